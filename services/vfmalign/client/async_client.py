@@ -12,6 +12,7 @@ from typing import Literal, Self
 import grpc
 
 from vfmalign.client.features import AsyncFeaturesClient
+from vfmalign.client.imports import AsyncDatasetsClient, AsyncModelsClient
 from vfmalign.client.mmd import AsyncMmdClient
 from vfmalign.client.operations import AsyncChecksClient, AsyncExperimentsClient, AsyncJobsClient
 from vfmalign.client.settings import Token, load_client_settings
@@ -53,7 +54,9 @@ class AsyncClient:
         wait_for_ready: calls wait, up to their deadline, for a service that is not reachable yet.
 
     Attributes:
-        features: studies and datasets to features; models and datasets.
+        features: studies and datasets to features; lists of models and datasets.
+        datasets: imports of datasets.
+        models: imports of models.
         mmd: comparisons of features.
         jobs: training jobs.
         checks: alignment checks.
@@ -103,6 +106,8 @@ class AsyncClient:
         self._channels: dict[Service, _OpenChannel] = {}
         self._closing: set[asyncio.Task[None]] = set()
         self.features = AsyncFeaturesClient(partial(self._channel, "features"))
+        self.datasets = AsyncDatasetsClient(partial(self._channel, "features"))
+        self.models = AsyncModelsClient(partial(self._channel, "features"))
         self.mmd = AsyncMmdClient(partial(self._channel, "mmd"))
         self.jobs = AsyncJobsClient(partial(self._channel, "finetuning"))
         self.checks = AsyncChecksClient(partial(self._channel, "finetuning"))

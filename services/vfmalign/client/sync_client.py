@@ -11,6 +11,7 @@ from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar
 
 from vfmalign.client.async_client import AsyncClient
 from vfmalign.client.features import AsyncFeaturesClient
+from vfmalign.client.imports import AsyncDatasetsClient, AsyncModelsClient
 from vfmalign.client.mmd import AsyncMmdClient
 from vfmalign.client.operations import AsyncChecksClient, AsyncExperimentsClient, AsyncJobsClient
 
@@ -99,6 +100,20 @@ class FeaturesClient(_SubClient[AsyncFeaturesClient]):
     list_datasets = _blocking(AsyncFeaturesClient.list_datasets)
 
 
+class DatasetsClient(_SubClient[AsyncDatasetsClient]):
+    """Imports datasets."""
+
+    upload = _blocking(AsyncDatasetsClient.upload)
+    publish = _blocking(AsyncDatasetsClient.publish)
+
+
+class ModelsClient(_SubClient[AsyncModelsClient]):
+    """Imports models."""
+
+    upload = _blocking(AsyncModelsClient.upload)
+    publish = _blocking(AsyncModelsClient.publish)
+
+
 class MmdClient(_SubClient[AsyncMmdClient]):
     """Computes MMD² between samples of features."""
 
@@ -152,6 +167,8 @@ class Client:
         self._async = AsyncClient(**arguments)
         self._thread = EventLoopThread()
         self.features = FeaturesClient(self._async.features, self._thread)
+        self.datasets = DatasetsClient(self._async.datasets, self._thread)
+        self.models = ModelsClient(self._async.models, self._thread)
         self.mmd = MmdClient(self._async.mmd, self._thread)
         self.jobs = JobsClient(self._async.jobs, self._thread)
         self.checks = ChecksClient(self._async.checks, self._thread)

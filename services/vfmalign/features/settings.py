@@ -30,6 +30,24 @@ class FeaturesOptions(BaseModel, frozen=True):
     readers: int = Field(default=2, ge=1, le=64, description="threads that read and prepare studies")
     queue_size: int = Field(default=32, ge=1, le=65_536, description="Extract calls that may run or wait")
     bulk_queue_size: int = Field(default=16, ge=1, le=65_536, description="ExtractDataset calls that may wait")
+    import_queue_size: int = Field(
+        default=16, ge=1, le=65_536, description="PublishDataset and PublishModel calls that may wait"
+    )
+    max_weights_bytes: int = Field(
+        default=2 * 2**30,
+        ge=2**20,
+        le=5 * 2**30,
+        description="largest weights that PublishModel accepts; checking them takes three times the memory",
+    )
+    upload_url_s: int = Field(
+        default=3600, ge=1, le=7 * 86_400, description="seconds for which the URL of an upload is valid"
+    )
+    upload_age_s: int = Field(
+        default=7 * 86_400,
+        ge=3600,
+        le=366 * 86_400,
+        description="age at which uploads that nobody published are deleted, in seconds",
+    )
 
 
 class FeaturesSettings(ServiceSettings):

@@ -153,6 +153,40 @@ def encode(volume: Volume) -> bytes:
 
     Whole numbers are stored as the smallest of uint8, int16 and uint16 that holds them, all other values as float32.
     """
+    # zlib rather than gzip.compress, whose header differs between Python versions: equal volumes must give equal bytes.
+    compressor = zlib.compressobj(level=4, wbits=31)
+    return compressor.compress(_to_nifti(volume)) + compressor.flush()
+
+
+def check_encoding(data: bytes, volume: Volume, name: str) -> None:
+    """Check that a file holds what `encode` writes and nothing else: no text in a header, and no data behind the end.
+
+    The compressed bytes may be those of another zlib than this machine's.
+
+    Args:
+        data: the file.
+        volume: what was decoded from it.
+        name: name of the file in errors.
+
+    Raises:
+        BadVolume: it holds something else.
+    """
+    expected = _to_nifti(volume)
+    decompressor = zlib.decompressobj(wbits=31)
+    try:
+        content = decompressor.decompress(data, len(expected) + 1)
+    except zlib.error:
+        content = b""
+    if content != expected or not decompressor.eof or decompressor.unused_data or any(data[3:8]):
+        raise BadVolume(
+            "the file is not encoded as an import encodes volumes, and may hold text that names a patient",
+            subject=name,
+            remedy="import the dataset with `vfmalign dataset import`, which writes volumes anew",
+        )
+
+
+def _to_nifti(volume: Volume) -> bytes:
+    """The uncompressed file."""
     header = nib.Nifti1Header()
     array_XYZ = volume.array_XYZ.astype(_storage_dtype(volume.array_XYZ))
     header.set_data_dtype(array_XYZ.dtype)
@@ -164,9 +198,7 @@ def encode(volume: Volume) -> bytes:
     header["magic"] = b"n+1"
     header["vox_offset"] = 352
     header["scl_slope"], header["scl_inter"] = 1.0, 0.0
-    # zlib rather than gzip.compress, whose header differs between Python versions: equal volumes must give equal bytes.
-    compressor = zlib.compressobj(level=4, wbits=31)
-    return compressor.compress(header.binaryblock + b"\0" * 4 + array_XYZ.tobytes(order="F")) + compressor.flush()
+    return bytes(header.binaryblock + b"\0" * 4 + array_XYZ.tobytes(order="F"))
 
 
 def _read_header(content: bytes | bytearray, name: str) -> nib.Nifti1Header:

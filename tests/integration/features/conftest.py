@@ -10,7 +10,9 @@ import grpc
 import numpy as np
 import pytest
 import torch
+from tests.integration.features import callers
 
+from vfmalign.client import Client
 from vfmalign.core.domain.datasets import Case, DatasetManifest
 from vfmalign.core.domain.models import PreprocessingSpec
 from vfmalign.core.storage.datasets import save_dataset
@@ -194,3 +196,34 @@ def start_server(store, card, store_environment, python, tmp_path):
     for server in started:
         if server.process.poll() is None:
             server.kill()
+
+
+@pytest.fixture(scope="module")
+def caller_settings(tmp_path_factory):
+    """Variables of a service that admits the callers of `callers` alone."""
+    return callers.get_settings(tmp_path_factory.mktemp("issuer"))
+
+
+@pytest.fixture(scope="module")
+def import_service(store, card, store_environment, caller_settings, python, tmp_path_factory):
+    """A service that admits the callers of `callers` alone."""
+    running = Server(python, store_environment, tmp_path_factory.mktemp("imports"), **caller_settings)
+    yield running
+    assert running.end() == 0, running.log.read_text()
+    log = running.log.read_text()
+    assert "Traceback" not in log, log
+    assert "X-Amz-Signature" not in log
+
+
+@pytest.fixture
+def as_caller(import_service):
+    """Opens clients with a token and no keys of the object storage."""
+    clients = []
+
+    def open_client(token, address=""):
+        clients.append(Client(features_address=address or import_service.address, token=token))
+        return clients[-1]
+
+    yield open_client
+    for client in clients:
+        client.close()

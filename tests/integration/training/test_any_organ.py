@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from tests.dataset_imports import import_dataset
 
 from vfmalign.core.domain.datasets import Case, DatasetManifest
 from vfmalign.core.domain.declarations import CaseClass, DatasetDeclaration, LabelMap
@@ -13,7 +14,6 @@ from vfmalign.core.domain.jobs import TrainingRecipe
 from vfmalign.core.domain.models import PreprocessingSpec
 from vfmalign.core.storage.datasets import save_dataset
 from vfmalign.core.storage.keys import volume_key
-from vfmalign.imaging.datasets.importer import import_dataset
 from vfmalign.imaging.datasets.preparation import ImportOptions
 from vfmalign.imaging.volumes import Volume, encode
 from vfmalign.models.architectures.dilated_stack import ConvolutionLayer, StackDescription

@@ -17,6 +17,7 @@ from rich.text import Text
 
 from vfmalign.cli.exits import BAD_INPUT
 from vfmalign.cli.extras import needs_extra
+from vfmalign.cli.imports import import_dataset
 from vfmalign.cli.lazy_group import new_group
 from vfmalign.cli.local.state_directory import DEFAULT_HOME, StateDirectory
 from vfmalign.cli.options import HomeOption, JsonOption, SeedOption, new_id
@@ -25,7 +26,6 @@ from vfmalign.cli.views.dataset_tables import describe_content, show_dataset, to
 from vfmalign.cli.views.output import Output
 from vfmalign.cli.views.tables import new_table
 from vfmalign.client.dataset_description import describe_dataset
-from vfmalign.client.messages.features import Dataset
 from vfmalign.core.domain.datasets import SPLITS, Split
 from vfmalign.core.domain.errors import BadOption
 from vfmalign.core.domain.record import is_id
@@ -90,7 +90,7 @@ def import_(
     home: HomeOption = DEFAULT_HOME,
     as_json: JsonOption = False,
 ) -> None:
-    """Import NIfTI files as a dataset with generated ids.
+    """Import NIfTI files as a dataset with generated ids. Your token needs the role curator.
 
     Examples:
     vfmalign dataset import prostate/
@@ -103,7 +103,7 @@ def import_(
         from vfmalign.imaging.datasets.assignments import read_patients, read_splits
         from vfmalign.imaging.datasets.derivation import read_declaration
         from vfmalign.imaging.datasets.identities import load_salt
-        from vfmalign.imaging.datasets.importer import import_dataset
+        from vfmalign.imaging.datasets.importer import prepare_import
         from vfmalign.imaging.datasets.preparation import ImportOptions
 
     output, state_directory = Output.to_terminal(as_json=as_json), StateDirectory(home)
@@ -125,8 +125,9 @@ def import_(
     mapping = mapping or state_directory.private / "mapping.csv"
     with _progress_bar(output) as progress:
         salt = load_salt(salt_path)
-        import_dataset(directory, target.store, name, options, mapping_path=mapping, salt=salt, progress=progress)
-    dataset = _emit_dataset(target, name, output, mapping=str(mapping))
+        checked = prepare_import(directory, name, options, mapping_path=mapping, salt=salt, progress=progress)
+        dataset = import_dataset(target, checked, progress)
+    output.emit(to_dataset_document(dataset) | {"mapping": str(mapping)}, *show_dataset(dataset))
     output.note(f"{mapping} maps the ids to your folders; it is readable by you only and stays on this machine")
     if not dataset.held_out:
         output.note(_ONE_PATIENT, "yellow")
@@ -218,11 +219,10 @@ def show(
     _emit_dataset(target, _check_id(dataset_id), output)
 
 
-def _emit_dataset(target: Target, dataset_id: str, output: Output, **fields: str) -> Dataset:
-    """Write a stored dataset, with further fields of the JSON document; returns the dataset."""
+def _emit_dataset(target: Target, dataset_id: str, output: Output) -> None:
+    """Write a stored dataset."""
     dataset = target.run(lambda client: client.features.get_dataset(dataset_id))
-    output.emit(to_dataset_document(dataset) | fields, *show_dataset(dataset))
-    return dataset
+    output.emit(to_dataset_document(dataset), *show_dataset(dataset))
 
 
 def _check_id(dataset_id: str) -> str:

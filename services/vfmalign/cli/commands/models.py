@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from hashlib import sha256
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, TypeVar
 
 import typer
 
 from vfmalign.cli.commands.jobs import JobOption, create_job
 from vfmalign.cli.extras import needs_extra
+from vfmalign.cli.imports import import_model as publish_model
 from vfmalign.cli.lazy_group import new_group
 from vfmalign.cli.local.state_directory import DEFAULT_HOME, StateDirectory
 from vfmalign.cli.options import (
@@ -31,7 +31,6 @@ from vfmalign.cli.views.output import Output
 from vfmalign.cli.views.tables import list_models, show_model
 from vfmalign.client.messages.jobs import JobSpec, Recipe
 from vfmalign.core.domain.errors import BadOption
-from vfmalign.core.storage.object_store import ObjectStore
 
 T = TypeVar("T", int, float)
 
@@ -173,6 +172,8 @@ def import_(
 ) -> None:
     """Convert a foreign model and publish it with a card. Nothing in it is unpickled or executed.
 
+    Your token needs the role curator.
+
     Pass one file per sequence for provicnet_fusion: T2, DWI, ADC. Examples: models import tiny.pth --as
     profound_conv_tiny; models import sae.pth --as dilated_autoencoder --shape 64,64,64; models import meshnet.pth --as
     meshnet --modalities t1w; models import net.pth --as dilated_stack --description net.json.
@@ -182,7 +183,7 @@ def import_(
 
     output = Output.to_terminal(as_json=as_json)
     parse_choice(objective, OBJECTIVES, "--objective")
-    store = Target.find(StateDirectory(home)).store
+    target = Target.find(StateDirectory(home))
     model_input = InputDescription(
         tuple(_split_list(modalities)),
         _parse_three(spacing, float, "--spacing"),
@@ -196,11 +197,11 @@ def import_(
     )
     output.note(imported.report)
     fields = {"objective": objective, "primary_layer": primary_layer, "source": source}
-    card = publish_imported(store, model_id, imported, fields)
+    model = publish_model(target, model_id, imported, **fields)
     kind = imported.architecture.partition(":")[0]
     output.emit(
-        card.model_dump(mode="json") | {"imported": imported.report},
-        f"published {card.id} ({kind}), weights {card.checkpoint.sha256}",
+        model.to_json_dict() | {"imported": imported.report},
+        f"published {model.model_id} ({kind}), weights {model.checkpoint.sha256}",
     )
     output.note("the pretraining data are unknown: leakage into a test split cannot be excluded", "yellow")
 
@@ -245,20 +246,6 @@ def pretrain(
     )
     output, target = Output.to_terminal(as_json=as_json), Target.find(StateDirectory(home))
     create_job(target, job_id or new_id("pretrain"), spec, output, wait=not no_wait)
-
-
-def publish_imported(store: ObjectStore, model_id: str, imported: Any, fields: dict[str, str]) -> Any:
-    """Publish an imported model; returns its card."""
-    from vfmalign.models.cards import publish, publish_program
-    from vfmalign.models.formats.exported_program import ARCHITECTURE
-    from vfmalign.models.weights import to_safetensors
-
-    digest = sha256(to_safetensors(imported.state)).hexdigest()[:8]
-    name = model_id or f"{imported.architecture.partition(':')[0]}-{digest}"
-    options: dict[str, Any] = {**fields, "preprocessing": imported.preprocessing}
-    if imported.architecture == ARCHITECTURE:
-        return publish_program(store, name, imported.state, **options)
-    return publish(store, name, imported.state, architecture=imported.architecture, **options)
 
 
 def _split_list(text: str) -> list[str]:

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from vfmalign.cli.commands.models import publish_imported
 from vfmalign.cli.demo.steps import PretrainingRun
 from vfmalign.cli.extras import needs_extra
+from vfmalign.cli.imports import import_dataset, import_model
 from vfmalign.cli.local.state_directory import StateDirectory
 from vfmalign.cli.target import Target
 from vfmalign.cli.views.output import Output
@@ -225,7 +225,7 @@ class RealPlan:
     def _import_dataset(self, target: Target, directory: StateDirectory) -> DatasetManifest:
         with needs_extra("local", "importing a dataset"):
             from vfmalign.imaging.datasets.derived_class import add_volume_class, digest_files
-            from vfmalign.imaging.datasets.importer import import_discovered
+            from vfmalign.imaging.datasets.importer import prepare_discovered
             from vfmalign.imaging.datasets.layouts import read_source
             from vfmalign.imaging.datasets.preparation import ImportOptions, discover, select_cases
             from vfmalign.imaging.datasets.splits import split_group_counts
@@ -242,20 +242,22 @@ class RealPlan:
         discovered = add_volume_class(discovered, self.declaration.labels[0], splits)
         options = ImportOptions(splits=splits)
         mapping = directory.private / "mapping.csv"
-        return import_discovered(discovered, target.store, self.dataset, options, mapping_path=mapping)
+        checked = prepare_discovered(discovered, self.dataset, options, mapping_path=mapping)
+        import_dataset(target, checked)
+        return checked.dataset
 
     def _import_encoder(self, target: Target, model: str, file: Path) -> None:
         with needs_extra("local", "importing a model"):
             from vfmalign.models.formats.stack_checkpoint import FAMILIES
-            from vfmalign.models.importer import InputDescription, import_model
+            from vfmalign.models.importer import InputDescription
+            from vfmalign.models.importer import import_model as convert_model
 
         for family in FAMILIES:
             try:
-                imported = import_model([file], family, [], InputDescription((), None, SHAPE_DHW), model)
+                imported = convert_model([file], family, [], InputDescription((), None, SHAPE_DHW), model)
             except BadCheckpoint:
                 continue
-            fields = {"objective": "supervised", "primary_layer": "", "source": f"file {file.name}"}
-            publish_imported(target.store, model, imported, fields)
+            import_model(target, model, imported, objective="supervised", source=f"file {file.name}")
             return
         raise BadCheckpoint(
             f"the file is of none of the families {', '.join(FAMILIES)}",

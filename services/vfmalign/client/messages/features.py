@@ -5,17 +5,17 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 from google.protobuf.message import Message
-from pydantic import Field
+from pydantic import Field, ValidationError
 
-from vfmalign.client.messages.base import ApiMessage, OptionalSha256
+from vfmalign.client.messages.base import ApiMessage, OptionalSha256, to_bad_option
 from vfmalign.client.messages.common import Cost, ObjectRef, Progress
 from vfmalign.core.domain.datasets import Split
 from vfmalign.core.domain.declarations import DatasetDeclaration
 from vfmalign.core.domain.modality_map import ModalityMap
-from vfmalign.core.domain.models import Objective
+from vfmalign.core.domain.models import QUANTILES, Objective, PreprocessingSpec
 from vfmalign.core.domain.record import Id
 from vfmalign.v1 import features_pb2
 
@@ -52,6 +52,38 @@ class Preprocessing(ApiMessage):
     normalisation: str
     quantiles: tuple[float, ...] = ()
     reference: str = ""
+
+    @classmethod
+    def from_spec(cls, spec: PreprocessingSpec) -> Self:
+        """Converts the input of a model to publish, of which defaults stay empty."""
+        return cls(
+            modalities=spec.modalities,
+            spacing_mm=spec.spacing_mm or (),
+            shape_dhw=spec.shape_DHW,
+            normalisation=spec.normalisation,
+            quantiles=() if spec.quantiles == QUANTILES else spec.quantiles,
+            reference=spec.reference_modality,
+        )
+
+    def to_spec(self, field: str) -> PreprocessingSpec:
+        """Converts to the input of a model; the inverse of `from_spec`.
+
+        Raises:
+            BadOption: a value is wrong; the error names it as a part of `field`.
+        """
+        content = {
+            "modalities": self.modalities,
+            "spacing_mm": self.spacing_mm or None,
+            "shape_DHW": self.shape_dhw,
+            "normalisation": self.normalisation,
+            "quantiles": self.quantiles or QUANTILES,
+            "reference_modality": self.reference,
+        }
+        try:
+            return PreprocessingSpec.model_validate(content)
+        except ValidationError as error:
+            names = {"shape_DHW": "shape_dhw", "reference_modality": "reference"}
+            raise to_bad_option(error, field, names) from None
 
 
 class Pretraining(ApiMessage):

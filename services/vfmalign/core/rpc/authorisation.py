@@ -19,6 +19,7 @@ _READ = frozenset({"viewer", "researcher", "curator", "admin"})
 _READ_INPUTS = _READ | {"finetuning"}
 _COMPUTE = frozenset({"researcher", "finetuning"})
 _CREATE = frozenset({"researcher"})
+_IMPORT = frozenset({"curator"})
 _END = frozenset({"researcher", "admin"})
 """Cancel and retry. Without the role admin, the creator alone may (`check_ownership`)."""
 
@@ -30,6 +31,10 @@ RPC_ROLES: Mapping[str, frozenset[str]] = MappingProxyType(
         "/vfmalign.v1.FeatureService/GetDataset": _READ_INPUTS,
         "/vfmalign.v1.FeatureService/Extract": _COMPUTE,
         "/vfmalign.v1.FeatureService/ExtractDataset": _COMPUTE,
+        "/vfmalign.v1.DatasetService/CreateDatasetUploads": _IMPORT,
+        "/vfmalign.v1.DatasetService/PublishDataset": _IMPORT,
+        "/vfmalign.v1.ModelService/CreateModelUploads": _IMPORT,
+        "/vfmalign.v1.ModelService/PublishModel": _IMPORT,
         "/vfmalign.v1.MmdService/Compute": _COMPUTE,
         "/vfmalign.v1.MmdService/ComputeBatch": _COMPUTE,
         "/vfmalign.v1.FineTuningService/CreateJob": _CREATE,

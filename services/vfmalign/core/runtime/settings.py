@@ -67,6 +67,12 @@ class StoreSettings(Settings):
         description="URL that exchanges a web identity for keys; the region's AWS endpoint by default",
     )
 
+    presigned_endpoint: str = Field(
+        default="",
+        description="URL of the S3 endpoint as clients reach it, for the URLs of their uploads and downloads; "
+        "AWS_ENDPOINT_URL_S3 by default",
+    )
+
     @field_validator("secret_key")
     @classmethod
     def _belongs_to_access_key(cls, value: SecretStr, info: ValidationInfo) -> SecretStr:
@@ -83,6 +89,11 @@ class StoreSettings(Settings):
         if url.scheme not in {"http", "https"} or not url.netloc or url.path or url.query or "@" in url.netloc:
             raise ValueError("it must be http://HOST:PORT or https://HOST")
         return url.geturl()
+
+    @field_validator("presigned_endpoint")
+    @classmethod
+    def _is_url_or_empty(cls, value: str) -> str:
+        return StoreSettings._is_url(value) if value else ""
 
 
 class OptionalStoreSettings(StoreSettings):

@@ -61,3 +61,12 @@ def cell_key(cell: str) -> str:
 def experiment_key(experiment: str, name: str) -> str:
     """Address of one of an experiment's artifacts, such as `report.json`."""
     return f"experiments/{experiment}/{name}"
+
+
+INCOMING = "incoming/"
+"""Prefix of files that clients upload for an import."""
+
+
+def incoming_prefix(owner: str, import_id: str) -> str:
+    """Prefix of the files of one import; `owner` is a text without slashes that stands for the caller."""
+    return f"{INCOMING}{owner}/{import_id}/"

@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 from urllib.parse import urlsplit
@@ -233,12 +233,12 @@ class ObjectStore:
         """Returns the keys below a prefix, in lexical order."""
         return iter(sorted(self.sizes_bytes(prefix)))
 
-    def sizes_bytes(self, prefix: str) -> dict[str, int]:
-        """Returns the sizes of the objects below a prefix, by key: one request for every thousand objects."""
+    def sizes_bytes(self, prefix: str, before: datetime | None = None) -> dict[str, int]:
+        """Returns the sizes of the objects below a prefix, written `before`: one request per thousand objects."""
 
         def sizes() -> dict[str, int]:
-            objects = self._client.list_objects(self.bucket, prefix, recursive=True)
-            return {str(item.object_name): item.size or 0 for item in objects}
+            items = self._client.list_objects(self.bucket, prefix, recursive=True)
+            return {str(i.object_name): i.size or 0 for i in items if before is None or i.last_modified < before}
 
         return self._retry(prefix, sizes)
 

@@ -1,4 +1,4 @@
-"""Import of a dataset from disk into object storage, without patients' names.
+"""Import of a dataset from disk, without patients' names: what the client does before anything is uploaded.
 
 Volumes are decoded, checked and encoded again, which drops every text field of their headers. Nothing is uploaded
 before every case has passed validation.
@@ -6,14 +6,13 @@ before every case has passed validation.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from vfmalign.core.domain.datasets import SPLITS, DatasetManifest
-from vfmalign.core.domain.errors import BadDataset, Conflict
-from vfmalign.core.storage.datasets import load_dataset, save_dataset
-from vfmalign.core.storage.keys import dataset_key, volume_key
-from vfmalign.core.storage.object_store import ObjectStore
+from vfmalign.core.domain.errors import BadDataset
 from vfmalign.imaging.datasets.identities import write_mapping
 from vfmalign.imaging.datasets.preparation import (
     DiscoveredDataset,
@@ -28,82 +27,83 @@ from vfmalign.imaging.volumes import encode
 _MAX_LISTED = 1_000
 
 
-def import_dataset(
+@dataclass(frozen=True)
+class DatasetToImport:
+    """A checked dataset on disk.
+
+    Attributes:
+        dataset: as it will be stored.
+        discovered: its cases, with patients' names.
+    """
+
+    dataset: DatasetManifest
+    discovered: DiscoveredDataset
+
+    def encode_cases(self) -> Iterator[list[bytes]]:
+        """Read the files again; yields the volumes of each case as they are stored.
+
+        Raises:
+            BadDataset: a file is no longer the one that was checked.
+        """
+        cases = (case for name in SPLITS for case in self.dataset.split(name))
+        expected = {(case.id, kind): ref.sha256 for case in cases for kind, ref in case.volumes.items()}
+        for case in self.discovered.cases:
+            volumes = []
+            for kind, volume in read_volumes(case, self.dataset.declaration).items():
+                volumes.append(encode(volume))
+                if hashlib.sha256(volumes[-1]).hexdigest() != expected[case.id, kind]:
+                    raise BadDataset(
+                        "a file changed during the import", subject=f"{case.id}/{kind}", remedy="run the import again"
+                    )
+            yield volumes
+
+
+def prepare_import(
     path: Path,
-    store: ObjectStore,
     dataset_id: str,
     options: ImportOptions | None = None,
     *,
     mapping_path: Path,
     salt: bytes,
     progress: ProgressCallback | None = None,
-) -> DatasetManifest:
-    """Create a dataset from a folder or a CSV file and upload it.
+) -> DatasetToImport:
+    """Read and check a dataset in a folder or a CSV file.
 
     Args:
         path: see `layouts.LAYOUTS`.
-        store: the deployment's object storage.
         dataset_id: id of the new dataset.
         options: layout, declaration, splits and patients.
         mapping_path: local file that maps ids to patients (mode 0600); rows of other datasets are kept.
         salt: the machine's secret, see `identities.load_salt`.
-        progress: called after every case of each stage.
+        progress: called after every case.
 
     Returns:
         The dataset. A single patient is placed in train, val and test alike, and the dataset is marked as not held out.
 
     Raises:
         BadDataset: cases cannot be used (listed by generated id or line), or the splits cannot be made.
-        Conflict: the dataset exists with different content.
     """
     chosen = options or ImportOptions()
     discovered = discover(path, dataset_id, salt, chosen)
-    return import_discovered(discovered, store, dataset_id, chosen, mapping_path=mapping_path, progress=progress)
+    return prepare_discovered(discovered, dataset_id, chosen, mapping_path=mapping_path, progress=progress)
 
 
-def import_discovered(
+def prepare_discovered(
     discovered: DiscoveredDataset,
-    store: ObjectStore,
     dataset_id: str,
     options: ImportOptions,
     *,
     mapping_path: Path,
     progress: ProgressCallback | None = None,
-) -> DatasetManifest:
-    """Create a dataset from cases that were discovered, and upload it; see `import_dataset`."""
-    report = progress or (lambda stage, done, total: None)
+) -> DatasetToImport:
+    """Read and check cases that were discovered; see `prepare_import`."""
     rows = [(dataset_id, case.id, case.group, case.source.name, case.patient) for case in discovered.cases]
     # Written before validation: its errors name cases by id, and the user looks the folder up in this file.
     write_mapping(mapping_path, dataset_id, rows)
-    prepared = prepare(discovered, dataset_id, options, report)
+    prepared = prepare(discovered, dataset_id, options, progress or (lambda stage, done, total: None))
     if prepared.problems:
         raise _list_problems(prepared.problems, dataset_id)
-    dataset = prepared.dataset
-    if store.exists(dataset_key(dataset_id)) and load_dataset(store, dataset_id).digest() != dataset.digest():
-        raise Conflict(
-            "the dataset exists with different content",
-            subject=f"dataset {dataset_id}",
-            remedy="choose another dataset id",
-        )
-    # An existing dataset is uploaded again: this restores volumes that were lost or damaged since.
-    _upload(store, dataset, discovered, report)
-    save_dataset(store, dataset)
-    return dataset
-
-
-def _upload(
-    store: ObjectStore, dataset: DatasetManifest, discovered: DiscoveredDataset, report: ProgressCallback
-) -> None:
-    """Upload all volumes, reading the files again and checking that they are those that were validated."""
-    expected = {ref.key: ref for name in SPLITS for case in dataset.split(name) for ref in case.volumes.values()}
-    for done, case in enumerate(discovered.cases, start=1):
-        for kind, volume in read_volumes(case, dataset.declaration).items():
-            key = volume_key(dataset.id, case.id, kind)
-            if store.put(key, encode(volume)) != expected[key]:
-                raise BadDataset(
-                    "a file changed during the import", subject=f"{case.id}/{kind}", remedy="run the import again"
-                )
-        report("upload", done, len(discovered.cases))
+    return DatasetToImport(prepared.dataset, discovered)
 
 
 def _list_problems(problems: Sequence[str], dataset_id: str) -> BadDataset:

@@ -236,7 +236,7 @@ def _check_case(case: PseudonymousCase, dataset_id: str, declaration: DatasetDec
     check_study(volumes, declaration.modalities[0], case.id)
     for label in declaration.labels:
         if label.name in volumes:
-            _check_label_map(volumes[label.name], label, f"{case.id}/{label.name}")
+            check_label_map(volumes[label.name], label, f"{case.id}/{label.name}")
     refs = {
         kind: VolumeRef(key=volume_key(dataset_id, case.id, kind), sha256=hashlib.sha256(encode(volume)).hexdigest())
         for kind, volume in sorted(volumes.items())
@@ -252,7 +252,7 @@ def _check_case(case: PseudonymousCase, dataset_id: str, declaration: DatasetDec
     )
 
 
-def _check_label_map(volume: Volume, label: LabelMap, name: str) -> None:
+def check_label_map(volume: Volume, label: LabelMap, name: str) -> None:
     """Refuse values that are not declared, and an empty map where it may not be empty."""
     values = {int(value) for value in np.unique(volume.array_XYZ)} - {0}
     if undeclared := sorted(values - set(label.values)):

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.dataset_imports import import_discovered
 from tests.unit.imaging.datasets.brain_files import BRAIN, Files, lay_out_decathlon, lay_out_plain, to_nifti
 
 from vfmalign.core.domain.errors import BadDataset
 from vfmalign.imaging.datasets.derived_class import add_volume_class, digest_files
-from vfmalign.imaging.datasets.importer import import_discovered
 from vfmalign.imaging.datasets.layouts import read_source
 from vfmalign.imaging.datasets.preparation import DiscoveredDataset, ImportOptions, discover, select_cases
 

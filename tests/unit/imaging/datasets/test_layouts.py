@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from tests.dataset_imports import import_dataset
 from tests.unit.imaging.datasets.brain_files import (
     BRAIN,
     LAY_OUT,
@@ -24,7 +25,6 @@ from vfmalign.core.domain.datasets import SPLITS, DatasetManifest
 from vfmalign.core.domain.errors import BadDataset, BadOption
 from vfmalign.core.storage.datasets import load_dataset, to_datalist
 from vfmalign.core.storage.object_store import ObjectStore
-from vfmalign.imaging.datasets.importer import import_dataset
 from vfmalign.imaging.datasets.layouts import detect_layout, read_source
 from vfmalign.imaging.datasets.preparation import ImportOptions
 from vfmalign.imaging.volumes import decode, load_case

@@ -1,0 +1,109 @@
+"""Import of datasets and models through the feature service: the user's token is enough."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+from vfmalign.cli.target import Target
+from vfmalign.client import AsyncClient
+from vfmalign.client.messages.common import Progress
+from vfmalign.client.messages.features import Dataset, Model, Preprocessing
+from vfmalign.client.messages.imports import PublishDatasetRequest, PublishModelRequest
+from vfmalign.core.domain.datasets import DatasetManifest
+from vfmalign.core.domain.errors import Conflict, NotFound, PreconditionFailed
+from vfmalign.core.domain.record import canonical_json
+
+if TYPE_CHECKING:
+    from vfmalign.imaging.datasets.importer import DatasetToImport
+    from vfmalign.models.importer import ImportedModel
+
+OnCases = Callable[[str, int, int], None]
+"""Called as `on_cases(stage, done, total)` with the stage `upload`, `verify` or `publish`, counting cases."""
+
+
+def import_dataset(target: Target, checked: DatasetToImport, on_cases: OnCases | None = None) -> Dataset:
+    """Upload a checked dataset and publish it. An interrupted import continues when it is repeated.
+
+    Raises:
+        Conflict: the dataset exists with different content.
+        VfmalignError: the upload or the publication failed.
+    """
+    total = len(checked.discovered.cases)
+    return target.run(lambda client: _import(client, checked.dataset, checked.encode_cases(), total, on_cases))
+
+
+async def _import(
+    client: AsyncClient, dataset: DatasetManifest, cases: Iterable[list[bytes]], total: int, on_cases: OnCases | None
+) -> Dataset:
+    # An import of the same content has the same id, so that what was uploaded before is found again.
+    datalist = to_stored_datalist(dataset)
+    import_id = f"dataset-{hashlib.sha256(datalist).hexdigest()[:32]}"
+    await _check_id_is_free(client, dataset)
+    for done, volumes in enumerate(cases, start=1):
+        await client.datasets.upload(import_id, volumes)
+        if on_cases is not None:
+            on_cases("upload", done, total)
+    (datalist_sha256,) = await client.datasets.upload(import_id, [datalist])
+
+    def show(progress: Progress) -> None:
+        if on_cases is not None:
+            on_cases(progress.phase, progress.done, progress.total)
+
+    request = PublishDatasetRequest(import_id=import_id, dataset_id=dataset.id, datalist_sha256=datalist_sha256)
+    return await client.datasets.publish(request, show)
+
+
+def to_stored_datalist(dataset: DatasetManifest) -> bytes:
+    """Returns the bytes that are stored for a dataset, which are the last file that is uploaded."""
+    from vfmalign.core.storage.datasets import to_datalist  # with the S3 client, which takes long to import
+
+    return canonical_json(to_datalist(dataset))
+
+
+async def _check_id_is_free(client: AsyncClient, dataset: DatasetManifest) -> None:
+    """Spares the upload where the service would refuse the dataset in the end."""
+    try:
+        stored = await client.features.get_dataset(dataset.id)
+    except (NotFound, PreconditionFailed):
+        return
+    if stored.dataset_digest != dataset.digest():
+        raise Conflict(
+            "the dataset exists with different content",
+            subject=f"dataset {dataset.id}",
+            remedy="choose another dataset id",
+        )
+
+
+def import_model(target: Target, model_id: str, imported: ImportedModel, **fields: Any) -> Model:
+    """Upload a converted model and publish it.
+
+    Args:
+        target: the deployment.
+        model_id: id to publish under; derived from architecture and weights where empty.
+        imported: the model.
+        **fields: `objective`, `primary_layer` and `source` of `PublishModelRequest`.
+
+    Raises:
+        Conflict: the id belongs to another model.
+        VfmalignError: the upload or the publication failed.
+    """
+    from vfmalign.models.weights import to_safetensors
+
+    weights = to_safetensors(imported.state)
+    sha256 = hashlib.sha256(weights).hexdigest()
+    request = PublishModelRequest.from_fields(
+        import_id=f"model-{sha256[:32]}",
+        model_id=model_id or f"{imported.architecture.partition(':')[0]}-{sha256[:8]}",
+        weights_sha256=sha256,
+        architecture=imported.architecture,
+        preprocessing=None if imported.preprocessing is None else Preprocessing.from_spec(imported.preprocessing),
+        **fields,
+    )
+
+    async def run(client: AsyncClient) -> Model:
+        await client.models.upload(request.import_id, weights)
+        return await client.models.publish(request)
+
+    return target.run(run)

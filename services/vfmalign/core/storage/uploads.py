@@ -1,0 +1,112 @@
+"""Files that clients upload for an import, below `incoming/`, until they are published or expire."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from vfmalign.core.domain.errors import DigestMismatch, NotFound, PreconditionFailed
+from vfmalign.core.storage.keys import INCOMING, incoming_prefix
+from vfmalign.core.storage.object_store import ObjectStore
+from vfmalign.core.storage.presigning import PresignedRequest, Presigner
+
+_PARALLEL_REQUESTS = 8
+
+
+@dataclass(frozen=True)
+class UploadArea:
+    """The uploads of one import. Files are named by their digest, so that uploading one again changes nothing.
+
+    Attributes:
+        store: the deployment's object storage.
+        caller: who imports (`Identity.key`). Nobody else reaches the files, because their keys begin with its digest.
+        import_id: chosen by the caller.
+    """
+
+    store: ObjectStore
+    caller: str
+    import_id: str
+
+    @property
+    def prefix(self) -> str:
+        """Prefix of the files."""
+        return incoming_prefix(hashlib.sha256(self.caller.encode()).hexdigest()[:32], self.import_id)
+
+    def key(self, sha256: str) -> str:
+        """Returns the key of a file."""
+        return self.prefix + sha256
+
+    def sign(
+        self, presigner: Presigner, files: Sequence[tuple[str, int]], expires: timedelta
+    ) -> list[PresignedRequest | None]:
+        """Returns the request that uploads each file, and None for one that is there already.
+
+        Args:
+            presigner: signs the requests.
+            files: digest and size in bytes of each.
+            expires: time until the requests expire.
+        """
+        with ThreadPoolExecutor(_PARALLEL_REQUESTS) as threads:
+            stored = list(threads.map(lambda file: self.store.size_bytes(self.key(file[0])), files))
+        return [
+            None if present == size else presigner.sign_put(self.key(sha256), size, sha256, expires)
+            for (sha256, size), present in zip(files, stored, strict=True)
+        ]
+
+    def find(self, sha256: str, max_bytes: int) -> bytes | None:
+        """Returns a verified file, or None where it was not uploaded.
+
+        Raises:
+            DigestMismatch: it has other bytes. It is deleted, so that it can be uploaded again.
+            InvalidInput: it is too large.
+        """
+        key = self.key(sha256)
+        try:
+            return self.store.get(key, sha256=sha256, max_bytes=max_bytes)
+        except NotFound as error:
+            if error.subject != self.store.uri(key):
+                raise  # the bucket itself is missing
+            return None
+        except DigestMismatch:
+            self.store.delete(key)
+            raise DigestMismatch(
+                "the uploaded bytes are not those that were announced",
+                subject=self._name(sha256),
+                remedy="upload the file again, or run the import again",
+            ) from None
+
+    def read(self, sha256: str, max_bytes: int) -> bytes:
+        """Returns a verified file; raises as `find` and `missing`."""
+        data = self.find(sha256, max_bytes)
+        if data is None:
+            raise self.missing(sha256)
+        return data
+
+    def missing(self, sha256: str) -> PreconditionFailed:
+        """Returns the error for a file that was not uploaded."""
+        return PreconditionFailed(
+            "the file was not uploaded, or its upload has expired",
+            subject=self._name(sha256),
+            remedy="upload it, or run the import again",
+            reason="UPLOAD_MISSING",
+        )
+
+    def clear(self, first: str) -> None:
+        """Deletes all files, beginning with the one that names the others: a repeated call then finds none of them."""
+        self.store.delete(self.key(first))
+        for key in self.store.list(self.prefix):
+            self.store.delete(key)
+
+    def _name(self, sha256: str) -> str:
+        return f"file {sha256[:12]}… of import {self.import_id}"
+
+
+def delete_expired(store: ObjectStore, age_s: float) -> int:
+    """Deletes uploads that were written longer ago than `age_s` seconds; returns their number."""
+    expired = store.sizes_bytes(INCOMING, before=datetime.now(UTC) - timedelta(seconds=age_s))
+    for key in expired:
+        store.delete(key)
+    return len(expired)

@@ -1,0 +1,1 @@
+"""Imports: datasets and models that clients upload, checked and published."""

@@ -1,0 +1,140 @@
+"""Publication of an uploaded dataset.
+
+Every volume is decoded and checked by the functions that the client's import uses, before the first one is stored. The
+datalist is written last: that write commits the dataset.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+
+from vfmalign.core.domain.datasets import SPLITS, Case, DatasetManifest
+from vfmalign.core.domain.errors import BadDataset, Conflict, NotFound, PreconditionFailed
+from vfmalign.core.domain.record import canonical_json
+from vfmalign.core.runtime.work_context import WorkContext
+from vfmalign.core.storage.datasets import check_splits, from_datalist, load_dataset, save_dataset, to_datalist
+from vfmalign.core.storage.keys import dataset_key, volume_key
+from vfmalign.core.storage.object_store import MAX_DOCUMENT_BYTES, ObjectStore
+from vfmalign.core.storage.uploads import UploadArea
+from vfmalign.imaging.datasets.preparation import check_label_map
+from vfmalign.imaging.grid import check_study
+from vfmalign.imaging.volumes import MAX_ENCODED_BYTES, Volume, check_encoding, decode
+
+Report = Callable[[str, int, int], None]
+"""Called as `report(phase, done, total)`."""
+
+
+def publish_dataset(
+    uploads: UploadArea, dataset_id: str, datalist_sha256: str, report: Report, context: WorkContext
+) -> DatasetManifest:
+    """Check and store an uploaded dataset.
+
+    Args:
+        uploads: hold the datalist and every volume that it names.
+        dataset_id: id of the dataset.
+        datalist_sha256: digest of the datalist.
+        report: called after every case, in the phases `verify` and `publish`.
+        context: checked before every volume.
+
+    Returns:
+        The dataset. If an earlier call published it, and its uploads are deleted, nothing is read or written.
+
+    Raises:
+        BadDataset: the datalist is not one that an import writes.
+        BadVolume: a volume cannot be used; the error names it by generated id and kind.
+        Conflict: the dataset exists with different content.
+        PreconditionFailed: a file was not uploaded, or has other bytes.
+    """
+    store = uploads.store
+    data = uploads.find(datalist_sha256, MAX_DOCUMENT_BYTES)
+    if data is None:
+        if not _is_published(store, dataset_id, datalist_sha256):
+            raise uploads.missing(datalist_sha256)
+        return load_dataset(store, dataset_id)
+    dataset = parse_datalist(data, dataset_id)
+    _check_id_is_free(store, dataset)
+    cases = list({case.id: case for split in SPLITS for case in dataset.split(split)}.values())
+    for done, case in enumerate(cases, start=1):
+        _check_case(uploads, dataset, case, context)
+        report("verify", done, len(cases))
+    for done, case in enumerate(cases, start=1):
+        for ref in case.volumes.values():
+            context.checkpoint()
+            # Copied by this process rather than by the store: the client might replace an upload after its check.
+            store.put(ref.key, uploads.read(ref.sha256, MAX_ENCODED_BYTES))
+        report("publish", done, len(cases))
+    save_dataset(store, dataset)
+    uploads.clear(datalist_sha256)
+    return dataset
+
+
+def parse_datalist(data: bytes, dataset_id: str) -> DatasetManifest:
+    """Parse a client's datalist, which must have the bytes that are stored for its dataset.
+
+    Raises:
+        BadDataset: it has not, its splits overlap, or a case does not have the keys that follow from its id.
+    """
+    subject = f"dataset {dataset_id}"
+    try:
+        dataset = from_datalist(json.loads(data), dataset_id)
+    except PreconditionFailed as error:
+        raise BadDataset(error.message, subject=subject, remedy="write it as docs/datasets.md says") from None
+    except (ValueError, RecursionError):
+        raise BadDataset("the datalist is not JSON", subject=subject, remedy="upload a datalist") from None
+    if canonical_json(to_datalist(dataset)) != data:
+        raise BadDataset(
+            "the datalist has other fields than those of its dataset, or is not canonical JSON",
+            subject=subject,
+            remedy="write it with `vfmalign dataset import`, or as docs/datasets.md says",
+        )
+    check_splits(dataset)
+    first: dict[str, Case] = {}
+    for case in (case for split in SPLITS for case in dataset.split(split)):
+        keys = {kind: volume_key(dataset_id, case.id, kind) for kind in case.volumes}
+        if {kind: ref.key for kind, ref in case.volumes.items()} != keys or first.setdefault(case.id, case) != case:
+            raise BadDataset(
+                f"case {case.id} has volumes at other keys than its own, or differs between splits",
+                subject=subject,
+                remedy="name volumes `volumes/<dataset>/<case>/<kind>.nii.gz`, and repeat a case as it is",
+            )
+    return dataset
+
+
+def _is_published(store: ObjectStore, dataset_id: str, datalist_sha256: str) -> bool:
+    try:
+        data = store.get(dataset_key(dataset_id), max_bytes=MAX_DOCUMENT_BYTES)
+    except NotFound:
+        return False
+    return hashlib.sha256(data).hexdigest() == datalist_sha256
+
+
+def _check_id_is_free(store: ObjectStore, dataset: DatasetManifest) -> None:
+    """Refuse another dataset's id before a volume of that dataset is overwritten; volumes of the same are restored."""
+    if store.exists(dataset_key(dataset.id)) and load_dataset(store, dataset.id).digest() != dataset.digest():
+        raise Conflict(
+            "the dataset exists with different content",
+            subject=f"dataset {dataset.id}",
+            remedy="choose another dataset id",
+        )
+
+
+def _check_case(uploads: UploadArea, dataset: DatasetManifest, case: Case, context: WorkContext) -> None:
+    """Check the volumes of a case, with two of them in memory at a time."""
+    declaration = dataset.declaration
+    labels = {label.name: label for label in declaration.labels}
+    reference = declaration.modalities[0]
+    study: dict[str, Volume] = {}
+    for kind in sorted(case.volumes, key=lambda kind: (kind != reference, kind)):
+        context.checkpoint()
+        name = f"{case.id}/{kind}"
+        data = uploads.read(case.volumes[kind].sha256, MAX_ENCODED_BYTES)
+        volume = decode(data, name, kind, is_label=kind in labels, context=context)
+        check_encoding(data, volume, name)
+        if kind in labels:
+            check_label_map(volume, labels[kind], name)
+        study = {name: first for name, first in study.items() if name == reference} | {kind: volume}
+        check_study(study, reference, case.id)
+    if not case.volumes:
+        check_study({}, reference, case.id)

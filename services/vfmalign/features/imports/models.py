@@ -1,0 +1,78 @@
+"""Publication of an uploaded model: the checks are those of `models.cards`, which every publication passes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vfmalign.client.messages.imports import PublishModelRequest
+from vfmalign.core.domain.errors import BadCheckpoint, BadOption, NotFound
+from vfmalign.core.domain.models import ModelCard
+from vfmalign.core.storage.keys import weights_key
+from vfmalign.core.storage.safetensors_header import MalformedHeader, parse_header
+from vfmalign.core.storage.uploads import UploadArea
+from vfmalign.models.cards import publish, publish_program
+from vfmalign.models.encoder import StateDict
+from vfmalign.models.formats import exported_program
+from vfmalign.models.weights import parse_weights, to_safetensors
+
+
+def publish_model(uploads: UploadArea, request: PublishModelRequest, max_bytes: int) -> ModelCard:
+    """Check uploaded weights, store them and their card, and delete the upload.
+
+    Args:
+        uploads: hold the weights.
+        request: describes the model.
+        max_bytes: largest accepted file.
+
+    Returns:
+        The stored card. If an earlier call published the model, and its upload is deleted, the published weights are
+        read in its place.
+
+    Raises:
+        BadCheckpoint: the weights are not safetensors as an import writes them, do not fit the architecture, or hold a
+            program that is not allowed.
+        BadOption: the id, architecture, input or primary layer is wrong.
+        Conflict: the id belongs to another model.
+        PreconditionFailed: the weights were not uploaded, or have other bytes.
+    """
+    state = _read_weights(uploads, request, max_bytes)
+    options: dict[str, Any] = {
+        "objective": request.objective,
+        "primary_layer": request.primary_layer,
+        "source": request.source,
+        "preprocessing": None if request.preprocessing is None else request.preprocessing.to_spec("preprocessing"),
+    }
+    if request.architecture != exported_program.ARCHITECTURE:
+        card = publish(uploads.store, request.model_id, state, architecture=request.architecture, **options)
+    elif options["preprocessing"] is None:
+        raise BadOption(
+            "a program does not describe its input", field="preprocessing", remedy="name its modalities and spacing"
+        )
+    else:
+        card = publish_program(uploads.store, request.model_id, state, **options)
+    uploads.clear(request.weights_sha256)
+    return card
+
+
+def _read_weights(uploads: UploadArea, request: PublishModelRequest, max_bytes: int) -> StateDict:
+    sha256 = request.weights_sha256
+    data = uploads.find(sha256, max_bytes)
+    if data is None:
+        try:
+            data = uploads.store.get(weights_key(request.model_id, sha256), sha256=sha256, max_bytes=max_bytes)
+        except NotFound:
+            raise uploads.missing(sha256) from None
+    try:
+        parse_header(data, len(data))
+    except MalformedHeader as error:
+        raise BadCheckpoint(
+            f"the file is not safetensors: {error}", subject=request.model_id, remedy="convert the checkpoint first"
+        ) from None
+    state = parse_weights(data, request.model_id)
+    if to_safetensors(state) != data:
+        raise BadCheckpoint(
+            "the file holds metadata, or not the tensors alone in the order in which imports write them",
+            subject=request.model_id,
+            remedy="write it with `safetensors.torch.save` from a dict in order of names, without metadata",
+        )
+    return state

@@ -1,0 +1,196 @@
+"""gRPC servicers of DatasetService and ModelService."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Generic, TypeVar
+
+from google.protobuf.descriptor import ServiceDescriptor
+from grpc.aio import Server, ServicerContext
+
+from vfmalign.client.dataset_description import describe_dataset
+from vfmalign.client.messages import imports as messages
+from vfmalign.client.messages.common import Progress
+from vfmalign.core.domain.errors import TooLarge, VfmalignError
+from vfmalign.core.rpc.identity import current_identity
+from vfmalign.core.runtime import logs
+from vfmalign.core.runtime.work_context import WorkContext
+from vfmalign.core.runtime.work_queue import WorkQueue
+from vfmalign.core.storage.object_store import ObjectStore
+from vfmalign.core.storage.presigning import Presigner
+from vfmalign.core.storage.uploads import UploadArea, delete_expired
+from vfmalign.features import converters
+from vfmalign.features.imports.datasets import Report, publish_dataset
+from vfmalign.features.imports.models import publish_model
+from vfmalign.features.settings import FeaturesOptions
+from vfmalign.v1 import imports_pb2 as pb
+from vfmalign.v1 import imports_pb2_grpc
+
+T = TypeVar("T")
+Context = ServicerContext[Any, Any]
+_SWEEP_PAUSE_S = 3600.0
+_LOG = logs.get("imports")
+
+
+@dataclass(frozen=True)
+class _Result(Generic[T]):
+    value: T
+
+
+class Imports:
+    """What both services share: uploads of callers, and the thread that publishes.
+
+    Args:
+        store: the deployment's object storage.
+        presigner: signs the uploads.
+        options: of the feature service.
+    """
+
+    def __init__(self, store: ObjectStore, presigner: Presigner, options: FeaturesOptions) -> None:
+        self.store = store
+        self.options = options
+        self._presigner = presigner
+        self._queue = WorkQueue(options.import_queue_size, "imports")
+        self._sweep: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begins to delete expired uploads."""
+        self._sweep = asyncio.create_task(self._delete_expired())
+
+    def close(self) -> None:
+        """Cancels waiting work; running work finishes."""
+        if self._sweep is not None:
+            self._sweep.cancel()
+        self._queue.close()
+
+    def get_uploads(self, import_id: str) -> UploadArea:
+        """Returns the uploads of one import of the caller."""
+        identity = current_identity.get()
+        return UploadArea(self.store, "" if identity is None else identity.key, import_id)
+
+    async def sign(
+        self, import_id: str, files: Sequence[messages.FileContent]
+    ) -> tuple[tuple[messages.FileUpload, ...], datetime]:
+        """Returns where files are uploaded, and when the URLs expire."""
+        expires = timedelta(seconds=self.options.upload_url_s)
+        contents = [(file.sha256, file.size_bytes) for file in files]
+        expire_time = datetime.now(UTC) + expires
+        requests = await asyncio.to_thread(self.get_uploads(import_id).sign, self._presigner, contents, expires)
+        uploads = (
+            messages.FileUpload(sha256=file.sha256, complete=True)
+            if request is None
+            else messages.FileUpload(sha256=file.sha256, url=request.url, headers=request.headers)
+            for file, request in zip(files, requests, strict=True)
+        )
+        return tuple(uploads), expire_time
+
+    async def run(self, work: Callable[[Report, WorkContext], T]) -> AsyncIterator[Progress | _Result[T]]:
+        """Runs work in its turn; yields its progress, then its result. It stops soon after the caller has left."""
+        stop, loop = threading.Event(), asyncio.get_running_loop()
+        events: asyncio.Queue[Progress | None] = asyncio.Queue()
+
+        def report(phase: str, done: int, total: int) -> None:
+            progress = Progress(phase=phase, done=done, total=total, unit="case")
+            loop.call_soon_threadsafe(events.put_nowait, progress)
+
+        task = asyncio.ensure_future(self._queue.run(work, report, WorkContext(is_cancelled=stop.is_set)))
+        task.add_done_callback(lambda _: events.put_nowait(None))
+        try:
+            while (progress := await events.get()) is not None:
+                yield progress
+            yield _Result(await task)
+        finally:
+            stop.set()
+            task.cancel()
+            task.add_done_callback(lambda done: done.cancelled() or done.exception())
+
+    async def _delete_expired(self) -> None:
+        while True:
+            try:
+                if deleted := await asyncio.to_thread(delete_expired, self.store, self.options.upload_age_s):
+                    _LOG.info("uploads_expired", files=deleted)
+            except VfmalignError as error:
+                _LOG.warning("uploads_not_swept", error=str(error))
+            await asyncio.sleep(_SWEEP_PAUSE_S)
+
+
+class DatasetServicer(imports_pb2_grpc.DatasetServiceServicer):
+    """DatasetService."""
+
+    def __init__(self, imports: Imports) -> None:
+        self._imports = imports
+
+    async def CreateDatasetUploads(
+        self, request: pb.CreateDatasetUploadsRequest, context: Context
+    ) -> pb.CreateDatasetUploadsResponse:
+        """See the proto."""
+        record = messages.CreateDatasetUploadsRequest.from_proto(request)
+        uploads, expire_time = await self._imports.sign(record.import_id, record.files)
+        response: pb.CreateDatasetUploadsResponse = messages.CreateDatasetUploadsResponse(
+            uploads=uploads, expire_time=expire_time
+        ).to_proto()
+        return response
+
+    async def PublishDataset(
+        self, request: pb.PublishDatasetRequest, context: Context
+    ) -> AsyncIterator[pb.PublishDatasetResponse]:
+        """See the proto."""
+        record = messages.PublishDatasetRequest.from_proto(request)
+        uploads = self._imports.get_uploads(record.import_id)
+        events = self._imports.run(
+            lambda report, work: publish_dataset(uploads, record.dataset_id, record.datalist_sha256, report, work)
+        )
+        async for event in events:
+            if isinstance(event, Progress):
+                yield messages.PublishDatasetResponse(progress=event).to_proto()
+            else:
+                yield messages.PublishDatasetResponse(dataset=describe_dataset(event.value)).to_proto()
+
+
+class ModelServicer(imports_pb2_grpc.ModelServiceServicer):
+    """ModelService."""
+
+    def __init__(self, imports: Imports) -> None:
+        self._imports = imports
+
+    async def CreateModelUploads(
+        self, request: pb.CreateModelUploadsRequest, context: Context
+    ) -> pb.CreateModelUploadsResponse:
+        """See the proto."""
+        record = messages.CreateModelUploadsRequest.from_proto(request)
+        limit = self._imports.options.max_weights_bytes
+        if record.weights.size_bytes > limit:
+            raise TooLarge(
+                f"the weights have {record.weights.size_bytes:,} bytes, at most {limit:,} are accepted",
+                subject="weights.size_bytes",
+                remedy="ask an operator to raise VFMALIGN_FEATURES__MAX_WEIGHTS_BYTES",
+                reason="MODEL_TOO_LARGE",
+            )
+        uploads, expire_time = await self._imports.sign(record.import_id, [record.weights])
+        response: pb.CreateModelUploadsResponse = messages.CreateModelUploadsResponse(
+            upload=uploads[0], expire_time=expire_time
+        ).to_proto()
+        return response
+
+    async def PublishModel(
+        self, request: pb.PublishModelRequest, context: Context
+    ) -> AsyncIterator[pb.PublishModelResponse]:
+        """See the proto."""
+        record = messages.PublishModelRequest.from_proto(request)
+        uploads, limit = self._imports.get_uploads(record.import_id), self._imports.options.max_weights_bytes
+        yield messages.PublishModelResponse(progress=Progress(phase="verify")).to_proto()
+        async for event in self._imports.run(lambda report, work: publish_model(uploads, record, limit)):
+            if isinstance(event, _Result):
+                model = converters.to_model(event.value, self._imports.store.uri)
+                yield messages.PublishModelResponse(model=model).to_proto()
+
+
+def add_import_services(imports: Imports, server: Server) -> list[ServiceDescriptor]:
+    """Adds both servicers to a server; returns the services."""
+    imports_pb2_grpc.add_DatasetServiceServicer_to_server(DatasetServicer(imports), server)
+    imports_pb2_grpc.add_ModelServiceServicer_to_server(ModelServicer(imports), server)
+    return list(pb.DESCRIPTOR.services_by_name.values())

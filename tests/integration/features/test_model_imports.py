@@ -1,0 +1,121 @@
+"""Imports of models with a token alone, and what hostile clients try."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+from tests.hostile_programs import INPUT, make_graph, make_state, node
+from tests.integration.features.callers import ADA, describe_model
+
+from vfmalign.client import Client
+from vfmalign.client.messages.features import Preprocessing
+from vfmalign.core.domain.errors import BadCheckpoint, BadOption, Conflict, TooLarge, VfmalignError
+from vfmalign.core.domain.models import PreprocessingSpec
+from vfmalign.core.runtime.settings import StoreSettings
+from vfmalign.core.storage.keys import model_card_key
+from vfmalign.core.storage.object_store import ObjectStore
+from vfmalign.models.cards import load_encoder, publish
+from vfmalign.models.registry import get_architecture
+from vfmalign.models.weights import random_state, to_safetensors
+
+ARCHITECTURE = "profound_conv_micro"
+
+
+@pytest.fixture(autouse=True)
+def _empty(store: ObjectStore) -> Iterator[None]:
+    yield
+    for prefix in ("incoming/", "models/imported/"):
+        for key in store.list(prefix):
+            store.delete(key)
+
+
+def test_a_model_is_stored_byte_for_byte_as_by_the_service_itself(
+    as_caller: Callable[[str], Client], store: ObjectStore, store_settings: StoreSettings
+) -> None:
+    client, state = as_caller(ADA), random_state(get_architecture(ARCHITECTURE), 0)
+    weights = to_safetensors(state)
+    spec = PreprocessingSpec(modalities=("t2w", "dwi", "adc"), spacing_mm=None, shape_DHW=(16, 64, 64))
+    request = describe_model(weights, preprocessing=Preprocessing.from_spec(spec))
+    assert client.models.upload("i1", weights) == request.weights_sha256
+    model = client.models.publish(request)
+    assert client.models.publish(request) == model, "the upload is deleted by then"
+    assert list(store.list("incoming/")) == []
+    other = ObjectStore(store_settings.model_copy(update={"bucket": store_settings.bucket + "-3"}))
+    other.ensure_bucket()
+    options = {"objective": "contrastive", "source": "from the tests", "preprocessing": spec}
+    card = publish(other, "imported", state, architecture=ARCHITECTURE, **options)
+    assert store.get(model_card_key("imported")) == other.get(model_card_key("imported"))
+    assert store.get(card.checkpoint.key) == weights
+    load_encoder(store, "imported")
+
+    client.models.upload("i1", weights)
+    with pytest.raises(Conflict, match="choose a new id"):
+        client.models.publish(request.model_copy(update={"source": "elsewhere"}))
+
+
+def test_a_program_that_may_not_run_is_refused(as_caller: Callable[[str], Client], store: ObjectStore) -> None:
+    client = as_caller(ADA)
+    graph = make_graph(node("from_file.default", filename="/etc/passwd"))
+    weights = to_safetensors(make_state(graph))
+    client.models.upload("i1", weights)
+    request = describe_model(weights, architecture="torch_export", preprocessing=Preprocessing.from_spec(INPUT))
+    with pytest.raises(BadCheckpoint, match="from_file"):
+        client.models.publish(request)
+    with pytest.raises(BadOption, match="does not describe its input"):
+        client.models.publish(request.model_copy(update={"preprocessing": None}))
+    assert not store.exists(model_card_key("imported"))
+
+
+def to_pickle() -> bytes:
+    file = io.BytesIO()
+    torch.save({"a": torch.zeros(2)}, file)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("weights", "error"),
+    [
+        (to_pickle(), "not safetensors"),
+        (to_safetensors({"a": torch.zeros(2)}), "do not fit"),
+        (to_safetensors({"a": torch.zeros(2)}) + b"more", "not safetensors"),
+        (safetensors.torch.save({"a": torch.zeros(2)}, {"patient": "SURNAME"}), "metadata"),
+    ],
+    ids=["pickle", "other tensors", "trailing bytes", "metadata"],
+)
+def test_hostile_weights_are_refused(
+    as_caller: Callable[[str], Client], store: ObjectStore, weights: bytes, error: str
+) -> None:
+    client = as_caller(ADA)
+    client.models.upload("i1", weights)
+    with pytest.raises(BadCheckpoint, match=error) as caught:
+        client.models.publish(describe_model(weights))
+    assert "SURNAME" not in str(caught.value)
+    assert not store.exists(model_card_key("imported"))
+
+
+def test_a_wrong_description_names_its_field(as_caller: Callable[[str], Client]) -> None:
+    client = as_caller(ADA)
+    weights = to_safetensors(random_state(get_architecture(ARCHITECTURE), 0))
+    client.models.upload("i1", weights)
+    wrong = Preprocessing(modalities=("t2w",), shape_dhw=(8, 8), normalisation="zscore_nonzero")
+    cases: list[tuple[dict[str, Any], str]] = [
+        ({"architecture": "unknown"}, "unknown"),
+        ({"primary_layer": "stages.99"}, "primary_layer"),
+        ({"preprocessing": wrong}, "preprocessing.shape_dhw"),
+    ]
+    for changes, message in cases:
+        with pytest.raises(VfmalignError, match=message):
+            client.models.publish(describe_model(weights, **changes))
+
+
+def test_weights_beyond_the_limit_are_refused_before_they_are_sent(
+    start_server: Callable[..., Any], caller_settings: dict[str, str], as_caller: Callable[..., Client]
+) -> None:
+    small = start_server(**caller_settings, VFMALIGN_FEATURES__MAX_WEIGHTS_BYTES=str(2**20))
+    with pytest.raises(TooLarge, match="VFMALIGN_FEATURES__MAX_WEIGHTS_BYTES"):
+        as_caller(ADA, small.address).models.upload("i1", bytes(2**20 + 1))
