@@ -44,7 +44,10 @@ SPEC = PhantomSpec(
 )
 MODALITIES = ("t2w", "dwi", "adc")
 INPUT = PreprocessingSpec(modalities=MODALITIES, spacing_mm=(3.75, 1.75, 1.75), shape_DHW=(16, 64, 64))
-STREAMING = ("ExtractDataset", "ComputeBatch", "WatchJob", "WatchCheck", "WatchExperiment")
+STREAMING = (
+    *("ExtractDataset", "PublishDataset", "PublishModel", "ComputeBatch"),
+    *("WatchJob", "WatchCheck", "WatchExperiment"),
+)
 TIMEOUT_S = 60.0
 
 
@@ -121,7 +124,7 @@ class Services:
     def answers(self, rpc: str) -> bool:
         """Returns whether the service of an RPC still does its work."""
         service = rpc.split("/", maxsplit=1)[0]
-        if service == "FeatureService":
+        if service in {"FeatureService", "DatasetService", "ModelService"}:
             check: tuple[str, Message] = ("FeatureService/GetModel", features_pb2.GetModelRequest(model_id="micro"))
         elif service == "MmdService":
             check = ("MmdService/ComputeBatch", mmd_pb2.ComputeBatchRequest(requests=[mmd_pb2.ComputeRequest()]))
@@ -140,6 +143,8 @@ class Services:
             if method in STREAMING:
                 responses = channel.unary_stream(path)(data, **options)
                 next(responses)
+                if method.startswith("Publish"):
+                    list(responses)  # progress comes before an error
                 responses.cancel()
             else:
                 channel.unary_unary(path)(data, **options)

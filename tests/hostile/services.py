@@ -22,8 +22,10 @@ from vfmalign.core.runtime import logs
 from vfmalign.core.runtime.settings import ServiceSettings, load
 from vfmalign.core.runtime.work_queue import WorkQueue
 from vfmalign.core.storage.object_store import ObjectStore
+from vfmalign.core.storage.presigning import Presigner
 from vfmalign.features.cache import ModelCache
 from vfmalign.features.device import choose_device
+from vfmalign.features.imports.servicer import Imports, add_import_services
 from vfmalign.features.servicer import FeatureServicer
 from vfmalign.features.settings import FeaturesSettings
 from vfmalign.finetuning.checks.repository import CheckRepository
@@ -62,7 +64,8 @@ def serve_features() -> tuple[ServiceSettings, AddServices]:
 
     def add(server: grpc.aio.Server) -> Sequence[ServiceDescriptor]:
         features_pb2_grpc.add_FeatureServiceServicer_to_server(servicer, server)
-        return [features_pb2.DESCRIPTOR.services_by_name["FeatureService"]]
+        imports = Imports(store, Presigner(settings.store), options)
+        return [features_pb2.DESCRIPTOR.services_by_name["FeatureService"], *add_import_services(imports, server)]
 
     return settings, add
 

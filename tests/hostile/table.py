@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from tests.hostile import features_rows, finetuning_rows, mmd_rows, token_rows, volumes_rows, wire_rows
+from tests.hostile import (
+    features_rows,
+    finetuning_rows,
+    imports_rows,
+    mmd_rows,
+    token_rows,
+    volumes_rows,
+    wire_rows,
+)
 from tests.hostile.row import Row
 
 ROWS: tuple[Row, ...] = (
@@ -10,6 +18,7 @@ ROWS: tuple[Row, ...] = (
     *token_rows.ROWS,
     *features_rows.ROWS,
     *volumes_rows.ROWS,
+    *imports_rows.ROWS,
     *mmd_rows.ROWS,
     *finetuning_rows.ROWS,
 )

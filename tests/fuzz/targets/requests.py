@@ -13,6 +13,12 @@ from tests.fuzz.memory_store import MemoryStore
 
 from vfmalign.client.messages.checks import CheckSpec
 from vfmalign.client.messages.experiments import ExperimentSpec
+from vfmalign.client.messages.imports import (
+    CreateDatasetUploadsRequest,
+    CreateModelUploadsRequest,
+    PublishDatasetRequest,
+    PublishModelRequest,
+)
 from vfmalign.client.messages.jobs import JobId, JobSpec
 from vfmalign.core.domain.datasets import Case, DatasetManifest, VolumeRef
 from vfmalign.core.domain.errors import VfmalignError
@@ -29,9 +35,17 @@ from vfmalign.finetuning.experiments.request import check_experiment_spec, pin_i
 from vfmalign.finetuning.jobs.request import check_objective, resolve_job
 from vfmalign.finetuning.servicers import parse_id, parse_states
 from vfmalign.mmd.service.converters import to_options, to_source
-from vfmalign.v1 import alignment_pb2, common_pb2, experiment_pb2, features_pb2, finetuning_pb2, mmd_pb2
+from vfmalign.v1 import (
+    alignment_pb2,
+    common_pb2,
+    experiment_pb2,
+    features_pb2,
+    finetuning_pb2,
+    imports_pb2,
+    mmd_pb2,
+)
 
-_MODULES = (alignment_pb2, experiment_pb2, features_pb2, finetuning_pb2, mmd_pb2)
+_MODULES = (alignment_pb2, experiment_pb2, features_pb2, finetuning_pb2, imports_pb2, mmd_pb2)
 _REQUESTS = sorted(
     {
         method.input_type.full_name: GetMessageClass(method.input_type)
@@ -115,6 +129,12 @@ def _list(table: type[Any], states: Any) -> Callable[[Any], None]:
     return convert
 
 
+def _publish_model(request: Any) -> None:
+    record = PublishModelRequest.from_proto(request)
+    if record.preprocessing is not None:
+        record.preprocessing.to_spec("preprocessing").to_json()
+
+
 def _list_objects(request: Any) -> None:
     read_page(["a", "b"], str, request.page_size, request.page_token)
 
@@ -130,6 +150,10 @@ _CONVERT: Mapping[str, Callable[[Any], object]] = {
     "ListDatasetsRequest": _list_objects,
     "ExtractRequest": lambda request: to_study_request(request, _STORE.key),
     "ExtractDatasetRequest": to_extraction_request,
+    "CreateDatasetUploadsRequest": CreateDatasetUploadsRequest.from_proto,
+    "CreateModelUploadsRequest": CreateModelUploadsRequest.from_proto,
+    "PublishDatasetRequest": PublishDatasetRequest.from_proto,
+    "PublishModelRequest": _publish_model,
     "ComputeRequest": _compute,
     "ComputeBatchRequest": _compute_batch,
 }
@@ -171,6 +195,22 @@ def make_seeds() -> Mapping[str, bytes]:
         ),
         "ExtractDatasetRequest": features_pb2.ExtractDatasetRequest(
             model_id="m", dataset_id="d", split=4, initialisation=2, initialisation_seed=3, modality_map={"t2w": "t2w"}
+        ),
+    }  # fmt: skip
+    content = {"sha256": "0" * 64, "size_bytes": 9}
+    preprocessing = {
+        "modalities": ["t2w"], "spacing_mm": [1, 1, 1], "shape_dhw": [8, 8, 8], "normalisation": "quantile_range",
+        "quantiles": [0.1, 0.9], "reference": "adc",
+    }  # fmt: skip
+    filled |= {
+        "CreateDatasetUploadsRequest": imports_pb2.CreateDatasetUploadsRequest(import_id="i", files=[content]),
+        "CreateModelUploadsRequest": imports_pb2.CreateModelUploadsRequest(import_id="i", weights=content),
+        "PublishDatasetRequest": imports_pb2.PublishDatasetRequest(
+            import_id="i", dataset_id="d", datalist_sha256="0" * 64
+        ),
+        "PublishModelRequest": imports_pb2.PublishModelRequest(
+            import_id="i", model_id="m", weights_sha256="0" * 64, architecture="profound_conv_micro", objective=2,
+            preprocessing=preprocessing, primary_layer="stages.3", source="s",
         ),
     }  # fmt: skip
     seeds = {}

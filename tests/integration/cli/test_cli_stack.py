@@ -45,7 +45,7 @@ def model(cli: Cli) -> str:
     state = get_architecture("profound_conv_micro").build().state_dict()
     torch.save({"model": state, "epoch": 3}, cli.folder / "foreign.pth")
     done = cli.run("models", "import", "foreign.pth", "--as", "profound_conv_micro", "--id", "m1", "--json")
-    assert done.document["id"] == "m1"
+    assert done.document["model_id"] == "m1"
     assert "dropped epoch" in done.document["imported"]
     return "m1"
 
@@ -269,8 +269,8 @@ def test_bundles_and_programs_are_imported_and_served(cli: Cli, dataset: str) ->
     assert [layer["name"] for layer in program["layers"]] == ["0", "2"]
     shape = ("--shape", "16,32,32")
     bundle = cli.call("models", "import", "bundle", "--layers", "model.0", *seen, *shape, "--json").document
-    assert bundle["id"].startswith("monai-")
-    for model in ("own", bundle["id"]):
+    assert bundle["model_id"].startswith("monai-")
+    for model in ("own", bundle["model_id"]):
         done = cli.call("extract", dataset, "--model", model, "--json").document
         assert done["feature_set"]["rows"] == 3
     refused = cli.call("models", "import", "own.pt2", "--as", "profound_conv_micro", code=2)

@@ -15,7 +15,7 @@ import pytest
 from vfmalign.core.domain.errors import BadVolume, Cancelled
 from vfmalign.core.runtime.work_context import WorkContext
 from vfmalign.imaging import decompression, volumes
-from vfmalign.imaging.volumes import Volume, decode, decode_channels, encode
+from vfmalign.imaging.volumes import Volume, check_encoding, decode, decode_channels, encode
 
 NAME = "study.volumes[0]"
 PATIENT = "SURNAME^GIVEN_1234567"
@@ -320,3 +320,30 @@ def test_zlib_inflates_where_isal_is_missing():
     """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("zlib\n", "")
+
+
+def test_an_encoded_volume_passes_and_any_other_file_of_it_does_not(nifti):
+    volume = decode(nifti(np.random.default_rng(0).random((5, 6, 7)).astype(np.float32)), "a", "t2w")
+    data = encode(volume)
+    check_encoding(data, volume, "a")
+    check_encoding(recompress(data), volume, "a")  # as another build of zlib writes it
+    content = gzip.decompress(data)
+    named = content[:148] + b"SURNAME" + content[155:]
+    for other in (
+        recompress(named),
+        data + data,
+        data + b"SURNAME",
+        recompress(content + b"SURNAME"),
+        recompress(content[:-1]),
+        data[:3] + b"\x08" + data[4:10] + b"SURNAME\0" + data[10:],
+        data[:4] + b"\x01" + data[5:],
+        content,
+        b"",
+    ):
+        with pytest.raises(BadVolume, match="may hold text that names a patient"):
+            check_encoding(other, volume, "a")
+
+
+def recompress(data: bytes) -> bytes:
+    content = gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
+    return gzip.compress(content, compresslevel=9, mtime=0)

@@ -1,0 +1,67 @@
+"""Imports by the command line with a token, and nothing of the object storage in its environment."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.integration.features.callers import ADA, VIEWER
+from tests.unit.imaging.datasets.brain_files import lay_out_decathlon, make_case
+
+from vfmalign.cli import exits
+from vfmalign.core.storage.datasets import load_dataset
+from vfmalign.core.storage.object_store import ObjectStore
+from vfmalign.models.cards import load_encoder
+from vfmalign.models.registry import get_architecture
+
+Run = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def run(import_service: Any, tmp_path: Path) -> Run:
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "VFMALIGN_"))}
+    environment = {**inherited, "VFMALIGN_FEATURES_ADDRESS": import_service.address, "HOME": str(tmp_path)}
+
+    def run_command(*arguments: str, token: str = ADA, code: int = 0) -> dict[str, Any]:
+        command = [sys.executable, "-m", "vfmalign.cli", *arguments, "--json"]
+        options = {"cwd": tmp_path, "env": {**environment, "VFMALIGN_TOKEN": token}}
+        done = subprocess.run(command, capture_output=True, check=False, **options)
+        assert done.returncode == code, done.stderr.decode()
+        document: dict[str, Any] = json.loads(done.stdout)
+        return document
+
+    return run_command
+
+
+def test_a_dataset_is_imported_and_an_import_can_be_repeated(run: Run, tmp_path: Path, store: ObjectStore) -> None:
+    lay_out_decathlon(tmp_path / "brain", [make_case(number) for number in range(4)])
+    first = run("dataset", "import", "brain", "--id", "remote")
+    assert run("dataset", "import", "brain", "--id", "remote") == first
+    assert (tmp_path / ".vfmalign" / "private" / "mapping.csv").stat().st_mode & 0o777 == 0o600
+    assert load_dataset(store, "remote").digest() == first["digest"]
+    assert list(store.list("incoming/")) == []
+    failed = run("dataset", "import", "brain", "--id", "remote", "--seed", "9", code=exits.BAD_INPUT)
+    assert failed["error"]["reason"] == "ALREADY_EXISTS"
+    assert list(store.list("incoming/")) == [], "nothing is uploaded where the id is taken"
+
+
+def test_a_model_is_imported(run: Run, tmp_path: Path, store: ObjectStore) -> None:
+    torch.save(get_architecture("profound_conv_micro").build().state_dict(), tmp_path / "foreign.pth")
+    model = run("models", "import", "foreign.pth", "--as", "profound_conv_micro", "--id", "remote-model")
+    assert run("models", "show", "remote-model")["checkpoint"] == model["checkpoint"]
+    load_encoder(store, "remote-model", model["checkpoint"]["sha256"])
+
+
+def test_a_viewer_learns_which_role_is_missing(run: Run, tmp_path: Path, store: ObjectStore) -> None:
+    lay_out_decathlon(tmp_path / "brain", [make_case(number) for number in range(4)])
+    failed = run("dataset", "import", "brain", "--id", "refused", token=VIEWER, code=exits.REFUSED)
+    assert failed["error"]["reason"] == "MISSING_ROLE"
+    assert "curator" in failed["error"]["remedy"]
+    assert list(store.list("incoming/")) == []

@@ -1,0 +1,112 @@
+"""What the client does where an upload fails."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+from tenacity import wait_none
+
+from vfmalign.client import imports
+from vfmalign.client.imports import _Uploader
+from vfmalign.client.messages.features import Preprocessing
+from vfmalign.client.messages.imports import FileContent, FileUpload
+from vfmalign.core.domain.errors import BadOption, DigestMismatch, StoreUnavailable
+from vfmalign.core.domain.models import PreprocessingSpec
+
+SECRET = "X-Amz-Signature=secret"
+
+
+class Store(ThreadingHTTPServer):
+    """An object store whose answers are given: a status for each request, or 0 for a connection that breaks."""
+
+    def __init__(self, *answers: int) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.answers, self.signed = list(answers), 0
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    async def sign(self, files: Sequence[FileContent]) -> list[FileUpload]:
+        self.signed += 1
+        url = f"http://127.0.0.1:{self.server_port}/b/k?{SECRET}"
+        return [FileUpload(sha256=file.sha256, url=url) for file in files]
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Store
+
+    def do_PUT(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        if not (status := self.server.answers.pop(0)):
+            self.connection.close()
+            return
+        self.send_response(status)
+        self.end_headers()
+        self.wfile.write(b"<Error><Code>BadDigest</Code></Error>" if status == 400 else b"")
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
+@pytest.fixture
+def open_store(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Store]]:
+    monkeypatch.setattr(imports, "wait_random_exponential", lambda **_: wait_none())
+    stores: list[Store] = []
+
+    def open_one(*answers: int) -> Store:
+        stores.append(Store(*answers))
+        return stores[-1]
+
+    yield open_one
+    for store in stores:
+        store.shutdown()
+        store.server_close()
+
+
+async def test_an_expired_url_and_a_broken_connection_are_tried_again(open_store: Callable[..., Store]) -> None:
+    store = open_store(403, 0, 200)
+    (sha256,) = await _Uploader().upload([b"a"], store.sign)
+    assert sha256 == hashlib.sha256(b"a").hexdigest()
+    assert (store.signed, store.answers) == (3, [])
+
+
+async def test_a_store_that_stays_away_is_named_without_the_url(open_store: Callable[..., Store]) -> None:
+    store = open_store(*[0] * imports._ATTEMPTS)
+    with pytest.raises(StoreUnavailable, match="VFMALIGN_PRESIGNED_ENDPOINT") as caught:
+        await _Uploader().upload([b"a"], store.sign)
+    assert caught.value.subject == f"127.0.0.1:{store.server_port}"
+    assert "secret" not in str(caught.value)
+    assert caught.value.__suppress_context__
+
+
+async def test_bytes_that_arrive_changed_are_not_sent_again(open_store: Callable[..., Store]) -> None:
+    with pytest.raises(DigestMismatch, match="run the import again"):
+        await _Uploader().upload([b"a"], open_store(400).sign)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        PreprocessingSpec(modalities=("t2w", "dwi"), spacing_mm=None, shape_DHW=(8, 16, 16)),
+        PreprocessingSpec(
+            modalities=("t1w",),
+            spacing_mm=(1.0, 0.1, 2.5),
+            shape_DHW=(8, 16, 16),
+            normalisation="quantile_range",
+            quantiles=(0.01, 0.99),
+            reference_modality="flair",
+        ),
+    ],
+)
+def test_the_input_of_a_model_survives_the_message(spec: PreprocessingSpec) -> None:
+    message = Preprocessing.from_proto(Preprocessing.from_spec(spec).to_proto())
+    assert message.to_spec("preprocessing").to_json() == spec.to_json()
+
+
+def test_a_wrong_input_is_named_as_in_the_request() -> None:
+    message = Preprocessing(modalities=("t2w",), shape_dhw=(8, 8), normalisation="zscore_nonzero")
+    with pytest.raises(BadOption) as caught:
+        message.to_spec("preprocessing")
+    assert caught.value.field == "preprocessing.shape_dhw[2]"
