@@ -136,7 +136,7 @@ def _publish_model(request: Any) -> None:
 
 
 def _list_objects(request: Any) -> None:
-    read_page(["a", "b"], str, request.page_size, request.page_token)
+    read_page(["a", "b"], str, len, request.page_size, request.page_token)
 
 
 _CONVERT: Mapping[str, Callable[[Any], object]] = {

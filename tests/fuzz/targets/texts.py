@@ -32,7 +32,7 @@ def run(data: bytes) -> None:
     checks: tuple[Callable[[], object], ...] = (
         lambda: _list(text),
         lambda: _list(base64.urlsafe_b64encode(data).decode()),
-        lambda: read_page(["a", "b"], str, 1, text),
+        lambda: read_page(["a", "b"], str, len, 1, text),
         lambda: _address(text),
         lambda: _identify(text),
         lambda: check_study_id(text),

@@ -48,8 +48,8 @@ _ORCHESTRATOR = StoreAccess(
 STORE_ACCESS: Mapping[str, StoreAccess] = MappingProxyType(
     {
         "features": StoreAccess(
-            read=("datasets/", "features/", "models/", "uploads/", "volumes/"),
-            write=("features/",),
+            read=("datasets/", "features/", "incoming/", "models/", "uploads/", "volumes/"),
+            write=("datasets/", "features/", "incoming/", "models/", "volumes/"),
         ),
         "mmd": StoreAccess(read=("features/", "uploads/"), write=()),
         "finetuning": _ORCHESTRATOR,

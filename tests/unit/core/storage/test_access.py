@@ -15,7 +15,18 @@ from vfmalign.core.storage.access import STORE_ACCESS
 from vfmalign.core.storage.object_store import ObjectStore
 
 DOCUMENTED = Path(__file__).parents[4] / "docs" / "operations.md"
-PREFIXES = ("cells/", "checks/", "datasets/", "experiments/", "features/", "jobs/", "models/", "uploads/", "volumes/")
+PREFIXES = (
+    "cells/",
+    "checks/",
+    "datasets/",
+    "experiments/",
+    "features/",
+    "incoming/",
+    "jobs/",
+    "models/",
+    "uploads/",
+    "volumes/",
+)
 
 
 @pytest.fixture(scope="module")
