@@ -32,6 +32,7 @@ from vfmalign.core.domain.errors import DigestMismatch, Internal, StoreUnavailab
 from vfmalign.v1 import imports_pb2_grpc
 
 _ATTEMPTS = 5
+_CONNECTIONS = 8
 _TIMEOUT = urllib3.Timeout(connect=5.0, read=300.0)
 _BAD_DIGEST = b"<Code>BadDigest</Code>"
 
@@ -40,7 +41,8 @@ class _Uploader:
     """Sends files to presigned URLs."""
 
     def __init__(self) -> None:
-        self._http = urllib3.PoolManager(timeout=_TIMEOUT, retries=False)
+        # Files beyond this number wait for a connection.
+        self._http = urllib3.PoolManager(timeout=_TIMEOUT, retries=False, maxsize=_CONNECTIONS, block=True)
 
     async def upload(
         self,

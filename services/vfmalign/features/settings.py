@@ -34,7 +34,7 @@ class FeaturesOptions(BaseModel, frozen=True):
         default=16, ge=1, le=65_536, description="PublishDataset and PublishModel calls that may wait"
     )
     max_weights_bytes: int = Field(
-        default=2 * 2**30,
+        default=2**30,
         ge=2**20,
         le=5 * 2**30,
         description="largest weights that PublishModel accepts; checking them takes three times the memory",
