@@ -58,19 +58,34 @@ def _read(reader: int) -> bytes:
 
 
 def draw_terminal(output: str, command: str) -> str:
-    """Returns the final state of a terminal as SVG: lines that were overwritten, such as spinners, are left out."""
-    lines = []
-    for line in output.replace("\r\n", "\n").split("\n"):
-        shown = line.split("\r")[-1]
-        cursor = re.sub(r"\x1b\[[0-9;?]*[A-HJKhl]", "", shown)
-        lines.append(cursor)
-    # A spinner moves the cursor up and clears its line; what is left of it is empty.
-    kept = [line for line in lines if line.strip()]
+    """Returns the final state of a terminal as SVG."""
     console = Console(record=True, width=COLUMNS, file=io.StringIO(), force_terminal=True)
     console.print(Text.assemble(("$ ", "bold green"), (command, "bold")))
-    for line in kept:
+    for line in replay(output):
         console.print(Text.from_ansi(line), soft_wrap=True)
     return console.export_svg(title=command)
+
+
+def replay(output: str) -> list[str]:
+    """Returns the lines that remain on a terminal, with their colours, once progress has overwritten itself.
+
+    Understands what rich writes: a line is cleared before it is written anew.
+    """
+    lines, row = [""], 0
+    for part in re.findall(r"\r?\n|\r|\x1b\[\??[0-9;]*[A-Za-z]|[^\r\n\x1b]+", output):
+        control = re.fullmatch(r"\x1b\[\??([0-9;]*)([A-Za-z])", part)
+        if part.endswith("\n"):
+            row += 1
+            lines += [""] * (row + 1 - len(lines))
+        elif control and control[2] == "A":
+            row = max(0, row - int(control[1] or 1))
+        elif control and control[2] == "K":
+            lines[row] = ""
+        elif part != "\r" and (control is None or control[2] == "m"):
+            lines[row] += part
+    while lines and not lines[-1].strip():
+        lines.pop()
+    return lines
 
 
 def photograph(page: Path, picture: Path) -> None:
