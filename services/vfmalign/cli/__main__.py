@@ -58,14 +58,20 @@ COMMANDS: dict[str, LazyCommand] = {
     "jobs": LazyCommand(f"{_COMMANDS}.jobs:app", "List, show, cancel and retry training jobs."),
 }
 
+# \b keeps the line breaks of a paragraph.
+EXAMPLES = """\b
+Examples:
+  vfmalign up --detach
+  vfmalign check DATASET --model MODEL --task segmentation --require gain
+  vfmalign --install-completion     # complete commands and options with Tab"""
+
 app = typer.Typer(
     name="vfmalign",
     cls=lazy_group(COMMANDS),
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    epilog=epilog(),
+    epilog=f"{EXAMPLES}\n\n{epilog()}",
 )
 
 

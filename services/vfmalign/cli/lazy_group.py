@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,13 @@ def lazy_group(commands: Mapping[str, LazyCommand]) -> type[TyperGroup]:
             # The inherited method would import every command for its help.
             with formatter.section("Commands"):
                 formatter.write_dl([(name, command.help) for name, command in commands.items()])
+
+        def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
+            # Likewise: a shell waits for it.
+            names: dict[str, Any] = {name: TyperCommand(name, help=command.help) for name, command in commands.items()}
+            ctx.command = TyperGroup(commands=names, params=self.params)
+            completions: list[Any] = ctx.command.shell_complete(ctx, incomplete)
+            return completions
 
     return LazyGroup
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 from pathlib import Path
 
@@ -142,6 +143,12 @@ def test_help_lists_the_exit_codes(invoke) -> None:
     text = " ".join(out.split())
     for number, meaning in exits.MEANINGS.items():
         assert f"{number}: {meaning}" in text
+
+
+def test_the_page_lists_the_exit_codes() -> None:
+    page = (Path(__file__).resolve().parents[3] / "docs/command-line.md").read_text()
+    rows = re.findall(r"^\| (\d+) \| (.+) \|$", page, re.MULTILINE)
+    assert {int(number): meaning for number, meaning in rows} == exits.MEANINGS
 
 
 def test_ctrl_c_is_code_130_without_a_trace(invoke, monkeypatch: pytest.MonkeyPatch) -> None:
