@@ -14,7 +14,7 @@ TORCH_RANGE := torch>=2.9,<3
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup proto proto-release docs site diagrams pictures fmt lint types imports protos test test-fast test-lowest test-faults fuzz test-cluster bench bench-competitors bench-gpu demo experiment evidence up down check k8s-check locks images test-containers compose-up compose-down clean
+.PHONY: help setup proto proto-release docs site diagrams pictures fmt lint types imports protos test test-fast test-lowest test-faults fuzz test-cluster bench bench-competitors bench-gpu demo experiment evidence up down check k8s-check dist locks images test-containers compose-up compose-down clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -40,7 +40,7 @@ $(VENV)/.ready-local: pyproject.toml deploy/constraints.txt
 	@touch $@
 
 $(VENV)/.ready: $(VENV)/.ready-local
-	@echo "Adding the tools of development: triton, pytest, mypy, buf, PostgreSQL and about 35 further packages (0.4 GB) ..."
+	@echo "Adding the tools of development: triton, pytest, mypy, buf, PostgreSQL and about 60 further packages (0.4 GB) ..."
 	$(INSTALL) -e '.[dev]'
 	$(BIN)/python -c "import pytest"
 	@touch $@
@@ -67,13 +67,13 @@ site: setup  ## build docs/ as a site into build/site, without network; a broken
 	@echo "open build/site/index.html"
 
 fmt: setup  ## format the code
-	$(BIN)/ruff format services tests bench docs
-	$(BIN)/ruff check --fix-only -q services tests bench docs
+	$(BIN)/ruff format services tests bench docs deploy
+	$(BIN)/ruff check --fix-only -q services tests bench docs deploy
 	$(BIN)/buf format -w proto
 
 lint: setup  ## ruff, hadolint
-	$(BIN)/ruff format --check services tests bench docs
-	$(BIN)/ruff check services tests bench docs
+	$(BIN)/ruff format --check services tests bench docs deploy
+	$(BIN)/ruff check services tests bench docs deploy
 	$(BIN)/hadolint deploy/Dockerfile
 
 types: setup  ## mypy --strict
@@ -170,6 +170,13 @@ TORCH       ?= cpu
 WHEELS      ?= $(PIP_FIND_LINKS)
 IMAGE_INDEX ?= $(if $(WHEELS),,$(if $(filter cpu,$(TORCH)),https://download.pytorch.org/whl/cpu))
 IMAGES      ?= features mmd training finetuning finetuning-local cli cli-imaging s3 postgres prometheus
+
+# Without the environment for development, which a release does not need.
+dist:  ## build the wheel and the source distribution into dist/
+	rm -rf build/dist dist && $(PYTHON) -m venv build/dist
+	build/dist/bin/pip install -q --require-hashes -r deploy/locks/build.txt
+	build/dist/bin/pip install -q -c deploy/constraints.txt build
+	build/dist/bin/python -m build --no-isolation --outdir dist
 
 locks: setup  ## deploy/locks: every package of every image with its sha256 (needs network; WHEELS or an index for the CPU torch)
 	$(BIN)/pip install -q uv
