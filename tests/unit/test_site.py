@@ -91,3 +91,14 @@ def test_every_link_leads_to_a_file_and_an_element_of_the_site(pages: dict[Path,
 def test_pages_load_nothing_from_elsewhere(pages: dict[Path, Page]) -> None:
     elsewhere = [link for page in pages.values() for link in page.resources if urlsplit(link).netloc]
     assert elsewhere == []
+
+
+def test_every_decision_has_a_number_of_its_own_and_a_row() -> None:
+    pages = sorted(path.name for path in (ROOT / "docs/adr").glob("[0-9]*.md"))
+    numbers = [name[:4] for name in pages]
+    assert len(set(numbers)) == len(numbers)
+    rows = re.findall(r"\[(\d{4})\]\((\S+)\)", (ROOT / "docs/adr/README.md").read_text())
+    assert sorted(name for _, name in rows) == pages
+    for number, name in rows:
+        assert name.startswith(number)
+        assert (ROOT / "docs/adr" / name).read_text().startswith(f"# {number}. ")
