@@ -41,16 +41,16 @@ def summarise_cases(scores: Mapping[Scored, Sequence[CaseScore]], metric: Metric
     return summaries
 
 
+def is_worse(metric: MetricSpec, score: float | None, baseline: float | None) -> bool:
+    """Whether a score is worse than a baseline's; False where either is absent."""
+    if score is None or baseline is None:
+        return False
+    return score < baseline if metric.higher_is_better else score > baseline
+
+
 def list_worse_than_naive(result: CheckAnalysis) -> list[MetricSpec]:
     """Returns the metrics in which the fine-tuned model scores worse than the naive baseline."""
     if result.naive_baseline is None:
         return []
     own, naive = result.network("pretrained").test_means, result.naive_baseline.test_means
-
-    def is_worse(metric: MetricSpec) -> bool:
-        score, baseline = own.get(metric.name), naive.get(metric.name)
-        if score is None or baseline is None:
-            return False
-        return score < baseline if metric.higher_is_better else score > baseline
-
-    return [metric for metric in result.metrics if is_worse(metric)]
+    return [metric for metric in result.metrics if is_worse(metric, own.get(metric.name), naive.get(metric.name))]

@@ -226,7 +226,7 @@ def _draw_forest_row(axis: Axis, row: ForestRow, top: int, band: float, *, main:
                                ("▸", "100%", max(_list_ends(estimate)) > axis.high)):  # fmt: skip
         if beyond:
             anchor = "end" if edge == "100%" else None
-            yield make_element("text", sign, x=edge, y=y + 5, text_anchor=anchor, class_="soft")
+            yield make_element("text", sign, x=edge, y=y + 5, text_anchor=anchor, class_="arrow")
     if axis.holds(estimate.value):
         yield make_element("circle", cx=axis.place(estimate.value), cy=y, r=6 if main else 4.5, class_=f"mark{name}")
 

@@ -13,10 +13,9 @@ from vfmalign.core.domain.jobs import CaseScore, MetricSpec
 from vfmalign.finetuning.analysis.records import CheckAnalysis, CheckReport
 from vfmalign.finetuning.analysis.shift import is_saturated
 from vfmalign.finetuning.analysis.verdict import format_score
-from vfmalign.finetuning.reports.case_scores import Scored, list_worse_than_naive, summarise_cases
+from vfmalign.finetuning.reports.case_scores import Scored
 from vfmalign.finetuning.reports.charts import ForestRow, LayerCell, draw_forest, draw_layer_strip, draw_shift_scale
 from vfmalign.finetuning.reports.formatting import (
-    ABSENT,
     format_duration,
     format_interval,
     format_metric_name,
@@ -25,6 +24,7 @@ from vfmalign.finetuning.reports.formatting import (
     join_notes,
 )
 from vfmalign.finetuning.reports.repeat_command import write_repeat_command
+from vfmalign.finetuning.reports.score_table import ScoreRow, list_score_rows
 
 _VERDICT_PHRASES: Mapping[VerdictLabel, str] = {
     "gain": "Gain",
@@ -38,7 +38,6 @@ _ACCEPTED: tuple[tuple[str, tuple[VerdictLabel, ...]], ...] = (
     ("better, or as good", ("gain", "equivalent")),
     ("no proven harm", ("gain", "equivalent", "inconclusive")),
 )
-_COLUMNS: tuple[Scored, ...] = ("pretrained", "specialised", "scratch", "naive")
 
 
 @dataclass(frozen=True)
@@ -51,22 +50,13 @@ class GateRow:
 
 
 @dataclass(frozen=True)
-class ScoreRow:
-    """Scores of all networks, in `columns` of the first screen."""
-
-    name: str
-    values: tuple[str, ...]
-    worse: bool = False
-
-
-@dataclass(frozen=True)
 class FirstScreen:
     """What the first screen shows, as text and SVG.
 
     Attributes:
         verdict: in one sentence.
         scores: main metric of every network, and every metric that is worse than the naive baseline.
-        worse: metrics that are worse than the naive baseline, with both scores.
+        worse: scores that are worse than those of the naive baseline.
         shift: the shift with its interval and its ratio, in words.
         scale: None where the shift has no ratio.
         repeat: command that repeats the check; empty if there is none.
@@ -96,14 +86,15 @@ def make_first_screen(
         spec: the request of the check.
     """
     result = report.result
+    rows = list_score_rows(result, metric, scores)
     shift, random = _get_shift(result)
     ratio = result.shift_ratio[result.shift.primary_layer].value
     text = _describe_shift(result, shift, ratio)
     return FirstScreen(
         verdict=write_verdict(result, metric),
         forest=_draw_gains(result, metric),
-        scores=_list_score_rows(result, metric, scores),
-        worse=tuple(_compare_with_naive(result, one) for one in list_worse_than_naive(result)),
+        scores=rows,
+        worse=tuple(row.compare_with_naive() for row in rows if row.worse),
         shift=text,
         scale=None if ratio is None or shift.value is None else draw_shift_scale(shift, random, text),
         strip=draw_layer_strip(
@@ -178,46 +169,6 @@ def _describe_difference(gain: Gain, metric: MetricSpec) -> str:
         format_score(end, metric, "+") for end in (interval.lower, interval.upper)
     )  # fmt: skip
     return f"{format_score(value, metric, '+')} ({ends})"
-
-
-def _list_score_rows(
-    result: CheckAnalysis, metric: MetricSpec, scores: Mapping[Scored, Sequence[CaseScore]]
-) -> tuple[ScoreRow, ...]:
-    worse = list_worse_than_naive(result)
-    summaries = summarise_cases(scores, metric)
-    own = summaries.get("pretrained")
-    rows = [_make_mean_row(result, metric, worse=metric in worse)]
-    if own is not None:
-        worst = f"worst case (fine-tuned: {own.worst_case})"
-        for name, field in (("median case", "median"), (worst, "worst")):
-            values = {network: getattr(one, field) for network, one in summaries.items()}
-            rows.append(ScoreRow(name, tuple(_format(values.get(column), metric) for column in _COLUMNS)))
-    rows += [_make_mean_row(result, one, worse=True) for one in worse if one != metric]
-    return tuple(rows)
-
-
-def _make_mean_row(result: CheckAnalysis, metric: MetricSpec, *, worse: bool) -> ScoreRow:
-    name = format_metric_name(metric.name) + (f", {metric.unit}" if metric.unit else "")
-    score = "mean" if metric.of_set == "mean" else "all cases"
-    return ScoreRow(f"{name}, {score}", tuple(_format(value, metric) for value in _list_means(result, metric)), worse)
-
-
-def _list_means(result: CheckAnalysis, metric: MetricSpec) -> list[float | None]:
-    """Scores of all networks, in the order of the columns."""
-    means: dict[Scored, dict[str, float | None]] = {network.network: network.test_means for network in result.networks}
-    if result.naive_baseline is not None:
-        means["naive"] = result.naive_baseline.test_means
-    return [means.get(column, {}).get(metric.name) for column in _COLUMNS]
-
-
-def _format(value: float | None, metric: MetricSpec) -> str:
-    return ABSENT if value is None else format_score(value, metric)
-
-
-def _compare_with_naive(result: CheckAnalysis, metric: MetricSpec) -> str:
-    own, *_, naive = _list_means(result, metric)
-    unit = f" {metric.unit}" if metric.unit else ""
-    return f"{format_metric_name(metric.name)} {_format(own, metric)}{unit} against {_format(naive, metric)}{unit}"
 
 
 def _get_shift(result: CheckAnalysis) -> tuple[Estimate, float | None]:

@@ -1,4 +1,4 @@
-"""The first screen of a check: the verdict as a sentence, its gates, median and worst case."""
+"""The first screen of a check: the verdict as a sentence, its gates, its shift."""
 
 from typing import get_args
 
@@ -8,7 +8,6 @@ from tests.prostate import SPECS
 from vfmalign.cli.gates import ObservedInterval, evaluate_gate, evaluate_verdict, parse_gate, parse_verdicts
 from vfmalign.client.messages.checks import VerdictLabel
 from vfmalign.client.messages.common import absent
-from vfmalign.core.domain.jobs import CaseScore
 from vfmalign.finetuning.analysis.verdict import Verdict
 from vfmalign.finetuning.reports.first_screen import list_gates, make_first_screen, write_verdict
 
@@ -58,17 +57,6 @@ def test_gates_have_the_outcome_of_the_command_line(make_report, label, lower):
 def test_without_an_interval_a_gate_on_it_is_undecidable(make_report):
     gain = make_report().result.rpg_specialised.model_copy(update={"absolute": absent("3 patients")})
     assert list_gates(make_report(rpg_specialised=gain).result, METRIC)[-1].outcome == "undecidable"
-
-
-def test_median_and_worst_case_stand_below_the_mean(make_report):
-    scores = {
-        name: [CaseScore(case=f"c{i}", group="g", values={METRIC.name: base + i / 10}) for i in range(3)]
-        for name, base in (("pretrained", 0.5), ("specialised", 0.4))
-    }
-    first = make_first_screen(make_report(), METRIC, scores, None)
-    assert [row.name for row in first.scores] == ["lesion Dice, mean", "median case", "worst case (fine-tuned: c0)"]
-    assert [row.values for row in first.scores[1:]] == [("0.600", "0.500", "–", "–"), ("0.500", "0.400", "–", "–")]
-    assert len(make_first_screen(make_report(), METRIC, {}, None).scores) == 1
 
 
 def test_the_shift_is_told_in_units_of_random_weights(make_report):

@@ -291,7 +291,7 @@ def test_marks_in_red_and_in_words_what_is_worse_than_the_naive_baseline(make_re
     means = naive_baseline.test_means | {"gland_dice": 0.874}
     html = html_of(make_report(naive_baseline=naive_baseline.model_copy(update={"test_means": means})))
     assert "▼ Worse than the naive baseline" in html
-    assert "gland Dice 0.810 against 0.874." in html
+    assert "mean gland Dice 0.810 against 0.874." in html
     marked = re.findall(r'class="n bad">([^<]*)<', html)
     assert marked == ["0.810 ▼", "0.810 ▼"], "in the table of the first screen and in that of the numbers"
 
@@ -305,7 +305,7 @@ def test_the_verdict_and_the_facts_come_first_and_the_rest_is_folded(make_report
     ]  # fmt: skip
     order = [
         "<h1>Segmentation", "PHANTOM", "12 test patients", "Check check-7f3a", "Phantom rehearsal.",
-        "Pretraining set unknown.", "Gain: lesion Dice", 'id="forest"', ">lesion Dice, mean<", "--require gain",
+        "Pretraining set unknown.", "Gain: lesion Dice", 'id="forest"', ">mean lesion Dice<", "--require gain",
         "<dt>Digests", "<dt>Duration", "<dt>Device", "torch 2.13.0", "checks show check-7f3a --json", "<dt>Repeat",
         'id="shift-scale"', 'id="layer-strip"',
     ]  # fmt: skip

@@ -69,8 +69,8 @@ def list_cautions(report: ExperimentReport) -> tuple[Caution, ...]:
         cautions.append(
             Caution(
                 title="Rehearsal on phantoms: not evidence",
-                text="The cases are generated and do not come from patients. This page shows that the procedure runs. "
-                "It says nothing about the value of a model in a clinic.",
+                text="The cases are generated and do not come from patients. The numbers show that the procedure "
+                "runs, not what a model is worth in a clinic.",
             )
         )
     if any(cell.flags.not_held_out for cell in report.cells):
