@@ -46,7 +46,7 @@ MODALITIES = ("t2w", "dwi", "adc")
 INPUT = PreprocessingSpec(modalities=MODALITIES, spacing_mm=(3.75, 1.75, 1.75), shape_DHW=(16, 64, 64))
 STREAMING = (
     *("ExtractDataset", "PublishDataset", "PublishModel", "ComputeBatch"),
-    *("WatchJob", "WatchCheck", "WatchExperiment"),
+    *("WatchJob", "WatchCheck", "WatchExperiment", "GetCheckReport", "GetExperimentReport"),
 )
 TIMEOUT_S = 60.0
 

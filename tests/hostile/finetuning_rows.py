@@ -73,6 +73,12 @@ def by_id(method: str, name: str, names: str, job_id: str, code: str = INVALID) 
     return Row(name, f"FineTuningService/{method}", lambda _: request(job_id=job_id), code, names)
 
 
+def report(name: str, names: str, code: str = INVALID, **fields: Any) -> Row:
+    """A request of GetCheckReport for a check that does not exist, with some fields replaced."""
+    request = alignment_pb2.GetCheckReportRequest(**{"check_id": "none", **fields})
+    return Row(name, "AlignmentService/GetCheckReport", lambda _: request, code, names)
+
+
 def encode(text: str) -> str:
     """Encodes the content of a page token."""
     return base64.urlsafe_b64encode(text.encode()).decode()
@@ -82,6 +88,16 @@ ALL = "4f53cda18c2baa0c"
 """Digest of the empty filter, as a valid token has it."""
 
 ROWS = (
+    report("report of no check", "none", code="NOT_FOUND"),
+    report("report of a path", "no such check", check_id="../models/micro/model", code="NOT_FOUND"),
+    report("report in format 77", "format", format=77),
+    Row(
+        "report of an experiment with NUL",
+        "ExperimentService/GetExperimentReport",
+        lambda _: experiment_pb2.GetExperimentReportRequest(experiment_id="a\0"),
+        INVALID,
+        "experiment_id",
+    ),
     job("architecture of 15 MiB", "larger than max", architecture="a" * (15 * 2**20), code=TOO_LARGE),
     job("architecture of 200 KiB", "spec.architecture", architecture="a" * (200 * 2**10)),
     job("architecture of control characters", "spec.architecture", architecture="\x1b[2J"),

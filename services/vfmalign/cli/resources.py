@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Generic
 
@@ -12,7 +12,7 @@ from vfmalign.client.messages.checks import Check, CheckSpec
 from vfmalign.client.messages.common import JobState
 from vfmalign.client.messages.experiments import Experiment, ExperimentSpec
 from vfmalign.client.messages.jobs import Job, JobSpec
-from vfmalign.client.operations import AsyncOperationsClient, OperationT, SpecT
+from vfmalign.client.operations import AsyncOperationsClient, AsyncReportedClient, OperationT, ReportFormat, SpecT
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,25 @@ class Resource(Generic[SpecT, OperationT]):
         return target.run(lambda client: self.select(client).list(states, limit=limit))
 
 
+@dataclass(frozen=True)
+class ReportedResource(Resource[SpecT, OperationT]):
+    """One kind of resource that ends in a report."""
+
+    select: Callable[[AsyncClient], AsyncReportedClient[SpecT, OperationT]]
+
+    def get_report(
+        self, target: Target, resource_id: str, formats: Iterable[ReportFormat]
+    ) -> dict[ReportFormat, bytes]:
+        """Returns files of a report by format."""
+
+        async def run(client: AsyncClient) -> dict[ReportFormat, bytes]:
+            return {name: await self.select(client).get_report(resource_id, name) for name in formats}
+
+        return target.run(run)
+
+
 JOBS: Resource[JobSpec, Job] = Resource("job", lambda client: client.jobs)
-CHECKS: Resource[CheckSpec, Check] = Resource("check", lambda client: client.checks)
-EXPERIMENTS: Resource[ExperimentSpec, Experiment] = Resource("experiment", lambda client: client.experiments)
+CHECKS: ReportedResource[CheckSpec, Check] = ReportedResource("check", lambda client: client.checks)
+EXPERIMENTS: ReportedResource[ExperimentSpec, Experiment] = ReportedResource(
+    "experiment", lambda client: client.experiments
+)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from typing import Any, ClassVar, Generic, TypeVar, get_args
+from typing import Any, ClassVar, Generic, Literal, TypeVar, get_args
 
 import grpc
 
@@ -21,6 +21,7 @@ from vfmalign.core.domain.errors import BadOption, DeadlineExceeded, Internal, U
 from vfmalign.v1 import (
     alignment_pb2,
     alignment_pb2_grpc,
+    common_pb2,
     experiment_pb2,
     experiment_pb2_grpc,
     finetuning_pb2,
@@ -32,6 +33,7 @@ RECONNECT_S = 300.0
 _PAUSE_S = 1.0
 _MAX_PAGE_SIZE = 1000
 
+ReportFormat = Literal["html", "json", "csv"]
 SpecT = TypeVar("SpecT", JobSpec, CheckSpec, ExperimentSpec)
 OperationT = TypeVar("OperationT", Job, Check, Experiment)
 
@@ -230,7 +232,29 @@ class AsyncJobsClient(AsyncOperationsClient[JobSpec, Job]):
     STUB: ClassVar[Any] = finetuning_pb2_grpc.FineTuningServiceStub
 
 
-class AsyncChecksClient(AsyncOperationsClient[CheckSpec, Check]):
+class AsyncReportedClient(AsyncOperationsClient[SpecT, OperationT]):
+    """Operations that end in a report."""
+
+    async def get_report(self, operation_id: str, report_format: ReportFormat = "html") -> bytes:
+        """Returns a file of an operation's report.
+
+        Args:
+            operation_id: the operation.
+            report_format: `html`, `json`, or for the cells of an experiment `csv`.
+
+        Raises:
+            NotFound: there is none of this id.
+            PreconditionFailed: it has no report, because it has not succeeded.
+        """
+        number = common_pb2.ReportFormat.Value(f"REPORT_FORMAT_{report_format.upper()}")
+        call = self._call(f"Get{self._name}Report", self._id(operation_id) | {"format": number})
+        try:
+            return b"".join([message.content async for message in call])
+        finally:
+            call.cancel()
+
+
+class AsyncChecksClient(AsyncReportedClient[CheckSpec, Check]):
     """Alignment checks."""
 
     RECORD = Check
@@ -238,7 +262,7 @@ class AsyncChecksClient(AsyncOperationsClient[CheckSpec, Check]):
     STUB: ClassVar[Any] = alignment_pb2_grpc.AlignmentServiceStub
 
 
-class AsyncExperimentsClient(AsyncOperationsClient[ExperimentSpec, Experiment]):
+class AsyncExperimentsClient(AsyncReportedClient[ExperimentSpec, Experiment]):
     """Experiments: models × tasks × seeds."""
 
     RECORD = Experiment

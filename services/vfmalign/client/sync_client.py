@@ -142,6 +142,7 @@ class ChecksClient(_SubClient[AsyncChecksClient]):
     retry = _blocking(AsyncChecksClient.retry)
     watch = _iterating(AsyncChecksClient.watch)
     wait = _blocking(AsyncChecksClient.wait)
+    get_report = _blocking(AsyncChecksClient.get_report)
 
 
 class ExperimentsClient(_SubClient[AsyncExperimentsClient]):
@@ -154,6 +155,7 @@ class ExperimentsClient(_SubClient[AsyncExperimentsClient]):
     retry = _blocking(AsyncExperimentsClient.retry)
     watch = _iterating(AsyncExperimentsClient.watch)
     wait = _blocking(AsyncExperimentsClient.wait)
+    get_report = _blocking(AsyncExperimentsClient.get_report)
 
 
 class Client:

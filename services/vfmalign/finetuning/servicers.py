@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Generic, TypeVar
 
@@ -13,15 +13,20 @@ import grpc
 from google.protobuf.descriptor import EnumDescriptor
 from pydantic import TypeAdapter, ValidationError
 
-from vfmalign.client.messages.base import ApiMessage, enum_labels
-from vfmalign.core.domain.errors import BadOption, Unavailable
+from vfmalign.client.messages.base import ApiMessage, enum_labels, get_enum_label
+from vfmalign.client.messages.common import ObjectRef
+from vfmalign.core.domain.errors import BadOption, PreconditionFailed, Unavailable
 from vfmalign.core.rpc.authorisation import check_ownership
 from vfmalign.core.rpc.identity import current_identity
+from vfmalign.core.storage.lost_objects import lost_as
+from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.finetuning.db.pagination import PageRequest
 from vfmalign.finetuning.db.repository import LifecycleRepository, Operation
+from vfmalign.v1 import common_pb2
 
 Context = grpc.aio.ServicerContext[Any, Any]
 Item = TypeVar("Item", bound=Operation)
+_PART_BYTES = 2**20
 _PAGE_BYTES = 4 * 2**20
 """A page ends before its messages exceed this size, whatever its number of rows."""
 
@@ -123,6 +128,42 @@ class OperationServicer(ABC, Generic[Item]):
             if message.HasField("end_time"):
                 return
             await self._watching.pause()
+
+
+async def stream_report(
+    store: ObjectStore, subject: str, state: str, files: Mapping[str, ObjectRef | None], number: int
+) -> AsyncIterator[bytes]:
+    """Yields a file of a report in parts of at most `_PART_BYTES`.
+
+    Args:
+        store: holds the file.
+        subject: what is reported on, such as `check c1`.
+        state: its state, for the error.
+        files: by format; without entries where there is no report.
+        number: of the format; unspecified means the page.
+
+    Raises:
+        PreconditionFailed: there is no report, or none in this format.
+        DataLoss: the file was lost or changed.
+    """
+    label = get_enum_label(common_pb2.ReportFormat.DESCRIPTOR, number) or "html"
+    if not files:
+        raise PreconditionFailed(
+            f"there is no report, because the state is {state}",
+            subject=subject,
+            remedy="wait until it has succeeded",
+            reason="NO_REPORT",
+        )
+    if (ref := files.get(label)) is None:
+        raise BadOption("the report has no such file", field="format", remedy=f"choose {' or '.join(files)}")
+
+    def read() -> bytes:
+        with lost_as("report", subject, "repeat the call: the report is written again"):
+            return store.get(store.key(ref.uri), sha256=ref.sha256)
+
+    content = await asyncio.to_thread(read)
+    for start in range(0, len(content), _PART_BYTES):
+        yield content[start : start + _PART_BYTES]
 
 
 def parse_id(kind: Any, text: str, field: str) -> str:

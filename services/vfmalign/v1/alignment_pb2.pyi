@@ -462,3 +462,17 @@ class WatchCheckResponse(_message.Message):
     CHECK_FIELD_NUMBER: _ClassVar[int]
     check: Check
     def __init__(self, check: _Optional[_Union[Check, _Mapping]] = ...) -> None: ...
+
+class GetCheckReportRequest(_message.Message):
+    __slots__ = ("check_id", "format")
+    CHECK_ID_FIELD_NUMBER: _ClassVar[int]
+    FORMAT_FIELD_NUMBER: _ClassVar[int]
+    check_id: str
+    format: _common_pb2.ReportFormat
+    def __init__(self, check_id: _Optional[str] = ..., format: _Optional[_Union[_common_pb2.ReportFormat, str]] = ...) -> None: ...
+
+class GetCheckReportResponse(_message.Message):
+    __slots__ = ("content",)
+    CONTENT_FIELD_NUMBER: _ClassVar[int]
+    content: bytes
+    def __init__(self, content: _Optional[bytes] = ...) -> None: ...

@@ -65,6 +65,11 @@ class AlignmentServiceStub:
                 request_serializer=vfmalign_dot_v1_dot_alignment__pb2.WatchCheckRequest.SerializeToString,
                 response_deserializer=vfmalign_dot_v1_dot_alignment__pb2.WatchCheckResponse.FromString,
                 _registered_method=True)
+        self.GetCheckReport = channel.unary_stream(
+                '/vfmalign.v1.AlignmentService/GetCheckReport',
+                request_serializer=vfmalign_dot_v1_dot_alignment__pb2.GetCheckReportRequest.SerializeToString,
+                response_deserializer=vfmalign_dot_v1_dot_alignment__pb2.GetCheckReportResponse.FromString,
+                _registered_method=True)
 
 
 class AlignmentServiceServicer:
@@ -115,6 +120,13 @@ class AlignmentServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetCheckReport(self, request, context):
+        """Streams a file of a check's report, as `CheckResult` refers to it. FAILED_PRECONDITION where the check has no report.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AlignmentServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -147,6 +159,11 @@ def add_AlignmentServiceServicer_to_server(servicer, server):
                     servicer.WatchCheck,
                     request_deserializer=vfmalign_dot_v1_dot_alignment__pb2.WatchCheckRequest.FromString,
                     response_serializer=vfmalign_dot_v1_dot_alignment__pb2.WatchCheckResponse.SerializeToString,
+            ),
+            'GetCheckReport': grpc.unary_stream_rpc_method_handler(
+                    servicer.GetCheckReport,
+                    request_deserializer=vfmalign_dot_v1_dot_alignment__pb2.GetCheckReportRequest.FromString,
+                    response_serializer=vfmalign_dot_v1_dot_alignment__pb2.GetCheckReportResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -312,6 +329,33 @@ class AlignmentService:
             '/vfmalign.v1.AlignmentService/WatchCheck',
             vfmalign_dot_v1_dot_alignment__pb2.WatchCheckRequest.SerializeToString,
             vfmalign_dot_v1_dot_alignment__pb2.WatchCheckResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetCheckReport(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/vfmalign.v1.AlignmentService/GetCheckReport',
+            vfmalign_dot_v1_dot_alignment__pb2.GetCheckReportRequest.SerializeToString,
+            vfmalign_dot_v1_dot_alignment__pb2.GetCheckReportResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -49,6 +49,8 @@ class AlignmentServiceStub:
     """
     WatchCheck: _grpc.UnaryStreamMultiCallable[_alignment_pb2.WatchCheckRequest, _alignment_pb2.WatchCheckResponse]
     """Streams the check at every change until it has ended. One that is retried can be watched again."""
+    GetCheckReport: _grpc.UnaryStreamMultiCallable[_alignment_pb2.GetCheckReportRequest, _alignment_pb2.GetCheckReportResponse]
+    """Streams a file of a check's report, as `CheckResult` refers to it. FAILED_PRECONDITION where the check has no report."""
 
 @_typing.type_check_only
 class AlignmentServiceAsyncStub(AlignmentServiceStub):
@@ -71,6 +73,8 @@ class AlignmentServiceAsyncStub(AlignmentServiceStub):
     """
     WatchCheck: _aio.UnaryStreamMultiCallable[_alignment_pb2.WatchCheckRequest, _alignment_pb2.WatchCheckResponse]  # type: ignore[assignment]
     """Streams the check at every change until it has ended. One that is retried can be watched again."""
+    GetCheckReport: _aio.UnaryStreamMultiCallable[_alignment_pb2.GetCheckReportRequest, _alignment_pb2.GetCheckReportResponse]  # type: ignore[assignment]
+    """Streams a file of a check's report, as `CheckResult` refers to it. FAILED_PRECONDITION where the check has no report."""
 
 class AlignmentServiceServicer(metaclass=_abc_1.ABCMeta):
     """Runs alignment checks: features before, fine-tuning and its baselines, features after, MMD, report."""
@@ -126,5 +130,13 @@ class AlignmentServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_alignment_pb2.WatchCheckResponse], _abc.AsyncIterator[_alignment_pb2.WatchCheckResponse]]:
         """Streams the check at every change until it has ended. One that is retried can be watched again."""
+
+    @_abc_1.abstractmethod
+    def GetCheckReport(
+        self,
+        request: _alignment_pb2.GetCheckReportRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_alignment_pb2.GetCheckReportResponse], _abc.AsyncIterator[_alignment_pb2.GetCheckReportResponse]]:
+        """Streams a file of a check's report, as `CheckResult` refers to it. FAILED_PRECONDITION where the check has no report."""
 
 def add_AlignmentServiceServicer_to_server(servicer: AlignmentServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

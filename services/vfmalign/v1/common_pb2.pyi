@@ -22,6 +22,13 @@ class Split(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     SPLIT_TRAIN: _ClassVar[Split]
     SPLIT_VAL: _ClassVar[Split]
     SPLIT_TEST: _ClassVar[Split]
+
+class ReportFormat(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    REPORT_FORMAT_UNSPECIFIED: _ClassVar[ReportFormat]
+    REPORT_FORMAT_HTML: _ClassVar[ReportFormat]
+    REPORT_FORMAT_JSON: _ClassVar[ReportFormat]
+    REPORT_FORMAT_CSV: _ClassVar[ReportFormat]
 DATA_TYPE_UNSPECIFIED: DataType
 DATA_TYPE_FLOAT16: DataType
 DATA_TYPE_FLOAT32: DataType
@@ -31,6 +38,10 @@ SPLIT_PRETRAIN: Split
 SPLIT_TRAIN: Split
 SPLIT_VAL: Split
 SPLIT_TEST: Split
+REPORT_FORMAT_UNSPECIFIED: ReportFormat
+REPORT_FORMAT_HTML: ReportFormat
+REPORT_FORMAT_JSON: ReportFormat
+REPORT_FORMAT_CSV: ReportFormat
 
 class Tensor(_message.Message):
     __slots__ = ("data_type", "shape", "data")

@@ -66,6 +66,11 @@ class ExperimentServiceStub:
                 request_serializer=vfmalign_dot_v1_dot_experiment__pb2.WatchExperimentRequest.SerializeToString,
                 response_deserializer=vfmalign_dot_v1_dot_experiment__pb2.WatchExperimentResponse.FromString,
                 _registered_method=True)
+        self.GetExperimentReport = channel.unary_stream(
+                '/vfmalign.v1.ExperimentService/GetExperimentReport',
+                request_serializer=vfmalign_dot_v1_dot_experiment__pb2.GetExperimentReportRequest.SerializeToString,
+                response_deserializer=vfmalign_dot_v1_dot_experiment__pb2.GetExperimentReportResponse.FromString,
+                _registered_method=True)
 
 
 class ExperimentServiceServicer:
@@ -118,6 +123,13 @@ class ExperimentServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetExperimentReport(self, request, context):
+        """Streams a file of an experiment's report, as `Experiment` refers to it. FAILED_PRECONDITION where the experiment has no report.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ExperimentServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -150,6 +162,11 @@ def add_ExperimentServiceServicer_to_server(servicer, server):
                     servicer.WatchExperiment,
                     request_deserializer=vfmalign_dot_v1_dot_experiment__pb2.WatchExperimentRequest.FromString,
                     response_serializer=vfmalign_dot_v1_dot_experiment__pb2.WatchExperimentResponse.SerializeToString,
+            ),
+            'GetExperimentReport': grpc.unary_stream_rpc_method_handler(
+                    servicer.GetExperimentReport,
+                    request_deserializer=vfmalign_dot_v1_dot_experiment__pb2.GetExperimentReportRequest.FromString,
+                    response_serializer=vfmalign_dot_v1_dot_experiment__pb2.GetExperimentReportResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -316,6 +333,33 @@ class ExperimentService:
             '/vfmalign.v1.ExperimentService/WatchExperiment',
             vfmalign_dot_v1_dot_experiment__pb2.WatchExperimentRequest.SerializeToString,
             vfmalign_dot_v1_dot_experiment__pb2.WatchExperimentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetExperimentReport(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/vfmalign.v1.ExperimentService/GetExperimentReport',
+            vfmalign_dot_v1_dot_experiment__pb2.GetExperimentReportRequest.SerializeToString,
+            vfmalign_dot_v1_dot_experiment__pb2.GetExperimentReportResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -52,6 +52,8 @@ class ExperimentServiceStub:
     """
     WatchExperiment: _grpc.UnaryStreamMultiCallable[_experiment_pb2.WatchExperimentRequest, _experiment_pb2.WatchExperimentResponse]
     """Streams the experiment at every change until it has ended. One that is retried can be watched again."""
+    GetExperimentReport: _grpc.UnaryStreamMultiCallable[_experiment_pb2.GetExperimentReportRequest, _experiment_pb2.GetExperimentReportResponse]
+    """Streams a file of an experiment's report, as `Experiment` refers to it. FAILED_PRECONDITION where the experiment has no report."""
 
 @_typing.type_check_only
 class ExperimentServiceAsyncStub(ExperimentServiceStub):
@@ -77,6 +79,8 @@ class ExperimentServiceAsyncStub(ExperimentServiceStub):
     """
     WatchExperiment: _aio.UnaryStreamMultiCallable[_experiment_pb2.WatchExperimentRequest, _experiment_pb2.WatchExperimentResponse]  # type: ignore[assignment]
     """Streams the experiment at every change until it has ended. One that is retried can be watched again."""
+    GetExperimentReport: _aio.UnaryStreamMultiCallable[_experiment_pb2.GetExperimentReportRequest, _experiment_pb2.GetExperimentReportResponse]  # type: ignore[assignment]
+    """Streams a file of an experiment's report, as `Experiment` refers to it. FAILED_PRECONDITION where the experiment has no report."""
 
 class ExperimentServiceServicer(metaclass=_abc_1.ABCMeta):
     """Runs experiments: creates their checks under a limit, waits for them, and analyses over all of them whether the shift goes
@@ -135,5 +139,13 @@ class ExperimentServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_experiment_pb2.WatchExperimentResponse], _abc.AsyncIterator[_experiment_pb2.WatchExperimentResponse]]:
         """Streams the experiment at every change until it has ended. One that is retried can be watched again."""
+
+    @_abc_1.abstractmethod
+    def GetExperimentReport(
+        self,
+        request: _experiment_pb2.GetExperimentReportRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_experiment_pb2.GetExperimentReportResponse], _abc.AsyncIterator[_experiment_pb2.GetExperimentReportResponse]]:
+        """Streams a file of an experiment's report, as `Experiment` refers to it. FAILED_PRECONDITION where the experiment has no report."""
 
 def add_ExperimentServiceServicer_to_server(servicer: ExperimentServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

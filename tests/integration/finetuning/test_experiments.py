@@ -15,7 +15,7 @@ from vfmalign.core.domain.models import ModelCard
 from vfmalign.core.rpc.tensors import to_array
 from vfmalign.core.storage.feature_sets import read_feature_set
 from vfmalign.core.storage.keys import model_card_key
-from vfmalign.v1 import alignment_pb2, experiment_pb2, finetuning_pb2
+from vfmalign.v1 import alignment_pb2, common_pb2, experiment_pb2, finetuning_pb2
 
 MODELS = ("vfm", "vfm2")
 TASKS = ("segmentation", "super_resolution")
@@ -115,6 +115,9 @@ async def test_a_experiment_runs_every_cell_and_ends_with_its_report(service, st
     assert "Two models" in html
     table = store.get(store.key(experiment.cells_csv.uri), sha256=experiment.cells_csv.sha256).decode()
     assert len(list(csv.DictReader(io.StringIO(table)))) == 4
+    request = experiment_pb2.GetExperimentReportRequest(experiment_id=name, format=common_pb2.REPORT_FORMAT_CSV)
+    parts = [message.content async for message in service.experiments.GetExperimentReport(request)]
+    assert b"".join(parts) == table.encode()
 
     listed = (await service.experiments.ListExperiments(experiment_pb2.ListExperimentsRequest())).experiments
     assert [one.experiment_id for one in listed] == [name]

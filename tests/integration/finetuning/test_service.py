@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import signal
 
 import pytest
@@ -18,12 +19,17 @@ from vfmalign.core.domain.errors import (
 from vfmalign.core.domain.recipes import get_finetuning_recipe
 from vfmalign.core.storage.keys import check_key, job_key
 from vfmalign.finetuning.analysis.records import CheckReport
-from vfmalign.v1 import alignment_pb2, finetuning_pb2, mmd_pb2
+from vfmalign.v1 import alignment_pb2, common_pb2, finetuning_pb2, mmd_pb2
 
 STAGES = (
     "validate", "features_reference", "features_before", "features_random", "job_pretrained", "job_scratch",
     "job_specialised", "features_after", "mmd", "measures", "probes", "report",
 )  # fmt: skip
+
+
+async def fetch_report(service, name, report_format):
+    request = alignment_pb2.GetCheckReportRequest(check_id=name, format=report_format)
+    return b"".join([message.content async for message in service.checks.GetCheckReport(request)])
 
 
 @pytest.mark.parametrize("database_url", ["sqlite", "postgresql"], indirect=True)
@@ -70,6 +76,11 @@ async def test_a_check_runs_through_every_stage_to_its_report(service, store, pe
     assert f"Alignment check {name}" in html
     assert "covers patients, not training: each network was trained once" in html
     assert "<h2>Training seeds</h2>" not in html
+    assert await fetch_report(service, name, common_pb2.REPORT_FORMAT_UNSPECIFIED) == html.encode()
+    fetched = await fetch_report(service, name, common_pb2.REPORT_FORMAT_JSON)
+    assert hashlib.sha256(fetched).hexdigest() == result.report_json.sha256
+    with pytest.raises(BadOption, match="choose html or json"):
+        await fetch_report(service, name, common_pb2.REPORT_FORMAT_CSV)
 
     measured = {one.name: one for one in result.measures}
     assert list(measured) == ["cka", "frechet", "energy", "logme", "h_score"]

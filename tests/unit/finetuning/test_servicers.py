@@ -2,16 +2,18 @@
 
 import pytest
 
+from vfmalign.client.messages.common import ObjectRef
 from vfmalign.client.messages.jobs import JobSpec, Recipe
 from vfmalign.client.messages.tasks import Task
 from vfmalign.core.domain.declarations import TaskParameters
+from vfmalign.core.domain.errors import BadOption, DataLoss, PreconditionFailed
 from vfmalign.core.domain.jobs import TrainingRecipe, TrainingSpec
 from vfmalign.finetuning import servicers
 from vfmalign.finetuning.db.database import Database
 from vfmalign.finetuning.jobs.repository import JobRepository
 from vfmalign.finetuning.jobs.servicer import FineTuningServicer
 from vfmalign.finetuning.servicers import OperationServicer
-from vfmalign.v1 import finetuning_pb2
+from vfmalign.v1 import common_pb2, finetuning_pb2
 
 LARGE_TASK = Task(
     name="segmentation", parameters=TaskParameters(structures=tuple(f"structure_{i:022d}" for i in range(255)))
@@ -65,3 +67,34 @@ async def test_a_page_ends_before_it_is_too_large_and_the_next_one_continues(ser
         token = page.next_page_token
     assert sorted(names) == [f"job-{index}" for index in range(5)]
     assert max(sizes) < 4
+
+
+@pytest.fixture
+def report(store):
+    ref = store.put("checks/c/report.html", b"page" * 5)
+    return ObjectRef(uri=store.uri(ref.key), sha256=ref.sha256)
+
+
+async def stream(store, files, number=0):
+    return [part async for part in servicers.stream_report(store, "check c", "running", files, number)]
+
+
+async def test_a_report_arrives_in_parts(store, report, monkeypatch):
+    monkeypatch.setattr(servicers, "_PART_BYTES", 8)
+    files = {"html": report, "json": None}
+    assert await stream(store, files) == [b"pagepage", b"pagepage", b"page"]
+    assert await stream(store, files, common_pb2.REPORT_FORMAT_HTML) == [b"pagepage", b"pagepage", b"page"]
+    with pytest.raises(BadOption, match="choose html"):
+        await stream(store, files, common_pb2.REPORT_FORMAT_JSON)
+
+
+async def test_without_a_report_the_state_is_named(store):
+    with pytest.raises(PreconditionFailed, match="check c: there is no report, because the state is running") as caught:
+        await stream(store, {})
+    assert caught.value.reason == "NO_REPORT"
+
+
+async def test_a_report_that_was_changed_is_not_sent(store, report):
+    store.put("checks/c/report.html", b"other")
+    with pytest.raises(DataLoss, match="the report is written again"):
+        await stream(store, {"html": report})

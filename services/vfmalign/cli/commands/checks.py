@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import RenderableType
 
-from vfmalign.cli.commands.lifecycle import add_lifecycle, download_report, fetch_report, follow, no_report
+from vfmalign.cli.commands.lifecycle import add_lifecycle, download_report, follow, no_report
 from vfmalign.cli.exits import FAILED, GATE_FAILED, OK
 from vfmalign.cli.gates import (
     EXAMPLE,
@@ -59,6 +59,7 @@ from vfmalign.client.messages.checks import Check, CheckResult, CheckSpec
 from vfmalign.client.messages.common import ObjectRef
 from vfmalign.client.messages.jobs import Job, Recipe
 from vfmalign.client.messages.tasks import Task
+from vfmalign.client.operations import ReportFormat
 from vfmalign.core.domain.errors import BadOption, NotFound, PreconditionFailed
 
 app = new_group("List, show, cancel and retry checks, and fetch their reports.")
@@ -215,10 +216,10 @@ def watch_check(target: Target, check_id: str, output: Output) -> Check:
 
 def download_check_report(target: Target, check_id: str, result: CheckResult, folder: Path) -> dict[str, str]:
     """Download the report of a check that succeeded; returns the paths of its files."""
-    return download_report(target, check_id, _get_report_files(result), folder)
+    return download_report(target, CHECKS, check_id, _get_report_files(result), folder)
 
 
-def _get_report_files(result: CheckResult) -> dict[str, ObjectRef]:
+def _get_report_files(result: CheckResult) -> dict[ReportFormat, ObjectRef]:
     return {"html": result.report_html, "json": result.report_json}
 
 
@@ -231,8 +232,8 @@ def finish_check(target: Target, check: Check, output: Output, reports: Path, ga
     content: dict[str, Any] = {"check": check.to_json_dict()}
     page = None
     if check.result is not None:
-        content["report"] = fetch_report(target, check.check_id, _get_report_files(check.result), reports, output)
-        page = Path(content["report"]["html"]) if "html" in content["report"] else None
+        content["report"] = download_check_report(target, check.check_id, check.result, reports)
+        page = Path(content["report"]["html"])
     succeeded = check.state == "succeeded"
     gate_json, gate_lines, code = apply_gate(check, gate if succeeded else NO_GATE)
     lines = show_check(check, page, list_jobs_of_check(target, check))

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import RenderableType
 
-from vfmalign.cli.commands.lifecycle import add_lifecycle, download_report, fetch_report, follow, no_report
+from vfmalign.cli.commands.lifecycle import add_lifecycle, download_report, follow, no_report
 from vfmalign.cli.exits import FAILED, OK
 from vfmalign.cli.lazy_group import new_group
 from vfmalign.cli.local.state_directory import DEFAULT_HOME, StateDirectory
@@ -46,6 +46,7 @@ from vfmalign.client.messages.common import ObjectRef
 from vfmalign.client.messages.experiments import Experiment, ExperimentSpec
 from vfmalign.client.messages.jobs import Recipe
 from vfmalign.client.messages.tasks import Task
+from vfmalign.client.operations import ReportFormat
 from vfmalign.core.domain.errors import NotFound
 from vfmalign.core.domain.tasks import TASKS
 
@@ -146,7 +147,7 @@ def report(
     files = _get_report_files(stored)
     if not files:
         raise no_report("experiment", experiment_id, stored.state, stored.progress)
-    places = download_report(target, experiment_id, files, reports)
+    places = download_report(target, EXPERIMENTS, experiment_id, files, reports)
     output.emit({"report": places}, places["html"])
 
 
@@ -194,16 +195,19 @@ def finish_experiment(
     content: dict[str, Any] = {"experiment": experiment.to_json_dict()}
     page, headline = None, ()
     if files := _get_report_files(experiment):
-        places = content["report"] = fetch_report(target, experiment.experiment_id, files, reports, output)
-        if "html" in places:
-            page = Path(places["html"])
-            headline = json.loads(Path(places["json"]).read_bytes()).get("headline", ())
+        places = content["report"] = download_report(target, EXPERIMENTS, experiment.experiment_id, files, reports)
+        page = Path(places["html"])
+        headline = json.loads(Path(places["json"]).read_bytes()).get("headline", ())
     lines = show_experiment(experiment, list_results(target, experiment), headline, page)
     output.emit(content | fields, *lines, *further_lines)
     raise typer.Exit(OK if experiment.state == "succeeded" else FAILED)
 
 
-def _get_report_files(experiment: Experiment) -> dict[str, ObjectRef]:
+def _get_report_files(experiment: Experiment) -> dict[ReportFormat, ObjectRef]:
     """Returns the files of the report by extension; empty until the experiment has succeeded."""
-    files = {"html": experiment.report_html, "json": experiment.report_json, "csv": experiment.cells_csv}
+    files: dict[ReportFormat, ObjectRef | None] = {
+        "html": experiment.report_html,
+        "json": experiment.report_json,
+        "csv": experiment.cells_csv,
+    }
     return {extension: ref for extension, ref in files.items() if ref is not None}

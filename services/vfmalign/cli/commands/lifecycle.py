@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated
@@ -11,14 +12,14 @@ from rich.console import RenderableType
 
 from vfmalign.cli.local.state_directory import DEFAULT_HOME, StateDirectory
 from vfmalign.cli.options import HomeOption, JsonOption, LimitOption, StateOption, parse_choice
-from vfmalign.cli.resources import Resource
+from vfmalign.cli.resources import ReportedResource, Resource
 from vfmalign.cli.target import Target
 from vfmalign.cli.views.follow import View
 from vfmalign.cli.views.output import Output
 from vfmalign.client import AsyncClient
 from vfmalign.client.messages.common import STATES, JobState, ObjectRef, Progress
-from vfmalign.client.operations import OperationT, SpecT
-from vfmalign.core.domain.errors import PreconditionFailed
+from vfmalign.client.operations import OperationT, ReportFormat, SpecT
+from vfmalign.core.domain.errors import DigestMismatch, PreconditionFailed
 
 IdArgument = Annotated[str, typer.Argument(metavar="ID", help="Id, as `list` shows it.")]
 
@@ -89,48 +90,40 @@ def follow(
         raise
 
 
-def download_report(target: Target, resource_id: str, files: Mapping[str, ObjectRef], folder: Path) -> dict[str, str]:
+def download_report(
+    target: Target,
+    resource: ReportedResource[SpecT, OperationT],
+    resource_id: str,
+    files: Mapping[ReportFormat, ObjectRef],
+    folder: Path,
+) -> dict[str, str]:
     """Download a report and verify its digests.
 
     Args:
         target: the deployment.
+        resource: what is reported on.
         resource_id: names the files.
         files: the objects by file name extension; `html` is the page.
         folder: where the files are written.
 
     Returns:
         The path of every file by extension, and the page's `uri`.
+
+    Raises:
+        DigestMismatch: the report was written anew since `files` were read.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     places = {"uri": files["html"].uri}
-    for extension, ref in files.items():
+    contents = resource.get_report(target, resource_id, files)
+    folder.mkdir(parents=True, exist_ok=True)
+    for extension, content in contents.items():
+        if hashlib.sha256(content).hexdigest() != files[extension].sha256:
+            raise DigestMismatch(
+                f"the report ({extension}) was written anew", subject=resource_id, remedy="run the command again"
+            )
         path = folder / f"{resource_id}.{extension}"
-        path.write_bytes(target.store.get(target.store.key(ref.uri), sha256=ref.sha256))
+        path.write_bytes(content)
         places[extension] = str(path)
     return places
-
-
-def fetch_report(
-    target: Target, resource_id: str, files: Mapping[str, ObjectRef], folder: Path, output: Output
-) -> dict[str, str]:
-    """Download a report at the end of a command; without keys of the object storage, note where it stays.
-
-    Args:
-        target: the deployment.
-        resource_id: names the files.
-        files: as of `download_report`.
-        folder: where the files are written.
-        output: receives the note.
-
-    Returns:
-        As `download_report`, or the page's `uri` alone.
-    """
-    if target.has_store:
-        return download_report(target, resource_id, files, folder)
-    output.note(
-        "the report is not downloaded: set AWS_ENDPOINT_URL_S3, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY", "yellow"
-    )
-    return {"uri": files["html"].uri}
 
 
 def no_report(noun: str, resource_id: str, state: str, progress: Progress) -> PreconditionFailed:

@@ -14,7 +14,7 @@ from vfmalign.finetuning.checks.reporting import all_stages, read_report
 from vfmalign.finetuning.checks.repository import CheckRepository, StoredCheck
 from vfmalign.finetuning.checks.request import check_inputs, check_spec
 from vfmalign.finetuning.jobs.repository import JobRepository
-from vfmalign.finetuning.servicers import Context, OperationServicer, Watching, parse_id
+from vfmalign.finetuning.servicers import Context, OperationServicer, Watching, parse_id, stream_report
 from vfmalign.v1 import alignment_pb2, alignment_pb2_grpc
 
 _log = logs.get(__name__)
@@ -87,6 +87,17 @@ class AlignmentServicer(OperationServicer[StoredCheck], alignment_pb2_grpc.Align
         """Streams a check at every change."""
         async for check in self._watch(request.check_id):
             yield alignment_pb2.WatchCheckResponse(check=check)
+
+    async def GetCheckReport(
+        self, request: alignment_pb2.GetCheckReportRequest, context: Context
+    ) -> AsyncIterator[alignment_pb2.GetCheckReportResponse]:
+        """Streams a file of a check's report."""
+        item = await asyncio.to_thread(self._checks.get, request.check_id)
+        check = await asyncio.to_thread(self._convert, item)
+        result = check.result
+        files = {} if result is None else {"html": result.report_html, "json": result.report_json}
+        async for content in stream_report(self._store, f"check {item.id}", check.state, files, request.format):
+            yield alignment_pb2.GetCheckReportResponse(content=content)
 
     def _create(self, check_id: str, spec: CheckSpec) -> StoredCheck:
         # An existing check is returned whatever its inputs are now: its own are pinned.

@@ -17,7 +17,7 @@ from vfmalign.finetuning.experiments.cell_status import get_cell_statuses
 from vfmalign.finetuning.experiments.converters import to_message
 from vfmalign.finetuning.experiments.repository import ExperimentRepository, StoredExperiment
 from vfmalign.finetuning.experiments.request import ExperimentId, check_experiment_spec, pin_inputs
-from vfmalign.finetuning.servicers import Context, OperationServicer, Watching, parse_id
+from vfmalign.finetuning.servicers import Context, OperationServicer, Watching, parse_id, stream_report
 from vfmalign.v1 import experiment_pb2, experiment_pb2_grpc
 
 _log = logs.get(__name__)
@@ -82,6 +82,18 @@ class ExperimentServicer(OperationServicer[StoredExperiment], experiment_pb2_grp
         """Streams an experiment at every change."""
         async for message in self._watch(request.experiment_id):
             yield experiment_pb2.WatchExperimentResponse(experiment=message)
+
+    async def GetExperimentReport(
+        self, request: experiment_pb2.GetExperimentReportRequest, context: Context
+    ) -> AsyncIterator[experiment_pb2.GetExperimentReportResponse]:
+        """Streams a file of an experiment's report."""
+        item = await asyncio.to_thread(self._experiments.get, request.experiment_id)
+        experiment = await asyncio.to_thread(self._convert, item)
+        refs = {"html": experiment.report_html, "json": experiment.report_json, "csv": experiment.cells_csv}
+        files = {} if experiment.report_html is None else refs
+        subject = f"experiment {item.id}"
+        async for content in stream_report(self._store, subject, experiment.state, files, request.format):
+            yield experiment_pb2.GetExperimentReportResponse(content=content)
 
     def _create(self, experiment_id: str, spec: ExperimentSpec) -> StoredExperiment:
         # Look for the experiment first: its inputs are already pinned, and a model may have changed since.

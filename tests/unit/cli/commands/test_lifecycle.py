@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from tests.unit.cli.conftest import TIME, Invoke
 
-from vfmalign.cli.commands.lifecycle import fetch_report, no_report
-from vfmalign.cli.resources import Resource
+from vfmalign.cli.commands.lifecycle import download_report, no_report
+from vfmalign.cli.resources import CHECKS, Resource
 from vfmalign.cli.target import Target
-from vfmalign.cli.views.output import Output
 from vfmalign.client.messages.common import ObjectRef, Progress
 from vfmalign.client.messages.jobs import Job, JobSpec
+from vfmalign.core.domain.errors import DigestMismatch
 
 SPEC = JobSpec(kind="finetune", dataset_id="d1", task="segmentation")
 
@@ -54,19 +58,34 @@ def test_a_report_that_is_written_again_names_what_was_lost() -> None:
     assert no_report("check", "c", "running", training).message == "there is no report, because the check is running"
 
 
-def test_without_keys_of_the_store_a_report_stays_where_it_is(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for name in ("AWS_ENDPOINT_URL_S3", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.delenv(name, raising=False)
-    target = Target({"finetuning": "127.0.0.1:1"}, None, None, None)
-    assert not target.has_store
-    files = {"html": ObjectRef(uri="s3://b/checks/c/report.html", sha256="0" * 64)}
-    places = fetch_report(target, "c", files, tmp_path / "reports", Output.to_terminal())
-    assert places == {"uri": "s3://b/checks/c/report.html"}
-    assert "set AWS_ENDPOINT_URL_S3" in capsys.readouterr().err
-    assert not (tmp_path / "reports").exists()
-    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:1")
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "b")
-    assert target.has_store
+class Reports:
+    """A deployment whose checks have a report."""
+
+    def __init__(self, files: dict[str, bytes]) -> None:
+        self.files = files
+
+    async def get_report(self, operation_id: str, report_format: str) -> bytes:
+        return self.files[report_format]
+
+
+def download(files: dict[str, bytes], expected: dict[str, bytes], folder: Path) -> dict[str, str]:
+    target = cast(Target, SimpleNamespace(run=lambda work: asyncio.run(work(SimpleNamespace(checks=Reports(files))))))
+    refs: Any = {
+        name: ObjectRef(uri=f"s3://b/checks/c/report.{name}", sha256=hashlib.sha256(data).hexdigest())
+        for name, data in expected.items()
+    }
+    return download_report(target, CHECKS, "c", refs, folder)
+
+
+def test_a_report_is_fetched_from_the_service(tmp_path: Path) -> None:
+    files = {"html": b"page", "json": b"{}"}
+    places = download(files, files, tmp_path / "reports")
+    assert places["uri"] == "s3://b/checks/c/report.html"
+    assert {name: Path(places[name]).read_bytes() for name in files} == files
+    assert sorted(path.name for path in (tmp_path / "reports").iterdir()) == ["c.html", "c.json"]
+
+
+def test_a_report_that_was_written_anew_is_not_mixed_with_the_result(tmp_path: Path) -> None:
+    with pytest.raises(DigestMismatch, match="run the command again"):
+        download({"html": b"newer"}, {"html": b"page"}, tmp_path)
+    assert list(tmp_path.iterdir()) == []

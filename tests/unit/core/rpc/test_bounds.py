@@ -11,9 +11,9 @@ from google.protobuf.message_factory import GetMessageClass
 
 from vfmalign.core.domain.errors import BadOption, InvalidInput
 from vfmalign.core.rpc.bounds import INTEGERS, REALS, get_bounds, is_map, parse_request
-from vfmalign.v1 import alignment_pb2, experiment_pb2, features_pb2, finetuning_pb2, mmd_pb2
+from vfmalign.v1 import alignment_pb2, experiment_pb2, features_pb2, finetuning_pb2, imports_pb2, mmd_pb2
 
-MODULES = (features_pb2, mmd_pb2, finetuning_pb2, alignment_pb2, experiment_pb2)
+MODULES = (features_pb2, imports_pb2, mmd_pb2, finetuning_pb2, alignment_pb2, experiment_pb2)
 REQUESTS = sorted(
     {
         method.input_type
@@ -48,7 +48,7 @@ def needs_length(field: FieldDescriptor) -> bool:
 
 
 def test_there_are_requests() -> None:
-    assert len(REQUESTS) == 26
+    assert len(REQUESTS) == 32
     assert sum(1 for request in REQUESTS for _ in list_fields(request)) > 200
 
 
