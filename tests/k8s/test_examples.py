@@ -13,10 +13,12 @@ from typing import Any
 import pytest
 import yaml
 from tests.integration.finetuning.kubernetes.emulator import PODS, Api
+from tests.k8s.network import may_call
 from tests.k8s.policy import LABELS
 from tests.k8s.rendering import K8S, pods, render
 
 import vfmalign
+from vfmalign.core.runtime.auth_settings import AuthSettings
 
 EXAMPLES = K8S / "examples"
 OBSERVED = {"features": "vfmalign-features", "mmd": "vfmalign-mmd", "finetuning": "vfmalign-finetuning"}
@@ -95,13 +97,13 @@ def test_every_service_of_the_api_is_routed_to_its_deployment(route: dict[str, A
         name: f"vfmalign-{package}"
         for package in ("features", "mmd", "finetuning")
         for name in served
-        if f"add_{name.rpartition('.')[2]}Servicer_to_server" in _read_main(package)
+        if f"add_{name.rpartition('.')[2]}Servicer_to_server" in _read_sources(package)
     }
     assert {name: backend for name, (backend, _) in routed.items()} == implemented
 
 
-def _read_main(package: str) -> str:
-    return (Path(vfmalign.__file__).parent / package / "__main__.py").read_text()
+def _read_sources(package: str) -> str:
+    return "".join(path.read_text() for path in (Path(vfmalign.__file__).parent / package).rglob("*.py"))
 
 
 def test_the_route_is_a_complete_object_of_the_gateway_api(route: dict[str, Any]) -> None:
@@ -111,7 +113,30 @@ def test_the_route_is_a_complete_object_of_the_gateway_api(route: dict[str, Any]
     assert all(rule.keys() == {"matches", "backendRefs"} for rule in route["spec"]["rules"])
 
 
-@pytest.mark.parametrize("name", ["grpc-route.yaml", "prometheus.yaml"])
+def test_the_client_is_admitted_and_may_do_no_more_than_its_token_says() -> None:
+    client = yaml.safe_load((EXAMPLES / "client.yaml").read_text())
+    spec, (container,) = client["spec"], client["spec"]["containers"]
+    objects = render("overlays/local")
+    accounts = {one["metadata"]["name"] for one in objects if one["kind"] == "ServiceAccount"}
+    assert spec["serviceAccountName"] in accounts
+    variables = {variable["name"]: variable["value"] for variable in container["env"]}
+    assert not any(name.startswith("AWS_") for name in variables)
+    for name in OBSERVED:
+        assert variables[f"VFMALIGN_{name.upper()}_ADDRESS"] == f"dns:///vfmalign-{name}:8001"
+    (token,) = spec["volumes"][1]["projected"]["sources"]
+    assert token["serviceAccountToken"]["audience"] == AuthSettings().audience
+    (mount,) = (mount for mount in container["volumeMounts"] if mount["name"] == "token")
+    assert variables["VFMALIGN_TOKEN_FILE"] == f"{mount['mountPath']}/{token['serviceAccountToken']['path']}"
+    assert container["image"] == f"vfmalign/cli:{vfmalign.__version__}"
+    others = {other.component: other for other in pods(objects)}
+    for name in OBSERVED:
+        assert may_call(objects, client["metadata"]["labels"], others[name], 8001)
+
+
+EXAMPLE_NAMES = {"client.yaml", "grpc-route.yaml", "prometheus.yaml"}
+
+
+@pytest.mark.parametrize("name", sorted(EXAMPLE_NAMES))
 def test_the_readme_lists_every_example(name: str) -> None:
-    assert {path.name for path in EXAMPLES.iterdir()} == {"grpc-route.yaml", "prometheus.yaml"}
+    assert {path.name for path in EXAMPLES.iterdir()} == EXAMPLE_NAMES
     assert f"`examples/{name}`" in (K8S / "README.md").read_text()

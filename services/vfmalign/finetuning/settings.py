@@ -121,7 +121,7 @@ class ReconcilerSettings(BaseModel, frozen=True):
 
 
 class QuotaSettings(BaseModel, frozen=True):
-    """`VFMALIGN_QUOTA__*`: what one caller may have queued or running at once; 0 is no limit.
+    """`VFMALIGN_QUOTA__*`: what one caller may have queued or running at once; 0 for no limit.
 
     Jobs that a check creates, and checks that an experiment creates, do not count.
     """

@@ -15,7 +15,7 @@ from markdown_it import MarkdownIt
 from tests.k8s.rendering import ROOT
 
 PAGES = ("docs/operations.md", "k8s/README.md")
-PROGRAMS = ("docker", "export", "k8s/overlays/local/credentials.sh", "kubectl", "make", "python", "vfmalign")
+PROGRAMS = ("docker", "export", "k8s/overlays/local/credentials.sh", "kind", "kubectl", "make", "python", "vfmalign")
 """What a command may begin with."""
 
 _SHELLS = {"", "bash", "sh", "shell", "console"}

@@ -19,7 +19,7 @@ _ONE_SERVICE, _SERVICES = {"exec", "run"}, {"up", "stop", "start", "restart", "l
 
 def install(folder: Path) -> None:
     """Write an executable for each program into a folder, which then comes first in PATH."""
-    modules = {name: f"-m tests.k8s.documented.programs {name}" for name in ("docker", "make", "vfmalign")}
+    modules = {name: f"-m tests.k8s.documented.programs {name}" for name in ("docker", "kind", "make", "vfmalign")}
     for name, arguments in (modules | {"python": ""}).items():
         path = folder / name
         path.write_text(f'#!/bin/sh\nexec "{sys.executable}" {arguments} "$@"\n')
@@ -60,6 +60,21 @@ def docker(arguments: Sequence[str]) -> int:
     return 1
 
 
+def kind(arguments: Sequence[str]) -> int:
+    """Check a command of kind 0.24: its verbs, and that every image to load is one that `make images` builds."""
+    if tuple(arguments[:2]) not in {("create", "cluster"), ("delete", "cluster"), ("load", "docker-image")}:
+        return 1
+    name, *images = arguments[2:]
+    if (name, images[:1]) != ("--name", ["vfmalign"]):
+        return 1
+    built = subprocess.run(
+        [_find("make"), "--no-print-directory", "-f", "-", "list"],
+        input=f"include {ROOT / 'Makefile'}\nlist:\n\t@echo $(IMAGES:%=vfmalign/%:$(VERSION))\n",
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    ).stdout.split()  # fmt: skip
+    return 0 if set(images[1:]) <= set(built) else 1
+
+
 def _list_services(arguments: Sequence[str]) -> list[str]:
     """Return the services that a compose command names."""
     command = next((name for name in arguments if name in _ONE_SERVICE | _SERVICES), None)
@@ -79,5 +94,5 @@ def _find(name: str) -> str:
 
 
 if __name__ == "__main__":
-    programs = {"docker": docker, "make": make, "vfmalign": vfmalign}
+    programs = {"docker": docker, "kind": kind, "make": make, "vfmalign": vfmalign}
     sys.exit(programs[sys.argv[1]](sys.argv[2:]))
