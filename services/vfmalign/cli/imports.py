@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+import secrets
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from vfmalign.cli.target import Target
 from vfmalign.client import AsyncClient
-from vfmalign.client.messages.common import Progress
 from vfmalign.client.messages.features import Dataset, Model, Preprocessing
 from vfmalign.client.messages.imports import PublishDatasetRequest, PublishModelRequest
 from vfmalign.core.domain.datasets import DatasetManifest
@@ -17,42 +17,58 @@ from vfmalign.core.domain.record import canonical_json
 
 if TYPE_CHECKING:
     from vfmalign.imaging.datasets.importer import DatasetToImport
+    from vfmalign.imaging.phantoms.dataset import PhantomDataset
     from vfmalign.models.importer import ImportedModel
 
+
 OnCases = Callable[[str, int, int], None]
-"""Called as `on_cases(stage, done, total)` with the stage `upload`, `verify` or `publish`, counting cases."""
+"""Called as `on_cases(stage, done, total)`, in cases; stages are `generate`, `upload`, `verify` and `publish`."""
 
 
-def import_dataset(target: Target, checked: DatasetToImport, on_cases: OnCases | None = None) -> Dataset:
+def ignore_progress(stage: str, done: int, total: int) -> None:
+    """Shows nothing."""
+
+
+def import_dataset(target: Target, checked: DatasetToImport, on_cases: OnCases = ignore_progress) -> Dataset:
     """Upload a checked dataset and publish it. An interrupted import continues when it is repeated.
 
     Raises:
         Conflict: the dataset exists with different content.
         VfmalignError: the upload or the publication failed.
     """
-    total = len(checked.discovered.cases)
-    return target.run(lambda client: _import(client, checked.dataset, checked.encode_cases(), total, on_cases))
-
-
-async def _import(
-    client: AsyncClient, dataset: DatasetManifest, cases: Iterable[list[bytes]], total: int, on_cases: OnCases | None
-) -> Dataset:
     # An import of the same content has the same id, so that what was uploaded before is found again.
-    datalist = to_stored_datalist(dataset)
-    import_id = f"dataset-{hashlib.sha256(datalist).hexdigest()[:32]}"
-    await _check_id_is_free(client, dataset)
-    for done, volumes in enumerate(cases, start=1):
-        await client.datasets.upload(import_id, volumes)
-        if on_cases is not None:
+    import_id = f"dataset-{hashlib.sha256(to_stored_datalist(checked.dataset)).hexdigest()[:32]}"
+    total = len(checked.discovered.cases)
+
+    async def run(client: AsyncClient) -> Dataset:
+        await _check_id_is_free(client, checked.dataset)
+        for done, volumes in enumerate(checked.encode_cases(), start=1):
+            await client.datasets.upload(import_id, volumes)
             on_cases("upload", done, total)
-    (datalist_sha256,) = await client.datasets.upload(import_id, [datalist])
+        return await _publish(client, import_id, checked.dataset, on_cases)
 
-    def show(progress: Progress) -> None:
-        if on_cases is not None:
-            on_cases(progress.phase, progress.done, progress.total)
+    return target.run(run)
 
+
+def import_phantoms(target: Target, phantoms: PhantomDataset, on_cases: OnCases = ignore_progress) -> Dataset:
+    """Generate phantoms, upload them and publish the dataset; raises as `import_dataset`."""
+    import_id = f"phantoms-{secrets.token_hex(16)}"
+
+    async def run(client: AsyncClient) -> Dataset:
+        for done, volumes in enumerate(phantoms.generate(), start=1):
+            await client.datasets.upload(import_id, list(volumes.values()))
+            on_cases("generate", done, phantoms.total)
+        return await _publish(client, import_id, phantoms.to_manifest(), on_cases)
+
+    return target.run(run)
+
+
+async def _publish(client: AsyncClient, import_id: str, dataset: DatasetManifest, on_cases: OnCases) -> Dataset:
+    (datalist_sha256,) = await client.datasets.upload(import_id, [to_stored_datalist(dataset)])
     request = PublishDatasetRequest(import_id=import_id, dataset_id=dataset.id, datalist_sha256=datalist_sha256)
-    return await client.datasets.publish(request, show)
+    return await client.datasets.publish(
+        request, lambda progress: on_cases(progress.phase, progress.done, progress.total)
+    )
 
 
 def to_stored_datalist(dataset: DatasetManifest) -> bytes:

@@ -18,6 +18,7 @@ from tests.unit.imaging.datasets.brain_files import lay_out_decathlon, make_case
 from vfmalign.cli import exits
 from vfmalign.core.storage.datasets import load_dataset
 from vfmalign.core.storage.object_store import ObjectStore
+from vfmalign.imaging.phantoms.dataset import synthesise_dataset
 from vfmalign.models.cards import load_encoder
 from vfmalign.models.registry import get_architecture
 
@@ -65,3 +66,14 @@ def test_a_viewer_learns_which_role_is_missing(run: Run, tmp_path: Path, store: 
     assert failed["error"]["reason"] == "MISSING_ROLE"
     assert "curator" in failed["error"]["remedy"]
     assert list(store.list("incoming/")) == []
+
+
+def test_phantoms_are_those_that_the_demo_stores(run: Run, store: ObjectStore) -> None:
+    counts = {"train": 1, "val": 0, "test": 1, "pretrain": 0}
+    options = [text for split, count in counts.items() for text in (f"--{split}", str(count))]
+    first = run("dataset", "phantoms", "--id", "generated", "--seed", "5", *options)
+    assert run("dataset", "phantoms", "--id", "generated", "--seed", "5", *options) == first
+    assert synthesise_dataset(store, "generated", 5, counts).digest() == first["digest"]
+    assert first["phantom"] is True
+    failed = run("dataset", "phantoms", "--id", "generated", "--seed", "6", *options, code=exits.BAD_INPUT)
+    assert failed["error"]["reason"] == "ALREADY_EXISTS"

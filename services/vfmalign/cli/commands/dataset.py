@@ -17,7 +17,7 @@ from rich.text import Text
 
 from vfmalign.cli.exits import BAD_INPUT
 from vfmalign.cli.extras import needs_extra
-from vfmalign.cli.imports import import_dataset
+from vfmalign.cli.imports import import_dataset, import_phantoms
 from vfmalign.cli.lazy_group import new_group
 from vfmalign.cli.local.state_directory import DEFAULT_HOME, StateDirectory
 from vfmalign.cli.options import HomeOption, JsonOption, SeedOption, new_id
@@ -180,15 +180,15 @@ def phantoms(
 ) -> None:
     """Generate a dataset of prostate-like phantoms. The same seed and counts give the same dataset."""
     with needs_extra("local", "generating phantoms"):
-        from vfmalign.imaging.phantoms.dataset import synthesise_dataset
+        from vfmalign.imaging.phantoms.dataset import PhantomDataset
 
     output = Output.to_terminal(as_json=as_json)
     target = Target.find(StateDirectory(home))
     counts: dict[Split, int] = {"pretrain": pretrain, "train": train, "val": val, "test": test}
     name = _check_id(dataset_id or f"phantoms-{seed}")
     with _progress_bar(output) as progress:
-        synthesise_dataset(target.store, name, seed, counts, progress=progress)
-    _emit_dataset(target, name, output)
+        dataset = import_phantoms(target, PhantomDataset(name, seed, counts), progress)
+    output.emit(to_dataset_document(dataset), *show_dataset(dataset))
 
 
 @app.command("list")

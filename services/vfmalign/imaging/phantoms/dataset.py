@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from vfmalign.core.domain.datasets import SPLITS, Case, DatasetManifest, Split, VolumeRef
 from vfmalign.core.domain.declarations import VolumeKind, get_declaration
@@ -22,6 +22,52 @@ change the cases of another.
 """
 
 
+class PhantomDataset:
+    """A dataset of phantoms with one patient per case, which is generated case by case.
+
+    Args:
+        dataset_id: the dataset's id.
+        seed: seed of the whole set.
+        counts: number of cases in each split.
+        spec: see `rendering.PhantomSpec`.
+
+    Raises:
+        BadDataset: no case is requested, or more than `SPLIT_STRIDE` in a split.
+    """
+
+    def __init__(
+        self, dataset_id: str, seed: int, counts: Mapping[Split, int], spec: PhantomSpec | None = None
+    ) -> None:
+        self.total = sum(counts.values())
+        if self.total < 1 or any(not 0 <= count <= SPLIT_STRIDE for count in counts.values()):
+            raise BadDataset(
+                "the number of cases is negative, too large, or 0 in every split",
+                field="counts",
+                remedy=f"use 0 to {SPLIT_STRIDE} cases a split, and at least one in all",
+            )
+        self._id, self._seed, self._counts, self._spec = dataset_id, seed, counts, spec
+        self._cases: dict[Split, list[Case]] = {}
+
+    def generate(self) -> Iterator[dict[str, bytes]]:
+        """Generate all cases; yields the volumes of each as they are stored, by key."""
+        self._cases = {}
+        for place, name in enumerate(SPLITS):
+            for number in range(self._counts.get(name, 0)):
+                case_id, volumes = _encoded_case(self._seed, place * SPLIT_STRIDE + number, self._spec)
+                keys = {kind: volume_key(self._id, case_id, kind) for kind in volumes}
+                refs = {
+                    kind: VolumeRef(key=keys[kind], sha256=hashlib.sha256(data).hexdigest())
+                    for kind, data in volumes.items()
+                }
+                self._cases.setdefault(name, []).append(Case(id=case_id, group=case_id, volumes=refs))
+                yield {keys[kind]: data for kind, data in volumes.items()}
+
+    def to_manifest(self) -> DatasetManifest:
+        """Returns the dataset of the generated cases."""
+        content = {"id": self._id, "phantom": True, "declaration": get_declaration("prostate_mpmri")}
+        return DatasetManifest.model_validate(content | dict(self._cases))
+
+
 def synthesise_dataset(
     store: ObjectStore,
     dataset_id: str,
@@ -31,47 +77,33 @@ def synthesise_dataset(
     progress: ProgressCallback | None = None,
     spec: PhantomSpec | None = None,
 ) -> DatasetManifest:
-    """Generate a dataset of phantoms with one patient per case, and upload it.
+    """Generate a dataset of phantoms and store it.
 
     Args:
         store: the deployment's object storage.
-        dataset_id: the dataset's id.
-        seed: seed of the whole set.
-        counts: number of cases in each split.
+        dataset_id: see `PhantomDataset`.
+        seed: see `PhantomDataset`.
+        counts: see `PhantomDataset`.
         progress: called as `progress("generate", done, total)` after every case.
-        spec: see `rendering.PhantomSpec`.
+        spec: see `PhantomDataset`.
 
     Returns:
         The dataset. If it exists with the same content, nothing is written.
 
     Raises:
-        BadDataset: no case is requested, or more than `SPLIT_STRIDE` in a split.
+        BadDataset: see `PhantomDataset`.
         Conflict: the dataset exists with different content.
     """
-    total = sum(counts.values())
-    if total < 1 or any(not 0 <= count <= SPLIT_STRIDE for count in counts.values()):
-        raise BadDataset(
-            "the number of cases is negative, too large, or 0 in every split",
-            field="counts",
-            remedy=f"use 0 to {SPLIT_STRIDE} cases a split, and at least one in all",
-        )
+    phantoms = PhantomDataset(dataset_id, seed, counts, spec)
     # If the dataset exists, volumes are only compared: writing them could damage a different dataset with the same id.
     exists = store.exists(dataset_key(dataset_id))
-    done = 0
-    lists: dict[str, list[Case]] = {}
-    for place, name in enumerate(SPLITS):
-        for number in range(counts.get(name, 0)):
-            case_id, volumes = _encoded_case(seed, place * SPLIT_STRIDE + number, spec)
-            refs = {}
-            for kind, data in volumes.items():
-                ref = VolumeRef(key=volume_key(dataset_id, case_id, kind), sha256=hashlib.sha256(data).hexdigest())
-                refs[kind] = ref if exists else store.put(ref.key, data)
-            lists.setdefault(name, []).append(Case(id=case_id, group=case_id, volumes=refs))
-            done += 1
-            if progress is not None:
-                progress("generate", done, total)
-    content = {"id": dataset_id, "phantom": True, "declaration": get_declaration("prostate_mpmri"), **lists}
-    dataset = DatasetManifest.model_validate(content)
+    for done, volumes in enumerate(phantoms.generate(), start=1):
+        if not exists:
+            for key, data in volumes.items():
+                store.put(key, data)
+        if progress is not None:
+            progress("generate", done, phantoms.total)
+    dataset = phantoms.to_manifest()
     if not exists:
         save_dataset(store, dataset)
     elif load_dataset(store, dataset_id).digest() != dataset.digest():
