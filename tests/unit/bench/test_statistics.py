@@ -50,7 +50,10 @@ def test_the_binomial_range_is_that_of_the_documented_table() -> None:
     assert binomial_range(2000, 0.05) == (69, 133)
 
 
-def test_levels_of_an_experiment_are_counted_for_both_ways_to_permute(capsys: pytest.CaptureFixture[str]) -> None:
+def test_levels_of_an_experiment_are_counted_for_both_ways_to_permute(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     section = simulate_experiments(simulations=3, seed=1, processes=1)
     assert section.title.endswith("3 experiments per row")
     joint, separate = section.tables
