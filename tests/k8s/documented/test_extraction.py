@@ -37,10 +37,10 @@ def test_blocks_and_spans_are_found_in_order() -> None:
     ]
 
 
-def test_every_block_of_the_pages_is_a_script_or_yaml() -> None:
+def test_every_block_of_the_pages_is_a_script_an_output_or_an_object() -> None:
     for page in PAGES:
         tokens = [token for token in MarkdownIt().parse((ROOT / page).read_text()) if token.type == "fence"]
-        assert {token.info for token in tokens} <= {"", "yaml"}
+        assert {token.info for token in tokens} <= {"", "json", "text", "yaml"}
         scripts = [block.script for block in list_blocks(page)]
         assert all(token.content in scripts for token in tokens if not token.info)
 
