@@ -142,10 +142,14 @@ def test_a_drained_node_costs_no_attempt(store, api, launcher, long_spec, start,
     machines.until(lambda: store.exists(job_key(spec.id, "progress/0001.json")))
     assert isinstance(launcher.observe(spec.id, 1, handle), Running)
 
+    # Without the pause, a training that is faster than kubectl ends before it is evicted.
+    machines.pods[0].process.send_signal(signal.SIGSTOP)
     written = re.search(r"^kubectl drain NODE .*$", OPERATIONS.read_text(), re.MULTILINE)
     command = written.group().replace("NODE", FIRST).split()
     drain = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
+        machines.until(lambda: machines.pods[0].ending or drain.poll() is not None)
+        machines.pods[0].process.send_signal(signal.SIGCONT)
         machines.until(lambda: drain.poll() is not None)
     finally:
         drain.kill()
