@@ -63,7 +63,8 @@ def draw_terminal(output: str, command: str) -> str:
     console.print(Text.assemble(("$ ", "bold green"), (command, "bold")))
     for line in replay(output):
         console.print(Text.from_ansi(line), soft_wrap=True)
-    return console.export_svg(title=command)
+    svg = console.export_svg(title=command)
+    return re.sub(r"@font-face \{.*?\}\s*", "", svg, flags=re.DOTALL)  # rich names fonts on a server
 
 
 def replay(output: str) -> list[str]:
