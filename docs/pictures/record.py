@@ -64,7 +64,8 @@ def draw_terminal(output: str, command: str) -> str:
     for line in replay(output):
         console.print(Text.from_ansi(line), soft_wrap=True)
     svg = console.export_svg(title=command)
-    return re.sub(r"@font-face \{.*?\}\s*", "", svg, flags=re.DOTALL)  # rich names fonts on a server
+    # rich names fonts and itself on servers.
+    return re.sub(r"@font-face \{.*?\}\s*|<!--.*?-->\s*", "", svg, flags=re.DOTALL)
 
 
 def replay(output: str) -> list[str]:
