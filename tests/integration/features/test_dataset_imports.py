@@ -46,10 +46,10 @@ HTTP = urllib3.PoolManager(retries=False)
 """What a client without keys sends its files with."""
 
 
-def write_folder(folder: Path, seed: int) -> Path:
-    """Three patients with one modality and one label map."""
+def write_folder(folder: Path, seed: int, patients: int = 3) -> Path:
+    """Patients with three modalities and one label map."""
     generator = np.random.default_rng(seed)
-    for number in range(3):
+    for number in range(patients):
         case = folder / f"SURNAME^{number}"
         case.mkdir(parents=True)
         for name, low, high in (("t2", 1, 900), ("dwi", 1, 900), ("adc", 1, 900), ("mask", 0, 2)):
@@ -295,9 +295,12 @@ def test_an_import_goes_on_after_a_kill_of_the_service(
     start_server: Callable[..., Any],
     caller_settings: dict[str, str],
     as_caller: Callable[..., Client],
-    checked: DatasetToImport,
+    tmp_path: Path,
     store: ObjectStore,
 ) -> None:
+    # Many patients, so that publication does not end before the kill.
+    folder = write_folder(tmp_path / "export", 1, patients=40)
+    checked = prepare_import(folder, "ward", mapping_path=tmp_path / "mapping.csv", salt=bytes(32))
     first = start_server(**caller_settings)
     upload_all(as_caller(ADA, first.address), checked)
     first.kill()
