@@ -73,6 +73,10 @@ class Emulator(kmock.KubernetesEmulator):
             request.data["metadata"] |= {"uid": f"uid-{self.version}", "namespace": NAMESPACE}
         if request.action == kmock.action.DELETE:
             await self._watched(request.resource)
+            # As an API server does: without a newer version, a watch that begins at the object's own drops the event.
+            key = (request.resource, NAMESPACE, request.name)
+            if key in self.objects and not self.objects[key].deleted:
+                self.objects[key].patch(self.stamp({}))
         if request.subresource == "eviction":
             return await self._evict(request.name)
         if request.subresource == "log":
