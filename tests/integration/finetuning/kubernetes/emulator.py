@@ -1,14 +1,17 @@
 """The Kubernetes API over HTTP, in a thread of its own: kmock's emulator, with what it lacks for Jobs.
 
-Added: uids and resource versions, label selectors, watches that begin at a version and end when told, answers that are
-scripted before anything is done, connections that break, evictions, and what kubectl asks before it drains a node. The
-Job controller is the test itself: it sets statuses.
+Added: uids and resource versions, label selectors, watches that begin at any version and end when told, answers that
+are scripted before anything is done, connections that break, evictions, and what kubectl asks before it drains a node.
+The Job controller is the test itself: it sets statuses.
 """
 
 from __future__ import annotations
 
 import asyncio
+import collections
+import copy
 import functools
+import itertools
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
@@ -47,6 +50,25 @@ class Script:
     answer: Callable[[Any], Any]
 
 
+class Changes:
+    """Every change of a kind of objects. A watch may begin at any version, as at an API server, and miss none."""
+
+    def __init__(self) -> None:
+        self.events: list[dict[str, Any]] = []
+        self._more = asyncio.Condition()
+
+    async def put(self, event: dict[str, Any]) -> None:
+        async with self._more:
+            self.events.append(copy.deepcopy(event))
+            self._more.notify_all()
+
+    async def __aiter__(self) -> AsyncIterator[tuple[int, dict[str, Any]]]:
+        for index in itertools.count():
+            async with self._more:
+                await self._more.wait_for(lambda at=index: len(self.events) > at)
+            yield index, self.events[index]
+
+
 @attrs.define(kw_only=True)
 class Emulator(kmock.KubernetesEmulator):
     """See the module."""
@@ -54,6 +76,7 @@ class Emulator(kmock.KubernetesEmulator):
     scripts: list[Script] = attrs.field(factory=list)
     logs: dict[str, str] = attrs.field(factory=dict)
     version: int = 100
+    _buses: dict[Any, Changes] = attrs.field(factory=lambda: collections.defaultdict(Changes))
 
     def stamp(self, thing: dict[str, Any]) -> dict[str, Any]:
         self.version += 1
@@ -72,7 +95,6 @@ class Emulator(kmock.KubernetesEmulator):
         if request.action == kmock.action.CREATE:
             request.data["metadata"] |= {"uid": f"uid-{self.version}", "namespace": NAMESPACE}
         if request.action == kmock.action.DELETE:
-            await self._watched(request.resource)
             # As an API server does: without a newer version, a watch that begins at the object's own drops the event.
             key = (request.resource, NAMESPACE, request.name)
             if key in self.objects and not self.objects[key].deleted:
@@ -104,20 +126,20 @@ class Emulator(kmock.KubernetesEmulator):
         return {"metadata": {"resourceVersion": str(self.version)}, "items": items}
 
     async def _serve_watch(self, request: kmock.Request) -> AsyncIterator[Any]:
+        yield b""  # sends the headers
         since = int(request.params.get("resourceVersion") or 0)
-        async for event in super()._serve_watch(request):
-            if event == b"":
-                yield event
-            elif event["type"] == "END":
-                return
+        changes = self._buses[request.resource]
+        begun = len(changes.events)
+        async for index, event in changes:
+            if event["type"] == "END":
+                if index >= begun:
+                    return
             elif int(event["object"]["metadata"]["resourceVersion"]) > since and _selected(event["object"], request):
                 yield event
 
     async def change(self, resource: Any, name: str, kind: str, patch: dict[str, Any]) -> None:
         """What a controller does: creates, merges into or removes an object."""
         key = (resource, NAMESPACE, name)
-        if kind == "DELETED":
-            await self._watched(resource)
         async with self._lock:
             if kind == "ADDED":
                 self.objects[key] = patch
@@ -128,16 +150,8 @@ class Emulator(kmock.KubernetesEmulator):
                 self.objects[key].delete()
             await self._buses[resource].put({"type": kind, "object": raw})
 
-    async def _watched(self, resource: Any) -> None:
-        """Waits for the watch of a client that has listed: deletions are not told to a watch that begins later."""
-        for _ in range(200):
-            listed = any(one.resource == resource and one.action == kmock.action.LIST for one in self._requests)
-            if not listed or self._buses[resource]._offsets:
-                return
-            await asyncio.sleep(0.01)
-
     async def end_watches(self) -> None:
-        await self._buses[JOBS].put({"type": "END", "object": {"metadata": {"namespace": NAMESPACE}}})
+        await self._buses[JOBS].put({"type": "END"})
 
 
 def _selected(item: dict[str, Any], request: kmock.Request) -> bool:
@@ -331,6 +345,17 @@ class Api:
             return aiohttp.web.Response(body=gone, content_type="application/json")
 
         self.emulator.scripts.append(Script("GET", "/jobs", True, answer))
+
+    def hold_watch(self) -> Callable[[], None]:
+        """The next watch begins when the function is called that this gives."""
+        release = threading.Event()
+
+        async def answer(request: kmock.Request) -> aiohttp.web.StreamResponse:
+            await asyncio.to_thread(release.wait, 20)
+            return await self.emulator._handle(request)
+
+        self.emulator.scripts.append(Script("GET", "/jobs", True, answer))
+        return release.set
 
     def end_watches(self) -> None:
         """Running watches end, as they do every few minutes."""

@@ -35,12 +35,16 @@ def test_a_forced_stop_deletes_the_job_and_its_pods(make: Any, api: Api) -> None
     assert ended(launcher, handle=handle).exit_code is None
 
 
-def test_a_watch_that_begins_after_the_launch_hears_of_the_deletion(make: Any) -> None:
+def test_a_watch_that_begins_after_the_deletion_hears_of_it(make: Any, api: Api) -> None:
     first = make()
     handle = first.launch("a", 1, URI).handle
+    until(lambda: api.requests("GET", "/jobs", watch=True))
+    begin = api.hold_watch()
     second = make()
-    until(lambda: isinstance(second.observe("a", 1, handle), Running))
+    until(lambda: not api.emulator.scripts)
+    assert isinstance(second.observe("a", 1, handle), Running)
     first.stop("a", 1, handle, force=True)
+    begin()
     assert ended(second, handle=handle).exit_code is None
 
 
