@@ -72,7 +72,7 @@ def test_an_experiment_shows_what_was_found_and_where_the_rest_stands(
     row = next(line for line in text.splitlines() if line.startswith("segmentation"))
     assert "+0.02 [-0.01, +0.05]" in row
     assert "+3.5 %" in row
-    assert "lesion_dice (smallest relevant difference 0.01)" in text
+    assert "lesion Dice (smallest relevant difference 0.01)" in text
     assert "inconclusive" in row
     rest = text.split("Cells without a result")[1]
     assert [line.split()[0] for line in rest.splitlines() if line.startswith("c")][1:] == ["c1", "c2", "c3"]

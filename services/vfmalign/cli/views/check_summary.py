@@ -21,7 +21,7 @@ def summarise_check(check: Check, result: CheckResult, report: Path) -> list[Ren
         report: the downloaded report page.
     """
     unit = f" {result.metric.unit}" if result.metric.unit else ""
-    gain = f"gain in {result.metric.name} over"
+    gain = f"gain in {result.metric.title} over"
     convergence = result.convergence
     table = new_table("", "number", "value [interval]")
     table.show_header, table.title = False, None

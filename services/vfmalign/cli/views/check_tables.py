@@ -101,7 +101,7 @@ def show_gains(result: CheckResult) -> Table:
     smallest = f", {format_smallest_difference(metric)}" if metric.smallest_difference else ""
     over_seeds = f", mean of {pluralise(len(result.seeds), 'seed')}" if result.seeds else ""
     table = new_table(
-        f"Gain in {metric.name} on test{over_seeds} ({better}{unit}{smallest})",
+        f"Gain in {metric.title} on test{over_seeds} ({better}{unit}{smallest})",
         "over",
         "model",
         "baseline",
@@ -199,7 +199,7 @@ def _show_probes(result: CheckResult) -> list[RenderableType]:
     if not result.probes:
         return []
     unit = f", {result.metric.unit}" if result.metric.unit else ""
-    score = f"validation {result.metric.name}{unit}"
+    score = f"validation {result.metric.title}{unit}"
     title = f"Probes of the pretrained network: MMD² of {result.primary_layer} so far, and validation"
     table = new_table(title, "step", f"shift [{_format_level(result)}]", score, numbers=["step", score])
     for probe in result.probes:

@@ -150,5 +150,5 @@ def _show_remarks(results: Results) -> list[RenderableType]:
 
 
 def _describe_metric(metric: MetricSpec) -> str:
-    name = f"{metric.name} in {metric.unit}" if metric.unit else metric.name
+    name = f"{metric.title} in {metric.unit}" if metric.unit else metric.title
     return f"{name} ({format_smallest_difference(metric)})" if metric.smallest_difference else name

@@ -77,7 +77,7 @@ def _show_components(result: CheckResult) -> Table:
     unit = f", {result.metric.unit}" if result.metric.unit else ""
     columns = ("σ seed", "σ patient", "σ residual", "standard error", "degrees of freedom")
     table = new_table(
-        f"Variance components of {result.metric.name}{unit}; 0* is a negative estimate set to 0", "of", *columns,
+        f"Variance components of {result.metric.title}{unit}; 0* is a negative estimate set to 0", "of", *columns,
         numbers=columns,
     )  # fmt: skip
     for name, gain in (("specialised", result.rpg_specialised), ("scratch", result.rpg_scratch)):

@@ -88,6 +88,9 @@ class JobProgress(Record):
     elapsed_s: float
 
 
+_METRIC_SPELLINGS = {"dice": "Dice", "psnr": "PSNR", "ssim": "SSIM", "auroc": "AUROC", "hd95": "HD95"}
+
+
 class MetricSpec(Record):
     """A metric.
 
@@ -109,6 +112,11 @@ class MetricSpec(Record):
     empty_mask: str = ""
     of_set: Literal["mean", "auroc", "balanced_accuracy"] = "mean"
     smallest_difference: float = Field(default=0.0, ge=0.0, allow_inf_nan=False)
+
+    @property
+    def title(self) -> str:
+        """The name as text, with acronyms and proper names in their usual letters."""
+        return " ".join(_METRIC_SPELLINGS.get(word, word) for word in self.name.split("_"))
 
 
 class CaseScore(Record):

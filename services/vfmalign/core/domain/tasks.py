@@ -241,12 +241,12 @@ def _resolve_classification(parameters: TaskParameters, declaration: DatasetDecl
 
 
 TASKS: dict[str, _Task] = {
-    "segmentation": _Task(("labels", "structures"), "dice", _resolve_segmentation),
-    "super_resolution": _Task(("modalities",), "psnr", _resolve_super_resolution),
-    "denoising": _Task(("modalities",), "psnr", _resolve_denoising),
-    "distortion": _Task(("modalities",), "psnr", _resolve_distortion),
-    "translation": _Task(("inputs", "target"), "psnr", _resolve_translation),
-    "classification": _Task(("class_name",), "auroc", _resolve_classification),
+    "segmentation": _Task(("labels", "structures"), "Dice", _resolve_segmentation),
+    "super_resolution": _Task(("modalities",), "PSNR", _resolve_super_resolution),
+    "denoising": _Task(("modalities",), "PSNR", _resolve_denoising),
+    "distortion": _Task(("modalities",), "PSNR", _resolve_distortion),
+    "translation": _Task(("inputs", "target"), "PSNR", _resolve_translation),
+    "classification": _Task(("class_name",), "AUROC", _resolve_classification),
 }
 
 

@@ -95,7 +95,7 @@ def _caution_about_naive_baseline(result: CheckAnalysis) -> Caution | None:
         return None
     return Caution(
         title="Naive baseline not beaten",
-        text=f"On the test cases, the {result.primary_metric.replace('_', ' ')} of the fine-tuned model is not better "
+        text=f"On the test cases, the {result.metric.title} of the fine-tuned model is not better "
         f"than that of the naive baseline ({baseline.prediction}). Whatever it gained over other networks, it has not "
         "learned the task.",
     )

@@ -103,11 +103,11 @@ def estimate_crossed_gain(pairs: CrossedScores, metric: MetricSpec, *, level: fl
     """
     counts = {"cases": len(pairs.groups), "groups": len(set(pairs.groups)), "cases_left_out": pairs.left_out}
     if not pairs.groups:
-        undefined = absent(f"{metric.name} is defined on no test case with every seed of both networks")
+        undefined = absent(f"{metric.title} is defined on no test case with every seed of both networks")
         return Gain(relative_percent=undefined, absolute=undefined, **counts)
     score, baseline = (_get_mean_score(metric, pairs, value_SN) for value_SN in (pairs.score_SN, pairs.baseline_SN))
     if np.isnan(score):
-        one_class = absent(f"the test cases are of one class: {metric.name} needs both")
+        one_class = absent(f"the test cases are of one class: {metric.title} needs both")
         return Gain(relative_percent=one_class, absolute=one_class, **counts)
     sign = 1.0 if metric.higher_is_better else -1.0
     difference, relative = sign * (score - baseline), absent_below_floor(metric, abs(baseline))

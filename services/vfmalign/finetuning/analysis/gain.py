@@ -109,7 +109,7 @@ def estimate_gain(
         Intervals are absent below 8 patients.
     """
     if not pairs.score_N.size:
-        return _absent_gain(pairs, f"{metric.name} is defined on no test case for both networks")
+        return _absent_gain(pairs, f"{metric.title} is defined on no test case for both networks")
     pairs = _sort_cases(pairs)
     sign = 1.0 if metric.higher_is_better else -1.0
 
@@ -131,7 +131,7 @@ def estimate_gain(
 
     score, baseline = (float(value_R[0]) for value_R in both_scores(np.ones((1, len(pairs.groups)))))
     if np.isnan(score):
-        return _absent_gain(pairs, f"the test cases are of one class: {metric.name} needs both")
+        return _absent_gain(pairs, f"the test cases are of one class: {metric.title} needs both")
     strata, index_N = _resampling_strata(pairs, metric)
     bootstrap = _PatientBootstrap(strata, index_N, seed, resamples)
     absolute, equivalence_interval = bootstrap.estimate(difference, level)
@@ -194,7 +194,7 @@ def absent_below_floor(metric: MetricSpec, baseline: float) -> Estimate | None:
     if baseline >= metric.floor and baseline > 0.0:
         return None
     return absent(
-        f"the baseline's {metric.name} of {baseline:.4g} is under the floor of {metric.floor:.4g}: "
+        f"the baseline's {metric.title} of {baseline:.4g} is under the floor of {metric.floor:.4g}: "
         "a ratio to it is meaningless; use the absolute difference"
     )
 
@@ -228,7 +228,7 @@ def _without_interval_near_floor(
 def explain_floor(metric: MetricSpec, lower: float, level: float) -> str:
     """Returns why a relative gain has no interval whose baseline's interval begins under the floor."""
     return (
-        f"the {100 * level:g} % interval of the baseline's {metric.name} begins at {lower:.4g}, under "
+        f"the {100 * level:g} % interval of the baseline's {metric.title} begins at {lower:.4g}, under "
         f"the floor of {metric.floor:.4g}: the relative gain has no bounds; use the difference"
     )
 

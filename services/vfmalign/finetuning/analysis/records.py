@@ -176,6 +176,11 @@ class CheckAnalysis(Record):
     settings: dict[str, str]
 
     @property
+    def metric(self) -> MetricSpec:
+        """The primary metric."""
+        return next(metric for metric in self.metrics if metric.name == self.primary_metric)
+
+    @property
     def interval_scope(self) -> str:
         """What the intervals of the gains cover."""
         return "covers patients and training" if self.seeds else "covers patients, not training"

@@ -73,7 +73,7 @@ def _compare(interval: Interval, narrow: Interval | None, metric: MetricSpec) ->
 
 def _describe(gain: Gain, difference: float, interval: Interval, metric: MetricSpec) -> str:
     """Returns the two scores, and their difference with its interval beside the smallest relevant difference."""
-    unit, name = _get_unit(metric), metric.name.replace("_", " ")
+    unit, name = _get_unit(metric), metric.title
     score, baseline = (format_score(value or 0.0, metric) + unit for value in (gain.score, gain.baseline))
     direction = "" if metric.higher_is_better else "positive is better; "
     bound = metric.smallest_difference

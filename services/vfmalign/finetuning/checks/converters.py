@@ -78,7 +78,6 @@ def _to_stage(name: str, runs: Sequence[StageRun], progress: Progress | None) ->
 def _to_result(report: CheckReport, refs: ReportRefs, store: ObjectStore) -> messages.CheckResult:
     result = report.result
     main = result.network("pretrained")
-    metric = next(metric for metric in result.metrics if metric.name == result.primary_metric)
     naive = result.naive_baseline
     return messages.CheckResult(
         verdict=result.verdict.label,
@@ -87,7 +86,7 @@ def _to_result(report: CheckReport, refs: ReportRefs, store: ObjectStore) -> mes
         primary_layer=result.shift.primary_layer,
         rpg_specialised=result.rpg_specialised,
         rpg_scratch=result.rpg_scratch,
-        metric=metric,
+        metric=result.metric,
         convergence=main.convergence,
         curves=tuple(network.to_curve() for network in result.networks),
         weight_change=main.weight_change or 0.0,

@@ -18,7 +18,6 @@ from vfmalign.finetuning.reports.charts import ForestRow, LayerCell, draw_forest
 from vfmalign.finetuning.reports.formatting import (
     format_duration,
     format_interval,
-    format_metric_name,
     format_number,
     format_value,
     join_notes,
@@ -124,7 +123,7 @@ def write_verdict(result: CheckAnalysis, metric: MetricSpec) -> str:
     lower, upper = (format_score(value, metric, "+") for value in (interval.lower, interval.upper))
     unit = f" {metric.unit}" if metric.unit else ""
     return (
-        f"{_VERDICT_PHRASES[label]}: {format_metric_name(metric.name)} {score}{unit} against {baseline}{unit}, "
+        f"{_VERDICT_PHRASES[label]}: {metric.title} {score}{unit} against {baseline}{unit}, "
         f"difference {lower} to {upper}{unit}."
     )
 
@@ -150,7 +149,7 @@ def _draw_gains(result: CheckAnalysis, metric: MetricSpec) -> Markup:
         text, label = _describe_difference(naive.gain, metric), "naive baseline"
         rows.append(ForestRow(f"{label}, not beaten" if naive.not_beaten else label, naive.gain.absolute, text,
                               bad=naive.not_beaten))  # fmt: skip
-    name, unit = format_metric_name(metric.name), f" in {metric.unit}" if metric.unit else ""
+    name, unit = metric.title, f" in {metric.unit}" if metric.unit else ""
     return draw_forest(
         rows,
         identifier="forest",

@@ -9,7 +9,6 @@ from vfmalign.client.messages.checks import Steps
 from vfmalign.client.messages.common import Estimate
 
 ABSENT = "–"
-_METRIC_SPELLINGS = {"dice": "Dice", "psnr": "PSNR", "ssim": "SSIM", "auroc": "AUROC", "hd95": "HD95"}
 
 
 def format_number(value: float | None) -> str:
@@ -70,11 +69,6 @@ def format_duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
-
-
-def format_metric_name(name: str) -> str:
-    """A metric's name as text, with acronyms and proper names in their usual letters."""
-    return " ".join(_METRIC_SPELLINGS.get(word, word) for word in name.split("_"))
 
 
 def to_text(name: str) -> str:

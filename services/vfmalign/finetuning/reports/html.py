@@ -51,25 +51,24 @@ def render(report: CheckReport, sources: PageSources) -> bytes:
         sources: what the page shows beside it.
     """
     result = report.result
-    metric = next(metric for metric in result.metrics if metric.name == result.primary_metric)
     further = [network for seed in result.seeds[1:] for network in seed.networks]
     images = {
         "shift": to_data_url("image/svg+xml", plots.draw_shift(result.shift)),
-        "curves": to_data_url("image/svg+xml", plots.draw_curves(result.networks, metric, further)),
+        "curves": to_data_url("image/svg+xml", plots.draw_curves(result.networks, result.metric, further)),
     }
     if result.shift.projection is not None and result.shift.projection.x:
         images["projection"] = to_data_url("image/svg+xml", plots.draw_projection(result.shift.projection))
     if result.probes:
-        images["probes"] = to_data_url("image/svg+xml", plots.draw_probes(result.probes, metric))
+        images["probes"] = to_data_url("image/svg+xml", plots.draw_probes(result.probes, result.metric))
     measures, unscaled = list_measures(result)
     html = load_template("check.html.j2", {"is_saturated": is_saturated}).render(
-        first=make_first_screen(report, metric, sources.scores, sources.spec),
+        first=make_first_screen(report, result.metric, sources.scores, sources.spec),
         worse=[one.name for one in list_worse_than_naive(result)],
         report=report,
         r=result,
         run=report.run,
         labels=plots.NETWORK_LABELS,
-        metric=metric,
+        metric=result.metric,
         numbers=list_numbers(result),
         measures=measures,
         unscaled=unscaled,

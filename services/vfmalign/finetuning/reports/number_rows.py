@@ -14,7 +14,6 @@ from vfmalign.finetuning.reports.formatting import (
     format_number,
     format_value,
     join_notes,
-    to_text,
 )
 from vfmalign.finetuning.reports.plots import NETWORK_LABELS
 
@@ -42,7 +41,7 @@ def list_numbers(result: CheckAnalysis) -> list[NumberRow]:
     if result.seed_variation is not None:
         summary = result.seed_variation.layers[0]
         shift, of_seed = (summary.standardised or summary.raw).mean, f", seed {result.seeds[0].seed}"
-    metric = next(metric for metric in result.metrics if metric.name == result.primary_metric)
+    metric = result.metric
     rows = [
         _row(f"shift, MMD² of {primary.layer}", shift, "how far the features of the same cases moved"),
         _row(
@@ -105,9 +104,7 @@ def _gain_note(gain: Gain) -> str:
 def list_notes(result: CheckAnalysis) -> list[str]:
     """Conventions of the metrics, and reasons why steps are absent."""
     notes = [
-        f"{to_text(metric.name)} with an empty mask: {metric.empty_mask}"
-        for metric in result.metrics
-        if metric.empty_mask
+        f"{metric.title} with an empty mask: {metric.empty_mask}" for metric in result.metrics if metric.empty_mask
     ]
     reasons = [
         f"steps to 95 % of the {NETWORK_LABELS[network.network]}: {network.convergence.steps_to_95.absent_reason}"

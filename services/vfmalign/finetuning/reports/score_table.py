@@ -9,7 +9,7 @@ from vfmalign.core.domain.jobs import CaseScore, MetricSpec
 from vfmalign.finetuning.analysis.records import CheckAnalysis
 from vfmalign.finetuning.analysis.verdict import format_score
 from vfmalign.finetuning.reports.case_scores import Scored, is_worse, list_worse_than_naive, summarise_cases
-from vfmalign.finetuning.reports.formatting import ABSENT, format_metric_name
+from vfmalign.finetuning.reports.formatting import ABSENT
 
 COLUMNS: tuple[Scored, ...] = ("pretrained", "specialised", "scratch", "naive")
 
@@ -58,9 +58,7 @@ def _make_mean_row(result: CheckAnalysis, metric: MetricSpec) -> ScoreRow:
     if result.naive_baseline is not None:
         values["naive"] = result.naive_baseline.test_means.get(metric.name)
     unit = f" ({metric.unit})" if metric.unit else ""
-    return _make_row(
-        ("mean " if metric.of_set == "mean" else "") + format_metric_name(metric.name) + unit, metric, values
-    )
+    return _make_row(("mean " if metric.of_set == "mean" else "") + metric.title + unit, metric, values)
 
 
 def _make_row(name: str, metric: MetricSpec, values: Mapping[Scored, float | None]) -> ScoreRow:

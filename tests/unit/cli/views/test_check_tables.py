@@ -25,7 +25,7 @@ def row(text: str, first: str) -> str:
 def test_the_summary_holds_every_number_of_the_check(finished_check: Check, show: Any) -> None:
     text = show(show_check(finished_check, Path("reports/c1.html")))
     assert "verdict inconclusive" in text
-    assert "Gain in lesion_dice on test (higher is better, smallest relevant difference 0.01)" in text
+    assert "Gain in lesion Dice on test (higher is better, smallest relevant difference 0.01)" in text
     assert "the interval includes zero" in text
     assert row(text, "stages.3 *").split() == [
         "stages.3", "*", "128", "0.25", "[0.24,", "0.26]", "0.125", "[0.115,", "0.135]", "0.001", "0.001", "0.5",
@@ -49,7 +49,7 @@ def test_a_check_in_brief_has_five_numbers_its_cautions_and_its_report(finished_
     assert len(lines) <= 12
     text = "\n".join(lines)
     assert "verdict inconclusive" in text
-    assert row(text, "gain in lesion_dice over the specialised network").split("network")[1].strip()[0] in "+-"
+    assert row(text, "gain in lesion Dice over the specialised network").split("network")[1].strip()[0] in "+-"
     assert "0.25 [0.24, 0.26]" in row(text, "shift: MMD² of stages.3 before and after")
     assert row(text, "  as a share of that of random weights").split()[-1] == "0.5"
     assert "72 of" in row(text, "steps to 95 %")

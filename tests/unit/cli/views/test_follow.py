@@ -56,8 +56,8 @@ def test_every_validation_is_shown_once(output: Output, said: Said) -> None:
         view.show_job(job(2, "succeeded"))
     lines = said()
     assert len(lines) == 3
-    assert lines[0].split() == ["scratch", "epoch", "0/5", "before", "training", "validation", "dice", "0.0000"]
-    assert lines[2].split() == ["scratch", "epoch", "2/5", "loss", "1.0000", "validation", "dice", "0.2000"]
+    assert lines[0].split() == ["scratch", "epoch", "0/5", "before", "training", "validation", "Dice", "0.0000"]
+    assert lines[2].split() == ["scratch", "epoch", "2/5", "loss", "1.0000", "validation", "Dice", "0.2000"]
 
 
 def test_in_brief_a_job_has_one_line_at_its_end_and_short_stages_have_none(output: Output, said: Said) -> None:
@@ -70,7 +70,7 @@ def test_in_brief_a_job_has_one_line_at_its_end_and_short_stages_have_none(outpu
         view.show_job(job(2, "succeeded", **times))
         view.show_check(check(stages=[validate, mmd]))
     assert [line.split() for line in said()] == [
-        ["✓", "scratch", "31.0", "s", "validation", "dice", "0.200"],
+        ["✓", "scratch", "31.0", "s", "validation", "Dice", "0.200"],
         ["✓", "mmd", "0.5", "s"],
     ]
 

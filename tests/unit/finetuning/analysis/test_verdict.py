@@ -95,13 +95,13 @@ def test_an_absent_relative_gain_does_not_matter():
 
 def test_the_reason_has_scores_difference_intervals_and_bound():
     assert decide_verdict(gain((-0.025, 0.05), (-0.02, 0.045)), DICE, held_out=True).reason == (
-        "test lesion dice 0.648 against 0.635 of the specialised network: difference +0.013 (95 % interval −0.025 to "
+        "test lesion Dice 0.648 against 0.635 of the specialised network: difference +0.013 (95 % interval −0.025 to "
         "+0.050), smallest relevant difference 0.01: the interval includes zero, and the 90 % interval −0.020 to "
         "+0.045 exceeds ±0.01"
     )
     worse = gain((-0.4, 0.5), (-0.3, 0.4), value=0.1, score=4.1, baseline=4.2)
     assert decide_verdict(worse, HD95, held_out=True).reason == (
-        "test lesion hd95 4.1 mm against 4.2 mm of the specialised network: difference +0.1 mm (positive is better; "
+        "test lesion HD95 4.1 mm against 4.2 mm of the specialised network: difference +0.1 mm (positive is better; "
         "95 % interval −0.4 to +0.5 mm), smallest relevant difference 1 mm: the 90 % interval −0.3 to +0.4 mm lies "
         "within ±1 mm"
     )

@@ -114,7 +114,7 @@ def test_marks_where_the_naive_baseline_is_not_beaten(make_report):
     assert "naive baseline, not beaten" in html
     assert "difference to naive baseline ‡" in html
     assert "Naive baseline not beaten." in html
-    cells = html.split("test gland dice")[1].split("</tr>")[0]
+    cells = html.split("test gland Dice")[1].split("</tr>")[0]
     assert re.findall(r'class="n">([^<]*)<', cells)[3] == "0.660"
 
 
@@ -243,7 +243,7 @@ def test_the_verdict_and_the_numbers_name_the_smallest_relevant_difference(make_
     report = make_report()
     text = " ".join(Outline(html_of(report)).text)
     assert re.search(
-        r"Test lesion dice 0\.\d{3} against 0\.\d{3} of the specialised network: difference \+0\.\d{3} "
+        r"Test lesion Dice 0\.\d{3} against 0\.\d{3} of the specialised network: difference \+0\.\d{3} "
         r"\(95 % interval \+0\.\d{3} to \+0\.\d{3}\), smallest relevant difference 0\.01: ",
         text,
     )

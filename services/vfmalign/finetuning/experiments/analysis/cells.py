@@ -141,7 +141,6 @@ def make_cell(
     """
     result = report.result
     _check_source(result, scores, check, task)
-    metric = next(metric for metric in result.metrics if metric.name == result.primary_metric)
     pretrained = result.network("pretrained")
     shift, layer = get_primary_shift(result), result.shift.primary_layer
     return Cell(
@@ -155,7 +154,7 @@ def make_cell(
         leakage_known=result.leakage_known,
         flags=_get_flags(result),
         naive_baseline=result.naive_baseline.prediction if result.naive_baseline is not None else "",
-        metric=metric,
+        metric=result.metric,
         layer=layer,
         patients=result.test_groups,
         shift=shift,
@@ -174,7 +173,9 @@ def make_cell(
         controls=dict(controls),
         probes=result.probes,
         curves=tuple(network.to_curve() for network in result.networks),
-        scores={name: tuple(_select_metric(metric.name, score) for score in scores[name]) for name in GAIN_NETWORKS},
+        scores={
+            name: tuple(_select_metric(result.metric.name, score) for score in scores[name]) for name in GAIN_NETWORKS
+        },
     )
 
 

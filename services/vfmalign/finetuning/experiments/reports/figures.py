@@ -13,7 +13,7 @@ from vfmalign.finetuning.experiments.analysis.experiment_report import Experimen
 from vfmalign.finetuning.experiments.analysis.points import SHIFT
 from vfmalign.finetuning.experiments.analysis.strata import DESIGN_LABELS, StratumResult, get_stratum_and_unit
 from vfmalign.finetuning.experiments.reports import plots
-from vfmalign.finetuning.reports.formatting import format_correlation, format_metric_name, to_data_url, to_text
+from vfmalign.finetuning.reports.formatting import format_correlation, to_data_url, to_text
 from vfmalign.finetuning.reports.plots import NETWORK_COLOURS, NETWORK_LABELS, NETWORK_MARKERS
 
 
@@ -125,7 +125,7 @@ def describe_metric(cell: Cell) -> str:
     """Name, unit and direction of the main metric of a cell's task."""
     metric = cell.metric
     unit = f" in {metric.unit}" if metric.unit else ""
-    return f"{format_metric_name(metric.name)}{unit}, {'higher' if metric.higher_is_better else 'lower'} is better"
+    return f"{metric.title}{unit}, {'higher' if metric.higher_is_better else 'lower'} is better"
 
 
 def _embed_scatter_plot(
