@@ -113,7 +113,8 @@ def write_figures(
 ) -> tuple[FigureRef, ...]:
     """Draw slices of the first cases with a value of the primary metric, and write the learning curve as JSON."""
     primary = learner.metrics[0].name
-    value_name = primary if learner.metrics[0].of_set == "mean" else "probability"
+    title = learner.metrics[0].title
+    value_name = title if learner.metrics[0].of_set == "mean" else "probability"
     values = {score.case: score.values[primary] for score in scores}
     candidates = [case for case in cases if values.get(case.case) is not None] or list(cases)
     figures = []
@@ -127,7 +128,7 @@ def write_figures(
     curve = canonical_json(
         {"metric": primary, "curve": [point.model_dump(mode="json", exclude={"elapsed_s"}) for point in state.curve]}
     )
-    figures.append(_put_figure(store, job, "curve.json", curve, f"{primary} on the validation cases after every epoch"))
+    figures.append(_put_figure(store, job, "curve.json", curve, f"{title} on the validation cases after every epoch"))
     return tuple(figures)
 
 

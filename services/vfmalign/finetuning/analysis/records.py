@@ -24,6 +24,14 @@ from vfmalign.finetuning.analysis.earlier_formats import (
     read_network_result,
 )
 
+MEASURE_TITLES = {
+    "cka": "CKA",
+    "frechet": "Fréchet distance",
+    "energy": "energy distance",
+    "logme": "LogME",
+    "h_score": "H-score",
+}
+"""Name of each measure beside MMD² in text."""
 MEASURE_MEANINGS: dict[str, str] = {
     "cka": "similarity of the features before and after: 1 if they are equal up to rotation, a common scale and "
     "translation; lower the more the relations between cases changed",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from vfmalign.client.messages.checks import Gain
 from vfmalign.client.messages.common import Estimate
 from vfmalign.core.domain.documents import pluralise
-from vfmalign.finetuning.analysis.records import MEASURE_MEANINGS, CheckAnalysis
+from vfmalign.finetuning.analysis.records import MEASURE_MEANINGS, MEASURE_TITLES, CheckAnalysis
 from vfmalign.finetuning.reports.formatting import (
     ABSENT,
     format_interval,
@@ -76,10 +76,10 @@ def list_measures(result: CheckAnalysis) -> tuple[list[NumberRow], list[str]]:
         if (measure := result.measures.get(name)) is None:
             continue
         if name not in MEASURE_SCALES:
-            others.append(name)
+            others.append(MEASURE_TITLES[name])
             continue
-        reason = measure.absent_reason if measure.value is None else ""
-        rows.append(NumberRow(name, format_value(measure), MEASURE_SCALES[name], join_notes(meaning, reason)))
+        note = join_notes(meaning, measure.absent_reason if measure.value is None else "")
+        rows.append(NumberRow(MEASURE_TITLES[name], format_value(measure), MEASURE_SCALES[name], note))
     return rows, others
 
 

@@ -74,7 +74,7 @@ def draw_curves(networks: Sequence[NetworkResult], metric: MetricSpec, further: 
             )  # fmt: skip
         unit = f" ({metric.unit})" if metric.unit else ""
         better = "higher" if metric.higher_is_better else "lower"
-        axes.set(xlabel="optimiser step", ylabel=f"validation {metric.name}{unit}\n({better} is better)")
+        axes.set(xlabel="optimiser step", ylabel=f"validation {metric.title}{unit}\n({better} is better)")
         axes.grid(axis="y", color="#eeeeee", linewidth=0.8)
         axes.legend(frameon=False, loc="best")
         return to_svg(figure)
@@ -98,7 +98,7 @@ def draw_probes(probes: Sequence[Probe], metric: MetricSpec) -> bytes:
         right.plot(steps, scores, color=INK, marker="s", markersize=4.0, linewidth=1.0)
         unit = f" ({metric.unit})" if metric.unit else ""
         left.set(title="shift, MMD²", xlabel="optimiser step", xlim=_padded_limits(steps))
-        right.set(title=f"validation {metric.name}{unit}", xlabel="optimiser step", xlim=_padded_limits(steps))
+        right.set(title=f"validation {metric.title}{unit}", xlabel="optimiser step", xlim=_padded_limits(steps))
         for panel in (left, right):
             panel.set_xticks(steps if len(steps) <= 6 else steps[:: -(-len(steps) // 6)])
         return to_svg(figure)

@@ -125,8 +125,8 @@ def test_shows_measures_beside_mmd_with_their_meaning_or_why_they_are_absent(mak
     table = html.split("stages.3, beside MMD²")[1].split("</tbody>")[0]
     cells = [re.findall(r"<td[^>]*>([^<]*)<", row) for row in table.split("<tr>")[2:]]
     assert [row[:3] for row in cells] == [
-        ["cka", "0.912", "0 unrelated, 1 unchanged"],
-        ["h_score", "–", "0 classes not separated, 1 fully separated"],
+        ["CKA", "0.912", "0 unrelated, 1 unchanged"],
+        ["H-score", "–", "0 classes not separated, 1 fully separated"],
     ]
     assert cells[0][3].startswith("similarity of the features before and after: 1 if")
     assert "no interval" not in cells[0][3]
@@ -136,7 +136,7 @@ def test_shows_measures_beside_mmd_with_their_meaning_or_why_they_are_absent(mak
 def test_measures_without_a_scale_are_named_but_show_no_number(make_report):
     measures = {"frechet": Estimate(value=312.5), "energy": Estimate(value=23.4)}
     html = html_of(make_report(measures=measures))
-    assert "frechet, energy is small or large" in html
+    assert "For Fréchet distance, energy distance, no scale tells" in html
     assert "312" not in html
     assert "23.4" not in html
 

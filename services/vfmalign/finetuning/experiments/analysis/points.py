@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+from vfmalign.finetuning.analysis.records import MEASURE_TITLES
 from vfmalign.finetuning.experiments.analysis.cells import Cell, Flags
 
 CENSORED = math.inf
@@ -110,12 +111,18 @@ PREDICTORS: tuple[Quantity, ...] = (
     Quantity(
         "weight_change", "weight change", -1, "smaller change of the weights, more gain", lambda c: c.weight_change
     ),
-    Quantity("cka", "CKA", 1, "a similarity: more similar features, more gain", measure_getter("cka")),
-    Quantity("frechet", "Fréchet distance", -1, "less distance, more gain", measure_getter("frechet")),
-    Quantity("energy", "energy distance", -1, "less distance, more gain", measure_getter("energy")),
-    Quantity("logme", "LogME", 1, "more evidence before fine-tuning, more gain", measure_getter("logme")),
+    Quantity("cka", MEASURE_TITLES["cka"], 1, "a similarity: more similar features, more gain", measure_getter("cka")),
+    Quantity("frechet", MEASURE_TITLES["frechet"], -1, "less distance, more gain", measure_getter("frechet")),
+    Quantity("energy", MEASURE_TITLES["energy"], -1, "less distance, more gain", measure_getter("energy")),
     Quantity(
-        "h_score", "H-score", 1, "better separated classes before fine-tuning, more gain", measure_getter("h_score")
+        "logme", MEASURE_TITLES["logme"], 1, "more evidence before fine-tuning, more gain", measure_getter("logme")
+    ),
+    Quantity(
+        "h_score",
+        MEASURE_TITLES["h_score"],
+        1,
+        "better separated classes before fine-tuning, more gain",
+        measure_getter("h_score"),
     ),
 )
 FLAG_SYMBOLS: Mapping[str, tuple[str, str]] = {
