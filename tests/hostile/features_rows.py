@@ -35,7 +35,9 @@ def stored(name: str, names: str, uri: str, sha256: str = "0" * 64, code: str = 
     """A request of Extract whose volume is an object."""
 
     def build(inputs: Inputs) -> Message:
-        ref = common_pb2.ObjectRef(uri=uri.replace("BUCKET", inputs.store.bucket), sha256=sha256)
+        ref = common_pb2.ObjectRef(
+            uri=uri.replace("BUCKET", f"{inputs.store.bucket}/{inputs.store.tenant}"), sha256=sha256
+        )
         volumes = [pb.StudyVolume(modality="t2w", stored=ref)]
         volumes += [pb.StudyVolume(modality=name, nifti=inputs.study[name]) for name in ("dwi", "adc")]
         return pb.ExtractRequest(model_id="micro", study=pb.Study(volumes=volumes))

@@ -60,7 +60,11 @@ def uploaded(uri: str | None = None, sha256: str | None = None, data: bytes = b"
         key = f"uploads/{digest}.safetensors"
         if uri is None:
             inputs.store.put(key, data)
-        address = inputs.store.uri(key) if uri is None else uri.replace("BUCKET", inputs.store.bucket)
+        address = (
+            inputs.store.uri(key)
+            if uri is None
+            else uri.replace("BUCKET", f"{inputs.store.bucket}/{inputs.store.tenant}")
+        )
         ref = common_pb2.ObjectRef(uri=address, sha256=digest if sha256 is None else sha256)
         return mmd_pb2.FeatureSource(uploaded=mmd_pb2.UploadedFeatures(object=ref))
 

@@ -71,14 +71,16 @@ def review(job: Object, template: Object, username: str = ORCHESTRATOR) -> list[
 
 @pytest.mark.parametrize("options", [Options(), Options(nodes=2, processes_per_node=2), Options(queue="vfmalign")])
 def test_the_launcher_s_jobs_are_admitted(template: Object, options: Options) -> None:
-    job = manifest(template, "job-1", 1, "s3://b/jobs/job-1/spec.json", options, origin=Origin("c", "scratch", "r"))
+    job = manifest(
+        template, "job-1", 1, "s3://b/default/jobs/job-1/spec.json", options, origin=Origin("c", "scratch", "r")
+    )
     assert review(job, template) == []
 
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_other_jobs_of_the_orchestrator_are_refused(name: str, template: Object) -> None:
     pointer, value, words = REFUSED[name]
-    job = manifest(template, "job-1", 1, "s3://b/jobs/job-1/spec.json", Options())
+    job = manifest(template, "job-1", 1, "s3://b/default/jobs/job-1/spec.json", Options())
     put(job, pointer, value)
     messages = review(job, template)
     assert any(words in message for message in messages), messages

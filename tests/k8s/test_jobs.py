@@ -24,7 +24,7 @@ def _job(composition: str, options: Any) -> tuple[Object, list[Object]]:
     objects = render(composition)
     template = next(item for item in objects if item["kind"] == "PodTemplate")
     return manifest(
-        template, "check-1-pretrained", 1, "s3://vfmalign/jobs/check-1-pretrained/spec.json", options
+        template, "check-1-pretrained", 1, "s3://vfmalign/default/jobs/check-1-pretrained/spec.json", options
     ), objects
 
 

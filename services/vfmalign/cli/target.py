@@ -90,7 +90,7 @@ class Target:
 
     @cached_property
     def store(self) -> ObjectStore:
-        """The deployment's object storage.
+        """The tenant's part of the deployment's object storage (`VFMALIGN_TENANT`).
 
         Raises:
             PreconditionFailed: the local stack runs without one.
@@ -98,8 +98,9 @@ class Target:
         # Few commands need it, and the S3 client takes a quarter of a second to import.
         from vfmalign.core.storage.object_store import ObjectStore
 
+        tenant = load_client_settings().tenant
         if self.local is None:
-            return ObjectStore(load(StoreSettings))
+            return ObjectStore(load(StoreSettings)).of_tenant(tenant)
         if self.local.store is None:
             raise PreconditionFailed(
                 "the local stack has no object storage",
@@ -107,7 +108,7 @@ class Target:
                 remedy=_WHOLE_STACK,
                 reason="NO_OBJECT_STORAGE",
             )
-        return ObjectStore(self.local.store.to_settings())
+        return ObjectStore(self.local.store.to_settings()).of_tenant(tenant)
 
     @property
     def has_store(self) -> bool:

@@ -30,7 +30,7 @@ def main() -> None:
     except BadOption as error:
         print(error, file=sys.stderr)  # noqa: T201
         raise SystemExit(EXIT_BAD_SETTINGS) from None
-    store = ObjectStore(settings.store)
+    store = ObjectStore(settings.store).of_tenant(settings.auth.tenant)
     models = ModelCache(store, device, options.model_cache_bytes)
 
     async def run() -> None:

@@ -23,6 +23,7 @@ from pydantic import Field
 from vfmalign.client.messages.features import ExtractDatasetRequest
 from vfmalign.core.domain.errors import DONE, UNEXPECTED, BadOption, Unavailable, VfmalignError, exit_code
 from vfmalign.core.runtime import logs
+from vfmalign.core.runtime.auth_settings import DEFAULT_TENANT, TENANT_OF_KEYS, TenantName
 from vfmalign.core.runtime.metrics import Stages
 from vfmalign.core.runtime.settings import LogSettings, Settings, StoreSettings, load
 from vfmalign.core.runtime.settings import parser as create_parser
@@ -45,6 +46,7 @@ class ShardSettings(Settings):
     """Settings of a shard."""
 
     store: StoreSettings = Field(default_factory=StoreSettings)
+    tenant: TenantName = Field(default=DEFAULT_TENANT, description=TENANT_OF_KEYS)
     log: LogSettings = LogSettings()
     features: FeaturesOptions = FeaturesOptions()
 
@@ -56,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logs.configure("features", settings.log)
     stop = ShutdownRequest()
     stop.listen()
-    store = ObjectStore(settings.store)
+    store = ObjectStore(settings.store).of_tenant(settings.tenant)
     try:
         request = read_request(store, arguments.request)
         if arguments.work == "reduce":
@@ -162,7 +164,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     works = "extract one shard, wait until all are extracted, or commit the set"
     add("work", choices=("extract", "wait", "reduce"), help=works)
-    add("request", metavar="REQUEST", help="ExtractDatasetRequest as JSON: a file, or s3://BUCKET/KEY")
+    add("request", metavar="REQUEST", help="ExtractDatasetRequest as JSON: a file, or s3://BUCKET/TENANT/KEY")
     add("--shards", type=int, required=True, metavar="N", help="number of shards; the same for all commands of a set")
     index = os.environ.get("JOB_COMPLETION_INDEX")
     add(

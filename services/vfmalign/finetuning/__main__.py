@@ -47,7 +47,7 @@ async def run(settings: FinetuningSettings) -> None:
     """Runs the service until it receives SIGTERM or SIGINT."""
     settings.state_dir.mkdir(parents=True, exist_ok=True)
     database = Database(settings.database_url)
-    store = ObjectStore(settings.store)
+    store = ObjectStore(settings.store).of_tenant(settings.auth.tenant)
     client = AsyncClient(
         features_address=settings.features_address,
         mmd_address=settings.mmd_address,

@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 async def _serve(settings: MmdSettings, engine: ComputeConfig) -> None:
     queue = WorkQueue(settings.mmd.queue_size, "mmd")
     servicer = MmdServicer(
-        ObjectStore(settings.store) if settings.store.endpoint else None,
+        ObjectStore(settings.store).of_tenant(settings.auth.tenant) if settings.store.endpoint else None,
         engine,
         queue,
         cache_bytes=settings.mmd.cache_mib * 2**20,

@@ -26,7 +26,7 @@ _log = logs.get(__name__)
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the job of the spec at a URI; returns the exit code."""
     arguments = parser("training", TrainingSettings, (__doc__ or "").strip())
-    arguments.add_argument("spec_uri", help="s3://BUCKET/jobs/ID/spec.json")
+    arguments.add_argument("spec_uri", help="s3://BUCKET/TENANT/jobs/ID/spec.json")
     uri: str = arguments.parse_args(argv).spec_uri
     settings = load(TrainingSettings)
     logs.configure("training", settings.log)
@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # the second, idle OpenMP threads spin, and jobs that share cores slow each other down severalfold.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    store = ObjectStore(settings.store)
+    store = ObjectStore(settings.store).of_uri(uri)
     try:
         spec = read_spec(store, uri)
         # Imported here because torch and monai take seconds: `--help` does without them, and signals must be handled

@@ -144,7 +144,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="S",
         help=f"seconds that machines wait for each other at the start (default {RENDEZVOUS_TIMEOUT_S})",
     )
-    add("spec_uri", help="s3://BUCKET/jobs/ID/spec.json")
+    add("spec_uri", help="s3://BUCKET/TENANT/jobs/ID/spec.json")
     parsed = arguments.parse_args(argv)
     if not 0 <= parsed.node_rank < parsed.nodes:
         arguments.error(f"--node-rank is {parsed.node_rank}, but must be from 0 to {parsed.nodes - 1}")

@@ -42,7 +42,7 @@ def request_of(*layers: str) -> pb.ExtractDatasetRequest:
 
 def objects(store) -> dict[str, float]:
     """Every part with its time of last modification."""
-    listed = store._client.list_objects(store.bucket, "features/", recursive=True)
+    listed = store._client.list_objects(store.bucket, store.name("features/"), recursive=True)
     return {item.object_name: item.last_modified.timestamp() for item in listed if "/part-" in item.object_name}
 
 

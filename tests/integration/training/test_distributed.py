@@ -270,10 +270,10 @@ def test_an_unreachable_master_is_a_lost_process(monkeypatch, store_environment)
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["--processes", "0", "s3://b/jobs/x/spec.json"],
-        ["--nodes", "2", "--processes", "1", "s3://b/jobs/x/spec.json"],
-        ["--nodes", "2", "--processes", "1", "--node-rank", "2", "--master", "h:1", "s3://b/jobs/x/spec.json"],
-        ["--processes", "1", "--master", "host", "s3://b/jobs/x/spec.json"],
+        ["--processes", "0", "s3://b/default/jobs/x/spec.json"],
+        ["--nodes", "2", "--processes", "1", "s3://b/default/jobs/x/spec.json"],
+        ["--nodes", "2", "--processes", "1", "--node-rank", "2", "--master", "h:1", "s3://b/default/jobs/x/spec.json"],
+        ["--processes", "1", "--master", "host", "s3://b/default/jobs/x/spec.json"],
     ],
 )
 def test_invalid_arguments_exit_with_2(arguments, capsys):

@@ -344,7 +344,7 @@ def test_an_unavailable_store_has_an_exit_code_of_its_own(store, store_environme
 
 
 def test_settings_and_arguments_are_explained(store_environment):
-    wrong = run("s3://b/jobs/j/spec.json", environment=store_environment | {"VFMALIGN_TRAINING__DEVICE": "tpu"})
+    wrong = run("s3://b/default/jobs/j/spec.json", environment=store_environment | {"VFMALIGN_TRAINING__DEVICE": "tpu"})
     assert wrong.returncode == 2
     assert "VFMALIGN_TRAINING__DEVICE" in wrong.stderr
     shown = run("--help")
@@ -357,4 +357,4 @@ def test_settings_and_arguments_are_explained(store_environment):
 def test_store_errors_map_to_the_expected_exit_codes(store_settings):
     down = store_settings.model_copy(update={"endpoint": "http://127.0.0.1:9"})
     with pytest.raises(StoreUnavailable):
-        read_spec(ObjectStore(down, attempts=1), f"s3://{down.bucket}/jobs/j/spec.json")
+        read_spec(ObjectStore(down, attempts=1), f"s3://{down.bucket}/default/jobs/j/spec.json")

@@ -91,7 +91,7 @@ def make_training_job(cluster: Cluster) -> Object:
     """Return the Job of a check's job, as the launcher would create it."""
     template = cluster.objects["PodTemplate", "vfmalign", "vfmalign-training"]
     origin = Origin(check="CHECK", network="pretrained", request_id="check-CHECK")
-    job = manifest(template, "CHECK-pretrained", 1, "s3://vfmalign/jobs/a/spec.json", Options(), origin=origin)
+    job = manifest(template, "CHECK-pretrained", 1, "s3://vfmalign/default/jobs/a/spec.json", Options(), origin=origin)
     job["metadata"]["namespace"] = "vfmalign"
     return job
 

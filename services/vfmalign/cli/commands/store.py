@@ -14,6 +14,7 @@ from vfmalign.cli.local.probes import check_store
 from vfmalign.cli.options import JsonOption
 from vfmalign.cli.views.output import Output
 from vfmalign.core.domain.errors import BadOption, StoreRefused, StoreUnavailable
+from vfmalign.core.runtime.auth_settings import DEFAULT_TENANT
 from vfmalign.core.runtime.settings import StoreSettings, load
 from vfmalign.core.storage.access import STORE_ACCESS
 from vfmalign.core.storage.object_store import ObjectStore
@@ -70,6 +71,9 @@ def policy(
     bucket: Annotated[
         str, typer.Option(metavar="NAME", envvar="VFMALIGN_BUCKET", help="The deployment's bucket.")
     ] = "vfmalign",
+    tenant: Annotated[
+        str, typer.Option(metavar="NAME", envvar="VFMALIGN_AUTH__TENANT", help="The tenant that the deployment serves.")
+    ] = DEFAULT_TENANT,
 ) -> None:
     """Print what a service may do in the bucket, as a policy document of AWS (also of MinIO, Ceph and others).
 
@@ -80,7 +84,7 @@ def policy(
         raise BadOption(
             f"{service!r} has no policy", field="SERVICE", remedy=f"choose one of {', '.join(STORE_ACCESS)}"
         )
-    typer.echo(json.dumps(STORE_ACCESS[service].to_policy(bucket), indent=2))
+    typer.echo(json.dumps(STORE_ACCESS[service].of_tenants([tenant]).to_policy(bucket), indent=2))
 
 
 def _prepare(settings: StoreSettings) -> tuple[bool, str]:

@@ -10,16 +10,17 @@ from typing import Any
 from vfmalign.cli.extras import needs_extra
 from vfmalign.cli.local.ports import free_ports
 from vfmalign.cli.private_files import write_private
+from vfmalign.core.runtime.auth_settings import DEFAULT_TENANT
 from vfmalign.core.storage.access import STORE_ACCESS, StoreAccess, combine
 
 BUCKET = "vfmalign"
 SERVICE_ACCESS = {
-    "features": STORE_ACCESS["features"],
-    "mmd": STORE_ACCESS["mmd"],
+    "features": STORE_ACCESS["features"].of_tenants([DEFAULT_TENANT]),
+    "mmd": STORE_ACCESS["mmd"].of_tenants([DEFAULT_TENANT]),
     # Training processes of a local stack are children of the orchestrator, and inherit its keys.
-    "finetuning": combine("finetuning", "training"),
+    "finetuning": combine("finetuning", "training").of_tenants([DEFAULT_TENANT]),
 }
-"""By service of a local stack, what its keys allow."""
+"""By service of a local stack, which has one tenant, what its keys allow."""
 MIN_FREE_BYTES = 1 << 30
 """Free space on its disk below which SeaweedFS refuses all writes; by default that follows from the disk's size."""
 CA_FILE, CERTIFICATE_FILE, KEY_FILE = "tls/ca.pem", "tls/certificate.pem", "tls/key.pem"

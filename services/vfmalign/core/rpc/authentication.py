@@ -19,12 +19,10 @@ from vfmalign.core.rpc.authorisation import ROLES
 from vfmalign.core.rpc.credentials import AUTHORIZATION, MAX_TOKEN_CHARACTERS
 from vfmalign.core.rpc.identity import Identity
 from vfmalign.core.rpc.signing_keys import ALGORITHMS, REFRESH_S, FileKeys, ProviderKeys
-from vfmalign.core.runtime.auth_settings import AuthSettings
+from vfmalign.core.runtime.auth_settings import DEFAULT_TENANT, AuthSettings
 
 LEEWAY_S = 30
 """How far the clocks of issuers and of this machine may be apart, in seconds."""
-DEFAULT_TENANT = "default"
-"""A deployment for this tenant admits tokens that name none."""
 _CACHED_TOKENS = 10_000
 _MAX_TEXT = 255
 """Longest `sub`, as OpenID Connect limits it."""

@@ -14,6 +14,12 @@ from pydantic_settings import NoDecode
 
 LOCAL_ISSUER = "vfmalign-local"
 """Issuer of the tokens of mode `local`, which have no provider."""
+DEFAULT_TENANT = "default"
+"""The tenant of tokens that name none, and of a deployment that serves one alone."""
+TENANT_PATTERN = r"[a-z0-9][a-z0-9-]{0,39}"
+"""Names of tenants: texts that may begin the name of an object, and occur in names of files and Kubernetes labels."""
+TENANT_OF_KEYS = "tenant whose objects are read and written, with keys of the object storage"
+TenantName = Annotated[str, Field(pattern=f"^{TENANT_PATTERN}$")]
 _NAME = re.compile(r"[!-~]{1,512}")
 
 
@@ -65,9 +71,8 @@ class AuthSettings(BaseModel, frozen=True):
         description="claim with the caller's roles; dots lead into objects, as in realm_access.roles",
     )
     tenant_claim: str = Field(default="tenant", min_length=1, max_length=256, description="claim with the tenant")
-    tenant: str = Field(
-        default="default",
-        pattern=r"^[a-z0-9][a-z0-9_.-]{0,62}$",
+    tenant: TenantName = Field(
+        default=DEFAULT_TENANT,
         description="the tenant that this deployment serves; with default, tokens need no tenant",
     )
     jwks_file: FilePath | None = Field(

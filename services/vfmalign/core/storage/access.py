@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -12,7 +12,8 @@ from typing import Any
 class StoreAccess:
     """What one identity of the object store may do in the bucket, besides listing it.
 
-    Listing is not limited to prefixes: without it, S3 answers a request for an absent object with 403 instead of 404.
+    Prefixes are those of one tenant's keys, until `of_tenants` puts the names of tenants before them. Listing is not
+    limited to prefixes: without it, S3 answers a request for an absent object with 403 instead of 404.
 
     Attributes:
         read: prefixes of keys whose objects it may read.
@@ -21,6 +22,14 @@ class StoreAccess:
 
     read: tuple[str, ...]
     write: tuple[str, ...]
+
+    def of_tenants(self, tenants: Iterable[str]) -> StoreAccess:
+        """Returns the same access to the objects of these tenants, with prefixes of names in the bucket."""
+        names = tuple(tenants)
+        return StoreAccess(
+            read=tuple(f"{tenant}/{prefix}" for tenant in names for prefix in self.read),
+            write=tuple(f"{tenant}/{prefix}" for tenant in names for prefix in self.write),
+        )
 
     def to_policy(self, bucket: str) -> dict[str, Any]:
         """Returns the access as a policy document of AWS, which MinIO, Ceph and others understand as well."""

@@ -1,6 +1,7 @@
 """Addresses of the artifacts in object storage.
 
-A step whose artifact exists is done, so addresses are deterministic and must not change.
+A step whose artifact exists is done, so addresses are deterministic and must not change. They are relative to the
+tenant, whose name `ObjectStore` puts before them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Object store: bytes, files and JSON records at keys of one S3 bucket, verified by SHA-256.
+"""Object store: bytes, files and JSON records at keys of one tenant's part of an S3 bucket, verified by SHA-256.
 
 Transient failures are retried. Synchronous and thread-safe; asynchronous code calls it through `asyncio.to_thread`.
 """
@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 import urllib3
 from minio import Minio
-from minio.error import S3Error, ServerError
+from minio.error import S3Error
 from pydantic import ValidationError
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
@@ -29,7 +29,7 @@ from vfmalign.core.domain.errors import (
     PreconditionFailed,
     VfmalignError,
 )
-from vfmalign.core.domain.record import Record, check_key, describe_invalid
+from vfmalign.core.domain.record import Record, describe_invalid
 from vfmalign.core.runtime import metrics
 from vfmalign.core.runtime.settings import StoreSettings
 from vfmalign.core.runtime.work_context import UNLIMITED, WorkContext
@@ -40,7 +40,9 @@ from vfmalign.core.storage.store_errors import (
     TRANSIENT_STATUS,
     StoreErrors,
     TransientError,
+    is_transient,
 )
+from vfmalign.core.storage.tenant_keys import TenantKeys
 
 ATTEMPTS = 6
 MAX_DOCUMENT_BYTES = 256 << 20
@@ -66,12 +68,12 @@ class _HashingReader:
         return data
 
 
-class ObjectStore:
-    """One bucket of an S3 endpoint."""
+class ObjectStore(TenantKeys):
+    """One tenant's part of a bucket of an S3 endpoint."""
 
     def __init__(self, settings: StoreSettings, *, attempts: int = ATTEMPTS) -> None:
         url = urlsplit(settings.endpoint)
-        self.bucket = settings.bucket
+        super().__init__(settings.bucket)
         self._errors = StoreErrors(settings.bucket, settings.region)
         self._attempts = attempts
         self._http = urllib3.PoolManager(
@@ -91,30 +93,6 @@ class ObjectStore:
         view = copy.copy(self)
         view._before_write = check
         return view
-
-    # --- keys and URIs ---
-
-    def uri(self, key: str) -> str:
-        """Returns the `s3://` URI of a key."""
-        return f"s3://{self.bucket}/{key}"
-
-    def key(self, uri: str) -> str:
-        """Returns the key of a URI of this bucket.
-
-        Raises:
-            InvalidInput: the URI names another bucket, or no object by its canonical key.
-        """
-        prefix = f"s3://{self.bucket}/"
-        try:
-            if uri.startswith(prefix):
-                return check_key(uri.removeprefix(prefix))
-        except ValueError:
-            pass
-        raise InvalidInput(
-            "the URI does not name an object of this service's bucket",
-            field="uri",
-            remedy=f"upload the object and pass a URI that begins with {prefix}, without empty, `.` or `..` segments",
-        )
 
     # --- reading ---
 
@@ -161,7 +139,7 @@ class ObjectStore:
 
         def fetch() -> bytes:
             try:
-                response = self._client.get_object(self.bucket, key, length=size)
+                response = self._client.get_object(self.bucket, self.name(key), length=size)
             except S3Error as error:
                 if error.code == "InvalidRange":  # the object is empty
                     return b""
@@ -225,7 +203,7 @@ class ObjectStore:
     def size_bytes(self, key: str) -> int | None:
         """Returns the size of an object, or None where it does not exist."""
         try:
-            return self._retry(key, lambda: self._client.stat_object(self.bucket, key)).size or 0
+            return self._retry(key, lambda: self._client.stat_object(self.bucket, self.name(key))).size or 0
         except NotFound:
             return None
 
@@ -237,8 +215,9 @@ class ObjectStore:
         """Returns the sizes of the objects below a prefix, written `before`: one request per thousand objects."""
 
         def sizes() -> dict[str, int]:
-            items = self._client.list_objects(self.bucket, prefix, recursive=True)
-            return {str(i.object_name): i.size or 0 for i in items if before is None or i.last_modified < before}
+            items = self._client.list_objects(self.bucket, self.name(prefix), recursive=True)
+            found = {str(i.object_name): i.size or 0 for i in items if before is None or i.last_modified < before}
+            return {name.removeprefix(self.name("")): size for name, size in found.items()}
 
         return self._retry(prefix, sizes)
 
@@ -274,7 +253,13 @@ class ObjectStore:
             with path.open("rb") as file:
                 reader = _HashingReader(file)
                 length = path.stat().st_size
-                self._client.put_object(self.bucket, key, reader, length, part_size=_PART_BYTES)  # type: ignore[arg-type]
+                self._client.put_object(
+                    self.bucket,
+                    self.name(key),
+                    reader,  # type: ignore[arg-type]
+                    length,
+                    part_size=_PART_BYTES,
+                )
             return reader.digest.hexdigest()
 
         return VolumeRef(key=key, sha256=self._retry_write(key, send))
@@ -285,7 +270,7 @@ class ObjectStore:
 
     def delete(self, key: str) -> None:
         """Deletes an object; does nothing if it does not exist."""
-        self._retry_write(key, lambda: self._client.remove_object(self.bucket, key))
+        self._retry_write(key, lambda: self._client.remove_object(self.bucket, self.name(key)))
 
     def has_bucket(self) -> bool:
         """Returns whether the bucket exists.
@@ -324,7 +309,7 @@ class ObjectStore:
     # --- requests and errors ---
 
     def _chunks(self, key: str, max_bytes: int | None) -> Iterator[bytes]:
-        response = self._client.get_object(self.bucket, key)
+        response = self._client.get_object(self.bucket, self.name(key))
         try:
             size = int(response.headers.get("Content-Length", "0"))
             if max_bytes is not None and size > max_bytes:
@@ -346,7 +331,7 @@ class ObjectStore:
 
     def _request(self, method: str, key: str, data: bytes, headers: dict[str, str]) -> int:
         """Sends one presigned request, because minio's own calls do not support conditional headers."""
-        url = self._client.get_presigned_url(method, self.bucket, key, expires=timedelta(minutes=15))
+        url = self._client.get_presigned_url(method, self.bucket, self.name(key), expires=timedelta(minutes=15))
         response = self._http.request(method, url, body=data, headers=headers)
         if response.status in {200, 412}:
             return response.status
@@ -355,7 +340,7 @@ class ObjectStore:
         if response.status in TRANSIENT_STATUS or response.status == 409:
             raise TransientError(f"HTTP {response.status}", response.status, code)
         # A write fails with 404 only if the bucket is missing.
-        raise self._errors.from_response(key, response.status, code or "NoSuchBucket")
+        raise self._errors.from_response(self.name(key), response.status, code or "NoSuchBucket")
 
     def _retry_write(self, key: str, call: Callable[[], _T]) -> _T:
         def checked() -> _T:
@@ -369,7 +354,7 @@ class ObjectStore:
         policy = Retrying(
             stop=stop_after_attempt(self._attempts),
             wait=wait_random_exponential(multiplier=0.2, max=5),
-            retry=retry_if_exception(_is_transient),
+            retry=retry_if_exception(is_transient),
             after=_count_failure,
             reraise=True,
         )
@@ -378,7 +363,7 @@ class ObjectStore:
         except VfmalignError:
             raise
         except CLIENT_ERRORS as error:
-            raise self._errors.from_client_error(key, error) from None
+            raise self._errors.from_client_error(self.name(key), error) from None
 
     def _verify(self, key: str, digest: str, expected: str | None) -> None:
         if expected is not None and digest != expected:
@@ -391,9 +376,3 @@ class ObjectStore:
 
 def _count_failure(_: RetryCallState) -> None:
     metrics.store_failures.inc()
-
-
-def _is_transient(error: BaseException) -> bool:
-    if isinstance(error, S3Error):
-        return error.response is not None and error.response.status in TRANSIENT_STATUS
-    return isinstance(error, TransientError | urllib3.exceptions.HTTPError | ServerError | ConnectionError)

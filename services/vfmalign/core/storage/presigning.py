@@ -39,8 +39,8 @@ class Presigner:
             endpoint=url.netloc, credentials=self._credentials, secure=url.scheme == "https", region=settings.region
         )
 
-    def sign_put(self, key: str, size_bytes: int, sha256: str, expires: timedelta) -> PresignedRequest:
-        """Returns a request that stores these bytes at a key and no others.
+    def sign_put(self, name: str, size_bytes: int, sha256: str, expires: timedelta) -> PresignedRequest:
+        """Returns a request that stores these bytes under a name in the bucket (`ObjectStore.name`), and no others.
 
         Length and checksum are signed headers: a store that verifies checksums (`x-amz-checksum-sha256`) refuses other
         bytes, and every store refuses another length. minio's own presigned URLs sign neither.
@@ -51,7 +51,7 @@ class Presigner:
         now = datetime.now(UTC)
         credentials = self._credentials.retrieve()
         # minio chooses between the bucket in the path and in the host name.
-        url = urlsplit(self._client.get_presigned_url("PUT", self._bucket, key))._replace(query="")
+        url = urlsplit(self._client.get_presigned_url("PUT", self._bucket, name))._replace(query="")
         headers = {"x-amz-checksum-sha256": base64.b64encode(bytes.fromhex(sha256)).decode()}
         signed: dict[str, Any] = {**headers, "host": url.netloc, "content-length": str(size_bytes)}
         parameters = {

@@ -124,3 +124,10 @@ class StoreErrors:
             remedy="check its log and its free disk space, then try again",
             reason="STORE_FAILING",
         )
+
+
+def is_transient(error: BaseException) -> bool:
+    """Returns whether a request that failed with this error may succeed if it is repeated."""
+    if isinstance(error, S3Error):
+        return error.response is not None and error.response.status in TRANSIENT_STATUS
+    return isinstance(error, TransientError | urllib3.exceptions.HTTPError | ServerError | ConnectionError)

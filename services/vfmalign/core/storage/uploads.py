@@ -21,7 +21,7 @@ class UploadArea:
     """The uploads of one import. Files are named by their digest, so that uploading one again changes nothing.
 
     Attributes:
-        store: the deployment's object storage.
+        store: the object storage of the caller's tenant.
         caller: who imports (`Identity.key`). Nobody else reaches the files, because their keys begin with its digest.
         import_id: chosen by the caller.
     """
@@ -52,7 +52,7 @@ class UploadArea:
         with ThreadPoolExecutor(_PARALLEL_REQUESTS) as threads:
             stored = list(threads.map(lambda file: self.store.size_bytes(self.key(file[0])), files))
         return [
-            None if present == size else presigner.sign_put(self.key(sha256), size, sha256, expires)
+            None if present == size else presigner.sign_put(self.store.name(self.key(sha256)), size, sha256, expires)
             for (sha256, size), present in zip(files, stored, strict=True)
         ]
 
@@ -105,7 +105,7 @@ class UploadArea:
 
 
 def delete_expired(store: ObjectStore, age_s: float) -> int:
-    """Deletes uploads that were written longer ago than `age_s` seconds; returns their number."""
+    """Deletes uploads of a tenant that were written longer ago than `age_s` seconds; returns their number."""
     expired = store.sizes_bytes(INCOMING, before=datetime.now(UTC) - timedelta(seconds=age_s))
     for key in expired:
         store.delete(key)

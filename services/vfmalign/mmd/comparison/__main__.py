@@ -11,8 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from google.protobuf.json_format import ParseDict, ParseError
+from pydantic import Field
 
 from vfmalign.core.domain.errors import BadOption, Exhausted, InvalidInput, NotFound, PreconditionFailed, VfmalignError
+from vfmalign.core.runtime.auth_settings import DEFAULT_TENANT, TENANT_OF_KEYS, TenantName
 from vfmalign.core.runtime.metrics import Stages
 from vfmalign.core.runtime.settings import Settings, StoreSettings, load, parser
 from vfmalign.core.runtime.work_context import UNLIMITED
@@ -32,8 +34,8 @@ from vfmalign.v1 import mmd_pb2
 
 SUMMARY = """\
 Compare two samples of features in this process and print a ComputeResponse as JSON. X and Y are both stored feature
-sets, by id or by the URI of their manifest (s3://BUCKET/features/ID/manifest.json), or both .npy files of shape (rows,
-channels), which are never unpickled. @SHA256 behind an id or URI names the digest that the manifest must have.
+sets, by id or by the URI of their manifest (s3://BUCKET/TENANT/features/ID/manifest.json), or both .npy files of shape
+(rows, channels), which are never unpickled. @SHA256 behind an id or URI names the digest that the manifest must have.
 
 Everything else that a ComputeRequest (mmd.proto) can ask for is given as JSON, with the request's defaults:
     --options '{"test": {"permutations": 1000}, "layers": ["stages.3"], "precision": "PRECISION_EXACT"}'
@@ -56,6 +58,7 @@ class _ComparisonSettings(Settings):
     """The environment variables that a comparison without a server reads."""
 
     mmd: MmdOptions = MmdOptions()
+    tenant: TenantName = Field(default=DEFAULT_TENANT, description=TENANT_OF_KEYS)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -154,7 +157,7 @@ def _is_stored(place: str) -> bool:
 
 def _read_stored(places: Mapping[str, str], options: ComparisonOptions, engine: ComputeConfig) -> list[Sample]:
     """Return feature sets as arrays or, where they do not fit into memory, x and y as streams."""
-    store = ObjectStore(load(StoreSettings))
+    store = ObjectStore(load(StoreSettings)).of_tenant(load(_ComparisonSettings).tenant)
     sources = []
     for name, place in places.items():
         feature_set, _, manifest_sha256 = place.partition("@")

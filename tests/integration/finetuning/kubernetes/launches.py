@@ -8,7 +8,7 @@ from tests.integration.finetuning.kubernetes.emulator import until
 
 from vfmalign.finetuning.launchers.base import Exited, Running
 
-URI = "s3://vfmalign/jobs/a/spec.json"
+URI = "s3://vfmalign/default/jobs/a/spec.json"
 NAME = "vfmalign-a-1"
 
 

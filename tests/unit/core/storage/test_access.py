@@ -70,7 +70,7 @@ def test_every_service_reads_and_writes_what_the_table_says_and_nothing_else(
 ) -> None:
     access, store = s3_configuration.SERVICE_ACCESS[service], stores[service]
     for prefix in PREFIXES:
-        read, write = prefix in access.read, prefix in access.write
+        read, write = (store.name(prefix) in prefixes for prefixes in (access.read, access.write))
         assert is_allowed(lambda key=f"{prefix}object": store.get(key)) == read, prefix
         assert is_allowed(lambda key=f"{prefix}{service}": store.put(key, b"new")) == write, prefix
         assert is_allowed(lambda key=f"{prefix}{service}-once": store.put_if_absent(key, b"new")) == write, prefix
@@ -78,7 +78,10 @@ def test_every_service_reads_and_writes_what_the_table_says_and_nothing_else(
         assert list(store.list(prefix))
     assert not is_allowed(lambda: store.get("featuresque/object"))
     with pytest.raises(NotFound):
-        store.get(f"{access.read[0]}absent")
+        store.get("features/absent")
+    foreign = store.of_tenant("ward-7")
+    assert not is_allowed(lambda: foreign.get("features/object")), "the keys are those of the local stack's tenant"
+    assert not is_allowed(lambda: foreign.put("features/new", b"new"))
 
 
 def test_keys_of_one_service_are_not_those_of_another(stores: dict[str, ObjectStore], tmp_path: Path) -> None:
@@ -92,7 +95,8 @@ def test_keys_of_one_service_are_not_those_of_another(stores: dict[str, ObjectSt
 
 @pytest.mark.parametrize("service", list(STORE_ACCESS))
 def test_a_policy_document_names_every_prefix(service: str) -> None:
-    access = STORE_ACCESS[service]
+    access = STORE_ACCESS[service].of_tenants(["default", "ward-7"])
+    assert {prefix.partition("/")[0] for prefix in access.read} == {"default", "ward-7"}
     policy = json.loads(json.dumps(access.to_policy("hospital")))
     listing, reading, *writing = policy["Statement"]
     assert listing["Resource"] == ["arn:aws:s3:::hospital"]

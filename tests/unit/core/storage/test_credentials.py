@@ -168,7 +168,7 @@ def test_an_https_store_is_verified_with_the_file_of_ssl_cert_file(
     environment: pytest.MonkeyPatch, tmp_path: Path, store_settings: StoreSettings, endpoints: list[Endpoint]
 ) -> None:
     authority = trustme.CA()
-    server = Endpoint({f"/{store_settings.bucket}/key": "content"}, (authority, "127.0.0.1"))
+    server = Endpoint({f"/{store_settings.bucket}/default/key": "content"}, (authority, "127.0.0.1"))
     endpoints.append(server)
     settings = store_settings.model_copy(update={"endpoint": server.url})
     with pytest.raises(Unavailable):

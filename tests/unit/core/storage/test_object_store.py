@@ -153,7 +153,7 @@ def test_a_write_into_a_missing_bucket_names_the_bucket(store_settings: StoreSet
 
 
 def test_a_missing_object_is_named(store: ObjectStore) -> None:
-    with pytest.raises(NotFound, match=f"s3://{store.bucket}/no/such"):
+    with pytest.raises(NotFound, match=f"s3://{store.bucket}/default/no/such"):
         store.get("no/such")
 
 
@@ -169,8 +169,41 @@ def test_an_object_over_the_limit_is_refused_before_it_is_read(store: ObjectStor
         store.get("large", max_bytes=999)
 
 
-FOREIGN = ("s3://other/x", "x", "file:///etc/passwd", "s3://{bucket}/", "s3://{bucket}/../x")
-ALIASES = ("s3://{bucket}//x", "s3://{bucket}/a//x", "s3://{bucket}/a/./x", "s3://{bucket}/a/", "s3://{bucket}/a\0")
+FOREIGN = (
+    "s3://other/x",
+    "x",
+    "file:///etc/passwd",
+    "s3://{bucket}/default/",
+    "s3://{bucket}/default/../x",
+    "s3://{bucket}/x",
+)
+ALIASES = (
+    "s3://{bucket}/default//x",
+    "s3://{bucket}/default/a//x",
+    "s3://{bucket}/default/a/./x",
+    "s3://{bucket}/default/a/",
+    "s3://{bucket}/default/a\0",
+)
+
+
+def test_each_tenant_sees_its_own_objects_alone(store: ObjectStore, tmp_path: Path) -> None:
+    ours, theirs = store.of_tenant("radiology"), store.of_tenant("ward-7")
+    for one in (ours, theirs):
+        one.put("both", one.tenant.encode())
+        assert one.put_if_absent("once", one.tenant.encode())
+    (tmp_path / "file").write_bytes(b"theirs")
+    theirs.upload("file", tmp_path / "file")
+    for one in (ours, theirs):
+        assert one.get("both") == one.get("once") == one.tenant.encode()
+        assert one.first("both", 3) == one.tenant.encode()[:3]
+    assert (list(ours.list("")), list(theirs.list(""))) == (["both", "once"], ["both", "file", "once"])
+    assert not ours.exists("file")
+    ours.delete("both")
+    assert theirs.exists("both")
+    with pytest.raises(InvalidInput):
+        ours.key(theirs.uri("file"))
+    assert ours.of_uri(theirs.uri("file")).get("file") == b"theirs"
+    assert theirs.guarded_by(lambda: None).tenant == "ward-7"
 
 
 @pytest.mark.parametrize("uri", [*FOREIGN, *ALIASES])

@@ -14,7 +14,7 @@ from vfmalign.core.domain.record import ID_PATTERN
 from vfmalign.finetuning.launchers.base import UNKNOWN_ORIGIN, Origin
 from vfmalign.finetuning.launchers.kubernetes.manifest import Options, job_name, label_value, manifest
 
-URI = "s3://vfmalign/jobs/a/spec.json"
+URI = "s3://vfmalign/default/jobs/a/spec.json"
 IDS = st.from_regex(ID_PATTERN, fullmatch=True)
 TEMPLATE = {
     "apiVersion": "v1",

@@ -1,0 +1,66 @@
+"""Keys of one tenant's objects: where they are in the bucket, and which URIs name them."""
+
+from __future__ import annotations
+
+import copy
+import re
+from typing import Self
+
+from vfmalign.core.domain.errors import InvalidInput
+from vfmalign.core.domain.record import check_key
+from vfmalign.core.runtime.auth_settings import DEFAULT_TENANT, TENANT_PATTERN
+
+_TENANT_OF_URI = re.compile(rf"s3://[^/]+/({TENANT_PATTERN})/")
+
+
+class TenantKeys:
+    """One tenant's part of a bucket: the names of its objects are the tenant, `/` and the key.
+
+    Attributes:
+        bucket: name of the bucket.
+        tenant: whose objects these are; `default` unless `of_tenant` says otherwise.
+    """
+
+    def __init__(self, bucket: str) -> None:
+        self.bucket = bucket
+        self.tenant = DEFAULT_TENANT
+
+    def of_tenant(self, tenant: str) -> Self:
+        """Returns a view of this bucket with the objects of a tenant alone."""
+        view = copy.copy(self)
+        view.tenant = tenant
+        return view
+
+    def of_uri(self, uri: str) -> Self:
+        """Returns the view of the tenant that a URI names, for programs that are told by it whom they work for.
+
+        `key` of the view refuses the URI where it names no tenant.
+        """
+        match = _TENANT_OF_URI.match(uri)
+        return self if match is None else self.of_tenant(match[1])
+
+    def name(self, key: str) -> str:
+        """Returns the name in the bucket of the object at a key."""
+        return f"{self.tenant}/{key}"
+
+    def uri(self, key: str) -> str:
+        """Returns the `s3://` URI of a key."""
+        return f"s3://{self.bucket}/{self.name(key)}"
+
+    def key(self, uri: str) -> str:
+        """Returns the key of a URI of this bucket and tenant.
+
+        Raises:
+            InvalidInput: the URI names another bucket or tenant, or no object by its canonical key.
+        """
+        prefix = self.uri("")
+        try:
+            if uri.startswith(prefix):
+                return check_key(uri.removeprefix(prefix))
+        except ValueError:
+            pass
+        raise InvalidInput(
+            "the URI does not name an object of your tenant in this service's bucket",
+            field="uri",
+            remedy=f"upload the object and pass a URI that begins with {prefix}, without empty, `.` or `..` segments",
+        )
