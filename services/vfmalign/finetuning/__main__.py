@@ -46,7 +46,7 @@ from vfmalign.v1 import (
 async def run(settings: FinetuningSettings) -> None:
     """Runs the service until it receives SIGTERM or SIGINT."""
     settings.state_dir.mkdir(parents=True, exist_ok=True)
-    database = Database(settings.database_url)
+    database = Database(settings.database_url).of_tenant(settings.auth.tenant)
     store = ObjectStore(settings.store).of_tenant(settings.auth.tenant)
     client = AsyncClient(
         features_address=settings.features_address,

@@ -65,7 +65,7 @@ class StageRun:
 
 
 class CheckRepository(LifecycleRepository[CheckRow, StoredCheck]):
-    """All checks of a database."""
+    """All checks of a tenant."""
 
     table = CheckRow
     noun = "check"

@@ -2,6 +2,9 @@
 
 Times are timezone-aware UTC in both databases. The repositories of jobs, checks and experiments define what states mean
 and which may follow which.
+
+A `Database` shows the rows of one tenant. Its sessions add the tenant to every query and to every new row, so that no
+query can forget it.
 """
 
 from __future__ import annotations
@@ -19,15 +22,26 @@ import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.engine import Connection, Dialect
 from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, declared_attr, mapped_column, sessionmaker
+from sqlalchemy.orm import (
+    DeclarativeBase,
+    Mapped,
+    ORMExecuteState,
+    Session,
+    declared_attr,
+    mapped_column,
+    sessionmaker,
+    with_loader_criteria,
+)
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from vfmalign.core.domain.errors import Conflict, InvalidInput, Unavailable
+from vfmalign.core.runtime.auth_settings import DEFAULT_TENANT
 
 _BUSY_TIMEOUT_S = 30
 # PostgreSQL ends a transaction whose client was stopped: otherwise its row locks would hold up the other orchestrator.
 _IDLE_IN_TRANSACTION_TIMEOUT_S = 10
 _READ_ONLY = "vfmalign_read_only"
+_TENANT = "vfmalign_tenant"
 _MIGRATION_LOCK = 0x76666D  # arbitrary constant; keeps two starting processes from migrating at the same time
 
 
@@ -59,7 +73,15 @@ class Base(DeclarativeBase):
     }
 
 
-class LifecycleRow(Base):
+class TenantRow(Base):
+    """A row that belongs to a tenant. Sessions of other tenants neither see nor write it."""
+
+    __abstract__ = True
+
+    tenant: Mapped[str] = mapped_column(sa.String(40), primary_key=True, sort_order=-1)
+
+
+class LifecycleRow(TenantRow):
     """Columns of every table whose rows are created once, run, and end: jobs, checks and experiments.
 
     Attributes:
@@ -91,7 +113,12 @@ class LifecycleRow(Base):
     def __table_args__(cls) -> tuple[sa.Index, ...]:
         """Indexes for lists by time and by state."""
         name = cls.__tablename__
-        return sa.Index(f"ix_{name}_created", "created_at", "id"), sa.Index(f"ix_{name}_state", "state")
+        created = sa.Index(f"ix_{name}_created", "tenant", "created_at", "id")
+        return created, sa.Index(f"ix_{name}_state", "tenant", "state")
+
+
+def _belongs_to(table: str, column: str) -> sa.ForeignKeyConstraint:
+    return sa.ForeignKeyConstraint(["tenant", column], [f"{table}.tenant", f"{table}.id"], ondelete="CASCADE")
 
 
 class JobRow(LifecycleRow):
@@ -115,12 +142,13 @@ class JobRow(LifecycleRow):
     result: Mapped[dict[str, Any] | None]
 
 
-class AttemptRow(Base):
+class AttemptRow(TenantRow):
     """One process of one job: the record of what ran how often."""
 
     __tablename__ = "job_attempts"
+    __table_args__ = (_belongs_to("jobs", "job_id"),)
 
-    job_id: Mapped[str] = mapped_column(sa.ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    job_id: Mapped[str] = mapped_column(sa.String(128), primary_key=True)
     attempt: Mapped[int] = mapped_column(primary_key=True)
     started_at: Mapped[datetime]
     finished_at: Mapped[datetime | None]
@@ -137,12 +165,13 @@ class CheckRow(LifecycleRow):
     report: Mapped[dict[str, Any] | None]
 
 
-class StageRow(Base):
+class StageRow(TenantRow):
     """One run of one stage of a check: the record that no finished stage ran twice."""
 
     __tablename__ = "stage_runs"
+    __table_args__ = (_belongs_to("checks", "check_id"),)
 
-    check_id: Mapped[str] = mapped_column(sa.ForeignKey("checks.id", ondelete="CASCADE"), primary_key=True)
+    check_id: Mapped[str] = mapped_column(sa.String(128), primary_key=True)
     stage: Mapped[str] = mapped_column(sa.String(64), primary_key=True)
     attempt: Mapped[int] = mapped_column(primary_key=True)
     started_at: Mapped[datetime]
@@ -182,27 +211,56 @@ class LeaseRow(Base):
     scope: Mapped[str] = mapped_column(sa.String(32))
 
 
+class _TenantSession(Session):
+    """A session of the tenant in `info`."""
+
+
+@event.listens_for(_TenantSession, "do_orm_execute")
+def _select_tenant(state: ORMExecuteState) -> None:
+    tenant = state.session.info[_TENANT]
+    if state.is_orm_statement and (state.is_select or state.is_update or state.is_delete):
+        belongs = with_loader_criteria(TenantRow, lambda row: row.tenant == tenant, include_aliases=True)
+        state.statement = state.statement.options(belongs)
+
+
+@event.listens_for(_TenantSession, "before_flush")
+def _set_tenant(session: Session, context: Any, instances: Any) -> None:
+    for row in session.new:
+        if isinstance(row, TenantRow):
+            row.tenant = session.info[_TENANT]
+
+
 class Database:
-    """A migrated database.
+    """A migrated database, with the rows of one tenant.
 
     Args:
         url: `sqlite:///<file>` or `postgresql://user:password@host/name`.
+
+    Attributes:
+        tenant: whose rows these are; `default` unless `of_tenant` says otherwise.
 
     Raises:
         InvalidInput: the URL names another kind of database.
     """
 
     def __init__(self, url: str) -> None:
+        self.tenant = DEFAULT_TENANT
         self._engine = _create_engine(url)
-        self._sessions = sessionmaker(self._engine, expire_on_commit=False)
+        self._sessions = sessionmaker(self._engine, class_=_TenantSession, expire_on_commit=False)
         readers = self._engine.execution_options(**{_READ_ONLY: True, "postgresql_readonly": True})
-        self._snapshots = sessionmaker(readers, expire_on_commit=False)
+        self._snapshots = sessionmaker(readers, class_=_TenantSession, expire_on_commit=False)
         self._verify: Callable[[Session], None] | None = None
 
     @property
     def engine(self) -> sa.Engine:
         """Engine, for tests and tools that read the tables."""
         return self._engine
+
+    def of_tenant(self, tenant: str) -> Database:
+        """Returns a view of this database with the rows of a tenant alone."""
+        view = copy.copy(self)
+        view.tenant = tenant
+        return view
 
     def guarded_by(self, verify: Callable[[Session], None]) -> Database:
         """Returns a view of this database that calls `verify` at the start of every `session`, so of all that writes.
@@ -220,7 +278,7 @@ class Database:
         Raises:
             Unavailable: the database cannot be reached, or has ended the transaction.
         """
-        with _name_outages(), self._sessions.begin() as session:
+        with _name_outages(), self._sessions(info={_TENANT: self.tenant}) as session, session.begin():
             if self._verify is not None:
                 self._verify(session)
             yield session
@@ -232,11 +290,13 @@ class Database:
         Raises:
             Unavailable: the database cannot be reached, or has ended the transaction.
         """
-        with _name_outages(), self._snapshots.begin() as session:
+        with _name_outages(), self._snapshots(info={_TENANT: self.tenant}) as session, session.begin():
             yield session
 
     def migrate(self) -> None:
         """Migrates the schema to the newest version; safe to run at every start.
+
+        Rows from before there were tenants become those of this view's tenant.
 
         Raises:
             Conflict: a later version of the program has migrated it.
@@ -248,7 +308,7 @@ class Database:
             with self._engine.begin() as connection:
                 if connection.dialect.name == "postgresql":
                     connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
-                config.attributes["connection"] = connection
+                config.attributes |= {"connection": connection, "tenant": self.tenant}
                 alembic.command.upgrade(config, "head")
         except OperationalError as error:
             raise _unreachable() from error

@@ -93,11 +93,11 @@ Item = TypeVar("Item", bound=Operation)
 
 
 class LifecycleRepository(ABC, Generic[Row, Item]):
-    """All rows of one table. Every method is one transaction, and only those that write are guarded.
+    """All rows of one table and tenant. Every method is one transaction, and only those that write are guarded.
 
     Args:
-        database: where the table is.
-        quota: how many unfinished rows one caller may have; 0 for no limit.
+        database: where the table is, and whose rows are meant.
+        quota: how many unfinished rows of the tenant one caller may have; 0 for no limit.
 
     Attributes:
         table: class of the rows.
@@ -123,7 +123,7 @@ class LifecycleRepository(ABC, Generic[Row, Item]):
             Conflict: the id was used with another request.
         """
         with self._database.snapshot() as session:
-            row = session.get(self.table, item_id)
+            row = session.get(self.table, self._key(item_id))
             return None if row is None else self._same(row, request)
 
     def get(self, item_id: str) -> Item:
@@ -236,12 +236,12 @@ class LifecycleRepository(ABC, Generic[Row, Item]):
         row.progress = _dump(Progress(phase="queued", detail=detail, reason=NO_FREE_SLOT))
         try:
             with self._database.session() as session:
-                if session.get(self.table, row.id) is None:  # a request that is repeated needs no room
+                if session.get(self.table, self._key(row.id)) is None:  # a request that is repeated needs no room
                     self._check_quota(session, row)
                 session.add(row)
         except IntegrityError:
             with self._database.snapshot() as session:
-                return self._same(session.get_one(self.table, row.id), request)
+                return self._same(session.get_one(self.table, self._key(row.id)), request)
         return self._to_item(row)
 
     def _check_quota(self, session: Session, row: Any) -> None:
@@ -263,8 +263,12 @@ class LifecycleRepository(ABC, Generic[Row, Item]):
                 f"VFMALIGN_QUOTA__{self.noun.upper()}S",
             )
 
+    def _key(self, item_id: str) -> tuple[str, str]:
+        """Returns the primary key of a row."""
+        return self._database.tenant, item_id
+
     def _row(self, session: Session, item_id: str, *, lock: bool = True) -> Any:
-        row = session.get(self.table, item_id, with_for_update=lock or None)
+        row = session.get(self.table, self._key(item_id), with_for_update=lock or None)
         if row is None:
             raise NotFound(
                 f"no such {self.noun}",

@@ -49,7 +49,7 @@ class StoredExperiment(Operation):
 
 
 class ExperimentRepository(LifecycleRepository[ExperimentRow, StoredExperiment]):
-    """All experiments of a database."""
+    """All experiments of a tenant."""
 
     table = ExperimentRow
     noun = "experiment"
@@ -107,7 +107,7 @@ class ExperimentRepository(LifecycleRepository[ExperimentRow, StoredExperiment])
             return True
         ids = [cell.check_id for cell in self._to_item(row).cells if cell.check_id not in row.restored_cells]
         in_report = (CheckRow.state == "succeeded") & (CheckRow.finished_at <= row.finished_at)
-        query = sa.select(sa.func.count()).where(CheckRow.id.in_(ids) & in_report)
+        query = sa.select(sa.func.count()).select_from(CheckRow).where(CheckRow.id.in_(ids) & in_report)
         return session.scalar(query) != len(ids)
 
     def _reset(self, row: Any) -> None:

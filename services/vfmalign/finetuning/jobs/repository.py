@@ -82,7 +82,7 @@ class Attempt:
 
 
 class JobRepository(LifecycleRepository[JobRow, StoredJob]):
-    """All jobs of a database."""
+    """All jobs of a tenant."""
 
     table = JobRow
     noun = "job"
@@ -206,7 +206,7 @@ class JobRepository(LifecycleRepository[JobRow, StoredJob]):
         """
         with self._database.session() as session:
             row = self._row(session, job_id)
-            attempt = session.get(AttemptRow, (row.id, row.attempts))
+            attempt = _get_attempt(session, row)
             if attempt is not None:
                 session.delete(attempt)
             row.attempts -= 1
@@ -253,7 +253,7 @@ class JobRepository(LifecycleRepository[JobRow, StoredJob]):
         """
         with self._database.session() as session:
             row = self._row(session, job_id)
-            attempt = session.get(AttemptRow, (row.id, row.attempts))
+            attempt = _get_attempt(session, row)
             if attempt is not None and row.retried_at is not None and attempt.started_at < row.retried_at:
                 self._queue_retried(session, row, exit_code, outcome)
                 return
@@ -328,9 +328,14 @@ class JobRepository(LifecycleRepository[JobRow, StoredJob]):
         )
 
 
+def _get_attempt(session: Session, row: JobRow) -> AttemptRow | None:
+    """Returns the latest attempt."""
+    return session.get(AttemptRow, (row.tenant, row.id, row.attempts))
+
+
 def _end_attempt(session: Session, row: JobRow, exit_code: int | None, outcome: str) -> None:
     row.exit_code = exit_code
-    attempt = session.get(AttemptRow, (row.id, row.attempts))
+    attempt = _get_attempt(session, row)
     if attempt is not None and attempt.finished_at is None:
         attempt.finished_at, attempt.exit_code, attempt.outcome = now(), exit_code, outcome
 

@@ -14,7 +14,7 @@ from vfmalign.client.messages.checks import CheckSpec
 from vfmalign.client.messages.experiments import ExperimentSpec
 from vfmalign.client.messages.jobs import JobSpec, Recipe
 from vfmalign.core.domain.errors import Conflict, InvalidInput, Unavailable
-from vfmalign.finetuning.db.database import Base, CheckRow, Database, ExperimentRow, JobRow, now
+from vfmalign.finetuning.db.database import AttemptRow, Base, CheckRow, Database, ExperimentRow, JobRow, StageRow, now
 
 
 def job(name, **fields):
@@ -49,22 +49,22 @@ def test_migrating_again_changes_nothing(database):
         session.add(job("kept"))
     database.migrate()
     with database.session() as session:
-        assert session.get(JobRow, "kept").spec == {"a": [1]}
+        assert session.get(JobRow, ("default", "kept")).spec == {"a": [1]}
 
 
 def test_a_snapshot_neither_waits_for_a_transaction_that_writes_nor_holds_it_up(database):
     with database.session() as session:
         session.add(job("first"))
     with database.session() as writer:
-        writer.get_one(JobRow, "first", with_for_update=True).attempts = 7
+        writer.get_one(JobRow, ("default", "first"), with_for_update=True).attempts = 7
         writer.flush()
         with database.snapshot() as reader:  # SQLite would wait for its lock here
-            assert reader.get_one(JobRow, "first").attempts == 0
+            assert reader.get_one(JobRow, ("default", "first")).attempts == 0
     with database.snapshot() as reader, database.session() as writer:
-        assert reader.get_one(JobRow, "first").attempts == 7
-        writer.get_one(JobRow, "first", with_for_update=True).attempts = 8
+        assert reader.get_one(JobRow, ("default", "first")).attempts == 7
+        writer.get_one(JobRow, ("default", "first"), with_for_update=True).attempts = 8
     with database.snapshot() as reader:
-        assert reader.get_one(JobRow, "first").attempts == 8
+        assert reader.get_one(JobRow, ("default", "first")).attempts == 8
 
 
 def test_a_snapshot_does_not_ask_whether_its_caller_leads(database):
@@ -100,7 +100,7 @@ def test_times_keep_their_instant_and_come_back_in_utc(database):
     with database.session() as session:
         session.add(job("timed", created_at=moment))
     with database.session() as session:
-        read = session.get(JobRow, "timed").created_at
+        read = session.get(JobRow, ("default", "timed")).created_at
     assert read == moment
     assert read.utcoffset() == timedelta(0)
 
@@ -120,7 +120,7 @@ def test_an_error_rolls_back(database):
     with pytest.raises(RuntimeError):
         fail_halfway()
     with database.session() as session:
-        assert session.get(JobRow, "gone") is None
+        assert session.get(JobRow, ("default", "gone")) is None
 
 
 def test_sqlite_uses_a_write_ahead_log(tmp_path):
@@ -165,7 +165,10 @@ def test_requests_of_earlier_versions_keep_their_meaning_under_the_new_names(dat
     assert former["scratch_recipe"]["patch_shape_DHW"] is None
     database.migrate()
     with database.session() as session:
-        for row, record in ((session.get(CheckRow, "c"), spec), (session.get(JobRow, "j"), training)):
+        for row, record in (
+            (session.get(CheckRow, ("default", "c")), spec),
+            (session.get(JobRow, ("default", "j")), training),
+        ):
             assert type(record).model_validate(row.request) == record
             assert row.request_digest == record.digest()
 
@@ -193,7 +196,7 @@ def test_requests_of_experiments_become_specs_and_back(database):
     assert json.loads(fixed) == {"a": 1}
     database.migrate()
     with database.session() as session:
-        row = session.get(ExperimentRow, "e")
+        row = session.get(ExperimentRow, ("default", "e"))
         assert ExperimentSpec.model_validate(row.request) == spec
         assert (row.request_digest, row.pinned_inputs) == (spec.digest(), {"a": 1})
 
@@ -212,7 +215,7 @@ def test_jobs_that_wait_for_a_pod_become_pending(database):
         assert {tuple(row) for row in rows} == {("running", False)}, "an earlier version looks for their processes"
     database.migrate()
     with database.session() as session:
-        rows = [session.get(JobRow, name) for name in ("first", "second", "trains")]
+        rows = [session.get(JobRow, ("default", name)) for name in ("first", "second", "trains")]
         assert [(row.state, row.progress, row.started_at) for row in rows] == [
             ("pending", waits, None), ("pending", waits, started), ("running", trains, started),
         ]  # fmt: skip
@@ -233,7 +236,11 @@ def test_states_and_sentences_of_earlier_versions_become_progress(database):
         ]  # fmt: skip
     database.migrate()
     with database.session() as session:
-        failed, waits, running = session.get(JobRow, "failed"), session.get(JobRow, "waits"), session.get(CheckRow, "c")
+        failed, waits, running = (
+            session.get(JobRow, ("default", "failed")),
+            session.get(JobRow, ("default", "waits")),
+            session.get(CheckRow, ("default", "c")),
+        )
         assert (failed.state, failed.failure, failed.progress["phase"]) == ("failed", failure, "finished")
         assert (waits.state, waits.failure, waits.progress["detail"]) == ("queued", None, "waiting for a free slot")
         assert (running.state, running.progress["detail"], running.stage_progress) == ("running", "comparing", [])
@@ -249,7 +256,7 @@ def test_checks_of_earlier_versions_have_one_seed(database):
     assert "seeds" not in former
     database.migrate()
     with database.session() as session:
-        row = session.get(CheckRow, "c")
+        row = session.get(CheckRow, ("default", "c"))
         assert CheckSpec.model_validate(row.request) == spec
         assert row.request_digest == spec.digest()
 
@@ -272,6 +279,52 @@ def test_requests_of_earlier_versions_have_no_smallest_differences(database):
             assert "smallest_difference" not in former
     database.migrate()
     with database.session() as session:
-        for row, record in ((session.get(CheckRow, "c"), spec), (session.get(ExperimentRow, "e"), experiment)):
+        for row, record in (
+            (session.get(CheckRow, ("default", "c")), spec),
+            (session.get(ExperimentRow, ("default", "e")), experiment),
+        ):
             assert type(record).model_validate(row.request) == record
             assert row.request_digest == record.digest()
+
+
+def test_rows_of_before_there_were_tenants_belong_to_the_first(database):
+    with database.session() as session:
+        session.add(job("j", attempts=1))
+        session.flush()
+        session.add(AttemptRow(job_id="j", attempt=1, started_at=now(), outcome="running"))
+        session.add(check("c"))
+        session.flush()
+        session.add(StageRow(check_id="c", stage="mmd", attempt=1, started_at=now(), outcome="running"))
+    downgrade(database, "0014")
+    first = database.of_tenant("ward-7")
+    first.migrate()
+    with first.session() as session:
+        rows = [*session.scalars(sa.select(JobRow)), *session.scalars(sa.select(AttemptRow))]
+        rows += [*session.scalars(sa.select(CheckRow)), *session.scalars(sa.select(StageRow))]
+        assert [row.tenant for row in rows] == ["ward-7"] * 4
+        session.delete(session.get_one(JobRow, ("ward-7", "j")))
+    with first.session() as session:
+        assert session.scalars(sa.select(AttemptRow)).all() == [], "what belongs to a row is deleted with it"
+    with database.session() as session:
+        assert session.scalars(sa.select(CheckRow)).all() == []
+
+
+def test_a_session_sees_and_writes_the_rows_of_its_tenant_alone(database):
+    ours, theirs = database, database.of_tenant("ward-7")
+    for one in (ours, theirs, ours):
+        with one.session() as session:
+            if session.get(JobRow, (one.tenant, "j")) is None:
+                session.add(job("j", spec={"of": one.tenant}))
+    for one in (ours, theirs):
+        with one.snapshot() as session:
+            assert [row.spec for row in session.scalars(sa.select(JobRow))] == [{"of": one.tenant}]
+            assert session.scalars(sa.select(JobRow.tenant)).all() == [one.tenant]
+            assert session.scalar(sa.select(sa.func.count()).select_from(JobRow)) == 1
+    with theirs.session() as session:
+        session.execute(sa.update(JobRow).values(baseline="theirs"))
+        session.execute(sa.delete(JobRow).where(JobRow.baseline == ""))
+    with ours.session() as session:
+        assert session.scalars(sa.select(JobRow.baseline)).all() == [""]
+        session.execute(sa.delete(JobRow))
+    with theirs.session() as session:
+        assert session.scalars(sa.select(JobRow.baseline)).all() == ["theirs"]

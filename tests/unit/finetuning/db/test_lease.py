@@ -183,7 +183,7 @@ def test_a_takeover_comes_after_a_transaction_that_has_begun(database, rival):
         takeover.start()
         takeover.join(0.5)
         assert takeover.is_alive()
-        session.get_one(CheckRow, "c").state = "running"
+        session.get_one(CheckRow, ("default", "c")).state = "running"
     takeover.join(30)
     assert terms[0].epoch == 2
     assert CheckRepository(rival).get("c").state == "running"
@@ -209,7 +209,7 @@ def test_a_stopped_process_holds_up_a_takeover_no_longer_than_an_idle_transactio
 def _end(manager, session):
     """Continues a transaction after a pause: writes, and commits."""
     try:
-        session.get_one(CheckRow, "c").state = "running"
+        session.get_one(CheckRow, ("default", "c")).state = "running"
         session.flush()
     except BaseException as error:
         if not manager.__exit__(type(error), error, error.__traceback__):
