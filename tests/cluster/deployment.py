@@ -20,7 +20,7 @@ from typing import Any
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
-NAMESPACE = "vfmalign"
+NAMESPACE, JOBS_NAMESPACE = "vfmalign", "vfmalign-jobs"
 STORE, DATABASE = "vfmalign-store", "vfmalign-database"
 CLUSTER_KEYS, CLIENT = "vfmalign-cluster-keys", "vfmalign-client"
 SERVICES = ("features", "mmd", "finetuning")
@@ -47,7 +47,7 @@ def get(*arguments: str) -> Any:
 
 @dataclass
 class Deployment:
-    """vfmalign in a namespace that must not exist yet.
+    """vfmalign in two namespaces that must not exist yet.
 
     Attributes:
         overlay: folder of the kustomization.
@@ -79,12 +79,15 @@ class Deployment:
         kubectl(
             "delete", "--ignore-not-found", "--wait=true", "-f", "-", text=self.manifests, check=False, timeout_s=300.0
         )
-        kubectl("delete", "namespace", NAMESPACE, "--ignore-not-found", check=False, timeout_s=300.0)
+        for name in (NAMESPACE, JOBS_NAMESPACE):
+            kubectl("delete", "namespace", name, "--ignore-not-found", check=False, timeout_s=300.0)
 
     def describe(self) -> str:
         """Return the state, events and logs of pods and jobs, for troubleshooting."""
-        sections = [kubectl("-n", NAMESPACE, "get", "pods,jobs", "-o", "wide", check=False)]
-        sections.append(kubectl("-n", NAMESPACE, "get", "events", "--sort-by=.lastTimestamp", check=False)[-6000:])
+        sections = []
+        for name in (NAMESPACE, JOBS_NAMESPACE):
+            sections.append(kubectl("-n", name, "get", "pods,jobs", "-o", "wide", check=False))
+            sections.append(kubectl("-n", name, "get", "events", "--sort-by=.lastTimestamp", check=False)[-6000:])
         logs = (f"deployment/vfmalign-{name}" for name in SERVICES)
         sections += [kubectl("-n", NAMESPACE, "logs", name, "--tail=40", check=False) for name in logs]
         return "\n".join(sections)
@@ -118,18 +121,18 @@ class Deployment:
             (folder / "gpus.yaml").write_text(yaml.safe_dump([limit]))
             composed["patches"].append({"path": "gpus.yaml", "target": template})
         processes = f"VFMALIGN_LAUNCHER__PROCESSES_PER_NODE={self.gpus}"
-        composed["configMapGenerator"] = [
-            {"name": "vfmalign-finetuning", "namespace": NAMESPACE, "behavior": "merge", "literals": [processes]}
-        ]
+        composed["configMapGenerator"] = [{"name": "vfmalign-finetuning", "behavior": "merge", "literals": [processes]}]
         (folder / "kustomization.yaml").write_text(yaml.safe_dump(composed))
         return folder
 
     def _secrets(self) -> list[dict[str, Any]]:
         password = secrets.token_hex(16)
         url = f"postgresql://vfmalign:{password}@vfmalign-postgresql:5432/vfmalign"
+        keys = {"AWS_ACCESS_KEY_ID": secrets.token_hex(12), "AWS_SECRET_ACCESS_KEY": secrets.token_hex(20)}
         return [
-            _secret(STORE, AWS_ACCESS_KEY_ID=secrets.token_hex(12), AWS_SECRET_ACCESS_KEY=secrets.token_hex(20)),
-            _secret(DATABASE, POSTGRES_PASSWORD=password, VFMALIGN_DATABASE__URL=url),
+            _secret(NAMESPACE, STORE, keys),
+            _secret(JOBS_NAMESPACE, f"{STORE}-training", keys),
+            _secret(NAMESPACE, DATABASE, {"POSTGRES_PASSWORD": password, "VFMALIGN_DATABASE__URL": url}),
         ]
 
     def _apply(self, documents: list[dict[str, Any]]) -> None:
@@ -167,12 +170,12 @@ class Deployment:
     # --- training pods -----------------------------------------------------------------------------------------------
 
     def phase(self, pod: str) -> str:
-        """Return the phase of a pod."""
+        """Return the phase of a pod beside the services."""
         return kubectl("-n", NAMESPACE, "get", "pod", pod, "-o", "jsonpath={.status.phase}", check=False).strip()
 
     def training_pods(self) -> list[dict[str, Any]]:
         """Return the pods of training jobs."""
-        items: list[dict[str, Any]] = get("-n", NAMESPACE, "get", "pods", "-l", "vfmalign.io/job")["items"]
+        items: list[dict[str, Any]] = get("-n", JOBS_NAMESPACE, "get", "pods", "-l", "vfmalign.io/job")["items"]
         return items
 
     def training(self, job: str, epochs: int = 2, timeout_s: float = 600.0) -> str:
@@ -183,7 +186,7 @@ class Deployment:
                 name, status = pod["metadata"]["name"], pod["status"]
                 is_of_job = pod["metadata"]["annotations"].get("vfmalign.io/job-id") == job
                 if is_of_job and status.get("phase") == "Running" and not pod["metadata"].get("deletionTimestamp"):
-                    log = kubectl("-n", NAMESPACE, "logs", name, check=False)
+                    log = kubectl("-n", JOBS_NAMESPACE, "logs", name, check=False)
                     if log.count('"event": "epoch"') >= epochs:
                         return str(name)
             return None
@@ -197,11 +200,11 @@ class Deployment:
         kubectl("-n", NAMESPACE, "rollout", "status", name, "--timeout=600s", timeout_s=660.0)
 
     def drain(self, pod: str) -> None:
-        """Drain the node of a pod as docs/operations.md describes, and uncordon it.
+        """Drain the node of a training pod as docs/operations.md describes, and uncordon it.
 
         Evict only the pod if its node is outside the GPU pool or holds the stores of this test.
         """
-        node = get("-n", NAMESPACE, "get", "pod", pod)["spec"]["nodeName"]
+        node = get("-n", JOBS_NAMESPACE, "get", "pod", pod)["spec"]["nodeName"]
         stores = get("-n", NAMESPACE, "get", "pods", "-l", "app.kubernetes.io/component in (s3, postgresql)")["items"]
         spared = {one["spec"].get("nodeName") for one in stores}
         if node in spared or node not in {one["metadata"]["name"] for one in pool()}:
@@ -225,13 +228,13 @@ class Deployment:
 
     def _evict(self, pod: str) -> None:
         """Evict a pod, as draining its node would."""
-        body = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod, "namespace": NAMESPACE}}
-        path = f"/api/v1/namespaces/{NAMESPACE}/pods/{pod}/eviction"
+        body = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod, "namespace": JOBS_NAMESPACE}}
+        path = f"/api/v1/namespaces/{JOBS_NAMESPACE}/pods/{pod}/eviction"
         kubectl("create", "--raw", path, "-f", "-", text=json.dumps(body))
 
     def delete(self, pod: str) -> None:
-        """Delete a pod, as a user would."""
-        kubectl("-n", NAMESPACE, "delete", "pod", pod, "--wait=false")
+        """Delete a training pod, as a user would."""
+        kubectl("-n", JOBS_NAMESPACE, "delete", "pod", pod, "--wait=false")
 
 
 def pool() -> list[dict[str, Any]]:
@@ -262,8 +265,8 @@ def until(condition: Callable[[], Any], timeout_s: float) -> Any:
     raise AssertionError(f"the condition did not hold within {timeout_s:g} s")
 
 
-def _secret(name: str, **values: str) -> dict[str, Any]:
-    metadata = {"name": name, "namespace": NAMESPACE}
+def _secret(namespace: str, name: str, values: dict[str, str]) -> dict[str, Any]:
+    metadata = {"name": name, "namespace": namespace}
     return {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": values}
 
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.cluster.deployment import NAMESPACE, ROOT, Deployment, get, names, pool, until
+from tests.cluster.deployment import JOBS_NAMESPACE, NAMESPACE, ROOT, Deployment, get, names, pool, until
 
 DATASET, MODEL, PRETRAINING, CHECK = "phantoms", "micro", "pretrain-micro", "cluster"
 EPOCHS, GPUS = int(os.environ.get("CLUSTER_EPOCHS", "40")), int(os.environ.get("GPUS", "1"))
@@ -35,7 +35,8 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
     """Deploy vfmalign on the cluster."""
-    assert NAMESPACE not in names(get("get", "namespaces")), f"namespace {NAMESPACE} exists. Delete it first"
+    existing = {NAMESPACE, JOBS_NAMESPACE} & set(names(get("get", "namespaces")))
+    assert not existing, f"namespace {', '.join(existing)} exists. Delete it first"
     assert EPOCHS >= MIN_EPOCHS, f"CLUSTER_EPOCHS is {EPOCHS}. Set it to {MIN_EPOCHS} or more"
     deployed = Deployment(ROOT / os.environ["OVERLAY"], Path(tmp_path_factory.mktemp("cluster")), GPUS)
     try:
@@ -80,7 +81,7 @@ def test_a_check_survives_the_loss_of_its_pods(deployment: Deployment) -> None:
     assert (job["state"], job["attempts"]) == ("JOB_STATE_SUCCEEDED", attempts), "the Job must replace its pod itself"
 
     assert_jobs_used_the_gpu_pool(deployment)
-    jobs = names(get("-n", NAMESPACE, "get", "jobs", "-l", "vfmalign.io/job"))
+    jobs = names(get("-n", JOBS_NAMESPACE, "get", "jobs", "-l", "vfmalign.io/job"))
     assert len(jobs) == 4 + attempts, "two attempts of the pretraining and three networks of the check"
 
 

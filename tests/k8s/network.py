@@ -1,6 +1,6 @@
-"""Evaluate NetworkPolicies as a network plugin would: which pods of a namespace can reach which others.
+"""Evaluate NetworkPolicies as a network plugin would: which pods can reach which others.
 
-Covers the semantics of networking.k8s.io/v1 for pods of one namespace and for addresses outside the cluster, without
+Covers the semantics of networking.k8s.io/v1 for pods of any namespace and for addresses outside the cluster, without
 service meshes.
 """
 
@@ -8,9 +8,28 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from tests.k8s.rendering import Object, Pod
+from tests.k8s.rendering import NAMESPACE, Object, Pod
+
+
+@dataclass(frozen=True)
+class Caller:
+    """A pod with some labels.
+
+    Attributes:
+        labels: its labels.
+        namespace: its namespace, which need not be one of the manifests.
+    """
+
+    labels: dict[str, str]
+    namespace: str = NAMESPACE
+
+
+def to_caller(pod: Pod) -> Caller:
+    """Return the pods of a template as callers."""
+    return Caller(pod.labels, pod.namespace)
 
 
 def matches(selector: dict[str, Any], labels: dict[str, str]) -> bool:
@@ -26,44 +45,41 @@ def matches(selector: dict[str, Any], labels: dict[str, str]) -> bool:
 
 def isolated(objects: Sequence[Object], pod: Pod) -> set[str]:
     """Return the directions in which policies restrict this pod."""
-    return {kind for policy in _selecting(objects, pod.labels) for kind in policy["spec"]["policyTypes"]}
+    return {kind for policy in _selecting(objects, to_caller(pod)) for kind in policy["spec"]["policyTypes"]}
 
 
-def may_call(objects: Sequence[Object], caller: dict[str, str], called: Pod, port: int) -> bool:
-    """Return whether a pod with these labels can reach a TCP port of another pod in the namespace."""
-    return _passes(objects, caller, "egress", called.labels, port, {}) and _passes(
-        objects, called.labels, "ingress", caller, port, _port_names(called)
+def may_call(objects: Sequence[Object], caller: Caller, called: Pod, port: int) -> bool:
+    """Return whether a pod can reach a TCP port of another pod."""
+    return _passes(objects, caller, "egress", to_caller(called), port, {}) and _passes(
+        objects, to_caller(called), "ingress", caller, port, _port_names(called)
     )
 
 
-def may_leave(objects: Sequence[Object], caller: dict[str, str], address: str, port: int) -> bool:
-    """Return whether a pod with these labels can reach a TCP port of an address outside the cluster."""
+def may_leave(objects: Sequence[Object], caller: Caller, address: str, port: int) -> bool:
+    """Return whether a pod can reach a TCP port of an address outside the cluster."""
     return _passes(objects, caller, "egress", address, port, {})
 
 
-def _selecting(objects: Sequence[Object], labels: dict[str, str]) -> list[Object]:
+def _selecting(objects: Sequence[Object], pod: Caller) -> list[Object]:
     policies = [item for item in objects if item["kind"] == "NetworkPolicy"]
-    return [item for item in policies if matches(item["spec"]["podSelector"], labels)]
+    own = [item for item in policies if item["metadata"].get("namespace") == pod.namespace]
+    return [item for item in own if matches(item["spec"]["podSelector"], pod.labels)]
 
 
 def _passes(
-    objects: Sequence[Object],
-    subject: dict[str, str],
-    direction: str,
-    other: dict[str, str] | str,
-    port: int,
-    names: dict[str, int],
+    objects: Sequence[Object], subject: Caller, direction: str, other: Caller | str, port: int, names: dict[str, int]
 ) -> bool:
     policies = [one for one in _selecting(objects, subject) if direction.capitalize() in one["spec"]["policyTypes"]]
     peers = "to" if direction == "egress" else "from"
     return not policies or any(
-        any(_is_peer(peer, other) for peer in rule[peers]) and _has_port(rule, port, names)
+        any(_is_peer(objects, peer, subject, other) for peer in rule[peers]) and _has_port(rule, port, names)
         for policy in policies
         for rule in policy["spec"].get(direction, ())
     )
 
 
-def _is_peer(peer: dict[str, Any], other: dict[str, str] | str) -> bool:
+def _is_peer(objects: Sequence[Object], peer: dict[str, Any], subject: Caller, other: Caller | str) -> bool:
+    """Return whether a peer of a policy in the subject's namespace is the other pod or address."""
     if isinstance(other, str):
         block = peer.get("ipBlock")
         address = ipaddress.ip_address(other)
@@ -72,7 +88,19 @@ def _is_peer(peer: dict[str, Any], other: dict[str, str] | str) -> bool:
             and address in ipaddress.ip_network(block["cidr"])
             and not any(address in ipaddress.ip_network(hole) for hole in block.get("except", ()))
         )
-    return "podSelector" in peer and "namespaceSelector" not in peer and matches(peer["podSelector"], other)
+    if "ipBlock" in peer:
+        return False
+    if "namespaceSelector" in peer:
+        in_namespace = matches(peer["namespaceSelector"], _namespace_labels(objects, other.namespace))
+    else:
+        in_namespace = other.namespace == subject.namespace
+    return in_namespace and matches(peer.get("podSelector", {}), other.labels)
+
+
+def _namespace_labels(objects: Sequence[Object], name: str) -> dict[str, str]:
+    own = [item for item in objects if (item["kind"], item["metadata"]["name"]) == ("Namespace", name)]
+    labels = own[0]["metadata"].get("labels", {}) if own else {}
+    return {"kubernetes.io/metadata.name": name, **labels}
 
 
 def _has_port(rule: dict[str, Any], port: int, names: dict[str, int]) -> bool:

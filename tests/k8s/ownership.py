@@ -6,7 +6,6 @@ are applied side by side must not render the same object.
 
 from __future__ import annotations
 
-import re
 import shutil
 import tempfile
 from collections import defaultdict
@@ -15,7 +14,7 @@ from itertools import combinations
 from pathlib import Path
 
 import yaml
-from tests.k8s.rendering import K8S, Object, kustomize, render_folder
+from tests.k8s.rendering import K8S, Object, get_name, kustomize, render_folder
 
 Identity = tuple[str, str, str]
 """Kind, namespace and name. No two API groups in use here share a kind."""
@@ -28,16 +27,10 @@ ALTERNATIVES: tuple[frozenset[str], ...] = (frozenset(INSTALLATIONS), frozenset(
 FILES = ("admission/training-jobs.yaml", "components/kueue/cluster-queue.yaml", "examples/grpc-route.yaml")
 """Files that are applied by themselves."""
 
-# What kustomize appends to the names of generated objects: ten characters of its own alphabet.
-_DIGEST = re.compile(r"-[2456789bcdfghkmt]{10}$")
-
 
 def identify(item: Object) -> Identity:
     """Return the identity of an object, without the digest of a generated name: other values must not hide a clash."""
-    name = item["metadata"]["name"]
-    if item["kind"] in {"ConfigMap", "Secret"}:
-        name = _DIGEST.sub("", name)
-    return item["kind"], item["metadata"].get("namespace", ""), name
+    return item["kind"], item["metadata"].get("namespace", ""), get_name(item)
 
 
 def render_units() -> dict[str, list[Object]]:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from tests.k8s.pod_policy import POD_RULES, SERVERS, Rule
-from tests.k8s.rendering import Object, Pod, describe, environment, pods
+from tests.k8s.rendering import Object, Pod, describe, environment, get_name, pods
 
 LABELS = tuple(f"app.kubernetes.io/{name}" for name in ("name", "component", "part-of"))
 CLUSTER_WIDE = {"Namespace", "PriorityClass"}
@@ -24,6 +24,11 @@ ROLE = {
     ("", "podtemplates"): {"get"},
     ("events.k8s.io", "events"): {"create", "list", "patch"},
 }
+JOB_KINDS = {
+    "ConfigMap", "LocalQueue", "NetworkPolicy", "PodTemplate", "ResourceQuota", "Role", "RoleBinding", "Service",
+    "ServiceAccount",
+}  # fmt: skip
+"""What the namespace of jobs may hold."""
 _ENTRY_POINTS = {"Ingress", "Gateway", "HTTPRoute", "GRPCRoute", "TCPRoute", "TLSRoute", "Route", "IngressRoute"}
 _CREDENTIAL = re.compile(r"passw|secret|token|credential|(access|private|api)_?key|database__url", re.IGNORECASE)
 _URL_WITH_PASSWORD = re.compile(r"\w+://[^/\s:@]+:[^/\s@]+@")
@@ -66,13 +71,31 @@ def is_restricted(objects: Sequence[Object]) -> Iterator[str]:
                 yield f"{describe(item)}: pod security is not restricted ({mode})"
 
 
-def has_one_namespace(objects: Sequence[Object]) -> Iterator[str]:
-    """Every object lies in the namespace that the manifests create; without one, kubectl would choose `default`."""
-    (namespace,) = {item["metadata"]["name"] for item in _of_kind(objects, "Namespace")}
+def lies_in_its_namespace(objects: Sequence[Object]) -> Iterator[str]:
+    """What training needs lies in the namespace of jobs, everything else in that of the services; both are created.
+
+    Without a namespace of its own, kubectl would choose `default` for an object.
+    """
+    services, jobs = get_namespaces(objects)
     for item in objects:
         actual = item["metadata"].get("namespace")
-        if item["kind"] not in CLUSTER_WIDE and actual != namespace:
-            yield f"{describe(item)}: lies in the namespace {actual}, not {namespace}"
+        expected = jobs if _is_for_jobs(item) else services
+        if item["kind"] not in CLUSTER_WIDE and actual != expected:
+            yield f"{describe(item)}: lies in the namespace {actual}, not {expected}"
+
+
+def get_namespaces(objects: Sequence[Object]) -> tuple[str, str]:
+    """Return the namespace of the services and that of the jobs; the latter is empty where there is none."""
+    names = {
+        item["metadata"]["labels"]["app.kubernetes.io/component"]: item["metadata"]["name"]
+        for item in _of_kind(objects, "Namespace")
+    }
+    return names["namespace"], names.get("training", "")
+
+
+def _is_for_jobs(item: Object) -> bool:
+    is_of_training = item["metadata"].get("labels", {}).get("app.kubernetes.io/component") in {"training", "queue"}
+    return is_of_training or (item["kind"], get_name(item)) == ("ConfigMap", "vfmalign-store-training")
 
 
 def keeps_data(objects: Sequence[Object]) -> Iterator[str]:
@@ -128,9 +151,10 @@ def has_one_token(objects: Sequence[Object]) -> Iterator[str]:
 
 
 def has_needed_rights(objects: Sequence[Object]) -> Iterator[str]:
-    """The orchestrator has the rights that it needs, and nobody else has any."""
+    """The orchestrator has the rights that it needs, in the namespace of jobs alone, and nobody else has any."""
     for item in _of_kind(objects, "ClusterRole", "ClusterRoleBinding"):
         yield f"{describe(item)}: cluster-wide rights are not needed"
+    services, jobs = get_namespaces(objects)
     granted: dict[tuple[str, str], set[str]] = {}
     for item in _of_kind(objects, "Role"):
         for rule in item["rules"]:
@@ -140,13 +164,55 @@ def has_needed_rights(objects: Sequence[Object]) -> Iterator[str]:
                 yield f"{describe(item)}: may read PodTemplates other than vfmalign-training"
     if granted != ROLE:
         yield f"Role: grants {granted}, not {ROLE}"
-    namespaces = {item["metadata"]["name"] for item in _of_kind(objects, "Namespace")}
+    for item in _of_kind(objects, "Role", "RoleBinding"):
+        if item["metadata"].get("namespace") != jobs:
+            yield f"{describe(item)}: grants rights outside the namespace of jobs"
     for item in _of_kind(objects, "RoleBinding"):
         subjects = {(one["kind"], one["name"]) for one in item["subjects"]}
         if subjects != {("ServiceAccount", f"vfmalign-{TOKEN_OWNER}")}:
             yield f"{describe(item)}: binds {subjects}"
-        if {one.get("namespace") for one in item["subjects"]} != namespaces:
+        if {one.get("namespace") for one in item["subjects"]} != {services}:
             yield f"{describe(item)}: binds an account of another namespace"
+
+
+def starts_jobs_in_their_namespace(objects: Sequence[Object]) -> Iterator[str]:
+    """The orchestrator starts Jobs in their namespace, whose pods use the same store as the services."""
+    jobs = get_namespaces(objects)[1]
+    for pod in pods(objects):
+        variables = environment(pod.spec["containers"][0], objects)
+        if pod.component == TOKEN_OWNER and variables.get("VFMALIGN_LAUNCHER__NAMESPACE") != jobs:
+            yield f"{pod.name}: starts Jobs elsewhere than in the namespace {jobs}"
+    buckets = {
+        (variables["VFMALIGN_BUCKET"], variables["AWS_REGION"])
+        for pod in pods(objects)
+        if "VFMALIGN_BUCKET" in (variables := environment(pod.spec["containers"][0], objects))
+    }
+    if len(buckets) != 1:
+        yield f"training jobs and services use several buckets: {sorted(buckets)}"
+
+
+def separates_jobs(objects: Sequence[Object]) -> Iterator[str]:
+    """The namespace of jobs has no service to call and no credential but the store's keys of training."""
+    jobs = get_namespaces(objects)[1]
+    for item in objects:
+        if item["metadata"].get("namespace") == jobs and item["kind"] not in JOB_KINDS:
+            yield f"{describe(item)}: does not belong into the namespace of jobs"
+    for pod in pods(objects):
+        if pod.namespace != jobs:
+            continue
+        if names := _list_secrets(pod) - {"vfmalign-store-training"}:
+            yield f"{pod.name}: reads the Secrets {', '.join(sorted(names))} in the namespace of jobs"
+
+
+def _list_secrets(pod: Pod) -> set[str]:
+    """Return the names of the Secrets that a pod reads, in variables and volumes."""
+    variables = (one.get("valueFrom", {}) for container in pod.containers for one in container.get("env", ()))
+    names = {one["secretKeyRef"]["name"] for one in variables if "secretKeyRef" in one}
+    for volume in pod.spec.get("volumes", ()):
+        names |= {volume["secret"]["secretName"]} if "secret" in volume else set()
+        sources = volume.get("projected", {}).get("sources", ())
+        names |= {source["secret"]["name"] for source in sources if "secret" in source}
+    return names
 
 
 def _mounts_token_for_vfmalign_alone(pod: Pod) -> Iterator[str]:
@@ -263,7 +329,7 @@ RULES: tuple[Rule, ...] = (
     *POD_RULES,
     is_labelled,
     is_restricted,
-    has_one_namespace,
+    lies_in_its_namespace,
     keeps_data,
     has_budget,
     has_one_token,
@@ -272,4 +338,9 @@ RULES: tuple[Rule, ...] = (
     is_internal,
     has_priority,
 )
-ORCHESTRATOR_RULES: tuple[Rule, ...] = (has_needed_rights, has_one_orchestrator)
+ORCHESTRATOR_RULES: tuple[Rule, ...] = (
+    has_needed_rights,
+    has_one_orchestrator,
+    starts_jobs_in_their_namespace,
+    separates_jobs,
+)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import os
+import re
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -18,6 +19,8 @@ Object = dict[str, Any]
 
 ROOT = Path(__file__).resolve().parents[2]
 K8S = ROOT / "k8s"
+
+NAMESPACE, JOBS_NAMESPACE = "vfmalign", "vfmalign-jobs"
 
 # The MMD service alone.
 MMD_ALONE: dict[str, tuple[str, ...]] = {
@@ -75,16 +78,21 @@ def render_folder(folder: Path) -> list[Object]:
 
 
 @functools.cache
-def _composed(name: str, namespace: str) -> list[Object]:
+def _composed(name: str) -> list[Object]:
     resource, *components = COMPOSITIONS[name]
-    return kustomize(
-        {"resources": [resource], "components": components} | ({"namespace": namespace} if namespace else {})
-    )
+    return kustomize({"resources": [resource], "components": components})
 
 
-def render(name: str, namespace: str = "") -> list[Object]:
+def render(name: str) -> list[Object]:
     """Return a new copy of the objects of a composition."""
-    return copy.deepcopy(_composed(name, namespace))
+    return copy.deepcopy(_composed(name))
+
+
+def read_example(number: int) -> dict[str, Any]:
+    """Return a kustomization that k8s/README.md shows, with resources and components as folders of k8s/."""
+    example = (K8S / "README.md").read_text().split("```yaml")[number].split("```")[0]
+    site: dict[str, Any] = {"components": []} | yaml.safe_load(re.sub(r"github\.com/\S+?/k8s/", "", example))
+    return site
 
 
 @dataclass(frozen=True)
@@ -107,6 +115,11 @@ class Pod:
         return describe(self.owner)
 
     @property
+    def namespace(self) -> str:
+        """Return the namespace that its pods run in."""
+        return str(self.owner["metadata"].get("namespace", ""))
+
+    @property
     def component(self) -> str:
         """Return the component that the label names."""
         return self.labels.get("app.kubernetes.io/component", "")
@@ -115,6 +128,16 @@ class Pod:
     def containers(self) -> list[dict[str, Any]]:
         """Return all containers, including init containers."""
         return [*self.spec.get("initContainers", ()), *self.spec["containers"]]
+
+
+# What kustomize appends to the names of generated objects: ten characters of its own alphabet.
+_DIGEST = re.compile(r"-[2456789bcdfghkmt]{10}$")
+
+
+def get_name(item: Object) -> str:
+    """Return the name of an object without the digest of a generated one."""
+    name: str = item["metadata"]["name"]
+    return _DIGEST.sub("", name) if item["kind"] in {"ConfigMap", "Secret"} else name
 
 
 def describe(item: Object) -> str:

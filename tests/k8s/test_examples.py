@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 import yaml
 from tests.integration.finetuning.kubernetes.emulator import PODS, Api
-from tests.k8s.network import may_call
+from tests.k8s.network import Caller, may_call
 from tests.k8s.policy import LABELS
-from tests.k8s.rendering import K8S, pods, render
+from tests.k8s.rendering import K8S, NAMESPACE, pods, render
 
 import vfmalign
 from vfmalign.core.runtime.auth_settings import AuthSettings
@@ -26,7 +26,7 @@ OBSERVED = {"features": "vfmalign-features", "mmd": "vfmalign-mmd", "finetuning"
 
 @pytest.fixture
 def api() -> Iterator[Api]:
-    cluster = Api()
+    cluster = Api(NAMESPACE)
     yield cluster
     cluster.close()
 
@@ -130,7 +130,7 @@ def test_the_client_is_admitted_and_may_do_no_more_than_its_token_says() -> None
     assert container["image"] == f"vfmalign/cli:{vfmalign.__version__}"
     others = {other.component: other for other in pods(objects)}
     for name in OBSERVED:
-        assert may_call(objects, client["metadata"]["labels"], others[name], 8001)
+        assert may_call(objects, Caller(client["metadata"]["labels"]), others[name], 8001)
 
 
 EXAMPLE_NAMES = {"client.yaml", "grpc-route.yaml", "prometheus.yaml"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from tests.k8s.network import isolated, may_call, may_leave
+from tests.k8s.network import Caller, isolated, may_call, may_leave, to_caller
 from tests.k8s.policy import violations
 from tests.k8s.rendering import MMD_ALONE, environment, pods, render
 
@@ -50,7 +50,7 @@ def test_the_service_accepts_its_settings(name: str, monkeypatch: pytest.MonkeyP
 def test_clients_alone_call_it_and_it_reaches_the_openid_provider_alone() -> None:
     objects = render("overlays/mmd")
     (pod,) = pods(objects)
-    callers = {"mmd": pod.labels, "client": CLIENT, "stranger": STRANGER}
+    callers = {"mmd": to_caller(pod), "client": Caller(CLIENT), "stranger": Caller(STRANGER)}
     calls = {(name, port) for name, own in callers.items() for port in PORTS if may_call(objects, own, pod, port)}
     assert calls == {("client", 8001)}
     assert isolated(objects, pod) == {"Ingress", "Egress"}

@@ -13,7 +13,7 @@ import sys
 
 import pytest
 from tests.k8s.ownership import ANOTHER_JOB, INSTALLATIONS, find_shared, format_owners, render_jobs, render_units
-from tests.k8s.rendering import ROOT, Object, kustomize
+from tests.k8s.rendering import ROOT, Object, kustomize, read_example, render
 
 # Objects of the cluster that two installations in two namespaces share. k8s/README.md says so.
 SHARED_BY_NAMESPACES = {("PriorityClass", "", "vfmalign-serving"), ("PriorityClass", "", "vfmalign-training")}
@@ -53,9 +53,9 @@ def test_a_copy_that_keeps_its_suffix_is_found(units: dict[str, list[Object]]) -
     assert ("Job", "vfmalign", "vfmalign-extract-example") in shared
 
 
-def test_installations_in_two_namespaces_share_the_priority_classes_alone() -> None:
-    sites = {name: kustomize({"namespace": name, "resources": ["overlays/gpu"], "components": []}) for name in "ab"}
-    assert find_shared(sites).keys() == SHARED_BY_NAMESPACES
+def test_installations_in_other_namespaces_share_the_priority_classes_alone() -> None:
+    renamed = read_example(2) | {"resources": ["overlays/gpu"], "components": []}
+    assert find_shared({"a": render("overlays/gpu"), "b": kustomize(renamed)}).keys() == SHARED_BY_NAMESPACES
 
 
 def test_the_list_is_printed() -> None:

@@ -11,10 +11,23 @@ from pathlib import Path
 import pytest
 import yaml
 from tests.k8s.gpu_policy import gpu_violations, gpus
-from tests.k8s.network import isolated, may_call, may_leave
+from tests.k8s.network import Caller, isolated, may_call, may_leave, to_caller
 from tests.k8s.pod_policy import SERVERS
-from tests.k8s.policy import violations
-from tests.k8s.rendering import K8S, WHOLE, Object, Pod, environment, kustomize, pods, render, settings_maps
+from tests.k8s.policy import get_namespaces, violations
+from tests.k8s.rendering import (
+    JOBS_NAMESPACE,
+    K8S,
+    NAMESPACE,
+    WHOLE,
+    Object,
+    Pod,
+    environment,
+    kustomize,
+    pods,
+    read_example,
+    render,
+    settings_maps,
+)
 
 from vfmalign import __version__
 from vfmalign.client.messages.common import JOB_STATES
@@ -27,6 +40,14 @@ LOCAL = [name for name in EVERY if "overlays/local" in WHOLE[name]]
 PLACEHOLDER = "SET-THE-URL-OF-YOUR-OPENID-PROVIDER"
 CLIENT = {"app.kubernetes.io/name": "vfmalign", "app.kubernetes.io/component": "client"}
 STRANGER = {"app.kubernetes.io/name": "notebook"}
+OTHERS = {
+    "client": Caller(CLIENT),
+    "stranger": Caller(STRANGER),
+    "client among jobs": Caller(CLIENT, JOBS_NAMESPACE),
+    "stranger among jobs": Caller(STRANGER, JOBS_NAMESPACE),
+    "client elsewhere": Caller(CLIENT, "default"),
+    "prometheus": Caller(STRANGER, "monitoring"),
+}
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -34,11 +55,18 @@ def test_it_follows_the_policy(name: str) -> None:
     assert violations(render(name)) == []
 
 
-@pytest.mark.parametrize("name", EVERY)
-def test_it_follows_the_policy_in_another_namespace(name: str) -> None:
-    objects = render(name, namespace="elsewhere")
+@pytest.mark.parametrize("name", sorted(set(EVERY) - set(LOCAL)))
+def test_it_follows_the_policy_with_the_readme_s_other_names(name: str) -> None:
+    resource, *components = WHOLE[name]
+    objects = kustomize(read_example(2) | {"resources": [resource], "components": components})
     assert violations(objects) == []
-    assert {one["metadata"]["name"] for one in objects if one["kind"] == "Namespace"} == {"elsewhere"}
+    assert get_namespaces(objects) == ("hospital", "hospital-jobs")
+    assert {one["metadata"].get("namespace", "") for one in objects} == {"", "hospital", "hospital-jobs"}
+
+
+def test_one_namespace_for_both_is_refused() -> None:
+    with pytest.raises(AssertionError, match="namespace transformation produces ID conflict"):
+        kustomize({"namespace": "one", "resources": ["overlays/cpu"], "components": []})
 
 
 @pytest.mark.parametrize("name", WITH_GPU)
@@ -82,20 +110,22 @@ def by_component() -> dict[str, dict[str, Pod]]:
 @pytest.mark.parametrize("name", ["overlays/cpu", "overlays/local", "everything"])
 def test_only_intended_calls_are_possible(name: str, by_component: dict[str, dict[str, Pod]]) -> None:
     objects, components = render(name), by_component[name]
-    callers = {part: pod.labels for part, pod in components.items()} | {"client": CLIENT, "stranger": STRANGER}
+    callers = {part: to_caller(pod) for part, pod in components.items()} | OTHERS
     ports = {8001, 8002, 8003, 8333, 5432, 29400}
     calls = {
-        (caller, called, port)
-        for caller, labels in callers.items()
+        (name, called, port)
+        for name, caller in callers.items()
         for called, pod in components.items()
         for port in ports
-        if may_call(objects, labels, pod, port)
+        if may_call(objects, caller, pod, port)
     }
     expected = {("finetuning", "features", 8001), ("finetuning", "mmd", 8001)}
     expected |= {("client", server, 8001) for server in SERVERS}
+    expected |= {("prometheus", server, 8002) for server in SERVERS}
     expected |= {("training", "training", port) for port in ports}
     if name == "overlays/local":
         expected |= {(caller, "s3", 8333) for caller in (*SERVERS, "training", "client")}
+        expected |= {("client among jobs", "s3", 8333), ("stranger among jobs", "s3", 8333)}
         expected |= {("finetuning", "postgresql", 5432)}
     assert calls == expected
     assert all(isolated(objects, pod) == {"Ingress", "Egress"} for pod in components.values())
@@ -103,12 +133,14 @@ def test_only_intended_calls_are_possible(name: str, by_component: dict[str, dic
 
 def test_external_addresses_are_reached_by_those_that_need_them(by_component: dict[str, dict[str, Pod]]) -> None:
     objects, components = render("overlays/cpu"), by_component["overlays/cpu"]
-    labels = {part: pod.labels for part, pod in components.items()} | {"client": CLIENT, "stranger": STRANGER}
+    everybody = {part: to_caller(pod) for part, pod in components.items()} | OTHERS
+    inside = {part: one for part, one in everybody.items() if one.namespace in {NAMESPACE, JOBS_NAMESPACE}}
 
     def callers(address: str, port: int) -> set[str]:
-        return {part for part, own in labels.items() if may_leave(objects, own, address, port)}
+        return {part for part, one in inside.items() if may_leave(objects, one, address, port)}
 
-    assert callers("192.0.2.1", 443) == {*SERVERS, "training", "client"}  # object storage
+    among_jobs = {"training", "client among jobs", "stranger among jobs"}
+    assert callers("192.0.2.1", 443) == {*SERVERS, "client", *among_jobs}  # object storage
     assert callers("192.0.2.1", 5432) == {"finetuning"}  # database
     assert callers("192.0.2.1", 6443) == {"finetuning"}  # API server
     assert callers("192.0.2.1", 80) == set()
@@ -144,7 +176,7 @@ def test_each_program_accepts_its_settings_once_the_issuer_is_set(
 
 
 def test_the_readme_names_the_value_without_which_no_service_starts() -> None:
-    assert PLACEHOLDER in (K8S / "base" / "kustomization.yaml").read_text()
+    assert PLACEHOLDER in (K8S / "base" / "services" / "kustomization.yaml").read_text()
     assert PLACEHOLDER in (K8S / "README.md").read_text()
 
 
@@ -192,12 +224,10 @@ def test_alerts_use_existing_metrics(alerts: list[Object]) -> None:
 
 
 def test_the_readme_s_overlay_follows_the_policy() -> None:
-    example = (K8S / "README.md").read_text().split("```yaml")[1].split("```")[0]
-    site = yaml.safe_load(re.sub(r"github\.com/\S+?/k8s/", "", example))
-    objects = kustomize(site)
+    objects = kustomize(read_example(1))
     assert violations(objects) == []
-    store = next(data for name, data in settings_maps(objects).items() if name.startswith("vfmalign-store-"))
-    assert store["AWS_ENDPOINT_URL_S3"] == "https://s3.hospital.example"
+    stores = [data for name, data in settings_maps(objects).items() if name.startswith("vfmalign-store-")]
+    assert [store["AWS_ENDPOINT_URL_S3"] for store in stores] == ["https://s3.hospital.example"] * 2
     features = next(pod for pod in pods(objects) if pod.component == "features")
     assert features.containers[0]["image"] == f"registry.example.org/vfmalign/features:{__version__}"
     assert any(item["kind"] == "PrometheusRule" for item in objects)

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 from tests.k8s.gpu_policy import gpu_violations, gpus
-from tests.k8s.network import may_call
+from tests.k8s.network import Caller, may_call
 from tests.k8s.policy import violations
-from tests.k8s.rendering import Object, pods, render
+from tests.k8s.rendering import Object, get_name, pods, render
 
 GONE = object()
 FEATURES, MMD, FINETUNING = (f"Deployment vfmalign-{name}" for name in ("features", "mmd", "finetuning"))
@@ -20,6 +20,10 @@ CONTEXT = f"{BOX}/securityContext"
 URL = "postgresql://a:b@host/db"
 TOKEN = {"name": "token", "projected": {"sources": [{"serviceAccountToken": {"path": "token"}}]}}
 ROOT_INIT = [{"name": "chown", "image": "busybox:1"}]
+DATABASE = {
+    "name": "URL",
+    "valueFrom": {"secretKeyRef": {"name": "vfmalign-database", "key": "VFMALIGN_DATABASE__URL"}},
+}
 SECRETS = {"apiGroups": [""], "resources": ["secrets"], "verbs": ["get"]}
 
 # Object (without the suffix of a generated name), JSON pointer, new value, expected sentence.
@@ -104,6 +108,33 @@ BROKEN: dict[str, tuple[str, str, Any, str]] = {
     "a verb too many": ("Role vfmalign-finetuning", "/rules/1/verbs/-", "delete", "Role: grants"),
     "a right to Secrets": ("Role vfmalign-finetuning", "/rules/-", SECRETS, "Role: grants"),
     "any template": ("Role vfmalign-finetuning", "/rules/4/resourceNames", GONE, "may read PodTemplates other than"),
+    "rights beside the services": (
+        "Role vfmalign-finetuning",
+        "/metadata/namespace",
+        "vfmalign",
+        "Role vfmalign-finetuning: grants rights outside the namespace of jobs",
+    ),
+    "bound beside the services": (
+        "RoleBinding vfmalign-finetuning",
+        "/metadata/namespace",
+        "vfmalign",
+        "RoleBinding vfmalign-finetuning: grants rights outside the namespace of jobs",
+    ),
+    "jobs beside the services": (
+        "ConfigMap vfmalign-finetuning",
+        "/data/VFMALIGN_LAUNCHER__NAMESPACE",
+        "vfmalign",
+        "starts Jobs elsewhere than in the namespace vfmalign-jobs",
+    ),
+    "the database among jobs": (JOBS, f"{JOB_BOX}/env/-", DATABASE, "reads the Secrets vfmalign-database"),
+    "the services' keys among jobs": (
+        JOBS,
+        f"{JOB_POD}/volumes/-",
+        {"name": "x", "secret": {"secretName": "vfmalign-store"}},
+        "reads the Secrets vfmalign-store in the namespace of jobs",
+    ),
+    "a service among jobs": (MMD, "/metadata/namespace", "vfmalign-jobs", "does not belong into the namespace of jobs"),
+    "another bucket": ("ConfigMap vfmalign-store-training", "/data/VFMALIGN_BUCKET", "x", "use several buckets"),
     "another's account": (
         "RoleBinding vfmalign-finetuning",
         "/subjects/0/namespace",
@@ -190,6 +221,7 @@ REMOVED = {
     "PersistentVolumeClaim vfmalign-s3": "Deployment vfmalign-s3: there is no PersistentVolumeClaim vfmalign-s3",
     "PodDisruptionBudget vfmalign-mmd": "Deployment vfmalign-mmd: 0 PodDisruptionBudgets",
     "ConfigMap vfmalign-store": "no ConfigMap vfmalign-store",
+    "ConfigMap vfmalign-store-training": "no ConfigMap vfmalign-store-training",
     "ServiceAccount vfmalign-training": "PodTemplate vfmalign-training: has no ServiceAccount of its own",
     "PodTemplate vfmalign-training": "PodTemplate vfmalign-training is missing",
     "PriorityClass vfmalign-serving": "does not have the priority class vfmalign-serving",
@@ -208,11 +240,8 @@ ADDED: dict[str, tuple[dict[str, Any], str]] = {
 
 
 def find(objects: list[Object], name: str) -> Object:
-    """Return the object of a kind and name. The digest at the end of a generated name may be omitted."""
-    kind, prefix = name.split()
-    return next(
-        item for item in objects if item["kind"] == kind and f"{item['metadata']['name']}-".startswith(f"{prefix}-")
-    )
+    """Return the object of a kind and name, without the digest of a generated one."""
+    return next(item for item in objects if f"{item['kind']} {get_name(item)}" == name)
 
 
 def put(item: Object, pointer: str, value: Any) -> None:
@@ -274,9 +303,10 @@ def test_a_gpu_in_the_cpu_overlay_is_found() -> None:
 def test_without_the_default_denial_strangers_get_in() -> None:
     objects = render("overlays/cpu")
     components = {pod.component: pod for pod in pods(objects)}
-    stranger = {"app.kubernetes.io/name": "notebook"}
+    stranger = Caller({"app.kubernetes.io/name": "notebook"})
     assert not may_call(objects, stranger, components["features"], 8001)
     others = [item for item in objects if item["kind"] != "NetworkPolicy"]
     assert may_call(others, stranger, components["features"], 8001)
-    among_itself = find(objects, "NetworkPolicy vfmalign-training-among-itself")
-    assert not may_call([*others, among_itself], stranger, components["training"], 22)
+    assert may_call(others, stranger, components["training"], 22)
+    own = find(objects, "NetworkPolicy vfmalign-training")
+    assert not may_call([*others, own], stranger, components["training"], 22)

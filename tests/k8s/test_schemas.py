@@ -8,7 +8,7 @@ import subprocess
 import kubernetes_validate
 import pytest
 import yaml
-from tests.k8s.rendering import COMPOSITIONS, K8S, Object, describe, render
+from tests.k8s.rendering import COMPOSITIONS, JOBS_NAMESPACE, K8S, NAMESPACE, Object, describe, render
 
 # The lowest supported version (k8s/README.md), one in between, and the latest with a schema.
 VERSIONS = ("1.30", "1.34", "1.37")
@@ -58,15 +58,17 @@ def test_a_misspelt_field_is_found(objects: list[Object]) -> None:
         del template["template"]["spec"]["containers"][0]["securityContex"]
 
 
-def test_the_local_credentials_are_two_secrets_with_one_password() -> None:
+def test_the_local_credentials_are_secrets_of_both_namespaces_with_one_password() -> None:
     command = [K8S / "overlays/local/credentials.sh"]
     runs = [
         list(yaml.safe_load_all(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
         for _ in range(2)
     ]
-    store, database = runs[0]
-    assert [_errors(item, VERSIONS[0]) for item in runs[0]] == ["", ""]
-    assert store["stringData"].keys() == {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
+    store, training, database = runs[0]
+    assert [_errors(item, VERSIONS[0]) for item in runs[0]] == [""] * 3
+    assert [item["metadata"]["namespace"] for item in runs[0]] == [NAMESPACE, JOBS_NAMESPACE, NAMESPACE]
+    for item in (store, training):
+        assert item["stringData"].keys() == {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
     password = database["stringData"]["POSTGRES_PASSWORD"]
     assert len(password) == 48
     assert f":{password}@vfmalign-postgresql:5432/" in database["stringData"]["VFMALIGN_DATABASE__URL"]

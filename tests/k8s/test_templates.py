@@ -78,9 +78,9 @@ def test_the_templates_use_the_store_settings_of_the_base():
             for name, data in settings_maps(kustomize({"resources": [folder], "components": []})).items()
             if "-store-" in name
         )
-        for folder in ("jobs", "base")
+        for folder in ("jobs", "base/services", "base/training")
     }
-    assert settings["jobs"] == settings["base"]
+    assert settings["jobs"] == settings["base/services"] == settings["base/training"]
 
 
 def test_the_processes_of_a_comparison_meet_at_the_first_pod():

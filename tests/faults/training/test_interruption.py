@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
-from tests.integration.finetuning.kubernetes.emulator import Api
+from tests.integration.finetuning.kubernetes.emulator import NAMESPACE, Api
 from tests.integration.training.conftest import comparable, wait_for
 from tests.integration.training.machines import FIRST, SECOND, Machines
 
@@ -128,7 +128,7 @@ def launcher(api, tmp_path, monkeypatch):
     """The launcher, and KUBECONFIG for kubectl as well."""
     monkeypatch.setenv("KUBECONFIG", str(api.kubeconfig(tmp_path)))
     monkeypatch.setenv("HOME", str(tmp_path))  # kubectl keeps what it has discovered
-    found = KubernetesLauncher(Cluster.connect(), Options(), pods_every_s=0.0)
+    found = KubernetesLauncher(Cluster.connect(NAMESPACE), Options(), pods_every_s=0.0)
     yield found
     found.close()
 

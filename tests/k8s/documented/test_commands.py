@@ -20,7 +20,7 @@ from tests.k8s.documented.commands import PAGES, Block, list_blocks, list_commen
 from tests.k8s.emulated.cluster import Cluster
 from tests.k8s.emulated.server import SIGNING_KEYS, serve
 from tests.k8s.pod_policy import SERVERS
-from tests.k8s.rendering import ROOT, Object, kustomize, pods, render
+from tests.k8s.rendering import JOBS_NAMESPACE, ROOT, Object, kustomize, pods, render
 
 from vfmalign.finetuning.launchers.base import Origin
 from vfmalign.finetuning.launchers.kubernetes.manifest import Options, manifest
@@ -29,6 +29,7 @@ BLOCKS = [block for page in PAGES for block in list_blocks(page)]
 COMMENTS = list_comments()
 FILES = {
     "store.env": "AWS_ACCESS_KEY_ID=id\nAWS_SECRET_ACCESS_KEY=key\n",
+    "training.env": "AWS_ACCESS_KEY_ID=other\nAWS_SECRET_ACCESS_KEY=key\n",
     "database.env": "VFMALIGN_DATABASE__URL=postgresql://host/vfmalign\n",
     "vfmalign.sql": "",
     "s3.tar": "",
@@ -89,10 +90,10 @@ def run(cluster: Cluster, tmp_path: Path) -> Iterator[Run]:
 
 def make_training_job(cluster: Cluster) -> Object:
     """Return the Job of a check's job, as the launcher would create it."""
-    template = cluster.objects["PodTemplate", "vfmalign", "vfmalign-training"]
+    template = cluster.objects["PodTemplate", JOBS_NAMESPACE, "vfmalign-training"]
     origin = Origin(check="CHECK", network="pretrained", request_id="check-CHECK")
     job = manifest(template, "CHECK-pretrained", 1, "s3://vfmalign/default/jobs/a/spec.json", Options(), origin=origin)
-    job["metadata"]["namespace"] = "vfmalign"
+    job["metadata"]["namespace"] = JOBS_NAMESPACE
     return job
 
 
@@ -167,16 +168,6 @@ def test_the_local_credentials_are_those_that_the_pods_read(run: Run, cluster: C
     assert _list_secret_keys(cluster) >= _list_references(render("overlays/local"))
 
 
-def test_credentials_go_to_the_namespace_that_kubectl_is_told(run: Run, cluster: Cluster) -> None:
-    cluster.add([{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "elsewhere"}}])
-    run("k8s/overlays/local/credentials.sh | kubectl -n elsewhere create -f -")
-    assert [item["metadata"]["name"] for item in cluster.list("Secret", "elsewhere")] == [
-        "vfmalign-database",
-        "vfmalign-store",
-    ]
-    assert cluster.list("Secret", "vfmalign") == []
-
-
 def test_a_rollout_is_undone(run: Run, cluster: Cluster) -> None:
     (block,) = (block for block in BLOCKS if "rollout undo" in block.script)
     run(block.script)
@@ -204,17 +195,21 @@ def _list_keys(objects: list[Object]) -> list[tuple[str, str, str]]:
     return [(item["kind"], item["metadata"].get("namespace", ""), item["metadata"]["name"]) for item in objects]
 
 
-def _list_references(objects: list[Object]) -> set[tuple[str, str]]:
-    """Return name and key of every Secret that a pod's variables refer to."""
-    variables = (one for pod in pods(objects) for container in pod.containers for one in container.get("env", ()))
-    references = [one["valueFrom"]["secretKeyRef"] for one in variables if "secretKeyRef" in one.get("valueFrom", {})]
-    return {(one["name"], one["key"]) for one in references}
-
-
-def _list_secret_keys(cluster: Cluster) -> set[tuple[str, str]]:
+def _list_references(objects: list[Object]) -> set[tuple[str, str, str]]:
+    """Return namespace, name and key of every Secret that a pod's variables refer to."""
     return {
-        (secret["metadata"]["name"], key)
-        for secret in cluster.list("Secret", "vfmalign")
+        (pod.namespace, reference["name"], reference["key"])
+        for pod in pods(objects)
+        for container in pod.containers
+        for variable in container.get("env", ())
+        if (reference := variable.get("valueFrom", {}).get("secretKeyRef"))
+    }
+
+
+def _list_secret_keys(cluster: Cluster) -> set[tuple[str, str, str]]:
+    return {
+        (secret["metadata"]["namespace"], secret["metadata"]["name"], key)
+        for secret in cluster.list("Secret")
         for key in {**secret.get("data", {}), **secret.get("stringData", {})}
     }
 
@@ -228,7 +223,7 @@ WRONG = {
     "a subcommand that does not exist": ("kubectl -n vfmalign rollout undo", "undo", "redo", "kubectl rollout"),
     "another namespace": ("kubectl -n vfmalign rollout undo", "-n vfmalign", "-n default", "not found"),
     "a missing folder": ("kubectl apply -k k8s/overlays/gpu", "gpu", "gpus", "k8s/overlays/gpus"),
-    "a missing file": ("kubectl apply -f k8s/base", "namespace.yaml", "namespaces.yaml", "does not exist"),
+    "a missing file": ("kubectl apply -f k8s/base", "services/namespace.yaml", "services/names.yaml", "does not exist"),
     "a missing script": ("k8s/overlays/local/credentials.sh", "credentials", "secrets", "No such file"),
     "a missing input": (f"{COMPOSE} exec -T postgres psql -q", ".sql", ".sq", "No such file"),
     "a node that does not exist": ("kubectl drain", "NODE", "NODES", '"NODES" not found'),

@@ -10,7 +10,7 @@ import pytest
 from tests.cluster.deployment import GPU, Deployment
 from tests.k8s.emulated.cluster import Cluster
 from tests.k8s.emulated.server import serve
-from tests.k8s.rendering import K8S, Object, environment, pods, render, render_folder
+from tests.k8s.rendering import JOBS_NAMESPACE, K8S, NAMESPACE, Object, environment, pods, render, render_folder
 
 OVERLAY = K8S / "overlays" / "local"
 
@@ -62,7 +62,8 @@ def test_it_ends_with_a_doctor_and_leaves_nothing(cluster: Cluster, tmp_path: Pa
     deployment.up()
     commands = [pod["spec"]["containers"][0].get("args") for pod in cluster.list("Pod") if _is_client(pod)]
     assert commands == [["doctor"]], "the overlay creates the bucket itself"
-    assert {name for _, kind, name in cluster.changes if kind == "Secret"} == {"vfmalign-store", "vfmalign-database"}
+    secrets = {"vfmalign-store", "vfmalign-store-training", "vfmalign-database"}
+    assert {name for _, kind, name in cluster.changes if kind == "Secret"} == secrets
     deployment.down()
     assert {key[0] for key in cluster.objects} == {"Node"}
 
@@ -98,7 +99,7 @@ def test_a_job_has_as_many_processes_as_gpus(
     (orchestrator,) = (pod for pod in pods(objects) if pod.component == "finetuning")
     settings = environment(orchestrator.spec["containers"][0], objects)
     assert settings["VFMALIGN_LAUNCHER__PROCESSES_PER_NODE"] == str(gpus)
-    assert {item["metadata"].get("namespace", "vfmalign") for item in objects} == {"vfmalign"}
+    assert {item["metadata"].get("namespace", "") for item in objects} == {"", NAMESPACE, JOBS_NAMESPACE}
 
 
 def test_a_job_that_fits_no_node_is_refused_at_once(cluster: Cluster, tmp_path: Path) -> None:

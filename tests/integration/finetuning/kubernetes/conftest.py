@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.integration.finetuning.kubernetes.emulator import Api
+from tests.integration.finetuning.kubernetes.emulator import NAMESPACE, Api
+from tests.integration.finetuning.kubernetes.rights import list_refused
 from tests.integration.finetuning.kubernetes.world import World
 
 from vfmalign.core.storage.object_store import ObjectStore
@@ -32,7 +34,7 @@ def api() -> Iterator[Api]:
 def connect(api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Cluster]:
     """Connects to it as a process outside the cluster does."""
     monkeypatch.setenv("KUBECONFIG", str(api.kubeconfig(tmp_path)))
-    return Cluster.connect
+    return functools.partial(Cluster.connect, NAMESPACE)
 
 
 @pytest.fixture
@@ -47,6 +49,7 @@ def make(api: Api, connect: Callable[[], Cluster]) -> Iterator[Make]:
     yield build
     for launcher in made:
         launcher.close()
+    assert list_refused(api.launcher_requests(), NAMESPACE) == []
 
 
 @pytest.fixture

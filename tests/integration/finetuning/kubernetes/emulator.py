@@ -25,7 +25,8 @@ import attrs
 import kmock
 import yaml
 
-NAMESPACE = "vfmalign"
+NAMESPACE, SERVICES_NAMESPACE = "vfmalign-jobs", "vfmalign"
+"""Of the Jobs, and of the process that starts them."""
 JOBS = kmock.resource("batch/v1/jobs")
 PODS = kmock.resource("v1/pods")
 NODES = kmock.resource("v1/nodes")
@@ -75,6 +76,7 @@ class Emulator(kmock.KubernetesEmulator):
 
     scripts: list[Script] = attrs.field(factory=list)
     logs: dict[str, str] = attrs.field(factory=dict)
+    namespace: str = NAMESPACE
     version: int = 100
     _buses: dict[Any, Changes] = attrs.field(factory=lambda: collections.defaultdict(Changes))
 
@@ -93,10 +95,10 @@ class Emulator(kmock.KubernetesEmulator):
         if request.action in {kmock.action.CREATE, kmock.action.UPDATE}:
             self.stamp(request.data)
         if request.action == kmock.action.CREATE:
-            request.data["metadata"] |= {"uid": f"uid-{self.version}", "namespace": NAMESPACE}
+            request.data["metadata"] |= {"uid": f"uid-{self.version}", "namespace": self.namespace}
         if request.action == kmock.action.DELETE:
             # As an API server does: without a newer version, a watch that begins at the object's own drops the event.
-            key = (request.resource, NAMESPACE, request.name)
+            key = (request.resource, self.namespace, request.name)
             if key in self.objects and not self.objects[key].deleted:
                 self.objects[key].patch(self.stamp({}))
         if request.subresource == "eviction":
@@ -139,7 +141,7 @@ class Emulator(kmock.KubernetesEmulator):
 
     async def change(self, resource: Any, name: str, kind: str, patch: dict[str, Any]) -> None:
         """What a controller does: creates, merges into or removes an object."""
-        key = (resource, NAMESPACE, name)
+        key = (resource, self.namespace, name)
         async with self._lock:
             if kind == "ADDED":
                 self.objects[key] = patch
@@ -169,8 +171,13 @@ def _selected(item: dict[str, Any], request: kmock.Request) -> bool:
 
 @dataclass
 class Api:
-    """The server, and what a test does with it."""
+    """The server, and what a test does with it.
 
+    Attributes:
+        namespace: where all of its objects lie.
+    """
+
+    namespace: str = NAMESPACE
     emulator: Emulator = field(init=False)
 
     def __post_init__(self) -> None:
@@ -181,7 +188,7 @@ class Api:
         self.add(TEMPLATES, TEMPLATE)
 
     async def _open(self) -> None:
-        self.emulator = Emulator()
+        self.emulator = Emulator(namespace=self.namespace)
         for resource in (JOBS, PODS, TEMPLATES, BUDGETS, EVENTS):
             self.emulator.resources[resource] = {}
         self.emulator.resources[NODES] = {"kind": "Node", "namespaced": False, "verbs": {"get", "patch"}}
@@ -197,7 +204,7 @@ class Api:
         path = folder / "kubeconfig"
         cluster, context = (
             {"server": f"http://127.0.0.1:{self.port}"},
-            {"cluster": "c", "user": "u", "namespace": NAMESPACE},
+            {"cluster": "c", "user": "u", "namespace": SERVICES_NAMESPACE},
         )
         content = {
             "current-context": "c",
@@ -241,7 +248,7 @@ class Api:
 
     def add(self, resource: Any, thing: dict[str, Any]) -> None:
         """Puts an object there."""
-        thing = thing | {"metadata": thing["metadata"] | {"namespace": NAMESPACE}}
+        thing = thing | {"metadata": thing["metadata"] | {"namespace": self.namespace}}
         self._wait(self.emulator.change(resource, thing["metadata"]["name"], "ADDED", thing))
 
     def node(self, name: str) -> None:
@@ -283,7 +290,7 @@ class Api:
 
     def job(self, name: str) -> dict[str, Any]:
         """A Job as it lies there."""
-        return self.emulator.objects[JOBS, NAMESPACE, name].raw
+        return self.emulator.objects[JOBS, self.namespace, name].raw
 
     def jobs(self) -> list[str]:
         """Names of all Jobs."""
@@ -304,6 +311,10 @@ class Api:
             and one.url.path.endswith(end)
             and (one.params.get("watch") == "true") == watch
         ]
+
+    def launcher_requests(self) -> list[Any]:
+        """What launchers asked; kubectl uses the same server."""
+        return [one for one in list(self.emulator._requests) if "python" in one.headers.get("User-Agent", "")]
 
     # --- what goes wrong -------------------------------------------------------------------------------------------
 

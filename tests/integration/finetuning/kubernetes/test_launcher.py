@@ -8,7 +8,15 @@ from typing import Any
 
 import kubernetes_validate
 import pytest
-from tests.integration.finetuning.kubernetes.emulator import JOBS, TEMPLATE, TEMPLATES, Api, until
+from tests.integration.finetuning.kubernetes.emulator import (
+    JOBS,
+    NAMESPACE,
+    SERVICES_NAMESPACE,
+    TEMPLATE,
+    TEMPLATES,
+    Api,
+    until,
+)
 from tests.integration.finetuning.kubernetes.launches import NAME, URI, ended, running
 
 from vfmalign.core.domain.errors import BadOption, Conflict, Unavailable
@@ -61,9 +69,9 @@ def test_platforms_find_a_job_by_labels(make: Any, api: Api) -> None:
 
 
 def test_the_log_of_an_attempt_is_shown_by_kubectl(make: Any) -> None:
-    assert make().log_command("a", 1) == f"kubectl logs --namespace vfmalign job/{NAME} --all-containers"
+    assert make().log_command("a", 1) == f"kubectl logs --namespace vfmalign-jobs job/{NAME} --all-containers"
     assert make(nodes=2).log_command("a", 1) == (
-        f"kubectl logs --namespace vfmalign --selector batch.kubernetes.io/job-name={NAME} --prefix --tail=-1 "
+        f"kubectl logs --namespace vfmalign-jobs --selector batch.kubernetes.io/job-name={NAME} --prefix --tail=-1 "
         "--all-containers"
     )
 
@@ -104,7 +112,7 @@ def test_another_installation_s_job_is_a_conflict(make: Any, api: Api) -> None:
 
 def test_a_missing_template_is_one_sentence(make: Any, api: Api) -> None:
     with pytest.raises(
-        Unavailable, match="namespace vfmalign holds no PodTemplate gpu; apply k8s/base, or set VFMALIGN"
+        Unavailable, match="namespace vfmalign-jobs holds no PodTemplate gpu; apply k8s/base/training, or set VFMALIGN"
     ):
         make(template="gpu").launch("a", 1, URI)
     assert api.jobs() == []
@@ -327,7 +335,7 @@ def test_a_job_that_somebody_else_suspended_waits(make: Any, api: Api) -> None:
 
 def test_the_settings_reach_the_jobs(api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     chosen = {
-        "KIND": "kubernetes", "NAMESPACE": "vfmalign", "QUEUE": "gpu", "ACTIVE_DEADLINE_S": "60", "TTL_S": "5",
+        "KIND": "kubernetes", "NAMESPACE": NAMESPACE, "QUEUE": "gpu", "ACTIVE_DEADLINE_S": "60", "TTL_S": "5",
         "NODES": "2", "PROCESSES_PER_NODE": "4",
     }  # fmt: skip
     needed = {
@@ -372,5 +380,6 @@ def test_the_token_goes_with_every_request(make: Any, api: Api) -> None:
 
 
 def test_connecting_sends_nothing(connect: Callable[[], Cluster], api: Api) -> None:
-    assert connect().namespace == "vfmalign"
+    assert connect().namespace == NAMESPACE
+    assert Cluster.connect().namespace == SERVICES_NAMESPACE
     assert api.emulator._requests == []

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.integration.finetuning.kubernetes.emulator import Api
+from tests.integration.finetuning.kubernetes.emulator import NAMESPACE, Api
 from tests.integration.finetuning.kubernetes.world import result_of
 
 from vfmalign.core.storage.keys import job_key
@@ -19,8 +19,12 @@ from vfmalign.v1 import finetuning_pb2
 
 @pytest.fixture
 def launcher_settings(api: Api, tmp_path: Path) -> dict[str, str]:
-    """Jobs are Kubernetes Jobs."""
-    return {"VFMALIGN_LAUNCHER__KIND": "kubernetes", "KUBECONFIG": str(api.kubeconfig(tmp_path))}
+    """Jobs are Kubernetes Jobs in a namespace of their own."""
+    return {
+        "VFMALIGN_LAUNCHER__KIND": "kubernetes",
+        "VFMALIGN_LAUNCHER__NAMESPACE": NAMESPACE,
+        "KUBECONFIG": str(api.kubeconfig(tmp_path)),
+    }
 
 
 async def test_jobs_outlive_the_service_and_say_what_they_wait_for(service: Any, api: Api, store: ObjectStore) -> None:
@@ -45,7 +49,7 @@ async def test_jobs_outlive_the_service_and_say_what_they_wait_for(service: Any,
     api.pod(name, {"phase": "Pending", "conditions": [state]})
     found = await until(lambda found: "Insufficient memory" in found.progress.detail)
     assert found.progress.detail.startswith("attempt 1: its pod fits no node")
-    assert found.log_command == f"kubectl logs --namespace vfmalign job/{name} --all-containers"
+    assert found.log_command == f"kubectl logs --namespace vfmalign-jobs job/{name} --all-containers"
     labels, annotations = api.job(name)["metadata"]["labels"], api.job(name)["metadata"]["annotations"]
     assert (labels["vfmalign.io/job"], labels["vfmalign.io/network"]) == (job, "pretrained")
     assert annotations["vfmalign.io/request-id"] == "k8s-service-test"

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from tests.integration.finetuning.kubernetes.emulator import JOBS, Api, until
+from tests.integration.finetuning.kubernetes.emulator import JOBS, NAMESPACE, Api, until
 
 from vfmalign.finetuning.launchers.kubernetes.api import Cluster
 from vfmalign.finetuning.launchers.kubernetes.watch import JobCache
@@ -82,7 +82,7 @@ def test_what_vanished_unheard_is_forgotten_at_the_next_list(cache: JobCache, ap
     until(lambda: watches(api))
     api.refuse("GET", "/jobs", 410, "too old", watch=True)
     until(lambda: cache.get("before"))
-    api.emulator.objects[JOBS, "vfmalign", "before"].delete()
+    api.emulator.objects[JOBS, NAMESPACE, "before"].delete()
     api.end_watches()
     until(lambda: cache.get("before") is None)
 

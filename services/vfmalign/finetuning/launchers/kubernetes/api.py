@@ -30,7 +30,7 @@ _RETRY_S = 0.5
 
 _REMEDIES = {
     401: "renew the token of this service's account, or the credentials in KUBECONFIG",
-    403: "bind Role vfmalign-finetuning (k8s/base) to this service's account",
+    403: "bind Role vfmalign-finetuning (k8s/base/training) to this service's account, in that namespace",
     404: "check VFMALIGN_LAUNCHER__NAMESPACE, and apply the missing resources",
     400: "fix the PodTemplate: the message names the field",
     422: "fix the PodTemplate: the message names the field",

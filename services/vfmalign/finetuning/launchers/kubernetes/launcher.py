@@ -160,7 +160,7 @@ class KubernetesLauncher:
 
     def _manifest(self, job: str, attempt: int, spec_uri: str, origin: Origin) -> Json:
         name = self._options.template
-        remedy = f"apply k8s/base, or set VFMALIGN_LAUNCHER__POD_TEMPLATE (now {name})"
+        remedy = f"apply k8s/base/training, or set VFMALIGN_LAUNCHER__NAMESPACE and __POD_TEMPLATE (now {name})"
         try:
             return manifest(self._cluster.pod_template(name), job, attempt, spec_uri, self._options, origin=origin)
         except Refused as error:
