@@ -166,7 +166,7 @@ def make_seeds() -> Mapping[str, bytes]:
     common = {"dataset_id": "d", "recipe": recipe, "seed": 1, "modality_map": {"t2w": "t2w"}}
     tensor = common_pb2.Tensor(data_type=common_pb2.DATA_TYPE_FLOAT32, shape=[1, 2], data=bytes(8))
     inline = {"inline": {"layers": [{"layer": "a", "features": tensor}], "groups": ["g"], "case_ids": ["c"]}}
-    ref = common_pb2.ObjectRef(uri="s3://fuzz/uploads/x", sha256="0" * 64, size_bytes=1)
+    ref = common_pb2.ObjectRef(uri="s3://fuzz/default/uploads/x", sha256="0" * 64, size_bytes=1)
     compute = mmd_pb2.ComputeRequest(
         x=inline, y={"uploaded": {"object": ref}}, reference={"feature_set_id": "0" * 32}, pairing=1, estimator=5,
         kernel={"family": 1, "bandwidth_rule": 2}, test={"permutations": 9, "seed": 1, "method": 1, "aggregated": True},
@@ -221,4 +221,6 @@ def make_seeds() -> Mapping[str, bytes]:
     return seeds
 
 
-TARGET = Target(run, make_seeds, words=("segmentation", "classification", "hidden:", "s3://fuzz/", "demo", "gland"))
+TARGET = Target(
+    run, make_seeds, words=("segmentation", "classification", "hidden:", "s3://fuzz/default/", "demo", "gland")
+)

@@ -76,12 +76,12 @@ def make_seeds() -> Mapping[str, bytes]:
         "year-1": token.replace(b"2026", b"0001").replace(b"+00:00", b"+14:00"),
         "nested": b"[" * 400,
         "id": b"check-1.a_b",
-        "uri": b"s3://fuzz/volumes/d/c/t2w.nii.gz",
-        "uri-alias": b"s3://fuzz/volumes//d/./c/../t2w",
-        "nul": b"s3://fuzz/a\0b",
+        "uri": b"s3://fuzz/default/volumes/d/c/t2w.nii.gz",
+        "uri-alias": b"s3://fuzz/default/volumes//d/./c/../t2w",
+        "nul": b"s3://fuzz/default/a\0b",
         "task": b"segmentation:label=gland,structure=zone",
         "transform": b"hidden:t2w+adc",
     }
 
 
-TARGET = Target(run, make_seeds, words=("s3://fuzz/", "hidden:", "label=", "segmentation:", "0001-"))
+TARGET = Target(run, make_seeds, words=("s3://fuzz/default/", "hidden:", "label=", "segmentation:", "0001-"))

@@ -73,7 +73,7 @@ class ObjectStore(TenantKeys):
 
     def __init__(self, settings: StoreSettings, *, attempts: int = ATTEMPTS) -> None:
         url = urlsplit(settings.endpoint)
-        super().__init__(settings.bucket)
+        self.bucket = settings.bucket
         self._errors = StoreErrors(settings.bucket, settings.region)
         self._attempts = attempts
         self._http = urllib3.PoolManager(

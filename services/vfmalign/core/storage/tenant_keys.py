@@ -21,9 +21,8 @@ class TenantKeys:
         tenant: whose objects these are; `default` unless `of_tenant` says otherwise.
     """
 
-    def __init__(self, bucket: str) -> None:
-        self.bucket = bucket
-        self.tenant = DEFAULT_TENANT
+    bucket: str
+    tenant: str = DEFAULT_TENANT
 
     def of_tenant(self, tenant: str) -> Self:
         """Returns a view of this bucket with the objects of a tenant alone."""

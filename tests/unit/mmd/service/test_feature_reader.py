@@ -44,7 +44,7 @@ class UploadStore(ObjectStore):
 
 def upload(data: bytes) -> tuple[FeatureReader, UploadStore, Uploaded]:
     store = UploadStore(data)
-    return FeatureReader(store), store, Uploaded("x", "s3://bucket/uploads/x", hashlib.sha256(data).hexdigest())
+    return FeatureReader(store), store, Uploaded("x", "s3://bucket/default/uploads/x", hashlib.sha256(data).hexdigest())
 
 
 def make_file(shape, content):
@@ -56,7 +56,7 @@ def make_file(shape, content):
     ("source", "field"),
     [
         (Stored("x", "not even an id!"), "x.feature_set_id"),
-        (Uploaded("reference", "s3://bucket/uploads/x", "0" * 64), "reference.uploaded"),
+        (Uploaded("reference", "s3://bucket/default/uploads/x", "0" * 64), "reference.uploaded"),
     ],
 )
 def test_without_object_storage_a_reference_to_it_is_refused_and_arrays_are_not(source, field):
@@ -132,7 +132,7 @@ def test_a_large_object_with_a_small_header_takes_no_memory():
             def get_large(self, key, **options):
                 return memoryview(bytearray(self.data) + bytearray(2**28))
 
-        source = Uploaded("x", "s3://bucket/uploads/x", "0" * 64)
+        source = Uploaded("x", "s3://bucket/default/uploads/x", "0" * 64)
         reader = FeatureReader(LargeStore(make_file([1, 1], bytes(4))))
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         try:
