@@ -199,7 +199,7 @@ test-containers: setup images  ## build the images and run a check in containers
 compose-up: images deploy/.env  ## start the whole system in containers (deploy/compose.yaml)
 	docker compose -f deploy/compose.yaml up --detach --wait
 	docker compose -f deploy/compose.yaml run --rm cli store init
-	docker compose -f deploy/compose.yaml cp tokens:/data/owner/token deploy/owner.token
+	docker compose -f deploy/compose.yaml cp credentials:/data/owner/token deploy/owner.token
 
 compose-down:  ## stop the containers; their volumes stay
 	docker compose -f deploy/compose.yaml down

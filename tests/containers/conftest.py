@@ -99,9 +99,8 @@ class Compose:
 def compose() -> Iterator[Compose]:
     """Start the whole system and wait until it is healthy."""
     ports = dict(zip(("FEATURES_PORT", "MMD_PORT", "FINETUNING_PORT", "PROMETHEUS_PORT"), free_ports(4), strict=True))
-    names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "POSTGRES_PASSWORD")
-    environment = {name: secrets.token_hex(16) for name in names} | {name: str(port) for name, port in ports.items()}
-    environment["VFMALIGN_VERSION"] = VERSION
+    environment = {"POSTGRES_PASSWORD": secrets.token_hex(16), "VFMALIGN_VERSION": VERSION}
+    environment |= {name: str(port) for name, port in ports.items()}
     stack = Compose(f"vfmalign-test-{secrets.token_hex(3)}", ports, environment)
     try:
         stack("up", "--detach", "--wait")
@@ -122,7 +121,7 @@ def demo(compose: Compose) -> Any:
 def owner_token(compose: Compose, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the owner's token, copied as the documentation says."""
     path = tmp_path_factory.mktemp("owner") / "token"
-    compose("cp", "tokens:/data/owner/token", str(path))
+    compose("cp", "credentials:/data/owner/token", str(path))
     return path
 
 

@@ -60,10 +60,27 @@ def test_another_user_of_the_machine_gets_nothing(compose: Compose, owner_token:
 
 
 @pytest.mark.timeout(UP_TIMEOUT_S + 120)
-def test_a_service_has_its_own_token_alone(compose: Compose) -> None:
-    listing = "import os; print(sorted(os.listdir('/run/vfmalign')), os.path.exists('/data/owner'))"
+def test_a_service_has_its_own_credentials_alone(compose: Compose) -> None:
+    listing = (
+        "import os; names = [name for name in os.environ if name.startswith('AWS_') and 'KEY' in name]; "
+        "print(sorted(os.listdir('/run/vfmalign')), os.path.exists('/data/owner'), names)"
+    )
     for service in ("features", "mmd", "finetuning"):
-        assert compose("exec", "-T", service, "python", "-c", listing).strip() == "['jwks.json', 'token'] False"
+        shown = compose("exec", "-T", service, "python", "-c", listing).strip()
+        assert shown == "['credentials', 'jwks.json', 'token'] False []"
+
+
+@pytest.mark.timeout(UP_TIMEOUT_S + 120)
+def test_containers_reach_no_port_of_the_s3_server_but_that_of_s3(compose: Compose) -> None:
+    calling = (
+        "import grpc\n"
+        "try: grpc.insecure_channel('s3:18333').unary_unary('/a.Service/Method')(b'', timeout=20)\n"
+        "except grpc.RpcError as error: print(error.code().name)"
+    )
+    assert compose("exec", "-T", "mmd", "python", "-c", calling).strip() == "UNAVAILABLE"
+    ports = "(8333, 9333, 8080, 8888)"
+    connecting = f"import socket; print([one for one in {ports} if not socket.socket().connect_ex(('s3', one))])"
+    assert compose("exec", "-T", "mmd", "python", "-c", connecting).strip() == "[8333]"
 
 
 @pytest.mark.timeout(120)

@@ -25,8 +25,11 @@ def show_check(compose: Compose, check_id: str) -> Any:
 def test_credentials_can_be_rotated(compose: Compose, demo: Any, checks: Any) -> None:
     password = secrets.token_hex(16)
     compose("exec", "-T", "postgres", "psql", "-c", f"ALTER ROLE vfmalign PASSWORD '{password}'")
-    keys = {name: secrets.token_hex(16) for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")}
-    compose.environment |= {"POSTGRES_PASSWORD": password, **keys}
+    compose.environment["POSTGRES_PASSWORD"] = password
+    show_keys = "print(open('/run/vfmalign/credentials').read())"
+    keys = compose("exec", "-T", "features", "python", "-c", show_keys)
+    compose("run", "--rm", "credentials", "--renew")
+    assert compose("exec", "-T", "features", "python", "-c", show_keys) != keys
     compose("up", "--detach", "--wait", "--force-recreate")
     request = alignment_pb2.GetCheckRequest(check_id=demo["check"]["check_id"])
     check = checks.GetCheck(request, timeout=60, wait_for_ready=True).check

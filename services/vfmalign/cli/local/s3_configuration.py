@@ -24,6 +24,8 @@ SERVICE_ACCESS = {
 MIN_FREE_BYTES = 1 << 30
 """Free space on its disk below which SeaweedFS refuses all writes; by default that follows from the disk's size."""
 CA_FILE, CERTIFICATE_FILE, KEY_FILE = "tls/ca.pem", "tls/certificate.pem", "tls/key.pem"
+SECURITY_FILE = "security.toml"
+"""SeaweedFS reads it in its working directory."""
 _PORT_NAMES = ("master", "master_grpc", "volume", "volume_grpc", "filer", "filer_grpc", "s3", "s3_grpc")
 
 
@@ -66,19 +68,31 @@ def load_or_create(directory: Path) -> dict[str, Any]:
     stored: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     config: dict[str, Any] = {
         "ports": stored.get("ports") or dict(zip(_PORT_NAMES, free_ports(len(_PORT_NAMES)), strict=True)),
-        "owner": stored.get("owner") or _draw_keys(),
-        "services": {name: stored.get("services", {}).get(name) or _draw_keys() for name in SERVICE_ACCESS},
+        "owner": stored.get("owner") or draw_keys(),
+        "services": {name: stored.get("services", {}).get(name) or draw_keys() for name in SERVICE_ACCESS},
     }
     if config != stored:
         write_private(path, json.dumps(config).encode())
-    identities = [_describe("vfmalign", config["owner"], ["Admin", "Read", "Write", "List", "Tagging"])]
-    for name, access in SERVICE_ACCESS.items():
-        identities.append(_describe(name, config["services"][name], _list_actions(access)))
-    write_private(directory / "identities.json", json.dumps({"identities": identities}).encode())
+    write_identities(directory, config["owner"], config["services"])
     return config
 
 
-def _draw_keys() -> dict[str, str]:
+def write_identities(directory: Path, owner: dict[str, str], services: dict[str, dict[str, str]]) -> None:
+    """Write what the server reads of its identities: `identities.json` (mode 0600).
+
+    Args:
+        directory: folder of the server.
+        owner: `access_key` and `secret_key` of the identity that may do everything.
+        services: by service of `SERVICE_ACCESS`, those of an identity that may do what the service needs.
+    """
+    identities = [_describe("vfmalign", owner, ["Admin", "Read", "Write", "List", "Tagging"])]
+    for name, access in SERVICE_ACCESS.items():
+        identities.append(_describe(name, services[name], _list_actions(access)))
+    write_private(directory / "identities.json", json.dumps({"identities": identities}).encode())
+
+
+def draw_keys() -> dict[str, str]:
+    """Returns a new `access_key` and `secret_key`."""
     return {"access_key": secrets.token_hex(10), "secret_key": secrets.token_urlsafe(30)}
 
 
@@ -95,10 +109,7 @@ def _list_actions(access: StoreAccess) -> list[str]:
 
 
 def renew_certificates(directory: Path) -> None:
-    """Close all ports but that of S3: they speak TLS from the next start on, to holders of the new certificate only.
-
-    SeaweedFS reads `security.toml` in its working directory.
-    """
+    """Close all ports but that of S3: they speak TLS from the next start on, to holders of the new certificate only."""
     with needs_extra("local", "the local S3 server"):
         from vfmalign.cli.local import certificates
     identity = certificates.issue()
@@ -109,4 +120,4 @@ def renew_certificates(directory: Path) -> None:
     grpc = "".join(f"[grpc.{part}]\n{pair}" for part in ("master", "volume", "filer", "s3", "client"))
     https = "".join(f"[https.{part}]\n{pair}{ca}" for part in ("master", "volume", "filer"))
     client = f"[https.client]\nenabled = true\n{pair}{ca}"
-    write_private(directory / "security.toml", f"[grpc]\n{ca}{grpc}{https}{client}".encode())
+    write_private(directory / SECURITY_FILE, f"[grpc]\n{ca}{grpc}{https}{client}".encode())

@@ -1,16 +1,14 @@
 """Tokens of a local stack: one for its owner and one for each service, signed by a key that nobody keeps.
 
 A folder of tokens has one folder for each holder, such as `owner` and `mmd`, with the holder's token and the public key
-as a JWKS document. `python -m vfmalign.cli.local.tokens FOLDER` creates one, as the containers of a trial stack do.
+as a JWKS document.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import secrets
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import MappingProxyType
@@ -87,21 +85,3 @@ def renew(folder: Path) -> None:
         files.token.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_private(files.jwks, jwks)
         write_private(files.token, jwt.encode(claims, key, algorithm="EdDSA", headers={"kid": key_id}).encode())
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Create the tokens of a folder, unless it has them; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m vfmalign.cli.local.tokens", description=main.__doc__)
-    parser.add_argument("folder", type=Path, metavar="FOLDER")
-    parser.add_argument(
-        "--renew", action="store_true", help="replace tokens that are there; running services read the new ones"
-    )
-    options = parser.parse_args(arguments)
-    folder: Path = options.folder
-    if options.renew or not all(TokenFiles.find(folder, holder).token.exists() for holder in ROLES):
-        renew(folder)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

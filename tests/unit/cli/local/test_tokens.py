@@ -8,7 +8,7 @@ from pathlib import Path
 import jwt
 import pytest
 
-from vfmalign.cli.local.tokens import AUDIENCE, OWNER, ROLES, TokenFiles, main, renew
+from vfmalign.cli.local.tokens import AUDIENCE, OWNER, ROLES, TokenFiles, renew
 from vfmalign.core.rpc import authorisation
 from vfmalign.core.runtime.auth_settings import LOCAL_ISSUER, AuthSettings
 
@@ -59,12 +59,3 @@ def test_a_service_accepts_its_settings(tmp_path: Path) -> None:
     settings = AuthSettings.model_validate(fields)
     assert settings.mode == "local"
     assert settings.token_file == TokenFiles.find(tmp_path, "mmd").token
-
-
-def test_the_program_keeps_tokens_that_are_there(tmp_path: Path) -> None:
-    assert main([str(tmp_path)]) == 0
-    first = TokenFiles.find(tmp_path, OWNER).token.read_text()
-    assert main([str(tmp_path)]) == 0
-    assert TokenFiles.find(tmp_path, OWNER).token.read_text() == first
-    assert main([str(tmp_path), "--renew"]) == 0
-    assert TokenFiles.find(tmp_path, OWNER).token.read_text() != first

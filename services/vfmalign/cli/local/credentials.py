@@ -1,0 +1,82 @@
+"""Credentials of a trial stack in containers, in one volume of which each container mounts its own folder.
+
+The folder of a holder, `owner` or a service, has its token, the public key of all tokens, and its keys of the S3 server
+as an AWS credentials file. The folder `s3` has what the S3 server reads: the identities that these keys belong to, and
+certificates, without which nobody reaches its internal ports.
+"""
+
+from __future__ import annotations
+
+import argparse
+import configparser
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from vfmalign.cli.local import s3_configuration, tokens
+from vfmalign.cli.local.tokens import OWNER, TokenFiles
+from vfmalign.cli.private_files import write_private
+
+S3_SERVER = "s3"
+"""Folder of the S3 server, which runs in it."""
+
+
+def renew(folder: Path) -> None:
+    """Replace all credentials of a folder by new ones. Files have mode 0600, folders 0700.
+
+    Services read theirs again; the S3 server has to be restarted.
+
+    Raises:
+        PreconditionFailed: a package is not installed.
+    """
+    server = folder / S3_SERVER
+    (server / s3_configuration.SECURITY_FILE).unlink(missing_ok=True)  # written last: an interrupted run is repeated
+    tokens.renew(folder)
+    for holder in tokens.ROLES:
+        write_private(_find_keys(folder, holder), _to_credentials_file(s3_configuration.draw_keys()).encode())
+    server.mkdir(mode=0o700, exist_ok=True)
+    s3_configuration.renew_certificates(server)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Create the credentials of a folder, unless it has them; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m vfmalign.cli.local.credentials", description=main.__doc__)
+    parser.add_argument("folder", type=Path, metavar="FOLDER")
+    parser.add_argument(
+        "--renew", action="store_true", help="replace credentials that are there; restart the S3 server afterwards"
+    )
+    options = parser.parse_args(arguments)
+    if options.renew or not _is_complete(options.folder):
+        renew(options.folder)
+    # At every start, because what a service may do changes with the version.
+    keys = {holder: _read_keys(options.folder, holder) for holder in tokens.ROLES}
+    s3_configuration.write_identities(options.folder / S3_SERVER, keys.pop(OWNER), keys)
+    return 0
+
+
+def _find_keys(folder: Path, holder: str) -> Path:
+    return folder / holder / "credentials"
+
+
+def _is_complete(folder: Path) -> bool:
+    """Whether a run that was not interrupted has drawn everything that this version knows."""
+    files = [folder / S3_SERVER / s3_configuration.SECURITY_FILE]
+    for holder in tokens.ROLES:
+        files += [TokenFiles.find(folder, holder).token, _find_keys(folder, holder)]
+    return all(file.exists() for file in files)
+
+
+def _to_credentials_file(keys: dict[str, str]) -> str:
+    """Returns keys in the form in which AWS's programs and vfmalign read `AWS_SHARED_CREDENTIALS_FILE`."""
+    return f"[default]\naws_access_key_id = {keys['access_key']}\naws_secret_access_key = {keys['secret_key']}\n"
+
+
+def _read_keys(folder: Path, holder: str) -> dict[str, str]:
+    parser = configparser.ConfigParser(interpolation=None)
+    parser.read_string(_find_keys(folder, holder).read_text())
+    stored = parser["default"]
+    return {"access_key": stored["aws_access_key_id"], "secret_key": stored["aws_secret_access_key"]}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
