@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import subprocess
-import time
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,26 +79,25 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         )  # fmt: skip
     running = Server(process, folder / "credentials", ports)
     try:
-        wait_until_ready(running, folder / "log")
+        create_bucket(running, folder / "log")
         yield running
     finally:
         s3_server.stop(process.pid, grace_s=0)
         process.wait()
 
 
-def wait_until_ready(server: Server, log: Path) -> None:
-    """Create the bucket, as `vfmalign store init` does, and an object under every prefix."""
-    owner, end = server.connect("owner"), time.monotonic() + 60
-    while True:
-        try:
-            if not owner.bucket_exists(BUCKET):
-                owner.make_bucket(BUCKET)
-            for prefix in PREFIXES:
-                put(owner, f"{prefix}there")
-            return
-        except Exception:
-            assert time.monotonic() < end, log.read_text()[-4000:]
-            time.sleep(0.2)
+def create_bucket(server: Server, log: Path) -> None:
+    """Run what `make compose-up` runs in the container `cli`, and store an object under every prefix."""
+    mount = COMPOSE["services"]["s3"]["working_dir"]
+    written = COMPOSE["services"]["cli"]["environment"]
+    variables = {name: value.replace(mount, str(server.folder / "owner")) for name, value in written.items()}
+    variables["AWS_ENDPOINT_URL_S3"] = f"http://127.0.0.1:{server.ports['s3']}"
+    variables |= {"PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-m", "vfmalign.cli", "store", "init", "--wait", "60"]
+    result = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr + log.read_text()[-4000:]
+    for prefix in PREFIXES:
+        put(server.connect("owner"), f"{prefix}there")
 
 
 def put(client: Minio, key: str) -> None:
