@@ -32,7 +32,7 @@ def draw_architecture() -> Canvas:
         "training jobs call nothing else. Prometheus reads the metrics.",
     )
     grpc = f"gRPC {ports.grpc_port}"
-    canvas.border((228, 60), (758, 440), "the deployment: one tenant, one network; its policies allow these arrows")
+    canvas.border((228, 60), (758, 440), "the deployment: one network; its policies allow these arrows")
     canvas.border((720, 82), (250, 404), "credentials of each service")
 
     canvas.box((10, 150), (140, 84), "callers", "CLI, Python,", "any gRPC client", kind="outside")

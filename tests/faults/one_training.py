@@ -18,6 +18,7 @@ from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.finetuning.db.database import Database
 from vfmalign.finetuning.jobs.repository import JobRepository, StoredJob
 from vfmalign.finetuning.jobs.retries import Limits
+from vfmalign.finetuning.jobs.rounds import JobRounds
 from vfmalign.finetuning.jobs.supervisor import Supervisor
 from vfmalign.finetuning.launchers.local import LocalLauncher
 
@@ -43,8 +44,8 @@ class Storage:
 class Training:
     """Jobs of one database, and one supervisor."""
 
-    def __init__(self, store: ObjectStore, supervisor: Supervisor) -> None:
-        self._store, self._supervisor, self._jobs = store, supervisor, supervisor.jobs
+    def __init__(self, store: ObjectStore, supervisor: JobRounds, jobs: JobRepository) -> None:
+        self._store, self._supervisor, self._jobs = store, supervisor, jobs
 
     def create(self, spec: TrainingSpec) -> str:
         request = JobSpec(kind="finetune", dataset_id=spec.dataset, model_id=spec.model, task=spec.task, seed=spec.seed)
@@ -116,7 +117,7 @@ def training(
     jobs = JobRepository(database)
     launcher = LocalLauncher((sys.executable, "-m", "vfmalign.training"), tmp_path / "jobs", tmp_path / "logs")
     limits = Limits(max_attempts=1, retry_delay_s=0.1, longest_retry_delay_s=2.0, stop_grace_s=0.0)
-    supervisor = Supervisor(jobs, store, launcher, limits)
-    yield Training(store, supervisor)
+    supervisor = JobRounds([Supervisor(jobs, store, launcher, limits)], limits)
+    yield Training(store, supervisor, jobs)
     supervisor.stop_all()
     database.close()

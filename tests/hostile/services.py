@@ -28,6 +28,7 @@ from vfmalign.features.device import choose_device
 from vfmalign.features.imports.servicer import Imports, add_import_services
 from vfmalign.features.servicer import FeatureServicer
 from vfmalign.features.settings import FeaturesSettings
+from vfmalign.features.workers import Workers
 from vfmalign.finetuning.checks.repository import CheckRepository
 from vfmalign.finetuning.checks.servicer import AlignmentServicer
 from vfmalign.finetuning.db.database import Database
@@ -60,11 +61,12 @@ def serve_features() -> tuple[ServiceSettings, AddServices]:
     settings = load(FeaturesSettings)
     store, options = ObjectStore(settings.store), settings.features
     models = ModelCache(store, choose_device(options.device), options.model_cache_bytes)
-    servicer = FeatureServicer(store, models, options, settings.server.max_message_bytes)
+    workers, queue = Workers(options), WorkQueue(options.import_queue_size, "imports")
+    servicer = FeatureServicer(store, models, workers, options, settings.server.max_message_bytes)
 
     def add(server: grpc.aio.Server) -> Sequence[ServiceDescriptor]:
         features_pb2_grpc.add_FeatureServiceServicer_to_server(servicer, server)
-        imports = Imports(store, Presigner(settings.store), options)
+        imports = {store.tenant: Imports(store, Presigner(settings.store), queue, options)}
         return [features_pb2.DESCRIPTOR.services_by_name["FeatureService"], *add_import_services(imports, server)]
 
     return settings, add

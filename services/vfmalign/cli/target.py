@@ -16,6 +16,7 @@ from vfmalign.client import AsyncClient
 from vfmalign.client.settings import load_client_settings
 from vfmalign.core.domain.errors import BadOption, PreconditionFailed, Unauthenticated, Unavailable
 from vfmalign.core.rpc.tls import TlsFiles
+from vfmalign.core.runtime.auth_settings import DEFAULT_TENANT
 from vfmalign.core.runtime.settings import StoreSettings, load
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ class Target:
         # Few commands need it, and the S3 client takes a quarter of a second to import.
         from vfmalign.core.storage.object_store import ObjectStore
 
-        tenant = load_client_settings().tenant
+        tenant = load_client_settings().tenant or DEFAULT_TENANT
         if self.local is None:
             return ObjectStore(load(StoreSettings)).of_tenant(tenant)
         if self.local.store is None:

@@ -33,11 +33,11 @@ class _OpenChannel:
 class AsyncClient:
     """Calls the services of a deployment; failed calls raise the errors of `vfmalign.core.domain.errors`.
 
-    Addresses, files and `token` that are not given are read from the environment: `VFMALIGN_FEATURES_ADDRESS`,
-    `VFMALIGN_MMD_ADDRESS`, `VFMALIGN_FINETUNING_ADDRESS`, `VFMALIGN_CA_FILE`, `VFMALIGN_CERT_FILE`,
-    `VFMALIGN_KEY_FILE`, and `VFMALIGN_TOKEN` or `VFMALIGN_TOKEN_FILE`. The first call to a service opens its channel;
-    gRPC reconnects it and repeats calls that the service could not take (UNAVAILABLE). A client belongs to the event
-    loop of its first call.
+    Addresses, files, `tenant` and `token` that are not given are read from the environment:
+    `VFMALIGN_FEATURES_ADDRESS`, `VFMALIGN_MMD_ADDRESS`, `VFMALIGN_FINETUNING_ADDRESS`, `VFMALIGN_CA_FILE`,
+    `VFMALIGN_CERT_FILE`, `VFMALIGN_KEY_FILE`, `VFMALIGN_TENANT`, and `VFMALIGN_TOKEN` or `VFMALIGN_TOKEN_FILE`. The
+    first call to a service opens its channel; gRPC reconnects it and repeats calls that the service could not take
+    (UNAVAILABLE). A client belongs to the event loop of its first call.
 
     Args:
         features_address: `host:port` of the feature service.
@@ -47,6 +47,7 @@ class AsyncClient:
         cert_file: PEM file of the certificate chain that the client presents to services that ask for one (mutual TLS).
             A channel is opened anew after one of the three files was replaced.
         key_file: PEM file of that certificate's unencrypted private key.
+        tenant: for which calls act; a caller with one tenant need not name it.
         token: the caller's access token, sent with every call: the token itself, the path of a file that holds it (read
             again when it changes), or a function that returns it (called before every call, on the event loop).
         call_timeout_s: deadline of calls with one response, in seconds.
@@ -75,6 +76,7 @@ class AsyncClient:
         ca_file: Path | str | None = None,
         cert_file: Path | str | None = None,
         key_file: Path | str | None = None,
+        tenant: str | None = None,
         token: Token | None = None,
         call_timeout_s: float = CALL_TIMEOUT_S,
         stream_timeout_s: float = STREAM_TIMEOUT_S,
@@ -87,6 +89,7 @@ class AsyncClient:
             ca_file=ca_file,
             cert_file=cert_file,
             key_file=key_file,
+            tenant=tenant,
         )
         self._files = settings.to_tls_files()
         self._addresses: dict[Service, str] = {
@@ -101,6 +104,7 @@ class AsyncClient:
             wait_for_ready=wait_for_ready,
             files=self._files,
             token=settings.to_bearer_token(token),
+            tenant=settings.tenant,
         )
         self._grace_s = stream_timeout_s
         self._channels: dict[Service, _OpenChannel] = {}

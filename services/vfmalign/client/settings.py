@@ -11,7 +11,7 @@ from pydantic import Field, FilePath, SecretStr, ValidationError, ValidationInfo
 from vfmalign.client.messages.base import to_bad_option
 from vfmalign.core.rpc.credentials import BearerToken
 from vfmalign.core.rpc.tls import TlsFiles
-from vfmalign.core.runtime.auth_settings import DEFAULT_TENANT, TENANT_OF_KEYS, TenantName
+from vfmalign.core.runtime.auth_settings import TENANT_PATTERN
 from vfmalign.core.runtime.settings import ServiceClientSettings
 
 Token = str | Path | Callable[[], str] | BearerToken
@@ -24,7 +24,12 @@ class ClientSettings(ServiceClientSettings):
     features_address: str = Field(default="", description="host:port of the feature service")
     mmd_address: str = Field(default="", description="host:port of the MMD service")
     finetuning_address: str = Field(default="", description="host:port of the finetuning service")
-    tenant: TenantName = Field(default=DEFAULT_TENANT, description=TENANT_OF_KEYS)
+    tenant: str = Field(
+        default="",
+        pattern=rf"^({TENANT_PATTERN})?$",
+        description="tenant for which calls act; without it, the only one of the token, and with keys of the object "
+        "storage default",
+    )
     token: SecretStr = Field(default=SecretStr(""), description="access token of the caller")
     token_file: FilePath | None = Field(
         default=None, description="file that holds the access token of the caller; read again when it changes"

@@ -10,14 +10,18 @@ from grpc.aio import Server
 
 from vfmalign.core.domain.errors import BadOption
 from vfmalign.core.rpc.server import serve
+from vfmalign.core.rpc.tenants import by_tenant
 from vfmalign.core.runtime.settings import EXIT_BAD_SETTINGS, parse_args
+from vfmalign.core.runtime.work_queue import WorkQueue
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.core.storage.presigning import Presigner
 from vfmalign.features.cache import ModelCache
 from vfmalign.features.device import choose_device
+from vfmalign.features.extractor import warm_up
 from vfmalign.features.imports.servicer import Imports, add_import_services
 from vfmalign.features.servicer import FeatureServicer
 from vfmalign.features.settings import FeaturesSettings
+from vfmalign.features.workers import Workers
 from vfmalign.v1 import features_pb2, features_pb2_grpc
 
 
@@ -30,24 +34,33 @@ def main() -> None:
     except BadOption as error:
         print(error, file=sys.stderr)  # noqa: T201
         raise SystemExit(EXIT_BAD_SETTINGS) from None
-    store = ObjectStore(settings.store).of_tenant(settings.auth.tenant)
+    store = ObjectStore(settings.store)
+    stores = {tenant: store.of_tenant(tenant) for tenant in settings.auth.tenants}
     models = ModelCache(store, device, options.model_cache_bytes)
 
     async def run() -> None:
-        servicer = FeatureServicer(store, models, options, settings.server.max_message_bytes)
-        imports = Imports(store, Presigner(settings.store), options)
+        workers, queue = Workers(options), WorkQueue(options.import_queue_size, "imports")
+        presigner, message_bytes = Presigner(settings.store), settings.server.max_message_bytes
+        servicers = {
+            tenant: FeatureServicer(own, models.of_store(own), workers, options, message_bytes)
+            for tenant, own in stores.items()
+        }
+        imports = {tenant: Imports(own, presigner, queue, options) for tenant, own in stores.items()}
 
         def add_services(server: Server) -> list[ServiceDescriptor]:
-            features_pb2_grpc.add_FeatureServiceServicer_to_server(servicer, server)
+            features_pb2_grpc.add_FeatureServiceServicer_to_server(by_tenant(servicers), server)
             return [features_pb2.DESCRIPTOR.services_by_name["FeatureService"], *add_import_services(imports, server)]
 
         async def ready() -> None:
-            await servicer.warm_up()
-            imports.start()
+            await workers.device.run(warm_up, device)  # loads its libraries on the thread that owns it
+            for one in imports.values():
+                one.start()
 
         async def stop() -> None:
-            imports.close()
-            servicer.close()
+            for one in imports.values():
+                one.close()
+            queue.close()
+            workers.close()
 
         await serve("features", settings, add_services, ready=ready, stop=stop)
 

@@ -1,10 +1,12 @@
 """Least-recently-used cache of encoders on the device, bounded by the bytes of their weights.
 
-Encoders are identified by the digest of their weights. Concurrent requests for the same encoder load it once.
+Encoders are identified by their tenant and the digest of their weights: what one tenant has loaded says nothing to
+others. Concurrent requests for the same encoder load it once.
 """
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
@@ -27,9 +29,10 @@ _OVERHEAD_BYTES = 16 * 2**20
 
 @dataclass(frozen=True)
 class _Key:
-    """Identity of an encoder: its architecture, and either the digest of its weights or the seed of random ones."""
+    """Identity of an encoder: its architecture, and either the tenant and digest of its weights or a seed."""
 
     architecture: str
+    tenant: str = ""
     sha256: str = ""
     seed: int = -1
 
@@ -38,7 +41,7 @@ class ModelCache:
     """Loads and caches encoders. Thread-safe.
 
     Args:
-        store: object store with the models.
+        store: object store with the models of a tenant.
         device: device that the encoders are loaded to.
         budget_bytes: maximum bytes of all loaded weights together.
     """
@@ -50,6 +53,12 @@ class ModelCache:
         self._lock = threading.Lock()
         self._encoders: OrderedDict[_Key, Future[Encoder]] = OrderedDict()
 
+    def of_store(self, store: ObjectStore) -> ModelCache:
+        """Returns a view of this cache, with the same budget, that loads the models of another tenant."""
+        view = copy.copy(self)
+        view._store = store
+        return view
+
     def get(self, model_id: str, sha256: str = "") -> tuple[Encoder, ModelCard]:
         """Returns a published encoder and its card; raises as `models.cards.load_encoder`."""
         card = load_card(self._store, model_id)
@@ -58,7 +67,7 @@ class ModelCache:
 
     def get_by_card(self, card: ModelCard) -> Encoder:
         """Returns the encoder with the weights that a card names."""
-        key = _Key(card.architecture, sha256=card.checkpoint.sha256)
+        key = _Key(card.architecture, self._store.tenant, card.checkpoint.sha256)
         limit = self._budget_bytes + _OVERHEAD_BYTES
         return self._load_once(key, lambda: load_card_encoder(self._store, card, self.device, limit))
 

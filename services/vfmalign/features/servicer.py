@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from concurrent.futures import wait
-from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -15,22 +14,22 @@ from grpc.aio import ServicerContext
 
 from vfmalign.client.dataset_description import describe_dataset
 from vfmalign.client.messages.features import Pooling
-from vfmalign.core.domain.errors import Cancelled, Exhausted
+from vfmalign.core.domain.errors import Cancelled
 from vfmalign.core.runtime import metrics
 from vfmalign.core.runtime.metrics import Stages
 from vfmalign.core.runtime.work_context import WorkContext
-from vfmalign.core.runtime.work_queue import WorkQueue
 from vfmalign.core.storage.datasets import load_dataset
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.features import converters, listing
 from vfmalign.features.cache import ModelCache
 from vfmalign.features.dataset_extraction import extract_dataset
 from vfmalign.features.device import MemoryMeter, describe_device
-from vfmalign.features.extractor import check_layers, extract, warm_up
+from vfmalign.features.extractor import check_layers, extract
 from vfmalign.features.parts import ExtractionOptions, Features, Hooks
 from vfmalign.features.settings import FeaturesOptions
 from vfmalign.features.study import StudyRequest, prepare_sources
 from vfmalign.features.study_store import store_features
+from vfmalign.features.workers import Workers
 from vfmalign.imaging.preprocessing import PreparedStudy
 from vfmalign.models.cards import load_card
 from vfmalign.models.encoder import Encoder
@@ -45,32 +44,22 @@ _STOP_POLL_S = 1.0
 class FeatureServicer(features_pb2_grpc.FeatureServiceServicer):
     """FeatureService.
 
-    Three worker threads: one owns the device, one reads and prepares studies, and one runs dataset extractions in turn.
-    Extractions submit their batches to the device's thread, where they alternate with studies.
+    Args:
+        store: objects of the tenant that it serves.
+        models: cache of its encoders.
+        workers: run the work of all tenants.
+        options: of the feature service.
+        max_message_bytes: largest answer.
     """
 
     def __init__(
-        self, store: ObjectStore, models: ModelCache, options: FeaturesOptions, max_message_bytes: int
+        self, store: ObjectStore, models: ModelCache, workers: Workers, options: FeaturesOptions, max_message_bytes: int
     ) -> None:
         self._store = store
         self._models = models
+        self._workers = workers
         self._options = options
         self._max_message_bytes = max_message_bytes
-        self._studies = 0
-        # Sized so that these queues are never full: every admitted study, one that was cancelled while it ran and still
-        # occupies the worker, and one batch of a dataset. `_admitted` and the bulk queue reject excess calls.
-        self._device_queue = WorkQueue(options.queue_size + 2, "device")
-        self._study_queue = WorkQueue(options.queue_size + 1, "studies")
-        self._bulk_queue = WorkQueue(options.bulk_queue_size, "datasets")
-
-    async def warm_up(self) -> None:
-        """Loads the device's libraries on the thread that owns the device."""
-        await self._device_queue.run(warm_up, self._models.device)
-
-    def close(self) -> None:
-        """Cancels waiting work; running work finishes."""
-        for queue in (self._bulk_queue, self._study_queue, self._device_queue):
-            queue.close()
 
     async def ListModels(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:
         """See the proto."""
@@ -101,7 +90,7 @@ class FeatureServicer(features_pb2_grpc.FeatureServiceServicer):
         deadline = None if remaining_s is None else time.monotonic() + remaining_s
         cancelled = threading.Event()
         try:
-            with self._admitted():
+            with self._workers.admit():
                 study = converters.to_study_request(request, self._store.key)
                 return await self._extract(study, WorkContext(deadline, cancelled.is_set))
         finally:
@@ -113,7 +102,7 @@ class FeatureServicer(features_pb2_grpc.FeatureServiceServicer):
             encoder, card = await asyncio.to_thread(self._models.get, request.model, request.model_sha256)
         layers = request.layers or (card.primary_layer,)
         check_layers(encoder, layers)
-        study = await self._study_queue.run(
+        study = await self._workers.studies.run(
             prepare_sources,
             self._store,
             request.sources,
@@ -128,7 +117,7 @@ class FeatureServicer(features_pb2_grpc.FeatureServiceServicer):
             with stages.stage("forward"):
                 return meter.run(lambda: _extract_one(encoder, study, layers, request.pooling))
 
-        features = _without_batch(await self._device_queue.run(forward))
+        features = _without_batch(await self._workers.device.run(forward))
         if request.store_as:
             with stages.stage("write"):
                 stored = await asyncio.to_thread(store_features, self._store, request.store_as, features)
@@ -148,14 +137,14 @@ class FeatureServicer(features_pb2_grpc.FeatureServiceServicer):
         stop = threading.Event()
         loop = asyncio.get_running_loop()
         hooks = Hooks(
-            compute=lambda function: _from_thread(loop, self._device_queue.run(meter.run, function), stop),
+            compute=lambda function: _from_thread(loop, self._workers.device.run(meter.run, function), stop),
             stages=stages,
             report=lambda done, total: _put(loop, progress, (done, total)),
             cancelled=stop.is_set,
         )
         options = ExtractionOptions(self._options.batch_size, self._options.part_cases, self._options.readers)
         work = asyncio.ensure_future(
-            self._bulk_queue.run(extract_dataset, self._store, self._models, extraction, options, hooks)
+            self._workers.datasets.run(extract_dataset, self._store, self._models, extraction, options, hooks)
         )
         work.add_done_callback(lambda _: progress.put_nowait(None))
         try:
@@ -169,21 +158,6 @@ class FeatureServicer(features_pb2_grpc.FeatureServiceServicer):
             work.add_done_callback(lambda done: done.cancelled() or done.exception())
         cost = converters.to_cost(stages.seconds(), describe_device(self._models.device), meter.peak_bytes)
         yield converters.to_feature_set(result, self._store.uri, cost).to_proto()
-
-    @contextmanager
-    def _admitted(self) -> Iterator[None]:
-        """Admits a study for the whole call; raises Exhausted at once if too many are running or waiting."""
-        if self._studies >= self._options.queue_size:
-            raise Exhausted(
-                f"{self._studies} studies are being processed already",
-                subject="Extract",
-                remedy="repeat the call later",
-            )
-        self._studies += 1
-        try:
-            yield
-        finally:
-            self._studies -= 1
 
 
 def _extract_one(encoder: Encoder, study: PreparedStudy, layers: Sequence[str], pooling: Pooling) -> Features:

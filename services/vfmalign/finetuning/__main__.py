@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Sequence
+from functools import partial
 
 import grpc
 from google.protobuf.descriptor import ServiceDescriptor
@@ -17,6 +18,7 @@ from vfmalign.client.async_client import AsyncClient
 from vfmalign.core.domain.errors import VfmalignError
 from vfmalign.core.rpc.credentials import BearerToken
 from vfmalign.core.rpc.server import serve
+from vfmalign.core.rpc.tenants import by_tenant
 from vfmalign.core.runtime.settings import parse_args
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.finetuning.checks.repository import CheckRepository
@@ -28,9 +30,10 @@ from vfmalign.finetuning.experiments.servicer import ExperimentServicer
 from vfmalign.finetuning.jobs.repository import JobRepository
 from vfmalign.finetuning.jobs.servicer import FineTuningServicer
 from vfmalign.finetuning.launchers.base import Launcher
+from vfmalign.finetuning.launchers.by_tenant import TenantLauncher
 from vfmalign.finetuning.launchers.registry import LAUNCHERS
 from vfmalign.finetuning.leadership import HEALTH_SERVICE, Leadership
-from vfmalign.finetuning.orchestrator import Orchestrator
+from vfmalign.finetuning.orchestrator import Orchestrator, Tenancy
 from vfmalign.finetuning.servicers import Watching
 from vfmalign.finetuning.settings import FinetuningSettings
 from vfmalign.v1 import (
@@ -46,26 +49,22 @@ from vfmalign.v1 import (
 async def run(settings: FinetuningSettings) -> None:
     """Runs the service until it receives SIGTERM or SIGINT."""
     settings.state_dir.mkdir(parents=True, exist_ok=True)
-    database = Database(settings.database_url).of_tenant(settings.auth.tenant)
-    store = ObjectStore(settings.store).of_tenant(settings.auth.tenant)
-    client = AsyncClient(
-        features_address=settings.features_address,
-        mmd_address=settings.mmd_address,
-        ca_file=settings.ca_file,
-        cert_file=settings.cert_file,
-        key_file=settings.key_file,
-        token=BearerToken.from_settings(settings.auth),
-    )
+    database = Database(settings.database_url).of_tenant(settings.auth.tenants[0])  # whose older rows are
+    store, token = ObjectStore(settings.store), BearerToken.from_settings(settings.auth)
+    tenancies = {
+        tenant: Tenancy(database.of_tenant(tenant), store.of_tenant(tenant), _open_client(settings, token, tenant))
+        for tenant in settings.auth.tenants
+    }
     watching = Watching(settings.reconciler.poll_s)
     state = health.aio.HealthServicer()
     launcher: Launcher
     leading: asyncio.Task[None]
 
     def take_office(term: Term) -> Orchestrator:
-        return Orchestrator(term, database=database, store=store, launcher=launcher, client=client, settings=settings)
+        return Orchestrator(term, tenancies=tenancies, launcher=launcher, settings=settings)
 
-    def show_log(job: str, attempt: int) -> str:
-        return launcher.log_command(job, attempt)
+    def show_log(tenant: str, job: str, attempt: int) -> str:
+        return TenantLauncher(launcher, tenant).log_command(job, attempt)
 
     async def announce(is_leader: bool) -> None:
         status = health_pb2.HealthCheckResponse
@@ -74,18 +73,19 @@ async def run(settings: FinetuningSettings) -> None:
     leadership = Leadership(Lease(database, settings.lease.ttl_s), take_office, announce)
 
     def add_services(server: grpc.aio.Server) -> Sequence[ServiceDescriptor]:
-        quota = settings.quota
-        jobs, checks = JobRepository(database, quota.jobs), CheckRepository(database, quota.checks)
-        experiments = ExperimentRepository(database, quota.experiments)
-        finetuning_pb2_grpc.add_FineTuningServiceServicer_to_server(
-            FineTuningServicer(jobs, store, log_command=show_log, wake=leadership.wake, watching=watching), server
-        )
-        alignment_pb2_grpc.add_AlignmentServiceServicer_to_server(
-            AlignmentServicer(checks, jobs, store, wake=leadership.wake, watching=watching), server
-        )
-        experiment_pb2_grpc.add_ExperimentServiceServicer_to_server(
-            ExperimentServicer(experiments, checks, store, watching=watching), server
-        )
+        quota, wake = settings.quota, leadership.wake
+        finetuning, alignment, experiment = {}, {}, {}
+        for tenant, own in tenancies.items():
+            jobs, checks = JobRepository(own.database, quota.jobs), CheckRepository(own.database, quota.checks)
+            experiments = ExperimentRepository(own.database, quota.experiments)
+            finetuning[tenant] = FineTuningServicer(
+                jobs, own.store, log_command=partial(show_log, tenant), wake=wake, watching=watching
+            )
+            alignment[tenant] = AlignmentServicer(checks, jobs, own.store, wake=wake, watching=watching)
+            experiment[tenant] = ExperimentServicer(experiments, checks, own.store, watching=watching)
+        finetuning_pb2_grpc.add_FineTuningServiceServicer_to_server(by_tenant(finetuning), server)
+        alignment_pb2_grpc.add_AlignmentServiceServicer_to_server(by_tenant(alignment), server)
+        experiment_pb2_grpc.add_ExperimentServiceServicer_to_server(by_tenant(experiment), server)
         return [
             finetuning_pb2.DESCRIPTOR.services_by_name["FineTuningService"],
             alignment_pb2.DESCRIPTOR.services_by_name["AlignmentService"],
@@ -102,10 +102,23 @@ async def run(settings: FinetuningSettings) -> None:
         leadership.stop()
         await leading
         await asyncio.to_thread(launcher.close)
-        await client.close()
+        for own in tenancies.values():
+            await own.client.close()
         database.close()
 
     await serve("finetuning", settings, add_services, ready=begin, on_drain=watching.end, stop=end, state=state)
+
+
+def _open_client(settings: FinetuningSettings, token: BearerToken | None, tenant: str) -> AsyncClient:
+    return AsyncClient(
+        features_address=settings.features_address,
+        mmd_address=settings.mmd_address,
+        ca_file=settings.ca_file,
+        cert_file=settings.cert_file,
+        key_file=settings.key_file,
+        tenant=tenant,
+        token=token,
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""Orchestrator: the loops over jobs, checks and experiments during one term of the leader.
+"""Orchestrator: the loops over the jobs, checks and experiments of all tenants during one term of the leader.
 
 Everything that the loops write is fenced: transactions verify the term, and writes to the object store its deadline.
 Repositories and store of the API's servicers are not, because a standby serves the API as well.
@@ -7,12 +7,15 @@ Repositories and store of the API's servicers are not, because a standby serves 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 
 from vfmalign.client.async_client import AsyncClient
 from vfmalign.client.messages.common import Estimate
-from vfmalign.core.runtime import metrics
+from vfmalign.core.domain.errors import VfmalignError
+from vfmalign.core.runtime import logs, metrics
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.finetuning.checks.reconciler import PollingPolicy, Reconciler
 from vfmalign.finetuning.checks.reporting import all_stages
@@ -26,52 +29,53 @@ from vfmalign.finetuning.experiments.runner import ExperimentRunner
 from vfmalign.finetuning.experiments.seed_control import CellFeatures, compare_seeds
 from vfmalign.finetuning.jobs.repository import JobRepository
 from vfmalign.finetuning.jobs.retries import Limits
+from vfmalign.finetuning.jobs.rounds import JobRounds
 from vfmalign.finetuning.jobs.supervisor import Supervisor
 from vfmalign.finetuning.launchers.base import Launcher
+from vfmalign.finetuning.launchers.by_tenant import TenantLauncher
 from vfmalign.finetuning.settings import FinetuningSettings
 
+_log = logs.get(__name__)
 
-class Orchestrator:
-    """The work of `Leadership`.
+
+@dataclasses.dataclass(frozen=True)
+class Tenancy:
+    """What the service has for one tenant.
+
+    Attributes:
+        database: its jobs, checks and experiments.
+        store: its objects.
+        client: calls the other services for it.
+    """
+
+    database: Database
+    store: ObjectStore
+    client: AsyncClient
+
+
+class _TenantLoops:
+    """Checks and experiments of one tenant.
 
     Args:
-        term: fences every write.
-        database: holds jobs, checks and experiments.
-        store: holds their artifacts.
-        launcher: runs the jobs; it outlives the term.
-        client: calls the other services.
+        tenancy: guarded by the term.
         settings: limits and intervals.
     """
 
-    def __init__(
-        self,
-        term: Term,
-        *,
-        database: Database,
-        store: ObjectStore,
-        launcher: Launcher,
-        client: AsyncClient,
-        settings: FinetuningSettings,
-    ) -> None:
-        self._client = client
+    def __init__(self, tenancy: Tenancy, settings: FinetuningSettings) -> None:
+        self._client = tenancy.client
         self._loop: asyncio.AbstractEventLoop | None = None
-        database, store = database.guarded_by(term.verify), store.guarded_by(term.check_deadline)
-        jobs, checks = JobRepository(database), CheckRepository(database)
-        limits = settings.launcher.model_dump(include={field.name for field in dataclasses.fields(Limits)})
-        self._stops_jobs = settings.launcher.stops_jobs
-        self._supervisor = Supervisor(jobs, store, launcher, Limits(**limits))
-        self._reconciler = Reconciler(
+        store, checks = tenancy.store, CheckRepository(tenancy.database)
+        self.checks = Reconciler(
             get_stages=partial(all_stages, checks),
             checks=checks,
-            jobs=jobs,
-            supervisor=self._supervisor,
+            jobs=JobRepository(tenancy.database),
             store=store,
-            client=client,
+            client=tenancy.client,
             policy=PollingPolicy(**settings.reconciler.model_dump()),
         )
         results = CellResults(checks, store)
-        self._experiments = ExperimentRunner(
-            experiments=ExperimentRepository(database),
+        self.experiments = ExperimentRunner(
+            experiments=ExperimentRepository(tenancy.database),
             checks=checks,
             store=store,
             results=results,
@@ -80,13 +84,10 @@ class Orchestrator:
             poll_s=settings.reconciler.poll_s,
         )
 
-    async def run(self) -> None:
-        """Runs the loops until `stop`."""
+    async def run_experiments(self) -> None:
+        """Runs the loop over experiments."""
         self._loop = asyncio.get_running_loop()
-        try:
-            await asyncio.gather(self._reconciler.run(), self._experiments.run())
-        finally:
-            metrics.jobs.clear()  # those of the next leader count
+        await self.experiments.run()
 
     def _compare_seeds(self, one: CellFeatures | None, other: CellFeatures | None, level: float) -> Estimate:
         """Computes a control from the thread that writes a report; the client belongs to the loop."""
@@ -94,16 +95,80 @@ class Orchestrator:
             raise RuntimeError("reports are written while the loops run")
         return asyncio.run_coroutine_threadsafe(compare_seeds(self._client.mmd, one, other, level), self._loop).result()
 
+
+class Orchestrator:
+    """The work of `Leadership`.
+
+    Args:
+        term: fences every write.
+        tenancies: by tenant, its jobs, checks, experiments and objects.
+        launcher: runs the jobs of all tenants; it outlives the term.
+        settings: limits and intervals.
+    """
+
+    def __init__(
+        self, term: Term, *, tenancies: Mapping[str, Tenancy], launcher: Launcher, settings: FinetuningSettings
+    ) -> None:
+        limits = Limits(**settings.launcher.model_dump(include={field.name for field in dataclasses.fields(Limits)}))
+        self._stops_jobs = settings.launcher.stops_jobs
+        self._poll_s = settings.reconciler.poll_s
+        self._stopping = False
+        self._wake = asyncio.Event()
+        self._loops: list[_TenantLoops] = []
+        supervisors = []
+        for tenant, tenancy in tenancies.items():
+            guarded = dataclasses.replace(
+                tenancy,
+                database=tenancy.database.guarded_by(term.verify),
+                store=tenancy.store.guarded_by(term.check_deadline),
+            )
+            self._loops.append(_TenantLoops(guarded, settings))
+            jobs = JobRepository(guarded.database)
+            supervisors.append(Supervisor(jobs, guarded.store, TenantLauncher(launcher, tenant), limits))
+        self._jobs = JobRounds(supervisors, limits)
+
+    async def run(self) -> None:
+        """Runs the loops until `stop`."""
+        try:
+            await asyncio.gather(self._run_rounds(), *(loops.run_experiments() for loops in self._loops))
+        finally:
+            metrics.jobs.clear()  # those of the next leader count
+
     def stop(self) -> None:
         """Ends the loops after their current rounds."""
-        self._reconciler.stop()
-        self._experiments.stop()
+        self._stopping = True
+        self._wake.set()
+        for loops in self._loops:
+            loops.experiments.stop()
 
     def wake(self) -> None:
         """Starts the next round over jobs and checks at once."""
-        self._reconciler.wake()
+        self._wake.set()
 
     async def hand_over(self) -> None:
         """Lets running jobs checkpoint and end, where the settings say that they stop with the service."""
         if self._stops_jobs:
-            await asyncio.to_thread(self._supervisor.stop_all)
+            await asyncio.to_thread(self._jobs.stop_all)
+
+    async def _run_rounds(self) -> None:
+        """Runs rounds over jobs and checks until `stop`, then ends the checks' drivers. Jobs go on."""
+        while not self._stopping:
+            self._wake.clear()
+            await _try(lambda: asyncio.to_thread(self._jobs.reconcile))
+            for loops in self._loops:
+                await _try(loops.checks.reconcile)
+            if not self._stopping:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._wake.wait(), self._poll_s)
+        for loops in self._loops:
+            await loops.checks.end()
+
+
+async def _try(reconcile: Callable[[], Awaitable[None]]) -> None:
+    """Runs a part of a round; what fails is tried again in the next one, and holds up no other tenant."""
+    try:
+        await reconcile()
+    except VfmalignError as error:
+        _log.warning("round_delayed", error=str(error))
+    except Exception:
+        _log.exception("round_failed")

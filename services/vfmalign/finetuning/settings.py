@@ -72,7 +72,12 @@ class LauncherSettings(BaseModel, frozen=True):
     processes_per_node: int = Field(
         default=1, ge=1, le=64, description="kubernetes: training processes in a pod: the number of its GPUs"
     )
-    max_running: int = Field(default=1, ge=1, le=1_000, description="jobs that run at once")
+    max_running: int = Field(
+        default=1,
+        ge=1,
+        le=1_000,
+        description="jobs of all tenants that run at once; a free place goes to the tenant with the fewest",
+    )
     max_attempts: int = Field(
         default=3,
         ge=1,
@@ -117,11 +122,11 @@ class ReconcilerSettings(BaseModel, frozen=True):
         le=3600.0,
         description="longest pause in seconds before a call is tried again",
     )
-    max_checks: int = Field(default=4, ge=1, le=1_000, description="checks that run at once")
+    max_checks: int = Field(default=4, ge=1, le=1_000, description="checks of one tenant that run at once")
 
 
 class QuotaSettings(BaseModel, frozen=True):
-    """`VFMALIGN_QUOTA__*`: what one caller may have queued or running at once; 0 for no limit.
+    """`VFMALIGN_QUOTA__*`: what one caller may have queued or running at once in a tenant; 0 for no limit.
 
     Jobs that a check creates, and checks that an experiment creates, do not count.
     """

@@ -12,6 +12,7 @@ from google.protobuf.descriptor import ServiceDescriptor
 
 from vfmalign.core.domain.errors import VfmalignError
 from vfmalign.core.rpc.server import serve
+from vfmalign.core.rpc.tenants import by_tenant
 from vfmalign.core.runtime import logs
 from vfmalign.core.runtime.settings import EXIT_BAD_SETTINGS, parse_args
 from vfmalign.core.runtime.work_queue import WorkQueue
@@ -38,12 +39,13 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 async def _serve(settings: MmdSettings, engine: ComputeConfig) -> None:
     queue = WorkQueue(settings.mmd.queue_size, "mmd")
-    servicer = MmdServicer(
-        ObjectStore(settings.store).of_tenant(settings.auth.tenant) if settings.store.endpoint else None,
-        engine,
-        queue,
-        cache_bytes=settings.mmd.cache_mib * 2**20,
-    )
+    store = ObjectStore(settings.store) if settings.store.endpoint else None
+
+    def create(tenant: str) -> MmdServicer:
+        own_store = None if store is None else store.of_tenant(tenant)
+        return MmdServicer(own_store, engine, queue, cache_bytes=settings.mmd.cache_mib * 2**20)
+
+    servicer = by_tenant({tenant: create(tenant) for tenant in settings.auth.tenants})
 
     def add_services(server: grpc.aio.Server) -> list[ServiceDescriptor]:
         mmd_pb2_grpc.add_MmdServiceServicer_to_server(servicer, server)

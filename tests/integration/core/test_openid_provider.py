@@ -73,7 +73,7 @@ def provider(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenIdProvide
 
 
 async def test_roles_and_tenants_of_the_provider_count(provider: OpenIdProvider) -> None:
-    async with serve(provider.issuer, tenant="ward-7", roles_claim="realm_access.roles") as address:
+    async with serve(provider.issuer, tenants=("ward-7",), roles_claim="realm_access.roles") as address:
         researcher = {"realm_access": {"roles": ["researcher"]}, "tenant": "ward-7"}
         assert await call(address, provider.log_in("ada", **researcher)) == "ada"
         viewer = {"realm_access": {"roles": ["viewer"]}, "tenant": "ward-7"}

@@ -131,7 +131,7 @@ async def test_a_stored_volume_that_is_missing_changed_foreign_or_damaged(servic
             "s3://elsewhere/x",
             ref.sha256,
             INVALID,
-            "does not name an object of this service's bucket",
+            "does not name an object of your tenant in this service's bucket",
             "study.volumes[2].stored.uri",
         ),
         (

@@ -15,6 +15,7 @@ from vfmalign.core.domain.datasets import Case, DatasetManifest, VolumeRef
 from vfmalign.core.domain.errors import BadOption, DataLoss, NotFound
 from vfmalign.core.domain.models import ModelCard, PreprocessingSpec
 from vfmalign.core.domain.record import canonical_json
+from vfmalign.core.rpc.credentials import TENANT
 from vfmalign.core.rpc.status_mapping import DETAILS_KEY, get_status_code, to_status
 from vfmalign.core.storage.datasets import save_dataset, to_datalist
 from vfmalign.core.storage.feature_set_writer import FeatureSetWriter
@@ -45,7 +46,7 @@ from vfmalign.core.storage.datasets import load_dataset
 from vfmalign.core.runtime.settings import StoreSettings
 from vfmalign.core.storage.object_store import ObjectStore
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-store = ObjectStore(StoreSettings())
+store = ObjectStore(StoreSettings()).of_uri(sys.argv[1])
 spec = store.read(store.key(sys.argv[1]), TrainingSpec)
 root = Path(os.environ["TEST_FOLDER"])
 with (root / "starts").open("a") as file:
@@ -91,6 +92,11 @@ store.write(job_key(spec.id, "result.json"), JobResult(job=spec.id, metrics=(met
 """
 
 
+def get_store(store, context):
+    """Returns the objects of the tenant for which a call acts."""
+    return store.of_tenant(dict(context.invocation_metadata()).get(TENANT, store.tenant))
+
+
 class Features(features_pb2_grpc.FeatureServiceServicer):
     """Stores small random sets by what was asked; a dataset called `slow…` keeps a call open until it is cancelled."""
 
@@ -101,6 +107,7 @@ class Features(features_pb2_grpc.FeatureServiceServicer):
     def ExtractDataset(self, request, context):
         name = f"{request.model_id}/{request.dataset_id}/{request.split}/{request.initialisation}"
         self.calls.append(name)
+        store = get_store(self.store, context)
         yield features_pb2.ExtractDatasetResponse(
             progress=common_pb2.Progress(phase="forward", done=1, total=12, unit="case", elapsed_seconds=0.1)
         )
@@ -110,14 +117,14 @@ class Features(features_pb2_grpc.FeatureServiceServicer):
                 return
             time.sleep(0.02)
         self.commits.append(name)
-        committed = self.commit(request)
+        committed = self.commit(request, store)
         self.committed.append(committed)
         self.after_commit(request, committed)
         yield features_pb2.ExtractDatasetResponse(
             feature_set=features_pb2.FeatureSet(
                 feature_set_id=committed.manifest.request.feature_set_id(), rows=12, groups=12,
                 checkpoint_sha256=request.checkpoint_sha256, dataset_digest=request.dataset_digest,
-                manifest=common_pb2.ObjectRef(uri=self.store.uri(committed.key), sha256=committed.sha256),
+                manifest=common_pb2.ObjectRef(uri=store.uri(committed.key), sha256=committed.sha256),
             ),
             cost=common_pb2.Cost(device="cpu"),
         )  # fmt: skip
@@ -125,7 +132,7 @@ class Features(features_pb2_grpc.FeatureServiceServicer):
     def after_commit(self, request, committed):
         """Replaced by tests that damage what was stored."""
 
-    def commit(self, request):
+    def commit(self, request, store):
         """Writes a set of two parts, whatever is left of it, as the real service does."""
         asked = FeatureRequest(
             model=request.model_id, model_sha256=request.checkpoint_sha256, dataset=request.dataset_id,
@@ -135,12 +142,12 @@ class Features(features_pb2_grpc.FeatureServiceServicer):
             preprocessing=PreprocessingSpec(modalities=("t2w", "dwi", "adc"), spacing_mm=None, shape_DHW=(16, 64, 64)),
         )  # fmt: skip
         cases = [f"case-{row}" for row in range(12)]
-        writer = FeatureSetWriter(self.store, asked, cases, cases)
+        writer = FeatureSetWriter(store, asked, cases, cases)
         rng = np.random.default_rng(self.seed)
         for start in (0, 6):
             writer.write_part(start, {name: rng.normal(size=(6, 4)).astype("f4") for name in asked.layers})
         try:
-            replaced = read_committed(self.store, asked.feature_set_id())
+            replaced = read_committed(store, asked.feature_set_id())
         except (NotFound, DataLoss):
             replaced = None
         return writer.commit({"torch": "0"}, replaced=replaced)
@@ -163,7 +170,7 @@ class Mmd(mmd_pb2_grpc.MmdServiceServicer):
         try:
             for source in (request.x, request.y, request.reference):
                 if not source.HasField("inline"):
-                    read_feature_set(self.store, source.feature_set_id, source.manifest_sha256)
+                    read_feature_set(get_store(self.store, context), source.feature_set_id, source.manifest_sha256)
         except DataLoss as loss:
             error = loss
         if error is not None:

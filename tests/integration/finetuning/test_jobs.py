@@ -21,6 +21,7 @@ from vfmalign.finetuning.db.database import Database
 from vfmalign.finetuning.jobs.converters import to_job
 from vfmalign.finetuning.jobs.repository import JobRepository
 from vfmalign.finetuning.jobs.retries import Limits, Setbacks
+from vfmalign.finetuning.jobs.rounds import JobRounds
 from vfmalign.finetuning.jobs.supervisor import BASELINE_IN_TRAINING, Supervisor
 from vfmalign.finetuning.launchers.local import LocalLauncher
 
@@ -95,7 +96,8 @@ def world(tmp_path, store, store_environment, monkeypatch):
 
         def supervisor(self, **limits):
             launchers.append(LocalLauncher((sys.executable, "-c", PROGRAM), tmp_path / "jobs", tmp_path / "logs"))
-            return Supervisor(self.jobs, store, launchers[-1], Limits(**({"retry_delay_s": 0.0} | limits)))
+            chosen = Limits(**({"retry_delay_s": 0.0} | limits))
+            return JobRounds([Supervisor(self.jobs, store, launchers[-1], chosen)], chosen)
 
         def add(self, name, mode=0, baseline=""):
             name = f"{self.prefix}-{name}"
@@ -253,6 +255,7 @@ from vfmalign.finetuning.db.database import Database
 from vfmalign.finetuning.jobs.repository import JobRepository
 from vfmalign.finetuning.launchers.local import LocalLauncher
 from vfmalign.finetuning.jobs.retries import Limits
+from vfmalign.finetuning.jobs.rounds import JobRounds
 from vfmalign.finetuning.jobs.supervisor import Supervisor
 root, when = Path(sys.argv[1]), sys.argv[2]
 jobs = JobRepository(Database(f"sqlite:///{root / 'jobs.db'}"))
@@ -262,7 +265,7 @@ if when == "before launch":
     launcher.launch = die
 if when == "before record":
     jobs.record = die
-Supervisor(jobs, ObjectStore(StoreSettings()), launcher, Limits()).reconcile()
+JobRounds([Supervisor(jobs, ObjectStore(StoreSettings()), launcher, Limits())], Limits()).reconcile()
 die()
 """
 
@@ -298,7 +301,8 @@ def test_a_child_killed_while_nobody_watched_is_tried_again(world):
 def test_a_job_that_cannot_be_started_waits_and_says_why(world, store):
     name = world.add("stuck")
     launcher = LocalLauncher(("/nonexistent/python",), world.folder / "jobs", world.folder / "logs")
-    supervisor = Supervisor(world.jobs, store, launcher, Limits(retry_delay_s=0.0))
+    limits = Limits(retry_delay_s=0.0)
+    supervisor = JobRounds([Supervisor(world.jobs, store, launcher, limits)], limits)
     for _ in range(4):
         supervisor.reconcile()
     job = world.jobs.get(name)

@@ -138,3 +138,15 @@ def test_doctor_names_it_as_the_remedy_for_a_missing_bucket(
     assert check_s3() == ("failed", "create it with `vfmalign store init`, or set VFMALIGN_BUCKET")
     assert invoke("store", "init")[0] == exits.OK
     assert check_s3() == ("ok", "")
+
+
+def test_a_policy_names_the_prefixes_of_every_tenant(invoke: Invoke) -> None:
+    code, out, _ = invoke("store", "policy", "mmd", "--tenants", "default,ward-7", "--bucket", "b")
+    assert code == exits.OK
+    reading = json.loads(out)["Statement"][1]["Resource"]
+    assert reading == [
+        f"arn:aws:s3:::b/{tenant}/{prefix}/*" for tenant in ("default", "ward-7") for prefix in ("features", "uploads")
+    ]
+    for names in ("Ward 7", "", "a,a"):
+        code, _, err = invoke("store", "policy", "mmd", "--tenants", names)
+        assert (code, "--tenants" in err) == (exits.BAD_INPUT, True), names

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from vfmalign.core.domain.errors import DataLoss, DigestMismatch, Exhausted
+from vfmalign.core.domain.errors import DataLoss, DigestMismatch, Exhausted, NotFound
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.features.cache import ModelCache
 from vfmalign.models.registry import ARCHITECTURES
@@ -71,6 +71,18 @@ def test_models_of_equal_weights_share_one_encoder(store, counting, three, publi
     publish_model(store, "twin", 0)
     cache = cache_of(counting)
     assert cache.get("twin")[0] is cache.get("model-0")[0]
+
+
+def test_tenants_load_their_own_encoders_within_one_budget(store, counting, three, publish_model):
+    theirs = counting.of_tenant("ward-7")
+    publish_model(store.of_tenant("ward-7"), "model-0", 0)
+    cache = cache_of(counting, 1.5)
+    other = cache.of_store(theirs)
+    ours = cache.get("model-0")[0]
+    assert other.get("model-0")[0] is not ours, "weights of another tenant are not taken for one's own"
+    assert cache.used_bytes() == other.used_bytes() == MODEL_BYTES
+    with pytest.raises(NotFound):
+        other.get("model-1")
 
 
 def test_the_least_recently_used_goes_first(counting, three):

@@ -12,6 +12,7 @@ from vfmalign.core.domain.errors import Cancelled
 from vfmalign.features import servicer as module
 from vfmalign.features.servicer import FeatureServicer
 from vfmalign.features.settings import FeaturesOptions
+from vfmalign.features.workers import Workers
 from vfmalign.v1 import features_pb2 as pb
 
 
@@ -39,15 +40,16 @@ async def test_a_study_that_is_being_prepared_stops_when_its_caller_leaves(monke
     monkeypatch.setattr(module, "check_layers", lambda *_: None)
     card = SimpleNamespace(primary_layer="stages.3", preprocessing=None)
     models = SimpleNamespace(device=torch.device("cpu"), get=lambda *_: (None, card))
-    service = FeatureServicer(SimpleNamespace(key=str), models, FeaturesOptions(), 2**20)
+    workers = Workers(FeaturesOptions())
+    service = FeatureServicer(SimpleNamespace(key=str), models, workers, FeaturesOptions(), 2**20)
     call = asyncio.ensure_future(service.Extract(pb.ExtractRequest(model_id="micro"), RpcContext()))
     await asyncio.to_thread(started.wait, 10)
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
         await call
     for _ in range(1000):
-        if not service._study_queue.depth:
+        if not workers.studies.depth:
             break
         await asyncio.sleep(0.01)
-    service.close()
+    workers.close()
     assert len(ended) == 1

@@ -124,7 +124,8 @@ def whoami(
     if credential is None:
         raise Unauthenticated("there is no token", remedy=LOGIN_REMEDY, reason="NO_TOKEN")
     claims = credential.read_claims()
-    document: dict[str, Any] = {"source": credential.source, "readable": claims is not None}
+    chosen = load_client_settings().tenant or None
+    document: dict[str, Any] = {"source": credential.source, "readable": claims is not None, "calls_for": chosen}
     if claims is not None:
         document |= {
             "subject": claims.get("sub"),

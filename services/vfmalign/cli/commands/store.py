@@ -14,7 +14,7 @@ from vfmalign.cli.local.probes import check_store
 from vfmalign.cli.options import JsonOption
 from vfmalign.cli.views.output import Output
 from vfmalign.core.domain.errors import BadOption, StoreRefused, StoreUnavailable
-from vfmalign.core.runtime.auth_settings import DEFAULT_TENANT
+from vfmalign.core.runtime.auth_settings import DEFAULT_TENANT, MAX_TENANTS, AuthSettings, split_names
 from vfmalign.core.runtime.settings import StoreSettings, load
 from vfmalign.core.storage.access import STORE_ACCESS
 from vfmalign.core.storage.object_store import ObjectStore
@@ -71,8 +71,13 @@ def policy(
     bucket: Annotated[
         str, typer.Option(metavar="NAME", envvar="VFMALIGN_BUCKET", help="The deployment's bucket.")
     ] = "vfmalign",
-    tenant: Annotated[
-        str, typer.Option(metavar="NAME", envvar="VFMALIGN_AUTH__TENANT", help="The tenant that the deployment serves.")
+    tenants: Annotated[
+        str,
+        typer.Option(
+            metavar="NAMES",
+            envvar="VFMALIGN_AUTH__TENANTS",
+            help="The tenants that the deployment serves, separated by commas.",
+        ),
     ] = DEFAULT_TENANT,
 ) -> None:
     """Print what a service may do in the bucket, as a policy document of AWS (also of MinIO, Ceph and others).
@@ -84,7 +89,18 @@ def policy(
         raise BadOption(
             f"{service!r} has no policy", field="SERVICE", remedy=f"choose one of {', '.join(STORE_ACCESS)}"
         )
-    typer.echo(json.dumps(STORE_ACCESS[service].of_tenants([tenant]).to_policy(bucket), indent=2))
+    typer.echo(json.dumps(STORE_ACCESS[service].of_tenants(_parse(tenants)).to_policy(bucket), indent=2))
+
+
+def _parse(tenants: str) -> tuple[str, ...]:
+    try:
+        return AuthSettings(tenants=split_names(tenants)).tenants
+    except ValueError as error:
+        raise BadOption(
+            "these are not names of tenants",
+            field="--tenants",
+            remedy=f"give at most {MAX_TENANTS}, of lower-case letters, digits and hyphens, separated by commas",
+        ) from error
 
 
 def _prepare(settings: StoreSettings) -> tuple[bool, str]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import jwt
 from cachetools import TLRUCache
 
 from vfmalign.core.domain.errors import BadOption, Unauthenticated
-from vfmalign.core.rpc.authorisation import ROLES
+from vfmalign.core.rpc.authorisation import ROLES, SERVICES
 from vfmalign.core.rpc.credentials import AUTHORIZATION, MAX_TOKEN_CHARACTERS
 from vfmalign.core.rpc.identity import Identity
 from vfmalign.core.rpc.signing_keys import ALGORITHMS, REFRESH_S, FileKeys, ProviderKeys
@@ -57,7 +57,7 @@ class Authenticator:
         self._clock = clock
         self._keys = _open_keys(settings)
         _check_roles(settings)
-        self._owner = Identity("anonymous", "", settings.tenant, ROLES)
+        self._owner = Identity("anonymous", "", frozenset(settings.tenants), ROLES)
         self._verified: TLRUCache[bytes, tuple[Identity, float]] = TLRUCache(
             _CACHED_TOKENS, ttu=lambda _, entry, __: entry[1], timer=clock
         )
@@ -119,16 +119,25 @@ class Authenticator:
         if not (isinstance(subject, str) and 0 < len(subject) <= _MAX_TEXT and subject.isprintable()):
             raise _invalid("INVALID_TOKEN", f"the token's subject is not a text of 1 to {_MAX_TEXT} characters")
         by_subject = self._settings.subject_roles.get(claims["iss"])
-        claim = _find(claims, self._settings.tenant_claim)
-        # The settings that give a subject roles are those of this tenant's deployment.
-        is_implied = claim is None and (self._settings.tenant == DEFAULT_TENANT or by_subject is not None)
-        tenants = [self._settings.tenant] if is_implied else _to_texts(claim)
-        tenant = self._settings.tenant if self._settings.tenant in tenants else "".join(tenants[:1])
         granted = (
             _to_texts(_find(claims, self._settings.roles_claim)) if by_subject is None else by_subject.get(subject)
         )
         roles = ROLES.intersection(granted or ())
-        return Identity(subject, claims["iss"], tenant, roles)
+        claim = _find(claims, self._settings.tenant_claim)
+        tenants = self._find_tenants(roles, has_settings=by_subject is not None) if claim is None else _to_texts(claim)
+        return Identity(subject, claims["iss"], frozenset(self._settings.tenants).intersection(tenants), roles)
+
+    def _find_tenants(self, roles: frozenset[str], *, has_settings: bool) -> Sequence[str]:
+        """Returns the tenants of a token that names none.
+
+        Args:
+            roles: those of the subject.
+            has_settings: whether this deployment's settings give the issuer's subjects their roles.
+        """
+        served = self._settings.tenants
+        if roles.intersection(SERVICES):  # a service calls others for every tenant
+            return served
+        return served if has_settings and len(served) == 1 else (DEFAULT_TENANT,)
 
 
 def _open_keys(settings: AuthSettings) -> dict[str, FileKeys | ProviderKeys]:

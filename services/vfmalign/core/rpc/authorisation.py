@@ -5,10 +5,11 @@ An RPC without a row may be called by nobody, and a test fails for it. docs/secu
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
-from vfmalign.core.domain.errors import Forbidden
+from vfmalign.core.domain.errors import BadOption, Forbidden
+from vfmalign.core.rpc.credentials import TENANT
 from vfmalign.core.rpc.identity import Identity
 
 PEOPLE = ("viewer", "researcher", "curator", "admin", "auditor")
@@ -72,24 +73,46 @@ def needs_identity(path: str) -> bool:
     return path not in _OPEN
 
 
-def check_access(identity: Identity, path: str, tenant: str) -> None:
-    """Checks that a caller may call an RPC.
+def choose_tenant(identity: Identity, metadata: Iterable[tuple[str, str | bytes]], path: str) -> str:
+    """Returns the tenant for which a call acts: the one that its metadata name, else the caller's only one.
+
+    Args:
+        identity: the caller.
+        metadata: of the call.
+        path: the RPC, such as `/vfmalign.v1.MmdService/Compute`.
+
+    Raises:
+        Forbidden: the caller may not act for it. The error is the same for tenants that do not exist.
+        BadOption: the caller has several tenants, and the call does not name one.
+    """
+    named = [value for key, value in metadata if key == TENANT]
+    if not identity.tenants or (named and named[0] not in identity.tenants):
+        raise Forbidden(
+            "your token does not allow calls for this tenant",
+            subject=path,
+            remedy="name one of your own tenants (VFMALIGN_TENANT), or call the deployment that serves it",
+            reason="WRONG_TENANT",
+        )
+    if len(named) != 1 and (named or len(identity.tenants) > 1):
+        raise BadOption(
+            "the call must name one of your tenants",
+            field=TENANT,
+            remedy=f"set VFMALIGN_TENANT, or send {TENANT} with the call: {', '.join(sorted(identity.tenants))}",
+            reason="TENANT_REQUIRED",
+        )
+    return str(named[0]) if named else min(identity.tenants)
+
+
+def check_access(identity: Identity, path: str) -> None:
+    """Checks that one of a caller's roles may call an RPC.
 
     Args:
         identity: the caller.
         path: the RPC, such as `/vfmalign.v1.MmdService/Compute`.
-        tenant: the tenant that this server serves.
 
     Raises:
         Forbidden: it may not.
     """
-    if identity.tenant != tenant:
-        raise Forbidden(
-            "the token was issued for another tenant",
-            subject=path,
-            remedy="call the deployment of your own tenant, or log in for this one",
-            reason="WRONG_TENANT",
-        )
     allowed = RPC_ROLES.get(path, frozenset())
     if not identity.roles & allowed:
         needed = " or ".join(role for role in PEOPLE if role in allowed)

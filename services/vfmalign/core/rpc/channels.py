@@ -13,7 +13,7 @@ from typing import Any
 import grpc
 
 from vfmalign.core.rpc import tls
-from vfmalign.core.rpc.credentials import BearerToken
+from vfmalign.core.rpc.credentials import TENANT, BearerToken
 from vfmalign.core.rpc.status_mapping import from_rpc_error
 from vfmalign.core.rpc.tls import TlsFiles
 from vfmalign.core.rpc.transport import MESSAGE_BYTES, message_limits
@@ -39,6 +39,7 @@ def connect(
     wait_for_ready: bool = False,
     files: TlsFiles | None = None,
     token: BearerToken | None = None,
+    tenant: str = "",
 ) -> grpc.aio.Channel:
     """Opens a channel; it connects at the first call and reconnects when the connection is lost.
 
@@ -51,6 +52,7 @@ def connect(
         wait_for_ready: calls wait, up to their deadline, for a service that is not reachable yet.
         files: the caller's files for TLS; without them, calls are not encrypted.
         token: the token that calls carry; without it, they carry none.
+        tenant: for which calls act; empty for the caller's only one.
 
     Raises:
         OSError: one of the files cannot be read.
@@ -71,16 +73,17 @@ def connect(
             ("grpc.initial_reconnect_backoff_ms", 100),
             ("grpc.max_reconnect_backoff_ms", 2_000),
         ],
-        interceptors=[_Unary(call_timeout_s, token), _Stream(stream_timeout_s, token)],
+        interceptors=[_Unary(call_timeout_s, token, tenant), _Stream(stream_timeout_s, token, tenant)],
     )
 
 
 class _Interceptor:
-    """Adds deadline, request id and token to calls."""
+    """Adds deadline, request id, token and tenant to calls."""
 
-    def __init__(self, timeout_s: float, token: BearerToken | None) -> None:
+    def __init__(self, timeout_s: float, token: BearerToken | None, tenant: str) -> None:
         self._timeout_s = timeout_s
         self._token = token
+        self._tenant = tenant
 
     def _prepare(self, details: grpc.aio.ClientCallDetails) -> grpc.aio.ClientCallDetails:
         metadata = grpc.aio.Metadata(*(details.metadata or ()))
@@ -88,6 +91,8 @@ class _Interceptor:
             metadata.add(logs.REQUEST_ID_HEADER, logs.request_id.get() or logs.accept_request_id(None))
         if self._token is not None:
             metadata.add(*self._token.get_metadata())
+        if self._tenant:
+            metadata.add(TENANT, self._tenant)
         timeout = details.timeout if details.timeout is not None else self._timeout_s
         return grpc.aio.ClientCallDetails(
             details.method, timeout, metadata, details.credentials, details.wait_for_ready

@@ -17,6 +17,8 @@ from vfmalign.core.runtime.auth_settings import AuthSettings, is_loopback
 
 AUTHORIZATION = "authorization"
 """gRPC metadata key that carries the token."""
+TENANT = "vfmalign-tenant"
+"""gRPC metadata key that names the tenant for which a call acts."""
 MAX_TOKEN_CHARACTERS = 8_192
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/=-]+")
 _log = logs.get(__name__)

@@ -13,13 +13,13 @@ class Identity:
     Attributes:
         subject: who it is, unique within its issuer.
         issuer: who says so.
-        tenant: the tenant that the token was issued for; empty where it names none.
+        tenants: those of the deployment's tenants for which the caller may act.
         roles: what the caller may do (`core.rpc.authorisation`).
     """
 
     subject: str
     issuer: str
-    tenant: str
+    tenants: frozenset[str]
     roles: frozenset[str]
 
     @property
@@ -30,3 +30,6 @@ class Identity:
 
 current_identity: ContextVar[Identity | None] = ContextVar("vfmalign_identity", default=None)
 """The caller that the running context serves; None outside a request and in calls that need no identity."""
+
+current_tenant: ContextVar[str] = ContextVar("vfmalign_tenant")
+"""The tenant for which the running call acts; without a value outside a request and in calls that need no identity."""

@@ -34,9 +34,9 @@ from vfmalign.core.domain.errors import (
 )
 from vfmalign.core.rpc.admission import Admission
 from vfmalign.core.rpc.authentication import Authenticator
-from vfmalign.core.rpc.authorisation import check_access, needs_identity
+from vfmalign.core.rpc.authorisation import check_access, choose_tenant, needs_identity
 from vfmalign.core.rpc.bounds import parse_request
-from vfmalign.core.rpc.identity import Identity, current_identity
+from vfmalign.core.rpc.identity import Identity, current_identity, current_tenant
 from vfmalign.core.rpc.status_mapping import DETAILS_KEY, get_status_code, to_status
 from vfmalign.core.runtime import logs, metrics
 
@@ -48,7 +48,7 @@ _QUIET = frozenset({"grpc.health.v1.Health"})
 _ALWAYS_OPEN = "grpc."
 """Prefix of the services that answer while the process starts and shuts down: health and reflection."""
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
-_NOBODY = Identity("", "", "", frozenset())
+_NOBODY = Identity("", "", frozenset(), frozenset())
 _LOG = logs.get("rpc")
 
 
@@ -132,14 +132,12 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     Args:
         gate: admits or rejects calls.
         authenticator: tells who makes a call.
-        tenant: the tenant that this server serves.
         admission: memory for requests.
     """
 
-    def __init__(self, gate: Gate, authenticator: Authenticator, tenant: str, admission: Admission) -> None:
+    def __init__(self, gate: Gate, authenticator: Authenticator, admission: Admission) -> None:
         self._gate = gate
         self._authenticator = authenticator
-        self._tenant = tenant
         self._admission = admission
         self._parsing = asyncio.Lock()
         self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
@@ -243,18 +241,21 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 yield await self._parse(parse, data)
 
     async def _identify(self, context: grpc.aio.ServicerContext[Any, Any], method: _Method) -> None:
-        """Makes the caller known to the running context, and checks that it may make this call.
+        """Makes caller and tenant known to the running context, and checks that the caller may make this call.
 
         Raises:
+            BadOption: the call does not say for which of the caller's tenants it acts.
             Unauthenticated: the caller does not prove who it is.
             Forbidden: it may not make this call.
             Unavailable: the issuer's keys cannot be fetched.
         """
         path = f"/{method.service}/{method.name}"
         if needs_identity(path):
-            identity = await self._authenticator.authenticate(context.invocation_metadata() or ())
+            metadata = context.invocation_metadata() or ()
+            identity = await self._authenticator.authenticate(metadata)
             current_identity.set(identity)
-            check_access(identity, path, self._tenant)
+            current_tenant.set(choose_tenant(identity, metadata, path))
+            check_access(identity, path)
 
     @asynccontextmanager
     async def _around(self, context: grpc.aio.ServicerContext[Any, Any], method: _Method) -> AsyncIterator[None]:

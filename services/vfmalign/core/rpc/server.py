@@ -202,7 +202,7 @@ async def serve_api(
         limits.max_message_bytes + MESSAGE_HEADROOM_BYTES, limits.request_memory_bytes, limits.message_timeout_s
     )
     server = grpc.aio.server(
-        interceptors=[CallInterceptor(gate, _open_authenticator(settings), settings.auth.tenant, admission)],
+        interceptors=[CallInterceptor(gate, _open_authenticator(settings), admission)],
         options=options,
         maximum_concurrent_rpcs=limits.max_calls,
     )

@@ -15,12 +15,22 @@ from pydantic_settings import NoDecode
 LOCAL_ISSUER = "vfmalign-local"
 """Issuer of the tokens of mode `local`, which have no provider."""
 DEFAULT_TENANT = "default"
-"""The tenant of tokens that name none, and of a deployment that serves one alone."""
+"""The tenant of tokens that name none, where the deployment serves it."""
 TENANT_PATTERN = r"[a-z0-9][a-z0-9-]{0,39}"
 """Names of tenants: texts that may begin the name of an object, and occur in names of files and Kubernetes labels."""
+MAX_TENANTS = 16
 TENANT_OF_KEYS = "tenant whose objects are read and written, with keys of the object storage"
 TenantName = Annotated[str, Field(pattern=f"^{TENANT_PATTERN}$")]
 _NAME = re.compile(r"[!-~]{1,512}")
+
+
+def split_names(text: str) -> Any:
+    """Returns the entries of a setting that is separated by commas, or a JSON list.
+
+    Raises:
+        ValueError: it begins like a JSON list, but is none.
+    """
+    return json.loads(text) if text.lstrip().startswith("[") else text.replace(",", " ").split()
 
 
 def is_loopback(host: str) -> bool:
@@ -70,10 +80,15 @@ class AuthSettings(BaseModel, frozen=True):
         max_length=256,
         description="claim with the caller's roles; dots lead into objects, as in realm_access.roles",
     )
-    tenant_claim: str = Field(default="tenant", min_length=1, max_length=256, description="claim with the tenant")
-    tenant: TenantName = Field(
-        default=DEFAULT_TENANT,
-        description="the tenant that this deployment serves; with default, tokens need no tenant",
+    tenant_claim: str = Field(
+        default="tenant", min_length=1, max_length=256, description="claim with the caller's tenant, or a list of them"
+    )
+    tenants: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(DEFAULT_TENANT,),
+        min_length=1,
+        max_length=MAX_TENANTS,
+        description="tenants that this deployment serves, separated by commas, or a JSON list: lower-case letters, "
+        "digits and hyphens; with default among them, tokens need no tenant",
     )
     jwks_file: FilePath | None = Field(
         default=None,
@@ -104,12 +119,17 @@ class AuthSettings(BaseModel, frozen=True):
         description="whether that token may leave unencrypted for other hosts, as in a network of trusted containers",
     )
 
-    @field_validator("issuers", mode="before")
+    @field_validator("issuers", "tenants", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
-        if not isinstance(value, str):
-            return value
-        return json.loads(value) if value.lstrip().startswith("[") else value.replace(",", " ").split()
+        return split_names(value) if isinstance(value, str) else value
+
+    @field_validator("tenants")
+    @classmethod
+    def _are_names(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(value)) < len(value) or not all(re.fullmatch(TENANT_PATTERN, tenant) for tenant in value):
+            raise ValueError("names of tenants differ, and have at most 40 lower-case letters, digits and hyphens")
+        return value
 
     @field_validator("issuers")
     @classmethod

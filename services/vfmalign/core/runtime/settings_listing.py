@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,7 +52,9 @@ class Variable:
             return None
         if isinstance(value, bool):
             return str(value).lower()
-        return "" if value is None or value in ((), {}) else str(value)
+        if value is None or value in ((), {}):
+            return ""
+        return json.dumps(value) if isinstance(value, tuple) else str(value)
 
     @property
     def type(self) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Generic, TypeVar
@@ -17,6 +17,7 @@ from vfmalign.client.messages import imports as messages
 from vfmalign.client.messages.common import Progress
 from vfmalign.core.domain.errors import TooLarge, VfmalignError
 from vfmalign.core.rpc.identity import current_identity
+from vfmalign.core.rpc.tenants import by_tenant
 from vfmalign.core.runtime import logs
 from vfmalign.core.runtime.work_context import WorkContext
 from vfmalign.core.runtime.work_queue import WorkQueue
@@ -42,19 +43,20 @@ class _Result(Generic[T]):
 
 
 class Imports:
-    """What both services share: uploads of callers, and the thread that publishes.
+    """What both services share for one tenant: uploads of callers, and the thread that publishes.
 
     Args:
-        store: the deployment's object storage.
+        store: objects of the tenant.
         presigner: signs the uploads.
+        queue: publishes for all tenants in turn.
         options: of the feature service.
     """
 
-    def __init__(self, store: ObjectStore, presigner: Presigner, options: FeaturesOptions) -> None:
+    def __init__(self, store: ObjectStore, presigner: Presigner, queue: WorkQueue, options: FeaturesOptions) -> None:
         self.store = store
         self.options = options
         self._presigner = presigner
-        self._queue = WorkQueue(options.import_queue_size, "imports")
+        self._queue = queue
         self._sweep: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -62,10 +64,9 @@ class Imports:
         self._sweep = asyncio.create_task(self._delete_expired())
 
     def close(self) -> None:
-        """Cancels waiting work; running work finishes."""
+        """Ends the deletion of expired uploads."""
         if self._sweep is not None:
             self._sweep.cancel()
-        self._queue.close()
 
     def get_uploads(self, import_id: str) -> UploadArea:
         """Returns the uploads of one import of the caller."""
@@ -189,8 +190,10 @@ class ModelServicer(imports_pb2_grpc.ModelServiceServicer):
                 yield messages.PublishModelResponse(model=model).to_proto()
 
 
-def add_import_services(imports: Imports, server: Server) -> list[ServiceDescriptor]:
-    """Adds both servicers to a server; returns the services."""
-    imports_pb2_grpc.add_DatasetServiceServicer_to_server(DatasetServicer(imports), server)
-    imports_pb2_grpc.add_ModelServiceServicer_to_server(ModelServicer(imports), server)
+def add_import_services(imports: Mapping[str, Imports], server: Server) -> list[ServiceDescriptor]:
+    """Adds both servicers, which serve these tenants, to a server; returns the services."""
+    datasets = by_tenant({tenant: DatasetServicer(one) for tenant, one in imports.items()})
+    models = by_tenant({tenant: ModelServicer(one) for tenant, one in imports.items()})
+    imports_pb2_grpc.add_DatasetServiceServicer_to_server(datasets, server)
+    imports_pb2_grpc.add_ModelServiceServicer_to_server(models, server)
     return list(pb.DESCRIPTOR.services_by_name.values())

@@ -1,9 +1,9 @@
-"""Reconciler: compare requests, artifacts and running work, and take the next action for jobs and checks.
+"""Reconciler: compare requests, artifacts and running work, and take the next action for the checks of a tenant.
 
-One loop. Every round calls the supervisor of the jobs and makes sure that each active check has a driver, a coroutine
-that runs the stages whose inputs are ready. Drivers keep no state beside the database and the artifacts: after a kill
-at any point the next process starts them again, and they skip the stages whose artifacts exist and are intact. A stage
-that needs a lost object has the stage that created it run again (`repairs`).
+Every round makes sure that each active check has a driver, a coroutine that runs the stages whose inputs are ready.
+Drivers keep no state beside the database and the artifacts: after a kill at any point the next process starts them
+again, and they skip the stages whose artifacts exist and are intact. A stage that needs a lost object has the stage
+that created it run again (`repairs`).
 """
 
 from __future__ import annotations
@@ -40,7 +40,6 @@ from vfmalign.finetuning.checks.repository import CheckRepository, ReportRefs, S
 from vfmalign.finetuning.checks.request import is_same_spec
 from vfmalign.finetuning.db.repository import StoredRef
 from vfmalign.finetuning.jobs.repository import JobRepository
-from vfmalign.finetuning.jobs.supervisor import Supervisor
 
 # Errors that end by themselves, or once an operator has fixed the deployment: failing the check would cost its finished
 # stages.
@@ -55,9 +54,9 @@ class PollingPolicy:
     """Intervals and limits of the reconciler.
 
     Attributes:
-        poll_s: seconds between two rounds.
+        poll_s: seconds between two queries of a job.
         first_wait_s, longest_wait_s: seconds before a stage with a transient error is tried again; doubled each time.
-        max_checks: checks that run at once.
+        max_checks: checks of one tenant that run at once.
     """
 
     poll_s: float = 0.5
@@ -92,14 +91,13 @@ class StatusBoard:
 
 
 class Reconciler:
-    """The loop; one per term of the leader.
+    """The rounds over the checks of one tenant, during one term of the leader.
 
     Args:
         get_stages: returns the stages of a check with so many training seeds, in order.
         checks, jobs: repositories.
-        supervisor: runs the jobs.
         store: holds the artifacts.
-        client: calls the other services.
+        client: calls the other services for the tenant.
         policy: intervals and limits.
     """
 
@@ -109,7 +107,6 @@ class Reconciler:
         get_stages: Callable[[int], Sequence[Stage]],
         checks: CheckRepository,
         jobs: JobRepository,
-        supervisor: Supervisor,
         store: ObjectStore,
         client: AsyncClient,
         policy: PollingPolicy,
@@ -117,43 +114,17 @@ class Reconciler:
         self._get_stages = get_stages
         self._checks = checks
         self._jobs = jobs
-        self._supervisor = supervisor
         self._store = store
         self._client = client
         self._policy = policy
         self._drivers: dict[str, asyncio.Task[None]] = {}
-        self._wake = asyncio.Event()
-        self._stopping = False
 
-    def wake(self) -> None:
-        """Starts the next round at once."""
-        self._wake.set()
-
-    def stop(self) -> None:
-        """Ends `run` after the current round."""
-        self._stopping = True
-        self._wake.set()
-
-    async def run(self) -> None:
-        """Runs until `stop`, then ends the drivers. Jobs go on."""
-        while not self._stopping:
-            self._wake.clear()
-            await self._round()
-            if not self._stopping:
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._wake.wait(), self._policy.poll_s)
+    async def end(self) -> None:
+        """Ends the drivers. Jobs go on."""
         await self._end_drivers(list(self._drivers))
 
-    async def _round(self) -> None:
-        try:
-            await asyncio.to_thread(self._supervisor.reconcile)
-            await self._reconcile_checks()
-        except VfmalignError as error:
-            _log.warning("round_delayed", error=str(error))
-        except Exception:
-            _log.exception("round_failed")
-
-    async def _reconcile_checks(self) -> None:
+    async def reconcile(self) -> None:
+        """Runs one round: makes sure that each active check has a driver, and ends those that are cancelled."""
         for check_id in [check_id for check_id, driver in self._drivers.items() if driver.done()]:
             del self._drivers[check_id]
         active = await asyncio.to_thread(self._checks.active)

@@ -26,7 +26,7 @@ class Limits:
     """Limits of the supervisor.
 
     Attributes:
-        max_running: jobs that are pending or running at once.
+        max_running: jobs of all tenants that are pending or running at once.
         max_attempts: failures without progress in between after which a job fails.
         max_interruptions: interruptions without progress in between after which a job fails.
         retry_delay_s: pause before the second attempt in seconds; doubled for each further one.

@@ -1,7 +1,7 @@
 """Job supervisor: launch queued jobs, monitor launched ones, record their outcome.
 
-`reconcile()` compares the database, the launcher and the stored artifacts and takes the next action. It is idempotent,
-so the process can be killed at any point.
+Every action compares the database, the launcher and the stored artifacts. It is idempotent, so the process can be
+killed at any point. `JobRounds` decides when a supervisor acts.
 """
 
 from __future__ import annotations
@@ -34,15 +34,13 @@ from vfmalign.finetuning.launchers.base import EventReason, Exited, JobEvent, La
 
 BASELINE_IN_TRAINING = "BASELINE_IN_TRAINING"
 """`Progress.reason` of a job that waits for another one, which trains the same baseline."""
-# After the grace period processes are killed; the launcher needs a moment to observe that they ended.
-_KILL_OBSERVATION_S = 30.0
 
 _log = logs.get(__name__)
 
 
-@dataclass
+@dataclass(eq=False)
 class Supervisor:
-    """Owns the launcher; not thread-safe: call it from one thread at a time."""
+    """Runs the jobs of one tenant; not thread-safe: call it from one thread at a time."""
 
     jobs: JobRepository
     store: ObjectStore
@@ -51,32 +49,37 @@ class Supervisor:
     _stop_requests: dict[str, float] = field(default_factory=dict)
     _store_is_down: bool = False
 
-    def reconcile(self) -> None:
-        """Takes one action per job. While the store is unavailable, actions that need it are delayed."""
+    @property
+    def can_start(self) -> bool:
+        """Whether the store answered in this round: each further job would wait for it as long as the first."""
+        return not self._store_is_down
+
+    def monitor(self) -> int:
+        """Begins a round: takes one action per launched job, and returns how many still occupy a slot.
+
+        While the store is unavailable, actions that need it are delayed.
+        """
         self._store_is_down = False
         launched = self.jobs.launched()
         for job in launched:
             self._guarded(job, self._monitor)
-        free = self.limits.max_running - (len(self.jobs.launched()) if launched else 0)
+        return len(self.jobs.launched()) if launched else 0
+
+    def find_startable(self) -> list[StoredJob]:
+        """Returns the queued jobs that may start now, oldest first."""
         moment = now()
-        for job in self.jobs.queued():
-            if free <= 0 or self._store_is_down:  # each further job would wait for the store as long as the first
-                break
-            if job.not_before is None or job.not_before <= moment:
-                free -= int(self._guarded(job, self._start))
-        for state, count in self.jobs.counts().items():
-            metrics.jobs.labels(state=state).set(count)
+        return [job for job in self.jobs.queued() if job.not_before is None or job.not_before <= moment]
 
-    def stop_all(self, poll_s: float = 0.1) -> None:
-        """Lets every launched job checkpoint and end, and queues it for the next start of the service.
+    def start(self, job: StoredJob) -> bool:
+        """Starts a queued job, and returns whether it occupies a slot now."""
+        return self._guarded(job, self._start)
 
-        A job whose end is not observed in time keeps its state; the next start of the service looks for its process.
-        """
-        end = time.monotonic() + self.limits.stop_grace_s
-        while (launched := self.jobs.launched()) and time.monotonic() < end + _KILL_OBSERVATION_S:
-            for job in launched:
-                self._guarded(job, lambda job: self._wind_down(job, force=time.monotonic() > end))
-            time.sleep(poll_s)
+    def wind_down(self, *, force: bool) -> bool:
+        """Lets every launched job checkpoint and end, or ends it at once; returns whether there was one."""
+        launched = self.jobs.launched()
+        for job in launched:
+            self._guarded(job, lambda job: self._wind_down(job, force=force))
+        return bool(launched)
 
     def _wind_down(self, job: StoredJob, *, force: bool) -> bool:
         seen = self.launcher.observe(job.id, job.attempts, job.handle)

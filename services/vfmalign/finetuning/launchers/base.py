@@ -52,11 +52,13 @@ class Origin:
         check: the check it belongs to; empty for a job of its own.
         network: the network that it fine-tunes; empty for pretraining.
         request_id: the request that created it; empty where unknown.
+        tenant: whose job it is; empty where unknown.
     """
 
     check: str = ""
     network: str = ""
     request_id: str = ""
+    tenant: str = ""
 
 
 UNKNOWN_ORIGIN = Origin()
@@ -132,7 +134,7 @@ class Launcher(Protocol):
         """Starts this attempt, or returns its process where it runs already.
 
         Args:
-            job: id of the job.
+            job: name of the job, unique among those of all tenants.
             attempt: number of the attempt.
             spec_uri: argument of the process.
             confirm: called once every orchestrator can see this attempt, and before its process runs. Where it raises,

@@ -34,7 +34,7 @@ class MmdServicer(mmd_pb2_grpc.MmdServiceServicer):
     """Servicer of MmdService. One long and one short comparison run at a time; others wait in the queue.
 
     Args:
-        store: holds stored and uploaded features; None accepts inline features alone.
+        store: holds stored and uploaded features of the tenant that it serves; None accepts inline features alone.
         engine: device, precision and memory limit.
         queue: runs the comparisons.
         cache_bytes: memory for samples that the pairs of one batch share.

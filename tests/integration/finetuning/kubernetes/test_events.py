@@ -103,7 +103,7 @@ def test_events_that_cannot_be_written_are_logged_once_and_disturb_nothing(world
             world.write_result(name)
             world.api.condition(job, "Complete")
             assert world.finish(supervisor, name).state == "succeeded"
-        supervisor.launcher.close()
+        world.launcher.close()
     assert world.api.events() == {}
     lines = [line for line in logged if line["event"] == "events_not_written"]
     assert len(lines) == 1

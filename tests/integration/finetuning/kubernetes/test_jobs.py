@@ -183,7 +183,7 @@ def test_an_orchestrator_that_died_before_it_wrote_down_what_it_made(world: Worl
 
 def test_an_orchestrator_that_died_before_it_made_anything(world: World) -> None:
     first, name = world.supervisor(), world.add("unborn")
-    first.launcher.launch = lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt)  # type: ignore[method-assign]
+    world.launcher.launch = lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt)
     with pytest.raises(KeyboardInterrupt):
         first.reconcile()
     job = world.until(world.supervisor(), name, lambda one: one.handle is not None)

@@ -14,6 +14,7 @@ from vfmalign.core.storage.keys import job_key
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.finetuning.jobs.repository import JobRepository, StoredJob
 from vfmalign.finetuning.jobs.retries import Limits
+from vfmalign.finetuning.jobs.rounds import JobRounds
 from vfmalign.finetuning.jobs.supervisor import Supervisor
 from vfmalign.finetuning.launchers.kubernetes.manifest import job_name
 
@@ -28,16 +29,21 @@ def result_of(job: str) -> JobResult:
 
 
 class World:
-    """Supervisors over one store, database and cluster."""
+    """Supervisors over one store, database and cluster.
+
+    Attributes:
+        launcher: that of the latest supervisor.
+    """
 
     def __init__(self, jobs: JobRepository, store: ObjectStore, api: Api, make: Callable[..., Any]) -> None:
         self.jobs, self.store, self.api, self._make = jobs, store, api, make
         self.prefix = uuid.uuid4().hex[:8]
 
-    def supervisor(self, **options: Any) -> Supervisor:
+    def supervisor(self, **options: Any) -> JobRounds:
         """An orchestrator that has just started."""
         limits = Limits(max_running=4, retry_delay_s=0.0, stop_grace_s=options.pop("stop_grace_s", 60.0))
-        return Supervisor(self.jobs, self.store, self._make(**options), limits)
+        self.launcher = self._make(**options)
+        return JobRounds([Supervisor(self.jobs, self.store, self.launcher, limits)], limits)
 
     def add(self, name: str) -> str:
         """A job that is asked for."""
@@ -49,14 +55,14 @@ class World:
         request = JobSpec(kind="finetune", dataset_id="d", model_id="m", task="segmentation", seed=1)
         return self.jobs.create(request, spec).id
 
-    def started(self, supervisor: Supervisor, name: str) -> str:
+    def started(self, supervisor: JobRounds, name: str) -> str:
         """The name of the Job that a new job got."""
         supervisor.reconcile()
         job = self.jobs.get(name)
         assert job.state == "pending", job.progress.detail
         return job_name(name, job.attempts)
 
-    def until(self, supervisor: Supervisor, name: str, condition: Callable[[StoredJob], Any]) -> StoredJob:
+    def until(self, supervisor: JobRounds, name: str, condition: Callable[[StoredJob], Any]) -> StoredJob:
         """The job once a condition holds."""
 
         def look() -> StoredJob | None:
@@ -65,7 +71,7 @@ class World:
 
         return until(look)
 
-    def finish(self, supervisor: Supervisor, name: str) -> StoredJob:
+    def finish(self, supervisor: JobRounds, name: str) -> StoredJob:
         """The job once it has ended."""
         return self.until(supervisor, name, lambda job: job.finished)
 

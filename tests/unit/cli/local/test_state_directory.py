@@ -92,7 +92,7 @@ def test_a_service_gets_its_ports_its_peers_and_the_store(tmp_path: Path, monkey
     monkeypatch.setenv("VFMALIGN_TRAINING__THREADS", "7")
     monkeypatch.setenv("MALLOC_ARENA_MAX", "3")
     monkeypatch.setenv("VFMALIGN_MMD_ADDRESS", "elsewhere:1")
-    for name in ("VFMALIGN_CA_FILE", "VFMALIGN_TOKEN_FILE", "VFMALIGN_AUTH__ISSUERS", "VFMALIGN_AUTH__TENANT"):
+    for name in ("VFMALIGN_CA_FILE", "VFMALIGN_TOKEN_FILE", "VFMALIGN_AUTH__ISSUERS", "VFMALIGN_AUTH__TENANTS"):
         monkeypatch.setenv(name, "/of/elsewhere")
     found = get_service_environment(StateDirectory(tmp_path), STORE, PORTS, "finetuning")
     assert found["VFMALIGN_SERVER__GRPC_PORT"] == "7"

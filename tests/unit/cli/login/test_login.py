@@ -25,7 +25,9 @@ def log_in(invoke, provider: OpenIdProvider):
     return call
 
 
-def test_a_login_is_shown_renewed_and_ended(invoke, log_in, provider: OpenIdProvider, config_folder: Path) -> None:
+def test_a_login_is_shown_renewed_and_ended(
+    invoke, log_in, provider: OpenIdProvider, config_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     code, out, err = log_in()
     assert code == exits.OK, err
     assert "BCDF-GHJK" in err
@@ -39,6 +41,7 @@ def test_a_login_is_shown_renewed_and_ended(invoke, log_in, provider: OpenIdProv
     assert shown == {
         "source": f"login at {provider.issuer}",
         "readable": True,
+        "calls_for": None,
         "subject": "ada",
         "tenant": None,
         "roles": ["researcher"],
@@ -50,6 +53,8 @@ def test_a_login_is_shown_renewed_and_ended(invoke, log_in, provider: OpenIdProv
     assert login.access_token not in out + err + repr(login)
     assert login.refresh_token not in out + err + repr(login)
     assert "researcher" in invoke("whoami")[1]
+    monkeypatch.setenv("VFMALIGN_TENANT", "ward-7")
+    assert json.loads(invoke("whoami", "--json")[1])["calls_for"] == "ward-7"
 
     assert json.loads(invoke("logout", "--json")[1]) == {"was_logged_in": True, "revoked": True}
     assert provider.refresh_token == ""
@@ -163,7 +168,11 @@ def test_the_environment_comes_before_the_login(
     assert code == exits.BAD_INPUT
     assert "VFMALIGN_TOKEN and VFMALIGN_TOKEN_FILE" in err
     monkeypatch.delenv("VFMALIGN_TOKEN_FILE")
-    assert json.loads(invoke("whoami", "--json")[1]) == {"source": "VFMALIGN_TOKEN", "readable": False}
+    assert json.loads(invoke("whoami", "--json")[1]) == {
+        "source": "VFMALIGN_TOKEN",
+        "readable": False,
+        "calls_for": None,
+    }
     target = Target.from_environment()
     assert target is not None
     assert target.credential is not None

@@ -48,14 +48,15 @@ async def test_a_token_proves_who_calls(tmp_path: Path, algorithm: str) -> None:
     issuer = TokenIssuer(ISSUER, algorithm)
     token = issuer.sign("researcher", "viewer", "janitor", sub="ada", tenant="default")
     identity = await create(issuer, tmp_path).authenticate(bearer(token))
-    assert (identity.subject, identity.issuer, identity.tenant) == ("ada", ISSUER, "default")
+    assert (identity.subject, identity.issuer, identity.tenants) == ("ada", ISSUER, {"default"})
     assert identity.roles == {"researcher", "viewer"}  # of those that exist
     assert identity.key == f"{ISSUER}#ada"
 
 
 async def test_mode_off_admits_everybody_as_an_owner_with_every_role() -> None:
-    identity = await Authenticator(AuthSettings()).authenticate([])
+    identity = await Authenticator(AuthSettings(tenants=("ward-7", "default"))).authenticate([])
     assert (identity.subject, identity.issuer, identity.roles) == ("anonymous", "", ROLES)
+    assert identity.tenants == {"ward-7", "default"}
 
 
 async def test_mode_local_admits_tokens_of_its_key(tmp_path: Path) -> None:
@@ -244,25 +245,38 @@ async def test_roles_come_from_the_claim_that_is_set(
 
 
 @pytest.mark.parametrize(
-    ("tenant", "claim", "expected"),
+    ("served", "claim", "expected"),
     [
         ("default", None, "default"),
         ("default", "default", "default"),
         ("default", {"ward-7": 1}, ""),
         ("default", [], ""),
-        ("default", "ward-7", "ward-7"),
+        ("default", "ward-7", ""),
         ("ward-7", None, ""),
         ("ward-7", "ward-7", "ward-7"),
         ("ward-7", ["ward-8", "ward-7"], "ward-7"),
-        ("ward-7", ["ward-8", "ward-9"], "ward-8"),
+        ("ward-7", ["ward-8", "ward-9"], ""),
         ("ward-7", {"ward-7": 1}, ""),
+        ("default ward-7 ward-8", None, "default"),
+        ("default ward-7 ward-8", "ward-7", "ward-7"),
+        ("default ward-7 ward-8", "ward-9 ward-7", "ward-7"),
+        ("default ward-7 ward-8", ["ward-8", "ward-7"], "ward-7 ward-8"),
+        ("ward-7 ward-8", None, ""),
     ],
 )
-async def test_a_tenant_comes_from_its_claim(
-    issuer: TokenIssuer, tmp_path: Path, tenant: str, claim: Any, expected: str
+async def test_tenants_come_from_their_claim(
+    issuer: TokenIssuer, tmp_path: Path, served: str, claim: Any, expected: str
 ) -> None:
-    authenticator = create(issuer, tmp_path, tenant=tenant)
-    assert (await authenticator.authenticate(bearer(issuer.sign(tenant=claim)))).tenant == expected
+    authenticator = create(issuer, tmp_path, tenants=tuple(served.split()))
+    identity = await authenticator.authenticate(bearer(issuer.sign("researcher", "admin", tenant=claim)))
+    assert identity.tenants == set(expected.split())
+
+
+async def test_a_service_acts_for_every_tenant_unless_its_token_names_some(issuer: TokenIssuer, tmp_path: Path) -> None:
+    authenticator = create(issuer, tmp_path, tenants=("ward-7", "ward-8"))
+    for claim, expected in ((None, {"ward-7", "ward-8"}), ("ward-8", {"ward-8"}), ("ward-9", set())):
+        identity = await authenticator.authenticate(bearer(issuer.sign("finetuning", tenant=claim)))
+        assert identity.tenants == expected
 
 
 async def test_a_token_is_verified_once_while_it_is_valid(

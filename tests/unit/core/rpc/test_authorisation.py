@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import pkgutil
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from importlib import import_module
@@ -22,9 +22,18 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from tests.token_issuer import TokenIssuer, bearer
 
 import vfmalign.v1
-from vfmalign.core.domain.errors import Forbidden
-from vfmalign.core.rpc.authorisation import PEOPLE, ROLES, RPC_ROLES, SERVICES, check_access, check_ownership
-from vfmalign.core.rpc.identity import Identity, current_identity
+from vfmalign.core.domain.errors import BadOption, Forbidden
+from vfmalign.core.rpc.authorisation import (
+    PEOPLE,
+    ROLES,
+    RPC_ROLES,
+    SERVICES,
+    check_access,
+    check_ownership,
+    choose_tenant,
+)
+from vfmalign.core.rpc.credentials import TENANT
+from vfmalign.core.rpc.identity import Identity, current_identity, current_tenant
 from vfmalign.core.rpc.interceptors import Gate
 from vfmalign.core.rpc.server import serve_api
 from vfmalign.core.rpc.status_mapping import DETAILS_KEY
@@ -34,6 +43,7 @@ from vfmalign.core.runtime.settings import LogSettings, ServerSettings, ServiceS
 
 DOCUMENT = Path(__file__).parents[4] / "docs" / "security.md"
 REFLECTION = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
+TENANTS = ("default", "ward-7")
 COMPUTE = "/vfmalign.v1.MmdService/Compute"
 
 
@@ -65,14 +75,31 @@ def test_roles_are_those_of_people_and_of_services() -> None:
     assert set().union(*RPC_ROLES.values()) <= ROLES == {*PEOPLE, *SERVICES}
 
 
-def identify(*roles: str, subject: str = "ada", tenant: str = "default") -> Identity:
-    return Identity(subject, "https://idp.example", tenant, frozenset(roles))
+def identify(*roles: str, subject: str = "ada", tenants: Iterable[str] = ("default",)) -> Identity:
+    return Identity(subject, "https://idp.example", frozenset(tenants), frozenset(roles))
 
 
 def test_what_has_no_row_is_forbidden_to_everybody() -> None:
     with pytest.raises(Forbidden) as caught:
-        check_access(identify(*ROLES), "/vfmalign.v1.MmdService/Steal", "default")
+        check_access(identify(*ROLES), "/vfmalign.v1.MmdService/Steal")
     assert caught.value.reason == "MISSING_ROLE"
+
+
+def test_a_call_acts_for_the_tenant_that_it_names_or_the_only_one() -> None:
+    def choose(tenants: str, *named: str) -> str:
+        metadata = [("x", "y"), *((TENANT, name) for name in named)]
+        return choose_tenant(identify(tenants=tenants.split()), metadata, COMPUTE)
+
+    assert (choose("a"), choose("a", "a"), choose("a b", "b")) == ("a", "a", "b")
+    for tenants, named in (("", ()), ("", ("a",)), ("a", ("b",)), ("a b", ("c",)), ("a", ("",))):
+        with pytest.raises(Forbidden) as forbidden:
+            choose(tenants, *named)
+        assert (forbidden.value.reason, forbidden.value.subject) == ("WRONG_TENANT", COMPUTE)
+    for tenants, named in (("a b", ()), ("a b", ("a", "b")), ("a", ("a", "b"))):
+        with pytest.raises(BadOption) as unclear:
+            choose(tenants, *named)
+        assert (unclear.value.reason, unclear.value.field) == ("TENANT_REQUIRED", TENANT)
+        assert "VFMALIGN_TENANT" in unclear.value.remedy
 
 
 def test_the_creator_and_admins_may_cancel() -> None:
@@ -92,11 +119,22 @@ class Api:
 
     issuer: TokenIssuer
     channel: grpc.aio.Channel
-    callers: list[Identity | None]
+    callers: list[tuple[Identity | None, str]]
+    """Who called, and for which tenant."""
 
-    async def call(self, path: str, token: str | None = None, message: bytes = b"") -> tuple[str, str]:
+    async def call(
+        self, path: str, token: str | None = None, message: bytes = b"", tenant: str = ""
+    ) -> tuple[str, str]:
         """Returns the status code and the reason of a call."""
         metadata = [] if token is None else bearer(token)
+        metadata += [(TENANT, tenant)] if tenant else []
+        answer = await self._call(path, metadata, message)
+        # A client that streams its requests now and then sees a reset in place of the status of a refusal.
+        while path == REFLECTION and answer == ("INTERNAL", ""):
+            answer = await self._call(path, metadata, message)
+        return answer
+
+    async def _call(self, path: str, metadata: list[tuple[str, str]], message: bytes) -> tuple[str, str]:
         try:
             if path == REFLECTION:
                 stub: Any = reflection_pb2_grpc.ServerReflectionStub(self.channel)
@@ -123,17 +161,17 @@ def get_reason(error: grpc.aio.AioRpcError) -> str:
 
 @pytest.fixture
 async def api(tmp_path: Path) -> AsyncIterator[Api]:
-    callers: list[Identity | None] = []
+    callers: list[tuple[Identity | None, str]] = []
 
     def handle(method: MethodDescriptor) -> Any:
         response = GetMessageClass(method.output_type)
 
         async def unary(request: Any, context: Any) -> Any:
-            callers.append(current_identity.get())
+            callers.append((current_identity.get(), current_tenant.get()))
             return response()
 
         async def stream(request: Any, context: Any) -> Any:
-            callers.append(current_identity.get())
+            callers.append((current_identity.get(), current_tenant.get()))
             yield response()
 
         kind = grpc.unary_stream_rpc_method_handler if method.server_streaming else grpc.unary_unary_rpc_method_handler
@@ -153,7 +191,9 @@ async def api(tmp_path: Path) -> AsyncIterator[Api]:
     settings = ServiceSettings(
         store=StoreSettings(endpoint="http://127.0.0.1:9", access_key="a", secret_key="b"),
         server=ServerSettings(grpc_port=0),
-        auth=AuthSettings(mode="oidc", issuers=(issuer.issuer,), jwks_file=issuer.write_jwks(tmp_path / "jwks.json")),
+        auth=AuthSettings(
+            mode="oidc", issuers=(issuer.issuer,), jwks_file=issuer.write_jwks(tmp_path / "jwks.json"), tenants=TENANTS
+        ),
     )
     async with AsyncExitStack() as resources:
         state = health.aio.HealthServicer()
@@ -163,23 +203,46 @@ async def api(tmp_path: Path) -> AsyncIterator[Api]:
 
 
 async def test_every_cell_behaves_as_the_table_says(api: Api) -> None:
-    cells: dict[tuple[str, str], tuple[str, str]] = {}
-    expected: dict[tuple[str, str], tuple[str, str]] = {}
+    """Every RPC, role and tenant: the token's own, another one that is served, and one that is not."""
+    cells: dict[tuple[str, str, str], tuple[str, str]] = {}
+    expected: dict[tuple[str, str, str], tuple[str, str]] = {}
     for role in sorted(ROLES):
-        token = api.issuer.sign(role, sub=role)
+        token = api.issuer.sign(role, sub=role, tenant="ward-7")
         for path, allowed in RPC_ROLES.items():
-            cells[role, path] = await api.call(path, token)
-            expected[role, path] = ("OK", "") if role in allowed else ("PERMISSION_DENIED", "MISSING_ROLE")
+            for tenant in ("", "ward-7", "default", "ward-9"):
+                cells[role, path, tenant] = await api.call(path, token, tenant=tenant)
+                verdict = ("OK", "") if role in allowed else ("PERMISSION_DENIED", "MISSING_ROLE")
+                own = tenant in {"", "ward-7"}
+                expected[role, path, tenant] = verdict if own else ("PERMISSION_DENIED", "WRONG_TENANT")
     assert cells == expected
-    assert {caller.subject for caller in api.callers if caller} == {
-        role for role in ROLES if any(role in RPC_ROLES[path] for path in METHODS)
+    assert {(caller.subject, tenant) for caller, tenant in api.callers if caller} == {
+        (role, "ward-7") for role in ROLES if any(role in RPC_ROLES[path] for path in METHODS)
     }
 
 
+async def test_a_caller_of_several_tenants_names_one(api: Api) -> None:
+    token = api.issuer.sign(*ROLES, tenant=["ward-7", "default", "ward-9"])
+    for path in RPC_ROLES:
+        assert await api.call(path, token) == ("INVALID_ARGUMENT", "TENANT_REQUIRED"), path
+        assert await api.call(path, token, tenant="ward-9") == ("PERMISSION_DENIED", "WRONG_TENANT"), path
+        for tenant in TENANTS:
+            assert await api.call(path, token, tenant=tenant) == ("OK", ""), path
+    assert [tenant for _, tenant in api.callers] == [*TENANTS] * len(METHODS)
+
+
+async def test_a_service_calls_for_every_tenant(api: Api) -> None:
+    token = api.issuer.sign("finetuning", sub="finetuning")
+    for tenant in TENANTS:
+        assert await api.call(COMPUTE, token, tenant=tenant) == ("OK", "")
+    assert await api.call(COMPUTE, token) == ("INVALID_ARGUMENT", "TENANT_REQUIRED")
+    assert await api.call(COMPUTE, token, tenant="ward-9") == ("PERMISSION_DENIED", "WRONG_TENANT")
+
+
 async def test_no_rpc_admits_another_tenant_nobody_or_somebody_without_a_role(api: Api) -> None:
-    foreign = api.issuer.sign(*ROLES, tenant="ward-7")
+    foreign = api.issuer.sign(*ROLES, tenant="ward-9")
     for path in RPC_ROLES:
         assert await api.call(path, foreign) == ("PERMISSION_DENIED", "WRONG_TENANT"), path
+        assert await api.call(path, foreign, tenant="ward-7") == ("PERMISSION_DENIED", "WRONG_TENANT"), path
         assert await api.call(path, api.issuer.sign()) == ("PERMISSION_DENIED", "MISSING_ROLE"), path
         assert await api.call(path) == ("UNAUTHENTICATED", "NO_TOKEN"), path
         assert await api.call(path, api.issuer.sign(*ROLES, aud="other")) == ("UNAUTHENTICATED", "WRONG_AUDIENCE")

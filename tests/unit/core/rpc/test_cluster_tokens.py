@@ -55,10 +55,19 @@ async def test_an_account_has_the_roles_of_the_settings_and_none_of_its_token(
 async def test_accounts_belong_to_the_tenant_of_the_deployment(
     settings: dict[str, Any], people: TokenIssuer, cluster: TokenIssuer
 ) -> None:
-    authenticator = Authenticator(AuthSettings(**settings | {"tenant": "radiology"}))
-    assert (await authenticator.authenticate(bearer(cluster.sign(sub=ACCOUNT)))).tenant == "radiology"
-    assert (await authenticator.authenticate(bearer(people.sign("viewer")))).tenant == ""
-    assert (await authenticator.authenticate(bearer(cluster.sign(sub=ACCOUNT, tenant="other")))).tenant == "other"
+    roles = {CLUSTER: {ACCOUNT: ("finetuning",), "viewer": ("viewer",)}}
+
+    async def find(served: tuple[str, ...], token: str) -> set[str]:
+        authenticator = Authenticator(AuthSettings(**settings | {"tenants": served, "subject_roles": roles}))
+        return set((await authenticator.authenticate(bearer(token))).tenants)
+
+    one, two = ("radiology",), ("radiology", "ward-7")
+    for subject in (ACCOUNT, "viewer"):
+        assert await find(one, cluster.sign(sub=subject)) == {"radiology"}
+        assert await find(one, cluster.sign(sub=subject, tenant="other")) == set()
+    assert await find(one, people.sign("viewer")) == set()
+    assert await find(two, cluster.sign(sub=ACCOUNT)) == {"radiology", "ward-7"}, "the service acts for all"
+    assert await find(two, cluster.sign(sub="viewer")) == set(), "nothing says which of them is meant"
 
 
 async def test_each_issuer_signs_with_its_own_keys_alone(settings: dict[str, Any], people: TokenIssuer) -> None:

@@ -27,12 +27,17 @@ def load_with(environment: pytest.MonkeyPatch, **settings: str) -> AuthSettings:
 
 def test_nothing_is_needed_on_the_loopback_interface(environment: pytest.MonkeyPatch) -> None:
     auth = load_with(environment)
-    assert (auth.mode, auth.audience, auth.tenant, auth.token_file) == ("off", "vfmalign", "default", None)
+    assert (auth.mode, auth.audience, auth.tenants, auth.token_file) == ("off", "vfmalign", ("default",), None)
 
 
 @pytest.mark.parametrize("text", [f"{ISSUER},http://127.0.0.1:5", f'["{ISSUER}", "http://127.0.0.1:5"]'])
 def test_issuers_are_separated_by_commas_or_a_json_list(environment: pytest.MonkeyPatch, text: str) -> None:
     assert load_with(environment, MODE="oidc", ISSUERS=text).issuers == (ISSUER, "http://127.0.0.1:5")
+
+
+@pytest.mark.parametrize("text", ["ward-7,default", '["ward-7", "default"]'])
+def test_tenants_are_separated_by_commas_or_a_json_list(environment: pytest.MonkeyPatch, text: str) -> None:
+    assert load_with(environment, TENANTS=text).tenants == ("ward-7", "default")
 
 
 def test_mode_local_has_one_issuer_with_a_name(environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -59,7 +64,12 @@ def test_mode_local_has_one_issuer_with_a_name(environment: pytest.MonkeyPatch, 
         ({"MODE": "oidc", "ISSUERS": ISSUER, "CA_FILE": "/none"}, "CA_FILE"),
         ({"MODE": "local"}, "JWKS_FILE"),
         ({"MODE": "local", "ISSUERS": "a,b", "JWKS_FILE": __file__}, "ISSUERS"),
-        ({"TENANT": "Ward 7"}, "TENANT"),
+        ({"TENANTS": "Ward 7"}, "TENANTS"),
+        ({"TENANTS": "ward_7"}, "TENANTS"),
+        ({"TENANTS": "a" * 41}, "TENANTS"),
+        ({"TENANTS": "a,b,a"}, "TENANTS"),
+        ({"TENANTS": "[]"}, "TENANTS"),
+        ({"TENANTS": ",".join(f"t{i}" for i in range(17))}, "TENANTS"),
         ({"AUDIENCE": ""}, "AUDIENCE"),
     ],
 )

@@ -109,7 +109,9 @@ def test_experiments_are_separate(tenants):
 
 def test_quotas_are_those_of_a_caller_in_a_tenant(tenants):
     ours, theirs = (CheckRepository(tenant, quota=1) for tenant in tenants)
-    token = current_identity.set(Identity("ada", "https://idp.example", "default", frozenset({"researcher"})))
+    token = current_identity.set(
+        Identity("ada", "https://idp.example", frozenset({"default"}), frozenset({"researcher"}))
+    )
     try:
         for checks in (ours, theirs):
             checks.create("c", to_check())

@@ -16,11 +16,12 @@ from vfmalign.core.domain.errors import BAD_DATA, BAD_SPEC, UNEXPECTED
 from vfmalign.finetuning.launchers.base import UNKNOWN_ORIGIN, Origin
 
 JOB_LABEL = "vfmalign.io/job"
+TENANT_LABEL = "vfmalign.io/tenant"
 CHECK_LABEL = "vfmalign.io/check"
 NETWORK_LABEL = "vfmalign.io/network"
 ATTEMPT_LABEL = "vfmalign.io/attempt"
 JOB_ANNOTATION = "vfmalign.io/job-id"
-"""The id itself: label values have at most 63 characters, so labels may hold a shortened form (`label_value`)."""
+"""The name itself, with the tenant. Label values have at most 63 characters, so labels may hold a shortened form."""
 CHECK_ANNOTATION = "vfmalign.io/check-id"
 REQUEST_ANNOTATION = "vfmalign.io/request-id"
 """Id of the request that created the job, which log lines of all services carry."""
@@ -41,7 +42,7 @@ _RECOMMENDED = {
     "app.kubernetes.io/part-of": "vfmalign",
     "app.kubernetes.io/managed-by": "vfmalign-finetuning",
 }
-_IDENTITY = frozenset({JOB_LABEL, CHECK_LABEL, NETWORK_LABEL, ATTEMPT_LABEL})
+_IDENTITY = frozenset({TENANT_LABEL, JOB_LABEL, CHECK_LABEL, NETWORK_LABEL, ATTEMPT_LABEL})
 _MAX_NAME = 52  # pods of an Indexed Job append `-<index>` and 5 characters; host names have at most 63
 _MAX_LABEL = 63
 _DIGEST = 10
@@ -91,6 +92,7 @@ def label_value(identifier: str) -> str:
 def identity_labels(job: str, attempt: int, origin: Origin) -> dict[str, str]:
     """Returns the labels that tell one attempt's Job and pods from others; those without a value are left out."""
     identity = {
+        TENANT_LABEL: origin.tenant,
         JOB_LABEL: label_value(job),
         CHECK_LABEL: label_value(origin.check) if origin.check else "",
         NETWORK_LABEL: origin.network,

@@ -1,0 +1,57 @@
+"""Rounds over the jobs of all tenants, which share the launcher and its slots."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Sequence
+
+from vfmalign.client.messages.common import JOB_STATES
+from vfmalign.core.runtime import metrics
+from vfmalign.finetuning.jobs.retries import Limits
+from vfmalign.finetuning.jobs.supervisor import Supervisor
+
+# After the grace period processes are killed; the launcher needs a moment to observe that they ended.
+_KILL_OBSERVATION_S = 30.0
+
+
+class JobRounds:
+    """Lets the supervisors of all tenants work in turn; not thread-safe: call it from one thread at a time.
+
+    Args:
+        supervisors: one for each tenant.
+        limits: of all tenants together.
+    """
+
+    def __init__(self, supervisors: Sequence[Supervisor], limits: Limits) -> None:
+        self._supervisors = supervisors
+        self._limits = limits
+
+    def reconcile(self) -> None:
+        """Takes one action per job.
+
+        A free slot goes to the tenant with the fewest launched jobs; of several, to the job that waits longest.
+        """
+        launched = {supervisor: supervisor.monitor() for supervisor in self._supervisors}
+        waiting = {supervisor: deque(supervisor.find_startable()) for supervisor in self._supervisors}
+        while sum(launched.values()) < self._limits.max_running:
+            able = [one for one in self._supervisors if waiting[one] and one.can_start]
+            if not able:
+                break
+            chosen = min(able, key=lambda one: (launched[one], waiting[one][0].created_at))
+            launched[chosen] += chosen.start(waiting[chosen].popleft())
+        counts = [supervisor.jobs.counts() for supervisor in self._supervisors]
+        for state in JOB_STATES:
+            metrics.jobs.labels(state=state).set(sum(count[state] for count in counts))
+
+    def stop_all(self, poll_s: float = 0.1) -> None:
+        """Lets every launched job checkpoint and end, and queues it for the next start of the service.
+
+        A job whose end is not observed in time keeps its state; the next start of the service looks for its process.
+        """
+        end = time.monotonic() + self._limits.stop_grace_s
+        while time.monotonic() < end + _KILL_OBSERVATION_S:
+            left = [supervisor.wind_down(force=time.monotonic() > end) for supervisor in self._supervisors]
+            if not any(left):
+                return
+            time.sleep(poll_s)

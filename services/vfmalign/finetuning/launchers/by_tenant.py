@@ -1,0 +1,67 @@
+"""The launcher as one tenant sees it: the jobs of two tenants may have the same id."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from vfmalign.core.runtime.auth_settings import DEFAULT_TENANT
+from vfmalign.finetuning.launchers.base import (
+    UNKNOWN_ORIGIN,
+    Confirm,
+    Exited,
+    JobEvent,
+    Launcher,
+    Origin,
+    Running,
+    lead_always,
+)
+
+
+@dataclass(frozen=True)
+class TenantLauncher:
+    """Calls a launcher with names that are unique among the jobs of all tenants.
+
+    Attributes:
+        launcher: runs the jobs of all tenants.
+        tenant: whose jobs these are. Those of `default` are named by their id alone.
+    """
+
+    launcher: Launcher
+    tenant: str
+
+    def launch(
+        self,
+        job: str,
+        attempt: int,
+        spec_uri: str,
+        confirm: Confirm = lead_always,
+        *,
+        origin: Origin = UNKNOWN_ORIGIN,
+    ) -> Running:
+        """See `Launcher`."""
+        origin = replace(origin, tenant=self.tenant)
+        return self.launcher.launch(self._name(job), attempt, spec_uri, confirm, origin=origin)
+
+    def observe(self, job: str, attempt: int, handle: dict[str, Any] | None) -> Running | Exited:
+        """See `Launcher`."""
+        return self.launcher.observe(self._name(job), attempt, handle)
+
+    def stop(self, job: str, attempt: int, handle: dict[str, Any] | None, *, force: bool) -> None:
+        """See `Launcher`."""
+        self.launcher.stop(self._name(job), attempt, handle, force=force)
+
+    def log_command(self, job: str, attempt: int) -> str:
+        """See `Launcher`."""
+        return self.launcher.log_command(self._name(job), attempt)
+
+    def announce(self, job: str, attempt: int, event: JobEvent) -> None:
+        """See `Launcher`."""
+        self.launcher.announce(self._name(job), attempt, event)
+
+    def close(self) -> None:
+        """Does nothing: other tenants use the launcher."""
+
+    def _name(self, job: str) -> str:
+        """Returns the name; ids of jobs contain no colon."""
+        return job if self.tenant == DEFAULT_TENANT else f"{self.tenant}:{job}"

@@ -1,0 +1,241 @@
+"""Two tenants of one feature and one MMD service, with tokens: what each stores, the other neither sees nor uses."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+import torch
+from grpc_health.v1 import health
+from safetensors.numpy import save
+from tests.token_issuer import TokenIssuer
+
+from vfmalign.core.domain.datasets import Case, DatasetManifest
+from vfmalign.core.domain.errors import Forbidden, InvalidInput, NotFound, VfmalignError
+from vfmalign.core.domain.models import PreprocessingSpec
+from vfmalign.core.rpc.channels import connect
+from vfmalign.core.rpc.credentials import BearerToken
+from vfmalign.core.rpc.interceptors import Gate
+from vfmalign.core.rpc.server import AddServices, serve_api
+from vfmalign.core.rpc.tenants import by_tenant
+from vfmalign.core.runtime.auth_settings import AuthSettings
+from vfmalign.core.runtime.settings import ServerSettings, ServiceSettings, StoreSettings
+from vfmalign.core.runtime.work_queue import WorkQueue
+from vfmalign.core.storage.datasets import save_dataset
+from vfmalign.core.storage.feature_set_writer import FeatureSetWriter
+from vfmalign.core.storage.feature_sets import FeatureRequest
+from vfmalign.core.storage.object_store import ObjectStore
+from vfmalign.core.storage.presigning import Presigner
+from vfmalign.features.cache import ModelCache
+from vfmalign.features.imports.servicer import Imports, add_import_services
+from vfmalign.features.servicer import FeatureServicer
+from vfmalign.features.settings import FeaturesOptions
+from vfmalign.features.workers import Workers
+from vfmalign.imaging.volumes import Volume, encode
+from vfmalign.mmd.comparison.options import ComputeConfig
+from vfmalign.mmd.service.servicer import MmdServicer
+from vfmalign.models.cards import publish
+from vfmalign.models.registry import ARCHITECTURES
+from vfmalign.models.weights import random_state
+from vfmalign.v1 import common_pb2, features_pb2_grpc, imports_pb2, imports_pb2_grpc, mmd_pb2, mmd_pb2_grpc
+from vfmalign.v1 import features_pb2 as pb
+
+TENANTS = ("default", "ward-7")
+MODALITIES = ("t2w", "dwi", "adc")
+INPUT = PreprocessingSpec(modalities=MODALITIES, spacing_mm=(3.75, 1.75, 1.75), shape_DHW=(16, 64, 64))
+KERNEL = mmd_pb2.Kernel(
+    family=mmd_pb2.KERNEL_FAMILY_GAUSSIAN, bandwidth_rule=mmd_pb2.BANDWIDTH_RULE_FIXED, fixed_sigma=1.0
+)
+ISSUER = TokenIssuer("https://idp.example")
+
+
+@pytest.fixture(scope="module")
+def stores(store: ObjectStore) -> dict[str, ObjectStore]:
+    """The objects of each tenant: a model `shared` with its own weights; `default` has a model and a dataset `only`."""
+    found = {tenant: store.of_tenant(tenant) for tenant in TENANTS}
+
+    def publish_model(tenant: str, name: str, seed: int) -> None:
+        state = random_state(ARCHITECTURES["profound_conv_micro"], seed)
+        publish(
+            found[tenant], name, state, architecture="profound_conv_micro", objective="contrastive", preprocessing=INPUT
+        )
+
+    for seed, tenant in enumerate(TENANTS):
+        publish_model(tenant, "shared", seed)
+    publish_model("default", "only", 2)
+    array_XYZ = np.random.default_rng(0).integers(1, 900, (24, 24, 6)).astype(np.float32)
+    ref = store.put("volumes/only/c/t2w.nii.gz", encode(Volume(array_XYZ, np.diag([2.0, 2.0, 3.0, 1.0]))))
+    save_dataset(
+        store, DatasetManifest(id="only", test=(Case(id="c", group="p", volumes=dict.fromkeys(MODALITIES, ref)),))
+    )
+    return found
+
+
+@pytest.fixture
+async def open_api(
+    stores: dict[str, ObjectStore], store_settings: StoreSettings, tmp_path: Path
+) -> AsyncIterator[Callable[..., Any]]:
+    """Returns stubs of a caller with these roles and claims, who names a tenant or none."""
+    options, settings = FeaturesOptions(), store_settings
+    workers, imports, comparisons = Workers(options), WorkQueue(4, "imports"), WorkQueue(4, "mmd")
+    models = ModelCache(stores["default"], torch.device("cpu"), 2**30)
+
+    def add_features(server: grpc.aio.Server) -> Any:
+        servicers = {
+            tenant: FeatureServicer(own, models.of_store(own), workers, options, 2**24)
+            for tenant, own in stores.items()
+        }
+        features_pb2_grpc.add_FeatureServiceServicer_to_server(by_tenant(servicers), server)
+        of_imports = {tenant: Imports(own, Presigner(settings), imports, options) for tenant, own in stores.items()}
+        return [pb.DESCRIPTOR.services_by_name["FeatureService"], *add_import_services(of_imports, server)]
+
+    def add_mmd(server: grpc.aio.Server) -> Any:
+        servicers = {
+            tenant: MmdServicer(own, ComputeConfig(), comparisons, cache_bytes=2**20) for tenant, own in stores.items()
+        }
+        mmd_pb2_grpc.add_MmdServiceServicer_to_server(by_tenant(servicers), server)
+        return [mmd_pb2.DESCRIPTOR.services_by_name["MmdService"]]
+
+    auth = AuthSettings(
+        mode="oidc", issuers=(ISSUER.issuer,), jwks_file=ISSUER.write_jwks(tmp_path / "jwks.json"), tenants=TENANTS
+    )
+    async with AsyncExitStack() as resources:
+
+        async def start(add: AddServices) -> str:
+            configured = ServiceSettings(store=settings, server=ServerSettings(grpc_port=0), auth=auth)
+            _, _, port = await serve_api(configured, add, Gate("open"), health.aio.HealthServicer(), resources)
+            return f"127.0.0.1:{port}"
+
+        addresses = [await start(add_features), await start(add_mmd)]
+
+        async def open_stubs(*roles: str, claim: Any = None, tenant: str = "") -> SimpleNamespace:
+            token = BearerToken(value=ISSUER.sign(*roles, tenant=claim))
+            features, mmd = [
+                await resources.enter_async_context(connect(address, token=token, tenant=tenant))
+                for address in addresses
+            ]
+            return SimpleNamespace(
+                features=features_pb2_grpc.FeatureServiceStub(features),
+                models=imports_pb2_grpc.ModelServiceStub(features),
+                mmd=mmd_pb2_grpc.MmdServiceStub(mmd),
+            )
+
+        yield open_stubs
+    for queue in (imports, comparisons):
+        queue.close()
+    workers.close()
+
+
+async def refuse(kind: type[VfmalignError], call: Any) -> VfmalignError:
+    with pytest.raises(kind) as caught:
+        await (call if hasattr(call, "__await__") else anext(aiter(call)))
+    return caught.value
+
+
+async def test_models_and_datasets_are_those_of_the_callers_tenant(open_api: Any) -> None:
+    ours, theirs = [await open_api("researcher", claim=tenant) for tenant in TENANTS]
+    listed = [await one.features.ListModels(pb.ListModelsRequest()) for one in (ours, theirs)]
+    assert [[model.model_id for model in one.models] for one in listed] == [["only", "shared"], ["shared"]]
+    shared = [(await one.features.GetModel(pb.GetModelRequest(model_id="shared"))).model for one in (ours, theirs)]
+    assert shared[0].checkpoint.sha256 != shared[1].checkpoint.sha256
+    assert "/ward-7/models/shared/" in shared[1].checkpoint.uri
+    assert len((await ours.features.ListDatasets(pb.ListDatasetsRequest())).datasets) == 1
+    assert len((await theirs.features.ListDatasets(pb.ListDatasetsRequest())).datasets) == 0
+    await refuse(NotFound, theirs.features.GetModel(pb.GetModelRequest(model_id="only")))
+    await refuse(NotFound, theirs.features.GetDataset(pb.GetDatasetRequest(dataset_id="only")))
+    for model in ("shared", "only"):
+        request = pb.ExtractDatasetRequest(model_id=model, dataset_id="only", split=common_pb2.SPLIT_TEST)
+        await refuse(NotFound, theirs.features.ExtractDataset(request))
+
+
+async def test_each_tenant_extracts_with_its_own_weights_into_its_own_objects(
+    open_api: Any, stores: dict[str, ObjectStore]
+) -> None:
+    data = stores["default"].get("volumes/only/c/t2w.nii.gz")
+    answers = []
+    for tenant in TENANTS:
+        study = pb.Study(volumes=[pb.StudyVolume(modality=kind, nifti=data) for kind in MODALITIES])
+        request = pb.ExtractRequest(model_id="shared", study=study, store_as="kept")
+        answers.append(await (await open_api("researcher", claim=tenant)).features.Extract(request))
+    assert answers[0].checkpoint_sha256 != answers[1].checkpoint_sha256
+    for tenant, answer in zip(TENANTS, answers, strict=True):
+        uri = answer.layers[0].stored.uri
+        assert uri.startswith(f"s3://{stores[tenant].bucket}/{tenant}/features/kept/")
+
+
+async def test_a_uri_of_another_tenant_is_refused_whether_or_not_it_names_an_object(
+    open_api: Any, stores: dict[str, ObjectStore]
+) -> None:
+    store, theirs = stores["default"], await open_api("researcher", claim="ward-7")
+    data = save({"a": np.eye(4, dtype=np.float32)})
+    digest = hashlib.sha256(data).hexdigest()
+    store.put("uploads/there.safetensors", data)
+    errors = []
+    for key in ("uploads/there.safetensors", "uploads/absent.safetensors"):
+        ref = common_pb2.ObjectRef(uri=store.uri(key), sha256=digest)
+        study = pb.Study(volumes=[pb.StudyVolume(modality=kind, stored=ref) for kind in MODALITIES])
+        sample = mmd_pb2.FeatureSource(uploaded=mmd_pb2.UploadedFeatures(object=ref))
+        compute = mmd_pb2.ComputeRequest(x=sample, y=sample, pairing=mmd_pb2.PAIRING_PAIRED, kernel=KERNEL)
+        calls = [
+            theirs.features.Extract(pb.ExtractRequest(model_id="shared", study=study)),
+            theirs.mmd.Compute(compute),
+        ]
+        errors.append([str(await refuse(InvalidInput, call)) for call in calls])
+        (batch,) = [one async for one in theirs.mmd.ComputeBatch(mmd_pb2.ComputeBatchRequest(requests=[compute]))]
+        errors[-1].append(f"{batch.error.reason}: {batch.error.message}")
+    assert errors[0] == errors[1], "a caller does not learn what others have stored"
+    assert all("/ward-7/" in message and "/default/" not in message for message in errors[0])
+    ours = await open_api("researcher", claim="default")
+    compute.x.uploaded.object.uri = compute.y.uploaded.object.uri = store.uri("uploads/there.safetensors")
+    assert (await ours.mmd.Compute(compute)).rows_x == 4
+
+
+async def test_feature_sets_of_another_tenant_are_not_found(open_api: Any, stores: dict[str, ObjectStore]) -> None:
+    request = FeatureRequest(
+        model="m",
+        model_sha256="0" * 64,
+        dataset="d",
+        dataset_digest="0" * 64,
+        split="test",
+        layers=("stages.3",),
+        preprocessing=INPUT,
+    )
+    cases = [f"case-{row}" for row in range(4)]
+    writer = FeatureSetWriter(stores["default"], request, cases, cases)
+    writer.write_part(0, {"stages.3": np.eye(4, dtype=np.float32)})
+    writer.commit({})
+    sample = mmd_pb2.FeatureSource(feature_set_id=request.feature_set_id())
+    compute = mmd_pb2.ComputeRequest(x=sample, y=sample, pairing=mmd_pb2.PAIRING_PAIRED, kernel=KERNEL)
+    assert (await (await open_api("researcher", claim="default")).mmd.Compute(compute)).rows_x == 4
+    await refuse(NotFound, (await open_api("researcher", claim="ward-7")).mmd.Compute(compute))
+
+
+async def test_uploads_go_to_the_tenant(open_api: Any) -> None:
+    for tenant in TENANTS:
+        curator = await open_api("curator", claim=tenant)
+        content = imports_pb2.FileContent(sha256="0" * 64, size_bytes=1)
+        request = imports_pb2.CreateModelUploadsRequest(import_id="i", weights=content)
+        assert f"/{tenant}/incoming/" in (await curator.models.CreateModelUploads(request)).upload.url
+
+
+async def test_a_service_names_the_tenant_for_which_it_calls(open_api: Any) -> None:
+    request = pb.GetModelRequest(model_id="shared")
+    digests = [
+        (await (await open_api("finetuning", tenant=tenant)).features.GetModel(request)).model.checkpoint.sha256
+        for tenant in TENANTS
+    ]
+    assert digests[0] != digests[1]
+    unclear = await refuse(InvalidInput, (await open_api("finetuning")).features.GetModel(request))
+    assert unclear.reason == "TENANT_REQUIRED"
+    for claim, tenant in ((None, "ward-7"), ("ward-7", "default"), ("ward-9", ""), (["ward-7"], "ward-9")):
+        denied = await refuse(
+            Forbidden, (await open_api("viewer", claim=claim, tenant=tenant)).features.GetModel(request)
+        )
+        assert denied.reason == "WRONG_TENANT"
