@@ -63,7 +63,7 @@ class TokenIssuer:
     def claims(self, *roles: str, **changes: Any) -> dict[str, Any]:
         """Returns the claims of a valid token; changes that are None leave a claim out."""
         now = int(time.time())
-        times = {"iat": now, "exp": now + 600}
+        times = {"iat": now, "exp": now + 7200}  # tokens of module constants outlast a run of all tests
         claims = {"iss": self.issuer, "aud": AUDIENCE, "sub": "ada", "roles": list(roles), **times, **changes}
         return {name: value for name, value in claims.items() if value is not None}
 
