@@ -45,8 +45,8 @@ CellsOption = Annotated[
     typer.Option(
         "--cells",
         metavar="DIR",
-        help="Folder of finished cells as JSON: cells that are there are not computed again, others are written as "
-        "they finish.",
+        help="Folder of pretrained models, and of finished cells as JSON: what is there is not computed again, and the "
+        "rest is written as it finishes.",
     ),
 ]
 

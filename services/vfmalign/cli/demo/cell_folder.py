@@ -1,20 +1,26 @@
-"""A folder of finished cells as JSON: results that outlive the state folder, and that another machine goes on from."""
+"""A folder of finished cells as JSON: results that outlive the state folder, and that another machine goes on from.
+
+It holds the pretrained models as well. A cell belongs to the digest of its model's weights, and another processor
+rounds otherwise: pretrained there, the same model has other weights, and none of its cells fits.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vfmalign.cli.views.output import Output
-from vfmalign.core.domain.errors import BadOption, VfmalignError
+from vfmalign.core.domain.errors import BadOption, Conflict, VfmalignError
+from vfmalign.core.domain.models import ModelCard
 from vfmalign.core.domain.record import is_id
-from vfmalign.core.storage.keys import cell_key
+from vfmalign.core.storage.keys import cell_key, model_card_key, weights_key
 from vfmalign.core.storage.object_store import ObjectStore
 
 SAVE_PERIOD_S = 15.0
@@ -24,6 +30,8 @@ MAX_CELL_BYTES = 16 * 2**20
 @dataclass(frozen=True)
 class CellFolder:
     """The folder; one file for each cell of one dataset, named after the check that computed it.
+
+    Models are in the folder `models`, with the names of their objects in the store.
 
     Attributes:
         path: the folder; it is created.
@@ -61,10 +69,44 @@ class CellFolder:
             content = _read(data)
             if content.get("cell") in saved or content["report"]["result"]["settings"]["dataset"] != self.dataset:
                 continue
-            file = self.path / f"{content['check']}.json"
-            unfinished = file.with_suffix(".json.part")
-            unfinished.write_bytes(data)
-            os.replace(unfinished, file)
+            _write(self.path / f"{content['check']}.json", data)
+
+    def restore_models(self, store: ObjectStore) -> frozenset[str]:
+        """Publish the models of the folder, unless they are published; returns their ids.
+
+        Raises:
+            BadOption: a card cannot be read, or its weights are missing or damaged.
+            Conflict: another model with the id of one is published.
+        """
+        cards = [_read_card(file) for file in sorted(self.path.glob(model_card_key("*")))]
+        for card in cards:
+            weights = self.path / weights_key(card.id, card.checkpoint.sha256)
+            data = weights.read_bytes() if weights.is_file() else b""
+            if hashlib.sha256(data).hexdigest() != card.checkpoint.sha256:
+                raise BadOption(
+                    f"the weights of model {card.id} are missing or damaged",
+                    field="--cells",
+                    remedy=f"restore {weights.name}, or remove the folder of the model to pretrain it again",
+                )
+            store.put_if_absent(weights_key(card.id, card.checkpoint.sha256), data)
+            key = model_card_key(card.id)
+            if not store.put_if_absent(key, (self.path / key).read_bytes()) and store.read(key, ModelCard) != card:
+                raise Conflict(
+                    "another model with this id is published",
+                    subject=card.id,
+                    remedy="begin with an empty state folder (--home), or remove the folder of the model (--cells)",
+                )
+        return frozenset(card.id for card in cards)
+
+    def save_models(self, store: ObjectStore, models: Iterable[str]) -> None:
+        """Write published models that the folder does not have; the card of each is written last."""
+        for model in models:
+            card_file = self.path / model_card_key(model)
+            if not card_file.is_file():
+                card = store.read(model_card_key(model), ModelCard)
+                key = weights_key(model, card.checkpoint.sha256)
+                _write(self.path / key, store.get(key, sha256=card.checkpoint.sha256))
+                _write(card_file, store.get(model_card_key(model)))
 
     @contextmanager
     def keep_in_step(self, store: ObjectStore, output: Output) -> Iterator[None]:
@@ -87,6 +129,27 @@ class CellFolder:
             stop.set()
             thread.join()
             self.save(store)
+
+
+def _write(file: Path, data: bytes) -> None:
+    """Write a file that is whole or not there."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = file.with_name(f"{file.name}.part")
+    unfinished.write_bytes(data)
+    os.replace(unfinished, file)
+
+
+def _read_card(file: Path) -> ModelCard:
+    card = None
+    with suppress(ValueError):
+        card = ModelCard.model_validate_json(file.read_bytes())
+    if card is None or card.id != file.parent.name:
+        raise BadOption(
+            f"{file} is not the card of model {file.parent.name}",
+            field="--cells",
+            remedy="restore the file, or remove its folder to pretrain the model again",
+        )
+    return card
 
 
 def _read(data: bytes) -> dict[str, Any]:

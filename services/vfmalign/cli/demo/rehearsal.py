@@ -217,7 +217,11 @@ def rehearse(
     with stopwatch.step("dataset"):
         plan.create_inputs(target, directory, output)
     with stopwatch.step("pretraining"):
-        pretrain(target, plan.pretrainings(), output, directory)
+        published = cells.restore_models(target.store) if cells else frozenset()
+        models = plan.pretrainings()
+        pretrain(target, [model for model in models if model.model not in published], output, directory)
+        if cells:
+            cells.save_models(target.store, [model.model for model in models])
     with stopwatch.step("experiment"), cells.keep_in_step(target.store, output) if cells else nullcontext():
         if plan.superseded:
             with suppress(NotFound):

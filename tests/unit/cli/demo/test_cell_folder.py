@@ -9,7 +9,11 @@ from typing import Any
 import pytest
 
 from vfmalign.cli.demo.cell_folder import CellFolder
-from vfmalign.core.domain.errors import BadOption
+from vfmalign.core.domain.errors import BadOption, Conflict
+from vfmalign.core.storage.object_store import ObjectStore
+from vfmalign.models.cards import publish
+from vfmalign.models.registry import get_architecture
+from vfmalign.models.weights import random_state
 
 
 def make_cell(digit: str, dataset: str = "brains") -> bytes:
@@ -45,3 +49,51 @@ def test_other_files_are_refused_by_name(store: Any, tmp_path: Path, content: st
     with pytest.raises(BadOption, match=r"notes\.json is not the result of a cell"):
         CellFolder(tmp_path, "brains").restore(store)
     assert list(store.list("")) == before
+
+
+def pretrain(store: ObjectStore, seed: int) -> str:
+    architecture = get_architecture("profound_conv_micro_single")
+    state = random_state(architecture, seed)
+    return publish(store, "small", state, architecture=architecture.name, objective="contrastive").id
+
+
+@pytest.fixture
+def pretrained(store: Any) -> str:
+    return pretrain(store, seed=1)
+
+
+def test_models_are_kept_and_published_in_another_store(store: Any, pretrained: str, tmp_path: Path) -> None:
+    folder = CellFolder(tmp_path, "brains")
+    folder.save_models(store, [pretrained])
+    assert folder.restore_models(store) == {"small"}, "they are published already"
+    objects = {key: store.get(key) for key in store.list("models/")}
+    other = store.of_tenant("elsewhere")
+    assert CellFolder(tmp_path, "brains").restore_models(other) == {"small"}
+    assert {key: other.get(key) for key in other.list("models/")} == objects
+    assert folder.restore(store) == 0, "models are no cells"
+
+
+def test_a_damaged_model_is_refused_and_named(store: Any, pretrained: str, tmp_path: Path) -> None:
+    folder, other = CellFolder(tmp_path, "brains"), store.of_tenant("damaged")
+    folder.save_models(store, [pretrained])
+    (weights,) = tmp_path.glob("models/small/*.safetensors")
+    content = weights.read_bytes()
+    for damage in (lambda: weights.write_bytes(content[:-1]), weights.unlink):
+        damage()
+        with pytest.raises(BadOption, match="the weights of model small are missing or damaged"):
+            folder.restore_models(other)
+    weights.write_bytes(content)
+    (tmp_path / "models/small/model.json").write_text("{}")
+    with pytest.raises(BadOption, match="is not the card of model small"):
+        folder.restore_models(other)
+    assert not list(other.list(""))
+
+
+def test_another_published_model_is_not_replaced(store: Any, pretrained: str, tmp_path: Path) -> None:
+    folder, other = CellFolder(tmp_path, "brains"), store.of_tenant("another")
+    folder.save_models(store, [pretrained])
+    pretrain(other, seed=2)
+    card = other.get("models/small/model.json")
+    with pytest.raises(Conflict, match="another model with this id is published"):
+        folder.restore_models(other)
+    assert other.get("models/small/model.json") == card
