@@ -6,8 +6,10 @@ import json
 import secrets
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 from tests.containers.conftest import UP_TIMEOUT_S, VERSION, Compose, docker, docker_bytes, image
 
@@ -22,7 +24,7 @@ def show_check(compose: Compose, check_id: str) -> Any:
 
 
 @pytest.mark.timeout(3 * UP_TIMEOUT_S)
-def test_credentials_can_be_rotated(compose: Compose, demo: Any, checks: Any) -> None:
+def test_credentials_can_be_rotated(compose: Compose, demo: Any, checks: Any, owner_token: Path) -> None:
     password = secrets.token_hex(16)
     compose("exec", "-T", "postgres", "psql", "-c", f"ALTER ROLE vfmalign PASSWORD '{password}'")
     compose.environment["POSTGRES_PASSWORD"] = password
@@ -32,7 +34,10 @@ def test_credentials_can_be_rotated(compose: Compose, demo: Any, checks: Any) ->
     assert compose("exec", "-T", "features", "python", "-c", show_keys) != keys
     compose("up", "--detach", "--wait", "--force-recreate")
     request = alignment_pb2.GetCheckRequest(check_id=demo["check"]["check_id"])
-    check = checks.GetCheck(request, timeout=60, wait_for_ready=True).check
+    with pytest.raises(grpc.RpcError, match="signed by a key that its issuer does not publish"):
+        checks.GetCheck(request, timeout=60, wait_for_ready=True)
+    compose("cp", "credentials:/data/owner/token", str(owner_token))
+    check = checks.GetCheck(request, timeout=60).check
     assert check.state == alignment_pb2.CHECK_STATE_SUCCEEDED
     doctor = json.loads(compose("run", "--rm", "-T", "cli", "doctor", "--json"))
     assert doctor["ok"], doctor
