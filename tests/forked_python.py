@@ -19,6 +19,8 @@ PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 
 def main() -> None:
     """Run the program and end as it does."""
+    # A signal that comes before the handlers waits for them: it may answer to what the program has written already.
+    signal.pthread_sigmask(signal.SIG_BLOCK, PASSED_ON)
     server, *arguments = sys.argv[1:]
     # As it was given to this process: Python itself may add LC_CTYPE.
     entries = Path("/proc/self/environ").read_text().split("\0")
@@ -30,6 +32,7 @@ def main() -> None:
     (pid,) = number.unpack(connection.recv(number.size))
     for passed_on in PASSED_ON:
         signal.signal(passed_on, lambda received, _: os.kill(pid, received))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, PASSED_ON)
     status = connection.recv(number.size)
     code = os.waitstatus_to_exitcode(number.unpack(status)[0]) if status else -signal.SIGKILL
     if code < 0:
