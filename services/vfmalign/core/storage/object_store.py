@@ -216,8 +216,8 @@ class ObjectStore(TenantKeys):
 
         def sizes() -> dict[str, int]:
             items = self._client.list_objects(self.bucket, self.name(prefix), recursive=True)
-            found = {str(i.object_name): i.size or 0 for i in items if before is None or i.last_modified < before}
-            return {name.removeprefix(self.name("")): size for name, size in found.items()}
+            objects = [item for item in items if before is None or item.last_modified < before]
+            return {str(item.object_name).removeprefix(self.name("")): item.size or 0 for item in objects}
 
         return self._retry(prefix, sizes)
 

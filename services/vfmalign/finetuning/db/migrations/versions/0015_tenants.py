@@ -45,7 +45,7 @@ def _rebuild(added: dict[str, str]) -> None:
     tables = [*_PARENTS, *_CHILDREN]
     for name in tables:
         old = sa.Table(name, sa.MetaData(), autoload_with=op.get_bind(), resolve_fks=False)
-        kept = [column for column in old.columns if column.name != "tenant"]
+        copied = [column for column in old.columns if column.name != "tenant"]
         key = [column.name for column in old.primary_key if column.name != "tenant"]
         constraints: list[sa.Constraint] = [sa.PrimaryKeyConstraint(*first, *key, name=f"pk_{name}_{len(first + key)}")]
         if name in _CHILDREN:
@@ -53,12 +53,12 @@ def _rebuild(added: dict[str, str]) -> None:
             columns = [f"new_{parent}.{one}" for one in (*first, "id")]
             constraints.append(sa.ForeignKeyConstraint([*first, column], columns, ondelete="CASCADE"))
         copies = [
-            sa.Column(one.name, one.type, nullable=one.nullable, server_default=one.server_default) for one in kept
+            sa.Column(one.name, one.type, nullable=one.nullable, server_default=one.server_default) for one in copied
         ]
         begin = [sa.Column(one, sa.String(40), nullable=False) for one in first]
         new = op.create_table(f"new_{name}", *begin, *copies, *constraints)
-        names = [one.name for one in kept]
-        rows = sa.select(*(sa.literal(value) for value in added.values()), *kept)
+        names = [one.name for one in copied]
+        rows = sa.select(*(sa.literal(value) for value in added.values()), *copied)
         op.execute(sa.insert(new).from_select([*first, *names], rows))
     for name in reversed(tables):
         op.drop_table(name)
