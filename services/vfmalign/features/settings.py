@@ -39,6 +39,12 @@ class FeaturesOptions(BaseModel, frozen=True):
         le=5 * 2**30,
         description="largest weights that PublishModel accepts; checking them takes three times the memory",
     )
+    max_stored_bytes: int = Field(
+        default=2**40,
+        ge=0,
+        le=2**60,
+        description="bytes of one tenant's objects beyond which uploads are refused; 0 for no limit",
+    )
     upload_url_s: int = Field(
         default=3600, ge=1, le=7 * 86_400, description="seconds for which the URL of an upload is valid"
     )

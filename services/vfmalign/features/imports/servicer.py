@@ -27,6 +27,7 @@ from vfmalign.core.storage.uploads import UploadArea, delete_expired
 from vfmalign.features import converters
 from vfmalign.features.imports.datasets import Report, publish_dataset
 from vfmalign.features.imports.models import publish_model
+from vfmalign.features.imports.quota import StorageQuota
 from vfmalign.features.settings import FeaturesOptions
 from vfmalign.v1 import imports_pb2 as pb
 from vfmalign.v1 import imports_pb2_grpc
@@ -57,6 +58,7 @@ class Imports:
         self.options = options
         self._presigner = presigner
         self._queue = queue
+        self._quota = StorageQuota(store, options.max_stored_bytes)
         self._sweep: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -76,21 +78,30 @@ class Imports:
     async def sign(
         self, import_id: str, files: Sequence[messages.FileContent]
     ) -> tuple[tuple[messages.FileUpload, ...], datetime]:
-        """Returns where files are uploaded, and when the URLs expire."""
+        """Returns where files are uploaded, and when the URLs expire.
+
+        Raises:
+            TooLarge: they do not fit into the tenant's quota.
+        """
         expires = timedelta(seconds=self.options.upload_url_s)
+        uploads = self.get_uploads(import_id)
         contents = [(file.sha256, file.size_bytes) for file in files]
+        announced = {uploads.key(sha256): size for sha256, size in contents}
         expire_time = datetime.now(UTC) + expires
-        requests = await asyncio.to_thread(self.get_uploads(import_id).sign, self._presigner, contents, expires)
-        uploads = (
+        await asyncio.to_thread(self._quota.announce, announced, expires.total_seconds())
+        requests = await asyncio.to_thread(uploads.sign, self._presigner, contents, expires)
+        answers = (
             messages.FileUpload(sha256=file.sha256, complete=True)
             if request is None
             else messages.FileUpload(sha256=file.sha256, url=request.url, headers=request.headers)
             for file, request in zip(files, requests, strict=True)
         )
-        return tuple(uploads), expire_time
+        return tuple(answers), expire_time
 
-    async def run(self, work: Callable[[Report, WorkContext], T]) -> AsyncIterator[Progress | _Result[T]]:
-        """Runs work in its turn; yields its progress, then its result. It stops soon after the caller has left."""
+    async def publish(
+        self, uploads: UploadArea, work: Callable[[Report, WorkContext], T]
+    ) -> AsyncIterator[Progress | _Result[T]]:
+        """Publishes uploads in turn; yields progress, then the result. It stops soon after the caller has left."""
         stop, loop = threading.Event(), asyncio.get_running_loop()
         events: asyncio.Queue[Progress | None] = asyncio.Queue()
 
@@ -103,13 +114,16 @@ class Imports:
         try:
             while (progress := await events.get()) is not None:
                 yield progress
-            yield _Result(await task)
+            result = await task
+            self._quota.release(uploads.prefix)
+            yield _Result(result)
         finally:
             stop.set()
             task.cancel()
             task.add_done_callback(lambda done: done.cancelled() or done.exception())
 
     async def _delete_expired(self) -> None:
+        logs.bind(tenant=self.store.tenant)
         while True:
             try:
                 if deleted := await asyncio.to_thread(delete_expired, self.store, self.options.upload_age_s):
@@ -142,8 +156,9 @@ class DatasetServicer(imports_pb2_grpc.DatasetServiceServicer):
         """See the proto."""
         record = messages.PublishDatasetRequest.from_proto(request)
         uploads = self._imports.get_uploads(record.import_id)
-        events = self._imports.run(
-            lambda report, work: publish_dataset(uploads, record.dataset_id, record.datalist_sha256, report, work)
+        events = self._imports.publish(
+            uploads,
+            lambda report, work: publish_dataset(uploads, record.dataset_id, record.datalist_sha256, report, work),
         )
         async for event in events:
             if isinstance(event, Progress):
@@ -184,7 +199,8 @@ class ModelServicer(imports_pb2_grpc.ModelServiceServicer):
         record = messages.PublishModelRequest.from_proto(request)
         uploads, limit = self._imports.get_uploads(record.import_id), self._imports.options.max_weights_bytes
         yield messages.PublishModelResponse(progress=Progress(phase="verify")).to_proto()
-        async for event in self._imports.run(lambda report, work: publish_model(uploads, record, limit)):
+        events = self._imports.publish(uploads, lambda report, work: publish_model(uploads, record, limit))
+        async for event in events:
             if isinstance(event, _Result):
                 model = converters.to_model(event.value, self._imports.store.uri)
                 yield messages.PublishModelResponse(model=model).to_proto()

@@ -1,0 +1,96 @@
+"""Quota of storage: what the objects of one tenant may take before uploads are refused."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from vfmalign.core.domain.errors import TooLarge
+from vfmalign.core.storage.keys import INCOMING
+from vfmalign.core.storage.object_store import ObjectStore
+
+_MEASURED_FOR_S = 60.0
+"""Age at which sizes are measured again: the store answers one request per thousand objects."""
+
+
+@dataclass
+class _Usage:
+    """The objects of a tenant as they were listed."""
+
+    total_bytes: int
+    incoming_bytes: Mapping[str, int]
+    listed_s: float
+
+
+@dataclass(frozen=True)
+class _Announcement:
+    """A file that may arrive until its URL expires."""
+
+    size_bytes: int
+    expire_s: float
+
+
+@dataclass
+class StorageQuota:
+    """Counts a tenant's objects of every kind, and the uploads that were announced and have not arrived.
+
+    Each process counts the announcements that it received, so that several of them may together exceed the quota by
+    those of one hour. Methods may be called from any thread.
+
+    Attributes:
+        store: objects of the tenant.
+        limit_bytes: the quota; 0 for none.
+    """
+
+    store: ObjectStore
+    limit_bytes: int
+    _usage: _Usage | None = None
+    _announced: dict[str, _Announcement] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def announce(self, files: Mapping[str, int], valid_s: float) -> None:
+        """Reserves room for uploads.
+
+        Args:
+            files: size in bytes by key. A file that was announced before, or has arrived, takes no more room.
+            valid_s: time in seconds for which the files may be uploaded.
+
+        Raises:
+            TooLarge: the quota has no room for them. Nothing is reserved.
+        """
+        if not self.limit_bytes:
+            return
+        with self._lock:
+            now = time.monotonic()
+            usage = self._measure(now)
+            arriving = {key: size for key, size in files.items() if usage.incoming_bytes.get(key) != size}
+            others = sum(item.size_bytes for key, item in self._announced.items() if key not in arriving)
+            used, wanted = usage.total_bytes + others, sum(arriving.values())
+            if used + wanted > self.limit_bytes:
+                raise TooLarge(
+                    f"the tenant uses {used:,} of {self.limit_bytes:,} bytes, and the upload adds {wanted:,}",
+                    subject=f"tenant {self.store.tenant}",
+                    remedy="delete objects, which counts after a minute, or ask an operator to raise "
+                    "VFMALIGN_FEATURES__MAX_STORED_BYTES",
+                    reason="STORAGE_QUOTA_EXCEEDED",
+                )
+            self._announced |= {key: _Announcement(size, now + valid_s) for key, size in arriving.items()}
+
+    def release(self, prefix: str) -> None:
+        """Gives back what was announced below a prefix: the files were published or are gone."""
+        with self._lock:
+            self._announced = {key: item for key, item in self._announced.items() if not key.startswith(prefix)}
+            self._usage = None  # what was published is counted at once, so that a minute of imports has no free room
+
+    def _measure(self, now: float) -> _Usage:
+        usage = self._usage
+        if usage is None or now - usage.listed_s >= _MEASURED_FOR_S:
+            sizes = self.store.sizes_bytes("")
+            incoming = {key: size for key, size in sizes.items() if key.startswith(INCOMING)}
+            usage = self._usage = _Usage(sum(sizes.values()), incoming, now)
+            self._announced = {
+                key: item for key, item in self._announced.items() if item.expire_s > now and key not in incoming
+            }
+        return usage

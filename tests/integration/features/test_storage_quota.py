@@ -1,0 +1,94 @@
+"""The quota of storage: what uploads find room, on a real S3 server and through the service's process."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from tests.integration.features.callers import ADA, BOB
+
+from vfmalign.client import Client
+from vfmalign.core.domain.errors import TooLarge
+from vfmalign.core.storage.object_store import ObjectStore
+from vfmalign.features.imports import quota as module
+from vfmalign.features.imports.quota import StorageQuota
+
+ROOM_BYTES = 1000
+
+
+@pytest.fixture
+def tenant(store: ObjectStore) -> Iterator[ObjectStore]:
+    """A tenant with objects of 300 bytes, besides those of another tenant."""
+    own, other = store.of_tenant("small"), store.of_tenant("large")
+    own.put("volumes/a/b/t2w.nii.gz", bytes(200))
+    own.put("incoming/x/i1/old", bytes(100))
+    other.put("volumes/a/b/t2w.nii.gz", bytes(5000))
+    yield own
+    for view in (own, other):
+        for key in view.list(""):
+            view.delete(key)
+
+
+def test_stored_objects_and_announced_uploads_count(tenant: ObjectStore) -> None:
+    quota = StorageQuota(tenant, ROOM_BYTES)
+    quota.announce({"incoming/x/i1/a": 400}, 60)
+    quota.announce({"incoming/x/i1/a": 400, "incoming/x/i1/old": 100}, 60)  # the same file, and one that is there
+    with pytest.raises(TooLarge, match="uses 700 of 1,000 bytes, and the upload adds 301") as caught:
+        quota.announce({"incoming/y/i1/b": 301}, 60)
+    assert caught.value.reason == "STORAGE_QUOTA_EXCEEDED"
+    quota.announce({"incoming/y/i1/b": 300}, 60)
+
+
+def test_an_upload_that_arrived_counts_once(tenant: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_MEASURED_FOR_S", 0.0)
+    quota = StorageQuota(tenant, ROOM_BYTES)
+    quota.announce({"incoming/x/i1/a": 400}, 60)
+    tenant.put("incoming/x/i1/a", bytes(400))
+    quota.announce({"incoming/x/i1/b": 300}, 60)
+    with pytest.raises(TooLarge):
+        quota.announce({"incoming/x/i1/c": 1}, 60)
+
+
+def test_what_was_published_gives_its_announcement_back(tenant: ObjectStore) -> None:
+    quota = StorageQuota(tenant, ROOM_BYTES)
+    quota.announce({"incoming/x/i1/a": 400, "incoming/x/i2/a": 100}, 60)
+    tenant.put("volumes/a/c/t2w.nii.gz", bytes(400))
+    quota.release("incoming/x/i1/")
+    with pytest.raises(TooLarge, match="uses 800 of"):
+        quota.announce({"incoming/x/i3/a": 201}, 60)
+    quota.announce({"incoming/x/i3/a": 200}, 60)
+
+
+def test_an_expired_announcement_gives_its_room_back(tenant: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_MEASURED_FOR_S", 0.0)
+    quota = StorageQuota(tenant, ROOM_BYTES)
+    quota.announce({"incoming/x/i1/a": 700}, 0.01)
+    time.sleep(0.02)
+    quota.announce({"incoming/x/i1/b": 700}, 60)
+
+
+def test_zero_is_no_limit(tenant: ObjectStore) -> None:
+    StorageQuota(tenant, 0).announce({"incoming/x/i1/a": 2**60}, 60)
+
+
+def test_the_service_refuses_uploads_beyond_the_quota_before_they_are_sent(
+    start_server: Callable[..., Any],
+    as_caller: Callable[..., Client],
+    caller_settings: dict[str, str],
+    store: ObjectStore,
+) -> None:
+    used = sum(store.sizes_bytes("").values())
+    server = start_server(**caller_settings, VFMALIGN_FEATURES__MAX_STORED_BYTES=str(used + 1000))
+    ada, bob = as_caller(ADA, server.address), as_caller(BOB, server.address)
+    ada.datasets.upload("i1", [bytes(600)])
+    with pytest.raises(TooLarge, match="the upload adds 500") as caught:
+        bob.datasets.upload("i1", [bytes(500)])
+    assert caught.value.subject == "tenant default"
+    assert "VFMALIGN_FEATURES__MAX_STORED_BYTES" in caught.value.remedy
+    with pytest.raises(TooLarge):
+        ada.models.upload("i2", bytes(401))
+    ada.datasets.upload("i1", [bytes(600), bytes(400)])
+    for key in store.list("incoming/"):
+        store.delete(key)
