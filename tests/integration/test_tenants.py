@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -25,8 +26,9 @@ from vfmalign.core.rpc.credentials import BearerToken
 from vfmalign.core.rpc.interceptors import Gate
 from vfmalign.core.rpc.server import AddServices, serve_api
 from vfmalign.core.rpc.tenants import by_tenant
+from vfmalign.core.runtime import logs
 from vfmalign.core.runtime.auth_settings import AuthSettings
-from vfmalign.core.runtime.settings import ServerSettings, ServiceSettings, StoreSettings
+from vfmalign.core.runtime.settings import LogSettings, ServerSettings, ServiceSettings, StoreSettings
 from vfmalign.core.runtime.work_queue import WorkQueue
 from vfmalign.core.storage.datasets import save_dataset
 from vfmalign.core.storage.feature_set_writer import FeatureSetWriter
@@ -223,6 +225,14 @@ async def test_uploads_go_to_the_tenant(open_api: Any) -> None:
         content = imports_pb2.FileContent(sha256="0" * 64, size_bytes=1)
         request = imports_pb2.CreateModelUploadsRequest(import_id="i", weights=content)
         assert f"/{tenant}/incoming/" in (await curator.models.CreateModelUploads(request)).upload.url
+
+
+async def test_lines_about_a_call_name_its_tenant(open_api: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure("test", LogSettings())
+    for tenant in TENANTS:
+        await (await open_api("viewer", claim=tenant)).features.ListModels(pb.ListModelsRequest())
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert [line["tenant"] for line in lines if line["event"] == "call"] == list(TENANTS)
 
 
 async def test_a_service_names_the_tenant_for_which_it_calls(open_api: Any) -> None:

@@ -59,6 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     stop = ShutdownRequest()
     stop.listen()
     store = ObjectStore(settings.store).of_tenant(settings.tenant)
+    logs.bind(tenant=store.tenant)
     try:
         request = read_request(store, arguments.request)
         if arguments.work == "reduce":

@@ -65,6 +65,7 @@ class _TenantLoops:
         self._client = tenancy.client
         self._loop: asyncio.AbstractEventLoop | None = None
         store, checks = tenancy.store, CheckRepository(tenancy.database)
+        self._tenant = store.tenant
         self.checks = Reconciler(
             get_stages=partial(all_stages, checks),
             checks=checks,
@@ -84,8 +85,14 @@ class _TenantLoops:
             poll_s=settings.reconciler.poll_s,
         )
 
+    async def reconcile_checks(self) -> None:
+        """Runs one round over checks."""
+        with logs.bound(tenant=self._tenant):
+            await self.checks.reconcile()
+
     async def run_experiments(self) -> None:
         """Runs the loop over experiments."""
+        logs.bind(tenant=self._tenant)
         self._loop = asyncio.get_running_loop()
         await self.experiments.run()
 
@@ -156,7 +163,7 @@ class Orchestrator:
             self._wake.clear()
             await _try(lambda: asyncio.to_thread(self._jobs.reconcile))
             for loops in self._loops:
-                await _try(loops.checks.reconcile)
+                await _try(loops.reconcile_checks)
             if not self._stopping:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._wake.wait(), self._poll_s)

@@ -37,6 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     store = ObjectStore(settings.store).of_uri(uri)
+    logs.bind(tenant=store.tenant)
     try:
         spec = read_spec(store, uri)
         # Imported here because torch and monai take seconds: `--help` does without them, and signals must be handled

@@ -105,6 +105,10 @@ async def test_checks_of_one_id_run_side_by_side(service, callers, store):
     assert await list_ids(callers[0]) == await list_ids(callers[1])
     log = (service.folder / "state" / "logs" / f"ward-7:{name}-pretrained.log").exists()
     assert log, "jobs of one id have a log each"
+    lines = [json.loads(line) for line in (service.folder / "service.log").read_text().splitlines()]
+    for event, key in (("job_launched", "job"), ("check_succeeded", "check")):
+        tenants = [line["tenant"] for line in lines if line["event"] == event and line[key].startswith(name)]
+        assert set(tenants) == set(TENANTS), "lines about one id are told apart"
 
 
 async def test_what_another_tenant_has_does_not_exist(service, callers):

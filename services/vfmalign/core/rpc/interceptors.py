@@ -254,7 +254,9 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             metadata = context.invocation_metadata() or ()
             identity = await self._authenticator.authenticate(metadata)
             current_identity.set(identity)
-            current_tenant.set(choose_tenant(identity, metadata, path))
+            tenant = choose_tenant(identity, metadata, path)
+            current_tenant.set(tenant)
+            logs.bind(tenant=tenant)
             check_access(identity, path)
 
     @asynccontextmanager

@@ -10,6 +10,7 @@ import logging
 import re
 import secrets
 import sys
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from typing import cast
 
@@ -29,7 +30,7 @@ MAX_FIELDS = 32
 MAX_VALUE_CHARACTERS = 2_000
 MAX_EXCEPTION_CHARACTERS = 16_000
 """Bounds of a line: of the number of fields that its event adds, of a field's value, and of a traceback."""
-_ESSENTIAL = frozenset({"event", "exception", "level", "module", "request_id", "service", "timestamp"})
+_ESSENTIAL = frozenset({"event", "exception", "level", "module", "request_id", "service", "tenant", "timestamp"})
 
 # urllib3 logs request lines, and a presigned request's line contains its signature.
 _QUIET_LOGGERS = ("urllib3", "asyncio", "matplotlib", "PIL")
@@ -85,6 +86,11 @@ def configure(service: str, settings: LogSettings) -> None:
 def bind(**fields: object) -> None:
     """Adds fields to every later line of this context."""
     structlog.contextvars.bind_contextvars(**fields)
+
+
+def bound(**fields: object) -> AbstractContextManager[None]:
+    """Adds fields to the lines that are written within a `with` statement."""
+    return structlog.contextvars.bound_contextvars(**fields)
 
 
 def accept_request_id(offered: str | None) -> str:

@@ -90,8 +90,16 @@ class Supervisor:
         return True
 
     def _guarded(self, job: StoredJob, action: Callable[[StoredJob], bool]) -> bool:
-        """Runs an action under the job's request id; an error of one job delays it and leaves the others alone."""
+        """Runs an action under the job's request id, which its log lines show with the tenant."""
         token = logs.request_id.set(job.request_id)
+        try:
+            with logs.bound(tenant=self.store.tenant):
+                return self._act(job, action)
+        finally:
+            logs.request_id.reset(token)
+
+    def _act(self, job: StoredJob, action: Callable[[StoredJob], bool]) -> bool:
+        """Runs an action; an error of one job delays it and leaves the others alone."""
         try:
             return action(job)
         except Conflict as error:  # raised before anything was started
@@ -100,8 +108,6 @@ class Supervisor:
             _log.warning("job_delayed", job=job.id, error=str(error))
             self._store_is_down = isinstance(error, StoreUnavailable)
             self._report_delay(job, error)
-        finally:
-            logs.request_id.reset(token)
         return False
 
     def _report_delay(self, job: StoredJob, error: VfmalignError) -> None:
