@@ -62,8 +62,9 @@ diagrams: setup  ## draw the diagrams of docs/ with this version's ports and cal
 pictures: diagrams $(VENV)/.ready-local  ## also record the demo: its terminal and its report (needs Chromium; 3 minutes)
 	$(BIN)/python docs/pictures/record.py docs/images
 
-site: setup  ## build docs/ as a site into build/site, without network; a broken link is an error
+site: setup  ## build docs/ as a site into build/site, without network, and check its links and pages
 	$(BIN)/python -m sphinx --builder html --quiet --fail-on-warning --conf-dir docs . build/site
+	$(BIN)/pytest -q tests/site
 	@echo "open build/site/index.html"
 
 fmt: setup  ## format the code

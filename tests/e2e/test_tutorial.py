@@ -1,6 +1,7 @@
 """The commands of docs/tutorial.md run in order, as a reader would type them, on small synthetic volumes.
 
-Trainings are forks of an interpreter that has imported torch, and run at once, as in the other end-to-end tests.
+Commands and trainings are forks of an interpreter that has imported torch, and trainings run at once, as in the other
+end-to-end tests.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -33,10 +35,14 @@ def read_blocks(language: str) -> list[str]:
 
 
 @pytest.fixture
-def environment(python_server: Path) -> dict[str, str]:
+def environment(python_server: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The variables of the shell, with `vfmalign` on the path."""
+    programs = tmp_path_factory.mktemp("bin")
+    vfmalign = programs / "vfmalign"
+    vfmalign.write_text(f'#!/bin/sh\nexec {shlex.join(get_command(python_server, ["-m", "vfmalign.cli"]))} "$@"\n')
+    vfmalign.chmod(0o755)
     command = json.dumps(get_command(python_server, ["-m", "vfmalign.training"]))
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    path = os.pathsep.join((str(programs), str(Path(sys.executable).parent), os.environ["PATH"]))
     return {**os.environ, **get_small_network_settings(), "VFMALIGN_LAUNCHER__COMMAND": command, "PATH": path}
 
 

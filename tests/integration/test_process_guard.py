@@ -60,9 +60,7 @@ def find_sockets(run_id: str) -> set[Path]:
 
 
 @pytest.mark.usefixtures("postgres_url")  # skips without PostgreSQL
-@pytest.mark.parametrize(
-    ("victim", "number"), [("pytest", signal.SIGTERM), ("controller", signal.SIGKILL), ("worker", signal.SIGKILL)]
-)
+@pytest.mark.parametrize(("victim", "number"), [("pytest", signal.SIGTERM), ("worker", signal.SIGKILL)])
 def test_a_killed_test_run_leaves_no_process(tmp_path: Path, victim: str, number: signal.Signals) -> None:
     (tmp_path / "test_run.py").write_text(TEST)
     run_id = uuid.uuid4().hex

@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -294,7 +294,9 @@ def test_arrays_are_compared_inline(cli: Cli) -> None:
     assert "row" in refused.err
 
 
-def test_arrays_too_large_for_a_message_are_uploaded_once(cli: Cli) -> None:
+def test_arrays_too_large_for_a_message_are_uploaded_once(
+    cli: Cli, python: Callable[..., subprocess.Popen[bytes]]
+) -> None:
     rng = np.random.default_rng(1)
     for name in ("wide_x", "wide_y"):
         np.save(cli.folder / f"{name}.npy", rng.normal(size=(40, 30_000)))
@@ -308,8 +310,11 @@ def test_arrays_too_large_for_a_message_are_uploaded_once(cli: Cli) -> None:
     options = '{"estimator": "ESTIMATOR_BIASED", "precision": "PRECISION_EXACT"}'
     command = [sys.executable, "-m", "vfmalign.mmd.comparison", *files, "--pairing", "paired"]
     command += ["--sigma", "200", "--options", options]
-    alone = subprocess.run(command, cwd=cli.folder, capture_output=True, text=True, check=True)
-    value = json.loads(alone.stdout)["layers"][0]["raw"]["mmd2"]["value"]
+    pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    alone = python(command, cwd=cli.folder, **pipes)
+    out, err = alone.communicate()
+    assert alone.returncode == 0, err
+    value = json.loads(out)["layers"][0]["raw"]["mmd2"]["value"]
     local = cli.call(*ask, "--local", "--json").document
     assert local["layers"][0]["raw"]["mmd2"]["value"] == value
     assert first.document["layers"][0]["raw"]["mmd2"]["value"] == pytest.approx(value, rel=1e-9)

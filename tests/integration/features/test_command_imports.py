@@ -26,16 +26,17 @@ Run = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture
-def run(import_service: Any, tmp_path: Path) -> Run:
+def run(import_service: Any, python: Callable[..., subprocess.Popen[bytes]], tmp_path: Path) -> Run:
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "VFMALIGN_"))}
     environment = {**inherited, "VFMALIGN_FEATURES_ADDRESS": import_service.address, "HOME": str(tmp_path)}
 
     def run_command(*arguments: str, token: str = ADA, code: int = 0) -> dict[str, Any]:
         command = [sys.executable, "-m", "vfmalign.cli", *arguments, "--json"]
-        options = {"cwd": tmp_path, "env": {**environment, "VFMALIGN_TOKEN": token}}
-        done = subprocess.run(command, capture_output=True, check=False, **options)
-        assert done.returncode == code, done.stderr.decode()
-        document: dict[str, Any] = json.loads(done.stdout)
+        pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        process = python(command, cwd=tmp_path, env={**environment, "VFMALIGN_TOKEN": token}, **pipes)
+        out, err = process.communicate()
+        assert process.returncode == code, err.decode()
+        document: dict[str, Any] = json.loads(out)
         return document
 
     return run_command

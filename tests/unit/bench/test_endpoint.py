@@ -15,7 +15,8 @@ def test_all_five_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in small.items():
         monkeypatch.setattr(measurements, name, value)
     monkeypatch.setattr(measurements, "REFERENCE_BYTES", 2**20)
-    monkeypatch.setattr(measurements, "LARGE_ROWS", 15_000)
+    monkeypatch.setattr(measurements, "LARGE_ROWS", 6_000)
+    monkeypatch.setattr(measurements, "PERMUTATIONS", 50)
     monkeypatch.setattr(gemm_limit, "SECONDS_PER_TRIAL", 0.001)
     section = measurements.run(MeasurementSettings(threads=1))
     inline, by_reference, beside, *rounds, authenticated = section.records
