@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sys
 import time
 import uuid
 
@@ -16,6 +15,7 @@ import pytest
 import sqlalchemy as sa
 from tests.integration.finetuning import preloaded
 from tests.integration.finetuning.peers import PROGRAM, Peers, store_inputs
+from tests.preloaded import get_command
 
 from vfmalign.core.rpc.channels import connect
 from vfmalign.finetuning.db.database import Database
@@ -43,9 +43,15 @@ def database_url(request, tmp_path):
 
 
 @pytest.fixture
-def launcher_settings():
+def job_command(python_server):
+    """The program of a job, which starts without importing anything."""
+    return json.dumps(get_command(python_server, ["-c", PROGRAM]))
+
+
+@pytest.fixture
+def launcher_settings(job_command):
     """Settings beside those of every test: jobs are subprocesses."""
-    return {"VFMALIGN_LAUNCHER__COMMAND": json.dumps([sys.executable, "-c", PROGRAM])}
+    return {"VFMALIGN_LAUNCHER__COMMAND": job_command}
 
 
 @pytest.fixture

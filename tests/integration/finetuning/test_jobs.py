@@ -270,16 +270,24 @@ die()
 """
 
 
+@pytest.fixture
+def orchestrate(world, python):
+    """Runs a round in a process that kills itself at a moment; returns its exit code."""
+
+    def run(when):
+        pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
+        return python([sys.executable, "-c", ORCHESTRATOR, str(world.folder), when, PROGRAM], **pipes).wait(60)
+
+    return run
+
+
 @pytest.mark.parametrize(
     ("when", "outcomes"),
     [("before launch", ["interrupted", "succeeded"]), ("before record", ["succeeded"]), ("later", ["succeeded"])],
 )
-def test_an_orchestrator_killed_at_any_moment_neither_loses_nor_doubles_a_job(world, when, outcomes):
+def test_an_orchestrator_killed_at_any_moment_neither_loses_nor_doubles_a_job(world, orchestrate, when, outcomes):
     name = world.add("orphan", 7)
-    done = subprocess.run(
-        [sys.executable, "-c", ORCHESTRATOR, str(world.folder), when, PROGRAM], check=False, timeout=60
-    )
-    assert done.returncode == -signal.SIGKILL
+    assert orchestrate(when) == -signal.SIGKILL
     assert world.jobs.get(name).state == ("running" if when == "later" else "pending")
     job = world.finish(world.supervisor(), name)
     assert job.state == "succeeded"
@@ -287,9 +295,9 @@ def test_an_orchestrator_killed_at_any_moment_neither_loses_nor_doubles_a_job(wo
     assert [a.outcome for a in world.jobs.attempts(name)] == outcomes
 
 
-def test_a_child_killed_while_nobody_watched_is_tried_again(world):
+def test_a_child_killed_while_nobody_watched_is_tried_again(world, orchestrate):
     name = world.add("unseen", 5)
-    subprocess.run([sys.executable, "-c", ORCHESTRATOR, str(world.folder), "later", PROGRAM], check=False, timeout=60)
+    orchestrate("later")
     while not world.starts(name):
         time.sleep(0.05)
     os.kill(world.jobs.get(name).handle["pid"], signal.SIGKILL)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sys
 import time
 
 import pytest
-from tests.integration.finetuning.peers import PROGRAM, store_inputs
+from tests.integration.finetuning.peers import store_inputs
 
 from vfmalign.core.domain.errors import Forbidden, InvalidInput, NotFound
 from vfmalign.core.rpc.channels import connect
@@ -26,12 +25,9 @@ TENANTS = ("default", "ward-7")
 
 
 @pytest.fixture
-def launcher_settings():
+def launcher_settings(job_command):
     """Jobs are subprocesses, and the service has two tenants."""
-    return {
-        "VFMALIGN_LAUNCHER__COMMAND": json.dumps([sys.executable, "-c", PROGRAM]),
-        "VFMALIGN_AUTH__TENANTS": ",".join(TENANTS),
-    }
+    return {"VFMALIGN_LAUNCHER__COMMAND": job_command, "VFMALIGN_AUTH__TENANTS": ",".join(TENANTS)}
 
 
 @pytest.fixture(autouse=True)

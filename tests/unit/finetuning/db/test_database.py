@@ -38,6 +38,16 @@ def downgrade(database, revision):
         alembic.command.downgrade(config, revision)
 
 
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request, tmp_path):
+    """A migrated database of the test's own, which may change its tables."""
+    sqlite = f"sqlite:///{tmp_path / 'finetuning.db'}"
+    database = Database(sqlite if request.param == "sqlite" else request.getfixturevalue("postgres_database"))
+    database.migrate()
+    yield database
+    database.close()
+
+
 def test_migrations_build_exactly_the_tables_the_code_uses(database):
     with database.engine.connect() as connection:
         context = alembic.migration.MigrationContext.configure(connection, opts={"compare_type": True})
