@@ -32,7 +32,12 @@ gc.disable()
 
 # The slowest suites start first, so that the workers finish together. The order within a suite is unchanged.
 SUITES = ("tests/e2e/", "tests/faults/", "tests/integration/training/", "tests/integration/", "tests/gpu/", "")
-TOGETHER = ("tests/e2e/", "tests/faults/stack/", "tests/unit/finetuning/experiments/reports/")
+TOGETHER = (
+    "tests/e2e/",
+    "tests/faults/stack/",
+    "tests/unit/finetuning/experiments/reports/",
+    "tests/unit/imaging/phantoms/",
+)
 """Suites that run on one worker each, because their tests share what is expensive."""
 ONE_BY_ONE = (
     "tests/integration/finetuning/test_",

@@ -60,15 +60,14 @@ def find_sockets(run_id: str) -> set[Path]:
 
 
 @pytest.mark.usefixtures("postgres_url")  # skips without PostgreSQL
-@pytest.mark.parametrize(("victim", "number"), [("pytest", signal.SIGTERM), ("worker", signal.SIGKILL)])
-def test_a_killed_test_run_leaves_no_process(tmp_path: Path, victim: str, number: signal.Signals) -> None:
+def test_a_killed_worker_of_a_test_run_leaves_no_process(tmp_path: Path) -> None:
     (tmp_path / "test_run.py").write_text(TEST)
     run_id = uuid.uuid4().hex
     command = [sys.executable, "-m", "pytest", "-c", str(ROOT / "pyproject.toml"), "--rootdir", str(ROOT)]
     command += ["-p", "tests.conftest", "-p", "tests.integration.finetuning.conftest", f"--basetemp={tmp_path / 'run'}"]
-    command += ["-p", "no:xdist"] if victim == "pytest" else ["-n", "1", "--max-worker-restart", "0"]
+    command += ["-n", "1", "--max-worker-restart", "0"]
     environment = os.environ | {process_guard.VARIABLE: f"{os.environ[process_guard.VARIABLE]}:{run_id}"}
-    environment.pop("PYTEST_XDIST_WORKER", None)  # this run has no worker, or one of its own
+    environment.pop("PYTEST_XDIST_WORKER", None)  # this run has a worker of its own
     with (tmp_path / "log").open("w") as log:
         run = subprocess.Popen([*command, str(tmp_path / "test_run.py")], cwd=ROOT, env=environment, stdout=log)
     try:
@@ -79,7 +78,7 @@ def test_a_killed_test_run_leaves_no_process(tmp_path: Path, victim: str, number
         sockets = find_sockets(run_id)
         assert sockets
         (ready,) = tmp_path.rglob("ready")
-        os.kill(int(ready.read_text()) if victim == "worker" else run.pid, number)
+        os.kill(int(ready.read_text()), signal.SIGKILL)
         run.wait(TIMEOUT_S)
         wait_until(lambda: not get_commands(run_id), "processes are left")
         wait_until(lambda: not any(path.exists() for path in sockets), "sockets are left in /tmp")

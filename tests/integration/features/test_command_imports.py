@@ -73,7 +73,6 @@ def test_phantoms_are_those_that_the_demo_stores(run: Run, store: ObjectStore) -
     counts = {"train": 1, "val": 0, "test": 1, "pretrain": 0}
     options = [text for split, count in counts.items() for text in (f"--{split}", str(count))]
     first = run("dataset", "phantoms", "--id", "generated", "--seed", "5", *options)
-    assert run("dataset", "phantoms", "--id", "generated", "--seed", "5", *options) == first
     assert synthesise_dataset(store, "generated", 5, counts).digest() == first["digest"]
     assert first["phantom"] is True
     failed = run("dataset", "phantoms", "--id", "generated", "--seed", "6", *options, code=exits.BAD_INPUT)

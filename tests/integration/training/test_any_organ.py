@@ -132,13 +132,6 @@ def test_a_task_with_parameters_trains_and_scores(run, store, brains, stack, tas
         assert len(result.train_labels) == 4
 
 
-def test_a_segmentation_of_a_structure_is_learned(run, brains, stack):
-    recipe = RECIPE.model_copy(update={"epochs": 4, "steps_per_epoch": 15, "learning_rate": 1e-2})
-    result = run("learned", "segmentation:label=hippocampus,structure=anterior", brains, stack, "specialised", recipe)
-    assert max(point.val_score for point in result.curve) > 0.7
-    assert result.curve[0].val_score < 0.6
-
-
 def test_a_task_about_something_undeclared_fails_by_name(run, brains, stack):
     with pytest.raises(BadOption, match="tumour is no label map of brain; choose from hippocampus"):
         run("undeclared", "segmentation:label=tumour", brains, stack)

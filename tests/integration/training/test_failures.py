@@ -306,9 +306,20 @@ def test_a_rerun_clears_the_failure_file(store, fields):
 # --- the process ------------------------------------------------------------------------------------------------------
 
 
-def run(*arguments, environment=None):
-    command = [sys.executable, "-m", "vfmalign.training", *arguments]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+COMMAND = [sys.executable, "-m", "vfmalign.training"]
+PIPES = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+
+
+@pytest.fixture
+def run(python):
+    """Run the program; returns its exit code and what it printed."""
+
+    def run_program(*arguments, environment=None):
+        process = python([*COMMAND, *arguments], env=environment, **PIPES)
+        out, err = process.communicate(timeout=120)
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+    return run_program
 
 
 @pytest.fixture
@@ -323,7 +334,8 @@ def store_failing(store, fields):
 
 
 def test_a_process_exits_with_the_code_of_its_failure(store, store_environment, store_failing):
-    done = run(store_failing("bad-data", dataset_digest="0" * 64), environment=store_environment)
+    command = [*COMMAND, store_failing("bad-data", dataset_digest="0" * 64)]
+    done = subprocess.run(command, env=store_environment, timeout=120, check=False, **PIPES)
     assert done.returncode == 3, done.stderr
     assert store.read(job_key("bad-data", "failure.json"), JobFailure).exit_code == 3
     assert "Traceback" not in done.stderr
@@ -337,13 +349,13 @@ def test_main_returns_the_code_of_an_invalid_spec(store, store_environment, stor
     assert store.read(job_key("bad-spec", "failure.json"), JobFailure).exit_code == 2
 
 
-def test_an_unavailable_store_has_an_exit_code_of_its_own(store, store_environment):
+def test_an_unavailable_store_has_an_exit_code_of_its_own(run, store, store_environment):
     environment = store_environment | {"AWS_ENDPOINT_URL_S3": "http://127.0.0.1:9"}
     done = run(store.uri(job_key("job", "spec.json")), environment=environment)
     assert done.returncode == 69, done.stderr
 
 
-def test_settings_and_arguments_are_explained(store_environment):
+def test_settings_and_arguments_are_explained(run, store_environment):
     wrong = run("s3://b/default/jobs/j/spec.json", environment=store_environment | {"VFMALIGN_TRAINING__DEVICE": "tpu"})
     assert wrong.returncode == 2
     assert "VFMALIGN_TRAINING__DEVICE" in wrong.stderr
