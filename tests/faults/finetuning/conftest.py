@@ -1,5 +1,5 @@
 """The finetuning service as a process of its own, as in its other tests."""
 
-from tests.integration.finetuning.conftest import database_url, launcher_settings, peers, service, stored
+from tests.integration.finetuning.conftest import database_url, job_command, launcher_settings, peers, service, stored
 
-__all__ = ["database_url", "launcher_settings", "peers", "service", "stored"]
+__all__ = ["database_url", "job_command", "launcher_settings", "peers", "service", "stored"]

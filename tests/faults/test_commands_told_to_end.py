@@ -10,6 +10,8 @@ from tests.integration.cli.commands import INTERRUPTED, TIMEOUT_S, Cli, wait_unt
 
 from vfmalign.cli.local.state_directory import StateDirectory
 
+pytestmark = pytest.mark.usefixtures("process_as_before")  # commands in this process configure its log
+
 
 def test_a_foreground_stack_ends_with_ctrl_c_and_leaves_no_process(tmp_path: Path) -> None:
     cli = Cli(tmp_path)
