@@ -67,10 +67,10 @@ class StorageQuota:
             usage = self._measure(now)
             arriving = {key: size for key, size in files.items() if usage.incoming_bytes.get(key) != size}
             others = sum(item.size_bytes for key, item in self._announced.items() if key not in arriving)
-            used, wanted = usage.total_bytes + others, sum(arriving.values())
-            if used + wanted > self.limit_bytes:
+            used, added = usage.total_bytes + others, sum(arriving.values())
+            if used + added > self.limit_bytes:
                 raise TooLarge(
-                    f"the tenant uses {used:,} of {self.limit_bytes:,} bytes, and the upload adds {wanted:,}",
+                    f"the tenant uses {used:,} of {self.limit_bytes:,} bytes, and the upload adds {added:,}",
                     subject=f"tenant {self.store.tenant}",
                     remedy="delete objects, which counts after a minute, or ask an operator to raise "
                     "VFMALIGN_FEATURES__MAX_STORED_BYTES",
