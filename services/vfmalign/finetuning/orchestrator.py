@@ -65,7 +65,7 @@ class _TenantLoops:
         self._client = tenancy.client
         self._loop: asyncio.AbstractEventLoop | None = None
         store, checks = tenancy.store, CheckRepository(tenancy.database)
-        self._tenant = store.tenant
+        self.tenant = store.tenant
         self.checks = Reconciler(
             get_stages=partial(all_stages, checks),
             checks=checks,
@@ -85,14 +85,9 @@ class _TenantLoops:
             poll_s=settings.reconciler.poll_s,
         )
 
-    async def reconcile_checks(self) -> None:
-        """Runs one round over checks."""
-        with logs.bound(tenant=self._tenant):
-            await self.checks.reconcile()
-
     async def run_experiments(self) -> None:
         """Runs the loop over experiments."""
-        logs.bind(tenant=self._tenant)
+        logs.bind(tenant=self.tenant)
         self._loop = asyncio.get_running_loop()
         await self.experiments.run()
 
@@ -163,7 +158,8 @@ class Orchestrator:
             self._wake.clear()
             await _try(lambda: asyncio.to_thread(self._jobs.reconcile))
             for loops in self._loops:
-                await _try(loops.reconcile_checks)
+                with logs.bound(tenant=loops.tenant):
+                    await _try(loops.checks.reconcile)
             if not self._stopping:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._wake.wait(), self._poll_s)

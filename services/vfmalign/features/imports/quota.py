@@ -15,7 +15,7 @@ _MEASURED_FOR_S = 60.0
 """Age at which sizes are measured again: the store answers one request per thousand objects."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Usage:
     """The objects of a tenant as they were listed."""
 
@@ -79,7 +79,7 @@ class StorageQuota:
             self._announced |= {key: _Announcement(size, now + valid_s) for key, size in arriving.items()}
 
     def release(self, prefix: str) -> None:
-        """Gives back what was announced below a prefix: the files were published or are gone."""
+        """Gives back what was announced below a prefix, whose files were published."""
         with self._lock:
             self._announced = {key: item for key, item in self._announced.items() if not key.startswith(prefix)}
             self._usage = None  # what was published is counted at once, so that a minute of imports has no free room
