@@ -143,10 +143,11 @@ class CheckRepository(LifecycleRepository[CheckRow, StoredCheck]):
     def end_stage(
         self, check_id: str, stage: str, outcome: StageOutcome, message: str = "", artifact_sha256: str = ""
     ) -> None:
-        """Records how the open attempt ended; does nothing where none is open.
+        """Records how the open attempt ended.
 
-        A stage whose artifact exists after a restart ends here as well: the orchestrator was killed between storing
-        the artifact and this call.
+        A stage whose artifact exists after a restart or a retry ends here as well: the orchestrator was killed between
+        storing the artifact and this call, or the stage was cancelled while it stored the artifact. Where no attempt is
+        open, success replaces the failure or cancellation of the latest attempt, and nothing else is recorded.
 
         Args:
             check_id: the check.
@@ -156,10 +157,14 @@ class CheckRepository(LifecycleRepository[CheckRow, StoredCheck]):
             artifact_sha256: digest of the artifact that it stored, which later readers verify.
         """
         with self._database.session() as session:
-            for row in _stage_rows(session, check_id, stage):
-                if row.finished_at is None:
-                    _end_stage(row, outcome, message)
-                    row.artifact_sha256 = artifact_sha256
+            rows = _stage_rows(session, check_id, stage)
+            ended = [row for row in rows if row.finished_at is None]
+            if not ended and outcome == "succeeded":
+                latest = max(rows, key=lambda row: row.attempt, default=None)
+                ended = [] if latest is None or latest.outcome in ("succeeded", "lost") else [latest]
+            for row in ended:
+                _end_stage(row, outcome, message)
+                row.artifact_sha256 = artifact_sha256
 
     def artifact_digests(self, check_id: str) -> dict[str, str]:
         """Returns the SHA-256 of the latest artifact of every stage that has stored one."""

@@ -103,6 +103,21 @@ def test_an_interrupted_stage_is_told_from_a_finished_one(running):
     assert all(run.seconds >= 0 for run in running.stages("a"))
 
 
+def test_a_stage_that_was_cancelled_while_it_stored_its_artifact_is_done(running):
+    running.begin_stage("a", "mmd")
+    running.fail("a", "another stage failed", "TOO_LARGE")
+    assert outcomes(running) == [("mmd", 1, "cancelled")]
+    running.retry("a")
+    running.end_stage("a", "mmd", "succeeded")  # its artifact was found
+    running.end_stage("a", "validate", "succeeded")  # found by an orchestrator whose database was lost
+    assert outcomes(running) == [("mmd", 1, "succeeded")]
+    running.end_stage("a", "mmd", "failed", "too late")
+    assert outcomes(running) == [("mmd", 1, "succeeded")]
+    running.record_loss("a", "mmd", "s3://b/k: changed")
+    running.end_stage("a", "mmd", "succeeded")
+    assert outcomes(running) == [("mmd", 1, "succeeded"), ("mmd", 2, "lost")]
+
+
 def test_stage_times_run_from_the_first_beginning_to_the_end(running):
     running.begin_stage("a", "mmd")
     time.sleep(0.05)
