@@ -1,10 +1,9 @@
-"""The local stack through its commands: what is killed comes back, what fails is named, and short operations on it."""
+"""The local stack through its commands: who may use it, and short operations on it."""
 
 from __future__ import annotations
 
 import csv
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -12,7 +11,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 import torch
 from monai.networks.nets import UNet
@@ -131,67 +129,6 @@ def test_up_again_says_that_it_runs_already(cli: Cli) -> None:
     assert "already running" in cli.run("up", "--detach").err
     assert cli.service("mmd")["pid"] == before
     assert "already runs in this state folder" in cli.run("up", code=2).err
-
-
-def test_a_killed_service_comes_back_at_its_address(cli: Cli) -> None:
-    before = cli.service("mmd")
-    os.kill(before["pid"], signal.SIGKILL)
-    wait_until(lambda: cli.service("mmd")["restarts"] == before["restarts"] + 1, "the restart")
-    wait_until(lambda: cli.call("status", code=None).code == 0, "serving again")
-    after = cli.service("mmd")
-    assert after["address"] == before["address"]
-    assert after["pid"] != before["pid"]
-    log = cli.home.logs / "supervisor.log"
-    # The service may answer before the supervisor has noticed.
-    wait_until(lambda: "mmd serves again" in log.read_text(), "the note that it serves again")
-    assert "mmd was killed by signal 9; restarting it" in log.read_text()
-
-
-def test_doctor_names_the_service_that_hangs(cli: Cli) -> None:
-    hanging = psutil.Process(cli.service("features")["pid"])
-    hanging.suspend()
-    try:
-        done = cli.call("doctor", code=3)
-        status = cli.call("status", "--json", code=3).document
-    finally:
-        hanging.resume()
-    assert "✗ features" in done.out
-    assert "logs/features.log" in done.out
-    assert "the first failing step is `features`" in done.err
-    assert status["health"]["features"] == "unreachable"
-    assert status["health"]["mmd"] == "serving"
-
-
-def test_a_killed_s3_server_comes_back_with_its_data(cli: Cli, dataset: str) -> None:
-    state = cli.home.read()
-    assert state.store is not None
-    assert state.store.process is not None
-    os.kill(state.store.process.pid, signal.SIGKILL)
-    old = state.store.process
-
-    def came_back() -> bool:
-        store = cli.home.read().store
-        return store is not None and store.process is not None and store.process != old
-
-    wait_until(came_back, "the S3 server's restart")
-    assert cli.call("dataset", "show", dataset, "--json").document["dataset"] == dataset
-
-
-def test_a_supervisor_that_was_killed_leaves_nothing_in_the_way(cli: Cli, dataset: str) -> None:
-    before = cli.home.read()
-    assert before.supervisor is not None
-    os.kill(before.supervisor.pid, signal.SIGKILL)
-    wait_until(lambda: not before.running, "the supervisor's end")
-    assert "no stack runs" in cli.run("dataset", "list", code=3).err
-    token = (cli.home.tokens / "owner" / "token").read_text()
-    cli.run("up", "--detach")
-    assert (cli.home.tokens / "owner" / "token").read_text() != token
-    after = cli.home.read()
-    assert not any(process.alive() for process in before.list_processes())
-    assert {name: service.ports for name, service in after.services.items()} == {
-        name: service.ports for name, service in before.services.items()
-    }
-    assert [item["dataset"] for item in cli.call("dataset", "list", "--json").document["datasets"]] == [dataset]
 
 
 def test_an_import_names_nobody(cli: Cli) -> None:
