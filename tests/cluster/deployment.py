@@ -21,7 +21,8 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMESPACE, JOBS_NAMESPACE = "vfmalign", "vfmalign-jobs"
-STORE, DATABASE = "vfmalign-store", "vfmalign-database"
+CREDENTIALS = ROOT / "k8s" / "overlays" / "local" / "credentials.sh"
+STORE = "vfmalign-store"
 CLUSTER_KEYS, CLIENT = "vfmalign-cluster-keys", "vfmalign-client"
 SERVICES = ("features", "mmd", "finetuning")
 GPU = "nvidia.com/gpu"
@@ -69,7 +70,7 @@ class Deployment:
         self.manifests = kubectl("kustomize", str(self._composed()))
         documents = [one for one in yaml.safe_load_all(self.manifests) if one]
         first = [one for one in documents if one["kind"] == "Namespace"]
-        self._apply([*first, *self._secrets(), _cluster_keys()])
+        self._apply([*first, *_draw_credentials(), _cluster_keys()])
         self._apply(documents)
         self.wait_for_rollout()
         self.run("doctor", "doctor")
@@ -124,16 +125,6 @@ class Deployment:
         composed["configMapGenerator"] = [{"name": "vfmalign-finetuning", "behavior": "merge", "literals": [processes]}]
         (folder / "kustomization.yaml").write_text(yaml.safe_dump(composed))
         return folder
-
-    def _secrets(self) -> list[dict[str, Any]]:
-        password = secrets.token_hex(16)
-        url = f"postgresql://vfmalign:{password}@vfmalign-postgresql:5432/vfmalign"
-        keys = {"AWS_ACCESS_KEY_ID": secrets.token_hex(12), "AWS_SECRET_ACCESS_KEY": secrets.token_hex(20)}
-        return [
-            _secret(NAMESPACE, STORE, keys),
-            _secret(JOBS_NAMESPACE, f"{STORE}-training", keys),
-            _secret(NAMESPACE, DATABASE, {"POSTGRES_PASSWORD": password, "VFMALIGN_DATABASE__URL": url}),
-        ]
 
     def _apply(self, documents: list[dict[str, Any]]) -> None:
         kubectl("apply", "--server-side", "-f", "-", text=yaml.safe_dump_all(documents))
@@ -265,9 +256,10 @@ def until(condition: Callable[[], Any], timeout_s: float) -> Any:
     raise AssertionError(f"the condition did not hold within {timeout_s:g} s")
 
 
-def _secret(namespace: str, name: str, values: dict[str, str]) -> dict[str, Any]:
-    metadata = {"name": name, "namespace": namespace}
-    return {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": values}
+def _draw_credentials() -> list[dict[str, Any]]:
+    """Return the Secrets of the overlay `local`, with new random credentials."""
+    script = subprocess.run([CREDENTIALS], capture_output=True, text=True, check=True)
+    return list(yaml.safe_load_all(script.stdout))
 
 
 def _cluster_keys() -> dict[str, Any]:

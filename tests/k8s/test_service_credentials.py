@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from tests.k8s.rendering import kustomize
+import pytest
+from tests.k8s.rendering import render
 
 from vfmalign.core.storage.access import STORE_ACCESS
 
 
-def test_every_workload_has_the_secret_of_its_service() -> None:
-    objects = kustomize({"resources": ["overlays/cpu"], "components": ["components/service-credentials"]})
+@pytest.mark.parametrize("name", ["cpu-with-service-credentials", "overlays/local"])
+def test_every_workload_has_the_secret_of_its_service(name: str) -> None:
+    objects = render(name)
     templates = {item["metadata"]["name"]: item["spec"]["template"] for item in objects if item["kind"] == "Deployment"}
     templates |= {item["metadata"]["name"]: item["template"] for item in objects if item["kind"] == "PodTemplate"}
     for service in STORE_ACCESS:

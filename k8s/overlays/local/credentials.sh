@@ -1,30 +1,68 @@
 #!/bin/sh
 # Prints the Secrets of the local overlay, in both of its namespaces, with fresh random credentials:
 #   k8s/overlays/local/credentials.sh | kubectl create -f -
-# Use `create`, not `apply`: the database keeps the password of its first start.
-set -eu
+# Use `create`, not `apply`: the database keeps the password of its first start, and pods keep the keys with which they started.
+set -euf # no file names in place of *
 random() { head -c 24 /dev/urandom | od -An -vtx1 | tr -d ' \n'; }
-password=$(random)
-id=$(random)
-secret=$(random)
-cat <<EOF
+
+# print_keys NAMESPACE SECRET ACTION...: prints a Secret with keys of the object storage, and adds their identity to those that the
+# S3 server reads.
+identities=
+print_keys() {
+  namespace=$1 name=$2
+  shift 2
+  id=$(random) secret=$(random) actions=
+  for action; do actions="$actions, \"$action\""; done
+  identities="$identities${identities:+,}
+      {\"name\": \"$name\", \"actions\": [${actions#, }],
+       \"credentials\": [{\"accessKey\": \"$id\", \"secretKey\": \"$secret\"}]}"
+  cat <<EOF
 apiVersion: v1
 kind: Secret
 metadata:
-  name: vfmalign-store
-  namespace: vfmalign
+  name: $name
+  namespace: $namespace
 stringData:
   AWS_ACCESS_KEY_ID: $id
   AWS_SECRET_ACCESS_KEY: $secret
 ---
+EOF
+}
+
+# allow KIND... -- KIND...: the actions of a workload that reads the first kinds of objects and writes the last ones.
+allow() {
+  verb=Read
+  printf List:vfmalign
+  for kind; do
+    case $kind in
+      --) verb=Write ;;
+      *) printf ' %s:vfmalign/default/%s/*' "$verb" "$kind" ;;
+    esac
+  done
+}
+
+# What vfmalign.core.storage.access says of each workload, in SeaweedFS's words. The lists are meant to be split.
+# shellcheck disable=SC2046
+{
+  print_keys vfmalign vfmalign-store Admin Read Write List Tagging
+  print_keys vfmalign vfmalign-store-features $(allow datasets features incoming models uploads volumes \
+    -- datasets features incoming models volumes)
+  print_keys vfmalign vfmalign-store-mmd $(allow features uploads)
+  print_keys vfmalign vfmalign-store-finetuning $(allow cells checks datasets experiments features jobs models studies \
+    -- cells checks experiments jobs)
+  print_keys vfmalign-jobs vfmalign-store-training $(allow datasets jobs models volumes -- jobs models)
+}
+password=$(random)
+cat <<EOF
 apiVersion: v1
 kind: Secret
 metadata:
-  name: vfmalign-store-training
-  namespace: vfmalign-jobs
+  name: vfmalign-s3
+  namespace: vfmalign
 stringData:
-  AWS_ACCESS_KEY_ID: $id
-  AWS_SECRET_ACCESS_KEY: $secret
+  identities.json: |
+    {"identities": [$identities
+    ]}
 ---
 apiVersion: v1
 kind: Secret

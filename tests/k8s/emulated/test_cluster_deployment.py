@@ -62,7 +62,8 @@ def test_it_ends_with_a_doctor_and_leaves_nothing(cluster: Cluster, tmp_path: Pa
     deployment.up()
     commands = [pod["spec"]["containers"][0].get("args") for pod in cluster.list("Pod") if _is_client(pod)]
     assert commands == [["doctor"]], "the overlay creates the bucket itself"
-    secrets = {"vfmalign-store", "vfmalign-store-training", "vfmalign-database"}
+    stores = ("store", "store-features", "store-mmd", "store-finetuning", "store-training")
+    secrets = {f"vfmalign-{name}" for name in (*stores, "s3", "database")}
     assert {name for _, kind, name in cluster.changes if kind == "Secret"} == secrets
     deployment.down()
     assert {key[0] for key in cluster.objects} == {"Node"}
