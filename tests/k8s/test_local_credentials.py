@@ -17,9 +17,9 @@ from vfmalign.core.storage.access import STORE_ACCESS
 SECRETS = [f"vfmalign-store{suffix}" for suffix in ("", *(f"-{workload}" for workload in STORE_ACCESS))]
 
 
-def run() -> list[Object]:
+def run(*arguments: str) -> list[Object]:
     """Return the Secrets of one run of the script."""
-    command = [K8S / "overlays/local/credentials.sh"]
+    command = [str(K8S / "overlays/local/credentials.sh"), *arguments]
     return list(yaml.safe_load_all(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
 
 
@@ -38,6 +38,7 @@ def test_they_are_valid_secrets_of_both_namespaces_and_drawn_at_random(secrets: 
     assert all(len(value) == 48 for pair in pairs for value in pair)
     assert len({value for pair in pairs for value in pair}) == 2 * len(SECRETS)
     assert secrets["vfmalign-database"] not in run()
+    assert [item["metadata"]["name"] for item in run("store")] == [*SECRETS, "vfmalign-s3"]
 
 
 def test_the_s3_server_allows_each_workload_what_it_needs(

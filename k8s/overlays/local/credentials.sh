@@ -1,7 +1,8 @@
 #!/bin/sh
 # Prints the Secrets of the local overlay, in both of its namespaces, with fresh random credentials:
 #   k8s/overlays/local/credentials.sh | kubectl create -f -
-# Use `create`, not `apply`: the database keeps the password of its first start, and pods keep the keys with which they started.
+# Use `create`, not `apply`: the database keeps the password of its first start. `credentials.sh store` prints those of the object
+# storage alone, to replace them (docs/operations.md).
 set -euf # no file names in place of *
 random() { head -c 24 /dev/urandom | od -An -vtx1 | tr -d ' \n'; }
 
@@ -52,7 +53,6 @@ allow() {
     -- cells checks experiments jobs)
   print_keys vfmalign-jobs vfmalign-store-training $(allow datasets jobs models volumes -- jobs models)
 }
-password=$(random)
 cat <<EOF
 apiVersion: v1
 kind: Secret
@@ -63,6 +63,10 @@ stringData:
   identities.json: |
     {"identities": [$identities
     ]}
+EOF
+[ "${1-}" != store ] || exit 0
+password=$(random)
+cat <<EOF
 ---
 apiVersion: v1
 kind: Secret

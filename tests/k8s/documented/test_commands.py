@@ -135,7 +135,7 @@ def test_restarting_after_a_rotation_spares_store_and_database(command: str, run
 
 
 def test_no_documented_command_restarts_everything() -> None:
-    assert len(list_lines(f"{RESTART} ")) == 2
+    assert len(list_lines(f"{RESTART} ")) == 3
     assert RESTART not in list_lines(RESTART)
 
 
@@ -163,9 +163,18 @@ def test_the_documented_keys_of_the_cluster_are_those_that_the_services_mount(ru
 
 
 def test_the_local_credentials_are_those_that_the_pods_read(run: Run, cluster: Cluster) -> None:
-    (block,) = (block for block in BLOCKS if "credentials.sh" in block.script)
+    (block,) = (block for block in BLOCKS if "credentials.sh | kubectl create" in block.script)
     run(block.script)
     assert _list_secret_keys(cluster) >= _list_references(render("overlays/local"))
+
+
+def test_rotating_the_local_keys_spares_the_database(run: Run, cluster: Cluster) -> None:
+    run("k8s/overlays/local/credentials.sh | kubectl create -f -")
+    before = {_name(item): item["stringData"] for item in cluster.list("Secret")}
+    (block,) = (block for block in BLOCKS if "credentials.sh store" in block.script)
+    run(block.script)
+    after = {_name(item): item["stringData"] for item in cluster.list("Secret")}
+    assert {name for name in before if before[name] == after[name]} == {"vfmalign-database"}
 
 
 def test_a_rollout_is_undone(run: Run, cluster: Cluster) -> None:

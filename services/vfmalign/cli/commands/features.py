@@ -56,9 +56,10 @@ def extract(
     home: HomeOption = DEFAULT_HOME,
     as_json: JsonOption = False,
 ) -> None:
-    """Extract the features of a dataset's split. Cases whose features are stored already are not computed again.
+    """Extract the features of a dataset's split.
 
-    Lost or damaged parts are. Example: features extract hippocampus --model sae --map t1w=input.
+    Cases whose features are stored and intact are not computed again. Example: vfmalign extract hippocampus --model
+    sae --map t1w=input.
     """
     output = Output.to_terminal(as_json=as_json)
     request = ExtractDatasetRequest.from_fields(
