@@ -53,7 +53,9 @@ def _sleep_with_load(seconds: float) -> None:
     ],
 )
 def test_findings_are_recognised(monkeypatch, run, message) -> None:
-    monkeypatch.setattr("tests.fuzz.harness.MAX_SECONDS", 0.02)
+    # One limit at a time: on a machine under load, filling the pages takes longer than the limit of the other case.
+    if "CPU" in message:
+        monkeypatch.setattr("tests.fuzz.harness.MAX_SECONDS", 0.02)
     monkeypatch.setattr("tests.fuzz.harness.MAX_GROWTH_BYTES", 4 << 20)
     with pytest.raises(Finding, match=message):
         check_input(Target(run, dict), b"")
