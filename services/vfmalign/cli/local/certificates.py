@@ -33,6 +33,7 @@ def issue() -> Identity:
     ca = (
         _build(ca_name, ca_name, ca_key)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(_allow(key_cert_sign=True), critical=True)
         .sign(ca_key, hashes.SHA256())
     )
     usages = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
@@ -40,6 +41,8 @@ def issue() -> Identity:
     certificate = (
         _build(_to_name("vfmalign local"), ca_name, key)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(_allow(digital_signature=True), critical=True)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key()), critical=False)
         .add_extension(x509.SubjectAlternativeName(names), critical=False)
         .add_extension(x509.ExtendedKeyUsage(usages), critical=False)
         .sign(ca_key, hashes.SHA256())
@@ -55,6 +58,15 @@ def _to_name(common_name: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
 
 
+def _allow(**usages: bool) -> x509.KeyUsage:
+    """Returns what a key may be used for. Clients of Python 3.13 refuse certificates that leave this open."""
+    names = (
+        "digital_signature content_commitment key_encipherment data_encipherment key_agreement key_cert_sign crl_sign"
+    )
+    none = dict.fromkeys([*names.split(), "encipher_only", "decipher_only"], False)
+    return x509.KeyUsage(**none | usages)
+
+
 def _build(subject: x509.Name, issuer: x509.Name, key: EllipticCurvePrivateKey) -> x509.CertificateBuilder:
     now = datetime.now(UTC)
     return (
@@ -65,4 +77,5 @@ def _build(subject: x509.Name, issuer: x509.Name, key: EllipticCurvePrivateKey) 
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - timedelta(days=1))  # the clock may be set back
         .not_valid_after(now + _VALIDITY)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
     )
