@@ -8,16 +8,14 @@ from collections.abc import Iterator
 
 import psutil
 import pytest
-from tests.integration.cli.commands import Cli, wait_until
+from tests.integration.cli.commands import Cli, run_stack, wait_until
 
 
 @pytest.fixture(scope="module")
 def cli(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cli]:
-    """A stack that `vfmalign up --detach` started."""
-    result = Cli(tmp_path_factory.mktemp("cli"))
-    result.run("up", "--detach")
-    yield result
-    result.run("down")
+    """A local stack."""
+    with run_stack(tmp_path_factory.mktemp("cli")) as cli:
+        yield cli
 
 
 @pytest.fixture(scope="module")

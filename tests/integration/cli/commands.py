@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,6 +73,15 @@ class Cli:
     def service(self, name: str) -> dict[str, Any]:
         found: dict[str, Any] = self.call("status", "--json", code=None).document["services"][name]
         return found
+
+
+@contextlib.contextmanager
+def run_stack(folder: Path) -> Iterator[Cli]:
+    """A stack that `vfmalign up --detach` started in a folder."""
+    cli = Cli(folder)
+    cli.run("up", "--detach")
+    yield cli
+    cli.run("down")
 
 
 def call(*arguments: str, code: int | None = 0) -> Done:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from monai.networks.nets import UNet
-from tests.integration.cli.commands import TIMEOUT_S, Cli, wait_until
+from tests.integration.cli.commands import TIMEOUT_S, Cli, run_stack, wait_until
 from tests.unit.imaging.datasets.brain_files import Files, lay_out_decathlon, make_case
 
 from vfmalign.cli import exits
@@ -30,10 +30,8 @@ NAME = "SURNAME^GIVEN_1234567"
 @pytest.fixture(scope="module")
 def cli(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cli]:
     """A stack that `vfmalign up --detach` started. Each command runs as a process once, and otherwise in this one."""
-    result = Cli(tmp_path_factory.mktemp("cli"))
-    result.run("up", "--detach")
-    yield result
-    result.run("down")
+    with run_stack(tmp_path_factory.mktemp("cli")) as cli:
+        yield cli
 
 
 @pytest.fixture(scope="module")
