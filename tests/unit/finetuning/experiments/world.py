@@ -20,7 +20,7 @@ class Killed(BaseException):
 
 
 class Mortal:
-    """Passes calls on; every call is an action, and the process dies before or after one of them."""
+    """Passes calls on; every call is an action, and the process dies after one of them."""
 
     def __init__(self, inner, clock):
         self._inner, self._clock = inner, clock
@@ -30,24 +30,20 @@ class Mortal:
 
 
 class Clock:
-    """Counts actions; `deadly` is the number of the moment that kills: two for each action, before and after."""
+    """Counts actions; the process dies after action `deadly`, which leaves what a death before the next one would."""
 
     def __init__(self, deadly=None):
         self.now, self.deadly = 0, deadly
 
     def mortal(self, act):
         def call(*args, **kwargs):
-            self._pass()
             result = act(*args, **kwargs)
-            self._pass()
+            self.now += 1
+            if self.now == self.deadly:
+                raise Killed
             return result
 
         return call
-
-    def _pass(self):
-        self.now += 1
-        if self.now == self.deadly:
-            raise Killed
 
 
 class Results:
