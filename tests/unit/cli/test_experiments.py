@@ -79,6 +79,12 @@ def test_an_experiment_shows_what_was_found_and_where_the_rest_stands(
     assert "status 1" in rest
 
 
+def test_cells_that_were_computed_before_are_not_without_a_result(show: Show, experiment: Experiment) -> None:
+    text = show(show_experiment(experiment, {}))
+    assert "Computed before: 1 cell, with" in text
+    assert "c0" not in text
+
+
 def test_marks_are_explained_where_they_are_used(show: Show, experiment: Experiment, finished_check: Check) -> None:
     plain = show(show_experiment(experiment, {"c0": finished_check.result}))
     assert "¶" not in plain

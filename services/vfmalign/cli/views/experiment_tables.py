@@ -25,6 +25,7 @@ from vfmalign.cli.views.tables import (
 )
 from vfmalign.client.messages.checks import CheckResult
 from vfmalign.client.messages.experiments import Experiment
+from vfmalign.core.domain.documents import pluralise
 from vfmalign.core.domain.jobs import MetricSpec
 
 Results = Mapping[str, CheckResult]
@@ -49,8 +50,12 @@ def show_experiment(
     parts: list[RenderableType] = [_show_head(experiment), ""]
     if results:
         parts += [show_results(experiment, results), *_show_remarks(results), ""]
-    if any(cell.check_id not in results for cell in experiment.cells):
-        parts += [show_other_cells(experiment, results), ""]
+    elsewhere = sum(cell.state == "succeeded" and cell.check_id not in results for cell in experiment.cells)
+    if elsewhere:
+        count = pluralise(elsewhere, "cell")
+        parts += [Text(f"Computed before: {count}, with results in the report and its cells.csv."), ""]
+    if any(cell.state != "succeeded" for cell in experiment.cells):
+        parts += [show_other_cells(experiment), ""]
     parts += [*(Text(sentence, style="bold") for sentence in headline), *([""] if headline else [])]
     if experiment.report_html is not None:
         parts.append(show_report(experiment.report_html, report))
@@ -97,11 +102,11 @@ def show_results(experiment: Experiment, results: Results) -> Table:
     return table
 
 
-def show_other_cells(experiment: Experiment, results: Results) -> Table:
+def show_other_cells(experiment: Experiment) -> Table:
     """Returns the cells without a result, with their state."""
     table = new_table("Cells without a result", "check", "task", "model", "seed", "state", "status", numbers=["seed"])
     for cell in experiment.cells:
-        if cell.check_id not in results:
+        if cell.state != "succeeded":
             state, seed = styled_state(cell.state), str(cell.seed)
             table.add_row(
                 cell.check_id, cell.task + format_control(cell), cell.model_id, seed, state, cell.progress.detail

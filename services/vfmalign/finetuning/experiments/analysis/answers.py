@@ -196,8 +196,8 @@ def _explain_test(claim: Claim) -> str:
         return f"Across {unit}s there is no verdict: {claim.sentence}."
     interval = claim.rho.interval
     ends = "" if interval is None else (
-        f"; {100 * interval.level:.0f} % interval of the correlation {format_correlation(interval.lower)} to "
-        f"{format_correlation(interval.upper)}"
+        f"; {100 * interval.level:.0f} % interval of the correlation over seeds and patients "
+        f"{format_correlation(interval.lower)} to {format_correlation(interval.upper)}"
     )  # fmt: skip
     return f"Across {unit}s, p = {format_p_value(claim.test.p_two_sided)}{ends}."
 

@@ -72,7 +72,9 @@ def test_the_details_state_the_numbers(answer):
         "supports", "cannot support or contradict", [rule(12, missed=1), rule(36), rule(36, "validation_score")]
     )
     assert "is −0.50, more than chance explains" in answers.relation.details
-    assert "p = 0.03; 95 % interval of the correlation −0.88 to +0.12" in answers.certainty.details
+    assert (
+        "p = 0.03; 95 % interval of the correlation over seeds and patients −0.88 to +0.12" in answers.certainty.details
+    )
     assert "Across tasks there is no verdict: 4 models have both numbers" in answers.certainty.details
     assert "6 models, 5 tasks and 2 training seeds" in answers.certainty.details
     expected = (
