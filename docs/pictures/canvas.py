@@ -12,6 +12,7 @@ text { font-family: system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; fi
 .box { fill: #ffffff; stroke: #7b8794; }
 .gpu { fill: #e8f3ec; stroke: #3f8f5f; }
 .state { fill: #eef2fb; stroke: #4c6fbf; }
+.harm { fill: #fbeae3; stroke: #b44d12; }
 .outside { fill: #f6f6f6; stroke: #9aa5b1; }
 .border { fill: none; stroke: #b44d12; stroke-dasharray: 6 4; }
 .border-name { fill: #b44d12; font-size: 12px; }
@@ -26,6 +27,7 @@ text { font-family: system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; fi
   .box { fill: #1f2933; stroke: #7b8794; }
   .gpu { fill: #17301f; stroke: #5fb583; }
   .state { fill: #1a2440; stroke: #7f9de0; }
+  .harm { fill: #3a2116; stroke: #e08a4f; }
   .outside { fill: #262f38; stroke: #7b8794; }
   .border { stroke: #e08a4f; }
   .border-name { fill: #e08a4f; }

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from canvas import Canvas
 from google.protobuf.descriptor import FileDescriptor
+from matrix import draw_experiment
 
 from vfmalign.core.runtime.settings import ServerSettings
 from vfmalign.v1 import alignment_pb2, features_pb2, mmd_pb2
@@ -146,7 +147,7 @@ def get_call(file: FileDescriptor, name: str) -> str:
     raise LookupError(f"{file.name} has no call {name}")
 
 
-DIAGRAMS = {"architecture.svg": draw_architecture, "check.svg": draw_check}
+DIAGRAMS = {"architecture.svg": draw_architecture, "check.svg": draw_check, "experiment.svg": draw_experiment}
 
 
 def main() -> None:

@@ -8,19 +8,20 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 ROOT = Path(__file__).resolve().parents[2]
+NAMES = ("architecture.svg", "check.svg", "experiment.svg")
 SVG = "{http://www.w3.org/2000/svg}"
 
 
 def test_the_diagrams_are_up_to_date(tmp_path: Path) -> None:
     subprocess.run([sys.executable, str(ROOT / "docs/pictures/diagrams.py"), str(tmp_path)], check=True)
     drawn = sorted(tmp_path.iterdir())
-    assert [path.name for path in drawn] == ["architecture.svg", "check.svg"]
+    assert [path.name for path in drawn] == list(NAMES)
     for path in drawn:
         assert path.read_text() == (ROOT / "docs/images" / path.name).read_text(), "run `make diagrams`"
 
 
 def test_a_diagram_says_in_words_what_it_shows() -> None:
-    for name in ("architecture.svg", "check.svg"):
+    for name in NAMES:
         root = ElementTree.parse(ROOT / "docs/images" / name).getroot()
         assert root.attrib["role"] == "img"
         named = {root.find(f"{SVG}{tag}").attrib["id"]: root.find(f"{SVG}{tag}").text for tag in ("title", "desc")}
