@@ -15,6 +15,8 @@ from vfmalign.core.rpc.tensors import to_tensor
 from vfmalign.v1 import common_pb2, mmd_pb2
 
 BATCH = "MmdService/ComputeBatch"
+UPLOAD = "MmdService/CreateUpload"
+ZEROS = "0" * 64
 INVALID = "INVALID_ARGUMENT"
 TENSOR = "x.inline.layers[0].features"
 
@@ -85,7 +87,21 @@ def stored(feature_set: str, **fields: Any) -> mmd_pb2.FeatureSource:
 NAN = np.full((2, 3), np.nan, np.float32).tobytes()
 SPEC = {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}
 
+
+def upload(name: str, names: str, code: str = INVALID, **content: Any) -> Row:
+    """A request for the URL of one file, with some fields replaced."""
+    request = mmd_pb2.CreateUploadRequest(file={"sha256": ZEROS, "size_bytes": 1, **content})
+    return Row(name, UPLOAD, lambda _: request, code, names)
+
+
 ROWS = (
+    upload("upload of 5 GiB", "VFMALIGN_MMD__MEMORY_MIB", "RESOURCE_EXHAUSTED", size_bytes=5 * 2**30),
+    upload("upload of 2^62 bytes", "file.size_bytes", size_bytes=2**62),
+    upload("upload of no bytes", "file.size_bytes", size_bytes=0),
+    upload("upload of -1 bytes", "file.size_bytes", size_bytes=-1),
+    upload("upload whose digest leaves its prefix", "file.sha256", sha256="../" * 20),
+    upload("upload with a digest of 1 MiB", "file.sha256", sha256="a" * 2**20),
+    Row("upload of nothing", UPLOAD, lambda _: mmd_pb2.CreateUploadRequest(), INVALID, "file"),
     compute("5.2 million labels for two rows", "x.inline.groups", x=inline(groups=["a"] * 5_200_000)),
     compute("three labels for two rows", "x.inline.groups", x=inline(groups=["a"] * 3)),
     compute("5.2 million cases for two rows", "y.inline.case_ids", y=inline(case_ids=["a"] * 5_200_000)),

@@ -39,6 +39,7 @@ from vfmalign.finetuning.jobs.servicer import FineTuningServicer
 from vfmalign.finetuning.servicers import Watching
 from vfmalign.finetuning.settings import FinetuningSettings
 from vfmalign.mmd.service.servicer import MmdServicer
+from vfmalign.mmd.service.uploads import Uploads
 from vfmalign.mmd.settings import MmdSettings, to_compute_config
 from vfmalign.v1 import (
     alignment_pb2,
@@ -78,7 +79,9 @@ def serve_mmd() -> tuple[ServiceSettings, AddServices]:
     queue = WorkQueue(settings.mmd.queue_size, "mmd")
     cache_bytes = settings.mmd.cache_mib * 2**20
     engine = to_compute_config(settings.mmd)
-    servicer = MmdServicer(ObjectStore(settings.store), engine, queue, cache_bytes=cache_bytes)
+    store = ObjectStore(settings.store)
+    uploads = Uploads(store, Presigner(settings.store), settings.mmd)
+    servicer = MmdServicer(store, uploads, engine, queue, cache_bytes=cache_bytes)
 
     def add(server: grpc.aio.Server) -> Sequence[ServiceDescriptor]:
         mmd_pb2_grpc.add_MmdServiceServicer_to_server(servicer, server)

@@ -43,6 +43,8 @@ from vfmalign.features.workers import Workers
 from vfmalign.imaging.volumes import Volume, encode
 from vfmalign.mmd.comparison.options import ComputeConfig
 from vfmalign.mmd.service.servicer import MmdServicer
+from vfmalign.mmd.service.uploads import Uploads
+from vfmalign.mmd.settings import MmdOptions
 from vfmalign.models.cards import publish
 from vfmalign.models.registry import ARCHITECTURES
 from vfmalign.models.weights import random_state
@@ -100,7 +102,10 @@ async def open_api(
 
     def add_mmd(server: grpc.aio.Server) -> Any:
         servicers = {
-            tenant: MmdServicer(own, ComputeConfig(), comparisons, cache_bytes=2**20) for tenant, own in stores.items()
+            tenant: MmdServicer(
+                own, Uploads(own, Presigner(settings), MmdOptions()), ComputeConfig(), comparisons, cache_bytes=2**20
+            )
+            for tenant, own in stores.items()
         }
         mmd_pb2_grpc.add_MmdServiceServicer_to_server(by_tenant(servicers), server)
         return [mmd_pb2.DESCRIPTOR.services_by_name["MmdService"]]
@@ -225,6 +230,10 @@ async def test_uploads_go_to_the_tenant(open_api: Any) -> None:
         content = imports_pb2.FileContent(sha256="0" * 64, size_bytes=1)
         request = imports_pb2.CreateModelUploadsRequest(import_id="i", weights=content)
         assert f"/{tenant}/incoming/" in (await curator.models.CreateModelUploads(request)).upload.url
+        researcher = await open_api("researcher", claim=tenant)
+        answer = await researcher.mmd.CreateUpload(mmd_pb2.CreateUploadRequest(file=content))
+        assert f"/{tenant}/uploads/" in answer.upload.url
+        assert f"/{tenant}/uploads/" in answer.object.uri
 
 
 async def test_lines_about_a_call_name_its_tenant(open_api: Any, capsys: pytest.CaptureFixture[str]) -> None:

@@ -48,7 +48,7 @@ allow() {
   print_keys vfmalign vfmalign-store Admin Read Write List Tagging
   print_keys vfmalign vfmalign-store-features $(allow datasets features incoming models uploads volumes \
     -- datasets features incoming models volumes)
-  print_keys vfmalign vfmalign-store-mmd $(allow features uploads)
+  print_keys vfmalign vfmalign-store-mmd $(allow features uploads -- uploads/features)
   print_keys vfmalign vfmalign-store-finetuning $(allow cells checks datasets experiments features jobs models studies \
     -- cells checks experiments jobs)
   print_keys vfmalign-jobs vfmalign-store-training $(allow datasets jobs models volumes -- jobs models)

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import save
 
 from vfmalign.cli.target import Target
-from vfmalign.client.messages.common import ObjectRef
 from vfmalign.client.messages.mmd import UploadedFeatures
 from vfmalign.client.samples import Array, Sample, StoredFeatureSet
-from vfmalign.core.domain.errors import BadOption, BadTensor
+from vfmalign.core.domain.errors import BadOption, BadTensor, PreconditionFailed
 from vfmalign.core.domain.record import is_id
 from vfmalign.core.rpc.transport import MESSAGE_BYTES
 from vfmalign.core.storage.arrays import NPY, read_npy
-from vfmalign.core.storage.keys import upload_key
-from vfmalign.core.storage.object_store import ObjectStore
 
-LAYER = "features"
 _SHA256 = re.compile("[0-9a-f]{64}")
 _OTHER_BYTES = 64 * 2**10
 """Upper bound of what a request holds beside its arrays."""
@@ -60,46 +54,35 @@ def upload_large_samples(
 
     Args:
         samples: by name of the argument; one array may occur several times.
-        target: the deployment whose object store receives the uploads.
+        target: the deployment whose MMD service receives the uploads.
         notify: called with a sentence about each upload.
 
     Raises:
-        BadTensor: the arrays are too large for a message, and no object store is configured.
+        BadTensor: the arrays are too large for a message, and the service has no object storage.
+        VfmalignError: the upload failed otherwise.
     """
     size = sum(sample.nbytes for sample in samples.values() if not isinstance(sample, str | StoredFeatureSet))
     if size + _OTHER_BYTES <= MESSAGE_BYTES:
         return dict(samples)
-    store = _get_store(target, size)
     uploads: dict[int, UploadedFeatures] = {}
     for name, sample in samples.items():
         if not isinstance(sample, str | StoredFeatureSet) and id(sample) not in uploads:
-            uploads[id(sample)] = _upload(name, sample, store, notify)
+            notify(f"uploading {name} ({sample.nbytes / 2**20:.1f} MiB): the arrays are too large for one message")
+            uploads[id(sample)] = _upload(sample, target, size)
     return {name: uploads.get(id(sample), sample) for name, sample in samples.items()}
 
 
-def _upload(name: str, array: Array, store: ObjectStore, notify: Callable[[str], None]) -> UploadedFeatures:
-    """Upload an array under its digest, unless it is stored already."""
-    data = save({LAYER: np.ascontiguousarray(array)})
-    sha256 = hashlib.sha256(data).hexdigest()
-    key = upload_key(sha256)
-    if store.exists(key):
-        notify(f"{name} is already stored at {store.uri(key)}")
-    else:
-        store.put(key, data)
-        notify(f"uploaded {name} ({len(data) / 2**20:.1f} MiB) to {store.uri(key)}; it stays there")
-    return UploadedFeatures(object=ObjectRef(uri=store.uri(key), sha256=sha256, size_bytes=len(data)))
-
-
-def _get_store(target: Target, size: int) -> ObjectStore:
-    if not target.has_store:
-        remedy = (
-            "set AWS_ENDPOINT_URL_S3, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY to upload them"
-            if target.local is None
-            else "start the local stack without --only to upload them"
-        )
+def _upload(array: Array, target: Target, size: int) -> UploadedFeatures:
+    try:
+        return target.run(lambda client: client.mmd.upload(array))
+    except PreconditionFailed as error:
+        if error.reason != "NO_OBJECT_STORAGE":
+            raise
+        remedy = "ask an operator to give the service object storage"
+        if target.local is not None:
+            remedy = "start the local stack without --only to upload them"
         raise BadTensor(
             f"the arrays need a message of {size / 2**20:.1f} MiB; the limit is {MESSAGE_BYTES >> 20} MiB",
             subject="A and B",
             remedy=f"{remedy}, pass fewer rows or float16, or compare without a server by --local",
-        )
-    return target.store
+        ) from None

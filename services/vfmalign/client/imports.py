@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-import hashlib
 import inspect
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
-from urllib.parse import urlsplit
 
 import grpc
-import urllib3
-from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from vfmalign.client.features import OnProgress
 from vfmalign.client.messages.common import Progress
@@ -28,71 +23,9 @@ from vfmalign.client.messages.imports import (
     PublishModelRequest,
     PublishModelResponse,
 )
-from vfmalign.core.domain.errors import DigestMismatch, Internal, StoreUnavailable
+from vfmalign.client.uploader import Uploader
+from vfmalign.core.domain.errors import Internal
 from vfmalign.v1 import imports_pb2_grpc
-
-_ATTEMPTS = 5
-_CONNECTIONS = 8
-_TIMEOUT = urllib3.Timeout(connect=5.0, read=300.0)
-_BAD_DIGEST = b"<Code>BadDigest</Code>"
-
-
-class _Uploader:
-    """Sends files to presigned URLs."""
-
-    def __init__(self) -> None:
-        # Files beyond this number wait for a connection.
-        self._http = urllib3.PoolManager(timeout=_TIMEOUT, retries=False, maxsize=_CONNECTIONS, block=True)
-
-    async def upload(
-        self,
-        contents: Sequence[bytes],
-        sign: Callable[[Sequence[FileContent]], Awaitable[Sequence[FileUpload]]],
-    ) -> tuple[str, ...]:
-        """Uploads files that the store does not have yet; returns their digests.
-
-        URLs are requested anew for every attempt, because they may have expired.
-        """
-        by_digest = {hashlib.sha256(content).hexdigest(): content for content in contents}
-        files = [FileContent(sha256=sha256, size_bytes=len(content)) for sha256, content in by_digest.items()]
-        policy = AsyncRetrying(
-            stop=stop_after_attempt(_ATTEMPTS),
-            wait=wait_random_exponential(multiplier=0.2, max=5),
-            retry=retry_if_exception_type(StoreUnavailable),
-            reraise=True,
-        )
-
-        async def send_all() -> None:
-            pending = [upload for upload in await sign(files) if not upload.complete]
-            await asyncio.gather(
-                *(asyncio.to_thread(self._send, upload, by_digest[upload.sha256]) for upload in pending)
-            )
-
-        await policy(send_all)
-        return tuple(hashlib.sha256(content).hexdigest() for content in contents)
-
-    def _send(self, upload: FileUpload, content: bytes) -> None:
-        host = urlsplit(upload.url).netloc
-        try:
-            response = self._http.request("PUT", upload.url, body=content, headers=upload.headers)
-        except (urllib3.exceptions.HTTPError, OSError):
-            # The error's own message holds the URL, which is a secret.
-            raise StoreUnavailable(
-                "the object storage cannot be reached from this machine",
-                subject=host,
-                remedy="check the network, or ask an operator to set VFMALIGN_PRESIGNED_ENDPOINT for `features`",
-            ) from None
-        if response.status == 200:
-            return
-        if _BAD_DIGEST in response.data:
-            raise DigestMismatch(
-                "the file changed on its way to the object storage", subject=host, remedy="run the import again"
-            )
-        raise StoreUnavailable(
-            f"the object storage refused an upload (HTTP {response.status})",
-            subject=host,
-            remedy="run the import again, which continues where it was; check this machine's clock",
-        )
 
 
 class AsyncDatasetsClient:
@@ -104,7 +37,7 @@ class AsyncDatasetsClient:
 
     def __init__(self, open_channel: Callable[[], grpc.aio.Channel]) -> None:
         self._open_channel = open_channel
-        self._uploader = _Uploader()
+        self._uploader = Uploader()
 
     async def upload(self, import_id: str, contents: Sequence[bytes]) -> tuple[str, ...]:
         """Uploads files of a future dataset: volumes as `.nii.gz`, or the datalist.
@@ -160,7 +93,7 @@ class AsyncModelsClient:
 
     def __init__(self, open_channel: Callable[[], grpc.aio.Channel]) -> None:
         self._open_channel = open_channel
-        self._uploader = _Uploader()
+        self._uploader = Uploader()
 
     async def upload(self, import_id: str, weights: bytes) -> str:
         """Uploads the weights of a future model; returns their digest. See `AsyncDatasetsClient.upload`."""

@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import grpc
+import numpy as np
+from safetensors.numpy import save
 
+from vfmalign.client.messages.imports import FileContent, FileUpload
 from vfmalign.client.messages.mmd import (
     ComputeOptions,
     ComputeResponse,
+    CreateUploadRequest,
+    CreateUploadResponse,
     Estimator,
     Kernel,
     Measure,
     Pairing,
     Precision,
     TestOptions,
+    UploadedFeatures,
 )
-from vfmalign.client.samples import Sample, to_feature_source
+from vfmalign.client.samples import Array, LabelledFeatures, Sample, to_feature_source
+from vfmalign.client.uploader import Uploader
 from vfmalign.core.domain.errors import TooLarge
 from vfmalign.core.rpc.transport import MESSAGE_BYTES
 from vfmalign.v1 import mmd_pb2, mmd_pb2_grpc
 
 COMPUTE_TIMEOUT_S = 3600.0
+DEFAULT_LAYER = "features"
+"""Name of the layer of a sample that is one array."""
 
 
 class AsyncMmdClient:
@@ -33,6 +42,7 @@ class AsyncMmdClient:
 
     def __init__(self, open_channel: Callable[[], grpc.aio.Channel]) -> None:
         self._open_channel = open_channel
+        self._uploader = Uploader()
 
     async def compute(
         self,
@@ -90,6 +100,34 @@ class AsyncMmdClient:
         stub = mmd_pb2_grpc.MmdServiceStub(self._open_channel())
         return ComputeResponse.from_response(await stub.Compute(request, timeout=timeout_s))
 
+    async def upload(self, features: LabelledFeatures | Array | Mapping[str, Array]) -> UploadedFeatures:
+        """Uploads arrays that are too large for a message; the result is a sample of `compute`.
+
+        The service stores them under their digest and deletes them after a day, unless it is set otherwise. Arrays
+        that it has already are not sent again.
+
+        Args:
+            features: an array of shape (rows, channels), or arrays by layer, with or without labels of the rows.
+
+        Raises:
+            Exhausted: they are larger than what the service may use for one comparison, or the quota has no room.
+            PreconditionFailed: the service has no object storage.
+            StoreUnavailable: the object storage cannot be reached, or refuses the upload.
+            VfmalignError: the call failed otherwise.
+        """
+        labelled = features if isinstance(features, LabelledFeatures) else LabelledFeatures(features)
+        layers = labelled.layers if isinstance(labelled.layers, Mapping) else {DEFAULT_LAYER: labelled.layers}
+        answers: list[CreateUploadResponse] = []
+
+        async def sign(files: Sequence[FileContent]) -> Sequence[FileUpload]:
+            stub = mmd_pb2_grpc.MmdServiceStub(self._open_channel())
+            response = await stub.CreateUpload(CreateUploadRequest(file=files[0]).to_proto())
+            answers.append(CreateUploadResponse.from_response(response))
+            return [answers[-1].upload]
+
+        await self._uploader.upload([save({name: np.ascontiguousarray(layers[name]) for name in layers})], sign)
+        return UploadedFeatures(object=answers[-1].object, groups=labelled.groups, case_ids=labelled.case_ids)
+
 
 def _create_request(options: ComputeOptions, x: Sample, y: Sample, reference: Sample | None) -> mmd_pb2.ComputeRequest:
     """Adds the samples, which have no records, to the options."""
@@ -108,6 +146,6 @@ def _check_size(request: mmd_pb2.ComputeRequest) -> None:
     raise TooLarge(
         f"the request has {size} bytes, a message at most {MESSAGE_BYTES}",
         subject="MmdService",
-        remedy="upload the arrays as a safetensors file and pass UploadedFeatures, or compare fewer layers",
+        remedy="pass what `upload` returns for the arrays, or compare fewer layers",
         reason="MESSAGE_TOO_LARGE",
     )

@@ -118,6 +118,7 @@ class MmdClient(_SubClient[AsyncMmdClient]):
     """Computes MMD² between samples of features."""
 
     compute = _blocking(AsyncMmdClient.compute)
+    upload = _blocking(AsyncMmdClient.upload)
 
 
 class JobsClient(_SubClient[AsyncJobsClient]):

@@ -17,11 +17,13 @@ from vfmalign.core.runtime import logs
 from vfmalign.core.runtime.settings import EXIT_BAD_SETTINGS, parse_args
 from vfmalign.core.runtime.work_queue import WorkQueue
 from vfmalign.core.storage.object_store import ObjectStore
+from vfmalign.core.storage.presigning import Presigner
 from vfmalign.mmd.comparison.compare import compare
 from vfmalign.mmd.comparison.options import ComparisonOptions, ComputeConfig
 from vfmalign.mmd.comparison.samples import Sample
 from vfmalign.mmd.engine import products
 from vfmalign.mmd.service.servicer import MmdServicer
+from vfmalign.mmd.service.uploads import Uploads
 from vfmalign.mmd.settings import MmdSettings, to_compute_config
 from vfmalign.v1 import mmd_pb2, mmd_pb2_grpc
 
@@ -39,11 +41,16 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 async def _serve(settings: MmdSettings, engine: ComputeConfig) -> None:
     queue = WorkQueue(settings.mmd.queue_size, "mmd")
-    store = ObjectStore(settings.store) if settings.store.endpoint else None
+    stores: dict[str, ObjectStore] = {}
+    uploads: dict[str, Uploads] = {}
+    if settings.store.endpoint:
+        store, presigner = ObjectStore(settings.store), Presigner(settings.store)
+        stores = {tenant: store.of_tenant(tenant) for tenant in settings.auth.tenants}
+        uploads = {tenant: Uploads(own, presigner, settings.mmd) for tenant, own in stores.items()}
 
     def create(tenant: str) -> MmdServicer:
-        own_store = None if store is None else store.of_tenant(tenant)
-        return MmdServicer(own_store, engine, queue, cache_bytes=settings.mmd.cache_mib * 2**20)
+        cache_bytes = settings.mmd.cache_mib * 2**20
+        return MmdServicer(stores.get(tenant), uploads.get(tenant), engine, queue, cache_bytes=cache_bytes)
 
     servicer = by_tenant({tenant: create(tenant) for tenant in settings.auth.tenants})
 
@@ -54,9 +61,13 @@ async def _serve(settings: MmdSettings, engine: ComputeConfig) -> None:
     async def ready() -> None:
         if not settings.store.endpoint:
             logs.get("mmd").info("no object storage: requests must contain their features")
+        for one in uploads.values():
+            one.start()
         await queue.run(_warm_up, engine)
 
     async def stop() -> None:
+        for one in uploads.values():
+            one.close()
         queue.close()
 
     await serve("mmd", settings, add_services, ready=ready, stop=stop)

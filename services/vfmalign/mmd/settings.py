@@ -33,6 +33,18 @@ class MmdOptions(BaseModel, frozen=True):
     cache_mib: int = Field(
         default=512, ge=0, le=4_194_304, description="memory for samples that the pairs of a batch share, in MiB"
     )
+    max_uploaded_bytes: int = Field(
+        default=64 * 2**30,
+        ge=0,
+        le=2**60,
+        description="bytes of one tenant's uploads beyond which further ones are refused; 0 for no limit",
+    )
+    upload_url_s: int = Field(
+        default=3600, ge=1, le=7 * 86_400, description="seconds for which the URL of an upload is valid"
+    )
+    upload_age_s: int = Field(
+        default=86_400, ge=3600, le=366 * 86_400, description="age at which uploads are deleted, in seconds"
+    )
 
 
 class MmdSettings(ServiceSettings):

@@ -45,6 +45,11 @@ class MmdServiceStub:
                 request_serializer=vfmalign_dot_v1_dot_mmd__pb2.ComputeBatchRequest.SerializeToString,
                 response_deserializer=vfmalign_dot_v1_dot_mmd__pb2.ComputeBatchResponse.FromString,
                 _registered_method=True)
+        self.CreateUpload = channel.unary_unary(
+                '/vfmalign.v1.MmdService/CreateUpload',
+                request_serializer=vfmalign_dot_v1_dot_mmd__pb2.CreateUploadRequest.SerializeToString,
+                response_deserializer=vfmalign_dot_v1_dot_mmd__pb2.CreateUploadResponse.FromString,
+                _registered_method=True)
 
 
 class MmdServiceServicer:
@@ -65,6 +70,14 @@ class MmdServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CreateUpload(self, request, context):
+        """Returns the URL to which a file is uploaded whose arrays are too large for a message. Idempotent; a file that is there already is
+        marked as complete. The service deletes the file after some time.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_MmdServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -77,6 +90,11 @@ def add_MmdServiceServicer_to_server(servicer, server):
                     servicer.ComputeBatch,
                     request_deserializer=vfmalign_dot_v1_dot_mmd__pb2.ComputeBatchRequest.FromString,
                     response_serializer=vfmalign_dot_v1_dot_mmd__pb2.ComputeBatchResponse.SerializeToString,
+            ),
+            'CreateUpload': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateUpload,
+                    request_deserializer=vfmalign_dot_v1_dot_mmd__pb2.CreateUploadRequest.FromString,
+                    response_serializer=vfmalign_dot_v1_dot_mmd__pb2.CreateUploadResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -134,6 +152,33 @@ class MmdService:
             '/vfmalign.v1.MmdService/ComputeBatch',
             vfmalign_dot_v1_dot_mmd__pb2.ComputeBatchRequest.SerializeToString,
             vfmalign_dot_v1_dot_mmd__pb2.ComputeBatchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateUpload(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vfmalign.v1.MmdService/CreateUpload',
+            vfmalign_dot_v1_dot_mmd__pb2.CreateUploadRequest.SerializeToString,
+            vfmalign_dot_v1_dot_mmd__pb2.CreateUploadResponse.FromString,
             options,
             channel_credentials,
             insecure,

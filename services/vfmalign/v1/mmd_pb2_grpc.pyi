@@ -37,6 +37,10 @@ class MmdServiceStub:
     """Compares two samples, layer by layer."""
     ComputeBatch: _grpc.UnaryStreamMultiCallable[_mmd_pb2.ComputeBatchRequest, _mmd_pb2.ComputeBatchResponse]
     """Compares many pairs; streams one response per pair, in order, and continues after a pair that fails."""
+    CreateUpload: _grpc.UnaryUnaryMultiCallable[_mmd_pb2.CreateUploadRequest, _mmd_pb2.CreateUploadResponse]
+    """Returns the URL to which a file is uploaded whose arrays are too large for a message. Idempotent; a file that is there already is
+    marked as complete. The service deletes the file after some time.
+    """
 
 @_typing.type_check_only
 class MmdServiceAsyncStub(MmdServiceStub):
@@ -47,6 +51,10 @@ class MmdServiceAsyncStub(MmdServiceStub):
     """Compares two samples, layer by layer."""
     ComputeBatch: _aio.UnaryStreamMultiCallable[_mmd_pb2.ComputeBatchRequest, _mmd_pb2.ComputeBatchResponse]  # type: ignore[assignment]
     """Compares many pairs; streams one response per pair, in order, and continues after a pair that fails."""
+    CreateUpload: _aio.UnaryUnaryMultiCallable[_mmd_pb2.CreateUploadRequest, _mmd_pb2.CreateUploadResponse]  # type: ignore[assignment]
+    """Returns the URL to which a file is uploaded whose arrays are too large for a message. Idempotent; a file that is there already is
+    marked as complete. The service deletes the file after some time.
+    """
 
 class MmdServiceServicer(metaclass=_abc_1.ABCMeta):
     """Computes MMD² with its uncertainty."""
@@ -66,5 +74,15 @@ class MmdServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_mmd_pb2.ComputeBatchResponse], _abc.AsyncIterator[_mmd_pb2.ComputeBatchResponse]]:
         """Compares many pairs; streams one response per pair, in order, and continues after a pair that fails."""
+
+    @_abc_1.abstractmethod
+    def CreateUpload(
+        self,
+        request: _mmd_pb2.CreateUploadRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_mmd_pb2.CreateUploadResponse, _abc.Awaitable[_mmd_pb2.CreateUploadResponse]]:
+        """Returns the URL to which a file is uploaded whose arrays are too large for a message. Idempotent; a file that is there already is
+        marked as complete. The service deletes the file after some time.
+        """
 
 def add_MmdServiceServicer_to_server(servicer: MmdServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

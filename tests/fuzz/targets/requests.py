@@ -20,6 +20,7 @@ from vfmalign.client.messages.imports import (
     PublishModelRequest,
 )
 from vfmalign.client.messages.jobs import JobId, JobSpec
+from vfmalign.client.messages.mmd import CreateUploadRequest
 from vfmalign.core.domain.datasets import Case, DatasetManifest, VolumeRef
 from vfmalign.core.domain.errors import VfmalignError
 from vfmalign.core.domain.models import ModelCard, PreprocessingSpec
@@ -156,6 +157,7 @@ _CONVERT: Mapping[str, Callable[[Any], object]] = {
     "PublishModelRequest": _publish_model,
     "ComputeRequest": _compute,
     "ComputeBatchRequest": _compute_batch,
+    "CreateUploadRequest": CreateUploadRequest.from_proto,
 }
 
 
@@ -205,6 +207,7 @@ def make_seeds() -> Mapping[str, bytes]:
     filled |= {
         "CreateDatasetUploadsRequest": imports_pb2.CreateDatasetUploadsRequest(import_id="i", files=[content]),
         "CreateModelUploadsRequest": imports_pb2.CreateModelUploadsRequest(import_id="i", weights=content),
+        "CreateUploadRequest": mmd_pb2.CreateUploadRequest(file=content),
         "PublishDatasetRequest": imports_pb2.PublishDatasetRequest(
             import_id="i", dataset_id="d", datalist_sha256="0" * 64
         ),

@@ -122,7 +122,8 @@ def test_the_keys_of_a_service_do_what_its_policy_says(server: Server, service: 
     access = SERVICE_ACCESS[service]
     read = {prefix for prefix in PREFIXES if is_allowed(client.stat_object, BUCKET, f"{prefix}there")}
     written = {prefix for prefix in PREFIXES if is_allowed(put, client, f"{prefix}{service}")}
-    assert (read, written) == (set(access.read), set(access.write))
+    assert read == {prefix for prefix in PREFIXES if prefix.startswith(access.read)}
+    assert written == {prefix for prefix in PREFIXES if prefix.startswith(access.write)}
     assert not is_allowed(client.make_bucket, f"{service}-own")
 
 

@@ -9,7 +9,7 @@ from google.rpc import error_details_pb2, status_pb2
 from tests.integration.cli.commands import Cli
 
 from vfmalign.cli import exits
-from vfmalign.v1 import common_pb2, mmd_pb2, mmd_pb2_grpc
+from vfmalign.v1 import common_pb2, imports_pb2, mmd_pb2, mmd_pb2_grpc
 
 
 def test_status_shows_one_service_and_no_store(mmd_alone: Cli) -> None:
@@ -84,6 +84,10 @@ def test_a_request_by_reference_says_that_there_is_no_object_storage(mmd_alone: 
         stub = mmd_pb2_grpc.MmdServiceStub(channel)
         with pytest.raises(grpc.RpcError) as caught:
             stub.Compute(request, metadata=metadata, timeout=30)
+        file = imports_pb2.FileContent(sha256="0" * 64, size_bytes=1)
+        with pytest.raises(grpc.RpcError) as upload:
+            stub.CreateUpload(mmd_pb2.CreateUploadRequest(file=file), metadata=metadata, timeout=30)
+        assert upload.value.code() is grpc.StatusCode.FAILED_PRECONDITION
         with pytest.raises(grpc.RpcError) as without_token:
             stub.Compute(request, timeout=30)
     assert without_token.value.code() is grpc.StatusCode.UNAUTHENTICATED

@@ -36,7 +36,7 @@ from vfmalign.core.domain.errors import (
     Unavailable,
 )
 from vfmalign.core.runtime.settings import StoreSettings
-from vfmalign.core.storage.keys import dataset_key
+from vfmalign.core.storage.keys import INCOMING, dataset_key
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.core.storage.uploads import UploadArea, delete_expired
 from vfmalign.imaging.datasets.importer import DatasetToImport, prepare_import
@@ -322,7 +322,7 @@ def test_an_import_goes_on_after_a_kill_of_the_service(
 
 def test_uploads_that_nobody_publishes_expire(as_caller: Callable[[str], Client], store: ObjectStore) -> None:
     as_caller(ADA).datasets.upload("i1", [b"a", b"b"])
-    assert delete_expired(store, 3600) == 0
+    assert delete_expired(store, INCOMING, 3600) == 0
     assert len(list_incoming(store)) == 2
-    assert delete_expired(store, -5) == 2
+    assert delete_expired(store, INCOMING, -5) == 2
     assert list_incoming(store) == []

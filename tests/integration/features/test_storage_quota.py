@@ -11,9 +11,9 @@ from tests.integration.features.callers import ADA, BOB
 
 from vfmalign.client import Client
 from vfmalign.core.domain.errors import TooLarge
+from vfmalign.core.storage import quota as module
 from vfmalign.core.storage.object_store import ObjectStore
-from vfmalign.features.imports import quota as module
-from vfmalign.features.imports.quota import StorageQuota
+from vfmalign.core.storage.quota import StorageQuota
 
 ROOM_BYTES = 1000
 
@@ -31,19 +31,31 @@ def tenant(store: ObjectStore) -> Iterator[ObjectStore]:
             view.delete(key)
 
 
+def get_quota(tenant: ObjectStore, limit_bytes: int = ROOM_BYTES) -> StorageQuota:
+    return StorageQuota(tenant, limit_bytes, setting="THE_SETTING", uploads="incoming/")
+
+
 def test_stored_objects_and_announced_uploads_count(tenant: ObjectStore) -> None:
-    quota = StorageQuota(tenant, ROOM_BYTES)
+    quota = get_quota(tenant)
     quota.announce({"incoming/x/i1/a": 400}, 60)
     quota.announce({"incoming/x/i1/a": 400, "incoming/x/i1/old": 100}, 60)  # the same file, and one that is there
     with pytest.raises(TooLarge, match="uses 700 of 1,000 bytes, and the upload adds 301") as caught:
         quota.announce({"incoming/y/i1/b": 301}, 60)
     assert caught.value.reason == "STORAGE_QUOTA_EXCEEDED"
+    assert "raise THE_SETTING" in caught.value.remedy
     quota.announce({"incoming/y/i1/b": 300}, 60)
+
+
+def test_a_quota_of_one_prefix_counts_nothing_else(tenant: ObjectStore) -> None:
+    quota = StorageQuota(tenant, 150, setting="THE_SETTING", uploads="incoming/", counted="incoming/")
+    with pytest.raises(TooLarge, match="uses 100 of 150 bytes below incoming/, and the upload adds 51"):
+        quota.announce({"incoming/x/i1/a": 51}, 60)
+    quota.announce({"incoming/x/i1/a": 50}, 60)
 
 
 def test_an_upload_that_arrived_counts_once(tenant: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_MEASURED_FOR_S", 0.0)
-    quota = StorageQuota(tenant, ROOM_BYTES)
+    quota = get_quota(tenant)
     quota.announce({"incoming/x/i1/a": 400}, 60)
     tenant.put("incoming/x/i1/a", bytes(400))
     quota.announce({"incoming/x/i1/b": 300}, 60)
@@ -52,7 +64,7 @@ def test_an_upload_that_arrived_counts_once(tenant: ObjectStore, monkeypatch: py
 
 
 def test_what_was_published_gives_its_announcement_back(tenant: ObjectStore) -> None:
-    quota = StorageQuota(tenant, ROOM_BYTES)
+    quota = get_quota(tenant)
     quota.announce({"incoming/x/i1/a": 400, "incoming/x/i2/a": 100}, 60)
     tenant.put("volumes/a/c/t2w.nii.gz", bytes(400))
     quota.release("incoming/x/i1/")
@@ -63,14 +75,14 @@ def test_what_was_published_gives_its_announcement_back(tenant: ObjectStore) -> 
 
 def test_an_expired_announcement_gives_its_room_back(tenant: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_MEASURED_FOR_S", 0.0)
-    quota = StorageQuota(tenant, ROOM_BYTES)
+    quota = get_quota(tenant)
     quota.announce({"incoming/x/i1/a": 700}, 0.01)
     time.sleep(0.02)
     quota.announce({"incoming/x/i1/b": 700}, 60)
 
 
 def test_zero_is_no_limit(tenant: ObjectStore) -> None:
-    StorageQuota(tenant, 0).announce({"incoming/x/i1/a": 2**60}, 60)
+    get_quota(tenant, 0).announce({"incoming/x/i1/a": 2**60}, 60)
 
 
 def test_the_service_refuses_uploads_beyond_the_quota_before_they_are_sent(

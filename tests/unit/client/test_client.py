@@ -108,7 +108,7 @@ async def test_a_wrong_option_is_named_before_anything_is_sent(client, deploymen
 
 async def test_arrays_larger_than_a_message_are_not_sent(client, deployment):
     large = np.zeros((2**20, 5), dtype=np.float32)
-    with pytest.raises(Exhausted, match="a message at most 16777216; upload the arrays") as caught:
+    with pytest.raises(Exhausted, match="a message at most 16777216; pass what `upload` returns") as caught:
         await client.mmd.compute(large, X, pairing="independent")
     assert caught.value.retry_after_s is None
     assert deployment.mmd.requests == []

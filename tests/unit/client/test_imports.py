@@ -10,10 +10,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from tenacity import wait_none
 
-from vfmalign.client import imports
-from vfmalign.client.imports import _Uploader
+from vfmalign.client import uploader
 from vfmalign.client.messages.features import Preprocessing
 from vfmalign.client.messages.imports import FileContent, FileUpload
+from vfmalign.client.uploader import Uploader
 from vfmalign.core.domain.errors import BadOption, DigestMismatch, StoreUnavailable
 from vfmalign.core.domain.models import PreprocessingSpec
 
@@ -52,7 +52,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def open_store(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Store]]:
-    monkeypatch.setattr(imports, "wait_random_exponential", lambda **_: wait_none())
+    monkeypatch.setattr(uploader, "wait_random_exponential", lambda **_: wait_none())
     stores: list[Store] = []
 
     def open_one(*answers: int) -> Store:
@@ -67,23 +67,23 @@ def open_store(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Store]
 
 async def test_an_expired_url_and_a_broken_connection_are_tried_again(open_store: Callable[..., Store]) -> None:
     store = open_store(403, 0, 200)
-    (sha256,) = await _Uploader().upload([b"a"], store.sign)
+    (sha256,) = await Uploader().upload([b"a"], store.sign)
     assert sha256 == hashlib.sha256(b"a").hexdigest()
     assert (store.signed, store.answers) == (3, [])
 
 
 async def test_a_store_that_stays_away_is_named_without_the_url(open_store: Callable[..., Store]) -> None:
-    store = open_store(*[0] * imports._ATTEMPTS)
+    store = open_store(*[0] * uploader._ATTEMPTS)
     with pytest.raises(StoreUnavailable, match="VFMALIGN_PRESIGNED_ENDPOINT") as caught:
-        await _Uploader().upload([b"a"], store.sign)
+        await Uploader().upload([b"a"], store.sign)
     assert caught.value.subject == f"127.0.0.1:{store.server_port}"
     assert "secret" not in str(caught.value)
     assert caught.value.__suppress_context__
 
 
 async def test_bytes_that_arrive_changed_are_not_sent_again(open_store: Callable[..., Store]) -> None:
-    with pytest.raises(DigestMismatch, match="run the import again"):
-        await _Uploader().upload([b"a"], open_store(400).sign)
+    with pytest.raises(DigestMismatch, match="upload it again"):
+        await Uploader().upload([b"a"], open_store(400).sign)
 
 
 @pytest.mark.parametrize(

@@ -5,12 +5,14 @@ Samples have no records here: their tensors are too large for a detour through J
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import ClassVar, Literal, Self
 
 from google.protobuf.message import Message
 
 from vfmalign.client.messages.base import ApiMessage
 from vfmalign.client.messages.common import Cost, Estimate, ObjectRef
+from vfmalign.client.messages.imports import FileContent, FileUpload
 from vfmalign.v1 import mmd_pb2
 
 Pairing = Literal["paired", "independent"]
@@ -44,6 +46,24 @@ class UploadedFeatures(ApiMessage):
     object: ObjectRef
     groups: tuple[str, ...] = ()
     case_ids: tuple[str, ...] = ()
+
+
+class CreateUploadRequest(ApiMessage):
+    """A safetensors file that is uploaded next."""
+
+    PROTO: ClassVar[type[Message]] = mmd_pb2.CreateUploadRequest
+
+    file: FileContent
+
+
+class CreateUploadResponse(ApiMessage):
+    """Where the file is uploaded and until when, and what refers to it."""
+
+    PROTO: ClassVar[type[Message]] = mmd_pb2.CreateUploadResponse
+
+    upload: FileUpload
+    object: ObjectRef
+    expire_time: datetime
 
 
 class Kernel(ApiMessage):

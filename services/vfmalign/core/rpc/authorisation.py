@@ -38,6 +38,7 @@ RPC_ROLES: Mapping[str, frozenset[str]] = MappingProxyType(
         "/vfmalign.v1.ModelService/PublishModel": _IMPORT,
         "/vfmalign.v1.MmdService/Compute": _COMPUTE,
         "/vfmalign.v1.MmdService/ComputeBatch": _COMPUTE,
+        "/vfmalign.v1.MmdService/CreateUpload": _CREATE,
         "/vfmalign.v1.FineTuningService/CreateJob": _CREATE,
         "/vfmalign.v1.FineTuningService/GetJob": _READ,
         "/vfmalign.v1.FineTuningService/ListJobs": _READ,

@@ -60,7 +60,7 @@ STORE_ACCESS: Mapping[str, StoreAccess] = MappingProxyType(
             read=("datasets/", "features/", "incoming/", "models/", "uploads/", "volumes/"),
             write=("datasets/", "features/", "incoming/", "models/", "volumes/"),
         ),
-        "mmd": StoreAccess(read=("features/", "uploads/"), write=()),
+        "mmd": StoreAccess(read=("features/", "uploads/"), write=("uploads/features/",)),
         "finetuning": _ORCHESTRATOR,
         "training": _TRAINING,
     }

@@ -39,9 +39,13 @@ def manifest_key(feature_set: str) -> str:
     return f"{features_prefix(feature_set)}manifest.json"
 
 
+UPLOADS = "uploads/features/"
+"""Prefix of safetensors files that clients upload for comparisons."""
+
+
 def upload_key(sha256: str) -> str:
     """Address of a safetensors file that a client uploads for a comparison, by the digest of its bytes."""
-    return f"uploads/{sha256}.safetensors"
+    return f"{UPLOADS}{sha256}.safetensors"
 
 
 def job_key(job: str, name: str) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from vfmalign.core.domain.errors import DigestMismatch, NotFound, PreconditionFailed
-from vfmalign.core.storage.keys import INCOMING, incoming_prefix
+from vfmalign.core.storage.keys import incoming_prefix
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.core.storage.presigning import PresignedRequest, Presigner
 
@@ -104,9 +104,9 @@ class UploadArea:
         return f"file {sha256[:12]}… of import {self.import_id}"
 
 
-def delete_expired(store: ObjectStore, age_s: float) -> int:
-    """Deletes uploads of a tenant that were written longer ago than `age_s` seconds; returns their number."""
-    expired = store.sizes_bytes(INCOMING, before=datetime.now(UTC) - timedelta(seconds=age_s))
+def delete_expired(store: ObjectStore, prefix: str, age_s: float) -> int:
+    """Deletes uploads of a tenant below a prefix that are older than `age_s` seconds; returns their number."""
+    expired = store.sizes_bytes(prefix, before=datetime.now(UTC) - timedelta(seconds=age_s))
     for key in expired:
         store.delete(key)
     return len(expired)

@@ -21,13 +21,14 @@ from vfmalign.core.rpc.tenants import by_tenant
 from vfmalign.core.runtime import logs
 from vfmalign.core.runtime.work_context import WorkContext
 from vfmalign.core.runtime.work_queue import WorkQueue
+from vfmalign.core.storage.keys import INCOMING
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.core.storage.presigning import Presigner
+from vfmalign.core.storage.quota import StorageQuota
 from vfmalign.core.storage.uploads import UploadArea, delete_expired
 from vfmalign.features import converters
 from vfmalign.features.imports.datasets import Report, publish_dataset
 from vfmalign.features.imports.models import publish_model
-from vfmalign.features.imports.quota import StorageQuota
 from vfmalign.features.settings import FeaturesOptions
 from vfmalign.v1 import imports_pb2 as pb
 from vfmalign.v1 import imports_pb2_grpc
@@ -58,7 +59,9 @@ class Imports:
         self.options = options
         self._presigner = presigner
         self._queue = queue
-        self._quota = StorageQuota(store, options.max_stored_bytes)
+        self._quota = StorageQuota(
+            store, options.max_stored_bytes, setting="VFMALIGN_FEATURES__MAX_STORED_BYTES", uploads=INCOMING
+        )
         self._sweep: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -126,7 +129,7 @@ class Imports:
         logs.bind(tenant=self.store.tenant)
         while True:
             try:
-                if deleted := await asyncio.to_thread(delete_expired, self.store, self.options.upload_age_s):
+                if deleted := await asyncio.to_thread(delete_expired, self.store, INCOMING, self.options.upload_age_s):
                     _LOG.info("uploads_expired", files=deleted)
             except VfmalignError as error:
                 _LOG.warning("uploads_not_swept", error=str(error))

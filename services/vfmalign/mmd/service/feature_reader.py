@@ -177,14 +177,7 @@ class FeatureReader:
 
     def _require_store(self, source: Stored | Uploaded) -> None:
         if self._optional_store is None:
-            field = "feature_set_id" if isinstance(source, Stored) else "uploaded"
-            raise PreconditionFailed(
-                "the request refers to object storage, and this service has none",
-                subject=f"{source.name}.{field}",
-                remedy="send the features inline, or set AWS_ENDPOINT_URL_S3 for the MMD service; "
-                "`vfmalign up` without --only starts both",
-                reason="NO_OBJECT_STORAGE",
-            )
+            raise get_missing_store(f"{source.name}.{'feature_set_id' if isinstance(source, Stored) else 'uploaded'}")
 
     def _read_header(self, source: Uploaded) -> SafetensorsHeader:
         """Read the header of an object, whose size it must account for; rows are compared with the features."""
@@ -252,6 +245,17 @@ class FeatureReader:
             key = ("inline", array.dtype.str, array.shape, hashlib.sha256(np.ascontiguousarray(array).data).digest())
             layers[name] = self._cache.get_or_create(key, partial(_identity, array), _size)
         return replace(sample, layers=layers)
+
+
+def get_missing_store(subject: str) -> PreconditionFailed:
+    """Returns the error for a part of a request that needs object storage where the service has none."""
+    return PreconditionFailed(
+        "the request refers to object storage, and this service has none",
+        subject=subject,
+        remedy="send the features inline, or set AWS_ENDPOINT_URL_S3 for the MMD service; "
+        "`vfmalign up` without --only starts both",
+        reason="NO_OBJECT_STORAGE",
+    )
 
 
 def _not_safetensors(error: MalformedHeader, field: str) -> BadTensor:

@@ -11,7 +11,7 @@ from typing import Any
 
 import grpc
 
-from vfmalign.client.messages.mmd import ComputeResponse, PairError
+from vfmalign.client.messages.mmd import ComputeResponse, CreateUploadRequest, PairError
 from vfmalign.core.domain.errors import BadOption, Exhausted, VfmalignError
 from vfmalign.core.rpc.status_mapping import get_status_code
 from vfmalign.core.runtime.work_context import WorkContext
@@ -21,7 +21,8 @@ from vfmalign.mmd.comparison.options import ComputeConfig
 from vfmalign.mmd.engine.lru_cache import SizedLruCache
 from vfmalign.mmd.service import comparison_job, converters
 from vfmalign.mmd.service.comparison_job import ComparisonJob
-from vfmalign.mmd.service.feature_reader import FeatureReader
+from vfmalign.mmd.service.feature_reader import FeatureReader, get_missing_store
+from vfmalign.mmd.service.uploads import Uploads
 from vfmalign.v1 import mmd_pb2, mmd_pb2_grpc
 
 MAX_PAIRS = 1000
@@ -35,13 +36,23 @@ class MmdServicer(mmd_pb2_grpc.MmdServiceServicer):
 
     Args:
         store: holds stored and uploaded features of the tenant that it serves; None accepts inline features alone.
+        uploads: of this tenant; None without a store.
         engine: device, precision and memory limit.
         queue: runs the comparisons.
         cache_bytes: memory for samples that the pairs of one batch share.
     """
 
-    def __init__(self, store: ObjectStore | None, engine: ComputeConfig, queue: WorkQueue, *, cache_bytes: int) -> None:
-        self._store, self._engine, self._queue, self._cache_bytes = store, engine, queue, cache_bytes
+    def __init__(
+        self,
+        store: ObjectStore | None,
+        uploads: Uploads | None,
+        engine: ComputeConfig,
+        queue: WorkQueue,
+        *,
+        cache_bytes: int,
+    ) -> None:
+        self._store, self._uploads, self._engine, self._queue = store, uploads, engine, queue
+        self._cache_bytes = cache_bytes
 
     async def Compute(self, request: mmd_pb2.ComputeRequest, context: Context) -> mmd_pb2.ComputeResponse:
         """Compares two samples, layer by layer."""
@@ -68,6 +79,17 @@ class MmdServicer(mmd_pb2_grpc.MmdServiceServicer):
                 yield mmd_pb2.ComputeBatchResponse(index=index, error=failure.to_proto())
             else:
                 yield mmd_pb2.ComputeBatchResponse(index=index, response=response)
+
+    async def CreateUpload(
+        self, request: mmd_pb2.CreateUploadRequest, context: Context
+    ) -> mmd_pb2.CreateUploadResponse:
+        """Returns where a file of arrays is uploaded."""
+        record = CreateUploadRequest.from_proto(request)
+        if self._uploads is None:
+            raise get_missing_store("file")
+        response = await asyncio.to_thread(self._uploads.create, record.file)
+        message: mmd_pb2.CreateUploadResponse = response.to_proto()
+        return message
 
     async def _compute(
         self, request: mmd_pb2.ComputeRequest, context: Context, reader: FeatureReader, engine: ComputeConfig

@@ -10,6 +10,7 @@ import pytest
 
 from vfmalign.core.domain.errors import DigestMismatch, InvalidInput, NotFound, PreconditionFailed
 from vfmalign.core.runtime.settings import StoreSettings
+from vfmalign.core.storage.keys import INCOMING
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.core.storage.presigning import Presigner
 from vfmalign.core.storage.uploads import UploadArea, delete_expired
@@ -77,6 +78,6 @@ def test_clearing_begins_with_the_file_that_names_the_others(area: UploadArea, m
 def test_old_uploads_alone_expire(area: UploadArea) -> None:
     put(area, b"a")
     area.store.put("models/m/model.json", b"{}")
-    assert delete_expired(area.store, 60) == 0
-    assert delete_expired(area.store, -5) == 1
+    assert delete_expired(area.store, INCOMING, 60) == 0
+    assert delete_expired(area.store, INCOMING, -5) == 1
     assert list(area.store.list("")) == ["models/m/model.json"]

@@ -1,4 +1,4 @@
-"""Quota of storage: what the objects of one tenant may take before uploads are refused."""
+"""Quota of storage: what objects of one tenant may take before uploads are refused."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from vfmalign.core.domain.errors import TooLarge
-from vfmalign.core.storage.keys import INCOMING
 from vfmalign.core.storage.object_store import ObjectStore
 
 _MEASURED_FOR_S = 60.0
@@ -17,10 +16,10 @@ _MEASURED_FOR_S = 60.0
 
 @dataclass(frozen=True)
 class _Usage:
-    """The objects of a tenant as they were listed."""
+    """The counted objects of a tenant as they were listed, and those among them that were uploaded."""
 
     total_bytes: int
-    incoming_bytes: Mapping[str, int]
+    uploaded_bytes: Mapping[str, int]
     listed_s: float
 
 
@@ -34,7 +33,7 @@ class _Announcement:
 
 @dataclass
 class StorageQuota:
-    """Counts a tenant's objects of every kind, and the uploads that were announced and have not arrived.
+    """Counts objects of a tenant, and the uploads that were announced and have not arrived.
 
     Each process counts the announcements that it received, so that several of them may together exceed the quota by
     those of one hour. Methods may be called from any thread.
@@ -42,10 +41,16 @@ class StorageQuota:
     Attributes:
         store: objects of the tenant.
         limit_bytes: the quota; 0 for none.
+        setting: the setting that holds it, for the error's remedy.
+        uploads: prefix of the keys of uploads.
+        counted: prefix of the keys that the quota counts; all by default.
     """
 
     store: ObjectStore
     limit_bytes: int
+    setting: str
+    uploads: str
+    counted: str = ""
     _usage: _Usage | None = None
     _announced: dict[str, _Announcement] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -65,15 +70,15 @@ class StorageQuota:
         with self._lock:
             now = time.monotonic()
             usage = self._measure(now)
-            arriving = {key: size for key, size in files.items() if usage.incoming_bytes.get(key) != size}
+            arriving = {key: size for key, size in files.items() if usage.uploaded_bytes.get(key) != size}
             others = sum(item.size_bytes for key, item in self._announced.items() if key not in arriving)
             used, added = usage.total_bytes + others, sum(arriving.values())
             if used + added > self.limit_bytes:
+                below = f" below {self.counted}" if self.counted else ""
                 raise TooLarge(
-                    f"the tenant uses {used:,} of {self.limit_bytes:,} bytes, and the upload adds {added:,}",
+                    f"the tenant uses {used:,} of {self.limit_bytes:,} bytes{below}, and the upload adds {added:,}",
                     subject=f"tenant {self.store.tenant}",
-                    remedy="delete objects, which counts after a minute, or ask an operator to raise "
-                    "VFMALIGN_FEATURES__MAX_STORED_BYTES",
+                    remedy=f"delete objects, which counts after a minute, or ask an operator to raise {self.setting}",
                     reason="STORAGE_QUOTA_EXCEEDED",
                 )
             self._announced |= {key: _Announcement(size, now + valid_s) for key, size in arriving.items()}
@@ -87,10 +92,10 @@ class StorageQuota:
     def _measure(self, now: float) -> _Usage:
         usage = self._usage
         if usage is None or now - usage.listed_s >= _MEASURED_FOR_S:
-            sizes = self.store.sizes_bytes("")
-            incoming = {key: size for key, size in sizes.items() if key.startswith(INCOMING)}
-            usage = self._usage = _Usage(sum(sizes.values()), incoming, now)
+            sizes = self.store.sizes_bytes(self.counted)
+            uploaded = {key: size for key, size in sizes.items() if key.startswith(self.uploads)}
+            usage = self._usage = _Usage(sum(sizes.values()), uploaded, now)
             self._announced = {
-                key: item for key, item in self._announced.items() if item.expire_s > now and key not in incoming
+                key: item for key, item in self._announced.items() if item.expire_s > now and key not in uploaded
             }
         return usage

@@ -1,0 +1,77 @@
+"""Sends files to presigned URLs."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Awaitable, Callable, Sequence
+from urllib.parse import urlsplit
+
+import urllib3
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+
+from vfmalign.client.messages.imports import FileContent, FileUpload
+from vfmalign.core.domain.errors import DigestMismatch, StoreUnavailable
+
+_ATTEMPTS = 5
+_CONNECTIONS = 8
+_TIMEOUT = urllib3.Timeout(connect=5.0, read=300.0)
+_BAD_DIGEST = b"<Code>BadDigest</Code>"
+
+
+class Uploader:
+    """Sends files to presigned URLs."""
+
+    def __init__(self) -> None:
+        # Files beyond this number wait for a connection.
+        self._http = urllib3.PoolManager(timeout=_TIMEOUT, retries=False, maxsize=_CONNECTIONS, block=True)
+
+    async def upload(
+        self,
+        contents: Sequence[bytes],
+        sign: Callable[[Sequence[FileContent]], Awaitable[Sequence[FileUpload]]],
+    ) -> tuple[str, ...]:
+        """Uploads files that the store does not have yet; returns their digests.
+
+        URLs are requested anew for every attempt, because they may have expired.
+        """
+        by_digest = {hashlib.sha256(content).hexdigest(): content for content in contents}
+        files = [FileContent(sha256=sha256, size_bytes=len(content)) for sha256, content in by_digest.items()]
+        policy = AsyncRetrying(
+            stop=stop_after_attempt(_ATTEMPTS),
+            wait=wait_random_exponential(multiplier=0.2, max=5),
+            retry=retry_if_exception_type(StoreUnavailable),
+            reraise=True,
+        )
+
+        async def send_all() -> None:
+            pending = [upload for upload in await sign(files) if not upload.complete]
+            await asyncio.gather(
+                *(asyncio.to_thread(self._send, upload, by_digest[upload.sha256]) for upload in pending)
+            )
+
+        await policy(send_all)
+        return tuple(hashlib.sha256(content).hexdigest() for content in contents)
+
+    def _send(self, upload: FileUpload, content: bytes) -> None:
+        host = urlsplit(upload.url).netloc
+        try:
+            response = self._http.request("PUT", upload.url, body=content, headers=upload.headers)
+        except (urllib3.exceptions.HTTPError, OSError):
+            # The error's own message holds the URL, which is a secret.
+            raise StoreUnavailable(
+                "the object storage cannot be reached from this machine",
+                subject=host,
+                remedy="check the network, or ask an operator to set VFMALIGN_PRESIGNED_ENDPOINT for the service",
+            ) from None
+        if response.status == 200:
+            return
+        if _BAD_DIGEST in response.data:
+            raise DigestMismatch(
+                "the file changed on its way to the object storage", subject=host, remedy="upload it again"
+            )
+        raise StoreUnavailable(
+            f"the object storage refused an upload (HTTP {response.status})",
+            subject=host,
+            remedy="upload it again, which sends what is missing; check this machine's clock",
+        )
