@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from vfmalign.core.domain.documents import pluralise
 from vfmalign.core.domain.errors import BadOption
 from vfmalign.core.domain.jobs import CaseScore, JobResult, TrainingSpec, probe_id
 from vfmalign.core.runtime import logs
@@ -198,7 +199,9 @@ def configure_torch(options: TrainingOptions, process_group: ProcessGroup = SING
 
 def describe_device(device: torch.device) -> str:
     """Description of the device for a result."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"cpu, {pluralise(torch.get_num_threads(), 'thread')}"
 
 
 def _load_cases(store: ObjectStore, plan: JobPlan, data: JobData, workers: int, stop: ShutdownRequest) -> CaseSplits:

@@ -160,7 +160,7 @@ def test_two_processes_train_like_one(store, make_spec, finish, together, name):
     one, two = finish(make_spec(f"one-{name}", **JOBS[name])), together[name]
     assert_equal_within_rounding(store, two, one)
     assert one.curve[-1].val_score != one.curve[0].val_score, "the weights do not move"
-    assert two.device == "cpu, 1 threads × 2"
+    assert two.device == "cpu, 1 thread × 2"
 
 
 # --- the launcher -----------------------------------------------------------------------------------------------------

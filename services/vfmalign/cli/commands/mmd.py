@@ -121,7 +121,7 @@ def mmd(
     """Compare two samples of features, layer by layer.
 
     Give either --paired or --independent: the pairing decides which estimator is unbiased. Arrays that are too large
-    for one message are uploaded to the deployment's bucket and stay there.
+    for one message are uploaded, and the service deletes them after a day.
     """
     options = ComputeOptions(
         pairing=_to_pairing(paired=paired, independent=independent),
