@@ -120,17 +120,18 @@ up: $(VENV)/.ready-local  ## start a local stack: object storage and the service
 down: $(VENV)/.ready-local  ## stop the local stack; its data stay
 	$(BIN)/vfmalign down
 
+# Most integration tests wait for a process, so more workers than cores keep the cores busy. OpenMP threads of several processes
+# must not spin while they wait, and small tensors need one thread.
+WORKERS ?= 4
+BESIDE  := -n $(WORKERS) --dist loadscope --no-loadscope-reorder
+
 check: lint types imports protos  ## formatting, lint, types, import contracts and protos
 
 k8s-check: setup  ## render the manifests of k8s/, validate them and check them against a policy (needs kubectl)
 	@command -v kubectl > /dev/null || { \
 	  echo "kubectl is not there: apt-get install kubectl (Debian, as root), or see https://kubernetes.io/docs/tasks/tools/" >&2; exit 1; }
-	$(BIN)/pytest tests/k8s
+	$(BIN)/pytest $(BESIDE) tests/k8s
 
-# Most integration tests wait for a process, so more workers than cores keep the cores busy. OpenMP threads of several processes
-# must not spin while they wait, and small tensors need one thread.
-WORKERS ?= 4
-BESIDE  := -n $(WORKERS) --dist loadscope --no-loadscope-reorder
 test: setup  ## unit, integration and end-to-end tests, with real S3, databases and processes (WORKERS=4)
 	OMP_WAIT_POLICY=PASSIVE OMP_NUM_THREADS=1 $(BIN)/pytest $(BESIDE) tests/e2e tests/integration tests/gpu tests/unit --durations=20
 

@@ -12,6 +12,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -97,14 +98,20 @@ def make_training_job(cluster: Cluster) -> Object:
     return job
 
 
+@cache
+def _has_compose() -> bool:
+    docker = shutil.which("docker")
+    return docker is not None and subprocess.run([docker, "compose", "version"], capture_output=True).returncode == 0
+
+
 def _needs_docker(block: Block) -> bool:
     return "docker " in block.script
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=str)
 def test_a_documented_command_runs(block: Block, run: Run, cluster: Cluster) -> None:
-    if _needs_docker(block) and shutil.which("docker") is None:
-        pytest.skip("docker is not installed")
+    if _needs_docker(block) and not _has_compose():
+        pytest.skip("docker with its Compose plugin is not installed")
     cluster.add([make_training_job(cluster)])
     run(block.script)
 
@@ -250,8 +257,8 @@ WRONG = {
 @pytest.mark.parametrize("name", WRONG)
 def test_a_wrong_command_fails(name: str, run: Run) -> None:
     start, old, new, words = WRONG[name]
-    if start.startswith("docker") and shutil.which("docker") is None:
-        pytest.skip("docker is not installed")
+    if start.startswith("docker") and not _has_compose():
+        pytest.skip("docker with its Compose plugin is not installed")
     command = list_lines(start)[0]
     assert old in command
     with pytest.raises(AssertionError, match=re.escape(words)):
