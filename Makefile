@@ -186,14 +186,16 @@ locks: setup  ## deploy/locks: every package of every image with its sha256 (nee
 
 images:  ## build every image as vfmalign/<name>:VERSION (needs docker; BASE=, TORCH=cpu or cuda, WHEELS=DIR, IMAGES=)
 	@docker info > /dev/null 2>&1 || { echo "images need a running Docker engine: install docker.io and start dockerd"; exit 1; }
-	@for name in $(IMAGES); do \
-	  echo "building vfmalign/$$name:$(VERSION) ..."; \
-	  docker buildx build --quiet --load -f deploy/Dockerfile --target $$name -t vfmalign/$$name:$(VERSION) \
-	    $(if $(WHEELS),--build-context wheels=$(WHEELS)) --build-arg BASE=$(BASE) --build-arg TORCH=$(TORCH) \
-	    --build-arg TORCH_INDEX=$(IMAGE_INDEX) --build-arg VERSION=$(VERSION) \
-	    --build-arg REVISION=$$(git rev-parse HEAD 2>/dev/null || echo unknown) . || exit 1; \
-	done
+	@$(MAKE) --no-print-directory --jobs 2 $(IMAGES:%=image-%)
 	@docker images --filter reference='vfmalign/*:$(VERSION)' --format 'table {{.Repository}}\t{{.Size}}'
+
+# Two at a time: an installation uses one core, and stages that images share are built once.
+image-%:
+	@echo "building vfmalign/$*:$(VERSION) ..."
+	@docker buildx build --quiet --load -f deploy/Dockerfile --target $* -t vfmalign/$*:$(VERSION) \
+	  $(if $(WHEELS),--build-context wheels=$(WHEELS)) --build-arg BASE=$(BASE) --build-arg TORCH=$(TORCH) \
+	  --build-arg TORCH_INDEX=$(IMAGE_INDEX) --build-arg VERSION=$(VERSION) \
+	  --build-arg REVISION=$$(git rev-parse HEAD 2>/dev/null || echo unknown) .
 
 test-containers: setup images  ## build the images and run a check in containers, each of which is killed once
 	$(BIN)/pytest tests/containers --durations=10
