@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 
 from vfmalign.core.domain.errors import InvalidInput
 from vfmalign.finetuning.experiments.analysis.averages import SeedAverage
+from vfmalign.finetuning.experiments.analysis.cells import ControlName
 from vfmalign.finetuning.experiments.analysis.claims import CLAIM_STATEMENTS, Claim
 from vfmalign.finetuning.experiments.analysis.experiment_report import ExperimentReport
 from vfmalign.finetuning.experiments.analysis.points import PREDICTORS, flag_symbols
@@ -144,7 +145,26 @@ def _render_controls(averages: Sequence[SeedAverage]) -> str:
         if one.controls
     ]  # fmt: skip
     header = ("task", "model", "MMD²", "shuffled labels", "between two seeds", "of random weights")
-    return _section("Controls", header, rows) if rows else ""
+    return _section("Controls", header, rows, _summarise_controls(averages)) if rows else ""
+
+
+def _summarise_controls(averages: Sequence[SeedAverage]) -> str:
+    """In how many pairs of model and task a control is as large as the shift itself."""
+    labels: Mapping[ControlName, str] = {
+        "shuffled_labels": "the shift after fine-tuning on shuffled labels",
+        "between_seeds": "the distance between two seeds",
+    }
+    counts = []
+    for name, label in labels.items():
+        pairs = [
+            (one.controls[name], one.shift.value)
+            for one in averages
+            if name in one.controls and one.shift.value is not None
+        ]
+        if pairs:
+            larger = sum(control >= shift for control, shift in pairs)
+            counts.append(f"{label} is at least as large in {larger} of {len(pairs)}")
+    return f"Beside the shift of each pair of model and task, {', and '.join(counts)}."
 
 
 def _render_predictors(report: ExperimentReport) -> str:

@@ -55,6 +55,20 @@ def test_every_number_of_the_report_stands_in_its_table(folder, large):
     assert "### Cells without results" not in text
 
 
+def test_controls_are_counted_beside_the_shifts(tmp_path, large):
+    first, second, *others = large.averages
+    shift = first.shift.value
+    averages = (
+        first.model_copy(update={"controls": {"shuffled_labels": shift, "between_seeds": shift / 2}}),
+        second.model_copy(update={"controls": {"shuffled_labels": second.shift.value / 2}}),
+        *others,
+    )
+    (tmp_path / "report.json").write_bytes(large.model_copy(update={"averages": averages}).to_json())
+    text = render_results(tmp_path)
+    assert "on shuffled labels is at least as large in 1 of 2, and the distance between two seeds" in text
+    assert "two seeds is at least as large in 0 of 1." in text
+
+
 def test_an_edited_number_is_found_and_the_command_restores_it(folder, tmp_path, capsys):
     page = tmp_path / "evidence.md"
     page.write_text(PAGE)
