@@ -128,7 +128,7 @@ def from_datalist(content: Any, dataset_id: str) -> DatasetManifest:
         if "declaration" in content:
             fields["declaration"] = DatasetDeclaration.model_validate(content["declaration"])
         return DatasetManifest.model_validate(fields)
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
         detail = f": {describe_invalid(error)}" if isinstance(error, ValidationError) else ""
         raise PreconditionFailed(
             f"dataset.json is not a datalist of this version{detail}",
