@@ -6,6 +6,7 @@ import json
 import re
 import socket
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from vfmalign.cli.local import doctor
 from vfmalign.cli.options import build_recipe
 from vfmalign.client.samples import StoredFeatureSet
 from vfmalign.core.domain import errors
+from vfmalign.mmd.service.feature_reader import get_missing_store
 
 NEED_A_STACK = [
     ("dataset", "list"),
@@ -232,18 +234,19 @@ def test_a_feature_set_may_name_the_digest_of_its_manifest() -> None:
             arrays.parse_sample(wrong, "A")
 
 
-def test_an_array_too_large_for_a_message_needs_a_store(
-    invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    np.save(tmp_path / "big.npy", np.zeros((1500, 1500)))
-    for service in ("FEATURES", "MMD", "FINETUNING"):
-        monkeypatch.setenv(f"VFMALIGN_{service}_ADDRESS", "127.0.0.1:1")
-    for name in ("AWS_ENDPOINT_URL_S3", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.delenv(name, raising=False)
-    code, _, err = invoke("mmd", "big.npy", "big.npy", "--paired", "--sigma", "1")
-    assert code == exits.BAD_INPUT
-    assert "34.3 MiB" in err
-    assert "set AWS_ENDPOINT_URL_S3" in err
+@pytest.mark.parametrize(
+    ("local", "words"), [(None, "ask an operator to give"), ("a stack", "start the local stack without --only")]
+)
+def test_an_array_too_large_for_a_message_needs_a_service_with_a_store(local: object, words: str) -> None:
+    def refuse(_: object) -> None:
+        raise get_missing_store("file")
+
+    target, said = SimpleNamespace(local=local, run=refuse), []
+    with pytest.raises(errors.BadTensor, match=r"a message of 34\.3 MiB; the limit is 16 MiB") as caught:
+        arrays.upload_large_samples(dict.fromkeys("AB", np.zeros((1500, 1500))), target, said.append)
+    assert words in caught.value.remedy
+    assert "--local" in caught.value.remedy
+    assert said == ["uploading A (17.2 MiB): the arrays are too large for one message"]
 
 
 @pytest.mark.parametrize(
