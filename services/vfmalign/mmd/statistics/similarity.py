@@ -30,8 +30,8 @@ from vfmalign.mmd.engine.rows import FloatArray
 
 MAX_ROWS = 8192
 """Largest number of rows of a sample, because the time grows with its square."""
-MAX_EIGEN_SIZE = 2048
-"""Largest size of an eigenproblem, the smaller of rows and channels: a decomposition cannot be cancelled."""
+MAX_EIGEN_SIZE = 1536
+"""Largest size of an eigenproblem, the smaller of rows and channels: half a second, which cannot be cancelled."""
 MAX_AXES = 64
 """Largest number of principal axes of the Fréchet distance, because its bias is of the order axes/rows."""
 BLOCK_ENTRIES = 2**20
@@ -137,8 +137,8 @@ def frechet(
     Args:
         x: features (n, c).
         y: features (m, c).
-        reference: features (r, c); None for x. Each has 3 to 8,192 rows, and r or c is at most 2,048.
-        context: checked before every product of matrices; the decomposition of 2,048 rows or channels takes seconds.
+        reference: features (r, c); None for x. Each has 3 to 8,192 rows, and r or c is at most 1,536.
+        context: checked before every product of matrices; the decomposition takes up to half a second.
 
     Raises:
         BadTensor: not two axes, NaN or infinity, channels that differ, or values above 1e70.

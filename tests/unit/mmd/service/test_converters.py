@@ -250,7 +250,7 @@ def test_a_measure_of_too_many_rows_is_refused_before_anything_is_read():
     memory_budget.check_measures(
         axes, options.model_copy(update={"measures": ("frechet",), "layers": ("a",)}), streamed=False
     )
-    with pytest.raises(BadOption, match="at most 2048 rows or channels, got 5000 rows of 5000 channels in `reference`"):
+    with pytest.raises(BadOption, match="at most 1536 rows or channels, got 5000 rows of 5000 channels in `reference`"):
         memory_budget.check_measures(axes, options.model_copy(update={"measures": ("frechet",)}), streamed=False)
 
 
