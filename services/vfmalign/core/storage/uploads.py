@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from vfmalign.core.domain.errors import DigestMismatch, NotFound, PreconditionFailed
+from vfmalign.core.domain.errors import DigestMismatch, NotFound, PreconditionFailed, VfmalignError
+from vfmalign.core.runtime import logs
 from vfmalign.core.storage.keys import incoming_prefix
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.core.storage.presigning import PresignedRequest, Presigner
 
 _PARALLEL_REQUESTS = 8
+_SWEEP_PAUSE_S = 3600.0
+_LOG = logs.get("uploads")
 
 
 @dataclass(frozen=True)
@@ -110,3 +114,15 @@ def delete_expired(store: ObjectStore, prefix: str, age_s: float) -> int:
     for key in expired:
         store.delete(key)
     return len(expired)
+
+
+async def keep_deleting_expired(store: ObjectStore, prefix: str, age_s: float) -> None:
+    """Deletes expired uploads of a tenant at once and then every hour, until it is cancelled."""
+    logs.bind(tenant=store.tenant)
+    while True:
+        try:
+            if deleted := await asyncio.to_thread(delete_expired, store, prefix, age_s):
+                _LOG.info("uploads_expired", files=deleted)
+        except VfmalignError as error:
+            _LOG.warning("uploads_not_swept", error=str(error))
+        await asyncio.sleep(_SWEEP_PAUSE_S)

@@ -15,17 +15,16 @@ from grpc.aio import Server, ServicerContext
 from vfmalign.client.dataset_description import describe_dataset
 from vfmalign.client.messages import imports as messages
 from vfmalign.client.messages.common import Progress
-from vfmalign.core.domain.errors import TooLarge, VfmalignError
+from vfmalign.core.domain.errors import TooLarge
 from vfmalign.core.rpc.identity import current_identity
 from vfmalign.core.rpc.tenants import by_tenant
-from vfmalign.core.runtime import logs
 from vfmalign.core.runtime.work_context import WorkContext
 from vfmalign.core.runtime.work_queue import WorkQueue
 from vfmalign.core.storage.keys import INCOMING
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.core.storage.presigning import Presigner
 from vfmalign.core.storage.quota import StorageQuota
-from vfmalign.core.storage.uploads import UploadArea, delete_expired
+from vfmalign.core.storage.uploads import UploadArea, keep_deleting_expired
 from vfmalign.features import converters
 from vfmalign.features.imports.datasets import Report, publish_dataset
 from vfmalign.features.imports.models import publish_model
@@ -35,8 +34,6 @@ from vfmalign.v1 import imports_pb2_grpc
 
 T = TypeVar("T")
 Context = ServicerContext[Any, Any]
-_SWEEP_PAUSE_S = 3600.0
-_LOG = logs.get("imports")
 
 
 @dataclass(frozen=True)
@@ -66,7 +63,7 @@ class Imports:
 
     def start(self) -> None:
         """Begins to delete expired uploads."""
-        self._sweep = asyncio.create_task(self._delete_expired())
+        self._sweep = asyncio.create_task(keep_deleting_expired(self.store, INCOMING, self.options.upload_age_s))
 
     def close(self) -> None:
         """Ends the deletion of expired uploads."""
@@ -124,16 +121,6 @@ class Imports:
             stop.set()
             task.cancel()
             task.add_done_callback(lambda done: done.cancelled() or done.exception())
-
-    async def _delete_expired(self) -> None:
-        logs.bind(tenant=self.store.tenant)
-        while True:
-            try:
-                if deleted := await asyncio.to_thread(delete_expired, self.store, INCOMING, self.options.upload_age_s):
-                    _LOG.info("uploads_expired", files=deleted)
-            except VfmalignError as error:
-                _LOG.warning("uploads_not_swept", error=str(error))
-            await asyncio.sleep(_SWEEP_PAUSE_S)
 
 
 class DatasetServicer(imports_pb2_grpc.DatasetServiceServicer):

@@ -8,17 +8,13 @@ from datetime import UTC, datetime, timedelta
 from vfmalign.client.messages.common import ObjectRef
 from vfmalign.client.messages.imports import FileContent, FileUpload
 from vfmalign.client.messages.mmd import CreateUploadResponse
-from vfmalign.core.domain.errors import TooLarge, VfmalignError
-from vfmalign.core.runtime import logs
+from vfmalign.core.domain.errors import TooLarge
 from vfmalign.core.storage.keys import UPLOADS, upload_key
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.core.storage.presigning import Presigner
 from vfmalign.core.storage.quota import StorageQuota
-from vfmalign.core.storage.uploads import delete_expired
+from vfmalign.core.storage.uploads import keep_deleting_expired
 from vfmalign.mmd.settings import MmdOptions
-
-_SWEEP_PAUSE_S = 3600.0
-_LOG = logs.get("uploads")
 
 
 class Uploads:
@@ -43,7 +39,7 @@ class Uploads:
 
     def start(self) -> None:
         """Begins to delete expired uploads."""
-        self._sweep = asyncio.create_task(self._delete_expired())
+        self._sweep = asyncio.create_task(keep_deleting_expired(self._store, UPLOADS, self._options.upload_age_s))
 
     def close(self) -> None:
         """Ends the deletion of expired uploads."""
@@ -79,13 +75,3 @@ class Uploads:
         """Whether a file is there for half of its time at least: else it is uploaded again, which renews it."""
         old = datetime.now(UTC) - timedelta(seconds=self._options.upload_age_s / 2)
         return self._store.size_bytes(key) == size_bytes and key not in self._store.sizes_bytes(key, before=old)
-
-    async def _delete_expired(self) -> None:
-        logs.bind(tenant=self._store.tenant)
-        while True:
-            try:
-                if deleted := await asyncio.to_thread(delete_expired, self._store, UPLOADS, self._options.upload_age_s):
-                    _LOG.info("uploads_expired", files=deleted)
-            except VfmalignError as error:
-                _LOG.warning("uploads_not_swept", error=str(error))
-            await asyncio.sleep(_SWEEP_PAUSE_S)
