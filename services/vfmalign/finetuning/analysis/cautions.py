@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from vfmalign.core.domain.documents import pluralise
 from vfmalign.core.domain.record import Record
+from vfmalign.finetuning.analysis.gain import MIN_GROUPS
 from vfmalign.finetuning.analysis.records import CheckAnalysis
 from vfmalign.finetuning.analysis.shift import is_saturated
 
@@ -20,6 +22,7 @@ def list_cautions(result: CheckAnalysis) -> tuple[Caution, ...]:
         _caution_about_splits(result),
         _caution_about_phantoms(result),
         _caution_about_shuffled_labels(result),
+        _caution_about_reference(result),
         _caution_about_saturation(result),
         _caution_about_top_channels(result),
         _caution_about_naive_baseline(result),
@@ -56,6 +59,17 @@ def _caution_about_shuffled_labels(result: CheckAnalysis) -> Caution | None:
         title="Control",
         text="The pretrained network was fine-tuned on targets of other cases. Its shift is that of a fine-tuning that "
         "learns nothing about the task, and its gain has no meaning.",
+    )
+
+
+def _caution_about_reference(result: CheckAnalysis) -> Caution | None:
+    if result.reference_groups is None or result.reference_groups >= MIN_GROUPS:
+        return None
+    return Caution(
+        title="Few training patients",
+        text=f"The scale of the channels and the bandwidth of MMD² are estimated from "
+        f"{pluralise(result.reference_groups, 'training patient')}, fewer than {MIN_GROUPS}. MMD² depends strongly on "
+        "which patients these are.",
     )
 
 

@@ -145,6 +145,8 @@ class CheckAnalysis(Record):
         phantom: True if the cases are generated and do not come from patients.
         leakage_known: False if the model card does not list the pretraining data.
         test_groups: number of patients in the test split.
+        reference_groups: number of training patients, whose features determine scale and bandwidth of MMD²; None in
+            artifacts of older versions.
         naive_baseline: None in artifacts of older versions.
         shift_ratio: by layer, MMD²(before, after) / MMD²(before, re-initialised) on standardised features.
         paired_similarity: by layer, the mean kernel between each case before and after; see `shift.paired_similarity`.
@@ -166,6 +168,7 @@ class CheckAnalysis(Record):
     phantom: bool
     leakage_known: bool
     test_groups: int
+    reference_groups: int | None = None
     verdict: StoredVerdict
     metrics: tuple[MetricSpec, ...]
     primary_metric: str

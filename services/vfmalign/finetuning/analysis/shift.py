@@ -45,7 +45,8 @@ def paired_similarity(unbiased: LayerResult, biased: LayerResult, rows: int) -> 
     if (rows * v.error_bound + (rows - 1) * u.error_bound) / 2 > SATURATION_THRESHOLD / 10:
         return absent("the precision of MMD² is too low to resolve the kernel between a case and itself")
     mean = 1 - (rows * v.mmd2.value - (rows - 1) * u.mmd2.value) / 2
-    return Estimate(value=mean, absent_reason="no interval is formed for this mean")
+    # The kernel is between 0 and 1. Rounding of U and V can take its mean out of this range.
+    return Estimate(value=min(max(mean, 0.0), 1.0), absent_reason="no interval is formed for this mean")
 
 
 def is_saturated(similarity: Estimate) -> bool:

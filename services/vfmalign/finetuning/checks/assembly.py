@@ -77,6 +77,7 @@ def assemble(
         phantom=valid.phantom,
         leakage_known=valid.leakage_known,
         test_groups=valid.test_groups,
+        reference_groups=valid.reference_groups,
         verdict=decide_verdict(specialised, metric, held_out=valid.held_out),
         metrics=metrics,
         primary_metric=main.primary_metric,

@@ -54,6 +54,8 @@ class Validated(Record):
         layers: compared layers, the primary one first.
         naive_baseline: what the task's naive baseline predicts; empty in artifacts of versions that did not store it.
         test_groups: number of patients in the test split.
+        reference_groups: number of patients in the training split, the reference of the comparisons; None in artifacts
+            of versions that did not store it.
         recipes: of the three trainings, with the presets as they were when the check began.
     """
 
@@ -67,6 +69,7 @@ class Validated(Record):
     phantom: bool
     leakage_known: bool
     test_groups: int
+    reference_groups: int | None = None
     recipes: dict[Network, TrainingRecipe]
 
 
@@ -108,6 +111,7 @@ def validate(store: ObjectStore, check: StoredCheck) -> Validated:
         phantom=dataset.phantom,
         leakage_known=bool(card.pretraining) or card.objective == "random",
         test_groups=len({case.group for case in dataset.test}),
+        reference_groups=len({case.group for case in dataset.train}),
         recipes={network: get_recipe(request, network, model_input.shape_DHW) for network in NETWORKS},
     )
 

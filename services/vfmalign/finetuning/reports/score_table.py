@@ -58,7 +58,9 @@ def _make_mean_row(result: CheckAnalysis, metric: MetricSpec) -> ScoreRow:
     if result.naive_baseline is not None:
         values["naive"] = result.naive_baseline.test_means.get(metric.name)
     unit = f" ({metric.unit})" if metric.unit else ""
-    return _make_row(("mean " if metric.of_set == "mean" else "") + metric.title + unit, metric, values)
+    # The title of a mean over structures begins with "mean" already.
+    is_named = metric.of_set != "mean" or metric.title.startswith("mean ")
+    return _make_row(("" if is_named else "mean ") + metric.title + unit, metric, values)
 
 
 def _make_row(name: str, metric: MetricSpec, values: Mapping[Scored, float | None]) -> ScoreRow:

@@ -149,7 +149,8 @@ def frechet(
     _check_channels(samples)
     fewest = min(map(len, samples))
     if fewest < 3:
-        return MeasureValue(None, absent_reason=f"a Fréchet distance needs at least 3 rows per sample, got {fewest}")
+        reason = f"a Fréchet distance needs at least 3 rows in each sample and in the reference, got {fewest}"
+        return MeasureValue(None, absent_reason=reason)
     fitted_FC = samples[2] - samples[2].mean(axis=0)
     axes_CA = _principal_axes(fitted_FC, min((fewest - 1) // 2, MAX_AXES), context)
     if axes_CA.shape[1] == 0:

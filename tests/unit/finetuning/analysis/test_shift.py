@@ -78,6 +78,18 @@ def test_equal_features_have_similarity_one():
     assert not is_saturated(similarity)
 
 
+@pytest.mark.parametrize("u", [1.0, 1.0 + 1e-12, 1.0 - 1e-12])
+def test_rounding_takes_the_similarity_out_of_no_bound(u):
+    """Features that moved far: n·V − (n − 1)·U is 2 but for rounding."""
+    rows = 3
+    far = paired_similarity(layer(u), layer((2 + (rows - 1) * 1.0) / rows), rows)
+    assert far.value == pytest.approx(0.0, abs=1e-11)
+    assert far.value >= 0.0
+    near = paired_similarity(layer(u), layer((rows - 1) * 1.0 / rows), rows)
+    assert near.value == pytest.approx(1.0, abs=1e-11)
+    assert near.value <= 1.0
+
+
 def test_paired_similarity_is_absent_with_a_reason():
     one_row = paired_similarity(layer(absent("needs at least 2 rows")), layer(0.1), 1)
     assert (one_row.value, one_row.absent_reason) == (None, "needs at least 2 rows")

@@ -86,6 +86,15 @@ def test_banners_show_exactly_where_true(make_report):
     assert "Pretraining set unknown." in html_of(make_report(leakage_known=False))
 
 
+def test_few_training_patients_have_a_caution(make_report):
+    for groups, text in ((2, "from 2 training patients, fewer than 8"), (1, "from 1 training patient, fewer than 8")):
+        report = make_report(reference_groups=groups)
+        assert "Few training patients" in [caution.title for caution in list_cautions(report.result)]
+        assert text in " ".join(Outline(html_of(report)).text)
+    for enough in (8, None):  # older versions did not store the number
+        assert "Few training patients" not in html_of(make_report(reference_groups=enough))
+
+
 def test_marks_saturated_layers(make_report):
     similarity = make_report().result.paired_similarity | {"stages.3": Estimate(value=0.0123)}
     html = html_of(make_report(paired_similarity=similarity))

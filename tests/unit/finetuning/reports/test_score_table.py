@@ -32,6 +32,11 @@ def test_without_case_scores_there_is_the_mean_alone(make_report):
     assert [row.name for row in list_score_rows(make_report().result, METRIC, {})] == ["mean lesion Dice"]
 
 
+def test_a_mean_over_structures_is_called_mean_once(make_report):
+    metric = METRIC.model_copy(update={"name": "mean_dice"})
+    assert list_score_rows(make_report().result, metric, {})[0].name == "mean Dice"
+
+
 def test_other_metrics_have_a_row_where_they_are_worse_than_the_naive_baseline(make_report):
     result = make_report().result
     means = {METRIC.name: 0.9, "gland_dice": 0.9, "lesion_hd95": 3.57}
