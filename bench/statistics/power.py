@@ -47,7 +47,8 @@ def simulate_power(datasets: int, seed: int, processes: int) -> Section:
         ]
         alibi = _alibi_detect(scenario, outcomes, seed)
         if isinstance(alibi, str):
-            section.sentences.append(f"alibi-detect: {alibi}.")
+            if (sentence := f"alibi-detect: {alibi}.") not in section.sentences:
+                section.sentences.append(sentence)
         else:
             single = _rejections(outcome.p for outcome in outcomes)
             comparisons.append(("one Gaussian, pooled median", single, "alibi-detect, same σ", _rejections(alibi)))
