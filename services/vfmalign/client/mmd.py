@@ -10,6 +10,7 @@ from safetensors.numpy import save
 
 from vfmalign.client.messages.imports import FileContent, FileUpload
 from vfmalign.client.messages.mmd import (
+    UNNAMED_LAYER,
     ComputeOptions,
     ComputeResponse,
     CreateUploadRequest,
@@ -29,8 +30,6 @@ from vfmalign.core.rpc.transport import MESSAGE_BYTES
 from vfmalign.v1 import mmd_pb2, mmd_pb2_grpc
 
 COMPUTE_TIMEOUT_S = 3600.0
-DEFAULT_LAYER = "features"
-"""Name of the layer of a sample that is one array."""
 
 
 class AsyncMmdClient:
@@ -116,7 +115,7 @@ class AsyncMmdClient:
             VfmalignError: the call failed otherwise.
         """
         labelled = features if isinstance(features, LabelledFeatures) else LabelledFeatures(features)
-        layers = labelled.layers if isinstance(labelled.layers, Mapping) else {DEFAULT_LAYER: labelled.layers}
+        layers = labelled.layers if isinstance(labelled.layers, Mapping) else {UNNAMED_LAYER: labelled.layers}
         answers: list[CreateUploadResponse] = []
 
         async def sign(files: Sequence[FileContent]) -> Sequence[FileUpload]:

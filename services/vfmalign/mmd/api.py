@@ -17,6 +17,7 @@ from torch import Tensor
 
 from vfmalign.client.messages.common import Interval
 from vfmalign.client.messages.mmd import (
+    UNNAMED_LAYER,
     Estimator,
     KernelFamily,
     LayerResult,
@@ -32,7 +33,6 @@ from vfmalign.mmd.comparison.samples import Sample
 from vfmalign.mmd.engine.row_streams import FeatureArray, to_numpy
 
 Features: TypeAlias = NDArray[Any] | Tensor
-_LAYER = "features"
 
 
 @dataclass(frozen=True)
@@ -215,7 +215,7 @@ def _to_result(layer: LayerResult, backend: str) -> MmdResult:
 
 def _sample(name: str, features: Features, groups: Sequence[str] = ()) -> Sample:
     """Return features as a sample of the engine."""
-    return Sample(name, {_LAYER: _array(features, name)}, tuple(groups))
+    return Sample(name, {UNNAMED_LAYER: _array(features, name)}, tuple(groups))
 
 
 def _compare(

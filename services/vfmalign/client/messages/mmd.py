@@ -15,6 +15,9 @@ from vfmalign.client.messages.common import Cost, Estimate, ObjectRef
 from vfmalign.client.messages.imports import FileContent, FileUpload
 from vfmalign.v1 import mmd_pb2
 
+UNNAMED_LAYER = "features"
+"""Name of a layer that the caller does not name, such as that of a sample that is one array."""
+
 Pairing = Literal["paired", "independent"]
 Estimator = Literal["biased", "unbiased_paired", "unbiased_independent", "linear", "block", "random_fourier"]
 KernelFamily = Literal[

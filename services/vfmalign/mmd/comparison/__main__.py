@@ -13,6 +13,7 @@ from pathlib import Path
 from google.protobuf.json_format import ParseDict, ParseError
 from pydantic import Field
 
+from vfmalign.client.messages.mmd import UNNAMED_LAYER
 from vfmalign.core.domain.errors import BadOption, Exhausted, InvalidInput, NotFound, PreconditionFailed, VfmalignError
 from vfmalign.core.runtime.auth_settings import DEFAULT_TENANT, TENANT_OF_KEYS, TenantName
 from vfmalign.core.runtime.metrics import Stages
@@ -177,13 +178,12 @@ def _read_stored(places: Mapping[str, str], options: ComparisonOptions, engine: 
 def _read_files(places: Mapping[str, str], options: ComparisonOptions, engine: ComputeConfig) -> list[Sample]:
     """Return .npy files as arrays or, where they do not fit into memory, x and y as streams."""
     paths = {name: Path(place) for name, place in places.items()}
-    layer = converters.INLINE_LAYER
     if _MOST_GROWTH * sum(path.stat().st_size for path in paths.values() if path.is_file()) > engine.memory_bytes:
-        streams = [Sample(name, {layer: NpyRows(path, name)}) for name, path in paths.items()]
+        streams = [Sample(name, {UNNAMED_LAYER: NpyRows(path, name)}) for name, path in paths.items()]
         if not memory_budget.fits([memory_budget.get_sample_shape(stream) for stream in streams], options, engine):
-            arrays = [Sample(name, {layer: read_npy(paths[name], name)}) for name in list(paths)[2:]]
+            arrays = [Sample(name, {UNNAMED_LAYER: read_npy(paths[name], name)}) for name in list(paths)[2:]]
             return [*streams[:2], *arrays]
-    return [Sample(name, {layer: read_npy(path, name)}) for name, path in paths.items()]
+    return [Sample(name, {UNNAMED_LAYER: read_npy(path, name)}) for name, path in paths.items()]
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ Options go through the message's record (`client.messages.mmd`); tensors do not,
 
 from __future__ import annotations
 
-from vfmalign.client.messages.mmd import BandwidthRule, ComputeOptions, Kernel, TestOptions
+from vfmalign.client.messages.mmd import UNNAMED_LAYER, BandwidthRule, ComputeOptions, Kernel, TestOptions
 from vfmalign.core.domain.errors import BadOption, BadTensor
 from vfmalign.core.rpc.tensors import to_array
 from vfmalign.mmd.comparison.options import ComparisonOptions
@@ -13,7 +13,6 @@ from vfmalign.mmd.comparison.samples import Sample
 from vfmalign.mmd.service.feature_reader import Source, Stored, Uploaded
 from vfmalign.v1 import mmd_pb2
 
-INLINE_LAYER = "features"
 DEFAULT_LEVEL = 0.95
 
 
@@ -89,7 +88,7 @@ def to_source(message: mmd_pb2.FeatureSource, field: str) -> Source:
         raise BadOption("has no features", field=field, remedy="set feature_set_id, inline or uploaded")
     layers = {}
     for index, layer in enumerate(message.inline.layers):
-        name = layer.layer or INLINE_LAYER
+        name = layer.layer or UNNAMED_LAYER
         if name in layers:
             raise BadTensor(
                 f"layer `{name}` occurs twice",
