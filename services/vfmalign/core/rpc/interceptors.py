@@ -28,7 +28,6 @@ from vfmalign.core.domain.errors import (
     Forbidden,
     Internal,
     InvalidInput,
-    Unauthenticated,
     Unavailable,
     VfmalignError,
 )
@@ -268,13 +267,16 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         started = time.perf_counter()
         code = grpc.StatusCode.OK
         failure: VfmalignError | None = None
+        identifying = False
         try:
             self._gate.check(method.service)
+            identifying = True
             await self._identify(context, method)
+            identifying = False
             yield
         except VfmalignError as error:
             failure = error
-            if isinstance(error, Unauthenticated | Forbidden):
+            if identifying or isinstance(error, Forbidden):
                 method.account_denial(error)
         except (asyncio.CancelledError, GeneratorExit):
             left_s = context.time_remaining()

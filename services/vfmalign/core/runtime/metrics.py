@@ -31,7 +31,7 @@ grpc_handled = Counter(
 )
 calls_denied = Counter(
     "vfmalign_calls_denied",
-    "RPCs whose caller did not prove who it is, or may not make them.",
+    "RPCs whose caller could not be identified, or may not make them.",
     ("grpc_service", "grpc_method", "reason"),
     registry=REGISTRY,
 )
@@ -81,7 +81,7 @@ engine_cpu_seconds = Counter(
 )
 store_failures = Counter(
     "vfmalign_store_failures",
-    "Requests to the object store that failed or were rejected.",
+    "Calls to the object store that failed after every attempt, or were refused.",
     registry=REGISTRY,
 )
 artifacts_recomputed = Counter(

@@ -19,7 +19,7 @@ import urllib3
 from minio import Minio
 from minio.error import S3Error
 from pydantic import ValidationError
-from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
+from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from vfmalign.core.domain.datasets import VolumeRef
 from vfmalign.core.domain.errors import (
@@ -27,7 +27,7 @@ from vfmalign.core.domain.errors import (
     InvalidInput,
     NotFound,
     PreconditionFailed,
-    VfmalignError,
+    StoreUnavailable,
 )
 from vfmalign.core.domain.record import Record, describe_invalid
 from vfmalign.core.runtime import metrics
@@ -355,15 +355,18 @@ class ObjectStore(TenantKeys):
             stop=stop_after_attempt(self._attempts),
             wait=wait_random_exponential(multiplier=0.2, max=5),
             retry=retry_if_exception(is_transient),
-            after=_count_failure,
             reraise=True,
         )
         try:
             return policy(call)
-        except VfmalignError:
+        except StoreUnavailable:
+            metrics.store_failures.inc()
             raise
         except CLIENT_ERRORS as error:
-            raise self._errors.from_client_error(self.name(key), error) from None
+            failure = self._errors.from_client_error(self.name(key), error)
+            if isinstance(failure, StoreUnavailable):
+                metrics.store_failures.inc()
+            raise failure from None
 
     def _verify(self, key: str, digest: str, expected: str | None) -> None:
         if expected is not None and digest != expected:
@@ -372,7 +375,3 @@ class ObjectStore(TenantKeys):
                 subject=self.uri(key),
                 remedy="the object has changed since it was recorded; restore it, or create it again",
             )
-
-
-def _count_failure(_: RetryCallState) -> None:
-    metrics.store_failures.inc()

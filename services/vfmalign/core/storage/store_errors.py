@@ -8,7 +8,6 @@ import urllib3
 from minio.error import InvalidResponseError, S3Error, ServerError
 
 from vfmalign.core.domain.errors import NotFound, PreconditionFailed, StoreRefused, StoreUnavailable, VfmalignError
-from vfmalign.core.runtime import metrics
 
 TRANSIENT_STATUS = frozenset({408, 429, 500, 502, 503, 504})
 TAKEN_CODES = frozenset({"BucketAlreadyOwnedByYou", "BucketAlreadyExists"})
@@ -108,7 +107,6 @@ class StoreErrors:
                 reason="BUCKET_NOT_FOUND",
             )
         if code in _CREDENTIAL_CODES or status in {401, 403}:
-            metrics.store_failures.inc()
             return StoreRefused(
                 f"the object store rejects the service's credentials ({code or status})",
                 subject=f"s3://{self.bucket}",

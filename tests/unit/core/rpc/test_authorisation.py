@@ -281,18 +281,22 @@ async def test_every_denial_is_logged_and_counted_without_the_token(
 
     expired = api.issuer.sign("admin", exp=1)
     viewer = api.issuer.sign("viewer", "auditor", sub="ada-7")
-    before = count("TOKEN_EXPIRED"), count("MISSING_ROLE")
+    of_several = api.issuer.sign("researcher", sub="cy", tenant=list(TENANTS))
+    reasons = ("TOKEN_EXPIRED", "MISSING_ROLE", "TENANT_REQUIRED")
+    before = [count(reason) for reason in reasons]
     capsys.readouterr()
     await api.call(COMPUTE, expired)
     await api.call(COMPUTE, viewer)
+    await api.call(COMPUTE, of_several)
     text = capsys.readouterr().err
     lines = [json.loads(line) for line in text.splitlines()]
     denials = [line for line in lines if line["event"] == "call_denied"]
     assert [(line["reason"], line["subject"], line["roles"], line["method"]) for line in denials] == [
         ("TOKEN_EXPIRED", "", [], "vfmalign.v1.MmdService/Compute"),
         ("MISSING_ROLE", "ada-7", ["auditor", "viewer"], "vfmalign.v1.MmdService/Compute"),
+        ("TENANT_REQUIRED", "cy", ["researcher"], "vfmalign.v1.MmdService/Compute"),
     ]
     assert all(line["level"] == "warning" and line["request_id"] for line in denials)
-    for token in (expired, viewer):
+    for token in (expired, viewer, of_several):
         assert not any(part in text for part in token.split(".")[1:])
-    assert (count("TOKEN_EXPIRED"), count("MISSING_ROLE")) == (before[0] + 1, before[1] + 1)
+    assert [count(reason) for reason in reasons] == [one + 1 for one in before]
