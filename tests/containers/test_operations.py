@@ -12,6 +12,7 @@ from typing import Any
 import grpc
 import pytest
 from tests.containers.conftest import UP_TIMEOUT_S, VERSION, Compose, docker, docker_bytes, image
+from tests.unit.imaging.datasets.brain_files import lay_out_decathlon, load_cases
 
 from vfmalign.v1 import alignment_pb2
 
@@ -50,6 +51,8 @@ def test_a_backup_restores_lost_volumes(compose: Compose, demo: Any) -> None:
     dump = compose("exec", "-T", "postgres", "pg_dump")
     compose("stop", "s3")
     objects = docker_bytes("run", "--rm", "-v", f"{volume}:/data:ro", *TAR, "-cf", "-", ".", timeout_s=UP_TIMEOUT_S)
+    compose("start", "s3")
+    compose("run", "--rm", "-T", "cli", "checks", "report", check_id, "--reports", "/tmp")
     compose("down", "--volumes")
 
     compose("up", "--no-start", "s3")
@@ -59,6 +62,20 @@ def test_a_backup_restores_lost_volumes(compose: Compose, demo: Any) -> None:
     compose("up", "--detach", "--wait")
     assert show_check(compose, check_id) == before
     compose("run", "--rm", "-T", "cli", "checks", "report", check_id, "--reports", "/tmp")
+
+
+@pytest.mark.timeout(2 * UP_TIMEOUT_S)
+def test_volumes_of_the_host_can_be_imported(compose: Compose, shared_folder: Path, tmp_path: Path) -> None:
+    data = lay_out_decathlon(tmp_path / "volumes", load_cases(shared_folder))
+    for path in (data, *data.rglob("*")):
+        path.chmod(0o755)
+    mounts = (f"--volume={data}:/import:ro", f"--volume={compose.project}_imports:/data")
+    for _ in range(2):  # the volume keeps the secret that ids derive from
+        command = ("dataset", "import", "/import", "--home", "/data", "--id", "brains")
+        compose("run", "--rm", "-T", *mounts, "cli", *command)
+    shown = json.loads(compose("run", "--rm", "-T", "cli", "dataset", "show", "brains", "--json"))
+    assert shown["dataset"] == "brains"
+    docker("volume", "rm", f"{compose.project}_imports")
 
 
 @pytest.fixture

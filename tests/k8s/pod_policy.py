@@ -8,11 +8,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from kubernetes.utils.quantity import parse_quantity
 from tests.k8s.rendering import Object, Pod, environment, pods, settings_maps
+
+from vfmalign.features.settings import FeaturesOptions
+from vfmalign.mmd.settings import MmdOptions
 
 SERVERS = ("features", "mmd", "finetuning")
 PORTS = {"grpc": 8001, "metrics": 8002, "health": 8003}
 _DEFAULT_DRAIN_S = 30.0
+_PROCESS_BYTES = 512 * 2**20
 _SAFE_VOLUMES = {"configMap", "emptyDir", "persistentVolumeClaim", "projected", "secret", "downwardAPI"}
 
 Rule = Callable[[Sequence[Object]], Iterator[str]]
@@ -78,6 +83,29 @@ def resourced(objects: Sequence[Object]) -> Iterator[str]:
                     yield f"{pod.name}, container {container['name']}: {kind} have no {name}"
 
 
+def budgets_fit(objects: Sequence[Object]) -> Iterator[str]:
+    """What a server may take for one request is within the limit of its container: it is refused, not killed.
+
+    The defaults are those of the settings; checking imported weights takes three times their bytes.
+    """
+    for pod in pods(objects):
+        if pod.component not in {"features", "mmd"}:
+            continue
+        container = pod.spec["containers"][0]
+        limit = parse_quantity(container.get("resources", {}).get("limits", {}).get("memory", "0"))
+        variables = environment(container, objects)
+        if pod.component == "mmd":
+            options = MmdOptions()
+            mib = int(variables.get("VFMALIGN_MMD__MEMORY_MIB", options.memory_mib))
+            needed = (mib + int(variables.get("VFMALIGN_MMD__CACHE_MIB", options.cache_mib))) * 2**20
+        else:
+            weights = int(variables.get("VFMALIGN_FEATURES__MAX_WEIGHTS_BYTES", FeaturesOptions().max_weights_bytes))
+            cache = int(variables.get("VFMALIGN_FEATURES__MODEL_CACHE_BYTES", FeaturesOptions().model_cache_bytes))
+            needed = max(cache, 3 * weights)
+        if needed + _PROCESS_BYTES > limit:
+            yield f"{pod.name}: {needed / 2**30:.1f} GiB for a request does not fit into the limit of memory"
+
+
 def probed(objects: Sequence[Object]) -> Iterator[str]:
     """Every container of a Deployment has three probes; those of vfmalign use gRPC on the health port."""
     for pod in pods(objects):
@@ -138,6 +166,7 @@ POD_RULES: tuple[Rule, ...] = (
     images_are_pinned,
     restricted,
     resourced,
+    budgets_fit,
     probed,
     ends_in_order,
     listens,

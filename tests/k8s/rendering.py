@@ -27,6 +27,7 @@ MMD_ALONE: dict[str, tuple[str, ...]] = {
     "overlays/mmd": ("overlays/mmd",),
     "mmd-with-gpu": ("overlays/mmd", "components/gpu"),
     "mmd-with-tls": ("overlays/mmd", "components/tls"),
+    "mmd-with-monitoring": ("overlays/mmd", "components/monitoring"),
 }
 
 # All services: every overlay by itself, and every component on an overlay that it is meant for.
@@ -43,6 +44,7 @@ WHOLE: dict[str, tuple[str, ...]] = {
     "cpu-with-mutual-tls": ("overlays/cpu", "components/tls", "components/mutual-tls"),
     "cpu-with-quota": ("overlays/cpu", "components/quota"),
     "cpu-with-service-credentials": ("overlays/cpu", "components/service-credentials"),
+    "cpu-with-web-identity": ("overlays/cpu", "components/web-identity"),
     "gpu-with-mig": ("overlays/gpu", "components/mig"),
     "base-with-network-policy-and-gpu": ("base", "components/network-policy", "components/gpu"),
     "everything": (
@@ -91,7 +93,7 @@ def render(name: str) -> list[Object]:
 def read_example(number: int) -> dict[str, Any]:
     """Return a kustomization that k8s/README.md shows, with resources and components as folders of k8s/."""
     example = (K8S / "README.md").read_text().split("```yaml")[number].split("```")[0]
-    site: dict[str, Any] = {"components": []} | yaml.safe_load(re.sub(r"github\.com/\S+?/k8s/", "", example))
+    site: dict[str, Any] = {"components": []} | yaml.safe_load(re.sub(r"\.\./vfmalign/k8s/", "", example))
     return site
 
 

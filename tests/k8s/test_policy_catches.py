@@ -151,6 +151,18 @@ BROKEN: dict[str, tuple[str, str, Any, str]] = {
         GONE,
         "listens on the loopback interface only",
     ),
+    "a small mmd": (
+        MMD,
+        f"{BOX}/resources/limits/memory",
+        "2Gi",
+        "does not fit into the limit of memory",
+    ),
+    "a small features": (
+        FEATURES,
+        f"{BOX}/resources/limits/memory",
+        "1Gi",
+        "does not fit into the limit of memory",
+    ),
     "a load balancer": ("Service vfmalign-finetuning", "/spec/type", "LoadBalancer", "not of type ClusterIP"),
     "one virtual address": ("Service vfmalign-features", "/spec/clusterIP", GONE, "is not headless"),
     "a Service of nobody": ("Service vfmalign-mmd", "/spec/selector/x", "y", "does not select the pods"),

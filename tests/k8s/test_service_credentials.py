@@ -1,9 +1,9 @@
-"""The component service-credentials: every workload reads its own Secret, and no other of the store."""
+"""Credentials of the store: with service-credentials every workload reads its own Secret, with web-identity none."""
 
 from __future__ import annotations
 
 import pytest
-from tests.k8s.rendering import render
+from tests.k8s.rendering import pods, render
 
 from vfmalign.core.storage.access import STORE_ACCESS
 
@@ -24,3 +24,9 @@ def test_every_workload_has_the_secret_of_its_service(name: str) -> None:
                 name: {"name": f"vfmalign-store-{service}", "key": name}
                 for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
             }
+
+
+def test_with_a_web_identity_no_workload_has_static_keys() -> None:
+    for pod in pods(render("cpu-with-web-identity")):
+        for container in pod.containers:
+            assert not [one["name"] for one in container.get("env", ()) if one["name"].startswith("AWS_")], pod.name
