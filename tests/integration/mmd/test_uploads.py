@@ -94,6 +94,15 @@ def test_the_quota_counts_uploads_alone(tenant, get_uploads):
         uploads.create(describe(b"1"))
 
 
+def test_another_size_of_a_file_gives_no_room_back(get_uploads):
+    uploads, content = get_uploads(max_uploaded_bytes=100), describe(bytes(60))
+    url = uploads.create(content).upload.url
+    uploads.create(content.model_copy(update={"size_bytes": 1}))
+    with pytest.raises(TooLarge, match="VFMALIGN_MMD__MAX_UPLOADED_BYTES"):
+        uploads.create(describe(bytes(41)))
+    assert url, "it stores 60 bytes until it expires"
+
+
 async def test_a_file_near_its_end_is_uploaded_again_and_an_old_one_is_deleted(tenant, get_uploads):
     content = describe(bytes(10))
     key = upload_key(content.sha256)

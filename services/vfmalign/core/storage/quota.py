@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from vfmalign.core.domain.errors import TooLarge
@@ -12,20 +12,13 @@ from vfmalign.core.storage.object_store import ObjectStore
 
 _MEASURED_FOR_S = 60.0
 """Age at which sizes are measured again: the store answers one request per thousand objects."""
+_MAX_ANNOUNCED = 200_000
+"""Files that may be announced at a time; they take 60 MB of memory."""
 
 
-@dataclass(frozen=True)
-class _Usage:
-    """The counted objects of a tenant as they were listed, and those among them that were uploaded."""
-
-    total_bytes: int
-    uploaded_bytes: Mapping[str, int]
-    listed_s: float
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _Announcement:
-    """A file that may arrive until its URL expires."""
+    """A file that may arrive until its URLs expire, any number of times; the size is that of the largest URL."""
 
     size_bytes: int
     expire_s: float
@@ -33,7 +26,10 @@ class _Announcement:
 
 @dataclass
 class StorageQuota:
-    """Counts objects of a tenant, and the uploads that were announced and have not arrived.
+    """Counts objects of a tenant, and the uploads that were announced.
+
+    The URL of an announced file stores it until it expires, again after the file was published or deleted. Until then
+    the file takes the room of its largest announcement, or that of its object where this is larger.
 
     Each process counts the announcements that it received, so that several of them may together exceed the quota by
     those of one hour. Methods may be called from any thread.
@@ -51,51 +47,70 @@ class StorageQuota:
     setting: str
     uploads: str
     counted: str = ""
-    _usage: _Usage | None = None
+    _used_bytes: int = 0
+    _uploaded: Mapping[str, int] = field(default_factory=dict)
+    _measured_s: float | None = None
     _announced: dict[str, _Announcement] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def announce(self, files: Mapping[str, int], valid_s: float) -> None:
+    def announce(self, files: Iterable[tuple[str, int]], valid_s: float) -> None:
         """Reserves room for uploads.
 
         Args:
-            files: size in bytes by key. A file that was announced before, or has arrived, takes no more room.
+            files: key and size in bytes of each. A file that was announced before, or has arrived, takes no more room.
             valid_s: time in seconds for which the files may be uploaded.
 
         Raises:
-            TooLarge: the quota has no room for them. Nothing is reserved.
+            TooLarge: the quota has no room for them, or too many files are announced. Nothing is reserved.
         """
         if not self.limit_bytes:
             return
         with self._lock:
             now = time.monotonic()
-            usage = self._measure(now)
-            arriving = {key: size for key, size in files.items() if usage.uploaded_bytes.get(key) != size}
-            others = sum(item.size_bytes for key, item in self._announced.items() if key not in arriving)
-            used, added = usage.total_bytes + others, sum(arriving.values())
-            if used + added > self.limit_bytes:
-                below = f" below {self.counted}" if self.counted else ""
-                raise TooLarge(
-                    f"the tenant uses {used:,} of {self.limit_bytes:,} bytes{below}, and the upload adds {added:,}",
-                    subject=f"tenant {self.store.tenant}",
-                    remedy=f"delete objects, which counts after a minute, or ask an operator to raise {self.setting}",
-                    reason="STORAGE_QUOTA_EXCEEDED",
-                )
-            self._announced |= {key: _Announcement(size, now + valid_s) for key, size in arriving.items()}
+            if self._measured_s is None or now - self._measured_s >= _MEASURED_FOR_S:
+                self._measure(now)
+            sizes: dict[str, int] = {}
+            for key, size in files:
+                sizes[key] = max(size, sizes.get(key, self._get_room(key)))
+            added = sum(size - self._get_room(key) for key, size in sizes.items())
+            self._check(added, sum(key not in self._announced for key in sizes))
+            for key, size in sizes.items():
+                earlier = self._announced.get(key)
+                expire_s = now + valid_s if earlier is None else max(now + valid_s, earlier.expire_s)
+                self._announced[key] = _Announcement(size, expire_s)
+            self._used_bytes += added
 
-    def release(self, prefix: str) -> None:
-        """Gives back what was announced below a prefix, whose files were published."""
-        with self._lock:
-            self._announced = {key: item for key, item in self._announced.items() if not key.startswith(prefix)}
-            self._usage = None  # what was published is counted at once, so that a minute of imports has no free room
+    def _check(self, added_bytes: int, added_files: int) -> None:
+        subject = f"tenant {self.store.tenant}"
+        if self._used_bytes + added_bytes > self.limit_bytes:
+            below = f" below {self.counted}" if self.counted else ""
+            raise TooLarge(
+                f"with announced uploads, the tenant uses {self._used_bytes:,} of {self.limit_bytes:,} bytes{below}, "
+                f"and the upload adds {added_bytes:,}",
+                subject=subject,
+                remedy="delete objects, which counts after a minute, wait until the URLs of earlier uploads have "
+                f"expired, or ask an operator to raise {self.setting}",
+                reason="STORAGE_QUOTA_EXCEEDED",
+            )
+        if len(self._announced) + added_files > _MAX_ANNOUNCED:
+            raise TooLarge(
+                f"the tenant has announced {len(self._announced):,} of at most {_MAX_ANNOUNCED:,} files at a time, "
+                f"and the upload adds {added_files:,}",
+                subject=subject,
+                remedy="try again when the URLs of earlier uploads have expired",
+                reason="TOO_MANY_UPLOADS",
+            )
 
-    def _measure(self, now: float) -> _Usage:
-        usage = self._usage
-        if usage is None or now - usage.listed_s >= _MEASURED_FOR_S:
-            sizes = self.store.sizes_bytes(self.counted)
-            uploaded = {key: size for key, size in sizes.items() if key.startswith(self.uploads)}
-            usage = self._usage = _Usage(sum(sizes.values()), uploaded, now)
-            self._announced = {
-                key: item for key, item in self._announced.items() if item.expire_s > now and key not in uploaded
-            }
-        return usage
+    def _get_room(self, key: str) -> int:
+        """Returns the bytes that are counted for an upload."""
+        announced = self._announced.get(key)
+        return max(self._uploaded.get(key, 0), 0 if announced is None else announced.size_bytes)
+
+    def _measure(self, now: float) -> None:
+        """Lists the objects, and forgets the announcements that expired before: their files are listed."""
+        sizes = self.store.sizes_bytes(self.counted)
+        self._announced = {key: item for key, item in self._announced.items() if item.expire_s > now}
+        self._uploaded = {key: size for key, size in sizes.items() if key.startswith(self.uploads)}
+        to_come = sum(self._get_room(key) - self._uploaded.get(key, 0) for key in self._announced)
+        self._used_bytes = sum(sizes.values()) + to_come
+        self._measured_s = now

@@ -86,7 +86,7 @@ class Imports:
         expires = timedelta(seconds=self.options.upload_url_s)
         uploads = self.get_uploads(import_id)
         contents = [(file.sha256, file.size_bytes) for file in files]
-        announced = {uploads.key(sha256): size for sha256, size in contents}
+        announced = [(uploads.key(sha256), size) for sha256, size in contents]
         expire_time = datetime.now(UTC) + expires
         await asyncio.to_thread(self._quota.announce, announced, expires.total_seconds())
         requests = await asyncio.to_thread(uploads.sign, self._presigner, contents, expires)
@@ -98,9 +98,7 @@ class Imports:
         )
         return tuple(answers), expire_time
 
-    async def publish(
-        self, uploads: UploadArea, work: Callable[[Report, WorkContext], T]
-    ) -> AsyncIterator[Progress | _Result[T]]:
+    async def publish(self, work: Callable[[Report, WorkContext], T]) -> AsyncIterator[Progress | _Result[T]]:
         """Publishes uploads in turn; yields progress, then the result. It stops soon after the caller has left."""
         stop, loop = threading.Event(), asyncio.get_running_loop()
         events: asyncio.Queue[Progress | None] = asyncio.Queue()
@@ -114,9 +112,7 @@ class Imports:
         try:
             while (progress := await events.get()) is not None:
                 yield progress
-            result = await task
-            self._quota.release(uploads.prefix)
-            yield _Result(result)
+            yield _Result(await task)
         finally:
             stop.set()
             task.cancel()
@@ -147,8 +143,7 @@ class DatasetServicer(imports_pb2_grpc.DatasetServiceServicer):
         record = messages.PublishDatasetRequest.from_proto(request)
         uploads = self._imports.get_uploads(record.import_id)
         events = self._imports.publish(
-            uploads,
-            lambda report, work: publish_dataset(uploads, record.dataset_id, record.datalist_sha256, report, work),
+            lambda report, work: publish_dataset(uploads, record.dataset_id, record.datalist_sha256, report, work)
         )
         async for event in events:
             if isinstance(event, Progress):
@@ -189,7 +184,7 @@ class ModelServicer(imports_pb2_grpc.ModelServiceServicer):
         record = messages.PublishModelRequest.from_proto(request)
         uploads, limit = self._imports.get_uploads(record.import_id), self._imports.options.max_weights_bytes
         yield messages.PublishModelResponse(progress=Progress(phase="verify")).to_proto()
-        events = self._imports.publish(uploads, lambda report, work: publish_model(uploads, record, limit))
+        events = self._imports.publish(lambda report, work: publish_model(uploads, record, limit))
         async for event in events:
             if isinstance(event, _Result):
                 model = converters.to_model(event.value, self._imports.store.uri)

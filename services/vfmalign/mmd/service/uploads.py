@@ -63,7 +63,7 @@ class Uploads:
             )
         key, expires = upload_key(file.sha256), timedelta(seconds=self._options.upload_url_s)
         expire_time = datetime.now(UTC) + expires
-        self._quota.announce({key: file.size_bytes}, expires.total_seconds())
+        self._quota.announce([(key, file.size_bytes)], expires.total_seconds())
         upload = FileUpload(sha256=file.sha256, complete=True)
         if not self._stays(key, file.size_bytes):
             request = self._presigner.sign_put(self._store.name(key), file.size_bytes, file.sha256, expires)
