@@ -37,9 +37,14 @@ def import_discovered(
     return publish(prepare_discovered(discovered, dataset_id, options, mapping_path=mapping_path), store)
 
 
-def publish(checked: DatasetToImport, store: ObjectStore, progress: ProgressCallback | None = None) -> DatasetManifest:
+def publish(
+    checked: DatasetToImport,
+    store: ObjectStore,
+    progress: ProgressCallback | None = None,
+    import_id: str = "import-1",
+) -> DatasetManifest:
     """Upload and publish a checked dataset."""
-    uploads = UploadArea(store, "https://idp.example#ada", "import-1")
+    uploads = UploadArea(store, "https://idp.example#ada", import_id)
     report = progress or (lambda stage, done, total: None)
     for done, volumes in enumerate(checked.encode_cases(), start=1):
         for data in volumes:

@@ -26,6 +26,7 @@ from vfmalign.client.messages.imports import (
     FileUpload,
     PublishDatasetRequest,
 )
+from vfmalign.core.domain.datasets import SPLITS
 from vfmalign.core.domain.errors import (
     BadDataset,
     BadVolume,
@@ -98,6 +99,15 @@ def sign(import_service: Any, token: str, *files: FileContent) -> list[FileUploa
     return list(CreateDatasetUploadsResponse.from_response(response).uploads)
 
 
+def check_volumes(store: ObjectStore, checked: DatasetToImport) -> None:
+    """Checks that the dataset is stored with every volume."""
+    assert store.exists(dataset_key("ward"))
+    refs = [ref for split in SPLITS for case in checked.dataset.split(split) for ref in case.volumes.values()]
+    assert sorted(store.list("volumes/ward/")) == sorted(ref.key for ref in refs)
+    for ref in refs:
+        store.get(ref.key, sha256=ref.sha256)
+
+
 def get_area(store: ObjectStore, caller: str = "ada") -> UploadArea:
     return UploadArea(store, f"{ISSUER.issuer}#{caller}", "i1")
 
@@ -131,9 +141,11 @@ def test_what_was_published_is_returned_again_and_another_content_conflicts(
     first = client.datasets.publish(to_request(checked))
     assert client.datasets.publish(to_request(checked)) == first
     upload_all(client, checked)  # the whole import again, which restores what was lost
-    store.delete(next(store.list("volumes/ward/")))
+    lost, damaged, *_ = store.list("volumes/ward/")
+    store.delete(lost)
+    store.put(damaged, b"damaged")
     assert client.datasets.publish(to_request(checked)) == first
-    assert len(list(store.list("volumes/ward/"))) == 12
+    check_volumes(store, checked)
 
     before = {key: store.get(key) for key in store.list("volumes/ward/")}
     folder = write_folder(tmp_path / "other", 2)
@@ -142,6 +154,36 @@ def test_what_was_published_is_returned_again_and_another_content_conflicts(
     with pytest.raises(Conflict, match="choose another dataset id"):
         client.datasets.publish(to_request(changed, "i2"))
     assert {key: store.get(key) for key in store.list("volumes/ward/")} == before
+
+
+def test_a_publication_that_loses_a_race_replaces_no_volume(
+    checked: DatasetToImport, store: ObjectStore, tmp_path: Path
+) -> None:
+    """Two processes of the service publish different datasets of one id, whose cases have the same ids."""
+    folder = write_folder(tmp_path / "other", 2)
+    changed = prepare_import(folder, "ward", mapping_path=tmp_path / "mapping.csv", salt=bytes(32))
+
+    def publish_first(phase: str, done: int, total: int) -> None:
+        if (phase, done) == ("verify", 1):
+            import_directly(checked, store, import_id="first")
+
+    with pytest.raises(Conflict, match="another publication of this id"):
+        import_directly(changed, store, publish_first, import_id="second")
+    check_volumes(store, checked)
+
+
+def test_volumes_of_an_interrupted_publication_are_completed_but_not_replaced(
+    checked: DatasetToImport, store: ObjectStore
+) -> None:
+    first, second, *_ = (ref for case in checked.dataset.test for ref in case.volumes.values())
+    files = {hashlib.sha256(data).hexdigest(): data for volumes in checked.encode_cases() for data in volumes}
+    store.put(first.key, files[first.sha256])
+    store.put(second.key, files[second.sha256] + b"more")
+    with pytest.raises(Conflict, match="ask an operator whether volumes/ward/ can be deleted"):
+        import_directly(checked, store)
+    store.delete(second.key)
+    import_directly(checked, store)
+    check_volumes(store, checked)
 
 
 def test_files_that_are_there_are_not_sent_again(import_service: Any, as_caller: Callable[[str], Client]) -> None:

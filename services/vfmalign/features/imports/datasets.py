@@ -1,7 +1,8 @@
 """Publication of an uploaded dataset.
 
 Every volume is decoded and checked by the functions that the client's import uses, before the first one is stored. The
-datalist is written last: that write commits the dataset.
+datalist is written last: that write commits the dataset. Several processes may publish the same id at a time, so no
+volume is replaced unless its dataset is committed and the import restores it.
 """
 
 from __future__ import annotations
@@ -10,8 +11,15 @@ import hashlib
 import json
 from collections.abc import Callable
 
-from vfmalign.core.domain.datasets import SPLITS, Case, DatasetManifest
-from vfmalign.core.domain.errors import BadDataset, Conflict, NotFound, PreconditionFailed
+from vfmalign.core.domain.datasets import SPLITS, Case, DatasetManifest, VolumeRef
+from vfmalign.core.domain.errors import (
+    BadDataset,
+    Conflict,
+    DigestMismatch,
+    InvalidInput,
+    NotFound,
+    PreconditionFailed,
+)
 from vfmalign.core.domain.record import canonical_json
 from vfmalign.core.runtime.work_context import WorkContext
 from vfmalign.core.storage.datasets import check_splits, from_datalist, load_dataset, save_dataset, to_datalist
@@ -44,7 +52,7 @@ def publish_dataset(
     Raises:
         BadDataset: the datalist is not one that an import writes.
         BadVolume: a volume cannot be used; the error names it by generated id and kind.
-        Conflict: the dataset exists with different content.
+        Conflict: the dataset, or a volume of another publication of its id, exists with different content.
         PreconditionFailed: a file was not uploaded, or has other bytes.
     """
     store = uploads.store
@@ -54,7 +62,7 @@ def publish_dataset(
             raise uploads.missing(datalist_sha256)
         return load_dataset(store, dataset_id)
     dataset = parse_datalist(data, dataset_id)
-    _check_id_is_free(store, dataset)
+    is_committed = _check_id_is_free(store, dataset)
     cases = list({case.id: case for split in SPLITS for case in dataset.split(split)}.values())
     for done, case in enumerate(cases, start=1):
         _check_case(uploads, dataset, case, context)
@@ -63,7 +71,11 @@ def publish_dataset(
         for ref in case.volumes.values():
             context.checkpoint()
             # Copied by this process rather than by the store: the client might replace an upload after its check.
-            store.put(ref.key, uploads.read(ref.sha256, MAX_ENCODED_BYTES))
+            data = uploads.read(ref.sha256, MAX_ENCODED_BYTES)
+            if is_committed:
+                store.put(ref.key, data)
+            else:
+                _add_volume(store, dataset.id, ref, data)
         report("publish", done, len(cases))
     save_dataset(store, dataset)
     uploads.clear(datalist_sha256)
@@ -110,14 +122,31 @@ def _is_published(store: ObjectStore, dataset_id: str, datalist_sha256: str) -> 
     return hashlib.sha256(data).hexdigest() == datalist_sha256
 
 
-def _check_id_is_free(store: ObjectStore, dataset: DatasetManifest) -> None:
-    """Refuse another dataset's id before a volume of that dataset is overwritten; volumes of the same are restored."""
-    if store.exists(dataset_key(dataset.id)) and load_dataset(store, dataset.id).digest() != dataset.digest():
+def _check_id_is_free(store: ObjectStore, dataset: DatasetManifest) -> bool:
+    """Refuse the id of another dataset; returns whether the dataset is committed, so that its volumes are restored."""
+    if not store.exists(dataset_key(dataset.id)):
+        return False
+    if load_dataset(store, dataset.id).digest() != dataset.digest():
         raise Conflict(
             "the dataset exists with different content",
             subject=f"dataset {dataset.id}",
             remedy="choose another dataset id",
         )
+    return True
+
+
+def _add_volume(store: ObjectStore, dataset_id: str, ref: VolumeRef, data: bytes) -> None:
+    """Store a volume of a dataset that was not committed; another publication may have committed its id meanwhile."""
+    if store.put_if_absent(ref.key, data):
+        return
+    try:
+        store.get(ref.key, sha256=ref.sha256, max_bytes=len(data))
+    except (DigestMismatch, InvalidInput):
+        raise Conflict(
+            "another publication of this id, which may run or was interrupted, stored other volumes",
+            subject=f"dataset {dataset_id}",
+            remedy=f"choose another dataset id, or ask an operator whether volumes/{dataset_id}/ can be deleted",
+        ) from None
 
 
 def _check_case(uploads: UploadArea, dataset: DatasetManifest, case: Case, context: WorkContext) -> None:
