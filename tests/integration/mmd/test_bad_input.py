@@ -1,7 +1,10 @@
 """What the MMD service refuses, with which code and field, and that it answers afterwards."""
 
+import json
+
 import numpy as np
 import pytest
+from safetensors.numpy import save
 from tests.integration.mmd.conftest import (
     CHANNELS,
     LAYERS,
@@ -164,6 +167,36 @@ async def test_what_is_wrong_with_an_uploaded_array_is_said(service, store, sets
     error = await refused(big)
     assert (error.code, error.reason) == (Code.RESOURCE_EXHAUSTED, "TOO_LARGE")
     assert "rows over all samples" in error.text
+    await works(service, sets)
+
+
+def _with_name(name):
+    """A safetensors file of one tensor, whose name the library may refuse to write."""
+    entry = {"dtype": "F32", "shape": [ROWS, 2], "data_offsets": [0, ROWS * 8]}
+    header = json.dumps({name: entry}).encode()
+    return len(header).to_bytes(8, "little") + header + bytes(ROWS * 8)
+
+
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [
+        (_with_name("a\ud800"), "printable name"),
+        (_with_name("a\n\x1b[31m"), "printable name"),
+        (_with_name(""), "printable name"),
+        (_with_name("a" * 129), "1 to 128 characters"),
+        (save({f"l{layer}": np.zeros((2, 1), np.float32) for layer in range(257)}), "257 tensors, at most 256"),
+    ],
+    ids=["surrogate", "control", "empty", "long", "many"],
+)
+async def test_layers_of_an_upload_have_the_bounds_of_inline_ones(service, store, sets, data, text):
+    ref = store.put("uploads/layers", data)
+    source = pb.FeatureSource(
+        uploaded=pb.UploadedFeatures(object=common_pb2.ObjectRef(uri=store.uri(ref.key), sha256=ref.sha256))
+    )
+    message = pb.ComputeRequest(x=source, y=source, pairing=pb.PAIRING_INDEPENDENT, kernel=pb.Kernel(fixed_sigma=1.0))
+    error = await failure(service.Compute(message))
+    assert (error.code, error.reason, error.field) == (Code.INVALID_ARGUMENT, "BAD_TENSOR", "x.uploaded.object")
+    assert text in error.text
     await works(service, sets)
 
 

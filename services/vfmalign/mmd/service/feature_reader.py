@@ -18,6 +18,7 @@ import numpy as np
 
 from vfmalign.core.domain.errors import BadOption, BadTensor, InvalidInput, PreconditionFailed
 from vfmalign.core.domain.record import is_id
+from vfmalign.core.rpc.bounds import get_bounds
 from vfmalign.core.runtime.work_context import WorkContext
 from vfmalign.core.storage.feature_sets import Manifest, read_manifest, read_part
 from vfmalign.core.storage.object_store import ObjectStore
@@ -27,10 +28,13 @@ from vfmalign.mmd.comparison.memory_budget import SampleShape
 from vfmalign.mmd.comparison.samples import Sample
 from vfmalign.mmd.engine.lru_cache import SizedLruCache
 from vfmalign.mmd.engine.row_streams import FeatureArray, StoredRows
+from vfmalign.v1.mmd_pb2 import InlineFeatures, InlineLayer
 
 Layers: TypeAlias = dict[str, FeatureArray]
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_MAX_LAYERS = get_bounds(InlineFeatures.DESCRIPTOR.fields_by_name["layers"]).max_count
+_MAX_LAYER_NAME = get_bounds(InlineLayer.DESCRIPTOR.fields_by_name["layer"]).max_length
 _DTYPES: dict[str, np.dtype[Any]] = {"F16": np.dtype("<f2"), "F32": np.dtype("<f4"), "F64": np.dtype("<f8")}
 
 
@@ -192,15 +196,7 @@ class FeatureReader:
             header = read_header(self._store, self._key(source))
         except MalformedHeader as error:
             raise _not_safetensors(error, field) from None
-        for entry in header.tensors.values():
-            if entry.dtype not in _DTYPES:
-                raise BadTensor(
-                    "contains tensors of another type", field=field, remedy="save float16, float32 or float64"
-                )
-            if len(entry.shape) != 2:
-                raise BadTensor(
-                    f"contains a tensor with {len(entry.shape)} axes", field=field, remedy="save (rows, channels)"
-                )
+        _check_tensors(header, field)
         return header
 
     def _key(self, source: Uploaded) -> str:
@@ -260,6 +256,27 @@ def get_missing_store(subject: str) -> PreconditionFailed:
 
 def _not_safetensors(error: MalformedHeader, field: str) -> BadTensor:
     return BadTensor(f"is not a safetensors file: {error}", field=field, remedy="save it with safetensors")
+
+
+def _check_tensors(header: SafetensorsHeader, field: str) -> None:
+    """Check that each tensor is a layer that could be sent inline as well; names that are refused are not repeated."""
+    if len(header.tensors) > _MAX_LAYERS:
+        raise BadTensor(
+            f"contains {len(header.tensors):,} tensors, at most {_MAX_LAYERS}", field=field, remedy="save fewer layers"
+        )
+    for name, entry in header.tensors.items():
+        if not (0 < len(name) <= _MAX_LAYER_NAME and name.isprintable()):
+            raise BadTensor(
+                f"contains a tensor without a printable name of 1 to {_MAX_LAYER_NAME} characters",
+                field=field,
+                remedy="name it by its layer",
+            )
+        if entry.dtype not in _DTYPES:
+            raise BadTensor("contains tensors of another type", field=field, remedy="save float16, float32 or float64")
+        if len(entry.shape) != 2:
+            raise BadTensor(
+                f"contains a tensor with {len(entry.shape)} axes", field=field, remedy="save (rows, channels)"
+            )
 
 
 def _get_arrays(header: SafetensorsHeader, data: memoryview) -> Layers:
