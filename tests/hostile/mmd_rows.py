@@ -166,6 +166,7 @@ ROWS = (
     ),
     compute("upload at a prefix", "x.uploaded.object.uri", x=uploaded("s3://BUCKET/uploads/", "0" * 64)),
     compute("upload at a key with NUL", "x.uploaded.object.uri", x=uploaded("s3://BUCKET/uploads/a\0", "0" * 64)),
+    compute("upload at a key of volumes", "x.uploaded.object.uri", x=uploaded("s3://BUCKET/volumes/x", "0" * 64)),
     compute("upload without digest", "x.uploaded.object.sha256", x=uploaded("s3://BUCKET/uploads/x", "")),
     compute("upload that does not exist", "uploads/x", x=uploaded("s3://BUCKET/uploads/x", "0" * 64), code="NOT_FOUND"),
     compute("upload of no bytes", "x.uploaded.object", x=uploaded(data=b"")),

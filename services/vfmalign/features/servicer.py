@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from concurrent.futures import wait
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -18,6 +19,7 @@ from vfmalign.core.domain.errors import Cancelled
 from vfmalign.core.runtime import metrics
 from vfmalign.core.runtime.metrics import Stages
 from vfmalign.core.runtime.work_context import WorkContext
+from vfmalign.core.storage.access import STORE_ACCESS
 from vfmalign.core.storage.datasets import load_dataset
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.features import converters, listing
@@ -91,7 +93,8 @@ class FeatureServicer(features_pb2_grpc.FeatureServiceServicer):
         cancelled = threading.Event()
         try:
             with self._workers.admit():
-                study = converters.to_study_request(request, self._store.key)
+                to_key = partial(self._store.key, prefixes=STORE_ACCESS["features"].read)
+                study = converters.to_study_request(request, to_key)
                 return await self._extract(study, WorkContext(deadline, cancelled.is_set))
         finally:
             cancelled.set()

@@ -135,6 +135,13 @@ async def test_a_stored_volume_that_is_missing_changed_foreign_or_damaged(servic
             "study.volumes[2].stored.uri",
         ),
         (
+            store.uri("checks/some/report.json"),
+            ref.sha256,
+            INVALID,
+            "an object that this service does not read",
+            "study.volumes[2].stored.uri",
+        ),
+        (
             store.uri(half.key),
             half.sha256,
             INVALID,

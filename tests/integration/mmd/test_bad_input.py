@@ -153,6 +153,10 @@ async def test_what_is_wrong_with_an_uploaded_array_is_said(service, store, sets
     assert (error.code, error.field) == (Code.INVALID_ARGUMENT, "x.uploaded.object.sha256")
     error = await refused(uploaded(store, x, uri="s3://other-bucket/x"))
     assert (error.code, error.field) == (Code.INVALID_ARGUMENT, "x.uploaded.object.uri")
+    error = await refused(uploaded(store, x, uri=store.uri("volumes/phantoms/case/t2w.nii.gz")))
+    assert (error.code, error.field) == (Code.INVALID_ARGUMENT, "x.uploaded.object.uri")
+    assert "features/, uploads/" in error.text
+    assert not error.retry
     error = await refused(uploaded(store, x, uri=store.uri("uploads/none")))
     assert error.code == Code.NOT_FOUND
     error = await refused(uploaded(store, {"stages.2": np.zeros((ROWS, 2), np.int32)}))

@@ -46,20 +46,33 @@ class TenantKeys:
         """Returns the `s3://` URI of a key."""
         return f"s3://{self.bucket}/{self.name(key)}"
 
-    def key(self, uri: str) -> str:
+    def key(self, uri: str, prefixes: tuple[str, ...] = ("",)) -> str:
         """Returns the key of a URI of this bucket and tenant.
 
+        Args:
+            uri: names the object.
+            prefixes: of the keys that the program may read; all by default. The store answers a request for another key
+                like one with wrong credentials.
+
         Raises:
-            InvalidInput: the URI names another bucket or tenant, or no object by its canonical key.
+            InvalidInput: the URI names another bucket or tenant, no object by its canonical key, or one below none of
+                the prefixes.
         """
-        prefix = self.uri("")
+        root = self.uri("")
         try:
-            if uri.startswith(prefix):
-                return check_key(uri.removeprefix(prefix))
+            key = check_key(uri.removeprefix(root)) if uri.startswith(root) else ""
         except ValueError:
-            pass
-        raise InvalidInput(
-            "the URI does not name an object of your tenant in this service's bucket",
-            field="uri",
-            remedy=f"upload the object and pass a URI that begins with {prefix}, without empty, `.` or `..` segments",
-        )
+            key = ""
+        if not key:
+            raise InvalidInput(
+                "the URI does not name an object of your tenant in this service's bucket",
+                field="uri",
+                remedy=f"upload the object and pass a URI that begins with {root}, without empty, `.` or `..` segments",
+            )
+        if not key.startswith(prefixes):
+            raise InvalidInput(
+                "the URI names an object that this service does not read",
+                field="uri",
+                remedy=f"pass a URI that begins with {root} and one of {', '.join(prefixes)}",
+            )
+        return key

@@ -20,6 +20,7 @@ from vfmalign.core.domain.errors import BadOption, BadTensor, InvalidInput, Prec
 from vfmalign.core.domain.record import is_id
 from vfmalign.core.rpc.bounds import get_bounds
 from vfmalign.core.runtime.work_context import WorkContext
+from vfmalign.core.storage.access import STORE_ACCESS
 from vfmalign.core.storage.feature_sets import Manifest, read_manifest, read_part
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.core.storage.safetensors_header import MalformedHeader, SafetensorsHeader, parse_header, read_header
@@ -201,7 +202,7 @@ class FeatureReader:
 
     def _key(self, source: Uploaded) -> str:
         try:
-            return self._store.key(source.uri)
+            return self._store.key(source.uri, STORE_ACCESS["mmd"].read)
         except InvalidInput as error:
             field = f"{source.name}.uploaded.object.uri"
             raise BadOption(error.message, field=field, remedy=error.remedy) from None

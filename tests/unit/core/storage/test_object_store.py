@@ -212,6 +212,15 @@ def test_only_uris_of_the_bucket_are_read(store: ObjectStore, uri: str) -> None:
         store.key(uri.format(bucket=store.bucket))
 
 
+def test_only_uris_below_the_prefixes_of_a_service_are_read(store: ObjectStore) -> None:
+    prefixes = ("features/", "uploads/")
+    assert store.key(store.uri("uploads/x"), prefixes) == "uploads/x"
+    for key in ("volumes/x", "uploads", "x/uploads/x"):
+        with pytest.raises(InvalidInput, match="that this service does not read") as caught:
+            store.key(store.uri(key), prefixes)
+        assert "one of features/, uploads/" in caught.value.remedy
+
+
 def test_a_record_of_another_shape_is_refused(store: ObjectStore) -> None:
     store.put("record", b'{"key": 3}')
     with pytest.raises(PreconditionFailed, match="VolumeRef"):
