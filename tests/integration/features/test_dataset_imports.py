@@ -318,8 +318,9 @@ def test_a_hostile_volume_is_refused(
         lambda text: "[" * 100_000,
         lambda text: "{}",
         lambda text: text.replace('"held_out":true', '"held_out":1'),
+        lambda text: text.replace('"label_maps":', '"strata":{"SURNAME, GIVEN":"x"},"label_maps":'),
     ],
-    ids=["keys of another dataset", "other keys", "keys that climb", "name", "spaces", "nested", "empty", "number"],
+    ids=["keys of others", "other keys", "keys that climb", "name", "spaces", "nested", "empty", "type", "map"],
 )
 def test_a_hostile_datalist_is_refused(
     as_caller: Callable[[str], Client], checked: DatasetToImport, store: ObjectStore, change: Callable[[str], str]

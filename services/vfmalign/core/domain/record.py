@@ -56,10 +56,20 @@ def canonical_json(value: Any) -> bytes:
 
 
 def describe_invalid(error: ValidationError) -> str:
-    """Describes the first problem of a stored record in at most 300 characters, without the offending value."""
+    """Describes the first problem of a stored record in at most 300 characters, without the offending value.
+
+    Keys other than the names of fields are left out as well: whoever wrote the object chose them, and they may name a
+    patient.
+    """
     problem = error.errors(include_input=False, include_url=False)[0]
-    where = ".".join(str(part)[:64] for part in problem["loc"][:8])
+    known = {*_get_field_names(Record), "[key]"}  # the latter is pydantic's own, for a key that is wrong itself
+    where = ".".join(str(part) if isinstance(part, int) or part in known else "…" for part in problem["loc"][:8])
     return f"{where} {problem['msg']}".strip()[:300]
+
+
+def _get_field_names(record: type[Record]) -> set[str]:
+    """Returns the names of the fields of a kind of records and of all kinds that derive from it."""
+    return set(record.model_fields).union(*map(_get_field_names, record.__subclasses__()))
 
 
 def is_id(text: str) -> bool:

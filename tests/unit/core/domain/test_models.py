@@ -6,7 +6,7 @@ import math
 import pytest
 from pydantic import ValidationError
 
-from vfmalign.core.domain.datasets import VolumeRef
+from vfmalign.core.domain.datasets import Case, VolumeRef
 from vfmalign.core.domain.models import ModelCard, PreprocessingSpec
 from vfmalign.core.domain.record import describe_invalid
 from vfmalign.core.storage.feature_sets import FeatureRequest
@@ -170,5 +170,8 @@ def test_the_description_of_an_invalid_record_is_short_and_without_the_value():
         ModelCard.model_validate_json(change_card("source", "PATIENT" * 1000))
     assert describe_invalid(caught.value) == "source String should have at most 4096 characters"
     with pytest.raises(ValidationError) as caught:
-        ModelCard.model_validate_json(change_card("x" * 100_000, 1))
-    assert len(describe_invalid(caught.value)) <= 300
+        ModelCard.model_validate_json(change_card("SURNAME" * 10_000, 1))
+    assert describe_invalid(caught.value) == "… Extra inputs are not permitted"
+    with pytest.raises(ValidationError) as caught:
+        Case.model_validate({"id": "c", "group": "g", "volumes": {}, "strata": {"SURNAME, GIVEN": "x"}})
+    assert describe_invalid(caught.value).startswith("strata.….[key] String should match pattern")
