@@ -132,12 +132,12 @@ def read_committed(store: ObjectStore, feature_set: str, sha256: str = "") -> Co
 
     Raises:
         NotFound: the set does not exist or was not committed, and the caller refers to no manifest.
-        DataLoss: the manifest is missing, unreadable, describes another set, or is not the expected one.
+        DataLoss: the manifest is missing, too large, unreadable, describes another set, or is not the expected one.
     """
     key = manifest_key(feature_set)
     with lost_as("feature_set", feature_set, EXTRACT_AGAIN):
         try:
-            data = store.get(key)
+            data = store.get_document(key)
         except NotFound as error:
             if sha256 or error.reason != NotFound.reason:
                 raise

@@ -170,10 +170,21 @@ class ObjectStore(TenantKeys):
         finally:
             partial.unlink(missing_ok=True)
 
+    def get_document(self, key: str, sha256: str | None = None) -> bytes:
+        """Returns the bytes of a JSON object of at most `MAX_DOCUMENT_BYTES`; see `get` for the digest.
+
+        Raises:
+            NotFound, DigestMismatch, PreconditionFailed (too large), Unavailable.
+        """
+        try:
+            return self.get(key, sha256=sha256, max_bytes=MAX_DOCUMENT_BYTES)
+        except InvalidInput as error:
+            raise PreconditionFailed(error.message, subject=self.uri(key), remedy="create it again") from None
+
     def get_json(self, key: str) -> Any:
         """Returns the parsed JSON of an object of at most `MAX_DOCUMENT_BYTES`."""
         try:
-            return json.loads(self._get_document(key))
+            return json.loads(self.get_document(key))
         except (ValueError, RecursionError):
             raise PreconditionFailed(
                 "the object is not JSON", subject=self.uri(key), remedy="restore it from a backup"
@@ -182,19 +193,13 @@ class ObjectStore(TenantKeys):
     def read(self, key: str, record: type[AnyRecord], sha256: str | None = None) -> AnyRecord:
         """Returns the record of at most `MAX_DOCUMENT_BYTES` stored at a key; see `get` for the digest."""
         try:
-            return record.model_validate_json(self._get_document(key, sha256))
+            return record.model_validate_json(self.get_document(key, sha256))
         except ValidationError as error:
             raise PreconditionFailed(
                 f"the object is not a {record.__name__} of this version: {describe_invalid(error)}",
                 subject=self.uri(key),
                 remedy="create it again with this version",
             ) from None
-
-    def _get_document(self, key: str, sha256: str | None = None) -> bytes:
-        try:
-            return self.get(key, sha256=sha256, max_bytes=MAX_DOCUMENT_BYTES)
-        except InvalidInput as error:
-            raise PreconditionFailed(error.message, subject=self.uri(key), remedy="create it again") from None
 
     def exists(self, key: str) -> bool:
         """Returns whether an object exists."""

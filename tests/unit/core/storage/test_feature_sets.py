@@ -12,6 +12,7 @@ from safetensors.numpy import save
 
 from vfmalign.core.domain.errors import BadTensor, DataLoss, NotFound, PreconditionFailed
 from vfmalign.core.domain.models import PreprocessingSpec
+from vfmalign.core.storage import object_store
 from vfmalign.core.storage.feature_set_writer import FeatureSetWriter
 from vfmalign.core.storage.feature_sets import (
     FeatureRequest,
@@ -243,6 +244,19 @@ def test_a_repaired_set_keeps_its_manifest_unless_its_bytes_differ(store: Object
         assert (repaired == first) is same
         assert repaired == read_committed(store, identity)
         read_feature_set(store, identity, repaired.sha256)
+
+
+def test_a_manifest_beyond_the_limit_of_documents_is_not_read(
+    store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    identity, _ = committed(store)
+    size = read_committed(store, identity).size_bytes
+    monkeypatch.setattr(object_store, "MAX_DOCUMENT_BYTES", size)
+    read_committed(store, identity)
+    monkeypatch.setattr(object_store, "MAX_DOCUMENT_BYTES", size - 1)
+    with pytest.raises(DataLoss, match=f"has {size} bytes, the limit is {size - 1}") as caught:
+        read_committed(store, identity)
+    assert (caught.value.kind, caught.value.owner) == ("feature_set", identity)
 
 
 def test_a_manifest_of_another_set_is_noticed(store: ObjectStore) -> None:
