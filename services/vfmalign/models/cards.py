@@ -24,6 +24,7 @@ from vfmalign.core.domain.errors import (
 )
 from vfmalign.core.domain.models import LayerSpec, ModelCard, Objective, PreprocessingSpec, PretrainingDataset
 from vfmalign.core.domain.record import is_id
+from vfmalign.core.runtime.work_context import UNLIMITED, WorkContext
 from vfmalign.core.storage.keys import model_card_key, weights_key
 from vfmalign.core.storage.lost_objects import describe_publishing, lost_as
 from vfmalign.core.storage.object_store import ObjectStore
@@ -50,6 +51,7 @@ def publish(
     parent: str = "",
     source: str = "",
     replace_damaged: bool = False,
+    context: WorkContext = UNLIMITED,
 ) -> ModelCard:
     """Store an encoder's weights, then its card.
 
@@ -66,6 +68,7 @@ def publish(
         source: free text without patient data.
         replace_damaged: publishes the model anew where the stored one has the same source, but its card or weights are
             lost or damaged.
+        context: checked after every step that takes long, before anything is stored.
 
     Returns:
         The stored card. Publishing the same model again returns the first card.
@@ -77,7 +80,9 @@ def publish(
     """
     _check_id(model_id)
     definition = get_architecture(architecture)
+    context.checkpoint()
     check_state(state, definition, subject=model_id)
+    context.checkpoint()
     _check_primary_layer(primary_layer, definition.layers, architecture)
     data = to_safetensors(state)
     card = ModelCard(
@@ -92,7 +97,7 @@ def publish(
         parent=parent,
         source=source,
     )
-    return _commit(store, card, data, replace_damaged=replace_damaged)
+    return _commit(store, card, data, context, replace_damaged=replace_damaged)
 
 
 def publish_program(
@@ -104,6 +109,7 @@ def publish_program(
     objective: Objective,
     primary_layer: str = "",
     source: str = "",
+    context: WorkContext = UNLIMITED,
 ) -> ModelCard:
     """Store an exported program (`program_archive.read_program`), then its card; see `publish` for the arguments.
 
@@ -113,6 +119,7 @@ def publish_program(
     """
     _check_id(model_id)
     encoder = exported_program.build_exported(dict(state), model_id)
+    context.checkpoint()
     layers = exported_program.get_layer_specs(encoder)
     if not _takes_input(encoder, preprocessing):
         raise BadOption(
@@ -132,7 +139,7 @@ def publish_program(
         primary_layer=primary_layer or layers[-1].name,
         source=source,
     )
-    return _commit(store, card, data)
+    return _commit(store, card, data, context)
 
 
 def load_card(store: ObjectStore, model_id: str) -> ModelCard:
@@ -263,8 +270,11 @@ def _to_ref(model_id: str, data: bytes) -> VolumeRef:
     return VolumeRef(key=weights_key(model_id, sha256), sha256=sha256)
 
 
-def _commit(store: ObjectStore, card: ModelCard, data: bytes, *, replace_damaged: bool = False) -> ModelCard:
+def _commit(
+    store: ObjectStore, card: ModelCard, data: bytes, context: WorkContext, *, replace_damaged: bool = False
+) -> ModelCard:
     """Store the weights, then the card; returns the first card where the same model is stored again."""
+    context.checkpoint()
     # The weights' key contains their digest: writing them before a lost race overwrites nothing of the other model.
     store.put(card.checkpoint.key, data)
     if store.put_if_absent(model_card_key(card.id), card.to_json()):

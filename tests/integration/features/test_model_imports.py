@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,8 +19,14 @@ from vfmalign.client.messages.features import Preprocessing
 from vfmalign.core.domain.errors import BadCheckpoint, BadOption, Conflict, TooLarge, VfmalignError
 from vfmalign.core.domain.models import PreprocessingSpec
 from vfmalign.core.runtime.settings import StoreSettings
+from vfmalign.core.runtime.work_queue import WorkQueue
 from vfmalign.core.storage.keys import model_card_key
 from vfmalign.core.storage.object_store import ObjectStore
+from vfmalign.core.storage.presigning import Presigner
+from vfmalign.features.imports import models as published_models
+from vfmalign.features.imports.servicer import Imports, ModelServicer
+from vfmalign.features.settings import FeaturesOptions
+from vfmalign.models import cards
 from vfmalign.models.cards import load_encoder, publish
 from vfmalign.models.registry import get_architecture
 from vfmalign.models.weights import random_state, to_safetensors
@@ -119,3 +127,53 @@ def test_weights_beyond_the_limit_are_refused_before_they_are_sent(
     small = start_server(**caller_settings, VFMALIGN_FEATURES__MAX_WEIGHTS_BYTES=str(2**20))
     with pytest.raises(TooLarge, match="VFMALIGN_FEATURES__MAX_WEIGHTS_BYTES"):
         as_caller(ADA, small.address).models.upload("i1", bytes(2**20 + 1))
+
+
+STEPS = (
+    (published_models, "parse_weights"),
+    (published_models, "to_safetensors"),
+    (cards, "get_architecture"),
+    (cards, "check_state"),
+    (cards, "to_safetensors"),
+)
+"""What a publication calls, in order, by the module that calls it."""
+
+
+@pytest.mark.parametrize("last", range(len(STEPS)), ids=["parse", "compare", "build", "check", "serialise"])
+async def test_a_publication_ends_after_the_step_in_which_its_caller_leaves(
+    store: ObjectStore, store_settings: StoreSettings, monkeypatch: pytest.MonkeyPatch, last: int
+) -> None:
+    reached, left, steps = threading.Event(), threading.Event(), []
+
+    def observe(number: int, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **options: Any) -> Any:
+            steps.append(number)
+            if number == last:
+                reached.set()
+                left.wait(60)
+            return function(*args, **options)
+
+        return call
+
+    for number, (module, name) in enumerate(STEPS):
+        monkeypatch.setattr(module, name, observe(number, getattr(module, name)))
+    queue = WorkQueue(1, "imports")
+    imports = Imports(store, Presigner(store_settings), queue, FeaturesOptions())
+    weights = to_safetensors(random_state(get_architecture(ARCHITECTURE), 0))
+    request = describe_model(weights)
+    store.put(imports.get_uploads("i1").key(request.weights_sha256), weights)
+
+    async def follow() -> None:
+        async for _ in ModelServicer(imports).PublishModel(request.to_proto(), None):
+            pass
+
+    caller = asyncio.ensure_future(follow())
+    assert await asyncio.to_thread(reached.wait, 60)
+    caller.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await caller
+    left.set()
+    await queue.run(steps.copy)  # the queue has one thread, so the publication has ended
+    queue.close()
+    assert steps == list(range(last + 1))
+    assert list(store.list("models/imported/")) == []

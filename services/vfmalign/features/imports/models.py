@@ -7,6 +7,7 @@ from typing import Any
 from vfmalign.client.messages.imports import PublishModelRequest
 from vfmalign.core.domain.errors import BadCheckpoint, BadOption, NotFound
 from vfmalign.core.domain.models import ModelCard
+from vfmalign.core.runtime.work_context import WorkContext
 from vfmalign.core.storage.keys import weights_key
 from vfmalign.core.storage.safetensors_header import MalformedHeader, parse_header
 from vfmalign.core.storage.uploads import UploadArea
@@ -16,13 +17,14 @@ from vfmalign.models.formats import exported_program
 from vfmalign.models.weights import parse_weights, to_safetensors
 
 
-def publish_model(uploads: UploadArea, request: PublishModelRequest, max_bytes: int) -> ModelCard:
+def publish_model(uploads: UploadArea, request: PublishModelRequest, max_bytes: int, context: WorkContext) -> ModelCard:
     """Check uploaded weights, store them and their card, and delete the upload.
 
     Args:
         uploads: hold the weights.
         request: describes the model.
         max_bytes: largest accepted file.
+        context: checked after every step that takes long, before anything is stored.
 
     Returns:
         The stored card. If an earlier call published the model, and its upload is deleted, the published weights are
@@ -35,12 +37,13 @@ def publish_model(uploads: UploadArea, request: PublishModelRequest, max_bytes: 
         Conflict: the id belongs to another model.
         PreconditionFailed: the weights were not uploaded, or have other bytes.
     """
-    state = _read_weights(uploads, request, max_bytes)
+    state = _read_weights(uploads, request, max_bytes, context)
     options: dict[str, Any] = {
         "objective": request.objective,
         "primary_layer": request.primary_layer,
         "source": request.source,
         "preprocessing": None if request.preprocessing is None else request.preprocessing.to_spec("preprocessing"),
+        "context": context,
     }
     if request.architecture != exported_program.ARCHITECTURE:
         card = publish(uploads.store, request.model_id, state, architecture=request.architecture, **options)
@@ -54,7 +57,7 @@ def publish_model(uploads: UploadArea, request: PublishModelRequest, max_bytes: 
     return card
 
 
-def _read_weights(uploads: UploadArea, request: PublishModelRequest, max_bytes: int) -> StateDict:
+def _read_weights(uploads: UploadArea, request: PublishModelRequest, max_bytes: int, context: WorkContext) -> StateDict:
     sha256 = request.weights_sha256
     data = uploads.find(sha256, max_bytes)
     if data is None:
@@ -62,6 +65,7 @@ def _read_weights(uploads: UploadArea, request: PublishModelRequest, max_bytes: 
             data = uploads.store.get(weights_key(request.model_id, sha256), sha256=sha256, max_bytes=max_bytes)
         except NotFound:
             raise uploads.missing(sha256) from None
+    context.checkpoint()
     try:
         parse_header(data, len(data))
     except MalformedHeader as error:
@@ -69,10 +73,12 @@ def _read_weights(uploads: UploadArea, request: PublishModelRequest, max_bytes: 
             f"the file is not safetensors: {error}", subject=request.model_id, remedy="convert the checkpoint first"
         ) from None
     state = parse_weights(data, request.model_id)
+    context.checkpoint()
     if to_safetensors(state) != data:
         raise BadCheckpoint(
             "the file holds metadata, or not the tensors alone in the order in which imports write them",
             subject=request.model_id,
             remedy="write it with `safetensors.torch.save` from a dict in order of names, without metadata",
         )
+    context.checkpoint()
     return state

@@ -184,7 +184,7 @@ class ModelServicer(imports_pb2_grpc.ModelServiceServicer):
         record = messages.PublishModelRequest.from_proto(request)
         uploads, limit = self._imports.get_uploads(record.import_id), self._imports.options.max_weights_bytes
         yield messages.PublishModelResponse(progress=Progress(phase="verify")).to_proto()
-        events = self._imports.publish(lambda report, work: publish_model(uploads, record, limit))
+        events = self._imports.publish(lambda report, work: publish_model(uploads, record, limit, work))
         async for event in events:
             if isinstance(event, _Result):
                 model = converters.to_model(event.value, self._imports.store.uri)
