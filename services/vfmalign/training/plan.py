@@ -172,7 +172,9 @@ def publications(spec: TrainingSpec) -> dict[str, str]:
 
 def model_id_conflict(model: str) -> Conflict:
     """The error of a job whose model id is already in use."""
-    return Conflict("another model is published under this id", subject=model, remedy="choose another publish_as")
+    return Conflict(
+        "another model is published under this id", subject=model, remedy="choose another id for the model to publish"
+    )
 
 
 def _check_id_available(store: ObjectStore, model: str, source: str) -> None:

@@ -6,14 +6,22 @@ import json
 from typing import Any
 
 from vfmalign.client.messages.checks import CheckSpec
-from vfmalign.core.domain.errors import BadOption, VfmalignError
+from vfmalign.core.domain.errors import BadOption, Unavailable
 from vfmalign.core.domain.jobs import Network, TrainingRecipe
 from vfmalign.core.domain.modality_map import resolve_input
+from vfmalign.core.domain.models import ModelCard
 from vfmalign.core.domain.recipes import check_patch, fit_patch, get_finetuning_recipe
 from vfmalign.core.domain.tasks import check_task, get_task_spec
 from vfmalign.core.storage.datasets import load_dataset
 from vfmalign.core.storage.object_store import ObjectStore
-from vfmalign.finetuning.jobs.request import NETWORKS, apply_recipe, get_preset, load_card
+from vfmalign.finetuning.jobs.request import (
+    FINETUNING_SPLITS,
+    NETWORKS,
+    apply_recipe,
+    check_splits,
+    get_preset,
+    load_card,
+)
 
 # What makes two trainings comparable; everything else is each network's own.
 BUDGET = ("epochs", "steps_per_epoch", "batch_size", "patch_shape_DHW")
@@ -53,17 +61,22 @@ def check_spec(spec: CheckSpec) -> None:
 def check_inputs(store: ObjectStore, spec: CheckSpec) -> None:
     """Checks the task against the dataset and the model, before anything is stored.
 
-    Inputs that cannot be read are left to the stage `validate`, which waits for a store that is unavailable.
+    While the store is unavailable, this is left to the stage `validate`, which waits for it.
 
     Raises:
-        BadOption: the dataset does not declare what the task is about, or the model's input lacks a channel.
-        BadDataset: a case lacks what the task needs.
+        NotFound: the model or the dataset does not exist.
+        DigestMismatch: one of them has another digest than requested.
+        BadOption: the dataset does not declare what the task is about, the model's input lacks a channel, or the model
+            lacks a layer.
+        BadDataset: a split without a case, or a case without what the task needs.
     """
     try:
         dataset = load_dataset(store, spec.dataset_id, spec.dataset_digest or None)
         card = load_card(store, spec.model_id, spec.model_sha256)
-    except VfmalignError:
+    except Unavailable:
         return
+    check_splits(dataset, FINETUNING_SPLITS)
+    choose_layers(card, spec.layers)
     task = get_task_spec(str(spec.task), dataset.declaration)
     task.check_cases(dataset)
     model_input = resolve_input(
@@ -72,6 +85,21 @@ def check_inputs(store: ObjectStore, spec: CheckSpec) -> None:
     task.check_input(card.id, model_input.modalities)
     for network in NETWORKS:
         check_patch(get_recipe(spec, network, card.preprocessing.shape_DHW), card.preprocessing.shape_DHW)
+
+
+def choose_layers(card: ModelCard, requested: tuple[str, ...]) -> tuple[str, ...]:
+    """Returns the layers to compare, the primary one first; all of the model where none is requested.
+
+    Raises:
+        BadOption: the model does not have a layer.
+    """
+    known = [layer.name for layer in card.layers]
+    for layer in requested:
+        if layer not in known:
+            raise BadOption(f"no layer {layer[:64]!r}", field="layers", remedy=f"choose among {', '.join(known)}")
+    chosen = requested or tuple(known)
+    # The card declares the primary layer before any result is known, so it is always compared.
+    return (card.primary_layer, *(layer for layer in chosen if layer != card.primary_layer))
 
 
 def get_recipe(

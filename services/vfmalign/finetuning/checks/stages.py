@@ -19,7 +19,7 @@ from vfmalign.client.messages.common import Progress
 from vfmalign.client.messages.features import ExtractDatasetRequest
 from vfmalign.client.messages.jobs import JobSpec
 from vfmalign.core.domain.datasets import Split
-from vfmalign.core.domain.errors import BadDataset, BadOption, VfmalignError
+from vfmalign.core.domain.errors import VfmalignError
 from vfmalign.core.domain.jobs import JobResult, Network, TrainingRecipe
 from vfmalign.core.domain.modality_map import resolve_input
 from vfmalign.core.domain.models import ModelCard
@@ -39,11 +39,19 @@ from vfmalign.finetuning.checks.artifacts import (
 )
 from vfmalign.finetuning.checks.clients import ComparisonRequest, FeatureSetRef, compare, extract
 from vfmalign.finetuning.checks.repository import StoredCheck
-from vfmalign.finetuning.checks.request import get_recipe
+from vfmalign.finetuning.checks.request import choose_layers, get_recipe
 from vfmalign.finetuning.checks.trainings import Training, list_trainings, name_stage, parse_stage
 from vfmalign.finetuning.db.repository import NO_FREE_SLOT
 from vfmalign.finetuning.jobs.repository import StoredJob
-from vfmalign.finetuning.jobs.request import NETWORKS, baseline_digest, finetuning_spec, load_card, to_recipe
+from vfmalign.finetuning.jobs.request import (
+    FINETUNING_SPLITS,
+    NETWORKS,
+    baseline_digest,
+    check_splits,
+    finetuning_spec,
+    load_card,
+    to_recipe,
+)
 from vfmalign.finetuning.jobs.results import check_encoder, check_weights
 
 
@@ -92,9 +100,7 @@ def validate(store: ObjectStore, check: StoredCheck) -> Validated:
     card = load_card(store, request.model_id, request.model_sha256)
     check_weights(store, card)
     dataset = load_dataset(store, request.dataset_id, request.dataset_digest or None)
-    for split in ("train", "val", "test"):
-        if not getattr(dataset, split):
-            raise BadDataset(f"the split {split!r} holds no case", subject=dataset.id, remedy="add at least one case")
+    check_splits(dataset, FINETUNING_SPLITS)
     check_leakage(dataset, card.pretraining)
     task = get_task_spec(str(request.task), dataset.declaration)
     task.check_cases(dataset)
@@ -103,7 +109,7 @@ def validate(store: ObjectStore, check: StoredCheck) -> Validated:
     return Validated(
         card=card,
         dataset_digest=dataset.digest(),
-        layers=_layers(card, request.layers),
+        layers=choose_layers(card, request.layers),
         primary_layer=card.primary_layer,
         input_transform=task.input_transform,
         naive_baseline=task.naive_baseline,
@@ -114,16 +120,6 @@ def validate(store: ObjectStore, check: StoredCheck) -> Validated:
         reference_groups=len({case.group for case in dataset.train}),
         recipes={network: get_recipe(request, network, model_input.shape_DHW) for network in NETWORKS},
     )
-
-
-def _layers(card: ModelCard, requested: tuple[str, ...]) -> tuple[str, ...]:
-    known = [layer.name for layer in card.layers]
-    for layer in requested:
-        if layer not in known:
-            raise BadOption(f"no layer {layer[:64]!r}", field="layers", remedy=f"choose among {', '.join(known)}")
-    chosen = requested or tuple(known)
-    # The card declares the primary layer before any result is known, so it is always compared.
-    return (card.primary_layer, *(layer for layer in chosen if layer != card.primary_layer))
 
 
 async def _make_validate(context: StageContext, outputs: Outputs) -> Record:

@@ -15,7 +15,7 @@ from pydantic import Field, StringConstraints
 from vfmalign.client.messages.checks import CheckSpec
 from vfmalign.client.messages.experiments import ExperimentSpec
 from vfmalign.core.domain.datasets import DatasetManifest
-from vfmalign.core.domain.errors import BadDataset, BadOption
+from vfmalign.core.domain.errors import BadOption
 from vfmalign.core.domain.modality_map import ModalityMap, resolve_input
 from vfmalign.core.domain.models import ModelCard
 from vfmalign.core.domain.record import Record, Sha256
@@ -24,7 +24,7 @@ from vfmalign.core.domain.tasks import TaskSpec, get_task_spec
 from vfmalign.core.storage.datasets import load_dataset
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.finetuning.checks.request import check_spec
-from vfmalign.finetuning.jobs.request import load_card
+from vfmalign.finetuning.jobs.request import FINETUNING_SPLITS, check_splits, load_card
 
 MAX_RUNNING = 64
 MAX_MODELS = 32
@@ -125,14 +125,7 @@ def pin_inputs(store: ObjectStore, spec: ExperimentSpec) -> PinnedInputs:
             task is about.
     """
     dataset = load_dataset(store, spec.dataset_id, spec.dataset_digest or None)
-    for split in ("train", "val", "test"):
-        if not getattr(dataset, split):
-            raise BadDataset(
-                f"the split {split!r} holds no case",
-                field="spec.dataset_id",
-                subject=dataset.id,
-                remedy="add at least one case to it",
-            )
+    check_splits(dataset, FINETUNING_SPLITS)
     tasks = _resolve_tasks(spec, dataset)
     _check_smallest_differences(spec, tasks)
     cards = [load_card(store, model) for model in spec.model_ids]

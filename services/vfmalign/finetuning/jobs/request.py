@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib.metadata
+from collections.abc import Sequence
 from typing import Any
 
 from vfmalign.client.messages.jobs import JobSpec, Recipe
-from vfmalign.core.domain.errors import BadOption, DigestMismatch, NotFound
+from vfmalign.core.domain.datasets import DatasetManifest, Split
+from vfmalign.core.domain.errors import BadDataset, BadOption, Conflict, DigestMismatch, NotFound, PreconditionFailed
 from vfmalign.core.domain.jobs import Network, TrainingRecipe, TrainingSpec, probe_id
 from vfmalign.core.domain.modality_map import check_mapped_modalities, resolve_input
 from vfmalign.core.domain.models import ModelCard, PreprocessingSpec
@@ -27,6 +29,7 @@ from vfmalign.core.storage.object_store import ObjectStore
 
 DEFAULT_ARCHITECTURE = "profound_conv_micro"
 NETWORKS: tuple[Network, ...] = ("pretrained", "scratch", "specialised")
+FINETUNING_SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 
 def get_preset(recipe: Recipe) -> Preset:
@@ -97,19 +100,37 @@ def load_card(store: ObjectStore, model: str, sha256: str = "") -> ModelCard:
     return card
 
 
+def check_splits(dataset: DatasetManifest, splits: Sequence[Split]) -> None:
+    """Checks that splits have cases.
+
+    Raises:
+        BadDataset: one holds no case.
+    """
+    for split in splits:
+        if not getattr(dataset, split):
+            raise BadDataset(
+                f"the split {split!r} holds no case",
+                field="spec.dataset_id",
+                subject=dataset.id,
+                remedy="import the dataset again with a case in this split (`--share`, `--splits`)",
+            )
+
+
 def resolve_job(store: ObjectStore, job_id: str, request: JobSpec) -> TrainingSpec:
     """Returns the spec of a requested job, with the digests of its inputs as stored now.
 
     Raises:
         BadOption: fields that do not fit together, or a task that does not fit the dataset or the model.
-        BadDataset: a case lacks what the task needs.
+        BadDataset: a split without a case, or a case that lacks what the task needs.
         NotFound: the model or dataset does not exist.
         DigestMismatch: one of them has another digest than requested.
+        Conflict: another model has the id under which the encoder is to be published.
     """
     dataset = load_dataset(store, request.dataset_id, request.dataset_digest or None)
     check_mapped_modalities(request.modality_map, dataset.declaration, "spec.modality_map")
     if request.kind == "pretrain":
-        return _pretraining_spec(job_id, request, dataset.digest())
+        check_splits(dataset, ("pretrain", "val"))
+        return _check_publication(store, _pretraining_spec(job_id, request, dataset.digest()))
     if not request.model_id:
         raise BadOption("required for fine-tuning", field="spec.model_id", remedy="name the pretrained model")
     if request.task is None:
@@ -124,7 +145,8 @@ def resolve_job(store: ObjectStore, job_id: str, request: JobSpec) -> TrainingSp
         card.id, card.preprocessing, request.modality_map, dataset.declaration, "spec.modality_map"
     )
     task.check_input(card.id, model_input.modalities)
-    return finetuning_spec(job_id, request, card, dataset.digest(), recipe)
+    check_splits(dataset, FINETUNING_SPLITS)
+    return _check_publication(store, finetuning_spec(job_id, request, card, dataset.digest(), recipe))
 
 
 def finetuning_spec(
@@ -192,6 +214,21 @@ def baseline_digest(spec: TrainingSpec, card: ModelCard) -> str:
         spec=spec.model_dump(mode="json", exclude=own),
         preprocessing=card.preprocessing,
     ).digest()
+
+
+def _check_publication(store: ObjectStore, spec: TrainingSpec) -> TrainingSpec:
+    """Returns the spec if its encoder can be published: before the training rather than after it."""
+    try:
+        card = store.read(model_card_key(spec.publish_as), ModelCard) if spec.publish_as else None
+    except (NotFound, PreconditionFailed):  # a damaged card is replaced
+        return spec
+    if card is not None and card.source != f"job {spec.id}":
+        raise Conflict(
+            "another model is published under this id",
+            subject=spec.publish_as,
+            remedy="choose another id for the model to publish",
+        )
+    return spec
 
 
 def _pretraining_spec(job_id: str, request: JobSpec, digest: str) -> TrainingSpec:

@@ -9,9 +9,17 @@ from vfmalign.client.messages.checks import CheckSpec
 from vfmalign.client.messages.experiments import ExperimentSpec, SmallestDifference
 from vfmalign.client.messages.jobs import JobSpec, Recipe
 from vfmalign.core.domain.datasets import Case, DatasetManifest, VolumeRef
-from vfmalign.core.domain.errors import BadDataset, BadOption, NotFound, PreconditionFailed
+from vfmalign.core.domain.errors import (
+    BadDataset,
+    BadOption,
+    Conflict,
+    DigestMismatch,
+    NotFound,
+    PreconditionFailed,
+    StoreUnavailable,
+)
 from vfmalign.core.domain.models import ModelCard
-from vfmalign.core.storage.datasets import save_dataset
+from vfmalign.core.storage.datasets import load_dataset, save_dataset
 from vfmalign.core.storage.keys import model_card_key
 from vfmalign.finetuning.checks.request import check_inputs, get_recipe
 from vfmalign.finetuning.experiments.request import (
@@ -269,6 +277,45 @@ def test_checks_and_jobs_with_a_wrong_map_are_refused_before_they_are_stored(sto
     pretraining = JobSpec(kind="pretrain", dataset_id="d", objective="contrastive", modality_map={"t1w": "input"})
     with pytest.raises(BadOption, match="has no modality t1w"):
         resolve_job(stored, "j", pretraining)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "says"),
+    [
+        ({"model_id": "m9"}, NotFound, "no such model"),
+        ({"model_sha256": "d" * 64}, DigestMismatch, "the stored weights have"),
+        ({"dataset_id": "e"}, NotFound, "dataset e: not found"),
+        ({"dataset_id": "no-val"}, BadDataset, "'val' holds no case"),
+        ({"layers": ("blocks.9",)}, BadOption, "no layer 'blocks.9'"),
+    ],
+)
+def test_checks_that_cannot_succeed_are_refused_before_they_are_stored(stored, changes, error, says):
+    spec = CheckSpec(model_id="m1", dataset_id="d", task="segmentation")
+    check_inputs(stored, spec)
+    with pytest.raises(error, match=says):
+        check_inputs(stored, spec.model_copy(update=changes))
+
+
+def test_a_check_is_created_while_the_store_is_unavailable(stored, monkeypatch):
+    def get(*_, **__):
+        raise StoreUnavailable("the object store does not answer", subject="s3://b")
+
+    monkeypatch.setattr(type(stored), "get", get)
+    check_inputs(stored, CheckSpec(model_id="m9", dataset_id="d", task="segmentation"))
+
+
+def test_jobs_that_cannot_succeed_are_refused_before_they_are_stored(stored):
+    pretraining = JobSpec(kind="pretrain", dataset_id="d", objective="contrastive")
+    with pytest.raises(BadDataset, match="'pretrain' holds no case"):
+        resolve_job(stored, "j", pretraining)
+    manifest = load_dataset(stored, "d")
+    save_dataset(stored, manifest.model_copy(update={"id": "whole", "pretrain": manifest.train, "train": ()}))
+    pretraining = pretraining.model_copy(update={"dataset_id": "whole", "publish_as": "m1"})
+    with pytest.raises(Conflict, match="another model is published under this id"):
+        resolve_job(stored, "j", pretraining)
+    assert resolve_job(stored, "j", pretraining.model_copy(update={"publish_as": "m3"})).publish_as == "m3"
+    with pytest.raises(BadDataset, match="'train' holds no case"):
+        resolve_job(stored, "j", JobSpec(kind="finetune", model_id="m1", dataset_id="whole", task="segmentation"))
 
 
 def test_controls_shuffle_the_labels_of_every_model_and_task_with_the_first_seed_and_change_no_cell():
