@@ -124,15 +124,16 @@ class Reconciler:
         await self._end_drivers(list(self._drivers))
 
     async def reconcile(self) -> None:
-        """Runs one round: makes sure that each active check has a driver, and ends those that are cancelled."""
+        """Runs one round: ends the checks that are cancelled, then starts drivers of others up to the limit."""
         for check_id in [check_id for check_id, driver in self._drivers.items() if driver.done()]:
             del self._drivers[check_id]
         active = await asyncio.to_thread(self._checks.active)
-        for check in active[: self._policy.max_checks]:
+        for check in active:
             if check.cancel_requested:
                 await self._cancel(check)
-            elif check.id not in self._drivers:
-                self._drivers[check.id] = asyncio.create_task(self._drive(check.id), name=f"check {check.id}")
+        waiting = [check.id for check in active if not check.cancel_requested and check.id not in self._drivers]
+        for check_id in waiting[: max(0, self._policy.max_checks - len(self._drivers))]:
+            self._drivers[check_id] = asyncio.create_task(self._drive(check_id), name=f"check {check_id}")
 
     async def _cancel(self, check: StoredCheck) -> None:
         # The driver ends first: it would otherwise create further jobs while the existing ones are cancelled.
@@ -147,7 +148,7 @@ class Reconciler:
         return all(job.finished for job in after)
 
     async def _end_drivers(self, check_ids: Sequence[str]) -> None:
-        drivers = [driver for check_id in check_ids if (driver := self._drivers.get(check_id)) is not None]
+        drivers = [self._drivers.pop(check_id) for check_id in check_ids if check_id in self._drivers]
         for driver in drivers:
             driver.cancel()
         await asyncio.gather(*drivers, return_exceptions=True)

@@ -1,10 +1,21 @@
-"""What a check reports while its stages run, and which errors are tried again."""
+"""Which checks run, what a check reports while its stages run, and which errors are tried again."""
+
+import asyncio
+from collections import defaultdict
 
 import pytest
 
+from vfmalign.client.async_client import AsyncClient
+from vfmalign.client.messages.checks import CheckSpec
 from vfmalign.client.messages.common import Progress
 from vfmalign.core.domain.errors import BadOption, Exhausted, Forbidden, Unavailable
-from vfmalign.finetuning.checks.reconciler import StatusBoard, is_transient
+from vfmalign.finetuning.checks.artifacts import Stage
+from vfmalign.finetuning.checks.reconciler import PollingPolicy, Reconciler, StatusBoard, is_transient
+from vfmalign.finetuning.checks.repository import CheckRepository, ReportRefs
+from vfmalign.finetuning.db.repository import StoredRef
+from vfmalign.finetuning.jobs.repository import JobRepository
+
+WAIT_S = 30
 
 
 class Checks:
@@ -57,3 +68,58 @@ def too_large():
 )
 def test_errors_that_end_by_themselves_are_tried_again(error, transient):
     assert is_transient(error) is transient
+
+
+class EndlessStage:
+    """The only stage of its checks: it runs until its check is cancelled."""
+
+    def __init__(self):
+        self.started, self.ended = defaultdict(asyncio.Event), defaultdict(asyncio.Event)
+        self.running = set()
+
+    async def find(self, context):
+        return None
+
+    async def make(self, context, outputs):
+        self.running.add(context.check.id)
+        self.started[context.check.id].set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.running.remove(context.check.id)
+            self.ended[context.check.id].set()
+
+    def get_all(self, seeds):
+        return [Stage("endless", (), self.find, self.make, "stages/endless.json")]
+
+
+async def test_a_cancelled_check_ends_though_a_reopened_one_takes_it_beyond_the_limit(database, store):
+    checks, stage, ref = CheckRepository(database), EndlessStage(), StoredRef(key="k", sha256="0" * 64, size_bytes=1)
+    for check_id in ("c0", "c1", "c2"):
+        checks.create(check_id, CheckSpec(model_id="m", dataset_id="d", task="segmentation"))
+    checks.begin("c0")
+    checks.succeed("c0", ReportRefs(json_ref=ref, html_ref=ref))
+    async with asyncio.timeout(WAIT_S), AsyncClient() as client:
+        reconciler = Reconciler(
+            get_stages=stage.get_all,
+            checks=checks,
+            jobs=JobRepository(database),
+            store=store,
+            client=client,
+            policy=PollingPolicy(max_checks=2),
+        )
+        await reconciler.reconcile()
+        for check_id in ("c1", "c2"):
+            await stage.started[check_id].wait()
+
+        checks.reopen("c0", "its report is lost")
+        assert [check.id for check in checks.active()] == ["c0", "c1", "c2"], "the oldest first"
+        await reconciler.reconcile()
+
+        checks.cancel("c2")
+        await reconciler.reconcile()
+        assert checks.get("c2").state == "cancelled"
+        assert stage.ended["c2"].is_set()
+        await stage.started["c0"].wait()
+        assert stage.running == {"c0", "c1"}, "the reopened check takes the place"
+        await reconciler.end()
