@@ -124,6 +124,7 @@ ROWS = (
     job("id in full-width letters", "job_id", job_id="ａｂ"),
     job("empty id", "job_id", job_id=""),
     job("id of 101 characters", "job_id", job_id="a" * 101),
+    job("id of the job of a check", "job_id", job_id="demo-pretrained"),
     job("model id with NUL", "spec.model_id", model_id="a\0"),
     job("model id that climbs", "spec.model_id", model_id="../micro"),
     job("unknown model", "unknown", model_id="unknown", code=NOT_FOUND),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from vfmalign.core.domain.errors import BadOption, Conflict, NotFound, PreconditionFailed
-from vfmalign.v1 import finetuning_pb2
+from vfmalign.v1 import alignment_pb2, finetuning_pb2
 
 
 async def test_jobs_through_the_api(service):
@@ -31,6 +31,21 @@ async def test_jobs_through_the_api(service):
         await service.jobs.GetJob(finetuning_pb2.GetJobRequest(job_id="other"))
     with pytest.raises(BadOption):
         await service.jobs.CreateJob(finetuning_pb2.CreateJobRequest(job_id="../etc", spec=spec))
+
+
+async def test_nobody_takes_the_ids_of_a_checks_jobs(service):
+    """The check would fail at the first of its jobs that belongs to somebody else."""
+    name = f"{service.prefix}-fair"
+    spec = finetuning_pb2.JobSpec(
+        kind=finetuning_pb2.JOB_KIND_FINETUNE, dataset_id="demo", model_id="vfm", task={"name": "segmentation"}
+    )
+    for job_id in (f"{name}-pretrained", f"{name}-specialised-s2"):
+        with pytest.raises(BadOption, match="belong to the jobs of checks"):
+            await service.jobs.CreateJob(finetuning_pb2.CreateJobRequest(job_id=job_id, spec=spec))
+    check = await service.finish(await service.create("fair"))
+    assert check.state == alignment_pb2.CHECK_STATE_SUCCEEDED, check.progress.detail
+    own = await service.jobs.GetJob(finetuning_pb2.GetJobRequest(job_id=f"{name}-pretrained"))
+    assert own.job.state == finetuning_pb2.JOB_STATE_SUCCEEDED
 
 
 async def test_a_cancelled_job_is_retried_through_the_api(service):

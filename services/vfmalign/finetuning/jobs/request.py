@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -30,6 +31,7 @@ from vfmalign.core.storage.object_store import ObjectStore
 DEFAULT_ARCHITECTURE = "profound_conv_micro"
 NETWORKS: tuple[Network, ...] = ("pretrained", "scratch", "specialised")
 FINETUNING_SPLITS: tuple[Split, ...] = ("train", "val", "test")
+_JOB_OF_CHECK = re.compile(rf"-({'|'.join(NETWORKS)})(-s\d+)?$")
 
 
 def get_preset(recipe: Recipe) -> Preset:
@@ -62,6 +64,20 @@ def to_recipe(recipe: TrainingRecipe, preset: str) -> Recipe:
     """Returns the request of a recipe with every field set, so that a later change of the preset does not change it."""
     fields = recipe.model_dump(include=set(Recipe.model_fields))
     return Recipe.model_validate(fields | {"preset": preset, "patch_shape_dhw": recipe.patch_shape_DHW or ()})
+
+
+def check_job_id(job_id: str) -> None:
+    """Checks that an id that a client chose is not one that a check gives to its jobs: whoever took it would end it.
+
+    Raises:
+        BadOption: it ends as the ids of such jobs do (`checks.trainings`).
+    """
+    if ending := _JOB_OF_CHECK.search(job_id):
+        raise BadOption(
+            f"ids that end in {ending[0]} belong to the jobs of checks",
+            field="job_id",
+            remedy="choose an id with another ending",
+        )
 
 
 def check_objective(spec: JobSpec) -> None:

@@ -9,7 +9,7 @@ from vfmalign.client.messages.jobs import Job, JobId, JobSpec
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.finetuning.jobs.converters import to_job
 from vfmalign.finetuning.jobs.repository import JobRepository, StoredJob
-from vfmalign.finetuning.jobs.request import check_objective, resolve_job
+from vfmalign.finetuning.jobs.request import check_job_id, check_objective, resolve_job
 from vfmalign.finetuning.jobs.results import reopen_if_lost
 from vfmalign.finetuning.servicers import Context, OperationServicer, Watching, parse_id
 from vfmalign.v1 import finetuning_pb2, finetuning_pb2_grpc
@@ -47,6 +47,7 @@ class FineTuningServicer(OperationServicer[StoredJob], finetuning_pb2_grpc.FineT
     ) -> finetuning_pb2.CreateJobResponse:
         """Creates a job."""
         job_id = parse_id(JobId, request.job_id, "job_id")
+        check_job_id(job_id)
         spec = JobSpec.from_proto(request.spec, "spec")
         check_objective(spec)
         job = await asyncio.to_thread(self._create, job_id, spec)

@@ -3,8 +3,10 @@
 import pytest
 
 from vfmalign.client.messages.checks import CheckSpec
+from vfmalign.core.domain.errors import BadOption
 from vfmalign.finetuning.checks.reporting import all_stages
 from vfmalign.finetuning.checks.trainings import Training, list_trainings, parse_stage
+from vfmalign.finetuning.jobs.request import check_job_id
 
 
 def spec(**fields):
@@ -27,6 +29,18 @@ def test_encoders_of_further_seeds_have_names_of_their_own():
 
 def test_the_longest_names_are_valid_ids_of_jobs():
     assert max(len(training.job_id("c" * 80)) for training in list_trainings(10)) <= 100
+
+
+@pytest.mark.parametrize("training", list_trainings(10))
+def test_no_client_may_choose_the_id_of_a_checks_job(training):
+    with pytest.raises(BadOption, match="belong to the jobs of checks") as caught:
+        check_job_id(training.job_id("ada.check-1"))
+    assert caught.value.field == "job_id"
+
+
+@pytest.mark.parametrize("job_id", ["pretrained", "pretrain-micro", "scratch-2", "c-pretrained-s", "c-scratchy"])
+def test_clients_may_choose_other_ids(job_id):
+    check_job_id(job_id)
 
 
 def test_seeds_follow_the_first():
