@@ -21,7 +21,7 @@ from vfmalign.v1 import mmd_pb2, mmd_pb2_grpc
 METHODS = (
     "/vfmalign.v1.MmdService/Compute",
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
-    "/grpc.health.v1.Health/Watch",
+    "/grpc.health.v1.Health/Check",
 )
 REASONS = (b"the message was not complete", b"the memory for incoming requests is in use")
 MESSAGE_BYTES = 16 * 2**20

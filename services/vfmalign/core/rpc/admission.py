@@ -1,4 +1,4 @@
-"""Admission of calls: memory for requests is reserved before a message is read, for each caller and for the process.
+"""Admission of calls: how many a caller has at once, and memory for requests, which is reserved before it is read.
 
 gRPC reads the message of a unary call before its handler runs, so stalled senders of large messages fill a server's
 memory. Here a call reserves the largest message first, reads, and keeps the size of what it read until it ends. A call
@@ -46,11 +46,12 @@ class Reservation:
 
 @dataclass(eq=False)
 class Admission:
-    """Memory for the requests of one process.
+    """Calls of one process, and memory for their requests.
 
-    A caller may hold half of it, so that nobody keeps the others out.
+    A caller may have a part of the calls and half of the memory, so that nobody keeps the others out.
 
     Attributes:
+        calls_per_caller: calls of one caller at once.
         message_bytes: largest message.
         total_bytes: for all calls; at least twice the largest message.
         message_timeout_s: seconds within which a message must be complete.
@@ -59,15 +60,44 @@ class Admission:
         used_bytes: reserved so far.
     """
 
+    calls_per_caller: int
     message_bytes: int
     total_bytes: int
     message_timeout_s: float
     grace_s: float = GRACE_S
     wait_s: float = WAIT_S
     used_bytes: int = 0
+    _calls_of: Counter[str] = field(default_factory=Counter)
     _used_by: Counter[str] = field(default_factory=Counter)
     _reading: dict[Reservation, None] = field(default_factory=dict)
     _waiting: list[Reservation] = field(default_factory=list)
+
+    @asynccontextmanager
+    async def count(self, caller: str) -> AsyncIterator[None]:
+        """Counts a call until it ends.
+
+        Args:
+            caller: who calls: an identity, or an address without its port.
+
+        Raises:
+            Exhausted: the caller has as many calls as it may have at once.
+        """
+        if self._calls_of[caller] >= self.calls_per_caller:
+            raise Exhausted(
+                f"you have {self._calls_of[caller]} calls at once, and the limit for one caller is "
+                f"{self.calls_per_caller}",
+                subject="server",
+                remedy="wait until some have ended, or end some, such as those that watch; an operator may raise "
+                "VFMALIGN_SERVER__MAX_CALLS_PER_CALLER",
+                reason="TOO_MANY_CALLS",
+            )
+        self._calls_of[caller] += 1
+        try:
+            yield
+        finally:
+            self._calls_of[caller] -= 1
+            if not self._calls_of[caller]:
+                del self._calls_of[caller]
 
     @asynccontextmanager
     async def reserve(self, caller: str) -> AsyncIterator[Reservation]:

@@ -65,13 +65,13 @@ RPC_ROLES: Mapping[str, frozenset[str]] = MappingProxyType(
 )
 """Roles that may call each RPC, by the RPC's path."""
 
-_OPEN = frozenset({"/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"})
-"""RPCs of probes and load balancers, which have no identity. They tell whether a service is ready, and nothing else."""
+_OPEN = "/grpc.health.v1.Health/Check"
+"""The RPC of load balancers, which have no identity. It tells whether a service is ready, and nothing else."""
 
 
 def needs_identity(path: str) -> bool:
     """Returns whether callers of an RPC must prove who they are."""
-    return path not in _OPEN
+    return path != _OPEN
 
 
 def choose_tenant(identity: Identity, metadata: Iterable[tuple[str, str | bytes]], path: str) -> str:

@@ -1,7 +1,8 @@
 """Server interceptor: identity, admission, bounds of requests, request id, metrics, log and conversion of errors.
 
 Every call passes the same checks in the same order: the service is open, the caller proves who it is and may call the
-RPC, memory for the request is reserved, and the request is read and checked.
+RPC, it has no more calls than one caller may have, memory for the request is reserved, and the request is read and
+checked.
 
 Handlers of unary requests are registered as handlers of request streams, which look the same on the wire. gRPC then
 leaves it to the handler when to read the message: after memory for it is reserved, and within a time limit. A message
@@ -14,10 +15,9 @@ traceback is written to the log alone, because it may contain data.
 from __future__ import annotations
 
 import asyncio
-import inspect
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import aclosing, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -33,7 +33,7 @@ from vfmalign.core.domain.errors import (
 )
 from vfmalign.core.rpc.admission import Admission
 from vfmalign.core.rpc.authentication import Authenticator
-from vfmalign.core.rpc.authorisation import check_access, choose_tenant, needs_identity
+from vfmalign.core.rpc.authorisation import SERVICES, check_access, choose_tenant, needs_identity
 from vfmalign.core.rpc.bounds import parse_request
 from vfmalign.core.rpc.identity import Identity, current_identity, current_tenant
 from vfmalign.core.rpc.status_mapping import DETAILS_KEY, get_status_code, to_status
@@ -168,16 +168,13 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         if not handler.response_streaming:
             function = self._unary(handler.unary_unary, method, parse)
             return grpc.stream_unary_rpc_method_handler(function, response_serializer=serialise)
-        # The health service's Watch writes through its context instead of yielding.
-        yields = inspect.isasyncgenfunction(handler.unary_stream)
-        wrap = self._streaming if yields else self._unary
         return grpc.stream_stream_rpc_method_handler(
-            wrap(handler.unary_stream, method, parse), response_serializer=serialise
+            self._streaming(handler.unary_stream, method, parse), response_serializer=serialise
         )
 
     def _unary(self, function: Any, method: _Method, parse: Any) -> Any:
         async def call(_: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
-            async with self._around(context, method), self._request(context, parse) as request:
+            async with self._around(context, method), self._count(context), self._request(context, parse) as request:
                 return await function(request, context)
 
         return call
@@ -186,6 +183,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         async def call(_: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
             async with (
                 self._around(context, method),
+                self._count(context),
                 self._request(context, parse) as request,
                 aclosing(function(request, context)) as responses,
             ):
@@ -199,11 +197,22 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
         async def call(_: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
             requests = self._requests(context, parse)
-            async with self._around(context, method), aclosing(function(requests, context)) as responses:
+            async with (
+                self._around(context, method),
+                self._count(context),
+                aclosing(function(requests, context)) as responses,
+            ):
                 async for response in responses:
                     yield response
 
         return call
+
+    def _count(self, context: grpc.aio.ServicerContext[Any, Any]) -> AbstractAsyncContextManager[None]:
+        """Counts a call among those of its caller. Services call for everybody, and have no limit of their own."""
+        identity = current_identity.get()
+        if identity is not None and not identity.roles.isdisjoint(SERVICES):
+            return nullcontext()
+        return self._admission.count(_get_caller(context))
 
     @asynccontextmanager
     async def _request(self, context: grpc.aio.ServicerContext[Any, Any], parse: Any) -> AsyncIterator[Any]:
@@ -317,7 +326,7 @@ def register_methods(services: dict[str, list[tuple[str, bool]]]) -> None:
 
 
 def _get_caller(context: grpc.aio.ServicerContext[Any, Any]) -> str:
-    """Returns who shares memory for requests: a proven identity, else all that calls from one address."""
+    """Returns who shares calls and memory for requests: a proven identity, else all that calls from one address."""
     identity = current_identity.get()
     return identity.key if identity is not None and identity.issuer else context.peer().rpartition(":")[0]
 

@@ -1,7 +1,8 @@
 """Run a service: listen, warm up, report readiness, and drain on SIGTERM.
 
-Three ports: the API with health and reflection, Prometheus metrics, and a plaintext port with the health service alone
-for probes. A service is ready once it has warmed up, until it drains; readiness does not depend on the object store.
+Three ports: the API with reflection and the health service's `Check`, Prometheus metrics, and a plaintext port with the
+health service alone for probes. A service is ready once it has warmed up, until it drains; readiness does not depend on
+the object store.
 The health service also has the name `liveness`, which is SERVING as long as the process answers.
 """
 
@@ -199,14 +200,17 @@ async def serve_api(
         ("grpc.absolute_max_metadata_size", _METADATA_BYTES),
     ]
     admission = Admission(
-        limits.max_message_bytes + MESSAGE_HEADROOM_BYTES, limits.request_memory_bytes, limits.message_timeout_s
+        limits.max_calls_per_caller,
+        limits.max_message_bytes + MESSAGE_HEADROOM_BYTES,
+        limits.request_memory_bytes,
+        limits.message_timeout_s,
     )
     server = grpc.aio.server(
         interceptors=[CallInterceptor(gate, _open_authenticator(settings), admission)],
         options=options,
         maximum_concurrent_rpcs=limits.max_calls,
     )
-    health_pb2_grpc.add_HealthServicer_to_server(state, server)
+    _add_health_check(state, server)
     services = add_services(server)
     names = [service.full_name for service in services]
     register_methods({s.full_name: [(method.name, method.server_streaming) for method in s.methods] for s in services})
@@ -217,6 +221,19 @@ async def serve_api(
     await server.start()
     resources.push_async_callback(server.stop, 0)
     return server, names, port
+
+
+def _add_health_check(state: health.aio.HealthServicer, server: grpc.aio.Server) -> None:
+    """Adds the health service without Watch, whose calls need no identity and never end: strangers could hold them all.
+
+    gRPC's clients that would watch go on without it where it is UNIMPLEMENTED.
+    """
+    check = grpc.unary_unary_rpc_method_handler(
+        state.Check,
+        request_deserializer=health_pb2.HealthCheckRequest.FromString,
+        response_serializer=health_pb2.HealthCheckResponse.SerializeToString,
+    )
+    server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(health.SERVICE_NAME, {"Check": check})])
 
 
 def _open_authenticator(settings: ServiceSettings) -> Authenticator:

@@ -156,6 +156,12 @@ class ServerSettings(BaseModel, frozen=True):
         default=30.0, gt=0.0, le=3600.0, description="seconds within which a request must be received"
     )
     max_calls: int = Field(default=1_000, ge=1, le=100_000, description="calls at once; watching clients count")
+    max_calls_per_caller: int = Field(
+        default=200,
+        ge=1,
+        le=100_000,
+        description="calls at once of one identity, or of one address without identities; services are exempt",
+    )
     max_streams: int = Field(default=100, ge=1, le=10_000, description="calls at once over one connection")
     max_connections: int = Field(default=1_000, ge=1, le=100_000, description="connections at once")
     tls_cert_file: FilePath | None = Field(

@@ -1,4 +1,4 @@
-"""Memory for requests: who gets it, who waits, and who has to make room."""
+"""How many calls a caller has, and memory for requests: who gets it, who waits, and who has to make room."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ME, OTHER = "ipv4:10.0.0.1", "ipv4:10.0.0.2"
 
 def create(**changes: Any) -> Admission:
     settings = {"message_bytes": MESSAGE, "total_bytes": 4 * MESSAGE, "message_timeout_s": 60.0, "grace_s": 0.1}
-    return Admission(**{**settings, "wait_s": 0.05, **changes})
+    return Admission(**{"calls_per_caller": 2, **settings, "wait_s": 0.05, **changes})
 
 
 def sends(data: bytes | None) -> Any:
@@ -38,6 +38,20 @@ async def test_a_call_keeps_the_size_of_its_message_until_it_ends() -> None:
         assert await admission.read(sends(b"abc"), reservation) == b"abc"
         assert admission.used_bytes == 3
     assert admission.used_bytes == 0
+
+
+async def test_calls_of_one_caller_are_limited_until_one_ends() -> None:
+    admission = create()
+    async with admission.count(ME):
+        async with admission.count(ME), admission.count(OTHER):
+            with pytest.raises(Exhausted, match="2 calls at once") as caught:
+                async with admission.count(ME):
+                    pass
+        assert caught.value.reason == "TOO_MANY_CALLS"
+        assert "VFMALIGN_SERVER__MAX_CALLS_PER_CALLER" in caught.value.remedy
+        assert caught.value.retry_after_s is not None
+        async with admission.count(ME):
+            pass
 
 
 async def test_one_caller_gets_half_of_the_memory() -> None:

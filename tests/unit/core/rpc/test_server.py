@@ -282,9 +282,10 @@ async def test_health_metrics_and_reflection_answer(running: Running) -> None:
             stub: Any = health_pb2_grpc.HealthStub(channel)
             answer = await stub.Check(health_pb2.HealthCheckRequest(service="vfmalign.v1.MmdService"))
             assert answer.status == health_pb2.HealthCheckResponse.SERVING
-            watched = stub.Watch(health_pb2.HealthCheckRequest(service="vfmalign.v1.MmdService"))
-            assert (await watched.read()).status == health_pb2.HealthCheckResponse.SERVING
-            watched.cancel()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{running.ports['health']}") as channel:
+        watched = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+        assert (await watched.read()).status == health_pb2.HealthCheckResponse.SERVING
+        watched.cancel()
     address = f"http://127.0.0.1:{running.ports['metrics']}/metrics"
     text = await asyncio.to_thread(lambda: urllib.request.urlopen(address).read().decode())
     assert 'grpc_server_handled_total{grpc_code="NOT_FOUND",grpc_method="Compute"' in text
