@@ -11,6 +11,7 @@ from pathlib import Path
 from bench import environments, machine, tables
 from bench.statistics.convergence import simulate_convergence
 from bench.statistics.coverage import simulate_coverage
+from bench.statistics.equivalence import simulate_equivalence
 from bench.statistics.experiments import simulate_experiments
 from bench.statistics.power import simulate_power
 from bench.statistics.size import simulate_size
@@ -22,14 +23,15 @@ def main() -> int:
     """Parse the arguments, simulate, print and write."""
     parser = argparse.ArgumentParser(
         prog="python -m bench.statistics",
-        description="Simulate the size and power of tests, the coverage of intervals, convergence and experiments.",
+        description="Simulate the size and power of tests, coverage, convergence, verdicts and experiments.",
     )
-    names = ("size", "power", "coverage", "convergence", "seeds", "experiments")
+    names = ("size", "power", "coverage", "convergence", "seeds", "equivalence", "experiments")
     parser.add_argument("--only", default=",".join(names), help=f"sections, separated by commas: {', '.join(names)}")
     parser.add_argument("--size-datasets", type=int, default=2000, help="datasets per null distribution (2000)")
     parser.add_argument("--power-datasets", type=int, default=1000, help="datasets per alternative (1000)")
     parser.add_argument("--coverage-datasets", type=int, default=1000, help="datasets per cell (1000)")
     parser.add_argument("--seeds-datasets", type=int, default=2000, help="datasets per cell of training seeds (2000)")
+    parser.add_argument("--equivalence-datasets", type=int, default=300, help="datasets per cell of equivalence (300)")
     parser.add_argument("--curves", type=int, default=2000, help="learning curves per cell of convergence (2000)")
     parser.add_argument("--simulations", type=int, default=2000, help="simulated experiments per row (2000)")
     parser.add_argument(
@@ -65,6 +67,8 @@ def _simulate(name: str, arguments: argparse.Namespace) -> Section:
         return simulate_convergence(arguments.curves, arguments.seed)
     if name == "seeds":
         return simulate_seeds(arguments.seeds_datasets, arguments.seed)
+    if name == "equivalence":
+        return simulate_equivalence(arguments.equivalence_datasets, arguments.seed)
     if name == "experiments":
         return simulate_experiments(arguments.simulations, arguments.seed, arguments.processes)
     return simulate_coverage(arguments.coverage_datasets, arguments.seed, arguments.processes)

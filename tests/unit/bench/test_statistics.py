@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from bench import environments
 from bench.statistics import __main__ as command
-from bench.statistics import convergence, power
+from bench.statistics import convergence, equivalence, power
 from bench.statistics.convergence import SHAPES, draw_noise, get_curve, measure_directly
 from bench.statistics.coverage import coverage_shares
 from bench.statistics.experiments import SeparatePermutations, simulate_experiments
@@ -132,3 +132,14 @@ def test_intervals_over_training_seeds_are_simulated_for_every_cell(
     assert [len(table["rows"]) for table in section["tables"]] == [9, 9]
     assert len(section["records"]) == 2 * 9 * 6
     assert {one["covered"] for one in section["records"]} <= {0.0, 0.5, 1.0}
+
+
+def test_equivalence_is_simulated_for_every_cell(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(equivalence, "SCENARIOS", [one._replace(patients=(10,)) for one in equivalence.SCENARIOS])
+    arguments = ["--only", "equivalence", "--equivalence-datasets", "2", "--out", str(tmp_path)]
+    monkeypatch.setattr("sys.argv", ["statistics", *arguments])
+    assert command.main() == 0
+    (section,) = json.loads((tmp_path / "results.json").read_text())["sections"]
+    assert len(section["tables"][0]["rows"]) == 6
+    assert len(section["records"]) == 6 * 2
+    assert {one["equivalent"] for one in section["records"]} <= {0.0, 0.5, 1.0}

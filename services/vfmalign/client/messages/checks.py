@@ -137,7 +137,8 @@ class Gain(ApiMessage):
         cases: number of paired cases.
         groups: number of their patients.
         cases_left_out: number of cases where the metric is undefined for either network.
-        equivalence_interval: interval of `absolute` at the level 2·L − 1, where L is the level of its own interval.
+        equivalence_interval: interval of `absolute` at the level 2·L − 1, where L is the level of its own interval;
+            degenerate where too few patients have different scores to show equivalence.
         variance: over seeds and patients; None with one seed and where there is no interval.
     """
 

@@ -96,8 +96,13 @@ def get_pseudo_values(
 
 
 def get_mean_squares(value_SG: Array) -> MeanSquares:
-    """Returns the mean squares of the two-way crossed analysis of variance; at least two seeds and two patients."""
+    """Returns the mean squares of the two-way crossed analysis of variance, of at least two patients.
+
+    A single seed varies with the patients alone: its other mean squares are 0.
+    """
     n_seeds, n_groups = value_SG.shape
+    if n_seeds == 1:
+        return MeanSquares(seed=0.0, patient=float(np.var(value_SG, ddof=1)), residual=0.0)
     mean = value_SG.mean()
     seed_S1, patient_1G = value_SG.mean(axis=1, keepdims=True), value_SG.mean(axis=0, keepdims=True)
     residual_SG = value_SG - seed_S1 - patient_1G + mean

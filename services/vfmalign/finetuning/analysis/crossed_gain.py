@@ -17,6 +17,7 @@ from vfmalign.client.messages.common import Estimate, absent
 from vfmalign.core.domain.jobs import CaseScore, MetricSpec
 from vfmalign.core.domain.scores import aggregate_resamples
 from vfmalign.finetuning.analysis.crossed import CrossedVariance, analyse_crossed, get_pseudo_values
+from vfmalign.finetuning.analysis.equivalence import allow_for_unseen_differences
 from vfmalign.finetuning.analysis.gain import (
     absent_below_floor,
     equivalence_level,
@@ -99,7 +100,7 @@ def estimate_crossed_gain(pairs: CrossedScores, metric: MetricSpec, *, level: fl
 
     Returns:
         The gain. The relative gain is absent below the floor, and has no interval where the baseline may be below it.
-        Intervals are absent below 8 patients.
+        Intervals are absent below 8 patients. For the equivalence interval, see `equivalence`.
     """
     counts = {"cases": len(pairs.groups), "groups": len(set(pairs.groups)), "cases_left_out": pairs.left_out}
     if not pairs.groups:
@@ -128,7 +129,17 @@ def estimate_crossed_gain(pairs: CrossedScores, metric: MetricSpec, *, level: fl
         absolute=Estimate(value=difference, interval=spread.get_interval(difference, level)),
         score=score,
         baseline=baseline,
-        equivalence_interval=spread.get_interval(difference, narrow_level) if narrow_level > 0.0 else None,
+        equivalence_interval=allow_for_unseen_differences(
+            spread.get_interval(difference, narrow_level),
+            metric,
+            (pairs.score_SN, pairs.baseline_SN),
+            pairs.positive_N,
+            pairs.index_N,
+            difference=difference,
+            degrees=fewest - 1,
+        )
+        if narrow_level > 0.0
+        else None,
         variance=values.describe(spread),
         **counts,
     )

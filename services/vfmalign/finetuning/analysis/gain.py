@@ -20,6 +20,7 @@ from vfmalign.core.domain.documents import pluralise
 from vfmalign.core.domain.errors import CaseOrderMismatch, InvalidInput
 from vfmalign.core.domain.jobs import CaseScore, MetricSpec
 from vfmalign.core.domain.scores import aggregate_resamples
+from vfmalign.finetuning.analysis.equivalence import allow_for_unseen_differences
 
 RESAMPLES = 2_000
 METHOD = "case-paired bootstrap over patients, expanded percentile"
@@ -106,7 +107,7 @@ def estimate_gain(
 
     Returns:
         The gain. The relative gain is absent below the floor, and has no interval where the baseline may be below it.
-        Intervals are absent below 8 patients.
+        Intervals are absent below 8 patients. For the equivalence interval, see `equivalence`.
     """
     if not pairs.score_N.size:
         return _absent_gain(pairs, f"{metric.title} is defined on no test case for both networks")
@@ -134,7 +135,7 @@ def estimate_gain(
         return _absent_gain(pairs, f"the test cases are of one class: {metric.title} needs both")
     strata, index_N = _resampling_strata(pairs, metric)
     bootstrap = _PatientBootstrap(strata, index_N, seed, resamples)
-    absolute, equivalence_interval = bootstrap.estimate(difference, level)
+    absolute, narrow = bootstrap.estimate(difference, level)
     return Gain(
         relative_percent=absent_below_floor(metric, abs(baseline))
         or _without_interval_near_floor(metric, pairs, index_N, level, bootstrap.estimate(relative, level)[0]),
@@ -144,7 +145,16 @@ def estimate_gain(
         cases=len(pairs.groups),
         groups=len(set(pairs.groups)),
         cases_left_out=pairs.left_out,
-        equivalence_interval=equivalence_interval,
+        equivalence_interval=narrow
+        and allow_for_unseen_differences(
+            narrow,
+            metric,
+            (pairs.score_N[None], pairs.baseline_N[None]),
+            pairs.positive_N,
+            index_N,
+            difference=sign * (score - baseline),
+            degrees=min(len(patients) for patients in strata) - 1,
+        ),
     )
 
 

@@ -13,6 +13,7 @@ from vfmalign.client.messages.common import Interval
 from vfmalign.core.domain.documents import pluralise
 from vfmalign.core.domain.jobs import MetricSpec
 from vfmalign.core.domain.record import Record
+from vfmalign.finetuning.analysis.equivalence import MIN_DIFFERENT, TWO_CLASS_METHOD
 from vfmalign.finetuning.analysis.gain import MIN_GROUPS
 
 
@@ -26,9 +27,9 @@ class Verdict(Record):
 def decide_verdict(gain: Gain, metric: MetricSpec, *, held_out: bool) -> Verdict:
     """Derives the verdict from the gain over the specialised network.
 
-    `equivalent` if the equivalence interval lies strictly within ± the smallest relevant difference; else `gain` or
-    `harm` if the interval lies strictly above or below 0; else `inconclusive`. A difference that is proven to be
-    irrelevant is therefore `equivalent` even if it is also proven not to be 0.
+    `equivalent` if the equivalence interval lies strictly within ± the smallest relevant difference and is not marked
+    (`equivalence`); else `gain` or `harm` if the interval lies strictly above or below 0; else `inconclusive`. A
+    difference that is proven to be irrelevant is therefore `equivalent` even if it is also proven not to be 0.
 
     Args:
         gain: gain over the specialised baseline.
@@ -59,15 +60,19 @@ def format_score(value: float, metric: MetricSpec, sign: str = "") -> str:
 def _compare(interval: Interval, narrow: Interval | None, metric: MetricSpec) -> tuple[VerdictLabel, str]:
     """Returns the label, and how the intervals lie."""
     bound = metric.smallest_difference
-    if narrow is not None and -bound < narrow.lower and narrow.upper < bound:
-        return "equivalent", f"the {_format_interval(narrow, metric)} lies within ±{bound:g}{_get_unit(metric)}"
+    within = narrow is not None and -bound < narrow.lower and narrow.upper < bound
+    if narrow is not None and within and not narrow.degenerate:
+        return "equivalent", f"the {_format_narrow(narrow, metric)} lies within ±{bound:g}{_get_unit(metric)}"
     if interval.lower > 0:
         return "gain", "the interval lies above zero"
     if interval.upper < 0:
         return "harm", "the interval lies below zero"
     if narrow is None or not bound:
         return "inconclusive", "the interval includes zero"
-    exceeds = f"the {_format_interval(narrow, metric)} exceeds ±{bound:g}{_get_unit(metric)}"
+    if within:
+        few = f"the scores of fewer than {MIN_DIFFERENT} patients differ, too few to show equivalence"
+        return "inconclusive", f"the interval includes zero, and {few}"
+    exceeds = f"the {_format_narrow(narrow, metric)} exceeds ±{bound:g}{_get_unit(metric)}"
     return "inconclusive", f"the interval includes zero, and {exceeds}"
 
 
@@ -87,6 +92,12 @@ def _describe(gain: Gain, difference: float, interval: Interval, metric: MetricS
 def _format_interval(interval: Interval, metric: MetricSpec) -> str:
     lower, upper = format_score(interval.lower, metric, "+"), format_score(interval.upper, metric, "+")
     return f"{100 * interval.level:g} % interval {lower} to {upper}{_get_unit(metric)}"
+
+
+def _format_narrow(narrow: Interval, metric: MetricSpec) -> str:
+    """Formats the equivalence interval, and says what makes it wider than the other one of two classes."""
+    unseen = ", which allows for errors that no test patient shows," if narrow.method == TWO_CLASS_METHOD else ""
+    return f"{_format_interval(narrow, metric)}{unseen}"
 
 
 def _get_unit(metric: MetricSpec) -> str:

@@ -52,7 +52,6 @@ def test_five_labels(wide, narrow, label):
         ((-0.02, 0.02), (-0.009, 0.010), "inconclusive"),
         ((0.0, 0.03), (0.002, 0.028), "inconclusive"),
         ((-0.03, 0.0), (-0.028, -0.002), "inconclusive"),
-        ((0.0, 0.0), (0.0, 0.0), "equivalent"),  # every case has equal scores
         ((0.02, 0.02), (0.02, 0.02), "gain"),
     ],
 )
@@ -105,6 +104,20 @@ def test_the_reason_has_scores_difference_intervals_and_bound():
         "95 % interval −0.4 to +0.5 mm), smallest relevant difference 1 mm: the 90 % interval −0.3 to +0.4 mm lies "
         "within ±1 mm"
     )
+
+
+def test_a_marked_interval_shows_no_equivalence():
+    """Every patient has equal scores, or nearly: the interval is a point, but the next patient may be another."""
+    point = interval(0.0, 0.0, 0.90).model_copy(update={"degenerate": True})
+    verdict = decide_verdict(
+        gain((0.0, 0.0), value=0.0).model_copy(update={"equivalence_interval": point}), DICE, held_out=True
+    )
+    assert verdict.label == "inconclusive"
+    assert verdict.reason.endswith(
+        "the interval includes zero, and the scores of fewer than 8 patients differ, too few to show equivalence"
+    )
+    better = gain((0.002, 0.004), value=0.003).model_copy(update={"equivalence_interval": point})
+    assert decide_verdict(better, DICE, held_out=True).label == "gain"
 
 
 def test_no_verdict_calls_a_model_aligned_or_safe():

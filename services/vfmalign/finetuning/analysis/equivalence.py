@@ -1,0 +1,71 @@
+"""Intervals of a difference that equivalence may rest on, also where the test patients show hardly any difference.
+
+Two networks that predict every test patient alike may still differ on other patients. Neither resamples nor mean
+squares know of differences that no test patient shows: their interval shrinks to a point, which lies within any bounds.
+
+A metric of two classes has cases that can at most be turned from right to wrong. Bonett and Price ("Adjusted Wald
+confidence interval for a difference of binomial proportions based on paired data", J. Educ. Behav. Stat. 37 (2012))
+therefore add one pair for either direction. Here, either class gains a patient of whom the network alone is certain and
+right, and one of whom the baseline alone is. Single cases of other metrics have no such worst value. Their interval is
+marked as degenerate where few patients have scores that differ.
+
+Legend: S seeds, N cases, G groups (patients).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from vfmalign.client.messages.common import Interval
+from vfmalign.core.domain.jobs import MetricSpec
+from vfmalign.finetuning.analysis.crossed import analyse_crossed, get_pseudo_values
+
+TWO_CLASS_METHOD = "jackknife over patients with two more of each class, Student's t"
+MIN_DIFFERENT = 8
+"""Patients with different scores below which a mean is not shown to be equivalent."""
+
+Array = npt.NDArray[np.float64]
+
+# Added patients: their class, and the probabilities of being positive that the networks predict.
+_ADDED_POSITIVE = np.array([True, True, False, False])
+_ADDED_SCORE = np.array([1.0, 0.0, 1.0, 0.0])
+_ADDED_BASELINE = 1.0 - _ADDED_SCORE
+
+
+def allow_for_unseen_differences(
+    interval: Interval,
+    metric: MetricSpec,
+    networks: tuple[Array, Array],
+    positive_N: npt.NDArray[np.bool_],
+    index_N: npt.NDArray[np.intp],
+    *,
+    difference: float,
+    degrees: int,
+) -> Interval:
+    """Returns the interval that equivalence may rest on.
+
+    Args:
+        interval: of the difference of a mean; metrics of two classes use its level alone.
+        metric: names the aggregate.
+        networks: scores [S, N] of the network and of the baseline; one seed is enough.
+        positive_N: true class of each case; unused by a mean.
+        index_N: patient of each case, 0 to G − 1.
+        difference: of the two networks.
+        degrees: degrees of freedom of the patients.
+    """
+    score_SN, baseline_SN = networks
+    if metric.of_set == "mean":
+        different = np.unique(index_N[(score_SN != baseline_SN).any(axis=0)])
+        return interval.model_copy(update={"degenerate": len(different) < MIN_DIFFERENT})
+    score_SN, baseline_SN = (
+        np.hstack([value_SN, np.tile(added, (len(value_SN), 1))])
+        for value_SN, added in ((score_SN, _ADDED_SCORE), (baseline_SN, _ADDED_BASELINE))
+    )
+    positive_N = np.concatenate([positive_N, _ADDED_POSITIVE])
+    index_N = np.concatenate([index_N, index_N.max() + 1 + np.arange(len(_ADDED_POSITIVE))])
+    score_SG, baseline_SG = (
+        get_pseudo_values(metric, value_SN, positive_N, index_N) for value_SN in (score_SN, baseline_SN)
+    )
+    adjusted = analyse_crossed([score_SG, -baseline_SG], degrees).get_interval(difference, interval.level)
+    return adjusted.model_copy(update={"method": TWO_CLASS_METHOD})
