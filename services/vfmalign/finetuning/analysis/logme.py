@@ -5,9 +5,11 @@ All arithmetic is in float64.
 
 For each class with indicator y, the model is y = Fw + ε, w ~ N(0, I/α), ε ~ N(0, I/β). As in the paper, there is no
 intercept and the features are not centred. The evidence p(y | F, α, β) is the density of y ~ N(0, (I + FFᵀ/δ)/β) with
-δ = α/β. For a given δ the best β has a closed form, so only δ has to be searched.
+δ = α/β. For a given δ the best β has a closed form, so only δ has to be searched. The evidence may have several maxima,
+such as one for each group of channels of like scale. MacKay's fixed point, which the paper iterates, ends at any of
+them. The evidence is therefore evaluated at δ over its whole range, and the best point is refined.
 
-Legend: N cases, C channels, S = min(N, C), R principal axes of F about zero.
+Legend: N cases, C channels, S = min(N, C), R principal axes of F about zero, D values of log δ.
 """
 
 from __future__ import annotations
@@ -18,9 +20,9 @@ from numpy.typing import NDArray
 
 from vfmalign.core.domain.errors import BadTensor
 
-MAX_ITERATIONS = 10_000
-_CONVERGED = 1e-12  # change of the log evidence per case
 _MAX_RATIO = 1e12  # bound of δ / λ_max and of its inverse; beyond it the evidence does not change
+# Four values in every decade: a channel's part of the evidence changes over a decade or more.
+_LOG_RATIO_D = np.linspace(-np.log(_MAX_RATIO), np.log(_MAX_RATIO), 97)
 
 Array = NDArray[np.float64]
 
@@ -77,32 +79,28 @@ def get_principal_axes(rows_NC: Array) -> tuple[Array, Array]:
 
 
 def _maximum_evidence(axes_NR: Array, power_R: Array, target_N: Array) -> float:
-    """Log evidence per case of one target, maximised over δ and β by MacKay's fixed point.
-
-    Let λ be the eigenvalues and z the target projected on the axes. The effective number of parameters is
-    γ = Σ λ/(δ+λ), ‖w‖² = Σ λz²/(δ+λ)², and the residual is ‖y‖² − Σ z² + Σ (δz/(δ+λ))². The update α ← γ/‖w‖²,
-    β ← (N−γ)/residual depends on δ alone.
-    """
-    cases = len(target_N)
+    """Log evidence per case of one target, maximised over δ and β."""
     z2_R = np.square(axes_NR.T @ target_N)
     outside = max(float(target_N @ target_N - z2_R.sum()), 0.0)
-    ratio, evidence = 1.0, -np.inf
-    for _ in range(MAX_ITERATIONS):
-        shrinkage_R = ratio / (ratio + power_R)
-        previous = evidence
-        evidence = _evidence(outside + float(shrinkage_R @ z2_R), shrinkage_R, cases)
-        if abs(evidence - previous) < _CONVERGED:
-            break
-        used, unused = float((1.0 - shrinkage_R).sum()), cases - len(power_R) + float(shrinkage_R.sum())
-        weight = float((power_R * z2_R / np.square(ratio + power_R)).sum())
-        residual = outside + float(np.square(shrinkage_R) @ z2_R)
-        if unused * weight == 0.0:  # the target is orthogonal to every feature
-            ratio = _MAX_RATIO
-        else:
-            ratio = min(max(used * residual / (unused * weight), 1.0 / _MAX_RATIO), _MAX_RATIO)
-    return evidence
+
+    def evaluate(log_ratio_D: Array) -> Array:
+        ratio_D1 = np.exp(log_ratio_D)[:, np.newaxis]
+        shrinkage_DR = ratio_D1 / (ratio_D1 + power_R)
+        return _evidence(outside + shrinkage_DR @ z2_R, shrinkage_DR, len(target_N))
+
+    coarse_D = evaluate(_LOG_RATIO_D)
+    best = int(coarse_D.argmax())
+    refined = scipy.optimize.minimize_scalar(
+        lambda log_ratio: -float(evaluate(np.array([log_ratio]))[0]),
+        bounds=(_LOG_RATIO_D[max(best - 1, 0)], _LOG_RATIO_D[min(best + 1, len(_LOG_RATIO_D) - 1)]),
+        method="bounded",
+        options={"xatol": 1e-7},
+    )
+    return max(float(coarse_D[best]), -float(refined.fun))
 
 
-def _evidence(quadratic: float, shrinkage_R: Array, cases: int) -> float:
+def _evidence(quadratic_D: Array, shrinkage_DR: Array, cases: int) -> Array:
     """Log evidence per case at the best β: 1/β = quadratic/N with quadratic = yᵀ(I + FFᵀ/δ)⁻¹y."""
-    return float((-cases * (np.log(2.0 * np.pi * quadratic / cases) + 1.0) + np.log(shrinkage_R).sum()) / (2.0 * cases))
+    log_density_D = -cases * (np.log(2.0 * np.pi * quadratic_D / cases) + 1.0)
+    evidence_D: Array = (log_density_D + np.log(shrinkage_DR).sum(axis=-1)) / (2.0 * cases)
+    return evidence_D

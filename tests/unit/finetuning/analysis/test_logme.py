@@ -45,6 +45,26 @@ def test_logme_is_the_maximum_evidence(cases, channels, strength, classes):
         assert logme(features_NC, class_N) == pytest.approx(brute(features_NC, class_N), abs=2e-6)
 
 
+@pytest.mark.parametrize("seed", [39, 40, 41])
+def test_one_channel_of_large_scale_does_not_hide_the_informative_one(seed):
+    """The evidence has a maximum for the large channel and a higher one for the others, where δ is small."""
+    rng = np.random.default_rng(seed)
+    class_N = np.arange(60) % 2
+    features_NC = rng.normal(size=(60, 32))
+    features_NC[:, 1] += 3 * (class_N - 0.5)
+    features_NC[:, 0] = 30 * rng.normal(size=60)
+    gram_NN = features_NC @ features_NC.T
+    maxima = []
+    for target_N in (class_N == 0, class_N == 1):
+        at = []
+        for ratio in np.geomspace(1e-3, 1e5, 4000):
+            cov_NN = np.eye(60) + gram_NN / ratio
+            scale = target_N @ np.linalg.solve(cov_NN, target_N) / 60  # 1/β in closed form
+            at.append(-0.5 * (np.log(2 * np.pi * scale) + 1 + np.linalg.slogdet(cov_NN)[1] / 60))
+        maxima.append(max(at))
+    assert logme(features_NC, class_N) == pytest.approx(np.mean(maxima), abs=2e-6)
+
+
 def test_uninformative_features_leave_the_variance_of_the_target():
     class_N = np.array([True] * 6 + [False] * 14)
     expected = np.mean([-(np.log(2 * np.pi * count / 20) + 1) / 2 for count in (6, 14)])
