@@ -79,9 +79,17 @@ def get_stratum_and_unit(numbers: HasModelAndTask, design: Design) -> tuple[str,
 
 
 def select_common_units(strata: Sequence[Stratum]) -> list[Stratum]:
-    """Restricts the strata to the units that all of them have; strata without a ρ, before or after, are left out."""
+    """Restricts the strata with a ρ to the units that all of them have.
+
+    Strata that lose their ρ with these units are left out too, and the units that only they lack come back.
+    """
     defined = with_defined_rho(strata)
-    return with_defined_rho(restrict_units(defined, get_common_units(defined)))
+    while True:
+        restricted = restrict_units(defined, get_common_units(defined))
+        remaining = [whole for whole, common in zip(defined, restricted, strict=True) if common.rho is not None]
+        if len(remaining) == len(defined):
+            return restricted
+        defined = remaining
 
 
 def get_common_units(strata: Sequence[Stratum]) -> frozenset[str]:

@@ -65,5 +65,15 @@ def test_a_stratum_without_a_rank_correlation_removes_no_unit():
     assert select_common_units(strata[1:]) == []
 
 
+def test_a_stratum_that_loses_its_rank_correlation_gives_back_the_units_that_it_removed():
+    """Of the units that all share, `third` has tied outcomes; without it, all six units are common."""
+    whole = {name: (place, -place) for place, name in enumerate("abcdef")}
+    strata = [stratum("first", **whole), stratum("second", **whole), stratum("third", a=(1, 0), b=(2, 0), x=(3, 5))]
+    assert [one.rho is None for one in strata] == [False] * 3
+    used = select_common_units(strata)
+    assert [(one.name, one.units) for one in used] == [("first", tuple("abcdef")), ("second", tuple("abcdef"))]
+    assert [one.used for one in summarise_strata(strata, used)] == [True, True, False]
+
+
 def test_strata_that_share_no_two_units_have_no_rank_correlation():
     assert select_common_units([stratum("x", a=(1, 1), b=(2, 2)), stratum("y", b=(1, 1), c=(2, 2))]) == []
