@@ -121,7 +121,9 @@ def write_headline(name: ClaimName, claims: Sequence[Claim]) -> str:
         if claim.claim == name and claim.verdict is not None:
             designs.setdefault(claim.verdict, []).append(DESIGN_LABELS[claim.design])
     statement = f"the claim that {CLAIM_STATEMENTS[name]}"
-    if "contradicts" in designs:
+    if "supports" in designs and "contradicts" in designs:
+        summary = f"The two comparisons of these data disagree about {statement}."
+    elif "contradicts" in designs:
         summary = f"These data do not support {statement}; they contradict it."
     elif "supports" in designs:
         summary = f"These data support {statement}{'' if len(designs) == 1 else ' in one of two comparisons'}."

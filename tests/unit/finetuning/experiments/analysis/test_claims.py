@@ -287,7 +287,17 @@ def test_row_correlations_leave_out_what_is_absent_row_by_row():
         (
             "contradicts",
             "supports",
-            r"do not support .*contradict it\. Within a task.*: the opposite\. .*: as claimed\.$",
+            r"^The two comparisons .* disagree about .*\. Within a task.*: the opposite\. .*: as claimed\.$",
+        ),
+        (
+            "supports",
+            "contradicts",
+            r"^The two comparisons .* disagree about .*\. Within a task.*: as claimed\. .*: the opposite\.$",
+        ),
+        (
+            "contradicts",
+            "no_clear_relation",
+            r"do not support .*contradict it\. Within a task.*: the opposite\. .*: no clear relation\.$",
         ),
         ("cannot support or contradict", "cannot support or contradict", r"can neither support nor contradict"),
     ],
