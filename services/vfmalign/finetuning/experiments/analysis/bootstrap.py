@@ -28,14 +28,16 @@ class ResampledPoint:
     """Numbers of one point in every resample; NaN where absent.
 
     Attributes:
-        caveat: why an interval of these resamples is unreliable; empty if it is reliable.
+        patients_caveat: why an interval of any number is unreliable; empty if there is no such reason.
+        shift_caveat: why an interval of the shift, or of a number that depends on it, is unreliable.
     """
 
     shift_R: Array
     ratio_R: Array
     gain_R: Array
     step_share_R: Array
-    caveat: str = ""
+    patients_caveat: str = ""
+    shift_caveat: str = ""
 
     def get(self, quantity: str) -> Array:
         """The resamples of one quantity, by the name that claims use."""
@@ -46,6 +48,10 @@ class ResampledPoint:
             "convergence": self.step_share_R,
         }[quantity]
 
+    def get_caveat(self, quantity: str) -> str:
+        """Why an interval of a quantity is unreliable; empty if it is reliable."""
+        return self.patients_caveat or (self.shift_caveat if quantity in {"mmd2_std", "shift_ratio"} else "")
+
 
 @dataclass(frozen=True)
 class _PatientWeights:
@@ -54,7 +60,7 @@ class _PatientWeights:
     Attributes:
         index: column of each patient.
         weight_RG: number of draws of each patient.
-        caveat: as in `ResampledPoint`.
+        caveat: why intervals are unreliable; empty if they are reliable.
     """
 
     index: Mapping[str, int]
@@ -108,14 +114,14 @@ def _resample_point(point: Point, patients: _PatientWeights, rng: np.random.Gene
     pick_RS = rng.integers(seeds, size=(resamples, seeds))
     shift_SR = np.full((seeds, resamples), np.nan)
     ratio_SR, gain_SR, step_share_SR = shift_SR.copy(), shift_SR.copy(), shift_SR.copy()
-    caveat = patients.caveat
+    shift_caveat = ""
     for place, cell in enumerate(point.cells):
         # Drawn for every cell, so that an absent shift does not change the draws of the cells that follow.
         noise_R = rng.standard_normal(resamples)
         if cell.shift.value is not None:
             shift_SR[place] = cell.shift.value + (cell.shift_se or 0.0) * noise_R
             if cell.shift_se is None:
-                caveat = caveat or "the shift has no standard error and is held constant"
+                shift_caveat = "the shift has no standard error and is held constant"
             if cell.shift_ratio.value is not None:
                 ratio_SR[place] = _scale_ratio(shift_SR[place], cell.shift.value, cell.shift_ratio.value)
         if cell.gain.value is not None:
@@ -127,7 +133,8 @@ def _resample_point(point: Point, patients: _PatientWeights, rng: np.random.Gene
         ratio_R=_mean_over_seeds(ratio_SR, pick_RS),
         gain_R=_mean_over_seeds(gain_SR, pick_RS),
         step_share_R=_mean_over_seeds(step_share_SR, pick_RS),
-        caveat=caveat,
+        patients_caveat=patients.caveat,
+        shift_caveat=shift_caveat,
     )
 
 

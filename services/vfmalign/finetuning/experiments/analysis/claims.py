@@ -231,7 +231,7 @@ def _estimate_rho(
         return Estimate(value=rho, absent_reason=reason)
     mean_R = (np.nan_to_num(rho_SR) * weight_SR).sum(0)[defined_R] / weight_SR.sum(0)[defined_R]
     lower, upper = np.quantile(mean_R, [(1 - level) / 2, (1 + level) / 2])
-    caveats = dict.fromkeys(unit.caveat for _, units in strata for unit in units if unit.caveat)
+    caveats = dict.fromkeys(caveat for _, units in strata for unit in units if (caveat := unit.get_caveat(quantity)))
     interval = Interval(lower=float(lower), upper=float(upper), level=level, method=METHOD, degenerate=bool(caveats))
     return Estimate(value=rho, interval=interval, absent_reason="; ".join(caveats))
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from vfmalign.finetuning.experiments.analysis.bootstrap import resample
+from vfmalign.finetuning.experiments.analysis.experiment_report import analyse_cells
 from vfmalign.finetuning.experiments.analysis.points import make_points
 
 
@@ -35,7 +36,7 @@ def test_draws_vary_as_the_check_s_own_interval_says(make_cells):
     assert 1.96 * draws.gain_R.std() == pytest.approx(half, rel=0.25)
     assert draws.shift_R.std() == pytest.approx(cell.shift_se, rel=0.05)
     assert draws.ratio_R == pytest.approx(draws.shift_R / 0.6)
-    assert not draws.caveat
+    assert not draws.get_caveat("mmd2_std")
 
 
 def test_seeds_are_drawn_within_model_and_task(make_cells, with_numbers):
@@ -60,8 +61,30 @@ def test_a_class_is_never_lost(make_cells):
 
 def test_few_patients_and_an_unknown_error_are_caveats(make_cells):
     few = make_cells(1, 1, patients=6)
-    assert "6 test patients" in resample(make_points(few), seed=1, resamples=5)[few[0].model, few[0].task].caveat
+    draws = resample(make_points(few), seed=1, resamples=5)[few[0].model, few[0].task]
+    assert all("6 test patients" in draws.get_caveat(quantity) for quantity in ("mmd2_std", "gain"))
     bare = [cell.model_copy(update={"shift_se": None}) for cell in make_cells(1, 1)]
     draws = resample(make_points(bare), seed=1, resamples=5)[bare[0].model, bare[0].task]
-    assert "has no standard error" in draws.caveat
     assert np.ptp(draws.shift_R) == 0
+    caveats = {name: draws.get_caveat(name) for name in ("mmd2_std", "shift_ratio", "gain", "convergence")}
+    assert [name for name, caveat in caveats.items() if "has no standard error" in caveat] == [
+        "mmd2_std",
+        "shift_ratio",
+    ]
+
+
+def test_an_unknown_error_of_the_shift_marks_the_shift_and_the_correlation_but_no_gain(make_cells):
+    """The shift of one seed has no standard error, so that its mean varies with the seeds alone."""
+    cells = make_cells(6, 2, 2)
+    cells = [one.model_copy(update={"shift_se": None} if place % 2 else {}) for place, one in enumerate(cells)]
+    report = analyse_cells("e", "t", cells, [], seed=1, resamples=200, level=0.95)
+    reason = "the shift has no standard error and is held constant"
+    for average in report.averages:
+        assert average.shift.absent_reason == reason
+        assert average.shift.degenerate
+        assert average.gain.absent_reason == ""
+        assert average.gain.interval is not None
+        assert not average.gain.degenerate
+    rho = next(claim.rho for claim in report.claims if claim.claim == "gain" and claim.design == "within_task")
+    assert rho.degenerate
+    assert rho.absent_reason == reason
