@@ -14,7 +14,7 @@ from vfmalign.core.domain.jobs import JobProgress
 from vfmalign.finetuning.analysis.learning_curves import MIN_VALIDATIONS, Array, fit_curve, is_rise, rms_decrease
 
 RISE_FRACTION = 0.95
-_ROUNDING = 1e-9  # of a curve's range: the fit of a plateau reproduces it up to rounding
+_ROUNDING = 1e-9  # of the scale of the scores: the fit of a plateau reproduces it up to rounding
 
 
 def measure_convergence(
@@ -55,8 +55,10 @@ def steps_to_baseline(
 
     Censored if there is none. Curves below `MIN_VALIDATIONS` are not fitted; their scores are compared.
     """
-    target = float(fit_curve(_to_oriented_scores(baseline, higher_is_better)).max())
-    index = _first_at_least(fit_curve(_to_oriented_scores(curve, higher_is_better)), target)
+    baseline_fit_T = fit_curve(_to_oriented_scores(baseline, higher_is_better))
+    fit_T = fit_curve(_to_oriented_scores(curve, higher_is_better))
+    # A flat curve has no range that rounding could be compared with; the baseline's scores have a scale.
+    index = _first_at_least(fit_T, float(baseline_fit_T.max()), float(np.abs(baseline_fit_T).max()))
     return Steps(value=curve[-1].step, censored=True) if index is None else Steps(value=curve[index].step)
 
 
@@ -74,13 +76,13 @@ def _steps_to_95(curve: Sequence[JobProgress], scores_T: Array) -> Steps:
         )
     fit_T = fit_curve(scores_T)
     start = float(fit_T[0])
-    index = _first_at_least(fit_T, start + RISE_FRACTION * (float(fit_T.max()) - start))
+    index = _first_at_least(fit_T, start + RISE_FRACTION * (float(fit_T.max()) - start), float(np.ptp(fit_T)))
     return Steps(value=curve[index or 0].step)
 
 
-def _first_at_least(fit_T: Array, target: float) -> int | None:
-    """Index of the first point at or above a score, up to rounding; None if all lie below."""
-    reached = np.flatnonzero(fit_T >= target - _ROUNDING * np.ptp(fit_T))
+def _first_at_least(fit_T: Array, target: float, scale: float) -> int | None:
+    """Index of the first point at or above a score, up to rounding at a scale; None if all lie below."""
+    reached = np.flatnonzero(fit_T >= target - _ROUNDING * scale)
     return int(reached[0]) if reached.size else None
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from bench.statistics.convergence import draw_noise, get_curve
 
+from vfmalign.client.messages.checks import Steps
 from vfmalign.core.domain.jobs import JobProgress
 from vfmalign.finetuning.analysis.convergence import measure_convergence, steps_to_baseline
 
@@ -81,6 +82,18 @@ def test_noise_of_the_baseline_does_not_delay_the_steps_to_its_best():
 def test_a_curve_reaches_its_own_best():
     scores = curve([0.1, 0.4, 0.35, 0.6, 0.7, 0.65, 0.72])
     assert not steps_to_baseline(scores, scores, higher_is_better=True).censored
+
+
+@pytest.mark.parametrize("offset", [0.0, 30.0])
+def test_a_flat_curve_at_the_baselines_best_score_is_there_from_the_start(offset):
+    """The fit of the baseline's plateau is 0.9 up to rounding; a thousandth above it is not reached."""
+    rise = np.array([0.45, 0.63, 0.81, 0.9, 0.9, 0.9, 0.9, 0.9, 0.9]) + offset
+    flat = curve(np.full(9, 0.9 + offset))
+    assert steps_to_baseline(flat, curve(rise), higher_is_better=True) == Steps(value=0)
+    assert steps_to_baseline(flat, flat, higher_is_better=True) == Steps(value=0)
+    assert steps_to_baseline(flat, curve(rise + 0.001), higher_is_better=True) == Steps(value=80, censored=True)
+    turned = [curve(-values) for values in (np.full(9, 0.9 + offset), rise)]
+    assert steps_to_baseline(*turned, higher_is_better=False) == Steps(value=0)
 
 
 def test_a_real_rise_in_noise_is_found():
