@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, FiniteFloat
 
 from vfmalign.core.domain.modality_map import ModalityMap
 from vfmalign.core.domain.models import Objective
@@ -123,13 +123,13 @@ class CaseScore(Record):
     """The selected checkpoint's metrics on one test case.
 
     Attributes:
-        values: by metric; None where the metric is undefined for the case.
+        values: by metric, finite; None where the metric is undefined for the case.
         positive: true class in classification; None for other tasks.
     """
 
     case: Id
     group: Id
-    values: dict[str, float | None]
+    values: dict[str, FiniteFloat | None]
     positive: bool | None = None
 
 

@@ -74,7 +74,8 @@ def pair_seeds(
         np.array([[case.values[metric] for case in one] for one in network], dtype=np.float64)
         for network in (scores, baselines)
     )
-    defined_N: npt.NDArray[np.bool_] = np.logical_and.reduce(np.isfinite(np.vstack([value_SN, base_SN])))
+    # Scores are finite or None, which is NaN in an array.
+    defined_N: npt.NDArray[np.bool_] = np.logical_and.reduce(~np.isnan(np.vstack([value_SN, base_SN])))
     cases = [case for case, defined in zip(scores[0], defined_N, strict=True) if defined]
     value_SN, base_SN = value_SN[:, defined_N], base_SN[:, defined_N]
     groups = np.array([case.group for case in cases])

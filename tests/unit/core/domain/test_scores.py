@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from monai.metrics.rocauc import compute_roc_auc
+from pydantic import ValidationError
 
 from vfmalign.core.domain.jobs import CaseScore, MetricSpec
 from vfmalign.core.domain.scores import aggregate, aggregate_resamples, aggregate_scores
@@ -50,3 +51,11 @@ def test_cases_without_a_value_are_left_out_and_a_class_without_cases_gives_none
         assert aggregate(metric(of_set), [0.2, 0.7], [False, False]) is None
     scores = [CaseScore(case=f"c{i}", group="p", values={"m": v}, positive=v > 0.4) for i, v in enumerate((0.3, 0.5))]
     assert aggregate_scores(metric("auroc"), scores) == 1.0
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_a_score_of_a_case_is_finite_or_undefined(value):
+    """A NaN would pass as a score of all cases: the sum, its gain and the bounds of its interval would be NaN too."""
+    with pytest.raises(ValidationError, match="finite"):
+        CaseScore(case="a", group="p", values={"m": value})
+    assert CaseScore(case="a", group="p", values={"m": None}).values == {"m": None}

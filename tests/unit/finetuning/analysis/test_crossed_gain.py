@@ -8,6 +8,7 @@ from vfmalign.core.domain.errors import CaseOrderMismatch
 from vfmalign.core.domain.jobs import CaseScore, MetricSpec
 from vfmalign.finetuning.analysis.crossed import METHOD, analyse_crossed
 from vfmalign.finetuning.analysis.crossed_gain import estimate_crossed_gain, pair_seeds
+from vfmalign.finetuning.analysis.gain import pair_scores
 
 DICE = MetricSpec(name="dice", unit="", higher_is_better=True, floor=0.05)
 AUROC = MetricSpec(name="auroc", unit="", higher_is_better=True, floor=0.05, of_set="auroc")
@@ -105,6 +106,17 @@ def test_a_case_that_one_seed_leaves_undefined_is_left_out_of_all():
     assert gain.absolute.value == pytest.approx(without.absolute.value)
     assert gain.absolute.interval.lower == pytest.approx(without.absolute.interval.lower)
     assert gain.variance.difference.residual == pytest.approx(without.variance.difference.residual)
+
+
+def test_one_seed_and_several_leave_out_the_same_cases():
+    rng = np.random.default_rng(5)
+    network, baseline = ([list(row) for row in draw(mean, rng, seeds=1)] for mean in (0.6, 0.5))
+    network[0][4], baseline[0][7] = None, None
+    one = pair_scores(scores(network[0]), scores(baseline[0]), "dice")
+    several = pair_seeds([scores(network[0])] * 2, [scores(baseline[0])] * 2, "dice")
+    assert (one.groups, one.left_out) == (several.groups, several.left_out)
+    assert one.left_out == 2
+    np.testing.assert_array_equal(one.score_N, several.score_SN[1])
 
 
 def test_the_order_of_cases_changes_no_digit():
