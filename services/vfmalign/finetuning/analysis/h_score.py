@@ -31,6 +31,7 @@ def h_score(features_NC: NDArray[np.floating], class_N: NDArray[np.generic]) -> 
         BadTensor: the shapes do not match, a value is not finite, or all cases have the same class.
     """
     rows_NC, classes = check_features(features_NC, class_N)
+    rows_NC = rows_NC - rows_NC[0]  # exact zeros in channels that do not vary; their mean may be off by rounding
     rows_NC = rows_NC - rows_NC.mean(axis=0)
     axes_NR, power_R = get_principal_axes(rows_NC)
     if not len(power_R):

@@ -61,8 +61,16 @@ def test_rotation_translation_scale_and_order_change_nothing():
     assert h_score(features_NC[order_N], class_N[order_N]) == pytest.approx(value, rel=1e-9)
 
 
-def test_features_that_do_not_vary_have_the_score_0():
-    assert h_score(np.ones((6, 4)), np.arange(6) % 2) == 0.0
+@pytest.mark.parametrize("value", [0.0, 0.5, 1.0, 0.1, -1e9 / 3, 1e-9 / 3])
+def test_features_that_do_not_vary_have_the_score_0(value):
+    """The mean of ten times 0.1 is not 0.1, and the difference would be perfectly separated."""
+    assert h_score(np.full((10, 3), value), np.arange(10) % 2) == 0.0
+
+
+def test_a_channel_that_does_not_vary_adds_only_its_variance_of_0():
+    features_NC, class_N = sample(30, 4, 1.0)
+    with_constant_NC = np.hstack([features_NC, np.full((30, 1), 0.1)])
+    assert h_score(with_constant_NC, class_N) == pytest.approx(define(with_constant_NC, class_N), rel=1e-9)
 
 
 def test_one_class_is_an_error():
