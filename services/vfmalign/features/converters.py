@@ -6,11 +6,10 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
-from vfmalign.client.dataset_description import describe_dataset
 from vfmalign.client.messages import features as messages
 from vfmalign.client.messages.base import get_enum_label
 from vfmalign.client.messages.common import Cost, ObjectRef, Progress, StageTiming
-from vfmalign.core.domain.datasets import DatasetManifest, VolumeRef
+from vfmalign.core.domain.datasets import VolumeRef
 from vfmalign.core.domain.declarations import VOLUME_PATTERN, VolumeKind
 from vfmalign.core.domain.errors import BadOption, TooLarge
 from vfmalign.core.domain.models import LayerSpec, ModelCard
@@ -166,10 +165,10 @@ def to_models(page: ObjectPage[ModelCard], to_uri: ToUri) -> messages.ListModels
     )
 
 
-def to_datasets(page: ObjectPage[DatasetManifest]) -> messages.ListDatasetsResponse:
+def to_datasets(page: ObjectPage[messages.Dataset]) -> messages.ListDatasetsResponse:
     """Describes one page of datasets."""
     return messages.ListDatasetsResponse(
-        datasets=tuple(map(describe_dataset, page.items)),
+        datasets=page.items,
         next_page_token=page.next_token,
         unreadable=_to_unreadable(page),
     )

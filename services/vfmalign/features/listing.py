@@ -6,11 +6,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from vfmalign.core.domain.datasets import DatasetManifest
+from vfmalign.client.dataset_description import describe_dataset
+from vfmalign.client.messages.features import Dataset
 from vfmalign.core.domain.errors import BadOption, InvalidInput, NotFound, PreconditionFailed, VfmalignError
 from vfmalign.core.domain.models import ModelCard
 from vfmalign.core.domain.record import is_id
 from vfmalign.core.runtime import logs
+from vfmalign.core.runtime.work_context import current_work
 from vfmalign.core.storage.datasets import list_datasets as list_dataset_ids
 from vfmalign.core.storage.datasets import load_dataset
 from vfmalign.core.storage.object_store import ObjectStore
@@ -49,13 +51,16 @@ def list_models(store: ObjectStore, page_size: int, token: str) -> ObjectPage[Mo
     return read_page(list_model_ids(store), lambda model_id: load_card(store, model_id), measure, page_size, token)
 
 
-def list_datasets(store: ObjectStore, page_size: int, token: str) -> ObjectPage[DatasetManifest]:
+def list_datasets(store: ObjectStore, page_size: int, token: str) -> ObjectPage[Dataset]:
     """Reads one page of datasets; see `read_page` for the arguments and errors."""
 
-    def measure(dataset: DatasetManifest) -> int:
-        return len(dataset.declaration.model_dump_json())  # a list counts the cases
+    def describe(name: str) -> Dataset:
+        return describe_dataset(load_dataset(store, name))  # a page of all cases would take gigabytes
 
-    return read_page(list_dataset_ids(store), lambda name: load_dataset(store, name), measure, page_size, token)
+    def measure(dataset: Dataset) -> int:
+        return len(dataset.model_dump_json())
+
+    return read_page(list_dataset_ids(store), describe, measure, page_size, token)
 
 
 def read_page(
@@ -74,6 +79,7 @@ def read_page(
 
     Raises:
         BadOption: the page size or token is wrong.
+        Cancelled, DeadlineExceeded: the caller has left.
     """
     if not 0 <= page_size <= MAX_PAGE_SIZE:
         raise BadOption(f"{page_size} is not a page size", field="page_size", remedy=f"choose 1 to {MAX_PAGE_SIZE}")
@@ -85,6 +91,7 @@ def read_page(
     unreadable: dict[str, VfmalignError] = {}
     last, free_bytes = "", PAGE_BYTES
     for name in following[:size]:
+        current_work.get().checkpoint()
         try:
             item = load(name)
         except (PreconditionFailed, InvalidInput, NotFound) as error:

@@ -65,7 +65,7 @@ class FeatureServicer(features_pb2_grpc.FeatureServiceServicer):
 
     async def ListModels(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:
         """See the proto."""
-        page = await asyncio.to_thread(listing.list_models, self._store, request.page_size, request.page_token)
+        page = await self._workers.lists.run(listing.list_models, self._store, request.page_size, request.page_token)
         response: pb.ListModelsResponse = converters.to_models(page, self._store.uri).to_proto()
         return response
 
@@ -76,7 +76,7 @@ class FeatureServicer(features_pb2_grpc.FeatureServiceServicer):
 
     async def ListDatasets(self, request: pb.ListDatasetsRequest, context: Context) -> pb.ListDatasetsResponse:
         """See the proto."""
-        page = await asyncio.to_thread(listing.list_datasets, self._store, request.page_size, request.page_token)
+        page = await self._workers.lists.run(listing.list_datasets, self._store, request.page_size, request.page_token)
         response: pb.ListDatasetsResponse = converters.to_datasets(page).to_proto()
         return response
 

@@ -6,17 +6,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from vfmalign.core.domain.errors import Exhausted
+from vfmalign.core.runtime.threads import Threads
 from vfmalign.core.runtime.work_queue import WorkQueue
 from vfmalign.features.settings import FeaturesOptions
 
+_LISTS = 2
+"""Lists that are read at the same time; each holds one dataset with its cases in memory."""
+
 
 class Workers:
-    """Three threads: one owns the device, one reads and prepares studies, and one runs dataset extractions in turn.
+    """One thread owns the device, one reads and prepares studies, one runs dataset extractions, and two read lists.
 
     Extractions submit their batches to the device's thread, where they alternate with studies.
 
     Attributes:
         device, studies, datasets: queues of the threads.
+        lists: reads pages of objects, which takes a while where datasets have many cases.
     """
 
     def __init__(self, options: FeaturesOptions) -> None:
@@ -27,6 +32,7 @@ class Workers:
         self.device = WorkQueue(options.queue_size + 2, "device")
         self.studies = WorkQueue(options.queue_size + 1, "studies")
         self.datasets = WorkQueue(options.bulk_queue_size, "datasets")
+        self.lists = Threads(_LISTS, "lists")
 
     @contextmanager
     def admit(self) -> Iterator[None]:
@@ -51,3 +57,4 @@ class Workers:
         """Cancels waiting work; running work finishes."""
         for queue in (self.datasets, self.studies, self.device):
             queue.close()
+        self.lists.shutdown(wait=False, cancel_futures=True)

@@ -239,9 +239,9 @@ def test_datasets_are_listed_page_by_page(store, dataset):
     store.put("datasets/datalist-bad/dataset.json", b'{"name": "datalist-bad"}')
     store.put("datasets/datalist-c/dataset.json", b"no JSON")
     first = list_datasets(store, 2, "datalist")
-    assert [found.id for found in first.items] == ["datalist-a", "datalist-b"]
+    assert [found.dataset_id for found in first.items] == ["datalist-a", "datalist-b"]
     rest = list_datasets(store, 3, first.next_token)
-    assert [found.id for found in rest.items] == ["small"]
+    assert [found.dataset_id for found in rest.items] == ["small"]
     assert {name: error.remedy for name, error in rest.unreadable.items()} == {
         "datalist-bad": "import the dataset again",
         "datalist-c": "restore it from a backup",

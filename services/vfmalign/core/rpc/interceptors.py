@@ -38,6 +38,7 @@ from vfmalign.core.rpc.bounds import parse_request
 from vfmalign.core.rpc.identity import Identity, current_identity, current_tenant
 from vfmalign.core.rpc.status_mapping import DETAILS_KEY, get_status_code, to_status
 from vfmalign.core.runtime import logs, metrics
+from vfmalign.core.runtime.work_context import limit_work
 
 # A client cancels at its own deadline, a moment before the server notices its own. A call that is cancelled this close
 # to the deadline is counted as DEADLINE_EXCEEDED.
@@ -216,7 +217,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
     @asynccontextmanager
     async def _request(self, context: grpc.aio.ServicerContext[Any, Any], parse: Any) -> AsyncIterator[Any]:
-        """Reads and checks the request of a call, whose memory is reserved until the call ends."""
+        """Reads and checks the request of a call. The end of the call frees its memory and stops its work."""
         async with self._admission.reserve(_get_caller(context)) as reservation:
             data = await self._admission.read(context, reservation)
             if data is None:
@@ -226,7 +227,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                     remedy="send one message, and large data by reference",
                     reason="NO_MESSAGE",
                 )
-            yield await self._parse(parse, data)
+            with limit_work(context.time_remaining()):
+                yield await self._parse(parse, data)
 
     async def _parse(self, parse: Any, data: bytes) -> Any:
         """Parses and checks a request.

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 
 from vfmalign.core.domain.errors import Cancelled, DeadlineExceeded
@@ -40,3 +43,22 @@ class WorkContext:
 
 UNLIMITED = WorkContext()
 """No deadline and no cancellation."""
+
+current_work: ContextVar[WorkContext] = ContextVar("vfmalign_work", default=UNLIMITED)
+"""Limits of the call that the running context serves; none outside a call. `Threads` and queues pass it on."""
+
+
+@contextmanager
+def limit_work(remaining_s: float | None) -> Iterator[None]:
+    """Sets `current_work` of the running task. The end of the block cancels whatever still works on it elsewhere.
+
+    Args:
+        remaining_s: seconds until the result is of no use; None without a limit.
+    """
+    ended = threading.Event()
+    deadline = None if remaining_s is None else time.monotonic() + remaining_s
+    current_work.set(WorkContext(deadline, ended.is_set))
+    try:
+        yield
+    finally:
+        ended.set()

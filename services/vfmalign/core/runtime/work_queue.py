@@ -7,16 +7,16 @@ Short calls have a thread of their own, so that they do not wait for a long call
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import signal
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from functools import partial
-from typing import Any, Generic, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from vfmalign.core.domain.errors import Cancelled, Exhausted, Unavailable
 from vfmalign.core.runtime import metrics
+from vfmalign.core.runtime.threads import Threads
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -51,23 +51,6 @@ class ShutdownRequest:
             raise Cancelled("the process was asked to stop", remedy="start it again: it goes on where it stopped")
 
 
-class _Call(Generic[_T]):
-    """A function to call once, in the context of the caller that queued it."""
-
-    def __init__(self, function: Callable[[], _T]) -> None:
-        self._function: Callable[[], _T] | None = partial(contextvars.copy_context().run, function)
-
-    def run(self) -> _T:
-        function, self._function = self._function, None
-        if function is None:
-            raise RuntimeError("a call runs once, and not after its caller has left")
-        return function()
-
-    def release(self) -> None:
-        """Drops the function and its arguments: the executor keeps a cancelled call until it would be its turn."""
-        self._function = None
-
-
 class WorkQueue:
     """Runs functions one after another in a thread of its own, and short ones in a second thread.
 
@@ -81,8 +64,8 @@ class WorkQueue:
         self._name = name
         self._depth = 0
         self._lock = threading.Lock()
-        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix=name)
-        self._short_executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"{name}-short")
+        self._thread = Threads(1, name)
+        self._short_thread = Threads(1, f"{name}-short")
         self._gauge = metrics.queue_depth.labels(name)
         self._gauge.set(0)
 
@@ -102,31 +85,30 @@ class WorkQueue:
             Exhausted: the queue is full.
             Unavailable: the queue was closed.
         """
-        return await self._run(self._executor, partial(function, *args, **kwargs))
+        return await self._run(self._thread, partial(function, *args, **kwargs))
 
     async def run_short(self, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
         """Like `run`, for a function that takes so little time and memory that it may run beside a long one."""
-        return await self._run(self._short_executor, partial(function, *args, **kwargs))
+        return await self._run(self._short_thread, partial(function, *args, **kwargs))
 
     def close(self) -> None:
         """Refuses new work, drops what waits, and lets running functions end by themselves."""
-        for executor in (self._executor, self._short_executor):
-            executor.shutdown(wait=False, cancel_futures=True)
+        for thread in (self._thread, self._short_thread):
+            thread.shutdown(wait=False, cancel_futures=True)
 
-    async def _run(self, executor: ThreadPoolExecutor, function: Callable[[], _T]) -> _T:
+    async def _run(self, thread: Threads, function: Callable[[], _T]) -> _T:
         self._enter()
-        call = _Call(function)
         try:
-            future = executor.submit(call.run)
+            future = thread.submit(function)
         except RuntimeError:
-            self._leave(call)
+            self._leave()
             raise Unavailable(
                 "it accepts no more work because the process is stopping",
                 subject=f"queue {self._name}",
                 remedy="send the call to another replica",
                 reason="DRAINING",
             ) from None
-        future.add_done_callback(partial(self._leave, call))
+        future.add_done_callback(self._leave)
         return await asyncio.wrap_future(future)
 
     def _enter(self) -> None:
@@ -141,9 +123,8 @@ class WorkQueue:
             self._depth += 1
             self._gauge.set(self._depth)
 
-    def _leave(self, call: _Call[Any], _: Future[Any] | None = None) -> None:
+    def _leave(self, _: Future[Any] | None = None) -> None:
         """Accounts for a call that ended, or whose caller left while it waited."""
-        call.release()
         with self._lock:
             self._depth -= 1
             self._gauge.set(self._depth)

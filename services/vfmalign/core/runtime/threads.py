@@ -1,0 +1,61 @@
+"""Pools of threads for what would block the event loop: each purpose has a bounded pool of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from typing import Any, Generic, ParamSpec, TypeVar
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
+class _Call(Generic[_T]):
+    """A function to call once, in the context of the caller that submitted it."""
+
+    def __init__(self, function: Callable[[], _T]) -> None:
+        self._function: Callable[[], _T] | None = partial(contextvars.copy_context().run, function)
+
+    def run(self) -> _T:
+        function, self._function = self._function, None
+        if function is None:
+            raise RuntimeError("a call runs once, and not after its caller has left")
+        return function()
+
+    def release(self, _: Future[Any]) -> None:
+        """Drops the function and its arguments: the executor keeps a cancelled call until it would be its turn."""
+        self._function = None
+
+
+class Threads(ThreadPoolExecutor):
+    """A pool whose functions run with the context variables of the code that submits them.
+
+    Args:
+        count: largest number of threads; further calls wait for one.
+        name: prefix of the threads' names.
+    """
+
+    def __init__(self, count: int, name: str) -> None:
+        super().__init__(count, thread_name_prefix=name)
+
+    def submit(self, function: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]:
+        """Runs a function in a thread. A call that is cancelled before it runs does not keep its arguments.
+
+        Raises:
+            RuntimeError: the pool was shut down.
+        """
+        call = _Call(partial(function, *args, **kwargs))
+        future = super().submit(call.run)
+        future.add_done_callback(call.release)
+        return future
+
+    async def run(self, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        """Runs a function in a thread and waits for it.
+
+        A caller that is cancelled while the function waits for a thread takes it back. A function that runs is not
+        interrupted: it checks `current_work` where it can stop.
+        """
+        return await asyncio.wrap_future(self.submit(function, *args, **kwargs))
