@@ -15,8 +15,9 @@ from dataclasses import dataclass
 
 import torch
 
-from vfmalign.core.domain.errors import InvalidInput, TooLarge
+from vfmalign.core.domain.errors import Cancelled, DeadlineExceeded, InvalidInput, TooLarge
 from vfmalign.core.domain.models import ModelCard
+from vfmalign.core.runtime.work_context import current_work
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.models.cards import check_checkpoint_digest, load_card, load_card_encoder
 from vfmalign.models.encoder import Encoder
@@ -83,14 +84,18 @@ class ModelCache:
             return sum(_size_bytes(f.result()) for f in self._encoders.values() if _is_loaded(f))
 
     def _load_once(self, key: _Key, load: Callable[[], Encoder]) -> Encoder:
-        with self._lock:
-            future = self._encoders.get(key)
-            is_first = future is None
-            if future is None:
-                future = self._encoders[key] = Future()
-            self._encoders.move_to_end(key)
-        if not is_first:
-            return future.result()
+        while True:
+            with self._lock:
+                future = self._encoders.get(key)
+                if future is None:
+                    future = self._encoders[key] = Future()
+                    break
+                self._encoders.move_to_end(key)
+            try:
+                return future.result()
+            except (Cancelled, DeadlineExceeded):
+                # The caller that loaded it has left. Unless this one has left as well, it loads it now.
+                current_work.get().checkpoint()
         try:
             self._check_budget(key)
             encoder = load()

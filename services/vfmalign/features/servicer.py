@@ -18,7 +18,8 @@ from vfmalign.client.messages.features import Pooling
 from vfmalign.core.domain.errors import Cancelled
 from vfmalign.core.runtime import metrics
 from vfmalign.core.runtime.metrics import Stages
-from vfmalign.core.runtime.work_context import WorkContext
+from vfmalign.core.runtime.threads import STORE
+from vfmalign.core.runtime.work_context import current_work
 from vfmalign.core.storage.access import STORE_ACCESS
 from vfmalign.core.storage.datasets import load_dataset
 from vfmalign.core.storage.object_store import ObjectStore
@@ -71,7 +72,7 @@ class FeatureServicer(features_pb2_grpc.FeatureServiceServicer):
 
     async def GetModel(self, request: pb.GetModelRequest, context: Context) -> pb.GetModelResponse:
         """See the proto."""
-        card = await asyncio.to_thread(load_card, self._store, converters.check_id(request.model_id, "model_id"))
+        card = await STORE.run(load_card, self._store, converters.check_id(request.model_id, "model_id"))
         return pb.GetModelResponse(model=converters.to_model(card, self._store.uri).to_proto())
 
     async def ListDatasets(self, request: pb.ListDatasetsRequest, context: Context) -> pb.ListDatasetsResponse:
@@ -83,26 +84,19 @@ class FeatureServicer(features_pb2_grpc.FeatureServiceServicer):
     async def GetDataset(self, request: pb.GetDatasetRequest, context: Context) -> pb.GetDatasetResponse:
         """See the proto."""
         dataset_id = converters.check_id(request.dataset_id, "dataset_id")
-        dataset = await asyncio.to_thread(load_dataset, self._store, dataset_id)
+        dataset = await STORE.run(load_dataset, self._store, dataset_id)
         return pb.GetDatasetResponse(dataset=describe_dataset(dataset).to_proto())
 
     async def Extract(self, request: pb.ExtractRequest, context: Context) -> pb.ExtractResponse:
         """See the proto."""
-        remaining_s = context.time_remaining()
-        deadline = None if remaining_s is None else time.monotonic() + remaining_s
-        cancelled = threading.Event()
-        try:
-            with self._workers.admit():
-                to_key = partial(self._store.key, prefixes=STORE_ACCESS["features"].read)
-                study = converters.to_study_request(request, to_key)
-                return await self._extract(study, WorkContext(deadline, cancelled.is_set))
-        finally:
-            cancelled.set()
+        with self._workers.admit():
+            to_key = partial(self._store.key, prefixes=STORE_ACCESS["features"].read)
+            return await self._extract(converters.to_study_request(request, to_key))
 
-    async def _extract(self, request: StudyRequest, context: WorkContext) -> pb.ExtractResponse:
+    async def _extract(self, request: StudyRequest) -> pb.ExtractResponse:
         stages, meter = Stages(), MemoryMeter(self._models.device)
         with stages.stage("load_model"):
-            encoder, card = await asyncio.to_thread(self._models.get, request.model, request.model_sha256)
+            encoder, card = await STORE.run(self._models.get, request.model, request.model_sha256)
         layers = request.layers or (card.primary_layer,)
         check_layers(encoder, layers)
         study = await self._workers.studies.run(
@@ -112,7 +106,7 @@ class FeatureServicer(features_pb2_grpc.FeatureServiceServicer):
             card.preprocessing,
             request.input_transform,
             stages,
-            context=context,
+            context=current_work.get(),
         )
 
         def forward() -> Features:
@@ -123,7 +117,7 @@ class FeatureServicer(features_pb2_grpc.FeatureServiceServicer):
         features = _without_batch(await self._workers.device.run(forward))
         if request.store_as:
             with stages.stage("write"):
-                stored = await asyncio.to_thread(store_features, self._store, request.store_as, features)
+                stored = await STORE.run(store_features, self._store, request.store_as, features)
             packed = converters.to_stored_layers(stored, self._store.uri)
         else:
             packed = converters.to_inline_layers(features, self._max_message_bytes)

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import torch
 
+from vfmalign.core.runtime.threads import Threads
+
 
 @contextmanager
-def open_thread_pool(count: int, torch_threads: int, name: str) -> Iterator[ThreadPoolExecutor]:
+def open_thread_pool(count: int, torch_threads: int, name: str) -> Iterator[Threads]:
     """Opens a thread pool; on exit, running work finishes and waiting work is cancelled.
 
     Args:
@@ -33,7 +34,7 @@ def open_thread_pool(count: int, torch_threads: int, name: str) -> Iterator[Thre
         torch.get_num_threads()  # copies the global number, which is `torch_threads` until all threads have started
         started.wait()
 
-    pool = ThreadPoolExecutor(count, thread_name_prefix=name, initializer=initialise)
+    pool = Threads(count, name, initialise)
     try:
         torch.set_num_threads(torch_threads)
         try:

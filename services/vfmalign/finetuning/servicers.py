@@ -18,6 +18,7 @@ from vfmalign.client.messages.common import ObjectRef
 from vfmalign.core.domain.errors import BadOption, PreconditionFailed, Unavailable
 from vfmalign.core.rpc.authorisation import check_ownership
 from vfmalign.core.rpc.identity import current_identity
+from vfmalign.core.runtime.threads import DATABASE, STORE
 from vfmalign.core.storage.lost_objects import lost_as
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.finetuning.db.pagination import PageRequest
@@ -74,16 +75,18 @@ class OperationServicer(ABC, Generic[Item]):
         """Converts an operation to its message; lists leave out all that can be large (`whole` is False)."""
 
     async def _pack(self, item: Item, *, whole: bool = True) -> Any:
-        record = await asyncio.to_thread(self._convert, item, whole=whole)
+        # Reports, which those that have succeeded have, are in the store.
+        threads = STORE if whole and item.state == "succeeded" else DATABASE
+        record = await threads.run(self._convert, item, whole=whole)
         return record.to_proto()
 
     async def _get(self, item_id: str) -> Any:
-        return await self._pack(await asyncio.to_thread(self._repository.get, item_id))
+        return await self._pack(await DATABASE.run(self._repository.get, item_id))
 
     async def _list(self, request: Any, states: EnumDescriptor) -> tuple[list[Any], str]:
         """Returns one page of messages and the token of the next page."""
         query = PageRequest(request.page_size, request.page_token, parse_states(request.states, states))
-        page = await asyncio.to_thread(self._repository.list, query)
+        page = await DATABASE.run(self._repository.list, query)
         messages: list[Any] = []
         free_bytes = _PAGE_BYTES
         for item in page.items:
@@ -91,7 +94,7 @@ class OperationServicer(ABC, Generic[Item]):
             free_bytes -= message.ByteSize()
             if messages and free_bytes < 0:
                 shorter = replace(query, size=len(messages))
-                return messages, (await asyncio.to_thread(self._repository.list, shorter)).next_token
+                return messages, (await DATABASE.run(self._repository.list, shorter)).next_token
             messages.append(message)
         return messages, page.next_token
 
@@ -102,18 +105,18 @@ class OperationServicer(ABC, Generic[Item]):
             NotFound: the id is unknown.
             Forbidden: somebody else created it, and the caller is not an admin.
         """
-        item = await asyncio.to_thread(self._repository.get, item_id)
+        item = await DATABASE.run(self._repository.get, item_id)
         check_ownership(current_identity.get(), item.created_by, item.id)
 
     async def _cancel(self, item_id: str) -> Any:
         await self._check_owner(item_id)
-        item = await asyncio.to_thread(self._repository.cancel, item_id)
+        item = await DATABASE.run(self._repository.cancel, item_id)
         self._wake()
         return await self._pack(item)
 
     async def _retry(self, item_id: str) -> Any:
         await self._check_owner(item_id)
-        item = await asyncio.to_thread(self._repository.retry, item_id)
+        item = await DATABASE.run(self._repository.retry, item_id)
         self._wake()
         return await self._pack(item)
 
@@ -161,7 +164,7 @@ async def stream_report(
         with lost_as("report", subject, "repeat the call: the report is written again"):
             return store.get(store.key(ref.uri), sha256=ref.sha256)
 
-    content = await asyncio.to_thread(read)
+    content = await STORE.run(read)
     for start in range(0, len(content), _PART_BYTES):
         yield content[start : start + _PART_BYTES]
 

@@ -1,12 +1,13 @@
 """The cache loads each model once, keeps to its budget, and forgets failures."""
 
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 import torch
 
-from vfmalign.core.domain.errors import DataLoss, DigestMismatch, Exhausted, NotFound
+from vfmalign.core.domain.errors import Cancelled, DataLoss, DigestMismatch, Exhausted, NotFound
+from vfmalign.core.runtime.work_context import WorkContext
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.features.cache import ModelCache
 from vfmalign.models.registry import ARCHITECTURES
@@ -126,6 +127,31 @@ def test_failures_are_not_kept(counting, three):
         cache.get("model-0")
     counting.put(key, data)
     assert cache.get("model-0")[0] is not None
+
+
+def test_who_waits_for_a_caller_that_leaves_loads_the_model_itself(counting, three, monkeypatch):
+    cache, begun, waits = cache_of(counting), threading.Event(), threading.Event()
+
+    class Loading(Future):
+        def result(self, timeout=None):
+            waits.set()
+            return super().result(timeout)
+
+    def leave(*_):
+        begun.set()
+        assert waits.wait(20)
+        WorkContext(is_cancelled=waits.is_set).checkpoint()
+
+    with ThreadPoolExecutor(2) as callers, monkeypatch.context() as patched:
+        patched.setattr("vfmalign.features.cache.Future", Loading)
+        patched.setattr("vfmalign.features.cache.load_card_encoder", leave)
+        first = callers.submit(cache.get, "model-0")
+        assert begun.wait(20)
+        patched.undo()
+        waiting = callers.submit(cache.get, "model-0")
+        with pytest.raises(Cancelled):
+            first.result(20)
+        assert waiting.result(20)[1] == three[0]
 
 
 def test_random_weights_are_kept_by_architecture_and_seed(counting):

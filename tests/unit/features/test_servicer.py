@@ -9,18 +9,12 @@ import pytest
 import torch
 
 from vfmalign.core.domain.errors import Cancelled
+from vfmalign.core.runtime.work_context import limit_work
 from vfmalign.features import servicer as module
 from vfmalign.features.servicer import FeatureServicer
 from vfmalign.features.settings import FeaturesOptions
 from vfmalign.features.workers import Workers
 from vfmalign.v1 import features_pb2 as pb
-
-
-class RpcContext:
-    """What the servicer reads of a call."""
-
-    def time_remaining(self):
-        return 60.0
 
 
 async def test_a_study_that_is_being_prepared_stops_when_its_caller_leaves(monkeypatch):
@@ -42,7 +36,12 @@ async def test_a_study_that_is_being_prepared_stops_when_its_caller_leaves(monke
     models = SimpleNamespace(device=torch.device("cpu"), get=lambda *_: (None, card))
     workers = Workers(FeaturesOptions())
     service = FeatureServicer(SimpleNamespace(key=str), models, workers, FeaturesOptions(), 2**20)
-    call = asyncio.ensure_future(service.Extract(pb.ExtractRequest(model_id="micro"), RpcContext()))
+
+    async def extract():
+        with limit_work(remaining_s=60):
+            await service.Extract(pb.ExtractRequest(model_id="micro"), None)
+
+    call = asyncio.ensure_future(extract())
     await asyncio.to_thread(started.wait, 10)
     call.cancel()
     with pytest.raises(asyncio.CancelledError):

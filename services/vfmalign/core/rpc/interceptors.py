@@ -38,6 +38,7 @@ from vfmalign.core.rpc.bounds import parse_request
 from vfmalign.core.rpc.identity import Identity, current_identity, current_tenant
 from vfmalign.core.rpc.status_mapping import DETAILS_KEY, get_status_code, to_status
 from vfmalign.core.runtime import logs, metrics
+from vfmalign.core.runtime.threads import MESSAGES
 from vfmalign.core.runtime.work_context import limit_work
 
 # A client cancels at its own deadline, a moment before the server notices its own. A call that is cancelled this close
@@ -139,7 +140,6 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         self._gate = gate
         self._authenticator = authenticator
         self._admission = admission
-        self._parsing = asyncio.Lock()
         self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
 
     async def intercept_service(
@@ -233,13 +233,11 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     async def _parse(self, parse: Any, data: bytes) -> Any:
         """Parses and checks a request.
 
-        A large one takes a while, for which other calls should not wait. Parsed, it may take 16 times its bytes if it
-        holds millions of short texts, which its bounds reject; large ones are therefore parsed one at a time.
+        A large one takes a while, for which other calls should not wait.
         """
         if len(data) <= _LARGE_MESSAGE_BYTES:
             return parse_request(parse, data)
-        async with self._parsing:
-            return await asyncio.to_thread(parse_request, parse, data)
+        return await MESSAGES.run(parse_request, parse, data)
 
     async def _requests(self, context: grpc.aio.ServicerContext[Any, Any], parse: Any) -> AsyncIterator[Any]:
         """Yields the requests of a call, each with memory of its own."""

@@ -20,6 +20,7 @@ import urllib3
 from vfmalign.core.domain.errors import Unauthenticated, Unavailable
 from vfmalign.core.runtime import logs
 from vfmalign.core.runtime.auth_settings import is_secure_url
+from vfmalign.core.runtime.threads import Threads
 
 ALGORITHMS = frozenset({"RS256", "ES256", "EdDSA"})
 REFRESH_S = 300.0
@@ -126,6 +127,7 @@ class ProviderKeys:
         self._issuer = issuer
         self._clock = clock
         self._pool = urllib3.PoolManager(ca_certs=None if ca_file is None else str(ca_file))
+        self._thread = Threads(1, "keys")
         self._keys: Keys = {}
         self._fetched_at = self._requested_at = float("-inf")
         self._request: asyncio.Task[None] | None = None
@@ -166,7 +168,7 @@ class ProviderKeys:
 
     async def _fetch(self) -> None:
         try:
-            self._keys = await asyncio.to_thread(_fetch_keys, self._pool, self._issuer)
+            self._keys = await self._thread.run(_fetch_keys, self._pool, self._issuer)
         except (OSError, ValueError, RecursionError, urllib3.exceptions.HTTPError) as error:
             _log.warning("keys_not_fetched", issuer=self._issuer, error=f"{type(error).__name__}: {error}")
         else:

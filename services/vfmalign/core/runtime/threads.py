@@ -1,4 +1,8 @@
-"""Pools of threads for what would block the event loop: each purpose has a bounded pool of its own."""
+"""Pools of threads for what would block the event loop: each purpose has a bounded pool of its own.
+
+Calls do not use the default executor of asyncio (`asyncio.to_thread`), which all purposes share: those that wait for a
+store that does not answer would keep all others waiting. It is left to the orchestrator's loops (ADR 0080).
+"""
 
 from __future__ import annotations
 
@@ -36,10 +40,11 @@ class Threads(ThreadPoolExecutor):
     Args:
         count: largest number of threads; further calls wait for one.
         name: prefix of the threads' names.
+        initialise: called by each thread before its first function.
     """
 
-    def __init__(self, count: int, name: str) -> None:
-        super().__init__(count, thread_name_prefix=name)
+    def __init__(self, count: int, name: str, initialise: Callable[[], None] | None = None) -> None:
+        super().__init__(count, name, initialise)
 
     def submit(self, function: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]:
         """Runs a function in a thread. A call that is cancelled before it runs does not keep its arguments.
@@ -59,3 +64,13 @@ class Threads(ThreadPoolExecutor):
         interrupted: it checks `current_work` where it can stop.
         """
         return await asyncio.wrap_future(self.submit(function, *args, **kwargs))
+
+
+STORE = Threads(16, "store")
+"""Serves what waits for the object store, and perhaps for the database as well, on behalf of calls."""
+DATABASE = Threads(8, "database")
+"""Serves what waits for the database alone."""
+MESSAGES = Threads(1, "messages")
+"""Parses and builds large messages, which takes up to seconds. One at a time: parsed, a message with millions of short
+texts may take 16 times its bytes.
+"""

@@ -9,7 +9,6 @@ Legend: N rows (one per case), C channels.
 from __future__ import annotations
 
 import hashlib
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal, Self
 
@@ -22,6 +21,7 @@ from vfmalign.core.domain.datasets import Split
 from vfmalign.core.domain.errors import DataLoss, DigestMismatch, InvalidInput, NotFound, PreconditionFailed
 from vfmalign.core.domain.models import LayerSpec, PreprocessingSpec
 from vfmalign.core.domain.record import Id, Record, Sha256, describe_invalid
+from vfmalign.core.runtime.threads import Threads
 from vfmalign.core.storage.keys import features_prefix, manifest_key
 from vfmalign.core.storage.lost_objects import EXTRACT_AGAIN, lost_as
 from vfmalign.core.storage.object_store import ObjectStore
@@ -250,7 +250,7 @@ def find_damaged_parts(store: ObjectStore, manifest: Manifest, *, read: bool = F
             return True
         return read and not _is_readable(store, manifest, index)
 
-    with ThreadPoolExecutor(PARALLEL_REQUESTS, thread_name_prefix="parts") as pool:
+    with Threads(PARALLEL_REQUESTS, "parts") as pool:
         damaged = list(pool.map(is_damaged, range(len(manifest.parts))))
     return tuple(index for index, value in enumerate(damaged) if value)
 

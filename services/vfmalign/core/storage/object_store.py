@@ -1,6 +1,7 @@
 """Object store: bytes, files and JSON records at keys of one tenant's part of an S3 bucket, verified by SHA-256.
 
-Transient failures are retried. Synchronous and thread-safe; asynchronous code calls it through `asyncio.to_thread`.
+Transient failures are retried while the call that needs the object goes on. Synchronous and thread-safe; asynchronous
+code calls it in `threads.STORE`.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from vfmalign.core.domain.errors import (
 from vfmalign.core.domain.record import Record, describe_invalid
 from vfmalign.core.runtime import metrics
 from vfmalign.core.runtime.settings import StoreSettings
-from vfmalign.core.runtime.work_context import UNLIMITED, WorkContext
+from vfmalign.core.runtime.work_context import UNLIMITED, WorkContext, current_work
 from vfmalign.core.storage.credentials import get_credential_provider
 from vfmalign.core.storage.store_errors import (
     CLIENT_ERRORS,
@@ -357,6 +358,7 @@ class ObjectStore(TenantKeys):
 
     def _retry(self, key: str, call: Callable[[], _T]) -> _T:
         policy = Retrying(
+            before=lambda _: current_work.get().checkpoint(),
             stop=stop_after_attempt(self._attempts),
             wait=wait_random_exponential(multiplier=0.2, max=5),
             retry=retry_if_exception(is_transient),

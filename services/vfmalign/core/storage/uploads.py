@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from vfmalign.core.domain.errors import DigestMismatch, NotFound, PreconditionFailed, VfmalignError
 from vfmalign.core.runtime import logs
+from vfmalign.core.runtime.threads import STORE, Threads
 from vfmalign.core.storage.keys import incoming_prefix
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.core.storage.presigning import PresignedRequest, Presigner
@@ -53,7 +53,7 @@ class UploadArea:
             files: digest and size in bytes of each.
             expires: time until the requests expire.
         """
-        with ThreadPoolExecutor(_PARALLEL_REQUESTS) as threads:
+        with Threads(_PARALLEL_REQUESTS, "uploads") as threads:
             stored = list(threads.map(lambda file: self.store.size_bytes(self.key(file[0])), files))
         return [
             None if present == size else presigner.sign_put(self.store.name(self.key(sha256)), size, sha256, expires)
@@ -121,7 +121,7 @@ async def keep_deleting_expired(store: ObjectStore, prefix: str, age_s: float) -
     logs.bind(tenant=store.tenant)
     while True:
         try:
-            if deleted := await asyncio.to_thread(delete_expired, store, prefix, age_s):
+            if deleted := await STORE.run(delete_expired, store, prefix, age_s):
                 _LOG.info("uploads_expired", files=deleted)
         except VfmalignError as error:
             _LOG.warning("uploads_not_swept", error=str(error))

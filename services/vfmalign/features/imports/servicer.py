@@ -18,6 +18,7 @@ from vfmalign.client.messages.common import Progress
 from vfmalign.core.domain.errors import TooLarge
 from vfmalign.core.rpc.identity import current_identity
 from vfmalign.core.rpc.tenants import by_tenant
+from vfmalign.core.runtime.threads import STORE
 from vfmalign.core.runtime.work_context import WorkContext
 from vfmalign.core.runtime.work_queue import WorkQueue
 from vfmalign.core.storage.keys import INCOMING
@@ -88,8 +89,8 @@ class Imports:
         contents = [(file.sha256, file.size_bytes) for file in files]
         announced = [(uploads.key(sha256), size) for sha256, size in contents]
         expire_time = datetime.now(UTC) + expires
-        await asyncio.to_thread(self._quota.announce, announced, expires.total_seconds())
-        requests = await asyncio.to_thread(uploads.sign, self._presigner, contents, expires)
+        await STORE.run(self._quota.announce, announced, expires.total_seconds())
+        requests = await STORE.run(uploads.sign, self._presigner, contents, expires)
         answers = (
             messages.FileUpload(sha256=file.sha256, complete=True)
             if request is None

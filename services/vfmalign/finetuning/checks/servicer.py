@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Callable
 
 from vfmalign.client.messages.checks import Check, CheckId, CheckSpec
 from vfmalign.core.domain.errors import DataLoss
 from vfmalign.core.runtime import logs
+from vfmalign.core.runtime.threads import DATABASE, STORE
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.finetuning.checks.converters import to_check, to_stages
 from vfmalign.finetuning.checks.reporting import all_stages, read_report
@@ -52,7 +52,7 @@ class AlignmentServicer(OperationServicer[StoredCheck], alignment_pb2_grpc.Align
         check_id = parse_id(CheckId, request.check_id, "check_id")
         spec = CheckSpec.from_proto(request.spec, "spec")
         check_spec(spec)
-        check = await asyncio.to_thread(self._create, check_id, spec)
+        check = await STORE.run(self._create, check_id, spec)
         self._wake()
         return alignment_pb2.CreateCheckResponse(check=await self._pack(check))
 
@@ -92,8 +92,8 @@ class AlignmentServicer(OperationServicer[StoredCheck], alignment_pb2_grpc.Align
         self, request: alignment_pb2.GetCheckReportRequest, context: Context
     ) -> AsyncIterator[alignment_pb2.GetCheckReportResponse]:
         """Streams a file of a check's report."""
-        item = await asyncio.to_thread(self._checks.get, request.check_id)
-        check = await asyncio.to_thread(self._convert, item)
+        item = await DATABASE.run(self._checks.get, request.check_id)
+        check = await STORE.run(self._convert, item)
         result = check.result
         files = {} if result is None else {"html": result.report_html, "json": result.report_json}
         async for content in stream_report(self._store, f"check {item.id}", check.state, files, request.format):

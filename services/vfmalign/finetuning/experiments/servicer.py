@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 
 from vfmalign.client.messages import experiments as messages
 from vfmalign.client.messages.experiments import ExperimentSpec
 from vfmalign.core.domain.errors import DataLoss
 from vfmalign.core.runtime import logs
+from vfmalign.core.runtime.threads import DATABASE, STORE
 from vfmalign.core.storage.lost_objects import lost_as
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.finetuning.checks.artifacts import RESTORE
@@ -48,7 +48,7 @@ class ExperimentServicer(OperationServicer[StoredExperiment], experiment_pb2_grp
         experiment_id = parse_id(ExperimentId, request.experiment_id, "experiment_id")
         spec = ExperimentSpec.from_proto(request.spec, "spec")
         check_experiment_spec(spec)
-        experiment = await asyncio.to_thread(self._create, experiment_id, spec)
+        experiment = await STORE.run(self._create, experiment_id, spec)
         return experiment_pb2.CreateExperimentResponse(experiment=await self._pack(experiment))
 
     async def GetExperiment(
@@ -87,8 +87,8 @@ class ExperimentServicer(OperationServicer[StoredExperiment], experiment_pb2_grp
         self, request: experiment_pb2.GetExperimentReportRequest, context: Context
     ) -> AsyncIterator[experiment_pb2.GetExperimentReportResponse]:
         """Streams a file of an experiment's report."""
-        item = await asyncio.to_thread(self._experiments.get, request.experiment_id)
-        experiment = await asyncio.to_thread(self._convert, item)
+        item = await DATABASE.run(self._experiments.get, request.experiment_id)
+        experiment = await STORE.run(self._convert, item)
         refs = {"html": experiment.report_html, "json": experiment.report_json, "csv": experiment.cells_csv}
         files = {} if experiment.report_html is None else refs
         subject = f"experiment {item.id}"

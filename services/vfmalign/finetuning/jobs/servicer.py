@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Callable
 
 from vfmalign.client.messages.jobs import Job, JobId, JobSpec
+from vfmalign.core.runtime.threads import STORE
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.finetuning.jobs.converters import to_job
 from vfmalign.finetuning.jobs.repository import JobRepository, StoredJob
@@ -50,7 +50,7 @@ class FineTuningServicer(OperationServicer[StoredJob], finetuning_pb2_grpc.FineT
         check_job_id(job_id)
         spec = JobSpec.from_proto(request.spec, "spec")
         check_objective(spec)
-        job = await asyncio.to_thread(self._create, job_id, spec)
+        job = await STORE.run(self._create, job_id, spec)
         self._wake()
         return finetuning_pb2.CreateJobResponse(job=await self._pack(job))
 
@@ -76,7 +76,7 @@ class FineTuningServicer(OperationServicer[StoredJob], finetuning_pb2_grpc.FineT
     ) -> finetuning_pb2.RetryJobResponse:
         """Queues a job again."""
         await self._check_owner(request.job_id)
-        await asyncio.to_thread(reopen_if_lost, self._jobs, self._store, request.job_id)
+        await STORE.run(reopen_if_lost, self._jobs, self._store, request.job_id)
         return finetuning_pb2.RetryJobResponse(job=await self._retry(request.job_id))
 
     async def WatchJob(

@@ -10,12 +10,13 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from typing import Any, Generic, TypeVar
 
 import torch
 
+from vfmalign.core.runtime.threads import Threads
 from vfmalign.core.runtime.work_context import WorkContext
 
 Task = TypeVar("Task")
@@ -142,7 +143,7 @@ class _ReductionQueue(Generic[Task, Result]):
 
 
 @contextmanager
-def _pool(threads: int) -> Iterator[ThreadPoolExecutor]:
+def _pool(threads: int) -> Iterator[Threads]:
     """Start threads that divide torch's own threads among them."""
     all_threads = torch.get_num_threads()
     started = threading.Barrier(threads + 1)
@@ -153,7 +154,7 @@ def _pool(threads: int) -> Iterator[ThreadPoolExecutor]:
         torch.set_num_threads(max(1, all_threads // threads))
         started.wait()
 
-    with ThreadPoolExecutor(threads, thread_name_prefix="mmd-tile", initializer=begin) as pool:
+    with Threads(threads, "mmd-tile", begin) as pool:
         try:
             for _ in range(threads):
                 pool.submit(int)

@@ -9,7 +9,6 @@ Legend: N rows of a stream, R rows of a block, C channels.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vfmalign.core.domain.errors import BadOption, BadTensor
+from vfmalign.core.runtime.threads import Threads
 from vfmalign.core.storage.feature_sets import Features, Manifest, read_part
 from vfmalign.core.storage.object_store import ObjectStore
 
@@ -226,7 +226,7 @@ class GaussianRows:
 
 def read_ahead(blocks: Iterator[Block]) -> Iterator[Block]:
     """Yield the same blocks, reading the next one in a thread while the caller works on the current one."""
-    with ThreadPoolExecutor(1, thread_name_prefix="read-ahead") as pool:
+    with Threads(1, "read-ahead") as pool:
         upcoming = pool.submit(next, blocks, None)
         while (block := upcoming.result()) is not None:
             upcoming = pool.submit(next, blocks, None)

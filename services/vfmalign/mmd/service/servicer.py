@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
-import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
@@ -14,7 +12,8 @@ import grpc
 from vfmalign.client.messages.mmd import ComputeResponse, CreateUploadRequest, PairError
 from vfmalign.core.domain.errors import BadOption, Exhausted, VfmalignError
 from vfmalign.core.rpc.status_mapping import get_status_code
-from vfmalign.core.runtime.work_context import WorkContext
+from vfmalign.core.runtime.threads import MESSAGES, STORE
+from vfmalign.core.runtime.work_context import current_work
 from vfmalign.core.runtime.work_queue import WorkQueue
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.mmd.comparison.options import ComputeConfig
@@ -56,7 +55,7 @@ class MmdServicer(mmd_pb2_grpc.MmdServiceServicer):
 
     async def Compute(self, request: mmd_pb2.ComputeRequest, context: Context) -> mmd_pb2.ComputeResponse:
         """Compares two samples, layer by layer."""
-        return await self._compute(request, context, FeatureReader(self._store), self._engine)
+        return await self._compute(request, FeatureReader(self._store), self._engine)
 
     async def ComputeBatch(
         self, request: mmd_pb2.ComputeBatchRequest, context: Context
@@ -73,7 +72,7 @@ class MmdServicer(mmd_pb2_grpc.MmdServiceServicer):
         for index, pair in enumerate(request.requests):
             compute = self._compute if index == 0 else self._compute_with_retry
             try:
-                response = await compute(pair, context, reader, engine)
+                response = await compute(pair, reader, engine)
             except VfmalignError as error:
                 failure = PairError(code=get_status_code(error).value[0], reason=error.reason, message=str(error))
                 yield mmd_pb2.ComputeBatchResponse(index=index, error=failure.to_proto())
@@ -87,45 +86,39 @@ class MmdServicer(mmd_pb2_grpc.MmdServiceServicer):
         record = CreateUploadRequest.from_proto(request)
         if self._uploads is None:
             raise get_missing_store("file")
-        response = await asyncio.to_thread(self._uploads.create, record.file)
+        response = await STORE.run(self._uploads.create, record.file)
         message: mmd_pb2.CreateUploadResponse = response.to_proto()
         return message
 
     async def _compute(
-        self, request: mmd_pb2.ComputeRequest, context: Context, reader: FeatureReader, engine: ComputeConfig
+        self, request: mmd_pb2.ComputeRequest, reader: FeatureReader, engine: ComputeConfig
     ) -> mmd_pb2.ComputeResponse:
         """Run one comparison. If the caller disconnects, it stops at the next tile."""
         options = converters.to_options(request)
         sources = [converters.to_source(request.x, "x"), converters.to_source(request.y, "y")]
         if request.HasField("reference"):
             sources.append(converters.to_source(request.reference, "reference"))
-        remaining_s = context.time_remaining()
-        cancelled = threading.Event()
-        deadline = None if remaining_s is None else time.monotonic() + remaining_s
-        job = ComparisonJob(sources, options, reader, WorkContext(deadline, cancelled.is_set))
-        try:
-            # Reading waits for the network, which must not occupy the worker thread.
-            prepared = (
-                comparison_job.prepare(job, engine)
-                if job.is_inline
-                else await asyncio.to_thread(comparison_job.prepare, job, engine)
-            )
-            submit = self._queue.run_short if prepared.short else self._queue.run
-            response = await submit(comparison_job.run, prepared, engine)
-        finally:
-            cancelled.set()
+        job = ComparisonJob(sources, options, reader, current_work.get())
+        # Reading waits for the network, which must not occupy the worker thread.
+        prepared = (
+            comparison_job.prepare(job, engine)
+            if job.is_inline
+            else await STORE.run(comparison_job.prepare, job, engine)
+        )
+        submit = self._queue.run_short if prepared.short else self._queue.run
+        response = await submit(comparison_job.run, prepared, engine)
         if response.projection is None:
             return _to_proto(response)
         # A projection has up to 200,000 points, and other calls should not wait for their conversion.
-        return await asyncio.to_thread(_to_proto, response)
+        return await MESSAGES.run(_to_proto, response)
 
     async def _compute_with_retry(
-        self, request: mmd_pb2.ComputeRequest, context: Context, reader: FeatureReader, engine: ComputeConfig
+        self, request: mmd_pb2.ComputeRequest, reader: FeatureReader, engine: ComputeConfig
     ) -> mmd_pb2.ComputeResponse:
         """Run a comparison of a batch that has begun: if the queue is full, it waits instead of failing."""
         while True:
             try:
-                return await self._compute(request, context, reader, engine)
+                return await self._compute(request, reader, engine)
             except Exhausted as error:
                 if error.reason != "QUEUE_FULL":
                     raise

@@ -19,6 +19,7 @@ from pydantic import SecretStr
 
 from vfmalign.core.domain.datasets import VolumeRef
 from vfmalign.core.domain.errors import (
+    Cancelled,
     DigestMismatch,
     InvalidInput,
     NotFound,
@@ -29,6 +30,8 @@ from vfmalign.core.domain.errors import (
 )
 from vfmalign.core.runtime import metrics
 from vfmalign.core.runtime.settings import StoreSettings
+from vfmalign.core.runtime.threads import Threads
+from vfmalign.core.runtime.work_context import WorkContext, current_work
 from vfmalign.core.storage.object_store import ObjectStore
 
 
@@ -346,3 +349,30 @@ def test_a_store_that_answers_with_errors_is_told_from_one_that_does_not_answer(
     finally:
         server.shutdown()
         server.server_close()
+
+
+def test_nothing_is_asked_again_for_a_caller_who_has_left(store_settings: StoreSettings) -> None:
+    asked, left = [], threading.Event()
+
+    class Busy(FullDisk):
+        def answer(self) -> None:
+            asked.append(self.path)
+            left.set()
+            super().answer()
+
+        do_HEAD = do_GET = answer
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Busy)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        busy = ObjectStore(store_settings.model_copy(update={"endpoint": f"http://127.0.0.1:{server.server_port}"}))
+        with Threads(1, "call") as threads:
+            token = current_work.set(WorkContext(is_cancelled=left.is_set))
+            reading = threads.submit(busy.get, "x")
+            current_work.reset(token)
+            with pytest.raises(Cancelled):
+                reading.result(30)
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert len(asked) == 1
