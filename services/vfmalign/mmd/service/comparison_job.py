@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -14,6 +12,7 @@ from vfmalign.client.messages.mmd import ComputeResponse
 from vfmalign.core.domain.errors import Exhausted
 from vfmalign.core.runtime import metrics
 from vfmalign.core.runtime.metrics import Stages
+from vfmalign.core.runtime.threads import Threads
 from vfmalign.core.runtime.work_context import UNLIMITED, WorkContext
 from vfmalign.mmd.comparison import memory_budget
 from vfmalign.mmd.comparison.compare import check_combination, compare
@@ -21,6 +20,11 @@ from vfmalign.mmd.comparison.options import ComparisonOptions, ComputeConfig
 from vfmalign.mmd.comparison.samples import Sample
 from vfmalign.mmd.engine.ordered_pool import cpu_seconds, wait_for_all
 from vfmalign.mmd.service.feature_reader import FeatureReader, Source
+
+_READING = Threads(1, "mmd-read")
+"""Reads the samples of long comparisons. One at a time: a read that outlives its comparison keeps what it has read, and
+the next comparison's begins after it.
+"""
 
 
 @dataclass(frozen=True)
@@ -120,14 +124,11 @@ def _read(prepared: PreparedComparison) -> Sequence[Sample]:
     """Read the samples in a separate thread, so that a read that blocks does not delay a cancellation."""
     job = prepared.job
     sources = job.sources[2:] if prepared.streamed else job.sources
-    stopped = threading.Event()
-
-    with ThreadPoolExecutor(1, thread_name_prefix="mmd-read") as threads:
-        reading = threads.submit(job.reader.read, sources, WorkContext(is_cancelled=stopped.is_set))
-        try:
-            wait_for_all([reading], job.context)
-        finally:
-            stopped.set()
+    reading = _READING.submit(job.reader.read, sources, job.context)
+    try:
+        wait_for_all([reading], job.context)
+    finally:
+        reading.cancel()  # one that has begun stops at its next check
     samples = reading.result()
     return [*job.reader.streams(job.sources[:2]), *samples] if prepared.streamed else samples
 

@@ -1,6 +1,8 @@
 """The service's parts below gRPC: bandwidth rules, settings, deadlines and cancellation of jobs."""
 
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import get_args
 
@@ -21,7 +23,7 @@ from vfmalign.mmd.engine import ordered_pool, precision
 from vfmalign.mmd.engine.kernels import KERNELS
 from vfmalign.mmd.engine.precision import EXACT_FLOP
 from vfmalign.mmd.service import comparison_job, converters
-from vfmalign.mmd.service.comparison_job import ComparisonJob
+from vfmalign.mmd.service.comparison_job import ComparisonJob, PreparedComparison
 from vfmalign.mmd.service.feature_reader import FeatureReader
 from vfmalign.mmd.settings import MmdOptions, to_compute_config
 from vfmalign.mmd.statistics.similarity import MAX_ROWS, MEASURES
@@ -161,6 +163,32 @@ def test_a_job_stops_at_the_next_tile(monkeypatch):
     with pytest.raises(Cancelled):
         _run(_job(context=WorkContext(is_cancelled=is_cancelled)), engine)
     assert checks == 9
+
+
+def test_a_read_that_blocks_does_not_keep_the_worker_of_a_job_that_was_cancelled():
+    begun, release, cancelled = threading.Event(), threading.Event(), threading.Event()
+
+    class Blocked(FeatureReader):
+        def read(self, sources, context):
+            begun.set()
+            assert release.wait(60)
+            return super().read(sources, context)
+
+    job = _job(context=WorkContext(is_cancelled=cancelled.is_set))
+    blocked = PreparedComparison(replace(job, reader=Blocked(None)), None, short=False)
+    with ThreadPoolExecutor(1) as worker:
+        running = worker.submit(comparison_job.run, blocked, ComputeConfig())
+        try:
+            assert begun.wait(20)
+            cancelled.set()
+            with pytest.raises(Cancelled):
+                running.result(20)
+            following = worker.submit(
+                comparison_job.run, PreparedComparison(_job(), None, short=False), ComputeConfig()
+            )
+        finally:
+            release.set()
+        assert following.result(20).layers
 
 
 def test_a_job_says_what_it_cost():
