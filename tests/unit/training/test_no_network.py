@@ -85,6 +85,16 @@ def test_a_training_step(net) -> None:
             f"has more than {MAX_MODULES} modules",
         ),
         (
+            "SwinUNETR",
+            {"in_channels": 1, "out_channels": 1, "depths": [60_000, 60_000, 60_000, 60_000]},
+            f"has more than {MAX_MODULES} modules",
+        ),
+        (
+            "SwinUNETR",
+            {"in_channels": 1, "out_channels": 1, "window_size": 48},
+            "has more than 2147483648 elements",
+        ),
+        (
             "UNet",
             {"spatial_dims": 3, "in_channels": 1, "out_channels": 1, "channels": [65_536, 65_536], "strides": [2]},
             "has more than 2147483648 elements",

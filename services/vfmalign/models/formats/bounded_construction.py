@@ -3,34 +3,50 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as registration
+from torch.overrides import TorchFunctionMode
 
 from vfmalign.core.domain.errors import BadCheckpoint
 
 MAX_MODULES = 5_000
 MAX_ELEMENTS = 2**31
 """Elements of all parameters and buffers: 8 GiB as float32."""
-MAX_CPU_ELEMENTS = 2**27
-"""The same for a network that cannot be described on the meta device and takes its memory for a moment: 512 MiB."""
+
+
+class _BoundedRanges(TorchFunctionMode):
+    """Limits what `torch.linspace` returns, and makes it on the CPU where a network reads it back."""
+
+    def __init__(self, *, readable: bool) -> None:
+        super().__init__()
+        self._options = {"device": "cpu"} if readable else {}
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is not torch.linspace:
+            return func(*args, **(kwargs or {}))
+        values = func(*args, **{**(kwargs or {}), **self._options})
+        _check_number("modules", len(values), MAX_MODULES)  # SwinUNETR draws a rate for each of its blocks
+        return values
 
 
 @contextmanager
-def bounded_construction(max_elements: int) -> Iterator[None]:
+def bounded_construction(*, readable_ranges: bool = False) -> Iterator[None]:
     """Reject a network as soon as it registers too many submodules or weights.
 
-    A parameter is registered after its memory is reserved and before it is filled, so that even a network on the CPU is
-    rejected before it takes memory.
-
     Args:
-        max_elements: limit of all parameters and buffers together.
+        readable_ranges: makes the values of `torch.linspace`, and nothing else, on the CPU. SwinUNETR reads its drop
+            rates back while it is built, which fails on the meta device. Its tables of positions would take gigabytes
+            on the CPU before they are registered: they grow with the sixth power of the window.
 
     Raises:
-        BadCheckpoint: the network exceeds `MAX_MODULES` or `max_elements`.
+        BadCheckpoint: the network exceeds `MAX_MODULES` or `MAX_ELEMENTS`.
     """
     thread, counts = threading.get_ident(), {"modules": 0, "elements": 0}
 
@@ -38,18 +54,13 @@ def bounded_construction(max_elements: int) -> Iterator[None]:
         if threading.get_ident() != thread:  # the hooks of torch are global
             return
         counts[what] += number
-        if counts[what] > limit:
-            raise BadCheckpoint(
-                f"the network has more than {limit} {what}",
-                subject="architecture",
-                remedy="import a network of a usual size",
-            )
+        _check_number(what, counts[what], limit)
 
     def count_module(module: nn.Module, name: str, submodule: nn.Module | None) -> None:
         count("modules", 1, MAX_MODULES)
 
     def count_tensor(module: nn.Module, name: str, tensor: Tensor | None) -> None:
-        count("elements", 0 if tensor is None else tensor.numel(), max_elements)
+        count("elements", 0 if tensor is None else tensor.numel(), MAX_ELEMENTS)
 
     with ExitStack() as hooks:
         handles: list[Any] = [
@@ -59,4 +70,14 @@ def bounded_construction(max_elements: int) -> Iterator[None]:
         ]
         for handle in handles:
             hooks.callback(handle.remove)
+        hooks.enter_context(_BoundedRanges(readable=readable_ranges))
         yield
+
+
+def _check_number(what: str, number: int, limit: int) -> None:
+    if number > limit:
+        raise BadCheckpoint(
+            f"the network has more than {limit} {what}",
+            subject="architecture",
+            remedy="import a network of a usual size",
+        )

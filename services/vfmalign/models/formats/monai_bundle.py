@@ -27,7 +27,7 @@ from vfmalign.core.domain.record import Record, canonical_json
 from vfmalign.models.architectures.base import Architecture
 from vfmalign.models.architectures.upstream import Conversion
 from vfmalign.models.encoder import StateDict
-from vfmalign.models.formats.bounded_construction import MAX_CPU_ELEMENTS, MAX_ELEMENTS, bounded_construction
+from vfmalign.models.formats.bounded_construction import bounded_construction
 from vfmalign.models.formats.hooked_encoder import HookedEncoder
 
 PREFIX = "monai:"
@@ -220,15 +220,14 @@ def _instantiate(cls: type[nn.Module], arguments: Mapping[str, Any]) -> nn.Modul
     if "pretrained" in inspect.signature(cls).parameters:  # True by default in some networks, which then download
         arguments = {**arguments, "pretrained": False}
     try:
-        with bounded_construction(MAX_ELEMENTS):
+        with bounded_construction():
             try:
                 return cls(**arguments)
-            except (NotImplementedError, RuntimeError):
+            except RuntimeError:
                 if torch.get_default_device().type != "meta":
                     raise
-        # Some MONAI networks read values back while they are built, which fails on the meta device.
-        with torch.device("cpu"), torch.random.fork_rng(devices=[]), bounded_construction(MAX_CPU_ELEMENTS):
-            return cls(**arguments).to("meta")
+        with bounded_construction(readable_ranges=True):
+            return cls(**arguments)
     except VfmalignError:
         raise
     except Exception as error:  # MONAI's constructors raise many types on invalid arguments

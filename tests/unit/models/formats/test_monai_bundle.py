@@ -1,6 +1,8 @@
 """MONAI bundles: what is accepted and rejected, and that a configuration is never executed."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import monai.networks.nets
@@ -25,6 +27,8 @@ ARGUMENTS = {
     "blocks_down": [1, 1],
     "blocks_up": [1],
 }
+SWIN = {"in_channels": 1, "out_channels": 2, "depths": [1, 1, 1, 1], "feature_size": 12, "dropout_path_rate": 0.1}
+SWIN_INPUT = PreprocessingSpec(modalities=("t2w",), spacing_mm=None, shape_DHW=(64, 64, 64))
 LAYERS = ["down_layers.0", "down_layers.1"]
 INPUT = InputDescription(("t2w", "adc"), (3.0, 1.0, 1.0), (8, 16, 16), "zscore_nonzero")
 
@@ -107,6 +111,35 @@ def test_tokens_and_vectors_are_layers_too():
     assert maps["blocks.0"].shape == (2, 12, 9, 1, 1)
     assert maps["pooled"].shape == (2, 5)
     assert encoder.dense_layers() == {}
+
+
+def test_a_network_that_reads_values_back_while_it_is_built_becomes_an_encoder():
+    name = encode_architecture_name("SwinUNETR", SWIN, ["encoder1", "encoder2"], SWIN_INPUT)
+    architecture = get_architecture(name)
+    assert {layer.name: layer.channels for layer in architecture.layers} == {"encoder1": 12, "encoder2": 12}
+    state = random_state(architecture, 0)
+    net = monai.networks.nets.SwinUNETR(**SWIN).eval()
+    net.load_state_dict({key.removeprefix("network."): tensor for key, tensor in state.items()})
+    input_NCDHW = torch.randn(1, 1, 64, 64, 64)
+    with torch.inference_mode():
+        maps = build_encoder(architecture, state).feature_maps(input_NCDHW)
+        assert torch.equal(maps["encoder1"], net.encoder1(input_NCDHW))
+
+
+def test_a_large_network_is_described_without_memory_for_it():
+    name = encode_architecture_name("SwinUNETR", {**SWIN, "window_size": 20}, ["encoder1"], SWIN_INPUT)
+    code = """if True:
+        import resource, sys
+        from vfmalign.models.registry import get_architecture
+        import monai.networks.nets
+        monai.networks.nets.UNet(3, 1, 1, (4, 8), (2,))
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        get_architecture(sys.argv[1])
+        print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+    """
+    run = subprocess.run([sys.executable, "-c", code, name], check=True, capture_output=True, text=True)
+    grown_mib = float(run.stdout)
+    assert grown_mib < 256, "its tables of positions would take gigabytes"
 
 
 @pytest.mark.parametrize(
