@@ -55,23 +55,27 @@ def keyed_id(salt: bytes, *parts: str) -> str:
     return hmac.new(salt, message, hashlib.sha256).hexdigest()[:16]
 
 
-def write_mapping(path: Path, dataset_id: str, rows: Sequence[Sequence[str]]) -> None:
-    """Replace a dataset's rows in the local mapping file; rows of other datasets are kept.
+def add_to_mapping(path: Path, rows: Sequence[tuple[str, ...]]) -> None:
+    """Add rows to the local mapping file; none is ever removed.
+
+    An import that is refused has the id of a published dataset, whose rows would be lost if they were replaced.
+
+    Args:
+        path: the file; it is created with mode 0600.
+        rows: cells in the order of `MAPPING_COLUMNS`; those that the file has already are not repeated.
 
     Raises:
         BadOption: the file cannot be written, or is not a mapping file.
     """
-    other_rows: list[Sequence[str]] = []
+    known: list[tuple[str, ...]] = []
     try:
         if path.exists():
             with path.open(newline="", encoding="utf-8") as old:
-                other_rows = [
-                    [r[c] for c in MAPPING_COLUMNS] for r in csv.DictReader(old) if r["dataset"] != dataset_id
-                ]
+                known = [tuple(row[column] for column in MAPPING_COLUMNS) for row in csv.DictReader(old)]
         # mkstemp creates files of mode 0600.
         descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".mapping-")
         with os.fdopen(descriptor, "w", newline="", encoding="utf-8") as new:
-            csv.writer(new).writerows([MAPPING_COLUMNS, *other_rows, *rows])
+            csv.writer(new).writerows([MAPPING_COLUMNS, *dict.fromkeys([*known, *rows])])
         os.replace(temporary, path)
     except (OSError, KeyError, ValueError, csv.Error):
         raise BadOption(

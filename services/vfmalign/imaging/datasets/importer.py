@@ -13,7 +13,7 @@ from pathlib import Path
 
 from vfmalign.core.domain.datasets import SPLITS, DatasetManifest
 from vfmalign.core.domain.errors import BadDataset
-from vfmalign.imaging.datasets.identities import write_mapping
+from vfmalign.imaging.datasets.identities import add_to_mapping
 from vfmalign.imaging.datasets.preparation import (
     DiscoveredDataset,
     ImportOptions,
@@ -73,7 +73,7 @@ def prepare_import(
         path: see `layouts.LAYOUTS`.
         dataset_id: id of the new dataset.
         options: layout, declaration, splits and patients.
-        mapping_path: local file that maps ids to patients (mode 0600); rows of other datasets are kept.
+        mapping_path: local file that maps ids to patients (mode 0600); rows are added to it.
         salt: the machine's secret, see `identities.load_salt`.
         progress: called after every case.
 
@@ -99,7 +99,7 @@ def prepare_discovered(
     """Read and check cases that were discovered; see `prepare_import`."""
     rows = [(dataset_id, case.id, case.group, case.source.name, case.patient) for case in discovered.cases]
     # Written before validation: its errors name cases by id, and the user looks the folder up in this file.
-    write_mapping(mapping_path, dataset_id, rows)
+    add_to_mapping(mapping_path, rows)
     prepared = prepare(discovered, dataset_id, options, progress or (lambda stage, done, total: None))
     if prepared.problems:
         raise _list_problems(prepared.problems, dataset_id)

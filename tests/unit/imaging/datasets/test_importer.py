@@ -108,6 +108,20 @@ def test_the_mapping_stays_local_private_and_complete(folder, memory_store):
     assert not {row["case"] for row in again[:4]} & {row["case"] for row in again[4:]}
 
 
+def test_an_import_that_is_refused_leaves_the_mapping_of_the_published_dataset(folder, memory_store, studies):
+    do_import(folder, memory_store)
+    path = folder.parent / "mapping.csv"
+    published = path.read_text().splitlines()
+    do_import(folder, memory_store)
+    assert path.read_text().splitlines() == published, "no row is repeated"
+    write_case(folder.parent / "other" / PATIENT, studies[0])
+    with pytest.raises(Conflict):
+        import_dataset(folder.parent / "other", memory_store, "ward", mapping_path=path, salt=SALT)
+    rows = path.read_text().splitlines()
+    assert rows[:-1] == published
+    assert f",{PATIENT}," in rows[-1]
+
+
 def test_another_salt_gives_other_ids(folder, memory_store):
     first = do_import(folder, memory_store)
     other = do_import(folder, memory_store, "ward2", salt=bytes(32))
