@@ -9,7 +9,8 @@ else its suffix. Tables such as participants.tsv are not read.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
 
@@ -21,8 +22,10 @@ from vfmalign.imaging.datasets.sources import (
     CaseSource,
     SourceDataset,
     VolumeFile,
+    describe_unreadable,
     get_stem,
     is_below,
+    list_folders,
     list_volumes,
 )
 
@@ -36,12 +39,14 @@ _SUFFIXES = (
 first one defines the grid.
 """
 
-_FilesByCase: TypeAlias = dict[str, dict[VolumeKind, list[Path]]]
+_Files: TypeAlias = dict[VolumeKind, list[Path]]
+_FilesByCase: TypeAlias = dict[str, _Files]
 
 
 def matches(path: Path) -> bool:
     """Whether a folder holds subjects with anatomical images."""
-    return any(_list_sessions(path))
+    sessions, unreadable = _read_sessions(path, lambda folder: {})
+    return bool(sessions or unreadable)
 
 
 def read(path: Path, declaration: DatasetDeclaration | None) -> SourceDataset:
@@ -49,14 +54,18 @@ def read(path: Path, declaration: DatasetDeclaration | None) -> SourceDataset:
 
     Raises:
         BadDataset: no modality is in every case.
+        OSError: `derivatives`, or every subject's folder, cannot be read.
     """
-    images = {name: _list_images(folder) for name, folder in _list_sessions(path)}
-    masks: dict[str, dict[VolumeKind, list[Path]]] = {name: {} for name in images}
-    for pipeline in sorted(path.glob("derivatives/*/")):
-        for name, folder in _list_sessions(pipeline):
-            if name in masks:
-                for kind, files in _list_masks(folder).items():
-                    masks[name].setdefault(kind, []).extend(files)
+    images, unreadable = _read_sessions(path, _list_images)
+    if unreadable and not images:
+        raise next(iter(unreadable.values()))
+    masks: _FilesByCase = {name: {} for name in images}
+    for pipeline in list_folders(path / "derivatives"):
+        sessions, errors = _read_sessions(pipeline, _list_masks)
+        unreadable |= errors
+        for name in sessions.keys() & masks.keys():
+            for kind, files in sessions[name].items():
+                masks[name].setdefault(kind, []).extend(files)
     notes: tuple[str, ...] = ()
     modalities: Sequence[VolumeKind]
     if declaration is not None:
@@ -68,21 +77,51 @@ def read(path: Path, declaration: DatasetDeclaration | None) -> SourceDataset:
         labels, left_out = _choose_labels(masks)
         notes += left_out
     cases = [_to_case(path, name, images[name], masks[name], (modalities, labels)) for name in sorted(images)]
+    cases = _add_unreadable(cases, unreadable)
     if declaration is None:
         declaration = declare("dataset", modalities, derive_label_maps(cases, labels))
     return SourceDataset(declaration, cases, notes)
 
 
-def _list_sessions(root: Path) -> Iterator[tuple[str, Path]]:
-    """Names and `anat` folders of all sessions; `sub-01`, or `sub-01/ses-1` where there are sessions."""
-    for folder in sorted([*root.glob("sub-*/anat"), *root.glob("sub-*/ses-*/anat")]):
-        if folder.is_dir():
-            yield folder.parent.relative_to(root).as_posix(), folder
+def _read_sessions(root: Path, read: Callable[[Path], _Files]) -> tuple[_FilesByCase, dict[str, OSError]]:
+    """Files in the `anat` folder of each session, and why a subject's folders cannot be read.
+
+    Sessions are named `sub-01`, or `sub-01/ses-1` where there are several; subjects that cannot be read `sub-01`.
+    """
+    sessions: _FilesByCase = {}
+    unreadable: dict[str, OSError] = {}
+    for subject in list_folders(root, "sub-"):
+        try:
+            sessions |= {
+                session.relative_to(root).as_posix(): read(session / "anat")
+                for session in (subject, *list_folders(subject, "ses-"))
+                if (session / "anat").is_dir()
+            }
+        except OSError as error:
+            unreadable[subject.name] = error
+    return sessions, unreadable
 
 
-def _list_images(folder: Path) -> dict[VolumeKind, list[Path]]:
+def _add_unreadable(cases: Sequence[CaseSource], unreadable: Mapping[str, OSError]) -> list[CaseSource]:
+    """Add a problem to the cases of subjects whose folders cannot be read, and cases for those that have none."""
+    patients = {_get_patient(name): f"a folder of the subject {describe_unreadable(error)}"
+                for name, error in unreadable.items()}  # fmt: skip
+    result = [
+        replace(case, problems=(*case.problems, patients[case.patient])) if case.patient in patients else case
+        for case in cases
+    ]
+    known = {case.patient for case in cases}
+    result += [
+        CaseSource(name, _get_patient(name), {}, problems=(patients[_get_patient(name)],))
+        for name in unreadable
+        if _get_patient(name) not in known
+    ]
+    return sorted(result, key=lambda case: case.name)
+
+
+def _list_images(folder: Path) -> _Files:
     """Images by suffix, in lower case."""
-    images: dict[VolumeKind, list[Path]] = {}
+    images: _Files = {}
     for stem, files in list_volumes(folder).items():
         kind = to_volume_id(stem.rpartition("_")[2], "")
         if kind and not kind.endswith(_MASKS):
@@ -90,9 +129,9 @@ def _list_images(folder: Path) -> dict[VolumeKind, list[Path]]:
     return images
 
 
-def _list_masks(folder: Path) -> dict[VolumeKind, list[Path]]:
+def _list_masks(folder: Path) -> _Files:
     """Label maps by the entity `label-` or `desc-`, else by suffix."""
-    masks: dict[VolumeKind, list[Path]] = {}
+    masks: _Files = {}
     for path in (path for files in list_volumes(folder).values() for path in files):
         *parts, suffix = get_stem(path.name).split("_")
         if suffix in _MASKS:
@@ -133,8 +172,8 @@ def _get_patient(name: str) -> str:
 def _to_case(
     root: Path,
     name: str,
-    images: dict[VolumeKind, list[Path]],
-    masks: dict[VolumeKind, list[Path]],
+    images: _Files,
+    masks: _Files,
     declared: tuple[Sequence[VolumeKind], Sequence[VolumeKind]],
 ) -> CaseSource:
     modalities, labels = declared

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from vfmalign.core.domain.declarations import DatasetDeclaration, VolumeKind, get_declaration
 from vfmalign.core.domain.errors import BadDataset
-from vfmalign.imaging.datasets.sources import CaseSource, SourceDataset, VolumeFile, is_volume
+from vfmalign.imaging.datasets.sources import CaseSource, SourceDataset, VolumeFile, describe_unreadable, is_volume
 
 # The first match wins: `lesion_mask` is a lesion map, `t2_mask` is a gland mask, and `prostate_t2` is an image.
 _PROSTATE_PATTERNS: tuple[tuple[VolumeKind, re.Pattern[str]], ...] = (
@@ -57,17 +57,21 @@ def scan_folder(directory: Path, declaration: DatasetDeclaration | None = None) 
 
     Raises:
         BadDataset: the folder does not exist or holds no NIfTI file, or files lie beside case folders.
+        OSError: neither the folder nor any below it can be read.
     """
     if not directory.is_dir():
         raise BadDataset(
             "the folder to import does not exist", field="directory", remedy="give a folder of NIfTI files"
         )
     by_folder: dict[str, list[Path]] = {}
-    for parent, _, names in os.walk(directory):
+    unreadable: list[OSError] = []
+    for parent, _, names in os.walk(directory, onerror=unreadable.append):
         volumes = sorted(Path(parent, name) for name in names if is_volume(name))
         if volumes:
             by_folder[Path(parent).relative_to(directory).as_posix()] = volumes
     if not by_folder:
+        if unreadable:
+            raise unreadable[0]
         raise BadDataset("no .nii or .nii.gz file found", field="directory", remedy="convert the DICOM series first")
     if "." in by_folder:
         if len(by_folder) > 1:
@@ -78,7 +82,12 @@ def scan_folder(directory: Path, declaration: DatasetDeclaration | None = None) 
             )
         by_folder = {directory.resolve().name: by_folder["."]}
     chosen = declaration or get_declaration(_PROSTATE)
-    return [_collect_case(folder, files, chosen) for folder, files in sorted(by_folder.items())]
+    cases = [_collect_case(folder, files, chosen) for folder, files in by_folder.items()]
+    for error in unreadable:
+        folder = Path(error.filename).relative_to(directory).as_posix()
+        problem = f"the folder {describe_unreadable(error)}"
+        cases.append(CaseSource(folder, _get_patient(folder), {}, problems=(problem,)))
+    return sorted(cases, key=lambda case: case.name)
 
 
 def classify(name: str, declaration: DatasetDeclaration | None = None) -> VolumeKind | None:
@@ -108,4 +117,8 @@ def _collect_case(folder: str, files: list[Path], declaration: DatasetDeclaratio
             problems.append(f"two files look like {kind}")
         files_by_kind[kind] = VolumeFile(file)
     problems += [f"no file looks like {kind}" for kind in declaration.modalities if kind not in files_by_kind]
-    return CaseSource(folder, folder.split("/", maxsplit=1)[0], files_by_kind, problems=tuple(problems))
+    return CaseSource(folder, _get_patient(folder), files_by_kind, problems=tuple(problems))
+
+
+def _get_patient(folder: str) -> str:
+    return folder.split("/", maxsplit=1)[0]

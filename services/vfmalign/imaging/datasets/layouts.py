@@ -10,7 +10,7 @@ from vfmalign.core.domain.datasets import MAX_CASES
 from vfmalign.core.domain.declarations import DatasetDeclaration
 from vfmalign.core.domain.errors import BadDataset, BadOption
 from vfmalign.imaging.datasets import bids, decathlon, folders, nnunet, table
-from vfmalign.imaging.datasets.sources import SourceDataset
+from vfmalign.imaging.datasets.sources import SourceDataset, describe_unreadable
 
 
 @dataclass(frozen=True)
@@ -41,12 +41,9 @@ def detect_layout(path: Path) -> str:
     """Detect the layout of a folder or file.
 
     Raises:
-        BadDataset: nothing is there, or several layouts match.
+        BadDataset: several layouts match.
+        OSError: a folder cannot be read.
     """
-    if not path.exists():
-        raise BadDataset(
-            "the folder to import does not exist", field="directory", remedy="give a folder of NIfTI files"
-        )
     matching = [name for name, layout in LAYOUTS.items() if name != FOLDERS and layout.matches(path)]
     if len(matching) > 1:
         raise BadDataset(
@@ -72,12 +69,23 @@ def read_source(
 
     Raises:
         BadOption: the layout is unknown.
-        BadDataset: the layout cannot be detected, or the data cannot be read as it.
+        BadDataset: nothing is there, the layout cannot be detected, or the data cannot be read as it.
     """
     if layout is not None and layout not in LAYOUTS:
         raise BadOption("is not a layout", field="--layout", remedy=f"choose one of {', '.join(LAYOUTS)}")
-    name = detect_layout(path) if layout is None else layout
-    source = LAYOUTS[name].read(path, declaration)
+    try:
+        if not path.exists():
+            raise BadDataset(
+                "the folder to import does not exist", field="directory", remedy="give a folder of NIfTI files"
+            )
+        name = detect_layout(path) if layout is None else layout
+        source = LAYOUTS[name].read(path, declaration)
+    except OSError as error:
+        raise BadDataset(
+            f"it, or something in it, {describe_unreadable(error)}",
+            field="directory",
+            remedy="allow this account to read it; `find DIR ! -readable` lists what it may not read",
+        ) from None
     if not source.cases:
         raise BadDataset("there is no case", field="directory", remedy="check the folder and its layout (--layout)")
     if len(source.cases) > MAX_CASES:

@@ -90,14 +90,34 @@ def get_stem(name: str) -> str:
     return re.sub(r"\.nii(\.gz)?$", "", PurePosixPath(name).name, flags=re.IGNORECASE)
 
 
+def list_folders(folder: Path, prefix: str = "") -> list[Path]:
+    """The folders directly in a folder whose names begin with a prefix, in order; none if there is no such folder.
+
+    Raises:
+        OSError: it cannot be read; `Path.glob` would leave it out.
+    """
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if path.name.startswith(prefix) and path.is_dir())
+
+
 def list_volumes(folder: Path) -> dict[str, list[Path]]:
-    """The NIfTI files directly in a folder by stem, in order; two files of one stem differ by their ending."""
+    """The NIfTI files directly in a folder by stem, in order; two files of one stem differ by their ending.
+
+    Raises:
+        OSError: the folder cannot be read.
+    """
     files: dict[str, list[Path]] = {}
     if folder.is_dir():
         for path in sorted(folder.iterdir()):
             if is_volume(path.name):
                 files.setdefault(get_stem(path.name), []).append(path)
     return files
+
+
+def describe_unreadable(error: OSError) -> str:
+    """Says why a file or folder cannot be read, without its name, which the error's own text has."""
+    return f"cannot be read ({error.strerror or 'unknown reason'})"
 
 
 def resolve_below(root: Path, text: str) -> Path | None:

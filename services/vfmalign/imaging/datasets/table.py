@@ -81,11 +81,11 @@ def read(path: Path, declaration: DatasetDeclaration | None) -> SourceDataset:
 
 def _find_tables(folder: Path) -> list[Path]:
     tables = []
-    for path in sorted(folder.glob("*.csv")):
+    for path in sorted(path for path in folder.iterdir() if path.suffix == ".csv" and path.is_file()):
         try:
             with path.open(newline="", encoding="utf-8-sig") as file:
                 names = next(csv.reader([file.readline(MAX_COLUMNS * MAX_CELL)]), [])
-        except (OSError, ValueError, csv.Error):
+        except (ValueError, csv.Error):
             continue
         if "case" in names and any(name.startswith("image:") for name in names):
             tables.append(path)

@@ -123,6 +123,12 @@ def test_several_layouts_at_once_are_refused_and_one_can_be_chosen(tmp_path: Pat
         read_source(tmp_path / "d", "dicom")
 
 
+def test_a_folder_whose_name_ends_like_a_table_is_none(tmp_path: Path, made_cases: Sequence[Files]) -> None:
+    path = LAY_OUT["decathlon"](tmp_path / "d", made_cases)
+    (path / "old.csv").mkdir()
+    assert read_source(path)[0] == "decathlon"
+
+
 @pytest.mark.parametrize("layout", ["decathlon", "nnunet", "bids", "csv"])
 def test_a_folder_of_another_layout_is_refused_as_a_chosen_one(
     tmp_path: Path, made_cases: Sequence[Files], layout: str
