@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.text import Text
 
 from vfmalign.cli.exits import BAD_INPUT
 from vfmalign.cli.extras import needs_extra
@@ -102,8 +101,6 @@ def import_(
     with needs_extra("local", "importing a dataset"):
         from vfmalign.imaging.datasets.assignments import read_patients, read_splits
         from vfmalign.imaging.datasets.derivation import read_declaration
-        from vfmalign.imaging.datasets.identities import load_salt
-        from vfmalign.imaging.datasets.importer import prepare_import
         from vfmalign.imaging.datasets.preparation import ImportOptions
 
     output, state_directory = Output.to_terminal(as_json=as_json), StateDirectory(home)
@@ -116,32 +113,62 @@ def import_(
         patients=read_patients(patients) if patients is not None else None,
         seed=seed,
     )
-    salt_path = state_directory.private / "salt"
     if dry_run:
-        _dry_run(directory, name, options, salt_path, output)
-        return
+        _dry_run(directory, name, options, state_directory, output)
+    else:
+        _import(directory, name, options, state_directory, mapping=mapping, output=output)
+
+
+def _import(
+    path: Path,
+    dataset_id: str,
+    options: ImportOptions,
+    state_directory: StateDirectory,
+    *,
+    mapping: Path | None,
+    output: Output,
+) -> None:
+    """Import a dataset and show it.
+
+    Raises:
+        Exit: with the code of bad input, if there are problems.
+    """
+    with needs_extra("local", "importing a dataset"):
+        from vfmalign.imaging.datasets.identities import load_salt
+        from vfmalign.imaging.datasets.importer import prepare_import
+        from vfmalign.imaging.datasets.preparation import UnusableCases
+
     target = Target.find(state_directory)
     state_directory.create()
     mapping = mapping or state_directory.private / "mapping.csv"
-    with _progress_bar(output) as progress:
-        salt = load_salt(salt_path)
-        checked = prepare_import(directory, name, options, mapping_path=mapping, salt=salt, progress=progress)
-        dataset = import_dataset(target, checked, progress)
+    mapping_note = f"{mapping} maps the ids to your folders; it is readable by you only and stays on this machine"
+    try:
+        with _progress_bar(output) as progress:
+            salt = load_salt(state_directory.private / "salt")
+            checked = prepare_import(path, dataset_id, options, mapping_path=mapping, salt=salt, progress=progress)
+            dataset = import_dataset(target, checked, progress)
+    except UnusableCases as error:
+        output.fail(error, {"dataset": dataset_id, "problems": error.problems, "mapping": str(mapping)})
+        output.note(mapping_note)
+        raise typer.Exit(BAD_INPUT) from None
     output.emit(to_dataset_document(dataset) | {"mapping": str(mapping)}, *show_dataset(dataset))
-    output.note(f"{mapping} maps the ids to your folders; it is readable by you only and stays on this machine")
+    output.note(mapping_note)
     if not dataset.held_out:
         output.note(_ONE_PATIENT, "yellow")
 
 
-def _dry_run(path: Path, dataset_id: str, options: ImportOptions, salt_path: Path, output: Output) -> None:
+def _dry_run(
+    path: Path, dataset_id: str, options: ImportOptions, state_directory: StateDirectory, output: Output
+) -> None:
     """Show a dataset that is not imported.
 
     Raises:
         Exit: with the code of bad input, if there are problems.
     """
     from vfmalign.imaging.datasets.identities import SALT_BYTES, load_salt
-    from vfmalign.imaging.datasets.preparation import discover, prepare
+    from vfmalign.imaging.datasets.preparation import UnusableCases, discover, prepare
 
+    salt_path = state_directory.private / "salt"
     # Without a secret, ids are drawn for this run alone: creating it would write a file.
     salt = load_salt(salt_path) if salt_path.exists() else secrets.token_bytes(SALT_BYTES)
     discovered = discover(path, dataset_id, salt, options)
@@ -153,10 +180,11 @@ def _dry_run(path: Path, dataset_id: str, options: ImportOptions, salt_path: Pat
         "notes": list(discovered.source.notes),
         "problems": list(prepared.problems),
     }
-    problems = new_table("", "problem")
-    for problem in prepared.problems:
-        problems.add_row(Text(problem))
-    output.emit(document, *show_dataset(dataset, layout=discovered.layout), *([problems] if prepared.problems else []))
+    tables = show_dataset(dataset, layout=discovered.layout)
+    if prepared.problems:
+        output.fail(UnusableCases(dataset_id, prepared.problems), document, *tables)
+    else:
+        output.emit(document, *tables)
     for note in discovered.source.notes:
         output.note(note)
     if not dataset.held_out:

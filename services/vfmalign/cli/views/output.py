@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,15 +51,22 @@ class Output:
         """Write a note to stderr."""
         self.err.print(Text(text, style=style) if isinstance(text, str) else text)
 
-    def fail(self, error: VfmalignError) -> None:
-        """Write an error: a sentence of cause and one of remedy; with `--json` also as the document."""
+    def fail(
+        self, error: VfmalignError, document: Mapping[str, Any] | None = None, *renderables: RenderableType
+    ) -> None:
+        """Write an error: a sentence of cause and one of remedy; with `--json` also as the document's `error`.
+
+        Args:
+            error: the error.
+            document: what is known nevertheless; written with `--json`.
+            renderables: the same as tables.
+        """
+        fields = {"reason": error.reason, "subject": error.subject, "message": error.message, "remedy": error.remedy}
+        self.emit({**(document or {}), "error": fields}, *renderables)
         subject = f"{error.subject}: " if error.subject else ""
         self.err.print(Text.assemble(("error: ", "bold red"), f"{subject}{error.message}"), soft_wrap=True)
         if error.remedy:
             self.err.print(Text.assemble(("  → ", "bold"), error.remedy), soft_wrap=True)
-        if self.as_json:
-            fields = {"reason": error.reason, "subject": error.subject, "message": error.message}
-            self.emit({"error": {**fields, "remedy": error.remedy}})
 
 
 def _console(*, stderr: bool) -> Console:

@@ -7,7 +7,7 @@ before every case has passed validation.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,13 +18,12 @@ from vfmalign.imaging.datasets.preparation import (
     DiscoveredDataset,
     ImportOptions,
     ProgressCallback,
+    UnusableCases,
     discover,
     prepare,
     read_volumes,
 )
 from vfmalign.imaging.volumes import encode
-
-_MAX_LISTED = 1_000
 
 
 @dataclass(frozen=True)
@@ -81,7 +80,8 @@ def prepare_import(
         The dataset. A single patient is placed in train, val and test alike, and the dataset is marked as not held out.
 
     Raises:
-        BadDataset: cases cannot be used (listed by generated id or line), or the splits cannot be made.
+        UnusableCases: cases cannot be used.
+        BadDataset: no case can be found, or the splits cannot be made.
     """
     chosen = options or ImportOptions()
     discovered = discover(path, dataset_id, salt, chosen)
@@ -98,18 +98,9 @@ def prepare_discovered(
 ) -> DatasetToImport:
     """Read and check cases that were discovered; see `prepare_import`."""
     rows = [(dataset_id, case.id, case.group, case.source.name, case.patient) for case in discovered.cases]
-    # Written before validation: its errors name cases by id, and the user looks the folder up in this file.
+    # Written before validation: its problems name cases by id, and the user looks the folder up in this file.
     add_to_mapping(mapping_path, rows)
     prepared = prepare(discovered, dataset_id, options, progress or (lambda stage, done, total: None))
     if prepared.problems:
-        raise _list_problems(prepared.problems, dataset_id)
+        raise UnusableCases(dataset_id, prepared.problems)
     return DatasetToImport(prepared.dataset, discovered)
-
-
-def _list_problems(problems: Sequence[str], dataset_id: str) -> BadDataset:
-    more = f" | and {len(problems) - _MAX_LISTED} more" if len(problems) > _MAX_LISTED else ""
-    return BadDataset(
-        " | ".join(problems[:_MAX_LISTED]) + more,
-        subject=f"dataset {dataset_id}",
-        remedy="nothing was uploaded; correct these cases, whose folders are listed in the local mapping file",
-    )

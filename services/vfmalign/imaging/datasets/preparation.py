@@ -27,6 +27,8 @@ from vfmalign.imaging.datasets.splits import DEFAULT_SHARES, split_groups
 from vfmalign.imaging.grid import check_study
 from vfmalign.imaging.volumes import MAX_ENCODED_BYTES, Volume, decode, decode_channels, encode
 
+_MAX_LISTED = 1_000
+
 ProgressCallback = Callable[[str, int, int], None]
 """Called as `progress(stage, done, total)` with the stage `validate` or `upload`, counting cases."""
 
@@ -62,17 +64,19 @@ class PseudonymousCase:
         group: generated id of the patient.
         patient: the patient. Private, as is the source.
         source: the files.
+        place: where the user finds the case without its name: `line 7` of a table, or `case 7 of 8`, in order of name.
     """
 
     id: str
     group: str
     patient: str
     source: CaseSource
+    place: str
 
     @property
     def label(self) -> str:
         """How problems name the case."""
-        return f"{self.source.place}, {self.id}" if self.source.place else self.id
+        return f"{self.place}, {self.id}"
 
 
 @dataclass(frozen=True)
@@ -96,11 +100,28 @@ class PreparedDataset:
 
     Attributes:
         dataset: the future dataset; without the cases that have problems.
-        problems: why the dataset cannot be imported, by generated id or line; none for one that can.
+        problems: why the dataset cannot be imported, by place and generated id; none for one that can.
     """
 
     dataset: DatasetManifest
     problems: tuple[str, ...]
+
+
+class UnusableCases(BadDataset):
+    """A dataset that has problems.
+
+    Attributes:
+        problems: all of them, see `PreparedDataset`; the message lists the first ones, one in a line.
+    """
+
+    def __init__(self, dataset_id: str, problems: Sequence[str]) -> None:
+        more = [f"and {len(problems) - _MAX_LISTED} more"] if len(problems) > _MAX_LISTED else []
+        super().__init__(
+            "\n  ".join(["it cannot be imported:", *problems[:_MAX_LISTED], *more]),
+            subject=f"dataset {dataset_id}",
+            remedy="nothing was uploaded; correct these cases, which are counted in order of name",
+        )
+        self.problems = tuple(problems)
 
 
 def discover(path: Path, dataset_id: str, salt: bytes, options: ImportOptions) -> DiscoveredDataset:
@@ -117,12 +138,13 @@ def discover(path: Path, dataset_id: str, salt: bytes, options: ImportOptions) -
             f"{unknown} folders of the patient table do not exist", field="patients", remedy="correct the table"
         )
     cases = []
-    for number, case in enumerate(source.cases):
+    for number, case in enumerate(source.cases, start=1):
+        place = case.place or f"case {number} of {len(source.cases)}"
         # A case whose name cannot be read is told apart by its place.
-        name, patient = case.name or f"\0{case.place}{number}", patients.get(case.name, case.patient)
+        name, patient = case.name or f"\0{place}", patients.get(case.name, case.patient)
         # Case ids belong to one dataset; group ids do not, so that one patient is recognised in several datasets.
         case_id = "c-" + keyed_id(salt, "case", dataset_id, name)
-        cases.append(PseudonymousCase(case_id, "g-" + keyed_id(salt, "group", patient), patient, case))
+        cases.append(PseudonymousCase(case_id, "g-" + keyed_id(salt, "group", patient), patient, case, place))
     return DiscoveredDataset(layout, source, tuple(cases))
 
 
@@ -151,7 +173,7 @@ def prepare(
             try:
                 records[case.id] = _check_case(case, dataset_id, declaration)
             except VfmalignError as error:
-                problems.append(f"{case.source.place}, {error}" if case.source.place else str(error))
+                problems.append(f"{case.place}, {error}")
         report("validate", done, len(discovered.cases))
     lists = {name: [records[case.id] for case in members if case.id in records] for name, members in assigned.items()}
     held_out = sum(map(len, assigned.values())) == len(discovered.cases)

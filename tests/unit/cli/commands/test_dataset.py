@@ -63,10 +63,32 @@ def test_a_dry_run_lists_every_problem_and_ends_with_the_code_of_bad_input(invok
         code, out, err = invoke("dataset", "import", "surname", "--dry-run", *extra)
         assert code == exits.BAD_INPUT
         for place in ("item 1 of training", "item 3 of training"):
-            assert place in out
+            assert f"\n  {place}, c-" in err
         assert "surname" not in out + err
-    assert len(json.loads(out)["problems"]) == 2
+        assert "train" in out
+    document = json.loads(out)
+    assert len(document["problems"]) == 2
+    assert document["error"]["reason"] == "BAD_DATASET"
     assert not (tmp_path / ".vfmalign").exists()
+
+
+def test_an_import_lists_its_problems_as_a_dry_run_does(invoke, monkeypatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("VFMALIGN_FEATURES_ADDRESS", "localhost:1")  # nothing is asked before every case is usable
+    monkeypatch.setenv("VFMALIGN_TOKEN", "token")
+    path = lay_out_folders(tmp_path / "surname", CASES)
+    put(tmp_path / "brain.json", BRAIN.model_dump(mode="json"))
+    (path / "surname2" / "t1w.nii.gz").unlink()
+    arguments = ("dataset", "import", "surname", "--id", "brain", "--declaration", "brain.json")
+    code, _, err = invoke(*arguments)
+    assert code == exits.BAD_INPUT
+    assert "error: dataset brain: it cannot be imported:\n  case 3 of 4, c-" in err
+    mapping = tmp_path / ".vfmalign" / "private" / "mapping.csv"
+    assert str(mapping.relative_to(tmp_path)) in " ".join(err.split())
+    document, dry = (json.loads(invoke(*arguments, "--json", *extra)[1]) for extra in ((), ("--dry-run",)))
+    assert document["problems"] == dry["problems"]
+    assert document["error"] == dry["error"]
+    (row,) = [row for row in mapping.read_text().splitlines() if ",surname2," in row]
+    assert row.split(",")[1] in document["problems"][0]
 
 
 def test_a_dry_run_uses_the_secret_of_the_machine_where_there_is_one(invoke, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from vfmalign.core.domain.errors import BadDataset, BadOption, Conflict, DataLos
 from vfmalign.core.domain.models import PreprocessingSpec
 from vfmalign.core.storage.datasets import load_dataset
 from vfmalign.imaging.datasets.identities import keyed_id, load_salt
-from vfmalign.imaging.datasets.preparation import ImportOptions
+from vfmalign.imaging.datasets.preparation import ImportOptions, UnusableCases
 from vfmalign.imaging.phantoms.rendering import PhantomSpec, SliceStack, generate_case
 from vfmalign.imaging.preprocessing import prepare_study
 from vfmalign.imaging.volumes import load_case
@@ -161,7 +161,7 @@ def test_a_bad_case_is_named_by_its_id_and_nothing_is_uploaded(folder, memory_st
         do_import(folder, memory_store)
     message = str(caught.value)
     assert says in message
-    assert "whose folders are listed in the local mapping file" in message
+    assert "\n  case 3 of 4, c-" in message
     assert_unnamed(message, caplog.text)
     with (folder.parent / "mapping.csv").open() as file:
         (row,) = [row for row in csv.DictReader(file) if row["folder"] == f"{PATIENT}2"]
@@ -176,9 +176,10 @@ def test_every_bad_case_is_listed(folder, memory_store):
     for path in folder.rglob("*.nii.gz"):
         if path.name in {"adc.nii.gz", "dwi.nii.gz"}:
             path.unlink()
-    with pytest.raises(BadDataset) as caught:
+    with pytest.raises(UnusableCases) as caught:
         do_import(folder, memory_store)
-    assert caught.value.message.count("no file looks like") == 8
+    assert len(caught.value.problems) == 8
+    assert caught.value.message.count("\n  case ") == 8
 
 
 def test_an_empty_gland_mask_is_refused(tmp_path, memory_store, studies):
