@@ -176,7 +176,8 @@ def prepare(
                 problems.append(f"{case.place}, {error}")
         report("validate", done, len(discovered.cases))
     lists = {name: [records[case.id] for case in members if case.id in records] for name, members in assigned.items()}
-    held_out = sum(map(len, assigned.values())) == len(discovered.cases)
+    # Only a single patient's cases are in several splits; a case with a problem may be in none.
+    held_out = sum(map(len, assigned.values())) <= len(discovered.cases)
     content: dict[str, object] = {"id": dataset_id, "held_out": held_out, "declaration": declaration}
     try:
         dataset = DatasetManifest.model_validate(content | lists)

@@ -68,6 +68,14 @@ def test_bad_lines_of_a_csv(tmp_path: Path, cells: dict[str, str], message: str)
     assert re.search(message, text), text
 
 
+def test_a_line_without_a_split_is_the_only_problem(tmp_path: Path) -> None:
+    path = lay_out_csv(tmp_path / "d", CASES)
+    write_table(path / "cases.csv", rows_with(1, split=""))
+    prepared = run(path)
+    assert len(prepared.problems) == 1
+    assert prepared.dataset.held_out, "no case is in two splits"
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
