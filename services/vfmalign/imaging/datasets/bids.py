@@ -53,12 +53,18 @@ def read(path: Path, declaration: DatasetDeclaration | None) -> SourceDataset:
     """Find the cases. Without a declaration, the modalities are those that every case has.
 
     Raises:
-        BadDataset: no modality is in every case.
+        BadDataset: there is no image, or no modality is in every case.
         OSError: `derivatives`, or every subject's folder, cannot be read.
     """
     images, unreadable = _read_sessions(path, _list_images)
     if unreadable and not images:
         raise next(iter(unreadable.values()))
+    if not any(images.values()):
+        raise BadDataset(
+            "there is no folder sub-*/anat or sub-*/ses-*/anat with images",
+            field="directory",
+            remedy="check the folder, or choose another layout with --layout",
+        )
     masks: _FilesByCase = {name: {} for name in images}
     for pipeline in list_folders(path / "derivatives"):
         sessions, errors = _read_sessions(pipeline, _list_masks)
@@ -144,10 +150,17 @@ def _list_masks(folder: Path) -> _Files:
 def _choose_modalities(images: _FilesByCase) -> tuple[list[VolumeKind], tuple[str, ...]]:
     counts = Counter(kind for files in images.values() for kind in files)
     modalities = [kind for kind in _SUFFIXES if counts[kind] == len(images)]
+    partial = {
+        kind: f"{counts[kind]} of {len(images)} cases have it" for kind in _SUFFIXES if 0 < counts[kind] < len(images)
+    }
     if not modalities:
-        raise BadDataset("no modality is in every case", field="directory", remedy=DECLARE)
-    partial = [kind for kind in _SUFFIXES if 0 < counts[kind] < len(images)]
-    notes = [f"{kind} was left out: {counts[kind]} of {len(images)} cases have it" for kind in partial]
+        listed = "; ".join(f"{kind}: {count}" for kind, count in partial.items()) or "no suffix is one of BIDS"
+        raise BadDataset(
+            f"no modality is in every case ({listed})",
+            field="directory",
+            remedy=f"add the missing images or remove the cases without them, or {DECLARE}",
+        )
+    notes = [f"{kind} was left out: {count}" for kind, count in partial.items()]
     if unknown := sum(count for kind, count in counts.items() if kind not in _SUFFIXES):
         notes.append(f"{unknown} images were left out, because their suffix is none of BIDS; {DECLARE}")
     return modalities, tuple(notes)

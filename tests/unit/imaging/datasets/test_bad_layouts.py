@@ -160,7 +160,9 @@ def test_bad_nnunet(tmp_path: Path, damage: Callable[[Path], Any], message: str)
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda d: anat(d, 1, "T1w").unlink(), "no modality is in every case"),
+        (lambda d: anat(d, 1, "T1w").unlink(), "no modality is in every case (t1w: 3 of 4 cases have it); add the"),
+        (lambda d: [anat(d, n, "T1w").rename(anat(d, n, "Surname")) for n in range(4)], "no suffix is one of BIDS"),
+        (lambda d: [anat(d, n, "T1w").unlink() for n in range(4)], "no folder sub-*/anat or sub-*/ses-*/anat with im"),
         (lambda d: put(anat(d, 1, "run-2_T1w"), CASES[1].image), "2 files are t1w"),
         (
             lambda d: put(d / "derivatives/other" / mask(1, "desc-hippocampus_mask"), CASES[1].label),
@@ -173,6 +175,12 @@ def test_bad_bids(tmp_path: Path, damage: Callable[[Path], Any], message: str) -
     path = lay_out_bids(tmp_path / "d", CASES)
     damage(path)
     assert message in list_problems(path)
+
+
+def test_a_file_or_folder_without_subjects_is_no_bids(tmp_path: Path) -> None:
+    path = lay_out_csv(tmp_path / "d", CASES)
+    for chosen in (path, path / "cases.csv"):
+        assert "there is no folder sub-*/anat" in list_problems(chosen, layout="bids")
 
 
 def anat(root: Path, number: int, suffix: str) -> Path:
