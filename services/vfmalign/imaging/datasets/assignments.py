@@ -13,6 +13,7 @@ from typing import get_args
 
 from vfmalign.core.domain.datasets import Split
 from vfmalign.core.domain.errors import BadDataset
+from vfmalign.imaging.datasets.sources import describe_unreadable
 
 
 def read_patients(path: Path) -> dict[str, str]:
@@ -36,8 +37,14 @@ def read_splits(path: Path) -> dict[str, Split]:
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             pairs = [(str(folder), str(split)) for split, folders in content.items() for folder in folders]
-        except (OSError, ValueError, AttributeError, TypeError):
-            raise BadDataset("the splits file is not JSON of the form {split: [folder]}", field="splits") from None
+        except OSError as error:
+            raise _to_unreadable(error, "splits") from None
+        except (ValueError, AttributeError, TypeError):
+            raise BadDataset(
+                "the splits file is not JSON of the form {split: [folder]}",
+                field="splits",
+                remedy='write for example {"train": ["a", "b"], "test": ["c"]}',
+            ) from None
         table = dict(pairs)
         if len(table) != len(pairs):
             raise BadDataset("the splits file names one folder twice", field="splits", remedy="name each folder once")
@@ -54,8 +61,12 @@ def _read_table(path: Path, column: str, field: str) -> dict[str, str]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             rows = list(csv.DictReader(file))
-    except (OSError, ValueError, csv.Error):
-        raise BadDataset(f"the {field} file cannot be read as CSV", field=field) from None
+    except OSError as error:
+        raise _to_unreadable(error, field) from None
+    except (ValueError, csv.Error):
+        raise BadDataset(
+            f"the {field} file is not CSV in UTF-8", field=field, remedy=f"export it with the columns folder,{column}"
+        ) from None
     table: dict[str, str] = {}
     for number, row in enumerate(rows, start=2):
         folder, value = (
@@ -70,3 +81,11 @@ def _read_table(path: Path, column: str, field: str) -> dict[str, str]:
             raise BadDataset(f"line {number}: the folder is listed twice", field=field, remedy="name each folder once")
         table[folder] = value
     return table
+
+
+def _to_unreadable(error: OSError, field: str) -> BadDataset:
+    return BadDataset(
+        f"the {field} file {describe_unreadable(error)}",
+        field=field,
+        remedy="check the path, and allow this account to read the file",
+    )

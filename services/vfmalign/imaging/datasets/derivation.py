@@ -21,7 +21,7 @@ from vfmalign.core.domain.declarations import (
     list_declarations,
 )
 from vfmalign.core.domain.errors import BadDataset, BadOption, BadVolume
-from vfmalign.imaging.datasets.sources import CaseSource, VolumeFile, read_file
+from vfmalign.imaging.datasets.sources import CaseSource, VolumeFile, describe_unreadable, read_file
 from vfmalign.imaging.volumes import MAX_ENCODED_BYTES, decode
 
 MAX_DECLARATION_BYTES = 2**20
@@ -38,18 +38,29 @@ def read_declaration(text: str) -> DatasetDeclaration:
     """
     if text in list_declarations():
         return get_declaration(text)
-    path = Path(text)
     try:
-        content = path.read_bytes() if path.stat().st_size <= MAX_DECLARATION_BYTES else b""
-    except (OSError, ValueError):
+        content = read_file(Path(text), MAX_DECLARATION_BYTES)
+    except (FileNotFoundError, ValueError):
         raise BadOption(
             "there is no such file, and no declaration of this name",
             field="declaration",
             remedy=f"give a JSON file, or one of: {', '.join(list_declarations())}",
         ) from None
+    except OSError as error:
+        raise BadOption(
+            f"the file {describe_unreadable(error)}",
+            field="declaration",
+            remedy="give a JSON file that this account may read",
+        ) from None
     try:
         return DatasetDeclaration.model_validate_json(content)
     except ValidationError as error:
+        if error.errors()[0]["type"] == "json_invalid":
+            raise BadOption(
+                "the file is not JSON",
+                field="declaration",
+                remedy="give a JSON file, such as the declaration that `--dry-run --json` prints",
+            ) from None
         raise to_bad_option(error, "declaration") from None
 
 

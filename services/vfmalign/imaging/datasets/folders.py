@@ -56,12 +56,12 @@ def scan_folder(directory: Path, declaration: DatasetDeclaration | None = None) 
         declaration: what the cases hold; prostate mpMRI for None.
 
     Raises:
-        BadDataset: the folder does not exist or holds no NIfTI file, or files lie beside case folders.
+        BadDataset: it is not a folder, holds no NIfTI file, or files lie beside case folders.
         OSError: neither the folder nor any below it can be read.
     """
     if not directory.is_dir():
         raise BadDataset(
-            "the folder to import does not exist", field="directory", remedy="give a folder of NIfTI files"
+            "it is neither a folder nor a CSV file", field="directory", remedy="give a folder of NIfTI files"
         )
     by_folder: dict[str, list[Path]] = {}
     unreadable: list[OSError] = []

@@ -6,6 +6,7 @@ can only fail in the transfer.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,7 +23,7 @@ from vfmalign.core.storage.datasets import check_splits
 from vfmalign.core.storage.keys import volume_key
 from vfmalign.imaging.datasets.identities import keyed_id
 from vfmalign.imaging.datasets.layouts import read_source
-from vfmalign.imaging.datasets.sources import CaseSource, SourceDataset, VolumeFile, read_file
+from vfmalign.imaging.datasets.sources import CaseSource, SourceDataset, VolumeFile, describe_unreadable, read_file
 from vfmalign.imaging.datasets.splits import DEFAULT_SHARES, split_groups
 from vfmalign.imaging.grid import check_study
 from vfmalign.imaging.volumes import MAX_ENCODED_BYTES, Volume, decode, decode_channels, encode
@@ -295,7 +296,6 @@ def _read_bytes(path: Path, name: str) -> bytes:
     try:
         return read_file(path, MAX_ENCODED_BYTES)
     except OSError as error:
-        # The error's own message contains the path.
-        raise BadVolume(
-            f"cannot be read ({error.strerror or 'unknown reason'})", subject=name, remedy="copy or crop the series"
-        ) from None
+        is_large = error.errno == errno.EFBIG
+        remedy = "crop the series" if is_large else "replace the file, or allow this account to read it"
+        raise BadVolume(describe_unreadable(error), subject=name, remedy=remedy) from None

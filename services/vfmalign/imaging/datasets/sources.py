@@ -160,19 +160,23 @@ def read_dataset_json(root: Path) -> dict[str, Any] | None:
     """Read `dataset.json`; None where there is none.
 
     Raises:
-        BadDataset: it is too large, or not a JSON object.
+        BadDataset: it cannot be read, is too large, or is not a JSON object.
     """
     path = root / "dataset.json"
     if not path.is_file():
         return None
     try:
         content = json.loads(read_file(path, MAX_JSON_BYTES).decode("utf-8-sig"))
-    except (OSError, ValueError, RecursionError):
+    except OSError as error:
+        raise BadDataset(
+            f"it {describe_unreadable(error)}",
+            subject="dataset.json",
+            remedy="replace the file, or allow this account to read it",
+        ) from None
+    except (ValueError, RecursionError):
         content = None
     if not isinstance(content, dict):
         raise BadDataset(
-            f"it is not a JSON object of at most {MAX_JSON_BYTES // 2**20} MiB",
-            subject="dataset.json",
-            remedy="correct the file, or choose another layout",
+            "it is not a JSON object", subject="dataset.json", remedy="correct the file, or choose another layout"
         )
     return content

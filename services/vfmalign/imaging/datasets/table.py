@@ -52,7 +52,8 @@ def read(path: Path, declaration: DatasetDeclaration | None) -> SourceDataset:
     """Find the cases. Without a declaration, the columns name modalities, label maps and classes.
 
     Raises:
-        BadDataset: the file cannot be read, is too large, or its header is wrong.
+        BadDataset: the file is too large or not CSV, or its header is wrong.
+        OSError: it cannot be read.
     """
     if not path.is_file():
         tables = _find_tables(path)
@@ -102,7 +103,7 @@ def _read_lines(path: Path) -> Iterator[tuple[int, list[str]]]:
             for cells in reader:
                 if any(cell.strip() for cell in cells):
                     yield reader.line_num, [cell.strip() for cell in cells]
-    except (OSError, UnicodeError, csv.Error):
+    except (UnicodeError, csv.Error):
         raise BadDataset("it cannot be read as CSV in UTF-8", subject=_FIELD, remedy="export it again") from None
 
 

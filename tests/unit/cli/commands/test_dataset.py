@@ -108,13 +108,15 @@ def test_a_dry_run_uses_the_secret_of_the_machine_where_there_is_one(invoke, tmp
     ("declaration", "message"),
     [
         ("nothing.json", "there is no such file, and no declaration of this name"),
-        ("broken.json", "declaration"),
+        ("broken.json", "declaration: the file is not JSON"),
+        ("splits.csv", "declaration: the file is not JSON"),
         ("wrong.json", "declaration.modalities"),
     ],
 )
 def test_a_wrong_declaration_names_its_field(invoke, tmp_path: Path, declaration: str, message: str) -> None:
     lay_out_folders(tmp_path / "d", CASES)
     put(tmp_path / "broken.json", "{")
+    put(tmp_path / "splits.csv", "folder,split\n")
     put(tmp_path / "wrong.json", BRAIN.model_dump(mode="json") | {"modalities": []})
     code, _, err = invoke("dataset", "import", "d", "--declaration", declaration, "--dry-run")
     assert code == exits.BAD_INPUT

@@ -72,7 +72,8 @@ def test_incomplete_and_ambiguous_cases_carry_their_problems(tmp_path):
 
 
 def test_folders_that_cannot_be_scanned(tmp_path):
-    with pytest.raises(BadDataset, match="does not exist"):
+    (tmp_path / "SURNAME^GIVEN").touch()
+    with pytest.raises(BadDataset, match="it is neither a folder nor a CSV file"):
         scan_folder(tmp_path / "SURNAME^GIVEN")
     with pytest.raises(BadDataset, match=r"no \.nii or \.nii\.gz file found"):
         scan_folder(tmp_path)
@@ -97,12 +98,14 @@ def test_splits_from_csv_and_json(tmp_path):
         ("s.json", '{"train": ["SURNAME"], "test": ["SURNAME"]}', "names one folder twice"),
         ("s.json", '["SURNAME"]', "not JSON of the form"),
         ("s.json", "{SURNAME", "not JSON of the form"),
-        ("s.csv", None, "cannot be read"),
+        ("s.csv", b"folder,split\n\xff,train\n", "not CSV in UTF-8; export it with the columns folder,split"),
+        ("s.csv", None, "cannot be read (No such file or directory); check the path"),
+        ("s.json", None, "cannot be read (No such file or directory); check the path"),
     ],
 )
 def test_bad_tables_are_refused_without_quoting_them(tmp_path, name, content, says):
     if content is not None:
-        (tmp_path / name).write_text(content)
+        (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(BadDataset, match="splits") as caught:
         read_splits(tmp_path / name)
     assert says in str(caught.value)

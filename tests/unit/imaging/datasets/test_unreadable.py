@@ -9,12 +9,18 @@ from tests.unit.imaging.datasets.brain_files import (
     BRAIN,
     LAY_OUT,
     lay_out_bids,
+    lay_out_csv,
+    lay_out_decathlon,
     lay_out_folders,
     lay_out_plain,
     make_case,
     put,
 )
 from tests.unit.imaging.datasets.problems import CASES, NAME, list_problems, run
+
+from vfmalign.core.domain.errors import BadOption
+from vfmalign.imaging.datasets import preparation
+from vfmalign.imaging.datasets.derivation import read_declaration
 
 pytestmark = pytest.mark.usefixtures("unprivileged")
 
@@ -84,3 +90,28 @@ def test_no_subject_and_no_label_can_be_read(tmp_path: Path) -> None:
     path = lay_out_plain(tmp_path / "plain", CASES)
     (path / "labels").chmod(0)
     assert DENIED in list_problems(path)
+
+
+def test_the_remedy_of_a_volume_fits_its_cause(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = lay_out_decathlon(tmp_path / "d", CASES)
+    image = path / "imagesTr" / f"{NAME}0.nii.gz"
+    image.chmod(0)
+    assert f"/t1w: {DENIED}; replace the file, or allow this account to read it" in list_problems(path)
+    image.chmod(0o644)
+    monkeypatch.setattr(preparation, "MAX_ENCODED_BYTES", 2**10)
+    assert "/t1w: cannot be read (larger than 0 MiB); crop the series" in list_problems(path)
+
+
+def test_files_of_the_import_itself_say_why(tmp_path: Path) -> None:
+    table = lay_out_csv(tmp_path / "table", CASES) / "cases.csv"
+    table.chmod(0)
+    assert DENIED in list_problems(table)
+    path = lay_out_decathlon(tmp_path / "d", CASES)
+    (path / "dataset.json").chmod(0)
+    assert f"dataset.json: it {DENIED}; replace the file" in list_problems(path)
+    declaration = put(tmp_path / "brain.json", "{}")
+    declaration.chmod(0)
+    with pytest.raises(BadOption, match=r"declaration: the file cannot be read \(Permission denied\); give a JSON"):
+        read_declaration(str(declaration))
+    with pytest.raises(BadOption, match=r"the file cannot be read \(not a regular file\)"):
+        read_declaration(str(path))
