@@ -7,7 +7,7 @@ cases hold; a datalist without it holds prostate mpMRI.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
@@ -137,8 +137,12 @@ def from_datalist(content: Any, dataset_id: str) -> DatasetManifest:
         ) from None
 
 
-def check_splits(dataset: DatasetManifest) -> None:
+def check_splits(dataset: DatasetManifest, labels: Mapping[str, str] | None = None) -> None:
     """Checks that splits share no case, patient or volume, and that no split lists a case twice.
+
+    Args:
+        dataset: the dataset.
+        labels: how the error names a case, by id; the id itself for None.
 
     Raises:
         BadDataset: they overlap although the dataset is held out, or a case is listed twice.
@@ -152,12 +156,13 @@ def check_splits(dataset: DatasetManifest) -> None:
     if not dataset.held_out:
         return
     for first, second in combinations(SPLITS, 2):
-        shared = _identities(dataset, dataset.split(first)) & _identities(dataset, dataset.split(second))
-        if shared:
+        cases = [_identities(dataset, dataset.split(split)) for split in (first, second)]
+        if shared := min(cases[0].keys() & cases[1].keys(), default=None):
+            owner, other = (labels[ids[shared]] if labels else ids[shared] for ids in cases)
             raise BadDataset(
-                f"{first} and {second} share {sorted(shared)[0]}",
+                f"{first} and {second} share {shared} ({owner} and {other})",
                 subject=f"dataset {dataset.id}",
-                remedy="assign every patient to one split",
+                remedy="put both cases into one split, or remove one of them",
             )
 
 
@@ -171,14 +176,14 @@ def check_leakage(dataset: DatasetManifest, pretraining: Sequence[PretrainingDat
     """
     seen: list[tuple[str, set[str]]] = []
     if dataset.held_out:
-        seen = [(split, _identities(dataset, dataset.split(split))) for split in ("train", "val")]
+        seen = [(split, set(_identities(dataset, dataset.split(split)))) for split in ("train", "val")]
     for source in pretraining:
         known = {f"volume {digest[:12]}…" for digest in source.volume_sha256}
         known |= {f"patient {group}" for group in source.groups}
         seen.append((f"the model's pretraining set {source.dataset}", known))
     for case in dataset.test:
         for where, known in seen:
-            shared = _identities(dataset, [case]) & known
+            shared = _identities(dataset, [case]).keys() & known
             if shared:
                 raise Leakage(
                     f"test case {case.id} is also in {where} ({sorted(shared)[0]})",
@@ -187,13 +192,17 @@ def check_leakage(dataset: DatasetManifest, pretraining: Sequence[PretrainingDat
                 )
 
 
-def _identities(dataset: DatasetManifest, cases: Iterable[Case]) -> set[str]:
-    """Names that two splits must not share: patients, cases and image volumes. Empty label maps may be equal."""
-    names: set[str] = set()
+def _identities(dataset: DatasetManifest, cases: Iterable[Case]) -> dict[str, str]:
+    """Names that two splits must not share, with the id of a case that has them.
+
+    They are patients, cases and image volumes. Empty label maps may be equal.
+    """
+    owners: dict[str, str] = {}
     for case in cases:
-        names |= {f"patient {case.group}", f"case {case.id}"}
-        names |= {f"volume {ref.sha256[:12]}…" for ref in dataset.images(case).values()}
-    return names
+        names = [f"patient {case.group}", f"case {case.id}"]
+        names += [f"volume {ref.sha256[:12]}…" for ref in dataset.images(case).values()]
+        owners |= dict.fromkeys(names, case.id)
+    return owners
 
 
 def _to_item(dataset: DatasetManifest, case: Case) -> dict[str, Any]:

@@ -182,11 +182,11 @@ def prepare(
     content: dict[str, object] = {"id": dataset_id, "held_out": held_out, "declaration": declaration}
     try:
         dataset = DatasetManifest.model_validate(content | lists)
-        check_splits(dataset)
+        check_splits(dataset, {case.id: case.label for case in discovered.cases})
     except ValidationError as error:
         raise BadDataset(to_bad_option(error).message, subject=f"dataset {dataset_id}") from None
     except BadDataset as error:
-        problems.append(error.message)
+        problems.append(f"{error.message}; {error.remedy}")
     return PreparedDataset(dataset, tuple(problems))
 
 

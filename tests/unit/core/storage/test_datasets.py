@@ -154,7 +154,7 @@ OVERLAPS = {
 @pytest.mark.parametrize("split", ["pretrain", "val", "test"])
 def test_held_out_splits_share_nothing(store: ObjectStore, shared: Case, split: str) -> None:
     overlapping = dataset(**{split: (shared,)})
-    with pytest.raises(BadDataset, match="share"):
+    with pytest.raises(BadDataset, match=rf"share .* \(.*\b{shared.id}\b.*\); put both cases into one split, or"):
         check_splits(overlapping)
     with pytest.raises(BadDataset):
         save_dataset(store, overlapping)
@@ -263,8 +263,10 @@ def test_monai_reads_the_datalist(tmp_path: Path) -> None:
 def test_splits_share_no_image_of_any_declared_modality(modality: str) -> None:
     first, second = brain_case("b1"), brain_case("b2")
     shared = second.model_copy(update={"volumes": second.volumes | {modality: first.volumes[modality]}})
-    with pytest.raises(BadDataset, match="train and test share volume"):
+    with pytest.raises(BadDataset, match=r"train and test share volume \w{12}… \(b1 and b2\)"):
         check_splits(brain(test=(shared,)))
+    with pytest.raises(BadDataset, match=r"\(line 2 and line 3\)"):
+        check_splits(brain(test=(shared,)), {"b1": "line 2", "b2": "line 3"})
     equal_maps = second.model_copy(update={"volumes": second.volumes | {"image": first.volumes["image"]}})
     check_splits(brain(test=(equal_maps,)))
 

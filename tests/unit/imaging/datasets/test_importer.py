@@ -229,7 +229,9 @@ def test_two_patients_with_one_volume_are_refused_before_the_upload(folder, memo
     for path in (folder / f"{PATIENT}0").iterdir():
         for number in (1, 2, 3):
             (folder / f"{PATIENT}{number}" / path.name).write_bytes(path.read_bytes())
-    with pytest.raises(BadDataset, match="share volume"):
+    with pytest.raises(
+        BadDataset, match=r"share volume \w{12}… \(case . of 4, c-\w+ and case . of 4, c-\w+\); put both cases into"
+    ):
         do_import(folder, memory_store)
     assert memory_store.objects == {}
 
