@@ -6,7 +6,7 @@ Names of files and folders are never printed: they are often patients' names.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
@@ -25,6 +25,7 @@ from vfmalign.cli.views.dataset_tables import describe_content, show_dataset, to
 from vfmalign.cli.views.output import Output
 from vfmalign.cli.views.tables import new_table
 from vfmalign.client.dataset_description import describe_dataset
+from vfmalign.client.messages.features import Dataset
 from vfmalign.core.domain.datasets import SPLITS, Split
 from vfmalign.core.domain.errors import BadOption
 from vfmalign.core.domain.record import is_id
@@ -151,10 +152,10 @@ def _import(
         output.fail(error, {"dataset": dataset_id, "problems": error.problems, "mapping": str(mapping)})
         output.note(mapping_note)
         raise typer.Exit(BAD_INPUT) from None
-    output.emit(to_dataset_document(dataset) | {"mapping": str(mapping)}, *show_dataset(dataset))
+    document = to_dataset_document(dataset) | {"mapping": str(mapping), "notes": checked.notes}
+    output.emit(document, *show_dataset(dataset))
+    _write_notes(checked.notes, dataset, output)
     output.note(mapping_note)
-    if not dataset.held_out:
-        output.note(_ONE_PATIENT, "yellow")
 
 
 def _dry_run(
@@ -177,21 +178,25 @@ def _dry_run(
     dataset = describe_dataset(prepared.dataset)
     document = to_dataset_document(dataset) | {
         "layout": discovered.layout,
-        "notes": list(discovered.source.notes),
-        "problems": list(prepared.problems),
+        "notes": prepared.notes,
+        "problems": prepared.problems,
     }
     tables = show_dataset(dataset, layout=discovered.layout)
     if prepared.problems:
         output.fail(UnusableCases(dataset_id, prepared.problems), document, *tables)
     else:
         output.emit(document, *tables)
-    for note in discovered.source.notes:
-        output.note(note)
-    if not dataset.held_out:
-        output.note(_ONE_PATIENT, "yellow")
+    _write_notes(prepared.notes, dataset, output)
     output.note("dry run: nothing was written")
     if prepared.problems:
         raise typer.Exit(BAD_INPUT)
+
+
+def _write_notes(notes: Sequence[str], dataset: Dataset, output: Output) -> None:
+    for note in notes:
+        output.note(note, "yellow")
+    if not dataset.held_out:
+        output.note(_ONE_PATIENT, "yellow")
 
 
 @app.command()

@@ -33,10 +33,12 @@ class DatasetToImport:
     Attributes:
         dataset: as it will be stored.
         discovered: its cases, with patients' names.
+        notes: see `preparation.PreparedDataset`.
     """
 
     dataset: DatasetManifest
     discovered: DiscoveredDataset
+    notes: tuple[str, ...]
 
     def encode_cases(self) -> Iterator[list[bytes]]:
         """Read the files again; yields the volumes of each case as they are stored.
@@ -103,4 +105,4 @@ def prepare_discovered(
     prepared = prepare(discovered, dataset_id, options, progress or (lambda stage, done, total: None))
     if prepared.problems:
         raise UnusableCases(dataset_id, prepared.problems)
-    return DatasetToImport(prepared.dataset, discovered)
+    return DatasetToImport(prepared.dataset, discovered, prepared.notes)

@@ -29,6 +29,7 @@ from vfmalign.imaging.grid import check_study
 from vfmalign.imaging.volumes import MAX_ENCODED_BYTES, Volume, decode, decode_channels, encode
 
 _MAX_LISTED = 1_000
+_CHECK_SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 ProgressCallback = Callable[[str, int, int], None]
 """Called as `progress(stage, done, total)` with the stage `validate` or `upload`, counting cases."""
@@ -102,10 +103,12 @@ class PreparedDataset:
     Attributes:
         dataset: the future dataset; without the cases that have problems.
         problems: why the dataset cannot be imported, by place and generated id; none for one that can.
+        notes: what was left out, and what the usable cases lack, in sentences without names.
     """
 
     dataset: DatasetManifest
     problems: tuple[str, ...]
+    notes: tuple[str, ...]
 
 
 class UnusableCases(BadDataset):
@@ -187,7 +190,8 @@ def prepare(
         raise BadDataset(to_bad_option(error).message, subject=f"dataset {dataset_id}") from None
     except BadDataset as error:
         problems.append(f"{error.message}; {error.remedy}")
-    return PreparedDataset(dataset, tuple(problems))
+    notes = (*discovered.source.notes, *_describe_gaps(records.values(), declaration, assigned))
+    return PreparedDataset(dataset, tuple(problems), notes)
 
 
 def read_volumes(case: PseudonymousCase, declaration: DatasetDeclaration) -> dict[VolumeKind, Volume]:
@@ -253,6 +257,17 @@ def _check_groups(cases: Sequence[PseudonymousCase], split_by_case: Mapping[str,
             field="splits",
             remedy="put all cases of a patient into one split",
         )
+
+
+def _describe_gaps(
+    cases: Collection[Case], declaration: DatasetDeclaration, assigned: Mapping[Split, Sequence[PseudonymousCase]]
+) -> list[str]:
+    """Label maps that some cases lack, and splits without which no check is possible."""
+    counts = {kind: sum(kind in case.volumes for case in cases) for kind in declaration.label_names}
+    notes = [f"{kind}: {count} of {len(cases)} cases have it" for kind, count in counts.items() if count < len(cases)]
+    if empty := [name for name in _CHECK_SPLITS if not assigned.get(name)]:
+        notes.append(f"no case is in {' or '.join(empty)}: a check needs cases in {', '.join(_CHECK_SPLITS)}")
+    return notes
 
 
 def _check_case(case: PseudonymousCase, dataset_id: str, declaration: DatasetDeclaration) -> Case:

@@ -104,6 +104,22 @@ def test_a_dry_run_uses_the_secret_of_the_machine_where_there_is_one(invoke, tmp
     assert not stable & drawn
 
 
+def test_what_the_cases_lack_is_noted(invoke, tmp_path: Path) -> None:
+    path = lay_out_csv(tmp_path / "d", CASES)
+    rows = [row | {"split": "train"} for row in list_rows(CASES)]
+    rows[2]["label:hippocampus"] = ""
+    write_table(path / "cases.csv", rows)
+    code, out, err = invoke("dataset", "import", "d", "--dry-run", "--json")
+    assert code == exits.OK
+    notes = json.loads(out)["notes"]
+    assert notes == [
+        "hippocampus: 3 of 4 cases have it",
+        "no case is in val or test: a check needs cases in train, val, test",
+    ]
+    for note in notes:
+        assert note in err
+
+
 @pytest.mark.parametrize(
     ("declaration", "message"),
     [
