@@ -153,17 +153,20 @@ def _read_lists(
 def _read_item(root: Path, item: Any, modalities: Sequence[VolumeKind], label: VolumeKind) -> CaseSource:
     if not isinstance(item, dict):
         return CaseSource("", "", {}, problems=("it is not an object with `image` and `label`",))
-    images, labels = item.get("image"), item.get("label")
-    texts = [*(images if isinstance(images, list) else [images]), *([labels] if labels is not None else [])]
+    image, labels = item.get("image"), item.get("label")
+    images = image if isinstance(image, list) else [image]
+    texts = [*images, *([labels] if labels is not None else [])]
     if not all(isinstance(text, str) and text for text in texts) or images == []:
         return CaseSource("", "", {}, problems=("`image` or `label` is not a path",))
     name = get_stem(texts[0])
+    roles = ["image" if len(images) == 1 else f"image {n}" for n in range(1, len(images) + 1)] + ["label"]
     paths = [resolve_below(root, text) for text in texts]
     present = [path for path in paths if path is not None]
     if len(present) < len(paths):
         return CaseSource(name, name, {}, problems=(OUTSIDE,))
-    if missing := sum(not path.is_file() for path in present):
-        return CaseSource(name, name, {}, problems=(f"{missing} of its files do not exist",))
+    is_missing = {role: not path.is_file() for role, path in zip(roles, present, strict=False)}  # some have no label
+    if missing := [f"its {role} does not exist" for role in is_missing if is_missing[role]]:
+        return CaseSource(name, name, {}, problems=tuple(missing))
     files: dict[VolumeKind, VolumeFile] = {}
     if labels is not None:
         files[label] = VolumeFile(present.pop())

@@ -114,6 +114,10 @@ def _parse_header(names: Sequence[str]) -> _Header:
         raise BadDataset(
             f"the header has equal columns, or more than {MAX_COLUMNS}", subject=_FIELD, remedy="correct the header"
         )
+    if len(names) == 1 and any(mark in names[0] for mark in (";", "\t")):
+        raise BadDataset(
+            "the header has one column, which holds `;` or tabs", subject=_FIELD, remedy="separate the cells by commas"
+        )
     for place, name in enumerate(names, start=1):
         prefix, _, text = name.partition(":")
         if name in _PLAIN:

@@ -57,8 +57,9 @@ OUTSIDE = "the path leaves the folder"
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda d: (d / "imagesTr" / f"{NAME}1.nii.gz").unlink(), "item 2 of training, c-.*: 1 of its files do not"),
-        (lambda d: (d / "labelsTr" / f"{NAME}1.nii.gz").unlink(), "item 2 of training, c-.*: 1 of its files do not"),
+        (lambda d: (d / "imagesTr" / f"{NAME}1.nii.gz").unlink(), "item 2 of training, c-.*: its image does not exist"),
+        (lambda d: (d / "labelsTr" / f"{NAME}1.nii.gz").unlink(), "item 2 of training, c-.*: its label does not exist"),
+        (lambda d: with_item(d, image=[f"imagesTr/{NAME}0.nii.gz", "x.nii.gz"]), "its image 2 does not exist"),
         (lambda d: with_item(d, image="../secret.nii.gz"), f"item 1 of training, c-.*: {OUTSIDE}"),
         (lambda d: with_item(d, image="/etc/passwd"), OUTSIDE),
         (lambda d: with_item(d, label="imagesTr/../../x.nii.gz"), OUTSIDE),
