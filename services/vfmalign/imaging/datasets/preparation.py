@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -28,7 +28,7 @@ from vfmalign.imaging.datasets.splits import DEFAULT_SHARES, split_groups
 from vfmalign.imaging.grid import check_study
 from vfmalign.imaging.volumes import MAX_ENCODED_BYTES, Volume, decode, decode_channels, encode
 
-_MAX_LISTED = 1_000
+_MAX_LISTED, _MAX_IN_LINE = 1_000, 10
 _CHECK_SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 ProgressCallback = Callable[[str, int, int], None]
@@ -137,9 +137,11 @@ def discover(path: Path, dataset_id: str, salt: bytes, options: ImportOptions) -
     """
     layout, source = read_source(path, options.layout, options.declaration)
     patients = options.patients or {}
-    if unknown := len(set(patients) - {case.name for case in source.cases}):
+    if unknown := _find_unknown(patients, {case.name for case in source.cases}):
         raise BadDataset(
-            f"{unknown} folders of the patient table do not exist", field="patients", remedy="correct the table"
+            f"the table of patients names cases that do not exist ({unknown})",
+            field="patients",
+            remedy="name cases as the layout does, by folder, file or cell",
         )
     cases = []
     for number, case in enumerate(source.cases, start=1):
@@ -220,7 +222,7 @@ def _assign_splits(cases: Sequence[PseudonymousCase], options: ImportOptions) ->
     ordered = sorted(cases, key=lambda case: case.id)
     groups = {case.group for case in cases}
     if options.splits is not None:
-        split_by_case = _look_up_splits(ordered, options.splits)
+        split_by_case = _look_up_splits(cases, options.splits)
     elif options.shares is None and any(case.source.split is not None for case in cases):
         split_by_case = {case.id: case.source.split for case in cases if case.source.split is not None}
     elif len(groups) == 1:
@@ -237,13 +239,29 @@ def _assign_splits(cases: Sequence[PseudonymousCase], options: ImportOptions) ->
 
 
 def _look_up_splits(cases: Sequence[PseudonymousCase], splits: Mapping[str, Split]) -> dict[str, Split]:
-    names = {case.source.name for case in cases}
-    missing, unknown = len(names - set(splits)), len(set(splits) - names)
-    if missing or unknown:
+    problems = []
+    if unknown := _find_unknown(splits, {case.source.name for case in cases}):
+        problems.append(f"name cases that do not exist ({unknown})")
+    if missing := [case.label for case in cases if case.source.name not in splits]:
+        problems.append(f"leave out cases ({_shorten(missing)})")
+    if problems:
         raise BadDataset(
-            f"the splits leave out {missing} case folders and name {unknown} that do not exist", field="splits"
+            f"the splits {' and '.join(problems)}",
+            field="splits",
+            remedy="name every case once, as the layout does, by folder, file or cell",
         )
     return {case.id: splits[case.source.name] for case in cases}
+
+
+def _find_unknown(table: Iterable[str], names: Collection[str]) -> str:
+    """Lists the entries of a table of the user that name no case, by number: their text may be a patient's name."""
+    unknown = [f"entry {number}" for number, name in enumerate(table, start=1) if name not in names]
+    return _shorten(unknown)
+
+
+def _shorten(items: Sequence[str]) -> str:
+    more = [f"and {len(items) - _MAX_IN_LINE} more"] if len(items) > _MAX_IN_LINE else []
+    return "; ".join([*items[:_MAX_IN_LINE], *more])
 
 
 def _check_groups(cases: Sequence[PseudonymousCase], split_by_case: Mapping[str, Split]) -> None:

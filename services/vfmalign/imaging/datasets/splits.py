@@ -24,9 +24,11 @@ def split_groups(groups: Collection[str], shares: Mapping[Split, float], seed: i
     Raises:
         BadDataset: shares are negative or do not sum to 1, or there are fewer groups than splits.
     """
-    sums_to_one = math.isclose(sum(shares.values()), 1.0, abs_tol=1e-6)
-    if not sums_to_one or any(not 0.0 <= share <= 1.0 for share in shares.values()):
-        raise BadDataset("the shares of the splits must lie between 0 and 1 and sum to 1", field="splits")
+    remedy = "give the share of every split, such as train=0.6, val=0.2 and test=0.2"
+    if any(not 0.0 <= share <= 1.0 for share in shares.values()):
+        raise BadDataset("a share is not between 0 and 1", field="splits", remedy=remedy)
+    if not math.isclose(total := sum(shares.values()), 1.0, abs_tol=1e-6):
+        raise BadDataset(f"the shares sum to {total:.6g}, not to 1", field="splits", remedy=remedy)
     split_names = [name for name in SPLITS if shares.get(name, 0.0) > 0.0]
     ordered_groups = sorted(set(groups))
     if len(ordered_groups) < len(split_names):

@@ -214,15 +214,22 @@ def test_splits_can_be_given_by_the_user(folder, memory_store):
     splits = dict(zip(names, ("pretrain", "train", "val", "test"), strict=True))
     dataset = do_import(folder, memory_store, splits=splits)
     assert all(len(dataset.split(name)) == 1 for name in ("pretrain", "train", "val", "test"))
-    with pytest.raises(BadDataset, match="1 folders of the patient table do not exist") as caught:
-        do_import(folder, memory_store, "b", patients={"SURNAME": "a"})
+    with pytest.raises(BadDataset, match=r"table of patients names cases that do not exist \(entry 2\)") as caught:
+        do_import(folder, memory_store, "b", patients={names[0]: "a", "SURNAME": "a"})
     assert_unnamed(str(caught.value))
-    with pytest.raises(BadDataset, match="leave out 1 case folders and name 1 that do not exist") as caught:
+    expected = r"name cases that do not exist \(entry 4\) and leave out cases \(case 4 of 4, c-\w+\); name every case"
+    with pytest.raises(BadDataset, match=expected) as caught:
         do_import(folder, memory_store, "b", splits={**dict.fromkeys(names[:3], "train"), "SURNAME": "test"})
     assert_unnamed(str(caught.value))
     with pytest.raises(BadDataset, match="the cases of one patient are in different splits") as caught:
         do_import(folder, memory_store, "b", splits=splits, patients=dict.fromkeys(names, "a"))
     assert_unnamed(str(caught.value))
+
+
+def test_long_lists_of_unknown_cases_are_shortened(folder, memory_store):
+    splits = {f"SURNAME{number}": "train" for number in range(12)}
+    with pytest.raises(BadDataset, match=r"\(entry 1; .*; entry 10; and 2 more\)"):
+        do_import(folder, memory_store, splits=splits)
 
 
 def test_two_patients_with_one_volume_are_refused_before_the_upload(folder, memory_store):

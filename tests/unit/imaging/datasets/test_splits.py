@@ -27,9 +27,17 @@ def test_a_share_of_zero_leaves_a_split_out():
     assert set(split_groups(["a", "b", "c"], {"train": 0.0, "test": 1.0}, 0).values()) == {"test"}
 
 
-@pytest.mark.parametrize("shares", [{"train": 0.5, "test": 0.4}, {"train": 1.5, "test": -0.5}, {}])
-def test_rejects_invalid_shares(shares):
-    with pytest.raises(BadDataset, match="sum to 1"):
+@pytest.mark.parametrize(
+    ("shares", "message"),
+    [
+        ({"train": 0.5, "test": 0.4}, "the shares sum to 0.9, not to 1; give the share of every split"),
+        ({"train": 1.5, "test": -0.5}, "a share is not between 0 and 1; give the share of every split"),
+        ({"train": float("nan")}, "a share is not between 0 and 1"),
+        ({}, "the shares sum to 0, not to 1"),
+    ],
+)
+def test_rejects_invalid_shares(shares, message):
+    with pytest.raises(BadDataset, match=message):
         split_groups(["a", "b", "c"], shares, 0)
 
 
