@@ -113,11 +113,13 @@ class Buckets:
         rows: of the sample.
         count: of the buckets.
         bucket_of_N: bucket of each row; None where buckets are ranges of rows.
+        has_large_groups: whether a group has several rows.
     """
 
     rows: int
     count: int
     bucket_of_N: IntArray | None
+    has_large_groups: bool = False
 
     def get_buckets(self, rows_I: Tensor) -> Tensor:
         """Return the buckets of the rows with these numbers."""
@@ -132,6 +134,10 @@ class Buckets:
         edges = -(-np.arange(self.count + 1) * self.rows // self.count)
         return np.diff(edges).astype(np.float64)
 
+    def pairs_across(self) -> float:
+        """Return the number of ordered pairs of rows of different buckets, and therefore of different groups."""
+        return float(self.rows**2 - np.square(self.sizes()).sum())
+
 
 def make_buckets(rows: int, groups: Sequence[str] | None, max_buckets: int, name: str) -> Buckets:
     """Partition one sample into at most `max_buckets` buckets of whole groups.
@@ -144,7 +150,7 @@ def make_buckets(rows: int, groups: Sequence[str] | None, max_buckets: int, name
     check_group_count(groups, rows, name)
     labels, group_of_N = np.unique(np.asarray(groups), return_inverse=True)
     count = max(1, min(len(labels), max_buckets))
-    return Buckets(rows, count, (group_of_N * count // len(labels)).astype(np.int64))
+    return Buckets(rows, count, (group_of_N * count // len(labels)).astype(np.int64), len(labels) < rows)
 
 
 def make_proportional_buckets(
@@ -174,6 +180,11 @@ def _squared_modulus(sums_F: Tensor) -> Tensor:
     """Return |·|² at each frequency, the sum of squared cosines and sines, [..., F] → [..., R]."""
     cosines, sines = sums_F.square().chunk(2, dim=-1)
     return cosines + sines
+
+
+def _across_R(sums_GF: Tensor) -> Tensor:
+    """Return Σ φ(a)·φ(b) over ordered pairs of rows of different buckets, at each frequency."""
+    return _squared_modulus(sums_GF.sum(dim=0)) - _squared_modulus(sums_GF).sum(dim=0)
 
 
 def _mean(terms_R: FloatArray) -> FloatArray:
@@ -220,6 +231,16 @@ class PairSums:
     def uncorrected(self) -> float:
         """Return the mean of the terms, the estimate without control variate."""
         return float(self.terms_R().mean())
+
+    @property
+    def has_large_groups(self) -> bool:
+        """Whether a group has several rows."""
+        return self._buckets.has_large_groups
+
+    def across_buckets(self) -> float:
+        """Return `uncorrected` over pairs of rows of different buckets, without the bias of those within a group."""
+        across_R = _across_R(self._sums_GF) / self._buckets.pairs_across()
+        return float(across_R.mean())
 
     def permutations(self, count: int, seed: int, context: WorkContext) -> Permutations:
         """Draw swaps of whole buckets."""
@@ -277,6 +298,18 @@ class SampleSums:
     def uncorrected(self) -> float:
         """Return the mean of the terms, the estimate without control variate."""
         return float(self.terms_R().mean())
+
+    @property
+    def has_large_groups(self) -> bool:
+        """Whether a group of either sample has several rows."""
+        return self._x.has_large_groups or self._y.has_large_groups
+
+    def across_buckets(self) -> float:
+        """Return `uncorrected` over pairs of rows of different buckets, without the bias of those within a group."""
+        x_GF, y_GF = self._sums_GF[: self._x.count], self._sums_GF[self._x.count :]
+        within_R = _across_R(x_GF) / self._x.pairs_across() + _across_R(y_GF) / self._y.pairs_across()
+        xy_F = (x_GF.sum(dim=0) / self._x.rows) * (y_GF.sum(dim=0) / self._y.rows)
+        return float((within_R - 2.0 * sum(xy_F.chunk(2))).mean())
 
     def permutations(self, count: int, seed: int, context: WorkContext) -> Permutations:
         """Draw permutations of the buckets."""

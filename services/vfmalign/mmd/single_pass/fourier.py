@@ -241,15 +241,8 @@ def _result(
     permuted_B = _permuted_statistics(samples, drawn, context)
     tie_bound = 256.0 * float(np.finfo(np.float64).eps)
     p_value = uncertainty.p_value(uncorrected, permuted_B, tie_bound, drawn)
-    left_out: tuple[FloatArray, ...] = ()
-    reason = f"{samples.groups} buckets of groups are too few for an interval; it needs {MIN_GROUPS} per sample"
-    interval = None
-    if samples.groups >= MIN_GROUPS:
-        left_out = samples.left_out()
-        if min(theta_G.size for theta_G in left_out) < MIN_GROUPS:
-            left_out = ()
-    if left_out:
-        interval, reason = _interval(value, error, left_out, level, p_value.value), ""
+    left_out, reason = _left_out(samples, uncorrected, tie_bound)
+    interval = _interval(value, error, left_out, level, p_value.value) if left_out else None
     return FourierEstimate(
         mmd2=Estimate(value=value, interval=interval, absent_reason=reason),
         p_value=p_value,
@@ -265,6 +258,22 @@ def _result(
         buckets=samples.groups,
         precision=feature_map.precision,
     )
+
+
+def _left_out(
+    samples: PairSums | SampleSums, uncorrected: float, rounding: float
+) -> tuple[tuple[FloatArray, ...], str]:
+    """Return the estimates without each bucket; or none, and why there is no interval."""
+    too_few = f"{samples.groups} buckets of groups are too few for an interval; it needs {MIN_GROUPS} per sample"
+    if samples.groups < MIN_GROUPS:
+        return (), too_few
+    left_out = samples.left_out()
+    if min(theta_G.size for theta_G in left_out) < MIN_GROUPS:
+        return (), too_few
+    if samples.has_large_groups:
+        reason = uncertainty.bias_reason(uncorrected, samples.across_buckets(), left_out, rounding)
+        return (() if reason else left_out), reason
+    return left_out, ""
 
 
 def _draw_permutations(samples: PairSums | SampleSums, count: int, seed: int, context: WorkContext) -> Permutations:

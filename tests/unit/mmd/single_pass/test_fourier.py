@@ -256,6 +256,53 @@ def test_few_groups_leave_test_and_interval_out_with_the_reason(samples):
     assert run(x, y, paired=False).p_value.absent_reason == "no test was requested"
 
 
+def groups_of(rng, groups, rows, shift, noise=0.1, d=10):
+    """Rows that differ little within a group: each is the group's own point plus noise."""
+    points = np.repeat(rng.normal(size=(groups, d)), rows, axis=0) + shift
+    return points + noise * rng.normal(size=points.shape), [f"{i // rows:03d}" for i in range(groups * rows)]
+
+
+@pytest.mark.parametrize("paired", [True, False])
+def test_intervals_that_the_bias_of_groups_would_move_off_are_withheld(rng, paired):
+    """20 groups of 8 rows that are almost copies: shown, such intervals never cover."""
+    population = 2 * (9 / 11.02) ** 5 * -math.expm1(-10 * 0.2**2 / (2 * 11.02))
+    withheld, above = 0, 0
+    for seed in range(20):
+        (x, labels), (y, _) = groups_of(rng, 20, 8, 0.0), groups_of(rng, 20, 8, 0.2)
+        found = run(x, y, paired=paired, sigma=3.0, frequencies=128, seed=seed, groups_x=labels, groups_y=labels)
+        withheld += found.mmd2.interval is None
+        above += found.mmd2.value > population
+        assert (found.mmd2.interval is None) == (not found.left_out) == ("within groups" in found.mmd2.absent_reason)
+    assert withheld == above == 20
+
+
+@pytest.mark.parametrize("paired", [True, False])
+def test_the_bias_of_groups_is_the_difference_to_pairs_across_groups(rng, paired):
+    (x, labels_x), (y, labels_y) = groups_of(rng, 12, 3, 0.0), groups_of(rng, 12 if paired else 14, 3, 0.2)
+    options = {"groups_x": labels_x, "groups_y": labels_y, "paired": paired, "sigma": 3.0, "precision": "float64"}
+    found = run(x, y, **options, frequencies=64, seed=2)
+    fx, fy = (features(rows, spectra.draw_spectrum("gaussian", 3.0, 10, 64, 2).omega_RC) for rows in (x, y))
+    xx, yy, xy = ((a @ b.conj().T).real / 64 for a, b in ((fx, fx), (fy, fy), (fx, fy)))
+    across_x, across_y = (np.not_equal.outer(labels, labels) for labels in (labels_x, labels_y))
+    if paired:
+        unbiased = (xx + yy - xy - xy.T)[across_x].mean()
+    else:
+        unbiased = xx[across_x].mean() + yy[across_y].mean() - 2.0 * xy.mean()
+    assert f"bias it by {found.uncorrected - unbiased:.2g}," in found.mmd2.absent_reason
+
+
+@pytest.mark.parametrize("paired", [True, False])
+def test_groups_with_little_bias_keep_their_interval(rng, paired):
+    """Rows of a group that have nothing in common bias nothing, whether a bucket holds one group or several."""
+    shown = 0
+    for seed, rows in enumerate((400, 400, 400, 3000, 3000, 3000)):
+        x, y = rng.normal(size=(rows, 3)), rng.normal(size=(rows, 3)) + 0.5
+        labels = [f"{i // 2:04d}" for i in range(rows)]
+        options = {"groups_x": labels, "groups_y": labels, "frequencies": 64, "memory_bytes": 2**20}
+        shown += run(x, y, **options, paired=paired, seed=seed).mmd2.interval is not None
+    assert shown >= 5
+
+
 def test_what_cannot_be_computed_is_refused_by_name(samples):
     x, y = samples(20, 20)
     for kernel in ("polynomial", "linear", "unknown"):
