@@ -125,7 +125,7 @@ def _linear(request: _SinglePassRequest) -> ShiftResult:
         device=request.engine.device,
         context=request.engine.context,
     )
-    return _shift_of_mean(request, averaged, 64.0 * precision.UNIT_ROUNDOFF["float64"])
+    return _shift_of_mean(request, averaged, witness=0.0)
 
 
 def _block(request: _SinglePassRequest) -> ShiftResult:
@@ -152,16 +152,7 @@ def _block_in(request: _SinglePassRequest, chosen: PrecisionName) -> ShiftResult
         device=request.engine.device,
         context=request.engine.context,
     )
-    bound = precision.error_bound(
-        slope=kernel.slope,
-        norm=averaged.norm,
-        channels=request.x.channels,
-        rows=averaged.block_rows,
-        witness=1.0,
-        largest=1.0 if kernel.argument == "distance" else max(1.0, averaged.norm),
-        precision=chosen,
-    )
-    return _shift_of_mean(request, averaged, bound)
+    return _shift_of_mean(request, averaged, witness=averaged.magnitudes.largest)
 
 
 def _fourier(request: _SinglePassRequest) -> ShiftResult:
@@ -216,8 +207,15 @@ def _precision(request: _SinglePassRequest, rows_each: int) -> PrecisionName:
     )
 
 
-def _shift_of_mean(request: _SinglePassRequest, averaged: AveragedEstimate, bound: float) -> ShiftResult:
+def _shift_of_mean(request: _SinglePassRequest, averaged: AveragedEstimate, *, witness: float) -> ShiftResult:
     """Return the mean of independent estimates as a result; its test needs no permutations."""
+    bound = precision.error_bound(
+        averaged.magnitudes,
+        channels=request.x.channels,
+        rows=averaged.error_rows,
+        witness=witness,
+        precision=averaged.precision,
+    )
     return ShiftResult(
         mmd2=averaged.mmd2,
         sigma=request.scaled.sigma,

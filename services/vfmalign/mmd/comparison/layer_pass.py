@@ -19,7 +19,7 @@ from vfmalign.mmd.comparison.samples import Features, shape_of
 from vfmalign.mmd.comparison.standardisation import Scaled
 from vfmalign.mmd.engine import out_of_core, precision, rows
 from vfmalign.mmd.engine.kernels import BoundKernel
-from vfmalign.mmd.engine.precision import PrecisionName
+from vfmalign.mmd.engine.precision import Magnitudes, PrecisionName
 from vfmalign.mmd.engine.row_streams import FeatureArray, RowStream, to_stream
 from vfmalign.mmd.engine.rows import Affine, FloatArray
 from vfmalign.mmd.engine.tiles import Layout, Sums
@@ -103,12 +103,12 @@ class _PairSums:
 
     Attributes:
         sums: per kernel.
-        norm: root mean square of ‖x‖² over the transformed rows.
+        magnitudes: of the first kernel over the transformed rows.
         distinct_share: share of rows if repeated ones count once; 1 for streams, whose rows are not compared for it.
     """
 
     sums: Sequence[Sums]
-    norm: float
+    magnitudes: Magnitudes
     distinct_share: float
     backend: Backend
     note: str
@@ -139,7 +139,7 @@ def _sum_pairs(
     return LayerStatistics(
         scaled.sigma,
         statistics[0],
-        _bound(pair_sums, kernel, channels, design, chosen),
+        _bound(pair_sums, channels, design, chosen),
         chosen,
         aggregate=largest,
         backend=pair_sums.backend,
@@ -165,8 +165,9 @@ def _sum_arrays(
         return None
     matrix = design.matrix(pooled)
     summed = backends.accumulate(matrix, kernels, plan.layout, engine, squares=plan.options.aggregated)
-    norm = float(pooled.norms_N.double().square().mean().sqrt())
-    return _PairSums(summed.sums, norm, pooled.effective_count / pooled.count, summed.backend, summed.note)
+    magnitudes = Magnitudes(kernels[0])
+    magnitudes.add(pooled.norms_N)
+    return _PairSums(summed.sums, magnitudes, pooled.effective_count / pooled.count, summed.backend, summed.note)
 
 
 def _sum_streams(
@@ -199,21 +200,18 @@ def _sum_streams(
         return None
     sums = backends.sum_over_processes(streamed.sums, engine.communicator, engine.device)
     note = "triton needs rows in memory; these are streamed" if backends.is_triton_requested(engine) else ""
-    return _PairSums(sums, streamed.norm, 1.0, "torch", note)
+    return _PairSums(sums, streamed.magnitudes, 1.0, "torch", note)
 
 
-def _bound(pair_sums: _PairSums, kernel: BoundKernel, channels: int, design: Design, chosen: PrecisionName) -> float:
+def _bound(pair_sums: _PairSums, channels: int, design: Design, chosen: PrecisionName) -> float:
     """Return the error bound of a pass."""
     fewest, sums = min(design.block_sizes), pair_sums.sums[0]
     bound = precision.error_bound(
-        slope=kernel.slope,
-        norm=pair_sums.norm,
+        pair_sums.magnitudes,
         channels=channels,
         rows=fewest * pair_sums.distinct_share,
         witness=_witness(sums, design.block_sizes),
-        largest=1.0 if kernel.argument == "distance" else float(np.abs(sums.diagonal_N).max()),
         precision=chosen,
-        sqrt_slope=kernel.sqrt_slope,
     )
     return bound * fewest / max(fewest - 1, 1)
 

@@ -32,11 +32,12 @@ class BoundKernel:
             features that are not centred.
         scale: s.
         profile: f; overwrites a tile of scaled arguments with kernel values and returns it.
-        slope: largest |∂k/∂u|, u the argument without the scale, in the range where kernel values matter. It bounds the
-            error of a kernel value by that of the argument.
+        slope: |∂k/∂u|, u the argument without the scale; it bounds the error of a kernel value by that of the argument.
+            For distances it is the largest in the range where kernel values matter, for products that at |k| = 1.
         gaussian_sigmas: σ of the Gaussians that the kernel is the mean of; empty for other families.
         sigma: bandwidth, for backends that evaluate the kernel themselves; 0 where it has none.
         sqrt_slope: c where |k(u + ε) − k(u)| grows as c·√ε near u = 0, which no slope bounds; 0 for smooth kernels.
+        degree: p of a kernel of products, a p-th power; its slope is `slope`·|k|^(1 − 1/p).
     """
 
     name: str
@@ -47,6 +48,7 @@ class BoundKernel:
     gaussian_sigmas: tuple[float, ...] = ()
     sigma: float = 0.0
     sqrt_slope: float = 0.0
+    degree: int = 1
 
     def evaluate(self, argument_IJ: Tensor, out_IJ: Tensor) -> Tensor:
         """Write kernel values of squared distances or products into `out_IJ`, which may be the same tile."""
@@ -101,7 +103,7 @@ def polynomial(sigma: float, channels: int) -> BoundKernel:
     def profile(scaled_IJ: Tensor) -> Tensor:
         return scaled_IJ.add_(1.0).pow_(3)
 
-    return BoundKernel("polynomial", "product", 1.0 / channels, profile, 3.0 / channels)
+    return BoundKernel("polynomial", "product", 1.0 / channels, profile, 3.0 / channels, degree=3)
 
 
 def linear(sigma: float, channels: int) -> BoundKernel:

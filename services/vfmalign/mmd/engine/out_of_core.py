@@ -19,7 +19,7 @@ from vfmalign.core.domain.errors import BadTensor, TooLarge
 from vfmalign.core.runtime.work_context import UNLIMITED, WorkContext
 from vfmalign.mmd.engine import products
 from vfmalign.mmd.engine.kernels import BoundKernel
-from vfmalign.mmd.engine.precision import PrecisionName
+from vfmalign.mmd.engine.precision import Magnitudes, PrecisionName
 from vfmalign.mmd.engine.row_streams import RowStream, check_compatible, read_ahead
 from vfmalign.mmd.engine.rows import LARGEST_SQUARED_NORM, Affine, Rows
 from vfmalign.mmd.engine.tiles import (
@@ -59,17 +59,17 @@ class PanelPlan:
 
 @dataclass(frozen=True)
 class StreamedSums:
-    """Sums per kernel, and the norm that their error bound needs.
+    """Sums per kernel, and the magnitudes that their error bound needs.
 
     Attributes:
         sums: as from `tiles.accumulate`, over the pooled rows or over the pairs.
-        norm: root mean square of ‖x‖² over the standardised rows.
+        magnitudes: of the first kernel over the standardised rows.
         plan: numbers of rows that were in memory at once.
         rows_read: rows that this process read from the streams.
     """
 
     sums: list[Sums]
-    norm: float
+    magnitudes: Magnitudes
     plan: PanelPlan
     rows_read: int
 
@@ -116,7 +116,10 @@ def accumulate(
     panel_plan = plan_panels(
         x.channels, layout, len(kernels), memory_bytes, precision=precision, shape=shape, processes=shard[1]
     )
-    window = _Window(x, y, panel_plan, affine, precision=precision, device=device, paired=paired, context=context)
+    magnitudes = Magnitudes(kernels[0])
+    window = _Window(
+        x, y, panel_plan, affine, magnitudes, precision=precision, device=device, paired=paired, context=context
+    )
     accumulator = Accumulator(layout, kernels, window.matrix)
     square_sums = [0.0] * len(kernels) if squares else []
     with products.matrix_units(precision, window.matrix.device):
@@ -126,7 +129,7 @@ def accumulate(
                 accumulator.add(kernel, accumulator.reduce(tile_IJ, *in_matrix, context), *in_matrix, blocks)
             if in_matrix[0] != in_matrix[1]:  # count the mirror image of the tile as well
                 square_sums = [2.0 * after - first for after, first in zip(square_sums, before, strict=True)]
-    return StreamedSums(accumulator.sums(square_sums), window.norm, panel_plan, window.rows_read)
+    return StreamedSums(accumulator.sums(square_sums), magnitudes, panel_plan, window.rows_read)
 
 
 def plan_panels(
@@ -198,6 +201,7 @@ class _Window:
         y: RowStream,
         plan: PanelPlan,
         affine: Affine,
+        magnitudes: Magnitudes,
         *,
         precision: PrecisionName,
         device: torch.device,
@@ -206,17 +210,12 @@ class _Window:
     ) -> None:
         self._x, self._y, self._plan, self._affine = x, y, plan, affine
         self._precision, self._paired, self._context = precision, paired, context
+        self._magnitudes = magnitudes
         channels = self._channels = x.channels if affine.channel_mask_C is None else int(affine.channel_mask_C.sum())
         capacity = plan.panel_rows + plan.chunk_rows
         self._rows = [Rows.empty(capacity, channels, precision, device) for _ in range(2 if paired else 1)]
         self.matrix: Matrix = PairedMatrix(*self._rows) if paired else PooledMatrix(*self._rows)
         self.rows_read = 0
-        self._norm_squares, self._norm_count = 0.0, 0
-
-    @property
-    def norm(self) -> float:
-        """Root mean square of ‖x‖² over the rows of all panels so far."""
-        return float((self._norm_squares / max(self._norm_count, 1)) ** 0.5)
 
     def tiles(
         self, block_sizes: tuple[int, ...], shape: tuple[int, int], shard: tuple[int, int]
@@ -232,7 +231,8 @@ class _Window:
         for block_I, panel in _spans(block_sizes, 0, self._plan.panel_rows):
             for _, chunk in _spans((panel.stop,), panel.start, self._plan.chunk_rows):
                 self._store(chunk.start - panel.start, self._read(chunk), chunk)
-            self._add_norms(panel.stop - panel.start)
+            for rows_of_sample in self._rows:
+                self._magnitudes.add(rows_of_sample.norms_N[: panel.stop - panel.start])
             for rows, columns, _ in upper_tiles((panel.stop - panel.start,), height, width):
                 number += 1
                 if number % count == index:
@@ -284,12 +284,6 @@ class _Window:
                     "holds rows that are too large to square", field="x", remedy="scale them down"
                 )
             rows[stored].copy_(block)
-
-    def _add_norms(self, count: int) -> None:
-        """Add the norms of a panel to their mean square."""
-        for rows in self._rows:
-            self._norm_squares += float(rows.norms_N[:count].double().square().sum())
-            self._norm_count += count
 
 
 def _spans(block_sizes: Sequence[int], first: int, size: int) -> Iterator[tuple[int, slice]]:

@@ -6,8 +6,10 @@ import math
 from typing import Literal, get_args
 
 import torch
+from torch import Tensor
 
 from vfmalign.client.messages.mmd import Precision
+from vfmalign.mmd.engine.kernels import BoundKernel
 
 PrecisionName = Literal["bfloat16", "float32", "float64"]
 """Precision that rows are rounded to."""
@@ -39,16 +41,53 @@ def choose(least: Precision, rows: int, channels: int, device: torch.device) -> 
     return "bfloat16" if least == "fast" and device.type == "cuda" else "float32"
 
 
+class Magnitudes:
+    """How large a kernel and its argument are over the rows x_i, as root mean squares.
+
+    Values of a kernel of products grow with the rows. |k(x_i, x_j)|² ≤ k(x_i, x_i)·k(x_j, x_j), because the kernel is
+    positive definite, and its slope times ‖x_i‖‖x_j‖ is such a kernel of the norms. The root mean squares over all
+    pairs of rows are therefore at most those over the rows with themselves, which take one number per row.
+
+    Args:
+        kernel: whose values are bounded.
+    """
+
+    def __init__(self, kernel: BoundKernel) -> None:
+        self.kernel = kernel
+        self._count = 0
+        self._squares = torch.zeros(3, dtype=torch.float64)
+
+    def add(self, norms_N: Tensor) -> None:
+        """Add rows by their squared norms."""
+        norm_N = norms_N.double().cpu()
+        value_N = torch.ones_like(norm_N)
+        if self.kernel.argument == "product":
+            self.kernel.evaluate(norm_N, value_N)
+        slope_N = self.kernel.slope * value_N ** (1.0 - 1.0 / self.kernel.degree)
+        self._squares += torch.stack([norm_N, slope_N * norm_N, value_N]).square_().sum(dim=1)
+        self._count += len(norm_N)
+
+    @property
+    def norm(self) -> float:
+        """Of ‖x_i‖²."""
+        return self._root_mean_square(0)
+
+    @property
+    def steepness(self) -> float:
+        """Of the slope at x_i·x_i, or at distance 0, times ‖x_i‖²."""
+        return self._root_mean_square(1)
+
+    @property
+    def largest(self) -> float:
+        """Of k(x_i, x_i), 1 for kernels of distances; of no rows as well."""
+        return self._root_mean_square(2) if self._count else 1.0
+
+    def _root_mean_square(self, index: int) -> float:
+        return math.sqrt(float(self._squares[index]) / max(self._count, 1))
+
+
 def error_bound(
-    *,
-    slope: float,
-    norm: float,
-    channels: int,
-    rows: float,
-    witness: float,
-    largest: float,
-    precision: PrecisionName,
-    sqrt_slope: float = 0.0,
+    magnitudes: Magnitudes, *, channels: int, rows: float, witness: float, precision: PrecisionName
 ) -> float:
     """Return a bound on the absolute error of an estimate of MMD²: six standard deviations of its rounding errors.
 
@@ -60,25 +99,24 @@ def error_bound(
     tabulates measured errors beside this bound.
 
     Args:
-        slope: largest slope of the kernel in its argument (`BoundKernel.slope`).
-        norm: root mean square of ‖x‖² over the rows.
+        magnitudes: of the rows of both samples.
         channels: D.
         rows: n of the smaller sample, repeated rows counted once (`Rows.effective_count`).
         witness: root mean square over the rows of the witness function, Σ_j w_j k(x_i, x_j).
-        largest: largest |k|.
         precision: of the rows.
-        sqrt_slope: of a kernel without a slope at 0 (`BoundKernel.sqrt_slope`): rounding moves equal rows
-            √(2u√D)·‖x‖ apart (measured), and every row may have equal ones.
     """
     unit = UNIT_ROUNDOFF[precision]
-    steepness = slope * norm
+    steepness, largest = magnitudes.steepness, magnitudes.largest
+    witness_share = witness / largest if largest > 0.0 else 0.0
     from_products = 2.0 * (steepness * math.sqrt(channels) + largest) * unit / rows
-    from_norms = 2.0 * (steepness + largest) * unit * witness / math.sqrt(rows)
+    from_norms = 2.0 * (steepness + largest) * unit * witness_share / math.sqrt(rows)
     row_roundoff = _ROW_ROUNDOFF.get(precision, 0.0)
     displacement = (
         2.0 * math.sqrt(steepness * largest) * row_roundoff / math.sqrt(rows) + 4.0 * steepness * row_roundoff**2
     )
-    from_rows = displacement * (witness + largest / rows)
-    from_equal_rows = 2.0 * sqrt_slope * math.sqrt(2.0 * unit * (math.sqrt(channels) + 4.0) * norm) / rows
+    from_rows = displacement * (witness_share + 1.0 / rows)
+    # Of kernels without a slope at 0: rounding moves equal rows √(2u√D)·‖x‖ apart (measured); any row may have some.
+    apart = math.sqrt(2.0 * unit * (math.sqrt(channels) + 4.0) * magnitudes.norm)
+    from_equal_rows = 2.0 * magnitudes.kernel.sqrt_slope * apart / rows
     from_sums = 64.0 * UNIT_ROUNDOFF["float64"] * largest
     return _SIGMAS * (from_products + (from_norms + from_rows)) + from_equal_rows + from_sums

@@ -25,9 +25,9 @@ from vfmalign.client.messages.common import Estimate, Interval, absent
 from vfmalign.core.domain.errors import BadOption, BadTensor
 from vfmalign.core.runtime.work_context import UNLIMITED, WorkContext
 from vfmalign.mmd.engine.kernels import BoundKernel
-from vfmalign.mmd.engine.precision import PrecisionName
+from vfmalign.mmd.engine.precision import Magnitudes, PrecisionName
 from vfmalign.mmd.engine.row_streams import Grouping, RowStream, check_compatible, read_ahead
-from vfmalign.mmd.engine.rows import IntArray, Rows
+from vfmalign.mmd.engine.rows import IntArray, Rows, squared_norms
 from vfmalign.mmd.engine.tiles import Layout, PairedMatrix, PooledMatrix, Sums, accumulate
 from vfmalign.mmd.statistics.permutations import MIN_GROUPS
 
@@ -48,7 +48,8 @@ class AveragedEstimate:
         block_rows: rows of x in the smallest block; 2 for linear time.
         rows_used: rows of x and of y that entered the mean.
         precision: of kernel values.
-        norm: root mean square of ‖x‖² over the centred rows; 0 for linear time.
+        magnitudes: of the kernel over the centred rows; of no rows where distances come from differences.
+        error_rows: n, for rounding errors that average out as those of n² kernel values.
     """
 
     mmd2: Estimate
@@ -58,7 +59,8 @@ class AveragedEstimate:
     block_rows: int
     rows_used: tuple[int, int]
     precision: PrecisionName
-    norm: float = 0.0
+    magnitudes: Magnitudes
+    error_rows: float
 
 
 def linear_mmd2(
@@ -109,8 +111,11 @@ def linear_mmd2(
     spans = [(start, min(start + size, used)) for start in range(0, used, size)]
     # The mean of the first block is subtracted from all terms, so that their variance does not cancel.
     total, squares, shift = 0.0, 0.0, 0.0
+    magnitudes = Magnitudes(kernel)
     for number, (x_IC, y_IC) in enumerate(zip(_read(x, spans, device), _read(y, spans, device), strict=True)):
         context.checkpoint()
+        if kernel.argument == "product":
+            magnitudes.add(squared_norms(torch.cat([x_IC, y_IC])))
         h_T = _four_term_h(x_IC, y_IC, kernel)
         shift = float(h_T.mean()) if number == 0 else shift
         total += float((h_T - shift).sum())
@@ -118,7 +123,15 @@ def linear_mmd2(
     count = used // 2
     variance = (squares - total**2 / count) / (count - 1) if count > 1 else math.nan
     return _averaged(
-        shift + total / count, variance, count, level=level, block_rows=2, rows_used=(used, used), precision="float64"
+        shift + total / count,
+        variance,
+        count,
+        level=level,
+        block_rows=2,
+        rows_used=(used, used),
+        precision="float64",
+        magnitudes=magnitudes,
+        error_rows=math.sqrt(count),
     )
 
 
@@ -164,10 +177,12 @@ def block_mmd2(
     grouping_y = grouping_x if paired else Grouping.from_labels(groups_y, y.rows, "y")
     count = _count_blocks(min(x.rows, y.rows), min(grouping_x.count, grouping_y.count), block_rows)
     estimate = _estimate_pairs if paired else _estimate_samples
-    values, norm_squares = [], 0.0
+    values, magnitudes, error_rows = [], Magnitudes(kernel), math.inf
     for rows, groups in _read_blocks((x, y), (grouping_x, grouping_y), count, device or torch.device("cpu")):
         block = _prepare(*rows, kernel, precision)
-        norm_squares += sum(float(sample.norms_N.double().square().sum()) for sample in block)
+        for sample in block:
+            magnitudes.add(sample.norms_N)
+            error_rows = min(error_rows, sample.effective_count)
         values.append(estimate(block, *groups, kernel, context))
     value_T = np.array(values)
     variance = float(value_T.var(ddof=1)) if count > 1 else math.nan
@@ -179,7 +194,8 @@ def block_mmd2(
         block_rows=min(stop - start for start, stop in grouping_x.spans(count)),
         rows_used=(x.rows, y.rows),
         precision=precision,
-        norm=math.sqrt(norm_squares / (x.rows + y.rows)),
+        magnitudes=magnitudes,
+        error_rows=error_rows,
     )
 
 
@@ -281,7 +297,8 @@ def _averaged(
     block_rows: int,
     rows_used: tuple[int, int],
     precision: PrecisionName,
-    norm: float = 0.0,
+    magnitudes: Magnitudes,
+    error_rows: float,
 ) -> AveragedEstimate:
     """Return the mean with standard error, interval and one-sided p-value.
 
@@ -295,11 +312,10 @@ def _averaged(
         reason = f"{count} independent estimates are too few for a standard error; it needs at least {MIN_GROUPS}"
     elif error == 0.0 and value != 0.0:
         reason = "all estimates are equal, so that no standard error follows from them"
-    if reason:
-        without_interval = Estimate(value=value, absent_reason=reason)
-        return AveragedEstimate(without_interval, absent(reason), error, count, block_rows, rows_used, precision, norm)
-    half = float(stdtrit(count - 1, 0.5 + level / 2.0)) * error
-    p = float(stdtr(count - 1, -value / error)) if error > 0.0 else 1.0
-    interval = Interval(lower=value - half, upper=value + half, level=level, method=INTERVAL)
-    with_interval = Estimate(value=value, interval=interval)
-    return AveragedEstimate(with_interval, Estimate(value=p), error, count, block_rows, rows_used, precision, norm)
+    mmd2, p_value = Estimate(value=value, absent_reason=reason), absent(reason)
+    if not reason:
+        half = float(stdtrit(count - 1, 0.5 + level / 2.0)) * error
+        interval = Interval(lower=value - half, upper=value + half, level=level, method=INTERVAL)
+        mmd2 = Estimate(value=value, interval=interval)
+        p_value = Estimate(value=float(stdtr(count - 1, -value / error)) if error > 0.0 else 1.0)
+    return AveragedEstimate(mmd2, p_value, error, count, block_rows, rows_used, precision, magnitudes, error_rows)

@@ -9,6 +9,7 @@ from vfmalign.core.runtime.work_context import WorkContext
 from vfmalign.mmd.comparison.dispatcher import ESTIMATORS, AffineRows, compute_shift
 from vfmalign.mmd.comparison.options import ComparisonOptions, ComputeConfig
 from vfmalign.mmd.comparison.standardisation import Scaled
+from vfmalign.mmd.engine import precision
 from vfmalign.mmd.engine.kernels import KERNELS
 from vfmalign.mmd.engine.row_streams import ArrayRows
 from vfmalign.mmd.engine.rows import Affine
@@ -70,6 +71,55 @@ def test_the_bound_on_rounding_holds(rng, monkeypatch, estimator, pairing):
         assert abs(low.mmd2.value - high.mmd2.value) <= low.error_bound + high.error_bound
         if estimator != "random_fourier":
             assert low.precision == "float64" or abs(low.mmd2.value) >= 10 * low.error_bound
+
+
+@pytest.mark.parametrize("pairing", ["paired", "independent"])
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_the_bound_of_blocks_holds_for_every_kernel(rng, monkeypatch, kernel, pairing):
+    """Large products, and equal rows under a kernel without a slope at 0."""
+    chosen = {"exact": "float64", "high": "float32"}
+    monkeypatch.setattr(precision, "choose", lambda least, *_, **__: chosen[least])
+    monkeypatch.setattr(precision, "SAFE_MULTIPLE_OF_BOUND", 0.0)
+    for seed in range(8):
+        x = rng.normal(size=(320, 48)) + (0.0, 3.0, 30.0)[seed % 3]
+        y = x + (1e-2, 0.3)[seed % 2] * rng.normal(size=x.shape)
+        x, y = (np.repeat(part[::8], 8, axis=0) if seed >= 4 else part for part in (x, y))
+        scaled = Scaled("raw", Affine(), 5.0)
+        low, high = (
+            ask(x, y, "block", scaled, kernel=kernel, block_rows=80, precision=p, pairing=pairing)
+            for p in ("high", "exact")
+        )
+        assert (low.precision, high.precision) == ("float32", "float64")
+        assert abs(low.mmd2.value - high.mmd2.value) <= low.error_bound + high.error_bound, seed
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_blocks_of_ordinary_samples_stay_in_float32(rng, monkeypatch, kernel):
+    chosen = {"exact": "float64", "high": "float32"}
+    monkeypatch.setattr(precision, "choose", lambda least, *_, **__: chosen[least])
+    for _ in range(3):
+        x, y = rng.normal(size=(800, 48)) + 0.5, 1.2 * rng.normal(size=(800, 48)) + 1.0
+        shift = ask(x, y, "block", Scaled("raw", Affine(), 10.0), kernel=kernel, block_rows=200, pairing="independent")
+        assert shift.precision == "float32"
+
+
+@pytest.mark.parametrize("kernel", ["linear", "polynomial"])
+@pytest.mark.parametrize("offset", [0.0, 30.0, 1e4])
+def test_the_bound_of_linear_time_grows_with_the_products(rng, kernel, offset):
+    """The sums of h against extended precision: kernel values of 1e9 leave nothing of a difference of 1e-6."""
+    for seed in range(10):
+        x = rng.normal(size=(400, 16)) + offset
+        y = x + (1e-3, 0.5)[seed % 2] * (rng.normal(size=x.shape) + 1.0)
+        shift = ask(x, y, "linear", kernel=kernel, pairing=("paired", "independent")[seed % 2])
+        (x1, y1), (x2, y2) = ([part.astype(np.longdouble)[i::2] for part in (x, y)] for i in (0, 1))
+        xx, yy, xy, yx = ((a * b).sum(axis=1) for a, b in ((x1, x2), (y1, y2), (x1, y2), (y1, x2)))
+        if kernel == "polynomial":
+            xx, yy, xy, yx = ((part / 16 + 1) ** 3 for part in (xx, yy, xy, yx))
+        wanted = float((xx + yy - xy - yx).mean())
+        assert abs(shift.mmd2.value - wanted) <= shift.error_bound
+        assert shift.below_error_bound == (abs(shift.mmd2.value) <= shift.error_bound)
+        if offset <= 30.0:
+            assert not shift.below_error_bound
 
 
 def test_what_does_not_go_together_is_said(samples):

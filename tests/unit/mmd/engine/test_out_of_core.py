@@ -228,7 +228,7 @@ def test_parts_of_the_work_add_up_to_all_of_it(samples, tight, paired, parts):
         added = added + one.sums[0]
     for field in ("rows_NP", "diagonal_N", "within_G", "quadratic_B", "squares"):
         np.testing.assert_allclose(getattr(added, field), getattr(whole.sums[0], field), rtol=1e-12, atol=1e-12)
-    assert len({one.norm for one in each}) == 1
+    assert len({one.magnitudes.norm for one in each}) == 1
     work = [one.sums[0].rows_NP.sum() for one in each]
     assert max(work) < 2.5 * sum(work) / parts or parts == 7
 

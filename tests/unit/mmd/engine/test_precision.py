@@ -6,6 +6,7 @@ import torch
 
 from vfmalign.core.domain.errors import BadTensor
 from vfmalign.mmd.engine import precision
+from vfmalign.mmd.engine.kernels import KERNELS
 
 
 def exact(x, y, sigma, kind):
@@ -65,6 +66,62 @@ def test_float32_that_would_lose_digits_is_computed_again_in_float64(brute, rng,
     far = brute.compare(x, x + 2.0, fixed_sigma=3.0).raw
     assert far.precision == "float32"
     assert far.mmd2.value == pytest.approx(brute.estimators["unbiased_paired"](x, x + 2.0, 3.0), abs=far.error_bound)
+
+
+def products_of(kernel, a, b):
+    product = a @ b.T
+    return (product / a.shape[1] + 1.0) ** 3 if kernel == "polynomial" else product
+
+
+@pytest.mark.parametrize("pairing", ["paired", "independent"])
+@pytest.mark.parametrize("kernel", ["polynomial", "linear"])
+@pytest.mark.parametrize("offset", [0.0, 3.0, 30.0])
+def test_the_bound_holds_for_kernels_of_products_far_larger_than_one(brute, rng, kernel, pairing, offset):
+    """Values of similar pairs are small differences of large kernel values, whose rounding errors are large."""
+    for seed in range(12):
+        n, d = (40, 16) if seed % 2 else (120, 48)
+        x = np.maximum(rng.normal(size=(n, d)) + offset, 0.0).astype(np.float32).astype(np.float64)
+        y = np.maximum(x + 10.0 ** -(seed % 3) * rng.normal(size=(n, d)), 0.0).astype(np.float32).astype(np.float64)
+        if seed >= 9:
+            y[0] = 20.0 * x[0]
+        found = brute.compare(x, y, pairing=pairing, kernel=kernel, forced="float32", tile_rows=64).raw
+        xx, yy, xy = (products_of(kernel, a, b) for a, b in ((x, x), (y, y), (x, y)))
+        if pairing == "paired":
+            h = xx + yy - xy - xy.T
+            wanted = (h.sum() - np.trace(h)) / (n * (n - 1))
+        else:
+            wanted = (xx.sum() + yy.sum() - np.trace(xx) - np.trace(yy)) / (n * (n - 1)) - 2.0 * xy.mean()
+        assert abs(found.mmd2.value - wanted) <= found.error_bound, (seed, wanted)
+
+
+@pytest.mark.parametrize("pairing", ["paired", "independent"])
+@pytest.mark.parametrize("kernel", ["polynomial", "linear", "gaussian"])
+@pytest.mark.parametrize("scale", [0.05, 1.0])
+def test_ordinary_differences_stay_in_float32(brute, rng, monkeypatch, kernel, pairing, scale):
+    """The bound is not so large that what a comparison usually finds is computed twice."""
+    monkeypatch.setitem(precision.EXACT_FLOP, "cpu", 0.0)
+    for _ in range(3):
+        x = scale * (rng.normal(size=(400, 96)) + 1.0)
+        y = 0.9 * x + scale * (0.4 * rng.normal(size=x.shape) + 0.3)
+        assert brute.compare(x, y, pairing=pairing, kernel=kernel, fixed_sigma=14.0 * scale).raw.precision == "float32"
+
+
+@pytest.mark.parametrize("kernel", ["polynomial", "linear"])
+def test_magnitudes_of_the_rows_bound_those_of_their_pairs(rng, kernel):
+    """Root mean squares over all pairs of |k|, and of the slope times ‖x_i‖‖x_j‖, with a row far larger than others."""
+    for offset in (0.0, 2.0):
+        rows_NK = torch.from_numpy(rng.normal(size=(50, 8)) + offset)
+        rows_NK[0] *= 10.0
+        bound, magnitudes = KERNELS[kernel](1.0, 8), precision.Magnitudes(KERNELS[kernel](1.0, 8))
+        for part_NK in rows_NK.split(20):
+            magnitudes.add(part_NK.square().sum(dim=1))
+        products_NN = rows_NK @ rows_NK.T
+        values_NN = bound.evaluate(products_NN, torch.empty_like(products_NN))
+        norm_N = rows_NK.square().sum(dim=1)
+        slopes_NN = bound.slope * values_NN.abs() ** (1.0 - 1.0 / bound.degree) * (norm_N[:, None] * norm_N).sqrt()
+        assert float(values_NN.square().mean().sqrt()) <= magnitudes.largest
+        assert float(slopes_NN.square().mean().sqrt()) <= magnitudes.steepness
+        assert magnitudes.norm == pytest.approx(float(norm_N.square().mean().sqrt()))
 
 
 @pytest.mark.parametrize(
