@@ -91,7 +91,7 @@ def mmd2(
     """Estimate MMD² between two samples (Gretton et al., JMLR 13, 2012).
 
     Args:
-        x: features (n, d), float16 to float64, numpy or torch.
+        x: features (n, d), numpy or torch: float16 to float64, or integers, which become float64.
         y: features (m, d).
         pairing: `paired` if row i of x and of y is one case (n = m), or `independent`. The unbiased estimator
             depends on it, so that it has no default.
@@ -159,7 +159,7 @@ def mmd_test(
     """Estimate MMD² between two samples with its p-value and interval, in one pass.
 
     Args:
-        x: features (n, d), float16 to float64, numpy or torch.
+        x: features (n, d), numpy or torch: float16 to float64, or integers, which become float64.
         y: features (m, d).
         pairing: see `mmd2`.
         groups_x: group (patient) of each row of x; rows of a group are swapped, permuted and left out together. Empty
@@ -243,13 +243,21 @@ def _device_of(features: Features) -> torch.device | None:
 def _array(features: Features, name: str) -> FeatureArray:
     """Return features as a float array; integers become float64, bfloat16 and float8 become float32."""
     if isinstance(features, Tensor):
+        # Refused here: numpy takes neither half-precision complex numbers nor conjugate views.
+        if features.is_complex():
+            raise _wrong_type(features.dtype, name)
         features = to_numpy(features.detach())
     array: NDArray[Any] = np.asarray(features)
     if array.dtype.kind in "iu":
         return array.astype(np.float64)
     if array.dtype.kind != "f" or array.dtype.itemsize > 8:
-        raise BadTensor(f"{array.dtype} is not a feature type", field=name, remedy="convert them to float16, 32 or 64")
+        raise _wrong_type(array.dtype, name)
     return array
+
+
+def _wrong_type(dtype: object, name: str) -> BadTensor:
+    """Return the error for features that are not real numbers."""
+    return BadTensor(f"{dtype} is not a feature type", field=name, remedy="convert them to float16, 32 or 64")
 
 
 def machine_memory_bytes() -> int:

@@ -278,6 +278,14 @@ def test_float8_tensors_are_taken(samples):
     assert mmd2(x, y, pairing="independent") == mmd2(x.float(), y.float(), pairing="independent")
 
 
+@pytest.mark.parametrize("wrap", [np.asarray, torch.from_numpy])
+def test_large_integers_lose_no_digit(samples, wrap):
+    """Neighbours above 2²⁴, which float32 cannot tell apart."""
+    x, y = ((2**24 + 10.0 * array.round(1)).astype(np.int32) for array in samples)
+    expected = mmd2(x.astype(np.float64), y.astype(np.float64), pairing="independent", sigma=10.0)
+    assert mmd2(wrap(x), wrap(y), pairing="independent", sigma=10.0) == expected
+
+
 def bad(array, value):
     changed = array.copy()
     changed[3, 1] = value
@@ -295,6 +303,9 @@ def bad(array, value):
         (lambda x: x[:, :2], "2 in `x`, 3 in `y`"),
         (lambda x: x > 0, "bool is not a feature type"),
         (lambda x: x + 1j, "complex128 is not a feature type"),
+        (lambda x: torch.from_numpy(x > 0), "bool is not a feature type"),
+        (lambda x: torch.from_numpy(x + 1j), r"torch\.complex128 is not a feature type"),
+        (lambda x: torch.from_numpy(x + 1j).conj(), r"torch\.complex128 is not a feature type"),
         (lambda x: x.astype(str), "is not a feature type"),
         (lambda x: x * 1e200, "too large to square"),
     ],

@@ -295,7 +295,7 @@ def to_stream(features: FeatureArray | RowStream, name: str) -> RowStream:
 
 def to_numpy(block_RC: Tensor) -> NDArray[Any]:
     """Convert a block to numpy, and types that numpy lacks (bfloat16, float8), to float32, which holds them exactly."""
-    in_numpy = block_RC.dtype in (torch.float16, torch.float32, torch.float64)
+    in_numpy = not block_RC.is_floating_point() or block_RC.dtype in (torch.float16, torch.float32, torch.float64)
     return np.asarray((block_RC if in_numpy else block_RC.float()).cpu().numpy())
 
 
