@@ -125,7 +125,7 @@ def _linear(request: _SinglePassRequest) -> ShiftResult:
         device=request.engine.device,
         context=request.engine.context,
     )
-    return _shift_of_mean(request, averaged, witness=0.0)
+    return _shift_of_mean(request, averaged, witness=0.0, entries=0.0)
 
 
 def _block(request: _SinglePassRequest) -> ShiftResult:
@@ -152,7 +152,8 @@ def _block_in(request: _SinglePassRequest, chosen: PrecisionName) -> ShiftResult
         device=request.engine.device,
         context=request.engine.context,
     )
-    return _shift_of_mean(request, averaged, witness=averaged.magnitudes.largest)
+    largest = averaged.magnitudes.largest
+    return _shift_of_mean(request, averaged, witness=largest, entries=2.0 * largest)  # h(z, z) = 2 − 2k(x, y) of pairs
 
 
 def _fourier(request: _SinglePassRequest) -> ShiftResult:
@@ -207,13 +208,16 @@ def _precision(request: _SinglePassRequest, rows_each: int) -> PrecisionName:
     )
 
 
-def _shift_of_mean(request: _SinglePassRequest, averaged: AveragedEstimate, *, witness: float) -> ShiftResult:
+def _shift_of_mean(
+    request: _SinglePassRequest, averaged: AveragedEstimate, *, witness: float, entries: float
+) -> ShiftResult:
     """Return the mean of independent estimates as a result; its test needs no permutations."""
     bound = precision.error_bound(
         averaged.magnitudes,
         channels=request.x.channels,
         rows=averaged.error_rows,
         witness=witness,
+        entries=entries,
         precision=averaged.precision,
     )
     return ShiftResult(

@@ -211,6 +211,8 @@ def _bound(pair_sums: _PairSums, channels: int, design: Design, chosen: Precisio
         channels=channels,
         rows=fewest * pair_sums.distinct_share,
         witness=_witness(sums, design.block_sizes),
+        # No entry of a positive definite matrix exceeds the geometric mean of its two on the diagonal.
+        entries=float(np.abs(sums.diagonal_N).mean()),
         precision=chosen,
     )
     return bound * fewest / max(fewest - 1, 1)

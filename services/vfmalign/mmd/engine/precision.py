@@ -25,6 +25,10 @@ EXACT_FLOP = {"cpu": 1e9, "cuda": 1e11}
 # An estimate below this multiple of its error bound has less than one reliable digit, and is repeated in float64.
 SAFE_MULTIPLE_OF_BOUND = 10.0
 
+# Kernel values that vary by less than this share have similar rounding errors: a tile's sum of 2¹¹ of them is rounded
+# to 2⁻¹³ of one value, and distances vary by a few percent.
+_VARIATION = 2.0**-10
+
 _SIGMAS = 6.0  # standard deviations of the rounding errors within the bound
 # Root mean square of a channel's relative error, rounded up.
 _ROW_ROUNDOFF: dict[PrecisionName, float] = {"bfloat16": 2.0**-9}
@@ -87,7 +91,13 @@ class Magnitudes:
 
 
 def error_bound(
-    magnitudes: Magnitudes, *, channels: int, rows: float, witness: float, precision: PrecisionName
+    magnitudes: Magnitudes,
+    *,
+    channels: int,
+    rows: float,
+    witness: float,
+    entries: float,
+    precision: PrecisionName,
 ) -> float:
     """Return a bound on the absolute error of an estimate of MMD²: six standard deviations of its rounding errors.
 
@@ -95,14 +105,18 @@ def error_bound(
     2019): a product of two rows of D channels then errs by about u·√D·‖x‖‖y‖, and MMD² averages n² of them. Errors of a
     row's norm, and of the row itself where it was rounded to bfloat16, affect all kernel values of the row in the same
     way. They are weighted by the witness function at the row, which is small, and for a rounded row also by the slope
-    of the witness function, which may be as large as that of one kernel where the function itself is 0. `docs/mmd.md`
-    tabulates measured errors beside this bound.
+    of the witness function, which may be as large as that of one kernel where the function itself is 0. The sum of a
+    row over a tile errs by about u times the sum (0.8u measured), however many entries it has: these errors average out
+    over n rows only. Errors repeat in all rows, and do not average out, where kernel values do: those of a kernel that
+    is much wider than the distances, of which MMD² adds four means, and those of separate clusters, where the witness
+    function is large. `docs/mmd.md` tabulates measured errors beside this bound.
 
     Args:
         magnitudes: of the rows of both samples.
         channels: D.
         rows: n of the smaller sample, repeated rows counted once (`Rows.effective_count`).
         witness: root mean square over the rows of the witness function, Σ_j w_j k(x_i, x_j).
+        entries: mean absolute entry of the matrix that is summed in tiles; 0 where none is.
         precision: of the rows.
     """
     unit = UNIT_ROUNDOFF[precision]
@@ -118,5 +132,8 @@ def error_bound(
     # Of kernels without a slope at 0: rounding moves equal rows √(2u√D)·‖x‖ apart (measured); any row may have some.
     apart = math.sqrt(2.0 * unit * (math.sqrt(channels) + 4.0) * magnitudes.norm)
     from_equal_rows = 2.0 * magnitudes.kernel.sqrt_slope * apart / rows
-    from_sums = 64.0 * UNIT_ROUNDOFF["float64"] * largest
-    return _SIGMAS * (from_products + (from_norms + from_rows)) + from_equal_rows + from_sums
+    from_tiles = 2.0 * unit * entries / math.sqrt(rows)
+    wide = largest * _VARIATION >= steepness
+    repeated = 2.0 * witness + 4.0 * largest * (1.0 if wide else largest * _VARIATION / steepness)
+    from_sums = unit * repeated + 64.0 * UNIT_ROUNDOFF["float64"] * largest
+    return _SIGMAS * (from_products + from_norms + from_rows + from_tiles) + from_equal_rows + from_sums

@@ -68,6 +68,48 @@ def test_float32_that_would_lose_digits_is_computed_again_in_float64(brute, rng,
     assert far.mmd2.value == pytest.approx(brute.estimators["unbiased_paired"](x, x + 2.0, 3.0), abs=far.error_bound)
 
 
+def errors_and_bounds(brute, x, y, **options):
+    low, high = (brute.compare(x, y, forced=name, **options).raw for name in ("float32", "float64"))
+    return abs(low.mmd2.value - high.mmd2.value), low.error_bound + high.error_bound
+
+
+@pytest.mark.parametrize("pairing", ["paired", "independent"])
+@pytest.mark.parametrize("kernel", ["gaussian", "gaussian_mixture", "rational_quadratic", "inverse_multiquadric"])
+@pytest.mark.parametrize("multiple", [1.0, 4.0, 30.0, 300.0])
+def test_the_bound_holds_for_kernels_wider_than_the_distances(brute, kernel, multiple, pairing):
+    """Kernel values close to 1 and to each other: sums of a row over a tile, and the values, err in the same way."""
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        x = rng.normal(size=(500, 32)).astype(np.float32)
+        y = x if pairing == "paired" else rng.normal(size=(500, 32))
+        y = (y + (0.1, 1.0)[seed % 2] * (1.0 + rng.normal(size=x.shape))).astype(np.float32)
+        error, bound = errors_and_bounds(
+            brute, x, y, pairing=pairing, kernel=kernel, fixed_sigma=multiple * 8.0, permutations=0
+        )
+        assert error <= bound, seed
+
+
+@pytest.mark.parametrize("spread", [1e-1, 1e-3, 1e-5])
+def test_the_bound_holds_for_separate_clusters(brute, spread):
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        x, y = ((spread * rng.normal(size=(500, 16)) + centre).astype(np.float32) for centre in (0.0, 1.0))
+        error, bound = errors_and_bounds(brute, x, y, pairing="independent", fixed_sigma=4.0, permutations=0)
+        assert error <= bound < 1e-6, seed
+
+
+@pytest.mark.parametrize("kernel", ["gaussian", "inverse_multiquadric"])
+def test_samples_of_one_distribution_stay_in_float32(brute, monkeypatch, kernel):
+    """Their estimates are around 0, and all but few lie far above the bound."""
+    monkeypatch.setitem(precision.EXACT_FLOP, "cpu", 0.0)
+    chosen = []
+    for seed in range(20):
+        x, y = np.random.default_rng(seed).normal(size=(2, 400, 64))
+        found = brute.compare(x, y, pairing="independent", kernel=kernel, fixed_sigma=11.0, permutations=0).raw
+        chosen.append(found.precision)
+    assert chosen.count("float32") >= 19
+
+
 def products_of(kernel, a, b):
     product = a @ b.T
     return (product / a.shape[1] + 1.0) ** 3 if kernel == "polynomial" else product
