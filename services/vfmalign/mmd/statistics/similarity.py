@@ -151,7 +151,9 @@ def frechet(
     if fewest < 3:
         reason = f"a Fréchet distance needs at least 3 rows in each sample and in the reference, got {fewest}"
         return MeasureValue(None, absent_reason=reason)
-    fitted_FC = samples[2] - samples[2].mean(axis=0)
+    # Differences to the first row are exactly 0 where all rows are equal; their mean may differ from them by rounding.
+    fitted_FC = samples[2] - samples[2][0]
+    fitted_FC -= fitted_FC.mean(axis=0)
     axes_CA = _principal_axes(fitted_FC, min((fewest - 1) // 2, MAX_AXES), context)
     if axes_CA.shape[1] == 0:
         return MeasureValue(None, absent_reason="no channel varies over the sample that the axes are fitted on")

@@ -161,6 +161,16 @@ def test_bad_rows_are_refused(rng, monkeypatch, name):
         take(MeasureInput(x, y))
 
 
+@pytest.mark.parametrize("constant", [0.1, 0.3, 1e3 + 0.1])
+def test_a_constant_reference_has_no_axes(rng, constant):
+    """Also where the mean of equal rows differs from them by rounding."""
+    y = rng.normal(size=(9, 3))
+    for rows in (3, 7, 11):
+        for found in (frechet(np.full((rows, 3), constant), y), frechet(y, y, np.full((rows, 3), constant))):
+            assert found.value is None
+            assert "no channel varies" in found.absent_reason
+
+
 def test_samples_that_do_not_fit_together_are_refused(rng):
     x, y = moved(rng)
     with pytest.raises(BadTensor, match="pairs of rows, got 24 and 9"):
