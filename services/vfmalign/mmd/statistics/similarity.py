@@ -26,7 +26,7 @@ from scipy import linalg
 from vfmalign.core.domain.errors import BadOption, BadTensor
 from vfmalign.core.runtime.work_context import UNLIMITED, WorkContext
 from vfmalign.mmd.engine.products import MAX_FLOP_UNCHECKED
-from vfmalign.mmd.engine.rows import FloatArray
+from vfmalign.mmd.engine.rows import FloatArray, central_point
 
 MAX_ROWS = 8192
 """Largest number of rows of a sample, because the time grows with its square."""
@@ -42,6 +42,7 @@ LARGEST_FEATURE = 1e70
 
 _MIN_RELATIVE_VARIANCE = 1e-10  # of an axis; eigenvectors of smaller ones are no longer orthogonal
 _MIN_RELATIVE_HSIC = 1e-12
+_MIN_RELATIVE_DISTANCE = 1e-4  # squared, to ‖x‖²: smaller ones would lose more than four digits to cancellation
 
 
 @dataclass(frozen=True)
@@ -196,7 +197,7 @@ def energy(x: NDArray[Any], y: NDArray[Any], *, paired: bool = False, context: W
         raise BadTensor(f"paired samples need equal row counts, got {n} and {m}", field="y")
     if min(n, m) < 2:
         return MeasureValue(None, absent_reason=f"an energy distance needs at least 2 rows per sample, got {min(n, m)}")
-    centre_C = x_NC.mean(axis=0)
+    centre_C = central_point(x_NC, context)
     x_NC, y_MC = x_NC - centre_C, y_MC - centre_C
 
     def mean(a_RC: FloatArray, b_RC: FloatArray, *, include_diagonal: bool) -> float:
@@ -329,6 +330,21 @@ def _principal_axes(fitted_FC: FloatArray, max_axes: int, context: WorkContext) 
     return axes_CA
 
 
+def _replace_small(
+    squares_IR: FloatArray, a_IC: FloatArray, b_RC: FloatArray, norms_I: FloatArray, context: WorkContext
+) -> None:
+    """Replace squared distances that cancelled, of rows far closer to each other than to the centre."""
+    limits_I = _MIN_RELATIVE_DISTANCE * norms_I
+    candidates = np.flatnonzero(squares_IR.min(axis=1) < limits_I)  # few rows: a mask of all entries takes longer
+    rows, columns = np.nonzero(squares_IR[candidates] < limits_I[candidates, None])
+    rows = candidates[rows]
+    step = max(1, BLOCK_ENTRIES // a_IC.shape[1])
+    for start in range(0, len(rows), step):
+        context.checkpoint()
+        pairs = rows[start : start + step], columns[start : start + step]
+        squares_IR[pairs] = np.square(a_IC[pairs[0]] - b_RC[pairs[1]]).sum(axis=1)
+
+
 def _sum_of_distances(a_RC: FloatArray, b_RC: FloatArray, *, include_diagonal: bool, context: WorkContext) -> float:
     """Return Σ_ij ‖a_i − b_j‖, with or without i = j."""
     total = 0.0
@@ -338,8 +354,12 @@ def _sum_of_distances(a_RC: FloatArray, b_RC: FloatArray, *, include_diagonal: b
         block_IR *= -2.0
         block_IR += squares_a[span, None]
         block_IR += squares_b
+        diagonal = np.arange(len(block_IR)), np.arange(span.start, span.start + len(block_IR))
+        if not include_diagonal:
+            block_IR[diagonal] = np.inf  # not small: it would be formed anew in vain
+        _replace_small(block_IR, a_RC[span], b_RC, squares_a[span], context)
         np.sqrt(np.maximum(block_IR, 0.0, out=block_IR), out=block_IR)
         if not include_diagonal:
-            block_IR[np.arange(len(block_IR)), np.arange(span.start, span.stop)] = 0.0
+            block_IR[diagonal] = 0.0
         total += float(block_IR.sum())
     return total

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from scipy import linalg, stats
+from scipy.spatial.distance import cdist
 
 from vfmalign.core.domain.errors import BadOption, BadTensor, Cancelled
 from vfmalign.core.runtime.work_context import WorkContext
@@ -169,6 +170,20 @@ def test_a_constant_reference_has_no_axes(rng, constant):
         for found in (frechet(np.full((rows, 3), constant), y), frechet(y, y, np.full((rows, 3), constant))):
             assert found.value is None
             assert "no channel varies" in found.absent_reason
+
+
+@pytest.mark.parametrize("paired", [True, False])
+@pytest.mark.parametrize("far", [0.0, 1e7, 1e9])
+def test_the_energy_distance_keeps_its_digits_beside_a_far_row(rng, far, paired):
+    """A row far from all others, close to another one, and two far rows of one sample close to each other."""
+    x = rng.normal(size=(30, 5))
+    x[:2] += far
+    y = x + 0.3 * rng.normal(size=x.shape)
+    xx, yy, xy = (cdist(a, b) for a, b in ((x, x), (y, y), (x, y)))
+    across = (xy.sum() - np.trace(xy)) / (30 * 29) if paired else xy.mean()
+    wanted = 2.0 * across - (xx.sum() + yy.sum()) / (30 * 29)
+    found = energy(x, y, paired=paired).value
+    assert found == pytest.approx(wanted, abs=1e-14 * max(1.0, far))
 
 
 def test_samples_that_do_not_fit_together_are_refused(rng):
