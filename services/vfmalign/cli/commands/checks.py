@@ -9,8 +9,8 @@ from typing import Annotated, Any
 import typer
 from rich.console import RenderableType
 
-from vfmalign.cli.commands.lifecycle import add_lifecycle, download_report, follow, no_report
-from vfmalign.cli.exits import FAILED, GATE_FAILED, OK
+from vfmalign.cli.commands.lifecycle import add_lifecycle, create_reports_folder, download_report, follow, no_report
+from vfmalign.cli.exits import FAILED, GATE_FAILED, OK, exit_code_of
 from vfmalign.cli.gates import (
     EXAMPLE,
     NO_GATE,
@@ -139,6 +139,8 @@ def check(
         modality_map=parse_map(modality_map),
     )
     output, target = Output.to_terminal(as_json=as_json), Target.find(StateDirectory(home))
+    if not no_wait:
+        create_reports_folder(reports)
     name = check_id or new_id("check")
     created = CHECKS.create(target, name, spec)
     output.note(f"check {name} is {created.state}")
@@ -227,18 +229,23 @@ def finish_check(target: Target, check: Check, output: Output, reports: Path, ga
     """Write a check that has ended, with its report and the outcome of its gate.
 
     Raises:
-        typer.Exit: code 1 if the check did not succeed, 5 if its gate does not pass, else 0.
+        typer.Exit: code 1 if the check did not succeed, 5 if its gate does not pass, 2 if the report cannot be written,
+            else 0.
     """
     content: dict[str, Any] = {"check": check.to_json_dict()}
-    page = None
+    page, report_code = None, OK
     if check.result is not None:
-        content["report"] = download_check_report(target, check.check_id, check.result, reports)
-        page = Path(content["report"]["html"])
+        try:
+            content["report"] = download_check_report(target, check.check_id, check.result, reports)
+            page = Path(content["report"]["html"])
+        except BadOption as error:
+            content |= output.explain(error)
+            report_code = exit_code_of(error)
     succeeded = check.state == "succeeded"
     gate_json, gate_lines, code = apply_gate(check, gate if succeeded else NO_GATE)
     lines = show_check(check, page, list_jobs_of_check(target, check))
     output.emit(content | gate_json, *lines, *gate_lines)
-    raise typer.Exit(code if succeeded else FAILED)
+    raise typer.Exit((code or report_code) if succeeded else FAILED)
 
 
 def apply_gate(check: Check, gate: Gate) -> tuple[dict[str, Any], list[RenderableType], int]:

@@ -11,8 +11,8 @@ from typing import Annotated, Any
 import typer
 from rich.console import RenderableType
 
-from vfmalign.cli.commands.lifecycle import add_lifecycle, download_report, follow, no_report
-from vfmalign.cli.exits import FAILED, OK
+from vfmalign.cli.commands.lifecycle import add_lifecycle, create_reports_folder, download_report, follow, no_report
+from vfmalign.cli.exits import FAILED, OK, exit_code_of
 from vfmalign.cli.lazy_group import new_group
 from vfmalign.cli.local.state_directory import DEFAULT_HOME, StateDirectory
 from vfmalign.cli.options import (
@@ -47,7 +47,7 @@ from vfmalign.client.messages.experiments import Experiment, ExperimentSpec
 from vfmalign.client.messages.jobs import Recipe
 from vfmalign.client.messages.tasks import Task
 from vfmalign.client.operations import ReportFormat
-from vfmalign.core.domain.errors import NotFound
+from vfmalign.core.domain.errors import BadOption, NotFound
 from vfmalign.core.domain.tasks import TASKS
 
 app = new_group("List, show, cancel and retry experiments, and fetch their reports.")
@@ -117,6 +117,8 @@ def experiment(
         shuffled_labels=shuffled_labels,
     )
     output, target = Output.to_terminal(as_json=as_json), Target.find(StateDirectory(home))
+    if not no_wait:
+        create_reports_folder(reports)
     name = experiment_id or new_id("experiment")
     created = EXPERIMENTS.create(target, name, spec)
     output.note(f"experiment {name} is {created.state}: {len(created.cells)} checks")
@@ -190,17 +192,21 @@ def finish_experiment(
         fields: what `--json` adds.
 
     Raises:
-        typer.Exit: code 1 if the experiment did not succeed, else 0.
+        typer.Exit: code 1 if the experiment did not succeed, 2 if the report cannot be written, else 0.
     """
     content: dict[str, Any] = {"experiment": experiment.to_json_dict()}
-    page, headline = None, ()
+    page, headline, report_code = None, (), OK
     if files := _get_report_files(experiment):
-        places = content["report"] = download_report(target, EXPERIMENTS, experiment.experiment_id, files, reports)
-        page = Path(places["html"])
-        headline = json.loads(Path(places["json"]).read_bytes()).get("headline", ())
+        try:
+            places = content["report"] = download_report(target, EXPERIMENTS, experiment.experiment_id, files, reports)
+            page = Path(places["html"])
+            headline = json.loads(Path(places["json"]).read_bytes()).get("headline", ())
+        except BadOption as error:
+            content |= output.explain(error)
+            report_code = exit_code_of(error)
     lines = show_experiment(experiment, list_results(target, experiment), headline, page)
     output.emit(content | fields, *lines, *further_lines)
-    raise typer.Exit(OK if experiment.state == "succeeded" else FAILED)
+    raise typer.Exit(report_code if experiment.state == "succeeded" else FAILED)
 
 
 def _get_report_files(experiment: Experiment) -> dict[ReportFormat, ObjectRef]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+import tempfile
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -19,7 +21,7 @@ from vfmalign.cli.views.output import Output
 from vfmalign.client import AsyncClient
 from vfmalign.client.messages.common import STATES, JobState, ObjectRef, Progress
 from vfmalign.client.operations import OperationT, ReportFormat, SpecT
-from vfmalign.core.domain.errors import DigestMismatch, PreconditionFailed
+from vfmalign.core.domain.errors import BadOption, DigestMismatch, PreconditionFailed
 
 IdArgument = Annotated[str, typer.Argument(metavar="ID", help="Id, as `list` shows it.")]
 
@@ -90,6 +92,18 @@ def follow(
         raise
 
 
+def create_reports_folder(folder: Path) -> None:
+    """Create the folder for downloaded reports before the work begins, which may take hours.
+
+    Raises:
+        BadOption: it cannot be written.
+    """
+    with _writing_reports():
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+
+
 def download_report(
     target: Target,
     resource: ReportedResource[SpecT, OperationT],
@@ -110,20 +124,33 @@ def download_report(
         The path of every file by extension, and the page's `uri`.
 
     Raises:
+        BadOption: the folder cannot be written.
         DigestMismatch: the report was written anew since `files` were read.
     """
     places = {"uri": files["html"].uri}
     contents = resource.get_report(target, resource_id, files)
-    folder.mkdir(parents=True, exist_ok=True)
+    with _writing_reports():
+        folder.mkdir(parents=True, exist_ok=True)
     for extension, content in contents.items():
         if hashlib.sha256(content).hexdigest() != files[extension].sha256:
             raise DigestMismatch(
                 f"the report ({extension}) was written anew", subject=resource_id, remedy="run the command again"
             )
         path = folder / f"{resource_id}.{extension}"
-        path.write_bytes(content)
+        with _writing_reports():
+            path.write_bytes(content)
         places[extension] = str(path)
     return places
+
+
+@contextmanager
+def _writing_reports() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise BadOption(
+            f"the folder cannot be written ({error.strerror})", field="--reports", remedy="choose another folder"
+        ) from None
 
 
 def no_report(noun: str, resource_id: str, state: str, progress: Progress) -> PreconditionFailed:

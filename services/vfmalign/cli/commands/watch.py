@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from vfmalign.cli.commands import checks, experiments, jobs
+from vfmalign.cli.commands.lifecycle import create_reports_folder
 from vfmalign.cli.local.state_directory import DEFAULT_HOME, StateDirectory
 from vfmalign.cli.options import DEFAULT_REPORTS, HomeOption, JsonOption, ReportsOption
 from vfmalign.cli.resources import CHECKS, EXPERIMENTS, Resource
@@ -24,8 +25,10 @@ def watch(
     """Follow an experiment, a check or a job until it finishes."""
     output, target = Output.to_terminal(as_json=as_json), Target.find(StateDirectory(home))
     if _exists(EXPERIMENTS, target, name):
+        create_reports_folder(reports)
         experiments.finish_experiment(target, experiments.watch_experiment(target, name, output), output, reports)
     elif _exists(CHECKS, target, name):
+        create_reports_folder(reports)
         checks.finish_check(target, checks.watch_check(target, name, output), output, reports)
     else:
         jobs.finish_job(jobs.watch_job(target, name, output), output)

@@ -15,6 +15,7 @@ from pathlib import Path
 from rich.text import Text
 
 from vfmalign.cli.commands.checks import download_check_report, list_jobs_of_check
+from vfmalign.cli.commands.lifecycle import create_reports_folder
 from vfmalign.cli.demo.steps import (
     REHEARSAL,
     PretrainingRun,
@@ -101,6 +102,7 @@ def run(directory: StateDirectory, output: Output, plan: DemoPlan, *, reports: P
         VfmalignError: a step failed. The folder with its logs is kept.
     """
     require_modules("local", "a local stack", LOCAL_MODULES)
+    create_reports_folder(reports)
     output.note(REHEARSAL, "bold yellow")
     delete_demo(directory)
     directory.create()
@@ -139,6 +141,7 @@ def run_on_deployment(target: Target, output: Output, plan: DemoPlan, *, reports
     Raises:
         VfmalignError: a step failed.
     """
+    create_reports_folder(reports)
     output.note(REHEARSAL, "bold yellow")
     stopwatch = Stopwatch()
     with stopwatch.step("all"):

@@ -16,6 +16,7 @@ from typing import ClassVar, Protocol
 from rich.text import Text
 
 from vfmalign.cli.commands import experiments
+from vfmalign.cli.commands.lifecycle import create_reports_folder
 from vfmalign.cli.demo.cell_folder import CellFolder
 from vfmalign.cli.demo.steps import (
     REHEARSAL,
@@ -189,6 +190,7 @@ def run(directory: StateDirectory, output: Output, plan: Plan, reports: Path, ce
         typer.Exit: code 1 if the experiment did not succeed, else 0.
     """
     require_modules("local", "a local stack", LOCAL_MODULES)
+    create_reports_folder(reports)
     output.note(plan.note, "bold yellow")
     directory.create()
     handle_sigterm_as_interrupt()

@@ -61,12 +61,21 @@ class Output:
             document: what is known nevertheless; written with `--json`.
             renderables: the same as tables.
         """
-        fields = {"reason": error.reason, "subject": error.subject, "message": error.message, "remedy": error.remedy}
-        self.emit({**(document or {}), "error": fields}, *renderables)
+        self.emit({**(document or {}), **_to_document(error)}, *renderables)
+        self.explain(error)
+
+    def explain(self, error: VfmalignError) -> dict[str, Any]:
+        """Write an error to stderr; returns it as a field of the document."""
         subject = f"{error.subject}: " if error.subject else ""
         self.err.print(Text.assemble(("error: ", "bold red"), f"{subject}{error.message}"), soft_wrap=True)
         if error.remedy:
             self.err.print(Text.assemble(("  → ", "bold"), error.remedy), soft_wrap=True)
+        return _to_document(error)
+
+
+def _to_document(error: VfmalignError) -> dict[str, Any]:
+    fields = {"reason": error.reason, "subject": error.subject, "message": error.message, "remedy": error.remedy}
+    return {"error": fields}
 
 
 def _console(*, stderr: bool) -> Console:

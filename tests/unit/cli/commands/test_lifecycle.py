@@ -11,14 +11,22 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from tests.unit.cli.conftest import TIME, Invoke
+import typer
+from tests.unit.cli.conftest import TIME, Invoke, with_changes
 
+from vfmalign.cli import exits
+from vfmalign.cli.commands.checks import finish_check
+from vfmalign.cli.commands.experiments import finish_experiment
 from vfmalign.cli.commands.lifecycle import download_report, no_report
+from vfmalign.cli.gates import Gate
 from vfmalign.cli.resources import CHECKS, Resource
 from vfmalign.cli.target import Target
+from vfmalign.cli.views.output import Output
+from vfmalign.client.messages.checks import Check
 from vfmalign.client.messages.common import ObjectRef, Progress
+from vfmalign.client.messages.experiments import Experiment, ExperimentSpec
 from vfmalign.client.messages.jobs import Job, JobSpec
-from vfmalign.core.domain.errors import DigestMismatch
+from vfmalign.core.domain.errors import BadOption, DigestMismatch
 
 SPEC = JobSpec(kind="finetune", dataset_id="d1", task="segmentation")
 
@@ -68,13 +76,19 @@ class Reports:
         return self.files[report_format]
 
 
+def deploy(files: dict[str, bytes]) -> Target:
+    """A deployment whose reports have these files."""
+    client = SimpleNamespace(checks=Reports(files), experiments=Reports(files))
+    return cast(Target, SimpleNamespace(run=lambda work: asyncio.run(work(client))))
+
+
+def refer(name: str, data: bytes) -> ObjectRef:
+    return ObjectRef(uri=f"s3://b/checks/c/report.{name}", sha256=hashlib.sha256(data).hexdigest())
+
+
 def download(files: dict[str, bytes], expected: dict[str, bytes], folder: Path) -> dict[str, str]:
-    target = cast(Target, SimpleNamespace(run=lambda work: asyncio.run(work(SimpleNamespace(checks=Reports(files))))))
-    refs: Any = {
-        name: ObjectRef(uri=f"s3://b/checks/c/report.{name}", sha256=hashlib.sha256(data).hexdigest())
-        for name, data in expected.items()
-    }
-    return download_report(target, CHECKS, "c", refs, folder)
+    refs: Any = {name: refer(name, data) for name, data in expected.items()}
+    return download_report(deploy(files), CHECKS, "c", refs, folder)
 
 
 def test_a_report_is_fetched_from_the_service(tmp_path: Path) -> None:
@@ -89,3 +103,79 @@ def test_a_report_that_was_written_anew_is_not_mixed_with_the_result(tmp_path: P
     with pytest.raises(DigestMismatch, match="run the command again"):
         download({"html": b"newer"}, {"html": b"page"}, tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file", tmp_path / "file/reports", Path("/proc/reports")):
+        with pytest.raises(BadOption, match="cannot be written") as caught:
+            download({"html": b"page"}, {"html": b"page"}, folder)
+        assert caught.value.field == "--reports"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("check", "d1", "--model", "m1", "--task", "segmentation"),
+        ("experiment", "d1", "--model", "m1", "--task", "segmentation"),
+        ("watch", "c1"),
+        ("demo",),
+        ("rehearse",),
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_no_work_begins_whose_report_cannot_be_written(
+    invoke: Invoke, arguments: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[object] = []
+    monkeypatch.setattr(Target, "find", lambda home: object())
+    monkeypatch.setattr(Resource, "get", lambda *_: None)
+    monkeypatch.setattr(Resource, "create", lambda *_: begun.append(arguments))
+    for module in ("check_demo", "rehearsal"):
+        monkeypatch.setattr(f"vfmalign.cli.demo.{module}.running_stack", lambda *_, **__: begun.append(arguments))
+    (tmp_path / "file").touch()
+    code, _, err = invoke(*arguments, "--reports", "file")
+    assert (code, begun) == (exits.BAD_INPUT, [])
+    assert "--reports: the folder cannot be written" in err
+
+
+@pytest.mark.parametrize(
+    ("accepted", "code"), [((), exits.BAD_INPUT), (("inconclusive",), exits.BAD_INPUT), (("gain",), exits.GATE_FAILED)]
+)
+def test_a_result_and_its_gate_are_written_even_where_the_report_cannot_be(
+    accepted: tuple[Any, ...], code: int, finished_check: Check, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    check = with_changes(
+        finished_check,
+        {f"result.report_{name}": refer(name, b"").model_dump(mode="json") for name in ("html", "json")},
+    )
+    gate = Gate(accepted, ())
+    with pytest.raises(typer.Exit) as caught:
+        finish_check(
+            deploy({"html": b"", "json": b""}), check, Output.to_terminal(as_json=True), tmp_path / "file", gate
+        )
+    out, err = capfd.readouterr()
+    assert caught.value.exit_code == code
+    document = json.loads(out)
+    assert document["check"]["result"]["verdict"] == "VERDICT_INCONCLUSIVE"
+    assert ("gate" in document) == bool(accepted)
+    assert document["error"]["subject"] == "--reports"
+    assert "cannot be written" in err
+
+
+def test_an_experiment_is_written_even_where_its_report_cannot_be(output: Output, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    spec = ExperimentSpec(model_ids=("m1",), dataset_id="d1", tasks=("segmentation",), seeds=(0,))
+    experiment = Experiment(
+        experiment_id="s1",
+        spec=spec,
+        state="succeeded",
+        create_time=TIME,
+        progress=Progress(),
+        report_html=refer("html", b""),
+    )
+    with pytest.raises(typer.Exit) as caught:
+        finish_experiment(deploy({"html": b""}), experiment, output, tmp_path / "file")
+    assert caught.value.exit_code == exits.BAD_INPUT
+    assert "Experiment s1: succeeded" in output.out.file.getvalue()  # type: ignore[attr-defined]
