@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, TypeVar
-
-from pydantic import ValidationError
 
 from vfmalign.cli.local.state_directory import StackState, StateDirectory
 from vfmalign.cli.login.credential import LOGIN_REMEDY, Credential
@@ -17,7 +16,7 @@ from vfmalign.client.settings import load_client_settings
 from vfmalign.core.domain.errors import BadOption, PreconditionFailed, Unauthenticated, Unavailable
 from vfmalign.core.rpc.tls import TlsFiles
 from vfmalign.core.runtime.auth_settings import DEFAULT_TENANT
-from vfmalign.core.runtime.settings import StoreSettings, load
+from vfmalign.core.runtime.settings import StoreSettings, parse
 
 if TYPE_CHECKING:
     from vfmalign.core.storage.object_store import ObjectStore
@@ -94,6 +93,7 @@ class Target:
         """The tenant's part of the deployment's object storage (`VFMALIGN_TENANT`).
 
         Raises:
+            BadOption: the settings that name the object storage are missing or wrong.
             PreconditionFailed: the local stack runs without one.
         """
         # Few commands need it, and the S3 client takes a quarter of a second to import.
@@ -101,7 +101,7 @@ class Target:
 
         tenant = load_client_settings().tenant or DEFAULT_TENANT
         if self.local is None:
-            return ObjectStore(load(StoreSettings)).of_tenant(tenant)
+            return ObjectStore(parse(StoreSettings)).of_tenant(tenant)
         if self.local.store is None:
             raise PreconditionFailed(
                 "the local stack has no object storage",
@@ -116,11 +116,7 @@ class Target:
         """Whether commands reach the object storage: the local stack has one, or the environment names one."""
         if self.local is not None:
             return self.local.store is not None
-        try:
-            StoreSettings()
-        except ValidationError:
-            return False
-        return True
+        return bool(os.environ.get("AWS_ENDPOINT_URL_S3"))
 
     def get_store_environment(self) -> dict[str, str]:
         """Returns the variables with which another process reaches the object storage, beside those of this one."""

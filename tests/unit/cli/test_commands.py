@@ -300,6 +300,26 @@ def test_doctor_asks_a_deployment_for_nothing_that_only_a_local_stack_needs(
     assert [name for name, outcome in steps.items() if outcome == "failed"] == ["features", "mmd", "finetuning"]
 
 
+@pytest.mark.parametrize(
+    ("endpoint", "outcome", "words"),
+    [("", "skipped", "AWS_ENDPOINT_URL_S3 is not set"), ("nonsense", "failed", "AWS_ENDPOINT_URL_S3: is wrong")],
+)
+def test_doctor_goes_on_without_the_object_storage(
+    invoke, endpoint: str, outcome: str, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("AWS_ENDPOINT_URL_S3", raising=False)
+    if endpoint:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", endpoint)
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("VFMALIGN_FEATURES_ADDRESS", f"127.0.0.1:{closed.getsockname()[1]}")
+        code, out, _ = invoke("doctor", "--json")
+    steps = {step["name"]: step for step in json.loads(out)["steps"]}
+    assert code == exits.UNAVAILABLE
+    assert (steps["s3"]["outcome"], steps["features"]["outcome"]) == (outcome, "failed")
+    assert words in steps["s3"]["detail"]
+
+
 @pytest.mark.parametrize("pairing", [(), ("--paired", "--independent")], ids=str)
 def test_a_comparison_needs_exactly_one_pairing(invoke, pairing: tuple[str, ...]) -> None:
     code, _, err = invoke("mmd", "a" * 32, "b" * 32, *pairing)

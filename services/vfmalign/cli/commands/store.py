@@ -15,7 +15,7 @@ from vfmalign.cli.options import JsonOption
 from vfmalign.cli.views.output import Output
 from vfmalign.core.domain.errors import BadOption, StoreRefused, StoreUnavailable
 from vfmalign.core.runtime.auth_settings import DEFAULT_TENANT, MAX_TENANTS, AuthSettings, split_names
-from vfmalign.core.runtime.settings import StoreSettings, load
+from vfmalign.core.runtime.settings import StoreSettings, parse
 from vfmalign.core.storage.access import STORE_ACCESS
 from vfmalign.core.storage.object_store import ObjectStore
 
@@ -47,7 +47,7 @@ def init(
             field="AWS_ENDPOINT_URL_S3",
             remedy="set it to the URL of the S3 endpoint; the store of `vfmalign up` needs no preparation",
         )
-    settings = load(StoreSettings)
+    settings = parse(StoreSettings)
     policy = Retrying(
         retry=retry_if_exception(_may_be_starting),
         stop=stop_after_delay(wait_s),

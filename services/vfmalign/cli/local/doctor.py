@@ -67,6 +67,8 @@ def _check_services(target: Target | None) -> Iterator[Step]:
     unused = f"the {'deployment' if target.local is None else 'stack'} is only {', '.join(target.addresses)}"
     if set(target.addresses) <= set(WITHOUT_STORE):
         yield Step("s3", "skipped", unused)
+    elif not target.has_store:
+        yield Step("s3", "skipped", "AWS_ENDPOINT_URL_S3 is not set, and commands need no keys of the object storage")
     else:
         yield _run("s3", lambda: f"{probes.check_store(target.store)} in bucket {target.store.bucket}")
     for service in SERVICES:

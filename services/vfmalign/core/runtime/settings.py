@@ -19,6 +19,7 @@ from pydantic import BaseModel, Field, FilePath, SecretStr, ValidationError, Val
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from vfmalign import __version__
+from vfmalign.core.domain.errors import BadOption
 from vfmalign.core.runtime.auth_settings import AuthSettings
 from vfmalign.core.runtime.settings_listing import Variable, list_variables
 
@@ -246,10 +247,23 @@ class ServiceSettings(Settings):
 
 
 def load(settings: type[AnySettings]) -> AnySettings:
-    """Parses the environment once.
+    """Parses the environment once, for a program that cannot start without its settings.
 
     Raises:
         SystemExit: code 2, after one sentence on stderr that names the variable.
+    """
+    try:
+        return parse(settings)
+    except BadOption as error:
+        print(f"{error.field} {error.message}; --help lists every setting", file=sys.stderr)  # noqa: T201
+        raise SystemExit(EXIT_BAD_SETTINGS) from None
+
+
+def parse(settings: type[AnySettings]) -> AnySettings:
+    """Parses the environment once.
+
+    Raises:
+        BadOption: a setting is missing or wrong; the error names the variable.
     """
     try:
         return settings()
@@ -261,8 +275,7 @@ def load(settings: type[AnySettings]) -> AnySettings:
         field = _QUOTED.search(str(error))
         variable = _variable((field[1] if field else "",))
         problem = f"is wrong: set its parts as {variable}__…"
-    print(f"{variable} {problem}; --help lists every setting", file=sys.stderr)  # noqa: T201
-    raise SystemExit(EXIT_BAD_SETTINGS)
+    raise BadOption(problem, field=variable, remedy="see docs/settings-reference.md")
 
 
 def parse_args(program: str, settings: type[AnySettings], argv: Sequence[str] | None = None) -> AnySettings:
