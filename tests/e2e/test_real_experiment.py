@@ -47,7 +47,7 @@ def test_a_subset_of_the_experiment_on_real_volumes_ends_with_its_cells(
     folder = CellFolder(tmp_path / "cells", plan.dataset)
     with pytest.raises(typer.Exit) as ended:
         rehearse(
-            Target.from_state(world.stack.get_state()),
+            Target.from_state(world.home, world.stack.get_state()),
             world.home,
             Output.to_terminal(as_json=True),
             plan,

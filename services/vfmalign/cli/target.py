@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from vfmalign.core.storage.object_store import ObjectStore
 
 _T = TypeVar("_T")
-_WHOLE_STACK = "the local stack runs only some services: run `vfmalign down`, then `vfmalign up --detach`"
 
 
 @dataclass(frozen=True)
@@ -34,12 +33,14 @@ class Target:
         local: the state of the local stack; None for a deployment that the environment names.
         files: for TLS; None for plaintext.
         credential: the token that calls carry; None for none.
+        directory: the state folder of the local stack.
     """
 
     addresses: dict[str, str]
     local: StackState | None
     files: TlsFiles | None = None
     credential: Credential | None = None
+    directory: StateDirectory | None = None
 
     @classmethod
     def from_environment(cls) -> Target | None:
@@ -62,11 +63,14 @@ class Target:
         return cls(addresses, None, settings.to_tls_files(), Credential.find(settings))
 
     @classmethod
-    def from_state(cls, state: StackState) -> Target:
-        """Returns the local stack with this state."""
-        credential = None if state.token_file is None else Credential.from_stack(state.token_file)
+    def from_state(cls, directory: StateDirectory, state: StackState) -> Target:
+        """Returns the local stack in this state folder and with this state."""
+        credential = None
+        if state.token_file is not None:
+            restart = f"{directory.get_command('down')}, then {directory.get_command('up')}"
+            credential = Credential.from_stack(state.token_file, f"start the stack again: {restart}")
         addresses = {name: service.ports.address for name, service in state.services.items()}
-        return cls(addresses, state, credential=credential)
+        return cls(addresses, state, credential=credential, directory=directory)
 
     @classmethod
     def find(cls, directory: StateDirectory) -> Target:
@@ -82,11 +86,11 @@ class Target:
             raise Unavailable(
                 "no stack runs in this state folder",
                 subject="vfmalign",
-                remedy="start one with `vfmalign up --detach`, or set VFMALIGN_FEATURES_ADDRESS, VFMALIGN_MMD_ADDRESS "
-                "and VFMALIGN_FINETUNING_ADDRESS",
+                remedy=f"start one with {directory.get_command('up --detach')}, or set VFMALIGN_FEATURES_ADDRESS, "
+                "VFMALIGN_MMD_ADDRESS and VFMALIGN_FINETUNING_ADDRESS",
                 reason="STACK_DOWN",
             )
-        return cls.from_state(state)
+        return cls.from_state(directory, state)
 
     @cached_property
     def store(self) -> ObjectStore:
@@ -106,7 +110,7 @@ class Target:
             raise PreconditionFailed(
                 "the local stack has no object storage",
                 subject="vfmalign",
-                remedy=_WHOLE_STACK,
+                remedy=self._start_whole_stack(),
                 reason="NO_OBJECT_STORAGE",
             )
         return ObjectStore(self.local.store.to_settings()).of_tenant(tenant)
@@ -117,6 +121,14 @@ class Target:
         if self.local is not None:
             return self.local.store is not None
         return bool(os.environ.get("AWS_ENDPOINT_URL_S3"))
+
+    def get_command(self, arguments: str) -> str:
+        """Returns a command on this deployment for users to copy."""
+        return f"`vfmalign {arguments}`" if self.directory is None else self.directory.get_command(arguments)
+
+    def _start_whole_stack(self) -> str:
+        down, up = self.get_command("down"), self.get_command("up --detach")
+        return f"the local stack runs only some services: run {down}, then {up}"
 
     def get_store_environment(self) -> dict[str, str]:
         """Returns the variables with which another process reaches the object storage, beside those of this one."""
@@ -140,7 +152,7 @@ class Target:
             return asyncio.run(run())
         except BadOption as error:
             if self.local is not None and error.field.endswith("_address"):
-                error.remedy = _WHOLE_STACK
+                error.remedy = self._start_whole_stack()
             raise
         except Unauthenticated as error:
             error.remedy = LOGIN_REMEDY if self.credential is None else self.credential.remedy

@@ -150,7 +150,7 @@ def test_an_import_names_nobody(cli: Cli) -> None:
         failed = cli.call("dataset", "import", *arguments, "--json", code=2)
         assert failed.document["error"]["reason"] == "BAD_DATASET"
         assert NAME not in failed.out + failed.err
-    store = Target.from_state(cli.home.read()).store
+    store = Target.from_state(cli.home, cli.home.read()).store
     assert not [key for key in store.list("") if "SURNAME" in key]
     logs = list(cli.home.path.rglob("*.log"))
     assert logs

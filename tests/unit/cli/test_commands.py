@@ -57,6 +57,11 @@ def test_without_a_stack_every_command_says_how_to_start_one(invoke, arguments: 
     assert "Traceback" not in err
 
 
+def test_the_command_that_starts_a_stack_names_the_folder(invoke, tmp_path: Path) -> None:
+    _, _, err = invoke("jobs", "list", "--home", "other")
+    assert f"`vfmalign up --detach --home {tmp_path}/other`" in err
+
+
 def test_with_json_an_error_is_the_one_document_on_stdout(invoke) -> None:
     code, out, err = invoke("checks", "show", "c1", "--json")
     assert code == exits.UNAVAILABLE

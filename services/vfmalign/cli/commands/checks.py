@@ -145,7 +145,7 @@ def check(
     created = CHECKS.create(target, name, spec)
     output.note(f"check {name} is {created.state}")
     if no_wait:
-        output.emit({"check": created.to_json_dict()}, f"follow it with `vfmalign watch {name}`")
+        output.emit({"check": created.to_json_dict()}, f"follow it with {target.get_command(f'watch {name}')}")
         return
     finish_check(target, watch_check(target, name, output), output, reports, required)
 
@@ -174,7 +174,7 @@ def show(
         raise PreconditionFailed(
             f"the gate needs a result, and the check is {stored.state}",
             subject=check_id,
-            remedy=f"see `vfmalign checks show {check_id}`",
+            remedy=f"see {target.get_command(f'checks show {check_id}')}",
         )
     gate_json, gate_lines, code = apply_gate(stored, required)
     lines = show_check(stored, jobs=list_jobs_of_check(target, stored))
@@ -193,7 +193,7 @@ def report(
     output, target = Output.to_terminal(as_json=as_json), Target.find(StateDirectory(home))
     stored = CHECKS.get(target, check_id)
     if stored.result is None:
-        raise no_report("check", check_id, stored.state, stored.progress)
+        raise no_report(target, "check", check_id, stored.state, stored.progress)
     places = download_check_report(target, check_id, stored.result, reports)
     output.emit({"report": places}, places["html"])
 

@@ -123,7 +123,7 @@ def experiment(
     created = EXPERIMENTS.create(target, name, spec)
     output.note(f"experiment {name} is {created.state}: {len(created.cells)} checks")
     if no_wait:
-        output.emit({"experiment": created.to_json_dict()}, f"follow it with `vfmalign watch {name}`")
+        output.emit({"experiment": created.to_json_dict()}, f"follow it with {target.get_command(f'watch {name}')}")
         return
     finish_experiment(target, watch_experiment(target, name, output), output, reports)
 
@@ -148,7 +148,7 @@ def report(
     stored = EXPERIMENTS.get(target, experiment_id)
     files = _get_report_files(stored)
     if not files:
-        raise no_report("experiment", experiment_id, stored.state, stored.progress)
+        raise no_report(target, "experiment", experiment_id, stored.state, stored.progress)
     places = download_report(target, EXPERIMENTS, experiment_id, files, reports)
     output.emit({"report": places}, places["html"])
 

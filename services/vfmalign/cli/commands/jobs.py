@@ -101,7 +101,8 @@ def create_job(target: Target, job_id: str, spec: JobSpec, output: Output, *, wa
     """
     job = JOBS.create(target, job_id, spec)
     if not wait:
-        output.emit({"job": job.to_json_dict()}, f"job {job_id}: {job.state}; follow it with `vfmalign watch {job_id}`")
+        command = target.get_command(f"watch {job_id}")
+        output.emit({"job": job.to_json_dict()}, f"job {job_id}: {job.state}; follow it with {command}")
         return
     output.note(f"job {job_id} is {job.state}")
     finish_job(watch_job(target, job_id, output), output)

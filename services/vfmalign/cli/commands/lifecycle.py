@@ -63,8 +63,9 @@ def add_lifecycle(
         as_json: JsonOption = False,
     ) -> None:
         output = Output.to_terminal(as_json=as_json)
-        retried = resource.retry(Target.find(StateDirectory(home)), resource_id)
-        line = f"{noun} {resource_id}: {retried.state}; follow it with `vfmalign watch {resource_id}`"
+        target = Target.find(StateDirectory(home))
+        retried = resource.retry(target, resource_id)
+        line = f"{noun} {resource_id}: {retried.state}; follow it with {target.get_command(f'watch {resource_id}')}"
         output.emit({noun: retried.to_json_dict()}, line)
 
     app.command("list", help=f"List {noun}s, newest first.")(list_)
@@ -85,10 +86,9 @@ def follow(
         with View(output) as view:
             return target.run(lambda client: follow_on(client, resource_id, view))
     except KeyboardInterrupt:
-        output.note(
-            f"\n{resource.noun} {resource_id} continues; follow it with `vfmalign watch {resource_id}`, "
-            f"stop it with `vfmalign {resource.noun}s cancel {resource_id}`"
-        )
+        watch = target.get_command(f"watch {resource_id}")
+        cancel = target.get_command(f"{resource.noun}s cancel {resource_id}")
+        output.note(f"\n{resource.noun} {resource_id} continues; follow it with {watch}, stop it with {cancel}")
         raise
 
 
@@ -153,11 +153,11 @@ def _writing_reports() -> Iterator[None]:
         ) from None
 
 
-def no_report(noun: str, resource_id: str, state: str, progress: Progress) -> PreconditionFailed:
+def no_report(target: Target, noun: str, resource_id: str, state: str, progress: Progress) -> PreconditionFailed:
     """Returns the error for a resource whose report does not exist, or was lost and is written again."""
     lost = f" again: {progress.detail}" if progress.reason == "ARTIFACT_LOST" else ""
     return PreconditionFailed(
         f"there is no report, because the {noun} is {state}{lost}",
         subject=resource_id,
-        remedy=f"see `vfmalign {noun}s show {resource_id}`",
+        remedy=f"see {target.get_command(f'{noun}s show {resource_id}')}",
     )

@@ -160,7 +160,7 @@ def _find_credential(directory: StateDirectory) -> Credential | None:
     target = Target.from_environment()
     state = directory.read()
     if target is None and state.running:
-        target = Target.from_state(state)
+        target = Target.from_state(directory, state)
     return Credential.find(load_client_settings()) if target is None else target.credential
 
 

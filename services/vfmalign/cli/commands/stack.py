@@ -107,7 +107,7 @@ def status(home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None
     store_runs = state.store is None or (state.store.process is not None and state.store.process.alive())
     serving = state.running and store_runs and bool(health) and set(health.values()) == {"serving"}
     if not state.services:
-        output.note("there is no stack in this state folder; start one with `vfmalign up --detach`")
+        output.note(f"there is no stack in this state folder; start one with {directory.get_command('up --detach')}")
     content = _to_json_dict(directory, state) | {"running": state.running, "health": health, "serving": serving}
     output.emit(content, _show_stack(state, health))
     raise typer.Exit(OK if serving else UNAVAILABLE)
@@ -130,7 +130,7 @@ def _start_detached(directory: StateDirectory, output: Output, services: Sequenc
             raise Conflict(
                 f"a stack with other services ({', '.join(state.services)}) already runs in this state folder",
                 subject="--home",
-                remedy="stop it with `vfmalign down`, or choose another folder",
+                remedy=f"stop it with {directory.get_command('down')}, or choose another folder",
             )
         output.note("the stack is already running")
     else:
@@ -147,7 +147,7 @@ def _start_detached(directory: StateDirectory, output: Output, services: Sequenc
         with output.err.status("starting the stack"):
             state = _await_ready(directory, supervisor, output)
     output.emit(_to_json_dict(directory, state), _show_stack(state))
-    output.note(f"logs are in {directory.logs}; `vfmalign down` stops the stack", "dim")
+    output.note(f"logs are in {directory.logs}; {directory.get_command('down')} stops the stack", "dim")
 
 
 def _await_ready(directory: StateDirectory, supervisor: subprocess.Popen[bytes], output: Output) -> StackState:

@@ -121,7 +121,7 @@ def run(directory: StateDirectory, output: Output, plan: DemoPlan, *, reports: P
                 serves.set()
                 stopwatch.seconds["stack"] = time.monotonic() - start
                 output.note(f"✓ {'stack':<20} {stopwatch.seconds['stack']:6.1f} s", "green")
-                target = Target.from_state(state)
+                target = Target.from_state(directory, state)
                 result = _run_steps(target, output, plan, stopwatch, directory=directory, reports=reports)
                 end = time.monotonic()
             stopwatch.seconds["stopping"] = time.monotonic() - end
@@ -130,7 +130,7 @@ def run(directory: StateDirectory, output: Output, plan: DemoPlan, *, reports: P
         raise
     _emit(result, stopwatch, output)
     if keep:
-        output.note(f"the data are kept; `vfmalign up --home {directory.path}` starts the stack again")
+        output.note(f"the data are kept; {directory.get_command('up')} starts the stack again")
     else:
         delete_demo(directory)
 
@@ -170,7 +170,7 @@ def delete_demo(directory: StateDirectory) -> None:
         raise Conflict(
             "a stack runs in the demo's folder",
             subject="--home",
-            remedy=f"stop it first with `vfmalign down --home {directory.path}`",
+            remedy=f"stop it first with {directory.get_command('down')}",
         )
     if state.list_processes():
         bring_down(directory, state)

@@ -196,7 +196,7 @@ def run(directory: StateDirectory, output: Output, plan: Plan, reports: Path, ce
     handle_sigterm_as_interrupt()
     try:
         with running_stack(directory, output.note, get_stack_settings()) as state:
-            rehearse(Target.from_state(state), directory, output, plan, reports, cells=cells)
+            rehearse(Target.from_state(directory, state), directory, output, plan, reports, cells=cells)
     except KeyboardInterrupt:
         output.note("\nthe stack is stopped and its data are kept; run the same command again to resume")
         raise
@@ -233,9 +233,7 @@ def rehearse(
             experiment = target.run(lambda client: follow_experiment(client, plan.experiment, view))
     if experiment.state != "succeeded":
         raise to_error(plan.experiment, experiment, directory)
-    output.note(
-        f"the data are kept in {directory.path}; `vfmalign up --home {directory.path}` starts the stack again", "dim"
-    )
+    output.note(f"the data are kept in {directory.path}; {directory.get_command('up')} starts the stack again", "dim")
     experiments.finish_experiment(
         target,
         experiment,

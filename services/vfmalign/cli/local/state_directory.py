@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -142,6 +143,11 @@ class StateDirectory:
         self.tokens = self.path / "tokens"
         self._state_file = self.path / "state.json"
 
+    def get_command(self, arguments: str) -> str:
+        """Returns a command for users to copy: it names this folder unless that is the default one."""
+        home = "" if self.path == DEFAULT_HOME.absolute() else f" --home {shlex.quote(str(self.path))}"
+        return f"`vfmalign {arguments}{home}`"
+
     def create(self) -> None:
         """Create the folder, readable by its owner only.
 
@@ -192,6 +198,6 @@ class StateDirectory:
                 raise Conflict(
                     "a stack already runs in this state folder",
                     subject="--home",
-                    remedy="see `vfmalign status`, or stop it with `vfmalign down`",
+                    remedy=f"see {self.get_command('status')}, or stop it with {self.get_command('down')}",
                 ) from None
             yield

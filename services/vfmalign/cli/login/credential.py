@@ -31,9 +31,9 @@ class Credential:
     remedy: str
 
     @classmethod
-    def from_stack(cls, token_file: Path) -> Credential:
+    def from_stack(cls, token_file: Path, remedy: str) -> Credential:
         """Returns the token of a local stack's owner."""
-        return cls(token_file, "owner of the local stack", "start the stack again: `vfmalign down`, then `vfmalign up`")
+        return cls(token_file, "owner of the local stack", remedy)
 
     @classmethod
     def find(cls, settings: ClientSettings) -> Credential | None:

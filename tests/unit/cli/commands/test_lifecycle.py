@@ -40,7 +40,7 @@ def retried(monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[str]]:
         ids.append(job_id)
         return Job(job_id=job_id, spec=SPEC, state="queued", create_time=TIME)
 
-    monkeypatch.setattr(Target, "find", lambda home: object())
+    monkeypatch.setattr(Target, "find", lambda directory: Target({}, None, directory=directory))
     monkeypatch.setattr(Resource, "retry", retry)
     return lambda: ids
 
@@ -55,15 +55,26 @@ def test_a_retried_job_is_shown_with_the_command_that_follows_it(
     assert retried() == ["j1", "j2"]
 
 
+def test_a_printed_command_works_on_the_folder_of_the_command(
+    invoke: Invoke, retried: Callable[[], list[str]], tmp_path: Path
+) -> None:
+    code, out, _ = invoke("jobs", "retry", "j1", "--home", "my stack")
+    assert (code, out.strip()) == (
+        0,
+        f"job j1: queued; follow it with `vfmalign watch j1 --home '{tmp_path}/my stack'`",
+    )
+
+
 def test_a_report_that_is_written_again_names_what_was_lost() -> None:
     lost = Progress(phase="report", detail="s3://b/checks/c/report.json: missing", reason="ARTIFACT_LOST")
-    message = str(no_report("check", "c", "running", lost))
+    message = str(no_report(Target({}, None), "check", "c", "running", lost))
     assert message == (
         "c: there is no report, because the check is running again: s3://b/checks/c/report.json: missing; "
         "see `vfmalign checks show c`"
     )
     training = Progress(phase="training", detail="training", reason="")
-    assert no_report("check", "c", "running", training).message == "there is no report, because the check is running"
+    message = no_report(Target({}, None), "check", "c", "running", training).message
+    assert message == "there is no report, because the check is running"
 
 
 class Reports:

@@ -51,6 +51,14 @@ def test_the_state_is_its_owners_alone_and_comes_back_as_written(tmp_path: Path)
     assert [path.name for path in home.path.glob(".state*")] == []
 
 
+def test_a_command_names_the_folder_unless_it_is_the_default_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert StateDirectory(Path(".vfmalign")).get_command("down") == "`vfmalign down`"
+    assert StateDirectory(tmp_path / "a b").get_command("down") == f"`vfmalign down --home '{tmp_path}/a b'`"
+
+
 def test_a_damaged_state_is_said_and_not_guessed(tmp_path: Path) -> None:
     home = StateDirectory(tmp_path)
     (tmp_path / "state.json").write_text('{"services": 3}')
