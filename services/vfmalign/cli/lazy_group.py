@@ -10,6 +10,8 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from vfmalign.cli.option_names import name_options
+
 
 @dataclass(frozen=True)
 class LazyCommand:
@@ -84,4 +86,6 @@ def _load(name: str, command: LazyCommand) -> Any:
     else:
         parent.command(name)(target)
     group: Any = typer.main.get_command(parent)
-    return group.commands[name]
+    loaded = group.commands[name]
+    name_options(loaded)
+    return loaded

@@ -18,7 +18,7 @@ async def test_a_task_that_does_not_fit_is_refused_before_anything_is_stored(ser
         ({"class_name": "age"}, "classification", "task.parameters.class_name", "choose from significant_cancer"),
         ({"inputs": ["t2w", "adc"]}, "translation", "task.parameters.target", "adc is both the target and an input"),
         ({"modalities": ["t1w"]}, "super_resolution", "task.parameters.modalities", "t1w is no modality"),
-        ({"labels": ["gland"]}, "distortion", "task.parameters.labels", "distortion does not use labels"),
+        ({"labels": ["gland"]}, "distortion", "task.parameters.labels", "distortion does not use label"),
         ({"labels": ["Gland"]}, "segmentation", "spec.task.parameters.labels[0]", "use a lower-case letter, then"),
     ]
     for parameters, name, field, message in cases:

@@ -17,21 +17,23 @@ from vfmalign.core.domain.errors import NotFound
 
 
 def watch(
-    name: Annotated[str, typer.Argument(metavar="ID", help="Id of an experiment, a check or a job.")],
+    resource_id: Annotated[str, typer.Argument(metavar="ID", help="Id of an experiment, a check or a job.")],
     reports: ReportsOption = DEFAULT_REPORTS,
     home: HomeOption = DEFAULT_HOME,
     as_json: JsonOption = False,
 ) -> None:
     """Follow an experiment, a check or a job until it finishes."""
     output, target = Output.to_terminal(as_json=as_json), Target.find(StateDirectory(home))
-    if _exists(EXPERIMENTS, target, name):
+    if _exists(EXPERIMENTS, target, resource_id):
         create_reports_folder(reports)
-        experiments.finish_experiment(target, experiments.watch_experiment(target, name, output), output, reports)
-    elif _exists(CHECKS, target, name):
+        experiments.finish_experiment(
+            target, experiments.watch_experiment(target, resource_id, output), output, reports
+        )
+    elif _exists(CHECKS, target, resource_id):
         create_reports_folder(reports)
-        checks.finish_check(target, checks.watch_check(target, name, output), output, reports)
+        checks.finish_check(target, checks.watch_check(target, resource_id, output), output, reports)
     else:
-        jobs.finish_job(jobs.watch_job(target, name, output), output)
+        jobs.finish_job(jobs.watch_job(target, resource_id, output), output)
 
 
 def _exists(resource: Resource[Any, Any], target: Target, name: str) -> bool:

@@ -21,7 +21,7 @@ from vfmalign.core.domain.declarations import (
 from vfmalign.core.domain.errors import BadDataset, BadOption
 from vfmalign.core.domain.jobs import MetricSpec
 from vfmalign.core.domain.metrics import CLASSIFICATION_METRICS, IMAGE_METRICS, Structure, get_segmentation_metrics
-from vfmalign.core.domain.task_text import parse_task
+from vfmalign.core.domain.task_text import PARAMETER_KEYS, parse_task
 
 QUANTITATIVE: tuple[Modality, ...] = ("adc",)
 """Modalities whose values are a quantity in a known unit, so that a translation predicts the values themselves."""
@@ -271,7 +271,7 @@ def get_task_spec(task: str, declaration: DatasetDeclaration) -> TaskSpec:
         known, noun = _get_choices(declaration, field)
         if not value:
             raise BadOption(
-                f"{name} needs {field}, and the declaration {declaration.name} has no default",
+                f"{name} needs {PARAMETER_KEYS[field]}, and the declaration {declaration.name} has no default",
                 field=f"task.parameters.{field}",
                 remedy=_choose_from(known, noun),
             )
@@ -293,12 +293,13 @@ def check_task(name: str, parameters: TaskParameters) -> _Task:
     """
     if name not in TASKS:
         raise BadOption(f"unknown task {name[:64]!r}", field="task.name", remedy=f"choose one of {', '.join(TASKS)}")
+    used = [PARAMETER_KEYS[field] for field in TASKS[name].parameters]
     for field in TaskParameters.model_fields:
         if getattr(parameters, field) and field not in TASKS[name].parameters:
             raise BadOption(
-                f"{name} does not use {field}",
+                f"{name} does not use {PARAMETER_KEYS[field]}",
                 field=f"task.parameters.{field}",
-                remedy=f"leave it empty; {name} uses {' and '.join(TASKS[name].parameters)}",
+                remedy=f"leave it empty; {name} uses {' and '.join(used)}",
             )
     return TASKS[name]
 

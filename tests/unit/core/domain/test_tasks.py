@@ -147,15 +147,15 @@ def test_a_class_is_stated_by_cases_or_derives_from_a_label_map():
         ("astrology", "task.name", "unknown task 'astrology'; choose one of segmentation, super_resolution"),
         ("classification", "task.parameters.class_name", "brain has no default; choose from disease"),
         ("translation:to=t2w", "task.parameters.inputs", "no default; choose from t1w, flair, t2w"),
-        ("distortion", "task.parameters.modalities", "distortion needs modalities"),
+        ("distortion", "task.parameters.modalities", "distortion needs modality"),
         ("segmentation:label=liver", "task.parameters.labels", "liver is no label map of brain; choose from"),
         ("segmentation:structure=core", "task.parameters.structures", "core is no structure of hippocampus"),
         ("segmentation:label=mask+mask", "task.parameters.labels", "mask is named twice"),
         ("classification:class=age", "task.parameters.class_name", "age is no class of brain; choose from disease"),
         ("super_resolution:modality=adc", "task.parameters.modalities", "adc is no modality of brain; choose from t1w"),
         ("translation:from=t1w+t2w,to=t2w", "task.parameters.target", "t2w is both the target and an input"),
-        ("classification:class=disease,label=mask", "task.parameters.labels", "classification does not use labels"),
-        ("distortion:modality=t1w,to=t2w", "task.parameters.target", "leave it empty; distortion uses modalities"),
+        ("classification:class=disease,label=mask", "task.parameters.labels", "classification does not use label"),
+        ("distortion:modality=t1w,to=t2w", "task.parameters.target", "leave it empty; distortion uses modality"),
     ],
 )  # fmt: skip
 def test_a_parameter_that_does_not_fit_is_refused_by_name(task, field, message):
@@ -181,7 +181,7 @@ def test_structures_of_one_name_and_one_called_mean_are_refused():
 
 def test_a_dataset_that_declares_nothing_of_a_kind_is_named():
     bare = DatasetDeclaration(name="bare", modalities=("ct",))
-    with pytest.raises(BadOption, match=r"needs labels.*choose another dataset: it declares no label map"):
+    with pytest.raises(BadOption, match=r"needs label.*choose another dataset: it declares no label map"):
         get_task_spec("segmentation", bare)
 
 

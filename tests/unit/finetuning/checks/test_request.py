@@ -128,5 +128,5 @@ def test_a_stored_spec_without_parameters_keeps_its_content_and_digest():
 
 
 def test_a_task_is_checked_before_its_dataset_is_read():
-    with pytest.raises(BadOption, match="segmentation does not use class_name"):
+    with pytest.raises(BadOption, match="segmentation does not use class"):
         check_spec(CheckSpec(model_id="vfm", dataset_id="demo", task="segmentation:class=x"))

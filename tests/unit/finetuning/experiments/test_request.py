@@ -230,7 +230,7 @@ def test_a_parameter_that_the_dataset_does_not_declare_is_refused(stored):
     with pytest.raises(BadOption, match="liver is no label map of prostate_mpmri") as caught:
         pin_inputs(stored, make_spec(tasks=("segmentation:label=liver",)))
     assert caught.value.field == "task.parameters.labels"
-    with pytest.raises(BadOption, match="does not use modalities"):
+    with pytest.raises(BadOption, match="does not use modality"):
         check_experiment_spec(make_spec(tasks=("segmentation:modality=t2w",)))
 
 

@@ -1,0 +1,83 @@
+"""Errors name the options of the command that was run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from tests.unit.cli.conftest import Invoke
+
+from vfmalign.cli import exits
+from vfmalign.cli.resources import Resource
+from vfmalign.cli.target import Target
+from vfmalign.core.domain.errors import BadOption
+
+CHECK = ("check", "d1", "--model", "m1", "--task", "segmentation")
+EXPERIMENT = ("experiment", "d1", "--model", "m1", "--task", "segmentation")
+FINETUNE = ("finetune", "d1", "--model", "m1", "--task", "segmentation")
+Refuse = Callable[[str], None]
+
+
+@pytest.fixture
+def refuse(monkeypatch: pytest.MonkeyPatch) -> Refuse:
+    """Lets a deployment refuse a field of what is created, retried or cancelled."""
+    monkeypatch.setattr(Target, "find", lambda directory: Target({}, None))
+
+    def set_field(field: str) -> None:
+        def call(*_: object) -> None:
+            raise BadOption("is wrong", field=field)
+
+        for method in ("create", "retry", "get"):
+            monkeypatch.setattr(Resource, method, call)
+
+    return set_field
+
+
+@pytest.mark.parametrize(
+    ("command", "field", "option"),
+    [
+        (CHECK, "recipe.preset", "--preset"),
+        (CHECK, "check_id", "--id"),
+        (CHECK, "spec.modality_map", "--map"),
+        (CHECK, "spec.modality_map.t1w", "--map"),
+        (CHECK, "layers[0]", "--layer"),
+        (CHECK, "task.parameters.labels", "--label"),
+        (CHECK, "task.parameters.class_name", "--class"),
+        (CHECK, "spec.dataset_id", "DATASET"),
+        (CHECK, "spec.bootstrap_resamples", "--bootstrap"),
+        (EXPERIMENT, "spec.model_ids", "--model"),
+        (EXPERIMENT, "spec.tasks[1].parameters.labels", "--task"),
+        (EXPERIMENT, "seeds", "--seed"),
+        (FINETUNE, "spec.publish_as", "--as"),
+        (("models", "pretrain", "d1"), "spec.publish_as", "--id"),
+        (("models", "pretrain", "d1"), "spec.recipe.learning_rate", "--learning-rate"),
+        (("checks", "retry", "C 1"), "check_id", "ID"),
+        (("watch", "C 1"), "experiment_id", "ID"),
+        (CHECK, "declaration.labels", "declaration.labels"),
+        (CHECK, "s3://vfmalign/models/m1.json", "s3://vfmalign/models/m1.json"),
+    ],
+)
+def test_a_field_that_a_service_refuses_is_shown_as_its_option(
+    invoke: Invoke, refuse: Refuse, command: tuple[str, ...], field: str, option: str
+) -> None:
+    refuse(field)
+    code, _, err = invoke(*command)
+    assert (code, err.strip()) == (exits.BAD_INPUT, f"error: {option}: is wrong")
+
+
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [
+        ((*CHECK, "--learning-rate", "11"), "--learning-rate"),
+        ((*CHECK, "--layer-decay", "2"), "--layer-decay"),
+        ((*FINETUNE, "--as", "Not An Id"), "--as"),
+        (("models", "pretrain", "d1", "--id", "Not An Id"), "--id"),
+        (("check", "Not An Id", "--model", "m1", "--task", "segmentation"), "DATASET"),
+    ],
+)
+def test_a_value_that_is_no_value_of_a_field_is_shown_with_its_option(
+    invoke: Invoke, command: tuple[str, ...], option: str
+) -> None:
+    code, _, err = invoke(*command)
+    assert code == exits.BAD_INPUT
+    assert err.startswith(f"error: {option}: ")
