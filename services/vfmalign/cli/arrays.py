@@ -35,8 +35,15 @@ def parse_sample(text: str, field: str) -> str | StoredFeatureSet | Array:
     if text.endswith(NPY):
         array = read_npy(Path(text), field)
         if not np.isfinite(array).all():
-            raise BadTensor("contains NaN or infinity", field=field, remedy="remove the affected rows")
+            row = int(np.isfinite(array).all(axis=1).argmin())
+            raise BadTensor(
+                f"row {row} (from 0) contains NaN or infinity", field=field, remedy="remove the affected rows"
+            )
         return array
+    if text.endswith(".npz"):
+        raise BadOption(
+            "an archive of arrays (.npz) is not read", field=field, remedy="save the array by numpy.save as a .npy file"
+        )
     feature_set, at, manifest_sha256 = text.partition("@")
     if not is_id(feature_set) or (at and not _SHA256.fullmatch(manifest_sha256)):
         raise BadOption(

@@ -224,8 +224,13 @@ def test_arrays_of_objects_are_never_unpickled(tmp_path: Path) -> None:
     np.save(tmp_path / "flat.npy", np.zeros(3))
     with pytest.raises(errors.BadTensor, match="1 axes"):
         arrays.parse_sample(str(tmp_path / "flat.npy"), "X")
-    np.save(tmp_path / "nan.npy", np.full((2, 2), np.nan))
-    with pytest.raises(errors.BadTensor, match="NaN"):
+    np.save(tmp_path / "empty.npy", np.zeros((0, 8)))
+    with pytest.raises(errors.BadTensor, match="the array of 0 rows and 8 channels is empty"):
+        arrays.parse_sample(str(tmp_path / "empty.npy"), "X")
+    with pytest.raises(errors.BadOption, match=r"\(\.npz\) is not read"):
+        arrays.parse_sample("arrays.npz", "X")
+    np.save(tmp_path / "nan.npy", np.array([[0, 1], [2, np.nan]]))
+    with pytest.raises(errors.BadTensor, match=r"row 1 \(from 0\) contains NaN"):
         arrays.parse_sample(str(tmp_path / "nan.npy"), "X")
     with pytest.raises(errors.BadOption, match="no such file"):
         arrays.parse_sample(str(tmp_path / "gone.npy"), "X")
@@ -254,10 +259,21 @@ def test_an_array_too_large_for_a_message_needs_a_service_with_a_store(local: ob
     assert said == ["uploading A (17.2 MiB): the arrays are too large for one message"]
 
 
+@pytest.mark.parametrize("local", [(), ("--local",)], ids=str)
+def test_the_first_wrong_sample_of_a_comparison_is_named(invoke, local: tuple[str, ...]) -> None:
+    for arguments in (("a@zz", "b@zz"), ("a.npz", "b.npz")):
+        code, _, err = invoke("mmd", *arguments, "--paired", *local)
+        assert code == exits.BAD_INPUT
+        assert err.startswith("error: A: ")
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (("--kernel", "cosine"), "choose one of gaussian"),
+        (("--sigma", "0"), "--sigma: out of range\n  → choose a finite number above 0"),
+        (("--sigma", "-1"), "choose a finite number above 0"),
+        (("--sigma", "nan"), "choose a finite number above 0"),
         (("--estimator", "best"), "choose one of biased"),
         (("--precision", "float32"), "choose one of fast, high, exact"),
         (("--bandwidth", "fixed"), "fixed needs --sigma"),

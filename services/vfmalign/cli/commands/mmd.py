@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, get_args
@@ -14,6 +15,7 @@ from vfmalign.cli.local.state_directory import DEFAULT_HOME, StateDirectory
 from vfmalign.cli.options import HomeOption, JsonOption, LayerOption, LevelOption, SeedOption, parse_choice
 from vfmalign.cli.target import Target
 from vfmalign.cli.views.comparison_tables import comparison
+from vfmalign.cli.views.follow import View
 from vfmalign.cli.views.output import Output
 from vfmalign.client.messages.mmd import (
     BandwidthRule,
@@ -28,6 +30,7 @@ from vfmalign.client.messages.mmd import (
     TestMethod,
     TestOptions,
 )
+from vfmalign.client.samples import Array, StoredFeatureSet
 from vfmalign.core.domain.errors import BadOption
 from vfmalign.core.storage.arrays import NPY
 
@@ -150,24 +153,32 @@ def mmd(
 def _compare_on_service(
     options: ComputeOptions, samples: Mapping[str, str], home: Path, output: Output, timeout_s: float
 ) -> ComputeResponse:
-    # The reference is often A itself: read once, it is uploaded once.
-    arrays = {text: parse_sample(text, _NAMES[field]) for field, text in reversed(list(samples.items()))}
+    arrays: dict[str, str | StoredFeatureSet | Array] = {}
+    for field, text in samples.items():
+        if text not in arrays:  # the reference is often A itself: read once, it is uploaded once
+            arrays[text] = parse_sample(text, _NAMES[field])
     target = Target.find(StateDirectory(home))
     to_send = upload_large_samples(
         {_NAMES[field]: arrays[text] for field, text in samples.items()}, target, lambda text: output.note(text, "dim")
     )
     arguments: dict[str, Any] = {name: getattr(options, name) for name in ComputeOptions.model_fields}
     arguments |= {field: to_send[_NAMES[field]] for field in samples}
-    return target.run(lambda client: client.mmd.compute(**arguments, timeout_s=timeout_s))
+    with View(output) as view:
+        view.show_bar("mmd", "comparing", None)
+        return target.run(lambda client: client.mmd.compute(**arguments, timeout_s=timeout_s))
 
 
 def _compare_locally(
     options: ComputeOptions, samples: Mapping[str, str], home: Path, output: Output, timeout_s: float
 ) -> ComputeResponse:
     environment: Mapping[str, str] = {}
-    if not all(text.endswith(NPY) for text in samples.values()):
+    stored = {field: text for field, text in samples.items() if not text.endswith(NPY)}
+    for field, text in stored.items():
+        parse_sample(text, _NAMES[field])
+    if stored:
         environment = Target.find(StateDirectory(home)).get_store_environment()
-    with output.err.status("comparing"):
+    with View(output) as view:
+        view.show_bar("mmd", "comparing", None)
         return compare_in_subprocess(options, samples, environment, timeout_s)
 
 
@@ -201,6 +212,8 @@ def _to_test(permutations: int, seed: int, *, aggregated: bool, wild_bootstrap: 
 
 def _to_kernel(kernel: str, bandwidth: str | None, sigma: float | None) -> Kernel:
     family = _choose(kernel, KernelFamily, "--kernel")
+    if sigma is not None and not 0.0 < sigma < math.inf:
+        raise BadOption("out of range", field="--sigma", remedy="choose a finite number above 0")
     if kernel in _WITHOUT_BANDWIDTH:
         if bandwidth is not None or sigma is not None:
             raise BadOption(

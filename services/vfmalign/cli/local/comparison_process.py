@@ -38,7 +38,13 @@ def compare_in_subprocess(
     require_modules("mmd", "a local comparison", MODULES)
     fields = options.to_json_dict()
     del fields["pairing"]  # an argument of its own
-    arguments = [samples["x"], samples["y"], f"--pairing={options.pairing}", f"--options={json.dumps(fields)}"]
+    arguments = [
+        samples["x"],
+        samples["y"],
+        f"--pairing={options.pairing}",
+        f"--options={json.dumps(fields)}",
+        "--json-errors",
+    ]
     if "reference" in samples:
         arguments.append(f"--reference={samples['reference']}")
     try:
@@ -60,6 +66,10 @@ def compare_in_subprocess(
 
 
 def _to_error(code: int, stderr: str) -> VfmalignError:
+    error = _ERRORS.get(code, VfmalignError)
     lines = [line for line in stderr.splitlines() if line.strip()]
-    message = lines[-1].removeprefix("error: ") if lines else f"the comparison ended with exit code {code}"
-    return _ERRORS.get(code, VfmalignError)(message, reason="LOCAL_COMPARISON_FAILED")
+    last = lines[-1] if lines else f"the comparison ended with exit code {code}"
+    try:
+        return error(**json.loads(last))
+    except (ValueError, TypeError):  # it ended before it could write its error, such as for a wrong setting
+        return error(last, reason="LOCAL_COMPARISON_FAILED")

@@ -62,15 +62,21 @@ def to_tensor(array: NDArray[Any], field: str = "tensor") -> common_pb2.Tensor:
     """Converts an array to a message.
 
     Raises:
-        BadTensor: its type or number of axes is not supported, or an element is NaN or infinite.
+        BadTensor: its type or number of axes is not supported, it is empty, or an element is NaN or infinite.
     """
     number = _NUMBERS.get(array.dtype.newbyteorder("<"))
     if number is None:
         raise BadTensor(
             f"{array.dtype} cannot be sent", field=field, remedy="convert it to float16, float32 or float64"
         )
-    if not 1 <= array.ndim <= MAX_AXES or array.size == 0:
-        raise BadTensor(f"the shape {_shown(array.shape)} cannot be sent", field=field, remedy="send 1 to 6 axes")
+    if not 1 <= array.ndim <= MAX_AXES:
+        raise BadTensor(
+            f"the shape {_shown(array.shape)} cannot be sent", field=field, remedy=f"send 1 to {MAX_AXES} axes"
+        )
+    if array.size == 0:
+        raise BadTensor(
+            f"an array of the shape {_shown(array.shape)} is empty", field=field, remedy="send at least one element"
+        )
     _refuse_non_finite(array, field)
     data = np.ascontiguousarray(array, dtype=_DTYPES[number]).tobytes()
     return common_pb2.Tensor(data_type=number, shape=array.shape, data=data)

@@ -25,7 +25,7 @@ def read_npy(path: Path, field: str) -> NDArray[Any]:
 
     Raises:
         BadOption: the file does not exist.
-        BadTensor: the file does not hold an array of numbers with two axes.
+        BadTensor: the file does not hold an array of numbers with two axes, or an empty one.
     """
     try:
         with path.open("rb") as file:
@@ -47,6 +47,12 @@ def read_npy(path: Path, field: str) -> NDArray[Any]:
             f"expected numbers with 2 axes, got {array.dtype} with {array.ndim} axes",
             field=field,
             remedy="save an array of shape (rows, channels)",
+        )
+    if array.size == 0:
+        raise BadTensor(
+            f"the array of {array.shape[0]} rows and {array.shape[1]} channels is empty",
+            field=field,
+            remedy="save at least one row and one channel",
         )
     is_float = array.dtype.kind == "f" and array.dtype.itemsize <= np.dtype(np.float64).itemsize
     matrix: NDArray[Any] = array.astype(array.dtype.newbyteorder("=") if is_float else np.float64, copy=False)

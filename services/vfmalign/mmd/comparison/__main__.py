@@ -68,7 +68,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         _run(arguments)
     except VfmalignError as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        fields = {"reason": error.reason, "subject": error.subject, "message": error.message, "remedy": error.remedy}
+        print(json.dumps(fields) if arguments.json_errors else f"error: {error}", file=sys.stderr)  # noqa: T201
         if isinstance(error, InvalidInput | NotFound | PreconditionFailed):
             return BAD_INPUT
         return NO_MEMORY if isinstance(error, Exhausted) else FAILED
@@ -92,6 +93,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     arguments_parser.add_argument("--reference", metavar="SAMPLE", help="sample that fixes scale and bandwidth")
     arguments_parser.add_argument("--sigma", type=float, help="fixed bandwidth, in units of the features")
     arguments_parser.add_argument("--options", default="{}", metavar="JSON", help="further fields of a ComputeRequest")
+    arguments_parser.add_argument(
+        "--json-errors", action="store_true", help="write an error as JSON: its reason, subject, message and remedy"
+    )
     arguments = arguments_parser.parse_args(argv)
     if len({_is_stored(place) for place in _places(arguments).values()}) > 1:
         arguments_parser.error("compare .npy files with .npy files, or stored feature sets with stored feature sets")

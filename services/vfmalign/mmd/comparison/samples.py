@@ -132,8 +132,9 @@ def common_layers(samples: Sequence[Sample], selected: Sequence[str], primary: s
         for sample in samples:
             if layer not in sample.layers:
                 raise BadOption(
-                    f"`{sample.name}` has no layer `{layer}`",
+                    f"has no layer `{layer}`",
                     field="layers",
+                    subject=sample.name,
                     remedy=f"choose from {', '.join(sample.layers)}",
                 )
     names = list(dict.fromkeys(selected)) or [
@@ -175,7 +176,7 @@ def _check_pairs(x: Sample, y: Sample) -> None:
         raise BadTensor(
             f"paired samples need equal row counts, got {x.rows} and {y.rows}",
             field=y.name,
-            remedy="send the same cases in the same order, or set `pairing` to independent",
+            remedy="send the same cases in the same order, or compare the samples as independent",
         )
     for what, of_x, of_y in (("case", x.case_ids, y.case_ids), ("group", x.groups, y.groups)):
         if not of_x or not of_y:

@@ -323,7 +323,7 @@ def check_compatible(x: RowStream, y: RowStream, *, paired: bool) -> None:
         raise BadTensor(
             f"paired samples need equal row counts, got {x.rows} and {y.rows}",
             field="y",
-            remedy="send the same cases in the same order, or set `pairing` to independent",
+            remedy="send the same cases in the same order, or compare the samples as independent",
         )
 
 

@@ -55,7 +55,10 @@ def test_the_first_sample_is_the_reference_by_default(invoke, samples) -> None:
     ("arguments", "code", "words"),
     [
         (("x.npy", "gone.npy", "--paired"), exits.BAD_INPUT, "no such file"),
-        (("x.npy", "short.npy", "--paired"), exits.BAD_INPUT, "row counts"),
+        (("x.npy", "short.npy", "--paired"), exits.BAD_INPUT, "error: B: paired samples need equal row counts"),
+        (("x.npy", "short.npy", "--paired"), exits.BAD_INPUT, "  → send the same cases in the same order, or compare"),
+        (("x.npy", "y.npy", "--paired", "--layer", "x"), exits.BAD_INPUT, "error: A: has no layer `x`"),
+        (("empty.npy", "y.npy", "--paired"), exits.BAD_INPUT, "error: A: the array of 0 rows and 4 channels is empty"),
         (("x.npy", "y.npy", "--paired", "--timeout", "0.001"), exits.UNAVAILABLE, "increase --timeout"),
     ],
 )
@@ -63,6 +66,7 @@ def test_a_failure_keeps_its_message_and_its_code(
     invoke, samples, tmp_path: Path, arguments: tuple[str, ...], code: int, words: str
 ) -> None:
     np.save(tmp_path / "short.npy", samples[0][:5])
+    np.save(tmp_path / "empty.npy", samples[0][:0])
     actual, out, err = invoke("mmd", *arguments, "--local")
     assert (actual, out) == (code, "")
     assert words in err
