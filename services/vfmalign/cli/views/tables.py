@@ -195,9 +195,12 @@ def list_jobs(jobs: Iterable[Job]) -> Table:
 
 def show_job(job: Job) -> list[RenderableType]:
     """Returns one job with its learning curve."""
+    outcome = ("status", job.progress.detail or ABSENT)
+    if job.failure is not None:  # it begins with the status
+        outcome = ("failure", f"{job.failure.reason}: {job.failure.message}")
     pairs: list[tuple[str, Any]] = [
         ("state", styled_state(job.state)),
-        ("status", job.progress.detail or ABSENT),
+        outcome,
         ("kind", job.spec.kind),
         ("dataset", job.spec.dataset_id),
         ("model", job.spec.model_id or ABSENT),
@@ -207,8 +210,6 @@ def show_job(job: Job) -> list[RenderableType]:
         ("result", ABSENT if job.result is None else job.result.uri),
         ("log", job.log_command or ABSENT),
     ]
-    if job.failure is not None:
-        pairs.append(("failure", f"{job.failure.reason}: {job.failure.message}"))
     curve = new_table("Learning curve", "epoch", "step", "training loss", "validation", "s")
     for column in curve.columns:
         column.justify = "right"

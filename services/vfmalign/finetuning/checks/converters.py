@@ -36,7 +36,7 @@ def to_check(
         end_time=check.finished_at,
         stages=tuple(stages),
         job_ids=tuple(job_ids),
-        failure=with_remedy(check.failure, f"checks retry {check.id}"),
+        failure=with_remedy(check.failure, "check", check.id),
         result=result,
     )
 

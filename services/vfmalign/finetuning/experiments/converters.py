@@ -35,7 +35,7 @@ def to_message(
         end_time=experiment.finished_at,
         cells=tuple(_to_cell(cell) for cell in cells) if whole else (),
         counts=messages.ExperimentCounts(**count_states(cells)),
-        failure=with_remedy(experiment.failure, f"experiments retry {experiment.id}"),
+        failure=with_remedy(experiment.failure, "experiment", experiment.id),
         report_json=None if report is None else to_object_ref(report.json_ref, store),
         report_html=None if report is None else to_object_ref(report.html_ref, store),
         cells_csv=None if report is None else to_object_ref(report.csv_ref, store),

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from vfmalign.client.messages import jobs as messages
 from vfmalign.client.messages.common import Failure, ObjectRef, Progress
+from vfmalign.core.domain.errors import BadOption, Conflict
 from vfmalign.core.domain.jobs import JobProgress
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.finetuning.db.repository import StoredRef
 from vfmalign.finetuning.jobs.repository import StoredJob
+
+_IN_THE_SPEC = (BadOption.reason, Conflict.reason)
+"""Reasons of failures whose cause is the specification."""
 
 
 def to_job(job: StoredJob, store: ObjectStore, *, whole: bool = True, log_command: str = "") -> messages.Job:
@@ -31,7 +35,7 @@ def to_job(job: StoredJob, store: ObjectStore, *, whole: bool = True, log_comman
         end_time=job.finished_at,
         progress=_to_progress(job),
         curve=tuple(to_curve_point(point) for point in job.curve) if whole else (),
-        failure=with_remedy(job.failure, f"checks retry {job.check_id}" if job.check_id else f"jobs retry {job.id}"),
+        failure=with_remedy(job.failure, *(("check", job.check_id) if job.check_id else ("job", job.id))),
         result=None if job.result is None else to_object_ref(job.result, store),
         encoder_model_id=job.spec.publish_as if published else "",
         log_command=log_command,
@@ -49,12 +53,20 @@ def to_curve_point(point: JobProgress) -> messages.CurvePoint:
     )
 
 
-def with_remedy(failure: Failure | None, command: str) -> Failure | None:
-    """Adds to a failure by which command of `vfmalign` the work is continued."""
+def with_remedy(failure: Failure | None, noun: str, resource_id: str) -> Failure | None:
+    """Adds to a failure how the work is continued.
+
+    Args:
+        failure: what ended it.
+        noun: `job`, `check` or `experiment`: what is created and retried.
+        resource_id: its id.
+    """
     if failure is None:
         return None
-    message = f"{failure.message}; once the cause is fixed, continue with `vfmalign {command}`"
-    return failure.model_copy(update={"message": message})
+    remedy = f"once the cause is fixed, continue with `vfmalign {noun}s retry {resource_id}`"
+    if failure.reason in _IN_THE_SPEC:  # which a retry repeats
+        remedy = f"create another {noun} with the corrected option"
+    return failure.model_copy(update={"message": f"{failure.message}; {remedy}"})
 
 
 def to_object_ref(ref: StoredRef, store: ObjectStore) -> ObjectRef:

@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from vfmalign.cli.views.tables import list_jobs, show_job
+from vfmalign.client.messages.common import Failure, Progress
 from vfmalign.client.messages.jobs import Job, JobSpec
 
 
@@ -30,3 +31,11 @@ def test_a_job_shows_the_command_for_its_log() -> None:
 
 def test_a_pending_job_is_listed_as_such() -> None:
     assert "pending" in render(list_jobs([job(state="pending")]))
+
+
+def test_a_failed_job_says_why_once() -> None:
+    failure = Failure(reason="BAD_OPTION", message="the patch is too large; create another job")
+    progress = Progress(phase="finished", detail="the patch is too large")
+    text = render(*show_job(job(state="failed", failure=failure, progress=progress)))
+    assert text.count("the patch is too large") == 1
+    assert "BAD_OPTION" in text
