@@ -5,10 +5,13 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import sys
 import tempfile
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Annotated
 
 import typer
@@ -109,6 +112,8 @@ def run(arguments: Sequence[str]) -> int:
         sys.stderr.close()  # the reader of the pipe has gone; Python would print a traceback when it flushes stderr
         return FAILED
     except Exception as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            return _report_full_disk()
         return _report(_to_internal_error(error), as_json=as_json)
     return code if isinstance(code, int) else OK
 
@@ -143,6 +148,22 @@ def _report_usage(error: TyperException, arguments: Sequence[str], *, as_json: b
                 message = message.replace(argument, "…")
     _report(BadOption(message.rstrip("."), field="", remedy=f"see `{command} --help`", reason="USAGE"), as_json=as_json)
     return int(getattr(error, "exit_code", BAD_INPUT))
+
+
+def _report_full_disk() -> int:
+    """Print that a disk is full, which may be that of stdout; returns the exit code."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        with suppress(OSError):
+            sys.stdout.close()
+        sys.stdout = io.StringIO()  # Python would try again to write the rest at the end of the program
+    error = VfmalignError(
+        "the output or a file cannot be written, because its disk is full",
+        remedy="free disk space, or write to another disk",
+        reason="DISK_FULL",
+    )
+    return _report(error, as_json=False)
 
 
 def _to_internal_error(error: Exception) -> Internal:

@@ -151,8 +151,9 @@ class Target:
         try:
             return asyncio.run(run())
         except BadOption as error:
-            if self.local is not None and error.field.endswith("_address"):
-                error.remedy = self._start_whole_stack()
+            if error.field.endswith("_address"):
+                variable = f"VFMALIGN_{error.field.upper()}"
+                error.remedy = f"set {variable}" if self.local is None else self._start_whole_stack()
             raise
         except Unauthenticated as error:
             error.remedy = LOGIN_REMEDY if self.credential is None else self.credential.remedy

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import socket
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -187,6 +190,26 @@ def test_a_fault_of_ours_is_one_sentence_and_its_words_stay_out_of_the_trace(
     assert words not in trace.read_text() + err
 
 
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("arguments", [("--help",), ("status",), ("status", "--json")], ids=" ".join)
+def test_a_full_disk_is_no_fault_of_ours(arguments: tuple[str, ...], unbuffered: str, tmp_path: Path) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "vfmalign.cli", *arguments], cwd=tmp_path, stdout=full, stderr=subprocess.PIPE,
+            text=True, check=False, env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+        )  # fmt: skip
+    assert done.returncode == exits.FAILED
+    assert "error: the output or a file cannot be written, because its disk is full\n" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr
+
+
+def test_a_state_folder_is_a_folder(invoke, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    code, _, err = invoke("status", "--home", "file")
+    assert (code, err) == (exits.BAD_INPUT, "error: --home: is not a folder\n  → name the state folder of the stack\n")
+
+
 def test_a_wrong_import_command_does_not_repeat_the_folder(invoke) -> None:
     code, out, err = invoke("dataset", "import", "here", "SURNAME^GIVEN_1234567")
     assert code == exits.BAD_INPUT
@@ -203,7 +226,7 @@ def test_one_address_in_the_environment_names_a_deployment_without_the_other_ser
         code, _, err = invoke("checks", "list")
     assert code == exits.BAD_INPUT
     assert "no address of the finetuning service is configured" in err
-    assert "VFMALIGN_FINETUNING_ADDRESS" in err
+    assert err.splitlines()[1:] == ["  → set VFMALIGN_FINETUNING_ADDRESS"]
 
 
 def test_a_service_that_is_not_there_is_code_3(invoke, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,15 @@ from typing import Annotated, Any
 import typer
 from rich.console import RenderableType
 
-from vfmalign.cli.commands.lifecycle import add_lifecycle, create_reports_folder, download_report, follow, no_report
+from vfmalign.cli.commands.lifecycle import (
+    add_lifecycle,
+    create_reports_folder,
+    describe_state,
+    download_report,
+    follow,
+    get_next_step,
+    no_report,
+)
 from vfmalign.cli.exits import FAILED, GATE_FAILED, OK, exit_code_of
 from vfmalign.cli.gates import (
     EXAMPLE,
@@ -143,9 +151,9 @@ def check(
         create_reports_folder(reports)
     name = check_id or new_id("check")
     created = CHECKS.create(target, name, spec)
-    output.note(f"check {name} is {created.state}")
+    output.note(f"check {name} {describe_state(created.state)}")
     if no_wait:
-        output.emit({"check": created.to_json_dict()}, f"follow it with {target.get_command(f'watch {name}')}")
+        output.emit({"check": created.to_json_dict()}, get_next_step(target, "check", name, created.state))
         return
     finish_check(target, watch_check(target, name, output), output, reports, required)
 

@@ -11,7 +11,15 @@ from typing import Annotated, Any
 import typer
 from rich.console import RenderableType
 
-from vfmalign.cli.commands.lifecycle import add_lifecycle, create_reports_folder, download_report, follow, no_report
+from vfmalign.cli.commands.lifecycle import (
+    add_lifecycle,
+    create_reports_folder,
+    describe_state,
+    download_report,
+    follow,
+    get_next_step,
+    no_report,
+)
 from vfmalign.cli.exits import FAILED, OK, exit_code_of
 from vfmalign.cli.lazy_group import new_group
 from vfmalign.cli.local.state_directory import DEFAULT_HOME, StateDirectory
@@ -121,9 +129,9 @@ def experiment(
         create_reports_folder(reports)
     name = experiment_id or new_id("experiment")
     created = EXPERIMENTS.create(target, name, spec)
-    output.note(f"experiment {name} is {created.state}: {len(created.cells)} checks")
+    output.note(f"experiment {name} {describe_state(created.state)}: {len(created.cells)} checks")
     if no_wait:
-        output.emit({"experiment": created.to_json_dict()}, f"follow it with {target.get_command(f'watch {name}')}")
+        output.emit({"experiment": created.to_json_dict()}, get_next_step(target, "experiment", name, created.state))
         return
     finish_experiment(target, watch_experiment(target, name, output), output, reports)
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from vfmalign.cli.commands.lifecycle import add_lifecycle, follow
+from vfmalign.cli.commands.lifecycle import add_lifecycle, describe_state, follow, get_next_step
 from vfmalign.cli.exits import FAILED, OK
 from vfmalign.cli.lazy_group import new_group
 from vfmalign.cli.local.state_directory import DEFAULT_HOME, StateDirectory
@@ -101,10 +101,10 @@ def create_job(target: Target, job_id: str, spec: JobSpec, output: Output, *, wa
     """
     job = JOBS.create(target, job_id, spec)
     if not wait:
-        command = target.get_command(f"watch {job_id}")
-        output.emit({"job": job.to_json_dict()}, f"job {job_id}: {job.state}; follow it with {command}")
+        next_step = get_next_step(target, "job", job_id, job.state)
+        output.emit({"job": job.to_json_dict()}, f"job {job_id}: {job.state}; {next_step}")
         return
-    output.note(f"job {job_id} is {job.state}")
+    output.note(f"job {job_id} {describe_state(job.state)}")
     finish_job(watch_job(target, job_id, output), output)
 
 

@@ -19,11 +19,13 @@ from vfmalign.cli.target import Target
 from vfmalign.cli.views.follow import View
 from vfmalign.cli.views.output import Output
 from vfmalign.client import AsyncClient
-from vfmalign.client.messages.common import STATES, JobState, ObjectRef, Progress
+from vfmalign.client.messages.common import STATES, TERMINAL_STATES, JobState, ObjectRef, Progress
 from vfmalign.client.operations import OperationT, ReportFormat, SpecT
 from vfmalign.core.domain.errors import BadOption, DigestMismatch, PreconditionFailed
 
 IdArgument = Annotated[str, typer.Argument(metavar="ID", help="Id, as `list` shows it.")]
+
+_PREDICATES: dict[JobState, str] = {"succeeded": "has succeeded", "failed": "has failed", "cancelled": "was cancelled"}
 
 
 def add_lifecycle(
@@ -90,6 +92,18 @@ def follow(
         cancel = target.get_command(f"{resource.noun}s cancel {resource_id}")
         output.note(f"\n{resource.noun} {resource_id} continues; follow it with {watch}, stop it with {cancel}")
         raise
+
+
+def describe_state(state: JobState) -> str:
+    """Returns the state of a resource that was created, or existed with the same specification, as a predicate."""
+    return _PREDICATES.get(state, f"is {state}")
+
+
+def get_next_step(target: Target, noun: str, resource_id: str, state: JobState) -> str:
+    """Returns by which command a user who does not wait goes on."""
+    if state in TERMINAL_STATES:
+        return f"see it with {target.get_command(f'{noun}s show {resource_id}')}"
+    return f"follow it with {target.get_command(f'watch {resource_id}')}"
 
 
 def create_reports_folder(folder: Path) -> None:

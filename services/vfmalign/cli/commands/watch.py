@@ -10,7 +10,7 @@ from vfmalign.cli.commands import checks, experiments, jobs
 from vfmalign.cli.commands.lifecycle import create_reports_folder
 from vfmalign.cli.local.state_directory import DEFAULT_HOME, StateDirectory
 from vfmalign.cli.options import DEFAULT_REPORTS, HomeOption, JsonOption, ReportsOption
-from vfmalign.cli.resources import CHECKS, EXPERIMENTS, Resource
+from vfmalign.cli.resources import CHECKS, EXPERIMENTS, JOBS, Resource
 from vfmalign.cli.target import Target
 from vfmalign.cli.views.output import Output
 from vfmalign.core.domain.errors import NotFound
@@ -32,8 +32,11 @@ def watch(
     elif _exists(CHECKS, target, resource_id):
         create_reports_folder(reports)
         checks.finish_check(target, checks.watch_check(target, resource_id, output), output, reports)
-    else:
+    elif _exists(JOBS, target, resource_id):
         jobs.finish_job(jobs.watch_job(target, resource_id, output), output)
+    else:
+        lists = [target.get_command(f"{resource.noun}s list") for resource in (EXPERIMENTS, CHECKS, JOBS)]
+        raise NotFound("no experiment, check or job has this id", subject=resource_id, remedy=f"see {', '.join(lists)}")
 
 
 def _exists(resource: Resource[Any, Any], target: Target, name: str) -> bool:

@@ -166,12 +166,14 @@ class StateDirectory:
         """Returns the state that was written last; an empty one if there is none.
 
         Raises:
-            BadOption: the file does not hold a state.
+            BadOption: the path is not a folder, or the file does not hold a state.
         """
         try:
             return StackState.model_validate_json(self._state_file.read_bytes())
         except FileNotFoundError:
             return StackState()
+        except NotADirectoryError:
+            raise BadOption("is not a folder", field="--home", remedy="name the state folder of the stack") from None
         except (OSError, ValidationError):
             raise BadOption(
                 "state.json in the state folder cannot be read",

@@ -26,7 +26,7 @@ from vfmalign.client.messages.checks import Check
 from vfmalign.client.messages.common import ObjectRef, Progress
 from vfmalign.client.messages.experiments import Experiment, ExperimentSpec
 from vfmalign.client.messages.jobs import Job, JobSpec
-from vfmalign.core.domain.errors import BadOption, DigestMismatch
+from vfmalign.core.domain.errors import BadOption, DigestMismatch, NotFound
 
 SPEC = JobSpec(kind="finetune", dataset_id="d1", task="segmentation")
 
@@ -62,6 +62,50 @@ def test_a_printed_command_works_on_the_folder_of_the_command(
     assert (code, out.strip()) == (
         0,
         f"job j1: queued; follow it with `vfmalign watch j1 --home '{tmp_path}/my stack'`",
+    )
+
+
+@pytest.mark.parametrize(
+    ("command", "noun", "state", "said", "next_step"),
+    [
+        ("check", "check", "running", "", "follow it with `vfmalign watch x1`"),
+        ("check", "check", "succeeded", "check x1 has succeeded", "see it with `vfmalign checks show x1`"),
+        (
+            "experiment",
+            "experiment",
+            "failed",
+            "experiment x1 has failed",
+            "see it with `vfmalign experiments show x1`",
+        ),
+        ("finetune", "job", "cancelled", "", "job x1: cancelled; see it with `vfmalign jobs show x1`"),
+    ],
+)
+def test_who_does_not_wait_reads_how_to_go_on(
+    invoke: Invoke, command: str, noun: str, state: str, said: str, next_step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    created = SimpleNamespace(state=state, cells=(), to_json_dict=dict)
+    monkeypatch.setattr(Target, "find", lambda directory: Target({}, None))
+    monkeypatch.setattr(Resource, "create", lambda *_: created)
+    option = "--job" if noun == "job" else "--id"
+    arguments = (command, "d1", "--model", "m1", "--task", "segmentation", option, "x1", "--no-wait")
+    code, out, err = invoke(*arguments)
+    assert (code, out) == (0, f"{next_step}\n")
+    assert said in err
+
+
+def test_an_unknown_id_is_of_no_kind_that_can_be_watched(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+    def get(resource: Resource[Any, Any], target: object, resource_id: str) -> None:
+        raise NotFound(f"no such {resource.noun}", subject=resource_id)
+
+    monkeypatch.setattr(Target, "find", lambda directory: Target({}, None))
+    monkeypatch.setattr(Resource, "get", get)
+    code, _, err = invoke("watch", "x9")
+    assert (code, err.splitlines()) == (
+        exits.BAD_INPUT,
+        [
+            "error: x9: no experiment, check or job has this id",
+            "  → see `vfmalign experiments list`, `vfmalign checks list`, `vfmalign jobs list`",
+        ],
     )
 
 
