@@ -8,6 +8,7 @@ import sys
 
 import pytest
 import typer
+from tests.unit.cli.conftest import Invoke
 
 from vfmalign.cli.__main__ import COMMANDS
 from vfmalign.cli.lazy_group import LazyCommand
@@ -57,3 +58,20 @@ def test_an_unknown_command_suggests_the_nearest(invoke) -> None:
     code, _, err = invoke("chek")
     assert code == 2
     assert "Did you mean 'check'" in err
+
+
+@pytest.mark.parametrize(
+    "group", [(), *((name,) for name in ("dataset", "models", "checks", "experiments", "jobs", "store"))]
+)
+def test_no_line_of_a_list_of_commands_is_cut(
+    invoke: Invoke, group: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    _, out, _ = invoke(*group, "--help")
+    assert not [line for line in out.split("Commands:")[1].splitlines() if line.endswith("...")]
+
+
+def test_the_help_of_an_experiment_breaks_no_word(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    _, out, _ = invoke("experiment", "--help")
+    assert {"segmentation:label=gland,", "translation:from=t1w+flair,to=t2w"} <= set(out.split())

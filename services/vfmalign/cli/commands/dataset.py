@@ -49,7 +49,8 @@ LayoutOption = Annotated[
 DeclarationOption = Annotated[
     str | None,
     typer.Option(
-        metavar="NAME", help="Modalities, label maps and classes: a JSON file, or prostate_mpmri; derived by default."
+        metavar="NAME",
+        help="Modalities, label maps and classes: a JSON file, prostate_mpmri or hippocampus; derived by default.",
     ),
 ]
 ShareOption = Annotated[

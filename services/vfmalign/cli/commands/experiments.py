@@ -68,8 +68,8 @@ TasksOption = Annotated[
     typer.Option(
         "--task",
         metavar="TASK",
-        help=f"Task: {', '.join(TASKS)}; with its parameters as segmentation:label=hippocampus,structure=anterior, "
-        "classification:class=NAME, translation:from=t1w+flair,to=t2w or super_resolution:modality=t1w. Repeatable.",
+        help=f"Task: {', '.join(TASKS)}; with its parameters as in segmentation:label=gland, classification:class=NAME "
+        "or translation:from=t1w+flair,to=t2w (docs/tasks.md). Repeatable.",
     ),
 ]
 SeedsOption = Annotated[
@@ -138,7 +138,7 @@ def experiment(
 
 @app.command()
 def show(experiment_id: ExperimentArgument, home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None:
-    """Show one experiment: the results of its cells so far, and the state of the others."""
+    """Show one experiment. Cells are shown with their results so far, the others with their state."""
     output, target = Output.to_terminal(as_json=as_json), Target.find(StateDirectory(home))
     stored = EXPERIMENTS.get(target, experiment_id)
     output.emit({"experiment": stored.to_json_dict()}, *show_experiment(stored, list_results(target, stored)))
@@ -151,7 +151,7 @@ def report(
     home: HomeOption = DEFAULT_HOME,
     as_json: JsonOption = False,
 ) -> None:
-    """Download the report of a finished experiment: a page, JSON and CSV."""
+    """Download the report of a finished experiment. It is a page, JSON and CSV."""
     output, target = Output.to_terminal(as_json=as_json), Target.find(StateDirectory(home))
     stored = EXPERIMENTS.get(target, experiment_id)
     files = _get_report_files(stored)

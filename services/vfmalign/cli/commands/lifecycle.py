@@ -72,7 +72,7 @@ def add_lifecycle(
 
     app.command("list", help=f"List {noun}s, newest first.")(list_)
     app.command("cancel", help=f"Cancel {one}. One that has ended stays as it is.")(cancel)
-    help_ = f"Continue {one} that failed or was cancelled from what it has stored."
+    help_ = f"Continue {one} that failed or was cancelled. Nothing that it has stored is computed again."
     app.command("retry", help=help_)(retry)
 
 

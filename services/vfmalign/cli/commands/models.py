@@ -233,7 +233,7 @@ def pretrain(
     home: HomeOption = DEFAULT_HOME,
     as_json: JsonOption = False,
 ) -> None:
-    """Pretrain a new encoder on a dataset's split `pretrain`, and publish it."""
+    """Pretrain a new encoder and publish it. It is trained on the dataset's split `pretrain`."""
     spec = JobSpec.from_fields(
         kind="pretrain",
         dataset_id=dataset,

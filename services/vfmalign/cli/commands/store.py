@@ -34,11 +34,12 @@ def init(
     ] = 0.0,
     as_json: JsonOption = False,
 ) -> None:
-    """Create the bucket, unless it exists, and check what the services need from it.
+    """Create the bucket, unless it exists, and check it.
 
-    The environment names endpoint, region, bucket and credentials as it does for the services: AWS_ENDPOINT_URL_S3,
-    AWS_REGION, VFMALIGN_BUCKET (vfmalign by default), and AWS_ACCESS_KEY_ID with AWS_SECRET_ACCESS_KEY, or another
-    source of credentials. The command can be repeated. `vfmalign up` creates the bucket of its own store.
+    The check covers what the services need from it. The environment names endpoint, region, bucket and credentials as
+    it does for the services: AWS_ENDPOINT_URL_S3, AWS_REGION, VFMALIGN_BUCKET (vfmalign by default), and
+    AWS_ACCESS_KEY_ID with AWS_SECRET_ACCESS_KEY, or another source of credentials. The command can be repeated.
+    `vfmalign up` creates the bucket of its own store.
     """
     output = Output.to_terminal(as_json=as_json)
     if not os.environ.get("AWS_ENDPOINT_URL_S3"):
@@ -80,7 +81,7 @@ def policy(
         ),
     ] = DEFAULT_TENANT,
 ) -> None:
-    """Print what a service may do in the bucket, as a policy document of AWS (also of MinIO, Ceph and others).
+    """Print what a service may do in the bucket. It is a policy document of AWS (also of MinIO, Ceph and others).
 
     Attach it to the credentials that the service alone has. `vfmalign up` gives the services such credentials by
     itself; on Kubernetes, the Secret vfmalign-store-SERVICE holds them (docs/operations.md).
