@@ -72,6 +72,7 @@ def test_a_field_that_a_service_refuses_is_shown_as_its_option(
         ((*CHECK, "--layer-decay", "2"), "--layer-decay"),
         ((*FINETUNE, "--as", "Not An Id"), "--as"),
         (("models", "pretrain", "d1", "--id", "Not An Id"), "--id"),
+        (("models", "import", "gone.pth", "--id", "Not An Id"), "--id"),
         (("check", "Not An Id", "--model", "m1", "--task", "segmentation"), "DATASET"),
     ],
 )

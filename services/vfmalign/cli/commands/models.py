@@ -31,6 +31,7 @@ from vfmalign.cli.views.output import Output
 from vfmalign.cli.views.tables import list_models, show_model
 from vfmalign.client.messages.jobs import JobSpec, Recipe
 from vfmalign.core.domain.errors import BadOption
+from vfmalign.core.domain.record import is_id
 
 T = TypeVar("T", int, float)
 
@@ -183,6 +184,8 @@ def import_(
 
     output = Output.to_terminal(as_json=as_json)
     parse_choice(objective, OBJECTIVES, "--objective")
+    if model_id and not is_id(model_id):
+        raise BadOption("is not a valid id", field="--id", remedy="use lower-case letters, digits, `_`, `.` and `-`")
     target = Target.find(StateDirectory(home))
     model_input = InputDescription(
         tuple(_split_list(modalities)),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -64,10 +65,11 @@ def import_checkpoint(
     Raises:
         BadCheckpoint: a file cannot be read safely, or the weights do not fit.
     """
-    counts = {1, len(architecture.files)}
-    if len(files) not in counts:
+    most = len(architecture.files)
+    if len(files) not in {1, most}:
+        expected = "1 file" if most == 1 else f"1 or {most} files"
         raise BadCheckpoint(
-            f"{architecture.name} is read from {' or '.join(map(str, sorted(counts)))} files, not {len(files)}",
+            f"{architecture.name} is read from {expected}, not {len(files)}",
             subject=subject,
             remedy=f"give its files in this order: {', '.join(architecture.files)}",
         )
@@ -115,7 +117,10 @@ def read_tensors(data: bytes, subject: str) -> tuple[StateDict, list[str]]:
 def _read_weights_only(data: bytes, subject: str) -> Any:
     try:
         # ProFound's checkpoints store their command line as a Namespace, which only holds attributes and runs no code.
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore", UserWarning
+            )  # of torch, about how the file was written: the error says what is wrong
             return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # the parser raises many types on foreign bytes; each means that the file is unusable
         raise BadCheckpoint(

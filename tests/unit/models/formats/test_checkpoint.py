@@ -4,6 +4,7 @@ import argparse
 import io
 import os
 import pickle
+import warnings
 
 import pytest
 import torch
@@ -281,3 +282,18 @@ def test_unknown_tensors_of_a_known_network_are_refused():
     state = small_provicnet() | {"modal.weight": torch.zeros(96, 4)}
     with pytest.raises(BadCheckpoint, match=r"unexpected modal\.weight"):
         import_checkpoint([to_pth(state)], ARCHITECTURES["provicnet_micro"])
+
+
+@pytest.mark.parametrize("content", [{"weight": torch.ones(2)}, {"weight": os.system}], ids=["tensors", "code"])
+def test_warnings_of_torch_reach_nobody(content, own_architecture) -> None:
+    data = to_pth(content, pickle_protocol=4, _use_new_zipfile_serialization=False)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        with pytest.raises(BadCheckpoint):
+            import_checkpoint([data], own_architecture)
+    assert caught == []
+
+
+def test_one_file_is_singular(own_architecture) -> None:
+    with pytest.raises(BadCheckpoint, match="is read from 1 file, not 2"):
+        import_checkpoint([b"", b""], own_architecture)
