@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from rich.console import RenderableType
+from rich.console import JustifyMethod, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -31,12 +31,13 @@ _STYLES = {
 }  # fmt: skip
 
 
-def new_table(title: str, *columns: str, numbers: Iterable[str] = ()) -> Table:
-    """Returns an empty table; the columns named in `numbers` are right-aligned."""
+def new_table(title: str, *columns: str, numbers: Iterable[str] = (), whole: Iterable[str] = ()) -> Table:
+    """Returns an empty table; the columns in `numbers` are right-aligned, and those in `whole` never folded."""
     table = Table(title=title, title_justify="left", title_style="bold", header_style="dim", box=None, pad_edge=False)
-    right = set(numbers)
+    right, unfolded = set(numbers), set(whole)
     for column in columns:
-        table.add_column(column, justify="right" if column in right else "left", overflow="fold")
+        justify: JustifyMethod = "right" if column in right else "left"
+        table.add_column(column, justify=justify, overflow="fold", no_wrap=column in unfolded)
     return table
 
 
@@ -176,8 +177,9 @@ def show_report(page: ObjectRef, downloaded: Path | None) -> Text:
 def list_jobs(jobs: Iterable[Job]) -> Table:
     """Returns a table of jobs."""
     table = new_table(
-        "Jobs", "job", "state", "kind", "network", "task", "dataset", "epoch", "created", numbers=["epoch"]
-    )
+        "Jobs", "job", "state", "kind", "network", "task", "dataset", "epoch", "created",
+        numbers=["epoch"], whole=["job", "created"],
+    )  # fmt: skip
     for job in jobs:
         epoch = f"{job.progress.done}/{job.progress.total}" if job.progress.total else ABSENT
         table.add_row(
@@ -223,7 +225,9 @@ def show_job(job: Job) -> list[RenderableType]:
 
 def list_checks(checks: Iterable[Check]) -> Table:
     """Returns a table of checks."""
-    table = new_table("Checks", "check", "state", "task", "model", "dataset", "created", "status")
+    table = new_table(
+        "Checks", "check", "state", "task", "model", "dataset", "created", "status", whole=["check", "created"]
+    )
     for check in checks:
         table.add_row(
             check.check_id,
@@ -240,8 +244,9 @@ def list_checks(checks: Iterable[Check]) -> Table:
 def list_experiments(experiments: Iterable[Experiment]) -> Table:
     """Returns a table of experiments."""
     table = new_table(
-        "Experiments", "experiment", "state", "models", "tasks", "seeds", "ended", "dataset", "created", "status"
-    )
+        "Experiments", "experiment", "state", "models", "tasks", "seeds", "ended", "dataset", "created", "status",
+        whole=["experiment", "created"],
+    )  # fmt: skip
     for experiment in experiments:
         table.add_row(
             experiment.experiment_id,
@@ -259,7 +264,9 @@ def list_experiments(experiments: Iterable[Experiment]) -> Table:
 
 def list_models(models: Iterable[Model]) -> Table:
     """Returns a table of models."""
-    table = new_table("Models", "model", "architecture", "objective", "sha256", "primary layer", "parent")
+    table = new_table(
+        "Models", "model", "architecture", "objective", "sha256", "primary layer", "parent", whole=["model"]
+    )
     for model in models:
         table.add_row(
             model.model_id,

@@ -8,13 +8,14 @@ from typing import Any
 
 from rich.console import Console
 
-from vfmalign.cli.views.tables import list_jobs, show_job
+from vfmalign.cli.views.tables import list_checks, list_jobs, show_job
+from vfmalign.client.messages.checks import Check
 from vfmalign.client.messages.common import Failure, Progress
 from vfmalign.client.messages.jobs import Job, JobSpec
 
 
-def render(*parts: object) -> str:
-    console = Console(file=io.StringIO(), width=160)
+def render(*parts: object, width: int = 160) -> str:
+    console = Console(file=io.StringIO(), width=width)
     console.print(*parts)
     return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
 
@@ -39,3 +40,15 @@ def test_a_failed_job_says_why_once() -> None:
     text = render(*show_job(job(state="failed", failure=failure, progress=progress)))
     assert text.count("the patch is too large") == 1
     assert "BAD_OPTION" in text
+
+
+def test_ids_and_times_of_lists_can_be_copied_on_a_narrow_terminal(finished_check: Check) -> None:
+    name = "check-20261128-215333-df32"
+    text = render(list_checks([finished_check.model_copy(update={"check_id": name})]), width=80)
+    assert name in text
+    assert "2023-11-14 22:13:20" in text
+    started = job(state="running").model_copy(update={"job_id": "finetune-20261128-215333-df32"})
+    text = render(list_jobs([started]), width=80)
+    assert started.job_id in text
+    assert "2026-01-02 00:00:00" in text
+    assert all(len(line) <= 80 for line in text.splitlines())
