@@ -59,7 +59,8 @@ def dataset(cli: Cli) -> str:
 def test_status_and_doctor_find_everything_well(cli: Cli) -> None:
     status = cli.run("status", "--json").document
     assert status["running"]
-    assert set(status["health"].values()) == {"serving"}
+    assert status["health"] == dict.fromkeys(("s3", "features", "mmd", "finetuning"), "serving")
+    assert status["store"].keys() == {"endpoint", "bucket", "pid", "restarts"}
     doctor = cli.run("doctor", "--json").document
     assert doctor["ok"], doctor
     assert [step["outcome"] for step in doctor["steps"]] == ["ok"] * 10

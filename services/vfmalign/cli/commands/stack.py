@@ -104,8 +104,10 @@ def status(home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None
         name: get_health(service.ports.address) if service.process is not None and service.process.alive() else "down"
         for name, service in state.services.items()
     }
-    store_runs = state.store is None or (state.store.process is not None and state.store.process.alive())
-    serving = state.running and store_runs and bool(health) and set(health.values()) == {"serving"}
+    if state.store is not None:
+        alive = state.store.process is not None and state.store.process.alive()
+        health = {"s3": "serving" if alive else "down"} | health
+    serving = state.running and bool(state.services) and set(health.values()) == {"serving"}
     if not state.services:
         output.note(f"there is no stack in this state folder; start one with {directory.get_command('up --detach')}")
     content = _to_json_dict(directory, state) | {"running": state.running, "health": health, "serving": serving}
@@ -182,7 +184,14 @@ def _to_json_dict(directory: StateDirectory, state: StackState) -> dict[str, Any
         "home": str(directory.path),
         "logs": str(directory.logs),
         "token_file": None if state.token_file is None else str(state.token_file),
-        "store": None if store is None else {"endpoint": store.endpoint, "bucket": store.bucket},
+        "store": None
+        if store is None
+        else {
+            "endpoint": store.endpoint,
+            "bucket": store.bucket,
+            "pid": None if store.process is None else store.process.pid,
+            "restarts": store.restarts,
+        },
         "services": {
             name: {
                 "address": service.ports.address,
