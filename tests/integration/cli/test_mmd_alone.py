@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import signal
+from pathlib import Path
+
 import grpc
 import numpy as np
 import pytest
 from google.rpc import error_details_pb2, status_pb2
-from tests.integration.cli.commands import Cli
+from tests.integration.cli.commands import INTERRUPTED, TIMEOUT_S, Cli, wait_until
 
 from vfmalign.cli import exits
 from vfmalign.v1 import common_pb2, imports_pb2, mmd_pb2, mmd_pb2_grpc
@@ -66,6 +69,18 @@ def test_a_whole_stack_is_not_taken_for_it(mmd_alone: Cli) -> None:
     assert "a stack with other services (mmd) already runs" in error["message"]
     error = mmd_alone.call("up", "--only", "features", "--json", code=exits.BAD_INPUT).document["error"]
     assert error["subject"] == "--only"
+
+
+def test_ctrl_c_while_a_stack_starts_in_the_background_stops_it(tmp_path: Path) -> None:
+    cli = Cli(tmp_path)
+    process = cli.start("up", "--only", "mmd", "--detach")
+    wait_until(lambda: cli.home.read().running, "the start of the supervisor")
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode in INTERRUPTED
+    assert "stopped while starting" in err
+    assert not cli.home.read().list_processes()
+    assert not cli.home.read().running
 
 
 @pytest.mark.parametrize("field", ["feature_set_id", "uploaded"])

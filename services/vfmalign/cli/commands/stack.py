@@ -146,8 +146,15 @@ def _start_detached(directory: StateDirectory, output: Output, services: Sequenc
                 start_new_session=True,
                 env={**os.environ, "PYTHONSAFEPATH": "1"},
             )
-        with output.err.status("starting the stack"):
-            state = _await_ready(directory, supervisor, output)
+        try:
+            with output.err.status("starting the stack"):
+                state = _await_ready(directory, supervisor, output)
+        except KeyboardInterrupt:
+            with output.err.status("stopping"):
+                supervisor.terminate()
+                supervisor.wait(_DOWN_TIMEOUT_S)
+            output.note("stopped while starting")
+            raise
     output.emit(_to_json_dict(directory, state), _show_stack(state))
     output.note(f"logs are in {directory.logs}; {directory.get_command('down')} stops the stack", "dim")
 
