@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from monai.networks.nets import UNet
-from tests.integration.cli.commands import TIMEOUT_S, Cli, run_stack, wait_until
+from tests.integration.cli.commands import Cli, run_stack
 from tests.unit.imaging.datasets.brain_files import Files, lay_out_decathlon, make_case
 
 from vfmalign.cli import exits
@@ -268,14 +268,23 @@ def test_unknown_ids_are_code_2(cli: Cli) -> None:
     assert "dataset d9: not found" in cli.call("dataset", "show", "d9", code=2).err
 
 
+def interrupt(process: subprocess.Popen[str], line: str) -> str:
+    """Send Ctrl-C to a command once it has written a line to stderr; return what it writes afterwards."""
+    assert process.stderr is not None
+    with process:
+        for written in process.stderr:
+            if line in written:
+                break
+        process.send_signal(signal.SIGINT)
+        err = process.stderr.read()
+    assert process.returncode == 130
+    return err
+
+
 def test_ctrl_c_leaves_a_check_running_and_says_how_to_go_on(cli: Cli, model: str, dataset: str) -> None:
     arguments = ("check", dataset, "--model", model, "--task", "segmentation", "--preset", "demo", "--id", "c1")
     process = cli.start(*arguments)
-    assert process.stderr is not None
-    wait_until(lambda: cli.call("checks", "show", "c1", code=None).code == 0, "the check's creation")
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=TIMEOUT_S)
-    assert process.returncode == 130
+    err = interrupt(process, "check c1 is queued")
     assert "Traceback" not in err
     assert "check c1 continues" in err
     assert "`vfmalign watch c1`" in err
@@ -309,10 +318,7 @@ def test_ctrl_c_leaves_a_experiment_running_and_says_how_to_go_on(cli: Cli, mode
         "s1",
     )
     process = cli.start(*arguments)
-    wait_until(lambda: cli.call("experiments", "show", "s1", code=None).code == 0, "the experiment's creation")
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=TIMEOUT_S)
-    assert process.returncode == 130
+    err = interrupt(process, "experiment s1 is queued")
     assert "Traceback" not in err
     assert "experiment s1 continues" in err
     assert "`vfmalign watch s1`" in err

@@ -27,7 +27,8 @@ def read_command(monkeypatch):
             return SimpleNamespace(state="queued", to_json_dict=dict)
 
         monkeypatch.setattr(Resource, "create", create)
-        monkeypatch.setattr(Target, "find", lambda home: None)
+        target = SimpleNamespace(get_command=lambda words: f"vfmalign {words}")
+        monkeypatch.setattr(Target, "find", lambda home: target)
         program, *words = shlex.split(command)
         assert program == "vfmalign"
         assert run([*words, "--no-wait"]) == 0
