@@ -145,8 +145,9 @@ def resolve_job(store: ObjectStore, job_id: str, request: JobSpec) -> TrainingSp
     dataset = load_dataset(store, request.dataset_id, request.dataset_digest or None)
     check_mapped_modalities(request.modality_map, dataset.declaration, "spec.modality_map")
     if request.kind == "pretrain":
+        spec = _pretraining_spec(job_id, request, dataset.digest())
         check_splits(dataset, ("pretrain", "val"))
-        return _check_publication(store, _pretraining_spec(job_id, request, dataset.digest()))
+        return _check_publication(store, spec)
     if not request.model_id:
         raise BadOption("required for fine-tuning", field="spec.model_id", remedy="name the pretrained model")
     if request.task is None:
