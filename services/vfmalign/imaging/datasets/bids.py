@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from vfmalign.core.domain.declarations import DatasetDeclaration, VolumeKind
+from vfmalign.core.domain.documents import pluralise
 from vfmalign.core.domain.errors import BadDataset
 from vfmalign.imaging.datasets.derivation import DECLARE, declare, derive_label_maps, to_volume_id
 from vfmalign.imaging.datasets.sources import (
@@ -162,7 +163,7 @@ def _choose_modalities(images: _FilesByCase) -> tuple[list[VolumeKind], tuple[st
         )
     notes = [f"{kind} was left out: {count}" for kind, count in partial.items()]
     if unknown := sum(count for kind, count in counts.items() if kind not in _SUFFIXES):
-        notes.append(f"{unknown} images were left out, because their suffix is none of BIDS; {DECLARE}")
+        notes.append(f"left out: {pluralise(unknown, 'image')} with a suffix that is none of BIDS; {DECLARE}")
     return modalities, tuple(notes)
 
 
@@ -175,7 +176,8 @@ def _choose_labels(masks: _FilesByCase) -> tuple[tuple[VolumeKind, ...], tuple[s
     needed = min(2, len({_get_patient(name) for name in masks}))
     labels = tuple(sorted(kind for kind, owners in patients.items() if len(owners) >= needed))
     left_out = len(patients) - len(labels)
-    return labels, (f"{left_out} label maps that only one patient has were left out; {DECLARE}",) if left_out else ()
+    note = f"left out: {pluralise(left_out, 'label map')} of one patient alone; {DECLARE}"
+    return labels, (note,) if left_out else ()
 
 
 def _get_patient(name: str) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 
 from vfmalign.core.domain.datasets import Split
 from vfmalign.core.domain.declarations import DatasetDeclaration, VolumeKind
+from vfmalign.core.domain.documents import pluralise
 from vfmalign.core.domain.errors import BadDataset
 from vfmalign.imaging.datasets import nnunet
 from vfmalign.imaging.datasets.derivation import DECLARE, declare, declare_from_json, derive_label_maps
@@ -146,7 +147,7 @@ def _read_lists(
     counts = Counter(case.name for case in cases)
     repeated = "another item has the same file name"
     cases = [replace(case, problems=(*case.problems, repeated)) if counts[case.name] > 1 else case for case in cases]
-    note = f"{unlabelled} images without label map in dataset.json were left out"
+    note = f"left out: {pluralise(unlabelled, 'image')} of dataset.json without a label map"
     return cases, (note,) if unlabelled else ()
 
 

@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 
 from vfmalign.core.domain.declarations import DatasetDeclaration, VolumeKind
+from vfmalign.core.domain.documents import pluralise
 from vfmalign.core.domain.errors import BadDataset
 from vfmalign.imaging.datasets.derivation import declare_from_json
 from vfmalign.imaging.datasets.sources import (
@@ -67,7 +68,7 @@ def read(path: Path, declaration: DatasetDeclaration | None) -> SourceDataset:
         CaseSource(name, name, {}, problems=("its image has no channel number such as _0000",)) for name in unnumbered
     ]
     left_out = sum(map(len, list_volumes(path / "imagesTs").values()))
-    notes = (f"{left_out} images of imagesTs were left out",) if left_out else ()
+    notes = (f"left out: {pluralise(left_out, 'image')} of imagesTs",) if left_out else ()
     return SourceDataset(declaration, sorted(cases, key=lambda case: case.name), notes)
 
 

@@ -215,8 +215,8 @@ def test_a_word_of_a_file_name_that_may_be_a_patient_s_becomes_no_id(tmp_path: P
     assert source.declaration.modalities == ("t1w",)
     assert source.declaration.label_names == ("hippocampus",)
     assert [note.split(";")[0] for note in source.notes] == [
-        "4 images were left out, because their suffix is none of BIDS",
-        "1 label maps that only one patient has were left out",
+        "left out: 4 images with a suffix that is none of BIDS",
+        "left out: 1 label map of one patient alone",
     ]
     assert list_problems(path) == ""
 
@@ -278,7 +278,7 @@ def test_the_lists_of_a_datalist_are_its_splits(tmp_path: Path) -> None:
     edit_json(path, lambda c: c.update(validation=[c["training"].pop()], test=[c["training"].pop(), "x.nii.gz"]))
     dataset = run(path).dataset
     assert [len(dataset.split(split)) for split in ("train", "val", "test")] == [2, 1, 1]
-    assert read_source(path)[1].notes == ("1 images without label map in dataset.json were left out",)
+    assert read_source(path)[1].notes == ("left out: 1 image of dataset.json without a label map",)
     repeated = lambda c: c["test"].append(c["training"][0])  # noqa: E731
     edit_json(path, repeated)
     assert "same file name" in list_problems(path)
