@@ -151,11 +151,12 @@ def check(
         create_reports_folder(reports)
     name = check_id or new_id("check")
     created = CHECKS.create(target, name, spec)
-    output.note(f"check {name} {describe_state(created.state)}")
+    opening = f"check {name} {describe_state(created.state)}"
     if no_wait:
+        output.note(opening)
         output.emit({"check": created.to_json_dict()}, get_next_step(target, "check", name, created.state))
         return
-    finish_check(target, watch_check(target, name, output), output, reports, required)
+    finish_check(target, watch_check(target, name, output, opening), output, reports, required)
 
 
 def _gate_without_waiting(option: str) -> BadOption:
@@ -219,9 +220,9 @@ def list_jobs_of_check(target: Target, check: Check) -> list[Job]:
     return target.run(call)
 
 
-def watch_check(target: Target, check_id: str, output: Output) -> Check:
-    """Follow a check until it has ended."""
-    return follow(target, CHECKS, check_id, output, follow_check)
+def watch_check(target: Target, check_id: str, output: Output, opening: str = "") -> Check:
+    """Follow a check until it has ended; see `follow`."""
+    return follow(target, CHECKS, check_id, output, follow_check, opening=opening)
 
 
 def download_check_report(target: Target, check_id: str, result: CheckResult, folder: Path) -> dict[str, str]:

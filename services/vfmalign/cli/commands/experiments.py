@@ -129,11 +129,12 @@ def experiment(
         create_reports_folder(reports)
     name = experiment_id or new_id("experiment")
     created = EXPERIMENTS.create(target, name, spec)
-    output.note(f"experiment {name} {describe_state(created.state)}: {len(created.cells)} checks")
+    opening = f"experiment {name} {describe_state(created.state)}: {len(created.cells)} checks"
     if no_wait:
+        output.note(opening)
         output.emit({"experiment": created.to_json_dict()}, get_next_step(target, "experiment", name, created.state))
         return
-    finish_experiment(target, watch_experiment(target, name, output), output, reports)
+    finish_experiment(target, watch_experiment(target, name, output, opening), output, reports)
 
 
 @app.command()
@@ -176,9 +177,9 @@ def list_results(target: Target, experiment: Experiment) -> dict[str, CheckResul
     return target.run(call)
 
 
-def watch_experiment(target: Target, experiment_id: str, output: Output) -> Experiment:
-    """Follow an experiment until it has ended."""
-    return follow(target, EXPERIMENTS, experiment_id, output, follow_experiment)
+def watch_experiment(target: Target, experiment_id: str, output: Output, opening: str = "") -> Experiment:
+    """Follow an experiment until it has ended; see `follow`."""
+    return follow(target, EXPERIMENTS, experiment_id, output, follow_experiment, opening=opening)
 
 
 def finish_experiment(

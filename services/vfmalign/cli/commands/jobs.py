@@ -104,13 +104,12 @@ def create_job(target: Target, job_id: str, spec: JobSpec, output: Output, *, wa
         next_step = get_next_step(target, "job", job_id, job.state)
         output.emit({"job": job.to_json_dict()}, f"job {job_id}: {job.state}; {next_step}")
         return
-    output.note(f"job {job_id} {describe_state(job.state)}")
-    finish_job(watch_job(target, job_id, output), output)
+    finish_job(watch_job(target, job_id, output, f"job {job_id} {describe_state(job.state)}"), output)
 
 
-def watch_job(target: Target, job_id: str, output: Output) -> Job:
-    """Follow a job until it has ended."""
-    return follow(target, JOBS, job_id, output, follow_job)
+def watch_job(target: Target, job_id: str, output: Output, opening: str = "") -> Job:
+    """Follow a job until it has ended; see `follow`."""
+    return follow(target, JOBS, job_id, output, follow_job, opening=opening)
 
 
 def finish_job(job: Job, output: Output) -> None:

@@ -82,9 +82,22 @@ def follow(
     resource_id: str,
     output: Output,
     follow_on: Callable[[AsyncClient, str, View], Awaitable[OperationT]],
+    *,
+    opening: str = "",
 ) -> OperationT:
-    """Follow a resource until it has ended. Ctrl-C leaves it running and prints how to continue."""
+    """Follow a resource until it has ended. Ctrl-C leaves it running and prints how to continue.
+
+    Args:
+        target: the deployment.
+        resource: its kind.
+        resource_id: its id.
+        output: where progress goes.
+        follow_on: shows it in a view and returns its last state.
+        opening: first line of the progress.
+    """
     try:
+        if opening:
+            output.note(opening)
         with View(output) as view:
             return target.run(lambda client: follow_on(client, resource_id, view))
     except KeyboardInterrupt:
