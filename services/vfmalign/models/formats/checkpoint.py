@@ -118,9 +118,8 @@ def _read_weights_only(data: bytes, subject: str) -> Any:
     try:
         # ProFound's checkpoints store their command line as a Namespace, which only holds attributes and runs no code.
         with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore", UserWarning
-            )  # of torch, about how the file was written: the error says what is wrong
+            # Torch warns about how the file was written; the error says what is wrong.
+            warnings.simplefilter("ignore", UserWarning)
             return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # the parser raises many types on foreign bytes; each means that the file is unusable
         raise BadCheckpoint(
