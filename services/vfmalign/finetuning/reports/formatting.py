@@ -48,13 +48,6 @@ def format_interval(estimate: Estimate) -> str:
     return ABSENT if interval is None else f"{format_number(interval.lower)} to {format_number(interval.upper)}"
 
 
-def format_share(share: Estimate) -> str:
-    """A share and its interval in per cent."""
-    if share.value is None or share.interval is None:
-        return ABSENT
-    return f"{100 * share.value:.0f} % [{100 * share.interval.lower:.0f}, {100 * share.interval.upper:.0f}]"
-
-
 def format_steps(steps: Steps | None) -> str:
     """A number of steps, preceded by `>` where it is censored."""
     if steps is None or steps.value is None:

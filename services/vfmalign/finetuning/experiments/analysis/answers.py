@@ -1,6 +1,6 @@
 """What an experiment says to the team of an ML platform: three questions, answered in plain words.
 
-The answers follow from the verdicts on the claim about the gain, the tests behind them, and the go/no-go rule.
+The answers follow from the verdicts on the claim about the gain and the tests behind them.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from vfmalign.core.domain.documents import pluralise
 from vfmalign.core.domain.record import Record
 from vfmalign.finetuning.experiments.analysis.claims import Claim, ClaimVerdict
 from vfmalign.finetuning.experiments.analysis.points import SHIFT, Point, get_gain_difference
-from vfmalign.finetuning.experiments.analysis.stopping import StoppingRule
 from vfmalign.finetuning.experiments.analysis.strata import DESIGN_LABELS, MIN_UNITS, SIGNIFICANCE_LEVEL, Design
 from vfmalign.finetuning.reports.formatting import format_correlation, format_p_value, to_sentence
 
@@ -74,13 +73,12 @@ class Answers(Record):
         return self.relation, self.certainty, self.recommendation
 
 
-def answer_questions(points: Sequence[Point], claims: Sequence[Claim], rules: Sequence[StoppingRule]) -> Answers:
+def answer_questions(points: Sequence[Point], claims: Sequence[Claim]) -> Answers:
     """Answers the questions from the claims about the gain.
 
     Args:
         points: the points.
         claims: all claims.
-        rules: outcomes of the go/no-go rule, in order of steps.
     """
     gain = [claim for claim in claims if claim.claim == "gain" and claim.shift_measure == SHIFT.name]
     outcome = get_outcome([claim.verdict for claim in gain if claim.verdict is not None])
@@ -101,7 +99,7 @@ def answer_questions(points: Sequence[Point], claims: Sequence[Claim], rules: Se
             question="What should a platform team do with that?",
             answer=_RECOMMENDATIONS[outcome],
             details=" ".join(
-                filter(None, (_explain_advice(outcome, gain), _explain_rule(rules), _explain_gains(counts)))
+                filter(None, (_explain_advice(outcome, gain), _explain_gains(counts)))
             ),
         ),
         gains=counts,
@@ -216,25 +214,6 @@ def _explain_advice(outcome: Outcome, claims: Sequence[Claim]) -> str:
             "both for every model."
         )
     return ""
-
-
-def _explain_rule(rules: Sequence[StoppingRule]) -> str:
-    """What stopping early by the shift would have saved and lost, at the last probed step."""
-    rule = next((rule for rule in reversed(rules) if rule.number == "shift"), None)
-    if rule is None:
-        return ""
-    start = f"Stopping trainings whose features moved most by step {rule.step} would have"
-    if not rule.stopped:
-        return f"{start} stopped none of {rule.trainings}."
-    share, interval = rule.miss_rate.value, rule.miss_rate.interval
-    rate = "" if share is None or interval is None else (
-        f" ({100 * share:.0f} %, {100 * interval.level:.0f} % interval {100 * interval.lower:.0f} to "
-        f"{100 * interval.upper:.0f} %)"
-    )  # fmt: skip
-    return (
-        f"{start} saved {rule.stopped} of {rule.trainings} trainings and lost {rule.missed} of the {rule.gained} that "
-        f"gained{rate}."
-    )
 
 
 def _explain_gains(counts: GainCounts) -> str:

@@ -23,7 +23,6 @@ from vfmalign.finetuning.experiments.analysis.objectives import ObjectivePair, c
 from vfmalign.finetuning.experiments.analysis.points import make_points
 from vfmalign.finetuning.experiments.analysis.predictors import PredictorComparison, compare_predictors
 from vfmalign.finetuning.experiments.analysis.sensitivity import Sensitivity, compare_variants
-from vfmalign.finetuning.experiments.analysis.stopping import StoppingRule, evaluate_stopping
 from vfmalign.finetuning.experiments.analysis.strata import DESIGN_LABELS
 
 _SHORT_VERDICTS: Mapping[ClaimVerdict, str] = {
@@ -41,7 +40,6 @@ class ExperimentReport(Record):
         phantom: some cases are generated, so that the experiment is a rehearsal and not evidence.
         answers: what the experiment says to a platform team, in plain words.
         headline: what the data say about each claim, in one sentence each.
-        stopping: outcome of a go/no-go rule at every probed step.
         sensitivity: the ranking of the models with other layers, bandwidths and scalings.
         averages: cells averaged over seeds, on which all comparisons are based.
         missing: cells without results.
@@ -60,7 +58,6 @@ class ExperimentReport(Record):
     objectives: tuple[ObjectivePair, ...]
     prediction: PredictorComparison
     early: EarlyPrediction
-    stopping: tuple[StoppingRule, ...]
     sensitivity: Sensitivity
     averages: tuple[SeedAverage, ...]
     cells: tuple[Cell, ...]
@@ -91,7 +88,6 @@ def analyse_cells(
     points = make_points(cells)
     resampled = resample(points, seed=seed, resamples=resamples)
     claims, pooled = evaluate_claims(points, resampled, seed=seed, level=level)
-    rules = evaluate_stopping(points)
     return ExperimentReport(
         experiment=experiment,
         title=title,
@@ -99,14 +95,13 @@ def analyse_cells(
         resamples=resamples,
         level=level,
         phantom=any(cell.phantom for cell in cells),
-        answers=answer_questions(points, claims, rules),
+        answers=answer_questions(points, claims),
         headline=tuple(write_headline(name, claims) for name in EXPECTED_SIGNS),
         claims=claims,
         pooled=pooled,
         objectives=compare_objectives(points),
         prediction=compare_predictors(points, seed=seed),
         early=evaluate_early_probes(points, seed=seed),
-        stopping=rules,
         sensitivity=compare_variants(points),
         averages=tuple(average_seeds(point, resampled[point.model, point.task], level) for point in points),
         cells=tuple(cell for point in points for cell in point.cells),

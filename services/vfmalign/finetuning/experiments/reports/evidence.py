@@ -21,7 +21,6 @@ from vfmalign.finetuning.experiments.analysis.cells import ControlName
 from vfmalign.finetuning.experiments.analysis.claims import CLAIM_STATEMENTS, Claim
 from vfmalign.finetuning.experiments.analysis.experiment_report import ExperimentReport
 from vfmalign.finetuning.experiments.analysis.points import PREDICTORS, flag_symbols
-from vfmalign.finetuning.experiments.analysis.stopping import RULES
 from vfmalign.finetuning.experiments.analysis.strata import DESIGN_LABELS
 from vfmalign.finetuning.experiments.cell_results import CellResult
 from vfmalign.finetuning.jobs.request import NETWORKS
@@ -31,7 +30,6 @@ from vfmalign.finetuning.reports.formatting import (
     format_interval,
     format_number,
     format_p_value,
-    format_share,
     format_value,
     to_sentence,
 )
@@ -191,18 +189,7 @@ def _render_early(report: ExperimentReport) -> str:
         for one in report.early.steps
     ]  # fmt: skip
     header = ("step", "models", "ρ, MMD² alone", "ρ, validation alone", "ρ, both", "p, MMD² adds")
-    early = _section("Early prediction", header, rows, report.early.sentence)
-    rules = [
-        (
-            one.step, RULES[one.number], f"{one.stopped} of {one.trainings}", one.gained, one.missed,
-            format_share(one.miss_rate), f"{one.missed_by_chance:.1f}", f"{one.best_stopped} of {len(one.tasks)}",
-        )
-        for one in report.stopping
-    ]  # fmt: skip
-    rule_header = (
-        "step", "rule", "stopped", "gained", "missed", "miss rate", "missed at random", "tasks whose best is stopped",
-    )  # fmt: skip
-    return early + (f"\n{_table(rule_header, rules)}" if rules else "")
+    return _section("Early prediction", header, rows, report.early.sentence)
 
 
 def _render_sensitivity(report: ExperimentReport) -> str:

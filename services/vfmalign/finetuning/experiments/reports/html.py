@@ -8,11 +8,10 @@ from vfmalign.finetuning.experiments.analysis.averages import SeedAverage
 from vfmalign.finetuning.experiments.analysis.claims import CLAIM_STATEMENTS, OUTCOMES
 from vfmalign.finetuning.experiments.analysis.experiment_report import ExperimentReport
 from vfmalign.finetuning.experiments.analysis.points import FLAG_SYMBOLS, PREDICTORS, flag_symbols
-from vfmalign.finetuning.experiments.analysis.stopping import RULES
 from vfmalign.finetuning.experiments.analysis.strata import DESIGN_LABELS, MIN_UNITS, SIGNIFICANCE_LEVEL
 from vfmalign.finetuning.experiments.reports import figures
 from vfmalign.finetuning.experiments.reports.first_screen import make_first_screen
-from vfmalign.finetuning.reports.formatting import ABSENT, format_share, to_text
+from vfmalign.finetuning.reports.formatting import ABSENT, to_text
 from vfmalign.finetuning.reports.templating import load_template
 
 
@@ -20,7 +19,6 @@ def render(report: ExperimentReport) -> bytes:
     """Renders the report as UTF-8 HTML."""
     filters: dict[str, Callable[..., str]] = {
         "beyond": _mark_difference,
-        "percent": format_share,
         "share": _format_step_share,
         "symbols": flag_symbols,
     }
@@ -43,7 +41,6 @@ def render(report: ExperimentReport) -> bytes:
         early=figures.embed_early_prediction(report),
         statements=CLAIM_STATEMENTS,
         designs=DESIGN_LABELS,
-        rules=RULES,
         controls=[average for average in report.averages if average.controls],
         labels={quantity.name: quantity.label for quantity in PREDICTORS},
         shown_flags=_list_flags(report),

@@ -12,7 +12,6 @@ import pytest
 
 from vfmalign.client.messages.common import Estimate, absent
 from vfmalign.finetuning.experiments.analysis.experiment_report import ExperimentReport, analyse_cells
-from vfmalign.finetuning.experiments.analysis.stopping import RULES
 from vfmalign.finetuning.experiments.reports.cells_table import to_csv
 from vfmalign.finetuning.experiments.reports.html import render
 from vfmalign.finetuning.reports.formatting import format_correlation, format_number, format_p_value
@@ -140,14 +139,10 @@ def test_the_smallest_relevant_difference_stands_beside_every_difference(large, 
     assert marks == {"▲": gains.better, "▼": gains.worse}
 
 
-def test_the_page_shows_sensitivity_and_the_rule_for_stopping(large, pages):
+def test_the_page_shows_sensitivity(large, pages):
     words = Outline(pages["large"]).words()
     for variant in large.sensitivity.variants:
         assert f"{variant.label} {format_correlation(variant.tau)}" in words
-    for rule in large.stopping:
-        assert (
-            f"{rule.step} {RULES[rule.number]} {rule.stopped} of {rule.trainings} {rule.gained} {rule.missed}" in words
-        )
 
 
 def test_controls_are_shown_where_a_cell_has_them(pages, large):
