@@ -9,10 +9,12 @@ import time
 from pathlib import Path
 
 from bench import environments, machine, tables
+from bench.statistics.averages import simulate_averages
 from bench.statistics.convergence import simulate_convergence
 from bench.statistics.coverage import simulate_coverage
 from bench.statistics.equivalence import simulate_equivalence
 from bench.statistics.experiments import simulate_experiments
+from bench.statistics.families import simulate_families
 from bench.statistics.power import simulate_power
 from bench.statistics.size import simulate_size
 from bench.statistics.training_seeds import simulate_seeds
@@ -25,7 +27,7 @@ def main() -> int:
         prog="python -m bench.statistics",
         description="Simulate the size and power of tests, coverage, convergence, verdicts and experiments.",
     )
-    names = ("size", "power", "coverage", "convergence", "seeds", "equivalence", "experiments")
+    names = ("size", "power", "coverage", "convergence", "seeds", "equivalence", "experiments", "families", "averages")
     parser.add_argument("--only", default=",".join(names), help=f"sections, separated by commas: {', '.join(names)}")
     parser.add_argument("--size-datasets", type=int, default=2000, help="datasets per null distribution (2000)")
     parser.add_argument("--power-datasets", type=int, default=1000, help="datasets per alternative (1000)")
@@ -67,10 +69,14 @@ def _simulate(name: str, arguments: argparse.Namespace) -> Section:
         return simulate_convergence(arguments.curves, arguments.seed)
     if name == "seeds":
         return simulate_seeds(arguments.seeds_datasets, arguments.seed)
+    if name == "averages":
+        return simulate_averages(arguments.seeds_datasets, arguments.seed)
     if name == "equivalence":
         return simulate_equivalence(arguments.equivalence_datasets, arguments.seed)
     if name == "experiments":
         return simulate_experiments(arguments.simulations, arguments.seed, arguments.processes)
+    if name == "families":
+        return simulate_families(arguments.simulations, arguments.seed, arguments.processes)
     return simulate_coverage(arguments.coverage_datasets, arguments.seed, arguments.processes)
 
 

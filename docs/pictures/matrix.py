@@ -42,40 +42,38 @@ def draw_experiment() -> Canvas:
         canvas.text((10, y + CELL[1] // 2 + 5), model)
         for column, name in enumerate(tasks):
             one = averages[model, name]
-            difference = f"{sign(one)} {format_signed(one.gain_difference)}"
+            difference = f"{sign(one)} {format_signed(one.gain_difference.value)}"
             shift = f"MMD² {format_number(one.shift.value)}{' †' if one.flags.saturated else ''}"
             canvas.box((LEFT + column * (CELL[0] + GAP), y), CELL, difference, shift, kind=judge(one))
     canvas.box((10, bottom + 12), (16, 16), "", kind="gpu")
-    canvas.text((34, bottom + 25), "▲ better than a network made for the task by more than δ", "small")
+    canvas.text((34, bottom + 25), "▲ gain over a network made for the task", "small")
     canvas.box((420, bottom + 12), (16, 16), "", kind="box")
-    canvas.text((444, bottom + 25), "● within δ, the smallest relevant difference", "small")
+    canvas.text((444, bottom + 25), "≈ equivalent, ○ inconclusive", "small")
     canvas.box((740, bottom + 12), (16, 16), "", kind="harm")
-    canvas.text((764, bottom + 25), "▼ worse by more than δ", "small")
+    canvas.text((764, bottom + 25), "▼ harm", "small")
     canvas.text(
         (10, bottom + 54),
-        "Means over the seeds, without their intervals. MMD²: how far features moved. † saturated: it no longer grows "
-        "with the distance.",
+        "Means over the seeds; verdicts by intervals over seeds and patients. MMD²: how far features moved. "
+        "† saturated: it no longer grows with the distance.",
         "small",
     )
     return canvas
 
 
 def judge(one: SeedAverage) -> str:
-    """Returns the kind of box for a mean difference beside the smallest relevant one."""
-    difference = one.gain_difference or 0.0
-    if abs(difference) <= one.smallest_difference:
-        return "box"
-    return "gpu" if difference > 0 else "harm"
+    """Returns the kind of box for a verdict."""
+    return {"gain": "gpu", "harm": "harm"}.get(one.verdict.label, "box")
 
 
 def sign(one: SeedAverage) -> str:
-    """Returns the sign that says the same as the colour."""
-    return {"gpu": "▲", "harm": "▼", "box": "●"}[judge(one)]
+    """Returns the sign of a verdict, which says the same as the colour where it has one."""
+    return {"gain": "▲", "harm": "▼", "equivalent": "≈"}.get(one.verdict.label, "○")
 
 
 def describe(one: SeedAverage) -> str:
     """Returns one cell in words."""
-    return f"{format_signed(one.gain_difference)}, MMD² {format_number(one.shift.value)}"
+    verdict = one.verdict.label.replace("_", " ")
+    return f"{format_signed(one.gain_difference.value)}, {verdict}, MMD² {format_number(one.shift.value)}"
 
 
 def format_signed(value: float | None) -> str:

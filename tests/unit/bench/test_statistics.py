@@ -11,9 +11,11 @@ import pytest
 from bench import environments
 from bench.statistics import __main__ as command
 from bench.statistics import convergence, equivalence, power
+from bench.statistics.averages import simulate_averages
 from bench.statistics.convergence import SHAPES, draw_noise, get_curve, measure_directly
 from bench.statistics.coverage import coverage_shares
 from bench.statistics.experiments import SeparatePermutations, simulate_experiments
+from bench.statistics.families import simulate_families
 from bench.statistics.simulations import Outcome
 from bench.statistics.size import binomial_range
 
@@ -143,3 +145,19 @@ def test_equivalence_is_simulated_for_every_cell(monkeypatch: pytest.MonkeyPatch
     assert len(section["tables"][0]["rows"]) == 6
     assert len(section["records"]) == 6 * 2
     assert {one["equivalent"] for one in section["records"]} <= {0.0, 0.5, 1.0}
+
+
+def test_intervals_of_averages_cover_where_resampled_seeds_do_not() -> None:
+    section = simulate_averages(datasets=60, seed=3)
+    for table in section.tables:
+        assert len(table.rows) == 3
+    for record in section.records:
+        assert record["interval"] >= 50
+        if record["share"] == 0.98:
+            assert record["bootstrap"] < record["interval"]
+
+
+def test_related_models_raise_the_level_of_the_test_across_them() -> None:
+    section = simulate_families(simulations=60, seed=3, processes=1)
+    rejected = {(record["families"], record["share"]): record["rejected"] for record in section.records}
+    assert rejected["3+2+1", 1.0] > 9 > rejected["1+1+1+1+1+1", 1.0]

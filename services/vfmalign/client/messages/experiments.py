@@ -50,7 +50,7 @@ class ExperimentSpec(ApiMessage):
         seeds: each once.
         recipe: recipe of the pretrained networks in every check.
         permutations: permutations of each check's tests.
-        bootstrap_resamples: resamples of all intervals.
+        bootstrap_resamples: resamples of the intervals of each check.
         interval_level: coverage of intervals, in (0, 1).
         max_running: checks of this experiment that run at once, at most 64.
         title: title of the report; empty means the id.

@@ -69,7 +69,6 @@ class ReportWriter:
             self._make_cells(results, spec.interval_level),
             [_make_missing_cell(c) for c in cells if c.state != "succeeded" and not c.cell.shuffled_labels],
             seed=spec.seeds[0],
-            resamples=spec.bootstrap_resamples,
             level=spec.interval_level,
         )
         # report.json is written last, because its existence means that the report is complete.

@@ -10,6 +10,7 @@ from vfmalign.client.messages.jobs import CurvePoint
 from vfmalign.core.domain.jobs import CaseScore, JobProgress
 from vfmalign.finetuning.analysis.convergence import measure_convergence
 from vfmalign.finetuning.analysis.gain import estimate_gain, pair_scores
+from vfmalign.finetuning.analysis.verdict import decide_verdict
 from vfmalign.finetuning.experiments.analysis.cells import Cell, Flags, MissingCell
 from vfmalign.finetuning.experiments.analysis.experiment_report import analyse_cells
 from vfmalign.finetuning.experiments.reports.html import render
@@ -96,7 +97,8 @@ def _cell(model, task, seed, *, place, models, noise, patients, phantom, probes)
             ),
         ),
         shift_se=se, shift_ratio=Estimate(value=shift / 0.6), gain=gain.relative_percent, gain_difference=gain.absolute,
-        gain_scratch=gain.relative_percent, score=gain.score, baseline=gain.baseline,
+        gain_scratch=gain.relative_percent, verdict=decide_verdict(gain, metric, held_out=True),
+        score=gain.score, baseline=gain.baseline,
         steps_to_95=convergence.steps_to_95,
         budget=120, weight_change=0.02 + 0.03 * place + abs(rng.normal(0, 0.01)),
         measures={
@@ -196,14 +198,14 @@ def missing():
 def small(make_cells, missing):
     """A rehearsal of three models and one seed."""
     return analyse_cells(
-        "s-1", "Two families, five tasks", make_cells(3, 5, phantom=True), [missing], seed=1, resamples=100, level=0.95
+        "s-1", "Two families, five tasks", make_cells(3, 5, phantom=True), [missing], seed=1, level=0.95
     )
 
 
 @pytest.fixture(scope="session")
 def large(make_cells):
     """Five models and two seeds."""
-    return analyse_cells("s-2", "Five models", make_cells(5, 5, 2), [], seed=1, resamples=100, level=0.95)
+    return analyse_cells("s-2", "Five models", make_cells(5, 5, 2), [], seed=1, level=0.95)
 
 
 @pytest.fixture(scope="session")

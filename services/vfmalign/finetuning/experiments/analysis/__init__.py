@@ -1,1 +1,1 @@
-"""Statistics of an experiment: rank correlations, claims, predictors, early prediction and bootstrap."""
+"""Statistics of an experiment: rank correlations, claims, predictors and early prediction."""

@@ -5,13 +5,17 @@ The answers follow from the verdicts on the claim about the gain and the tests b
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
+from vfmalign.client.messages.checks import VerdictLabel
 from vfmalign.core.domain.documents import pluralise
 from vfmalign.core.domain.record import Record
+from vfmalign.finetuning.experiments.analysis.averages import SeedAverage
 from vfmalign.finetuning.experiments.analysis.claims import Claim, ClaimVerdict
-from vfmalign.finetuning.experiments.analysis.points import SHIFT, Point, get_gain_difference
+from vfmalign.finetuning.experiments.analysis.points import SHIFT, SHIFT_MEASURES
+from vfmalign.finetuning.experiments.analysis.robustness import CommonBaselines
 from vfmalign.finetuning.experiments.analysis.strata import DESIGN_LABELS, MIN_UNITS, SIGNIFICANCE_LEVEL, Design
 from vfmalign.finetuning.reports.formatting import format_correlation, format_p_value, to_sentence
 
@@ -30,6 +34,16 @@ _JUDGEMENTS: Mapping[ClaimVerdict, str] = {
     "no_clear_relation": "which chance explains as well",
     "cannot support or contradict": "without a verdict",
 }
+VERDICT_TEXTS: Mapping[VerdictLabel, str] = {
+    "gain": "gain",
+    "equivalent": "equivalent",
+    "inconclusive": "inconclusive",
+    "harm": "harm",
+    "insufficient_data": "without enough data",
+}
+"""Verdicts of pairs of model and task in print, from better to worse."""
+FAMILY_LEVELS = "7 to 9 % where relatives share 80 % of what distinguishes a model, and 10 to 12 % at 95 %"
+"""Measured by `python -m bench.statistics --only families` (docs/experiments.md)."""
 _UNITS: Mapping[Design, str] = {"within_task": "model", "within_model": "task"}
 
 
@@ -41,31 +55,19 @@ class Answer(Record):
     details: str
 
 
-class GainCounts(Record):
-    """Models, counted in every task, by how they compare with the specialised network.
-
-    Attributes:
-        better, worse: differences beyond the smallest relevant one.
-        trainings: all models with a difference.
-    """
-
-    better: int
-    worse: int
-    trainings: int
-
-
 class Answers(Record):
     """The three answers.
 
     Attributes:
         outcome: of both comparisons, across models and across tasks; `mixed` if they have opposite signs.
+        verdicts: number of pairs of model and task with each verdict over the specialised network.
     """
 
     outcome: Outcome
     relation: Answer
     certainty: Answer
     recommendation: Answer
-    gains: GainCounts
+    verdicts: dict[VerdictLabel, int]
 
     @property
     def all(self) -> tuple[Answer, ...]:
@@ -73,36 +75,46 @@ class Answers(Record):
         return self.relation, self.certainty, self.recommendation
 
 
-def answer_questions(points: Sequence[Point], claims: Sequence[Claim]) -> Answers:
+def answer_questions(averages: Sequence[SeedAverage], claims: Sequence[Claim], baselines: CommonBaselines) -> Answers:
     """Answers the questions from the claims about the gain.
 
     Args:
-        points: the points.
+        averages: models, counted in every task.
         claims: all claims.
+        baselines: whether models of one task and seed were compared with one specialised network.
     """
-    gain = [claim for claim in claims if claim.claim == "gain" and claim.shift_measure == SHIFT.name]
+    shift = [claim for claim in claims if claim.shift_measure == SHIFT.name]
+    gain = [claim for claim in shift if claim.claim == "gain"]
     outcome = get_outcome([claim.verdict for claim in gain if claim.verdict is not None])
-    counts = count_gains(points)
+    verdicts = Counter(average.verdict.label for average in averages)
     return Answers(
         outcome=outcome,
         relation=Answer(
             question="Did lower shift go with larger gain?",
-            answer=_describe_relation(outcome, gain),
-            details=_explain_relation(gain),
+            answer=_join(_describe_relation(outcome, gain), _describe_saturation(outcome, averages)),
+            details=_join(
+                _explain_relation(gain),
+                _explain_flags(averages, shift),
+                *(_explain_measure(quantity.label, quantity.name, claims) for quantity in SHIFT_MEASURES[2:]),
+            ),
         ),
         certainty=Answer(
             question="With what certainty?",
             answer=_describe_certainty(outcome, gain),
-            details=_explain_certainty(outcome, gain, points),
+            details=_join(
+                *map(_explain_test, gain),
+                *map(_explain_reversal, gain),
+                _explain_baselines(baselines, gain),
+                _explain_exchangeability(averages, gain),
+                _explain_scope(outcome, averages),
+            ),
         ),
         recommendation=Answer(
             question="What should a platform team do with that?",
             answer=_RECOMMENDATIONS[outcome],
-            details=" ".join(
-                filter(None, (_explain_advice(outcome, gain), _explain_gains(counts)))
-            ),
+            details=_join(_explain_advice(outcome, gain), _explain_verdicts(averages, verdicts)),
         ),
-        gains=counts,
+        verdicts=dict(sorted(verdicts.items())),
     )
 
 
@@ -114,23 +126,13 @@ def get_outcome(verdicts: Sequence[ClaimVerdict]) -> Outcome:
     return next((verdict for verdict in decided if verdict in verdicts), "cannot support or contradict")
 
 
-def count_gains(points: Sequence[Point]) -> GainCounts:
-    """Counts the points that differ from the specialised network by more than the smallest relevant difference."""
-    pairs = [
-        (difference, point.cells[0].metric.smallest_difference)
-        for point in points
-        if (difference := point.mean(get_gain_difference)) is not None
-    ]
-    return GainCounts(
-        better=sum(difference > smallest for difference, smallest in pairs),
-        worse=sum(difference < -smallest for difference, smallest in pairs),
-        trainings=len(pairs),
-    )
+def _join(*sentences: str) -> str:
+    return " ".join(filter(None, sentences))
 
 
 def _describe_relation(outcome: Outcome, claims: Sequence[Claim]) -> str:
-    units = [f"across {_UNITS[claim.design]}s" for claim in claims if claim.verdict == outcome]
-    others = [f"across {_UNITS[claim.design]}s" for claim in claims if claim.verdict != outcome]
+    units = [_across(claim) for claim in claims if claim.verdict == outcome]
+    others = [_across(claim) for claim in claims if claim.verdict != outcome]
     match outcome:
         case "supports" if others:
             return f"Yes {units[0]}; not clearly {others[0]}."
@@ -145,17 +147,59 @@ def _describe_relation(outcome: Outcome, claims: Sequence[Claim]) -> str:
     return "This experiment cannot tell."
 
 
+def _describe_saturation(outcome: Outcome, averages: Sequence[SeedAverage]) -> str:
+    saturated = sum(average.flags.saturated for average in averages)
+    if not saturated or outcome == "cannot support or contradict":
+        return ""
+    return f"In {saturated} of {len(averages)} pairs of model and task the shift is saturated and cannot rank models."
+
+
 def _explain_relation(claims: Sequence[Claim]) -> str:
     details = [
         f"{DESIGN_LABELS[claim.design]}, the mean rank correlation of shift and gain is "
-        f"{format_correlation(claim.rho.value)}, {_JUDGEMENTS[claim.verdict]}"
+        f"{format_correlation(claim.rho)}, {_JUDGEMENTS[claim.verdict]}"
         for claim in claims
-        if claim.rho.value is not None and claim.verdict is not None
+        if claim.rho is not None and claim.verdict is not None
     ]
     scale = (
         ["\u22121 means that less shift always went with more gain, and 0 that they are unrelated."] if details else []
     )
     return " ".join([*map(to_sentence, details), *scale])
+
+
+def _explain_flags(averages: Sequence[SeedAverage], claims: Sequence[Claim]) -> str:
+    """How the correlations change without the points whose shift or gain says little."""
+    saturated = sum(average.flags.saturated for average in averages)
+    not_beaten = sum(average.flags.not_beaten for average in averages)
+    either = sum(average.flags.saturated or average.flags.not_beaten for average in averages)
+    correlations = [
+        f"that of {outcome} is {' and '.join(parts)}"
+        for name, outcome in (("gain", "shift and gain"), ("convergence", "shift and steps to 95 %"))
+        if (
+            parts := [
+                f"{format_correlation(claim.rho_unflagged)} instead of {format_correlation(claim.rho)} {_across(claim)}"
+                for claim in claims
+                if claim.claim == name and claim.test is not None and claim.rho_unflagged is not None
+            ]
+        )
+    ]
+    if not either or not correlations:
+        return ""
+    return (
+        f"{saturated} of {len(averages)} pairs of model and task are saturated (†: MMD² no longer grows with distance, "
+        f"and values of two models cannot be ranked), and in {not_beaten} the model does not beat the naive baseline "
+        f"(‡). Without these {either} pairs, the correlation changes: {', and '.join(correlations)}."
+    )
+
+
+def _explain_measure(label: str, name: str, claims: Sequence[Claim]) -> str:
+    """The correlations of another measure of the shift with the gain."""
+    parts = [
+        f"{format_correlation(claim.rho)} {_across(claim)} (p = {format_p_value(claim.test.p_two_sided)})"
+        for claim in claims
+        if (claim.claim, claim.shift_measure) == ("gain", name) and claim.rho is not None and claim.test is not None
+    ]
+    return f"Measured by the {label}, which has no verdict, it is {' and '.join(parts)}." if parts else ""
 
 
 def _describe_certainty(outcome: Outcome, claims: Sequence[Claim]) -> str:
@@ -169,35 +213,72 @@ def _describe_certainty(outcome: Outcome, claims: Sequence[Claim]) -> str:
     p, claim = min(tests, key=lambda pair: pair[0])
     start = "With little" if outcome == "no_clear_relation" else "With some"
     return (
-        f"{start}: chance alone gives as strong a correlation in {100 * p:.2g} % of the orders of the {claim.units} "
-        f"{_UNITS[claim.design]}s."
+        f"{start}: in random orders of the {claim.units} {_UNITS[claim.design]}s, as strong a correlation has the "
+        f"probability {format_p_value(p)}."
     )
 
 
-def _explain_certainty(outcome: Outcome, claims: Sequence[Claim], points: Sequence[Point]) -> str:
-    models, tasks = {point.model for point in points}, {point.task for point in points}
-    seeds = {cell.seed for point in points for cell in point.cells}
-    sentences = [
-        *(_explain_test(claim) for claim in claims),
-        f"All of it rests on {pluralise(len(models), 'model')}, {pluralise(len(tasks), 'task')} and "
-        f"{pluralise(len(seeds), 'training seed')}, and says nothing about others.",
-    ]
-    if outcome in {"supports", "contradicts", "mixed"}:
-        level = f"{100 * SIGNIFICANCE_LEVEL:.0f} %"
-        sentences.append(f"With two comparisons at {level} each, up to 10 % of experiments find one by chance.")
-    return " ".join(sentences)
-
-
 def _explain_test(claim: Claim) -> str:
-    unit = _UNITS[claim.design]
+    """The p-value, and how strong a correlation the test can tell from chance."""
     if claim.test is None or claim.verdict == "cannot support or contradict":
-        return f"Across {unit}s there is no verdict: {claim.sentence}."
-    interval = claim.rho.interval
-    ends = "" if interval is None else (
-        f"; {100 * interval.level:.0f} % interval of the correlation over seeds and patients "
-        f"{format_correlation(interval.lower)} to {format_correlation(interval.upper)}"
+        return f"{_across(claim).capitalize()} there is no verdict: {claim.sentence}."
+    power = "" if claim.test.threshold is None else (
+        f"; with these {claim.units} {_UNITS[claim.design]}s, p ≤ {SIGNIFICANCE_LEVEL} needs a mean of "
+        f"±{claim.test.threshold:.2f} or beyond"
     )  # fmt: skip
-    return f"Across {unit}s, p = {format_p_value(claim.test.p_two_sided)}{ends}."
+    return f"{_across(claim).capitalize()}, p = {format_p_value(claim.test.p_two_sided)}{power}."
+
+
+def _explain_reversal(claim: Claim) -> str:
+    if claim.reversal is None:
+        return ""
+    units = " and ".join(claim.reversal.without)
+    return (
+        f"{_across(claim).capitalize()}, the sign rests on few {_UNITS[claim.design]}s: without {units}, the "
+        f"correlation is {format_correlation(claim.reversal.rho)}."
+    )
+
+
+def _explain_baselines(baselines: CommonBaselines, claims: Sequence[Claim]) -> str:
+    parts = [
+        f"{format_correlation(claim.rho_common_baselines)} {_across(claim)}"
+        for claim in claims
+        if claim.rho_common_baselines is not None
+    ]
+    if not baselines.several or not parts:
+        return ""
+    return (
+        f"In {baselines.several} of {baselines.total} pairs of task and seed, models were compared with different "
+        f"trainings of the specialised network; with one for all, the correlation is {' and '.join(parts)}."
+    )
+
+
+def _explain_exchangeability(averages: Sequence[SeedAverage], claims: Sequence[Claim]) -> str:
+    """The condition of the test across models, where models of one architecture may behave alike."""
+    tested = any(claim.design == "within_task" and claim.test is not None for claim in claims)
+    architectures = {average.model: average.architecture.partition(":")[0] for average in averages}
+    sizes = Counter(architectures.values())
+    related = sum(size for size in sizes.values() if size > 1)
+    if not tested or not related:
+        return ""
+    return (
+        f"The test across models assumes that they are exchangeable, but {related} of {len(architectures)} share their "
+        "kind of architecture with another. In simulations with six models, its level of "
+        f"{100 * SIGNIFICANCE_LEVEL:.0f} % is then {FAMILY_LEVELS}."
+    )
+
+
+def _explain_scope(outcome: Outcome, averages: Sequence[SeedAverage]) -> str:
+    models, tasks = {average.model for average in averages}, {average.task for average in averages}
+    seeds = max((average.seeds for average in averages), default=0)
+    scope = (
+        f"All of it rests on {pluralise(len(models), 'model')}, {pluralise(len(tasks), 'task')} and "
+        f"{pluralise(seeds, 'training seed')}, and says nothing about others."
+    )
+    if outcome not in {"supports", "contradicts", "mixed"}:
+        return scope
+    level = f"{100 * SIGNIFICANCE_LEVEL:.0f} %"
+    return f"{scope} With two comparisons at {level} each, up to 10 % of experiments find one by chance."
 
 
 def _explain_advice(outcome: Outcome, claims: Sequence[Claim]) -> str:
@@ -216,10 +297,16 @@ def _explain_advice(outcome: Outcome, claims: Sequence[Claim]) -> str:
     return ""
 
 
-def _explain_gains(counts: GainCounts) -> str:
-    if not counts.trainings:
+def _explain_verdicts(averages: Sequence[SeedAverage], verdicts: Mapping[VerdictLabel, int]) -> str:
+    if not averages:
         return ""
+    counts = [f"{verdicts.get(label, 0)} {text}" for label, text in VERDICT_TEXTS.items() if verdicts.get(label)]
+    scope = "seeds and patients" if all(average.seeds > 1 for average in averages) else "patients"
     return (
-        "Fine-tuning beat a network made for the task by more than the smallest relevant difference in "
-        f"{counts.better} of {counts.trainings} pairs of model and task, and fell behind by as much in {counts.worse}."
+        f"Of {len(averages)} pairs of model and task, compared with a network made for the task by intervals over "
+        f"{scope}: {', '.join(counts)}."
     )
+
+
+def _across(claim: Claim) -> str:
+    return f"across {_UNITS[claim.design]}s"

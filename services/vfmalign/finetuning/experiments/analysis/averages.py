@@ -1,39 +1,39 @@
-"""Averages over seeds: the numbers of one model and task with their bootstrap intervals. Axis: R resamples."""
+"""Averages over seeds: the numbers of one model and task, with intervals and a verdict.
+
+With several seeds, intervals cover seeds and patients (ADR 0081). Those of one seed are the check's and cover patients.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import get_args
 
 import numpy as np
 from pydantic import Field
 
-from vfmalign.client.messages.common import Estimate, Interval, absent
+from vfmalign.client.messages.checks import Gain
+from vfmalign.client.messages.common import Estimate, absent
 from vfmalign.core.domain.models import Objective
 from vfmalign.core.domain.record import Record
-from vfmalign.finetuning.experiments.analysis.bootstrap import ResampledPoint
-from vfmalign.finetuning.experiments.analysis.cells import Cell, ControlName, Flags
+from vfmalign.finetuning.analysis.crossed_gain import estimate_crossed_gain, pair_seeds
+from vfmalign.finetuning.analysis.seed_variation import summarise_estimates
+from vfmalign.finetuning.analysis.verdict import Verdict, decide_verdict
+from vfmalign.finetuning.experiments.analysis.cells import GAIN_NETWORKS, Cell, ControlName, Flags
 from vfmalign.finetuning.experiments.analysis.points import (
     RATIO,
     SHIFT,
     GetNumber,
     Point,
     get_gain,
-    get_gain_difference,
     get_step_share,
 )
 
-METHOD = "bootstrap over seeds and cases"
 _QUANTITIES: Mapping[str, GetNumber] = {
     "mmd2_std": SHIFT.get,
     "shift_ratio": RATIO.get,
     "gain": get_gain,
     "convergence": get_step_share,
-}
-_GET_ESTIMATE: Mapping[str, Callable[[Cell], Estimate]] = {
-    "mmd2_std": lambda cell: cell.shift,
-    "shift_ratio": lambda cell: cell.shift_ratio,
-    "gain": lambda cell: cell.gain,
 }
 
 
@@ -44,10 +44,11 @@ class SeedAverage(Record):
         seeds: number of seeds.
         patients: number of patients in the test split.
         flags: flags that are set for any seed.
-        shift: MMD² with the interval of the experiment's bootstrap.
-        shift_ratio: shift in units of the shift to random weights, with its interval.
-        gain: gain over the specialised network in per cent, with its interval.
-        gain_difference: gain over the specialised network in the metric's unit; above zero is better.
+        shift: MMD² with its interval.
+        shift_ratio: shift in units of the shift to random weights, without an interval.
+        gain: gain over the specialised network in per cent, the mean of the seeds' gains, with its interval.
+        gain_difference: gain over the specialised network in the metric's unit, with its interval; positive is better.
+        verdict: of the difference, as for a check.
         smallest_difference: smallest relevant difference δ of the metric, in its unit; 0 where none was set.
         controls: MMD² of the cells' controls, averaged over the seeds that have one, by name.
         score: test score of the fine-tuned model.
@@ -67,7 +68,8 @@ class SeedAverage(Record):
     shift: Estimate
     shift_ratio: Estimate
     gain: Estimate
-    gain_difference: float | None = None
+    gain_difference: Estimate
+    verdict: Verdict
     smallest_difference: float = 0.0
     controls: dict[ControlName, float] = Field(default_factory=dict)
     score: float | None
@@ -78,17 +80,17 @@ class SeedAverage(Record):
     seeds_without_value: dict[str, int]
 
 
-def average_seeds(point: Point, resampled: ResampledPoint, level: float) -> SeedAverage:
+def average_seeds(point: Point, level: float) -> SeedAverage:
     """Averages the cells of a point.
 
     Args:
         point: cells of one model and task.
-        resampled: resamples of the point.
         level: nominal coverage of the intervals, in (0, 1).
     """
     first = point.cells[0]
     share = point.mean(get_step_share)
     reasons = dict.fromkeys(c.steps_to_95.absent_reason for c in point.cells if c.steps_to_95.absent_reason)
+    gain, difference, verdict = _average_gain(point, level)
     return SeedAverage(
         model=point.model,
         task=point.task,
@@ -97,10 +99,11 @@ def average_seeds(point: Point, resampled: ResampledPoint, level: float) -> Seed
         seeds=len(point.cells),
         patients=first.patients,
         flags=point.flags,
-        shift=_estimate(point, "mmd2_std", resampled, level),
-        shift_ratio=_estimate(point, "shift_ratio", resampled, level),
-        gain=_estimate(point, "gain", resampled, level),
-        gain_difference=point.mean(get_gain_difference),
+        shift=_average_shift(point),
+        shift_ratio=_average([cell.shift_ratio for cell in point.cells], "no interval is formed for this ratio"),
+        gain=gain,
+        gain_difference=difference,
+        verdict=verdict,
         smallest_difference=first.metric.smallest_difference,
         controls=_average_controls(point),
         score=point.mean(lambda cell: cell.score),
@@ -126,17 +129,43 @@ def _control_getter(name: ControlName) -> GetNumber:
     return get_control
 
 
-def _estimate(point: Point, name: str, resampled: ResampledPoint, level: float) -> Estimate:
-    value = point.mean(_QUANTITIES[name])
-    if value is None:
-        return absent("; ".join(dict.fromkeys(_GET_ESTIMATE[name](cell).absent_reason for cell in point.cells)))
-    value_R = resampled.get(name)
-    if np.isnan(value_R).any():
-        return Estimate(value=value, absent_reason="it has no value in some resamples")
-    if not value_R.std():
-        return Estimate(value=value, absent_reason="it does not vary between resamples")
-    lower, upper = np.quantile(value_R, [(1 - level) / 2, (1 + level) / 2])
-    caveat = resampled.get_caveat(name)
-    degenerate = bool(caveat) or (name != "gain" and point.flags.degenerate)
-    interval = Interval(lower=float(lower), upper=float(upper), level=level, method=METHOD, degenerate=degenerate)
-    return Estimate(value=value, interval=interval, absent_reason=caveat)
+def _average_gain(point: Point, level: float) -> tuple[Estimate, Estimate, Verdict]:
+    """Relative gain, difference of the scores, and verdict.
+
+    Correlations rank the mean of the seeds' relative gains. The crossed analysis divides the means instead, which
+    differs in the second order alone, so that its half-width holds for either.
+    """
+    first, *others = point.cells
+    if not others:
+        return first.gain, first.gain_difference, first.verdict
+    scores, baselines = ([cell.scores[network] for cell in point.cells] for network in GAIN_NETWORKS)
+    gain = estimate_crossed_gain(pair_seeds(scores, baselines, first.metric.name), first.metric, level=level)
+    verdict = decide_verdict(gain, first.metric, held_out=not point.flags.not_held_out)
+    return _average_relative([cell.gain for cell in point.cells], gain), gain.absolute, verdict
+
+
+def _average_relative(gains: Sequence[Estimate], crossed: Gain) -> Estimate:
+    relative = crossed.relative_percent
+    average = _average(gains, relative.absent_reason)
+    interval, value = relative.interval, average.value
+    if interval is None or value is None or relative.value is None:
+        return average
+    offset = value - relative.value
+    interval = interval.model_copy(update={"lower": interval.lower + offset, "upper": interval.upper + offset})
+    return Estimate(value=value, interval=interval)
+
+
+def _average_shift(point: Point) -> Estimate:
+    shifts = [cell.shift for cell in point.cells]
+    missing = sum(shift.value is None for shift in shifts)
+    if missing or len(shifts) == 1:
+        return shifts[0] if len(shifts) == 1 else _average(shifts, f"{missing} of {len(shifts)} seeds have no shift")
+    return summarise_estimates(shifts).mean
+
+
+def _average(estimates: Sequence[Estimate], without_interval: str) -> Estimate:
+    """Mean of those that have a value, and why there is no interval; absent if none has one."""
+    values = [estimate.value for estimate in estimates if estimate.value is not None]
+    if not values:
+        return absent("; ".join(dict.fromkeys(estimate.absent_reason for estimate in estimates)))
+    return Estimate(value=fmean(values), absent_reason=without_interval)

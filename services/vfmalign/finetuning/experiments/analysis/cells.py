@@ -1,7 +1,7 @@
 """Results of one cell of an experiment: one model, fine-tuned for one task with one seed.
 
-A cell is built from the report of its finished check. It includes the scores of the test cases, because the
-experiment's bootstrap resamples them.
+A cell is built from the report of its finished check. It includes the scores of the test cases, from which the
+experiment computes intervals over its seeds.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from vfmalign.core.domain.models import ModelCard, Objective
 from vfmalign.core.domain.record import Record
 from vfmalign.finetuning.analysis.records import CheckAnalysis, CheckReport
 from vfmalign.finetuning.analysis.shift import is_saturated
+from vfmalign.finetuning.analysis.verdict import Verdict
 
 GAIN_NETWORKS: tuple[Network, ...] = ("pretrained", "specialised")
 """Networks whose test scores form the gain."""
@@ -64,6 +65,7 @@ class Cell(Record):
         gain: relative gain over the specialised network, in per cent; absent below the metric's floor.
         gain_difference: gain in the metric's unit; above zero is better.
         gain_scratch: relative gain over the same architecture with random weights, in per cent.
+        verdict: of the check.
         score: test score of the fine-tuned model.
         baseline: test score of the specialised network.
         steps_to_95: optimiser steps to 95 % of the model's own rise.
@@ -92,6 +94,7 @@ class Cell(Record):
     gain: Estimate
     gain_difference: Estimate
     gain_scratch: Estimate
+    verdict: Verdict
     score: float | None
     baseline: float | None
     steps_to_95: Steps
@@ -163,6 +166,7 @@ def make_cell(
         gain=result.rpg_specialised.relative_percent,
         gain_difference=result.rpg_specialised.absolute,
         gain_scratch=result.rpg_scratch.relative_percent,
+        verdict=result.verdict,
         score=result.rpg_specialised.score,
         baseline=result.rpg_specialised.baseline,
         steps_to_95=pretrained.convergence.steps_to_95,

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from vfmalign.core.domain.record import Record
 from vfmalign.finetuning.experiments.analysis.answers import Answers, answer_questions
 from vfmalign.finetuning.experiments.analysis.averages import SeedAverage, average_seeds
-from vfmalign.finetuning.experiments.analysis.bootstrap import resample
 from vfmalign.finetuning.experiments.analysis.cells import Cell, MissingCell
 from vfmalign.finetuning.experiments.analysis.claims import (
     CLAIM_STATEMENTS,
@@ -22,6 +21,7 @@ from vfmalign.finetuning.experiments.analysis.early_prediction import EarlyPredi
 from vfmalign.finetuning.experiments.analysis.objectives import ObjectivePair, compare_objectives
 from vfmalign.finetuning.experiments.analysis.points import make_points
 from vfmalign.finetuning.experiments.analysis.predictors import PredictorComparison, compare_predictors
+from vfmalign.finetuning.experiments.analysis.robustness import CommonBaselines, count_baselines
 from vfmalign.finetuning.experiments.analysis.sensitivity import Sensitivity, compare_variants
 from vfmalign.finetuning.experiments.analysis.strata import DESIGN_LABELS
 
@@ -42,13 +42,13 @@ class ExperimentReport(Record):
         headline: what the data say about each claim, in one sentence each.
         sensitivity: the ranking of the models with other layers, bandwidths and scalings.
         averages: cells averaged over seeds, on which all comparisons are based.
+        baselines: whether models of one task and seed were compared with one specialised network.
         missing: cells without results.
     """
 
     experiment: str
     title: str
     seed: int
-    resamples: int
     level: float
     phantom: bool
     answers: Answers
@@ -60,6 +60,7 @@ class ExperimentReport(Record):
     early: EarlyPrediction
     sensitivity: Sensitivity
     averages: tuple[SeedAverage, ...]
+    baselines: CommonBaselines
     cells: tuple[Cell, ...]
     missing: tuple[MissingCell, ...]
 
@@ -71,7 +72,6 @@ def analyse_cells(
     missing: Sequence[MissingCell],
     *,
     seed: int,
-    resamples: int,
     level: float,
 ) -> ExperimentReport:
     """Analyses the cells of an experiment.
@@ -81,21 +81,20 @@ def analyse_cells(
         title: title of the report.
         cells: cells with results.
         missing: cells without results.
-        seed: seed of permutations and resamples.
-        resamples: number of bootstrap resamples.
+        seed: seed of the permutations.
         level: nominal coverage of the intervals, in (0, 1).
     """
     points = make_points(cells)
-    resampled = resample(points, seed=seed, resamples=resamples)
-    claims, pooled = evaluate_claims(points, resampled, seed=seed, level=level)
+    claims, pooled = evaluate_claims(points, seed=seed)
+    averages = tuple(average_seeds(point, level) for point in points)
+    baselines = count_baselines(cells)
     return ExperimentReport(
         experiment=experiment,
         title=title,
         seed=seed,
-        resamples=resamples,
         level=level,
         phantom=any(cell.phantom for cell in cells),
-        answers=answer_questions(points, claims),
+        answers=answer_questions(averages, claims, baselines),
         headline=tuple(write_headline(name, claims) for name in EXPECTED_SIGNS),
         claims=claims,
         pooled=pooled,
@@ -103,7 +102,8 @@ def analyse_cells(
         prediction=compare_predictors(points, seed=seed),
         early=evaluate_early_probes(points, seed=seed),
         sensitivity=compare_variants(points),
-        averages=tuple(average_seeds(point, resampled[point.model, point.task], level) for point in points),
+        averages=averages,
+        baselines=baselines,
         cells=tuple(cell for point in points for cell in point.cells),
         missing=tuple(sorted(missing, key=lambda cell: (cell.task, cell.model, cell.seed))),
     )

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from vfmalign.core.domain.record import Record
 from vfmalign.finetuning.experiments.analysis.rank_correlation import Stratum, get_centred_ranks
-from vfmalign.finetuning.experiments.analysis.strata import MIN_UNITS
+from vfmalign.finetuning.experiments.analysis.strata import MIN_UNITS, SIGNIFICANCE_LEVEL
 
 MAX_ENUMERATED_UNITS = 8
 """Number of units up to which all orders are enumerated; 8! = 40,320."""
@@ -69,6 +69,15 @@ class JointPermutations:
         extreme = int((value_P >= observed - _TIE).sum())
         return extreme / len(self) if self.enumerated else (1 + extreme) / (1 + len(self))
 
+    def get_threshold(self, value_P: Array) -> float | None:
+        """Smallest value of a statistic whose p-value is `SIGNIFICANCE_LEVEL` or less; None if there is none."""
+        threshold = None
+        for value in np.unique(value_P)[::-1]:
+            if self.get_p_value(value_P, float(value)) > SIGNIFICANCE_LEVEL:
+                break
+            threshold = float(value)
+        return threshold
+
 
 class PermutationTest(Record):
     """Probability under joint permutation of a mean ρ as extreme as the observed one.
@@ -77,6 +86,7 @@ class PermutationTest(Record):
         p_paper: one-sided p, in the direction that the paper reports.
         p_two_sided: p of |ρ|.
         smallest_p_two_sided: p_two_sided of the most extreme order; large where many values are tied.
+        threshold: smallest |ρ| with a p_two_sided of `SIGNIFICANCE_LEVEL` or less; None where no order has one.
         permutations: number of orders that were evaluated.
         enumerated: True if these are all orders.
     """
@@ -84,6 +94,7 @@ class PermutationTest(Record):
     p_paper: float
     p_two_sided: float
     smallest_p_two_sided: float
+    threshold: float | None
     permutations: int
     enumerated: bool
 
@@ -115,6 +126,7 @@ def run_test(x_NS: Array, y_NS: Array, orders: JointPermutations, *, sign: int) 
         p_paper=orders.get_p_value(sign * rho_P, sign * rho),
         p_two_sided=orders.get_p_value(size_P, abs(rho)),
         smallest_p_two_sided=orders.get_p_value(size_P, max(abs(rho), float(size_P.max()))),
+        threshold=orders.get_threshold(size_P),
         permutations=len(orders),
         enumerated=orders.enumerated,
     )

@@ -74,11 +74,6 @@ def get_gain(cell: Cell) -> float | None:
     return cell.gain.value
 
 
-def get_gain_difference(cell: Cell) -> float | None:
-    """Gain over the specialised network in the metric's unit; above zero is better."""
-    return cell.gain_difference.value
-
-
 def get_step_share(cell: Cell) -> float | None:
     """Steps to 95 % as a share of all steps; infinite where censored."""
     steps = cell.steps_to_95
@@ -105,6 +100,8 @@ RATIO = Quantity(
     "less shift relative to random weights, more gain",
     lambda cell: cell.shift_ratio.value,
 )
+SHIFT_MEASURES: tuple[Quantity, ...] = (SHIFT, RATIO)
+"""Measures of the shift with which the claims are evaluated; the first alone has verdicts."""
 PREDICTORS: tuple[Quantity, ...] = (
     SHIFT,
     RATIO,

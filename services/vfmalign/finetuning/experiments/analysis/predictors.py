@@ -210,11 +210,11 @@ def _describe(rivals: Sequence[Predictor], test: LargestCorrelation | None, mode
         return f"{ranking}; {models} models with all numbers in every task are too few to determine which predicts best"
     direction = "" if rho * best.expected_sign > 0 else ", with the opposite of the expected sign"
     if test.p_best > SIGNIFICANCE_LEVEL:
-        share = f"{100 * test.p_best:.0f} %"
-        return f"{ranking}{direction}; the largest |ρ| is as large by chance in {share} of permutations"
+        p = format_p_value(test.p_best)
+        return f"{ranking}{direction}; chance explains so large a |ρ| as well (p = {p}, for the largest of all)"
     summary = (
         f"{ranking}{direction}; this is more than chance (p = {format_p_value(test.p_best)}, for the largest of all)"
     )
     if len(tied) > 1:
         return f"{summary}, but none leads"
-    return f"{summary}, but a lead as large arises by chance in {100 * test.p_lead:.0f} % of permutations"
+    return f"{summary}; a lead as large has p = {format_p_value(test.p_lead)}"

@@ -125,5 +125,5 @@ def _describe(variants: Sequence[Variant], rho: float | None) -> str:
     if rho is None:
         return agreement
     if opposite:
-        return f"{agreement}; the correlation with the gain changes its sign for {', '.join(opposite)}"
-    return f"{agreement}; the correlation with the gain never changes its sign"
+        return f"{agreement}; with the gain, the correlation changes its sign for {', '.join(opposite)}"
+    return f"{agreement}; with the gain, the correlation has the same sign in all rows of this table"

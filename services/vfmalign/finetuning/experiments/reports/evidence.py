@@ -16,11 +16,12 @@ from pathlib import Path
 from statistics import median
 
 from vfmalign.core.domain.errors import InvalidInput
+from vfmalign.finetuning.experiments.analysis.answers import VERDICT_TEXTS
 from vfmalign.finetuning.experiments.analysis.averages import SeedAverage
 from vfmalign.finetuning.experiments.analysis.cells import ControlName
 from vfmalign.finetuning.experiments.analysis.claims import CLAIM_STATEMENTS, Claim
 from vfmalign.finetuning.experiments.analysis.experiment_report import ExperimentReport
-from vfmalign.finetuning.experiments.analysis.points import PREDICTORS, flag_symbols
+from vfmalign.finetuning.experiments.analysis.points import FLAG_SYMBOLS, PREDICTORS, flag_symbols
 from vfmalign.finetuning.experiments.analysis.strata import DESIGN_LABELS
 from vfmalign.finetuning.experiments.cell_results import CellResult
 from vfmalign.finetuning.jobs.request import NETWORKS
@@ -99,18 +100,26 @@ def _render_claims(claims: Sequence[Claim]) -> str:
             CLAIM_STATEMENTS[claim.claim],
             DESIGN_LABELS[claim.design],
             _LABELS[claim.shift_measure],
-            format_correlation(claim.rho.value),
-            ABSENT
-            if claim.rho.interval is None
-            else f"{format_correlation(claim.rho.interval.lower)} to {format_correlation(claim.rho.interval.upper)}",
+            format_correlation(claim.rho),
             ABSENT if claim.test is None else format_p_value(claim.test.p_two_sided),
+            ABSENT if claim.test is None or claim.test.threshold is None else f"±{claim.test.threshold:.2f}",
             claim.units,
+            format_correlation(claim.rho_unflagged),
+            format_correlation(claim.rho_common_baselines),
             "no verdict by design" if claim.verdict is None else claim.verdict.replace("_", " "),
         )
         for claim in claims
     ]
-    header = ("claim", "comparison", "shift", "mean ρ", "interval", "p, two-sided", "units", "verdict")
-    return _section("Both claims", header, rows, "Intervals resample seeds and patients; p permutes the units jointly.")
+    header = (
+        "claim", "comparison", "shift", "mean ρ", "p, two-sided", "needed for p ≤ 0.05", "units", "ρ without ‡ †",
+        "ρ, common baselines", "verdict",
+    )  # fmt: skip
+    text = (
+        "The test permutes the units jointly. A mean ρ has no interval, because none that was tried holds with few "
+        "seeds. Without ‡ †: without the pairs that do not beat the naive baseline or are saturated. With common "
+        "baselines, all models of a task and seed are compared with one training of the specialised network"
+    )
+    return _section("Both claims", header, rows, text)
 
 
 def _render_averages(averages: Sequence[SeedAverage]) -> str:
@@ -118,8 +127,9 @@ def _render_averages(averages: Sequence[SeedAverage]) -> str:
         (
             f"`{one.task}`", f"`{one.model}`", one.seeds, one.patients, format_value(one.shift),
             format_interval(one.shift), format_value(one.shift_ratio), format_number(one.score),
-            format_number(one.baseline), format_number(one.gain_difference), format_number(one.smallest_difference),
-            format_value(one.gain), format_interval(one.gain),
+            format_number(one.baseline), format_value(one.gain_difference), format_interval(one.gain_difference),
+            format_number(one.smallest_difference), VERDICT_TEXTS[one.verdict.label], format_value(one.gain),
+            format_interval(one.gain),
             "> 100 %" if one.censored else ABSENT if one.convergence is None else f"{100 * one.convergence:.0f} %",
             flag_symbols(one.flags),
         )
@@ -127,9 +137,10 @@ def _render_averages(averages: Sequence[SeedAverage]) -> str:
     ]  # fmt: skip
     header = (
         "task", "model", "seeds", "patients", "MMD²", "interval", "shift ratio", "score", "specialised", "difference",
-        "δ", "gain, %", "interval", "steps to 95 %, of all", "flags",
+        "interval", "δ", "verdict", "gain, %", "interval", "steps to 95 %, of all", "flags",
     )  # fmt: skip
-    return _section("Every model in every task", header, rows, "Flags are explained in the report's page.")
+    flags = "; ".join(f"{symbol} {meaning}" for symbol, meaning in FLAG_SYMBOLS.values())
+    return _section("Every model in every task", header, rows, f"intervals cover seeds and patients. {flags}")
 
 
 def _render_controls(averages: Sequence[SeedAverage]) -> str:

@@ -6,8 +6,11 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from vfmalign.client.messages.checks import VerdictLabel
+from vfmalign.client.messages.common import Estimate
 from vfmalign.core.domain.documents import pluralise
 from vfmalign.finetuning.analysis.cautions import Caution
+from vfmalign.finetuning.experiments.analysis.answers import VERDICT_TEXTS
 from vfmalign.finetuning.experiments.analysis.claims import Claim, ClaimName
 from vfmalign.finetuning.experiments.analysis.experiment_report import ExperimentReport
 from vfmalign.finetuning.experiments.analysis.points import SHIFT
@@ -16,6 +19,7 @@ from vfmalign.finetuning.reports.charts import ForestRow, SharePart, draw_forest
 from vfmalign.finetuning.reports.formatting import format_correlation, format_p_value
 
 _COMPARISONS: dict[Design, str] = {"within_task": "across models", "within_model": "across tasks"}
+VERDICT_MARKS: dict[VerdictLabel, str] = {"gain": "▲", "equivalent": "≈", "harm": "▼"}
 _ENDS: dict[ClaimName, tuple[str, str]] = {
     "gain": ("less shift, more gain", "less shift, less gain"),
     "convergence": ("less shift, slower", "less shift, faster"),
@@ -28,7 +32,7 @@ class FirstScreen:
 
     Attributes:
         gain, convergence: correlations of the shift with each, about zero.
-        shares: models, counted in every task, by their difference to the specialised network; None if there is none.
+        shares: models, counted in every task, by their verdict over the specialised network; None if there is none.
         not_beaten: of how many pairs of model and task the naive baseline is not beaten, in words; empty for none.
     """
 
@@ -41,18 +45,16 @@ class FirstScreen:
 
 def make_first_screen(report: ExperimentReport) -> FirstScreen:
     """Builds the first screen."""
-    counts = report.answers.gains
     not_beaten = sum(average.flags.not_beaten for average in report.averages)
     shares = None
-    if counts.trainings:
-        equal = counts.trainings - counts.better - counts.worse
+    if report.averages:
         parts = [
-            SharePart("▲", "better", counts.better, "better"),
-            SharePart("", "within ±δ", equal, "equal"),
-            SharePart("▼", "worse", counts.worse, "worse"),
+            SharePart(VERDICT_MARKS.get(label, ""), text, report.answers.verdicts.get(label, 0), label)
+            for label, text in VERDICT_TEXTS.items()
+            if label != "insufficient_data" or label in report.answers.verdicts
         ]
-        title = "Pairs of model and task, by their difference to a specialised network"
-        shares = draw_shares(parts, identifier="gain-counts", title=title)
+        title = "Pairs of model and task, by their verdict over a specialised network"
+        shares = draw_shares(parts, identifier="verdict-counts", title=title)
     return FirstScreen(
         cautions=list_cautions(report),
         gain=draw_claims(report, "gain", "Rank correlation of shift and gain"),
@@ -90,14 +92,14 @@ def list_cautions(report: ExperimentReport) -> tuple[Caution, ...]:
 def draw_claims(report: ExperimentReport, outcome: ClaimName, title: str) -> Markup:
     """Draws the mean rank correlation of shift and outcome, across models and across tasks, about zero."""
     rows = [
-        ForestRow(_COMPARISONS[claim.design], claim.rho, _describe(claim))
+        ForestRow(_COMPARISONS[claim.design], Estimate(value=claim.rho), _describe(claim))
         for claim in report.claims
         if (claim.claim, claim.shift_measure) == (outcome, SHIFT.name)
     ]
     return draw_forest(
         rows,
         identifier=f"{outcome}-forest",
-        title=f"{title}, with intervals, about zero",
+        title=f"{title}, about zero",
         ends=_ENDS[outcome],
         limits=(-1.0, 1.0),
         format_tick=lambda value: format_correlation(value, 1) if value else "0",
@@ -105,11 +107,7 @@ def draw_claims(report: ExperimentReport, outcome: ClaimName, title: str) -> Mar
 
 
 def _describe(claim: Claim) -> str:
-    if claim.rho.value is None:
+    if claim.rho is None:
         return "absent"
-    interval = claim.rho.interval
-    ends = "" if interval is None else (
-        f" ({format_correlation(interval.lower)} to {format_correlation(interval.upper)})"
-    )  # fmt: skip
     test = "no test" if claim.test is None else f"p {format_p_value(claim.test.p_two_sided)}"
-    return f"{format_correlation(claim.rho.value)}{ends}, {test}"
+    return f"{format_correlation(claim.rho)}, {test}"

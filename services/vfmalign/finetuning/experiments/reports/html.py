@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from vfmalign.finetuning.experiments.analysis.answers import VERDICT_TEXTS
 from vfmalign.finetuning.experiments.analysis.averages import SeedAverage
 from vfmalign.finetuning.experiments.analysis.claims import CLAIM_STATEMENTS, OUTCOMES
 from vfmalign.finetuning.experiments.analysis.experiment_report import ExperimentReport
@@ -18,7 +19,6 @@ from vfmalign.finetuning.reports.templating import load_template
 def render(report: ExperimentReport) -> bytes:
     """Renders the report as UTF-8 HTML."""
     filters: dict[str, Callable[..., str]] = {
-        "beyond": _mark_difference,
         "share": _format_step_share,
         "symbols": flag_symbols,
     }
@@ -47,6 +47,10 @@ def render(report: ExperimentReport) -> bytes:
         min_units=MIN_UNITS,
         significance_level=SIGNIFICANCE_LEVEL,
         absent_numbers=list_absent_numbers(report),
+        verdict_texts=VERDICT_TEXTS,
+        interval_scope="seeds and patients"
+        if any(one.seeds > 1 for one in report.averages)
+        else "patients, not training",
         level=f"{100 * report.level:.0f} %",
     )
     return html.encode()
@@ -91,11 +95,3 @@ def _format_step_share(average: SeedAverage) -> str:
     if average.censored:
         return "> 100 %"
     return ABSENT if average.convergence is None else f"{100 * average.convergence:.0f} %"
-
-
-def _mark_difference(average: SeedAverage) -> str:
-    """A mark where the difference to the specialised network exceeds the smallest relevant one."""
-    difference, smallest = average.gain_difference, average.smallest_difference
-    if difference is None or abs(difference) <= smallest:
-        return ""
-    return " ▲" if difference > 0 else " ▼"

@@ -2,34 +2,40 @@
 
 import pytest
 
-from vfmalign.client.messages.common import Estimate, Interval, absent
-from vfmalign.finetuning.experiments.analysis.answers import answer_questions, count_gains, get_outcome
+from vfmalign.finetuning.experiments.analysis.answers import answer_questions, get_outcome
+from vfmalign.finetuning.experiments.analysis.averages import average_seeds
 from vfmalign.finetuning.experiments.analysis.claims import Claim
 from vfmalign.finetuning.experiments.analysis.joint_permutations import PermutationTest
 from vfmalign.finetuning.experiments.analysis.points import make_points
+from vfmalign.finetuning.experiments.analysis.robustness import CommonBaselines, Reversal
 
 
-def claim(design, verdict, *, rho=-0.5, p=0.03):
+def claim(design, verdict, *, rho=-0.5, p=0.03, name="gain", **fields):
     test = None
     if verdict != "cannot support or contradict":
         test = PermutationTest(
-            p_paper=p / 2, p_two_sided=p, smallest_p_two_sided=0.0028, permutations=720, enumerated=True
+            p_paper=p / 2, p_two_sided=p, smallest_p_two_sided=0.0028, threshold=0.6, permutations=720, enumerated=True
         )
-    interval = Interval(lower=-0.875, upper=0.125, level=0.95, method="bootstrap")
+    numbers = {"rho_unflagged": None, "rho_common_baselines": -0.25, "reversal": None} | fields
     return Claim(
-        claim="gain", design=design, shift_measure="mmd2_std", strata=(), units=6, rho_unflagged=None,
-        rho=absent("too few") if rho is None else Estimate(value=rho, interval=interval), points_without_value=0,
+        claim=name, design=design, shift_measure="mmd2_std", strata=(), units=6, rho=rho, points_without_value=0,
         test=test, verdict=verdict, sentence="4 models have both numbers in every task, and a verdict needs 5",
+        **numbers,
     )  # fmt: skip
 
 
 @pytest.fixture
-def answer(make_cells):
-    points = make_points(make_cells(6, 5, 2))
+def averages(make_cells):
+    """Averages of six models, of which five share their architecture with another, none flagged."""
+    cells = [cell.model_copy(update={"flags": type(cell.flags)()}) for cell in make_cells(6, 5, 2)]
+    return [average_seeds(point, 0.95) for point in make_points(cells)]
 
-    def build(across_models, across_tasks):
-        claims = [claim("within_task", across_models), claim("within_model", across_tasks, p=0.5)]
-        return answer_questions(points, claims)
+
+@pytest.fixture
+def answer(averages):
+    def build(across_models, across_tasks, *, several=0, **fields):
+        claims = [claim("within_task", across_models, **fields), claim("within_model", across_tasks, p=0.5)]
+        return answer_questions(averages, claims, CommonBaselines(several=several, total=10))
 
     return build
 
@@ -37,12 +43,12 @@ def answer(make_cells):
 @pytest.mark.parametrize(
     ("verdicts", "outcome", "relation", "certainty", "recommendation"),
     [
-        (("supports", "supports"), "supports", "Yes, across models and across tasks.", "in 3 % of", "one hint"),
-        (("supports", "no_clear_relation"), "supports", "Yes across models; not clearly across tasks.", "3 %", "hint"),
+        (("supports", "supports"), "supports", "Yes, across models and across tasks.", "0.03", "one hint"),
+        (("supports", "no_clear_relation"), "supports", "Yes across models; not clearly across tasks.", "0.03", "hint"),
         (("contradicts", "no_clear_relation"), "contradicts", "No: across models, less shift went with less gain.",
-         "With some: chance alone gives as strong a correlation in 3 % of the orders of the 6 models.",
+         "With some: in random orders of the 6 models, as strong a correlation has the probability 0.03.",
          "Do not prefer models for low shift."),
-        (("supports", "contradicts"), "mixed", "disagree", "3 %", "Do not gate on shift."),
+        (("supports", "contradicts"), "mixed", "disagree", "0.03", "Do not gate on shift."),
         (("no_clear_relation", "cannot support or contradict"), "no_clear_relation", "there is no clear relation",
          "With little", "Do not gate on shift. Decide by the measured gain."),
         (("cannot support or contradict",) * 2, "cannot support or contradict", "This experiment cannot tell.",
@@ -60,12 +66,52 @@ def test_every_outcome_has_its_answers(answer, verdicts, outcome, relation, cert
 def test_the_details_state_the_numbers(answer):
     answers = answer("supports", "cannot support or contradict")
     assert "is −0.50, more than chance explains" in answers.relation.details
-    assert (
-        "p = 0.03; 95 % interval of the correlation over seeds and patients −0.88 to +0.12" in answers.certainty.details
+    details = answers.certainty.details
+    assert "Across models, p = 0.03; with these 6 models, p ≤ 0.05 needs a mean of ±0.60 or beyond." in details
+    assert "Across tasks there is no verdict: 4 models have both numbers" in details
+    assert "6 models, 5 tasks and 2 training seeds" in details
+    counts = ", ".join(
+        f"{answers.verdicts[label]} {label}"
+        for label in ("gain", "equivalent", "inconclusive", "harm")
+        if label in answers.verdicts
     )
-    assert "Across tasks there is no verdict: 4 models have both numbers" in answers.certainty.details
-    assert "6 models, 5 tasks and 2 training seeds" in answers.certainty.details
-    assert f"in {answers.gains.better} of 30 pairs of model and task" in answers.recommendation.details
+    assert f"by intervals over seeds and patients: {counts}." in answers.recommendation.details
+
+
+def test_saturated_pairs_stand_in_the_first_answer_with_what_they_change(averages):
+    flags = averages[0].flags
+    flagged = [
+        averages[0].model_copy(update={"flags": flags.model_copy(update={"saturated": True, "not_beaten": True})}),
+        averages[1].model_copy(update={"flags": flags.model_copy(update={"not_beaten": True})}),
+        *averages[2:],
+    ]
+    claims = [
+        claim("within_task", "no_clear_relation", rho=0.37, rho_unflagged=-0.3),
+        claim("within_task", "no_clear_relation", rho=0.0, rho_unflagged=0.62, name="convergence"),
+    ]
+    relation = answer_questions(flagged, claims, CommonBaselines(several=0, total=1)).relation
+    assert "In 1 of 30 pairs of model and task the shift is saturated and cannot rank models." in relation.answer
+    assert "1 of 30 pairs of model and task are saturated" in relation.details
+    assert "in 2 the model does not beat the naive baseline" in relation.details
+    assert (
+        "Without these 2 pairs, the correlation changes: that of shift and gain is −0.30 instead of +0.37 across "
+        "models, and that of shift and steps to 95 % is +0.62 instead of 0.00 across models."
+    ) in relation.details
+    unflagged = answer_questions(averages, claims, CommonBaselines(several=0, total=1)).relation
+    assert "saturated" not in unflagged.answer + unflagged.details
+
+
+def test_what_the_sign_and_the_level_rest_on_is_stated(answer):
+    details = answer(
+        "no_clear_relation", "no_clear_relation", several=4, reversal=Reversal(without=("m-1", "m-2"), rho=0.16)
+    ).certainty.details
+    assert "Across models, the sign rests on few models: without m-1 and m-2, the correlation is +0.16." in details
+    assert "In 4 of 10 pairs of task and seed" in details
+    assert "with one for all, the correlation is −0.25 across models and −0.25 across tasks." in details
+    assert "5 of 6 share their kind of architecture with another" in details
+    plain = answer("no_clear_relation", "no_clear_relation").certainty.details
+    assert "rests on few" not in plain
+    assert "different trainings" not in plain
 
 
 def test_a_relation_across_tasks_alone_does_not_choose_between_models(answer):
@@ -81,15 +127,3 @@ def test_a_rejection_alone_warns_of_two_comparisons(answer):
 def test_one_opposite_verdict_outweighs_no_relation():
     assert get_outcome(["no_clear_relation", "contradicts"]) == "contradicts"
     assert get_outcome([]) == "cannot support or contradict"
-
-
-def test_gains_within_the_smallest_difference_count_for_neither_side(make_cells):
-    cells = make_cells(4, 1)
-    metric = cells[0].metric.model_copy(update={"smallest_difference": 0.02})
-    differences = (0.03, 0.02, -0.02, -0.03)
-    points = make_points(
-        cell.model_copy(update={"metric": metric, "gain_difference": Estimate(value=difference)})
-        for cell, difference in zip(cells, differences, strict=True)
-    )
-    counts = count_gains(points)
-    assert (counts.better, counts.worse, counts.trainings) == (1, 1, 4)

@@ -7,19 +7,15 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from vfmalign.finetuning.experiments.analysis.bootstrap import resample
-from vfmalign.finetuning.experiments.analysis.claims import Claim, evaluate_claims, row_correlations
+from vfmalign.finetuning.experiments.analysis.claims import Claim, evaluate_claims
 from vfmalign.finetuning.experiments.analysis.experiment_report import analyse_cells, write_headline
 from vfmalign.finetuning.experiments.analysis.points import make_points
 
 
 @pytest.fixture
 def evaluate():
-    def run(cells, resamples=200, seed=1):
-        points = make_points(cells)
-        claims, pooled = evaluate_claims(
-            points, resample(points, seed=seed, resamples=resamples), seed=seed, level=0.95
-        )
+    def run(cells):
+        claims, pooled = evaluate_claims(make_points(cells), seed=1)
         return {(c.claim, c.design, c.shift_measure): c for c in claims}, pooled
 
     return run
@@ -49,13 +45,13 @@ def test_an_experiment_of_perfect_order_supports_both_claims(evaluate, built):
     claims, pooled = evaluate(built())
     gain, steps = claims["gain", "within_task", "mmd2_std"], claims["convergence", "within_task", "mmd2_std"]
     assert [one.rho for one in gain.strata] == pytest.approx([-1] * 5)
-    assert gain.rho.value == pytest.approx(-1)
+    assert gain.rho == pytest.approx(-1)
     assert gain.test.permutations == 120
     assert gain.test.p_paper == pytest.approx(1 / 120)
     assert gain.test.p_two_sided == pytest.approx(1 / 120)
     assert gain.verdict == "supports"
     assert "gained more, as the paper reports" in gain.sentence
-    assert steps.rho.value == pytest.approx(1)
+    assert steps.rho == pytest.approx(1)
     assert steps.verdict == "supports"
     assert "converged faster" in steps.sentence
     assert claims["gain", "within_task", "shift_ratio"].verdict is None
@@ -78,7 +74,7 @@ def test_within_a_task_a_difference_between_tasks_counts_for_nothing(evaluate, b
         for cell in built()
     ]
     claims, pooled = evaluate(cells)
-    assert claims["gain", "within_task", "mmd2_std"].rho.value == pytest.approx(-1)
+    assert claims["gain", "within_task", "mmd2_std"].rho == pytest.approx(-1)
     assert next(one.rho for one in pooled if one.claim == "gain") > -0.9
 
 
@@ -86,7 +82,7 @@ def test_within_a_task_a_difference_between_tasks_counts_for_nothing(evaluate, b
 def test_fewer_than_five_models_cannot_support_or_contradict(evaluate, built, models):
     claims, _ = evaluate(built(models=models))
     claim = claims["gain", "within_task", "mmd2_std"]
-    assert claim.rho.value == pytest.approx(-1)
+    assert claim.rho == pytest.approx(-1)
     assert claim.test is None
     assert claim.verdict == "cannot support or contradict"
     assert f"{models} models have both numbers in every task, and a verdict needs 5" in claim.sentence
@@ -114,7 +110,7 @@ def test_models_that_keep_one_order_in_all_tasks_are_no_more_evidence_than_one_t
     cells = [with_numbers(cell, models.index(cell.model) / 10, -float(order[cell.model])) for cell in plain]
     claim = evaluate(cells)[0]["gain", "within_task", "mmd2_std"]
     single = evaluate([cell for cell in cells if cell.task == "segmentation"])[0]["gain", "within_task", "mmd2_std"]
-    assert claim.rho.value == pytest.approx(-0.7)
+    assert claim.rho == pytest.approx(-0.7)
     assert claim.test.p_two_sided == single.test.p_two_sided == pytest.approx(stats_p_value(0.7))
     assert claim.verdict == "no_clear_relation"
 
@@ -164,7 +160,7 @@ def test_a_model_without_a_number_in_one_task_is_left_out_of_the_test(evaluate, 
     claim = evaluate(cells)[0]["gain", "within_task", "mmd2_std"]
     assert claim.units == 5
     assert claim.test.permutations == 120
-    assert claim.rho.value == pytest.approx(-1)
+    assert claim.rho == pytest.approx(-1)
     assert claim.verdict == "supports"
     fewer = evaluate([cell for cell in cells if cell.model != whole[-1].model])[0]["gain", "within_task", "mmd2_std"]
     assert fewer.verdict == "cannot support or contradict"
@@ -188,7 +184,7 @@ def test_a_censored_rise_ranks_last(evaluate, built, with_numbers):
         for cell in built()
     ]
     claim = evaluate(cells)[0]["convergence", "within_task", "mmd2_std"]
-    assert claim.rho.value == pytest.approx(1)
+    assert claim.rho == pytest.approx(1)
     assert claim.points_without_value == 0
 
 
@@ -211,7 +207,7 @@ def test_flagged_cells_are_left_out_of_a_second_coefficient(evaluate, built):
         for cell in cells
     ]  # fmt: skip
     claim = evaluate(worst)[0]["gain", "within_task", "mmd2_std"]
-    assert claim.rho.value > -0.5
+    assert claim.rho > -0.5
     assert claim.rho_unflagged == pytest.approx(-1)
 
 
@@ -221,23 +217,8 @@ def test_seeds_are_averaged_before_anything_is_ranked(evaluate, built, with_numb
     low = [with_numbers(c, c.shift.value - 3, c.gain.value - 8, c.steps_to_95.value / c.budget) for c in one]
     both = [c.model_copy(update={"seed": 1}) for c in high] + [c.model_copy(update={"seed": 2}) for c in low]
     claim = evaluate(both)[0]["gain", "within_task", "mmd2_std"]
-    assert claim.rho.value == pytest.approx(-1)
+    assert claim.rho == pytest.approx(-1)
     assert {stratum.pairs for stratum in claim.strata} == {5}
-
-
-def test_intervals_hold_the_coefficient_of_a_clear_order(evaluate, make_cells):
-    claim = evaluate(make_cells(noise=0.0))[0]["gain", "within_task", "mmd2_std"]
-    assert claim.rho.interval.lower >= -1
-    assert claim.rho.interval.lower <= claim.rho.value <= claim.rho.interval.upper < 0
-    assert claim.rho.interval.method.startswith("percentile bootstrap")
-
-
-def test_steps_of_one_seed_have_no_interval(evaluate, make_cells):
-    estimate = evaluate(make_cells(4, 3))[0]["convergence", "within_task", "mmd2_std"].rho
-    assert estimate.value is not None
-    assert estimate.interval is None
-    assert "seed alone" in estimate.absent_reason
-    assert evaluate(make_cells(4, 3, 2))[0]["convergence", "within_task", "mmd2_std"].rho.interval is not None
 
 
 def test_a_null_experiment_rarely_gets_a_verdict(make_cells, with_numbers, evaluate):
@@ -246,18 +227,9 @@ def test_a_null_experiment_rarely_gets_a_verdict(make_cells, with_numbers, evalu
     verdicts = []
     for _ in range(30):
         drawn = [with_numbers(c, rng.random(), rng.random(), rng.uniform(0.1, 0.9)) for c in cells]
-        verdicts.append(evaluate(drawn, resamples=2)[0]["gain", "within_task", "mmd2_std"].verdict)
+        verdicts.append(evaluate(drawn)[0]["gain", "within_task", "mmd2_std"].verdict)
     assert sum(verdict in {"supports", "contradicts"} for verdict in verdicts) <= 6  # 1.5 expected; 7 has p = 0.001
     assert "no_clear_relation" in verdicts
-
-
-def test_row_correlations_leave_out_what_is_absent_row_by_row():
-    x = np.array([[1, 2, 3, 4], [1, 2, np.nan, 4], [1, np.nan, np.nan, np.nan]])
-    y = np.array([[1, 3, 2, 4], [4, 1, 3, 2], [1, 2, 3, 4]], dtype=float)
-    found = row_correlations(x, y)
-    assert found[0] == pytest.approx(stats.spearmanr(x[0], y[0]).statistic)
-    assert found[1] == pytest.approx(stats.spearmanr([1, 2, 4], [4, 1, 2]).statistic)
-    assert np.isnan(found[2])
 
 
 @pytest.mark.parametrize(
@@ -305,7 +277,7 @@ def test_row_correlations_leave_out_what_is_absent_row_by_row():
 def test_headline_summarises_the_verdicts(built, across_models, across_tasks, pattern):
     import re
 
-    report = analyse_cells("s", "S", built(tasks=2), [], seed=1, resamples=10, level=0.95)
+    report = analyse_cells("s", "S", built(tasks=2), [], seed=1, level=0.95)
     verdicts = {"within_task": across_models, "within_model": across_tasks}
     claims = [
         Claim.model_validate(c.model_dump() | {"verdict": verdicts[c.design] if c.verdict else None})

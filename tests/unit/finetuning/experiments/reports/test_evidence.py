@@ -9,9 +9,10 @@ import pytest
 from vfmalign.core.domain.datasets import VolumeRef
 from vfmalign.core.domain.errors import InvalidInput
 from vfmalign.core.domain.models import LayerSpec, ModelCard, PreprocessingSpec
+from vfmalign.finetuning.experiments.analysis.experiment_report import ExperimentReport
 from vfmalign.finetuning.experiments.cell_results import CellResult
 from vfmalign.finetuning.experiments.reports.evidence import BEGIN, END, main, render_results, update_page
-from vfmalign.finetuning.reports.formatting import format_correlation, format_number
+from vfmalign.finetuning.reports.formatting import format_correlation, format_interval, format_number, format_p_value
 
 DOCS = Path(__file__).resolve().parents[5] / "docs"
 PAGE = f"# Evidence\n\n{BEGIN}\nold\n{END}\n\nAfter.\n"
@@ -29,6 +30,73 @@ def test_the_published_page_shows_the_published_report():
     assert page == update_page(page, DOCS / "evidence")
 
 
+@pytest.fixture(scope="module")
+def published():
+    return ExperimentReport.model_validate_json((DOCS / "evidence" / "report.json").read_bytes())
+
+
+@pytest.fixture(scope="module")
+def claims(published):
+    return {(one.claim, one.design): one for one in published.claims if one.shift_measure == "mmd2_std"}
+
+
+def read_prose(name):
+    """A page in one line, so that sentences are found across its line breaks."""
+    return " ".join((DOCS.parent / name).read_text().split())
+
+
+def test_the_prose_of_the_page_follows_from_the_report(published, claims):
+    page = read_prose("docs/evidence.md").split(END)[1]
+    averages, cells = published.averages, published.cells
+    saturated = sum(one.flags.saturated for one in averages)
+    flagged = sum(one.flags.saturated or one.flags.not_beaten for one in averages)
+    across_models, across_tasks = claims["gain", "within_task"], claims["gain", "within_model"]
+    assert (across_models.units, across_tasks.units) == (6, 5)
+    assert f"across models reaches p ≤ 0.05 from ±{across_models.test.threshold:.2f}" in page
+    assert f"across the five tasks from ±{across_tasks.test.threshold:.2f}" in page
+    of_cells = f"{sum(cell.flags.saturated for cell in cells)} of {len(cells)} cells"
+    assert f"In {saturated} of {len(averages)} pairs of model and task ({of_cells}) the shift is saturated" in page
+    assert f"Without the {flagged} pairs" in page
+    for claim in (across_models, across_tasks):
+        assert claim.rho * claim.rho_unflagged < 0, "both correlations with the gain change their sign"
+    assert set(across_models.reversal.without) == {"sae-big-robust-tissue", "sae-robust-tissue"}
+    assert max(published.answers.verdicts, key=published.answers.verdicts.get) == "inconclusive"
+    classification = [one for one in averages if one.task.startswith("classification")]
+    assert {(one.smallest_difference, one.patients) for one in classification} == {(0.01, 64)}
+    assert "equivalent" not in {one.verdict.label for one in classification}
+
+
+def test_the_baselines_are_described_as_they_were(published):
+    before = read_prose("docs/evidence.md").split(BEGIN)[0]
+    assert f"In {published.baselines.several} of {published.baselines.total} pairs of task and seed" in before
+
+
+def test_the_first_answers_say_what_changes_the_reading(published, claims):
+    answers = published.answers
+    for design in ("within_task", "within_model"):
+        gain = claims["gain", design]
+        changed = f"{format_correlation(gain.rho_unflagged)} instead of {format_correlation(gain.rho)}"
+        assert changed in answers.relation.details
+        assert format_p_value(gain.test.p_two_sided) in answers.certainty.details
+        assert f"±{gain.test.threshold:.2f}" in answers.certainty.details
+        assert format_correlation(gain.rho_common_baselines) in answers.certainty.details
+    reversal = claims["gain", "within_task"].reversal
+    assert f"{' and '.join(reversal.without)}, the correlation is {format_correlation(reversal.rho)}" in (
+        answers.certainty.details
+    )
+    for label, count in answers.verdicts.items():
+        assert f"{count} {label}" in answers.recommendation.details
+    assert "%" not in answers.certainty.answer, "a p-value is printed in one way"
+
+
+def test_the_readme_says_the_same(published):
+    saturated = sum(one.flags.saturated for one in published.averages)
+    assert published.answers.outcome == "no_clear_relation"
+    readme = read_prose("README.md")
+    assert "shift and gain had no clear relation" in readme
+    assert f"In {saturated} of {len(published.averages)} pairs of model and task the shift was saturated" in readme
+
+
 def test_no_result_stands_outside_of_the_generated_part():
     page = (DOCS / "evidence.md").read_text()
     by_hand = page.split(BEGIN)[0] + page.split(END)[1]
@@ -41,11 +109,13 @@ def test_every_number_of_the_report_stands_in_its_table(folder, large):
         row = next(line for line in text.splitlines() if line.startswith(f"| `{average.task}` | `{average.model}` "))
         cells = [cell.strip() for cell in row.strip("|").split("|")]
         assert cells[4] == format_number(average.shift.value)
-        assert cells[7:11] == [
-            format_number(number)
-            for number in (average.score, average.baseline, average.gain_difference, average.smallest_difference)
+        assert cells[7:10] == [
+            format_number(number) for number in (average.score, average.baseline, average.gain_difference.value)
         ]
-        assert cells[11] == format_number(average.gain.value)
+        assert cells[10] == format_interval(average.gain_difference)
+        assert cells[11:14] == [
+            format_number(average.smallest_difference), average.verdict.label, format_number(average.gain.value)
+        ]  # fmt: skip
     for variant in large.sensitivity.variants:
         assert f"| {variant.label} | {format_correlation(variant.tau)} | " in text
     for one in large.answers.all:

@@ -60,7 +60,6 @@ def test_a_report_survives_its_own_json_and_is_reproducible(small, large, make_c
         make_cells(3, 5, phantom=True)[::-1],
         [missing],
         seed=1,
-        resamples=100,
         level=0.95,
     )
     assert again.to_json() == small.to_json()
@@ -134,9 +133,7 @@ def test_the_smallest_relevant_difference_stands_beside_every_difference(large, 
         assert delta > 0, task
         assert f"smallest relevant difference δ {format_number(delta)}; 16 test patients" in words
     table = pages["large"].split("<h2>Every model in every task</h2>")[1].split("</tbody>")[0]
-    marks = Counter(re.findall(r"[▲▼]", table))
-    gains = large.answers.gains
-    assert marks == {"▲": gains.better, "▼": gains.worse}
+    assert Counter(re.findall(r"<td>(gain|equivalent|inconclusive|harm)</td>", table)) == large.answers.verdicts
 
 
 def test_the_page_shows_sensitivity(large, pages):
@@ -149,7 +146,7 @@ def test_controls_are_shown_where_a_cell_has_them(pages, large):
     assert "A scale for the shift" not in Outline(pages["large"]).words()
     controls = {"shuffled_labels": Estimate(value=0.03125), "between_seeds": absent("one seed")}
     cells = [cell.model_copy(update={"controls": controls if cell.seed == 1 else {}}) for cell in large.cells[:4]]
-    report = analyse_cells("s", "S", cells, [], seed=1, resamples=10, level=0.95)
+    report = analyse_cells("s", "S", cells, [], seed=1, level=0.95)
     assert report.averages[0].controls == {"shuffled_labels": 0.03125}
     words = Outline(render(report).decode()).words()
     shift = format_number(report.averages[0].shift.value)
@@ -166,7 +163,7 @@ def test_it_never_calls_a_model_aligned_or_safe(pages):
 def test_an_unknown_pretraining_set_is_stated(pages, make_cells):
     assert "may include test cases" not in Outline(pages["large"]).words()
     cells = [c.model_copy(update={"leakage_known": c.model != "profound-tiny-mae"}) for c in make_cells(2, 1)]
-    words = Outline(render(analyse_cells("s", "S", cells, [], seed=1, resamples=10, level=0.95)).decode()).words()
+    words = Outline(render(analyse_cells("s", "S", cells, [], seed=1, level=0.95)).decode()).words()
     assert "The pretraining data of profound-tiny-mae is unknown" in words
 
 
@@ -175,7 +172,7 @@ def test_the_table_of_claims_shows_the_units_and_the_test_of_each(small, large, 
     assert claim.verdict == "supports"
     p_two_sided = format_p_value(claim.test.p_two_sided)
     words = Outline(pages["large"]).words()
-    assert f"Mean ρ {format_correlation(claim.rho.value)}, two-sided p = {p_two_sided}: models that moved less" in words
+    assert f"Mean ρ {format_correlation(claim.rho)}, two-sided p = {p_two_sided}: models that moved less" in words
     assert re.search(rf"{p_two_sided} \(≥ [\d.]+\) 5 models 120 ", words)
     untested = next(one for one in small.claims if (one.claim, one.design) == ("convergence", "within_task"))
     assert untested.test is None
@@ -190,7 +187,7 @@ def test_flags_are_shown_in_every_table_of_cells(pages, large):
         assert "‡" in pages["large"].split(f"<h2>{heading}</h2>")[1].split("</section>")[0]
     assert "Not held out" not in words
     unheld = [c.model_copy(update={"flags": c.flags.model_copy(update={"not_held_out": True})}) for c in large.cells]
-    html = render(analyse_cells("s", "S", unheld[:6], [], seed=1, resamples=10, level=0.95)).decode()
+    html = render(analyse_cells("s", "S", unheld[:6], [], seed=1, level=0.95)).decode()
     assert "Not held out" in Outline(html).words()
 
 
@@ -198,13 +195,13 @@ def test_absent_numbers_are_listed_with_their_reason(pages, make_cells, with_num
     assert "Exit code 3: bad data, x" in Outline(pages["small"]).words()
     cells = make_cells(4, 2)
     cells[0] = with_numbers(cells[0], gain=None, share=None)
-    words = Outline(render(analyse_cells("s", "S", cells, [], seed=1, resamples=10, level=0.95)).decode()).words()
+    words = Outline(render(analyse_cells("s", "S", cells, [], seed=1, level=0.95)).decode()).words()
     assert "no gain: under the floor" in words
     assert "no steps to 95 %: within noise" in words
 
 
 def test_an_experiment_without_any_cell_still_has_a_page(missing):
-    report = analyse_cells("s", "S", [], [missing], seed=1, resamples=10, level=0.95)
+    report = analyse_cells("s", "S", [], [missing], seed=1, level=0.95)
     words = Outline(render(report).decode()).words()
     assert "can neither support nor contradict" in words
     assert "bad data" in words
@@ -212,9 +209,7 @@ def test_an_experiment_without_any_cell_still_has_a_page(missing):
 
 
 def test_text_is_escaped(make_cells):
-    html = render(
-        analyse_cells("s", "<script>alert(1)</script>", make_cells(2, 1), [], seed=1, resamples=10, level=0.95)
-    ).decode()
+    html = render(analyse_cells("s", "<script>alert(1)</script>", make_cells(2, 1), [], seed=1, level=0.95)).decode()
     assert "<script>" not in html
 
 
