@@ -14,7 +14,7 @@ from vfmalign.core.domain.documents import pluralise
 from vfmalign.core.domain.record import Record
 from vfmalign.finetuning.experiments.analysis.averages import SeedAverage
 from vfmalign.finetuning.experiments.analysis.claims import Claim, ClaimVerdict
-from vfmalign.finetuning.experiments.analysis.points import SHIFT, SHIFT_MEASURES
+from vfmalign.finetuning.experiments.analysis.points import ENERGY, SHIFT
 from vfmalign.finetuning.experiments.analysis.robustness import CommonBaselines
 from vfmalign.finetuning.experiments.analysis.strata import DESIGN_LABELS, MIN_UNITS, SIGNIFICANCE_LEVEL, Design
 from vfmalign.finetuning.reports.formatting import format_correlation, format_p_value, to_sentence
@@ -95,7 +95,7 @@ def answer_questions(averages: Sequence[SeedAverage], claims: Sequence[Claim], b
             details=_join(
                 _explain_relation(gain),
                 _explain_flags(averages, shift),
-                *(_explain_measure(quantity.label, quantity.name, claims) for quantity in SHIFT_MEASURES[2:]),
+                _explain_energy(claims),
             ),
         ),
         certainty=Answer(
@@ -192,14 +192,21 @@ def _explain_flags(averages: Sequence[SeedAverage], claims: Sequence[Claim]) -> 
     )
 
 
-def _explain_measure(label: str, name: str, claims: Sequence[Claim]) -> str:
-    """The correlations of another measure of the shift with the gain."""
+def _explain_energy(claims: Sequence[Claim]) -> str:
+    """The correlations with the gain of a measure that does not saturate."""
     parts = [
         f"{format_correlation(claim.rho)} {_across(claim)} (p = {format_p_value(claim.test.p_two_sided)})"
         for claim in claims
-        if (claim.claim, claim.shift_measure) == ("gain", name) and claim.rho is not None and claim.test is not None
+        if (claim.claim, claim.shift_measure) == ("gain", ENERGY.name)
+        and claim.rho is not None
+        and claim.test is not None
     ]
-    return f"Measured by the {label}, which has no verdict, it is {' and '.join(parts)}." if parts else ""
+    return (
+        f"The {ENERGY.label}, a second measure of the shift, does not saturate and has no verdict; its correlation with "
+        f"the gain is {' and '.join(parts)}."
+        if parts
+        else ""
+    )
 
 
 def _describe_certainty(outcome: Outcome, claims: Sequence[Claim]) -> str:

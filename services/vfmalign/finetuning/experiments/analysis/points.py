@@ -100,8 +100,10 @@ RATIO = Quantity(
     "less shift relative to random weights, more gain",
     lambda cell: cell.shift_ratio.value,
 )
-SHIFT_MEASURES: tuple[Quantity, ...] = (SHIFT, RATIO)
-"""Measures of the shift with which the claims are evaluated; the first alone has verdicts."""
+ENERGY = Quantity("energy", MEASURE_TITLES["energy"], -1, "less distance, more gain", measure_getter("energy"))
+SHIFT_MEASURES: tuple[Quantity, ...] = (SHIFT, RATIO, ENERGY)
+"""Measures of the shift with which the claims are evaluated; the first alone has verdicts. The energy distance, unlike
+MMD², does not saturate."""
 PREDICTORS: tuple[Quantity, ...] = (
     SHIFT,
     RATIO,
@@ -110,7 +112,7 @@ PREDICTORS: tuple[Quantity, ...] = (
     ),
     Quantity("cka", MEASURE_TITLES["cka"], 1, "a similarity: more similar features, more gain", measure_getter("cka")),
     Quantity("frechet", MEASURE_TITLES["frechet"], -1, "less distance, more gain", measure_getter("frechet")),
-    Quantity("energy", MEASURE_TITLES["energy"], -1, "less distance, more gain", measure_getter("energy")),
+    ENERGY,
     Quantity(
         "logme", MEASURE_TITLES["logme"], 1, "more evidence before fine-tuning, more gain", measure_getter("logme")
     ),

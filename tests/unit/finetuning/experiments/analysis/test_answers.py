@@ -10,7 +10,7 @@ from vfmalign.finetuning.experiments.analysis.points import make_points
 from vfmalign.finetuning.experiments.analysis.robustness import CommonBaselines, Reversal
 
 
-def claim(design, verdict, *, rho=-0.5, p=0.03, name="gain", **fields):
+def claim(design, verdict, *, rho=-0.5, p=0.03, name="gain", measure="mmd2_std", **fields):
     test = None
     if verdict != "cannot support or contradict":
         test = PermutationTest(
@@ -18,7 +18,7 @@ def claim(design, verdict, *, rho=-0.5, p=0.03, name="gain", **fields):
         )
     numbers = {"rho_unflagged": None, "rho_common_baselines": -0.25, "reversal": None} | fields
     return Claim(
-        claim=name, design=design, shift_measure="mmd2_std", strata=(), units=6, rho=rho, points_without_value=0,
+        claim=name, design=design, shift_measure=measure, strata=(), units=6, rho=rho, points_without_value=0,
         test=test, verdict=verdict, sentence="4 models have both numbers in every task, and a verdict needs 5",
         **numbers,
     )  # fmt: skip
@@ -112,6 +112,18 @@ def test_what_the_sign_and_the_level_rest_on_is_stated(answer):
     plain = answer("no_clear_relation", "no_clear_relation").certainty.details
     assert "rests on few" not in plain
     assert "different trainings" not in plain
+
+
+def test_the_energy_distance_stands_beside_without_a_verdict(averages):
+    claims = [
+        claim("within_task", "no_clear_relation"),
+        claim("within_task", None, rho=0.25, p=0.4, measure="energy"),
+        claim("within_task", None, rho=0.75, p=0.2, measure="shift_ratio"),
+    ]
+    answers = answer_questions(averages, claims, CommonBaselines(several=0, total=1))
+    assert "its correlation with the gain is +0.25 across models (p = 0.4)." in answers.relation.details
+    assert "0.75" not in answers.relation.details
+    assert answers.outcome == "no_clear_relation"
 
 
 def test_a_relation_across_tasks_alone_does_not_choose_between_models(answer):
