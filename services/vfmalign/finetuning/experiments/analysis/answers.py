@@ -201,11 +201,11 @@ def _explain_energy(claims: Sequence[Claim]) -> str:
         and claim.rho is not None
         and claim.test is not None
     ]
+    if not parts:
+        return ""
     return (
-        f"The {ENERGY.label}, a second measure of the shift, does not saturate and has no verdict; its correlation with "
-        f"the gain is {' and '.join(parts)}."
-        if parts
-        else ""
+        f"The {ENERGY.label}, a second measure of the shift, does not saturate and has no verdict; its correlation "
+        f"with the gain is {' and '.join(parts)}."
     )
 
 
