@@ -17,7 +17,7 @@ from vfmalign.finetuning.experiments.analysis.claims import Claim, ClaimVerdict
 from vfmalign.finetuning.experiments.analysis.points import ENERGY, SHIFT
 from vfmalign.finetuning.experiments.analysis.robustness import CommonBaselines
 from vfmalign.finetuning.experiments.analysis.strata import DESIGN_LABELS, MIN_UNITS, SIGNIFICANCE_LEVEL, Design
-from vfmalign.finetuning.reports.formatting import format_correlation, format_p_value, to_sentence
+from vfmalign.finetuning.reports.formatting import format_correlation, format_p_value, to_sentence, to_text
 
 Outcome = Literal["supports", "contradicts", "mixed", "no_clear_relation", "cannot support or contradict"]
 
@@ -220,7 +220,7 @@ def _describe_certainty(outcome: Outcome, claims: Sequence[Claim]) -> str:
     p, claim = min(tests, key=lambda pair: pair[0])
     start = "With little" if outcome == "no_clear_relation" else "With some"
     return (
-        f"{start}: in random orders of the {claim.units} {_UNITS[claim.design]}s, as strong a correlation has the "
+        f"{start}: in random orders of the {claim.units} {_UNITS[claim.design]}s, a correlation as strong has "
         f"probability {format_p_value(p)}."
     )
 
@@ -239,7 +239,8 @@ def _explain_test(claim: Claim) -> str:
 def _explain_reversal(claim: Claim) -> str:
     if claim.reversal is None:
         return ""
-    units = " and ".join(claim.reversal.without)
+    names = claim.reversal.without if claim.design == "within_task" else map(to_text, claim.reversal.without)
+    units = " and ".join(names)
     return (
         f"{_across(claim).capitalize()}, the sign rests on few {_UNITS[claim.design]}s: without {units}, the "
         f"correlation is {format_correlation(claim.reversal.rho)}."

@@ -46,7 +46,7 @@ def answer(averages):
         (("supports", "supports"), "supports", "Yes, across models and across tasks.", "0.03", "one hint"),
         (("supports", "no_clear_relation"), "supports", "Yes across models; not clearly across tasks.", "0.03", "hint"),
         (("contradicts", "no_clear_relation"), "contradicts", "No: across models, less shift went with less gain.",
-         "With some: in random orders of the 6 models, as strong a correlation has the probability 0.03.",
+         "With some: in random orders of the 6 models, a correlation as strong has probability 0.03.",
          "Do not prefer models for low shift."),
         (("supports", "contradicts"), "mixed", "disagree", "0.03", "Do not gate on shift."),
         (("no_clear_relation", "cannot support or contradict"), "no_clear_relation", "there is no clear relation",
