@@ -87,6 +87,13 @@ MapOption = Annotated[
         "t1w=input. Repeatable.",
     ),
 ]
+AllowCutOrgansOption = Annotated[
+    bool,
+    typer.Option(
+        "--allow-cut-organs",
+        help="Use cases of which less than 90 % of a structure lies in the model's field of view.",
+    ),
+]
 LayerOption = Annotated[
     list[str] | None, typer.Option("--layer", metavar="LAYER", help="Only these layers. Repeatable.")
 ]

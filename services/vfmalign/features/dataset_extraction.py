@@ -208,6 +208,7 @@ def _resolve(store: ObjectStore, request: ExtractDatasetRequest) -> ExtractionPl
             input_transform=input_transform,
             preprocessing=resolve_input(card.id, card.preprocessing, request.modality_map, dataset.declaration),
         ),
+        allow_cut_organs=request.allow_cut_organs,
     )
 
 

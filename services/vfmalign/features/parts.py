@@ -69,11 +69,16 @@ class Hooks:
 
 @dataclass(frozen=True)
 class ExtractionPlan:
-    """A resolved request: the model's card, the cases in row order, and everything that determines the features."""
+    """A resolved request: the model's card, the cases in row order, and everything that determines the features.
+
+    Attributes:
+        allow_cut_organs: whether a mask that normalises the input may lie outside the field of view.
+    """
 
     card: ModelCard
     cases: tuple[Case, ...]
     request: FeatureRequest
+    allow_cut_organs: bool = False
 
 
 @dataclass(frozen=True)
@@ -171,7 +176,11 @@ def _prepare_inputs(
             volumes = load_case(store, case, kinds)
         with stages.stage("prepare"):
             study = prepare_study(
-                volumes, plan.request.preprocessing, plan.request.input_transform, subject=f"case {case.id}"
+                volumes,
+                plan.request.preprocessing,
+                plan.request.input_transform,
+                subject=f"case {case.id}",
+                allow_cut=plan.allow_cut_organs,
             )
             return study.input_CDHW, study.slices
 

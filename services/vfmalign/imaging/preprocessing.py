@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
@@ -77,6 +78,7 @@ def prepare_study(
     subject: str = "study",
     labels: Sequence[LabelMap] = (),
     *,
+    allow_cut: bool = False,
     context: WorkContext = UNLIMITED,
 ) -> PreparedStudy:
     """Prepare one study for an encoder.
@@ -86,13 +88,14 @@ def prepare_study(
         preprocessing: input format of the encoder.
         input_transform: a name that `input_transforms.get_input_transform` knows.
         subject: name of the study in errors: a request field or a generated id.
-        labels: label maps to prepare, as far as the study has them. One that may not be empty must lie in the crop.
+        labels: label maps to prepare, as far as the study has them.
+        allow_cut: whether a label map that may not be empty may lie outside the crop; see `field_of_view`.
         context: checked before every volume.
 
     Raises:
         BadOption: the input transform is unknown.
         BadVolume: a modality is missing, does not overlap the reference, has no contrast or is too fine for the grid;
-            or a label map that may not be empty lies outside the crop.
+            or a label map that may not be empty is empty, or less than `MIN_COVERAGE` of it lies in the crop.
         Cancelled, DeadlineExceeded: see `WorkContext`.
     """
     transform = get_input_transform(input_transform)
@@ -101,7 +104,10 @@ def prepare_study(
     grid = study_grid(study, preprocessing.reference, preprocessing.spacing_mm, subject)
     x_mm, y_mm, z_mm = (round(float(s), 6) for s in np.linalg.norm(grid.affine[:3, :3], axis=0))
     label_maps = {
-        label.name: _prepare_label(study[label.name], label, grid, preprocessing.shape_DHW, subject) for label in labels
+        label.name: _prepare_label(
+            study[label.name], label, grid, preprocessing.shape_DHW, subject, allow_cut=allow_cut
+        )
+        for label in labels
     }
     channels = _resample_channels(study, grid, preprocessing.modalities, subject, context)
     properties = StudyContext(preprocessing.modalities, (z_mm, y_mm, x_mm), study[preprocessing.reference].array_XYZ)
@@ -117,7 +123,7 @@ def prepare_study(
         clean_CDHW=input_CDHW if shared else scale.apply_(clean_CDHW),
         labels=label_maps,
         spacing_mm=(z_mm, y_mm, x_mm),
-        slices=(-_padding_before(grid.shape_XYZ[2], preprocessing.shape_DHW[0]), grid.shape_XYZ[2]),
+        slices=(-padding_before(grid.shape_XYZ[2], preprocessing.shape_DHW[0]), grid.shape_XYZ[2]),
         scale=scale,
         label_max={label.name: int(study[label.name].array_XYZ.max()) for label in labels},
     )
@@ -141,13 +147,15 @@ def _select_volumes(
 
 
 def _prepare_label(
-    volume: Volume, label: LabelMap, grid: Grid, shape_DHW: tuple[int, int, int], subject: str
+    volume: Volume, label: LabelMap, grid: Grid, shape_DHW: tuple[int, int, int], subject: str, *, allow_cut: bool
 ) -> Tensor:
     """A label map on the grid, cropped or padded."""
     whole_DHW = _resample_labels(volume, grid)
     cropped_DHW = crop_or_pad(whole_DHW, shape_DHW)
     if not label.may_be_empty:
-        _check_coverage(whole_DHW, cropped_DHW, label.name, subject)
+        _check_not_empty(volume.array_XYZ if allow_cut else whole_DHW, label.name, subject)
+        if not allow_cut:
+            _check_coverage(whole_DHW, cropped_DHW, label.name, subject)
     return cropped_DHW
 
 
@@ -236,12 +244,12 @@ def crop_or_pad(volume: Tensor, shape_DHW: tuple[int, int, int]) -> Tensor:
     """
     pads: list[int] = []
     for size, target in zip(volume.shape[:-4:-1], shape_DHW[::-1], strict=True):
-        before = _padding_before(size, target)
+        before = padding_before(size, target)
         pads += [before, target - size - before]
     return functional.pad(volume, pads)
 
 
-def _padding_before(size: int, target: int) -> int:
+def padding_before(size: int, target: int) -> int:
     """Return how much `crop_or_pad` adds before an axis; negative where it crops."""
     overlap = min(size, target)
     return (target - overlap) // 2 - (size // 2 - overlap // 2)
@@ -251,7 +259,7 @@ def _crop_or_pad_planes(channel: PlaneStack, shape_DHW: tuple[int, int, int]) ->
     """Crop or pad a channel in factored form, so that only voxels of the result are ever formed."""
     depth, height, width = shape_DHW
     planes_KHW = crop_or_pad(channel.planes_KHW, (len(channel.planes_KHW), height, width))
-    return PlaneStack(planes_KHW, channel.weights.get_window(-_padding_before(len(channel.weights), depth), depth))
+    return PlaneStack(planes_KHW, channel.weights.get_window(-padding_before(len(channel.weights), depth), depth))
 
 
 def _resample_channels(
@@ -280,6 +288,7 @@ def _stack_channels(channels: Sequence[PlaneStack]) -> Tensor:
 def _check_contrast_in_gland(
     signal_CDHW: Tensor, gland_DHW: Tensor, modalities: Sequence[Modality], subject: str
 ) -> None:
+    _check_not_empty(gland_DHW, GLAND.name, subject)
     inside_CN = signal_CDHW[:, gland_DHW > 0]
     for kind, inside_N in zip(modalities, inside_CN, strict=True):
         if bool(((inside_N - inside_N[0]).abs() <= CONTRAST_TOLERANCE * abs(inside_N[0])).all()):
@@ -303,15 +312,17 @@ def _check_contrast(moments: Moments, kind: VolumeKind, reference: VolumeKind, s
         )
 
 
-def _check_coverage(whole_DHW: Tensor, cropped_DHW: Tensor, name: VolumeKind, subject: str) -> None:
-    total = int(torch.count_nonzero(whole_DHW))
-    if total == 0:
+def _check_not_empty(mask: Tensor | NDArray[np.float32], name: VolumeKind, subject: str) -> None:
+    if not mask.any():
         raise BadVolume(
             f"the {name} mask is empty on the reference's grid",
             subject=subject,
             remedy=f"send the {name} mask of this study",
         )
-    share = int(torch.count_nonzero(cropped_DHW)) / total
+
+
+def _check_coverage(whole_DHW: Tensor, cropped_DHW: Tensor, name: VolumeKind, subject: str) -> None:
+    share = int(torch.count_nonzero(cropped_DHW)) / int(torch.count_nonzero(whole_DHW))
     if share < MIN_COVERAGE:
         raise BadVolume(
             f"the centre crop contains {share:.0%} of the {name}, less than {MIN_COVERAGE:.0%}",

@@ -20,10 +20,11 @@ from torch import Tensor
 from vfmalign.core.domain.datasets import Case
 from vfmalign.core.domain.declarations import LabelMap, Modality, VolumeKind
 from vfmalign.core.domain.errors import BadDataset, DigestMismatch, NotFound
-from vfmalign.core.domain.metrics import Structure
+from vfmalign.core.domain.metrics import list_structures
 from vfmalign.core.domain.models import PreprocessingSpec
 from vfmalign.core.domain.tasks import TaskSpec
 from vfmalign.core.storage.object_store import ObjectStore
+from vfmalign.imaging.field_of_view import WholeLabels, mask_structure, measure_field_of_view
 from vfmalign.imaging.normalisation import Scale
 from vfmalign.imaging.preprocessing import needed_kinds, prepare_study
 from vfmalign.imaging.volumes import Volume, load_case
@@ -52,6 +53,8 @@ class PreparedCase:
         slices: first slice and number of slices, see `PreparedStudy`; None for a whole volume without padding.
         positive: the case's class; None where the task has none.
         focus_DHW: bool, voxels on which patches are centred (`FOCUS_SHARE`); None for none.
+        inside: share of each of the task's structures that lies in the field of view, by name.
+        whole: label maps beyond the field of view, to which segmentations are compared; None where it holds all.
     """
 
     case: str
@@ -67,6 +70,8 @@ class PreparedCase:
     slices: tuple[int, int] | None = None
     positive: bool | None = None
     focus_DHW: Tensor | None = None
+    inside: Mapping[VolumeKind, float] = field(default_factory=dict)
+    whole: WholeLabels | None = None
 
 
 @dataclass(frozen=True)
@@ -142,7 +147,11 @@ def _load_case(store: ObjectStore, case: Case, task: TaskSpec | None, preprocess
     for label in labels:
         _check_values(volumes[label.name], label, case.id)
     transform = task.input_transform if task is not None else "identity"
-    prepared = prepare_study(volumes, preprocessing, transform, subject=f"case {case.id}", labels=labels)
+    subject = f"case {case.id}"
+    # Cut structures are refused for all cases together, in `job`.
+    prepared = prepare_study(volumes, preprocessing, transform, subject=subject, labels=labels, allow_cut=True)
+    structures = task.structures if task is not None else ()
+    view = measure_field_of_view(volumes, preprocessing, structures or list_structures(labels), subject)
     return PreparedCase(
         case=case.id,
         group=case.group,
@@ -155,7 +164,9 @@ def _load_case(store: ObjectStore, case: Case, task: TaskSpec | None, preprocess
         label_max=prepared.label_max,
         classes=case.classes,
         slices=prepared.slices,
-        focus_DHW=mask_structure(task.structures[-1], prepared.labels) if task and task.structures else None,
+        focus_DHW=mask_structure(structures[-1], prepared.labels) if structures else None,
+        inside=view.inside,
+        whole=view.whole if structures else None,
     )
 
 
@@ -175,17 +186,10 @@ def shuffle_targets(cases: Sequence[PreparedCase], seed: int) -> list[PreparedCa
             classes=source.classes,
             positive=source.positive,
             focus_DHW=source.focus_DHW,
+            whole=source.whole,
         )
         for place, case in enumerate(cases)
     ]
-
-
-def mask_structure(structure: Structure, labels: Mapping[VolumeKind, Tensor]) -> Tensor:
-    """Voxels of a structure in its label map, of any shape."""
-    label = labels[structure.label]
-    if not structure.values:
-        return label > 0
-    return torch.isin(label, torch.tensor(structure.values, dtype=label.dtype, device=label.device))
 
 
 def _check_values(volume: Volume, label: LabelMap, case: str) -> None:

@@ -16,8 +16,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from vfmalign.core.domain.datasets import Split
 from vfmalign.core.domain.documents import pluralise
-from vfmalign.core.domain.errors import BadOption
+from vfmalign.core.domain.errors import BadDataset, BadOption
+from vfmalign.core.domain.field_of_view import REFUSE_BELOW, CaseInside, report_cut
 from vfmalign.core.domain.jobs import CaseScore, JobResult, TrainingSpec, probe_id
 from vfmalign.core.runtime import logs
 from vfmalign.core.runtime.metrics import Stages
@@ -56,6 +58,20 @@ class CaseSplits:
     train: list[PreparedCase]
     val: list[PreparedCase]
     test: list[PreparedCase]
+
+    def list_inside(self) -> tuple[CaseInside, ...]:
+        """Shares of the structures in the field of view, of the cases that have a structure."""
+        splits: tuple[tuple[Split, list[PreparedCase]], ...] = (
+            ("train", self.train),
+            ("val", self.val),
+            ("test", self.test),
+        )
+        return tuple(
+            CaseInside(case=case.case, split=split, inside=dict(case.inside))
+            for split, cases in splits
+            for case in cases
+            if case.inside
+        )
 
 
 @dataclass(frozen=True)
@@ -168,6 +184,7 @@ def _complete(
         encoder_card_sha256=card.digest() if card else "",
         probes=load_probes(store, spec, state),
         train_labels={case.case: case.positive for case in cases.train if case.positive is not None},
+        inside=cases.list_inside(),
         parameters=sum(parameter.numel() for parameter in learner.network.parameters()),
         figures=figures,
         device=device,
@@ -218,9 +235,28 @@ def _load_cases(store: ObjectStore, plan: JobPlan, data: JobData, workers: int, 
         cases = get_task(plan.task).prepare(cases)
     train_end, val_end = len(data.train), len(data.train) + len(data.val)
     train, val, test = cases[:train_end], cases[train_end:val_end], cases[val_end:]
+    if not plan.spec.allow_cut_organs:
+        _refuse_cut_organs(plan, CaseSplits(train, val, test).list_inside())
     if plan.spec.shuffled_labels:
         train, val = (shuffle_targets(split, plan.spec.seed) for split in (train, val))
     return CaseSplits(train, val, test)
+
+
+def _refuse_cut_organs(plan: JobPlan, cases: Sequence[CaseInside]) -> None:
+    """Refuse cases of whose structures too little lies in the field of view.
+
+    Raises:
+        BadDataset: there are some; the error names those with the smallest shares.
+    """
+    model = plan.spec.model or plan.spec.architecture
+    if cut := report_cut(cases, REFUSE_BELOW, model):
+        raise BadDataset(
+            cut,
+            subject=f"dataset {plan.dataset.id}",
+            remedy="use a model with a larger field of view, such as this one with a larger input or coarser spacing, "
+            "or allow it with `allow_cut_organs` (`--allow-cut-organs`)",
+            reason="CUT_ORGANS",
+        )
 
 
 def _fit_baseline(plan: JobPlan, train: Sequence[PreparedCase]) -> Baseline | None:

@@ -30,7 +30,7 @@ EXPERIMENT_STATE_FAILED: ExperimentState
 EXPERIMENT_STATE_CANCELLED: ExperimentState
 
 class ExperimentSpec(_message.Message):
-    __slots__ = ("model_ids", "dataset_id", "dataset_digest", "tasks", "seeds", "recipe", "permutations", "bootstrap_resamples", "interval_level", "max_running", "title", "smallest_differences", "modality_map", "shuffled_labels")
+    __slots__ = ("model_ids", "dataset_id", "dataset_digest", "tasks", "seeds", "recipe", "permutations", "bootstrap_resamples", "interval_level", "max_running", "title", "smallest_differences", "modality_map", "shuffled_labels", "allow_cut_organs")
     class ModalityMapEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -52,6 +52,7 @@ class ExperimentSpec(_message.Message):
     SMALLEST_DIFFERENCES_FIELD_NUMBER: _ClassVar[int]
     MODALITY_MAP_FIELD_NUMBER: _ClassVar[int]
     SHUFFLED_LABELS_FIELD_NUMBER: _ClassVar[int]
+    ALLOW_CUT_ORGANS_FIELD_NUMBER: _ClassVar[int]
     model_ids: _containers.RepeatedScalarFieldContainer[str]
     dataset_id: str
     dataset_digest: str
@@ -66,7 +67,8 @@ class ExperimentSpec(_message.Message):
     smallest_differences: _containers.RepeatedCompositeFieldContainer[SmallestDifference]
     modality_map: _containers.ScalarMap[str, str]
     shuffled_labels: bool
-    def __init__(self, model_ids: _Optional[_Iterable[str]] = ..., dataset_id: _Optional[str] = ..., dataset_digest: _Optional[str] = ..., tasks: _Optional[_Iterable[_Union[_common_pb2.Task, _Mapping]]] = ..., seeds: _Optional[_Iterable[int]] = ..., recipe: _Optional[_Union[_finetuning_pb2.Recipe, _Mapping]] = ..., permutations: _Optional[int] = ..., bootstrap_resamples: _Optional[int] = ..., interval_level: _Optional[float] = ..., max_running: _Optional[int] = ..., title: _Optional[str] = ..., smallest_differences: _Optional[_Iterable[_Union[SmallestDifference, _Mapping]]] = ..., modality_map: _Optional[_Mapping[str, str]] = ..., shuffled_labels: _Optional[bool] = ...) -> None: ...
+    allow_cut_organs: bool
+    def __init__(self, model_ids: _Optional[_Iterable[str]] = ..., dataset_id: _Optional[str] = ..., dataset_digest: _Optional[str] = ..., tasks: _Optional[_Iterable[_Union[_common_pb2.Task, _Mapping]]] = ..., seeds: _Optional[_Iterable[int]] = ..., recipe: _Optional[_Union[_finetuning_pb2.Recipe, _Mapping]] = ..., permutations: _Optional[int] = ..., bootstrap_resamples: _Optional[int] = ..., interval_level: _Optional[float] = ..., max_running: _Optional[int] = ..., title: _Optional[str] = ..., smallest_differences: _Optional[_Iterable[_Union[SmallestDifference, _Mapping]]] = ..., modality_map: _Optional[_Mapping[str, str]] = ..., shuffled_labels: _Optional[bool] = ..., allow_cut_organs: _Optional[bool] = ...) -> None: ...
 
 class SmallestDifference(_message.Message):
     __slots__ = ("metric", "value")

@@ -303,7 +303,7 @@ class ExtractResponse(_message.Message):
     def __init__(self, layers: _Optional[_Iterable[_Union[LayerFeatures, _Mapping]]] = ..., checkpoint_sha256: _Optional[str] = ..., cost: _Optional[_Union[_common_pb2.Cost, _Mapping]] = ...) -> None: ...
 
 class ExtractDatasetRequest(_message.Message):
-    __slots__ = ("model_id", "checkpoint_sha256", "dataset_id", "dataset_digest", "split", "layers", "pooling", "input_transform", "initialisation", "initialisation_seed", "verify", "modality_map")
+    __slots__ = ("model_id", "checkpoint_sha256", "dataset_id", "dataset_digest", "split", "layers", "pooling", "input_transform", "initialisation", "initialisation_seed", "verify", "modality_map", "allow_cut_organs")
     class ModalityMapEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -323,6 +323,7 @@ class ExtractDatasetRequest(_message.Message):
     INITIALISATION_SEED_FIELD_NUMBER: _ClassVar[int]
     VERIFY_FIELD_NUMBER: _ClassVar[int]
     MODALITY_MAP_FIELD_NUMBER: _ClassVar[int]
+    ALLOW_CUT_ORGANS_FIELD_NUMBER: _ClassVar[int]
     model_id: str
     checkpoint_sha256: str
     dataset_id: str
@@ -335,7 +336,8 @@ class ExtractDatasetRequest(_message.Message):
     initialisation_seed: int
     verify: bool
     modality_map: _containers.ScalarMap[str, str]
-    def __init__(self, model_id: _Optional[str] = ..., checkpoint_sha256: _Optional[str] = ..., dataset_id: _Optional[str] = ..., dataset_digest: _Optional[str] = ..., split: _Optional[_Union[_common_pb2.Split, str]] = ..., layers: _Optional[_Iterable[str]] = ..., pooling: _Optional[_Union[Pooling, str]] = ..., input_transform: _Optional[str] = ..., initialisation: _Optional[_Union[Initialisation, str]] = ..., initialisation_seed: _Optional[int] = ..., verify: _Optional[bool] = ..., modality_map: _Optional[_Mapping[str, str]] = ...) -> None: ...
+    allow_cut_organs: bool
+    def __init__(self, model_id: _Optional[str] = ..., checkpoint_sha256: _Optional[str] = ..., dataset_id: _Optional[str] = ..., dataset_digest: _Optional[str] = ..., split: _Optional[_Union[_common_pb2.Split, str]] = ..., layers: _Optional[_Iterable[str]] = ..., pooling: _Optional[_Union[Pooling, str]] = ..., input_transform: _Optional[str] = ..., initialisation: _Optional[_Union[Initialisation, str]] = ..., initialisation_seed: _Optional[int] = ..., verify: _Optional[bool] = ..., modality_map: _Optional[_Mapping[str, str]] = ..., allow_cut_organs: _Optional[bool] = ...) -> None: ...
 
 class FeatureSet(_message.Message):
     __slots__ = ("feature_set_id", "manifest", "rows", "groups", "layers", "checkpoint_sha256", "dataset_digest")

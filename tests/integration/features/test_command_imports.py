@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.cut_organs import CASES, INPUT, write_folders
 from tests.integration.features.callers import ADA, VIEWER
 from tests.unit.imaging.datasets.brain_files import lay_out_decathlon, make_case
 
@@ -19,8 +20,9 @@ from vfmalign.cli import exits
 from vfmalign.core.storage.datasets import load_dataset
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.imaging.phantoms.dataset import synthesise_dataset
-from vfmalign.models.cards import load_encoder
+from vfmalign.models.cards import load_encoder, publish
 from vfmalign.models.registry import get_architecture
+from vfmalign.models.weights import random_state
 
 Run = Callable[..., dict[str, Any]]
 
@@ -78,3 +80,51 @@ def test_phantoms_are_those_that_the_demo_stores(run: Run, store: ObjectStore) -
     assert first["phantom"] is True
     failed = run("dataset", "phantoms", "--id", "generated", "--seed", "6", *options, code=exits.BAD_INPUT)
     assert failed["error"]["reason"] == "ALREADY_EXISTS"
+
+
+def test_an_import_for_a_model_names_the_cases_that_it_cuts(run: Run, tmp_path: Path, store: ObjectStore) -> None:
+    name = "profound_conv_micro"
+    state = random_state(get_architecture(name), 5)
+    publish(store, "narrow", state, architecture=name, objective="contrastive", preprocessing=INPUT)
+    write_folders(tmp_path / "cut")
+    command = ("dataset", "import", "cut", "--id", "cut", "--model", "narrow")
+    said = "less than 90 % of a structure lies in the field of view of narrow in 27 of 30 cases: case "
+
+    uploads = list(store.list("incoming/"))
+    failed = run(*command, code=exits.BAD_INPUT)
+    (problem,) = failed["problems"]
+    assert problem.startswith(said)
+    assert problem.count("lesion 0 %") == 5, "the smallest shares are named"
+    assert "; and 22 more cases; choose a model with a larger field of view, or allow it with" in problem
+    assert "SURNAME" not in json.dumps(failed)
+    assert list(store.list("incoming/")) == uploads, "nothing is uploaded"
+
+    dry = run(*command, "--dry-run", code=exits.BAD_INPUT)
+    assert sorted(map(str, dry["inside"].values())) == sorted(str(measured(case.inside)) for case in CASES)
+    assert any(note.startswith(said.replace("90", "98").replace("27", "28")) for note in dry["notes"])
+
+    allowed = run(*command, "--allow-cut-organs")
+    assert allowed["inside"] == dry["inside"], "the ids of the cases are the same"
+    assert any(note.startswith(said.replace("90", "98").replace("27", "28")) for note in allowed["notes"])
+    assert "inside" not in run("dataset", "import", "cut", "--id", "cut")
+
+
+def test_an_import_for_a_model_that_does_not_exist_says_so(run: Run, tmp_path: Path) -> None:
+    lay_out_decathlon(tmp_path / "brain", [make_case(number) for number in range(4)])
+    failed = run("dataset", "import", "brain", "--model", "gone", code=exits.BAD_INPUT)
+    assert failed["error"]["reason"] == "MODEL_NOT_FOUND"
+
+
+def test_an_import_for_a_model_needs_its_inputs(run: Run, tmp_path: Path, store: ObjectStore) -> None:
+    name = "profound_conv_micro"
+    state = random_state(get_architecture(name), 5)
+    publish(store, "narrow", state, architecture=name, objective="contrastive", preprocessing=INPUT)
+    lay_out_decathlon(tmp_path / "brain", [make_case(number) for number in range(4)])
+    failed = run("dataset", "import", "brain", "--model", "narrow", "--dry-run", code=exits.BAD_INPUT)
+    assert "narrow takes t2w, dwi, adc, which the dataset" in failed["error"]["message"]
+
+
+def measured(inside: dict[str, float]) -> dict[str, float]:
+    """Shares as they are computed from numbers of voxels."""
+    voxels = {"gland": 480, "lesion": 32}
+    return {name: round(share * voxels[name]) / voxels[name] for name, share in inside.items()}

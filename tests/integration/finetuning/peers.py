@@ -33,12 +33,13 @@ LAYERS = ("stages.0", "stages.1")
 
 # Trains nothing: writes what a training process writes. Seed 5 waits for a file, seed 3 finds the data bad as long as
 # there is no file. With seed 6 a network that is probed stays at step 20 for as long as there is no file. Scores rise
-# with the seed from 8 on.
+# with the seed from 8 on. Lesions are cut where the job allows it.
 PROGRAM = """
 import gc, os, signal, sys, time
 gc.disable()
 from pathlib import Path
 from vfmalign.core.domain.datasets import VolumeRef
+from vfmalign.core.domain.field_of_view import CaseInside
 from vfmalign.core.domain.jobs import *
 from vfmalign.core.domain.models import ModelCard
 from vfmalign.core.storage.keys import job_key, model_card_key
@@ -81,12 +82,14 @@ cases = load_dataset(store, spec.dataset, spec.dataset_digest).test
 wobble = len(spec.network) / 1000
 scores = tuple(CaseScore(case=c.id, group=c.group, values={"lesion_dice": level + wobble * (i % 3)})
     for i, c in enumerate(cases))
+inside = tuple(CaseInside(case=c.id, split="test", inside={"gland": 1.0, "lesion": i / 10 if i < 10 else 1.0})
+    for i, c in enumerate(cases) if spec.allow_cut_organs)
 encoder = publish(spec.publish_as, "e" * 64) if spec.publish_as else None
 store.write(job_key(spec.id, "result.json"), JobResult(job=spec.id, metrics=(metric,), primary_metric="lesion_dice",
     curve=curve, selected_epoch=6, selected_step=60, test_scores=scores,
     weight_change=None if spec.network == "specialised" else 0.1, encoder=spec.publish_as,
     encoder_sha256="e" * 64 if encoder else "", encoder_card_sha256=encoder.digest() if encoder else "",
-    probes=tuple(probes), parameters=1000, device="cpu",
+    probes=tuple(probes), inside=inside, parameters=1000, device="cpu",
     stage_seconds={"fit": 1.0},
     software={"torch": "0"}))
 """

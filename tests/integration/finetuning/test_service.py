@@ -116,6 +116,25 @@ async def test_a_check_runs_through_every_stage_to_its_report(service, store, pe
     assert job.spec.recipe.batch_size == get_finetuning_recipe("scratch", "segmentation", "demo").batch_size
 
 
+async def test_a_check_names_the_cases_whose_organs_are_cut(service, store):
+    name = await service.create("cut", allow_cut_organs=True)
+    check = await service.finish(name)
+    assert check.state == alignment_pb2.CHECK_STATE_SUCCEEDED, check.progress.detail
+    assert check.spec.allow_cut_organs
+    job = (await service.jobs.GetJob(finetuning_pb2.GetJobRequest(job_id=check.job_ids[0]))).job
+    assert job.spec.allow_cut_organs
+    cut = check.result.cut_structures
+    assert [(one.structure, one.split, round(one.inside, 6)) for one in cut] == [
+        ("lesion", common_pb2.SPLIT_TEST, share / 10) for share in range(10)
+    ]
+    (caution,) = [caution for caution in check.result.cautions if caution.startswith("Organs cut off. ")]
+    assert "Less than 98 % of a structure lies in the model's field of view in 10 cases, 10 of them in test" in caution
+    assert f"{cut[0].case_id} (lesion 0 %); {cut[1].case_id} (lesion 10 %)" in caution
+    html = (await fetch_report(service, name, common_pb2.REPORT_FORMAT_HTML)).decode()
+    assert all(f"<td><code>{one.case_id}</code></td><td>test</td><td>lesion</td>" in html for one in cut)
+    assert '<td class="n">90 %</td>' in html
+
+
 def _probes_done(check):
     """Probes that a running check reports."""
     return sum(stage.progress.done for stage in check.stages if stage.name == "probes")

@@ -5,6 +5,7 @@ import threading
 import numpy as np
 import pytest
 import torch
+from tests.cut_organs import CASES, INPUT
 
 from vfmalign.client.messages.features import ExtractDatasetRequest
 from vfmalign.core.domain.datasets import Case, DatasetManifest
@@ -30,7 +31,8 @@ from vfmalign.features.extractor import extract
 from vfmalign.features.parts import ExtractionOptions, Hooks
 from vfmalign.features.threads import open_thread_pool
 from vfmalign.imaging.preprocessing import prepare_study
-from vfmalign.imaging.volumes import load_case
+from vfmalign.imaging.volumes import encode, load_case
+from vfmalign.models.cards import publish
 from vfmalign.models.registry import ARCHITECTURES
 from vfmalign.models.weights import build_encoder, random_state
 
@@ -102,6 +104,23 @@ def test_rows_are_the_cases_in_the_datasets_order(store, models, card, dataset, 
     assert around.reports == [(0, 7), (3, 7), (6, 7), (7, 7)]
     assert around.batches == 7, "on the CPU none waits for others"
     assert {"load_model", "read", "prepare", "wait_input", "forward", "write", "commit"} == set(around.stages.seconds())
+
+
+def test_a_mask_outside_of_the_input_normalises_it_where_that_is_allowed(store, models):
+    name = "profound_conv_micro"
+    how = INPUT.model_copy(update={"normalisation": "zscore_gland"})
+    state = random_state(ARCHITECTURES[name], 3)
+    publish(store, "by-gland", state, architecture=name, objective="contrastive", preprocessing=how)
+    kinds = (*INPUT.modalities, "gland")
+    volumes = {kind: store.put(volume_key("cut", "c-6", kind), encode(CASES[6].volumes[kind])) for kind in kinds}
+    save_dataset(store, DatasetManifest(id="cut", test=(Case(id="c-6", group="g-6", volumes=volumes),)))
+    request = ExtractDatasetRequest(model_id="by-gland", dataset_id="cut", split="test")
+    with pytest.raises(BadVolume, match="case c-6: the centre crop contains 40% of the gland"):
+        extract_dataset(store, models, request, OPTIONS, Surroundings().hooks)
+    allowed = request.model_copy(update={"allow_cut_organs": True})
+    result = extract_dataset(store, models, allowed, OPTIONS, Surroundings().hooks)
+    again = extract_dataset(store, models, request, OPTIONS, Surroundings().hooks)
+    assert again.committed == result.committed, "the option is no part of the set's id"
 
 
 def test_what_is_committed_is_not_computed_again(store, models, request_):

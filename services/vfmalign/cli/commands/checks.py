@@ -34,6 +34,7 @@ from vfmalign.cli.lazy_group import new_group
 from vfmalign.cli.local.state_directory import DEFAULT_HOME, StateDirectory
 from vfmalign.cli.options import (
     DEFAULT_REPORTS,
+    AllowCutOrgansOption,
     BootstrapOption,
     DatasetArgument,
     DetachOption,
@@ -112,6 +113,7 @@ def check(
     seed: SeedOption = 0,
     seeds: SeedsOption = 1,
     modality_map: MapOption = None,
+    allow_cut_organs: AllowCutOrgansOption = False,
     gate: GateOption = None,
     require: RequireOption = None,
     reports: ReportsOption = DEFAULT_REPORTS,
@@ -145,6 +147,7 @@ def check(
         smallest_difference=smallest_difference or 0.0,
         seeds=seeds,
         modality_map=parse_map(modality_map),
+        allow_cut_organs=allow_cut_organs,
     )
     output, target = Output.to_terminal(as_json=as_json), Target.find(StateDirectory(home))
     if not no_wait:

@@ -19,9 +19,17 @@ from vfmalign.cli.extras import needs_extra
 from vfmalign.cli.imports import import_dataset, import_phantoms
 from vfmalign.cli.lazy_group import new_group
 from vfmalign.cli.local.state_directory import DEFAULT_HOME, StateDirectory
-from vfmalign.cli.options import HomeOption, JsonOption, SeedOption, new_id
+from vfmalign.cli.options import (
+    AllowCutOrgansOption,
+    HomeOption,
+    JsonOption,
+    MapOption,
+    SeedOption,
+    new_id,
+    parse_map,
+)
 from vfmalign.cli.target import Target
-from vfmalign.cli.views.dataset_tables import describe_content, show_dataset, to_dataset_document
+from vfmalign.cli.views.dataset_tables import describe_content, list_shares, show_dataset, to_dataset_document
 from vfmalign.cli.views.output import Output
 from vfmalign.cli.views.tables import new_table
 from vfmalign.client.dataset_description import describe_dataset
@@ -31,6 +39,7 @@ from vfmalign.core.domain.errors import BadOption
 from vfmalign.core.domain.record import is_id
 
 if TYPE_CHECKING:
+    from vfmalign.imaging.datasets.cut_organs import ImportingModel
     from vfmalign.imaging.datasets.preparation import ImportOptions
 
 app = new_group("Import, generate, list and show datasets.")
@@ -73,6 +82,17 @@ DryRunOption = Annotated[
 ]
 
 
+ForModelOption = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        metavar="ID",
+        help="Model that the dataset is for: cases whose organs its field of view cuts off are named, and refused if "
+        "less than 90 % of a structure lies inside.",
+    ),
+]
+
+
 @app.command("import")
 def import_(
     directory: Annotated[
@@ -86,6 +106,9 @@ def import_(
     splits: SplitsOption = None,
     patients: PatientsOption = None,
     mapping: MappingOption = None,
+    model: ForModelOption = None,
+    modality_map: MapOption = None,
+    allow_cut_organs: AllowCutOrgansOption = False,
     dry_run: DryRunOption = False,
     seed: SeedOption = 0,
     home: HomeOption = DEFAULT_HOME,
@@ -114,6 +137,7 @@ def import_(
         splits=read_splits(splits) if splits is not None else None,
         patients=read_patients(patients) if patients is not None else None,
         seed=seed,
+        model=_find_model(state_directory, model, modality_map, allow_cut=allow_cut_organs),
     )
     if dry_run:
         _dry_run(directory, name, options, state_directory, output)
@@ -154,6 +178,7 @@ def _import(
         output.note(mapping_note)
         raise typer.Exit(BAD_INPUT) from None
     document = to_dataset_document(dataset) | {"mapping": str(mapping), "notes": checked.notes}
+    document |= list_shares(checked.inside)
     output.emit(document, *show_dataset(dataset))
     _write_notes(checked.notes, dataset, output)
     output.note(mapping_note)
@@ -181,6 +206,7 @@ def _dry_run(
         "layout": discovered.layout,
         "notes": prepared.notes,
         "problems": prepared.problems,
+        **list_shares(prepared.inside),
     }
     tables = show_dataset(dataset, layout=discovered.layout)
     if prepared.problems:
@@ -191,6 +217,23 @@ def _dry_run(
     output.note("dry run: nothing was written")
     if prepared.problems:
         raise typer.Exit(BAD_INPUT)
+
+
+def _find_model(
+    state_directory: StateDirectory, model_id: str | None, modality_map: list[str] | None, *, allow_cut: bool
+) -> ImportingModel | None:
+    """Find the published model that a dataset is imported for."""
+    if model_id is None:
+        return None
+    from vfmalign.imaging.datasets.cut_organs import ImportingModel
+
+    model = Target.find(state_directory).run(lambda client: client.features.get_model(model_id))
+    return ImportingModel(
+        id=model.model_id,
+        preprocessing=model.preprocessing.to_spec("preprocessing"),
+        modality_map=parse_map(modality_map),
+        allow_cut_organs=allow_cut,
+    )
 
 
 def _write_notes(notes: Sequence[str], dataset: Dataset, output: Output) -> None:

@@ -25,6 +25,7 @@ from vfmalign.cli.lazy_group import new_group
 from vfmalign.cli.local.state_directory import DEFAULT_HOME, StateDirectory
 from vfmalign.cli.options import (
     DEFAULT_REPORTS,
+    AllowCutOrgansOption,
     BootstrapOption,
     DatasetArgument,
     DetachOption,
@@ -99,6 +100,7 @@ def experiment(
     smallest_difference: SmallestDifferencesOption = None,
     modality_map: MapOption = None,
     shuffled_labels: ShuffledLabelsOption = False,
+    allow_cut_organs: AllowCutOrgansOption = False,
     reports: ReportsOption = DEFAULT_REPORTS,
     no_wait: DetachOption = False,
     home: HomeOption = DEFAULT_HOME,
@@ -123,6 +125,7 @@ def experiment(
         smallest_differences=parse_smallest_differences(smallest_difference or ()),
         modality_map=parse_map(modality_map),
         shuffled_labels=shuffled_labels,
+        allow_cut_organs=allow_cut_organs,
     )
     output, target = Output.to_terminal(as_json=as_json), Target.find(StateDirectory(home))
     if not no_wait:

@@ -12,6 +12,7 @@ from vfmalign.cli.lazy_group import new_group
 from vfmalign.cli.local.state_directory import DEFAULT_HOME, StateDirectory
 from vfmalign.cli.options import (
     NETWORKS,
+    AllowCutOrgansOption,
     DatasetArgument,
     DetachOption,
     HomeOption,
@@ -60,6 +61,7 @@ def finetune(
     recipe: Recipe,
     seed: SeedOption = 0,
     modality_map: MapOption = None,
+    allow_cut_organs: AllowCutOrgansOption = False,
     no_wait: DetachOption = False,
     home: HomeOption = DEFAULT_HOME,
     as_json: JsonOption = False,
@@ -80,6 +82,7 @@ def finetune(
         seed=seed,
         publish_as=publish_as,
         modality_map=parse_map(modality_map),
+        allow_cut_organs=allow_cut_organs,
     )
     output, target = Output.to_terminal(as_json=as_json), Target.find(StateDirectory(home))
     create_job(target, job_id or new_id("finetune"), spec, output, wait=not no_wait)

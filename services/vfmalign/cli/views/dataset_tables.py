@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import RenderableType
@@ -11,6 +12,7 @@ from vfmalign.cli.views.tables import ABSENT, list_fields, new_table, number
 from vfmalign.client.messages.features import Dataset
 from vfmalign.core.domain.datasets import SPLITS
 from vfmalign.core.domain.declarations import CaseClass, LabelMap
+from vfmalign.core.domain.field_of_view import CaseInside
 
 _PHANTOM_NOTE = Text("Phantoms rehearse the procedure: no result on them is evidence.", style="yellow")
 
@@ -32,6 +34,11 @@ def to_dataset_document(dataset: Dataset) -> dict[str, Any]:
         "numbers": {entry.name: entry.model_dump(exclude={"name"}) for entry in dataset.numbers},
         "strata": strata,
     }
+
+
+def list_shares(cases: Sequence[CaseInside]) -> dict[str, Any]:
+    """Shares of the structures in a model's field of view, by case and structure; nothing where no model is known."""
+    return {"inside": {case.case: case.inside for case in cases}} if cases else {}
 
 
 def describe_content(dataset: Dataset) -> str:

@@ -13,6 +13,7 @@ from vfmalign.client.messages.common import Estimate, Failure, Interval, ObjectR
 from vfmalign.client.messages.jobs import CurvePoint, Recipe, Seed
 from vfmalign.client.messages.mmd import LayerResult
 from vfmalign.client.messages.tasks import Task
+from vfmalign.core.domain.field_of_view import CutStructure
 from vfmalign.core.domain.jobs import MetricSpec, Network
 from vfmalign.core.domain.modality_map import ModalityMap
 from vfmalign.core.domain.record import Id
@@ -65,6 +66,7 @@ class CheckSpec(ApiMessage):
     smallest_difference: float = Field(default=0.0, ge=0.0, le=MAX_SMALLEST_DIFFERENCE, allow_inf_nan=False)
     modality_map: ModalityMap = Field(default_factory=dict)
     shuffled_labels: bool = Field(default=False, exclude_if=lambda shuffled: not shuffled)
+    allow_cut_organs: bool = Field(default=False, exclude_if=lambda allowed: not allowed)
 
 
 class CheckStage(ApiMessage):
@@ -331,6 +333,7 @@ class CheckResult(ApiMessage):
     interval_scope: str = ""
     seeds: tuple[SeedResult, ...] = ()
     seed_variation: SeedVariation | None = None
+    cut_structures: tuple[CutStructure, ...] = ()
 
 
 class Check(ApiMessage):

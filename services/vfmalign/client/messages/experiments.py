@@ -56,6 +56,7 @@ class ExperimentSpec(ApiMessage):
         title: title of the report; empty means the id.
         smallest_differences: smallest relevant differences that replace the metrics' own, each metric once.
         shuffled_labels: whether every model and task has a control with the first seed.
+        allow_cut_organs: whether the checks use cases of whose structures little lies in a model's field of view.
     """
 
     PROTO: ClassVar[type[Message]] = experiment_pb2.ExperimentSpec
@@ -74,6 +75,7 @@ class ExperimentSpec(ApiMessage):
     smallest_differences: tuple[SmallestDifference, ...] = ()
     modality_map: ModalityMap = Field(default_factory=dict)
     shuffled_labels: bool = Field(default=False, exclude_if=lambda shuffled: not shuffled)
+    allow_cut_organs: bool = Field(default=False, exclude_if=lambda allowed: not allowed)
 
 
 class ExperimentCell(ApiMessage):

@@ -251,6 +251,7 @@ class ExtractDatasetRequest(ApiMessage):
         initialisation_seed: ignored with `checkpoint`.
         verify: reads every part of a stored set, which finds changed bytes.
         modality_map: inputs of the model by the modality of the dataset that feeds them.
+        allow_cut_organs: whether a mask that normalises the input may lie outside the field of view.
     """
 
     PROTO: ClassVar[type[Message]] = features_pb2.ExtractDatasetRequest
@@ -267,6 +268,7 @@ class ExtractDatasetRequest(ApiMessage):
     initialisation_seed: int = Field(default=0, ge=0, lt=2**63)
     verify: bool = False
     modality_map: ModalityMap = Field(default_factory=dict)
+    allow_cut_organs: bool = False
 
 
 class FeatureSet(ApiMessage):

@@ -76,6 +76,7 @@ class JobSpec(ApiMessage):
     publish_as: OptionalId = ""
     modality_map: ModalityMap = Field(default_factory=dict)
     shuffled_labels: bool = Field(default=False, exclude_if=lambda shuffled: not shuffled)
+    allow_cut_organs: bool = Field(default=False, exclude_if=lambda allowed: not allowed)
 
 
 class CurvePoint(ApiMessage):

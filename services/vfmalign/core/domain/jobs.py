@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field, FiniteFloat
 
+from vfmalign.core.domain.field_of_view import CaseInside
 from vfmalign.core.domain.modality_map import ModalityMap
 from vfmalign.core.domain.models import Objective
 from vfmalign.core.domain.record import Id, Record, Sha256
@@ -51,6 +52,7 @@ class TrainingSpec(Record):
         publish_as: model id under which the encoder is published; empty for `specialised`.
         modality_map: inputs of the model by the modality of the dataset that feeds them.
         shuffled_labels: whether targets are permuted between the training cases, and between the validation cases.
+        allow_cut_organs: whether the field of view may hold less than `field_of_view.REFUSE_BELOW` of a structure.
     """
 
     id: Id
@@ -69,6 +71,7 @@ class TrainingSpec(Record):
     modality_map: ModalityMap = Field(default_factory=dict)
     # Left out where it has its default, so that specs of earlier versions keep their digests.
     shuffled_labels: bool = Field(default=False, exclude_if=lambda shuffled: not shuffled)
+    allow_cut_organs: bool = Field(default=False, exclude_if=lambda allowed: not allowed)
 
 
 class JobProgress(Record):
@@ -168,6 +171,8 @@ class JobResult(Record):
         encoder_card_sha256: digest of its card; empty in results of older versions.
         probes: encoders published during training, in order of steps.
         train_labels: class of every training case, by id; empty except in classification.
+        inside: shares of the task's structures in the field of view, of every case of train, val and test that has one;
+            empty in results of older versions.
         stage_seconds: wall time per stage in seconds, over all attempts.
         processor_seconds: processor time of the process that finished the job, without those of earlier attempts; None
             in results of older versions.
@@ -187,6 +192,7 @@ class JobResult(Record):
     encoder_card_sha256: str = ""
     probes: tuple[ProbeModel, ...] = ()
     train_labels: dict[Id, bool] = Field(default_factory=dict)
+    inside: tuple[CaseInside, ...] = Field(default=(), exclude_if=lambda cases: not cases)
     parameters: int
     figures: tuple[FigureRef, ...] = ()
     device: str

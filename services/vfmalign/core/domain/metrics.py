@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vfmalign.core.domain.declarations import VolumeKind
+from vfmalign.core.domain.declarations import LabelMap, VolumeKind
 from vfmalign.core.domain.errors import BadOption
 from vfmalign.core.domain.jobs import MetricSpec
 
@@ -49,6 +49,23 @@ class Structure:
     may_be_empty: bool
     weight: float
     within: str
+
+
+def list_structures(labels: Sequence[LabelMap]) -> tuple[Structure, ...]:
+    """Returns the structures of label maps, map by map, in the order of their lowest value."""
+    return tuple(
+        Structure(
+            name=name,
+            label=label.name,
+            # A map of one structure is a mask, whatever its values.
+            values=() if len(label.structures) == 1 else tuple(v for v, n in label.values.items() if n == name),
+            may_be_empty=label.may_be_empty,
+            weight=label.weight,
+            within=label.within,
+        )
+        for label in labels
+        for name in label.structures
+    )
 
 
 def get_segmentation_metrics(structures: Sequence[Structure]) -> tuple[MetricSpec, ...]:

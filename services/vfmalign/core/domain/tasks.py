@@ -20,7 +20,13 @@ from vfmalign.core.domain.declarations import (
 )
 from vfmalign.core.domain.errors import BadDataset, BadOption
 from vfmalign.core.domain.jobs import MetricSpec
-from vfmalign.core.domain.metrics import CLASSIFICATION_METRICS, IMAGE_METRICS, Structure, get_segmentation_metrics
+from vfmalign.core.domain.metrics import (
+    CLASSIFICATION_METRICS,
+    IMAGE_METRICS,
+    Structure,
+    get_segmentation_metrics,
+    list_structures,
+)
 from vfmalign.core.domain.task_text import PARAMETER_KEYS, parse_task
 
 QUANTITATIVE: tuple[Modality, ...] = ("adc",)
@@ -123,20 +129,7 @@ def _resolve_segmentation(parameters: TaskParameters, declaration: DatasetDeclar
     known = [structure for label in maps for structure in label.structures]
     _check_declared(parameters.structures, known, "structures", "structure", ", ".join(parameters.labels))
     chosen = set(parameters.structures or known)
-    structures = tuple(
-        Structure(
-            name=name,
-            label=label.name,
-            # A map of one structure is a mask, whatever its values.
-            values=() if len(label.structures) == 1 else tuple(v for v, n in label.values.items() if n == name),
-            may_be_empty=label.may_be_empty,
-            weight=label.weight,
-            within=label.within,
-        )
-        for label in maps
-        for name in label.structures
-        if name in chosen
-    )
+    structures = tuple(structure for structure in list_structures(maps) if structure.name in chosen)
     if len({structure.name for structure in structures}) != len(structures):
         raise BadOption(
             "two label maps have structures of one name",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from vfmalign.core.domain.documents import pluralise
+from vfmalign.core.domain.field_of_view import CAUTION_BELOW, count_cases, describe_cut, format_share
 from vfmalign.core.domain.record import Record
 from vfmalign.finetuning.analysis.gain import MIN_GROUPS
 from vfmalign.finetuning.analysis.records import CheckAnalysis
@@ -22,6 +23,7 @@ def list_cautions(result: CheckAnalysis) -> tuple[Caution, ...]:
         _caution_about_splits(result),
         _caution_about_phantoms(result),
         _caution_about_shuffled_labels(result),
+        _caution_about_cut_organs(result),
         _caution_about_reference(result),
         _caution_about_saturation(result),
         _caution_about_top_channels(result),
@@ -59,6 +61,18 @@ def _caution_about_shuffled_labels(result: CheckAnalysis) -> Caution | None:
         title="Control",
         text="The pretrained network was fine-tuned on targets of other cases. Its shift is that of a fine-tuning that "
         "learns nothing about the task, and its gain has no meaning.",
+    )
+
+
+def _caution_about_cut_organs(result: CheckAnalysis) -> Caution | None:
+    if not (cut := result.cut_structures):
+        return None
+    tested = count_cases(one for one in cut if one.split == "test")
+    return Caution(
+        title="Organs cut off",
+        text=f"Less than {format_share(CAUTION_BELOW)} of a structure lies in the model's field of view in "
+        f"{pluralise(count_cases(cut), 'case')}, {tested} of them in test: {describe_cut(cut)}. The model does not see "
+        "the rest, and the scores of a segmentation count it as missed.",
     )
 
 

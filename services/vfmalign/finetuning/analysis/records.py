@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 
 from vfmalign.client.messages.checks import Curve, SeedVariation
 from vfmalign.client.messages.common import Estimate, absent
+from vfmalign.core.domain.field_of_view import CutStructure
 from vfmalign.core.domain.jobs import FigureRef, MetricSpec, Network
 from vfmalign.core.domain.record import Record
 from vfmalign.finetuning.analysis.earlier_formats import (
@@ -159,6 +160,8 @@ class CheckAnalysis(Record):
             `networks`, `shift`, `shift_ratio`, `paired_similarity`, `measures`, `shift_by_bandwidth` and `probes` those
             of the first.
         seed_variation: how shift and convergence vary with the seed; None with one.
+        cut_structures: structures of which less than `field_of_view.CAUTION_BELOW` lies in the model's field of view,
+            the smallest share first; empty in artifacts of older versions.
         settings: the request, and the digests of its inputs.
     """
 
@@ -184,6 +187,8 @@ class CheckAnalysis(Record):
     probes: tuple[StoredProbe, ...] = ()
     seeds: tuple[SeedAnalysis, ...] = ()
     seed_variation: SeedVariation | None = None
+    # Left out where nothing is cut, so that equal results of earlier versions have equal digests.
+    cut_structures: tuple[CutStructure, ...] = Field(default=(), exclude_if=lambda cut: not cut)
     settings: dict[str, str]
 
     @property

@@ -10,6 +10,7 @@ from vfmalign.client.messages.checks import CheckSpec, Gain
 from vfmalign.client.messages.common import Estimate
 from vfmalign.client.messages.jobs import CurvePoint
 from vfmalign.core.domain.declarations import get_declaration
+from vfmalign.core.domain.field_of_view import list_cut
 from vfmalign.core.domain.jobs import JobResult, MetricSpec, Network
 from vfmalign.core.domain.record import canonical_json
 from vfmalign.core.domain.scores import aggregate_scores
@@ -93,6 +94,7 @@ def assemble(
         probes=tuple(taken.probe for taken in probes.probes),
         seeds=tuple(seeds) if len(seeds) > 1 else (),
         seed_variation=summarise_seeds(seeds) if len(seeds) > 1 else None,
+        cut_structures=list_cut(main.inside),
         settings=_settings(request, valid, trained, probes),
     )
 
@@ -246,6 +248,7 @@ def _settings(
             "features_random": measured.reinitialised_id,
             "features_reference": measured.reference_id,
             **({"shuffled_labels": "true"} if request.shuffled_labels else {}),
+            **({"allow_cut_organs": "true"} if request.allow_cut_organs else {}),
             "seed": str(request.seed),
             "seeds": str(request.seeds),
             "permutations": str(request.permutations),

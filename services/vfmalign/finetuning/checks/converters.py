@@ -13,6 +13,9 @@ from vfmalign.finetuning.analysis.shift import is_saturated
 from vfmalign.finetuning.checks.repository import ReportRefs, StageRun, StoredCheck
 from vfmalign.finetuning.jobs.converters import to_object_ref, with_remedy
 
+MAX_CUT_STRUCTURES = 1_000
+"""Cut structures in a message, whose size is limited."""
+
 
 def to_check(
     check: StoredCheck,
@@ -92,6 +95,7 @@ def _to_result(report: CheckReport, refs: ReportRefs, store: ObjectStore) -> mes
         weight_change=main.weight_change or 0.0,
         test_groups=result.test_groups,
         held_out=result.held_out,
+        cut_structures=result.cut_structures[:MAX_CUT_STRUCTURES],
         cautions=tuple(f"{caution.title}. {caution.text}" for caution in list_cautions(result)),
         report_json=to_object_ref(refs.json_ref, store),
         report_html=to_object_ref(refs.html_ref, store),

@@ -168,6 +168,7 @@ def extraction_request(
         layers=valid.layers,
         input_transform=valid.input_transform,
         modality_map=context.check.request.modality_map,
+        allow_cut_organs=context.check.request.allow_cut_organs,
     )
 
 
@@ -223,6 +224,7 @@ def _create_job(context: StageContext, valid: Validated, training: Training) -> 
         publish_as=training.encoder_id(context.check.id),
         modality_map=check.modality_map,
         shuffled_labels=check.shuffled_labels and network == "pretrained",
+        allow_cut_organs=check.allow_cut_organs,
     )
     spec = finetuning_spec(training.job_id(context.check.id), request, valid.card, valid.dataset_digest, recipe)
     baseline = "" if network == "pretrained" else baseline_digest(spec, valid.card)

@@ -202,6 +202,7 @@ def _plan_cells(experiment_id: str, spec_json: bytes, pinned_json: bytes) -> tup
             smallest_difference=_get_smallest_difference(spec, metric),
             modality_map=modality_map,
             shuffled_labels=shuffled,
+            allow_cut_organs=spec.allow_cut_organs,
         )
         check_id = make_check_id(experiment_id, str(task), model, seed, shuffled=shuffled)
         cells.append(PlannedCell(model, str(task), seed, check_id, request, request.digest(), shuffled))

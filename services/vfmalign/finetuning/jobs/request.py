@@ -204,6 +204,7 @@ def finetuning_spec(
         seed=request.seed,
         modality_map=request.modality_map,
         shuffled_labels=request.shuffled_labels,
+        allow_cut_organs=request.allow_cut_organs,
         publish_as=publish_as,
     )
 

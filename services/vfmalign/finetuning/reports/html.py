@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from vfmalign.client.messages.checks import CheckSpec
+from vfmalign.core.domain.field_of_view import format_share
 from vfmalign.core.domain.jobs import CaseScore, Network
 from vfmalign.finetuning.analysis.cautions import list_cautions
 from vfmalign.finetuning.analysis.records import CheckAnalysis, CheckReport
@@ -17,6 +18,8 @@ from vfmalign.finetuning.reports.formatting import to_data_url
 from vfmalign.finetuning.reports.number_rows import list_measures, list_notes, list_numbers, list_shift_notes
 from vfmalign.finetuning.reports.seed_rows import list_component_rows, list_seed_notes, list_seed_rows
 from vfmalign.finetuning.reports.templating import load_template
+
+MAX_CUT_ROWS = 50
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ def render(report: CheckReport, sources: PageSources) -> bytes:
     if result.probes:
         images["probes"] = to_data_url("image/svg+xml", plots.draw_probes(result.probes, result.metric))
     measures, unscaled = list_measures(result)
-    html = load_template("check.html.j2", {"is_saturated": is_saturated}).render(
+    html = load_template("check.html.j2", {"is_saturated": is_saturated, "share": format_share}).render(
         first=make_first_screen(report, result.metric, sources.scores, sources.spec),
         worse=[one.name for one in list_worse_than_naive(result)],
         report=report,
@@ -77,6 +80,7 @@ def render(report: CheckReport, sources: PageSources) -> bytes:
         seed_notes=list_seed_notes(result),
         reused=_list_reused(report),
         cautions=list_cautions(result),
+        cut_rows=result.cut_structures[:MAX_CUT_ROWS],
         notes=list_notes(result),
         shift_notes=list_shift_notes(result),
         top_channels=[layer for layer in result.shift.layers if layer.top_channels and layer.top_channels.count],

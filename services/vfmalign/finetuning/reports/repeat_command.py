@@ -34,6 +34,7 @@ def write_repeat_command(spec: CheckSpec) -> str:
     arguments = ["vfmalign", "check", spec.dataset_id, "--task", str(spec.task), "--model", spec.model_id]
     arguments += [argument for layer in spec.layers for argument in ("--layer", layer)]
     arguments += [argument for pair in sorted(spec.modality_map.items()) for argument in ("--map", "=".join(pair))]
+    arguments += ["--allow-cut-organs"] if spec.allow_cut_organs else []
     arguments += _list_recipe_options(spec.recipe)
     arguments += [argument for name, value in numbers.items() if value is not None for argument in (name, f"{value}")]
     return shlex.join(arguments)

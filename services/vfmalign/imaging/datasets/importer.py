@@ -13,6 +13,7 @@ from pathlib import Path
 
 from vfmalign.core.domain.datasets import SPLITS, DatasetManifest
 from vfmalign.core.domain.errors import BadDataset
+from vfmalign.core.domain.field_of_view import CaseInside
 from vfmalign.imaging.datasets.identities import add_to_mapping
 from vfmalign.imaging.datasets.preparation import (
     DiscoveredDataset,
@@ -33,12 +34,13 @@ class DatasetToImport:
     Attributes:
         dataset: as it will be stored.
         discovered: its cases, with patients' names.
-        notes: see `preparation.PreparedDataset`.
+        notes, inside: see `preparation.PreparedDataset`.
     """
 
     dataset: DatasetManifest
     discovered: DiscoveredDataset
     notes: tuple[str, ...]
+    inside: tuple[CaseInside, ...] = ()
 
     def encode_cases(self) -> Iterator[list[bytes]]:
         """Read the files again; yields the volumes of each case as they are stored.
@@ -105,4 +107,4 @@ def prepare_discovered(
     prepared = prepare(discovered, dataset_id, options, progress or (lambda stage, done, total: None))
     if prepared.problems:
         raise UnusableCases(dataset_id, prepared.problems)
-    return DatasetToImport(prepared.dataset, discovered, prepared.notes)
+    return DatasetToImport(prepared.dataset, discovered, prepared.notes, prepared.inside)

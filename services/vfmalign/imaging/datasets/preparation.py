@@ -19,8 +19,10 @@ from vfmalign.client.messages.base import to_bad_option
 from vfmalign.core.domain.datasets import Case, DatasetManifest, Split, VolumeRef
 from vfmalign.core.domain.declarations import DatasetDeclaration, LabelMap, VolumeKind
 from vfmalign.core.domain.errors import BadDataset, BadVolume, VfmalignError
+from vfmalign.core.domain.field_of_view import CaseInside
 from vfmalign.core.storage.datasets import check_splits
 from vfmalign.core.storage.keys import volume_key
+from vfmalign.imaging.datasets.cut_organs import CutOrgansCheck, ImportingModel
 from vfmalign.imaging.datasets.identities import keyed_id
 from vfmalign.imaging.datasets.layouts import read_source
 from vfmalign.imaging.datasets.sources import CaseSource, SourceDataset, VolumeFile, describe_unreadable, read_file
@@ -47,6 +49,7 @@ class ImportOptions:
         splits: split of each case by name, in place of `shares`; see `assignments.read_splits`.
         patients: patient of each case by name, where the layout does not tell; see `assignments.read_patients`.
         seed: seed of the split.
+        model: the model that the dataset is for; None if it is not known.
     """
 
     layout: str | None = None
@@ -55,6 +58,7 @@ class ImportOptions:
     splits: Mapping[str, Split] | None = None
     patients: Mapping[str, str] | None = None
     seed: int = 0
+    model: ImportingModel | None = None
 
 
 @dataclass(frozen=True)
@@ -103,12 +107,14 @@ class PreparedDataset:
     Attributes:
         dataset: the future dataset; without the cases that have problems.
         problems: why the dataset cannot be imported, by place and generated id; none for one that can.
-        notes: what was left out, and what the usable cases lack, in sentences without names.
+        notes: what was left out, what the usable cases lack and where organs are cut, in sentences without names.
+        inside: shares of the structures in the field of view of the model that the dataset is for; empty without one.
     """
 
     dataset: DatasetManifest
     problems: tuple[str, ...]
     notes: tuple[str, ...]
+    inside: tuple[CaseInside, ...] = ()
 
 
 class UnusableCases(BadDataset):
@@ -168,8 +174,10 @@ def prepare(
 
     Raises:
         BadDataset: the splits cannot be made.
+        BadOption: the dataset lacks an input of the model that it is for.
     """
     declaration = discovered.source.declaration
+    cut_organs = None if options.model is None else CutOrgansCheck(options.model, declaration)
     assigned = _assign_splits(discovered.cases, options)
     records: dict[str, Case] = {}
     problems: list[str] = []
@@ -177,23 +185,31 @@ def prepare(
         problems += [f"{case.label}: {problem}" for problem in case.source.problems]
         if not case.source.problems:
             try:
-                records[case.id] = _check_case(case, dataset_id, declaration)
+                volumes = read_volumes(case, declaration)
+                records[case.id] = _check_case(case, volumes, dataset_id, declaration)
+                if cut_organs is not None:
+                    cut_organs.measure(case.id, volumes)
             except VfmalignError as error:
                 problems.append(f"{case.place}, {error}")
         report("validate", done, len(discovered.cases))
     lists = {name: [records[case.id] for case in members if case.id in records] for name, members in assigned.items()}
     # Only a single patient's cases are in several splits; a case with a problem may be in none.
     held_out = sum(map(len, assigned.values())) <= len(discovered.cases)
+    labels = {case.id: case.label for case in discovered.cases}
     content: dict[str, object] = {"id": dataset_id, "held_out": held_out, "declaration": declaration}
     try:
         dataset = DatasetManifest.model_validate(content | lists)
-        check_splits(dataset, {case.id: case.label for case in discovered.cases})
+        check_splits(dataset, labels)
     except ValidationError as error:
         raise BadDataset(to_bad_option(error).message, subject=f"dataset {dataset_id}") from None
     except BadDataset as error:
         problems.append(f"{error.message}; {error.remedy}")
     notes = (*discovered.source.notes, *_describe_gaps(records.values(), declaration, assigned))
-    return PreparedDataset(dataset, tuple(problems), notes)
+    if cut_organs is None:
+        return PreparedDataset(dataset, tuple(problems), notes)
+    notes = (*notes, *cut_organs.list_notes(dataset, labels))
+    problems += cut_organs.list_problems(dataset, labels)
+    return PreparedDataset(dataset, tuple(problems), notes, cut_organs.list_shares(dataset))
 
 
 def read_volumes(case: PseudonymousCase, declaration: DatasetDeclaration) -> dict[VolumeKind, Volume]:
@@ -288,8 +304,9 @@ def _describe_gaps(
     return notes
 
 
-def _check_case(case: PseudonymousCase, dataset_id: str, declaration: DatasetDeclaration) -> Case:
-    volumes = read_volumes(case, declaration)
+def _check_case(
+    case: PseudonymousCase, volumes: Mapping[VolumeKind, Volume], dataset_id: str, declaration: DatasetDeclaration
+) -> Case:
     check_study(volumes, declaration.modalities[0], case.id)
     for label in declaration.labels:
         if label.name in volumes:

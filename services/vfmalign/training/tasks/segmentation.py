@@ -1,5 +1,7 @@
 """Segmentation: background and every structure as one softmax.
 
+Scores are those of whole structures: what the field of view cuts off is missed (docs/numbers.md).
+
 Structures are drawn in order, a later one over an earlier one. Of prostate mpMRI, these are gland and lesion, and the
 Dice of the lesion is the primary metric. The gland is learned as well because it tells the network where a lesion can
 be, and because a batch without a lesion then still has a useful gradient.
@@ -27,7 +29,8 @@ from torch.nn.functional import one_hot
 from vfmalign.core.domain.declarations import VolumeKind
 from vfmalign.core.domain.metrics import MEAN_DICE, Structure
 from vfmalign.core.domain.tasks import TaskSpec
-from vfmalign.training.data import Batch, PreparedCase, mask_structure
+from vfmalign.imaging.field_of_view import mask_structure
+from vfmalign.training.data import Batch, PreparedCase
 from vfmalign.training.figures import Panel
 from vfmalign.training.tasks.task import TrainableTask
 
@@ -102,7 +105,7 @@ class Segmentation:
 
     def primary(self, output_CDHW: Tensor, case: PreparedCase) -> float | None:
         """The Dice that comes first in the metrics; None where the reference has no structure that it needs."""
-        predicted_DHW, true_DHW = output_CDHW.argmax(0), self.draw(case.labels)
+        predicted_DHW, true_DHW = self._get_classes(output_CDHW, case)
         name = self.spec.primary_metric.name
         if name == MEAN_DICE:
             return _mean([self._dice(predicted_DHW, true_DHW, structure) for structure in self.structures])
@@ -111,7 +114,7 @@ class Segmentation:
 
     def score(self, output_CDHW: Tensor, case: PreparedCase) -> dict[str, float | None]:
         """Dice and HD95 of every structure, and the predicted volume of one that the reference may lack and lacks."""
-        predicted_DHW, true_DHW = output_CDHW.argmax(0), self.draw(case.labels)
+        predicted_DHW, true_DHW = self._get_classes(output_CDHW, case)
         values: dict[str, float | None] = {}
         for structure in self.structures:
             predicted, true = (self.get_region(classes, structure) for classes in (predicted_DHW, true_DHW))
@@ -138,6 +141,16 @@ class Segmentation:
             for title, classes_DHW in (("reference", true_DHW), ("prediction", predicted_DHW))
         ]
         return inputs + outlined
+
+    def _get_classes(self, output_CDHW: Tensor, case: PreparedCase) -> tuple[Tensor, Tensor]:
+        """Predicted and true classes, (D, H, W): beyond the field of view, background is predicted."""
+        predicted_DHW = output_CDHW.argmax(0)
+        if case.whole is None:
+            return predicted_DHW, self.draw(case.labels)
+        true_DHW = self.draw(case.whole.labels)
+        placed_DHW = torch.zeros_like(true_DHW)
+        placed_DHW[case.whole.window] = predicted_DHW
+        return placed_DHW, true_DHW
 
     def _dice(self, predicted_DHW: Tensor, true_DHW: Tensor, structure: Structure) -> float | None:
         return dice(self.get_region(predicted_DHW, structure), self.get_region(true_DHW, structure))

@@ -106,11 +106,12 @@ def test_maps_have_bounds(message, modality_map, says):
     assert caught.value.field.startswith("modality_map")
 
 
-def test_a_job_without_a_map_keeps_its_stored_spec():
+def test_a_job_without_a_map_or_cut_organs_keeps_its_stored_spec():
     spec = TrainingSpec(
         id="j", kind="finetune", dataset="d", dataset_digest="a" * 64, architecture="x", seed=0,
         recipe=get_finetuning_recipe("pretrained", "segmentation"),
     )  # fmt: skip
     assert b"modality_map" not in spec.to_json()
+    assert b"allow_cut_organs" not in spec.to_json()
     mapped = spec.model_copy(update={"modality_map": {"t1w": "input"}})
     assert TrainingSpec.model_validate_json(mapped.to_json()) == mapped

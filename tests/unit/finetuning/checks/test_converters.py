@@ -6,6 +6,7 @@ import pytest
 
 from vfmalign.client.messages import checks as messages
 from vfmalign.client.messages.common import Progress
+from vfmalign.core.domain.field_of_view import CutStructure
 from vfmalign.finetuning.checks.converters import to_check
 from vfmalign.finetuning.checks.repository import ReportRefs, StoredCheck
 from vfmalign.finetuning.db.repository import StoredRef
@@ -57,3 +58,13 @@ def test_an_undefined_score_is_absent_and_not_zero(convert, make_report):
     message = convert(report).to_proto()
     assert not message.result.rpg_specialised.HasField("score")
     assert message.result.rpg_scratch.HasField("score")
+
+
+def test_the_smallest_shares_of_cut_organs_reach_a_client(convert, make_report):
+    cut = tuple(
+        CutStructure(case_id=f"c-{number}", split="val", structure="lesion", inside=number / 2000)
+        for number in range(1500)
+    )
+    check = convert(make_report(cut_structures=cut))
+    assert check.result.cut_structures == cut[:1000]
+    assert messages.Check.from_proto(check.to_proto()) == check

@@ -127,6 +127,13 @@ def test_a_stored_spec_without_parameters_keeps_its_content_and_digest():
     assert not is_same_spec(make_spec().to_json(), with_parameters)
 
 
+def test_a_request_that_allows_no_cut_organs_keeps_its_digest():
+    assert b"allow_cut_organs" not in make_spec().to_json()
+    allowed = make_spec(allow_cut_organs=True)
+    assert CheckSpec.from_proto(allowed.to_proto()) == allowed
+    assert allowed.digest() != make_spec().digest() == CheckSpec.from_proto(make_spec().to_proto()).digest()
+
+
 def test_a_task_is_checked_before_its_dataset_is_read():
     with pytest.raises(BadOption, match="segmentation does not use class"):
         check_spec(CheckSpec(model_id="vfm", dataset_id="demo", task="segmentation:class=x"))

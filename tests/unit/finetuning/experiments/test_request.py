@@ -318,6 +318,12 @@ def test_jobs_that_cannot_succeed_are_refused_before_they_are_stored(stored):
         resolve_job(stored, "j", JobSpec(kind="finetune", model_id="m1", dataset_id="whole", task="segmentation"))
 
 
+def test_cut_organs_are_allowed_in_every_check_of_an_experiment_or_in_none():
+    cells = plan_cells("s", make_spec(allow_cut_organs=True, shuffled_labels=True), PINNED)
+    assert all(cell.request.allow_cut_organs for cell in cells)
+    assert not any(cell.request.allow_cut_organs for cell in plan_cells("s", make_spec(), PINNED))
+
+
 def test_controls_shuffle_the_labels_of_every_model_and_task_with_the_first_seed_and_change_no_cell():
     plain = plan_cells("s", make_spec(), PINNED)
     cells = plan_cells("s", make_spec(shuffled_labels=True), PINNED)

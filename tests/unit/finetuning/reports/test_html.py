@@ -12,6 +12,7 @@ import pytest
 from vfmalign.client.messages.checks import CheckSpec, Probe, VerdictLabel
 from vfmalign.client.messages.common import Estimate, absent
 from vfmalign.client.messages.mmd import ShiftResult, TopChannels
+from vfmalign.core.domain.field_of_view import CutStructure
 from vfmalign.finetuning.analysis.cautions import Caution, list_cautions
 from vfmalign.finetuning.analysis.records import CheckReport
 from vfmalign.finetuning.analysis.shift import shift_ratio
@@ -93,6 +94,35 @@ def test_few_training_patients_have_a_caution(make_report):
         assert text in " ".join(Outline(html_of(report)).text)
     for enough in (8, None):  # older versions did not store the number
         assert "Few training patients" not in html_of(make_report(reference_groups=enough))
+
+
+def cut_structures(count, structure="gland"):
+    return tuple(
+        CutStructure(
+            case_id=f"c-{number:03d}", split="test" if number % 2 else "train", structure=structure, inside=0.5
+        )
+        for number in range(count)
+    )
+
+
+def test_cut_organs_have_a_caution_and_a_table(make_report):
+    report = make_report(cut_structures=cut_structures(7))
+    (caution,) = [one for one in list_cautions(report.result) if one.title == "Organs cut off"]
+    assert "in 7 cases, 3 of them in test: c-000 (gland 50 %); c-001 (gland 50 %);" in caution.text
+    assert "; and 2 more cases." in caution.text
+    html = html_of(report)
+    assert "<h2>Organs cut off</h2>" in html
+    assert html.count('<td>gland</td><td class="n">50 %</td>') == 7
+    assert "smallest shares of" not in html
+    many = html_of(make_report(cut_structures=cut_structures(60)))
+    assert many.count('<td>gland</td><td class="n">50 %</td>') == 50
+    assert "These are the 50 smallest shares of 60;" in " ".join(many.split())
+
+
+def test_a_check_whose_organs_lie_inside_has_the_record_and_page_of_earlier_versions(make_report):
+    report = make_report()
+    assert b"cut_structures" not in report.result.to_json()
+    assert "Organs cut off" not in html_of(report)
 
 
 def test_marks_saturated_layers(make_report):

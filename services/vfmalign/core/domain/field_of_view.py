@@ -1,0 +1,104 @@
+"""Shares of a case's structures that lie in a model's field of view, and which of them are too small."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated
+
+from pydantic import Field
+
+from vfmalign.core.domain.datasets import Split
+from vfmalign.core.domain.declarations import VolumeKind
+from vfmalign.core.domain.documents import pluralise
+from vfmalign.core.domain.record import Id, Record
+
+CAUTION_BELOW = 0.98
+"""Share inside below which a structure counts as cut."""
+REFUSE_BELOW = 0.9
+"""Share inside below which a case is refused, unless the request allows cut organs."""
+MAX_NAMED = 5
+"""Cases that one sentence names."""
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class CaseInside(Record):
+    """Shares of the structures of one case that lie in the field of view.
+
+    Attributes:
+        case: id of the case.
+        split: a split that holds it.
+        inside: share of each structure's voxels, by name, from 0 to 1; without structures that the case lacks.
+    """
+
+    case: Id
+    split: Split
+    inside: dict[VolumeKind, Share]
+
+
+class CutStructure(Record):
+    """A structure of a case that the field of view cuts; `inside` is the share of its voxels that it holds."""
+
+    case_id: Id
+    split: Split
+    structure: VolumeKind
+    inside: Share
+
+
+def list_cut(cases: Iterable[CaseInside], below: float = CAUTION_BELOW) -> tuple[CutStructure, ...]:
+    """Returns the structures of which less than a share lies inside, the smallest share first."""
+    cut = [
+        CutStructure(case_id=case.case, split=case.split, structure=structure, inside=share)
+        for case in cases
+        for structure, share in case.inside.items()
+        if share < below
+    ]
+    return tuple(sorted(cut, key=lambda one: (one.inside, one.case_id, one.structure, one.split)))
+
+
+def count_cases(cut: Iterable[CutStructure]) -> int:
+    """Returns the number of different cases."""
+    return len({one.case_id for one in cut})
+
+
+def describe_cut(cut: Iterable[CutStructure], labels: Mapping[str, str] | None = None) -> str:
+    """Names the cases with the smallest shares, each with its smallest one.
+
+    Args:
+        cut: see `list_cut`.
+        labels: how the text names a case, by id; the id itself for None.
+    """
+    lowest: dict[str, CutStructure] = {}
+    for one in cut:
+        lowest.setdefault(one.case_id, one)
+    named = [
+        f"{labels[one.case_id] if labels else one.case_id} ({one.structure} {format_share(one.inside)})"
+        for one in list(lowest.values())[:MAX_NAMED]
+    ]
+    more = len(lowest) - len(named)
+    return "; ".join(named) + (f"; and {pluralise(more, 'more case')}" if more else "")
+
+
+def report_cut(cases: Sequence[CaseInside], below: float, model: str, labels: Mapping[str, str] | None = None) -> str:
+    """Says in how many cases less than a share of a structure lies in the field of view of a model, and in which.
+
+    Args:
+        cases: the cases.
+        below: the share.
+        model: id of the model.
+        labels: see `describe_cut`.
+
+    Returns:
+        A sentence without its stop; empty where there is no such case.
+    """
+    if not (cut := list_cut(cases, below)):
+        return ""
+    return (
+        f"less than {format_share(below)} of a structure lies in the field of view of {model} in "
+        f"{count_cases(cut)} of {len({case.case for case in cases})} cases: {describe_cut(cut, labels)}"
+    )
+
+
+def format_share(share: float) -> str:
+    """Returns a share in whole per cent, rounded down so that no cut structure reads as whole."""
+    return f"{int(100 * share + 1e-9)} %"

@@ -1,0 +1,75 @@
+"""Organs that the field of view of a model cuts off, of a dataset that is imported for this model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from vfmalign.core.domain.datasets import SPLITS, DatasetManifest
+from vfmalign.core.domain.declarations import DatasetDeclaration, VolumeKind
+from vfmalign.core.domain.field_of_view import CAUTION_BELOW, REFUSE_BELOW, CaseInside, report_cut
+from vfmalign.core.domain.metrics import list_structures
+from vfmalign.core.domain.modality_map import ModalityMap, resolve_input
+from vfmalign.core.domain.models import PreprocessingSpec
+from vfmalign.imaging.field_of_view import measure_field_of_view
+from vfmalign.imaging.volumes import Volume
+
+
+@dataclass(frozen=True)
+class ImportingModel:
+    """A model that a dataset is imported for.
+
+    Attributes:
+        id: its id.
+        preprocessing: its input.
+        modality_map: its inputs by modality of the dataset.
+        allow_cut_organs: whether less than `REFUSE_BELOW` of a structure may lie in its field of view.
+    """
+
+    id: str
+    preprocessing: PreprocessingSpec
+    modality_map: ModalityMap
+    allow_cut_organs: bool = False
+
+
+class CutOrgansCheck:
+    """Measures what a model sees of the structures of cases, one after the other.
+
+    Args:
+        model: the model.
+        declaration: of the dataset.
+
+    Raises:
+        BadOption: the dataset lacks an input of the model.
+    """
+
+    def __init__(self, model: ImportingModel, declaration: DatasetDeclaration) -> None:
+        self._model = model
+        self._input = resolve_input(model.id, model.preprocessing, model.modality_map, declaration)
+        self._structures = list_structures(declaration.labels)
+        self._inside: dict[str, dict[VolumeKind, float]] = {}
+
+    def measure(self, case_id: str, volumes: Mapping[VolumeKind, Volume]) -> None:
+        """Measure one case; raises as `measure_field_of_view`."""
+        self._inside[case_id] = measure_field_of_view(volumes, self._input, self._structures, case_id).inside
+
+    def list_shares(self, dataset: DatasetManifest) -> tuple[CaseInside, ...]:
+        """Returns the shares of the dataset's cases that have a structure."""
+        return tuple(
+            CaseInside(case=case.id, split=split, inside=self._inside[case.id])
+            for split in SPLITS
+            for case in dataset.split(split)
+            if self._inside.get(case.id)
+        )
+
+    def list_notes(self, dataset: DatasetManifest, labels: Mapping[str, str]) -> list[str]:
+        """Names the cases that the field of view cuts, by what `labels` calls them."""
+        note = report_cut(self.list_shares(dataset), CAUTION_BELOW, self._model.id, labels)
+        return [note] if note else []
+
+    def list_problems(self, dataset: DatasetManifest, labels: Mapping[str, str]) -> list[str]:
+        """Names the cases for which the dataset is refused."""
+        problem = report_cut(self.list_shares(dataset), REFUSE_BELOW, self._model.id, labels)
+        if not problem or self._model.allow_cut_organs:
+            return []
+        return [f"{problem}; choose a model with a larger field of view, or allow it with --allow-cut-organs"]

@@ -1,0 +1,155 @@
+"""The part of a case's structures that a model sees.
+
+A model sees its input shape about the centre of the reference volume. What lies beyond is lost to training, but not to
+scores: label maps are also resampled to the model's grid continued as far as the structures reach (ADR 0082).
+
+Legend: D slices (feet to head), H rows (front to back), W columns (right to left); X, Y, Z are the same axes reversed.
+A box is an array of two rows, start and stop, in voxels along D, H, W of the study's grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vfmalign.core.domain.declarations import VolumeKind
+from vfmalign.core.domain.errors import BadVolume
+from vfmalign.core.domain.metrics import Structure
+from vfmalign.core.domain.models import PreprocessingSpec
+from vfmalign.imaging.axis_weights import SNAP_VOXELS
+from vfmalign.imaging.grid import Grid, common_grid, resample
+from vfmalign.imaging.preprocessing import padding_before
+from vfmalign.imaging.volumes import MAX_VOXELS, Volume
+
+Box = NDArray[np.int64]
+Window = tuple[slice, slice, slice]
+
+
+@dataclass(frozen=True, eq=False)
+class WholeLabels:
+    """Label maps of a case whose structures reach beyond the field of view.
+
+    Attributes:
+        labels: by id, (D, H, W) uint8, on the model's grid continued as far as the structures reach.
+        window: place of the model's input in them.
+    """
+
+    labels: dict[VolumeKind, Tensor]
+    window: Window
+
+
+@dataclass(frozen=True, eq=False)
+class FieldOfView:
+    """What a model sees of a case's structures.
+
+    Attributes:
+        inside: share of each structure's voxels that lie in the field of view, by name, from 0 to 1. Structures that
+            the case lacks are left out.
+        whole: None where every structure lies in the field of view.
+    """
+
+    inside: dict[VolumeKind, float]
+    whole: WholeLabels | None = None
+
+
+def measure_field_of_view(
+    volumes: Mapping[VolumeKind, Volume],
+    preprocessing: PreprocessingSpec,
+    structures: Sequence[Structure],
+    subject: str,
+) -> FieldOfView:
+    """Measure how much of a case's structures a model sees.
+
+    Args:
+        volumes: the reference volume, and the label maps that the case has.
+        preprocessing: the model's input.
+        structures: the structures; those of label maps that the case lacks are left out.
+        subject: name of the case in errors.
+
+    Raises:
+        BadVolume: the structures span more than `volumes.MAX_VOXELS` voxels at the model's spacing.
+    """
+    grid = common_grid(volumes[preprocessing.reference], preprocessing.spacing_mm, preprocessing.reference)
+    image: Box = np.array([(0, 0, 0), grid.shape_XYZ[::-1]])
+    padding = [padding_before(*sizes) for sizes in zip(grid.shape_XYZ[::-1], preprocessing.shape_DHW, strict=True)]
+    window: Box = np.array([(0, 0, 0), preprocessing.shape_DHW]) - np.array(padding)
+    seen: Box = np.array([np.maximum(window[0], image[0]), np.minimum(window[1], image[1])])  # padding shows nothing
+    structures = [structure for structure in structures if structure.label in volumes]
+    extents = {structure: _find_extent(volumes[structure.label], structure, grid) for structure in structures}
+    present = {structure: extent for structure, extent in extents.items() if extent is not None}
+    shares = {structure: float(_holds(seen, extent)) for structure, extent in present.items()}
+    if all(shares.values()):
+        return FieldOfView(_by_name(shares))
+    boxes = np.array([window, *present.values()], dtype=np.int64)
+    reach: Box = np.array([boxes[:, 0].min(0), boxes[:, 1].max(0)])
+    labels = _resample_labels(volumes, {structure.label for structure in structures}, grid, reach, subject)
+    for structure in present:
+        mask_DHW = mask_structure(structure, labels)
+        if total := int(mask_DHW.sum()):  # a structure smaller than a voxel may have none
+            shares[structure] = int(mask_DHW[_place(seen, reach)].sum()) / total
+    whole = WholeLabels(labels, _place(window, reach)) if min(shares.values()) < 1.0 else None
+    return FieldOfView(_by_name(shares), whole)
+
+
+def _by_name(shares: Mapping[Structure, float]) -> dict[VolumeKind, float]:
+    """The shares by name; two label maps may have structures of one name."""
+    by_name: dict[VolumeKind, float] = {}
+    for structure, share in shares.items():
+        by_name[structure.name] = min(share, by_name.get(structure.name, 1.0))
+    return by_name
+
+
+def mask_structure(structure: Structure, labels: Mapping[VolumeKind, Tensor]) -> Tensor:
+    """Voxels of a structure in its label map, of any shape."""
+    label = labels[structure.label]
+    if not structure.values:
+        return label > 0
+    return torch.isin(label, torch.tensor(structure.values, dtype=label.dtype, device=label.device))
+
+
+def _find_extent(volume: Volume, structure: Structure, grid: Grid) -> Box | None:
+    """The box of the grid's voxels that may take their value from a structure; None for an absent structure."""
+    array_XYZ = volume.array_XYZ
+    mask_XYZ = np.isin(array_XYZ, structure.values) if structure.values else array_XYZ > 0
+    indices = [np.flatnonzero(mask_XYZ.any(axis=other)) for other in ((1, 2), (0, 2), (0, 1))]
+    if not len(indices[0]):
+        return None
+    corners = np.array(list(product(*((index[0] - 0.5, index[-1] + 0.5) for index in indices))))
+    to_grid = np.linalg.inv(grid.affine) @ volume.affine
+    corners_XYZ = corners @ to_grid[:3, :3].T + to_grid[:3, 3]
+    start_XYZ = np.ceil(corners_XYZ.min(0) - SNAP_VOXELS)
+    stop_XYZ = np.floor(corners_XYZ.max(0) + SNAP_VOXELS) + 1
+    return np.array([start_XYZ[::-1], stop_XYZ[::-1]]).astype(np.int64)
+
+
+def _holds(outer: Box, inner: Box) -> bool:
+    return bool((outer[0] <= inner[0]).all() and (inner[1] <= outer[1]).all())
+
+
+def _place(box: Box, within: Box) -> Window:
+    depth, height, width = (slice(int(start), int(stop)) for start, stop in (box - within[0]).T)
+    return depth, height, width
+
+
+def _resample_labels(
+    volumes: Mapping[VolumeKind, Volume], names: set[VolumeKind], grid: Grid, box: Box, subject: str
+) -> dict[VolumeKind, Tensor]:
+    depth, height, width = (int(size) for size in box[1] - box[0])
+    if depth * height * width > MAX_VOXELS:
+        raise BadVolume(
+            f"its structures span {width} x {height} x {depth} voxels at the model's spacing, more than {MAX_VOXELS} "
+            "in all",
+            subject=subject,
+            remedy="crop the label maps around the organ",
+        )
+    affine = grid.affine.copy()
+    affine[:3, 3] += affine[:3, :3] @ box[0, ::-1]
+    part = Grid((width, height, depth), affine)
+    arrays = {name: resample(volumes[name], part, labels=True) for name in sorted(names)}
+    return {name: torch.from_numpy(array.T.astype(np.uint8, order="C")) for name, array in arrays.items()}
