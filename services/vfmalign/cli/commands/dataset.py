@@ -222,8 +222,15 @@ def _dry_run(
 def _find_model(
     state_directory: StateDirectory, model_id: str | None, modality_map: list[str] | None, *, allow_cut: bool
 ) -> ImportingModel | None:
-    """Find the published model that a dataset is imported for."""
+    """Find the published model that a dataset is imported for.
+
+    Raises:
+        BadOption: there is none, and an option that needs one.
+    """
     if model_id is None:
+        if allow_cut or modality_map:
+            option = "--allow-cut-organs" if allow_cut else "--map"
+            raise BadOption("it needs a model", field=option, remedy="leave it out, or name --model as well")
         return None
     from vfmalign.imaging.datasets.cut_organs import ImportingModel
 

@@ -156,3 +156,10 @@ def test_the_help_has_examples(invoke) -> None:
     assert code == exits.OK
     assert "vfmalign dataset import Task04_Hippocampus/ --dry-run" in out
     assert "folders, decathlon, nnunet, bids or csv" in " ".join(out.split())
+
+
+@pytest.mark.parametrize("option", [("--allow-cut-organs",), ("--map", "t1w=input")])
+def test_options_about_a_model_need_one(invoke, tmp_path: Path, option: tuple[str, ...]) -> None:
+    code, _, err = invoke("dataset", "import", str(tmp_path), "--dry-run", *option)
+    assert code == exits.BAD_INPUT
+    assert f"{option[0]}: it needs a model → leave it out, or name --model as well" in " ".join(err.split())
