@@ -19,6 +19,8 @@ const client = new MmdService(process.env.VFMALIGN_MMD_ADDRESS, grpc.credentials
   "grpc.service_config": JSON.stringify({ methodConfig: [{ name: [{}], retryPolicy }] }),
   "grpc.max_send_message_length": 16 << 20,
   "grpc.max_receive_message_length": 16 << 20,
+  // Finds the pods of a new version in time; 30 s by default.
+  "grpc.dns_min_time_between_resolutions_ms": 1_000,
 });
 const metadata = new grpc.Metadata();
 metadata.set("authorization", `Bearer ${fs.readFileSync(process.env.VFMALIGN_TOKEN_FILE, "utf8")}`);

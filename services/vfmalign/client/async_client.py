@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,13 +22,26 @@ from vfmalign.core.rpc.channels import CALL_TIMEOUT_S, STREAM_TIMEOUT_S, connect
 
 Service = Literal["features", "mmd", "finetuning"]
 
+RENEW_AFTER_S = 1.0
+"""Age at which a channel that finds no server is replaced, in seconds.
+
+While a name has no address, gRPC lengthens the pauses between its look-ups up to two minutes, which no option limits. A
+new channel looks up at once.
+"""
+
 
 @dataclass(frozen=True)
 class _OpenChannel:
-    """A channel, and the version of the files that it was opened with."""
+    """A channel, the version of the files that it was opened with, and when it was opened by `time.monotonic`."""
 
     channel: grpc.aio.Channel
     version: tuple[tuple[int, int], ...]
+    opened_s: float
+
+    def is_stuck(self) -> bool:
+        """Whether the channel has had time to find a server, and has not."""
+        is_failing = self.channel.get_state() is grpc.ChannelConnectivity.TRANSIENT_FAILURE
+        return is_failing and time.monotonic() - self.opened_s >= RENEW_AFTER_S
 
 
 class AsyncClient:
@@ -37,7 +51,8 @@ class AsyncClient:
     `VFMALIGN_FEATURES_ADDRESS`, `VFMALIGN_MMD_ADDRESS`, `VFMALIGN_FINETUNING_ADDRESS`, `VFMALIGN_CA_FILE`,
     `VFMALIGN_CERT_FILE`, `VFMALIGN_KEY_FILE`, `VFMALIGN_TENANT`, and `VFMALIGN_TOKEN` or `VFMALIGN_TOKEN_FILE`. The
     first call to a service opens its channel; gRPC reconnects it and repeats calls that the service could not take
-    (UNAVAILABLE). A client belongs to the event loop of its first call.
+    (UNAVAILABLE). A call after a channel lost every server opens a new one, which looks the name up at once. A client
+    belongs to the event loop of its first call.
 
     Args:
         features_address: `host:port` of the feature service.
@@ -142,7 +157,7 @@ class AsyncClient:
                     remedy=f"set VFMALIGN_{service.upper()}_ADDRESS, or pass `{service}_address`",
                 )
             self._channels[service] = self._open(service)
-        elif self._is_outdated(self._channels[service]):
+        elif self._channels[service].is_stuck() or self._is_outdated(self._channels[service]):
             outdated = self._channels[service]
             self._channels[service] = self._open(service)
             # Running calls end on the connection on which they began.
@@ -153,7 +168,7 @@ class AsyncClient:
 
     def _open(self, service: Service) -> _OpenChannel:
         version = () if self._files is None else self._files.get_version()
-        return _OpenChannel(self._connect(self._addresses[service]), version)
+        return _OpenChannel(self._connect(self._addresses[service]), version, time.monotonic())
 
     def _is_outdated(self, opened: _OpenChannel) -> bool:
         """Whether a file for TLS was replaced since; one that is being replaced leaves the channel as it is."""

@@ -69,6 +69,8 @@ def connect(
             *message_limits(MESSAGE_BYTES, MESSAGE_BYTES),
             ("grpc.service_config", json.dumps(config)),
             ("grpc.enable_retries", 1),
+            # 30 s by default, for which a client would keep the addresses of pods that a rollout has just replaced.
+            ("grpc.dns_min_time_between_resolutions_ms", 1_000),
             ("grpc.min_reconnect_backoff_ms", 100),
             ("grpc.initial_reconnect_backoff_ms", 100),
             ("grpc.max_reconnect_backoff_ms", 2_000),
