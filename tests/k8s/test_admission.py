@@ -19,6 +19,7 @@ from vfmalign.finetuning.launchers.kubernetes.manifest import Options, manifest
 POLICY, BINDING = yaml.safe_load_all((K8S / "admission" / "training-jobs.yaml").read_text())
 POD, BOX = "/spec/template/spec", "/spec/template/spec/containers/0"
 OTHER = {"name": "more", "image": "busybox:1"}
+EXEC = {"command": ["sh", "-c", "env > /tmp/keys"]}
 
 REFUSED: dict[str, tuple[str, Any, str]] = {
     "another image": (f"{BOX}/image", "busybox:1", "images"),
@@ -40,7 +41,24 @@ REFUSED: dict[str, tuple[str, Any, str]] = {
     "a root filesystem to write to": (f"{BOX}/securityContext/readOnlyRootFilesystem", False, "security context"),
     "no security context": (f"{BOX}/securityContext", GONE, "security context"),
     "a shell": (f"{BOX}/command", ["sh", "-c", "id"], "runs vfmalign.training"),
-    "a hook": (f"{BOX}/lifecycle", {"postStart": {"exec": {"command": ["id"]}}}, "runs vfmalign.training"),
+    "a hook": (f"{BOX}/lifecycle", {"postStart": {"exec": EXEC}}, "neither hooks nor probes"),
+    "a startup probe": (f"{BOX}/startupProbe", {"exec": EXEC}, "neither hooks nor probes"),
+    "a readiness probe": (f"{BOX}/readinessProbe", {"exec": EXEC}, "neither hooks nor probes"),
+    "a liveness probe": (f"{BOX}/livenessProbe", {"exec": EXEC}, "neither hooks nor probes"),
+    "another folder": (f"{BOX}/workingDir", "/tmp", "folder"),
+    "host aliases": (f"{POD}/hostAliases", [{"ip": "203.0.113.1", "hostnames": ["s3.hospital.example"]}], "aliases"),
+    "another name server": (f"{POD}/dnsConfig", {"nameservers": ["203.0.113.1"]}, "DNS"),
+    "the node's name servers": (f"{POD}/dnsPolicy", "Default", "DNS"),
+    "the node's network": (f"{POD}/hostNetwork", True, "network"),
+    "the node's processes": (f"{POD}/hostPID", True, "process namespaces"),
+    "the node's IPC": (f"{POD}/hostIPC", True, "process namespaces"),
+    "shared processes": (f"{POD}/shareProcessNamespace", True, "process namespaces"),
+    "another priority": (f"{POD}/priorityClassName", "system-node-critical", "priority"),
+    "no priority class": (f"{POD}/priorityClassName", GONE, "priority"),
+    "another group of files": (f"{POD}/securityContext/fsGroup", 0, "security context"),
+    "no security context of the pod": (f"{POD}/securityContext", GONE, "security context"),
+    "another runtime": (f"{POD}/runtimeClassName", "privileged", "runtime class"),
+    "a node of its choice": (f"{POD}/nodeName", "control-plane", "node"),
 }
 
 
