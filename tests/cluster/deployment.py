@@ -158,6 +158,14 @@ class Deployment:
         """Run a command and return its JSON output."""
         return parse_document(self.run(name, *arguments, "--json"))
 
+    def get_job(self, job: str) -> Any:
+        """Return a training job."""
+        return self.ask("job", "jobs", "show", job)["job"]
+
+    def get_check(self, check: str) -> Any:
+        """Return an alignment check."""
+        return self.ask("check", "checks", "show", check)["check"]
+
     # --- training pods -----------------------------------------------------------------------------------------------
 
     def phase(self, pod: str) -> str:

@@ -57,7 +57,7 @@ def test_a_check_survives_the_loss_of_its_pods(deployment: Deployment) -> None:
     )  # fmt: skip
     deployment.delete(deployment.training(PRETRAINING))
     deployment.result(client)
-    job = deployment.ask("job", "jobs", "show", PRETRAINING)
+    job = deployment.get_job(PRETRAINING)
     assert (job["state"], job["attempts"]) == ("JOB_STATE_SUCCEEDED", 2)
 
     # The node of another job is drained: its Job replaces the pod; several processes begin another attempt. No failure
@@ -73,10 +73,10 @@ def test_a_check_survives_the_loss_of_its_pods(deployment: Deployment) -> None:
     deployment.roll("mmd", "restart")
     deployment.roll("mmd", "undo")
 
-    check = until(lambda: ended(deployment.ask("show", "checks", "show", CHECK)["check"]), 1800.0)
+    check = until(lambda: ended(deployment.get_check(CHECK)), 1800.0)
     assert check["state"] == "CHECK_STATE_SUCCEEDED", check.get("progress")
     assert check["result"]["report_html"]["uri"].startswith("s3://")
-    job = deployment.ask("drained", "jobs", "show", drained)
+    job = deployment.get_job(drained)
     attempts = 1 if GPUS == 1 else 2
     assert (job["state"], job["attempts"]) == ("JOB_STATE_SUCCEEDED", attempts), "the Job must replace its pod itself"
 
