@@ -13,6 +13,7 @@ from tests.integration.finetuning.kubernetes.world import World
 from vfmalign.core.domain.jobs import JobFailure, JobProgress
 from vfmalign.core.storage.keys import job_key
 from vfmalign.finetuning.launchers.base import JobEvent
+from vfmalign.finetuning.launchers.kubernetes.events import EventRecorder
 from vfmalign.finetuning.launchers.kubernetes.manifest import job_name
 
 CHECKPOINTED = "training stores a checkpoint after each epoch, from which another attempt resumes"
@@ -76,8 +77,18 @@ def test_checkpoints_are_one_event_updated_at_most_once_a_minute(make: Any, api:
         launcher.announce("a", 1, JobEvent("Checkpointed", CHECKPOINTED, count=epoch))
     launcher.announce("a", 1, JobEvent("Succeeded", "the result is stored"))
     until(lambda: len(api.events()) == 2)
-    assert len(api.requests("POST", "/events")) == 2
-    assert "series" not in api.events()[f"{NAME}.checkpointed"]
+    assert api.events()[f"{NAME}.checkpointed"]["series"]["count"] == 29, "the end of a job writes the newest count"
+    assert len(api.requests("POST", "/events")) <= 3, "the first checkpoint, the newest one, and the end"
+
+
+def test_a_count_within_the_minute_of_the_last_one_is_written_after_it(make: Any, api: Api, connect: Any) -> None:
+    make().launch("a", 1, URI)
+    recorder = EventRecorder(connect(), lambda name: None, series_every_s=0.5)
+    for epoch in (1, 2, 3):
+        recorder.record(NAME, JobEvent("Checkpointed", CHECKPOINTED, count=epoch))
+    until(lambda: f"{NAME}.checkpointed" in api.events())
+    until(lambda: api.events()[f"{NAME}.checkpointed"].get("series", {}).get("count") == 3)
+    recorder.close()
 
 
 def test_a_restarted_orchestrator_continues_the_series_and_repeats_nothing(make: Any, api: Api) -> None:

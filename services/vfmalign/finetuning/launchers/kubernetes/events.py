@@ -1,8 +1,8 @@
 """Events of the launcher's Jobs, which `kubectl describe job` shows: start, checkpoints, end.
 
 An Event is named after its Job and reason, so that a restarted orchestrator adds none twice. Checkpoints are one Event
-per attempt with a series, updated at most once a minute. Events are written in a thread and are not retried: one that
-cannot be written is logged once, and jobs go on.
+per attempt with a series, updated at most once a minute with the newest count, and before the Event of the job's end.
+Events are written in a thread and are not retried: one that cannot be written is logged once, and jobs go on.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -45,20 +46,15 @@ class EventRecorder:
         self._cluster = cluster
         self._get_job = get_job
         self._series_every_s = series_every_s
-        self._updated: dict[str, float] = {}
+        self._updated: dict[str, float] = {}  # when a series was last written; these two belong to the thread
+        self._newest: dict[str, tuple[JobEvent, str]] = {}  # of a series, which waits for its next update
         self._waiting: queue.Queue[tuple[str, JobEvent, str] | None] = queue.Queue(_MAX_WAITING)
         self._has_logged = False
         self._thread = threading.Thread(target=self._run, name="kubernetes events", daemon=True)
         self._thread.start()
 
     def record(self, name: str, event: JobEvent) -> None:
-        """Hands an Event of a Job to the thread; drops it where too many wait or its series was just updated."""
-        if event.reason == "Checkpointed":
-            if time.monotonic() - self._updated.get(name, float("-inf")) < self._series_every_s:
-                return
-            self._updated[name] = time.monotonic()
-        elif event.reason != "Started":
-            self._updated.pop(name, None)
+        """Hands an Event of a Job to the thread; drops it where too many wait."""
         try:
             self._waiting.put_nowait((name, event, _now()))
         except queue.Full:
@@ -73,13 +69,47 @@ class EventRecorder:
         self._thread.join(_CLOSE_S)
 
     def _run(self) -> None:
-        while (item := self._waiting.get()) is not None:
-            try:
-                self._write(*item)
-            except Unavailable as error:
-                self._log_once(str(error))
-            except Exception:
-                _log.exception("event_crashed", name=item[0])
+        closing = False
+        while not closing:
+            with suppress(queue.Empty):
+                item = self._waiting.get(timeout=self._get_pause_s())
+                closing = item is None
+                if item is not None:
+                    self._take(*item)
+            for name in list(self._newest):
+                if closing or self._get_due(name) <= time.monotonic():
+                    self._update_series(name)
+
+    def _take(self, name: str, event: JobEvent, moment: str) -> None:
+        if event.reason == "Checkpointed":
+            self._newest[name] = (event, moment)
+            return
+        if event.reason != "Started":  # the attempt has ended
+            self._update_series(name)
+            self._updated.pop(name, None)
+        self._try_write(name, event, moment)
+
+    def _get_due(self, name: str) -> float:
+        return self._updated.get(name, float("-inf")) + self._series_every_s
+
+    def _get_pause_s(self) -> float | None:
+        """Returns the seconds until a series is due for its next update; None while there is nothing to update."""
+        if not self._newest:
+            return None
+        return max(0.0, min(self._get_due(name) for name in self._newest) - time.monotonic())
+
+    def _update_series(self, name: str) -> None:
+        if name in self._newest:
+            self._updated[name] = time.monotonic()
+            self._try_write(name, *self._newest.pop(name))
+
+    def _try_write(self, name: str, event: JobEvent, moment: str) -> None:
+        try:
+            self._write(name, event, moment)
+        except Unavailable as error:
+            self._log_once(str(error))
+        except Exception:
+            _log.exception("event_crashed", name=name)
 
     def _write(self, name: str, event: JobEvent, moment: str) -> None:
         job = self._get_job(name) or self._cluster.job(name)
