@@ -282,8 +282,11 @@ def is_internal(objects: Sequence[Object]) -> Iterator[str]:
         if len({pod.component for pod in selected}) != 1:
             yield f"{describe(item)}: does not select the pods of one component"
         for pod in selected:
-            if (pod.component in SERVERS or pod.component == "training") and spec.get("clusterIP") != "None":
+            is_balanced = pod.component in {"features", "mmd", "training"}
+            if is_balanced and spec.get("clusterIP") != "None":
                 yield f"{describe(item)}: is not headless"
+            if not is_balanced and "clusterIP" in spec:
+                yield f"{describe(item)}: does not resolve while no pod is ready"
             names = {port.get("name") for container in pod.containers for port in container.get("ports", ())}
             for port in spec["ports"]:
                 if isinstance(port.get("targetPort"), str) and port["targetPort"] not in names:
@@ -303,12 +306,13 @@ def has_priority(objects: Sequence[Object]) -> Iterator[str]:
 
 
 def has_one_orchestrator(objects: Sequence[Object]) -> Iterator[str]:
-    """One orchestrator, which stops before its successor starts, and a template for its jobs."""
+    """One orchestrator, whose successor is ready before it stops, and a template for its jobs."""
     for item in _of_kind(objects, "Deployment"):
+        spec = item["spec"]
         if item["metadata"]["name"] == "vfmalign-finetuning" and (
-            item["spec"].get("replicas") != 1 or item["spec"]["strategy"] != {"type": "Recreate"}
+            spec.get("replicas") != 1 or spec["strategy"].get("rollingUpdate") != {"maxSurge": 1, "maxUnavailable": 0}
         ):
-            yield f"{describe(item)}: two instances may run at once"
+            yield f"{describe(item)}: is not one instance, or a rollout interrupts it"
     templates = [pod for pod in pods(objects) if pod.owner["kind"] == "PodTemplate"]
     if [pod.owner["metadata"]["name"] for pod in templates] != ["vfmalign-training"]:
         yield "PodTemplate vfmalign-training is missing"

@@ -165,6 +165,12 @@ BROKEN: dict[str, tuple[str, str, Any, str]] = {
     ),
     "a load balancer": ("Service vfmalign-finetuning", "/spec/type", "LoadBalancer", "not of type ClusterIP"),
     "one virtual address": ("Service vfmalign-features", "/spec/clusterIP", GONE, "is not headless"),
+    "an orchestrator without address": (
+        "Service vfmalign-finetuning",
+        "/spec/clusterIP",
+        "None",
+        "does not resolve while no pod is ready",
+    ),
     "a Service of nobody": ("Service vfmalign-mmd", "/spec/selector/x", "y", "does not select the pods"),
     "a Service of everybody": (
         "Service vfmalign-mmd",
@@ -177,12 +183,12 @@ BROKEN: dict[str, tuple[str, str, Any, str]] = {
     "training displaces": ("PriorityClass vfmalign-training", "/preemptionPolicy", GONE, "must not preempt"),
     "no priority": (JOBS, f"{JOB_POD}/priorityClassName", GONE, "does not have the priority class"),
     "variables of Services": (FEATURES, f"{POD}/enableServiceLinks", GONE, "enableServiceLinks is not false"),
-    "two orchestrators": (FINETUNING, "/spec/replicas", 2, "two instances may run at once"),
-    "a rolling orchestrator": (
+    "two orchestrators": (FINETUNING, "/spec/replicas", 2, "is not one instance"),
+    "an orchestrator that stops first": (
         FINETUNING,
         "/spec/strategy",
-        {"type": "RollingUpdate"},
-        "two instances may run at once",
+        {"type": "Recreate"},
+        "a rollout interrupts it",
     ),
     "jobs that restart": (JOBS, f"{JOB_POD}/restartPolicy", "Always", "restarts its container"),
     "no time for a checkpoint": (

@@ -24,7 +24,7 @@ from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.finetuning.checks.repository import CheckRepository
 from vfmalign.finetuning.checks.servicer import AlignmentServicer
 from vfmalign.finetuning.db.database import Database
-from vfmalign.finetuning.db.lease import Lease, Term, get_scope
+from vfmalign.finetuning.db.lease import Lease, Term, get_scope, migrate_unused
 from vfmalign.finetuning.experiments.repository import ExperimentRepository
 from vfmalign.finetuning.experiments.servicer import ExperimentServicer
 from vfmalign.finetuning.jobs.repository import JobRepository
@@ -94,7 +94,7 @@ async def run(settings: FinetuningSettings) -> None:
 
     async def begin() -> None:
         nonlocal launcher, leading
-        await asyncio.to_thread(database.migrate)
+        await asyncio.to_thread(migrate_unused, database)
         launcher = LAUNCHERS[settings.launcher.kind](settings, await asyncio.to_thread(get_scope, database))
         leading = asyncio.create_task(leadership.run(), name="leadership")
 

@@ -16,7 +16,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 import alembic.command
-import alembic.config
 import alembic.util
 import sqlalchemy as sa
 from sqlalchemy import event
@@ -36,6 +35,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 
 from vfmalign.core.domain.errors import Conflict, InvalidInput, Unavailable
 from vfmalign.core.runtime.auth_settings import DEFAULT_TENANT
+from vfmalign.finetuning.db.migrations import get_config, is_earlier
 
 _BUSY_TIMEOUT_S = 30
 # PostgreSQL ends a transaction whose client was stopped: otherwise its row locks would hold up the other orchestrator.
@@ -293,6 +293,15 @@ class Database:
         with _name_outages(), self._snapshots(info={_TENANT: self.tenant}) as session, session.begin():
             yield session
 
+    def is_outdated(self) -> bool:
+        """Returns whether `migrate` would change the schema that an earlier version of the program uses.
+
+        Raises:
+            Unavailable: the database cannot be reached.
+        """
+        with _name_outages(), self._engine.connect() as connection:
+            return is_earlier(connection)
+
     def migrate(self) -> None:
         """Migrates the schema to the newest version; safe to run at every start.
 
@@ -302,8 +311,7 @@ class Database:
             Conflict: a later version of the program has migrated it.
             Unavailable: the database cannot be reached.
         """
-        config = alembic.config.Config()
-        config.set_main_option("script_location", "vfmalign.finetuning.db:migrations")
+        config = get_config()
         try:
             with self._engine.begin() as connection:
                 if connection.dialect.name == "postgresql":

@@ -22,7 +22,7 @@ from datetime import datetime, timedelta
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from vfmalign.core.domain.errors import LeaseLost
+from vfmalign.core.domain.errors import Conflict, LeaseLost
 from vfmalign.finetuning.db.database import Database, LeaseRow, UtcDateTime
 
 NAME = "orchestrator"
@@ -67,7 +67,7 @@ class Lease:
 
     def _is_free(self, session: Session, row: LeaseRow) -> bool:
         # An earlier term of this process has ended: it cannot be continued, and nobody else waits for its expiry.
-        return row.holder == self.holder or row.expires_at <= _database_time(session)
+        return row.holder == self.holder or _has_expired(session, row)
 
 
 class Term:
@@ -150,10 +150,35 @@ class Term:
         )
 
 
+def migrate_unused(database: Database) -> None:
+    """Migrates the schema, unless an orchestrator of an earlier version would go on with it.
+
+    Raises:
+        Conflict: one leads, or a later version has migrated the database.
+        Unavailable: the database cannot be reached.
+    """
+    if database.is_outdated():
+        with database.snapshot() as session:
+            row = session.get_one(LeaseRow, NAME)
+            if not _has_expired(session, row):
+                raise Conflict(
+                    f"the schema changes with this version, and the orchestrator {row.holder} of an earlier one leads",
+                    subject="VFMALIGN_DATABASE__URL",
+                    remedy="stop every orchestrator of the earlier version (on a cluster: kubectl -n vfmalign scale "
+                    "deployment/vfmalign-finetuning --replicas=0), then start this one; the lease of one that was "
+                    "killed expires after VFMALIGN_LEASE__TTL_S",
+                )
+    database.migrate()
+
+
 def get_scope(database: Database) -> str:
     """Returns the random id of a database, which names what its orchestrators lock outside of it."""
     with database.snapshot() as session:
         return session.get_one(LeaseRow, NAME).scope
+
+
+def _has_expired(session: Session, row: LeaseRow) -> bool:
+    return row.expires_at <= _database_time(session)
 
 
 def _database_time(session: Session) -> datetime:

@@ -105,6 +105,19 @@ def test_a_database_of_a_later_version_is_refused(database):
         database.migrate()
 
 
+@pytest.mark.parametrize(("revision", "outdated"), [("0014", True), ("0015", False), ("9999", False)])
+def test_only_an_earlier_schema_is_outdated(database, revision, outdated):
+    with database.engine.begin() as connection:
+        connection.execute(sa.text("UPDATE alembic_version SET version_num = :revision"), {"revision": revision})
+    assert database.is_outdated() is outdated
+
+
+def test_an_empty_database_is_not_outdated(tmp_path):
+    database = Database(f"sqlite:///{tmp_path / 'empty.db'}")
+    assert database.is_outdated() is False
+    database.close()
+
+
 def test_times_keep_their_instant_and_come_back_in_utc(database):
     moment = datetime(2026, 3, 4, 5, 6, 7, 890, tzinfo=timezone(timedelta(hours=5, minutes=30)))
     with database.session() as session:

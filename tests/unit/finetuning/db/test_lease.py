@@ -11,12 +11,12 @@ import sqlalchemy as sa
 from vfmalign.client.messages.checks import CheckSpec
 from vfmalign.client.messages.experiments import ExperimentSpec
 from vfmalign.client.messages.jobs import JobSpec
-from vfmalign.core.domain.errors import LeaseLost, Unavailable
+from vfmalign.core.domain.errors import Conflict, LeaseLost, Unavailable
 from vfmalign.core.domain.jobs import TrainingRecipe, TrainingSpec
 from vfmalign.finetuning.checks.repository import CheckRepository
 from vfmalign.finetuning.db import database as database_module
 from vfmalign.finetuning.db.database import Base, CheckRow, Database, LeaseRow
-from vfmalign.finetuning.db.lease import Lease, get_scope
+from vfmalign.finetuning.db.lease import Lease, get_scope, migrate_unused
 from vfmalign.finetuning.experiments.repository import ExperimentRepository
 from vfmalign.finetuning.experiments.request import PinnedInputs
 from vfmalign.finetuning.jobs.repository import JobRepository
@@ -124,6 +124,24 @@ def test_every_database_has_a_scope_of_its_own_that_stays(database, tmp_path):
     other.migrate()
     assert get_scope(other) != scope
     other.close()
+
+
+def test_a_new_schema_waits_until_no_orchestrator_of_an_earlier_version_leads(database, monkeypatch):
+    migrate = MagicMock()
+    monkeypatch.setattr(Database, "is_outdated", lambda self: True)
+    monkeypatch.setattr(Database, "migrate", migrate)
+    term = Lease(database, 60.0).try_acquire()
+    with pytest.raises(Conflict, match=r"of an earlier one leads.*--replicas=0"):
+        migrate_unused(database)
+    migrate.assert_not_called()
+    term.release()
+    migrate_unused(database)
+    migrate.assert_called_once_with()
+
+
+def test_a_second_orchestrator_of_one_version_starts_beside_the_leader(database):
+    assert Lease(database, 60.0).try_acquire() is not None
+    migrate_unused(database)
 
 
 READS = {
