@@ -243,7 +243,8 @@ def authenticates_callers(objects: Sequence[Object]) -> Iterator[str]:
         if named != {"finetuning": "system:serviceaccount:$(NAMESPACE):vfmalign-finetuning"}:
             yield f"{pod.name}: grants roles of services and admins to {sorted(named.values())}"
         order = [one["name"] for one in pod.spec["containers"][0]["env"]]
-        if max(order.index("NAMESPACE"), order.index("CLUSTER_ISSUER")) > order.index("VFMALIGN_AUTH__JWKS_FILES"):
+        expanded = min(order.index(f"VFMALIGN_AUTH__{name}") for name in ("JWKS_FILES", "SUBJECT_ROLES"))
+        if max(order.index("NAMESPACE"), order.index("CLUSTER_ISSUER")) > expanded:
             yield f"{pod.name}: Kubernetes expands only variables that are listed before"
 
 

@@ -178,3 +178,12 @@ def environment(container: dict[str, Any], objects: Sequence[Object]) -> dict[st
     for source in container.get("envFrom", ()):
         variables |= maps.get(source.get("configMapRef", {}).get("name"), {})
     return variables | {one["name"]: one["value"] for one in container.get("env", ()) if "value" in one}
+
+
+def expand(variables: dict[str, str]) -> dict[str, str]:
+    """Return variables with the references that Kubernetes expands, in the namespace of the manifests."""
+    values = variables | {"NAMESPACE": NAMESPACE}
+    return {
+        name: re.sub(r"\$\((\w+)\)", lambda found: values.get(found[1], found[0]), value)
+        for name, value in variables.items()
+    }

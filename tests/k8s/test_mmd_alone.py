@@ -7,7 +7,7 @@ import json
 import pytest
 from tests.k8s.network import Caller, isolated, may_call, may_leave, to_caller
 from tests.k8s.policy import violations
-from tests.k8s.rendering import MMD_ALONE, environment, pods, render
+from tests.k8s.rendering import MMD_ALONE, environment, expand, pods, render
 
 from vfmalign.core.runtime.settings import load
 from vfmalign.mmd.settings import MmdSettings
@@ -41,9 +41,9 @@ def test_the_service_accepts_its_settings(name: str, monkeypatch: pytest.MonkeyP
     variables = environment(pod.spec["containers"][0], objects)
     assert variables["VFMALIGN_AUTH__MODE"] == "oidc"
     variables["VFMALIGN_AUTH__ISSUERS"] = json.dumps(["https://login.hospital.example", variables["CLUSTER_ISSUER"]])
-    for key, value in variables.items():
+    for key, value in expand(variables).items():
         if not key.endswith(("_FILE", "_FILES")):  # files of volumes exist in the cluster only
-            monkeypatch.setenv(key, value.replace("$(CLUSTER_ISSUER)", variables["CLUSTER_ISSUER"]))
+            monkeypatch.setenv(key, value)
     assert load(MmdSettings).store.endpoint == ""
 
 

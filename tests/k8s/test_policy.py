@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -22,6 +23,7 @@ from tests.k8s.rendering import (
     Object,
     Pod,
     environment,
+    expand,
     kustomize,
     pods,
     read_example,
@@ -156,8 +158,7 @@ def test_each_program_accepts_its_settings_once_the_issuer_is_set(
     pod = next(pod for pod in pods(objects) if pod.component == program)
     container = pod.spec["containers"][0]
     variables = environment(container, objects)
-    issuer = variables.get("CLUSTER_ISSUER", "")
-    variables = {key: value.replace("$(CLUSTER_ISSUER)", issuer) for key, value in variables.items()}
+    variables = expand(variables)
     variables |= {one["name"]: "from-a-secret" for one in container["env"] if "valueFrom" in one}
     known = _settings_class(program)
     listed = parser(program, known).format_help()
@@ -231,6 +232,17 @@ def test_the_readme_s_overlay_follows_the_policy() -> None:
     features = next(pod for pod in pods(objects) if pod.component == "features")
     assert features.containers[0]["image"] == f"registry.example.org/vfmalign/features:{__version__}"
     assert any(item["kind"] == "PrometheusRule" for item in objects)
+
+
+def test_the_readme_s_roles_of_pods_follow_the_policy() -> None:
+    objects = kustomize(read_example(3))
+    assert violations(objects) == []
+    for pod in pods(objects):
+        if pod.component in SERVERS:
+            variables = expand(environment(pod.spec["containers"][0], objects))
+            (roles,) = json.loads(variables["VFMALIGN_AUTH__SUBJECT_ROLES"]).values()
+            assert roles["system:serviceaccount:research:notebook"] == ["viewer", "researcher"]
+            assert roles["system:serviceaccount:vfmalign:vfmalign-finetuning"] == ["finetuning"]
 
 
 def test_the_readme_lists_every_overlay_and_component() -> None:

@@ -22,6 +22,7 @@ MAX_TENANTS = 16
 TENANT_OF_KEYS = "tenant whose objects are read and written, with keys of the object storage"
 TenantName = Annotated[str, Field(pattern=f"^{TENANT_PATTERN}$")]
 _NAME = re.compile(r"[!-~]{1,512}")
+_REFERENCE = re.compile(r"\$\(\w+\)")
 
 
 def split_names(text: str) -> Any:
@@ -146,6 +147,13 @@ class AuthSettings(BaseModel, frozen=True):
     @field_validator("jwks_files", "subject_roles")
     @classmethod
     def _belong_to_issuers(cls, value: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        names = [*value, *(subject for own in value.values() if isinstance(own, dict) for subject in own)]
+        if reference := next(filter(None, map(_REFERENCE.search, names)), None):
+            variable = reference[0][2:-1]
+            raise ValueError(
+                f"{reference[0]} looks unexpanded; Kubernetes expands a variable only where the pod's env lists "
+                f"{variable} before this one"
+            )
         if not value.keys() <= set(info.data.get("issuers", ())):
             raise ValueError("it names an issuer that VFMALIGN_AUTH__ISSUERS does not")
         return value

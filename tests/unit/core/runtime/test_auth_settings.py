@@ -85,6 +85,23 @@ def test_a_contradiction_ends_the_process_with_one_sentence(
     assert "secret" not in printed
 
 
+@pytest.mark.parametrize(
+    ("roles", "reference"),
+    [
+        ('{"$(CLUSTER_ISSUER)": {"system:serviceaccount:a:b": ["viewer"]}}', "CLUSTER_ISSUER"),
+        (f'{{"{ISSUER}": {{"system:serviceaccount:$(NAMESPACE):b": ["viewer"]}}}}', "NAMESPACE"),
+    ],
+)
+def test_a_variable_that_kubernetes_left_is_named(
+    environment: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], roles: str, reference: str
+) -> None:
+    with pytest.raises(SystemExit):
+        load_with(environment, MODE="oidc", ISSUERS=ISSUER, SUBJECT_ROLES=roles)
+    expected = f"VFMALIGN_AUTH__SUBJECT_ROLES is wrong: $({reference}) looks unexpanded"
+    assert expected in (printed := capsys.readouterr().err)
+    assert f"lists {reference} before this one" in printed
+
+
 def test_the_loopback_interface_is_known_by_address() -> None:
     assert all(map(is_loopback, ("localhost", "127.0.0.1", "127.9.9.9", "::1")))
     assert not any(map(is_loopback, ("", "0.0.0.0", "::", "10.0.0.1", "localhost.example", "features")))
