@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import io
+import os
 import sys
 import tempfile
 import traceback
@@ -120,6 +121,8 @@ def run(arguments: Sequence[str]) -> int:
 
 def main() -> None:
     """Entry point of the program."""
+    # gRPC, which commands import, would write a line for every failed handshake. Processes of the stack inherit this.
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     try:
         code = run(sys.argv[1:])
     except KeyboardInterrupt:  # a second Ctrl-C, while the first is handled

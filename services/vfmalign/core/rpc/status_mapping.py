@@ -7,6 +7,7 @@ of lost data also `kind` and `owner`). Invalid input also carries `BadRequest`, 
 
 from __future__ import annotations
 
+import re
 from datetime import timedelta
 from typing import Any
 
@@ -21,6 +22,8 @@ DOMAIN = "vfmalign"
 DETAILS_KEY = "grpc-status-details-bin"
 _MAX_TEXT = 1000
 """Maximum characters of one text in the trailers, because HTTP/2 limits the size of headers."""
+# What gRPC says where only one side has TLS, or one side rejects the other's certificate.
+_BROKEN_HANDSHAKE = re.compile(r"handshake failed|Socket closed|Connection reset", re.IGNORECASE)
 
 CODES: dict[type[errors.VfmalignError], grpc.StatusCode] = {
     errors.InvalidInput: grpc.StatusCode.INVALID_ARGUMENT,
@@ -82,8 +85,7 @@ def from_rpc_error(error: grpc.RpcError, target: str) -> errors.VfmalignError:
     info, field, retry_after_s = _details(error)
     if info is None:
         text = error.details() or code.name
-        remedy = "check that the service runs and repeat the call" if cls is errors.Unavailable else "see its log"
-        unpacked = cls(text, subject=target, remedy=remedy, reason=code.name)
+        unpacked = cls(text, subject=target, remedy=_get_remedy(cls, text), reason=code.name)
         if retry_after_s is not None:
             unpacked.retry_after_s = retry_after_s
         return unpacked
@@ -94,6 +96,19 @@ def from_rpc_error(error: grpc.RpcError, target: str) -> errors.VfmalignError:
     # vfmalign's servers always send the delay: without RetryInfo, a retry is pointless.
     unpacked.retry_after_s = retry_after_s
     return unpacked
+
+
+def _get_remedy(cls: type[errors.VfmalignError], text: str) -> str:
+    """Returns what to do about an error of gRPC itself."""
+    if cls is not errors.Unavailable:
+        return "see its log"
+    if _BROKEN_HANDSHAKE.search(text) is None:
+        return "check that the service runs and repeat the call"
+    return (
+        "check that the service runs, and the files for TLS: VFMALIGN_CA_FILE names the authority of a service with "
+        "TLS and is unset for one without; VFMALIGN_CERT_FILE and VFMALIGN_KEY_FILE name the certificate for one that "
+        "asks for it"
+    )
 
 
 def _rebuild(

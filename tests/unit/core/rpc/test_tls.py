@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import signal
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -132,8 +133,21 @@ async def test_who_trusts_the_authority_is_served(ports: dict[str, int], trusted
 
 async def test_who_trusts_another_or_speaks_in_plaintext_is_not(ports: dict[str, int], other: Authority) -> None:
     for ca_file in (other.file, None):
-        with pytest.raises(errors.Unavailable, match="MmdService"):
+        with pytest.raises(errors.Unavailable, match=r"MmdService.*VFMALIGN_CA_FILE names the authority"):
             await ask(ports, ca_file)
+
+
+async def test_a_command_prints_one_sentence_about_a_failed_handshake(ports: dict[str, int], other: Authority) -> None:
+    variables = {"VFMALIGN_FINETUNING_ADDRESS": f"127.0.0.1:{ports['grpc']}", "VFMALIGN_CA_FILE": str(other.file)}
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "vfmalign.cli", "jobs", "list"),
+        env={name: value for name, value in os.environ.items() if not name.startswith("GRPC_")} | variables,
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    out, err = await process.communicate()
+    assert out == b""
+    assert b"VFMALIGN_CA_FILE names the authority" in err
+    assert b"ssl_transport_security" not in err, "gRPC writes lines of its own"
 
 
 async def test_a_renewed_certificate_counts_at_once(
@@ -162,7 +176,7 @@ async def test_mutual_tls_serves_holders_of_a_certificate_of_the_named_authority
 ) -> None:
     assert await ask(mutual, trusted.file, *callers.issue("caller"))
     for pair in ((), other.issue("stranger"), trusted.issue("another-server")):
-        with pytest.raises(errors.Unavailable):
+        with pytest.raises(errors.Unavailable, match="VFMALIGN_CERT_FILE and VFMALIGN_KEY_FILE name"):
             await ask(mutual, trusted.file, *pair)
 
 
