@@ -185,7 +185,9 @@ locks: setup  ## deploy/locks: every package of every image with its sha256 (nee
 	PATH=$(abspath $(BIN)):$$PATH deploy/lock $(WHEELS)
 
 images:  ## build every image as vfmalign/<name>:VERSION (needs docker; BASE=, TORCH=cpu or cuda, WHEELS=DIR, IMAGES=)
-	@docker info > /dev/null 2>&1 || { echo "images need a running Docker engine: install docker.io and start dockerd"; exit 1; }
+	@docker info > /dev/null 2>&1 || { \
+	  echo "images need a running Docker engine: apt-get install docker.io docker-cli docker-buildx (Debian 13, as root) and start dockerd"; \
+	  exit 1; }
 	@$(MAKE) --no-print-directory --jobs 2 $(IMAGES:%=image-%)
 	@docker images --filter reference='vfmalign/*:$(VERSION)' --format 'table {{.Repository}}\t{{.Size}}'
 
