@@ -1,6 +1,6 @@
 #!/bin/sh
 # Prints the Secrets of the local overlay, in both of its namespaces, with fresh random credentials:
-#   k8s/overlays/local/credentials.sh | kubectl create -f -
+#   k8s/overlays/local/credentials.sh | kubectl create --save-config -f -
 # Use `create`, not `apply`: the database keeps the password of its first start. `credentials.sh store` prints those of the object
 # storage alone, to replace them (docs/operations.md).
 set -euf # no file names in place of *

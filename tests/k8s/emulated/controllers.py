@@ -38,9 +38,10 @@ def _roll_out(cluster: Cluster, item: Object) -> None:
     cluster.put(current)
     for pod in cluster.list("Pod", metadata["namespace"]):
         owner = pod["metadata"].get("ownerReferences", [{}])[0].get("name")
-        if owner in {one["metadata"]["name"] for one in sets} - {current["metadata"]["name"]}:
+        if owner in {one["metadata"]["name"] for one in sets} - ({current["metadata"]["name"]} if replicas else set()):
             cluster.remove(("Pod", metadata["namespace"], pod["metadata"]["name"]))
-    cluster.put(_new_pod(current, f"{current['metadata']['name']}-a", "Running"))
+    if replicas:
+        cluster.put(_new_pod(current, f"{current['metadata']['name']}-a", "Running"))
     metadata.setdefault("annotations", {})[REVISION] = str(revision)
     metadata["generation"] = revision
     counts = ("replicas", "updatedReplicas", "readyReplicas", "availableReplicas")
