@@ -161,7 +161,7 @@ test-lowest: setup  ## the unit tests of core, client and command line with the 
 	  pyproject.toml --extra local -o $(LOWEST).txt
 	$(PYTHON) -m venv --clear $(LOWEST)
 	$(LOWEST)/bin/pip install -q --no-compile $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -r $(LOWEST).txt -e '.[local]' \
-	  pytest pytest-asyncio pytest-timeout pytest-xdist hypothesis trustme
+	  dnslib pytest pytest-asyncio pytest-timeout pytest-xdist hypothesis trustme
 	@# Old releases emit deprecation warnings for newer ones.
 	$(LOWEST)/bin/python -m pytest -W default tests/unit/core tests/unit/cli $(wildcard tests/unit/client)
 
