@@ -104,16 +104,16 @@ def test_images_are_pushed_by_digest_with_provenance_and_sbom() -> None:
     assert "tags" not in build
     assert (build["provenance"], build["sbom"]) == ("mode=max", True)
     arguments = dict(line.split("=", 1) for line in build["build-args"].splitlines())
-    assert arguments.keys() == {"TORCH", "TORCH_INDEX", "VERSION", "REVISION"}
+    assert arguments.keys() == {"BASE", "TORCH", "TORCH_INDEX", "VERSION", "REVISION"}
     assert set(re.findall(r"^ARG (\w+)=", (ROOT / "deploy/Dockerfile").read_text(), re.MULTILINE)) >= arguments.keys()
 
 
 def test_nothing_is_published_before_everything_is_built_and_tested() -> None:
     assert RELEASE[True] == {"push": {"tags": ["v*"]}}, "YAML reads the key `on` as true"
     needs = {name: job.get("needs", []) for name, job in JOBS.items()}
-    assert set(needs["publish"]) == {"notes", "packages", "images"}
-    assert needs["images"] == "test"
-    assert needs["test"] == needs["packages"] == "notes"
+    assert set(needs["publish"]) == {"notes", "packages", "base", "images"}
+    assert set(needs["images"]) == {"test", "base"}
+    assert needs["test"] == needs["packages"] == needs["base"] == "notes"
     assert "workflow_call" in WORKFLOWS["ci.yaml"][True]
 
 
@@ -127,15 +127,36 @@ def test_jobs_have_the_permissions_that_they_need_alone() -> None:
 
 
 @pytest.mark.parametrize("name", WORKFLOWS)
-def test_actions_are_pinned_and_scripts_take_no_expressions(name: str) -> None:
-    """An expression in a script is code: the name of a tag could hold a command."""
+def test_actions_are_pinned_by_commit_and_scripts_take_no_expressions(name: str) -> None:
+    """A tag can be moved to another commit. An expression in a script is code: the name of a tag could hold a command."""
+    for line in (ROOT / ".github/workflows" / name).read_text().splitlines():
+        if "uses: " in line and "uses: ./" not in line:
+            assert re.search(r"uses: (actions|docker)/[\w-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+$", line), line
     for job in WORKFLOWS[name]["jobs"].values():
         for step in job.get("steps", ()):
-            assert re.fullmatch(r"(actions|docker)/[\w-]+@(v\d+|[0-9a-f]{40})", step.get("uses", "actions/none@v1"))
             script = step.get("run", "")
             if name == "release.yaml":
                 assert "${{" not in script
             subprocess.run(["bash", "-n"], input=script, text=True, check=True)
+
+
+@pytest.mark.parametrize("digest", [f"sha256:{'0' * 64}", "", "sha256:0", "latest"])
+def test_images_are_built_on_a_base_with_a_digest(tmp_path: Path, digest: str) -> None:
+    """The script that resolves it, with a program that prints a digest."""
+    (tmp_path / "docker").write_text(f'#!/bin/sh\nif [ "$4" = python:3.11-slim ]; then echo "{digest}"; fi\n')
+    (tmp_path / "docker").chmod(0o755)
+    (step,) = (step for step in JOBS["base"]["steps"] if step.get("id") == "base")
+    environment = {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", "GITHUB_OUTPUT": str(tmp_path / "output")}
+    if len(digest) < 64:
+        with pytest.raises(subprocess.CalledProcessError):
+            run_script(step["run"], ROOT, environment)
+        assert not (tmp_path / "output").exists()
+        return
+    run_script(step["run"], ROOT, environment)
+    assert (tmp_path / "output").read_text() == f"image=python:3.11-slim@{digest}\n"
+    (build,) = (step["with"] for step in list_steps() if step.get("uses", "").startswith("docker/build-push-action@"))
+    assert JOBS["base"]["outputs"] == {"image": "${{ steps.base.outputs.image }}"}
+    assert "BASE=${{ needs.base.outputs.image }}" in build["build-args"].splitlines()
 
 
 def test_the_release_names_every_image_with_tag_and_digest(tmp_path: Path) -> None:
@@ -150,6 +171,7 @@ def test_the_release_names_every_image_with_tag_and_digest(tmp_path: Path) -> No
         "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
         "GITHUB_REF_NAME": f"v{VERSION}",
         "NAME": "ghcr.io/owner/vfmalign/mmd",
+        "BASE": "python:3.11-slim@sha256:0",
         "VERSION": VERSION,
         "IMAGE": "mmd",
     }
@@ -167,7 +189,7 @@ def test_the_release_names_every_image_with_tag_and_digest(tmp_path: Path) -> No
     assert calls[2].startswith(f"gh release create v{VERSION} --verify-tag --title vfmalign {VERSION} ")
     body = (tmp_path / "body.md").read_text()
     assert body.startswith("### Added\n")
-    assert all(image in body for image in images)
+    assert all(image in body for image in [*images, environment["BASE"]])
 
 
 def run_script(script: str, folder: Path, environment: dict[str, str]) -> None:
