@@ -26,6 +26,11 @@ LEEWAY_S = 30
 _CACHED_TOKENS = 10_000
 _MAX_TEXT = 255
 """Longest `sub`, as OpenID Connect limits it."""
+_TYPES = frozenset({"jwt", "at+jwt", "application/jwt", "application/at+jwt"})
+"""Media types of tokens in lower case; a token need not state one. Those of other purposes, such as logout or proof of
+possession, are no credentials (RFC 9068, section 4; RFC 8725, section 3.11).
+"""
+_TIMES = ("exp", "iat", "nbf")
 _REQUIRED = ("exp", "iat", "aud", "sub", "iss")
 _MALFORMED = (jwt.PyJWTError, ValueError, TypeError, AttributeError, OverflowError, RecursionError)
 
@@ -89,11 +94,16 @@ class Authenticator:
             raise _invalid("MALFORMED_TOKEN", "the credential is not a signed JSON Web Token") from None
         if not isinstance(algorithm, str) or algorithm not in ALGORITHMS:
             raise _invalid("UNSUPPORTED_ALGORITHM", f"the token is not signed by {', '.join(sorted(ALGORITHMS))}")
+        kind = header.get("typ", "JWT")
+        if not isinstance(kind, str) or kind.lower() not in _TYPES:
+            raise _invalid("WRONG_TYPE", "the token is not an access token: its `typ` is neither at+jwt nor JWT")
         if not isinstance(issuer, str) or issuer not in self._keys:
             raise _invalid("UNKNOWN_ISSUER", "the token was issued by somebody whom this deployment does not trust")
         if not isinstance(key_id, str | None):
             raise _invalid("MALFORMED_TOKEN", "the key id of the token is not a text")
         claims = self._decode(token, await self._keys[issuer].get(key_id), issuer)
+        if not all(isinstance(claims.get(name, 0), int | float) for name in _TIMES):  # PyJWT reads texts as well
+            raise _invalid("INVALID_TOKEN", f"one of the claims {', '.join(_TIMES)} is not a number")
         return self._to_identity(claims), min(int(claims["exp"]) + LEEWAY_S, self._clock() + REFRESH_S)
 
     def _decode(self, token: str, key: jwt.PyJWK, issuer: str) -> dict[str, Any]:

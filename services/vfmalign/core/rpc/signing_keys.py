@@ -8,16 +8,21 @@ for a limited time.
 from __future__ import annotations
 
 import asyncio
-import json
+import http.client
+import socket
+import ssl
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
+from threading import Event, Timer
 from typing import Any
+from urllib.parse import urlsplit
 
 import jwt
-import urllib3
 
 from vfmalign.core.domain.errors import Unauthenticated, Unavailable
+from vfmalign.core.domain.untrusted import parse_json
 from vfmalign.core.runtime import logs
 from vfmalign.core.runtime.auth_settings import is_secure_url
 from vfmalign.core.runtime.threads import Threads
@@ -30,7 +35,7 @@ MAX_AGE_S = 3600.0
 PAUSE_S = 10.0
 """Least time between two requests to a provider, in seconds, whatever the callers send."""
 TIMEOUT_S = 5.0
-"""Longest time that a call waits for a provider, in seconds."""
+"""Longest time that a call waits for a provider, and that a connection and a document each take, in seconds."""
 _MAX_DOCUMENT_BYTES = 256 * 2**10
 _MAX_KEYS = 100
 _MIN_RSA_BITS = 2048
@@ -48,10 +53,10 @@ def parse_keys(document: bytes) -> Keys:
         ValueError: it is not a JWKS document, or has no such key.
     """
     try:
-        entries = json.loads(document)["keys"]
-        usable = [entry for entry in entries if entry.get("use", "sig") == "sig"]
-    except (AttributeError, KeyError, TypeError, RecursionError):
+        entries = list(parse_json(document, _MAX_DOCUMENT_BYTES)["keys"])
+    except (KeyError, TypeError):
         raise ValueError("not a JWKS document") from None
+    usable = [entry for entry in entries if isinstance(entry, dict) and entry.get("use", "sig") == "sig"]
     parsed = [(entry.get("kid", ""), _parse_key(entry)) for entry in usable[:_MAX_KEYS]]
     keys = {key_id: key for key_id, key in parsed if key is not None and isinstance(key_id, str)}
     if not keys:
@@ -69,9 +74,9 @@ def _find(keys: Keys, key_id: str | None) -> jwt.PyJWK | None:
 def _parse_key(entry: dict[str, Any]) -> jwt.PyJWK | None:
     try:
         key = jwt.PyJWK(entry)
-    except (jwt.PyJWTError, ValueError, TypeError):
-        return None  # of a kind that is not used here
-    is_short = key.algorithm_name == "RS256" and key.key.key_size < _MIN_RSA_BITS
+        is_short = key.algorithm_name == "RS256" and key.key.key_size < _MIN_RSA_BITS
+    except Exception:  # of a kind that is not used here, or damaged: the others stay in use
+        return None
     return key if key.algorithm_name in ALGORITHMS and not is_short else None
 
 
@@ -126,7 +131,7 @@ class ProviderKeys:
     def __init__(self, issuer: str, ca_file: Path | None, clock: Callable[[], float] = time.monotonic) -> None:
         self._issuer = issuer
         self._clock = clock
-        self._pool = urllib3.PoolManager(ca_certs=None if ca_file is None else str(ca_file))
+        self._ca_file = ca_file
         self._thread = Threads(1, "keys")
         self._keys: Keys = {}
         self._fetched_at = self._requested_at = float("-inf")
@@ -168,8 +173,8 @@ class ProviderKeys:
 
     async def _fetch(self) -> None:
         try:
-            self._keys = await self._thread.run(_fetch_keys, self._pool, self._issuer)
-        except (OSError, ValueError, RecursionError, urllib3.exceptions.HTTPError) as error:
+            self._keys = await self._thread.run(_fetch_keys, self._issuer, self._ca_file)
+        except (OSError, ValueError, http.client.HTTPException) as error:
             _log.warning("keys_not_fetched", issuer=self._issuer, error=f"{type(error).__name__}: {error}")
         else:
             self._fetched_at = self._clock()
@@ -184,30 +189,61 @@ def _unknown_key() -> Unauthenticated:
     )
 
 
-def _fetch_keys(pool: urllib3.PoolManager, issuer: str) -> Keys:
+def _fetch_keys(issuer: str, ca_file: Path | None) -> Keys:
     """Reads the discovery document of an issuer, and the keys that it refers to.
 
     Source: OpenID Connect Discovery 1.0, section 4.
     """
-    discovery = json.loads(_read(pool, issuer.rstrip("/") + "/.well-known/openid-configuration"))
+    tls = ssl.create_default_context(cafile=ca_file)
+    discovery = parse_json(_read(tls, issuer.rstrip("/") + "/.well-known/openid-configuration"), _MAX_DOCUMENT_BYTES)
     if not isinstance(discovery, dict) or discovery.get("issuer") != issuer:
         raise ValueError("the discovery document names another issuer")
     address = discovery.get("jwks_uri")
     if not isinstance(address, str) or not is_secure_url(address):
         raise ValueError("the discovery document has no https URL of keys")
-    return parse_keys(_read(pool, address))
+    return parse_keys(_read(tls, address))
 
 
-def _read(pool: urllib3.PoolManager, url: str) -> bytes:
-    """Reads a document of bounded size, without following redirects."""
-    timeout = urllib3.Timeout(connect=TIMEOUT_S / 2, read=TIMEOUT_S / 2)
-    response = pool.request("GET", url, redirect=False, retries=False, timeout=timeout, preload_content=False)
-    try:
-        if response.status != 200:
-            raise ValueError(f"the provider answers with status {response.status}")
-        data: bytes = response.read(_MAX_DOCUMENT_BYTES + 1)
-    finally:
-        response.close()
+def _read(tls: ssl.SSLContext, url: str) -> bytes:
+    """Reads a document of bounded size in bounded time, without following redirects."""
+    parts = urlsplit(url)
+    host, port = parts.hostname or "", parts.port
+    connection = http.client.HTTPConnection(host, port, timeout=TIMEOUT_S)
+    if parts.scheme == "https":
+        connection = http.client.HTTPSConnection(host, port, timeout=TIMEOUT_S, context=tls)
+    with closing(connection):
+        connection.connect()
+        with _ended_after(connection.sock, TIMEOUT_S):
+            connection.request("GET", f"{parts.path or '/'}{'?' * bool(parts.query)}{parts.query}")
+            with connection.getresponse() as response:
+                if response.status != 200:
+                    raise ValueError(f"the provider answers with status {response.status}")
+                data = response.read(_MAX_DOCUMENT_BYTES + 1)
     if len(data) > _MAX_DOCUMENT_BYTES:
         raise ValueError(f"the document exceeds {_MAX_DOCUMENT_BYTES} bytes")
     return data
+
+
+@contextmanager
+def _ended_after(connection: socket.socket, seconds: float) -> Iterator[None]:
+    """Ends a connection that is still in use after a time: its own timeout begins anew with every byte that arrives.
+
+    Raises:
+        TimeoutError: it was ended.
+    """
+    expired = Event()
+
+    def end() -> None:
+        expired.set()
+        with suppress(OSError):  # it has ended by itself
+            # The method of the base class: that of TLS would take away the state that the reading thread uses.
+            socket.socket.shutdown(connection, socket.SHUT_RDWR)
+
+    timer = Timer(seconds, end)
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        if expired.is_set():
+            raise TimeoutError("the document did not arrive in time")

@@ -84,6 +84,9 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"sub": "a" * 256}, "INVALID_TOKEN"),
     ({"sub": 'ada\n{"level":"error"}'}, "INVALID_TOKEN"),
     ({"exp": "soon"}, "INVALID_TOKEN"),
+    ({"exp": str(FUTURE)}, "INVALID_TOKEN"),
+    ({"iat": str(PAST)}, "INVALID_TOKEN"),
+    ({"nbf": str(PAST)}, "INVALID_TOKEN"),
     ({"exp": float("inf")}, "INVALID_TOKEN"),
     ({"exp": float("nan")}, "INVALID_TOKEN"),
 ]
@@ -98,6 +101,37 @@ async def test_a_signed_token_with_wrong_claims_is_refused(
         json.dumps(issuer.claims("viewer", **changes)).encode(), issuer.key, "EdDSA", {"kid": "key-1", "typ": "JWT"}
     )
     assert (await refuse(authenticator, token)).reason == reason
+
+
+TYPES: list[tuple[Any, bool]] = [
+    ("JWT", True),
+    ("jwt", True),
+    ("at+jwt", True),
+    ("AT+JWT", True),
+    ("application/at+jwt", True),
+    (None, True),
+    ("logout+jwt", False),
+    ("dpop+jwt", False),
+    ("secevent+jwt", False),
+    ("id_token", False),
+    ("", False),
+    (["JWT"], False),
+    (7, False),
+]
+
+
+@pytest.mark.parametrize(("kind", "admitted"), TYPES, ids=str)
+async def test_a_token_of_another_purpose_is_no_credential(
+    issuer: TokenIssuer, tmp_path: Path, kind: Any, admitted: bool
+) -> None:
+    authenticator = create(issuer, tmp_path)
+    header = {"alg": "EdDSA", "kid": "key-1"} | ({} if kind is None else {"typ": kind})
+    head = f"{encode(header)}.{encode(issuer.claims('viewer'))}"
+    token = f"{head}.{encode(issuer.key.sign(head.encode()))}"
+    if admitted:
+        assert (await authenticator.authenticate(bearer(token))).subject == "ada"
+    else:
+        assert (await refuse(authenticator, token)).reason == "WRONG_TYPE"
 
 
 async def test_a_token_may_be_valid_for_longer_than_a_float_can_tell(issuer: TokenIssuer, tmp_path: Path) -> None:

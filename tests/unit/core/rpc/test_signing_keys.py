@@ -7,10 +7,11 @@ import json
 import ssl
 import threading
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 import trustme
@@ -30,12 +31,14 @@ class Provider:
     Attributes:
         documents: status and body by path.
         paths: what was asked for.
+        drips: by path, what begins an answer whose last byte is repeated without end, a little slower than it is read.
     """
 
     def __init__(self, context: ssl.SSLContext | None = None) -> None:
         self.documents: dict[str, tuple[int, bytes]] = {}
+        self.drips: dict[str, bytes] = {}
         self.paths: list[str] = []
-        self.asked, self.held = threading.Event(), threading.Event()
+        self.asked, self.held, self.closing = threading.Event(), threading.Event(), threading.Event()
         self.held.set()
         provider = self
 
@@ -44,6 +47,8 @@ class Provider:
                 provider.paths.append(self.path)
                 provider.asked.set()
                 provider.held.wait(20)
+                if drip := provider.drips.get(self.path):
+                    return provider.send_slowly(self.wfile, drip)
                 status, body = provider.documents.get(self.path, (404, b""))
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(body)))
@@ -69,11 +74,19 @@ class Provider:
         self.documents[DISCOVERY] = 200, json.dumps(document).encode()
         self.documents[JWKS] = 200, issuer.to_jwks()
 
+    def send_slowly(self, out: BinaryIO, start: bytes) -> None:
+        """Sends bytes until the client leaves; each arrives long before the timeout of a socket."""
+        with suppress(OSError):
+            out.write(start)
+            while not self.closing.wait(signing_keys.TIMEOUT_S / 20):
+                out.write(start[-1:])
+
     def count(self) -> int:
         """Returns how often the keys were asked for."""
         return self.paths.count(DISCOVERY)
 
     def close(self) -> None:
+        self.closing.set()
         self.held.set()
         self._server.shutdown()
         self._server.server_close()
@@ -191,6 +204,41 @@ async def test_a_provider_that_hangs_delays_a_call_for_a_limited_time(
     assert (await keys.get("key-1")).key_id == "key-1"
 
 
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: 200000\r\n\r\n"
+DRIPS: dict[str, tuple[str, bytes]] = {
+    "status": (DISCOVERY, b"HTTP/1.1 200 O"),
+    "header": (DISCOVERY, b"HTTP/1.1 200 OK\r\nX: x"),
+    "body of discovery": (DISCOVERY, HEAD + b"{ "),
+    "body of keys": (JWKS, HEAD + b"{ "),
+    "chunks": (JWKS, b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0"),
+}
+
+
+@pytest.mark.parametrize("encrypted", [False, True], ids=["http", "https"])
+@pytest.mark.parametrize(("path", "start"), DRIPS.values(), ids=DRIPS)
+async def test_an_answer_that_drips_ends_and_the_next_request_finds_the_keys(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, start: bytes, encrypted: bool
+) -> None:
+    monkeypatch.setattr(signing_keys, "TIMEOUT_S", 1.0)
+    context, ca_file = None, None
+    if encrypted:
+        authority, context, ca_file = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), tmp_path / "ca.pem"
+        authority.issue_cert("127.0.0.1").configure_cert(context)
+        authority.cert_pem.write_to_path(str(ca_file))
+    provider, clock = Provider(context), Clock()
+    try:
+        provider.drips[path] = start
+        keys = ProviderKeys(provider.issuer, ca_file, clock)
+        with pytest.raises(Unavailable):
+            await keys.get("key-1")
+        await asyncio.wait_for(asyncio.to_thread(keys._thread.submit(int).result), 60)  # its only thread is free again
+        provider.drips.clear()
+        clock.now += PAUSE_S
+        assert (await keys.get("key-1")).key_id == "key-1"
+    finally:
+        provider.close()
+
+
 BAD_DOCUMENTS: list[dict[str, tuple[int, bytes]]] = [
     {DISCOVERY: (500, b"")},
     {DISCOVERY: (302, b"/elsewhere"), "/elsewhere": (200, b"{}")},
@@ -254,6 +302,27 @@ async def test_a_file_is_read_again_when_it_changes(tmp_path: Path) -> None:
     await keys.get("key-2")
     file.unlink()
     await keys.get("key-2")
+
+
+ODD_KEYS: dict[str, Any] = {
+    "algorithm none": {"kty": "oct", "k": "c2VjcmV0", "kid": "odd", "alg": "none"},
+    "kind none": {"kty": "none", "kid": "odd", "alg": "none"},
+    "algorithm as a list": {"kty": "OKP", "kid": "odd", "alg": ["EdDSA"]},
+    "curve as an object": {"kty": "OKP", "crv": {}, "kid": "odd"},
+    "number as a key": {"kty": "RSA", "n": 7, "e": [], "kid": "odd"},
+    "modulus of zero": {"kty": "RSA", "n": "AA", "e": "AQAB", "kid": "odd"},
+    "point outside the curve": {"kty": "EC", "crv": "P-256", "x": "AQ", "y": "AQ", "kid": "odd"},
+    "number": 7,
+    "list": [],
+    "text": "key",
+    "nothing": None,
+}
+
+
+@pytest.mark.parametrize("entry", ODD_KEYS.values(), ids=ODD_KEYS)
+def test_an_odd_key_does_not_disable_the_others(entry: Any) -> None:
+    good = to_jwk(create_key("ES256"), "good")
+    assert set(parse_keys(json.dumps({"keys": [entry, good, entry]}).encode())) == {"good"}
 
 
 def test_keys_that_may_not_sign_tokens_are_left_out() -> None:
