@@ -131,6 +131,8 @@ ROWS = (
     stored("volume with an empty segment", URI, "s3://BUCKET/volumes//x"),
     stored("volume with a dot segment", URI, "s3://BUCKET/volumes/./x"),
     stored("volume that climbs", URI, "s3://BUCKET/volumes/../x"),
+    stored("volume with a backslash", URI, "s3://BUCKET/volumes/a\\b"),
+    stored("volume that climbs by backslashes", URI, "s3://BUCKET/volumes\\..\\x"),
     stored("volume with NUL", URI, "s3://BUCKET/volumes/\0"),
     stored("volume at a URI of 1 MiB", URI, "s3://BUCKET/" + "a" * 2**20),
     stored("volume without digest", "study.volumes[0].stored.sha256", "s3://BUCKET/volumes/x", ""),

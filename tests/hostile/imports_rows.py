@@ -78,6 +78,16 @@ PROGRAM = to_safetensors(make_state(make_graph(node("from_file.default", filenam
 PREPROCESSING = features_pb2.Preprocessing(
     modalities=["t2w", "dwi", "adc"], shape_dhw=[4, 8, 8], normalisation="zscore_nonzero"
 )
+LAYERS = ("../x", "a//b", "a\u202eb", "a\\b", "..", "a b")
+
+
+def publish_layer(name: str) -> Row:
+    """A program to publish that has a layer of this name."""
+    graph = make_graph(layers=[[name, "out"]], channels={name: 2}, strides=[[name, [1, 1, 1]]])
+    weights, title = to_safetensors(make_state(graph)), f"program with the layer {name!a}"
+    return publish_model(title, "layers", weights, architecture="torch_export", preprocessing=PREPROCESSING)
+
+
 ROWS = (
     sign("import id that climbs", "import_id", "../models"),
     sign("import id of 1 MiB", "import_id", "a" * 2**20),
@@ -159,6 +169,7 @@ ROWS = (
         "program that reads files", "from_file", PROGRAM, architecture="torch_export", preprocessing=PREPROCESSING
     ),
     publish_model("program without an input", "preprocessing", PROGRAM, architecture="torch_export"),
+    *map(publish_layer, LAYERS),
     publish_model("unknown architecture", "none", PROGRAM, architecture="none"),
     publish_model("architecture of 1 MiB", "architecture", PROGRAM, architecture="monai:" + "a" * 2**20),
     publish_model("no objective", "objective", PROGRAM, objective=0),

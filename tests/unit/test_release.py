@@ -128,7 +128,7 @@ def test_jobs_have_the_permissions_that_they_need_alone() -> None:
 
 @pytest.mark.parametrize("name", WORKFLOWS)
 def test_actions_are_pinned_by_commit_and_scripts_take_no_expressions(name: str) -> None:
-    """A tag can be moved to another commit. An expression in a script is code: the name of a tag could hold a command."""
+    """A tag can be moved to other code. An expression in a script is code: the name of a tag could hold a command."""
     for line in (ROOT / ".github/workflows" / name).read_text().splitlines():
         if "uses: " in line and "uses: ./" not in line:
             assert re.search(r"uses: (actions|docker)/[\w-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+$", line), line

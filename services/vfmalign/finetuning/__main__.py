@@ -15,7 +15,7 @@ from google.protobuf.descriptor import ServiceDescriptor
 from grpc_health.v1 import health, health_pb2
 
 from vfmalign.client.async_client import AsyncClient
-from vfmalign.core.domain.errors import VfmalignError
+from vfmalign.core.domain.errors import VfmalignError, exit_code
 from vfmalign.core.rpc.credentials import BearerToken
 from vfmalign.core.rpc.server import serve
 from vfmalign.core.rpc.tenants import by_tenant
@@ -128,7 +128,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         asyncio.run(run(settings))
     except VfmalignError as error:
         print(error, file=sys.stderr)  # noqa: T201 - why the service does not start
-        return 2
+        return exit_code(error)
     return 0
 
 

@@ -32,9 +32,15 @@ from vfmalign.core.storage.safetensors_header import MalformedHeader, read_heade
 from vfmalign.models.encoder import Encoder, StateDict
 from vfmalign.models.formats import exported_program
 from vfmalign.models.registry import get_architecture
-from vfmalign.models.weights import build_encoder, check_state, load_state, parse_weights, to_safetensors
+from vfmalign.models.weights import (
+    MAX_WEIGHTS_BYTES,
+    build_encoder,
+    check_state,
+    load_state,
+    parse_weights,
+    to_safetensors,
+)
 
-MAX_WEIGHTS_BYTES = 16 * 2**30
 _CARD_SUFFIX = "/model.json"
 
 

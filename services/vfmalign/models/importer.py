@@ -14,12 +14,14 @@ from pydantic import ValidationError
 
 from vfmalign.core.domain.errors import BadOption, NotFound
 from vfmalign.core.domain.models import Normalisation, PreprocessingSpec
+from vfmalign.core.domain.untrusted import describe_failure, read_regular_file
 from vfmalign.models.encoder import StateDict
 from vfmalign.models.formats import exported_program, stack_checkpoint
 from vfmalign.models.formats.checkpoint import import_checkpoint, read_tensors
 from vfmalign.models.formats.monai_bundle import read_bundle
 from vfmalign.models.formats.program_archive import read_program
 from vfmalign.models.registry import get_architecture
+from vfmalign.models.weights import MAX_WEIGHTS_BYTES
 
 PROGRAM_SUFFIX = ".pt2"
 NORMALISATIONS: tuple[str, ...] = get_args(Normalisation)
@@ -210,10 +212,12 @@ def _check_single(paths: Sequence[Path], architecture: str) -> None:
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_regular_file(path, MAX_WEIGHTS_BYTES)
     except FileNotFoundError:
         raise NotFound("the file does not exist", subject="checkpoint", remedy="check the path") from None
     except OSError as error:
         raise BadOption(
-            f"the file cannot be read ({error.strerror})", field="checkpoint", remedy="check its permissions"
+            f"the file cannot be read: {describe_failure(error)}",
+            field="checkpoint",
+            remedy="name a file of weights that this account may read",
         ) from None

@@ -5,7 +5,6 @@ Other checkpoint formats are converted by the package `formats`. Nothing is unpi
 
 from __future__ import annotations
 
-import json
 import struct
 from collections.abc import Mapping, Sequence
 
@@ -16,10 +15,14 @@ from safetensors.torch import save as write_safetensors
 from torch import Tensor
 
 from vfmalign.core.domain.errors import BadCheckpoint
+from vfmalign.core.domain.untrusted import parse_json
 from vfmalign.models.architectures.base import Architecture
 from vfmalign.models.encoder import Encoder, StateDict
 
+MAX_WEIGHTS_BYTES = 16 * 2**30
+"""Largest file of weights that is read."""
 _MAX_LISTED = 5
+_MAX_HEADER_BYTES = 100_000_000  # the limit of the library safetensors
 
 
 def to_safetensors(state: Mapping[str, Tensor]) -> bytes:
@@ -105,7 +108,7 @@ def is_safetensors(data: bytes) -> bool:
     if length > len(data) - 8:
         return False
     try:
-        return isinstance(json.loads(data[8 : 8 + length]), dict)
+        return isinstance(parse_json(data[8 : 8 + length], _MAX_HEADER_BYTES), dict)
     except ValueError:
         return False
 

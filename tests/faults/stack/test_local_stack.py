@@ -85,3 +85,27 @@ def test_a_supervisor_that_was_killed_leaves_nothing_in_the_way(cli: Cli, datase
         name: service.ports for name, service in before.services.items()
     }
     assert [item["dataset"] for item in cli.call("dataset", "list", "--json").document["datasets"]] == [dataset]
+
+
+def test_a_damaged_database_keeps_the_orchestrator_down_until_it_is_restored(cli: Cli) -> None:
+    files = sorted(cli.home.service_state.glob("finetuning.db*"))
+    before = cli.service("finetuning")
+    process = psutil.Process(before["pid"])
+    process.suspend()
+    contents = {path: path.read_bytes() for path in files}
+    for path in files:
+        path.write_bytes(b"damaged" * 1000)
+    process.kill()
+    log = cli.home.logs / "supervisor.log"
+    wait_until(lambda: "stays down (VFMALIGN_DATABASE__URL: the database is damaged" in log.read_text(), "the end")
+    status = cli.call("status", "--json", code=3).document
+    assert status["health"] == {"s3": "serving", "features": "serving", "mmd": "serving", "finetuning": "down"}
+    assert status["services"]["finetuning"]["restarts"] == before["restarts"] + 1, "the one that found it"
+    cli.run("down")
+    refused = cli.run("up", "--detach", code=3).err
+    assert "finetuning: the service ended before it served (VFMALIGN_DATABASE__URL: the database is damaged" in refused
+    assert "restore the file from a backup" in refused
+    for path, content in contents.items():
+        path.write_bytes(content)
+    cli.run("up", "--detach")
+    assert cli.call("status", "--json").document["serving"]

@@ -7,7 +7,6 @@ rounds otherwise: pretrained there, the same model has other weights, and none o
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import threading
 from collections.abc import Iterable, Iterator
@@ -20,6 +19,7 @@ from vfmalign.cli.views.output import Output
 from vfmalign.core.domain.errors import BadOption, Conflict, VfmalignError
 from vfmalign.core.domain.models import ModelCard
 from vfmalign.core.domain.record import is_id
+from vfmalign.core.domain.untrusted import parse_json, read_regular_file
 from vfmalign.core.storage.keys import cell_key, model_card_key, weights_key
 from vfmalign.core.storage.object_store import ObjectStore
 
@@ -52,7 +52,7 @@ class CellFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         files = sorted(self.path.glob("*.json"))
         for file in files:
-            data = file.read_bytes() if file.stat().st_size <= MAX_CELL_BYTES else b""
+            data = _read_file(file)
             cell = _read(data).get("cell")
             if not isinstance(cell, str) or not is_id(cell):
                 raise BadOption(
@@ -63,7 +63,7 @@ class CellFolder:
 
     def save(self, store: ObjectStore) -> None:
         """Write the cells of the dataset in the store that the folder does not have."""
-        saved = {_read(file.read_bytes()).get("cell") for file in self.path.glob("*.json")}
+        saved = {_read(_read_file(file)).get("cell") for file in self.path.glob("*.json")}
         for key in store.list("cells/"):
             data = store.get(key, max_bytes=MAX_CELL_BYTES)
             content = _read(data)
@@ -142,7 +142,7 @@ def _write(file: Path, data: bytes) -> None:
 def _read_card(file: Path) -> ModelCard:
     card = None
     with suppress(ValueError):
-        card = ModelCard.model_validate_json(file.read_bytes())
+        card = ModelCard.model_validate_json(_read_file(file))
     if card is None or card.id != file.parent.name:
         raise BadOption(
             f"{file} is not the card of model {file.parent.name}",
@@ -152,9 +152,17 @@ def _read_card(file: Path) -> ModelCard:
     return card
 
 
+def _read_file(file: Path) -> bytes:
+    """Read a file; empty for one that cannot be read or is too large, which is no result and no card."""
+    try:
+        return read_regular_file(file, MAX_CELL_BYTES)
+    except OSError:
+        return b""
+
+
 def _read(data: bytes) -> dict[str, Any]:
     try:
-        content = json.loads(data)
+        content = parse_json(data, MAX_CELL_BYTES)
     except ValueError:
         return {}
     return content if isinstance(content, dict) else {}

@@ -1,7 +1,8 @@
 """The local stack: the S3 server and the three services, started, supervised and stopped by one process.
 
 A stack of the MMD service alone has no S3 server: its callers send their features.
-A service that dies is restarted on the same ports, after a pause that grows with every restart.
+A service that dies is restarted on the same ports, after a pause that grows with every restart; one whose data are
+damaged stays down.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from vfmalign.cli.local import processes, s3_server, tokens
 from vfmalign.cli.local.environment import NO_SETTINGS, get_ports_file, get_service_environment
@@ -23,7 +25,7 @@ from vfmalign.cli.local.ports import free_ports, port_is_free
 from vfmalign.cli.local.processes import ProcessRef
 from vfmalign.cli.local.s3_configuration import BUCKET
 from vfmalign.cli.local.state_directory import ServicePorts, ServiceState, StackState, StateDirectory, StoreState
-from vfmalign.core.domain.errors import Unavailable
+from vfmalign.core.domain.errors import BAD_DATA, Unavailable
 from vfmalign.core.runtime.settings import EXIT_BAD_SETTINGS
 from vfmalign.core.storage.object_store import ObjectStore
 
@@ -206,7 +208,7 @@ class Stack:
 
     def _spawn(self, service: _SupervisedProcess) -> None:
         get_ports_file(self._directory, service.name).unlink(missing_ok=True)
-        with (self._directory.logs / f"{service.name}.log").open("ab") as log:
+        with self._get_log(service.name).open("ab") as log:
             service.popen = subprocess.Popen(
                 [sys.executable, "-m", f"vfmalign.{service.name}"],
                 env=get_service_environment(self._directory, self._store, self._ports, service.name, self._settings),
@@ -243,7 +245,7 @@ class Stack:
         return bool(content["pid"] == process.popen.pid)
 
     def _did_not_start(self, name: str, problem: str) -> Unavailable:
-        log = self._directory.logs / f"{name}.log"
+        log = self._get_log(name)
         return Unavailable(
             f"the service {problem}{_get_last_message(log.read_text(errors='replace'))}",
             subject=name,
@@ -251,12 +253,21 @@ class Stack:
             reason="SERVICE_DID_NOT_START",
         )
 
+    def _get_log(self, name: str) -> Path:
+        return self._directory.logs / f"{name}.log"
+
     def _schedule_restart(self, process: _SupervisedProcess, code: int, now: float) -> None:
+        process.popen, process.serving, process.restart_at = None, False, None
+        if code == BAD_DATA and process is not self._s3:
+            message = _get_last_message(self._get_log(process.name).read_text(errors="replace"))
+            self._notify(f"{process.name} ended with exit code {code} and stays down{message}")
+            self._write()
+            return
         ending = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
         if now - process.started > STABLE_AFTER_S:
             process.pause_s = FIRST_RESTART_PAUSE_S
         self._notify(f"{process.name} {ending}; restarting it in {process.pause_s:g} s")
-        process.popen, process.serving, process.restart_at = None, False, now + process.pause_s
+        process.restart_at = now + process.pause_s
         process.pause_s = min(2 * process.pause_s, MAX_RESTART_PAUSE_S)
         process.restarts += 1
         self._write()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +10,8 @@ from typing import Any
 
 from vfmalign.cli.login.stored_login import LoginFile
 from vfmalign.client.settings import ClientSettings, Token
-from vfmalign.core.rpc.credentials import BearerToken
+from vfmalign.core.domain.untrusted import parse_json
+from vfmalign.core.rpc.credentials import MAX_TOKEN_CHARACTERS, BearerToken
 
 LOGIN_REMEDY = "run `vfmalign login`, or set VFMALIGN_TOKEN_FILE to a file that holds an access token"
 
@@ -78,7 +78,7 @@ def _decode(bearer: BearerToken) -> dict[str, Any] | None:
     if len(parts) != 3:
         return None
     try:
-        claims = json.loads(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)))
+        claims = parse_json(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)), MAX_TOKEN_CHARACTERS)
     except ValueError:
         return None
     return claims if isinstance(claims, dict) else None

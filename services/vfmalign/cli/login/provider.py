@@ -5,7 +5,6 @@ Nothing of a provider's response but the fields of these RFCs is used or shown.
 
 from __future__ import annotations
 
-import json
 import re
 import time
 from collections.abc import Callable, Mapping
@@ -17,6 +16,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from vfmalign.core.domain.errors import BadOption, DeadlineExceeded, Unauthenticated, Unavailable
 from vfmalign.core.domain.record import Record
+from vfmalign.core.domain.untrusted import parse_json
 from vfmalign.core.runtime.auth_settings import is_secure_url
 
 DEVICE_GRANT = "urn:ietf:params:oauth:grant-type:device_code"
@@ -195,7 +195,7 @@ class Provider:
                 remedy="check the issuer and the network, then repeat the command",
             ) from None
         try:
-            body = json.loads(data)
+            body = parse_json(data, MAX_RESPONSE_BYTES)
         except ValueError:
             body = None
         return response.status, body if isinstance(body, dict) else {}

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rich.console import Console, RenderableType
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 from rich.text import Text
 
 from vfmalign.core.domain.errors import VfmalignError
+from vfmalign.core.domain.untrusted import to_printable
 
 PIPE_WIDTH = 160
 """Columns if the output is not a terminal, where tables would otherwise be folded at 80."""
@@ -41,7 +43,8 @@ class Output:
     def emit(self, document: Any, *renderables: RenderableType) -> None:
         """Write the result: `document` with `--json`, else `renderables`."""
         if self.as_json:
-            self.out.file.write(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+            text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
+            self.out.file.write(to_printable(text) + "\n")
             self.out.file.flush()
             return
         for part in renderables:
@@ -49,7 +52,7 @@ class Output:
 
     def note(self, text: RenderableType, style: str = "") -> None:
         """Write a note to stderr."""
-        self.err.print(Text(text, style=style) if isinstance(text, str) else text)
+        self.err.print(Text(to_printable(text), style=style) if isinstance(text, str) else text)
 
     def fail(
         self, error: VfmalignError, document: Mapping[str, Any] | None = None, *renderables: RenderableType
@@ -67,10 +70,24 @@ class Output:
     def explain(self, error: VfmalignError) -> dict[str, Any]:
         """Write an error to stderr; returns it as a field of the document."""
         subject = f"{error.subject}: " if error.subject else ""
-        self.err.print(Text.assemble(("error: ", "bold red"), f"{subject}{error.message}"), soft_wrap=True)
+        message = to_printable(f"{subject}{error.message}")
+        self.err.print(Text.assemble(("error: ", "bold red"), message), soft_wrap=True)
         if error.remedy:
-            self.err.print(Text.assemble(("  → ", "bold"), error.remedy), soft_wrap=True)
+            self.err.print(Text.assemble(("  → ", "bold"), to_printable(error.remedy)), soft_wrap=True)
         return _to_document(error)
+
+
+class _PrintableConsole(Console):
+    """A console to which texts of others cannot send commands, and in which they cannot reorder a line."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Converts a string, escaped before its width is measured."""
+        return super().render_str(to_printable(text), **options)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """Renders an object, with what controls a terminal escaped in its texts."""
+        for text, style, control in super().render(renderable, options):
+            yield Segment(text if control else to_printable(text), style, control)
 
 
 def _to_document(error: VfmalignError) -> dict[str, Any]:
@@ -82,4 +99,4 @@ def _console(*, stderr: bool) -> Console:
     file = sys.stderr if stderr else sys.stdout
     # No markup: messages of services may contain brackets.
     width = None if file.isatty() else PIPE_WIDTH
-    return Console(file=file, width=width, highlight=False, markup=False, emoji=False)
+    return _PrintableConsole(file=file, width=width, highlight=False, markup=False, emoji=False)

@@ -27,7 +27,8 @@ MAX_LAYERS = 256
 MAX_LAYER_CHANNELS = 2**20
 Spacing = Annotated[float, Field(ge=MIN_SPACING_MM, le=MAX_SPACING_MM, allow_inf_nan=False)]
 Side = Annotated[int, Field(ge=1, le=MAX_INPUT_SIDE)]
-LayerName = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]+$")]
+LayerName = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9_][A-Za-z0-9._:-]*$")]
+"""Name of a layer, such as the path of a module: `encoder.blocks.3`. It names tensors in files, and is shown."""
 
 
 class PreprocessingSpec(Record):

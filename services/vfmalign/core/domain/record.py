@@ -25,10 +25,12 @@ def check_key(key: str) -> str:
     """Checks that a key of object storage is canonical, so that no object has two keys.
 
     Raises:
-        ValueError: it is empty or too long, or has an empty, `.` or `..` segment or a control character.
+        ValueError: it is empty or too long, or has an empty, `.` or `..` segment, a control character, or a backslash,
+            which some stores read as a slash.
     """
     segments = key.split("/")
-    if len(key.encode()) > MAX_KEY_BYTES or not key.isprintable() or not {"", ".", ".."}.isdisjoint(segments):
+    is_text = key.isprintable() and "\\" not in key
+    if len(key.encode()) > MAX_KEY_BYTES or not is_text or not {"", ".", ".."}.isdisjoint(segments):
         raise ValueError("not a canonical key")
     return key
 

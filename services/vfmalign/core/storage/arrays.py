@@ -9,8 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vfmalign.core.domain.errors import BadOption, BadTensor
+from vfmalign.core.domain.untrusted import open_regular_file
 
 NPY = ".npy"
+MAX_NPY_BYTES = 2**36
 
 
 def read_npy(path: Path, field: str) -> NDArray[Any]:
@@ -28,7 +30,7 @@ def read_npy(path: Path, field: str) -> NDArray[Any]:
         BadTensor: the file does not hold an array of numbers with two axes, or an empty one.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular_file(path, MAX_NPY_BYTES) as file:
             array = np.lib.format.read_array(file, allow_pickle=False)
     except FileNotFoundError:
         raise BadOption("there is no such file", field=field, remedy="check the path") from None

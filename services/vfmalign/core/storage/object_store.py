@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import json
 import re
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
@@ -31,6 +30,7 @@ from vfmalign.core.domain.errors import (
     StoreUnavailable,
 )
 from vfmalign.core.domain.record import Record, describe_invalid
+from vfmalign.core.domain.untrusted import parse_json
 from vfmalign.core.runtime import metrics
 from vfmalign.core.runtime.settings import StoreSettings
 from vfmalign.core.runtime.work_context import UNLIMITED, WorkContext, current_work
@@ -185,8 +185,8 @@ class ObjectStore(TenantKeys):
     def get_json(self, key: str) -> Any:
         """Returns the parsed JSON of an object of at most `MAX_DOCUMENT_BYTES`."""
         try:
-            return json.loads(self.get_document(key))
-        except (ValueError, RecursionError):
+            return parse_json(self.get_document(key), MAX_DOCUMENT_BYTES)
+        except ValueError:
             raise PreconditionFailed(
                 "the object is not JSON", subject=self.uri(key), remedy="restore it from a backup"
             ) from None

@@ -5,13 +5,13 @@ Memory is reserved for what a header declares. Without this check a file of giga
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeGuard
 
 from vfmalign.core.domain.errors import NotFound
+from vfmalign.core.domain.untrusted import parse_json
 from vfmalign.core.storage.object_store import ObjectStore
 
 LENGTH_BYTES = 8
@@ -85,8 +85,8 @@ def parse_header(data: bytes | memoryview, total_bytes: int) -> SafetensorsHeade
     if offset > len(data):
         raise MalformedHeader("it ends within the header")
     try:
-        content = json.loads(bytes(data[LENGTH_BYTES:offset]), object_pairs_hook=_to_dict)
-    except (ValueError, RecursionError):
+        content = parse_json(bytes(data[LENGTH_BYTES:offset]), MAX_HEADER_BYTES, unique_names=True)
+    except ValueError:
         raise MalformedHeader("its header is not JSON, or names a tensor twice") from None
     if not isinstance(content, dict):
         raise MalformedHeader("its header is not a JSON object")
@@ -109,13 +109,6 @@ def _parse_length(data: bytes | memoryview, total_bytes: int) -> int:
     if len(data) < LENGTH_BYTES or length > min(MAX_HEADER_BYTES, total_bytes - LENGTH_BYTES):
         raise MalformedHeader(f"its header is longer than the object or {MAX_HEADER_BYTES} bytes")
     return length
-
-
-def _to_dict(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    content = dict(pairs)
-    if len(content) != len(pairs):
-        raise ValueError
-    return content
 
 
 def _parse_tensor(entry: Any) -> TensorEntry:

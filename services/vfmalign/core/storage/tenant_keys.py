@@ -67,7 +67,8 @@ class TenantKeys:
             raise InvalidInput(
                 "the URI does not name an object of your tenant in this service's bucket",
                 field="uri",
-                remedy=f"upload the object and pass a URI that begins with {root}, without empty, `.` or `..` segments",
+                remedy=f"upload the object and pass a URI that begins with {root}, "
+                "without backslashes and without empty, `.` or `..` segments",
             )
         if not key.startswith(prefixes):
             raise InvalidInput(

@@ -8,7 +8,6 @@ volume is replaced unless its dataset is committed and the import restores it.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable
 
 from vfmalign.core.domain.datasets import SPLITS, Case, DatasetManifest, VolumeRef
@@ -21,6 +20,7 @@ from vfmalign.core.domain.errors import (
     PreconditionFailed,
 )
 from vfmalign.core.domain.record import canonical_json
+from vfmalign.core.domain.untrusted import parse_json
 from vfmalign.core.runtime.work_context import WorkContext
 from vfmalign.core.storage.datasets import check_splits, from_datalist, load_dataset, save_dataset, to_datalist
 from vfmalign.core.storage.keys import dataset_key, volume_key
@@ -90,10 +90,10 @@ def parse_datalist(data: bytes, dataset_id: str) -> DatasetManifest:
     """
     subject = f"dataset {dataset_id}"
     try:
-        dataset = from_datalist(json.loads(data), dataset_id)
+        dataset = from_datalist(parse_json(data, MAX_DOCUMENT_BYTES), dataset_id)
     except PreconditionFailed as error:
         raise BadDataset(error.message, subject=subject, remedy="write it as docs/datasets.md says") from None
-    except (ValueError, RecursionError):
+    except ValueError:
         raise BadDataset("the datalist is not JSON", subject=subject, remedy="upload a datalist") from None
     if canonical_json(to_datalist(dataset)) != data:
         raise BadDataset(

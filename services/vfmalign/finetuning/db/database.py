@@ -10,6 +10,7 @@ query can forget it.
 from __future__ import annotations
 
 import copy
+import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -33,13 +34,14 @@ from sqlalchemy.orm import (
 )
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from vfmalign.core.domain.errors import Conflict, InvalidInput, Unavailable
+from vfmalign.core.domain.errors import Conflict, DataLoss, InvalidInput, Unavailable
 from vfmalign.core.runtime.auth_settings import DEFAULT_TENANT
 from vfmalign.finetuning.db.migrations import get_config, is_earlier
 
 _BUSY_TIMEOUT_S = 30
 # PostgreSQL ends a transaction whose client was stopped: otherwise its row locks would hold up the other orchestrator.
 _IDLE_IN_TRANSACTION_TIMEOUT_S = 10
+_DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _READ_ONLY = "vfmalign_read_only"
 _TENANT = "vfmalign_tenant"
 _MIGRATION_LOCK = 0x76666D  # arbitrary constant; keeps two starting processes from migrating at the same time
@@ -276,9 +278,10 @@ class Database:
         """Runs one transaction that may write: committed at the end, rolled back on an error.
 
         Raises:
+            DataLoss: the file of the database is damaged.
             Unavailable: the database cannot be reached, or has ended the transaction.
         """
-        with _name_outages(), self._sessions(info={_TENANT: self.tenant}) as session, session.begin():
+        with _name_faults(), self._sessions(info={_TENANT: self.tenant}) as session, session.begin():
             if self._verify is not None:
                 self._verify(session)
             yield session
@@ -288,9 +291,10 @@ class Database:
         """Runs one transaction that only reads. It takes no lock and never waits for a transaction that writes.
 
         Raises:
+            DataLoss: the file of the database is damaged.
             Unavailable: the database cannot be reached, or has ended the transaction.
         """
-        with _name_outages(), self._snapshots(info={_TENANT: self.tenant}) as session, session.begin():
+        with _name_faults(), self._snapshots(info={_TENANT: self.tenant}) as session, session.begin():
             yield session
 
     def is_outdated(self) -> bool:
@@ -309,17 +313,16 @@ class Database:
 
         Raises:
             Conflict: a later version of the program has migrated it.
+            DataLoss: the file of the database is damaged.
             Unavailable: the database cannot be reached.
         """
         config = get_config()
         try:
-            with self._engine.begin() as connection:
+            with _name_faults(), self._engine.begin() as connection:
                 if connection.dialect.name == "postgresql":
                     connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
                 config.attributes |= {"connection": connection, "tenant": self.tenant}
                 alembic.command.upgrade(config, "head")
-        except OperationalError as error:
-            raise _unreachable() from error
         except alembic.util.CommandError as error:  # an unknown revision
             raise Conflict(
                 "the database was migrated by a later version",
@@ -338,22 +341,26 @@ def now() -> datetime:
 
 
 @contextmanager
-def _name_outages() -> Iterator[None]:
+def _name_faults() -> Iterator[None]:
     try:
         yield
     except DBAPIError as error:
+        # The driver's message may contain the URL with its password, so it stays in the chained exception.
+        if getattr(error.orig, "sqlite_errorcode", 0) & 0xFF in _DAMAGED:  # the low byte of SQLite's extended codes
+            raise DataLoss(
+                "the database is damaged, or is not an SQLite file",
+                kind="database",
+                subject="VFMALIGN_DATABASE__URL",
+                remedy="stop the service and restore the file from a backup, or move it away to begin anew",
+                reason="DATABASE_DAMAGED",
+            ) from error
         if isinstance(error, OperationalError) or error.connection_invalidated:
-            raise _unreachable() from error
+            raise Unavailable(
+                "the database cannot be reached",
+                subject="VFMALIGN_DATABASE__URL",
+                remedy="check that it is running and that the user may write to it",
+            ) from error
         raise
-
-
-def _unreachable() -> Unavailable:
-    # The driver's message may contain the URL with its password, so it stays in the chained exception.
-    return Unavailable(
-        "the database cannot be reached",
-        subject="VFMALIGN_DATABASE__URL",
-        remedy="check that it is running and that the user may write to it",
-    )
 
 
 def _create_engine(url: str) -> sa.Engine:

@@ -7,6 +7,7 @@ from typing import Any
 
 import jinja2
 
+from vfmalign.core.domain.untrusted import to_printable
 from vfmalign.finetuning.reports.formatting import (
     ABSENT,
     format_correlation,
@@ -35,10 +36,15 @@ _FILTERS: Mapping[str, Callable[..., Any]] = {
 }
 
 
+def _clean(value: Any) -> Any:
+    """Escapes what could reorder or hide text; markup stays markup."""
+    return type(value)(to_printable(value)) if isinstance(value, str) else value
+
+
 def load_template(name: str, filters: Mapping[str, Callable[..., Any]] | None = None) -> jinja2.Template:
     """Loads a report's template.
 
-    Undefined variables raise an error and all values are escaped.
+    Undefined variables raise an error, all values are escaped, and none can reorder or hide text.
 
     Args:
         name: file in `reports/templates`.
@@ -47,6 +53,7 @@ def load_template(name: str, filters: Mapping[str, Callable[..., Any]] | None = 
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("vfmalign.finetuning.reports"),
         autoescape=True,
+        finalize=_clean,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

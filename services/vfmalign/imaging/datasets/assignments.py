@@ -7,13 +7,16 @@ nothing of these tables, which contain patients' names.
 from __future__ import annotations
 
 import csv
-import json
+import io
 from pathlib import Path
 from typing import get_args
 
 from vfmalign.core.domain.datasets import Split
 from vfmalign.core.domain.errors import BadDataset
+from vfmalign.core.domain.untrusted import read_json, read_regular_file
 from vfmalign.imaging.datasets.sources import describe_unreadable
+
+MAX_TABLE_BYTES = 64 * 2**20
 
 
 def read_patients(path: Path) -> dict[str, str]:
@@ -35,7 +38,7 @@ def read_splits(path: Path) -> dict[str, Split]:
         table = _read_table(path, "split", "splits")
     else:
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = read_json(path, MAX_TABLE_BYTES)
             pairs = [(str(folder), str(split)) for split, folders in content.items() for folder in folders]
         except OSError as error:
             raise _to_unreadable(error, "splits") from None
@@ -59,8 +62,8 @@ def read_splits(path: Path) -> dict[str, Split]:
 
 def _read_table(path: Path, column: str, field: str) -> dict[str, str]:
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
+        text = read_regular_file(path, MAX_TABLE_BYTES).decode("utf-8-sig")
+        rows = list(csv.DictReader(io.StringIO(text, newline="")))
     except OSError as error:
         raise _to_unreadable(error, field) from None
     except (ValueError, csv.Error):

@@ -21,7 +21,8 @@ from vfmalign.core.domain.declarations import (
     list_declarations,
 )
 from vfmalign.core.domain.errors import BadDataset, BadOption, BadVolume
-from vfmalign.imaging.datasets.sources import CaseSource, VolumeFile, describe_unreadable, read_file
+from vfmalign.core.domain.untrusted import read_regular_file
+from vfmalign.imaging.datasets.sources import CaseSource, VolumeFile, describe_unreadable
 from vfmalign.imaging.volumes import MAX_ENCODED_BYTES, decode
 
 MAX_DECLARATION_BYTES = 2**20
@@ -39,7 +40,7 @@ def read_declaration(text: str) -> DatasetDeclaration:
     if text in list_declarations():
         return get_declaration(text)
     try:
-        content = read_file(Path(text), MAX_DECLARATION_BYTES)
+        content = read_regular_file(Path(text), MAX_DECLARATION_BYTES)
     except (FileNotFoundError, ValueError):
         raise BadOption(
             "there is no such file, and no declaration of this name",
@@ -171,7 +172,7 @@ def _derive_label_map(name: VolumeKind, files: Sequence[VolumeFile]) -> LabelMap
 def _read_values(file: VolumeFile) -> set[int] | None:
     """Values of a label map other than 0; None where the file cannot be read, which the validation reports."""
     try:
-        volume = decode(read_file(file.path, MAX_ENCODED_BYTES), "label map", "label", is_label=True)
+        volume = decode(read_regular_file(file.path, MAX_ENCODED_BYTES), "label map", "label", is_label=True)
     except (OSError, BadVolume):
         return None
     return {int(value) for value in np.unique(volume.array_XYZ)} - {0}

@@ -17,8 +17,9 @@ import numpy as np
 from vfmalign.core.domain.datasets import Split
 from vfmalign.core.domain.declarations import CaseClass, LabelMap
 from vfmalign.core.domain.errors import BadDataset
+from vfmalign.core.domain.untrusted import read_regular_file
 from vfmalign.imaging.datasets.preparation import DiscoveredDataset, PseudonymousCase, read_volumes
-from vfmalign.imaging.datasets.sources import SourceDataset, read_file
+from vfmalign.imaging.datasets.sources import SourceDataset
 from vfmalign.imaging.volumes import MAX_ENCODED_BYTES
 
 _MAX_NAME = 12
@@ -65,7 +66,7 @@ def digest_files(source: SourceDataset) -> bytes:
         OSError: a file cannot be read.
     """
     paths = {file.path for case in source.cases for file in case.files.values()}
-    digests = sorted(hashlib.sha256(read_file(path, MAX_ENCODED_BYTES)).digest() for path in paths)
+    digests = sorted(hashlib.sha256(read_regular_file(path, MAX_ENCODED_BYTES)).digest() for path in paths)
     return hashlib.sha256(b"".join(digests)).digest()
 
 

@@ -12,7 +12,15 @@ from pathlib import Path
 
 from vfmalign.core.domain.declarations import DatasetDeclaration, VolumeKind, get_declaration
 from vfmalign.core.domain.errors import BadDataset
-from vfmalign.imaging.datasets.sources import CaseSource, SourceDataset, VolumeFile, describe_unreadable, is_volume
+from vfmalign.imaging.datasets.sources import (
+    OUTSIDE,
+    CaseSource,
+    SourceDataset,
+    VolumeFile,
+    describe_unreadable,
+    is_below,
+    is_volume,
+)
 
 # The first match wins: `lesion_mask` is a lesion map, `t2_mask` is a gland mask, and `prostate_t2` is an image.
 _PROSTATE_PATTERNS: tuple[tuple[VolumeKind, re.Pattern[str]], ...] = (
@@ -52,7 +60,7 @@ def scan_folder(directory: Path, declaration: DatasetDeclaration | None = None) 
     """Find the cases in a folder, ordered by name.
 
     Args:
-        directory: the folder; symbolic links to folders are not followed.
+        directory: the folder; links to folders are not followed, and a link to a file outside is a problem of its case.
         declaration: what the cases hold; prostate mpMRI for None.
 
     Raises:
@@ -82,7 +90,7 @@ def scan_folder(directory: Path, declaration: DatasetDeclaration | None = None) 
             )
         by_folder = {directory.resolve().name: by_folder["."]}
     chosen = declaration or get_declaration(_PROSTATE)
-    cases = [_collect_case(folder, files, chosen) for folder, files in by_folder.items()]
+    cases = [_collect_case(directory, folder, files, chosen) for folder, files in by_folder.items()]
     for error in unreadable:
         folder = Path(error.filename).relative_to(directory).as_posix()
         problem = f"the folder {describe_unreadable(error)}"
@@ -106,7 +114,7 @@ def classify(name: str, declaration: DatasetDeclaration | None = None) -> Volume
     return None
 
 
-def _collect_case(folder: str, files: list[Path], declaration: DatasetDeclaration) -> CaseSource:
+def _collect_case(root: Path, folder: str, files: list[Path], declaration: DatasetDeclaration) -> CaseSource:
     files_by_kind: dict[VolumeKind, VolumeFile] = {}
     problems: list[str] = []
     for file in files:
@@ -117,6 +125,7 @@ def _collect_case(folder: str, files: list[Path], declaration: DatasetDeclaratio
             problems.append(f"two files look like {kind}")
         files_by_kind[kind] = VolumeFile(file)
     problems += [f"no file looks like {kind}" for kind in declaration.modalities if kind not in files_by_kind]
+    problems += [OUTSIDE for file in files_by_kind.values() if not is_below(root, file.path)]
     return CaseSource(folder, _get_patient(folder), files_by_kind, problems=tuple(problems))
 
 

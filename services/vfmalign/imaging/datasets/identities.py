@@ -19,6 +19,7 @@ from pathlib import Path
 from vfmalign.core.domain.errors import BadOption
 
 SALT_BYTES = 32
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 MAPPING_COLUMNS = ("dataset", "case", "group", "folder", "patient")
 
 
@@ -58,6 +59,8 @@ def keyed_id(salt: bytes, *parts: str) -> str:
 def add_to_mapping(path: Path, rows: Sequence[tuple[str, ...]]) -> None:
     """Add rows to the local mapping file; none is ever removed.
 
+    A name that a spreadsheet would read as a formula is written behind an apostrophe.
+
     An import that is refused has the id of a published dataset, whose rows would be lost if they were replaced.
 
     Args:
@@ -75,9 +78,14 @@ def add_to_mapping(path: Path, rows: Sequence[tuple[str, ...]]) -> None:
         # mkstemp creates files of mode 0600.
         descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".mapping-")
         with os.fdopen(descriptor, "w", newline="", encoding="utf-8") as new:
-            csv.writer(new).writerows([MAPPING_COLUMNS, *dict.fromkeys([*known, *rows])])
+            cells = dict.fromkeys(tuple(map(_to_cell, row)) for row in (*known, *rows))
+            csv.writer(new).writerows([MAPPING_COLUMNS, *cells])
         os.replace(temporary, path)
     except (OSError, KeyError, ValueError, csv.Error):
         raise BadOption(
             "the mapping file cannot be written, or is not a mapping file", field="mapping", remedy="name another file"
         ) from None
+
+
+def _to_cell(text: str) -> str:
+    return f"'{text}" if text.startswith(_FORMULA) else text

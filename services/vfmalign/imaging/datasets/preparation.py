@@ -20,12 +20,13 @@ from vfmalign.core.domain.datasets import Case, DatasetManifest, Split, VolumeRe
 from vfmalign.core.domain.declarations import DatasetDeclaration, LabelMap, VolumeKind
 from vfmalign.core.domain.errors import BadDataset, BadVolume, VfmalignError
 from vfmalign.core.domain.field_of_view import CaseInside
+from vfmalign.core.domain.untrusted import read_regular_file
 from vfmalign.core.storage.datasets import check_splits
 from vfmalign.core.storage.keys import volume_key
 from vfmalign.imaging.datasets.cut_organs import CutOrgansCheck, ImportingModel
 from vfmalign.imaging.datasets.identities import keyed_id
 from vfmalign.imaging.datasets.layouts import read_source
-from vfmalign.imaging.datasets.sources import CaseSource, SourceDataset, VolumeFile, describe_unreadable, read_file
+from vfmalign.imaging.datasets.sources import CaseSource, SourceDataset, VolumeFile, describe_unreadable
 from vfmalign.imaging.datasets.splits import DEFAULT_SHARES, split_groups
 from vfmalign.imaging.grid import check_study
 from vfmalign.imaging.volumes import MAX_ENCODED_BYTES, Volume, decode, decode_channels, encode
@@ -344,7 +345,7 @@ def check_label_map(volume: Volume, label: LabelMap, name: str) -> None:
 
 def _read_bytes(path: Path, name: str) -> bytes:
     try:
-        return read_file(path, MAX_ENCODED_BYTES)
+        return read_regular_file(path, MAX_ENCODED_BYTES)
     except OSError as error:
         is_large = error.errno == errno.EFBIG
         remedy = "crop the series" if is_large else "replace the file, or allow this account to read it"

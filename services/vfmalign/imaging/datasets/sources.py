@@ -6,10 +6,7 @@ never quote them.
 
 from __future__ import annotations
 
-import errno
-import json
 import re
-import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -18,6 +15,7 @@ from typing import Any
 from vfmalign.core.domain.datasets import Split
 from vfmalign.core.domain.declarations import DatasetDeclaration, VolumeKind
 from vfmalign.core.domain.errors import BadDataset
+from vfmalign.core.domain.untrusted import read_json
 
 MAX_JSON_BYTES = 64 * 2**20
 """Largest `dataset.json` that is read."""
@@ -142,20 +140,6 @@ def is_below(root: Path, path: Path) -> bool:
         return False
 
 
-def read_file(path: Path, max_bytes: int) -> bytes:
-    """Read a regular file.
-
-    Raises:
-        OSError: it cannot be read, is not a regular file (EINVAL), or is larger (EFBIG).
-    """
-    status = path.stat()
-    if not stat.S_ISREG(status.st_mode):  # reading a pipe would wait
-        raise OSError(errno.EINVAL, "not a regular file")
-    if status.st_size > max_bytes:
-        raise OSError(errno.EFBIG, f"larger than {max_bytes // 2**20} MiB")
-    return path.read_bytes()
-
-
 def read_dataset_json(root: Path) -> dict[str, Any] | None:
     """Read `dataset.json`; None where there is none.
 
@@ -166,14 +150,14 @@ def read_dataset_json(root: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        content = json.loads(read_file(path, MAX_JSON_BYTES).decode("utf-8-sig"))
+        content = read_json(path, MAX_JSON_BYTES)
     except OSError as error:
         raise BadDataset(
             f"it {describe_unreadable(error)}",
             subject="dataset.json",
             remedy="replace the file, or allow this account to read it",
         ) from None
-    except (ValueError, RecursionError):
+    except ValueError:
         content = None
     if not isinstance(content, dict):
         raise BadDataset(

@@ -10,7 +10,6 @@ Source of the layout: MONAI Bundle Specification (docs.monai.io).
 from __future__ import annotations
 
 import inspect
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -24,14 +23,17 @@ from torch import nn
 from vfmalign.core.domain.errors import BadCheckpoint, BadOption, VfmalignError
 from vfmalign.core.domain.models import LayerSpec, PreprocessingSpec
 from vfmalign.core.domain.record import Record, canonical_json
+from vfmalign.core.domain.untrusted import describe_failure, read_json, read_regular_file
 from vfmalign.models.architectures.base import Architecture
 from vfmalign.models.architectures.upstream import Conversion
 from vfmalign.models.encoder import StateDict
 from vfmalign.models.formats.bounded_construction import bounded_construction
 from vfmalign.models.formats.hooked_encoder import HookedEncoder
+from vfmalign.models.weights import MAX_WEIGHTS_BYTES
 
 PREFIX = "monai:"
 NETWORK_KEYS = ("network_def", "network", "net")
+MAX_CONFIG_BYTES = 2**20
 WEIGHTS = ("model.safetensors", "model.pt", "model.pth")
 REJECTED_ARGUMENT_PREFIXES = ("pretrain", "weights", "path", "progress")
 """Prefixes of the argument names by which MONAI's networks download or read files."""
@@ -93,8 +95,12 @@ def read_bundle(folder: Path, layers: Sequence[str], preprocessing: Preprocessin
         )
     architecture = decode_architecture_name(encode_architecture_name(net, arguments, layers, preprocessing))
     for name in WEIGHTS:
-        if (path := folder / "models" / name).is_file():
-            return Bundle(architecture, path.read_bytes())
+        try:
+            return Bundle(architecture, read_regular_file(folder / "models" / name, MAX_WEIGHTS_BYTES))
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise _rejection(f"models/{name} cannot be read: {error.strerror}", subject) from None
     raise _rejection(f"models/ holds none of {', '.join(WEIGHTS)} (TorchScript is code and is not read)", subject)
 
 
@@ -255,11 +261,11 @@ def _format_submodules(network: nn.Module) -> str:
 
 def _read_json(path: Path, subject: str) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_bytes())
+        content = read_json(path, MAX_CONFIG_BYTES)
     except FileNotFoundError:
         raise _rejection(f"configs/{path.name} does not exist", subject) from None
     except (OSError, ValueError) as error:
-        raise _rejection(f"configs/{path.name} cannot be read as JSON", subject) from error
+        raise _rejection(f"configs/{path.name} cannot be read as JSON: {describe_failure(error)}", subject) from None
     if not isinstance(content, dict):
         raise _rejection(f"configs/{path.name} is not a JSON object", subject)
     return content

@@ -14,7 +14,6 @@ The format is that of torch 2.9 and later (torch/export/pt2_archive, schema vers
 from __future__ import annotations
 
 import io
-import json
 import math
 import re
 import zipfile
@@ -25,6 +24,7 @@ import torch
 from torch import Tensor
 
 from vfmalign.core.domain.errors import BadOption
+from vfmalign.core.domain.untrusted import parse_json
 from vfmalign.models.encoder import StateDict
 from vfmalign.models.formats.operators import ASSERTIONS, DTYPES, FORMATS, TEXT_ARGUMENTS, find_operator
 from vfmalign.models.formats.program_check import measure_layers
@@ -243,9 +243,7 @@ def _read_entries(data: bytes, subject: str) -> dict[str, bytes]:
 def _read_json_entry(entries: Mapping[str, bytes], name: str, subject: str) -> Any:
     if name not in entries:
         raise reject(f"the archive has no {name}", subject)
-    if len(entries[name]) > MAX_MODEL_BYTES:
-        raise reject(f"{name} is larger than {MAX_MODEL_BYTES} bytes", subject)
     try:
-        return json.loads(entries[name])
-    except (ValueError, RecursionError) as error:
-        raise reject(f"{name} is not JSON", subject) from error
+        return parse_json(entries[name], MAX_MODEL_BYTES)
+    except ValueError as error:
+        raise reject(f"{name} cannot be read as JSON: {error}", subject) from error

@@ -10,7 +10,6 @@ Fedorov et al., arXiv 1612.00940, name the family. The dilated autoencoder is br
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from torch import Tensor
 from vfmalign.core.domain.errors import BadCheckpoint, BadOption, NotFound
 from vfmalign.core.domain.models import LayerSpec, PreprocessingSpec
 from vfmalign.core.domain.record import canonical_json
+from vfmalign.core.domain.untrusted import describe_failure, read_json
 from vfmalign.models.architectures.base import Architecture
 from vfmalign.models.architectures.dilated_stack import ConvolutionLayer, DilatedStack, StackDescription
 from vfmalign.models.architectures.upstream import TASK_HEAD, Conversion
@@ -104,18 +104,16 @@ def read_description(path: Path, adjust: Callable[[PreprocessingSpec], Preproces
         NotFound: the file does not exist.
     """
     try:
-        with path.open("rb") as file:
-            text = file.read(MAX_DESCRIPTION_BYTES + 1)
+        content = read_json(path, MAX_DESCRIPTION_BYTES)
     except FileNotFoundError:
         raise NotFound("the file does not exist", subject="description", remedy="check the path") from None
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise BadOption(
-            f"the file cannot be read ({error.strerror})", field="description", remedy="check its permissions"
+            f"the file cannot be read as JSON: {describe_failure(error)}",
+            field="description",
+            remedy="give the description alone, in a file that this account may read (docs/models.md)",
         ) from None
-    if len(text) > MAX_DESCRIPTION_BYTES:
-        raise BadOption("the file is larger than 1 MiB", field="description", remedy="give the description alone")
     try:
-        content = json.loads(text)
         preprocessing = PreprocessingSpec.model_validate(content.get("input", DEFAULT_INPUT))
     except (ValueError, AttributeError):  # pydantic's errors are ValueErrors
         raise BadOption(

@@ -48,7 +48,8 @@ class Provider:
                 provider.asked.set()
                 provider.held.wait(20)
                 if drip := provider.drips.get(self.path):
-                    return provider.send_slowly(self.wfile, drip)
+                    provider.send_slowly(self.wfile, drip)
+                    return
                 status, body = provider.documents.get(self.path, (404, b""))
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(body)))

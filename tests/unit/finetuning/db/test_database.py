@@ -1,6 +1,7 @@
 """Migrations and types on SQLite and PostgreSQL."""
 
 import json
+import os
 from datetime import datetime, timedelta, timezone
 
 import alembic.autogenerate
@@ -13,7 +14,7 @@ import sqlalchemy as sa
 from vfmalign.client.messages.checks import CheckSpec
 from vfmalign.client.messages.experiments import ExperimentSpec
 from vfmalign.client.messages.jobs import JobSpec, Recipe
-from vfmalign.core.domain.errors import Conflict, InvalidInput, Unavailable
+from vfmalign.core.domain.errors import Conflict, DataLoss, InvalidInput, Unavailable
 from vfmalign.finetuning.db.database import AttemptRow, Base, CheckRow, Database, ExperimentRow, JobRow, StageRow, now
 
 
@@ -116,6 +117,40 @@ def test_an_empty_database_is_not_outdated(tmp_path):
     database = Database(f"sqlite:///{tmp_path / 'empty.db'}")
     assert database.is_outdated() is False
     database.close()
+
+
+def make_damaged(path, *, keeps):
+    """A migrated database of which the first bytes stay."""
+    database = Database(f"sqlite:///{path}")
+    database.migrate()
+    database.close()
+    data = path.read_bytes()
+    path.write_bytes(data[:keeps] + bytes(byte ^ 0xA5 for byte in data[keeps:]))
+
+
+DAMAGES = {
+    "another file": lambda path: path.write_bytes(b"hello" * 1000),
+    "header": lambda path: make_damaged(path, keeps=0),
+    "schema": lambda path: make_damaged(path, keeps=100),
+    "pages": lambda path: make_damaged(path, keeps=4096),
+    "truncated": lambda path: (make_damaged(path, keeps=10**9), os.truncate(path, 6000)),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_file_is_named_and_stays_as_it_is(tmp_path, damage):
+    path = tmp_path / "finetuning.db"
+    damage(path)
+    damaged = path.read_bytes()
+    database = Database(f"sqlite:///{path}")
+    with pytest.raises(DataLoss, match=r"the database is damaged.*restore the file from a backup"):
+        database.migrate()
+    with pytest.raises(DataLoss), database.session() as session:
+        session.scalars(sa.select(JobRow)).all()
+    with pytest.raises(DataLoss), database.snapshot() as session:
+        session.scalars(sa.select(JobRow)).all()
+    database.close()
+    assert path.read_bytes() == damaged
 
 
 def test_times_keep_their_instant_and_come_back_in_utc(database):

@@ -14,7 +14,7 @@ from tests.prostate import PROSTATE
 from vfmalign.core.domain.errors import BadDataset, BadOption, Conflict, DataLoss, NotFound
 from vfmalign.core.domain.models import PreprocessingSpec
 from vfmalign.core.storage.datasets import load_dataset
-from vfmalign.imaging.datasets.identities import keyed_id, load_salt
+from vfmalign.imaging.datasets.identities import MAPPING_COLUMNS, add_to_mapping, keyed_id, load_salt
 from vfmalign.imaging.datasets.preparation import ImportOptions, UnusableCases
 from vfmalign.imaging.phantoms.rendering import PhantomSpec, SliceStack, generate_case
 from vfmalign.imaging.preprocessing import prepare_study
@@ -145,7 +145,7 @@ def test_repeating_an_import_is_idempotent_and_another_conflicts(folder, memory_
         (lambda path: path.write_bytes(path.read_bytes()[:-20]), "adc: truncated .nii.gz"),
         (lambda path: path.unlink(), "no file looks like adc"),
         (lambda path: path.rename(path.with_name("notes.txt")), "no file looks like adc"),
-        (lambda path: (path.unlink(), path.symlink_to("/nowhere")), "adc: cannot be read (No such file or directory)"),
+        (lambda path: (path.unlink(), path.symlink_to("nowhere")), "adc: cannot be read (No such file or directory)"),
         (lambda path: path.with_name("adc_2.nii.gz").write_bytes(b"x"), "two files look like adc"),
         (
             lambda path: nib.save(nib.Nifti1Image(np.random.default_rng(0).random((4, 4, 4)), np.eye(4)), path),
@@ -241,6 +241,23 @@ def test_two_patients_with_one_volume_are_refused_before_the_upload(folder, memo
     ):
         do_import(folder, memory_store)
     assert memory_store.objects == {}
+
+
+FORMULAS = ("=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1")
+
+
+def test_a_spreadsheet_reads_no_formula_in_the_mapping(tmp_path):
+    path = tmp_path / "mapping.csv"
+    rows = [("ward", f"c-{number}", "p-1", text, text) for number, text in enumerate(FORMULAS)]
+    add_to_mapping(path, rows)
+    add_to_mapping(path, [*rows, ("ward", "c-9", "p-2", "a=1", "O'Hara")])
+    with path.open(newline="") as file:
+        written = list(csv.reader(file))
+    assert written == [
+        list(MAPPING_COLUMNS),
+        *(["ward", f"c-{number}", "p-1", f"'{text}", f"'{text}"] for number, text in enumerate(FORMULAS)),
+        ["ward", "c-9", "p-2", "a=1", "O'Hara"],
+    ]
 
 
 def test_a_foreign_mapping_file_is_not_overwritten(folder, memory_store):

@@ -99,7 +99,7 @@ def test_the_remedy_of_a_volume_fits_its_cause(tmp_path: Path, monkeypatch: pyte
     assert f"/t1w: {DENIED}; replace the file, or allow this account to read it" in list_problems(path)
     image.chmod(0o644)
     monkeypatch.setattr(preparation, "MAX_ENCODED_BYTES", 2**10)
-    assert "/t1w: cannot be read (larger than 0 MiB); crop the series" in list_problems(path)
+    assert "/t1w: cannot be read (larger than 1024 bytes); crop the series" in list_problems(path)
 
 
 def test_files_of_the_import_itself_say_why(tmp_path: Path) -> None:

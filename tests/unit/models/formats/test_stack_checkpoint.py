@@ -231,7 +231,7 @@ def test_a_checkpoint_that_is_no_state_dict_is_rejected(tmp_path):
     ("text", "says"),
     [
         ("[]", "not a JSON object"),
-        ("{", "not a JSON object"),
+        ("{", "cannot be read as JSON"),
         ('{"layers": [], "input": 3}', "not a JSON object, or its `input`"),
         ('{"layers": []}', "layers: Tuple should have at least 1"),
         ('{"layers": [{"channels": 1, "dilation": 99}]}', "layers.0.dilation: Input should be less than"),
