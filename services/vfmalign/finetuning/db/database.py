@@ -20,8 +20,8 @@ import alembic.command
 import alembic.util
 import sqlalchemy as sa
 from sqlalchemy import event
-from sqlalchemy.engine import Connection, Dialect
-from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
+from sqlalchemy.engine import Dialect
+from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.orm import (
     DeclarativeBase,
     Mapped,
@@ -32,17 +32,13 @@ from sqlalchemy.orm import (
     sessionmaker,
     with_loader_criteria,
 )
-from sqlalchemy.pool import ConnectionPoolEntry
 
-from vfmalign.core.domain.errors import Conflict, DataLoss, InvalidInput, Unavailable
+from vfmalign.core.domain.errors import Conflict, DataLoss, Unavailable
 from vfmalign.core.runtime.auth_settings import DEFAULT_TENANT
+from vfmalign.finetuning.db.engine import READ_ONLY, create_engine
 from vfmalign.finetuning.db.migrations import get_config, is_earlier
 
-_BUSY_TIMEOUT_S = 30
-# PostgreSQL ends a transaction whose client was stopped: otherwise its row locks would hold up the other orchestrator.
-_IDLE_IN_TRANSACTION_TIMEOUT_S = 10
 _DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
-_READ_ONLY = "vfmalign_read_only"
 _TENANT = "vfmalign_tenant"
 _MIGRATION_LOCK = 0x76666D  # arbitrary constant; keeps two starting processes from migrating at the same time
 
@@ -247,9 +243,9 @@ class Database:
 
     def __init__(self, url: str) -> None:
         self.tenant = DEFAULT_TENANT
-        self._engine = _create_engine(url)
+        self._engine = create_engine(url)
         self._sessions = sessionmaker(self._engine, class_=_TenantSession, expire_on_commit=False)
-        readers = self._engine.execution_options(**{_READ_ONLY: True, "postgresql_readonly": True})
+        readers = self._engine.execution_options(**{READ_ONLY: True, "postgresql_readonly": True})
         self._snapshots = sessionmaker(readers, class_=_TenantSession, expire_on_commit=False)
         self._verify: Callable[[Session], None] | None = None
 
@@ -303,7 +299,7 @@ class Database:
         Raises:
             Unavailable: the database cannot be reached.
         """
-        with _name_outages(), self._engine.connect() as connection:
+        with _name_faults(), self._engine.connect() as connection:
             return is_earlier(connection)
 
     def migrate(self) -> None:
@@ -361,47 +357,3 @@ def _name_faults() -> Iterator[None]:
                 remedy="check that it is running and that the user may write to it",
             ) from error
         raise
-
-
-def _create_engine(url: str) -> sa.Engine:
-    try:
-        parsed = sa.make_url(url)
-    except ArgumentError as error:
-        raise _bad_url() from error
-    if parsed.drivername == "sqlite":
-        engine = sa.create_engine(parsed, connect_args={"timeout": _BUSY_TIMEOUT_S})
-        event.listen(engine, "connect", _prepare_sqlite)
-        event.listen(engine, "begin", _begin_sqlite)
-        return engine
-    if parsed.drivername in {"postgresql", "postgresql+psycopg", "postgres"}:
-        engine = sa.create_engine(
-            parsed.set(drivername="postgresql+psycopg"), pool_pre_ping=True, connect_args={"connect_timeout": 10}
-        )
-        event.listen(engine, "connect", _prepare_postgresql)
-        return engine
-    raise _bad_url()
-
-
-def _bad_url() -> InvalidInput:
-    return InvalidInput(
-        "unsupported database URL",
-        field="VFMALIGN_DATABASE__URL",
-        remedy="write sqlite:///<file> or postgresql://user:password@host/name",
-    )
-
-
-def _prepare_sqlite(connection: Any, record: ConnectionPoolEntry) -> None:
-    connection.isolation_level = None  # turns off the driver's implicit BEGIN, see _begin_sqlite
-    for pragma in ("journal_mode=WAL", "foreign_keys=ON"):
-        connection.execute(f"PRAGMA {pragma}")
-
-
-def _prepare_postgresql(connection: Any, record: ConnectionPoolEntry) -> None:
-    connection.execute(f"SET idle_in_transaction_session_timeout = '{_IDLE_IN_TRANSACTION_TIMEOUT_S}s'")
-    connection.commit()
-
-
-def _begin_sqlite(connection: Connection) -> None:
-    # The driver begins a transaction at the first write only. Two transactions that read first and then write would
-    # deadlock, so one that may write takes the write lock at the start. One that reads sees its own snapshot (WAL).
-    connection.exec_driver_sql("BEGIN" if connection.get_execution_options().get(_READ_ONLY) else "BEGIN IMMEDIATE")

@@ -14,7 +14,7 @@ from vfmalign.client.messages.jobs import JobSpec
 from vfmalign.core.domain.errors import Conflict, LeaseLost, Unavailable
 from vfmalign.core.domain.jobs import TrainingRecipe, TrainingSpec
 from vfmalign.finetuning.checks.repository import CheckRepository
-from vfmalign.finetuning.db import database as database_module
+from vfmalign.finetuning.db import engine as engine_module
 from vfmalign.finetuning.db.database import Base, CheckRow, Database, LeaseRow
 from vfmalign.finetuning.db.lease import Lease, get_scope, migrate_unused
 from vfmalign.finetuning.experiments.repository import ExperimentRepository
@@ -208,7 +208,7 @@ def test_a_takeover_comes_after_a_transaction_that_has_begun(database, rival):
 
 
 def test_a_stopped_process_holds_up_a_takeover_no_longer_than_an_idle_transaction(postgres_database, monkeypatch):
-    monkeypatch.setattr(database_module, "_IDLE_IN_TRANSACTION_TIMEOUT_S", 1)
+    monkeypatch.setattr(engine_module, "_IDLE_IN_TRANSACTION_TIMEOUT_S", 1)
     database = Database(postgres_database)
     database.migrate()
     add_all(database)

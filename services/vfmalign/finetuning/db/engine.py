@@ -1,0 +1,71 @@
+"""Connections to SQLite and PostgreSQL, prepared for short transactions of several processes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import event
+from sqlalchemy.engine import Connection
+from sqlalchemy.exc import ArgumentError
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from vfmalign.core.domain.errors import InvalidInput
+
+READ_ONLY = "vfmalign_read_only"
+"""Execution option of a connection whose transactions only read."""
+_BUSY_TIMEOUT_S = 30
+# PostgreSQL ends a transaction whose client was stopped: otherwise its row locks would hold up the other orchestrator.
+_IDLE_IN_TRANSACTION_TIMEOUT_S = 10
+
+
+def create_engine(url: str) -> sa.Engine:
+    """Creates the engine of a database.
+
+    Args:
+        url: `sqlite:///<file>` or `postgresql://user:password@host/name`.
+
+    Raises:
+        InvalidInput: the URL names another kind of database.
+    """
+    try:
+        parsed = sa.make_url(url)
+    except ArgumentError as error:
+        raise _bad_url() from error
+    if parsed.drivername == "sqlite":
+        engine = sa.create_engine(parsed, connect_args={"timeout": _BUSY_TIMEOUT_S})
+        event.listen(engine, "connect", _prepare_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+        return engine
+    if parsed.drivername in {"postgresql", "postgresql+psycopg", "postgres"}:
+        engine = sa.create_engine(
+            parsed.set(drivername="postgresql+psycopg"), pool_pre_ping=True, connect_args={"connect_timeout": 10}
+        )
+        event.listen(engine, "connect", _prepare_postgresql)
+        return engine
+    raise _bad_url()
+
+
+def _bad_url() -> InvalidInput:
+    return InvalidInput(
+        "unsupported database URL",
+        field="VFMALIGN_DATABASE__URL",
+        remedy="write sqlite:///<file> or postgresql://user:password@host/name",
+    )
+
+
+def _prepare_sqlite(connection: Any, record: ConnectionPoolEntry) -> None:
+    connection.isolation_level = None  # turns off the driver's implicit BEGIN, see _begin_sqlite
+    for pragma in ("journal_mode=WAL", "foreign_keys=ON"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _prepare_postgresql(connection: Any, record: ConnectionPoolEntry) -> None:
+    connection.execute(f"SET idle_in_transaction_session_timeout = '{_IDLE_IN_TRANSACTION_TIMEOUT_S}s'")
+    connection.commit()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    # The driver begins a transaction at the first write only. Two transactions that read first and then write would
+    # deadlock, so one that may write takes the write lock at the start. One that reads sees its own snapshot (WAL).
+    connection.exec_driver_sql("BEGIN" if connection.get_execution_options().get(READ_ONLY) else "BEGIN IMMEDIATE")
