@@ -37,7 +37,7 @@ def h_score(features_NC: NDArray[np.floating], class_N: NDArray[np.generic]) -> 
     if not len(power_R):
         return 0.0
     channels = rows_NC.shape[1]
-    shrinkage = _get_shrinkage(rows_NC)
+    shrinkage = _get_shrinkage(rows_NC, power_R)
     # Projections of the class means on the principal axes; everything else cancels out.
     indicator_KN = np.stack([class_N == label for label in classes]).astype(np.float64)
     between_R = (np.square(indicator_KN @ axes_NR) / indicator_KN.sum(axis=1, keepdims=True)).sum(axis=0)
@@ -45,14 +45,21 @@ def h_score(features_NC: NDArray[np.floating], class_N: NDArray[np.generic]) -> 
     return float((1.0 - shrinkage) * (between_R * power_R / within_R).sum())
 
 
-def _get_shrinkage(rows_NC: Array) -> float:
-    """Ledoit and Wolf's share of the scaled identity, in [0, 1], for centred rows."""
+def _get_shrinkage(rows_NC: Array, power_R: Array) -> float:
+    """Ledoit and Wolf's share of the scaled identity, in [0, 1], for centred rows.
+
+    It has no scale, so that the eigenvalues of the covariance may have one of their own. It is 0 where the covariance
+    is a multiple of the identity, which shrinkage leaves as it is: always in one channel, where rounding alone would
+    otherwise decide between 0 and 1.
+    """
     cases, channels = rows_NC.shape
-    gram: Array = rows_NC @ rows_NC.T if cases < channels else rows_NC.T @ rows_NC
-    total = float(np.trace(gram)) / cases
-    squares = float(np.square(gram).sum()) / float(cases) ** 2
-    distance = squares - total**2 / channels
-    if distance <= 0.0:
-        return 0.0  # the covariance is a multiple of the identity
-    fourth = float(np.square(np.square(rows_NC).sum(axis=1)).mean())
+    norms_N = np.square(rows_NC).sum(axis=1)
+    variance_R = power_R / power_R.sum()
+    mean = 1.0 / channels
+    # From the deviations: the difference of the sums of squares would cancel.
+    distance = float(np.square(variance_R - mean).sum()) + (channels - len(variance_R)) * mean**2
+    if distance <= np.finfo(np.float64).eps:
+        return 0.0
+    fourth = float(np.square(norms_N / norms_N.mean()).mean())
+    squares = float(np.square(variance_R).sum())
     return float(np.clip((fourth - squares) / cases / distance, 0.0, 1.0))

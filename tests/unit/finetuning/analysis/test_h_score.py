@@ -73,6 +73,29 @@ def test_a_channel_that_does_not_vary_adds_only_its_variance_of_0():
     assert h_score(with_constant_NC, class_N) == pytest.approx(define(with_constant_NC, class_N), rel=1e-9)
 
 
+def test_one_channel_has_its_share_of_variance_between_the_classes():
+    """No shrinkage: the covariance of one channel is a multiple of the identity, whatever rounding makes of it."""
+    for seed in range(300):
+        rng = np.random.default_rng(seed)
+        class_N = rng.permutation(np.arange(rng.integers(8, 200)) % 2)
+        channel_N = 10.0 ** rng.uniform(-3, 3) * (rng.normal(size=class_N.size) + class_N) + rng.normal()
+        between = sum((class_N == label).mean() * (channel_N[class_N == label].mean() - channel_N.mean()) ** 2
+                      for label in (0, 1))  # fmt: skip
+        assert h_score(channel_N[:, np.newaxis], class_N) == pytest.approx(between / channel_N.var(), rel=1e-9), seed
+
+
+def test_channels_of_equal_variance_without_correlation_are_not_shrunk():
+    """All corners of a cube, so that the covariance is the identity, rotated for the sake of rounding."""
+    corners_NC = np.array(np.meshgrid(*[[-1.0, 1.0]] * 3)).reshape(3, -1).T
+    for seed in range(50):
+        rng = np.random.default_rng(seed)
+        rotation_CC = np.linalg.qr(rng.normal(size=(3, 3)))[0]
+        features_NC = np.tile(corners_NC, (4, 1)) @ rotation_CC
+        class_N = rng.permutation(np.arange(32) % 2)
+        means_KC = np.stack([features_NC[class_N == label].mean(axis=0) for label in (0, 1)])
+        assert h_score(features_NC, class_N) == pytest.approx(np.square(means_KC).sum() / 2, rel=1e-9), seed
+
+
 def test_one_class_is_an_error():
     with pytest.raises(BadTensor, match="one class"):
         h_score(np.ones((6, 4)), np.zeros(6))
