@@ -19,6 +19,7 @@ from vfmalign.client.messages.common import Interval
 from vfmalign.client.messages.mmd import (
     UNNAMED_LAYER,
     Estimator,
+    ExcludedMovement,
     KernelFamily,
     LayerResult,
     Pairing,
@@ -54,6 +55,7 @@ class MmdResult:
         backend: backend that summed the kernel matrix, torch or triton.
         absent_reason: why the p-value or the interval is None; empty otherwise.
         top_channels: channels that move most, and MMD² without them; None for raw features.
+        excluded_movement: channels that do not vary in the reference and move all the same; None for raw features.
     """
 
     mmd2: float
@@ -70,6 +72,7 @@ class MmdResult:
     backend: str
     absent_reason: str = ""
     top_channels: TopChannels | None = None
+    excluded_movement: ExcludedMovement | None = None
 
 
 def mmd2(
@@ -128,7 +131,7 @@ def mmd2(
         frequencies=frequencies,
         seed=seed,
         standardise=standardised,
-        top_channels=False,
+        measure_channels=False,
     )
     layer, _ = _compare(_sample("x", x), _sample("y", y), reference, options, device or _device_of(x))
     return get_value(layer.standardised or layer.raw)
@@ -210,6 +213,7 @@ def _to_result(layer: LayerResult, backend: str) -> MmdResult:
         backend=backend,
         absent_reason=shift.p_value.absent_reason or shift.mmd2.absent_reason,
         top_channels=layer.top_channels,
+        excluded_movement=layer.excluded_movement,
     )
 
 

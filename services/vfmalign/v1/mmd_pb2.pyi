@@ -244,8 +244,18 @@ class TopChannels(_message.Message):
     caution: str
     def __init__(self, count: _Optional[int] = ..., displacement_share: _Optional[_Union[_common_pb2.Estimate, _Mapping]] = ..., shift_without: _Optional[_Union[ShiftResult, _Mapping]] = ..., caution: _Optional[str] = ...) -> None: ...
 
+class ExcludedMovement(_message.Message):
+    __slots__ = ("count", "displacement", "caution")
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    DISPLACEMENT_FIELD_NUMBER: _ClassVar[int]
+    CAUTION_FIELD_NUMBER: _ClassVar[int]
+    count: int
+    displacement: _common_pb2.Estimate
+    caution: str
+    def __init__(self, count: _Optional[int] = ..., displacement: _Optional[_Union[_common_pb2.Estimate, _Mapping]] = ..., caution: _Optional[str] = ...) -> None: ...
+
 class LayerResult(_message.Message):
-    __slots__ = ("layer", "channels", "channels_excluded", "raw", "standardised", "measures", "channels_at_floor", "top_channels")
+    __slots__ = ("layer", "channels", "channels_excluded", "raw", "standardised", "measures", "channels_at_floor", "top_channels", "excluded_movement")
     LAYER_FIELD_NUMBER: _ClassVar[int]
     CHANNELS_FIELD_NUMBER: _ClassVar[int]
     CHANNELS_EXCLUDED_FIELD_NUMBER: _ClassVar[int]
@@ -254,6 +264,7 @@ class LayerResult(_message.Message):
     MEASURES_FIELD_NUMBER: _ClassVar[int]
     CHANNELS_AT_FLOOR_FIELD_NUMBER: _ClassVar[int]
     TOP_CHANNELS_FIELD_NUMBER: _ClassVar[int]
+    EXCLUDED_MOVEMENT_FIELD_NUMBER: _ClassVar[int]
     layer: str
     channels: int
     channels_excluded: int
@@ -262,7 +273,8 @@ class LayerResult(_message.Message):
     measures: _containers.RepeatedCompositeFieldContainer[MeasureResult]
     channels_at_floor: int
     top_channels: TopChannels
-    def __init__(self, layer: _Optional[str] = ..., channels: _Optional[int] = ..., channels_excluded: _Optional[int] = ..., raw: _Optional[_Union[ShiftResult, _Mapping]] = ..., standardised: _Optional[_Union[ShiftResult, _Mapping]] = ..., measures: _Optional[_Iterable[_Union[MeasureResult, _Mapping]]] = ..., channels_at_floor: _Optional[int] = ..., top_channels: _Optional[_Union[TopChannels, _Mapping]] = ...) -> None: ...
+    excluded_movement: ExcludedMovement
+    def __init__(self, layer: _Optional[str] = ..., channels: _Optional[int] = ..., channels_excluded: _Optional[int] = ..., raw: _Optional[_Union[ShiftResult, _Mapping]] = ..., standardised: _Optional[_Union[ShiftResult, _Mapping]] = ..., measures: _Optional[_Iterable[_Union[MeasureResult, _Mapping]]] = ..., channels_at_floor: _Optional[int] = ..., top_channels: _Optional[_Union[TopChannels, _Mapping]] = ..., excluded_movement: _Optional[_Union[ExcludedMovement, _Mapping]] = ...) -> None: ...
 
 class ProjectionPoint(_message.Message):
     __slots__ = ("u", "v")

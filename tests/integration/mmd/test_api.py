@@ -51,6 +51,9 @@ async def test_stored_sets_give_the_library_numbers(service, sets):
         assert top.displacement_share.value == pytest.approx(share, rel=1e-9)
         assert top.shift_without.mmd2.value == pytest.approx(expected_top.shift_without.mmd2.value, abs=1e-13)
         assert top.caution == expected_top.caution
+        assert (
+            got.excluded_movement.displacement.absent_reason == want.excluded_movement.displacement.absent_reason != ""
+        )
         for message, shift in ((got.raw, want.raw), (got.standardised, want.standardised)):
             assert message.mmd2.value == pytest.approx(shift.mmd2.value, abs=1e-13)
             assert message.mmd2.interval.lower == pytest.approx(shift.mmd2.interval.lower, abs=1e-12)

@@ -43,10 +43,9 @@ def comparison(response: ComputeResponse) -> list[RenderableType]:
     if response.backend_note:
         lines.append(Text(response.backend_note, style="dim"))
     lines += list_absent_reasons(_list_estimates(response, shifts))
-    cautions = [
-        (layer.layer, layer.top_channels.caution) for layer in response.layers if layer.top_channels is not None
-    ]
-    lines += [Text(f"! {layer}: {caution}", style="yellow") for layer, caution in cautions if caution]
+    for layer in response.layers:
+        cautions = [part.caution for part in (layer.top_channels, layer.excluded_movement) if part is not None]
+        lines += [Text(f"! {layer.layer}: {caution}", style="yellow") for caution in cautions if caution]
     return separate_tables(lines)
 
 

@@ -196,6 +196,22 @@ class TopChannels(ApiMessage):
     caution: str = ""
 
 
+class ExcludedMovement(ApiMessage):
+    """Channels that do not vary in the reference, are excluded from the standardised features, and move all the same.
+
+    Attributes:
+        count: of these channels.
+        displacement: its root mean square, in units of the median SD of the other channels in the reference.
+        caution: two sentences where together they move by a tenth of that SD or more; else empty.
+    """
+
+    PROTO: ClassVar[type[Message]] = mmd_pb2.ExcludedMovement
+
+    count: int = 0
+    displacement: Estimate
+    caution: str = ""
+
+
 class LayerResult(ApiMessage):
     """Result of one layer.
 
@@ -207,6 +223,7 @@ class LayerResult(ApiMessage):
         standardised: on features scaled per channel by the reference; absent without one.
         measures: in the order of the request.
         top_channels: of the standardised features; absent without them.
+        excluded_movement: of channels that the standardised features exclude; absent without them.
     """
 
     PROTO: ClassVar[type[Message]] = mmd_pb2.LayerResult
@@ -219,6 +236,7 @@ class LayerResult(ApiMessage):
     measures: tuple[MeasureResult, ...] = ()
     channels_at_floor: int = 0
     top_channels: TopChannels | None = None
+    excluded_movement: ExcludedMovement | None = None
 
 
 class ProjectionPoint(ApiMessage):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from vfmalign.client.messages.mmd import ExcludedMovement, LayerResult, TopChannels
 from vfmalign.core.domain.documents import pluralise
 from vfmalign.core.domain.field_of_view import CAUTION_BELOW, count_cases, describe_cut, format_share
 from vfmalign.core.domain.record import Record
@@ -27,6 +30,7 @@ def list_cautions(result: CheckAnalysis) -> tuple[Caution, ...]:
         _caution_about_reference(result),
         _caution_about_saturation(result),
         _caution_about_top_channels(result),
+        _caution_about_excluded_channels(result),
         _caution_about_naive_baseline(result),
         _caution_about_pretraining(result),
         _caution_about_budgets(result),
@@ -100,15 +104,26 @@ def _caution_about_saturation(result: CheckAnalysis) -> Caution | None:
 
 
 def _caution_about_top_channels(result: CheckAnalysis) -> Caution | None:
+    return _join_layer_cautions(result, "Few channels dominate the shift", lambda layer: layer.top_channels)
+
+
+def _caution_about_excluded_channels(result: CheckAnalysis) -> Caution | None:
+    title = "Channels that move are left out of the shift"
+    return _join_layer_cautions(result, title, lambda layer: layer.excluded_movement)
+
+
+def _join_layer_cautions(
+    result: CheckAnalysis, title: str, get_part: Callable[[LayerResult], TopChannels | ExcludedMovement | None]
+) -> Caution | None:
+    """Joins the cautions in one part of the layers' results."""
     cautions: dict[str, str] = {}  # of each layer, with the first seed that has one
     for shift in [seed.shift for seed in result.seeds] or [result.shift]:
         for layer in shift.layers:
-            if layer.top_channels is not None and layer.top_channels.caution:
-                cautions.setdefault(layer.layer, layer.top_channels.caution)
+            if (part := get_part(layer)) is not None and part.caution:
+                cautions.setdefault(layer.layer, part.caution)
     if not cautions:
         return None
-    text = " ".join(f"{layer}: {caution}" for layer, caution in cautions.items())
-    return Caution(title="Few channels dominate the shift", text=text)
+    return Caution(title=title, text=" ".join(f"{layer}: {caution}" for layer, caution in cautions.items()))
 
 
 def _is_saturated(result: CheckAnalysis, layer: str) -> bool:

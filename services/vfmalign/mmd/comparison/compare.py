@@ -13,6 +13,7 @@ import torch
 from vfmalign.client.messages.common import Estimate, absent
 from vfmalign.client.messages.mmd import (
     ComputeResponse,
+    ExcludedMovement,
     LayerResult,
     Measure,
     MeasureResult,
@@ -25,6 +26,7 @@ from vfmalign.core.runtime.work_context import WorkContext
 from vfmalign.mmd.comparison import dispatcher, memory_budget, samples
 from vfmalign.mmd.comparison.all_pairs import EvaluatedShift, compute_shifts
 from vfmalign.mmd.comparison.designs import Design, create_design
+from vfmalign.mmd.comparison.excluded_movement import measure_excluded_movement
 from vfmalign.mmd.comparison.layer_pass import LayerPlan
 from vfmalign.mmd.comparison.options import ComparisonOptions, ComputeConfig
 from vfmalign.mmd.comparison.samples import Features, Sample
@@ -77,16 +79,18 @@ def compare(
     else:
         plan = LayerPlan(options, estimator, design, _permutations(design, options, engine), engine)
         shifts = {scaling: compute_shifts(x, y, by_layer, plan) for scaling, by_layer in scaled.items()}
-    top_channels = {}
-    if options.top_channels:
-        top_channels = {
-            layer: measure_top_channels(all_samples, layer, scaled["standardised"][layer], result.shift, plan)
-            for layer, result in shifts.get("standardised", {}).items()
-        }
+    channels: dict[str, tuple[TopChannels, ExcludedMovement]] = {}
+    for layer, result in shifts.get("standardised", {}).items() if options.measure_channels else ():
+        standardised = scaled["standardised"][layer]
+        pair, raw = [sample.layers[layer] for sample in all_samples[:2]], shifts["raw"][layer].shift
+        channels[layer] = (
+            measure_top_channels(all_samples, layer, standardised, result.shift, plan),
+            measure_excluded_movement(pair, standardised, raw, options, engine),
+        )
     evaluated = [result for by_layer in shifts.values() for result in by_layer.values()]
     return ComputeResponse(
         layers=tuple(
-            _to_layer_result(name, all_samples, scaled, shifts, top_channels.get(name), options=options, engine=engine)
+            _to_layer_result(name, all_samples, scaled, shifts, channels.get(name), options=options, engine=engine)
             for name in names
         ),
         primary_layer=names[0],
@@ -145,13 +149,14 @@ def _to_layer_result(
     all_samples: Sequence[Sample],
     scaled: Mapping[str, Mapping[str, Scaled]],
     shifts: Mapping[str, Mapping[str, EvaluatedShift]],
-    top_channels: TopChannels | None,
+    channels: tuple[TopChannels, ExcludedMovement] | None,
     *,
     options: ComparisonOptions,
     engine: ComputeConfig,
 ) -> LayerResult:
     last = _last(scaled, layer)
     features = [sample.layers[layer] for sample in all_samples]
+    top_channels, excluded_movement = channels or (None, None)
     return LayerResult(
         layer=layer,
         channels=samples.shape_of(features[0])[1],
@@ -161,6 +166,7 @@ def _to_layer_result(
         standardised=shifts["standardised"][layer].shift if "standardised" in shifts else None,
         measures=_measures(features, last, options, engine),
         top_channels=top_channels,
+        excluded_movement=excluded_movement,
     )
 
 

@@ -78,7 +78,8 @@ class ComparisonOptions(Record):
         frequencies: of random Fourier features, from 32 to 2²⁰; 0 for 1,024.
         measures: names in `MEASURES`, computed in addition to MMD².
         standardise: whether to compare standardised features too, where there is a reference.
-        top_channels: whether to measure what the channels that move most contribute to standardised features.
+        measure_channels: whether to measure what the channels that move most contribute to standardised features, and
+            how far those move that standardisation excludes.
 
     Raises:
         BadOption: an option is out of range or unknown; the error names it as the API does.
@@ -102,7 +103,7 @@ class ComparisonOptions(Record):
     frequencies: Annotated[int, AfterValidator(_check_frequencies)] = 0
     measures: tuple[Measure, ...] = ()
     standardise: bool = True
-    top_channels: bool = True
+    measure_channels: bool = True
 
     def __init__(self, pairing: Pairing, **fields: Any) -> None:
         try:

@@ -45,6 +45,7 @@ class Scaled:
         sigma: bandwidth; 0 if the kernel has none, or if it is absent.
         channels_excluded: number of channels that standardisation excludes.
         channels_at_floor: number of channels with the smallest scale, because their SD is below it.
+        median_sd: median SD of the channels that remain, in units of the features; 0 where they are raw.
         absent_reason: why there is no bandwidth; empty otherwise.
     """
 
@@ -53,6 +54,7 @@ class Scaled:
     sigma: float = 0.0
     channels_excluded: int = 0
     channels_at_floor: int = 0
+    median_sd: float = 0.0
     absent_reason: str = ""
 
     def kernel(self, family: str, channels: int) -> BoundKernel:
@@ -138,12 +140,14 @@ def _standardise(reference_FC: FeatureArray, layer: str, context: WorkContext) -
             remedy="use cases that differ",
         )
     channel_mask_C = varying_C & (sd_C >= SMALLEST_RELATIVE_SD * float(np.median(sd_C[varying_C])))
-    floor = SCALE_FLOOR * float(np.median(sd_C[channel_mask_C]))
+    median_sd = float(np.median(sd_C[channel_mask_C]))
+    floor = SCALE_FLOOR * median_sd
     return Scaled(
         "standardised",
         Affine(mean_C, np.maximum(sd_C, floor), channel_mask_C),
         channels_excluded=int((~channel_mask_C).sum()),
         channels_at_floor=int((channel_mask_C & (sd_C < floor)).sum()),
+        median_sd=median_sd,
     )
 
 

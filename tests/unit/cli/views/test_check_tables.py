@@ -14,7 +14,14 @@ from vfmalign.cli.views.comparison_tables import comparison
 from vfmalign.client.messages.checks import Check, CheckSpec, CheckStage
 from vfmalign.client.messages.common import Estimate, Failure
 from vfmalign.client.messages.jobs import Job, JobSpec
-from vfmalign.client.messages.mmd import ComputeResponse, LayerResult, MeasureResult, ShiftResult, TopChannels
+from vfmalign.client.messages.mmd import (
+    ComputeResponse,
+    ExcludedMovement,
+    LayerResult,
+    MeasureResult,
+    ShiftResult,
+    TopChannels,
+)
 
 
 def row(text: str, first: str) -> str:
@@ -99,6 +106,16 @@ def test_a_comparison_shows_channels_that_move_most_and_its_caution(show: Any) -
     text = show(comparison(compared(layer.model_copy(update={"top_channels": unpaired}))))
     assert "Channels that move most" not in text
     assert "not pairs" not in text
+
+
+def test_a_comparison_shows_the_caution_about_excluded_channels_that_move(show: Any) -> None:
+    shift = ShiftResult(mmd2=Estimate(value=0.5), sigma=1.0)
+    moved = ExcludedMovement(count=2, displacement=Estimate(value=0.7), caution="2 of 130 channels moved by 0.7 SDs.")
+    layer = LayerResult(layer="last", channels=130, channels_excluded=2, raw=shift, standardised=shift)
+    text = show(comparison(compared(layer.model_copy(update={"excluded_movement": moved}))))
+    assert "! last: 2 of 130 channels moved by 0.7 SDs." in text
+    quiet = layer.model_copy(update={"excluded_movement": moved.model_copy(update={"caution": ""})})
+    assert "! last" not in show(comparison(compared(quiet)))
 
 
 def test_a_naive_baseline_that_is_not_beaten_is_marked(finished_check: Check, show: Any) -> None:

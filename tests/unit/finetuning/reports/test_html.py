@@ -11,7 +11,7 @@ import pytest
 
 from vfmalign.client.messages.checks import CheckSpec, Probe, VerdictLabel
 from vfmalign.client.messages.common import Estimate, absent
-from vfmalign.client.messages.mmd import ShiftResult, TopChannels
+from vfmalign.client.messages.mmd import ExcludedMovement, ShiftResult, TopChannels
 from vfmalign.core.domain.field_of_view import CutStructure
 from vfmalign.finetuning.analysis.cautions import Caution, list_cautions
 from vfmalign.finetuning.analysis.records import CheckReport
@@ -210,6 +210,13 @@ def test_every_row_of_the_networks_has_a_cell_for_every_column(make_report):
         assert {row.count("<td") for row in table.split("<tr")[2:]} == {columns - 1}
 
 
+def with_layer(report, layer, **fields):
+    """The report with other fields of the shift of one layer."""
+    layers = tuple(one.model_copy(update=fields) if one.layer == layer else one for one in report.result.shift.layers)
+    shift = report.result.shift.model_copy(update={"layers": layers})
+    return report.model_copy(update={"result": report.result.model_copy(update={"shift": shift})})
+
+
 def with_top_channels(report, layer, **fields):
     """The report with channels of one layer that hold most of its displacement."""
     top = TopChannels(
@@ -217,12 +224,7 @@ def with_top_channels(report, layer, **fields):
         displacement_share=Estimate(value=0.876, absent_reason="no interval"),
         shift_without=ShiftResult(mmd2=Estimate(value=0.0123, absent_reason="no interval"), sigma=4.0),
     ).model_copy(update=fields)
-    layers = tuple(
-        one.model_copy(update={"top_channels": top}) if one.layer == layer else one
-        for one in report.result.shift.layers
-    )
-    shift = report.result.shift.model_copy(update={"layers": layers})
-    return report.model_copy(update={"result": report.result.model_copy(update={"shift": shift})})
+    return with_layer(report, layer, top_channels=top)
 
 
 def test_channels_that_move_most_have_a_table_and_a_caution(make_report):
@@ -239,6 +241,17 @@ def test_channels_that_move_most_have_a_table_and_a_caution(make_report):
         title="Few channels dominate the shift", text="stages.3: 2 of 128 channels hold 87.6 %."
     ) in list_cautions(cautioned.result)
     assert "stages.3: 2 of 128 channels hold 87.6 %." in html_of(cautioned)
+
+
+def test_excluded_channels_that_move_have_a_caution(make_report):
+    report = make_report()
+    moved = ExcludedMovement(count=16, displacement=Estimate(value=0.4), caution="16 of 128 channels moved.")
+    cautioned = with_layer(report, "stages.3", excluded_movement=moved)
+    title = "Channels that move are left out of the shift"
+    assert Caution(title=title, text="stages.3: 16 of 128 channels moved.") in list_cautions(cautioned.result)
+    assert "stages.3: 16 of 128 channels moved." in html_of(cautioned)
+    quiet = with_layer(report, "stages.3", excluded_movement=moved.model_copy(update={"caution": ""}))
+    assert list_cautions(quiet.result) == list_cautions(report.result)
 
 
 def test_mmd2_without_the_top_channels_that_is_absent_shows_its_reason(make_report):
