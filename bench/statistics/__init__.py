@@ -1,4 +1,4 @@
-"""Simulations of tests and intervals: size, power beside competitors, coverage, and levels of an experiment's tests.
+"""Simulations of tests, intervals and bounds: size, power beside competitors, coverage, and levels of experiments.
 
 `python -m bench.statistics` takes about ten minutes on two cores at the default sizes.
 """

@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from bench import environments, machine, tables
@@ -15,10 +16,26 @@ from bench.statistics.coverage import simulate_coverage
 from bench.statistics.equivalence import simulate_equivalence
 from bench.statistics.experiments import simulate_experiments
 from bench.statistics.families import simulate_families
+from bench.statistics.fourier import simulate_fourier
 from bench.statistics.power import simulate_power
 from bench.statistics.size import simulate_size
 from bench.statistics.training_seeds import simulate_seeds
 from bench.tables import Section
+
+
+SECTIONS: dict[str, Callable[[argparse.Namespace], Section]] = {
+    "size": lambda arguments: simulate_size(arguments.size_datasets, arguments.seed, arguments.processes),
+    "power": lambda arguments: simulate_power(arguments.power_datasets, arguments.seed, arguments.processes),
+    "coverage": lambda arguments: simulate_coverage(arguments.coverage_datasets, arguments.seed, arguments.processes),
+    "fourier": lambda arguments: simulate_fourier(arguments.fourier_draws, arguments.seed, arguments.processes),
+    "convergence": lambda arguments: simulate_convergence(arguments.curves, arguments.seed),
+    "seeds": lambda arguments: simulate_seeds(arguments.seeds_datasets, arguments.seed),
+    "averages": lambda arguments: simulate_averages(arguments.seeds_datasets, arguments.seed),
+    "equivalence": lambda arguments: simulate_equivalence(arguments.equivalence_datasets, arguments.seed),
+    "experiments": lambda arguments: simulate_experiments(arguments.simulations, arguments.seed, arguments.processes),
+    "families": lambda arguments: simulate_families(arguments.simulations, arguments.seed, arguments.processes),
+}
+"""Simulations, in the order in which they run."""
 
 
 def main() -> int:
@@ -27,11 +44,11 @@ def main() -> int:
         prog="python -m bench.statistics",
         description="Simulate the size and power of tests, coverage, convergence, verdicts and experiments.",
     )
-    names = ("size", "power", "coverage", "convergence", "seeds", "equivalence", "experiments", "families", "averages")
-    parser.add_argument("--only", default=",".join(names), help=f"sections, separated by commas: {', '.join(names)}")
+    parser.add_argument("--only", default=",".join(SECTIONS), help=f"separated by commas: {', '.join(SECTIONS)}")
     parser.add_argument("--size-datasets", type=int, default=2000, help="datasets per null distribution (2000)")
     parser.add_argument("--power-datasets", type=int, default=1000, help="datasets per alternative (1000)")
     parser.add_argument("--coverage-datasets", type=int, default=1000, help="datasets per cell (1000)")
+    parser.add_argument("--fourier-draws", type=int, default=500, help="draws per row of random Fourier features (500)")
     parser.add_argument("--seeds-datasets", type=int, default=2000, help="datasets per cell of training seeds (2000)")
     parser.add_argument("--equivalence-datasets", type=int, default=300, help="datasets per cell of equivalence (300)")
     parser.add_argument("--curves", type=int, default=2000, help="learning curves per cell of convergence (2000)")
@@ -43,41 +60,20 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="folder of the results")
     arguments = parser.parse_args()
     chosen = arguments.only.split(",")
-    if set(chosen) - set(names):
-        parser.error(f"unknown section. Use {', '.join(names)}.")
+    if set(chosen) - set(SECTIONS):
+        parser.error(f"unknown section. Use {', '.join(SECTIONS)}.")
 
     folder = arguments.out or environments.HOME / "results" / time.strftime("statistics-%Y%m%d-%H%M%S")
     about = machine.describe(1)
     sections = []
     for name in chosen:
         start = time.perf_counter()
-        section = _simulate(name, arguments)
+        section = SECTIONS[name](arguments)
         section.sentences.append(f"Simulated in {time.perf_counter() - start:.0f} s.")
         sections.append(section)
         print(tables.to_markdown(section), flush=True)
         tables.write(folder, about, sections)
     return 0
-
-
-def _simulate(name: str, arguments: argparse.Namespace) -> Section:
-    """Simulate one section."""
-    if name == "size":
-        return simulate_size(arguments.size_datasets, arguments.seed, arguments.processes)
-    if name == "power":
-        return simulate_power(arguments.power_datasets, arguments.seed, arguments.processes)
-    if name == "convergence":
-        return simulate_convergence(arguments.curves, arguments.seed)
-    if name == "seeds":
-        return simulate_seeds(arguments.seeds_datasets, arguments.seed)
-    if name == "averages":
-        return simulate_averages(arguments.seeds_datasets, arguments.seed)
-    if name == "equivalence":
-        return simulate_equivalence(arguments.equivalence_datasets, arguments.seed)
-    if name == "experiments":
-        return simulate_experiments(arguments.simulations, arguments.seed, arguments.processes)
-    if name == "families":
-        return simulate_families(arguments.simulations, arguments.seed, arguments.processes)
-    return simulate_coverage(arguments.coverage_datasets, arguments.seed, arguments.processes)
 
 
 if __name__ == "__main__":

@@ -80,7 +80,7 @@ class AsyncMmdClient:
             projection: whether to return 2-D coordinates of the primary layer.
             precision: least precision; the service's setting where None.
             block_rows: of the block estimator; 0 takes the square root of the rows.
-            frequencies: of the random Fourier estimator; 0 takes 1,024.
+            frequencies: of the random Fourier estimator, at least 256; 0 takes 1,024.
             timeout_s: deadline of the call, in seconds.
 
         Raises:

@@ -110,7 +110,7 @@ def mmd2(
         precision: minimum: `fast` (bfloat16 on CUDA, else as `high`), `high` (float32) or `exact` (float64).
         device: device of the computation; None for that of x.
         block_rows: of the block estimator; 0 for √n.
-        frequencies: of random Fourier features; 0 for 1,024.
+        frequencies: of random Fourier features, at least 256; 0 for 1,024.
         seed: of random Fourier features, 0 to 2⁶⁴ − 1.
 
     Returns:

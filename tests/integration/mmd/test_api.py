@@ -156,7 +156,7 @@ async def test_every_kernel_answers(service, family):
 async def test_every_estimator_answers(service, estimator):
     pairing = pb.PAIRING_PAIRED if estimator == "ESTIMATOR_UNBIASED_PAIRED" else pb.PAIRING_INDEPENDENT
     message = inline_request(
-        features(1, rows=64), features(2, rows=64), pairing=pairing, estimator=estimator, frequencies=64
+        features(1, rows=64), features(2, rows=64), pairing=pairing, estimator=estimator, frequencies=256
     )
     response = await service.Compute(message)
     assert response.estimator == pb.Estimator.Value(estimator)

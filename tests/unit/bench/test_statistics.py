@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from bench import environments
 from bench.statistics import __main__ as command
-from bench.statistics import convergence, equivalence, power
+from bench.statistics import convergence, equivalence, fourier, power
 from bench.statistics.averages import simulate_averages
 from bench.statistics.convergence import SHAPES, draw_noise, get_curve, measure_directly
 from bench.statistics.coverage import coverage_shares
@@ -134,6 +134,28 @@ def test_intervals_over_training_seeds_are_simulated_for_every_cell(
     assert [len(table["rows"]) for table in section["tables"]] == [9, 9]
     assert len(section["records"]) == 2 * 9 * 6
     assert {one["covered"] for one in section["records"]} <= {0.0, 0.5, 1.0}
+
+
+PAIRS = "pairs, correlation 0.9975"
+"""Nearly equal samples, where few frequencies carry the error."""
+
+
+def test_the_bound_of_random_fourier_features_is_simulated_beside_the_one_before(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(fourier, "KERNELS", {"laplacian": fourier.KERNELS["laplacian"]})
+    monkeypatch.setattr(fourier, "CHANNELS", (5,))
+    monkeypatch.setattr(fourier, "CHANGES", {name: fourier.CHANGES[name] for name in ("none", PAIRS)})
+    arguments = ["--only", "fourier", "--fourier-draws", "40", "--processes", "1", "--out", str(tmp_path)]
+    monkeypatch.setattr("sys.argv", ["statistics", *arguments])
+    assert command.main() == 0
+    (section,) = json.loads((tmp_path / "results.json").read_text())["sections"]
+    (columns,), rows = {len(row) for row in section["tables"][0]["rows"]}, section["records"]
+    assert columns == len(section["tables"][0]["columns"]) == 10
+    assert [row["change"] for row in rows] == list(fourier.CHANGES)
+    near = rows[-1]
+    assert max(near["before"][:2]) < 0.93 < min(near["after"])
+    assert all(min(row["after"]) > 0.93 for row in rows)
 
 
 def test_equivalence_is_simulated_for_every_cell(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

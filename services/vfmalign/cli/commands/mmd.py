@@ -76,7 +76,9 @@ PrecisionOption = Annotated[
 BlockRowsOption = Annotated[
     int, typer.Option(metavar="N", min=0, help="Rows per block; 0 for the square root of the rows.")
 ]
-FrequenciesOption = Annotated[int, typer.Option(metavar="N", min=0, help="Frequencies of random_fourier; 0 for 1,024.")]
+FrequenciesOption = Annotated[
+    int, typer.Option(metavar="N", min=0, help="Frequencies of random_fourier, at least 256; 0 for 1,024.")
+]
 MeasureOption = Annotated[
     str, typer.Option(metavar="NAME", help=f"Further measures, separated by commas: {', '.join(get_args(Measure))}.")
 ]

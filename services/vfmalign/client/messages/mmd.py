@@ -115,7 +115,7 @@ class ComputeOptions(ApiMessage):
         interval_level: coverage in (0, 1); 0 means 0.95.
         precision: least precision; absent means the service's setting.
         block_rows: of the block estimator; 0 means the square root of the rows.
-        frequencies: of the random Fourier estimator; 0 means 1,024.
+        frequencies: of the random Fourier estimator, at least 256; 0 means 1,024.
         measures: measures of shift beside MMD².
     """
 

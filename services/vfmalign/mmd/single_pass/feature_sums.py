@@ -218,12 +218,6 @@ class PairSums:
                 _add_by_bucket(self._diagonal_G, diagonal_IR.mean(dim=1, keepdim=True), bucket_I)
         self._feature_map.all_reduce(self._sums_GF, self._diagonal_R, self._diagonal_G)
 
-    @property
-    def term_range(self) -> float:
-        """Length of the interval that contains the term of each frequency."""
-        n = self._buckets.rows
-        return 4.0 if self._biased else 4.0 * (n + 1) / (n - 1)
-
     def terms_R(self) -> FloatArray:
         """Return the estimate at each frequency; their mean is the estimate of MMD²."""
         return self._estimate(_squared_modulus(self._sums_GF.sum(dim=0)), self._diagonal_R, float(self._buckets.rows))
@@ -284,11 +278,6 @@ class SampleSums:
                 context.checkpoint()
                 _add_by_bucket(self._sums_GF, features_IF, buckets.get_buckets(rows_I), offset)
         self._feature_map.all_reduce(self._sums_GF)
-
-    @property
-    def term_range(self) -> float:
-        """Length of the interval that contains the term of each frequency."""
-        return 4.0 if self._biased else 4.0 + 1.0 / (self._x.rows - 1) + 1.0 / (self._y.rows - 1)
 
     def terms_R(self) -> FloatArray:
         """Return the estimate at each frequency; their mean is the estimate of MMD²."""

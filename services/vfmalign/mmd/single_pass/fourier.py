@@ -2,9 +2,9 @@
 
 With φ_r(x) = (cos ω_r·x, sin ω_r·x), MMD² is the mean over frequencies of |mean φ_r(x) − mean φ_r(y)|² (Rahimi and
 Recht, NIPS 2007; Sutherland and Schneider, UAI 2015, sec. 3.3, with this pair of features, which has the smaller
-variance). The frequencies are independent, so that their variance estimates the error of the mean. The expectation of
-1 − cos ω·(x̄ − ȳ) is known exactly, 1 − k(x̄, ȳ). This term is a control variate (Lavenberg and Welch, Management
-Science 27, 1981) that removes most of the error where the samples differ by a shift.
+variance). Their variance over the frequencies estimates the error of the mean. The expectation of 1 − cos ω·(x̄ − ȳ)
+is known exactly, 1 − k(x̄, ȳ). This term is a control variate (Lavenberg and Welch, Management Science 27, 1981) that
+removes most of the error where the samples differ by a shift.
 
 Rows are summed in buckets of whole groups, and the test and the jackknife treat a bucket as a group. A permutation of
 buckets is also a permutation of groups, so that the test stays exact.
@@ -59,9 +59,8 @@ class FourierEstimate:
     Attributes:
         mmd2: the estimate, with an interval that covers the randomness of both rows and frequencies.
         p_value: of the test on the features, which is exact at any number of frequencies.
-        approximation_error: half-width of Student's t interval over frequencies at 99 %.
-        guaranteed_error: the same by the empirical Bernstein bound, which assumes only that frequencies are independent
-            and is much wider.
+        approximation_error: half-width of Student's t interval over frequencies at 99 %, for 256 frequencies or more
+            (coverage: `python -m bench.statistics --only fourier`).
         rounding_error: bound on the effect of rounding phases, six standard deviations.
         uncorrected: the estimate without control variate, the one that `permuted_B` and `left_out` refer to.
         permuted_B: `uncorrected` under each permutation.
@@ -76,7 +75,6 @@ class FourierEstimate:
     mmd2: Estimate
     p_value: Estimate
     approximation_error: float
-    guaranteed_error: float
     rounding_error: float
     uncorrected: float
     permuted_B: FloatArray
@@ -175,32 +173,47 @@ def _create_sums(
     return SampleSums(*pair, feature_map, biased=biased)
 
 
-def _apply_control_variate(terms_R: FloatArray, phase_R: FloatArray, expected: float) -> tuple[float, float]:
-    """Return the mean over frequencies with the control variate 1 − cos(ω_r·(x̄ − ȳ)), and its standard error.
+@dataclass(frozen=True)
+class _FrequencyMean:
+    """Mean over frequencies: its value, its standard error, and the degrees of freedom of that."""
+
+    value: float
+    error: float
+    degrees: float
+
+    def get_half_width(self, level: float) -> float:
+        """Return the half-width of Student's t interval."""
+        return float(stdtrit(self.degrees, 0.5 + level / 2.0)) * self.error
+
+
+def _apply_control_variate(terms_R: FloatArray, phase_R: FloatArray, expected: float) -> _FrequencyMean:
+    """Return the mean over frequencies with the control variate 1 − cos(ω_r·(x̄ − ȳ)).
 
     Lavenberg and Welch (1981), eqs. (10)–(14) with one control: the regression line, evaluated at the control's known
-    mean.
+    mean. Where samples differ little, few frequencies carry both the slope and the error, so that neither equal
+    variances nor R − 2 degrees of freedom would hold. The standard error is therefore HC3 (MacKinnon and White,
+    J. Econometrics 29, 1985), and the degrees of freedom are those of a variance with the kurtosis of its terms,
+    2R/(kurtosis − 1) (Satterthwaite, Biometrics Bull. 2, 1946).
     """
+    count = terms_R.size
     control_R = 2.0 * np.sin(0.5 * phase_R) ** 2
     deviation_R = control_R - control_R.mean()
     sum_of_squares = float(deviation_R @ deviation_R)
-    count = terms_R.size
     if sum_of_squares <= 1e-30 * count:
-        return float(terms_R.mean()), float(terms_R.std(ddof=1)) / math.sqrt(count)
+        deviation_R, sum_of_squares = np.zeros(count), 1.0
     slope = float(deviation_R @ terms_R) / sum_of_squares
     error_of_control = float(control_R.mean()) - expected
     residual_R = terms_R - terms_R.mean() - slope * deviation_R
-    variance = float(residual_R @ residual_R) / (count - 2)
-    return float(terms_R.mean()) - slope * error_of_control, math.sqrt(
-        variance * (1.0 / count + error_of_control**2 / sum_of_squares)
-    )
-
-
-def _bernstein(terms_R: FloatArray, term_range: float) -> float:
-    """Return the half-width of the two-sided 99 % empirical Bernstein bound (Maurer and Pontil, COLT 2009, thm 4)."""
-    log = math.log(4.0 / (1.0 - ERROR_LEVEL))
-    variance = float(terms_R.var(ddof=1))
-    return math.sqrt(2.0 * variance * log / terms_R.size) + 7.0 * term_range * log / (3.0 * (terms_R.size - 1))
+    leverage_R = 1.0 / count + deviation_R**2 / sum_of_squares
+    weight_R = 1.0 / count - error_of_control * deviation_R / sum_of_squares
+    influence_R = weight_R * residual_R / np.maximum(1.0 - leverage_R, 1e-9)
+    squares_R = influence_R**2
+    variance = float(squares_R.sum())
+    value = float(terms_R.mean()) - slope * error_of_control
+    if variance == 0.0:
+        return _FrequencyMean(value, 0.0, count - 2)
+    kurtosis = count * float(np.square(squares_R / variance).sum())
+    return _FrequencyMean(value, math.sqrt(variance), min(count - 2.0, 2.0 * count / max(kurtosis - 1.0, 2.0)))
 
 
 def _rounding_bound(uncorrected: float, norm: float, spectrum: Spectrum, rows: int, precision: PrecisionName) -> float:
@@ -230,7 +243,7 @@ def _result(
     context: WorkContext,
 ) -> FourierEstimate:
     """Return estimate, test, interval and bounds from the sums."""
-    value, error = _apply_control_variate(
+    mean = _apply_control_variate(
         samples.terms_R(),
         feature_map.mean_phase_difference(x, y),
         spectrum.one_minus_kernel(feature_map.mean_difference(x, y)),
@@ -242,12 +255,11 @@ def _result(
     tie_bound = 256.0 * float(np.finfo(np.float64).eps)
     p_value = uncertainty.p_value(uncorrected, permuted_B, tie_bound, drawn)
     left_out, reason = _left_out(samples, uncorrected, tie_bound)
-    interval = _interval(value, error, left_out, level, p_value.value) if left_out else None
+    interval = _interval(mean, left_out, level, p_value.value) if left_out else None
     return FourierEstimate(
-        mmd2=Estimate(value=value, interval=interval, absent_reason=reason),
+        mmd2=Estimate(value=mean.value, interval=interval, absent_reason=reason),
         p_value=p_value,
-        approximation_error=float(stdtrit(spectrum.count - 2, 0.5 + ERROR_LEVEL / 2.0)) * error,
-        guaranteed_error=_bernstein(samples.terms_R(), samples.term_range) + abs(value - uncorrected),
+        approximation_error=mean.get_half_width(ERROR_LEVEL),
         rounding_error=_rounding_bound(uncorrected, norm, spectrum, rows, feature_map.precision),
         uncorrected=uncorrected,
         permuted_B=permuted_B,
@@ -295,11 +307,11 @@ def _permuted_statistics(samples: PairSums | SampleSums, drawn: Permutations, co
     return np.concatenate(statistics)
 
 
-def _interval(value: float, error: float, left_out: tuple[FloatArray, ...], level: float, p: float | None) -> Interval:
+def _interval(mean: _FrequencyMean, left_out: tuple[FloatArray, ...], level: float, p: float | None) -> Interval:
     """Return an interval from the jackknife variance of the rows plus the variance over frequencies."""
+    value = mean.value
     jackknife = uncertainty.jackknife(value, left_out, level, p)
-    quantile = float(stdtrit(min(theta_G.size for theta_G in left_out) - 1, 0.5 + level / 2.0))
-    half = math.hypot(jackknife.upper - value, quantile * error)
+    half = math.hypot(jackknife.upper - value, mean.get_half_width(level))
     return Interval(
         lower=value - half, upper=value + half, level=level, method=INTERVAL, degenerate=jackknife.degenerate
     )

@@ -4,7 +4,12 @@ By Bochner's theorem k(x, y) = E cos(ω·(x − y)) for ω from the kernel's spe
 2007, thm 1). Every kernel of a distance here is a mean of Gaussians of different widths (Schoenberg, 1938). Therefore
 ω = s·z/σ with standard normal z and a factor s that is distributed as 1/width.
 
-Legend: R frequencies, C channels.
+The direction of ω is uniform and independent of its length. The lengths are stratified: of many that are drawn and
+sorted, each run of neighbours gives one at random. Each ω still has the spectral distribution. Long frequencies, which
+are rare and matter most where samples differ little, are in every set in their proportion; a set of independent ones
+may lack them, and its error then looks small (docs/adr/0086-*.md).
+
+Legend: R frequencies, C channels, K candidates for one length.
 """
 
 from __future__ import annotations
@@ -23,6 +28,7 @@ from vfmalign.mmd.engine.rows import FloatArray
 DEFAULT_FREQUENCIES = 1024
 # Second key of the generator: the permutations, drawn from the same seed, use 0 and are therefore independent.
 _STREAM = 1
+_CANDIDATES = 32
 
 
 def _ones(generator: Generator, count: int) -> FloatArray:
@@ -65,7 +71,7 @@ class Spectrum:
 
     Attributes:
         kernel: whose spectral distribution they are drawn from; k(x, x) = 1.
-        omega_RC: independent frequencies, in inverse units of the features.
+        omega_RC: frequencies, in inverse units of the features.
     """
 
     kernel: BoundKernel
@@ -113,6 +119,15 @@ def draw_spectrum(kernel: str, sigma: float, channels: int, count: int, seed: in
     if kernel == "gaussian_mixture":
         count = -(-count // len(MIXTURE_MULTIPLES)) * len(MIXTURE_MULTIPLES)
     generator = Generator(np.random.Philox(key=np.array([seed, _STREAM], np.uint64)))
-    factors_R = INVERSE_WIDTHS[kernel](generator, count)
-    omega_RC = generator.standard_normal((count, channels)) * (factors_R[:, None] / sigma)
+    omega_RC = generator.standard_normal((count, channels))
+    omega_RC *= (_draw_lengths(generator, kernel, count, channels) / np.linalg.norm(omega_RC, axis=1) / sigma)[:, None]
     return Spectrum(KERNELS[kernel](sigma, channels), omega_RC)
+
+
+def _draw_lengths(generator: Generator, kernel: str, count: int, channels: int) -> FloatArray:
+    """Draw stratified values of σ‖ω‖ in ascending order, [R]."""
+    factors = INVERSE_WIDTHS[kernel](generator, _CANDIDATES * count)
+    candidates = np.sqrt(generator.chisquare(channels, factors.size)) * factors
+    candidates.sort()
+    candidates_RK = candidates.reshape(count, _CANDIDATES)
+    return np.asarray(candidates_RK[np.arange(count), generator.integers(_CANDIDATES, size=count)])

@@ -37,9 +37,9 @@ def test_values_are_the_estimators_own(samples):
     shift = ask(x, y, "block", block_rows=40, precision="exact")
     wanted = block_mmd2(*streams, kernel, paired=True, block_rows=40, precision="float64")
     assert (shift.mmd2, shift.p_value, shift.precision) == (wanted.mmd2, wanted.p_value, "float64")
-    shift = ask(x, y, "random_fourier", frequencies=200, seed=4, permutations=50, precision="exact")
+    shift = ask(x, y, "random_fourier", frequencies=300, seed=4, permutations=50, precision="exact")
     found = fourier_mmd2(
-        *streams, paired=True, sigma=2.0, frequencies=200, seed=4, permutations=50, precision="float64"
+        *streams, paired=True, sigma=2.0, frequencies=300, seed=4, permutations=50, precision="float64"
     )  # fmt: skip
     assert (shift.mmd2.value, shift.p_value) == (pytest.approx(found.mmd2.value, rel=1e-13), found.p_value)
     assert shift.approximation_error == pytest.approx(found.approximation_error, rel=1e-9)

@@ -105,8 +105,8 @@ def test_every_word_of_the_api_is_one_of_the_engine():
     for word, number in _words(pb.TestMethod).items():
         assert asked(test=pb.TestOptions(method=number)).method == word
     assert set(_words(pb.BandwidthRule)) == set(get_args(BandwidthRule))
-    options = asked(block_rows=5, frequencies=70, test=pb.TestOptions(permutations=3, seed=2, aggregated=True))
-    assert (options.block_rows, options.frequencies, options.aggregated) == (5, 70, True)
+    options = asked(block_rows=5, frequencies=700, test=pb.TestOptions(permutations=3, seed=2, aggregated=True))
+    assert (options.block_rows, options.frequencies, options.aggregated) == (5, 700, True)
 
 
 @pytest.mark.parametrize(
