@@ -22,7 +22,6 @@ from bench.statistics.size import simulate_size
 from bench.statistics.training_seeds import simulate_seeds
 from bench.tables import Section
 
-
 SECTIONS: dict[str, Callable[[argparse.Namespace], Section]] = {
     "size": lambda arguments: simulate_size(arguments.size_datasets, arguments.seed, arguments.processes),
     "power": lambda arguments: simulate_power(arguments.power_datasets, arguments.seed, arguments.processes),
