@@ -16,6 +16,7 @@ from bench.statistics.coverage import simulate_coverage
 from bench.statistics.equivalence import simulate_equivalence
 from bench.statistics.experiments import simulate_experiments
 from bench.statistics.families import simulate_families
+from bench.statistics.few_patients import simulate_classes, simulate_skewness
 from bench.statistics.fourier import simulate_fourier
 from bench.statistics.power import simulate_power
 from bench.statistics.size import simulate_size
@@ -31,6 +32,8 @@ SECTIONS: dict[str, Callable[[argparse.Namespace], Section]] = {
     "seeds": lambda arguments: simulate_seeds(arguments.seeds_datasets, arguments.seed),
     "averages": lambda arguments: simulate_averages(arguments.seeds_datasets, arguments.seed),
     "equivalence": lambda arguments: simulate_equivalence(arguments.equivalence_datasets, arguments.seed),
+    "skewness": lambda arguments: simulate_skewness(arguments.few_datasets, arguments.seed),
+    "classes": lambda arguments: simulate_classes(arguments.few_datasets, arguments.seed),
     "experiments": lambda arguments: simulate_experiments(arguments.simulations, arguments.seed, arguments.processes),
     "families": lambda arguments: simulate_families(arguments.simulations, arguments.seed, arguments.processes),
 }
@@ -50,6 +53,7 @@ def main() -> int:
     parser.add_argument("--fourier-draws", type=int, default=500, help="draws per row of random Fourier features (500)")
     parser.add_argument("--seeds-datasets", type=int, default=2000, help="datasets per cell of training seeds (2000)")
     parser.add_argument("--equivalence-datasets", type=int, default=300, help="datasets per cell of equivalence (300)")
+    parser.add_argument("--few-datasets", type=int, default=400, help="datasets per cell of few patients (400)")
     parser.add_argument("--curves", type=int, default=2000, help="learning curves per cell of convergence (2000)")
     parser.add_argument("--simulations", type=int, default=2000, help="simulated experiments per row (2000)")
     parser.add_argument(

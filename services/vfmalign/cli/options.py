@@ -123,7 +123,13 @@ PermutationsOption = Annotated[
 ]
 BootstrapOption = Annotated[
     int,
-    typer.Option("--bootstrap", metavar="N", min=100, max=100_000, help="Bootstrap resamples of the gains' intervals."),
+    typer.Option(
+        "--bootstrap",
+        metavar="N",
+        min=100,
+        max=100_000,
+        help="Bootstrap resamples of the gains' intervals, where they are bootstrapped.",
+    ),
 ]
 SeedOption = Annotated[
     int, typer.Option("--seed", metavar="N", min=0, max=2**63 - 1, help="Seed of all random numbers.")

@@ -148,7 +148,7 @@ class GainVariance(_message.Message):
     def __init__(self, network: _Optional[_Union[VarianceComponents, _Mapping]] = ..., baseline: _Optional[_Union[VarianceComponents, _Mapping]] = ..., difference: _Optional[_Union[VarianceComponents, _Mapping]] = ..., standard_error: _Optional[float] = ..., degrees_of_freedom: _Optional[float] = ..., seeds: _Optional[int] = ...) -> None: ...
 
 class Gain(_message.Message):
-    __slots__ = ("relative_percent", "absolute", "score", "baseline", "cases", "groups", "cases_left_out", "equivalence_interval", "variance")
+    __slots__ = ("relative_percent", "absolute", "score", "baseline", "cases", "groups", "cases_left_out", "equivalence_interval", "variance", "smaller_class")
     RELATIVE_PERCENT_FIELD_NUMBER: _ClassVar[int]
     ABSOLUTE_FIELD_NUMBER: _ClassVar[int]
     SCORE_FIELD_NUMBER: _ClassVar[int]
@@ -158,6 +158,7 @@ class Gain(_message.Message):
     CASES_LEFT_OUT_FIELD_NUMBER: _ClassVar[int]
     EQUIVALENCE_INTERVAL_FIELD_NUMBER: _ClassVar[int]
     VARIANCE_FIELD_NUMBER: _ClassVar[int]
+    SMALLER_CLASS_FIELD_NUMBER: _ClassVar[int]
     relative_percent: _common_pb2.Estimate
     absolute: _common_pb2.Estimate
     score: float
@@ -167,7 +168,8 @@ class Gain(_message.Message):
     cases_left_out: int
     equivalence_interval: _common_pb2.Interval
     variance: GainVariance
-    def __init__(self, relative_percent: _Optional[_Union[_common_pb2.Estimate, _Mapping]] = ..., absolute: _Optional[_Union[_common_pb2.Estimate, _Mapping]] = ..., score: _Optional[float] = ..., baseline: _Optional[float] = ..., cases: _Optional[int] = ..., groups: _Optional[int] = ..., cases_left_out: _Optional[int] = ..., equivalence_interval: _Optional[_Union[_common_pb2.Interval, _Mapping]] = ..., variance: _Optional[_Union[GainVariance, _Mapping]] = ...) -> None: ...
+    smaller_class: int
+    def __init__(self, relative_percent: _Optional[_Union[_common_pb2.Estimate, _Mapping]] = ..., absolute: _Optional[_Union[_common_pb2.Estimate, _Mapping]] = ..., score: _Optional[float] = ..., baseline: _Optional[float] = ..., cases: _Optional[int] = ..., groups: _Optional[int] = ..., cases_left_out: _Optional[int] = ..., equivalence_interval: _Optional[_Union[_common_pb2.Interval, _Mapping]] = ..., variance: _Optional[_Union[GainVariance, _Mapping]] = ..., smaller_class: _Optional[int] = ...) -> None: ...
 
 class Steps(_message.Message):
     __slots__ = ("value", "censored", "absent_reason")

@@ -94,6 +94,16 @@ def test_marks_are_explained_where_they_are_used(show: Show, experiment: Experim
     assert marked.count("¶") == marked.count("§") == 2
 
 
+def test_claims_state_how_often_a_subgroup_is_missing(
+    show: Show, experiment: Experiment, finished_check: Check
+) -> None:
+    changes = {"result.verdict": "gain", "result.rpg_specialised.groups": 20}
+    text = show(show_experiment(experiment, {"c0": with_changes(finished_check, changes).result}))
+    sentence = "with 20 test patients, the chance that none of them belongs to a subgroup of one in ten is 12 %"
+    assert sentence in " ".join(text.split())
+    assert "subgroup" not in show(show_experiment(experiment, {"c0": finished_check.result}))
+
+
 def test_an_experiment_that_failed_says_why(show: Show) -> None:
     failure = Failure(reason="NO_CHECK_SUCCEEDED", message="no check succeeded")
     failed = Experiment(experiment_id="s1", spec=SPEC, state="failed", create_time=TIME, failure=failure)

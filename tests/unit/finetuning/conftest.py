@@ -15,7 +15,8 @@ from vfmalign.client.messages.jobs import CurvePoint
 from vfmalign.client.messages.mmd import ComputeResponse, LayerResult, Projection, ProjectionPoint, ShiftResult
 from vfmalign.core.domain.jobs import JobProgress
 from vfmalign.finetuning.analysis.convergence import measure_convergence
-from vfmalign.finetuning.analysis.gain import PairedScores, estimate_gain
+from vfmalign.finetuning.analysis.gain import estimate_gain
+from vfmalign.finetuning.analysis.paired_scores import PairedScores
 from vfmalign.finetuning.analysis.records import (
     CheckAnalysis,
     CheckReport,

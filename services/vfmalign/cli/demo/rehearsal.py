@@ -109,7 +109,7 @@ _SMALL: tuple[tuple[str, Objective], ...] = (
 SIZES: dict[str, Size] = {
     "small": Size(
         models=_SMALL,
-        counts={"pretrain": 24, "train": 20, "val": 8, "test": 16},
+        counts={"pretrain": 24, "train": 20, "val": 8, "test": 20},
         seeds=1,
         pretraining=Recipe(preset="demo", epochs=8, steps_per_epoch=16, batch_size=8),
         finetuning=Recipe(preset="demo", epochs=16, probe_steps=(32, 64, 128)),

@@ -8,7 +8,7 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from vfmalign.cli.views.check_tables import show_head
-from vfmalign.cli.views.tables import format_steps, new_table, primary_shift, to_text
+from vfmalign.cli.views.tables import format_steps, list_absent_reasons, new_table, primary_shift, to_text
 from vfmalign.client.messages.checks import Check, CheckResult
 
 
@@ -33,5 +33,6 @@ def summarise_check(check: Check, result: CheckResult, report: Path) -> list[Ren
         ("steps to 95 % of the rise", f"{format_steps(convergence.steps_to_95)} of {convergence.steps}"),
     ):
         table.add_row(Text(name, style="dim"), value)
+    reasons = list_absent_reasons([result.rpg_specialised.absolute, result.rpg_scratch.absolute])
     cautions = [Text(f"! {caution}", style="yellow") for caution in result.cautions]
-    return ["", show_head(check), table, *cautions, Text.assemble("Report: ", (str(report), "bold"))]
+    return ["", show_head(check), table, *reasons, *cautions, Text.assemble("Report: ", (str(report), "bold"))]

@@ -27,6 +27,7 @@ from vfmalign.client.messages.checks import CheckResult
 from vfmalign.client.messages.experiments import Experiment
 from vfmalign.core.domain.documents import pluralise
 from vfmalign.core.domain.jobs import MetricSpec
+from vfmalign.core.domain.subgroups import describe_unseen_subgroup
 
 Results = Mapping[str, CheckResult]
 """Results of the checks that succeeded, by check id."""
@@ -145,6 +146,10 @@ def _show_remarks(results: Results) -> list[RenderableType]:
             style="dim",
         )
     ]
+    claims = [result for result in results.values() if result.verdict in {"gain", "harm", "equivalent"}]
+    for patients in sorted({result.rpg_specialised.groups for result in claims}):
+        text = f"gain, harm and equivalent: with {patients} test patients, {describe_unseen_subgroup(patients)}."
+        lines.append(Text(text, style="yellow"))
     if any(result.naive_baseline_not_beaten for result in results.values()):
         lines.append(Text("¶ the fine-tuned model does not beat the naive baseline.", style="yellow"))
     if any(result.shifts[0].saturated for result in results.values()):

@@ -142,6 +142,7 @@ class Gain(ApiMessage):
         equivalence_interval: interval of `absolute` at the level 2·L − 1, where L is the level of its own interval;
             degenerate where too few patients have different scores to show equivalence.
         variance: over seeds and patients; None with one seed and where there is no interval.
+        smaller_class: number of patients of the smaller class, for metrics of two classes; 0 for others.
     """
 
     PROTO: ClassVar[type[Message]] = alignment_pb2.Gain
@@ -155,6 +156,7 @@ class Gain(ApiMessage):
     cases_left_out: int = 0
     equivalence_interval: Interval | None = None
     variance: GainVariance | None = None
+    smaller_class: int = 0
 
 
 class Steps(ApiMessage):

@@ -8,7 +8,8 @@ from vfmalign.client.messages.mmd import ExcludedMovement, LayerResult, TopChann
 from vfmalign.core.domain.documents import pluralise
 from vfmalign.core.domain.field_of_view import CAUTION_BELOW, count_cases, describe_cut, format_share
 from vfmalign.core.domain.record import Record
-from vfmalign.finetuning.analysis.gain import MIN_GROUPS
+from vfmalign.core.domain.subgroups import describe_unseen_subgroup
+from vfmalign.finetuning.analysis.gain_limits import CAUTION_BELOW, MIN_FOR_CLAIM, MIN_GROUPS
 from vfmalign.finetuning.analysis.records import CheckAnalysis
 from vfmalign.finetuning.analysis.shift import is_saturated
 
@@ -34,6 +35,7 @@ def list_cautions(result: CheckAnalysis) -> tuple[Caution, ...]:
         _caution_about_naive_baseline(result),
         _caution_about_pretraining(result),
         _caution_about_budgets(result),
+        _caution_about_few_patients(result),
     ]
     return tuple(caution for caution in cautions if caution is not None)
 
@@ -160,4 +162,17 @@ def _caution_about_budgets(result: CheckAnalysis) -> Caution | None:
         title="Unequal budgets",
         text="The networks were trained for different numbers of steps. The gains over the baselines reflect both the "
         "model and its budget.",
+    )
+
+
+def _caution_about_few_patients(result: CheckAnalysis) -> Caution | None:
+    patients = result.rpg_specialised.groups
+    if not MIN_GROUPS <= patients < CAUTION_BELOW:
+        return None
+    return Caution(
+        title="Few test patients",
+        text=f"With {patients} test patients, {describe_unseen_subgroup(patients)}. A loss or a gain in such a "
+        "subgroup is then in no interval, and the verdict may be wrong as often. This chance is at most 2.5 % from "
+        f"{CAUTION_BELOW} test patients on"
+        + (f"; below {MIN_FOR_CLAIM}, no verdict is gain, equivalent or harm." if patients < MIN_FOR_CLAIM else "."),
     )

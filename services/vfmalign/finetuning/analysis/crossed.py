@@ -20,6 +20,11 @@ Metrics of a set, such as an area under the ROC curve, have no value of a single
 G·θ − (G − 1)·θ₍₋g₎ take its place, as in the analysis of several readers of the same cases (Dorfman, Berbaum and Metz,
 Investigative Radiology 27 (1992), 723–731). For the mean of one case per patient they are the patients' values.
 
+Student's t is too narrow on the side of rare large losses (or gains) and too wide on the other. The mean of the
+patients' values x_g therefore has the skewness λ = Σ (x_g − x̄)³ / (G³ · SE³), and Hall's transformation of the
+studentised mean T removes it (J. R. Stat. Soc. B 54 (1992), 221–228): h(T) = ((1 + λT/3)³ − 1)/λ + λ/6 replaces T.
+Pseudo-values of a set take few values, and their skewness is no guide: their intervals remain Student's.
+
 Legend: S seeds, G groups (patients), N cases.
 """
 
@@ -38,6 +43,9 @@ from vfmalign.core.domain.jobs import MetricSpec
 from vfmalign.core.domain.scores import aggregate_resamples
 
 METHOD = "crossed analysis of variance of seeds and patients, Satterthwaite's t"
+SKEWED_METHOD = f"{METHOD}, Hall's transformation of skewness"
+MIN_SKEWNESS = 1e-6
+"""Skewness below which the transformation would lose digits; it then changes nothing that is shown."""
 
 Array = npt.NDArray[np.float64]
 
@@ -59,11 +67,13 @@ class CrossedVariance:
         components: σ²_seed, σ²_patient and σ²_residual, of the sum where there are several networks.
         variance: of the mean.
         degrees: Satterthwaite's degrees of freedom.
+        skewness: λ of the mean; None where the interval is not corrected for it.
     """
 
     components: VarianceComponents
     variance: float
     degrees: float
+    skewness: float | None = None
 
     @property
     def standard_error(self) -> float:
@@ -72,8 +82,14 @@ class CrossedVariance:
 
     def get_interval(self, value: float, level: float) -> Interval:
         """Returns the interval around a mean."""
-        half = float(stdtrit(self.degrees, 0.5 + level / 2.0)) * self.standard_error
-        return Interval(lower=value - half, upper=value + half, level=level, method=METHOD)
+        quantile = float(stdtrit(self.degrees, 0.5 + level / 2.0))
+        above, below = (_invert_hall(sign * quantile, self.skewness or 0.0) for sign in (1.0, -1.0))
+        return Interval(
+            lower=value - above * self.standard_error,
+            upper=value - below * self.standard_error,
+            level=level,
+            method=METHOD if self.skewness is None else SKEWED_METHOD,
+        )
 
 
 def get_pseudo_values(
@@ -113,20 +129,24 @@ def get_mean_squares(value_SG: Array) -> MeanSquares:
     )
 
 
-def analyse_crossed(networks: Sequence[Array], patient_degrees: int | None = None) -> CrossedVariance:
+def analyse_crossed(
+    networks: Sequence[Array], patient_degrees: int | None = None, *, correct_skewness: bool = False
+) -> CrossedVariance:
     """Analyses the sum of the means of networks that were trained with seeds of their own and scored on equal patients.
 
     Args:
         networks: values [S, G] of each network; `[x, -b]` for the difference of two.
         patient_degrees: degrees of freedom of the patients, where fewer than G − 1 determine the metric.
+        correct_skewness: whether intervals allow for the skewness of the patients' values.
     """
     n_seeds, n_groups = networks[0].shape
     squares = [get_mean_squares(value_SG) for value_SG in networks]
     residual = sum(one.residual for one in squares)
     seed = sum(one.seed for one in squares)
     # The patients' effects of the networks are correlated, so that their mean square is that of the sum.
-    patient = n_seeds * float(np.var(sum(value_SG.mean(axis=0) for value_SG in networks), ddof=1))
-    has_seed, has_patient = seed > residual, patient > residual
+    total_G = np.sum([value_SG.mean(axis=0) for value_SG in networks], axis=0)
+    patient = n_seeds * float(np.var(total_G, ddof=1))
+    has_seed, has_patient = seed > residual, patient > residual or n_seeds == 1
 
     # A component that is set to 0 takes the mean squares that it consists of out of the variance.
     residual_degrees = (n_seeds - 1) * (n_groups - 1)
@@ -138,6 +158,7 @@ def analyse_crossed(networks: Sequence[Array], patient_degrees: int | None = Non
     if has_seed == has_patient:
         sign = -1.0 if has_seed else 1.0
         terms += [(sign * one.residual, residual_degrees) for one in squares]
+    variance = sum(term for term, _ in terms) / (n_seeds * n_groups)
     return CrossedVariance(
         components=VarianceComponents(
             seed=max(0.0, seed - residual) / n_groups,
@@ -145,9 +166,23 @@ def analyse_crossed(networks: Sequence[Array], patient_degrees: int | None = Non
             residual=residual,
             set_to_zero=tuple(name for name, value in (("seed", seed), ("patient", patient)) if value < residual),
         ),
-        variance=sum(term for term, _ in terms) / (n_seeds * n_groups),
+        variance=variance,
         degrees=_get_satterthwaite_degrees(terms),
+        skewness=_get_skewness(total_G, variance) if correct_skewness else None,
     )
+
+
+def _get_skewness(value_G: Array, variance: float) -> float:
+    """Returns λ of the mean of the values, whose variance may include more than their own; 0 if it is 0."""
+    third = float(np.power(value_G - value_G.mean(), 3).sum()) / len(value_G) ** 3
+    return third / variance**1.5 if variance > 0.0 else 0.0
+
+
+def _invert_hall(quantile: float, skewness: float) -> float:
+    """Returns T with h(T) = quantile; the quantile itself without skewness."""
+    if abs(skewness) < MIN_SKEWNESS:
+        return quantile
+    return float(3.0 / skewness * (np.cbrt(1.0 + skewness * (quantile - skewness / 6.0)) - 1.0))
 
 
 def _get_satterthwaite_degrees(terms: Sequence[tuple[float, float]]) -> float:

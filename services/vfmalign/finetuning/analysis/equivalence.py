@@ -9,13 +9,19 @@ therefore add one pair for either direction. Here, either class gains a patient 
 right, and one of whom the baseline alone is. Single cases of other metrics have no such worst value. Their interval is
 marked as degenerate where few patients have scores that differ.
 
+Where the networks predict every test patient alike, the interval of two classes is that of the added patients alone. It
+is the narrowest one, and tells how many patients equivalence needs at least.
+
 Legend: S seeds, N cases, G groups (patients).
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left
+
 import numpy as np
 import numpy.typing as npt
+from scipy.special import stdtrit
 
 from vfmalign.client.messages.common import Interval
 from vfmalign.core.domain.jobs import MetricSpec
@@ -24,6 +30,7 @@ from vfmalign.finetuning.analysis.crossed import analyse_crossed, get_pseudo_val
 TWO_CLASS_METHOD = "jackknife over patients with two more of each class, Student's t"
 MIN_DIFFERENT = 8
 """Patients with different scores below which a mean is not shown to be equivalent."""
+MAX_PATIENTS = 10_000_000
 
 Array = npt.NDArray[np.float64]
 
@@ -69,3 +76,22 @@ def allow_for_unseen_differences(
     )
     adjusted = analyse_crossed([score_SG, -baseline_SG], degrees).get_interval(difference, interval.level)
     return adjusted.model_copy(update={"method": TWO_CLASS_METHOD})
+
+
+def count_patients_for_equivalence(metric: MetricSpec, level: float) -> int:
+    """Returns the patients of each class from which on equivalence is possible; 0 for a mean.
+
+    Args:
+        metric: of two classes, with its smallest relevant difference; it must be above 0.
+        level: of the equivalence interval.
+    """
+    if metric.of_set == "mean":
+        return 0
+
+    def fits(patients: int) -> bool:
+        # Without one of the added patients, the difference is this; without any other one, it is 0.
+        change = 1.0 / (patients + 2) if metric.of_set == "auroc" else 0.5 / (patients + 1)
+        error = 2.0 * change * np.sqrt((2 * patients + 3) / (2 * patients + 4))
+        return bool(stdtrit(patients - 1, 0.5 + level / 2.0) * error < metric.smallest_difference)
+
+    return 2 + bisect_left(range(2, MAX_PATIENTS), True, key=fits)

@@ -1,7 +1,8 @@
 """Verdict of a check: a label and the sentence that explains it.
 
 The verdict compares the difference of the scores (`rpg_specialised.absolute`) with 0 and with the smallest relevant
-difference of the metric. Relative gain, shift, p-values and convergence do not enter it.
+difference of the metric. Relative gain, shift, p-values and convergence do not enter it. A label that claims something
+needs enough patients, because no test sees a subgroup that the sample does not contain.
 """
 
 from __future__ import annotations
@@ -13,8 +14,15 @@ from vfmalign.client.messages.common import Interval
 from vfmalign.core.domain.documents import pluralise
 from vfmalign.core.domain.jobs import MetricSpec
 from vfmalign.core.domain.record import Record
-from vfmalign.finetuning.analysis.equivalence import MIN_DIFFERENT, TWO_CLASS_METHOD
-from vfmalign.finetuning.analysis.gain import MIN_GROUPS
+from vfmalign.core.domain.subgroups import describe_unseen_subgroup
+from vfmalign.finetuning.analysis.equivalence import (
+    MIN_DIFFERENT,
+    TWO_CLASS_METHOD,
+    count_patients_for_equivalence,
+)
+from vfmalign.finetuning.analysis.gain_limits import MIN_FOR_CLAIM, MIN_GROUPS
+
+_CLAIMS: frozenset[VerdictLabel] = frozenset({"gain", "harm", "equivalent"})
 
 
 class Verdict(Record):
@@ -29,7 +37,8 @@ def decide_verdict(gain: Gain, metric: MetricSpec, *, held_out: bool) -> Verdict
 
     `equivalent` if the equivalence interval lies strictly within ± the smallest relevant difference and is not marked
     (`equivalence`); else `gain` or `harm` if the interval lies strictly above or below 0; else `inconclusive`. A
-    difference that is proven to be irrelevant is therefore `equivalent` even if it is also proven not to be 0.
+    difference that is proven to be irrelevant is therefore `equivalent` even if it is also proven not to be 0. Below
+    `MIN_FOR_CLAIM` patients, all three are `inconclusive`.
 
     Args:
         gain: gain over the specialised baseline.
@@ -43,11 +52,33 @@ def decide_verdict(gain: Gain, metric: MetricSpec, *, held_out: bool) -> Verdict
             label="insufficient_data",
             reason=f"{pluralise(gain.groups, 'test patient')}; a verdict needs at least {MIN_GROUPS}",
         )
-    interval = gain.absolute.interval
-    if interval is None or gain.absolute.value is None:
+    if gain.absolute.value is None or (gain.absolute.interval is None and gain.equivalence_interval is None):
         return Verdict(label="insufficient_data", reason=gain.absolute.absent_reason)
-    label, conclusion = _compare(interval, gain.equivalence_interval, metric)
-    return Verdict(label=label, reason=f"{_describe(gain, gain.absolute.value, interval, metric)}: {conclusion}")
+    label, conclusion = _compare(gain, metric)
+    reason = f"{_describe(gain, gain.absolute.value, metric)}: {conclusion}"
+    limits = explain_limits(gain, metric)
+    return Verdict(
+        label="inconclusive" if label in _CLAIMS and gain.groups < MIN_FOR_CLAIM else label,
+        reason=f"{reason}; {limits}" if limits else reason,
+    )
+
+
+def explain_limits(gain: Gain, metric: MetricSpec) -> str:
+    """Returns what the number of patients cannot show: a rare subgroup, or equivalence; empty if it limits nothing."""
+    limits = []
+    if (label := _compare(gain, metric)[0]) in _CLAIMS:
+        patients, chance = pluralise(gain.groups, "test patient"), describe_unseen_subgroup(gain.groups)
+        if gain.groups < MIN_FOR_CLAIM:
+            limits.append(f"{patients} are too few for `{label}`, which needs at least {MIN_FOR_CLAIM}: {chance}")
+        else:
+            limits.append(f"with {patients}, {chance}, and no interval covers what they do not show")
+    narrow = gain.equivalence_interval
+    if narrow is not None and metric.smallest_difference and label != "equivalent":
+        needed = count_patients_for_equivalence(metric, narrow.level)
+        if (gain.smaller_class or gain.groups // 2) < needed:
+            bound = f"±{metric.smallest_difference:g}{_get_unit(metric)}"
+            limits.append(f"`equivalent` within {bound} needs at least {needed} patients of each class")
+    return "; ".join(limits)
 
 
 def format_score(value: float, metric: MetricSpec, sign: str = "") -> str:
@@ -57,34 +88,36 @@ def format_score(value: float, metric: MetricSpec, sign: str = "") -> str:
     return f"{value:{sign}.{decimals}f}".replace("-", "\u2212")
 
 
-def _compare(interval: Interval, narrow: Interval | None, metric: MetricSpec) -> tuple[VerdictLabel, str]:
-    """Returns the label, and how the intervals lie."""
-    bound = metric.smallest_difference
+def _compare(gain: Gain, metric: MetricSpec) -> tuple[VerdictLabel, str]:
+    """Returns the label that the intervals give with any number of patients, and how they lie."""
+    interval, narrow, bound = gain.absolute.interval, gain.equivalence_interval, metric.smallest_difference
     within = narrow is not None and -bound < narrow.lower and narrow.upper < bound
     if narrow is not None and within and not narrow.degenerate:
         return "equivalent", f"the {_format_narrow(narrow, metric)} lies within ±{bound:g}{_get_unit(metric)}"
-    if interval.lower > 0:
+    if interval is not None and interval.lower > 0:
         return "gain", "the interval lies above zero"
-    if interval.upper < 0:
+    if interval is not None and interval.upper < 0:
         return "harm", "the interval lies below zero"
+    start = "the interval includes zero" if interval is not None else gain.absolute.absent_reason
     if narrow is None or not bound:
-        return "inconclusive", "the interval includes zero"
+        return "inconclusive", start
     if within:
         few = f"the scores of fewer than {MIN_DIFFERENT} patients differ, too few to show equivalence"
-        return "inconclusive", f"the interval includes zero, and {few}"
+        return "inconclusive", f"{start}, and {few}"
     exceeds = f"the {_format_narrow(narrow, metric)} exceeds ±{bound:g}{_get_unit(metric)}"
-    return "inconclusive", f"the interval includes zero, and {exceeds}"
+    return "inconclusive", f"{start}, and {exceeds}"
 
 
-def _describe(gain: Gain, difference: float, interval: Interval, metric: MetricSpec) -> str:
+def _describe(gain: Gain, difference: float, metric: MetricSpec) -> str:
     """Returns the two scores, and their difference with its interval beside the smallest relevant difference."""
-    unit, name = _get_unit(metric), metric.title
+    unit, name, interval = _get_unit(metric), metric.title, gain.absolute.interval
     score, baseline = (format_score(value or 0.0, metric) + unit for value in (gain.score, gain.baseline))
     direction = "" if metric.higher_is_better else "positive is better; "
     bound = metric.smallest_difference
+    ends = "no interval" if interval is None else _format_interval(interval, metric)
     return (
         f"test {name} {score} against {baseline} of the specialised network: "
-        f"difference {format_score(difference, metric, '+')}{unit} ({direction}{_format_interval(interval, metric)})"
+        f"difference {format_score(difference, metric, '+')}{unit} ({direction}{ends})"
         + (f", smallest relevant difference {bound:g}{unit}" if bound else "")
     )
 

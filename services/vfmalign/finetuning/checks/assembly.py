@@ -16,8 +16,9 @@ from vfmalign.core.domain.record import canonical_json
 from vfmalign.core.domain.scores import aggregate_scores
 from vfmalign.core.domain.tasks import TaskSpec, get_task_spec
 from vfmalign.finetuning.analysis.convergence import measure_convergence
-from vfmalign.finetuning.analysis.crossed_gain import estimate_crossed_gain, pair_seeds
-from vfmalign.finetuning.analysis.gain import estimate_gain, pair_scores
+from vfmalign.finetuning.analysis.crossed_gain import estimate_crossed_gain
+from vfmalign.finetuning.analysis.gain import estimate_gain
+from vfmalign.finetuning.analysis.paired_scores import pair_scores, pair_seeds
 from vfmalign.finetuning.analysis.records import (
     CheckAnalysis,
     FeatureShift,

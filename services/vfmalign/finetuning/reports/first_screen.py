@@ -12,7 +12,7 @@ from vfmalign.client.messages.common import Estimate
 from vfmalign.core.domain.jobs import CaseScore, MetricSpec
 from vfmalign.finetuning.analysis.records import CheckAnalysis, CheckReport
 from vfmalign.finetuning.analysis.shift import is_saturated
-from vfmalign.finetuning.analysis.verdict import format_score
+from vfmalign.finetuning.analysis.verdict import explain_limits, format_score
 from vfmalign.finetuning.reports.case_scores import Scored
 from vfmalign.finetuning.reports.charts import ForestRow, LayerCell, draw_forest, draw_layer_strip, draw_shift_scale
 from vfmalign.finetuning.reports.formatting import (
@@ -54,6 +54,7 @@ class FirstScreen:
 
     Attributes:
         verdict: in one sentence.
+        limits: what the number of patients cannot show; empty where the verdict's sentence says it.
         scores: main metric of every network, and every metric that is worse than the naive baseline.
         worse: scores that are worse than those of the naive baseline.
         shift: the shift with its interval and its ratio, in words.
@@ -62,6 +63,7 @@ class FirstScreen:
     """
 
     verdict: str
+    limits: str
     forest: Markup
     scores: tuple[ScoreRow, ...]
     worse: tuple[str, ...]
@@ -91,6 +93,7 @@ def make_first_screen(
     text = _describe_shift(result, shift, ratio)
     return FirstScreen(
         verdict=write_verdict(result, metric),
+        limits=explain_limits(result.rpg_specialised, metric) if _has_intervals(result) else "",
         forest=_draw_gains(result, metric),
         scores=rows,
         worse=tuple(row.compare_with_naive() for row in rows if row.worse),
@@ -117,7 +120,7 @@ def write_verdict(result: CheckAnalysis, metric: MetricSpec) -> str:
     """The verdict in one sentence, with both scores and the interval of their difference."""
     label, gain = result.verdict.label, result.rpg_specialised
     interval = gain.absolute.interval
-    if label == "insufficient_data" or interval is None or gain.score is None or gain.baseline is None:
+    if not _has_intervals(result) or interval is None or gain.score is None or gain.baseline is None:
         return f"{_VERDICT_PHRASES[label]}: {result.verdict.reason}."
     score, baseline = (format_score(value, metric) for value in (gain.score, gain.baseline))
     lower, upper = (format_score(value, metric, "+") for value in (interval.lower, interval.upper))
@@ -126,6 +129,11 @@ def write_verdict(result: CheckAnalysis, metric: MetricSpec) -> str:
         f"{_VERDICT_PHRASES[label]}: {metric.title} {score}{unit} against {baseline}{unit}, "
         f"difference {lower} to {upper}{unit}."
     )
+
+
+def _has_intervals(result: CheckAnalysis) -> bool:
+    """Whether the verdict's sentence shows an interval, and not the reason in its place."""
+    return result.verdict.label != "insufficient_data" and result.rpg_specialised.absolute.interval is not None
 
 
 def list_gates(result: CheckAnalysis, metric: MetricSpec) -> tuple[GateRow, ...]:

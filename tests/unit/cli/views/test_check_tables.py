@@ -64,6 +64,17 @@ def test_a_check_in_brief_has_five_numbers_its_cautions_and_its_report(finished_
     assert lines[-1] == "Report: reports/c1.html"
 
 
+def test_a_check_in_brief_says_why_a_gain_has_no_interval(finished_check: Check, show: Any) -> None:
+    reason = "the difference is the same for all test patients"
+    changed = with_changes(
+        finished_check, {"result.rpg_scratch.absolute": {"value": 0.0, "absent_reason": reason}}
+    ).result
+    assert changed is not None
+    text = show(summarise_check(finished_check, changed, Path("reports/c1.html")))
+    assert row(text, "gain in lesion Dice over random").split()[-1] == "+0"
+    assert f"— {reason}" in text
+
+
 def test_a_layer_out_of_the_kernel_s_reach_is_marked(finished_check: Check, show: Any) -> None:
     assert "§" not in show(show_check(finished_check))
     changes = {"result.shifts.0.paired_similarity.value": 0.0123, "result.shifts.0.saturated": True}

@@ -2,13 +2,12 @@
 
 import numpy as np
 import pytest
-from scipy import stats
 
 from vfmalign.core.domain.errors import CaseOrderMismatch
 from vfmalign.core.domain.jobs import CaseScore, MetricSpec
-from vfmalign.finetuning.analysis.crossed import METHOD, analyse_crossed
-from vfmalign.finetuning.analysis.crossed_gain import estimate_crossed_gain, pair_seeds
-from vfmalign.finetuning.analysis.gain import pair_scores
+from vfmalign.finetuning.analysis.crossed import SKEWED_METHOD, analyse_crossed
+from vfmalign.finetuning.analysis.crossed_gain import estimate_crossed_gain
+from vfmalign.finetuning.analysis.paired_scores import pair_scores, pair_seeds
 
 DICE = MetricSpec(name="dice", unit="", higher_is_better=True, floor=0.05)
 AUROC = MetricSpec(name="auroc", unit="", higher_is_better=True, floor=0.05, of_set="auroc")
@@ -40,13 +39,13 @@ def test_the_difference_has_the_crossed_interval_of_the_paired_networks():
     rng = np.random.default_rng(1)
     network, baseline = draw(0.6, rng), draw(0.5, rng)
     gain = estimate(network, baseline)
-    expected = analyse_crossed([network, -baseline])
+    expected = analyse_crossed([network, -baseline], correct_skewness=True)
     assert gain.score == pytest.approx(network.mean())
     assert gain.baseline == pytest.approx(baseline.mean())
     assert gain.absolute.value == pytest.approx(network.mean() - baseline.mean())
     wide, narrow = (expected.get_interval(gain.absolute.value, level) for level in (0.95, 0.9))
     assert (gain.absolute.interval.lower, gain.absolute.interval.upper) == pytest.approx((wide.lower, wide.upper))
-    assert gain.absolute.interval.method == METHOD
+    assert gain.absolute.interval.method == SKEWED_METHOD
     assert (gain.equivalence_interval.lower, gain.equivalence_interval.upper) == pytest.approx(
         (narrow.lower, narrow.upper)
     )
@@ -79,9 +78,9 @@ def test_the_relative_gain_has_the_interval_of_the_delta_method():
     gain = estimate(network, baseline)
     score, base = network.mean(), baseline.mean()
     assert gain.relative_percent.value == pytest.approx(100 * (score - base) / base)
-    spread = analyse_crossed([100 * network / base, -100 * score / base**2 * baseline])
-    half = stats.t.ppf(0.975, spread.degrees) * spread.standard_error
-    assert gain.relative_percent.interval.upper == pytest.approx(gain.relative_percent.value + half)
+    spread = analyse_crossed([100 * network / base, -100 * score / base**2 * baseline], correct_skewness=True)
+    expected = spread.get_interval(gain.relative_percent.value, 0.95)
+    assert gain.relative_percent.interval.upper == pytest.approx(expected.upper)
 
 
 def test_lower_is_better_turns_the_sign_alone():
@@ -170,7 +169,7 @@ def test_few_patients_of_a_class_have_no_interval():
     rng = np.random.default_rng(10)
     positives = np.arange(12) < 3
     gain = estimate(draw(0.6, rng), draw(0.5, rng), AUROC, positives=positives)
-    assert gain.absolute.absent_reason == "3 patients of one class: an interval needs at least 4 of each"
+    assert gain.absolute.absent_reason == "3 patients of one class: an interval needs at least 10 of each"
     one_class = estimate(draw(0.6, rng), draw(0.5, rng), AUROC, positives=np.zeros(12, bool))
     assert "of one class" in one_class.absolute.absent_reason
     assert one_class.score is None

@@ -8,9 +8,10 @@ import pytest
 from bench.statistics.equivalence import AUROC, BALANCED_ACCURACY, DICE, SCENARIOS, get_equivalent_share
 from scipy import stats
 
-from vfmalign.finetuning.analysis.crossed_gain import CrossedScores, estimate_crossed_gain
-from vfmalign.finetuning.analysis.equivalence import TWO_CLASS_METHOD
-from vfmalign.finetuning.analysis.gain import PairedScores, estimate_gain
+from vfmalign.finetuning.analysis.crossed_gain import estimate_crossed_gain
+from vfmalign.finetuning.analysis.equivalence import TWO_CLASS_METHOD, count_patients_for_equivalence
+from vfmalign.finetuning.analysis.gain import estimate_gain
+from vfmalign.finetuning.analysis.paired_scores import CrossedScores, PairedScores
 from vfmalign.finetuning.analysis.verdict import decide_verdict
 
 
@@ -31,7 +32,7 @@ def perfect(patients):
 
 
 @pytest.mark.parametrize("seeds", [1, 3])
-@pytest.mark.parametrize("patients", [4, 30])
+@pytest.mark.parametrize("patients", [10, 30])
 def test_balanced_accuracies_without_errors_have_the_interval_of_the_added_patients(patients, seeds):
     """Without one of the added patients the difference is ±1/(2(n + 1)), and 0 without any other of the 2n + 4."""
     right, positive = perfect(patients)
@@ -61,20 +62,46 @@ def test_networks_without_errors_are_equivalent_from_so_many_patients_on(metric)
     """At δ = 0.05 about z/δ = 33 of each class for a balanced accuracy, where a patient counts for half, else 66."""
     fewest = 33 if metric is BALANCED_ACCURACY else 66
     labels = []
-    for patients in (6, fewest - 3, fewest + 3):
+    for patients in (9, 10, fewest - 3, fewest + 3):
         right, positive = perfect(patients)
         labels.append(decide_verdict(estimate(metric, right, right, positive), metric, held_out=True).label)
-    assert labels == ["inconclusive", "inconclusive", "equivalent"]
+    assert labels == ["insufficient_data", "inconclusive", "inconclusive", "equivalent"]
+
+
+@pytest.mark.parametrize(("metric", "needed"), [(BALANCED_ACCURACY, 33), (AUROC, 66)])
+def test_equivalence_is_possible_from_the_stated_number_of_patients_on(metric, needed):
+    """The narrowest interval is that of networks that agree on every patient, here by estimation."""
+    count = count_patients_for_equivalence(metric, 0.9)
+    assert abs(count - needed) <= 1
+    for patients, fits in ((count - 1, False), (count, True)):
+        right, positive = perfect(patients)
+        interval = estimate(metric, right, right, positive).equivalence_interval
+        assert (interval.upper < metric.smallest_difference) == fits
+    assert count_patients_for_equivalence(DICE, 0.9) == 0
+    strict = AUROC.model_copy(update={"smallest_difference": 0.01})
+    assert 325 <= count_patients_for_equivalence(strict, 0.9) <= 335
+
+
+@pytest.mark.parametrize("patients", [10, 40])
+def test_a_verdict_says_how_many_patients_equivalence_needs(patients):
+    right, positive = perfect(patients)
+    worse = np.where(np.arange(2 * patients) % 4, right, 0.5)
+    for metric in (AUROC, BALANCED_ACCURACY):
+        needed = count_patients_for_equivalence(metric, 0.9)
+        for baseline in (right, worse):
+            verdict = decide_verdict(estimate(metric, right, baseline, positive), metric, held_out=True)
+            sentence = f"`equivalent` within ±0.05 needs at least {needed} patients of each class"
+            assert (sentence in verdict.reason) == (patients < needed)
 
 
 def test_the_reason_says_why_the_interval_is_wide():
-    right, positive = perfect(6)
+    right, positive = perfect(12)
     reason = decide_verdict(estimate(AUROC, right, right, positive), AUROC, held_out=True).reason
     assert "which allows for errors that no test patient shows, exceeds ±0.05" in reason
 
 
 @pytest.mark.parametrize("seeds", [1, 3])
-@pytest.mark.parametrize(("different", "label"), [(0, "inconclusive"), (7, "inconclusive"), (8, "equivalent")])
+@pytest.mark.parametrize(("different", "label"), [(1, "inconclusive"), (7, "inconclusive"), (8, "equivalent")])
 def test_a_mean_is_equivalent_only_where_eight_patients_have_different_scores(different, label, seeds):
     baseline = np.linspace(0.5, 0.7, 40)
     change = np.where(np.arange(40) < different, np.where(np.arange(40) % 2, 0.001, -0.001), 0.0)

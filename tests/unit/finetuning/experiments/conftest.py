@@ -9,7 +9,8 @@ from vfmalign.client.messages.common import Estimate, Interval, absent
 from vfmalign.client.messages.jobs import CurvePoint
 from vfmalign.core.domain.jobs import CaseScore, JobProgress
 from vfmalign.finetuning.analysis.convergence import measure_convergence
-from vfmalign.finetuning.analysis.gain import estimate_gain, pair_scores
+from vfmalign.finetuning.analysis.gain import estimate_gain
+from vfmalign.finetuning.analysis.paired_scores import pair_scores
 from vfmalign.finetuning.analysis.verdict import decide_verdict
 from vfmalign.finetuning.experiments.analysis.cells import Cell, Flags, MissingCell
 from vfmalign.finetuning.experiments.analysis.experiment_report import analyse_cells

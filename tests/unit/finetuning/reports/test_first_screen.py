@@ -7,8 +7,8 @@ from tests.prostate import SPECS
 
 from vfmalign.cli.gates import ObservedInterval, evaluate_gate, evaluate_verdict, parse_gate, parse_verdicts
 from vfmalign.client.messages.checks import VerdictLabel
-from vfmalign.client.messages.common import absent
-from vfmalign.finetuning.analysis.verdict import Verdict
+from vfmalign.client.messages.common import Estimate, absent
+from vfmalign.finetuning.analysis.verdict import Verdict, decide_verdict
 from vfmalign.finetuning.reports.first_screen import list_gates, make_first_screen, write_verdict
 
 METRIC = SPECS["segmentation"].primary_metric
@@ -38,6 +38,18 @@ def test_the_verdict_is_one_sentence(make_report, label, start):
     )
     gain = result.rpg_specialised.model_copy(update={"score": 0.648, "baseline": 0.635})
     assert write_verdict(result.model_copy(update={"rpg_specialised": gain}), METRIC).startswith(start)
+
+
+@pytest.mark.parametrize(("groups", "start"), [(12, "12 test patients are too few for `gain`"), (20, "with 20 test")])
+def test_the_chance_of_a_missing_subgroup_stands_below_the_verdict(make_report, groups, start):
+    gain = make_report().result.rpg_specialised.model_copy(update={"groups": groups})
+    verdict = decide_verdict(gain, METRIC, held_out=True)
+    report = make_report(rpg_specialised=gain, verdict=verdict)
+    first = make_first_screen(report, METRIC, {}, None)
+    assert first.limits.startswith(start)
+    assert first.limits in verdict.reason
+    none = gain.model_copy(update={"absolute": Estimate(value=0.1, absent_reason="no variation")})
+    assert make_first_screen(make_report(rpg_specialised=none), METRIC, {}, None).limits == ""
 
 
 @pytest.mark.parametrize("label", get_args(VerdictLabel))

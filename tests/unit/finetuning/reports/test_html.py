@@ -80,11 +80,31 @@ def test_has_every_section(make_report, make_png):
 
 
 def test_banners_show_exactly_where_true(make_report):
-    plain = html_of(make_report())
-    assert 'class="banner"' not in plain
+    many = make_report().result.rpg_specialised.model_copy(update={"groups": 64})
+    assert 'class="banner"' not in html_of(make_report(rpg_specialised=many))
     assert "Not held out." in html_of(make_report(held_out=False))
     assert "Phantom rehearsal." in html_of(make_report(phantom=True))
     assert "Pretraining set unknown." in html_of(make_report(leakage_known=False))
+
+
+@pytest.mark.parametrize(
+    ("patients", "text"),
+    [
+        (7, ""),
+        (8, "With 8 test patients, the chance that none of them belongs to a subgroup of one in ten is 43 %."),
+        (16, "from 35 test patients on; below 17, no verdict is gain, equivalent or harm."),
+        (17, "This chance is at most 2.5 % from 35 test patients on."),
+        (34, "one in ten is 2.8 %."),
+        (35, ""),
+    ],
+)
+def test_few_test_patients_have_a_caution(make_report, patients, text):
+    gain = make_report().result.rpg_specialised.model_copy(update={"groups": patients})
+    report = make_report(rpg_specialised=gain)
+    texts = [caution.text for caution in list_cautions(report.result) if caution.title == "Few test patients"]
+    assert len(texts) == bool(text)
+    assert text in " ".join(Outline(html_of(report)).text)
+    assert ("below 17" in " ".join(texts)) == (8 <= patients < 17)
 
 
 def test_few_training_patients_have_a_caution(make_report):
@@ -357,7 +377,9 @@ def test_the_verdict_and_the_facts_come_first_and_the_rest_is_folded(make_report
     ]  # fmt: skip
     order = [
         "<h1>Segmentation", "PHANTOM", "12 test patients", "Check check-7f3a", "Phantom rehearsal.",
-        "Pretraining set unknown.", "Gain: lesion Dice", 'id="forest"', ">mean lesion Dice<", "--require gain",
+        "Pretraining set unknown.", "Few test patients.", "No clear gain: lesion Dice",
+        "12 test patients are too few for `gain`, which needs at least 17", 'id="forest"', ">mean lesion Dice<",
+        "--require gain",
         "<dt>Digests", "<dt>Duration", "<dt>Device", "torch 2.13.0", "checks show check-7f3a --json", "<dt>Repeat",
         'id="shift-scale"', 'id="layer-strip"',
     ]  # fmt: skip

@@ -6,7 +6,8 @@ from tests.prostate import SPECS
 
 from vfmalign.client.messages.checks import Steps
 from vfmalign.core.domain.jobs import CaseScore
-from vfmalign.finetuning.analysis.crossed_gain import estimate_crossed_gain, pair_seeds
+from vfmalign.finetuning.analysis.crossed_gain import estimate_crossed_gain
+from vfmalign.finetuning.analysis.paired_scores import pair_seeds
 from vfmalign.finetuning.analysis.records import SeedAnalysis
 from vfmalign.finetuning.analysis.seed_variation import summarise_seeds
 from vfmalign.finetuning.reports.html import PageSources, render

@@ -16,7 +16,8 @@ from vfmalign.client.messages.checks import Gain
 from vfmalign.client.messages.common import Estimate, absent
 from vfmalign.core.domain.models import Objective
 from vfmalign.core.domain.record import Record
-from vfmalign.finetuning.analysis.crossed_gain import estimate_crossed_gain, pair_seeds
+from vfmalign.finetuning.analysis.crossed_gain import estimate_crossed_gain
+from vfmalign.finetuning.analysis.paired_scores import pair_seeds
 from vfmalign.finetuning.analysis.seed_variation import summarise_estimates
 from vfmalign.finetuning.analysis.verdict import Verdict, decide_verdict
 from vfmalign.finetuning.experiments.analysis.cells import GAIN_NETWORKS, Cell, ControlName, Flags

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from vfmalign.client.messages.common import Estimate, absent
-from vfmalign.finetuning.analysis.crossed_gain import estimate_crossed_gain, pair_seeds
+from vfmalign.finetuning.analysis.crossed_gain import estimate_crossed_gain
+from vfmalign.finetuning.analysis.paired_scores import pair_seeds
 from vfmalign.finetuning.analysis.seed_variation import summarise_estimates
 from vfmalign.finetuning.experiments.analysis.averages import average_seeds
 from vfmalign.finetuning.experiments.analysis.points import make_points

@@ -1,0 +1,129 @@
+"""Test scores of a network and of a baseline, paired case by case. Legend: S seeds, N cases."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from vfmalign.core.domain.errors import CaseOrderMismatch, InvalidInput
+from vfmalign.core.domain.jobs import CaseScore
+
+Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class PairedScores:
+    """One metric of a network and of a baseline on the same cases, restricted to cases where both are defined.
+
+    Attributes:
+        score_N: metric of the network per case.
+        baseline_N: metric of the baseline per case.
+        groups: patient of each case.
+        left_out: number of cases where either value is undefined.
+        positive_N: class of each case; all False where the task has no classes.
+    """
+
+    score_N: Array
+    baseline_N: Array
+    groups: tuple[str, ...]
+    left_out: int
+    positive_N: npt.NDArray[np.bool_]
+
+
+def pair_scores(scores: Sequence[CaseScore], baseline: Sequence[CaseScore], metric: str) -> PairedScores:
+    """Pairs the test scores of two networks case by case.
+
+    Raises:
+        CaseOrderMismatch: the networks were not scored on the same cases in the same order.
+        InvalidInput: a case has no entry for the metric.
+    """
+    if [(c.case, c.group) for c in scores] != [(c.case, c.group) for c in baseline]:
+        raise CaseOrderMismatch(
+            "the network and its baseline were not scored on the same test cases in the same order",
+            subject="test_scores",
+            remedy="run both jobs on the same dataset digest",
+        )
+    for case in (*scores, *baseline):
+        if metric not in case.values:
+            raise InvalidInput(
+                f"case {case.case} has no value of metric {metric!r}",
+                field="test_scores",
+                remedy="score both networks with the metrics of the task",
+            )
+    pairs = [
+        (score.values[metric], other.values[metric], score.group, bool(score.positive))
+        for score, other in zip(scores, baseline, strict=True)
+        if score.values[metric] is not None and other.values[metric] is not None
+    ]
+    return PairedScores(
+        score_N=np.array([pair[0] for pair in pairs], dtype=np.float64),
+        baseline_N=np.array([pair[1] for pair in pairs], dtype=np.float64),
+        groups=tuple(pair[2] for pair in pairs),
+        left_out=len(scores) - len(pairs),
+        positive_N=np.array([pair[3] for pair in pairs], dtype=np.bool_),
+    )
+
+
+@dataclass(frozen=True)
+class CrossedScores:
+    """One metric of a network and of a baseline with every seed, on the cases where all of them are defined.
+
+    Attributes:
+        score_SN: metric of the network with each seed.
+        baseline_SN: metric of the baseline with each seed.
+        groups: patient of each case.
+        left_out: number of cases where a value is undefined.
+        positive_N: class of each case; all False where the task has no classes.
+    """
+
+    score_SN: Array
+    baseline_SN: Array
+    groups: tuple[str, ...]
+    left_out: int
+    positive_N: npt.NDArray[np.bool_]
+
+    @property
+    def index_N(self) -> npt.NDArray[np.intp]:
+        """Patient of each case, numbered in the order of their ids."""
+        return np.unique(np.array(self.groups), return_inverse=True)[1]
+
+
+def pair_seeds(
+    scores: Sequence[Sequence[CaseScore]], baselines: Sequence[Sequence[CaseScore]], metric: str
+) -> CrossedScores:
+    """Pairs the test scores of two networks with every seed, case by case.
+
+    A case that is undefined with one seed of either network is left out of all: the crossed analysis is balanced.
+
+    Args:
+        scores: of the network, with each seed.
+        baselines: of the baseline, with as many seeds.
+        metric: its name.
+
+    Raises:
+        CaseOrderMismatch, InvalidInput: see `pair_scores`.
+    """
+    for other in (*scores[1:], *baselines):
+        pair_scores(scores[0], other, metric)  # the same cases in the same order
+    value_SN, base_SN = (
+        np.array([[case.values[metric] for case in one] for one in network], dtype=np.float64)
+        for network in (scores, baselines)
+    )
+    # Scores are finite or None, which is NaN in an array.
+    defined_N: npt.NDArray[np.bool_] = np.logical_and.reduce(~np.isnan(np.vstack([value_SN, base_SN])))
+    cases = [case for case, defined in zip(scores[0], defined_N, strict=True) if defined]
+    value_SN, base_SN = value_SN[:, defined_N], base_SN[:, defined_N]
+    groups = np.array([case.group for case in cases])
+    positive_N = np.array([bool(case.positive) for case in cases], dtype=np.bool_)
+    # Floating-point sums depend on the order of the cases.
+    order_N = np.lexsort((*base_SN, *value_SN, groups))
+    return CrossedScores(
+        score_SN=value_SN[:, order_N],
+        baseline_SN=base_SN[:, order_N],
+        groups=tuple(groups[order_N].tolist()),
+        left_out=len(defined_N) - len(cases),
+        positive_N=positive_N[order_N],
+    )
