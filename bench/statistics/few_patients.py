@@ -30,7 +30,7 @@ Array = NDArray[np.float64]
 Draw = Callable[[np.random.Generator, int], Array]
 
 LEVEL = 0.95
-RESAMPLES = 1_000
+RESAMPLES = 400
 PATIENTS = (8, 12, 16, 17, 35, 64)
 SEEDS = 3
 LOSS = 0.15
@@ -69,10 +69,8 @@ class Networks(NamedTuple):
 NETWORKS = (
     Networks(AUROC, (2.0, 2.0), "AUROC 0.92 and 0.92"),
     Networks(AUROC, (3.0, 1.0), "AUROC 0.98 and 0.76"),
-    Networks(AUROC, (2.0, 1.0), "AUROC 0.92 and 0.76"),
     Networks(BALANCED_ACCURACY, (2.0, 2.0), "balanced accuracy 0.84 and 0.84"),
     Networks(BALANCED_ACCURACY, (3.0, 1.0), "balanced accuracy 0.93 and 0.69"),
-    Networks(BALANCED_ACCURACY, (2.0, 1.0), "balanced accuracy 0.84 and 0.69"),
 )
 CLASSES = ((4, 4), (4, 40), (8, 8), (10, 10), (10, 40), (20, 20))
 """Positive and negative patients."""
@@ -94,8 +92,8 @@ def simulate_skewness(datasets: int, seed: int) -> Section:
             section.records.append({"differences": title, "patients": patients, **shares})
     section.tables.append(Table("", ("differences", "patients", "0.9ⁿ", *shares), rows))
     section.sentences.append(
-        "One-sided tests at 2.5 %. Before, the verdict was that of the expanded percentile, and with several seeds that "
-        f"of Student's t. Now it is that of Hall's interval, with no gain below {MIN_FOR_CLAIM} patients."
+        "One-sided tests at 2.5 %. Before, the verdict was the expanded percentile's, and with several seeds "
+        f"that of Student's t. Now it is that of Hall's interval, with no gain below {MIN_FOR_CLAIM} patients."
     )
     return section
 
@@ -193,7 +191,9 @@ def measure_coverage(
     """Return how often the difference's interval covers with 1 seed and with several, and how often it has no width."""
     positive_N = np.arange(positive + negative) < positive
     groups = tuple(f"{place:04d}" for place in range(positive_N.size))
-    metric, (first, second) = networks.metric, (_get_score(networks.metric, one) for one in networks.distances)
+    # Below this floor, no relative gain is estimated, which would be bootstrapped as well.
+    metric = networks.metric.model_copy(update={"floor": 2.0})
+    first, second = (_get_score(metric, distance) for distance in networks.distances)
     counts = {"1 seed": 0, f"{SEEDS} seeds": 0, "1 seed without width": 0}
     # Intervals as they were before, whatever the number of patients of a class.
     with patch.object(gain_limits, "MIN_PER_CLASS", 1):
@@ -201,7 +201,7 @@ def measure_coverage(
             score_SN, base_SN = _draw_scores(rng, networks.distances, positive_N, SEEDS)
             one = PairedScores(score_SN[0], base_SN[0], groups, 0, positive_N)
             several = CrossedScores(score_SN, base_SN, groups, 0, positive_N)
-            gain = estimate_gain(one, metric, seed=number, level=LEVEL, resamples=RESAMPLES // 4)
+            gain = estimate_gain(one, metric, seed=number, level=LEVEL, resamples=RESAMPLES)
             counts["1 seed"] += _covers(gain, first - second)
             counts["1 seed without width"] += gain.absolute.interval is None
             crossed = estimate_crossed_gain(several, metric, level=LEVEL)

@@ -66,7 +66,7 @@ def _covers_difference(rng: np.random.Generator, shape: tuple[int, int], seed_sd
     common_G = rng.normal(0.0, 2.0, shape[1])  # cancels in the difference
     own_2G = rng.normal(0.0, np.sqrt(0.5), (2, shape[1]))  # differences of SD 1
     score_SG, baseline_SG = (common_G + _draw_values(rng, own_G, shape, seed_sd, residual_sd) for own_G in own_2G)
-    result = analyse_crossed([score_SG, -baseline_SG])
+    result = analyse_crossed([score_SG, -baseline_SG], correct_skewness=True)
     interval = result.get_interval(float(score_SG.mean() - baseline_SG.mean()), LEVEL)
     return interval.lower <= 0.0 <= interval.upper
 

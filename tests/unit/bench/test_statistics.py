@@ -194,7 +194,7 @@ def test_few_patients_are_simulated_for_every_cell(monkeypatch: pytest.MonkeyPat
     skewness, classes = json.loads((tmp_path / "results.json").read_text())["sections"]
     assert len(skewness["records"]) == len(skewness["tables"][0]["rows"]) == 5 * 2
     assert all(one["verdict, 1 seed"] == 0 for one in skewness["records"] if one["patients"] == 12)
-    assert len(classes["records"]) == 6 * 2
+    assert len(classes["records"]) == 4 * 2
     assert {(one["positive"], one["now"]) for one in classes["records"]} == {(4, "no interval"), (10, "interval")}
 
 

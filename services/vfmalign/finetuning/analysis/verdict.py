@@ -71,7 +71,9 @@ def explain_limits(gain: Gain, metric: MetricSpec) -> str:
         if gain.groups < MIN_FOR_CLAIM:
             limits.append(f"{patients} are too few for `{label}`, which needs at least {MIN_FOR_CLAIM}: {chance}")
         else:
-            limits.append(f"with {patients}, {chance}, and no interval covers what they do not show")
+            limits.append(
+                f"with {patients}, {chance}, and no interval allows for rarer and larger differences than they show"
+            )
     narrow = gain.equivalence_interval
     if narrow is not None and metric.smallest_difference and label != "equivalent":
         needed = count_patients_for_equivalence(metric, narrow.level)
