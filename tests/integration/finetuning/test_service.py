@@ -47,9 +47,10 @@ async def test_a_check_runs_through_every_stage_to_its_report(service, store, pe
     assert list(check.job_ids) == [f"{name}-{network}" for network in ("pretrained", "scratch", "specialised")]
 
     result = check.result
-    assert result.verdict == alignment_pb2.VERDICT_GAIN
+    assert result.verdict == alignment_pb2.VERDICT_INCONCLUSIVE
     assert result.metric.smallest_difference == 0.01
     assert "smallest relevant difference 0.01: the interval lies above zero" in result.verdict_reason
+    assert "12 test patients are too few for `gain`, which needs at least 17" in result.verdict_reason
     wide, narrow = result.rpg_specialised.absolute.interval, result.rpg_specialised.equivalence_interval
     assert (wide.level, narrow.level) == (0.95, 0.9)
     assert 0 < wide.lower < narrow.lower < narrow.upper < wide.upper

@@ -86,7 +86,7 @@ def _estimate_intervals(
         if absolute.interval is None:  # it varies with the baseline, where the difference shows no variation
             relative = Estimate(value=relative.value, absent_reason=absolute.absent_reason)
     narrow, narrow_level = None, equivalence_level(level)
-    if narrow_level > 0.0 and (absolute.interval is not None or metric.of_set != "mean"):
+    if narrow_level > 0.0:
         narrow = allow_for_unseen_differences(
             spread.get_interval(difference, narrow_level),
             metric,
@@ -96,6 +96,8 @@ def _estimate_intervals(
             difference=difference,
             degrees=degrees,
         )
+        if absolute.interval is None and metric.of_set == "mean":
+            narrow = narrow.model_copy(update={"degenerate": True})
     return {
         "relative_percent": relative,
         "absolute": absolute,

@@ -101,7 +101,7 @@ def _compare(gain: Gain, metric: MetricSpec) -> tuple[VerdictLabel, str]:
     if interval is not None and interval.upper < 0:
         return "harm", "the interval lies below zero"
     start = "the interval includes zero" if interval is not None else gain.absolute.absent_reason
-    if narrow is None or not bound:
+    if narrow is None or not bound or (interval is None and narrow.degenerate):
         return "inconclusive", start
     if within:
         few = f"the scores of fewer than {MIN_DIFFERENT} patients differ, too few to show equivalence"

@@ -44,7 +44,10 @@ def test_patients_without_variation_have_no_interval(metric, change):
         assert estimate.value is not None
         assert estimate.interval is None
         assert "the same for all test patients" in estimate.absent_reason
-    assert (result.equivalence_interval is None) == (metric is DICE)
+    assert result.equivalence_interval.degenerate == (metric is DICE)
+    verdict = decide_verdict(result, metric.model_copy(update={"smallest_difference": 0.2}), held_out=True)
+    assert verdict.label == "inconclusive"
+    assert "the same for all test patients" in verdict.reason
 
 
 def test_lower_is_better_turns_the_sign():
