@@ -9,7 +9,7 @@ from vfmalign.core.domain.documents import pluralise
 from vfmalign.core.domain.field_of_view import CAUTION_BELOW, count_cases, describe_cut, format_share
 from vfmalign.core.domain.record import Record
 from vfmalign.core.domain.subgroups import describe_unseen_subgroup
-from vfmalign.finetuning.analysis.gain_limits import CAUTION_BELOW, MIN_FOR_CLAIM, MIN_GROUPS
+from vfmalign.finetuning.analysis.gain_limits import MIN_FOR_CLAIM, MIN_GROUPS, MIN_WITHOUT_CAUTION
 from vfmalign.finetuning.analysis.records import CheckAnalysis
 from vfmalign.finetuning.analysis.shift import is_saturated
 
@@ -167,12 +167,12 @@ def _caution_about_budgets(result: CheckAnalysis) -> Caution | None:
 
 def _caution_about_few_patients(result: CheckAnalysis) -> Caution | None:
     patients = result.rpg_specialised.groups
-    if not MIN_GROUPS <= patients < CAUTION_BELOW:
+    if not MIN_GROUPS <= patients < MIN_WITHOUT_CAUTION:
         return None
     return Caution(
         title="Few test patients",
         text=f"With {patients} test patients, {describe_unseen_subgroup(patients)}. A loss or a gain in such a "
         "subgroup is then in no interval, and the verdict may be wrong as often. This chance is at most 2.5 % from "
-        f"{CAUTION_BELOW} test patients on"
+        f"{MIN_WITHOUT_CAUTION} test patients on"
         + (f"; below {MIN_FOR_CLAIM}, no verdict is gain, equivalent or harm." if patients < MIN_FOR_CLAIM else "."),
     )

@@ -10,7 +10,7 @@ MIN_GROUPS = 8
 """Patients below which no interval, p-value or verdict is given."""
 MIN_FOR_CLAIM = 17
 """Patients below which a verdict claims nothing: 0.8¹⁷ = 2.3 %, so that a subgroup of one in five is rarely missing."""
-CAUTION_BELOW = 35
+MIN_WITHOUT_CAUTION = 35
 """Patients below which a subgroup of one in ten is missing more often than in 2.5 % of the test sets: 0.9³⁵ = 2.5 %."""
 NO_VARIATION = (
     "the difference is the same for all test patients, which does not tell how it varies over others: there is no "

@@ -11,7 +11,7 @@ from vfmalign.client.messages.common import Estimate
 from vfmalign.core.domain.jobs import CaseScore
 from vfmalign.core.domain.record import Record
 from vfmalign.core.domain.scores import aggregate_resamples
-from vfmalign.finetuning.analysis.gain import absent_below_floor
+from vfmalign.finetuning.analysis.gain_limits import absent_below_floor
 from vfmalign.finetuning.analysis.paired_scores import pair_scores
 from vfmalign.finetuning.experiments.analysis.cells import Cell
 from vfmalign.finetuning.experiments.analysis.rank_correlation import Stratum, mean_correlation
