@@ -88,7 +88,9 @@ def _covers_gain(rng: np.random.Generator, seeds: int, share: float) -> Covers:
     difference_SG = score_SG - baseline_SG
     weight_RG = rng.multinomial(PATIENTS, np.full(PATIENTS, 1 / PATIENTS), RESAMPLES) / PATIENTS
     mean_RS = weight_RG @ difference_SG.T
-    interval = analyse_crossed([score_SG, -baseline_SG]).get_interval(float(difference_SG.mean()), LEVEL)
+    interval = analyse_crossed([score_SG, -baseline_SG], correct_skewness=True).get_interval(
+        float(difference_SG.mean()), LEVEL
+    )
     return _bootstrap_covers(mean_RS, rng), interval.lower <= 0.0 <= interval.upper
 
 

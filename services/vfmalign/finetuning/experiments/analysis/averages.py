@@ -134,7 +134,7 @@ def _average_gain(point: Point, level: float) -> tuple[Estimate, Estimate, Verdi
     """Relative gain, difference of the scores, and verdict.
 
     Correlations rank the mean of the seeds' relative gains. The crossed analysis divides the means instead, which
-    differs in the second order alone, so that its half-width holds for either.
+    differs in the second order alone, so that the distances of its ends hold for either.
     """
     first, *others = point.cells
     if not others:

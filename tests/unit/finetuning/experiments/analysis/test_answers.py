@@ -2,7 +2,7 @@
 
 import pytest
 
-from vfmalign.finetuning.experiments.analysis.answers import answer_questions, get_outcome
+from vfmalign.finetuning.experiments.analysis.answers import VERDICT_TEXTS, answer_questions, get_outcome
 from vfmalign.finetuning.experiments.analysis.averages import average_seeds
 from vfmalign.finetuning.experiments.analysis.claims import Claim
 from vfmalign.finetuning.experiments.analysis.joint_permutations import PermutationTest
@@ -71,9 +71,7 @@ def test_the_details_state_the_numbers(answer):
     assert "Across tasks there is no verdict: 4 models have both numbers" in details
     assert "6 models, 5 tasks and 2 training seeds" in details
     counts = ", ".join(
-        f"{answers.verdicts[label]} {label}"
-        for label in ("gain", "equivalent", "inconclusive", "harm")
-        if label in answers.verdicts
+        f"{answers.verdicts[label]} {text}" for label, text in VERDICT_TEXTS.items() if label in answers.verdicts
     )
     assert f"by intervals over seeds and patients: {counts}." in answers.recommendation.details
 

@@ -9,6 +9,7 @@ import pytest
 from vfmalign.core.domain.datasets import VolumeRef
 from vfmalign.core.domain.errors import InvalidInput
 from vfmalign.core.domain.models import LayerSpec, ModelCard, PreprocessingSpec
+from vfmalign.finetuning.experiments.analysis.answers import VERDICT_TEXTS
 from vfmalign.finetuning.experiments.analysis.experiment_report import ExperimentReport
 from vfmalign.finetuning.experiments.cell_results import CellResult
 from vfmalign.finetuning.experiments.reports.evidence import BEGIN, END, main, render_results, update_page
@@ -64,6 +65,12 @@ def test_the_prose_of_the_page_follows_from_the_report(published, claims):
     classification = [one for one in averages if one.task.startswith("classification")]
     assert {(one.smallest_difference, one.patients) for one in classification} == {(0.01, 64)}
     assert "equivalent" not in {one.verdict.label for one in classification}
+    (needed,) = {
+        re.search(r"`equivalent` within ±0.01 needs at least (\d+)", one.verdict.reason)[1] for one in classification
+    }
+    assert (
+        f"a smallest relevant difference of 0.01 in AUROC needs at least {needed} test patients of each class" in page
+    )
 
 
 def test_the_baselines_are_described_as_they_were(published):
@@ -114,7 +121,7 @@ def test_every_number_of_the_report_stands_in_its_table(folder, large):
         ]
         assert cells[10] == format_interval(average.gain_difference)
         assert cells[11:14] == [
-            format_number(average.smallest_difference), average.verdict.label, format_number(average.gain.value)
+            format_number(average.smallest_difference), VERDICT_TEXTS[average.verdict.label], format_number(average.gain.value)
         ]  # fmt: skip
     for variant in large.sensitivity.variants:
         assert f"| {variant.label} | {format_correlation(variant.tau)} | " in text

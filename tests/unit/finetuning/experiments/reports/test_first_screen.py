@@ -2,6 +2,7 @@
 
 import re
 
+from vfmalign.finetuning.experiments.analysis.answers import VERDICT_TEXTS
 from vfmalign.finetuning.experiments.analysis.experiment_report import analyse_cells
 from vfmalign.finetuning.experiments.reports.first_screen import list_cautions, make_first_screen
 from vfmalign.finetuning.reports.formatting import format_correlation, format_p_value
@@ -41,8 +42,9 @@ def test_the_bar_counts_the_verdicts(large):
     verdicts = large.answers.verdicts
     assert sum(verdicts.values()) == len(large.averages)
     counts = ", ".join(
-        f"{verdicts.get(label, 0)} of {len(large.averages)} {label}"
-        for label in ("gain", "equivalent", "inconclusive", "harm")
+        f"{verdicts.get(label, 0)} of {len(large.averages)} {text}"
+        for label, text in VERDICT_TEXTS.items()
+        if label in verdicts or label != "insufficient_data"
     )
     assert f"{counts}</desc>" in make_first_screen(large).shares
 

@@ -11,6 +11,7 @@ from itertools import pairwise
 import pytest
 
 from vfmalign.client.messages.common import Estimate, absent
+from vfmalign.finetuning.experiments.analysis.answers import VERDICT_TEXTS
 from vfmalign.finetuning.experiments.analysis.experiment_report import ExperimentReport, analyse_cells
 from vfmalign.finetuning.experiments.reports.cells_table import to_csv
 from vfmalign.finetuning.experiments.reports.html import render
@@ -133,7 +134,8 @@ def test_the_smallest_relevant_difference_stands_beside_every_difference(large, 
         assert delta > 0, task
         assert f"smallest relevant difference δ {format_number(delta)}; 16 test patients" in words
     table = pages["large"].split("<h2>Every model in every task</h2>")[1].split("</tbody>")[0]
-    assert Counter(re.findall(r"<td>(gain|equivalent|inconclusive|harm)</td>", table)) == large.answers.verdicts
+    shown = Counter(re.findall(rf"<td>({'|'.join(VERDICT_TEXTS.values())})</td>", table))
+    assert shown == {VERDICT_TEXTS[label]: count for label, count in large.answers.verdicts.items()}
 
 
 def test_the_page_shows_sensitivity(large, pages):
