@@ -121,8 +121,10 @@ def test_every_number_of_the_report_stands_in_its_table(folder, large):
         ]
         assert cells[10] == format_interval(average.gain_difference)
         assert cells[11:14] == [
-            format_number(average.smallest_difference), VERDICT_TEXTS[average.verdict.label], format_number(average.gain.value)
-        ]  # fmt: skip
+            format_number(average.smallest_difference),
+            VERDICT_TEXTS[average.verdict.label],
+            format_number(average.gain.value),
+        ]
     for variant in large.sensitivity.variants:
         assert f"| {variant.label} | {format_correlation(variant.tau)} | " in text
     for one in large.answers.all:
