@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 import grpc
 import psutil
 import pytest
-from tests.stalled_calls import StalledCall
+from tests.raw_calls import stall
 
 from vfmalign.core.rpc.channels import connect
 from vfmalign.core.rpc.status_mapping import from_rpc_error
@@ -23,7 +23,7 @@ METHODS = (
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
     "/grpc.health.v1.Health/Check",
 )
-REASONS = (b"the message was not complete", b"the memory for incoming requests is in use")
+REASONS = (b"the message was not complete", b"the memory for requests and answers is in use")
 MESSAGE_BYTES = 16 * 2**20
 CALLS = 48
 MEMORY_BYTES = 64 * 2**20
@@ -85,7 +85,7 @@ async def stalled(port, metrics_port, source="127.0.0.1"):
     """Keeps calls of all kinds of methods stalled during a block, which begins when all wait for memory or hold it."""
     before = await asyncio.to_thread(count_calls, metrics_port)
     methods = (METHODS[index % len(METHODS)] for index in range(CALLS))
-    calls = [StalledCall(method, MESSAGE_BYTES, MESSAGE_BYTES - 2**19, source) for method in methods]
+    calls = [stall(method, MESSAGE_BYTES, MESSAGE_BYTES - 2**19, source) for method in methods]
     tasks = [asyncio.create_task(call.run(port)) for call in calls]
     try:
         async with asyncio.timeout(60):
@@ -107,7 +107,7 @@ async def test_stalled_messages_take_no_more_memory_than_the_setting(server):
     async with stalled(port, metrics_port) as calls, grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         late = mmd_pb2_grpc.MmdServiceStub(channel).Compute(mmd_pb2.ComputeRequest())
         async with asyncio.timeout(60):
-            while not all(call.ended for call in calls):
+            while not all(call.closed for call in calls):
                 peak = max(peak, process.memory_info().rss)
                 await asyncio.sleep(0.02)
         with pytest.raises(grpc.aio.AioRpcError) as caught:  # it comes from the same address

@@ -1,23 +1,26 @@
-"""Admission of calls: how many a caller has at once, and memory for requests, which is reserved before it is read.
+"""Admission of calls: how many a caller has at once, and memory for requests and answers.
 
 gRPC reads the message of a unary call before its handler runs, so stalled senders of large messages fill a server's
-memory. Here a call reserves the largest message first, reads, and keeps the size of what it read until it ends. A call
-that finds no room waits. Then the oldest unfinished read has to make room: a message that is still incomplete after
-some time is likely to be stalled.
+memory. Here a call reserves the largest message first, reads, and keeps the size of what it read while it works. Its
+answer needs memory until the caller has taken it, which a caller that never reads puts off, so a call counts until gRPC
+is done with it.
+
+A call that finds no room waits. Then the oldest unfinished message or answer has to make room: one that still is
+incomplete after some time is likely to be stalled.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import grpc
 
-from vfmalign.core.domain.errors import Exhausted
+from vfmalign.core.domain.errors import Exhausted, TooLarge
 
 GRACE_S = 2.0
 WAIT_S = 5.0
@@ -25,28 +28,62 @@ WAIT_S = 5.0
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
+class _Deadline(Protocol):
+    """When an unfinished message or answer is given up, by the clock of the event loop; `asyncio.Timeout` is one."""
+
+    def when(self) -> float | None:
+        """Returns the time; None if it has passed."""
+
+    def reschedule(self, when: float) -> None:
+        """Changes the time."""
+
+
+class _AnswerTimer:
+    """Calls `expire` after `period_s`, and again after every further one, until it is cancelled."""
+
+    def __init__(self, period_s: float, expire: Callable[[], None]) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._period_s, self._expire, self._expired = period_s, expire, False
+        self._handle = self._loop.call_later(period_s, self._run)
+
+    def when(self) -> float | None:
+        return None if self._expired else self._handle.when()
+
+    def reschedule(self, when: float) -> None:
+        self._handle.cancel()
+        self._handle = self._loop.call_at(when, self._run)
+
+    def cancel(self) -> None:
+        self._handle.cancel()
+
+    def _run(self) -> None:
+        self._expired = True
+        self._handle = self._loop.call_later(self._period_s, self._run)
+        self._expire()
+
+
 @dataclass(eq=False)
 class Reservation:
     """Memory that one call holds.
 
     Attributes:
-        caller: who calls: an identity, or an address without its port.
-        size_bytes: the largest message while it is read, then its size.
+        caller: who calls.
+        size_bytes: the largest message while it is read, then its size; or the size of an answer.
         granted: done once the memory is reserved.
-        started: when its read began, by the clock of the event loop.
-        read_until: ends a read that takes too long; None while nothing is read.
+        started: when its transfer began, by the clock of the event loop.
+        deadline: ends a transfer that takes too long; None while nothing is received or sent.
     """
 
     caller: str
     size_bytes: int
     granted: asyncio.Future[None]
     started: float = 0.0
-    read_until: asyncio.Timeout | None = None
+    deadline: _Deadline | None = None
 
 
 @dataclass(eq=False)
 class Admission:
-    """Calls of one process, and memory for their requests.
+    """Calls of one process, and memory for their requests and answers.
 
     A caller may have a part of the calls and half of the memory, so that nobody keeps the others out.
 
@@ -55,8 +92,11 @@ class Admission:
         message_bytes: largest message.
         total_bytes: for all calls; at least twice the largest message.
         message_timeout_s: seconds within which a message must be complete.
-        grace_s: seconds that a message may take even while other calls wait for room.
+        answer_timeout_s: seconds within which a message of an answer must be taken.
+        grace_s: seconds that a message or an answer may take even while other calls wait for room.
         wait_s: seconds that a call waits for room before it is rejected.
+        accepted_bytes: longest message that is accepted once it is read; None for `message_bytes`.
+        is_shared: whether all calls are those of one caller, which stands for everybody without a token.
         used_bytes: reserved so far.
     """
 
@@ -64,31 +104,39 @@ class Admission:
     message_bytes: int
     total_bytes: int
     message_timeout_s: float
+    answer_timeout_s: float
     grace_s: float = GRACE_S
     wait_s: float = WAIT_S
+    accepted_bytes: int | None = None
+    is_shared: bool = False
     used_bytes: int = 0
     _calls_of: Counter[str] = field(default_factory=Counter)
     _used_by: Counter[str] = field(default_factory=Counter)
-    _reading: dict[Reservation, None] = field(default_factory=dict)
+    _transfers: dict[Reservation, None] = field(default_factory=dict)
     _waiting: list[Reservation] = field(default_factory=list)
 
-    @asynccontextmanager
-    async def count(self, caller: str) -> AsyncIterator[None]:
-        """Counts a call until it ends.
+    @contextmanager
+    def count(self, caller: str) -> Iterator[None]:
+        """Counts a call until it is done.
 
         Args:
-            caller: who calls: an identity, or an address without its port.
+            caller: who calls.
 
         Raises:
             Exhausted: the caller has as many calls as it may have at once.
         """
         if self._calls_of[caller] >= self.calls_per_caller:
+            who, remedy = "callers without a token", "repeat the call later, or probe the health port"
+            if not self.is_shared:
+                who = "one caller"
+                remedy = (
+                    "wait until some have ended, or end some, such as those that watch or whose answers you have not "
+                    "read; an operator may raise VFMALIGN_SERVER__MAX_CALLS_PER_CALLER"
+                )
             raise Exhausted(
-                f"you have {self._calls_of[caller]} calls at once, and the limit for one caller is "
-                f"{self.calls_per_caller}",
+                f"there are {self._calls_of[caller]} calls at once, and the limit for {who} is {self.calls_per_caller}",
                 subject="server",
-                remedy="wait until some have ended, or end some, such as those that watch; an operator may raise "
-                "VFMALIGN_SERVER__MAX_CALLS_PER_CALLER",
+                remedy=remedy,
                 reason="TOO_MANY_CALLS",
             )
         self._calls_of[caller] += 1
@@ -101,22 +149,16 @@ class Admission:
 
     @asynccontextmanager
     async def reserve(self, caller: str) -> AsyncIterator[Reservation]:
-        """Reserves memory for the message of a call until the call ends.
+        """Reserves memory for the message of a call while the call works.
 
         Args:
-            caller: who calls: an identity, or an address without its port.
+            caller: who calls.
 
         Raises:
             Exhausted: there is no room, and none became free in time.
         """
-        granted = asyncio.get_running_loop().create_future()
-        reservation = Reservation(caller, self.message_bytes, granted)
-        self._waiting.append(reservation)
+        reservation = await self._acquire(caller, self.message_bytes)
         try:
-            self._grant()
-            if not granted.done():
-                self._make_room(reservation.caller)
-                await self._wait(granted)
             yield reservation
         finally:
             self._release(reservation)
@@ -126,12 +168,13 @@ class Admission:
 
         Raises:
             Exhausted: the message was not complete in time.
+            TooLarge: the message is longer than it may be.
         """
         loop = asyncio.get_running_loop()
         reservation.started = loop.time()
         try:
-            async with asyncio.timeout(self.message_timeout_s) as reservation.read_until:
-                self._reading[reservation] = None
+            async with asyncio.timeout(self.message_timeout_s) as reservation.deadline:
+                self._transfers[reservation] = None
                 data = await context.read()
         except TimeoutError:
             raise Exhausted(
@@ -141,12 +184,58 @@ class Admission:
                 reason="MESSAGE_STALLED",
             ) from None
         finally:
-            self._reading.pop(reservation, None)
-            reservation.read_until = None
+            self._transfers.pop(reservation, None)
+            reservation.deadline = None
         if not isinstance(data, bytes):  # grpc.aio.EOF
             return None
+        if self.accepted_bytes is not None and len(data) > self.accepted_bytes:
+            raise TooLarge(
+                f"the message has {len(data):,} bytes, and the limit is {self.accepted_bytes:,}",
+                subject="message",
+                remedy="send the name of a service alone",
+            )
         self._resize(reservation, min(len(data), self.message_bytes))
         return data
+
+    async def send(self, caller: str, size_bytes: int, give_up: Callable[[], None]) -> Callable[[], None]:
+        """Reserves memory for an answer that gRPC is about to send.
+
+        Args:
+            caller: who calls.
+            size_bytes: size of the answer.
+            give_up: called when the answer was not taken in time, and again after each further `answer_timeout_s`.
+
+        Returns:
+            A function to call once, when the answer is taken or the call is done.
+
+        Raises:
+            Exhausted: there is no room, and none became free in time.
+        """
+        reservation = await self._acquire(caller, min(size_bytes, self._share_bytes))
+        timer = _AnswerTimer(self.answer_timeout_s, give_up)
+        reservation.started, reservation.deadline = asyncio.get_running_loop().time(), timer
+        self._transfers[reservation] = None
+
+        def end() -> None:
+            del self._transfers[reservation]
+            timer.cancel()
+            self._release(reservation)
+
+        return end
+
+    async def _acquire(self, caller: str, size_bytes: int) -> Reservation:
+        granted = asyncio.get_running_loop().create_future()
+        reservation = Reservation(caller, size_bytes, granted)
+        self._waiting.append(reservation)
+        try:
+            self._grant()
+            if not granted.done():
+                self._make_room(reservation)
+                await self._wait(granted)
+        except BaseException:
+            self._release(reservation)
+            raise
+        return reservation
 
     @property
     def _share_bytes(self) -> int:
@@ -159,9 +248,9 @@ class Admission:
                 await granted
         except TimeoutError:
             raise Exhausted(
-                "the memory for incoming requests is in use",
+                "the memory for requests and answers is in use",
                 subject="server",
-                remedy="repeat the call later, or send large data by reference",
+                remedy="take the answers of your other calls, and repeat the call later; send large data by reference",
                 reason="REQUESTS_EXHAUSTED",
             ) from None
 
@@ -175,14 +264,14 @@ class Admission:
                 self._account(reservation.caller, reservation.size_bytes)
                 reservation.granted.set_result(None)
 
-    def _make_room(self, caller: str) -> None:
-        """Shortens the oldest unfinished read of a caller that is at its limit, else of the one that holds most."""
-        at_limit = self._used_by[caller] + self.message_bytes > self._share_bytes
-        heaviest = caller if at_limit else self._used_by.most_common(1)[0][0]
-        for reading in self._reading:  # in the order in which they began
-            timeout, until = reading.read_until, reading.started + self.grace_s
-            if reading.caller == heaviest and timeout is not None and (timeout.when() or 0) > until:
-                timeout.reschedule(until)
+    def _make_room(self, waiting: Reservation) -> None:
+        """Shortens the oldest transfer of a caller that is at its limit, else of the one that holds most."""
+        at_limit = self._used_by[waiting.caller] + waiting.size_bytes > self._share_bytes
+        heaviest = waiting.caller if at_limit else self._used_by.most_common(1)[0][0]
+        for transfer in self._transfers:  # in the order in which they began
+            deadline, until = transfer.deadline, transfer.started + self.grace_s
+            if transfer.caller == heaviest and deadline is not None and (deadline.when() or 0) > until:
+                deadline.reschedule(until)
                 return
 
     def _account(self, caller: str, change_bytes: int) -> None:

@@ -2,7 +2,7 @@
 
 Every call passes the same checks in the same order: the service is open, the caller proves who it is and may call the
 RPC, it has no more calls than one caller may have, memory for the request is reserved, and the request is read and
-checked.
+checked. A call counts, and its answer holds memory, until gRPC is done with it.
 
 Handlers of unary requests are registered as handlers of request streams, which look the same on the wire. gRPC then
 leaves it to the handler when to read the message: after memory for it is reserved, and within a time limit. A message
@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, nullcontext
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -31,10 +31,10 @@ from vfmalign.core.domain.errors import (
     Unavailable,
     VfmalignError,
 )
-from vfmalign.core.rpc.admission import Admission
 from vfmalign.core.rpc.authentication import Authenticator
-from vfmalign.core.rpc.authorisation import SERVICES, check_access, choose_tenant, needs_identity
+from vfmalign.core.rpc.authorisation import check_access, choose_tenant, needs_identity
 from vfmalign.core.rpc.bounds import parse_request
+from vfmalign.core.rpc.holds import Hold, Holds
 from vfmalign.core.rpc.identity import Identity, current_identity, current_tenant
 from vfmalign.core.rpc.status_mapping import DETAILS_KEY, get_status_code, to_status
 from vfmalign.core.runtime import logs, metrics
@@ -86,6 +86,11 @@ class _Method:
     seconds: Histogram
     handled: Mapping[grpc.StatusCode, Counter]
 
+    @property
+    def path(self) -> str:
+        """The method as it is called."""
+        return f"/{self.service}/{self.name}"
+
     @classmethod
     def create(cls, service: str, name: str, kind: str) -> _Method:
         """Registers the metrics of a method; `kind` is `unary`, `server_stream` or `bidi_stream`."""
@@ -133,13 +138,13 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     Args:
         gate: admits or rejects calls.
         authenticator: tells who makes a call.
-        admission: memory for requests.
+        holds: calls and memory of the callers.
     """
 
-    def __init__(self, gate: Gate, authenticator: Authenticator, admission: Admission) -> None:
+    def __init__(self, gate: Gate, authenticator: Authenticator, holds: Holds) -> None:
         self._gate = gate
         self._authenticator = authenticator
-        self._admission = admission
+        self._holds = holds
         self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
 
     async def intercept_service(
@@ -163,66 +168,63 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         if handler.request_streaming:  # reflection
             method = _Method.create(service, name, "bidi_stream")
             return grpc.stream_stream_rpc_method_handler(
-                self._conversation(handler.stream_stream, method, parse), response_serializer=serialise
+                self._conversation(handler.stream_stream, method, parse, serialise)
             )
         method = _Method.create(service, name, "server_stream" if handler.response_streaming else "unary")
         if not handler.response_streaming:
-            function = self._unary(handler.unary_unary, method, parse)
-            return grpc.stream_unary_rpc_method_handler(function, response_serializer=serialise)
-        return grpc.stream_stream_rpc_method_handler(
-            self._streaming(handler.unary_stream, method, parse), response_serializer=serialise
-        )
+            return grpc.stream_unary_rpc_method_handler(self._unary(handler.unary_unary, method, parse, serialise))
+        return grpc.stream_stream_rpc_method_handler(self._streaming(handler.unary_stream, method, parse, serialise))
 
-    def _unary(self, function: Any, method: _Method, parse: Any) -> Any:
+    def _unary(self, function: Any, method: _Method, parse: Any, serialise: Any) -> Any:
         async def call(_: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
-            async with self._around(context, method), self._count(context), self._request(context, parse) as request:
-                return await function(request, context)
+            async with self._around(context, method):
+                hold = self._holds.begin(context, method.path)
+                async with self._request(context, parse, hold) as request:
+                    answer = serialise(await function(request, context))
+                await hold.send(answer)
+                return answer
 
         return call
 
-    def _streaming(self, function: Any, method: _Method, parse: Any) -> Any:
+    def _streaming(self, function: Any, method: _Method, parse: Any, serialise: Any) -> Any:
         async def call(_: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
-            async with (
-                self._around(context, method),
-                self._count(context),
-                self._request(context, parse) as request,
-                aclosing(function(request, context)) as responses,
-            ):
-                async for response in responses:
-                    yield response
+            async with self._around(context, method):
+                hold = self._holds.begin(context, method.path)
+                async with (
+                    self._request(context, parse, hold) as request,
+                    aclosing(function(request, context)) as responses,
+                ):
+                    async for response in responses:
+                        answer = serialise(response)
+                        await hold.send(answer)
+                        yield answer
+                        hold.taken()
 
         return call
 
-    def _conversation(self, function: Any, method: _Method, parse: Any) -> Any:
+    def _conversation(self, function: Any, method: _Method, parse: Any, serialise: Any) -> Any:
         """Wraps a handler of a stream of requests."""
 
         async def call(_: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
-            requests = self._requests(context, parse)
-            async with (
-                self._around(context, method),
-                self._count(context),
-                aclosing(function(requests, context)) as responses,
-            ):
-                async for response in responses:
-                    yield response
+            async with self._around(context, method):
+                hold = self._holds.begin(context, method.path)
+                async with aclosing(function(self._requests(context, parse, hold), context)) as responses:
+                    async for response in responses:
+                        answer = serialise(response)
+                        await hold.send(answer)
+                        yield answer
+                        hold.taken()
 
         return call
 
-    def _count(self, context: grpc.aio.ServicerContext[Any, Any]) -> AbstractAsyncContextManager[None]:
-        """Counts a call among those of its caller. Services call for everybody, and have no limit of their own."""
-        identity = current_identity.get()
-        if identity is not None and not identity.roles.isdisjoint(SERVICES):
-            return nullcontext()
-        return self._admission.count(_get_caller(context))
-
     @asynccontextmanager
-    async def _request(self, context: grpc.aio.ServicerContext[Any, Any], parse: Any) -> AsyncIterator[Any]:
-        """Reads and checks the request of a call. The end of the call frees its memory and stops its work."""
-        async with self._admission.reserve(_get_caller(context)) as reservation:
-            data = await self._admission.read(context, reservation)
+    async def _request(self, context: grpc.aio.ServicerContext[Any, Any], parse: Any, hold: Hold) -> AsyncIterator[Any]:
+        """Reads and checks the request of a call. The end of its work frees its memory."""
+        async with hold.admission.reserve(hold.caller) as reservation:
+            data = await hold.admission.read(context, reservation)
             if data is None:
                 raise InvalidInput(
-                    f"the call has no message of at most {self._admission.message_bytes:,} bytes",
+                    f"the call has no message of at most {hold.admission.message_bytes:,} bytes",
                     subject="message",
                     remedy="send one message, and large data by reference",
                     reason="NO_MESSAGE",
@@ -239,11 +241,13 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             return parse_request(parse, data)
         return await MESSAGES.run(parse_request, parse, data)
 
-    async def _requests(self, context: grpc.aio.ServicerContext[Any, Any], parse: Any) -> AsyncIterator[Any]:
+    async def _requests(
+        self, context: grpc.aio.ServicerContext[Any, Any], parse: Any, hold: Hold
+    ) -> AsyncIterator[Any]:
         """Yields the requests of a call, each with memory of its own."""
         while True:
-            async with self._admission.reserve(_get_caller(context)) as reservation:
-                data = await self._admission.read(context, reservation)
+            async with hold.admission.reserve(hold.caller) as reservation:
+                data = await hold.admission.read(context, reservation)
                 if data is None:
                     return
                 yield await self._parse(parse, data)
@@ -257,7 +261,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             Forbidden: it may not make this call.
             Unavailable: the issuer's keys cannot be fetched.
         """
-        path = f"/{method.service}/{method.name}"
+        path = method.path
         if needs_identity(path):
             metadata = context.invocation_metadata() or ()
             identity = await self._authenticator.authenticate(metadata)
@@ -323,12 +327,6 @@ def register_methods(services: dict[str, list[tuple[str, bool]]]) -> None:
     for service, methods in services.items():
         for name, streams in methods:
             _Method.create(service, name, "server_stream" if streams else "unary")
-
-
-def _get_caller(context: grpc.aio.ServicerContext[Any, Any]) -> str:
-    """Returns who shares calls and memory for requests: a proven identity, else all that calls from one address."""
-    identity = current_identity.get()
-    return identity.key if identity is not None and identity.issuer else context.peer().rpartition(":")[0]
 
 
 def _code_in(context: grpc.aio.ServicerContext[Any, Any]) -> grpc.StatusCode:

@@ -29,6 +29,8 @@ from vfmalign.core.domain.errors import BadOption
 from vfmalign.core.rpc import tls
 from vfmalign.core.rpc.admission import Admission
 from vfmalign.core.rpc.authentication import Authenticator
+from vfmalign.core.rpc.connections import Connections
+from vfmalign.core.rpc.holds import Holds
 from vfmalign.core.rpc.interceptors import CallInterceptor, Gate, register_methods
 from vfmalign.core.rpc.transport import MESSAGE_BYTES, MESSAGE_HEADROOM_BYTES, message_limits
 from vfmalign.core.runtime import logs, metrics
@@ -40,6 +42,11 @@ _METADATA_BYTES = 16 * 2**10
 _PROBE_MESSAGE_BYTES = 4 * 2**10
 _LONGEST_CALL_MS = 25 * 3_600_000
 """Running calls outlast the age of their connection by this time; clients end streams after a day."""
+STRANGERS_CALLS = 100
+"""Calls at once of all callers without an identity together."""
+_STRANGERS_READS = 4
+_STRANGERS_MESSAGE_BYTES = 256
+_STRANGERS_TIMEOUT_S = 1.0
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
@@ -199,14 +206,9 @@ async def serve_api(
         ("grpc.max_metadata_size", _METADATA_BYTES),
         ("grpc.absolute_max_metadata_size", _METADATA_BYTES),
     ]
-    admission = Admission(
-        limits.max_calls_per_caller,
-        limits.max_message_bytes + MESSAGE_HEADROOM_BYTES,
-        limits.request_memory_bytes,
-        limits.message_timeout_s,
-    )
+    holds = _create_holds(limits)
     server = grpc.aio.server(
-        interceptors=[CallInterceptor(gate, _open_authenticator(settings), admission)],
+        interceptors=[CallInterceptor(gate, _open_authenticator(settings), holds)],
         options=options,
         maximum_concurrent_rpcs=limits.max_calls,
     )
@@ -218,9 +220,35 @@ async def serve_api(
     await _set(state, names, _NOT_SERVING)
     with _port_of("VFMALIGN_SERVER__GRPC_PORT", limits.grpc_port):
         port = _add_port(server, _address(limits.host, limits.grpc_port), limits)
+    holds.connections.port = port
     await server.start()
     resources.push_async_callback(server.stop, 0)
     return server, names, port
+
+
+def _create_holds(limits: ServerSettings) -> Holds:
+    message_bytes = limits.max_message_bytes + MESSAGE_HEADROOM_BYTES
+    identified = Admission(
+        limits.max_calls_per_caller,
+        message_bytes,
+        limits.request_memory_bytes,
+        limits.message_timeout_s,
+        limits.answer_timeout_s,
+    )
+    # gRPC receives a message of any accepted size before anybody can tell that it is too large for a health check, so
+    # each has room for one. All strangers are one caller, which has half of the memory.
+    strangers = Admission(
+        STRANGERS_CALLS,
+        message_bytes,
+        2 * _STRANGERS_READS * message_bytes,
+        _STRANGERS_TIMEOUT_S,
+        _STRANGERS_TIMEOUT_S,
+        grace_s=_STRANGERS_TIMEOUT_S / 10,
+        wait_s=_STRANGERS_TIMEOUT_S,
+        accepted_bytes=_STRANGERS_MESSAGE_BYTES,
+        is_shared=True,
+    )
+    return Holds(identified, strangers, Connections())
 
 
 def _add_health_check(state: health.aio.HealthServicer, server: grpc.aio.Server) -> None:

@@ -35,6 +35,11 @@ calls_denied = Counter(
     ("grpc_service", "grpc_method", "reason"),
     registry=REGISTRY,
 )
+answers_not_taken = Counter(
+    "vfmalign_answers_not_taken",
+    "Messages of answers that their caller had not taken in time.",
+    registry=REGISTRY,
+)
 grpc_handling_seconds = Histogram(
     "grpc_server_handling_seconds",
     "Time from the start of an RPC to its end, in seconds.",

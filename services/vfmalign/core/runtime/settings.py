@@ -151,10 +151,18 @@ class ServerSettings(BaseModel, frozen=True):
         ge=2**20,
         le=2**36,
         validate_default=True,
-        description="memory for requests that are received or wait, in bytes; one caller may use half of it",
+        description="memory for requests that are received or wait, and for answers that are sent, in bytes; one "
+        "caller may use half of it",
     )
     message_timeout_s: float = Field(
         default=30.0, gt=0.0, le=3600.0, description="seconds within which a request must be received"
+    )
+    answer_timeout_s: float = Field(
+        default=60.0,
+        gt=0.0,
+        le=3600.0,
+        description="seconds within which a caller must take an answer, or a message of a stream; then its connection "
+        "is closed, unless other callers use it",
     )
     max_calls: int = Field(default=1_000, ge=1, le=100_000, description="calls at once; watching clients count")
     max_calls_per_caller: int = Field(

@@ -17,7 +17,8 @@ ME, OTHER = "ipv4:10.0.0.1", "ipv4:10.0.0.2"
 
 def create(**changes: Any) -> Admission:
     settings = {"message_bytes": MESSAGE, "total_bytes": 4 * MESSAGE, "message_timeout_s": 60.0, "grace_s": 0.1}
-    return Admission(**{"calls_per_caller": 2, **settings, "wait_s": 0.05, **changes})
+    timeouts = {"answer_timeout_s": 60.0, "wait_s": 0.05}
+    return Admission(**{"calls_per_caller": 2, **settings, **timeouts, **changes})
 
 
 def sends(data: bytes | None) -> Any:
@@ -42,15 +43,18 @@ async def test_a_call_keeps_the_size_of_its_message_until_it_ends() -> None:
 
 async def test_calls_of_one_caller_are_limited_until_one_ends() -> None:
     admission = create()
-    async with admission.count(ME):
-        async with admission.count(ME), admission.count(OTHER):
-            with pytest.raises(Exhausted, match="2 calls at once") as caught:
-                async with admission.count(ME):
-                    pass
+    with admission.count(ME):
+        with (
+            admission.count(ME),
+            admission.count(OTHER),
+            pytest.raises(Exhausted, match="2 calls at once") as caught,
+            admission.count(ME),
+        ):
+            pass
         assert caught.value.reason == "TOO_MANY_CALLS"
         assert "VFMALIGN_SERVER__MAX_CALLS_PER_CALLER" in caught.value.remedy
         assert caught.value.retry_after_s is not None
-        async with admission.count(ME):
+        with admission.count(ME):
             pass
 
 
@@ -121,3 +125,50 @@ async def test_a_caller_that_leaves_while_it_waits_holds_nothing() -> None:
         task.cancel()
     await asyncio.gather(*calls, return_exceptions=True)
     assert admission.used_bytes == 0
+
+
+async def test_an_answer_holds_memory_until_it_is_taken() -> None:
+    admission = create()
+    taken = await admission.send(ME, MESSAGE, give_up=lambda: None)
+    async with admission.reserve(ME):
+        with pytest.raises(Exhausted, match="the memory for requests and answers is in use"):
+            await admission.send(ME, 1, give_up=lambda: None)
+    assert admission.used_bytes == MESSAGE
+    taken()
+    assert admission.used_bytes == 0
+
+
+async def test_an_answer_larger_than_the_memory_of_one_caller_takes_all_of_it() -> None:
+    admission = create()
+    taken = await admission.send(ME, 100 * MESSAGE, give_up=lambda: None)
+    assert admission.used_bytes == 2 * MESSAGE
+    taken()
+
+
+async def test_an_answer_that_is_not_taken_is_given_up_again_and_again() -> None:
+    admission, given_up = create(answer_timeout_s=0.01), asyncio.Semaphore(0)
+    taken = await admission.send(ME, 1, give_up=given_up.release)
+    async with asyncio.timeout(10):
+        for _ in range(3):
+            await given_up.acquire()
+    taken()
+
+
+async def test_the_oldest_answer_makes_room() -> None:
+    admission, order = create(wait_s=60.0), list[int]()
+    answers = [await admission.send(ME, MESSAGE, give_up=lambda number=number: free(number)) for number in range(2)]
+
+    def free(number: int) -> None:
+        order.append(number)
+        answers[number]()
+
+    async with asyncio.timeout(10), admission.reserve(ME):
+        assert order == [0]
+    answers[1]()
+
+
+async def test_strangers_learn_where_to_probe() -> None:
+    admission = create(is_shared=True, calls_per_caller=1)
+    with admission.count(ME), pytest.raises(Exhausted, match="callers without a token") as caught, admission.count(ME):
+        pass
+    assert "health port" in caught.value.remedy

@@ -1,0 +1,87 @@
+"""Connections of the API: whose calls each has, and how the server closes one.
+
+gRPC's server cannot reset a call whose answer the client does not take: the status waits behind the answer, and nothing
+else ends a call (ADR 0084). What remains is the end of its connection, which ends every call of it. A connection that
+several callers share, such as that of a proxy, is never closed for the sake of one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import os
+import socket
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_DESCRIPTORS = "/dev/fd"
+_GATHER_S = 0.05
+"""How long closing waits for further connections, because every search looks at all descriptors of the process."""
+
+
+class Connections:
+    """Open connections with their callers.
+
+    Attributes:
+        port: the server's own port; 0 while it is not known, and no connection is closed.
+    """
+
+    def __init__(self) -> None:
+        self.port = 0
+        self._callers: dict[str, Counter[str]] = {}
+        self._closing: set[str] = set()
+
+    @contextmanager
+    def joined(self, peer: str, caller: str) -> Iterator[None]:
+        """Counts a call of a caller on a connection.
+
+        Args:
+            peer: address of the client as gRPC names it, such as `ipv4:10.0.0.1:40000`.
+            caller: who calls.
+        """
+        callers = self._callers.setdefault(peer, Counter())
+        callers[caller] += 1
+        try:
+            yield
+        finally:
+            callers[caller] -= 1
+            if not callers[caller]:
+                del callers[caller]
+            if not callers:
+                self._callers.pop(peer, None)
+
+    def close(self, peer: str) -> bool:
+        """Closes a connection soon, and returns whether it will; not one that several callers share."""
+        if not self.port or len(self._callers.get(peer, ())) > 1:
+            return False
+        if not self._closing:
+            loop = asyncio.get_running_loop()
+            loop.call_later(_GATHER_S, lambda: loop.run_in_executor(None, self._close_all, self._take()))
+        self._closing.add(peer)
+        return True
+
+    def _take(self) -> set[str]:
+        peers, self._closing = self._closing, set()
+        return peers
+
+    def _close_all(self, peers: set[str]) -> None:
+        for name in os.listdir(_DESCRIPTORS):
+            # A descriptor may be closed and reused at any time. Its duplicate stays what it is, and is looked at. The
+            # family only makes room for the longer addresses: a socket knows its own.
+            with (
+                contextlib.suppress(OSError),
+                socket.fromfd(int(name), socket.AF_INET6, socket.SOCK_STREAM) as duplicate,
+            ):
+                own, client = duplicate.getsockname(), duplicate.getpeername()
+                if isinstance(own, tuple) and own[1] == self.port and _to_peer(client) in peers:
+                    duplicate.shutdown(socket.SHUT_RDWR)
+
+
+def _to_peer(address: tuple[str, int]) -> str:
+    """Returns the address of a client as gRPC names it."""
+    ip = ipaddress.ip_address(address[0].partition("%")[0])
+    if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is not None:
+        ip = ip.ipv4_mapped
+    return f"ipv4:{ip}:{address[1]}" if ip.version == 4 else f"ipv6:%5B{ip}%5D:{address[1]}"
