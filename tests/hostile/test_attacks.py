@@ -19,6 +19,7 @@ from tests.hostile.attacks import (
     never_read,
     never_send,
     never_watch,
+    silent_connections,
     until,
 )
 from tests.raw_calls import RawCalls
@@ -29,6 +30,8 @@ MEMORY_BYTES = 64 * 2**20
 OVERHEAD_BYTES = 64 * 2**20
 """Of connections and their buffers, and of what runs at once."""
 NOT_TAKEN = "vfmalign_answers_not_taken_total"
+HTTP2 = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\x04" + bytes(5)
+"""What a client of HTTP/2 sends first: the preface and its settings."""
 
 
 @pytest.fixture(scope="module")
@@ -118,3 +121,12 @@ async def test_a_health_check_has_a_few_bytes(hasty: Service) -> None:
     long = RawCalls(HEALTH, b"\x0a\xff\x07" + b"a" * 1023)
     await long.run(hasty.ports["grpc"])
     assert b"the message has 1,026 bytes" in long.status
+
+
+@pytest.mark.parametrize("first_bytes", [b"", HTTP2], ids=["silent", "idle"])
+async def test_connections_without_calls_end_and_let_others_in(tmp_path: Path, first_bytes: bytes) -> None:
+    with running_service(tmp_path, max_connections=20, connection_idle_s=1) as service:
+        async with silent_connections(service.ports["grpc"], 20, first_bytes) as ends:
+            await assert_served(service)
+            async with asyncio.timeout(60):
+                await asyncio.wait(ends)

@@ -42,6 +42,7 @@ _METADATA_BYTES = 16 * 2**10
 _PROBE_MESSAGE_BYTES = 4 * 2**10
 _LONGEST_CALL_MS = 25 * 3_600_000
 """Running calls outlast the age of their connection by this time; clients end streams after a day."""
+_HANDSHAKE_MS = 5_000
 STRANGERS_CALLS = 100
 """Calls at once of all callers without an identity together."""
 _STRANGERS_READS = 4
@@ -155,6 +156,10 @@ async def _serve_probes(settings: ServerSettings, state: health.aio.HealthServic
         ("grpc.so_reuseport", 0),
         ("grpc.max_receive_message_length", _PROBE_MESSAGE_BYTES),
         ("grpc.max_allowed_incoming_connections", settings.max_connections),
+        *_idle_limits(settings),
+        # A watch ends after this time, and its client begins another one.
+        ("grpc.max_connection_age_ms", round(1000 * settings.connection_age_s)),
+        ("grpc.max_connection_age_grace_ms", _HANDSHAKE_MS),
     ]
     server = grpc.aio.server(options=options, maximum_concurrent_rpcs=settings.max_calls)
     health_pb2_grpc.add_HealthServicer_to_server(state, server)
@@ -199,6 +204,7 @@ async def serve_api(
         ("grpc.max_connection_age_ms", round(1000 * limits.connection_age_s)),
         ("grpc.max_connection_age_grace_ms", _LONGEST_CALL_MS),
         ("grpc.max_allowed_incoming_connections", limits.max_connections),
+        *_idle_limits(limits),
         ("grpc.max_concurrent_streams", limits.max_streams),
         # Without it, gRPC buffers a message of any size before a handler reads it; with it, 64 KiB of each call.
         ("grpc.http2.bdp_probe", 0),
@@ -224,6 +230,14 @@ async def serve_api(
     await server.start()
     resources.push_async_callback(server.stop, 0)
     return server, names, port
+
+
+def _idle_limits(settings: ServerSettings) -> list[tuple[str, int]]:
+    """Returns options that end connections without a call, and those that do not even begin."""
+    return [
+        ("grpc.server_handshake_timeout_ms", _HANDSHAKE_MS),
+        ("grpc.max_connection_idle_ms", round(1000 * settings.connection_idle_s)),
+    ]
 
 
 def _create_holds(limits: ServerSettings) -> Holds:

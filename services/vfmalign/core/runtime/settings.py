@@ -143,6 +143,12 @@ class ServerSettings(BaseModel, frozen=True):
         le=86_400.0,
         description="seconds after which clients must reconnect, and so find new replicas; running calls go on",
     )
+    connection_idle_s: float = Field(
+        default=60.0,
+        gt=0.0,
+        le=86_400.0,
+        description="seconds after which a connection without a call is closed; clients connect again when they call",
+    )
     max_message_bytes: int = Field(
         default=16 * 2**20, ge=2**16, le=2**30, description="largest accepted message, in bytes"
     )
