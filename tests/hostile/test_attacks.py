@@ -130,3 +130,14 @@ async def test_connections_without_calls_end_and_let_others_in(tmp_path: Path, f
             await assert_served(service)
             async with asyncio.timeout(60):
                 await asyncio.wait(ends)
+
+
+@pytest.mark.parametrize("port", ["metrics", "health"])
+async def test_silent_connections_to_another_port_leave_descriptors_to_the_api(tmp_path: Path, port: str) -> None:
+    with running_service(tmp_path, files=256, max_connections=64) as service:
+        async with silent_connections(service.ports[port], 250, b"GET /metrics HTTP/1.1\r\n") as ends:
+            await assert_served(service)
+            assert service.read_metric("vfmalign_build_info") == 1
+            async with asyncio.timeout(60):
+                await asyncio.wait(ends)
+        assert service.process.num_threads() < 64

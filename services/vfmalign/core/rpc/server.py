@@ -23,7 +23,6 @@ import grpc
 from google.protobuf.descriptor import ServiceDescriptor
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
-from prometheus_client import start_http_server
 
 from vfmalign.core.domain.errors import BadOption
 from vfmalign.core.rpc import tls
@@ -35,6 +34,7 @@ from vfmalign.core.rpc.interceptors import CallInterceptor, Gate, register_metho
 from vfmalign.core.rpc.transport import MESSAGE_BYTES, MESSAGE_HEADROOM_BYTES, message_limits
 from vfmalign.core.runtime import logs, metrics
 from vfmalign.core.runtime.auth_settings import is_loopback
+from vfmalign.core.runtime.metrics_server import MetricsServer
 from vfmalign.core.runtime.settings import EXIT_BAD_SETTINGS, ServerSettings, ServiceSettings
 
 LIVENESS = "liveness"
@@ -95,7 +95,7 @@ async def serve(
     state = state or health.aio.HealthServicer()
     async with AsyncExitStack() as resources:
         shutdown_requested = _listen_for_signals(resources)
-        metrics_port = _serve_metrics(settings.server, resources)
+        metrics_port = await _serve_metrics(settings.server, resources)
         health_port = await _serve_probes(settings.server, state, resources)
         server, names, grpc_port = await serve_api(settings, add_services, gate, state, resources)
         await _run(ready)
@@ -138,17 +138,12 @@ def _listen_for_signals(resources: AsyncExitStack) -> asyncio.Event:
     return shutdown_requested
 
 
-def _serve_metrics(settings: ServerSettings, resources: AsyncExitStack) -> int:
+async def _serve_metrics(settings: ServerSettings, resources: AsyncExitStack) -> int:
+    server = MetricsServer()
     with _port_of("VFMALIGN_SERVER__METRICS_PORT", settings.metrics_port):
-        server, thread = start_http_server(settings.metrics_port, addr=settings.host, registry=metrics.REGISTRY)
-
-    def close() -> None:
-        server.shutdown()
-        server.server_close()
-        thread.join()
-
-    resources.callback(close)
-    return server.server_port
+        port = await server.start(settings.host, settings.metrics_port)
+    resources.push_async_callback(server.stop)
+    return port
 
 
 async def _serve_probes(settings: ServerSettings, state: health.aio.HealthServicer, resources: AsyncExitStack) -> int:
