@@ -32,7 +32,7 @@ from vfmalign.finetuning.jobs.servicer import FineTuningServicer
 from vfmalign.finetuning.launchers.base import Launcher
 from vfmalign.finetuning.launchers.by_tenant import TenantLauncher
 from vfmalign.finetuning.launchers.registry import LAUNCHERS
-from vfmalign.finetuning.leadership import HEALTH_SERVICE, Leadership
+from vfmalign.finetuning.leadership import Leadership
 from vfmalign.finetuning.orchestrator import Orchestrator, Tenancy
 from vfmalign.finetuning.servicers import Watching
 from vfmalign.finetuning.settings import FinetuningSettings
@@ -66,9 +66,9 @@ async def run(settings: FinetuningSettings) -> None:
     def show_log(tenant: str, job: str, attempt: int) -> str:
         return TenantLauncher(launcher, tenant).log_command(job, attempt)
 
-    async def announce(is_leader: bool) -> None:
+    async def announce(name: str, serves: bool) -> None:
         status = health_pb2.HealthCheckResponse
-        await state.set(HEALTH_SERVICE, status.SERVING if is_leader else status.NOT_SERVING)
+        await state.set(name, status.SERVING if serves else status.NOT_SERVING)
 
     leadership = Leadership(Lease(database, settings.lease.ttl_s), take_office, announce)
 
@@ -100,13 +100,22 @@ async def run(settings: FinetuningSettings) -> None:
 
     async def end() -> None:
         leadership.stop()
-        await leading
+        await asyncio.wait({leading})
         await asyncio.to_thread(launcher.close)
         for own in tenancies.values():
             await own.client.close()
         database.close()
 
-    await serve("finetuning", settings, add_services, ready=begin, on_drain=watching.end, stop=end, state=state)
+    await serve(
+        "finetuning",
+        settings,
+        add_services,
+        ready=begin,
+        on_drain=watching.end,
+        stop=end,
+        get_loops=lambda: (leading,),
+        state=state,
+    )
 
 
 def _open_client(settings: FinetuningSettings, token: BearerToken | None, tenant: str) -> AsyncClient:

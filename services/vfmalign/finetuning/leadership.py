@@ -16,8 +16,10 @@ from vfmalign.core.domain.errors import LeaseLost, VfmalignError
 from vfmalign.core.runtime import logs, metrics
 from vfmalign.finetuning.db.lease import Lease, Term
 
-HEALTH_SERVICE = "leader"
+LEADER = "leader"
 """Name in the health service that is SERVING at the leader alone."""
+ORCHESTRATION = "orchestration"
+"""Name in the health service that is SERVING as long as this process leads, or knows that another one does."""
 _RENEWALS_PER_TTL = 3
 _LONGEST_POLL_S = 1.0
 
@@ -47,11 +49,11 @@ class Leadership:
     Args:
         lease: this process's claim.
         begin: returns the work of a term.
-        announce: told whenever this process begins (True) and ceases (False) to lead.
+        announce: told, by name in the health service, whether this process leads and whether anybody does.
     """
 
     def __init__(
-        self, lease: Lease, begin: Callable[[Term], Work], announce: Callable[[bool], Awaitable[None]]
+        self, lease: Lease, begin: Callable[[Term], Work], announce: Callable[[str, bool], Awaitable[None]]
     ) -> None:
         self._lease = lease
         self._begin = begin
@@ -71,7 +73,7 @@ class Leadership:
 
     async def run(self) -> None:
         """Stands by and leads in turn, until `stop`."""
-        await self._announce(False)
+        await self._resign()
         while (term := await self._stand_by()) is not None:
             try:
                 await self._lead(term)
@@ -89,12 +91,17 @@ class Leadership:
             try:
                 if (term := await self._in_thread(self._lease.try_acquire)) is not None:
                     return term
+                await self._announce(ORCHESTRATION, True)
                 seen = await self._in_thread(self._lease.get_holder)
                 if seen != leader:
                     leader = seen
                     _log.info("standing_by", leader=leader)
             except VfmalignError as error:
                 _log.warning("lease_not_read", error=str(error))
+                await self._announce(ORCHESTRATION, False)
+            except Exception:
+                _log.exception("lease_not_read")
+                await self._announce(ORCHESTRATION, False)
             await self._pause(min(self._lease.ttl_s / _RENEWALS_PER_TTL, _LONGEST_POLL_S))
         return None
 
@@ -105,7 +112,7 @@ class Leadership:
         metrics.orchestrator_leader.set_function(lambda: float(term.remaining_s > 0))
         try:
             self._work = self._begin(term)
-            await self._announce(True)
+            await self._announce_term(term)
             await self._supervise(self._work, term)
         finally:
             self._work = None
@@ -134,7 +141,13 @@ class Leadership:
 
     async def _resign(self) -> None:
         metrics.orchestrator_leader.set_function(lambda: 0.0)
-        await self._announce(False)
+        await self._announce(LEADER, False)
+        await self._announce(ORCHESTRATION, False)
+
+    async def _announce_term(self, term: Term) -> None:
+        leads = term.remaining_s > 0
+        await self._announce(LEADER, leads)
+        await self._announce(ORCHESTRATION, leads)
 
     async def _renew(self, term: Term) -> None:
         """Renews the lease until another process has it.
@@ -148,7 +161,7 @@ class Leadership:
             renewal = asyncio.ensure_future(self._in_thread(term.renew))
             await asyncio.wait((renewal,), timeout=max(term.remaining_s, 0.0))
             if not renewal.done():
-                await self._announce(False)
+                await self._announce_term(term)
             try:
                 await renewal
                 pause_s = renewal_s
@@ -158,7 +171,10 @@ class Leadership:
             except VfmalignError as error:
                 _log.warning("lease_not_renewed", epoch=term.epoch, error=str(error), seconds_left=term.remaining_s)
                 pause_s = renewal_s / _RENEWALS_PER_TTL
-            await self._announce(term.remaining_s > 0)
+            except Exception:
+                _log.exception("lease_not_renewed", epoch=term.epoch, seconds_left=term.remaining_s)
+                pause_s = renewal_s / _RENEWALS_PER_TTL
+            await self._announce_term(term)
 
     async def _in_thread(self, call: Callable[[], _T]) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, call)

@@ -73,6 +73,8 @@ async def test_a_standby_serves_the_api_and_takes_over_at_once_from_a_leader_tha
     await until(lambda: leads(service.ports))
     assert health(service.ports, "leader") == SERVING
     assert (health(rival.ports), health(rival.ports, "leader")) == (SERVING, NOT_SERVING)
+    for ports in (service.ports, rival.ports):
+        assert health(ports, "orchestration") == SERVING
     assert not leads(rival.ports)
     await until(lambda: 'vfmalign_jobs{state="queued"}' in metrics(service.ports))
     assert 'vfmalign_jobs{state="queued"}' not in metrics(rival.ports)

@@ -138,5 +138,19 @@ def _check_service(name: str, target: Target) -> str:
 
 
 def _describe_role(target: Target) -> str:
-    is_leader = probes.get_health(target.addresses["finetuning"], target.files, "leader") == "serving"
-    return "; leads" if is_leader else "; stands by for the leader, which its log names"
+    """Tells whether the service leads or stands by for another one.
+
+    Raises:
+        Unavailable: nobody leads.
+    """
+    address = target.addresses["finetuning"]
+    if probes.get_health(address, target.files, "leader") == "serving":
+        return "; leads"
+    if probes.get_health(address, target.files, "orchestration") == "serving":
+        return "; stands by for the leader, which its log names"
+    raise Unavailable(
+        "nobody leads, so checks and jobs do not go on",
+        subject=address,
+        remedy="wait some seconds if it has just started; else look in its log for `lease_not_read` and "
+        "`lease_not_renewed`: its disk may be full, or its database away",
+    )

@@ -128,7 +128,9 @@ class Stack:
     def supervise(self) -> None:
         """Reconcile until `stop` or `request_stop` is called."""
         while not self._stop_requested.wait(SUPERVISION_PERIOD_S):
-            self.reconcile()
+            # On a full disk, neither the state nor a log can be written. The processes need their supervisor even then.
+            with contextlib.suppress(OSError):
+                self.reconcile()
 
     def request_stop(self) -> None:
         """Make `supervise` return. Safe to call in a signal handler."""

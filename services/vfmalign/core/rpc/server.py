@@ -38,6 +38,7 @@ from vfmalign.core.runtime.metrics_server import MetricsServer
 from vfmalign.core.runtime.settings import EXIT_BAD_SETTINGS, ServerSettings, ServiceSettings
 
 LIVENESS = "liveness"
+EXIT_LOOP_ENDED = 1
 _METADATA_BYTES = 16 * 2**10
 _PROBE_MESSAGE_BYTES = 4 * 2**10
 _LONGEST_CALL_MS = 25 * 3_600_000
@@ -70,6 +71,7 @@ async def serve(
     ready: Hook = _nothing,
     on_drain: Hook = _nothing,
     stop: Hook = _nothing,
+    get_loops: Callable[[], Sequence[asyncio.Task[None]]] = tuple,
     state: health.aio.HealthServicer | None = None,
 ) -> None:
     """Runs a service until SIGTERM or SIGINT.
@@ -81,11 +83,13 @@ async def serve(
         ready: awaited before the service reports SERVING (load, warm up, migrate); calls are UNAVAILABLE until then.
         on_drain: awaited when draining begins; ends streams that would never end by themselves.
         stop: awaited after the last call has ended.
+        get_loops: returns, after `ready`, the tasks that run as long as the service. The service ends with the first
+            one that ends by itself.
         state: health service, for callers that add names of their own to it.
 
     Raises:
         SystemExit: code 2, after one sentence on stderr, where a port cannot be bound, or other machines could call
-            without authentication.
+            without authentication; code 1 after a loop has ended by itself, with its cause in the log.
     """
     _check_mode(settings)
     logs.configure(name, settings.log)
@@ -106,7 +110,9 @@ async def serve(
             _write_ports(settings.server.ports_file, ports)
         log.info("serving", **ports)
 
-        await shutdown_requested.wait()
+        ended = await _wait_for_end(shutdown_requested, get_loops())
+        for loop in ended:
+            log.error("loop_ended", loop=loop.get_name(), exc_info=None if loop.cancelled() else loop.exception())
         log.info("draining", seconds=settings.server.drain_s)
         await _set(state, names, _NOT_SERVING)
         gate.state = "draining"
@@ -114,6 +120,20 @@ async def serve(
         await server.stop(settings.server.drain_s)
         await _run(stop)
     log.info("stopped")
+    if ended:
+        raise SystemExit(EXIT_LOOP_ENDED)
+
+
+async def _wait_for_end(
+    shutdown_requested: asyncio.Event, loops: Sequence[asyncio.Task[None]]
+) -> list[asyncio.Task[None]]:
+    """Waits until the service shuts down or a loop ends; returns the loops that have ended before."""
+    shutdown = asyncio.create_task(shutdown_requested.wait())
+    await asyncio.wait((shutdown, *loops), return_when=asyncio.FIRST_COMPLETED)
+    if shutdown.done():
+        return []
+    shutdown.cancel()
+    return [loop for loop in loops if loop.done()]
 
 
 def _check_mode(settings: ServiceSettings) -> None:

@@ -1,10 +1,13 @@
 """Structured logs: one JSON object per line on stderr, with the id of the request that caused it.
 
 Log generated ids only: never patients' names, local paths or secrets.
+
+Writing a line never raises: a full disk must not end what the line reports on. Lines that are lost are counted.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import re
@@ -17,6 +20,7 @@ from typing import cast
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
+from vfmalign.core.runtime import metrics
 from vfmalign.core.runtime.settings import LogSettings
 
 REQUEST_ID_HEADER = "x-request-id"
@@ -66,10 +70,10 @@ def configure(service: str, settings: LogSettings) -> None:
     structlog.configure(
         processors=[*shared, *render],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=lambda *_: structlog.WriteLogger(sys.stderr),
+        logger_factory=lambda *_: structlog.WriteLogger(_STDERR),
         cache_logger_on_first_use=False,
     )
-    handler = _Stderr()
+    handler = _LibraryHandler()
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[*shared, structlog.stdlib.add_logger_name],
@@ -100,11 +104,26 @@ def accept_request_id(offered: str | None) -> str:
     return secrets.token_hex(16)
 
 
-class _Stderr(logging.Handler):
+class _Stderr(io.TextIOBase):
+    """Standard error, which counts what it cannot write."""
+
+    def write(self, line: str, /) -> int:
+        try:
+            sys.stderr.write(line)
+            sys.stderr.flush()
+        except (OSError, ValueError):  # no space, a broken pipe; or it is closed
+            metrics.log_lines_lost.inc()
+        return len(line)
+
+
+_STDERR = _Stderr()
+
+
+class _LibraryHandler(logging.Handler):
     """Writes log records of libraries."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        sys.stderr.write(self.format(record) + "\n")
+        _STDERR.write(self.format(record) + "\n")
 
 
 def _bound_size(_: WrappedLogger, __: str, event: EventDict) -> EventDict:

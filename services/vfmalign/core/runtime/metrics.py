@@ -40,6 +40,9 @@ answers_not_taken = Counter(
     "Messages of answers that their caller had not taken in time.",
     registry=REGISTRY,
 )
+log_lines_lost = Counter(
+    "vfmalign_log_lines_lost", "Log lines that could not be written, such as to a full disk.", registry=REGISTRY
+)
 grpc_handling_seconds = Histogram(
     "grpc_server_handling_seconds",
     "Time from the start of an RPC to its end, in seconds.",

@@ -125,4 +125,6 @@ async def keep_deleting_expired(store: ObjectStore, prefix: str, age_s: float) -
                 _LOG.info("uploads_expired", files=deleted)
         except VfmalignError as error:
             _LOG.warning("uploads_not_swept", error=str(error))
+        except Exception:
+            _LOG.exception("uploads_not_swept")
         await asyncio.sleep(_SWEEP_PAUSE_S)

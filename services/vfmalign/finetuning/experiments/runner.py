@@ -87,6 +87,9 @@ class ExperimentRunner:
             except VfmalignError as error:  # the database is unavailable: the next round tries again
                 _log.warning("experiments_delayed", error=str(error))
                 ready = []
+            except Exception:
+                _log.exception("experiments_delayed")
+                ready = []
             for experiment in ready:
                 if experiment.id not in self._finishing:
                     work = asyncio.to_thread(self.finish, experiment)

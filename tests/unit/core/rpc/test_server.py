@@ -271,6 +271,28 @@ async def test_nobody_is_served_without_authentication_from_other_machines(
     assert sentence.count("\n") == 1
 
 
+@pytest.mark.parametrize("cause", ["returns", "raises"])
+async def test_a_loop_that_ends_by_itself_ends_the_service_with_its_cause(
+    cause: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def loop() -> None:
+        if cause == "raises":
+            raise ZeroDivisionError
+
+    settings = ServiceSettings(
+        store=StoreSettings(endpoint="http://127.0.0.1:9", access_key="a", secret_key="b"),
+        server=ServerSettings(grpc_port=0, metrics_port=0, health_port=0),
+    )
+    stopped = asyncio.Event()
+    with pytest.raises(SystemExit) as caught:
+        loops = (asyncio.create_task(loop(), name="leadership"), asyncio.create_task(stopped.wait()))
+        await serve("test", settings, lambda _: [], get_loops=lambda: loops, stop=stopped.set)
+    assert caught.value.code == 1
+    (line,) = [line for line in map(json.loads, capsys.readouterr().err.splitlines()) if line["event"] == "loop_ended"]
+    assert line["loop"] == "leadership"
+    assert ("ZeroDivisionError" in line.get("exception", "")) == (cause == "raises")
+
+
 def test_a_server_accepts_the_pings_of_a_client_whose_call_waits() -> None:
     options = dict(message_limits(1, 1))
     assert options["grpc.http2.min_ping_interval_without_data_ms"] < options["grpc.keepalive_time_ms"]

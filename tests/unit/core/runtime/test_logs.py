@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import logging
+import sys
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import structlog
 
-from vfmalign.core.runtime import logs
+from vfmalign.core.runtime import logs, metrics
 from vfmalign.core.runtime.settings import LogSettings
 
 
@@ -107,3 +109,26 @@ def test_of_a_long_traceback_the_error_stays(capsys: pytest.CaptureFixture[str])
     assert line["exception"].endswith("the end")
     assert len(line["exception"]) < 20_000
     assert line["number"] == 3
+
+
+def test_lines_that_cannot_be_written_are_counted_and_raise_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def count() -> float:
+        return metrics.REGISTRY.get_sample_value("vfmalign_log_lines_lost_total") or 0.0
+
+    logs.configure("kitchen", LogSettings())
+    before = count()
+    # Without a buffer, which would keep lines and fail again when it is closed.
+    full = io.TextIOWrapper(open("/dev/full", "wb", buffering=0), write_through=True)
+    with full, monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", full)
+        logs.get("x").warning("lost", loaves=3)
+        try:
+            raise ZeroDivisionError
+        except ZeroDivisionError:
+            logs.get("x").exception("lost_too")
+        logging.getLogger("library").warning("lost as well")
+    assert count() == before + 3
+    logs.get("x").warning("written")
+    assert [line["event"] for line in lines(capsys)] == ["written"]

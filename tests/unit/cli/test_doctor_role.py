@@ -1,0 +1,45 @@
+"""What `vfmalign doctor` says about the role of the finetuning service, asked over a real socket."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+from typing import Any
+
+import grpc
+import pytest
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+from vfmalign.cli.local.doctor import _describe_role
+from vfmalign.core.domain.errors import Unavailable
+
+
+@pytest.fixture
+def served() -> Iterator[tuple[health.HealthServicer, Any]]:
+    """A health service, and a target whose finetuning service it is."""
+    server, state = grpc.server(ThreadPoolExecutor(2)), health.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(state, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    yield state, SimpleNamespace(addresses={"finetuning": f"127.0.0.1:{port}"}, files=None)
+    server.stop(None)
+
+
+@pytest.mark.parametrize(
+    ("leader", "orchestration", "text"), [(True, True, "leads"), (False, True, "stands by for the leader")]
+)
+def test_the_leader_and_a_standby_are_told_apart(served, leader: bool, orchestration: bool, text: str) -> None:
+    state, target = served
+    for name, serves in (("leader", leader), ("orchestration", orchestration)):
+        status = health_pb2.HealthCheckResponse
+        state.set(name, status.SERVING if serves else status.NOT_SERVING)
+    assert text in _describe_role(target)
+
+
+def test_a_deployment_without_a_leader_is_a_failure(served) -> None:
+    state, target = served
+    for name in ("leader", "orchestration"):
+        state.set(name, health_pb2.HealthCheckResponse.NOT_SERVING)
+    with pytest.raises(Unavailable, match="nobody leads"):
+        _describe_role(target)
