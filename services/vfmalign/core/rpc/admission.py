@@ -257,6 +257,8 @@ class Admission:
     def _grant(self) -> None:
         """Grants memory to waiting calls in their order; a caller at its limit does not keep the others waiting."""
         for reservation in list(self._waiting):
+            if reservation.granted.done():  # cancelled: its call has left, and removes it in a moment
+                continue
             if self.used_bytes + reservation.size_bytes > self.total_bytes:
                 return
             if self._used_by[reservation.caller] + reservation.size_bytes <= self._share_bytes:

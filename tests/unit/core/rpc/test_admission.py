@@ -127,6 +127,24 @@ async def test_a_caller_that_leaves_while_it_waits_holds_nothing() -> None:
     assert admission.used_bytes == 0
 
 
+async def test_memory_that_is_returned_while_a_waiting_caller_leaves_goes_to_the_next() -> None:
+    admission = create(wait_s=60.0)
+    order: list[str] = []
+
+    async def call(name: str) -> None:
+        async with admission.reserve(ME):
+            order.append(name)
+
+    async with admission.reserve(ME):
+        async with admission.reserve(ME):
+            calls = [asyncio.create_task(call(name)) for name in ("leaves", "stays")]
+            await asyncio.sleep(0)
+            calls[0].cancel()  # it has not noticed yet
+        await calls[1]
+    await asyncio.gather(*calls, return_exceptions=True)
+    assert (order, admission.used_bytes) == (["stays"], 0)
+
+
 async def test_an_answer_holds_memory_until_it_is_taken() -> None:
     admission = create()
     taken = await admission.send(ME, MESSAGE, give_up=lambda: None)

@@ -284,8 +284,8 @@ async def test_a_loop_that_ends_by_itself_ends_the_service_with_its_cause(
         server=ServerSettings(grpc_port=0, metrics_port=0, health_port=0),
     )
     stopped = asyncio.Event()
+    loops = (asyncio.create_task(loop(), name="leadership"), asyncio.create_task(stopped.wait()))
     with pytest.raises(SystemExit) as caught:
-        loops = (asyncio.create_task(loop(), name="leadership"), asyncio.create_task(stopped.wait()))
         await serve("test", settings, lambda _: [], get_loops=lambda: loops, stop=stopped.set)
     assert caught.value.code == 1
     (line,) = [line for line in map(json.loads, capsys.readouterr().err.splitlines()) if line["event"] == "loop_ended"]

@@ -120,7 +120,7 @@ def test_lines_that_cannot_be_written_are_counted_and_raise_nothing(
     logs.configure("kitchen", LogSettings())
     before = count()
     # Without a buffer, which would keep lines and fail again when it is closed.
-    full = io.TextIOWrapper(open("/dev/full", "wb", buffering=0), write_through=True)
+    full = io.TextIOWrapper(io.FileIO("/dev/full", "w"), write_through=True)  # type: ignore[type-var]
     with full, monkeypatch.context() as patch:
         patch.setattr(sys, "stderr", full)
         logs.get("x").warning("lost", loaves=3)
