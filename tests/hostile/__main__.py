@@ -1,4 +1,8 @@
-"""`python -m tests.hostile`: sends every row and prints code, survival and memory as a table in Markdown."""
+"""`python -m tests.hostile`: sends every row and runs every attack, and prints tables in Markdown.
+
+The first table has code, survival and memory of every row, the second one what the attacks do to a legitimate client.
+`python -m tests.hostile attacks` runs the attacks alone.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from tests.hostile import side_by_side
 from tests.hostile.client import running_services, store_inputs
 from tests.hostile.table import ROWS
 
@@ -16,7 +21,12 @@ from vfmalign.core.storage.object_store import ObjectStore
 
 
 def main() -> int:
-    """Prints the table; returns 1 where an answer is not the expected one, or a service does not answer afterwards."""
+    """Prints the tables; returns 1 where an answer is not the expected one, or an attack does harm."""
+    return int((0 if sys.argv[1:] == ["attacks"] else send_rows()) + side_by_side.print_all() > 0)
+
+
+def send_rows() -> int:
+    """Prints the table of rows; returns how many were not answered as expected, or by a service that then is away."""
     failures = 0
     with tempfile.TemporaryDirectory() as folder:
         process, server = s3_server.start(Path(folder) / "s3")
@@ -41,7 +51,7 @@ def main() -> int:
         finally:
             s3_server.stop(process.pid, grace_s=0)
             process.wait()
-    return int(failures > 0)
+    return failures
 
 
 if __name__ == "__main__":

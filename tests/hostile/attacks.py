@@ -23,7 +23,7 @@ HEALTH = "/grpc.health.v1.Health/Check"
 STARTED = "grpc_server_started_total"
 _PADDING = b"\xfa\x3e\x00"
 """A field that no message has."""
-_PAUSE_S = 0.1
+_PAUSE_S = 1.0
 _WAIT_S = 60.0
 
 

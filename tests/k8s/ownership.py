@@ -24,7 +24,12 @@ ANOTHER_JOB = "a copy of jobs"
 ALTERNATIVES: tuple[frozenset[str], ...] = (frozenset(INSTALLATIONS), frozenset({"jobs", "jobs with jobs/gpu"}))
 """Sets of which a cluster holds one at a time: ways to install the same services, or to run the same piece of work."""
 
-FILES = ("admission/training-jobs.yaml", "components/kueue/cluster-queue.yaml", "examples/grpc-route.yaml")
+FILES = (
+    "admission/training-jobs.yaml",
+    "components/kueue/cluster-queue.yaml",
+    "examples/connection-limit.yaml",
+    "examples/grpc-route.yaml",
+)
 """Files that are applied by themselves."""
 
 

@@ -133,7 +133,7 @@ def test_the_client_is_admitted_and_may_do_no_more_than_its_token_says() -> None
         assert may_call(objects, Caller(client["metadata"]["labels"]), others[name], 8001)
 
 
-EXAMPLE_NAMES = {"client.yaml", "grpc-route.yaml", "prometheus.yaml"}
+EXAMPLE_NAMES = {"client.yaml", "connection-limit.yaml", "grpc-route.yaml", "prometheus.yaml"}
 
 
 @pytest.mark.parametrize("name", sorted(EXAMPLE_NAMES))
