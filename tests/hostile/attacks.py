@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import multiprocessing
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -48,16 +50,29 @@ class Results:
 
 async def call(service: Service, subject: str, count: int, *, answer_bytes: int = 100, pause_s: float = 0.0) -> Results:
     """Calls `Compute` one call after the other, over a connection of its own."""
+    return await _call(service.ports["grpc"], service.token(subject), count, answer_bytes, pause_s)
+
+
+async def call_apart(service: Service, subject: str, count: int, *, pause_s: float) -> Results:
+    """Calls from a process of its own, whose latency does not include the work of the attackers in this one."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        arguments = (service.ports["grpc"], service.token(subject), count, 100, pause_s)
+        return await asyncio.get_running_loop().run_in_executor(pool, _call_in_process, *arguments)
+
+
+def _call_in_process(*arguments: Any) -> Results:
+    return asyncio.run(_call(*arguments))
+
+
+async def _call(port: int, token: str, count: int, answer_bytes: int, pause_s: float) -> Results:
     results, request = Results(), mmd_pb2.ComputeRequest(primary_layer=str(answer_bytes))
-    metadata = bearer(service.token(subject))
-    async with grpc.aio.insecure_channel(
-        f"127.0.0.1:{service.ports['grpc']}", [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0)]
-    ) as channel:
+    options = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0)]
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options) as channel:
         stub: Any = mmd_pb2_grpc.MmdServiceStub(channel)
         for _ in range(count):
             started = time.perf_counter()
             try:
-                await stub.Compute(request, metadata=metadata, timeout=_WAIT_S, wait_for_ready=True)
+                await stub.Compute(request, metadata=bearer(token), timeout=_WAIT_S, wait_for_ready=True)
                 results.seconds.append(time.perf_counter() - started)
             except grpc.aio.AioRpcError as error:
                 results.failures.append(error.code().name)

@@ -19,6 +19,7 @@ from tests.hostile.attacks import (
     ask_for,
     attack,
     call,
+    call_apart,
     never_read,
     never_send,
     never_watch,
@@ -83,7 +84,7 @@ ATTACKS = (
     Attack(
         "50 calls of 400 kB whose answers of 2 MB are never read",
         lambda service: attack(service, never_read(service, "eve", 1, 50, ask_for(ANSWER_BYTES, 400_000))),
-        lambda service: _behave(service, 1, ANSWER_BYTES),
+        lambda service: _behave(service, 10, ANSWER_BYTES),
     ),
     Attack(
         "1,000 watches of one identity that are never read",
@@ -142,11 +143,11 @@ async def run(one: Attack) -> Outcome:
     """Runs an attack, and before it the well-behaved clients, on a service of its own."""
     with tempfile.TemporaryDirectory() as folder, running_service(Path(folder), files=one.files) as service:
         async with one.well_behaved(service):
-            usual = await call(service, "legitimate", LEGITIMATE_CALLS, pause_s=PAUSE_S)
+            usual = await call_apart(service, "legitimate", LEGITIMATE_CALLS, pause_s=PAUSE_S)
         before = peak = service.process.memory_info().rss
         async with AsyncExitStack() as attackers:
             await attackers.enter_async_context(one.attackers(service))
-            serving = asyncio.create_task(call(service, "legitimate", LEGITIMATE_CALLS, pause_s=PAUSE_S))
+            serving = asyncio.create_task(call_apart(service, "legitimate", LEGITIMATE_CALLS, pause_s=PAUSE_S))
             while not serving.done():
                 peak = max(peak, service.process.memory_info().rss)
                 await asyncio.sleep(0.05)

@@ -101,5 +101,6 @@ class Holds:
         if identity is None or identity.roles.isdisjoint(SERVICES):
             hold.resources.enter_context(hold.admission.count(hold.caller))
         hold.resources.enter_context(self.connections.joined(peer, hold.caller))
-        context.add_done_callback(lambda _: hold.close())
+        close: Any = lambda _: hold.close()  # noqa: E731 - its stub names a class that callbacks cannot have
+        context.add_done_callback(close)
         return hold

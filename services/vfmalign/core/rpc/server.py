@@ -12,6 +12,7 @@ import asyncio
 import inspect
 import json
 import os
+import resource
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -43,6 +44,7 @@ _METADATA_BYTES = 16 * 2**10
 _PROBE_MESSAGE_BYTES = 4 * 2**10
 _LONGEST_CALL_MS = 25 * 3_600_000
 """Running calls outlast the age of their connection by this time; clients end streams after a day."""
+_FILES = 2**16
 _HANDSHAKE_MS = 5_000
 STRANGERS_CALLS = 100
 """Calls at once of all callers without an identity together."""
@@ -92,6 +94,7 @@ async def serve(
             without authentication; code 1 after a loop has ended by itself, with its cause in the log.
     """
     _check_mode(settings)
+    _raise_file_limit()
     logs.configure(name, settings.log)
     metrics.announce_build()
     log = logs.get("server")
@@ -142,6 +145,14 @@ def _check_mode(settings: ServiceSettings) -> None:
             "VFMALIGN_AUTH__MODE is off, but other machines can connect to VFMALIGN_SERVER__HOST; set the mode to oidc "
             "or local, or the host to 127.0.0.1"
         )
+
+
+def _raise_file_limit() -> None:
+    """Raises the soft limit of descriptors, often 1,024, to the hard one: two ports admit 1,000 connections each."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _FILES if hard == resource.RLIM_INFINITY else min(hard, _FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _exit(sentence: object) -> NoReturn:

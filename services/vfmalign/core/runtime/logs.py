@@ -15,7 +15,7 @@ import secrets
 import sys
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
-from typing import cast
+from typing import TextIO, cast
 
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
@@ -70,7 +70,7 @@ def configure(service: str, settings: LogSettings) -> None:
     structlog.configure(
         processors=[*shared, *render],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=lambda *_: structlog.WriteLogger(_STDERR),
+        logger_factory=lambda *_: structlog.WriteLogger(cast("TextIO", _STDERR)),
         cache_logger_on_first_use=False,
     )
     handler = _LibraryHandler()

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import resource
 import signal
 import urllib.request
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -291,6 +292,19 @@ async def test_a_loop_that_ends_by_itself_ends_the_service_with_its_cause(
     (line,) = [line for line in map(json.loads, capsys.readouterr().err.splitlines()) if line["event"] == "loop_ended"]
     assert line["loop"] == "leadership"
     assert ("ZeroDivisionError" in line.get("exception", "")) == (cause == "raises")
+
+
+@pytest.fixture
+def few_files() -> Iterator[int]:
+    """A low soft limit of descriptors, as many systems have it; yields the hard one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 512), hard))
+    yield hard
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+async def test_a_service_has_descriptors_for_its_connections(few_files: int, running: Running) -> None:
+    assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == min(few_files, 2**16)
 
 
 def test_a_server_accepts_the_pings_of_a_client_whose_call_waits() -> None:
