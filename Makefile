@@ -137,8 +137,8 @@ test: setup  ## unit, integration and end-to-end tests, with real S3, databases 
 
 # FAULT_RUNS=50 takes ten minutes on two cores.
 FAULT_RUNS ?= 2
-test-faults: setup  ## lost objects, an unreachable store, and processes killed and stopped at random (FAULT_RUNS=2)
-	FAULT_RUNS=$(FAULT_RUNS) OMP_WAIT_POLICY=PASSIVE OMP_NUM_THREADS=1 $(BIN)/pytest $(BESIDE) tests/faults --durations=10
+test-faults: setup  ## lost objects, an unreachable store, a full disk, hostile clients, and processes killed at random (FAULT_RUNS=2)
+	FAULT_RUNS=$(FAULT_RUNS) OMP_WAIT_POLICY=PASSIVE OMP_NUM_THREADS=1 $(BIN)/pytest $(BESIDE) tests/faults tests/hostile --durations=10
 
 # SECONDS is the time of each target, FUZZ names targets: make fuzz SECONDS=60 FUZZ='cards programs --jobs 2'
 SECONDS ?= 600
