@@ -216,7 +216,11 @@ CASES: dict[str, MeasureCase] = {
     "nearly_equal": nearly_equal,
     "accuracy": accuracy,
 }
-CASE_MODULES = {"stream": "bench.stream", "endpoint": "bench.endpoint.measurements"}
+CASE_MODULES = {
+    "stream": "bench.stream",
+    "endpoint": "bench.endpoint.measurements",
+    "load": "bench.endpoint.load",
+}
 """Modules with a function `run(settings)`, imported late because they need more than the other cases."""
 
 

@@ -1,1 +1,1 @@
-"""The MMD service as its clients see it: latency, CPU time and queueing."""
+"""The MMD service as its clients see it: latency, CPU time, queueing and load."""
