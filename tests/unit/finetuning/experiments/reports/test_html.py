@@ -136,6 +136,8 @@ def test_the_smallest_relevant_difference_stands_beside_every_difference(large, 
     table = pages["large"].split("<h2>Every model in every task</h2>")[1].split("</tbody>")[0]
     shown = Counter(re.findall(rf"<td>({'|'.join(VERDICT_TEXTS.values())})</td>", table))
     assert shown == {VERDICT_TEXTS[label]: count for label, count in large.answers.verdicts.items()}
+    for average in large.averages:
+        assert f"{VERDICT_TEXTS[average.verdict.label]}: {average.verdict.reason}." in words
 
 
 def test_the_page_shows_sensitivity(large, pages):
