@@ -24,7 +24,7 @@ class Kind:
 
 
 def _kinds(version: str, names: str, *, namespaced: bool = True) -> list[Kind]:
-    special = {"NetworkPolicy": "networkpolicies", "PriorityClass": "priorityclasses"}
+    special = {"Ingress": "ingresses", "NetworkPolicy": "networkpolicies", "PriorityClass": "priorityclasses"}
     special |= {"ValidatingAdmissionPolicy": "validatingadmissionpolicies"}
     return [Kind(version, name, special.get(name, f"{name.lower()}s"), namespaced) for name in names.split()]
 
@@ -41,7 +41,7 @@ KINDS = [
     *_kinds("kueue.x-k8s.io/v1beta2", "LocalQueue"),
     *_kinds("kueue.x-k8s.io/v1beta2", "ClusterQueue ResourceFlavor", namespaced=False),
     *_kinds("monitoring.coreos.com/v1", "PodMonitor PrometheusRule"),
-    *_kinds("networking.k8s.io/v1", "NetworkPolicy"),
+    *_kinds("networking.k8s.io/v1", "Ingress NetworkPolicy"),
     *_kinds("policy/v1", "PodDisruptionBudget"),
     *_kinds("rbac.authorization.k8s.io/v1", "Role RoleBinding"),
     *_kinds("scheduling.k8s.io/v1", "PriorityClass", namespaced=False),
