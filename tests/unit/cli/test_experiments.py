@@ -99,7 +99,7 @@ def test_claims_state_how_often_a_subgroup_is_missing(
 ) -> None:
     changes = {"result.verdict": "gain", "result.rpg_specialised.groups": 20}
     text = show(show_experiment(experiment, {"c0": with_changes(finished_check, changes).result}))
-    sentence = "with 20 test patients, the chance that none of them belongs to a subgroup of one in ten is 12 %"
+    sentence = "with 20 test patients, the chance that none of them belongs to a subgroup of one patient in ten is 12 %"
     assert sentence in " ".join(text.split())
     assert "subgroup" not in show(show_experiment(experiment, {"c0": finished_check.result}))
 

@@ -166,12 +166,14 @@ def _caution_about_budgets(result: CheckAnalysis) -> Caution | None:
 
 
 def _caution_about_few_patients(result: CheckAnalysis) -> Caution | None:
-    patients = result.rpg_specialised.groups
+    gain = result.rpg_specialised
+    patients = gain.smaller_class or gain.groups
     if not MIN_GROUPS <= patients < MIN_WITHOUT_CAUTION:
         return None
     return Caution(
         title="Few test patients",
-        text=f"With {patients} test patients, {describe_unseen_subgroup(patients)}. A loss or a gain in such a "
+        text=f"With {patients} test patients{' of the smaller class' if gain.smaller_class else ''}, "
+        f"{describe_unseen_subgroup(patients)}. A loss or a gain in such a "
         "subgroup is then in no interval, and the verdict may be wrong as often. This chance is at most 2.5 % from "
         f"{MIN_WITHOUT_CAUTION} test patients on"
         + (f"; below {MIN_FOR_CLAIM}, no verdict is gain, equivalent or harm." if patients < MIN_FOR_CLAIM else "."),

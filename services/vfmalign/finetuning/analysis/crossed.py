@@ -149,12 +149,13 @@ def analyse_crossed(
     has_seed, has_patient = seed > residual, patient > residual or n_seeds == 1
 
     # A component that is set to 0 takes the mean squares that it consists of out of the variance.
-    residual_degrees = (n_seeds - 1) * (n_groups - 1)
+    patient_degrees = patient_degrees or n_groups - 1
+    residual_degrees = (n_seeds - 1) * patient_degrees
     terms: list[tuple[float, float]] = []
     if has_seed:
         terms += [(one.seed, n_seeds - 1) for one in squares]
     if has_patient:
-        terms.append((patient, patient_degrees or n_groups - 1))
+        terms.append((patient, patient_degrees))
     if has_seed == has_patient:
         sign = -1.0 if has_seed else 1.0
         terms += [(sign * one.residual, residual_degrees) for one in squares]

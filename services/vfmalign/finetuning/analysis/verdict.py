@@ -58,7 +58,7 @@ def decide_verdict(gain: Gain, metric: MetricSpec, *, held_out: bool) -> Verdict
     reason = f"{_describe(gain, gain.absolute.value, metric)}: {conclusion}"
     limits = explain_limits(gain, metric)
     return Verdict(
-        label="inconclusive" if label in _CLAIMS and gain.groups < MIN_FOR_CLAIM else label,
+        label="inconclusive" if label in _CLAIMS and _count_patients(gain) < MIN_FOR_CLAIM else label,
         reason=f"{reason}; {limits}" if limits else reason,
     )
 
@@ -67,27 +67,33 @@ def explain_limits(gain: Gain, metric: MetricSpec) -> str:
     """Returns what the number of patients cannot show: a rare subgroup, or equivalence; empty if it limits nothing."""
     limits = []
     if (label := _compare(gain, metric)[0]) in _CLAIMS:
-        patients, chance = pluralise(gain.groups, "test patient"), describe_unseen_subgroup(gain.groups)
-        if gain.groups < MIN_FOR_CLAIM:
+        count = _count_patients(gain)
+        patients = pluralise(count, "test patient") + (" of the smaller class" if gain.smaller_class else "")
+        chance = describe_unseen_subgroup(count)
+        if count < MIN_FOR_CLAIM:
             limits.append(f"{patients} are too few for `{label}`, which needs at least {MIN_FOR_CLAIM}: {chance}")
         else:
-            limits.append(
-                f"with {patients}, {chance}, and no interval allows for rarer and larger differences than they show"
-            )
+            limits.append(f"with {patients}, {chance}, and no interval allows for differences that none of them shows")
     narrow = gain.equivalence_interval
-    if narrow is not None and metric.smallest_difference and label != "equivalent":
+    if narrow is not None and metric.smallest_difference and label == "inconclusive":
         needed = count_patients_for_equivalence(metric, narrow.level)
         if (gain.smaller_class or gain.groups // 2) < needed:
             bound = f"±{metric.smallest_difference:g}{_get_unit(metric)}"
-            limits.append(f"`equivalent` within {bound} needs at least {needed} patients of each class")
+            limits.append(f"`equivalent` within {bound} needs about {needed} patients of each of two equal classes")
     return "; ".join(limits)
 
 
-def format_score(value: float, metric: MetricSpec, sign: str = "") -> str:
-    """Formats a value without its unit, to a tenth of the smallest relevant difference or finer."""
+def format_score(value: float, metric: MetricSpec, sign: str = "", *, finer: int = 0) -> str:
+    """Formats a value without its unit, to a tenth of the smallest relevant difference, or `finer` decimals more."""
     bound = metric.smallest_difference
-    decimals = min(9, max(0, 1 - math.floor(math.log10(bound)))) if bound else 3
-    return f"{value:{sign}.{decimals}f}".replace("-", "\u2212")
+    decimals = (min(9, max(0, 1 - math.floor(math.log10(bound)))) if bound else 3) + finer
+    value = round(value, decimals)
+    return f"{value or 0.0:{sign if value else ''}.{decimals}f}".replace("-", "\u2212")
+
+
+def _count_patients(gain: Gain) -> int:
+    """Returns the patients that a claim rests on: those of the smaller class, where there are two."""
+    return gain.smaller_class or gain.groups
 
 
 def _compare(gain: Gain, metric: MetricSpec) -> tuple[VerdictLabel, str]:
@@ -125,7 +131,11 @@ def _describe(gain: Gain, difference: float, metric: MetricSpec) -> str:
 
 
 def _format_interval(interval: Interval, metric: MetricSpec) -> str:
-    lower, upper = format_score(interval.lower, metric, "+"), format_score(interval.upper, metric, "+")
+    # An end that would round to one of the bounds with which it is compared needs another decimal.
+    bounds = {format_score(sign * metric.smallest_difference, metric) for sign in (-1, 0, 1)}
+    ends = (interval.lower, interval.upper)
+    finer = int(any(format_score(end, metric) in bounds for end in ends))
+    lower, upper = (format_score(end, metric, "+", finer=finer) for end in ends)
     return f"{100 * interval.level:g} % interval {lower} to {upper}{_get_unit(metric)}"
 
 

@@ -33,7 +33,7 @@ def format_p_value(value: float | None) -> str:
     """Two significant digits; powers of ten for very small values."""
     if value is None:
         return ABSENT
-    mantissa, _, exponent = f"{value:.2g}".partition("e")
+    mantissa, _, exponent = f"{value:#.2g}".partition("e")
     return mantissa + (f"e\u2212{-int(exponent)}" if exponent else "")
 
 

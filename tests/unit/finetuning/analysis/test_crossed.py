@@ -71,7 +71,7 @@ def test_the_degrees_of_a_difference_are_those_of_its_mean_squares():
 
 
 def test_fewer_degrees_of_the_patients_widen_the_interval():
-    assert analyse_crossed([VALUES], 1).degrees == pytest.approx(13.5**2 / (1.5**2 / 1 + 12.5**2 / 1 + 0.5**2 / 2))
+    assert analyse_crossed([VALUES], 1).degrees == pytest.approx(13.5**2 / (1.5**2 / 1 + 12.5**2 / 1 + 0.5**2 / 1))
 
 
 @pytest.mark.parametrize("shape", [(2, 20), (3, 8), (5, 20)])

@@ -90,8 +90,8 @@ def test_a_verdict_says_how_many_patients_equivalence_needs(patients):
         needed = count_patients_for_equivalence(metric, 0.9)
         for baseline in (right, worse):
             verdict = decide_verdict(estimate(metric, right, baseline, positive), metric, held_out=True)
-            sentence = f"`equivalent` within ±0.05 needs at least {needed} patients of each class"
-            assert (sentence in verdict.reason) == (patients < needed)
+            sentence = f"`equivalent` within ±0.05 needs about {needed} patients of each of two equal classes"
+            assert (sentence in verdict.reason) == (patients < needed and verdict.label == "inconclusive")
 
 
 def test_the_reason_says_why_the_interval_is_wide():

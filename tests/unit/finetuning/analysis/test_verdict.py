@@ -104,8 +104,8 @@ def test_the_reason_has_scores_difference_intervals_and_bound():
     assert decide_verdict(worse, HD95, held_out=True).reason == (
         "test lesion HD95 4.1 mm against 4.2 mm of the specialised network: difference +0.1 mm (positive is better; "
         "95 % interval −0.4 to +0.5 mm), smallest relevant difference 1 mm: the 90 % interval −0.3 to +0.4 mm lies "
-        "within ±1 mm; with 20 test patients, the chance that none of them belongs to a subgroup of one in ten is 12 "
-        "%, and no interval allows for rarer and larger differences than they show"
+        "within ±1 mm; with 20 test patients, the chance that none of them belongs to a subgroup of one patient in ten is "
+        "12 %, and no interval allows for differences that none of them shows"
     )
 
 
@@ -115,7 +115,7 @@ def test_the_reason_has_scores_difference_intervals_and_bound():
 @pytest.mark.parametrize(("groups", "chance"), [(8, "43 %"), (16, "19 %"), (17, "17 %"), (64, "0.12 %")])
 def test_every_claim_states_how_often_a_subgroup_of_one_in_ten_is_missing(wide, narrow, groups, chance):
     verdict = decide_verdict(gain(wide, narrow, groups=groups), DICE, held_out=True)
-    assert f"the chance that none of them belongs to a subgroup of one in ten is {chance}" in verdict.reason
+    assert f"the chance that none of them belongs to a subgroup of one patient in ten is {chance}" in verdict.reason
     assert (verdict.label == "inconclusive") == (groups < 17)
     assert ("which needs at least 17" in verdict.reason) == (groups < 17)
 
@@ -123,7 +123,7 @@ def test_every_claim_states_how_often_a_subgroup_of_one_in_ten_is_missing(wide, 
 def test_a_verdict_that_claims_nothing_needs_no_such_sentence():
     assert "chance" not in decide_verdict(gain((-0.025, 0.05), (-0.02, 0.045)), DICE, held_out=True).reason
     many = decide_verdict(gain((0.1, 0.2), (0.12, 0.18), groups=120), DICE, held_out=True)
-    assert "one in ten is below 0.1 %" in many.reason
+    assert "one patient in ten is below 0.1 %" in many.reason
 
 
 def test_a_marked_interval_shows_no_equivalence():

@@ -91,10 +91,10 @@ def test_banners_show_exactly_where_true(make_report):
     ("patients", "text"),
     [
         (7, ""),
-        (8, "With 8 test patients, the chance that none of them belongs to a subgroup of one in ten is 43 %."),
+        (8, "With 8 test patients, the chance that none of them belongs to a subgroup of one patient in ten is 43 %."),
         (16, "from 35 test patients on; below 17, no verdict is gain, equivalent or harm."),
         (17, "This chance is at most 2.5 % from 35 test patients on."),
-        (34, "one in ten is 2.8 %."),
+        (34, "one patient in ten is 2.8 %."),
         (35, ""),
     ],
 )

@@ -31,7 +31,7 @@ _RECOMMENDATIONS: Mapping[Outcome, str] = {
 _JUDGEMENTS: Mapping[ClaimVerdict, str] = {
     "supports": "more than chance explains",
     "contradicts": "more than chance explains, and opposite to the claim",
-    "no_clear_relation": "which chance explains as well",
+    "no_clear_relation": "which is within what chance gives",
     "cannot support or contradict": "without a verdict",
 }
 VERDICT_TEXTS: Mapping[VerdictLabel, str] = {
@@ -162,7 +162,9 @@ def _explain_relation(claims: Sequence[Claim]) -> str:
         if claim.rho is not None and claim.verdict is not None
     ]
     scale = (
-        ["\u22121 means that less shift always went with more gain, and 0 that they are unrelated."] if details else []
+        ["\u22121 means that less shift always went with more gain, and 0 that neither direction prevails."]
+        if details
+        else []
     )
     return " ".join([*map(to_sentence, details), *scale])
 
@@ -188,7 +190,8 @@ def _explain_flags(averages: Sequence[SeedAverage], claims: Sequence[Claim]) -> 
     return (
         f"{saturated} of {len(averages)} pairs of model and task are saturated (†: MMD² no longer grows with distance, "
         f"and values of two models cannot be ranked), and in {not_beaten} the model does not beat the naive baseline "
-        f"(‡). Without these {either} pairs, the correlation changes: {', and '.join(correlations)}."
+        f"(‡). Without these {either} pairs, the correlation changes: {', and '.join(correlations)}. "
+        f"{len(averages) - either} pairs are left, in some tasks or models only two, where ρ can only be +1 or \u22121."
     )
 
 
@@ -219,10 +222,7 @@ def _describe_certainty(outcome: Outcome, claims: Sequence[Claim]) -> str:
         return "With none: there are too few comparable numbers for a verdict."
     p, claim = min(tests, key=lambda pair: pair[0])
     start = "With little" if outcome == "no_clear_relation" else "With some"
-    return (
-        f"{start}: in random orders of the {claim.units} {_UNITS[claim.design]}s, a correlation as strong has "
-        f"probability {format_p_value(p)}."
-    )
+    return f"{start}: the smaller p of the comparisons, that {_across(claim)}, is {format_p_value(p)}."
 
 
 def _explain_test(claim: Claim) -> str:
@@ -240,7 +240,7 @@ def _explain_reversal(claim: Claim) -> str:
     if claim.reversal is None:
         return ""
     names = claim.reversal.without if claim.design == "within_task" else map(to_text, claim.reversal.without)
-    units = " and ".join(names)
+    units = " and ".join(f"\u201c{name}\u201d" for name in names)
     return (
         f"{_across(claim).capitalize()}, the sign rests on few {_UNITS[claim.design]}s: without {units}, the "
         f"correlation is {format_correlation(claim.reversal.rho)}."

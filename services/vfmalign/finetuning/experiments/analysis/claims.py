@@ -178,7 +178,7 @@ def decide_claim(
         )
     tested = f"{summary}, two-sided p = {format_p_value(test.p_two_sided)}"
     if test.p_two_sided > SIGNIFICANCE_LEVEL:
-        return "no_clear_relation", f"{tested}, above {SIGNIFICANCE_LEVEL}: chance explains it as well"
+        return "no_clear_relation", f"{tested}, above {SIGNIFICANCE_LEVEL}: this is within what chance gives"
     if rho * EXPECTED_SIGNS[claim] > 0:
         outcome = "gained more" if claim == "gain" else "converged faster"
         return "supports", f"{tested}: {unit}s that moved less {outcome}, as the paper reports"

@@ -29,7 +29,7 @@ _SHORT_VERDICTS: Mapping[ClaimVerdict, str] = {
     "supports": "as claimed",
     "contradicts": "the opposite",
     "no_clear_relation": "no clear relation",
-    "cannot support or contradict": "undecided",
+    "cannot support or contradict": "cannot support or contradict",
 }
 
 

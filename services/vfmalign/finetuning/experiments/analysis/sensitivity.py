@@ -25,7 +25,7 @@ VARIANT_LABELS: Mapping[str, str] = {
     "half_bandwidth": "bandwidth ½ σ",
     "double_bandwidth": "bandwidth 2 σ",
     "raw": "raw features",
-    "without_top_channels": "without the top 1 % of channels",
+    "without_top_channels": "features without the top 1 % of channels",
 }
 """What differs from the main analysis, by variant: primary layer, bandwidth σ, standardised, all channels."""
 
@@ -118,8 +118,8 @@ def _describe(variants: Sequence[Variant], rho: float | None) -> str:
         return "the checks hold no shift with another layer, bandwidth or scaling"
     lowest, variant = min(known, key=lambda pair: pair[0])
     agreement = (
-        f"the ranking of the models agrees least with the main one for {variant.label}: mean τ "
-        f"{format_correlation(lowest)}"
+        f"of the choices below, the ranking of the models agrees least with the main one for {variant.label}: "
+        f"mean τ {format_correlation(lowest)}"
     )
     opposite = [one.label for one in variants if rho and one.rho and rho * one.rho < 0]
     if rho is None:

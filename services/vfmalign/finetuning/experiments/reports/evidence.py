@@ -104,6 +104,7 @@ def _render_claims(claims: Sequence[Claim]) -> str:
             ABSENT if claim.test is None else format_p_value(claim.test.p_two_sided),
             ABSENT if claim.test is None or claim.test.threshold is None else f"±{claim.test.threshold:.2f}",
             claim.units,
+            f"{sum(stratum.used for stratum in claim.strata)} of {len(claim.strata)}",
             format_correlation(claim.rho_unflagged),
             format_correlation(claim.rho_common_baselines),
             "no verdict by design" if claim.verdict is None else claim.verdict.replace("_", " "),
@@ -111,13 +112,15 @@ def _render_claims(claims: Sequence[Claim]) -> str:
         for claim in claims
     ]
     header = (
-        "claim", "comparison", "shift", "mean ρ", "p, two-sided", "needed for p ≤ 0.05", "units", "ρ without ‡ †",
-        "ρ, common baselines", "verdict",
+        "claim", "comparison", "shift", "mean ρ", "p, two-sided", "needed for p ≤ 0.05", "units", "strata",
+        "ρ without ‡ †", "ρ, common baselines", "verdict",
     )  # fmt: skip
     text = (
-        "The test permutes the units jointly. A mean ρ has no interval, because none that was tried holds with few "
-        "seeds. Without ‡ †: without the pairs that do not beat the naive baseline or are saturated. With common "
-        "baselines, all models of a task and seed are compared with one training of the specialised network"
+        "The test permutes the units jointly: models across models, tasks across tasks. Strata are the tasks, or the "
+        "models, whose ρ enters the mean. A mean ρ has no interval, because every method that was tried covers too "
+        "rarely with few seeds. Without ‡ †: without the pairs that do not beat the naive baseline or are saturated; "
+        "every stratum keeps the units that it has, with weights N − 1, and where two are left, ρ is +1 or −1. With "
+        "common baselines, all models of a task and seed are compared with one training of the specialised network"
     )
     return _section("Both claims", header, rows, text)
 
@@ -130,7 +133,7 @@ def _render_averages(averages: Sequence[SeedAverage]) -> str:
             format_number(one.baseline), format_value(one.gain_difference), format_interval(one.gain_difference),
             format_number(one.smallest_difference), VERDICT_TEXTS[one.verdict.label], format_value(one.gain),
             format_interval(one.gain),
-            "> 100 %" if one.censored else ABSENT if one.convergence is None else f"{100 * one.convergence:.0f} %",
+            _format_steps(one),
             flag_symbols(one.flags),
         )
         for one in averages
@@ -140,7 +143,20 @@ def _render_averages(averages: Sequence[SeedAverage]) -> str:
         "interval", "δ", "verdict", "gain, %", "interval", "steps to 95 %, of all", "flags",
     )  # fmt: skip
     flags = "; ".join(f"{symbol} {meaning}" for symbol, meaning in FLAG_SYMBOLS.values())
-    return _section("Every model in every task", header, rows, f"intervals cover seeds and patients. {flags}")
+    text = (
+        "Scores, differences and δ are in dB for denoising and super-resolution, and between 0 and 1 otherwise. "
+        "Intervals cover seeds and patients. An end of MMD² below 0 means that no shift is shown. " + flags
+    )
+    return _section("Every model in every task", header, rows, text)
+
+
+def _format_steps(average: SeedAverage) -> str:
+    """Share of the steps, and on how many seeds it rests where some have none."""
+    if average.convergence is None and not average.censored:
+        return ABSENT
+    share = "> 100 %" if average.censored else f"{100 * (average.convergence or 0.0):.0f} %"
+    missing = average.seeds_without_value.get("convergence", 0)
+    return f"{share} ({average.seeds - missing} of {average.seeds} seeds)" if missing else share
 
 
 def _render_controls(averages: Sequence[SeedAverage]) -> str:
@@ -153,7 +169,7 @@ def _render_controls(averages: Sequence[SeedAverage]) -> str:
         for one in averages
         if one.controls
     ]  # fmt: skip
-    header = ("task", "model", "MMD²", "shuffled labels", "between two seeds", "of random weights")
+    header = ("task", "model", "MMD²", "shuffled labels", "between two seeds", "ratio to random weights")
     return _section("Controls", header, rows, _summarise_controls(averages)) if rows else ""
 
 
@@ -166,14 +182,20 @@ def _summarise_controls(averages: Sequence[SeedAverage]) -> str:
     counts = []
     for name, label in labels.items():
         pairs = [
-            (one.controls[name], one.shift.value)
+            (one.controls[name] >= one.shift.value, one.flags.saturated)
             for one in averages
             if name in one.controls and one.shift.value is not None
         ]
         if pairs:
-            larger = sum(control >= shift for control, shift in pairs)
-            counts.append(f"{label} is at least as large in {larger} of {len(pairs)}")
-    return f"Beside the shift of each pair of model and task, {', and '.join(counts)}."
+            unsaturated = [larger for larger, saturated in pairs if not saturated]
+            counts.append(
+                f"{label} is at least as large in {sum(larger for larger, _ in pairs)} of {len(pairs)}, and in "
+                f"{sum(unsaturated)} of the {len(unsaturated)} that are not saturated"
+            )
+    return (
+        f"Beside the shift of each pair of model and task, {'; '.join(counts)}. Shuffled labels are those of other "
+        "cases, with one seed."
+    )
 
 
 def _render_predictors(report: ExperimentReport) -> str:
@@ -239,7 +261,7 @@ def _render_cost(results: Sequence[CellResult]) -> str:
         wall_s = [(one.report.run.finished_at - one.report.run.created_at).total_seconds() for one in own]
         networks = ([s for one in own if (s := one.processor_seconds.get(name)) is not None] for name in NETWORKS)
         rows.append((f"`{model}`", len(own), *(_format_minutes(seconds) for seconds in (wall_s, *networks))))
-    header = ("model", "cells", "wall time of a check, min", *(f"training {name}, min" for name in NETWORKS))
+    header = ("model", "checks", "wall time of a check, min", *(f"training {name}, min" for name in NETWORKS))
     text = f"all trainings took {sum(trainings.values()) / 3600:.1f} hours of processor time, shared ones counted once"
     return _section("Cost, medians", header, rows, text)
 

@@ -109,5 +109,5 @@ def draw_claims(report: ExperimentReport, outcome: ClaimName, title: str) -> Mar
 def _describe(claim: Claim) -> str:
     if claim.rho is None:
         return "absent"
-    test = "no test" if claim.test is None else f"p {format_p_value(claim.test.p_two_sided)}"
+    test = "no test" if claim.test is None else f"p = {format_p_value(claim.test.p_two_sided)}"
     return f"{format_correlation(claim.rho)}, {test}"

@@ -46,7 +46,7 @@ def answer(averages):
         (("supports", "supports"), "supports", "Yes, across models and across tasks.", "0.03", "one hint"),
         (("supports", "no_clear_relation"), "supports", "Yes across models; not clearly across tasks.", "0.03", "hint"),
         (("contradicts", "no_clear_relation"), "contradicts", "No: across models, less shift went with less gain.",
-         "With some: in random orders of the 6 models, a correlation as strong has probability 0.03.",
+         "With some: the smaller p of the comparisons, that across models, is 0.030.",
          "Do not prefer models for low shift."),
         (("supports", "contradicts"), "mixed", "disagree", "0.03", "Do not gate on shift."),
         (("no_clear_relation", "cannot support or contradict"), "no_clear_relation", "there is no clear relation",
@@ -67,7 +67,7 @@ def test_the_details_state_the_numbers(answer):
     answers = answer("supports", "cannot support or contradict")
     assert "is −0.50, more than chance explains" in answers.relation.details
     details = answers.certainty.details
-    assert "Across models, p = 0.03; with these 6 models, p ≤ 0.05 needs a mean of ±0.60 or beyond." in details
+    assert "Across models, p = 0.030; with these 6 models, p ≤ 0.05 needs a mean of ±0.60 or beyond." in details
     assert "Across tasks there is no verdict: 4 models have both numbers" in details
     assert "6 models, 5 tasks and 2 training seeds" in details
     counts = ", ".join(
@@ -103,7 +103,7 @@ def test_what_the_sign_and_the_level_rest_on_is_stated(answer):
     details = answer(
         "no_clear_relation", "no_clear_relation", several=4, reversal=Reversal(without=("m-1", "m-2"), rho=0.16)
     ).certainty.details
-    assert "Across models, the sign rests on few models: without m-1 and m-2, the correlation is +0.16." in details
+    assert "Across models, the sign rests on few models: without “m-1” and “m-2”, the correlation is +0.16." in details
     assert "In 4 of 10 pairs of task and seed" in details
     assert "with one for all, the correlation is −0.25 across models and −0.25 across tasks." in details
     assert "5 of 6 share their kind of architecture with another" in details
@@ -119,7 +119,7 @@ def test_the_energy_distance_stands_beside_without_a_verdict(averages):
         claim("within_task", None, rho=0.75, p=0.2, measure="shift_ratio"),
     ]
     answers = answer_questions(averages, claims, CommonBaselines(several=0, total=1))
-    assert "its correlation with the gain is +0.25 across models (p = 0.4)." in answers.relation.details
+    assert "its correlation with the gain is +0.25 across models (p = 0.40)." in answers.relation.details
     assert "0.75" not in answers.relation.details
     assert answers.outcome == "no_clear_relation"
 

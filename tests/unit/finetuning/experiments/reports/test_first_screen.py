@@ -28,7 +28,7 @@ def test_the_figure_shows_the_correlation_of_both_comparisons_and_its_test(large
     claims = [claim for claim in large.claims if (claim.claim, claim.shift_measure) == ("gain", "mmd2_std")]
     texts = re.findall(r">([^<>]+)</text>", figure)
     for claim, comparison in zip(claims, ("across models", "across tasks"), strict=True):
-        expected = f"{format_correlation(claim.rho)}, p {format_p_value(claim.test.p_two_sided)}"
+        expected = f"{format_correlation(claim.rho)}, p = {format_p_value(claim.test.p_two_sided)}"
         assert texts[texts.index(comparison) + 1] == expected
     assert {"\u22121.0", "0", "+1.0", "← less shift, more gain", "less shift, less gain →"} <= set(texts)
 
