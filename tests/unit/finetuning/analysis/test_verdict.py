@@ -104,8 +104,8 @@ def test_the_reason_has_scores_difference_intervals_and_bound():
     assert decide_verdict(worse, HD95, held_out=True).reason == (
         "test lesion HD95 4.1 mm against 4.2 mm of the specialised network: difference +0.1 mm (positive is better; "
         "95 % interval −0.4 to +0.5 mm), smallest relevant difference 1 mm: the 90 % interval −0.3 to +0.4 mm lies "
-        "within ±1 mm; with 20 test patients, the chance that none of them belongs to a subgroup of one patient in ten is "
-        "12 %, and no interval allows for differences that none of them shows"
+        "within ±1 mm; with 20 test patients, the chance that none of them belongs to a subgroup of one patient in ten "
+        "is 12 %, and no interval allows for differences that none of them shows"
     )
 
 
