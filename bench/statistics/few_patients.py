@@ -17,12 +17,12 @@ from scipy.special import ndtr, ndtri, stdtrit
 from bench.statistics.equivalence import AUROC, BALANCED_ACCURACY, DICE
 from bench.tables import Section, Table
 from vfmalign.client.messages.checks import Gain
+from vfmalign.core.domain import patients as patient_limits
 from vfmalign.core.domain.jobs import MetricSpec
-from vfmalign.finetuning.analysis import gain_limits
+from vfmalign.core.domain.patients import MIN_FOR_CLAIM, MIN_PER_CLASS
 from vfmalign.finetuning.analysis.crossed import analyse_crossed
 from vfmalign.finetuning.analysis.crossed_gain import estimate_crossed_gain
 from vfmalign.finetuning.analysis.gain import estimate_gain
-from vfmalign.finetuning.analysis.gain_limits import MIN_FOR_CLAIM, MIN_PER_CLASS
 from vfmalign.finetuning.analysis.paired_scores import CrossedScores, PairedScores
 from vfmalign.finetuning.analysis.verdict import decide_verdict
 
@@ -196,7 +196,7 @@ def measure_coverage(
     first, second = (_get_score(metric, distance) for distance in networks.distances)
     counts = {"1 seed": 0, f"{SEEDS} seeds": 0, "1 seed without width": 0}
     # Intervals as they were before, whatever the number of patients of a class.
-    with patch.object(gain_limits, "MIN_PER_CLASS", 1):
+    with patch.object(patient_limits, "MIN_PER_CLASS", 1):
         for number in range(datasets):
             score_SN, base_SN = _draw_scores(rng, networks.distances, positive_N, SEEDS)
             one = PairedScores(score_SN[0], base_SN[0], groups, 0, positive_N)

@@ -62,7 +62,7 @@ def test_the_command_line_checks_one_structure_of_a_label_map(world: Any, brain:
     call("check", *arguments, "--reports", str(tmp_path), *home)
     result = world.get("brain-anterior").result
     assert result.metric.name == "anterior_dice"
-    assert result.verdict == alignment_pb2.VERDICT_INSUFFICIENT_DATA, "two patients are held out"
+    assert result.verdict == alignment_pb2.VERDICT_INSUFFICIENT_TRAINING, "2 of the preset's 128 steps"
     assert result.held_out
     assert any("4 training patients, fewer than 8" in caution for caution in result.cautions)
     assert {shift.mmd.layer for shift in result.shifts} == {"layers.0", "layers.1", "layers.2"}

@@ -85,14 +85,14 @@ def test_a_patient_s_name_stays_in_the_user_s_folder(world: Any, tmp_path: Path)
 
 
 def test_one_real_case_gives_descriptive_values_alone(world: Any, picai: Path, tmp_path: Path) -> None:
-    """Training patches from one case: no p-value, no interval, not held out, `insufficient_data`."""
+    """Training patches from one case: no p-value, no interval, not held out, one step is no training."""
     home = ["--home", str(world.home.path), "--json"]
     call("dataset", "import", str(picai), "--id", "real", *home)
     arguments = ["real", "--model", "micro", "--task", "segmentation", "--preset", "demo", "--id", "real-case"]
     budget = ["--epochs", "1", "--steps-per-epoch", "1", "--patch", "16,32,32", "--reports", str(tmp_path)]
     assert call("check", *arguments, *budget, *home).document
     result = world.get("real-case").result
-    assert result.verdict == alignment_pb2.VERDICT_INSUFFICIENT_DATA
+    assert result.verdict == alignment_pb2.VERDICT_INSUFFICIENT_TRAINING
     assert not result.held_out
     for shift in result.shifts:
         assert not shift.mmd.raw.p_value.HasField("value")

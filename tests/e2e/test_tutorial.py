@@ -19,6 +19,7 @@ from tests.preloaded import get_command
 from tests.unit.imaging.datasets.brain_files import lay_out_folders, make_case
 
 from vfmalign.cli.local.environment import get_small_network_settings
+from vfmalign.core.domain.patients import MIN_GROUPS
 
 pytestmark = pytest.mark.e2e
 
@@ -83,6 +84,9 @@ def test_the_commands_lead_to_a_gated_check(folder: Path, environment: dict[str,
     assert [script for script, code in codes.items() if code and "--require" not in script] == []
     (gated,) = (code for script, code in codes.items() if "--require" in script)
     assert shown["gate"]["passed"] == (gated == 0)
-    assert shown["check"]["result"]["verdict"] != "insufficient_data", "the page's shares give too few test patients"
+    assert shown["check"]["result"]["verdict"] == "VERDICT_INSUFFICIENT_TRAINING"
+    assert gated == 5
+    patients = shown["check"]["result"]["test_groups"]
+    assert patients >= MIN_GROUPS, "the page's shares give too few test patients"
     assert (folder / "reports/rehearsal.html").is_file()
     assert (folder / ".vfmalign/private/mapping.csv").read_text().count("p1") >= 1

@@ -23,7 +23,10 @@ QUANTITIES: dict[str, str] = {
 }
 """Quantities that a condition may name, with their meaning."""
 
-VERDICTS: tuple[VerdictLabel, ...] = get_args(VerdictLabel)
+VERDICTS: tuple[VerdictLabel, ...] = tuple(
+    label for label in get_args(VerdictLabel) if label != "insufficient_training"
+)
+"""Verdicts that a gate may accept: nothing follows from networks that were hardly trained."""
 ENDS = ("lower", "upper")
 OPERATORS: dict[str, Callable[[float, float], bool]] = {">=": operator.ge, "<=": operator.le}
 EXAMPLE = "rpg_specialised.lower>=0,mmd2_std.upper<=0.10"
@@ -110,7 +113,7 @@ class VerdictDecision:
     Attributes:
         accepted: the verdicts that `--require` names; at least one.
         observed: the check's verdict; None if it has no result.
-        outcome: undecidable where the verdict is `insufficient_data`, or absent, and not accepted.
+        outcome: undecidable where the verdict is absent or lacks data or training, and is not accepted.
     """
 
     accepted: tuple[VerdictLabel, ...]
@@ -158,7 +161,8 @@ def evaluate_verdict(accepted: Sequence[VerdictLabel], observed: VerdictLabel | 
     if observed in accepted:
         outcome = Outcome.PASSED
     else:
-        outcome = Outcome.UNDECIDABLE if observed in {None, "insufficient_data"} else Outcome.FAILED
+        unknown = {None, "insufficient_data", "insufficient_training"}
+        outcome = Outcome.UNDECIDABLE if observed in unknown else Outcome.FAILED
     return VerdictDecision(tuple(accepted), observed, outcome)
 
 

@@ -35,8 +35,21 @@ def describe_dataset(dataset: DatasetManifest) -> Dataset:
 
 def _count_classes(dataset: DatasetManifest, cases: Iterable[Case]) -> tuple[ClassCount, ...]:
     counts = Counter(item for case in cases for item in case.classes.items())
+    # A patient with a positive case counts as positive, as in the analysis of the gain.
+    tested = {
+        (name, positive): {case.group for case in dataset.test if case.classes.get(name) is positive}
+        for name, _ in counts
+        for positive in (True, False)
+    }
+    none: set[str] = set()
     return tuple(
-        ClassCount(name=entry.name, positive=counts[entry.name, True], negative=counts[entry.name, False])
+        ClassCount(
+            name=entry.name,
+            positive=counts[entry.name, True],
+            negative=counts[entry.name, False],
+            test_positive=len(tested.get((entry.name, True), none)),
+            test_negative=len(tested.get((entry.name, False), none) - tested.get((entry.name, True), none)),
+        )
         for entry in dataset.declaration.classes
         if not entry.label
     )

@@ -73,7 +73,7 @@ def build_optimiser(network: nn.Module, recipe: TrainingRecipe) -> torch.optim.A
 
 def learning_rate_at(step: int, recipe: TrainingRecipe) -> float:
     """Learning rate of a 0-based step: linear warm-up to the peak, then half a cosine towards 0."""
-    steps = recipe.epochs * recipe.steps_per_epoch
+    steps = recipe.steps
     warmup = round(recipe.warmup_fraction * steps)
     if step < warmup:
         return recipe.learning_rate * (step + 1) / warmup

@@ -88,7 +88,7 @@ class Trainer:
                 # The next validation is that of epoch len(curve); it is due once the steps before it are done.
                 if self._state.step == len(self._state.curve) * recipe.steps_per_epoch:
                     self._validate()
-                elif self._state.step == recipe.epochs * recipe.steps_per_epoch:
+                elif self._state.step == recipe.steps:
                     break
                 else:
                     self._group.check_cancelled(self._stop.check)
@@ -173,7 +173,7 @@ class Trainer:
             epoch=epoch,
             epochs=recipe.epochs,
             step=self._state.step,
-            steps=recipe.epochs * recipe.steps_per_epoch,
+            steps=recipe.steps,
             train_loss=self._state.loss_sum / recipe.steps_per_epoch if epoch else None,
             val_score=score,
             elapsed_s=0.0,

@@ -31,6 +31,7 @@ class Verdict(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     VERDICT_HARM: _ClassVar[Verdict]
     VERDICT_INCONCLUSIVE: _ClassVar[Verdict]
     VERDICT_INSUFFICIENT_DATA: _ClassVar[Verdict]
+    VERDICT_INSUFFICIENT_TRAINING: _ClassVar[Verdict]
 CHECK_STATE_UNSPECIFIED: CheckState
 CHECK_STATE_QUEUED: CheckState
 CHECK_STATE_RUNNING: CheckState
@@ -43,6 +44,7 @@ VERDICT_EQUIVALENT: Verdict
 VERDICT_HARM: Verdict
 VERDICT_INCONCLUSIVE: Verdict
 VERDICT_INSUFFICIENT_DATA: Verdict
+VERDICT_INSUFFICIENT_TRAINING: Verdict
 
 class CheckSpec(_message.Message):
     __slots__ = ("model_id", "model_sha256", "dataset_id", "dataset_digest", "task", "layers", "recipe", "scratch_recipe", "specialised_recipe", "seed", "permutations", "bootstrap_resamples", "interval_level", "seeds", "smallest_difference", "modality_map", "shuffled_labels", "allow_cut_organs")

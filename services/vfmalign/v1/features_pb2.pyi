@@ -151,14 +151,18 @@ class SplitSize(_message.Message):
     def __init__(self, split: _Optional[_Union[_common_pb2.Split, str]] = ..., cases: _Optional[int] = ..., patients: _Optional[int] = ...) -> None: ...
 
 class ClassCount(_message.Message):
-    __slots__ = ("name", "positive", "negative")
+    __slots__ = ("name", "positive", "negative", "test_positive", "test_negative")
     NAME_FIELD_NUMBER: _ClassVar[int]
     POSITIVE_FIELD_NUMBER: _ClassVar[int]
     NEGATIVE_FIELD_NUMBER: _ClassVar[int]
+    TEST_POSITIVE_FIELD_NUMBER: _ClassVar[int]
+    TEST_NEGATIVE_FIELD_NUMBER: _ClassVar[int]
     name: str
     positive: int
     negative: int
-    def __init__(self, name: _Optional[str] = ..., positive: _Optional[int] = ..., negative: _Optional[int] = ...) -> None: ...
+    test_positive: int
+    test_negative: int
+    def __init__(self, name: _Optional[str] = ..., positive: _Optional[int] = ..., negative: _Optional[int] = ..., test_positive: _Optional[int] = ..., test_negative: _Optional[int] = ...) -> None: ...
 
 class NumberRange(_message.Message):
     __slots__ = ("name", "cases", "minimum", "maximum")

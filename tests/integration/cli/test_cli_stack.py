@@ -281,6 +281,23 @@ def interrupt(process: subprocess.Popen[str], line: str) -> str:
     return err
 
 
+def test_a_gate_that_cannot_pass_is_refused_before_anything_is_trained(cli: Cli, model: str, dataset: str) -> None:
+    arguments = ("check", dataset, "--model", model, "--task", "segmentation", "--id", "hopeless")
+    for gate, reason in (
+        (("--require", "gain"), "with 3 test patients, a check ends as `insufficient_data`"),
+        (("--gate", "difference_specialised.lower>=0"), "with 3 test patients"),
+        (("--require", "insufficient_data", "--epochs", "1"), "100 of the recipe's 10,000 steps"),
+    ):
+        refused = cli.call(*arguments, *gate, "--json", code=exits.BAD_INPUT).document["error"]
+        assert refused["reason"] == "GATE_CANNOT_PASS"
+        assert reason in refused["message"]
+    assert "no such check" in cli.call("checks", "show", "hopeless", code=exits.BAD_INPUT).err
+    begun = cli.call(*arguments, "--no-wait").err
+    assert "with 3 test patients, a check ends as `insufficient_data`" in " ".join(begun.split())
+    assert "it trains 3 networks for 10,000 steps each, 30,000 in all" in " ".join(begun.split())
+    cli.call("checks", "cancel", "hopeless")
+
+
 def test_ctrl_c_leaves_a_check_running_and_says_how_to_go_on(cli: Cli, model: str, dataset: str) -> None:
     arguments = ("check", dataset, "--model", model, "--task", "segmentation", "--preset", "demo", "--id", "c1")
     process = cli.start(*arguments)

@@ -17,8 +17,9 @@ from vfmalign.cli.views.output import Output
 from vfmalign.client.messages.checks import Check, CheckSpec
 from vfmalign.client.messages.common import Failure, Progress, State
 from vfmalign.client.messages.experiments import Experiment, ExperimentCell, ExperimentSpec
+from vfmalign.client.recipes import get_recipe
 from vfmalign.core.domain.record import is_id
-from vfmalign.finetuning.checks.request import check_spec, get_recipe
+from vfmalign.finetuning.checks.request import check_spec
 from vfmalign.models.registry import ARCHITECTURES
 
 Show = Callable[[list[RenderableType]], str]

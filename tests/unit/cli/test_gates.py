@@ -196,4 +196,4 @@ def test_an_unknown_verdict_is_refused_with_the_choice(text: str) -> None:
     with pytest.raises(BadOption) as caught:
         parse_verdicts([text])
     assert caught.value.field == "--require"
-    assert "choose from gain, equivalent, harm, inconclusive, insufficient_data" in caught.value.remedy
+    assert caught.value.remedy == "choose from gain, equivalent, harm, inconclusive, insufficient_data"

@@ -49,7 +49,10 @@ def test_classes_numbers_and_strata_are_counted_once_per_case() -> None:
     )
     assert described.modalities == ("t1w",), "not every case has flair"
     assert described.label_maps == ()
-    assert described.classes == (ClassCount(name="atrophy", positive=2, negative=1), ClassCount(name="unstated"))
+    assert described.classes == (
+        ClassCount(name="atrophy", positive=2, negative=1, test_positive=0, test_negative=0),
+        ClassCount(name="unstated", test_positive=0, test_negative=0),
+    )
     assert described.numbers == (NumberRange(name="age_years", cases=2, minimum=60.5, maximum=70.0),)
     assert described.strata == (
         StratumCount(name="scanner", value="x", cases=1),
@@ -66,3 +69,12 @@ def test_a_description_survives_the_wire() -> None:
         message = Dataset.PROTO.FromString(described.to_proto().SerializeToString())
         assert Dataset.from_response(message) == described
         assert Dataset.from_response(message).declaration == dataset.declaration
+
+
+def test_test_patients_are_counted_by_class() -> None:
+    """Cases 2n and 2n + 1 are of one patient: one with a positive case counts as positive alone."""
+    classes = [True, False, False, False, True, True]
+    cases = [case(number, "t1w", classes={"atrophy": value}) for number, value in enumerate(classes)]
+    dataset = DatasetManifest.model_validate({"id": "d", "declaration": DECLARATION, "test": (*cases, case(9, "t1w"))})
+    atrophy = describe_dataset(dataset).classes[0]
+    assert (atrophy.test_positive, atrophy.test_negative) == (2, 1)

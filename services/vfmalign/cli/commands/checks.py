@@ -58,6 +58,7 @@ from vfmalign.cli.options import (
 )
 from vfmalign.cli.resources import CHECKS
 from vfmalign.cli.target import Target
+from vfmalign.cli.verdict_limits import describe_work, list_limits_of_check
 from vfmalign.cli.views.check_tables import show_check
 from vfmalign.cli.views.follow import follow_check
 from vfmalign.cli.views.gate_tables import gate_to_json_dict, observe, show_gate
@@ -65,7 +66,8 @@ from vfmalign.cli.views.output import Output
 from vfmalign.cli.views.tables import list_checks
 from vfmalign.client import AsyncClient
 from vfmalign.client.messages.checks import Check, CheckResult, CheckSpec
-from vfmalign.client.messages.common import ObjectRef
+from vfmalign.client.messages.common import TERMINAL_STATES, ObjectRef
+from vfmalign.client.messages.features import Dataset
 from vfmalign.client.messages.jobs import Job, Recipe
 from vfmalign.client.messages.tasks import Task
 from vfmalign.client.operations import ReportFormat
@@ -130,6 +132,8 @@ def check(
 
     The recipe's options apply to the pretrained network; the two baselines share its budget and keep their own
     learning rates. --map t1w=input feeds the dataset's t1w to a model whose input has another name.
+
+    A gate that the dataset or the recipe keeps from passing ends the command before anything is trained.
     """
     required = Gate(parse_verdicts(require or ()), parse_gate(gate or ()))
     if required and no_wait:
@@ -152,9 +156,14 @@ def check(
     output, target = Output.to_terminal(as_json=as_json), Target.find(StateDirectory(home))
     if not no_wait:
         create_reports_folder(reports)
+    for limit in list_limits_of_check(spec, find_dataset(target, dataset)):
+        limit.check_gate(required)
+        output.note(f"! {limit.reason}; {limit.remedy}", "yellow")
     name = check_id or new_id("check")
     created = CHECKS.create(target, name, spec)
     opening = f"check {name} {describe_state(created.state)}"
+    if created.state not in TERMINAL_STATES:
+        opening += f"; {describe_work(spec)}"
     if no_wait:
         output.note(opening)
         output.emit({"check": created.to_json_dict()}, get_next_step(target, "check", name, created.state))
@@ -208,6 +217,13 @@ def report(
         raise no_report(target, "check", check_id, stored.state, stored.progress)
     places = download_check_report(target, check_id, stored.result, reports)
     output.emit({"report": places}, places["html"])
+
+
+def find_dataset(target: Target, dataset_id: str) -> Dataset | None:
+    """Returns the description of a dataset; None where there is none, which the creation of a check reports."""
+    with suppress(NotFound, PreconditionFailed):
+        return target.run(lambda client: client.features.get_dataset(dataset_id))
+    return None
 
 
 def list_jobs_of_check(target: Target, check: Check) -> list[Job]:

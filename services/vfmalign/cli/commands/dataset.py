@@ -29,6 +29,7 @@ from vfmalign.cli.options import (
     parse_map,
 )
 from vfmalign.cli.target import Target
+from vfmalign.cli.verdict_limits import list_limits_of_dataset
 from vfmalign.cli.views.dataset_tables import describe_content, list_shares, show_dataset, to_dataset_document
 from vfmalign.cli.views.output import Output
 from vfmalign.cli.views.tables import new_table
@@ -177,10 +178,11 @@ def _import(
         output.fail(error, {"dataset": dataset_id, "problems": error.problems, "mapping": str(mapping)})
         output.note(mapping_note)
         raise typer.Exit(BAD_INPUT) from None
-    document = to_dataset_document(dataset) | {"mapping": str(mapping), "notes": checked.notes}
+    notes = [*checked.notes, *list_limits_of_dataset(dataset)]
+    document = to_dataset_document(dataset) | {"mapping": str(mapping), "notes": notes}
     document |= list_shares(checked.inside)
     output.emit(document, *show_dataset(dataset))
-    _write_notes(checked.notes, dataset, output)
+    _write_notes(notes, dataset, output)
     output.note(mapping_note)
 
 
@@ -202,9 +204,10 @@ def _dry_run(
     with _progress_bar(output) as progress:
         prepared = prepare(discovered, dataset_id, options, progress)
     dataset = describe_dataset(prepared.dataset)
+    notes = [*prepared.notes, *list_limits_of_dataset(dataset)]
     document = to_dataset_document(dataset) | {
         "layout": discovered.layout,
-        "notes": prepared.notes,
+        "notes": notes,
         "problems": prepared.problems,
         **list_shares(prepared.inside),
     }
@@ -213,7 +216,7 @@ def _dry_run(
         output.fail(UnusableCases(dataset_id, prepared.problems), document, *tables)
     else:
         output.emit(document, *tables)
-    _write_notes(prepared.notes, dataset, output)
+    _write_notes(notes, dataset, output)
     output.note("dry run: nothing was written")
     if prepared.problems:
         raise typer.Exit(BAD_INPUT)
@@ -258,7 +261,7 @@ def phantoms(
     pretrain: Annotated[int, typer.Option(metavar="N", min=0, help="Cases in the split pretrain.")] = 24,
     train: Annotated[int, typer.Option(metavar="N", min=0, help="Cases in the split train.")] = 20,
     val: Annotated[int, typer.Option(metavar="N", min=0, help="Cases in the split val.")] = 8,
-    test: Annotated[int, typer.Option(metavar="N", min=0, help="Cases in the split test.")] = 16,
+    test: Annotated[int, typer.Option(metavar="N", min=0, help="Cases in the split test.")] = 20,
     home: HomeOption = DEFAULT_HOME,
     as_json: JsonOption = False,
 ) -> None:
@@ -273,6 +276,7 @@ def phantoms(
     with _progress_bar(output) as progress:
         dataset = import_phantoms(target, PhantomDataset(name, seed, counts), progress)
     output.emit(to_dataset_document(dataset), *show_dataset(dataset))
+    _write_notes(list_limits_of_dataset(dataset), dataset, output)
 
 
 @app.command("list")

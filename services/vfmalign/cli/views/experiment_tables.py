@@ -27,7 +27,7 @@ from vfmalign.client.messages.checks import CheckResult
 from vfmalign.client.messages.experiments import Experiment
 from vfmalign.core.domain.documents import pluralise
 from vfmalign.core.domain.jobs import MetricSpec
-from vfmalign.core.domain.subgroups import describe_unseen_subgroup
+from vfmalign.core.domain.patients import describe_unseen_subgroup
 
 Results = Mapping[str, CheckResult]
 """Results of the checks that succeeded, by check id."""

@@ -157,7 +157,9 @@ class View:
             for point in job.curve[shown:]:
                 loss = "before training" if point.train_loss is None else f"loss {point.train_loss:8.4f}"
                 epochs = f"{point.epoch:>3}/{job.progress.total}"
-                self.output.note(f"  {name:<12} epoch {epochs}  {loss:<15}  {metric} {point.validation_score:.4f}")
+                left = estimate_time_left(point.epoch, job.progress.total, point.elapsed_seconds or 0.0)
+                score = f"{metric} {point.validation_score:.4f}"
+                self.output.note(f"  {name:<12} epoch {epochs}  {loss:<15}  {score}{left}")
         self._points[job.job_id] = max(len(job.curve), shown)
         descriptions = {"running": f"training: {name}", "pending": f"pending: {name}: {job.progress.detail}"}
         self.show_bar(job.job_id, descriptions.get(job.state), job.progress)
@@ -189,7 +191,9 @@ class View:
         if key not in self._tasks:
             self._tasks[key] = self._bars.add_task(description, total=None, count="")
         done, total = (progress.done, progress.total) if progress is not None else (0, 0)
-        count = f"{done}/{total} {progress.unit}s" if progress is not None and total else ""
+        count = ""
+        if progress is not None and total:
+            count = f"{done}/{total} {progress.unit}s{estimate_time_left(done, total, progress.elapsed_seconds)}"
         self._bars.update(self._tasks[key], description=description, completed=done, total=total or None, count=count)
 
     def list_bars(self) -> list[str]:
@@ -225,6 +229,17 @@ class View:
         if progress.detail and progress.detail not in self._details:
             self._details.add(progress.detail)
             self.output.note(f"  {progress.detail}", "yellow" if progress.reason else "")
+
+
+def estimate_time_left(done: int, total: int, elapsed_s: float) -> str:
+    """Returns the time that is left at the pace so far, such as `, about 2 min left`; empty where it is unknown."""
+    if not 0 < done < total or elapsed_s <= 0:
+        return ""
+    left_s = elapsed_s / done * (total - done)
+    for unit, seconds in (("h", 3600), ("min", 60)):
+        if left_s >= 2 * seconds:
+            return f", about {left_s / seconds:.0f} {unit} left"
+    return f", about {left_s:.0f} s left"
 
 
 def _get_name(job: Job) -> str:

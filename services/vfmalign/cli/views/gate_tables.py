@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import RenderableType
 from rich.text import Text
 
-from vfmalign.cli.gates import Decision, ObservedInterval, Outcome, VerdictDecision, passed
+from vfmalign.cli.gates import QUANTITIES, Decision, ObservedInterval, Outcome, VerdictDecision, passed
 from vfmalign.cli.views.tables import ABSENT, BELOW_ERROR_BOUND, DEGENERATE, SATURATED, new_table, number
 from vfmalign.client.messages.checks import CheckResult, LayerShift
 from vfmalign.client.messages.common import Estimate
@@ -18,7 +18,9 @@ _STYLES = {Outcome.PASSED: "green", Outcome.FAILED: "bold red", Outcome.UNDECIDA
 
 
 def observe(result: CheckResult) -> dict[str, ObservedInterval]:
-    """Returns the interval of every quantity that a condition may name."""
+    """Returns the interval of every quantity that a condition may name; no interval of a mere rehearsal counts."""
+    if result.verdict == "insufficient_training":
+        return dict.fromkeys(QUANTITIES, ObservedInterval(absent_reason=result.verdict_reason))
     observed = {
         "rpg_specialised": _to_observed(result.rpg_specialised.relative_percent),
         "rpg_scratch": _to_observed(result.rpg_scratch.relative_percent),

@@ -20,7 +20,7 @@ from vfmalign.core.domain.record import Id
 from vfmalign.v1 import alignment_pb2
 
 CheckId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.-]{0,79}$")]
-VerdictLabel = Literal["gain", "equivalent", "harm", "inconclusive", "insufficient_data"]
+VerdictLabel = Literal["gain", "equivalent", "harm", "inconclusive", "insufficient_data", "insufficient_training"]
 
 DEFAULT_PERMUTATIONS = 1_000
 DEFAULT_BOOTSTRAP_RESAMPLES = 2_000

@@ -160,13 +160,20 @@ class SplitSize(ApiMessage):
 
 
 class ClassCount(ApiMessage):
-    """Number of cases that belong to a class, and of those that do not; of the others it is unknown."""
+    """Number of cases that belong to a class, and of those that do not; of the others it is unknown.
+
+    Attributes:
+        test_positive: test patients with a case that belongs to it; None in answers of older versions.
+        test_negative: test patients with known cases, none of which belongs to it; None in answers of older versions.
+    """
 
     PROTO: ClassVar[type[Message]] = features_pb2.ClassCount
 
     name: str
     positive: int = 0
     negative: int = 0
+    test_positive: int | None = None
+    test_negative: int | None = None
 
 
 class NumberRange(ApiMessage):

@@ -41,6 +41,11 @@ class TrainingRecipe(Record):
     patch_shape_DHW: tuple[int, int, int] | None = None
     probe_steps: tuple[int, ...] = ()
 
+    @property
+    def steps(self) -> int:
+        """Optimiser steps of the whole training."""
+        return self.epochs * self.steps_per_epoch
+
 
 class TrainingSpec(Record):
     """`jobs/<id>/spec.json`: everything that a training process needs, except the store's credentials.

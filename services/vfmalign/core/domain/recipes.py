@@ -160,7 +160,7 @@ def check_probe_steps(recipe: TrainingRecipe) -> None:
         BadOption: they are not; the error names the step.
     """
     field, steps, per_epoch = "recipe.probe_steps", recipe.probe_steps, recipe.steps_per_epoch
-    budget = recipe.epochs * per_epoch
+    budget = recipe.steps
     if len(steps) > MAX_PROBES:
         raise BadOption(f"at most {MAX_PROBES} probes, got {len(steps)}", field=field, remedy="remove some")
     if list(steps) != sorted(set(steps)):

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from vfmalign.client.messages.mmd import ExcludedMovement, LayerResult, TopChannels
+from vfmalign.client.recipes import MIN_SHARE
 from vfmalign.core.domain.documents import pluralise
 from vfmalign.core.domain.field_of_view import CAUTION_BELOW, count_cases, describe_cut, format_share
+from vfmalign.core.domain.patients import MIN_FOR_CLAIM, MIN_GROUPS, MIN_WITHOUT_CAUTION, describe_unseen_subgroup
 from vfmalign.core.domain.record import Record
-from vfmalign.core.domain.subgroups import describe_unseen_subgroup
-from vfmalign.finetuning.analysis.gain_limits import MIN_FOR_CLAIM, MIN_GROUPS, MIN_WITHOUT_CAUTION
 from vfmalign.finetuning.analysis.records import CheckAnalysis
 from vfmalign.finetuning.analysis.shift import is_saturated
 
@@ -26,6 +26,7 @@ def list_cautions(result: CheckAnalysis) -> tuple[Caution, ...]:
     cautions = [
         _caution_about_splits(result),
         _caution_about_phantoms(result),
+        _caution_about_shortened_training(result),
         _caution_about_shuffled_labels(result),
         _caution_about_cut_organs(result),
         _caution_about_reference(result),
@@ -57,6 +58,16 @@ def _caution_about_phantoms(result: CheckAnalysis) -> Caution | None:
         title="Phantom rehearsal",
         text="The cases are generated and do not come from patients. The numbers show that the procedure runs, not "
         "what a model is worth in a clinic.",
+    )
+
+
+def _caution_about_shortened_training(result: CheckAnalysis) -> Caution | None:
+    if (shortened := result.shortened) is None:
+        return None
+    return Caution(
+        title="Shortened training",
+        text=f"The {shortened.network} network was trained for {shortened}. With all of them, gain and shift may "
+        f"differ in size and sign. Below {100 * MIN_SHARE:g} % of the steps, there is no verdict.",
     )
 
 

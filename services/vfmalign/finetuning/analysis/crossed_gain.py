@@ -15,13 +15,13 @@ import numpy.typing as npt
 from vfmalign.client.messages.checks import Gain, GainVariance
 from vfmalign.client.messages.common import Estimate, absent
 from vfmalign.core.domain.jobs import MetricSpec
+from vfmalign.core.domain.patients import explain_few_patients
 from vfmalign.core.domain.scores import aggregate_resamples
 from vfmalign.finetuning.analysis.crossed import CrossedVariance, analyse_crossed, get_pseudo_values
 from vfmalign.finetuning.analysis.equivalence import allow_for_unseen_differences
 from vfmalign.finetuning.analysis.gain_limits import (
     absent_below_floor,
     equivalence_level,
-    explain_few_patients,
     explain_floor,
     without_empty_interval,
 )
@@ -40,7 +40,7 @@ def estimate_crossed_gain(pairs: CrossedScores, metric: MetricSpec, *, level: fl
 
     Returns:
         The gain. The relative gain is absent below the floor, and has no interval where the baseline may be below it.
-        Intervals are absent for few patients (`gain_limits`), and where the patients show no variation. For the
+        Intervals are absent for few patients (`domain.patients`), and where the patients show no variation. For the
         equivalence interval, see `equivalence`.
     """
     counts: dict[str, Any] = {

@@ -1,23 +1,14 @@
-"""Limits of what a gain can tell: fewest patients, and why an interval or a relative gain is absent."""
+"""Limits of what a gain can tell: why an interval or a relative gain is absent."""
 
 from __future__ import annotations
 
 from vfmalign.client.messages.common import Estimate, absent
-from vfmalign.core.domain.documents import pluralise
 from vfmalign.core.domain.jobs import MetricSpec
 
-MIN_GROUPS = 8
-"""Patients below which no interval, p-value or verdict is given."""
-MIN_FOR_CLAIM = 17
-"""Patients below which a verdict claims nothing: 0.8¹⁷ = 2.3 %, so that a subgroup of one in five is rarely missing."""
-MIN_WITHOUT_CAUTION = 35
-"""Patients below which a subgroup of one in ten is missing more often than in 2.5 % of the test sets: 0.9³⁵ = 2.5 %."""
 NO_VARIATION = (
     "the difference is the same for all test patients, which does not tell how it varies over others: there is no "
     "interval"
 )
-MIN_PER_CLASS = 10
-"""Patients of either class below which a two-class metric has no interval: with 4 to 9, it covers too rarely."""
 
 
 def equivalence_level(level: float) -> float:
@@ -58,17 +49,3 @@ def without_empty_interval(estimate: Estimate, *, scale: float) -> Estimate:
     if interval is None or interval.upper - interval.lower > 1e-9 * scale:
         return estimate
     return Estimate(value=estimate.value, absent_reason=NO_VARIATION)
-
-
-def explain_few_patients(n_groups: int, fewest: int) -> str:
-    """Returns why there is no interval; empty where there is one.
-
-    Args:
-        n_groups: number of patients.
-        fewest: number of patients of the smaller class; equal to `n_groups` for metrics of one class.
-    """
-    if n_groups < MIN_GROUPS:
-        return f"{pluralise(n_groups, 'patient')}: an interval needs at least {MIN_GROUPS}"
-    if fewest < min(n_groups, MIN_PER_CLASS):
-        return f"{pluralise(fewest, 'patient')} of one class: an interval needs at least {MIN_PER_CLASS} of each"
-    return ""

@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 
 from vfmalign.client.messages.checks import Curve, SeedVariation
 from vfmalign.client.messages.common import Estimate, absent
+from vfmalign.client.recipes import TrainingBudget
 from vfmalign.core.domain.field_of_view import CutStructure
 from vfmalign.core.domain.jobs import FigureRef, MetricSpec, Network
 from vfmalign.core.domain.record import Record
@@ -162,6 +163,8 @@ class CheckAnalysis(Record):
         seed_variation: how shift and convergence vary with the seed; None with one.
         cut_structures: structures of which less than `field_of_view.CAUTION_BELOW` lies in the model's field of view,
             the smallest share first; empty in artifacts of older versions.
+        shortened: budget of the network that was trained least, where that is below the recipe's; else None, and in
+            artifacts of older versions.
         settings: the request, and the digests of its inputs.
     """
 
@@ -187,8 +190,9 @@ class CheckAnalysis(Record):
     probes: tuple[StoredProbe, ...] = ()
     seeds: tuple[SeedAnalysis, ...] = ()
     seed_variation: SeedVariation | None = None
-    # Left out where nothing is cut, so that equal results of earlier versions have equal digests.
+    # These two are left out where they say nothing, so that equal results of earlier versions have equal digests.
     cut_structures: tuple[CutStructure, ...] = Field(default=(), exclude_if=lambda cut: not cut)
+    shortened: TrainingBudget | None = Field(default=None, exclude_if=lambda budget: budget is None)
     settings: dict[str, str]
 
     @property

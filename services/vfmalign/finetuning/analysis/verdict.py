@@ -11,40 +11,55 @@ import math
 
 from vfmalign.client.messages.checks import Gain, VerdictLabel
 from vfmalign.client.messages.common import Interval
+from vfmalign.client.recipes import MIN_SHARE, TrainingBudget
 from vfmalign.core.domain.documents import pluralise
 from vfmalign.core.domain.jobs import MetricSpec
+from vfmalign.core.domain.patients import MIN_FOR_CLAIM, MIN_GROUPS, describe_unseen_subgroup
 from vfmalign.core.domain.record import Record
-from vfmalign.core.domain.subgroups import describe_unseen_subgroup
 from vfmalign.finetuning.analysis.equivalence import (
     MIN_DIFFERENT,
     TWO_CLASS_METHOD,
     count_patients_for_equivalence,
 )
-from vfmalign.finetuning.analysis.gain_limits import MIN_FOR_CLAIM, MIN_GROUPS
 
 _CLAIMS: frozenset[VerdictLabel] = frozenset({"gain", "harm", "equivalent"})
 
 
 class Verdict(Record):
-    """One of five labels, and the reason."""
+    """One of six labels, and the reason."""
 
     label: VerdictLabel
     reason: str
 
+    @property
+    def undecidable(self) -> bool:
+        """Whether it says why nothing can be said, and not what the intervals say."""
+        return self.label in {"insufficient_data", "insufficient_training"}
 
-def decide_verdict(gain: Gain, metric: MetricSpec, *, held_out: bool) -> Verdict:
+
+def decide_verdict(
+    gain: Gain, metric: MetricSpec, *, held_out: bool, shortest: TrainingBudget | None = None
+) -> Verdict:
     """Derives the verdict from the gain over the specialised network.
 
     `equivalent` if the equivalence interval lies strictly within ± the smallest relevant difference and is not marked
     (`equivalence`); else `gain` or `harm` if the interval lies strictly above or below 0; else `inconclusive`. A
     difference that is proven to be irrelevant is therefore `equivalent` even if it is also proven not to be 0. Below
-    `MIN_FOR_CLAIM` patients, all three are `inconclusive`.
+    `MIN_FOR_CLAIM` patients, all three are `inconclusive`. Networks that were hardly trained give
+    `insufficient_training`, whatever their scores.
 
     Args:
         gain: gain over the specialised baseline.
         metric: the metric of the scores, with its smallest relevant difference; nothing is equivalent where that is 0.
         held_out: whether the test cases were kept apart from training, validation and pretraining.
+        shortest: budget of the network that was trained least; None where none is below that of its preset.
     """
+    if shortest is not None and not shortest.suffices:
+        return Verdict(
+            label="insufficient_training",
+            reason=f"the {shortest.network} network was trained for {shortest}; a verdict needs at least "
+            f"{100 * MIN_SHARE:g} %",
+        )
     if not held_out:
         return Verdict(label="insufficient_data", reason="no case was held out: the scores are descriptive only")
     if gain.groups < MIN_GROUPS:

@@ -9,6 +9,7 @@ from typing import Literal
 from vfmalign.client.messages.checks import CheckSpec, Gain
 from vfmalign.client.messages.common import Estimate
 from vfmalign.client.messages.jobs import CurvePoint
+from vfmalign.client.recipes import find_shortest_budget
 from vfmalign.core.domain.declarations import get_declaration
 from vfmalign.core.domain.field_of_view import list_cut
 from vfmalign.core.domain.jobs import JobResult, MetricSpec, Network
@@ -72,6 +73,8 @@ def assemble(
     main = trained[0].jobs["pretrained"]
     metrics = set_smallest_differences(main, request)
     metric = next(metric for metric in metrics if metric.name == main.primary_metric)
+    shortest = find_shortest_budget(request)
+    shortened = shortest if shortest.share < 1 else None
     return CheckAnalysis(
         check=check_id,
         task=str(request.task),
@@ -80,7 +83,7 @@ def assemble(
         leakage_known=valid.leakage_known,
         test_groups=valid.test_groups,
         reference_groups=valid.reference_groups,
-        verdict=decide_verdict(specialised, metric, held_out=valid.held_out),
+        verdict=decide_verdict(specialised, metric, held_out=valid.held_out, shortest=shortened),
         metrics=metrics,
         primary_metric=main.primary_metric,
         rpg_specialised=specialised,
@@ -96,6 +99,7 @@ def assemble(
         seeds=tuple(seeds) if len(seeds) > 1 else (),
         seed_variation=summarise_seeds(seeds) if len(seeds) > 1 else None,
         cut_structures=list_cut(main.inside),
+        shortened=shortened,
         settings=_settings(request, valid, trained, probes),
     )
 

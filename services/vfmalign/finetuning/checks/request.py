@@ -1,4 +1,4 @@
-"""Rules of a requested check, and the recipes of its three trainings."""
+"""Rules of a requested check."""
 
 from __future__ import annotations
 
@@ -6,25 +6,21 @@ import json
 from typing import Any
 
 from vfmalign.client.messages.checks import CheckSpec
+from vfmalign.client.recipes import get_recipe
 from vfmalign.core.domain.errors import BadOption, Unavailable
-from vfmalign.core.domain.jobs import Network, TrainingRecipe
 from vfmalign.core.domain.modality_map import resolve_input
 from vfmalign.core.domain.models import ModelCard
-from vfmalign.core.domain.recipes import check_patch, fit_patch, get_finetuning_recipe
+from vfmalign.core.domain.recipes import check_patch
 from vfmalign.core.domain.tasks import check_task, get_task_spec
 from vfmalign.core.storage.datasets import load_dataset
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.finetuning.jobs.request import (
     FINETUNING_SPLITS,
     NETWORKS,
-    apply_recipe,
     check_splits,
-    get_preset,
     load_card,
 )
 
-# What makes two trainings comparable; everything else is each network's own.
-BUDGET = ("epochs", "steps_per_epoch", "batch_size", "patch_shape_DHW")
 _FORMER_NAMES = {
     "model": "model_id",
     "dataset": "dataset_id",
@@ -100,36 +96,6 @@ def choose_layers(card: ModelCard, requested: tuple[str, ...]) -> tuple[str, ...
     chosen = requested or tuple(known)
     # The card declares the primary layer before any result is known, so it is always compared.
     return (card.primary_layer, *(layer for layer in chosen if layer != card.primary_layer))
-
-
-def get_recipe(
-    spec: CheckSpec, network: Network, input_shape_DHW: tuple[int, int, int] | None = None
-) -> TrainingRecipe:
-    """Returns the recipe of one of the three trainings.
-
-    A baseline has its own rates and decays, but the pretrained network's budget unless the spec sets another one. Only
-    the pretrained network is probed.
-
-    Args:
-        spec: the requested check.
-        network: the training.
-        input_shape_DHW: of the model's input in voxels, at most which the patches of a preset are; None if unknown.
-
-    Raises:
-        BadOption: an unknown task or preset, or probes where there is no validation.
-    """
-    preset = get_preset(spec.recipe)
-    base = fit_patch(get_finetuning_recipe("pretrained", spec.task.name, preset), input_shape_DHW)
-    main = apply_recipe(spec.recipe, base)
-    if network == "pretrained":
-        return main
-    own = spec.scratch_recipe if network == "scratch" else spec.specialised_recipe
-    if own is not None and own.preset:
-        preset = get_preset(own)
-    base = get_finetuning_recipe(network, spec.task.name, preset).model_copy(
-        update={name: getattr(main, name) for name in BUDGET}
-    )
-    return base if own is None else apply_recipe(own, base)
 
 
 def is_same_spec(stored: bytes, spec: CheckSpec) -> bool:

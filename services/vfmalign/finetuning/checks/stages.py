@@ -18,6 +18,7 @@ from functools import partial
 from vfmalign.client.messages.common import Progress
 from vfmalign.client.messages.features import ExtractDatasetRequest
 from vfmalign.client.messages.jobs import JobSpec
+from vfmalign.client.recipes import get_recipe
 from vfmalign.core.domain.datasets import Split
 from vfmalign.core.domain.errors import VfmalignError
 from vfmalign.core.domain.jobs import JobResult, Network, TrainingRecipe
@@ -39,7 +40,7 @@ from vfmalign.finetuning.checks.artifacts import (
 )
 from vfmalign.finetuning.checks.clients import ComparisonRequest, FeatureSetRef, compare, extract
 from vfmalign.finetuning.checks.repository import StoredCheck
-from vfmalign.finetuning.checks.request import choose_layers, get_recipe
+from vfmalign.finetuning.checks.request import choose_layers
 from vfmalign.finetuning.checks.trainings import Training, list_trainings, name_stage, parse_stage
 from vfmalign.finetuning.db.repository import NO_FREE_SLOT
 from vfmalign.finetuning.jobs.repository import StoredJob

@@ -8,16 +8,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from vfmalign.client.messages.jobs import JobSpec, Recipe
+from vfmalign.client.recipes import apply_recipe, get_preset
 from vfmalign.core.domain.datasets import DatasetManifest, Split
 from vfmalign.core.domain.errors import BadDataset, BadOption, Conflict, DigestMismatch, NotFound, PreconditionFailed
 from vfmalign.core.domain.jobs import Network, TrainingRecipe, TrainingSpec, probe_id
 from vfmalign.core.domain.modality_map import check_mapped_modalities, resolve_input
 from vfmalign.core.domain.models import ModelCard, PreprocessingSpec
 from vfmalign.core.domain.recipes import (
-    PRESETS,
-    Preset,
     check_patch,
-    check_probe_steps,
     fit_patch,
     get_finetuning_recipe,
     get_pretraining_recipe,
@@ -32,32 +30,6 @@ DEFAULT_ARCHITECTURE = "profound_conv_micro"
 NETWORKS: tuple[Network, ...] = ("pretrained", "scratch", "specialised")
 FINETUNING_SPLITS: tuple[Split, ...] = ("train", "val", "test")
 _JOB_OF_CHECK = re.compile(rf"-({'|'.join(NETWORKS)})(-s\d+)?$")
-
-
-def get_preset(recipe: Recipe) -> Preset:
-    """Returns the preset that a recipe names; `default` where it names none.
-
-    Raises:
-        BadOption: the preset is unknown.
-    """
-    for preset in PRESETS:
-        if preset == (recipe.preset or "default"):
-            return preset
-    raise BadOption("unknown preset", field="recipe.preset", remedy=f"choose one of {', '.join(PRESETS)}")
-
-
-def apply_recipe(recipe: Recipe, base: TrainingRecipe) -> TrainingRecipe:
-    """Returns a preset with every field that a request sets.
-
-    Raises:
-        BadOption: probes where there is no validation.
-    """
-    changes = recipe.model_dump(exclude={"preset", "patch_shape_dhw"}, exclude_none=True)
-    if recipe.patch_shape_dhw:
-        changes["patch_shape_DHW"] = recipe.patch_shape_dhw
-    result = TrainingRecipe.model_validate(base.model_dump() | changes)
-    check_probe_steps(result)
-    return result
 
 
 def to_recipe(recipe: TrainingRecipe, preset: str) -> Recipe:

@@ -31,6 +31,7 @@ _VERDICT_PHRASES: Mapping[VerdictLabel, str] = {
     "equivalent": "No relevant difference",
     "inconclusive": "No clear gain",
     "insufficient_data": "Too little data for a verdict",
+    "insufficient_training": "Too little training for a verdict",
 }
 _ACCEPTED: tuple[tuple[str, tuple[VerdictLabel, ...]], ...] = (
     ("shown to be better", ("gain",)),
@@ -133,18 +134,20 @@ def write_verdict(result: CheckAnalysis, metric: MetricSpec) -> str:
 
 def _has_intervals(result: CheckAnalysis) -> bool:
     """Whether the verdict's sentence shows an interval, and not the reason in its place."""
-    return result.verdict.label != "insufficient_data" and result.rpg_specialised.absolute.interval is not None
+    return not result.verdict.undecidable and result.rpg_specialised.absolute.interval is not None
 
 
 def list_gates(result: CheckAnalysis, metric: MetricSpec) -> tuple[GateRow, ...]:
     """What the gates of docs/gates.md would do with the check."""
-    label = result.verdict.label
+    label, undecidable = result.verdict.label, result.verdict.undecidable
     rows = []
     for intention, accepted in _ACCEPTED:
-        outcome = "passed" if label in accepted else "undecidable" if label == "insufficient_data" else "failed"
+        outcome = "passed" if label in accepted else "undecidable" if undecidable else "failed"
         rows.append(GateRow(intention, f"--require {','.join(accepted)}", outcome))
     if bound := metric.smallest_difference:
         interval = result.rpg_specialised.absolute.interval
+        if label == "insufficient_training":
+            interval = None
         outcome = "undecidable" if interval is None else "passed" if interval.lower >= -bound else "failed"
         rows.append(GateRow("at most δ worse", f"--gate 'difference_specialised.lower>=-{bound:g}'", outcome))
     return tuple(rows)

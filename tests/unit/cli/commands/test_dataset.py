@@ -42,7 +42,7 @@ def test_a_dry_run_shows_the_dataset_and_leaves_nothing(invoke, tmp_path: Path) 
     assert document["problems"] == []
     assert document["dataset"] == "brain"
     assert document["splits"]["train"] == {"cases": 4, "patients": 4}
-    assert document["classes"] == {"atrophy": {"positive": 4, "negative": 0}}
+    assert document["classes"] == {"atrophy": {"positive": 4, "negative": 0, "test_positive": 0, "test_negative": 0}}
     assert document["strata"] == {"scanner": {"A": 4}}
     assert document["numbers"]["age_years"]["cases"] == 4
     declaration = DatasetDeclaration.model_validate(document["declaration"])
@@ -163,3 +163,16 @@ def test_options_about_a_model_need_one(invoke, tmp_path: Path, option: tuple[st
     code, _, err = invoke("dataset", "import", str(tmp_path), "--dry-run", *option)
     assert code == exits.BAD_INPUT
     assert f"{option[0]}: it needs a model → leave it out, or name --model as well" in " ".join(err.split())
+
+
+def test_an_import_says_which_verdicts_its_test_patients_allow(invoke, tmp_path: Path) -> None:
+    cases = [Files(f"surname{n}", case.image, case.label) for n, case in enumerate(map(make_case, range(24)))]
+    lay_out_decathlon(tmp_path / "d", cases)
+    code, out, err = invoke("dataset", "import", "d", "--dry-run", "--json")
+    assert code == exits.OK, err
+    document = json.loads(out)
+    patients = document["splits"]["test"]["patients"]
+    assert 0 < patients < 8, "the default shares of 24 patients"
+    limit = f"with {patients} test patients, a check ends as `insufficient_data`: a verdict needs 8"
+    assert limit in " ".join(err.split())
+    assert sum(note.startswith(limit) for note in document["notes"]) == 1

@@ -86,6 +86,7 @@ def test_who_does_not_wait_reads_how_to_go_on(
     created = SimpleNamespace(state=state, cells=(), to_json_dict=dict)
     monkeypatch.setattr(Target, "find", lambda directory: Target({}, None))
     monkeypatch.setattr(Resource, "create", lambda *_: created)
+    monkeypatch.setattr("vfmalign.cli.commands.checks.find_dataset", lambda *_: None)
     option = "--job" if noun == "job" else "--id"
     arguments = (command, "d1", "--model", "m1", "--task", "segmentation", option, "x1", "--no-wait")
     code, out, err = invoke(*arguments)

@@ -8,11 +8,11 @@ import pytest
 
 from vfmalign.cli.demo.real_plan import REAL_SIZES, SHAPE_DHW, RealPlan
 from vfmalign.client.messages.checks import CheckSpec
+from vfmalign.client.recipes import get_recipe
 from vfmalign.core.domain.declarations import CaseClass, get_declaration
 from vfmalign.core.domain.errors import BadOption
 from vfmalign.core.domain.record import is_id
 from vfmalign.core.domain.tasks import get_task_spec
-from vfmalign.finetuning.checks.request import get_recipe
 from vfmalign.finetuning.experiments.request import check_experiment_spec
 from vfmalign.models.formats.stack_checkpoint import DEFAULT_INPUT
 from vfmalign.models.registry import get_architecture

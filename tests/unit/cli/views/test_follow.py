@@ -14,7 +14,7 @@ from rich.console import Console
 from tests.unit.cli.conftest import TIME
 
 from vfmalign.cli.views import follow
-from vfmalign.cli.views.follow import View
+from vfmalign.cli.views.follow import View, estimate_time_left
 from vfmalign.cli.views.output import Output
 from vfmalign.client.messages.checks import Check, CheckSpec, CheckStage
 from vfmalign.client.messages.common import JobState, Progress, State
@@ -214,3 +214,25 @@ async def test_a_stream_without_a_message_is_an_internal_error(output: Output) -
     client = SimpleNamespace(jobs=Operations([]))
     with View(output) as view, pytest.raises(Internal):
         await follow.follow_job(client, "j1", view)
+
+
+@pytest.mark.parametrize(
+    ("done", "total", "elapsed_s", "text"),
+    [
+        (1, 100, 36.0, ", about 59 min left"),
+        (1, 100, 360.0, ", about 10 h left"),
+        (9, 10, 900.0, ", about 100 s left"),
+        (0, 10, 5.0, ""),
+        (10, 10, 5.0, ""),
+        (1, 10, 0.0, ""),
+    ],
+)
+def test_the_time_left_follows_from_the_pace_so_far(done: int, total: int, elapsed_s: float, text: str) -> None:
+    assert estimate_time_left(done, total, elapsed_s) == text
+
+
+def test_an_epoch_is_shown_with_the_time_left(output: Output, said: Said) -> None:
+    point = CurvePoint(epoch=1, step=4, validation_score=0.1, train_loss=2.0, elapsed_seconds=90.0)
+    with View(output) as view:
+        view.show_job(job(0).model_copy(update={"curve": (point,)}))
+    assert said()[0].endswith("Dice 0.1000, about 6 min left")

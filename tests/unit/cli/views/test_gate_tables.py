@@ -164,3 +164,13 @@ def test_a_check_without_result_has_no_required_verdict(finished_check: Check) -
     gated, _, code = apply_gate(with_changes(finished_check, {"result": None}), Gate(parse_verdicts(["gain"])))
     assert code == GATE_FAILED
     assert gated["gate"]["verdict"] == {"accepted": ["gain"], "observed": None, "outcome": "undecidable"}
+
+
+def test_no_gate_passes_on_a_rehearsal(finished_check: Check, show: Any) -> None:
+    reason = "the pretrained network was trained for 4 of the recipe's 10,000 steps"
+    check = with_changes(finished_check, {"result.verdict": "insufficient_training", "result.verdict_reason": reason})
+    gated, lines, code = apply_gate(check, Gate(VERDICTS, parse_gate(["mmd2.upper<=10,rpg_specialised.lower>=-99"])))
+    assert code == GATE_FAILED
+    assert gated["gate"]["verdict"]["outcome"] == "undecidable"
+    assert [one["outcome"] for one in gated["gate"]["conditions"]] == ["undecidable"] * 2
+    assert "4 of the recipe's 10,000 steps" in show(lines)

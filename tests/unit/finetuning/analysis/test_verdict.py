@@ -4,6 +4,7 @@ import pytest
 
 from vfmalign.client.messages.checks import Gain
 from vfmalign.client.messages.common import Estimate, Interval, absent
+from vfmalign.client.recipes import TrainingBudget
 from vfmalign.core.domain.jobs import MetricSpec
 from vfmalign.finetuning.analysis.verdict import decide_verdict
 
@@ -145,3 +146,23 @@ def test_no_verdict_calls_a_model_aligned_or_safe():
         verdict = decide_verdict(gain(wide, wide), DICE, held_out=True)
         assert "aligned" not in f"{verdict.label} {verdict.reason}".lower()
         assert "safe" not in f"{verdict.label} {verdict.reason}".lower()
+
+
+REHEARSAL = TrainingBudget(network="pretrained", steps=4, preset_steps=10_000)
+
+
+@pytest.mark.parametrize(("groups", "held_out"), [(20, True), (5, True), (20, False)])
+def test_a_rehearsal_has_no_verdict_whatever_it_scored(groups, held_out):
+    harm = gain((-0.3, -0.1), (-0.28, -0.12), groups=groups)
+    verdict = decide_verdict(harm, DICE, held_out=held_out, shortest=REHEARSAL)
+    assert verdict.label == "insufficient_training"
+    assert verdict.reason == (
+        "the pretrained network was trained for 4 of the recipe's 10,000 steps; a verdict needs at least 25 %"
+    )
+
+
+def test_a_quarter_of_the_steps_has_the_verdict_of_all():
+    harm = gain((-0.3, -0.1), (-0.28, -0.12))
+    for steps in (2_500, 9_999):
+        shortest = TrainingBudget(network="scratch", steps=steps, preset_steps=10_000)
+        assert decide_verdict(harm, DICE, held_out=True, shortest=shortest).label == "harm"

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from vfmalign.client.messages.checks import CheckSpec
+from vfmalign.client.recipes import TrainingBudget
 from vfmalign.finetuning.checks import assembly
 
 
@@ -34,3 +35,12 @@ def test_settings_list_the_modality_map_where_there_is_one(modality_map, listed)
     settings = assembly._settings(request, *make_inputs())
     assert settings.get("modality_map") == listed
     assert settings["model"] == "m"
+
+
+def test_a_result_names_its_budget_only_where_that_is_below_the_recipe(make_report):
+    """Results of whole trainings keep their digests."""
+    result = make_report().result
+    assert "shortened" not in result.model_dump(mode="json")
+    shortened = TrainingBudget(network="pretrained", steps=64, preset_steps=128)
+    stored = result.model_copy(update={"shortened": shortened}).model_dump(mode="json")
+    assert type(result).model_validate(stored).shortened == shortened

@@ -6,9 +6,10 @@ import pytest
 
 from vfmalign.client.messages.checks import CheckId, CheckSpec
 from vfmalign.client.messages.jobs import Recipe
+from vfmalign.client.recipes import get_recipe
 from vfmalign.core.domain.errors import BadOption
 from vfmalign.core.domain.recipes import get_finetuning_recipe
-from vfmalign.finetuning.checks.request import check_spec, get_recipe, is_same_spec
+from vfmalign.finetuning.checks.request import check_spec, is_same_spec
 from vfmalign.finetuning.jobs.request import NETWORKS
 from vfmalign.finetuning.servicers import parse_id
 from vfmalign.v1 import alignment_pb2, finetuning_pb2

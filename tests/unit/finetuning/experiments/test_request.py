@@ -8,6 +8,7 @@ import pytest
 from vfmalign.client.messages.checks import CheckSpec
 from vfmalign.client.messages.experiments import ExperimentSpec, SmallestDifference
 from vfmalign.client.messages.jobs import JobSpec, Recipe
+from vfmalign.client.recipes import get_recipe
 from vfmalign.core.domain.datasets import Case, DatasetManifest, VolumeRef
 from vfmalign.core.domain.errors import (
     BadDataset,
@@ -21,7 +22,7 @@ from vfmalign.core.domain.errors import (
 from vfmalign.core.domain.models import ModelCard
 from vfmalign.core.storage.datasets import load_dataset, save_dataset
 from vfmalign.core.storage.keys import model_card_key
-from vfmalign.finetuning.checks.request import check_inputs, get_recipe
+from vfmalign.finetuning.checks.request import check_inputs
 from vfmalign.finetuning.experiments.request import (
     PinnedInputs,
     check_experiment_spec,

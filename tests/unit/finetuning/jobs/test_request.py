@@ -4,10 +4,11 @@ import pytest
 
 from vfmalign.client.messages.jobs import JobSpec, Recipe
 from vfmalign.client.messages.tasks import Task
+from vfmalign.client.recipes import apply_recipe
 from vfmalign.core.domain.errors import BadOption
 from vfmalign.core.domain.models import ModelCard
 from vfmalign.core.domain.recipes import get_finetuning_recipe
-from vfmalign.finetuning.jobs.request import apply_recipe, baseline_digest, check_objective, finetuning_spec, to_recipe
+from vfmalign.finetuning.jobs.request import baseline_digest, check_objective, finetuning_spec, to_recipe
 from vfmalign.v1 import features_pb2, finetuning_pb2
 
 CARD = ModelCard.model_validate(

@@ -12,6 +12,7 @@ import pytest
 from vfmalign.client.messages.checks import CheckSpec, Probe, VerdictLabel
 from vfmalign.client.messages.common import Estimate, absent
 from vfmalign.client.messages.mmd import ExcludedMovement, ShiftResult, TopChannels
+from vfmalign.client.recipes import TrainingBudget
 from vfmalign.core.domain.field_of_view import CutStructure
 from vfmalign.finetuning.analysis.cautions import Caution, list_cautions
 from vfmalign.finetuning.analysis.records import CheckReport
@@ -386,6 +387,19 @@ def test_the_verdict_and_the_facts_come_first_and_the_rest_is_folded(make_report
     assert all(first.index(before) < first.index(after) for before, after in pairwise(order))
     assert "PHANTOM" not in html_of(make_report())
     assert first.count('role="img"') == 3
+
+
+def test_a_shortened_training_has_a_badge_and_a_caution(make_report):
+    html = html_of(make_report(shortened=TrainingBudget(network="scratch", steps=4, preset_steps=4_000)))
+    assert '<span class="badge">4 of the recipe&#39;s 4,000 steps</span>' in html
+    assert "The scratch network was trained for 4 of the recipe&#39;s 4,000 steps." in html
+    assert "Shortened training" not in html_of(make_report())
+
+
+def test_a_rehearsal_says_so_in_place_of_its_intervals(make_report):
+    html = html_of(make_report(verdict=Verdict(label="insufficient_training", reason="4 of the recipe's 4,000 steps")))
+    assert '<p class="verdict insufficient_training">Too little training for a verdict: 4 of the recipe' in html
+    assert "12 test patients are too few for" not in html
 
 
 def test_the_page_names_the_command_that_repeats_the_check(make_report):

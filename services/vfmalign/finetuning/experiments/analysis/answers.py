@@ -40,6 +40,7 @@ VERDICT_TEXTS: Mapping[VerdictLabel, str] = {
     "inconclusive": "inconclusive",
     "harm": "harm",
     "insufficient_data": "without enough data",
+    "insufficient_training": "without enough training",
 }
 """Verdicts of pairs of model and task in print, from better to worse."""
 FAMILY_LEVELS = "7 to 9 % where relatives share 80 % of what distinguishes a model, and 10 to 12 % at 95 %"

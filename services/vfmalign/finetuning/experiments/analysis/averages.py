@@ -142,6 +142,8 @@ def _average_gain(point: Point, level: float) -> tuple[Estimate, Estimate, Verdi
     scores, baselines = ([cell.scores[network] for cell in point.cells] for network in GAIN_NETWORKS)
     gain = estimate_crossed_gain(pair_seeds(scores, baselines, first.metric.name), first.metric, level=level)
     verdict = decide_verdict(gain, first.metric, held_out=not point.flags.not_held_out)
+    if first.verdict.label == "insufficient_training":  # as all seeds have one recipe
+        verdict = first.verdict
     return _average_relative([cell.gain for cell in point.cells], gain), gain.absolute, verdict
 
 

@@ -51,7 +51,7 @@ def make_first_screen(report: ExperimentReport) -> FirstScreen:
         parts = [
             SharePart(VERDICT_MARKS.get(label, ""), text, report.answers.verdicts.get(label, 0), label)
             for label, text in VERDICT_TEXTS.items()
-            if label != "insufficient_data" or label in report.answers.verdicts
+            if not label.startswith("insufficient_") or label in report.answers.verdicts
         ]
         title = "Pairs of model and task, by their verdict over a specialised network"
         shares = draw_shares(parts, identifier="verdict-counts", title=title)

@@ -7,6 +7,7 @@ from vfmalign.client.messages.common import Estimate, absent
 from vfmalign.finetuning.analysis.crossed_gain import estimate_crossed_gain
 from vfmalign.finetuning.analysis.paired_scores import pair_seeds
 from vfmalign.finetuning.analysis.seed_variation import summarise_estimates
+from vfmalign.finetuning.analysis.verdict import Verdict
 from vfmalign.finetuning.experiments.analysis.averages import average_seeds
 from vfmalign.finetuning.experiments.analysis.points import make_points
 
@@ -84,3 +85,9 @@ def test_an_estimate_without_a_value_is_absent_with_every_reason(average, cells)
         cell.model_copy(update={"shift_ratio": absent(reason)}) for cell, reason in zip(cells, reasons, strict=True)
     ]
     assert average(lacking).shift_ratio == Estimate(absent_reason="a; b")
+
+
+def test_a_rehearsal_has_no_verdict_over_several_seeds(average, cells):
+    rehearsal = Verdict(label="insufficient_training", reason="4 of the recipe's 4,000 steps")
+    result = average([cell.model_copy(update={"verdict": rehearsal}) for cell in cells])
+    assert result.verdict == rehearsal

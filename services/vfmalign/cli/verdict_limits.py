@@ -1,0 +1,145 @@
+"""What a check can end with, as far as its recipe and its dataset tell before anything is trained."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vfmalign.cli.gates import QUANTITIES, Gate
+from vfmalign.client.messages.checks import CheckSpec, VerdictLabel
+from vfmalign.client.messages.features import Dataset
+from vfmalign.client.recipes import MIN_SHARE, find_shortest_budget, list_budgets
+from vfmalign.core.domain.documents import pluralise
+from vfmalign.core.domain.errors import BadOption
+from vfmalign.core.domain.patients import MIN_FOR_CLAIM, MIN_GROUPS, MIN_PER_CLASS, explain_few_patients
+from vfmalign.core.domain.tasks import get_task_spec
+
+_GAINS = frozenset(quantity for quantity in QUANTITIES if not quantity.startswith("mmd2"))
+_MORE_PATIENTS = "give test a larger share of the patients (`vfmalign dataset import --share`), or import more of them"
+
+
+@dataclass(frozen=True)
+class VerdictLimit:
+    """What keeps a check from some verdicts.
+
+    Attributes:
+        reason: one sentence.
+        remedy: how to lift the limit.
+        verdicts: those that remain possible, of those that a gate may accept.
+        undecidable: quantities of a gate that will have no interval.
+    """
+
+    reason: str
+    remedy: str
+    verdicts: frozenset[VerdictLabel]
+    undecidable: frozenset[str]
+
+    def check_gate(self, gate: Gate) -> None:
+        """Checks that a gate can pass.
+
+        Raises:
+            BadOption: it cannot, whatever the networks score.
+        """
+        option = ""
+        if gate.accepted and not self.verdicts & set(gate.accepted):
+            option = f"--require {','.join(gate.accepted)}"
+        elif hopeless := [condition for condition in gate.conditions if condition.quantity in self.undecidable]:
+            option = f"--gate {hopeless[0]}"
+        if option:
+            message = f"it can never pass: {self.reason}"
+            raise BadOption(message, field=option, remedy=self.remedy, reason="GATE_CANNOT_PASS")
+
+
+def list_limits_of_check(spec: CheckSpec, dataset: Dataset | None) -> list[VerdictLimit]:
+    """Returns the limits of a check.
+
+    Args:
+        spec: the check.
+        dataset: its dataset; None where it is not known.
+
+    Raises:
+        BadOption: an unknown task or preset, or a class that the dataset does not declare.
+    """
+    limits = (_limit_by_training(spec), None if dataset is None else _limit_by_dataset(spec, dataset))
+    return [limit for limit in limits if limit is not None]
+
+
+def list_limits_of_dataset(dataset: Dataset) -> list[str]:
+    """Returns what the test patients of a dataset keep checks from, one sentence each; none without test patients."""
+    patients = _count_test_patients(dataset)
+    if not patients or not dataset.held_out:
+        return []
+    classes = (_describe_class_limit(dataset, case_class.name) for case_class in dataset.declaration.classes)
+    limits = [limit for limit in (_describe_patient_limit(patients), *classes) if limit]
+    return [*limits, f"for more, {_MORE_PATIENTS}"] if limits else []
+
+
+def describe_work(spec: CheckSpec) -> str:
+    """Returns how much a check trains. No time is known before the device has shown how fast it is."""
+    budgets = list_budgets(spec)
+    networks = f"{len(budgets)} networks" + (f" × {spec.seeds} seeds" if spec.seeds > 1 else "")
+    steps = sum(budget.steps for budget in budgets)
+    return (
+        f"it trains {networks} for {steps // len(budgets):,} steps each, {steps * spec.seeds:,} in all; the time left "
+        "of each training follows its first epoch"
+    )
+
+
+def _limit_by_training(spec: CheckSpec) -> VerdictLimit | None:
+    budget = find_shortest_budget(spec)
+    if budget.suffices:
+        return None
+    return VerdictLimit(
+        f"a training of {budget} ends as `insufficient_training`: a verdict needs {100 * MIN_SHARE:g} % of them",
+        "leave out --epochs and --steps-per-epoch, or choose more of them",
+        verdicts=frozenset(),
+        undecidable=frozenset(QUANTITIES),
+    )
+
+
+def _limit_by_dataset(spec: CheckSpec, dataset: Dataset) -> VerdictLimit | None:
+    patients = _count_test_patients(dataset)
+    undecidable = frozenset(QUANTITIES) if patients < MIN_GROUPS else frozenset[str]()
+    verdicts: set[VerdictLabel] = {"insufficient_data"}
+    if not dataset.held_out:
+        reason = "nothing is held out, because the dataset has one patient: every check ends as `insufficient_data`"
+        return VerdictLimit(reason, "import more patients", frozenset(verdicts), undecidable)
+    if spec.task.name == "classification":
+        case_class = get_task_spec(str(spec.task), dataset.declaration).case_class
+        if case_class is not None and (reason := _describe_class_limit(dataset, case_class.name)):
+            return VerdictLimit(reason, _MORE_PATIENTS, frozenset(verdicts), undecidable | _GAINS)
+    if not (reason := _describe_patient_limit(patients)):
+        return None
+    if patients >= MIN_GROUPS:
+        verdicts.add("inconclusive")
+    return VerdictLimit(reason, _MORE_PATIENTS, frozenset(verdicts), undecidable)
+
+
+def _count_test_patients(dataset: Dataset) -> int:
+    return next((size.patients for size in dataset.splits if size.split == "test"), 0)
+
+
+def _describe_patient_limit(patients: int) -> str:
+    """Returns what the number of test patients keeps every check from; empty where it is enough."""
+    if patients >= MIN_FOR_CLAIM:
+        return ""
+    ending = "`insufficient_data`" if patients < MIN_GROUPS else "at best `inconclusive`"
+    return (
+        f"with {pluralise(patients, 'test patient')}, a check ends as {ending}: a verdict needs {MIN_GROUPS}, and "
+        f"`gain`, `equivalent` or `harm` {MIN_FOR_CLAIM}"
+    )
+
+
+def _describe_class_limit(dataset: Dataset, name: str) -> str:
+    """Returns what the test patients of a class keep its classification from; empty where they are enough."""
+    patients = _count_test_patients(dataset)
+    counts = next((count for count in dataset.classes if count.name == name), None)
+    # A class that derives from a label map has no counts, but one of its sides has at most half of the patients.
+    smaller, at_most = patients // 2, "at most "
+    if counts is not None and counts.test_positive is not None and counts.test_negative is not None:
+        smaller, at_most = min(counts.test_positive, counts.test_negative), ""
+    if not explain_few_patients(patients, smaller):
+        return ""
+    return (
+        f"with {at_most}{pluralise(smaller, 'test patient')} of one class of {name}, its classification ends as "
+        f"`insufficient_data`: a verdict needs {MIN_PER_CLASS} of each"
+    )

@@ -1,0 +1,109 @@
+"""Recipes of a requested check: what each of its three networks is trained with, and how much of its preset that is."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+from vfmalign.client.messages.checks import CheckSpec
+from vfmalign.client.messages.jobs import Recipe
+from vfmalign.core.domain.errors import BadOption
+from vfmalign.core.domain.jobs import Network, TrainingRecipe
+from vfmalign.core.domain.recipes import PRESETS, Preset, check_probe_steps, fit_patch, get_finetuning_recipe
+from vfmalign.core.domain.record import Record
+
+# What makes two trainings comparable; everything else is each network's own.
+BUDGET = ("epochs", "steps_per_epoch", "batch_size", "patch_shape_DHW")
+MIN_SHARE = 0.25
+"""Share of the preset's steps below which a check has no verdict (docs/adr/0087-*.md)."""
+
+
+class TrainingBudget(Record):
+    """Optimiser steps of one network, and those of the preset that the check names."""
+
+    network: Network
+    steps: int
+    preset_steps: int
+
+    @property
+    def share(self) -> float:
+        """Steps as a share of those of the preset; above 1 for longer trainings."""
+        return self.steps / self.preset_steps
+
+    @property
+    def suffices(self) -> bool:
+        """Whether the training is long enough for a verdict."""
+        return self.share >= MIN_SHARE
+
+    def __str__(self) -> str:
+        return f"{self.steps:,} of the recipe's {self.preset_steps:,} steps"
+
+
+def get_preset(recipe: Recipe) -> Preset:
+    """Returns the preset that a recipe names; `default` where it names none.
+
+    Raises:
+        BadOption: the preset is unknown.
+    """
+    for preset in PRESETS:
+        if preset == (recipe.preset or "default"):
+            return preset
+    raise BadOption("unknown preset", field="recipe.preset", remedy=f"choose one of {', '.join(PRESETS)}")
+
+
+def apply_recipe(recipe: Recipe, base: TrainingRecipe) -> TrainingRecipe:
+    """Returns a preset with every field that a request sets.
+
+    Raises:
+        BadOption: probes where there is no validation.
+    """
+    changes = recipe.model_dump(exclude={"preset", "patch_shape_dhw"}, exclude_none=True)
+    if recipe.patch_shape_dhw:
+        changes["patch_shape_DHW"] = recipe.patch_shape_dhw
+    result = TrainingRecipe.model_validate(base.model_dump() | changes)
+    check_probe_steps(result)
+    return result
+
+
+def get_recipe(
+    spec: CheckSpec, network: Network, input_shape_DHW: tuple[int, int, int] | None = None
+) -> TrainingRecipe:
+    """Returns the recipe of one of the three trainings.
+
+    A baseline has its own rates and decays, but the pretrained network's budget unless the spec sets another one. Only
+    the pretrained network is probed.
+
+    Args:
+        spec: the requested check.
+        network: the training.
+        input_shape_DHW: of the model's input in voxels, at most which the patches of a preset are; None if unknown.
+
+    Raises:
+        BadOption: an unknown task or preset, or probes where there is no validation.
+    """
+    preset = get_preset(spec.recipe)
+    base = fit_patch(get_finetuning_recipe("pretrained", spec.task.name, preset), input_shape_DHW)
+    main = apply_recipe(spec.recipe, base)
+    if network == "pretrained":
+        return main
+    own = spec.scratch_recipe if network == "scratch" else spec.specialised_recipe
+    if own is not None and own.preset:
+        preset = get_preset(own)
+    base = get_finetuning_recipe(network, spec.task.name, preset).model_copy(
+        update={name: getattr(main, name) for name in BUDGET}
+    )
+    return base if own is None else apply_recipe(own, base)
+
+
+def list_budgets(spec: CheckSpec) -> tuple[TrainingBudget, ...]:
+    """Returns the budgets of the three networks, whose measure is the preset of the first; raises as `get_recipe`."""
+    preset = get_finetuning_recipe("pretrained", spec.task.name, get_preset(spec.recipe))
+    recipes = {network: get_recipe(spec, network) for network in get_args(Network)}
+    return tuple(
+        TrainingBudget(network=network, steps=recipe.steps, preset_steps=preset.steps)
+        for network, recipe in recipes.items()
+    )
+
+
+def find_shortest_budget(spec: CheckSpec) -> TrainingBudget:
+    """Returns the budget of the network that is trained least, which decides whether a check has a verdict."""
+    return min(list_budgets(spec), key=lambda budget: budget.steps)

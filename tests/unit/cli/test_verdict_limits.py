@@ -1,0 +1,139 @@
+"""What is known of a verdict before anything is trained, and which gates that refuses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from vfmalign.cli.gates import Gate, parse_gate, parse_verdicts
+from vfmalign.cli.verdict_limits import describe_work, list_limits_of_check, list_limits_of_dataset
+from vfmalign.client.messages.checks import CheckSpec
+from vfmalign.client.messages.features import ClassCount, Dataset, SplitSize
+from vfmalign.client.messages.jobs import Recipe
+from vfmalign.core.domain.declarations import CaseClass, DatasetDeclaration
+from vfmalign.core.domain.errors import BadOption
+
+DECLARATION = DatasetDeclaration(
+    name="brain",
+    modalities=("t1w",),
+    labels=({"name": "hippocampus", "values": {1: "anterior"}},),
+    classes=(CaseClass(name="atrophy"), CaseClass(name="present", label="hippocampus", at_least=1)),
+)
+REHEARSAL = Recipe(epochs=1, steps_per_epoch=4)
+
+
+def make_spec(task: str = "segmentation:label=hippocampus", **fields: Any) -> CheckSpec:
+    return CheckSpec(model_id="m", dataset_id="d", task=task, **fields)
+
+
+def make_dataset(patients: int, *, counts: tuple[int | None, int | None] = (50, 50), held_out: bool = True) -> Dataset:
+    """A dataset with so many test patients, and with so many of them with and without the class `atrophy`."""
+    return Dataset(
+        dataset_id="d",
+        dataset_digest="0" * 64,
+        splits=(
+            SplitSize(split="train", cases=99, patients=99),
+            SplitSize(split="test", cases=2 * patients, patients=patients),
+        ),
+        held_out=held_out,
+        declaration=DECLARATION,
+        classes=(ClassCount(name="atrophy", test_positive=counts[0], test_negative=counts[1]),),
+    )
+
+
+def is_refused(spec: CheckSpec, dataset: Dataset | None, *, require: str = "", gate: str = "") -> bool:
+    wanted = Gate(parse_verdicts([require] if require else []), parse_gate([gate] if gate else []))
+    try:
+        for limit in list_limits_of_check(spec, dataset):
+            limit.check_gate(wanted)
+    except BadOption as error:
+        return error.reason == "GATE_CANNOT_PASS" and error.field.startswith("--require" if require else "--gate")
+    return False
+
+
+@pytest.mark.parametrize(
+    ("patients", "require", "gate", "refused"),
+    [
+        (5, "gain", "", True),
+        (5, "gain,equivalent,inconclusive", "", True),
+        (5, "inconclusive,insufficient_data", "", False),
+        (5, "", "mmd2.upper<=1", True),
+        (7, "", "difference_scratch.lower>=0", True),
+        (8, "gain,equivalent", "", True),
+        (8, "gain,inconclusive", "", False),
+        (8, "", "difference_specialised.lower>=0", False),
+        (16, "gain", "", True),
+        (17, "gain", "", False),
+        (5, "", "", False),
+    ],
+)
+def test_a_gate_that_the_number_of_patients_keeps_from_passing_is_refused(
+    patients: int, require: str, gate: str, refused: bool
+) -> None:
+    assert is_refused(make_spec(), make_dataset(patients), require=require, gate=gate) == refused
+
+
+@pytest.mark.parametrize(
+    ("task", "counts", "refused"),
+    [
+        ("classification:class=atrophy", (9, 31), True),
+        ("classification:class=atrophy", (31, 9), True),
+        ("classification:class=atrophy", (10, 30), False),
+        ("classification:class=atrophy", (None, None), False),  # a service that does not count them
+        ("classification:class=present", (9, 31), False),
+        ("segmentation:label=hippocampus", (9, 31), False),
+    ],
+)
+def test_a_classification_needs_patients_of_both_classes(
+    task: str, counts: tuple[int | None, int | None], refused: bool
+) -> None:
+    dataset = make_dataset(40, counts=counts)
+    for gate in ("difference_specialised.lower>=0", "rpg_scratch.lower>=0"):
+        assert is_refused(make_spec(task), dataset, gate=gate) == refused
+    assert is_refused(make_spec(task), dataset, require="gain,inconclusive") == refused
+    assert not is_refused(make_spec(task), dataset, gate="mmd2_std.upper<=1"), "the shift has an interval"
+
+
+def test_classes_that_derive_from_label_maps_need_twice_the_patients() -> None:
+    (limit,) = list_limits_of_check(make_spec("classification:class=present"), make_dataset(18))
+    assert limit.reason.startswith("with at most 9 test patients of one class of present,")
+    assert list_limits_of_check(make_spec("classification:class=present"), make_dataset(20)) == []
+
+
+@pytest.mark.parametrize(("require", "gate"), [("insufficient_data", ""), ("gain", ""), ("", "mmd2.lower>=0")])
+def test_no_gate_passes_on_a_rehearsal(require: str, gate: str) -> None:
+    for dataset in (None, make_dataset(100)):
+        assert is_refused(make_spec(recipe=REHEARSAL), dataset, require=require, gate=gate)
+
+
+def test_every_limit_is_named_with_its_numbers() -> None:
+    training, data = list_limits_of_check(make_spec(recipe=REHEARSAL), make_dataset(5))
+    assert "4 of the recipe's 10,000 steps ends as `insufficient_training`" in training.reason
+    assert data.reason == (
+        "with 5 test patients, a check ends as `insufficient_data`: a verdict needs 8, and `gain`, `equivalent` or "
+        "`harm` 17"
+    )
+    assert "--share" in data.remedy
+    assert "at best `inconclusive`" in list_limits_of_check(make_spec(), make_dataset(9))[0].reason
+
+
+def test_without_a_held_out_case_no_verdict_is_possible() -> None:
+    dataset = make_dataset(1, held_out=False)
+    assert is_refused(make_spec(), dataset, require="inconclusive")
+    assert list_limits_of_dataset(dataset) == [], "the import says it in its own words"
+
+
+def test_a_dataset_names_what_each_task_lacks() -> None:
+    limits = list_limits_of_dataset(make_dataset(12, counts=(3, 9)))
+    assert ["with 12 test patients" in limits[0], "3 test patients of one class of atrophy" in limits[1]] == [True] * 2
+    assert "at most 6 test patients of one class of present" in limits[2]
+    assert limits[3].startswith("for more, give test a larger share")
+    assert list_limits_of_dataset(make_dataset(20, counts=(10, 10))) == []
+    assert list_limits_of_dataset(make_dataset(0)) == [], "a dataset for a pretraining"
+
+
+def test_the_work_is_counted_in_steps_of_all_trainings() -> None:
+    assert describe_work(make_spec()).startswith("it trains 3 networks for 10,000 steps each, 30,000 in all;")
+    text = describe_work(make_spec(seeds=2, recipe=Recipe(preset="demo", epochs=4)))
+    assert text.startswith("it trains 3 networks × 2 seeds for 64 steps each, 384 in all;")
