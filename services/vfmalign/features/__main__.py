@@ -15,6 +15,7 @@ from vfmalign.core.runtime.settings import EXIT_BAD_SETTINGS, parse_args
 from vfmalign.core.runtime.work_queue import WorkQueue
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.core.storage.presigning import Presigner
+from vfmalign.core.storage.store_probe import StoreProbe
 from vfmalign.features.cache import ModelCache
 from vfmalign.features.device import choose_device
 from vfmalign.features.extractor import warm_up
@@ -40,6 +41,7 @@ def main() -> None:
 
     async def run() -> None:
         workers, queue = Workers(options), WorkQueue(options.import_queue_size, "imports")
+        probe = StoreProbe(settings.store)
         presigner, message_bytes = Presigner(settings.store), settings.server.max_message_bytes
         servicers = {
             tenant: FeatureServicer(own, models.of_store(own), workers, options, message_bytes)
@@ -53,10 +55,12 @@ def main() -> None:
 
         async def ready() -> None:
             await workers.device.run(warm_up, device)  # loads its libraries on the thread that owns it
+            probe.start()
             for one in imports.values():
                 one.start()
 
         async def stop() -> None:
+            probe.close()
             for one in imports.values():
                 one.close()
             queue.close()

@@ -58,4 +58,4 @@ class MemoryMeter:
             return function()
         finally:
             self.peak_bytes = max(self.peak_bytes, torch.cuda.max_memory_allocated(self._device))
-            metrics.gpu_memory_used_bytes.set(torch.cuda.memory_allocated(self._device))
+            metrics.gpu_memory_used_bytes.labels(str(self._device)).set(torch.cuda.memory_allocated(self._device))

@@ -19,11 +19,11 @@ from torch import Tensor
 from vfmalign.core.domain.datasets import Case
 from vfmalign.core.domain.errors import Cancelled
 from vfmalign.core.domain.models import ModelCard
-from vfmalign.core.runtime import metrics
 from vfmalign.core.runtime.metrics import Stages
 from vfmalign.core.storage.feature_set_writer import FeatureSetWriter
 from vfmalign.core.storage.feature_sets import FeatureRequest, Manifest
 from vfmalign.core.storage.object_store import ObjectStore
+from vfmalign.features import metrics
 from vfmalign.features.extractor import extract
 from vfmalign.features.threads import open_thread_pool
 from vfmalign.imaging.preprocessing import needed_kinds, prepare_study

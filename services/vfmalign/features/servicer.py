@@ -16,14 +16,13 @@ from grpc.aio import ServicerContext
 from vfmalign.client.dataset_description import describe_dataset
 from vfmalign.client.messages.features import Pooling
 from vfmalign.core.domain.errors import Cancelled
-from vfmalign.core.runtime import metrics
 from vfmalign.core.runtime.metrics import Stages
 from vfmalign.core.runtime.threads import STORE
 from vfmalign.core.runtime.work_context import current_work
 from vfmalign.core.storage.access import STORE_ACCESS
 from vfmalign.core.storage.datasets import load_dataset
 from vfmalign.core.storage.object_store import ObjectStore
-from vfmalign.features import converters, listing
+from vfmalign.features import converters, listing, metrics
 from vfmalign.features.cache import ModelCache
 from vfmalign.features.dataset_extraction import extract_dataset
 from vfmalign.features.device import MemoryMeter, describe_device

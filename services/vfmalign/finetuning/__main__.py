@@ -21,6 +21,7 @@ from vfmalign.core.rpc.server import serve
 from vfmalign.core.rpc.tenants import by_tenant
 from vfmalign.core.runtime.settings import parse_args
 from vfmalign.core.storage.object_store import ObjectStore
+from vfmalign.core.storage.store_probe import StoreProbe
 from vfmalign.finetuning.checks.repository import CheckRepository
 from vfmalign.finetuning.checks.servicer import AlignmentServicer
 from vfmalign.finetuning.db.database import Database
@@ -55,7 +56,7 @@ async def run(settings: FinetuningSettings) -> None:
         tenant: Tenancy(database.of_tenant(tenant), store.of_tenant(tenant), _open_client(settings, token, tenant))
         for tenant in settings.auth.tenants
     }
-    watching = Watching(settings.reconciler.poll_s)
+    watching, probe = Watching(settings.reconciler.poll_s), StoreProbe(settings.store)
     state = health.aio.HealthServicer()
     launcher: Launcher
     leading: asyncio.Task[None]
@@ -97,8 +98,10 @@ async def run(settings: FinetuningSettings) -> None:
         await asyncio.to_thread(migrate_unused, database)
         launcher = LAUNCHERS[settings.launcher.kind](settings, await asyncio.to_thread(get_scope, database))
         leading = asyncio.create_task(leadership.run(), name="leadership")
+        probe.start()
 
     async def end() -> None:
+        probe.close()
         leadership.stop()
         await asyncio.wait({leading})
         await asyncio.to_thread(launcher.close)

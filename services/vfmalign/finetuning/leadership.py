@@ -13,7 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol, TypeVar
 
 from vfmalign.core.domain.errors import LeaseLost, VfmalignError
-from vfmalign.core.runtime import logs, metrics
+from vfmalign.core.runtime import logs
+from vfmalign.finetuning import metrics
 from vfmalign.finetuning.db.lease import Lease, Term
 
 LEADER = "leader"

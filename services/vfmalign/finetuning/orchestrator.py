@@ -15,8 +15,9 @@ from functools import partial
 from vfmalign.client.async_client import AsyncClient
 from vfmalign.client.messages.common import Estimate
 from vfmalign.core.domain.errors import VfmalignError
-from vfmalign.core.runtime import logs, metrics
+from vfmalign.core.runtime import logs
 from vfmalign.core.storage.object_store import ObjectStore
+from vfmalign.finetuning import metrics
 from vfmalign.finetuning.checks.reconciler import PollingPolicy, Reconciler
 from vfmalign.finetuning.checks.reporting import all_stages
 from vfmalign.finetuning.checks.repository import CheckRepository
@@ -65,6 +66,7 @@ class _TenantLoops:
         self._client = tenancy.client
         self._loop: asyncio.AbstractEventLoop | None = None
         store, checks = tenancy.store, CheckRepository(tenancy.database)
+        self.stored_checks, self.stored_experiments = checks, ExperimentRepository(tenancy.database)
         self.tenant = store.tenant
         self.checks = Reconciler(
             get_stages=partial(all_stages, checks),
@@ -76,7 +78,7 @@ class _TenantLoops:
         )
         results = CellResults(checks, store)
         self.experiments = ExperimentRunner(
-            experiments=ExperimentRepository(tenancy.database),
+            experiments=self.stored_experiments,
             checks=checks,
             store=store,
             results=results,
@@ -134,7 +136,7 @@ class Orchestrator:
         try:
             await asyncio.gather(self._run_rounds(), *(loops.run_experiments() for loops in self._loops))
         finally:
-            metrics.jobs.clear()  # those of the next leader count
+            metrics.clear_states()
 
     def stop(self) -> None:
         """Ends the loops after their current rounds."""
@@ -160,11 +162,16 @@ class Orchestrator:
             for loops in self._loops:
                 with logs.bound(tenant=loops.tenant):
                     await _try(loops.checks.reconcile)
+            await _try(lambda: asyncio.to_thread(self._count))
             if not self._stopping:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._wake.wait(), self._poll_s)
         for loops in self._loops:
             await loops.checks.end()
+
+    def _count(self) -> None:
+        metrics.count_states(metrics.checks, [loops.stored_checks.counts() for loops in self._loops])
+        metrics.count_states(metrics.experiments, [loops.stored_experiments.counts() for loops in self._loops])
 
 
 async def _try(reconcile: Callable[[], Awaitable[None]]) -> None:

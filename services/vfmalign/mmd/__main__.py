@@ -18,6 +18,7 @@ from vfmalign.core.runtime.settings import EXIT_BAD_SETTINGS, parse_args
 from vfmalign.core.runtime.work_queue import WorkQueue
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.core.storage.presigning import Presigner
+from vfmalign.core.storage.store_probe import StoreProbe
 from vfmalign.mmd.comparison.compare import compare
 from vfmalign.mmd.comparison.options import ComparisonOptions, ComputeConfig
 from vfmalign.mmd.comparison.samples import Sample
@@ -40,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 async def _serve(settings: MmdSettings, engine: ComputeConfig) -> None:
-    queue = WorkQueue(settings.mmd.queue_size, "mmd")
+    queue, probe = WorkQueue(settings.mmd.queue_size, "mmd"), StoreProbe(settings.store)
     stores: dict[str, ObjectStore] = {}
     uploads: dict[str, Uploads] = {}
     if settings.store.endpoint:
@@ -61,11 +62,13 @@ async def _serve(settings: MmdSettings, engine: ComputeConfig) -> None:
     async def ready() -> None:
         if not settings.store.endpoint:
             logs.get("mmd").info("no object storage: requests must contain their features")
+        probe.start()
         for one in uploads.values():
             one.start()
         await queue.run(_warm_up, engine)
 
     async def stop() -> None:
+        probe.close()
         for one in uploads.values():
             one.close()
         queue.close()

@@ -1,4 +1,7 @@
-"""Prometheus metrics in a registry of their own, and timers for stages of work.
+"""Prometheus metrics of all services in a registry of their own, and timers for stages of work.
+
+What one service alone measures is defined in its own `metrics.py`, so that no other service exports it. A metric here
+that only some processes have carries a label, because a metric without labels is exported with 0 from the start.
 
 Label values are constants of the code or states, never ids of patients, cases or objects: these would identify people
 and grow without bound.
@@ -13,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 from prometheus_client.gc_collector import GCCollector
 from prometheus_client.process_collector import ProcessCollector
 
@@ -22,8 +25,7 @@ from vfmalign import __version__
 REGISTRY = CollectorRegistry(auto_describe=True)
 
 _CALL = ("grpc_type", "grpc_service", "grpc_method")
-_SECONDS = (0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600)
-_WAIT_SECONDS = (0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600, 4 * 3600, 24 * 3600)
+SECONDS = (0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600)
 
 grpc_started = Counter("grpc_server_started", "RPCs that began on this server.", _CALL, registry=REGISTRY)
 grpc_handled = Counter(
@@ -47,49 +49,44 @@ grpc_handling_seconds = Histogram(
     "grpc_server_handling_seconds",
     "Time from the start of an RPC to its end, in seconds.",
     _CALL,
-    buckets=_SECONDS,
+    buckets=SECONDS,
     registry=REGISTRY,
 )
 stage_seconds = Histogram(
-    "vfmalign_stage_seconds", "Time of one stage of work, in seconds.", ("stage",), buckets=_SECONDS, registry=REGISTRY
+    "vfmalign_stage_seconds", "Time of one stage of work, in seconds.", ("stage",), buckets=SECONDS, registry=REGISTRY
 )
 queue_depth = Gauge("vfmalign_queue_depth", "Calls that run or wait in a work queue.", ("queue",), registry=REGISTRY)
-batch_size = Histogram(
-    "vfmalign_batch_size",
-    "Volumes in one forward pass.",
-    buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256),
-    registry=REGISTRY,
-)
 gpu_memory_used_bytes = Gauge(
-    "vfmalign_gpu_memory_used_bytes", "Accelerator memory that this process holds, in bytes.", registry=REGISTRY
-)
-jobs = Gauge(
-    "vfmalign_jobs", "Jobs by state; a pending one is launched and has not started.", ("state",), registry=REGISTRY
-)
-job_queue_wait_seconds = Histogram(
-    "vfmalign_job_queue_wait_seconds",
-    "Time from a job's creation to the first start of all its processes or pods, in seconds.",
-    buckets=_WAIT_SECONDS,
+    "vfmalign_gpu_memory_used_bytes",
+    "Accelerator memory that this process holds, in bytes.",
+    ("device",),
     registry=REGISTRY,
 )
-orchestrator_leader = Gauge(
-    "vfmalign_orchestrator_leader",
-    "Whether this orchestrator leads (1) or stands by (0).",
+store_seconds = Histogram(
+    "vfmalign_store_seconds",
+    "Time of one attempt of a call to the object store, with the transfer of the object, in seconds. `operation` is "
+    "`get`, `head`, `list`, `put`, `delete`, `bucket` or `probe`, the regular list of no objects.",
+    ("operation",),
+    buckets=SECONDS,
     registry=REGISTRY,
 )
-orchestrator_takeovers = Counter(
-    "vfmalign_orchestrator_takeovers",
-    "Times that this orchestrator began to lead.",
-    registry=REGISTRY,
-)
-engine_cpu_seconds = Counter(
-    "vfmalign_engine_cpu_seconds",
-    "CPU time of the worker thread in comparisons, without its helper threads.",
+store_attempts = Counter(
+    "vfmalign_store_attempts",
+    "Attempts of calls to the object store. The `outcome` is `failed` without an answer, with an error of the store or "
+    "where it refuses the keys; else `answered`.",
+    ("operation", "outcome"),
     registry=REGISTRY,
 )
 store_failures = Counter(
     "vfmalign_store_failures",
     "Calls to the object store that failed after every attempt, or were refused.",
+    ("operation",),
+    registry=REGISTRY,
+)
+store_last_success = Gauge(
+    "vfmalign_store_last_success_timestamp_seconds",
+    "When the object store last answered the probe of this process, in seconds since 1970; its start before that.",
+    ("bucket",),
     registry=REGISTRY,
 )
 artifacts_recomputed = Counter(
@@ -160,7 +157,11 @@ class Stages:
 
 
 def announce_build() -> None:
-    """Exports the versions and the process's own metrics; calling it again changes nothing."""
+    """Exports the versions and the process's own metrics; calling it again changes nothing.
+
+    Counters and histograms do without their `_created` samples, which double the number of series.
+    """
+    disable_created_metrics()  # type: ignore[no-untyped-call]
     build_info.labels(__version__, platform.python_version()).set(1)
     if "process_cpu_seconds_total" not in REGISTRY._names_to_collectors:
         ProcessCollector(registry=REGISTRY)

@@ -13,6 +13,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any, Generic, ParamSpec, TypeVar
 
+from vfmalign.core.runtime.work_context import current_work
+
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
@@ -63,7 +65,8 @@ class Threads(ThreadPoolExecutor):
         A caller that is cancelled while the function waits for a thread takes it back. A function that runs is not
         interrupted: it checks `current_work` where it can stop.
         """
-        return await asyncio.wrap_future(self.submit(function, *args, **kwargs))
+        with current_work.get().waiting_for(f"threads: {self._thread_name_prefix}"):
+            return await asyncio.wrap_future(self.submit(function, *args, **kwargs))
 
 
 STORE = Threads(16, "store")

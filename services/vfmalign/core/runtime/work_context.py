@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from vfmalign.core.domain.errors import Cancelled, DeadlineExceeded
 
@@ -23,10 +24,25 @@ class WorkContext:
     Attributes:
         deadline: `time.monotonic()` after which the result is of no use; None without a limit.
         is_cancelled: whether nobody waits for the result any more.
+        waits: what the work waits for, for the log of a call that ends meanwhile.
     """
 
     deadline: float | None = None
     is_cancelled: Callable[[], bool] = _is_never_cancelled
+    waits: list[str] = field(default_factory=list, compare=False)
+
+    @contextmanager
+    def waiting_for(self, what: str) -> Iterator[None]:
+        """Notes what the block waits for; the note of a task that is cancelled meanwhile stays."""
+        self.waits.append(what)
+        try:
+            yield
+        except asyncio.CancelledError:
+            raise
+        except BaseException:
+            self.waits.remove(what)
+            raise
+        self.waits.remove(what)
 
     def checkpoint(self) -> None:
         """Stops the work if nobody needs its result.

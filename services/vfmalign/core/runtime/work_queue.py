@@ -17,6 +17,7 @@ from typing import Any, ParamSpec, TypeVar
 from vfmalign.core.domain.errors import Cancelled, Exhausted, Unavailable
 from vfmalign.core.runtime import metrics
 from vfmalign.core.runtime.threads import Threads
+from vfmalign.core.runtime.work_context import current_work
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -109,7 +110,8 @@ class WorkQueue:
                 reason="DRAINING",
             ) from None
         future.add_done_callback(self._leave)
-        return await asyncio.wrap_future(future)
+        with current_work.get().waiting_for(f"queue: {self._name}"):
+            return await asyncio.wrap_future(future)
 
     def _enter(self) -> None:
         with self._lock:

@@ -19,7 +19,6 @@ import urllib3
 from minio import Minio
 from minio.error import S3Error
 from pydantic import ValidationError
-from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from vfmalign.core.domain.datasets import VolumeRef
 from vfmalign.core.domain.errors import (
@@ -27,25 +26,20 @@ from vfmalign.core.domain.errors import (
     InvalidInput,
     NotFound,
     PreconditionFailed,
-    StoreUnavailable,
 )
 from vfmalign.core.domain.record import Record, describe_invalid
 from vfmalign.core.domain.untrusted import parse_json
-from vfmalign.core.runtime import metrics
 from vfmalign.core.runtime.settings import StoreSettings
-from vfmalign.core.runtime.work_context import UNLIMITED, WorkContext, current_work
+from vfmalign.core.runtime.work_context import UNLIMITED, WorkContext
+from vfmalign.core.storage.attempts import Attempts, Operation
 from vfmalign.core.storage.credentials import get_credential_provider
-from vfmalign.core.storage.store_errors import (
-    CLIENT_ERRORS,
-    TAKEN_CODES,
-    TRANSIENT_STATUS,
-    StoreErrors,
-    TransientError,
-    is_transient,
-)
+from vfmalign.core.storage.store_errors import TAKEN_CODES, TRANSIENT_STATUS, StoreErrors, TransientError
 from vfmalign.core.storage.tenant_keys import TenantKeys
 
 ATTEMPTS = 6
+TIMEOUT_S = 60.0
+"""Time without an answer, or without a further byte of one, after which an attempt ends."""
+_CONNECT_TIMEOUT_S = 5.0
 MAX_DOCUMENT_BYTES = 256 << 20
 """Largest JSON object that is read, such as the datalist of 100,000 cases."""
 _CHUNK_BYTES = 1 << 20
@@ -70,15 +64,24 @@ class _HashingReader:
 
 
 class ObjectStore(TenantKeys):
-    """One tenant's part of a bucket of an S3 endpoint."""
+    """One tenant's part of a bucket of an S3 endpoint.
 
-    def __init__(self, settings: StoreSettings, *, attempts: int = ATTEMPTS) -> None:
+    Args:
+        settings: address, bucket and keys.
+        attempts: attempts of a call that fails transiently.
+        timeout_s: time without an answer after which an attempt ends.
+    """
+
+    def __init__(self, settings: StoreSettings, *, attempts: int = ATTEMPTS, timeout_s: float = TIMEOUT_S) -> None:
         url = urlsplit(settings.endpoint)
         self.bucket = settings.bucket
         self._errors = StoreErrors(settings.bucket, settings.region)
-        self._attempts = attempts
+        self._attempts = Attempts(self._errors, attempts)
         self._http = urllib3.PoolManager(
-            timeout=urllib3.Timeout(connect=5, read=60), retries=False, maxsize=16, num_pools=4
+            timeout=urllib3.Timeout(connect=min(_CONNECT_TIMEOUT_S, timeout_s), read=timeout_s),
+            retries=False,
+            maxsize=16,
+            num_pools=4,
         )
         self._client = Minio(
             endpoint=url.netloc,
@@ -108,7 +111,7 @@ class ObjectStore(TenantKeys):
         Raises:
             NotFound, DigestMismatch, InvalidInput (too large), Unavailable.
         """
-        data = self._retry(key, lambda: b"".join(self._chunks(key, max_bytes)))
+        data = self._retry("get", key, lambda: b"".join(self._chunks(key, max_bytes)))
         self._verify(key, hashlib.sha256(data).hexdigest(), sha256)
         return data
 
@@ -131,7 +134,7 @@ class ObjectStore(TenantKeys):
                 digest.update(chunk)
             return data, digest.hexdigest()
 
-        data, digest = self._retry(key, fetch)
+        data, digest = self._retry("get", key, fetch)
         self._verify(key, digest, sha256)
         return memoryview(data)
 
@@ -151,7 +154,7 @@ class ObjectStore(TenantKeys):
                 response.close()
                 response.release_conn()
 
-        return self._retry(key, fetch)
+        return self._retry("get", key, fetch)
 
     def download(self, key: str, path: Path, sha256: str | None = None) -> None:
         """Streams an object into a file, which appears only once it is complete and verified."""
@@ -166,7 +169,7 @@ class ObjectStore(TenantKeys):
             return digest.hexdigest()
 
         try:
-            self._verify(key, self._retry(key, fetch), sha256)
+            self._verify(key, self._retry("get", key, fetch), sha256)
             partial.replace(path)
         finally:
             partial.unlink(missing_ok=True)
@@ -209,7 +212,7 @@ class ObjectStore(TenantKeys):
     def size_bytes(self, key: str) -> int | None:
         """Returns the size of an object, or None where it does not exist."""
         try:
-            return self._retry(key, lambda: self._client.stat_object(self.bucket, self.name(key))).size or 0
+            return self._retry("head", key, lambda: self._client.stat_object(self.bucket, self.name(key))).size or 0
         except NotFound:
             return None
 
@@ -225,13 +228,13 @@ class ObjectStore(TenantKeys):
             objects = [item for item in items if before is None or item.last_modified < before]
             return {str(item.object_name).removeprefix(self.name("")): item.size or 0 for item in objects}
 
-        return self._retry(prefix, sizes)
+        return self._retry("list", prefix, sizes)
 
     # --- writing ---
 
     def put(self, key: str, data: bytes, content_type: str = "application/octet-stream") -> VolumeRef:
         """Writes an object atomically and returns its key and digest."""
-        self._retry_write(key, lambda: self._request("PUT", key, data, {"Content-Type": content_type}))
+        self._write("put", key, lambda: self._request("PUT", key, data, {"Content-Type": content_type}))
         return VolumeRef(key=key, sha256=hashlib.sha256(data).hexdigest())
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
@@ -250,7 +253,7 @@ class ObjectStore(TenantKeys):
             # The response to an earlier attempt of this call may have been lost: equal bytes then count as written.
             return tries > 1 and b"".join(self._chunks(key, None)) == data
 
-        return self._retry_write(key, write)
+        return self._write("put", key, write)
 
     def upload(self, key: str, path: Path) -> VolumeRef:
         """Streams a file into an object and returns its key and digest."""
@@ -268,7 +271,7 @@ class ObjectStore(TenantKeys):
                 )
             return reader.digest.hexdigest()
 
-        return VolumeRef(key=key, sha256=self._retry_write(key, send))
+        return VolumeRef(key=key, sha256=self._write("put", key, send))
 
     def write(self, key: str, record: Record) -> VolumeRef:
         """Writes a record as canonical JSON."""
@@ -276,7 +279,7 @@ class ObjectStore(TenantKeys):
 
     def delete(self, key: str) -> None:
         """Deletes an object; does nothing if it does not exist."""
-        self._retry_write(key, lambda: self._client.remove_object(self.bucket, self.name(key)))
+        self._write("delete", key, lambda: self._client.remove_object(self.bucket, self.name(key)))
 
     def has_bucket(self) -> bool:
         """Returns whether the bucket exists.
@@ -286,7 +289,22 @@ class ObjectStore(TenantKeys):
             PreconditionFailed: the bucket is in another region.
             Unavailable: the store does not answer.
         """
-        return self._retry("", lambda: bool(self._client.bucket_exists(self.bucket)))
+        return self._retry("bucket", "", lambda: bool(self._client.bucket_exists(self.bucket)))
+
+    def probe(self) -> None:
+        """Lists objects that never exist: checks that the store answers, has the bucket, and accepts the keys.
+
+        Every service may list, and HEAD of the bucket needs further rights on some stores.
+
+        Raises:
+            NotFound: there is no such bucket.
+            StoreRefused, PreconditionFailed, Unavailable: as `has_bucket`.
+        """
+
+        def ask() -> None:
+            next(iter(self._client.list_objects(self.bucket, self.name("probe/"))), None)
+
+        self._retry("probe", "", ask)
 
     def ensure_bucket(self) -> bool:
         """Creates the bucket, in the region of the settings, if it does not exist.
@@ -310,7 +328,7 @@ class ObjectStore(TenantKeys):
                 return False
             return True
 
-        return self._retry("", make)
+        return self._retry("bucket", "", make)
 
     # --- requests and errors ---
 
@@ -348,32 +366,13 @@ class ObjectStore(TenantKeys):
         # A write fails with 404 only if the bucket is missing.
         raise self._errors.from_response(self.name(key), response.status, code or "NoSuchBucket")
 
-    def _retry_write(self, key: str, call: Callable[[], _T]) -> _T:
-        def checked() -> _T:
-            if self._before_write is not None:
-                self._before_write()
-            return call()
+    def _write(self, operation: Operation, key: str, call: Callable[[], _T]) -> _T:
+        return self._retry(operation, key, call, self._before_write)
 
-        return self._retry(key, checked)
-
-    def _retry(self, key: str, call: Callable[[], _T]) -> _T:
-        policy = Retrying(
-            before=lambda _: current_work.get().checkpoint(),
-            stop=stop_after_attempt(self._attempts),
-            wait=wait_random_exponential(multiplier=0.2, max=5),
-            retry=retry_if_exception(is_transient),
-            reraise=True,
-        )
-        try:
-            return policy(call)
-        except StoreUnavailable:
-            metrics.store_failures.inc()
-            raise
-        except CLIENT_ERRORS as error:
-            failure = self._errors.from_client_error(self.name(key), error)
-            if isinstance(failure, StoreUnavailable):
-                metrics.store_failures.inc()
-            raise failure from None
+    def _retry(
+        self, operation: Operation, key: str, call: Callable[[], _T], check: Callable[[], None] | None = None
+    ) -> _T:
+        return self._attempts.run(operation, self.name(key), call, check)
 
     def _verify(self, key: str, digest: str, expected: str | None) -> None:
         if expected is not None and digest != expected:

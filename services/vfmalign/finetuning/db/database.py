@@ -21,7 +21,7 @@ import alembic.util
 import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.engine import Dialect
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 from sqlalchemy.orm import (
     DeclarativeBase,
     Mapped,
@@ -35,6 +35,7 @@ from sqlalchemy.orm import (
 
 from vfmalign.core.domain.errors import Conflict, DataLoss, Unavailable
 from vfmalign.core.runtime.auth_settings import DEFAULT_TENANT
+from vfmalign.finetuning import metrics
 from vfmalign.finetuning.db.engine import READ_ONLY, create_engine
 from vfmalign.finetuning.db.migrations import get_config, is_earlier
 
@@ -277,7 +278,7 @@ class Database:
             DataLoss: the file of the database is damaged.
             Unavailable: the database cannot be reached, or has ended the transaction.
         """
-        with _name_faults(), self._sessions(info={_TENANT: self.tenant}) as session, session.begin():
+        with _measure("write"), self._sessions(info={_TENANT: self.tenant}) as session, session.begin():
             if self._verify is not None:
                 self._verify(session)
             yield session
@@ -290,7 +291,7 @@ class Database:
             DataLoss: the file of the database is damaged.
             Unavailable: the database cannot be reached, or has ended the transaction.
         """
-        with _name_faults(), self._snapshots(info={_TENANT: self.tenant}) as session, session.begin():
+        with _measure("read"), self._snapshots(info={_TENANT: self.tenant}) as session, session.begin():
             yield session
 
     def is_outdated(self) -> bool:
@@ -337,10 +338,19 @@ def now() -> datetime:
 
 
 @contextmanager
+def _measure(access: str) -> Iterator[None]:
+    """Measures one transaction, and names its faults."""
+    with metrics.database_seconds.labels(access).time(), _name_faults():
+        yield
+
+
+@contextmanager
 def _name_faults() -> Iterator[None]:
     try:
         yield
     except DBAPIError as error:
+        if not isinstance(error, IntegrityError):  # of two creations of one id, which are answered
+            metrics.database_errors.inc()
         # The driver's message may contain the URL with its password, so it stays in the chained exception.
         if getattr(error.orig, "sqlite_errorcode", 0) & 0xFF in _DAMAGED:  # the low byte of SQLite's extended codes
             raise DataLoss(

@@ -20,13 +20,15 @@ from datetime import datetime
 from typing import Any, ClassVar, Generic, TypeVar
 
 import sqlalchemy as sa
+from sqlalchemy import event
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from vfmalign.client.messages.common import TERMINAL_STATES, Failure, JobState, Progress, State
+from vfmalign.client.messages.common import STATES, TERMINAL_STATES, Failure, JobState, Progress, State
 from vfmalign.core.domain.errors import Conflict, Exhausted, NotFound, PreconditionFailed
 from vfmalign.core.domain.record import Record
 from vfmalign.core.rpc.identity import current_identity
+from vfmalign.finetuning import metrics
 from vfmalign.finetuning.db.database import Database, LifecycleRow, now
 from vfmalign.finetuning.db.pagination import Page, PageRequest, read_page
 
@@ -102,11 +104,13 @@ class LifecycleRepository(ABC, Generic[Row, Item]):
     Attributes:
         table: class of the rows.
         noun: what a row is called in errors, such as `check`.
+        states: in which an item can be.
         stopping: detail of the progress while a cancelled operation still runs.
     """
 
     table: ClassVar[type[Any]]
     noun: ClassVar[str]
+    states: ClassVar[tuple[JobState, ...]] = STATES
     stopping: ClassVar[str]
 
     def __init__(self, database: Database, quota: int = 0) -> None:
@@ -139,6 +143,13 @@ class LifecycleRepository(ABC, Generic[Row, Item]):
         """Returns one page of items, newest first."""
         with self._database.snapshot() as session:
             return read_page(session, self.table, request, self._to_item)
+
+    def counts(self) -> dict[str, int]:
+        """Returns the number of items per state, zeros included."""
+        query = sa.select(self.table.state, sa.func.count()).group_by(self.table.state)
+        with self._database.snapshot() as session:
+            numbers = {row[0]: row[1] for row in session.execute(query)}
+        return {state: numbers.get(state, 0) for state in self.states}
 
     def cancel(self, item_id: str) -> Item:
         """Cancels: a queued item ends at once, a pending or running one when its work has ended, a finished one stays.
@@ -325,6 +336,7 @@ class LifecycleRepository(ABC, Generic[Row, Item]):
         if row.state in TERMINAL_STATES:
             return
         row.state, row.finished_at = state, now()
+        event.listen(session, "after_commit", lambda _: metrics.ended.labels(self.noun, state).inc(), once=True)
         row.progress = _dump(Progress(phase="finished", detail=detail))
         row.failure = None if failure is None else _dump(failure)
 

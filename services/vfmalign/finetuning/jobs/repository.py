@@ -17,7 +17,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from vfmalign.client.messages.common import JOB_STATES, TERMINAL_STATES, Failure, JobState, Progress, State
+from vfmalign.client.messages.common import JOB_STATES, TERMINAL_STATES, Failure, Progress, State
 from vfmalign.client.messages.jobs import JobSpec
 from vfmalign.core.domain.jobs import JobProgress, TrainingSpec
 from vfmalign.core.runtime import logs
@@ -86,6 +86,7 @@ class JobRepository(LifecycleRepository[JobRow, StoredJob]):
 
     table = JobRow
     noun = "job"
+    states = JOB_STATES
     stopping = "cancelling: waiting for the process to end"
 
     def create(self, request: JobSpec, spec: TrainingSpec, check_id: str = "", baseline: str = "") -> StoredJob:
@@ -137,13 +138,6 @@ class JobRepository(LifecycleRepository[JobRow, StoredJob]):
                 Attempt(row.attempt, row.started_at, row.finished_at, row.exit_code, row.outcome)
                 for row in session.scalars(query)
             )
-
-    def counts(self) -> dict[JobState, int]:
-        """Returns the number of jobs per state, zeros included."""
-        query = sa.select(JobRow.state, sa.func.count()).group_by(JobRow.state)
-        with self._database.snapshot() as session:
-            numbers = {row[0]: row[1] for row in session.execute(query)}
-        return {state: numbers.get(state, 0) for state in JOB_STATES}
 
     def begin(self, job_id: str) -> StoredJob:
         """Records the intent to launch an attempt before it is launched; the handle follows with `record`.

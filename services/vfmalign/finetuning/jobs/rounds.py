@@ -6,8 +6,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 
-from vfmalign.client.messages.common import JOB_STATES
-from vfmalign.core.runtime import metrics
+from vfmalign.finetuning import metrics
 from vfmalign.finetuning.jobs.retries import Limits
 from vfmalign.finetuning.jobs.supervisor import Supervisor
 
@@ -40,9 +39,7 @@ class JobRounds:
                 break
             chosen = min(able, key=lambda one: (launched[one], waiting[one][0].created_at))
             launched[chosen] += chosen.start(waiting[chosen].popleft())
-        counts = [supervisor.jobs.counts() for supervisor in self._supervisors]
-        for state in JOB_STATES:
-            metrics.jobs.labels(state=state).set(sum(count[state] for count in counts))
+        metrics.count_states(metrics.jobs, [supervisor.jobs.counts() for supervisor in self._supervisors])
 
     def stop_all(self, poll_s: float = 0.1) -> None:
         """Lets every launched job checkpoint and end, and queues it for the next start of the service.

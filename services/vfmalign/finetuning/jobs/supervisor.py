@@ -23,9 +23,11 @@ from vfmalign.core.domain.errors import (
     VfmalignError,
 )
 from vfmalign.core.domain.jobs import JobFailure, JobProgress, JobResult
-from vfmalign.core.runtime import logs, metrics
+from vfmalign.core.runtime import logs
+from vfmalign.core.runtime.metrics import artifacts_recomputed
 from vfmalign.core.storage.keys import job_key
 from vfmalign.core.storage.object_store import ObjectStore
+from vfmalign.finetuning import metrics
 from vfmalign.finetuning.db.database import now
 from vfmalign.finetuning.db.repository import StoredRef
 from vfmalign.finetuning.jobs.repository import JobRepository, StoredJob
@@ -158,7 +160,7 @@ class Supervisor:
             self._copy_result(other, job)
         except (NotFound, PreconditionFailed) as error:
             _log.warning("baseline_trained_again", job=job.id, error=str(error))
-            metrics.artifacts_recomputed.labels("job_result").inc()
+            artifacts_recomputed.labels("job_result").inc()
             return False
         return self._complete_if_result_exists(
             job, detail=f"taken from job {other.id}, which trained the same baseline"

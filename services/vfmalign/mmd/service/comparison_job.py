@@ -10,10 +10,10 @@ import torch
 from vfmalign.client.messages.common import Cost, StageTiming
 from vfmalign.client.messages.mmd import ComputeResponse
 from vfmalign.core.domain.errors import Exhausted
-from vfmalign.core.runtime import metrics
-from vfmalign.core.runtime.metrics import Stages
+from vfmalign.core.runtime.metrics import Stages, gpu_memory_used_bytes
 from vfmalign.core.runtime.threads import Threads
 from vfmalign.core.runtime.work_context import UNLIMITED, WorkContext
+from vfmalign.mmd import metrics
 from vfmalign.mmd.comparison import memory_budget
 from vfmalign.mmd.comparison.compare import check_combination, compare
 from vfmalign.mmd.comparison.options import ComparisonOptions, ComputeConfig
@@ -116,7 +116,7 @@ def run(prepared: PreparedComparison, engine: ComputeConfig) -> ComputeResponse:
         result = _compare(samples, job, engine)
     peak = torch.cuda.max_memory_allocated(engine.device) if on_gpu else 0
     if on_gpu:
-        metrics.gpu_memory_used_bytes.set(torch.cuda.memory_allocated(engine.device))
+        gpu_memory_used_bytes.labels(str(engine.device)).set(torch.cuda.memory_allocated(engine.device))
     return result.model_copy(update={"cost": to_cost(stages, engine.device, peak)})
 
 

@@ -25,12 +25,10 @@ def test_the_names_are_those_that_dashboards_know() -> None:
         "grpc_server_handling_seconds": "histogram",
         "vfmalign_stage_seconds": "histogram",
         "vfmalign_queue_depth": "gauge",
-        "vfmalign_batch_size": "histogram",
         "vfmalign_gpu_memory_used_bytes": "gauge",
-        "vfmalign_jobs": "gauge",
-        "vfmalign_job_queue_wait_seconds": "histogram",
         "vfmalign_build_info": "gauge",
         "vfmalign_store_failures_total": "counter",
+        "vfmalign_store_seconds": "histogram",
         "process_cpu_seconds_total": "counter",
     }.items():
         assert f"# TYPE {name} {kind}\n" in text

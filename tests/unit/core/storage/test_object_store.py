@@ -239,12 +239,37 @@ def test_wrong_credentials_are_told_without_the_secret_and_counted(
 ) -> None:
     other = ObjectStore(store_settings.model_copy(update=wrong))
     calls: list[Callable[[], object]] = [lambda: other.get("x"), lambda: other.put("x", b""), other.ensure_bucket]
-    failures = metrics.REGISTRY.get_sample_value("vfmalign_store_failures_total") or 0
+    operations = ("get", "put", "bucket")
+
+    def count(name: str, **labels: str) -> list[float]:
+        return [metrics.REGISTRY.get_sample_value(name, {"operation": one, **labels}) or 0.0 for one in operations]
+
+    failures, attempts = (
+        count("vfmalign_store_failures_total"),
+        count("vfmalign_store_attempts_total", outcome="failed"),
+    )
     for call in calls:
         with pytest.raises(StoreRefused, match="AWS_SECRET_ACCESS_KEY") as caught:
             call()
         assert "not-the-secret" not in str(caught.value)
-    assert metrics.REGISTRY.get_sample_value("vfmalign_store_failures_total") == failures + len(calls)
+    assert count("vfmalign_store_failures_total") == [number + 1 for number in failures]
+    assert count("vfmalign_store_attempts_total", outcome="failed") == [number + 1 for number in attempts]
+
+
+def test_every_attempt_is_counted_and_measured(store_settings: StoreSettings, store: ObjectStore) -> None:
+    def count(name: str, **labels: str) -> float:
+        return metrics.REGISTRY.get_sample_value(f"vfmalign_store_{name}", {"operation": "head", **labels}) or 0.0
+
+    def read() -> tuple[float, ...]:
+        attempts = [count("attempts_total", outcome=outcome) for outcome in ("answered", "failed")]
+        return (*attempts, count("failures_total"), count("seconds_count"))
+
+    before = read()
+    assert not store.exists("absent")  # an answer like any other
+    down = ObjectStore(store_settings.model_copy(update={"endpoint": "http://127.0.0.1:9"}), attempts=3)
+    with pytest.raises(StoreUnavailable):
+        down.exists("any")
+    assert [after - earlier for after, earlier in zip(read(), before, strict=True)] == [1, 3, 1, 4]
 
 
 class AnotherRegion(BaseHTTPRequestHandler):

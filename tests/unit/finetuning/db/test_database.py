@@ -15,6 +15,7 @@ from vfmalign.client.messages.checks import CheckSpec
 from vfmalign.client.messages.experiments import ExperimentSpec
 from vfmalign.client.messages.jobs import JobSpec, Recipe
 from vfmalign.core.domain.errors import Conflict, DataLoss, InvalidInput, Unavailable
+from vfmalign.core.runtime.metrics import REGISTRY
 from vfmalign.finetuning.db.database import AttemptRow, Base, CheckRow, Database, ExperimentRow, JobRow, StageRow, now
 
 
@@ -204,6 +205,24 @@ def test_a_database_that_does_not_answer_is_unavailable_without_showing_the_pass
         database.migrate()
     assert "secret" not in str(caught.value)
     database.close()
+
+
+def test_transactions_are_measured_and_those_that_the_database_fails_are_counted(database):
+    def read():
+        seconds = [REGISTRY.get_sample_value("vfmalign_database_seconds_count", {"access": access}) or 0
+                   for access in ("read", "write")]  # fmt: skip
+        return [*seconds, REGISTRY.get_sample_value("vfmalign_database_errors_total")]
+
+    before = read()
+    with database.snapshot() as session:
+        session.execute(sa.text("SELECT 1"))
+    with pytest.raises(ValueError, match="of the caller"), database.session():
+        raise ValueError("of the caller")
+    down = Database("postgresql://user:secret@127.0.0.1:1/db")
+    with pytest.raises(Unavailable), down.session() as session:
+        session.execute(sa.text("SELECT 1"))
+    down.close()
+    assert [after - earlier for after, earlier in zip(read(), before, strict=True)] == [1, 2, 1]
 
 
 def test_requests_of_earlier_versions_keep_their_meaning_under_the_new_names(database):

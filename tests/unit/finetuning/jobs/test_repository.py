@@ -12,6 +12,7 @@ from vfmalign.client.messages.jobs import JobSpec
 from vfmalign.core.domain.errors import BadOption, Conflict, NotFound, PreconditionFailed
 from vfmalign.core.domain.jobs import TrainingRecipe, TrainingSpec
 from vfmalign.core.runtime import logs
+from vfmalign.core.runtime.metrics import REGISTRY
 from vfmalign.finetuning.db import repository as repository_module
 from vfmalign.finetuning.db.database import now
 from vfmalign.finetuning.db.pagination import PageRequest
@@ -382,3 +383,26 @@ def test_a_retried_baseline_waits_for_the_job_that_took_its_turn(jobs):
     jobs.retry("a")
     assert jobs.same_training(jobs.get("b")) is None
     assert jobs.same_training(jobs.get("a")).id == "b"
+
+
+def test_what_ended_is_counted_once_and_only_if_it_was_stored(database, jobs):
+    def count(state):
+        return REGISTRY.get_sample_value("vfmalign_operations_ended_total", {"kind": "job", "state": state})
+
+    def refuse(_):
+        raise RuntimeError("another process leads")
+
+    failed, cancelled = count("failed"), count("cancelled")
+    for name in ("a", "b", "c"):
+        add(jobs, name)
+    start(jobs, "a")
+    jobs.fail("a", "it cannot be read", "BROKEN")
+    jobs.fail("a", "it cannot be read", "BROKEN")
+    jobs.cancel("b")
+    with pytest.raises(RuntimeError):
+        JobRepository(database.guarded_by(refuse)).fail("c", "it cannot be read", "BROKEN")
+    with database.session() as session:
+        jobs._end(session, jobs._row(session, "c"), "failed", "rolled back")
+        session.rollback()
+    assert (count("failed"), count("cancelled")) == (failed + 1, cancelled + 1)
+    assert jobs.counts() == {"queued": 1, "pending": 0, "running": 0, "succeeded": 0, "failed": 1, "cancelled": 1}

@@ -7,7 +7,8 @@ from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 
 from vfmalign.client.messages.common import JOB_STATES
-from vfmalign.core.runtime import metrics
+from vfmalign.core.runtime.metrics import REGISTRY
+from vfmalign.finetuning import metrics
 from vfmalign.finetuning.jobs.retries import Limits
 from vfmalign.finetuning.jobs.rounds import JobRounds
 
@@ -76,7 +77,7 @@ def test_a_store_that_does_not_answer_stops_the_starts_of_its_tenant_alone():
 
 def test_the_metric_counts_the_jobs_of_all_tenants():
     run([Tenant(), Tenant(), Tenant()], 1)
-    assert metrics.REGISTRY.get_sample_value("vfmalign_jobs", {"state": "queued"}) == 3
+    assert REGISTRY.get_sample_value("vfmalign_jobs", {"state": "queued"}) == 3
     metrics.jobs.clear()
 
 

@@ -1,0 +1,13 @@
+"""Prometheus metrics of the MMD service alone."""
+
+from __future__ import annotations
+
+from prometheus_client import Counter
+
+from vfmalign.core.runtime.metrics import REGISTRY
+
+engine_cpu_seconds = Counter(
+    "vfmalign_engine_cpu_seconds",
+    "CPU time of the worker thread in comparisons, without its helper threads.",
+    registry=REGISTRY,
+)
