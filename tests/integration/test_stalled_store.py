@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -17,7 +18,8 @@ from vfmalign.client.messages.checks import CheckSpec
 from vfmalign.core.rpc.interceptors import Gate
 from vfmalign.core.rpc.server import AddServices, serve_api
 from vfmalign.core.rpc.tensors import to_tensor
-from vfmalign.core.runtime.settings import ServerSettings, ServiceSettings, StoreSettings
+from vfmalign.core.runtime import logs
+from vfmalign.core.runtime.settings import LogSettings, ServerSettings, ServiceSettings, StoreSettings
 from vfmalign.core.runtime.threads import STORE
 from vfmalign.core.runtime.work_queue import WorkQueue
 from vfmalign.core.storage.object_store import ObjectStore
@@ -88,6 +90,35 @@ async def give_up(call: Callable[..., Awaitable[Any]], requests: list[Any]) -> N
     """Sends requests whose callers wait for a second."""
     answers = await asyncio.gather(*(call(request, timeout=1) for request in requests), return_exceptions=True)
     assert {answer.code() for answer in answers} == {grpc.StatusCode.DEADLINE_EXCEEDED}
+
+
+async def test_the_log_names_what_a_call_waited_for_at_its_deadline(
+    stalled: StalledStore, connect_to: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logs.configure("test", LogSettings())
+    queue, store = WorkQueue(4, "stalled"), ObjectStore(stalled.settings)
+
+    def add(server: grpc.aio.Server) -> Any:
+        servicer = MmdServicer(store, None, ComputeConfig(), queue, cache_bytes=0)
+        mmd_pb2_grpc.add_MmdServiceServicer_to_server(servicer, server)
+        return [mmd_pb2.DESCRIPTOR.services_by_name["MmdService"]]
+
+    stub: Any = mmd_pb2_grpc.MmdServiceStub(await connect_to(add))
+    ref = common_pb2.ObjectRef(uri=store.uri("uploads/features/a"), sha256="a" * 64)
+    uploaded = mmd_pb2.FeatureSource(uploaded=mmd_pb2.UploadedFeatures(object=ref))
+    kernel = mmd_pb2.Kernel(fixed_sigma=1.0)
+    request = mmd_pb2.ComputeRequest(x=uploaded, y=uploaded, pairing=mmd_pb2.PAIRING_INDEPENDENT, kernel=kernel)
+    await give_up(stub.Compute, [request])
+    lines: list[dict[str, Any]] = []
+    async with asyncio.timeout(TIMEOUT_S):
+        while not lines:
+            await asyncio.sleep(0.05)
+            lines += [json.loads(line) for line in capsys.readouterr().err.splitlines() if '"call"' in line]
+    (line,) = lines
+    assert (line["level"], line["code"], line["reason"]) == ("warning", "DEADLINE_EXCEEDED", "DEADLINE_EXCEEDED")
+    assert "object store: get" in line["waited_for"] or "object store: head" in line["waited_for"]
+    await assert_nobody_asks_again(stalled)
+    queue.close()
 
 
 async def test_large_inline_comparisons_go_on(stalled: StalledStore, connect_to: Any) -> None:

@@ -34,8 +34,9 @@ from vfmalign.core.domain.errors import (
 from vfmalign.core.rpc.authentication import Authenticator
 from vfmalign.core.rpc.authorisation import check_access, choose_tenant, needs_identity
 from vfmalign.core.rpc.bounds import parse_request
+from vfmalign.core.rpc.call_log import CallLog
 from vfmalign.core.rpc.holds import Hold, Holds
-from vfmalign.core.rpc.identity import Identity, current_identity, current_tenant
+from vfmalign.core.rpc.identity import current_identity, current_tenant
 from vfmalign.core.rpc.status_mapping import DETAILS_KEY, get_status_code, to_status
 from vfmalign.core.runtime import logs, metrics
 from vfmalign.core.runtime.threads import MESSAGES
@@ -49,7 +50,6 @@ _QUIET = frozenset({"grpc.health.v1.Health"})
 _ALWAYS_OPEN = "grpc."
 """Prefix of the services that answer while the process starts and shuts down: health and reflection."""
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
-_NOBODY = Identity("", "", frozenset(), frozenset())
 _LOG = logs.get("rpc")
 
 
@@ -103,33 +103,10 @@ class _Method:
             {code: metrics.grpc_handled.labels(*labels, code.name) for code in grpc.StatusCode},
         )
 
-    def account(self, code: grpc.StatusCode, seconds: float, failure: VfmalignError | None) -> None:
-        """Counts and logs a finished call."""
+    def account(self, code: grpc.StatusCode, seconds: float) -> None:
+        """Counts a finished call."""
         self.handled[code].inc()
         self.seconds.observe(seconds)
-        if self.service in _QUIET:
-            return
-        fields: dict[str, Any] = {
-            "method": f"{self.service}/{self.name}",
-            "code": code.name,
-            "seconds": round(seconds, 4),
-        }
-        if failure is not None:
-            fields |= {"reason": failure.reason, "error": str(failure)}
-        _LOG.info("call", **fields)
-
-    def account_denial(self, denial: VfmalignError) -> None:
-        """Counts and logs a call that its caller may not make. What an invalid token claims is not logged."""
-        metrics.calls_denied.labels(self.service, self.name, denial.reason).inc()
-        identity = current_identity.get() or _NOBODY
-        _LOG.warning(
-            "call_denied",
-            method=f"{self.service}/{self.name}",
-            reason=denial.reason,
-            subject=identity.subject,
-            issuer=identity.issuer,
-            roles=sorted(identity.roles),
-        )
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):
@@ -145,6 +122,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         self._gate = gate
         self._authenticator = authenticator
         self._holds = holds
+        self._log = CallLog()
         self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
 
     async def intercept_service(
@@ -290,7 +268,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         except VfmalignError as error:
             failure = error
             if identifying or isinstance(error, Forbidden):
-                method.account_denial(error)
+                metrics.calls_denied.labels(method.service, method.name, error.reason).inc()
+                self._log.log_denial(method.path[1:], error)
         except (asyncio.CancelledError, GeneratorExit):
             left_s = context.time_remaining()
             late = left_s is not None and left_s <= _DEADLINE_SLACK_S
@@ -303,7 +282,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             code = grpc.StatusCode.UNIMPLEMENTED
             await context.abort(code, f"{method.service} has no {method.name} in this version")
         except Exception:
-            _LOG.exception("call_crashed", method=f"{method.service}/{method.name}")
+            _LOG.exception("call_crashed", method=method.path[1:])
             failure = Internal(
                 "internal error",
                 remedy=f"report request id {request_id} to the operator, who finds the cause in the log",
@@ -311,7 +290,10 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         finally:
             if failure is not None:
                 code = get_status_code(failure)
-            method.account(code, time.perf_counter() - started, failure)
+            seconds = time.perf_counter() - started
+            method.account(code, seconds)
+            if method.service not in _QUIET:
+                self._log.log_call(method.path[1:], code.name, seconds, failure)
         if failure is not None:
             status = to_status(failure, request_id)
             trailers = ((DETAILS_KEY, status.SerializeToString()), (logs.REQUEST_ID_HEADER, request_id))

@@ -100,6 +100,8 @@ def from_rpc_error(error: grpc.RpcError, target: str) -> errors.VfmalignError:
 
 def _get_remedy(cls: type[errors.VfmalignError], text: str) -> str:
     """Returns what to do about an error of gRPC itself."""
+    if cls is errors.DeadlineExceeded:
+        return "run `vfmalign doctor`, which tests whether services and object storage answer, or set a longer timeout"
     if cls is not errors.Unavailable:
         return "see its log"
     if _BROKEN_HANDSHAKE.search(text) is None:
