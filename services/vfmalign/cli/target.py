@@ -7,13 +7,14 @@ import os
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from vfmalign.cli.local.state_directory import StackState, StateDirectory
 from vfmalign.cli.login.credential import LOGIN_REMEDY, Credential
 from vfmalign.client import AsyncClient
 from vfmalign.client.settings import load_client_settings
 from vfmalign.core.domain.errors import BadOption, PreconditionFailed, Unauthenticated, Unavailable
+from vfmalign.core.rpc.channels import CALL_TIMEOUT_S
 from vfmalign.core.rpc.tls import TlsFiles
 from vfmalign.core.runtime.auth_settings import DEFAULT_TENANT
 from vfmalign.core.runtime.settings import StoreSettings, parse
@@ -100,12 +101,16 @@ class Target:
             BadOption: the settings that name the object storage are missing or wrong.
             PreconditionFailed: the local stack runs without one.
         """
+        return self.open_store()
+
+    def open_store(self, **limits: Any) -> ObjectStore:
+        """Returns `store` with other limits: `attempts` and `timeout_s` of `ObjectStore`."""
         # Few commands need it, and the S3 client takes a quarter of a second to import.
         from vfmalign.core.storage.object_store import ObjectStore
 
         tenant = load_client_settings().tenant or DEFAULT_TENANT
         if self.local is None:
-            return ObjectStore(parse(StoreSettings)).of_tenant(tenant)
+            return ObjectStore(parse(StoreSettings), **limits).of_tenant(tenant)
         if self.local.store is None:
             raise PreconditionFailed(
                 "the local stack has no object storage",
@@ -113,7 +118,7 @@ class Target:
                 remedy=self._start_whole_stack(),
                 reason="NO_OBJECT_STORAGE",
             )
-        return ObjectStore(self.local.store.to_settings()).of_tenant(tenant)
+        return ObjectStore(self.local.store.to_settings(), **limits).of_tenant(tenant)
 
     @property
     def has_store(self) -> bool:
@@ -134,7 +139,7 @@ class Target:
         """Returns the variables with which another process reaches the object storage, beside those of this one."""
         return {} if self.local is None or self.local.store is None else self.local.store.to_environment()
 
-    def run(self, work: Callable[[AsyncClient], Awaitable[_T]]) -> _T:
+    def run(self, work: Callable[[AsyncClient], Awaitable[_T]], call_timeout_s: float = CALL_TIMEOUT_S) -> _T:
         """Run asynchronous work with a client. Failed calls raise the errors of `core.domain.errors`."""
 
         async def run() -> _T:
@@ -144,6 +149,7 @@ class Target:
                 finetuning_address=self.addresses.get("finetuning"),
                 **({} if self.files is None else asdict(self.files)),
                 token=None if self.credential is None else self.credential.token,
+                call_timeout_s=call_timeout_s,
             )
             async with client:
                 return await work(client)

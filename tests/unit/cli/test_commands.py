@@ -333,7 +333,7 @@ def test_doctor_asks_a_deployment_for_nothing_that_only_a_local_stack_needs(
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{closed.getsockname()[1]}")
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "b")
-        monkeypatch.setattr(doctor.probes, "check_store", lambda _: "write")
+        monkeypatch.setattr(doctor.probes, "check_store", lambda *_: "write")
         code, out, _ = invoke("doctor", "--json")
     steps = {step["name"]: step["outcome"] for step in json.loads(out)["steps"]}
     assert code == exits.UNAVAILABLE

@@ -16,7 +16,7 @@ from rich.table import Table
 from vfmalign.cli.exits import OK, UNAVAILABLE
 from vfmalign.cli.extras import LOCAL_MODULES, MMD_MODULES, require_modules
 from vfmalign.cli.local import processes
-from vfmalign.cli.local.probes import get_health
+from vfmalign.cli.local.probes import get_health, get_store_health
 from vfmalign.cli.local.stack import SERVICES, START_TIMEOUT_S, STOP_GRACE_S, WITHOUT_STORE, Stack, bring_down
 from vfmalign.cli.local.state_directory import DEFAULT_HOME, StackState, StateDirectory
 from vfmalign.cli.options import HomeOption, JsonOption, parse_choice
@@ -106,7 +106,7 @@ def status(home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None
     }
     if state.store is not None:
         alive = state.store.process is not None and state.store.process.alive()
-        health = {"s3": "serving" if alive else "down"} | health
+        health = {"s3": get_store_health(state.store.to_settings()) if alive else "down"} | health
     serving = state.running and bool(state.services) and set(health.values()) == {"serving"}
     if not state.services:
         output.note(f"there is no stack in this state folder; start one with {directory.get_command('up --detach')}")
@@ -219,7 +219,7 @@ def _show_stack(state: StackState, health: dict[str, str] | None = None) -> Tabl
         process = state.store.process
         alive = process is not None and process.alive()
         pid = str(process.pid) if process is not None and alive else ABSENT
-        store_health = "serving" if alive else "down"
+        store_health = health["s3"] if health is not None else "serving" if alive else "down"
         table.add_row("s3", state.store.endpoint, ABSENT, pid, str(state.store.restarts), store_health)
     for name in SERVICES:
         if name in state.services:

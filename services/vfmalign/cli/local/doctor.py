@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import platform
+import queue
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -14,7 +17,7 @@ from vfmalign.cli.local.s3_configuration import MIN_FREE_BYTES
 from vfmalign.cli.local.stack import SERVICES, WITHOUT_STORE
 from vfmalign.cli.local.state_directory import StateDirectory
 from vfmalign.cli.target import Target
-from vfmalign.core.domain.errors import PreconditionFailed, Unavailable, VfmalignError
+from vfmalign.core.domain.errors import DeadlineExceeded, PreconditionFailed, Unavailable, VfmalignError
 
 WORKING_SPACE_GIB = 1.0
 """Room for the objects of a first check, beyond what the S3 server keeps free."""
@@ -64,18 +67,40 @@ def _check_services(target: Target | None) -> Iterator[Step]:
     if target is None:
         yield from (Step(name, "skipped", "needs the stack") for name in ("s3", *SERVICES))
         return
-    unused = f"the {'deployment' if target.local is None else 'stack'} is only {', '.join(target.addresses)}"
+    # At the same time as the services, so that what hangs is waited for once. A daemon does not keep the process.
+    results: queue.Queue[Step] = queue.Queue()
+    give_up_s = time.monotonic() + probes.STORE_TIMEOUT_S
+    threading.Thread(target=lambda: results.put(_check_storage(target)), daemon=True).start()
+    services = [_examine_service(name, target) for name in SERVICES]
+    try:
+        yield results.get(timeout=max(0.0, give_up_s - time.monotonic()))
+    except queue.Empty:
+        detail = f"reading and writing a few small objects takes more than {probes.STORE_TIMEOUT_S:g} s"
+        yield Step("s3", "failed", detail, "look at the load of the object storage, and at the network between")
+    yield from services
+
+
+def _check_storage(target: Target) -> Step:
     if set(target.addresses) <= set(WITHOUT_STORE):
-        yield Step("s3", "skipped", unused)
-    elif not target.has_store:
-        yield Step("s3", "skipped", "AWS_ENDPOINT_URL_S3 is not set, and commands need no keys of the object storage")
-    else:
-        yield _run("s3", lambda: f"{probes.check_store(target.store)} in bucket {target.store.bucket}")
-    for service in SERVICES:
-        if service in target.addresses:
-            yield _run(service, lambda service=service: _check_service(service, target))  # type: ignore[misc]
-        else:
-            yield Step(service, "skipped", unused)
+        return Step("s3", "skipped", _list_services(target))
+    if not target.has_store:
+        return Step("s3", "skipped", "AWS_ENDPOINT_URL_S3 is not set, and commands need no keys of the object storage")
+    return _run("s3", lambda: _describe_storage(target))
+
+
+def _describe_storage(target: Target) -> str:
+    store = target.open_store(attempts=1, timeout_s=probes.CALL_TIMEOUT_S)
+    return f"{probes.check_store(store)} in bucket {store.bucket}"
+
+
+def _examine_service(name: str, target: Target) -> Step:
+    if name not in target.addresses:
+        return Step(name, "skipped", _list_services(target))
+    return _run(name, lambda: _check_service(name, target))
+
+
+def _list_services(target: Target) -> str:
+    return f"the {'deployment' if target.local is None else 'stack'} is only {', '.join(target.addresses)}"
 
 
 def _run(name: str, check: Callable[[], str]) -> Step:
@@ -134,7 +159,15 @@ def _check_service(name: str, target: Target) -> str:
     if health != "serving":
         log = f"read logs/{name}.log in the state folder" if target.local is not None else "read the service's log"
         raise Unavailable(f"its health is `{health}`", subject=address, remedy=log)
-    return f"{address} serves; {probes.call(name, target)}" + (_describe_role(target) if name == "finetuning" else "")
+    try:
+        answer = probes.call(name, target)
+    except DeadlineExceeded:
+        raise Unavailable(
+            f"it serves, but has not answered a call within {probes.CALL_TIMEOUT_S:g} s",
+            subject=address,
+            remedy="the line `call` of its log names what it waited for (`waited_for`), such as the object storage",
+        ) from None
+    return f"{address} serves; {answer}" + (_describe_role(target) if name == "finetuning" else "")
 
 
 def _describe_role(target: Target) -> str:

@@ -20,12 +20,15 @@ from vfmalign.cli.local import s3_server
 from vfmalign.cli.target import Target
 from vfmalign.client import AsyncClient
 from vfmalign.client.messages.mmd import Kernel
-from vfmalign.core.domain.errors import DigestMismatch, NotFound, PreconditionFailed, Unavailable
+from vfmalign.core.domain.errors import DigestMismatch, NotFound, PreconditionFailed, Unavailable, VfmalignError
 from vfmalign.core.rpc.tls import TlsFiles, open_channel
+from vfmalign.core.runtime.settings import StoreSettings
 from vfmalign.core.storage.object_store import ObjectStore
 
 HEALTH_TIMEOUT_S = 3.0
-CALL_TIMEOUT_S = 20.0
+CALL_TIMEOUT_S = 5.0
+STORE_TIMEOUT_S = 8.0
+"""Time for what `doctor` asks of the object store, where each call has `CALL_TIMEOUT_S`."""
 CONCURRENT_WRITERS = 8
 CONCURRENT_ROUNDS = 3
 PACKAGES = ("vfmalign", "torch", "monai", "grpcio", "protobuf", "numpy", "nibabel", "minio", "sqlalchemy")
@@ -51,6 +54,15 @@ def get_health(address: str, files: TlsFiles | None = None, service: str = "") -
     return asyncio.run(run())
 
 
+def get_store_health(settings: StoreSettings) -> str:
+    """Returns `serving` where the object store answers and has its bucket, else `unreachable`."""
+    try:
+        ObjectStore(settings, attempts=1, timeout_s=HEALTH_TIMEOUT_S).probe()
+    except VfmalignError:
+        return "unreachable"
+    return "serving"
+
+
 def call(service: str, target: Target) -> str:
     """Make one cheap call without side effects to a service; returns what it answered.
 
@@ -71,7 +83,7 @@ def call(service: str, target: Target) -> str:
         await client.checks.list(limit=1)
         return "lists jobs and checks"
 
-    return target.run(run)
+    return target.run(run, CALL_TIMEOUT_S)
 
 
 def check_store(store: ObjectStore) -> str:
