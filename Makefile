@@ -52,9 +52,11 @@ proto: setup  ## generate the stubs from proto/ into services/vfmalign/v1
 proto-release: setup  ## record the protos as the released API that `make protos` compares with
 	$(BIN)/buf build proto --exclude-source-info -o proto/released.binpb
 
-docs: setup  ## write the references in docs/ from the protos and the settings classes
+docs: setup  ## write the references in docs/ from the protos, settings and metrics, and the alerts of Compose
 	$(BIN)/python docs/generate_api_reference.py proto docs/api-reference.md
 	$(BIN)/python docs/generate_settings_reference.py docs/settings-reference.md
+	$(BIN)/python docs/generate_metrics_reference.py docs/metrics-reference.md
+	$(BIN)/python deploy/generate_alerts.py k8s/components/monitoring/alerts.yaml deploy/prometheus/alerts.yml
 
 diagrams: setup  ## draw the diagrams of docs/ with this version's ports and calls
 	$(BIN)/python docs/pictures/diagrams.py docs/images

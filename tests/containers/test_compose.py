@@ -12,6 +12,7 @@ from typing import Any
 import grpc
 import pytest
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from tests.alert_rules import load_rules
 from tests.containers.conftest import CHECK_TIMEOUT_S, UP_TIMEOUT_S, Compose
 from tests.faults.stack.test_kills import same_numbers
 
@@ -94,6 +95,9 @@ def test_prometheus_scrapes_every_service(compose: Compose) -> None:
             up = {one["metric"]["job"]: one["value"][1] for one in json.load(answer)["data"]["result"]}
         time.sleep(1)
     assert up == expected
+    with urllib.request.urlopen(url.replace("query?query=up", "rules"), timeout=10) as answer:
+        groups = json.load(answer)["data"]["groups"]
+    assert {rule["name"] for group in groups for rule in group["rules"]} == {rule["alert"] for rule in load_rules()}
 
 
 def get(checks: Any, check_id: str) -> Any:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from tests.alert_rules import load_rules
 from tests.k8s.gpu_policy import gpu_violations, gpus
 from tests.k8s.network import Caller, isolated, may_call, may_leave, to_caller
 from tests.k8s.pod_policy import SERVERS
@@ -194,9 +195,9 @@ def test_the_images_have_this_version() -> None:
 
 
 def _metric_names() -> set[str]:
-    return {sample.name for family in metrics.REGISTRY.collect() for sample in family.samples} | {
-        name + suffix for name in metrics.REGISTRY._names_to_collectors for suffix in ("", "_total")
-    }
+    for service in SERVERS:
+        import_module(f"vfmalign.{service}.metrics")
+    return {name + suffix for name in metrics.REGISTRY._names_to_collectors for suffix in ("", "_total")}
 
 
 @pytest.fixture
@@ -215,13 +216,35 @@ def test_alerts_fire_on_their_conditions(alerts: list[Object], tmp_path: Path) -
 
 def test_alerts_use_existing_metrics(alerts: list[Object]) -> None:
     rules = alerts[0]["rules"]
-    used = {name for rule in rules for name in re.findall(r"\b(?:vfmalign|grpc)_\w+(?=[{\[])", rule["expr"])}
+    used = {name for rule in rules for name in re.findall(r"\b(?:vfmalign|grpc_server)_\w+", rule["expr"])}
     assert used
     assert used <= _metric_names()
     states = {state for rule in rules for found in re.findall(r'state=~?"([\w|]+)"', rule["expr"])
               for state in found.split("|")}  # fmt: skip
     assert "pending" in states
     assert states <= set(JOB_STATES)
+
+
+@pytest.mark.parametrize("rule", load_rules(), ids=lambda rule: rule["alert"])
+def test_every_alert_has_a_runbook_and_a_test(rule: Object) -> None:
+    page, _, anchor = rule["annotations"]["runbook_url"].partition("#")
+    headings = re.findall(r"^#+ (.+)$", (K8S.parent / page).read_text(), flags=re.MULTILINE)
+    assert rule["alert"] in headings
+    assert anchor == rule["alert"].lower()
+    fired = f'alertname="{rule["alert"]}",alertstate="firing"'
+    assert fired in Path(__file__).with_name("alerts.yaml").read_text()
+
+
+def test_compose_loads_the_same_alerts() -> None:
+    folder = K8S.parent / "deploy" / "prometheus"
+    config = yaml.safe_load((folder / "prometheus.yml").read_text())
+    (file,) = config["rule_files"]
+    groups = yaml.safe_load((folder / file).read_text())["groups"]
+    assert [rule for group in groups for rule in group["rules"]] == load_rules(), "run `make docs`"
+    compose = yaml.safe_load((K8S.parent / "deploy" / "compose.yaml").read_text())
+    assert f"./prometheus/{file}:/etc/prometheus/{file}:ro" in compose["services"]["prometheus"]["volumes"]
+    if shutil.which("promtool") is not None:
+        subprocess.run(["promtool", "check", "config", folder / "prometheus.yml"], check=True, capture_output=True)
 
 
 def test_the_readme_s_overlay_follows_the_policy() -> None:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
+from tests.alert_rules import fires
 from tests.integration.finetuning.kubernetes.emulator import EVENTS, Api
 from tests.integration.finetuning.kubernetes.world import World
 
@@ -16,7 +15,6 @@ from vfmalign.client.messages.common import JOB_STATES
 from vfmalign.core.runtime import metrics
 from vfmalign.finetuning.launchers.kubernetes.manifest import job_name
 
-ALERTS = Path(__file__).resolve().parents[4] / "k8s" / "components" / "monitoring" / "alerts.yaml"
 CORDONED = (
     "0/2 nodes are available: 1 node(s) had untolerated taint {nvidia.com/gpu: }, 1 node(s) were unschedulable. "
     "preemption: 0/2 nodes are available: 2 Preemption is not helpful for scheduling."
@@ -42,22 +40,8 @@ def waits() -> tuple[float, float]:
 
 def firing(tmp_path: Path, minute: int, samples: dict[str, float | None]) -> bool:
     """Whether the alert for waiting jobs fires once these samples have been scraped for some minutes."""
-    groups = yaml.safe_load(ALERTS.read_text())["spec"]["groups"]
-    series = [{"series": f'vfmalign_jobs{{state="{state}"}}', "values": f"{value:g}x60"}
-              for state, value in samples.items()]  # fmt: skip
-    alert = 'ALERTS{alertname="VfmalignJobsWait",alertstate="firing",severity="warning"}'
-    query = {"expr": 'ALERTS{alertname="VfmalignJobsWait",alertstate="firing"}', "eval_time": f"{minute}m",
-             "exp_samples": [{"labels": alert, "value": 1}]}  # fmt: skip
-    content = {"rule_files": ["rules.yaml"], "evaluation_interval": "1m",
-               "tests": [{"interval": "1m", "input_series": series, "promql_expr_test": [query]}]}  # fmt: skip
-    (tmp_path / "rules.yaml").write_text(yaml.safe_dump({"groups": groups}))
-    (tmp_path / "test.yaml").write_text(yaml.safe_dump(content))
-    result = subprocess.run(
-        ["promtool", "test", "rules", "test.yaml"], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
-    if result.returncode:
-        assert "got:" in result.stderr + result.stdout, result.stderr + result.stdout
-    return result.returncode == 0
+    series = {f'vfmalign_jobs{{state="{state}"}}': f"{value:g}x60" for state, value in samples.items()}
+    return fires(tmp_path, "VfmalignJobsWait", series, minute)
 
 
 def test_pods_on_a_cordoned_node_are_pending_and_raise_the_alert(
