@@ -85,6 +85,14 @@ def pytest_collection_finish() -> None:
     gc.enable()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _stacks_of_this_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Record stacks that tests start in a folder of the run, not in the user's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state-home")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def s3(tmp_path_factory: pytest.TempPathFactory) -> S3Server:
     """Return a SeaweedFS server that all workers share, each module with a bucket of its own."""

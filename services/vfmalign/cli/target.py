@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from vfmalign.cli.local import registry
 from vfmalign.cli.local.state_directory import StackState, StateDirectory
 from vfmalign.cli.login.credential import LOGIN_REMEDY, Credential
 from vfmalign.client import AsyncClient
@@ -84,11 +85,12 @@ class Target:
             return deployment
         state = directory.read()
         if not state.running or not state.services:
+            others = registry.describe_running()
             raise Unavailable(
                 "no stack runs in this state folder",
-                subject="vfmalign",
-                remedy=f"start one with {directory.get_command('up --detach')}, or set VFMALIGN_FEATURES_ADDRESS, "
-                "VFMALIGN_MMD_ADDRESS and VFMALIGN_FINETUNING_ADDRESS",
+                subject=str(directory.path),
+                remedy=f"{others}{'; or ' if others else ''}start one with {directory.get_command('up --detach')}, or "
+                "set VFMALIGN_FEATURES_ADDRESS, VFMALIGN_MMD_ADDRESS and VFMALIGN_FINETUNING_ADDRESS",
                 reason="STACK_DOWN",
             )
         return cls.from_state(directory, state)

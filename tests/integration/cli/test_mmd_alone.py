@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 from pathlib import Path
 
 import grpc
@@ -12,6 +13,7 @@ from google.rpc import error_details_pb2, status_pb2
 from tests.integration.cli.commands import INTERRUPTED, TIMEOUT_S, Cli, wait_until
 
 from vfmalign.cli import exits
+from vfmalign.cli.local.ports import free_ports
 from vfmalign.v1 import common_pb2, imports_pb2, mmd_pb2, mmd_pb2_grpc
 
 
@@ -81,6 +83,29 @@ def test_ctrl_c_while_a_stack_starts_in_the_background_stops_it(tmp_path: Path) 
     assert "stopped while starting" in err
     assert not cli.home.read().list_processes()
     assert not cli.home.read().running
+
+
+def test_a_stack_keeps_its_token_and_ports_and_refuses_a_taken_one(tmp_path: Path) -> None:
+    cli, port = Cli(tmp_path), free_ports(1)[0]
+    started = cli.run("up", "--only", "mmd", "--detach", "--port", str(port), "--json").document
+    assert started["services"]["mmd"]["address"] == f"127.0.0.1:{port}"
+    error = cli.call("up", "--only", "mmd", "--detach", "--port", "9001", "--json", code=exits.BAD_INPUT).document[
+        "error"
+    ]
+    assert f"a stack with other ports (127.0.0.1:{port}) already runs" in error["message"]
+    token = Path(started["token_file"]).read_text()
+    cli.run("down")
+    with socket.create_server(("127.0.0.1", port)):
+        refused = cli.run("up", "--only", "mmd", "--detach", "--json", code=exits.UNAVAILABLE).document["error"]
+        elsewhere = cli.run("up", "--only", "mmd", "--detach", "--any-port", "--json").document
+        cli.run("down")
+    assert f"port {port} is taken by another process" in refused["message"]
+    assert "--any-port" in refused["remedy"]
+    assert elsewhere["services"]["mmd"]["address"] != f"127.0.0.1:{port}"
+    again = cli.run("up", "--only", "mmd", "--detach", "--json").document
+    cli.run("down")
+    assert again["services"] == {"mmd": started["services"]["mmd"] | {"pid": again["services"]["mmd"]["pid"]}}
+    assert Path(again["token_file"]).read_text() == token
 
 
 @pytest.mark.parametrize("field", ["feature_set_id", "uploaded"])

@@ -15,7 +15,8 @@ from rich.table import Table
 
 from vfmalign.cli.exits import OK, UNAVAILABLE
 from vfmalign.cli.extras import LOCAL_MODULES, MMD_MODULES, require_modules
-from vfmalign.cli.local import processes
+from vfmalign.cli.local import processes, registry
+from vfmalign.cli.local.ports import PortChoice, number_ports
 from vfmalign.cli.local.probes import get_health, get_store_health
 from vfmalign.cli.local.stack import SERVICES, START_TIMEOUT_S, STOP_GRACE_S, WITHOUT_STORE, Stack, bring_down
 from vfmalign.cli.local.state_directory import DEFAULT_HOME, StackState, StateDirectory
@@ -32,18 +33,35 @@ OnlyOption = Annotated[
     str | None,
     typer.Option("--only", metavar="mmd", help="Start the MMD service alone, without object storage (docs/api.md)."),
 ]
+PortOption = Annotated[
+    int | None,
+    typer.Option(
+        "--port",
+        metavar="N",
+        min=1024,
+        max=65_527,
+        help="First port: N and N+1, N+2 are the APIs of features, mmd and finetuning, the next three their metrics, "
+        "the last three their health. With --only, N, N+1 and N+2. Later starts keep the ports.",
+    ),
+]
+AnyPortOption = Annotated[
+    bool, typer.Option("--any-port", help="Use free ports for a service whose ports are taken, in this start alone.")
+]
 
 
 def up(
     home: HomeOption = DEFAULT_HOME,
     detach: DetachOption = False,
     only: OnlyOption = None,
+    port: PortOption = None,
+    any_port: AnyPortOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Start a local stack: object storage and the three services, or MMD alone.
 
-    A service that dies is restarted. Press Ctrl-C to stop the stack. With `--only mmd` the stack is the MMD service
-    alone, whose callers send their features in the request; docs/api.md shows how.
+    A service that dies is restarted. Services keep their ports and tokens across restarts of the stack. Press Ctrl-C
+    to stop the stack. With `--only mmd` the stack is the MMD service alone, whose callers send their features in the
+    request; docs/api.md shows how.
     """
     services: Sequence[str] = SERVICES
     if only is None:
@@ -53,10 +71,10 @@ def up(
         require_modules("mmd", "the MMD service", MMD_MODULES)
     output, directory = Output.to_terminal(as_json=as_json), StateDirectory(home)
     if detach:
-        _start_detached(directory, output, services)
+        _start_detached(directory, output, services, PortChoice(port or 0, any_port))
         return
     with directory.single_instance_lock():
-        stack = Stack(directory, output.note, services=services)
+        stack = Stack(directory, output.note, services=services, port_choice=PortChoice(port or 0, any_port))
         # Install the handlers before anything is started, so that an interrupted start stops what it started.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, _interrupt)
@@ -90,6 +108,8 @@ def down(home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None:
         killed = bring_down(directory, state) if state.list_processes() else []
     if killed:
         output.note(f"killed after the grace period: {', '.join(killed)}", "yellow")
+    if not was_running and (others := registry.describe_running()):
+        output.note(others)
     output.emit({"was_running": was_running, "killed": killed}, "stopped" if was_running else "nothing was running")
 
 
@@ -108,8 +128,10 @@ def status(home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None
         alive = state.store.process is not None and state.store.process.alive()
         health = {"s3": get_store_health(state.store.to_settings()) if alive else "down"} | health
     serving = state.running and bool(state.services) and set(health.values()) == {"serving"}
-    if not state.services:
-        output.note(f"there is no stack in this state folder; start one with {directory.get_command('up --detach')}")
+    if not state.running:
+        output.note(f"no stack runs in {directory.path}; start one with {directory.get_command('up --detach')}")
+        if others := registry.describe_running():
+            output.note(others)
     content = _to_json_dict(directory, state) | {"running": state.running, "health": health, "serving": serving}
     output.emit(content, _show_stack(state, health))
     raise typer.Exit(OK if serving else UNAVAILABLE)
@@ -119,27 +141,27 @@ def _interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-def _start_detached(directory: StateDirectory, output: Output, services: Sequence[str]) -> None:
+def _start_detached(
+    directory: StateDirectory, output: Output, services: Sequence[str], port_choice: PortChoice
+) -> None:
     """Start a supervisor in a session of its own and wait until every service serves.
 
     Raises:
-        Conflict: a stack with other services runs already.
+        Conflict: a stack with other services or ports runs already.
     """
     directory.create()
     state = directory.read()
     if state.running:
-        if state.services and set(state.services) != set(services):
-            raise Conflict(
-                f"a stack with other services ({', '.join(state.services)}) already runs in this state folder",
-                subject="--home",
-                remedy=f"stop it with {directory.get_command('down')}, or choose another folder",
-            )
+        _check_same(directory, state, services, port_choice)
         output.note("the stack is already running")
     else:
-        only = [] if services is SERVICES else ["--only", *services]
+        options = [] if services is SERVICES else ["--only", *services]
+        options += ["--port", str(port_choice.first)] if port_choice.first else []
+        options += ["--any-port"] if port_choice.any else []
         with (directory.logs / "supervisor.log").open("ab") as log:
+            log_start = log.tell()
             supervisor = subprocess.Popen(
-                [sys.executable, "-m", "vfmalign.cli", "up", "--home", str(directory.path), *only],
+                [sys.executable, "-m", "vfmalign.cli", "up", "--home", str(directory.path), *options],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -148,7 +170,7 @@ def _start_detached(directory: StateDirectory, output: Output, services: Sequenc
             )
         try:
             with output.err.status("starting the stack"):
-                state = _await_ready(directory, supervisor, output)
+                state = _await_ready(directory, supervisor, output, log_start)
         except KeyboardInterrupt:
             with output.err.status("stopping"):
                 supervisor.terminate()
@@ -159,7 +181,25 @@ def _start_detached(directory: StateDirectory, output: Output, services: Sequenc
     output.note(f"logs are in {directory.logs}; {directory.get_command('down')} stops the stack", "dim")
 
 
-def _await_ready(directory: StateDirectory, supervisor: subprocess.Popen[bytes], output: Output) -> StackState:
+def _check_same(directory: StateDirectory, state: StackState, services: Sequence[str], port_choice: PortChoice) -> None:
+    """Refuse to take a stack that runs for another one."""
+    ports = {name: service.ports for name, service in state.services.items()}
+    if ports and set(ports) != set(services):
+        difference = f"services ({', '.join(ports)})"
+    elif ports and port_choice.first and ports != number_ports(services, port_choice.first):
+        difference = f"ports ({', '.join(service.address for service in ports.values())})"
+    else:
+        return
+    raise Conflict(
+        f"a stack with other {difference} already runs in this state folder",
+        subject="--home",
+        remedy=f"stop it with {directory.get_command('down')}, or choose another folder",
+    )
+
+
+def _await_ready(
+    directory: StateDirectory, supervisor: subprocess.Popen[bytes], output: Output, log_start: int
+) -> StackState:
     deadline = time.monotonic() + 2 * START_TIMEOUT_S
     reported: set[str] = set()
     while time.monotonic() < deadline:
@@ -174,12 +214,13 @@ def _await_ready(directory: StateDirectory, supervisor: subprocess.Popen[bytes],
         if supervisor.poll() is not None:
             break
         time.sleep(_POLL_S)
-    log = (directory.logs / "supervisor.log").read_text(errors="replace")
-    errors = [line.removeprefix("error: ") for line in log.splitlines() if line.startswith("error: ")]
+    log = (directory.logs / "supervisor.log").read_bytes()[log_start:].decode(errors="replace").splitlines()
+    errors = [line.removeprefix("error: ") for line in log if line.startswith("error: ")]
+    remedies = [line.removeprefix("  → ") for line in log if line.startswith("  → ")]
     raise Unavailable(
         "the stack did not start" + (f" ({errors[-1]})" if errors else ""),
         subject="vfmalign up",
-        remedy=f"read the logs in {directory.logs}",
+        remedy=remedies[-1] if remedies else f"read the logs in {directory.logs}",
         reason="STACK_DID_NOT_START",
     )
 

@@ -1,17 +1,79 @@
-"""Free ports of the loopback interface."""
+"""Ports of the loopback interface: which are free, and which ones the services of a stack take."""
 
 from __future__ import annotations
 
 import secrets
 import socket
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+from vfmalign.cli.local.state_directory import ServicePorts
+from vfmalign.core.domain.errors import Unavailable
+
+ADDRESS_IN_USE = "ADDRESS_IN_USE"
+"""Reason of the error for a port that another process has."""
 
 
-def free_ports(count: int) -> list[int]:
-    """Returns ports that are free now, below the ephemeral range of outgoing connections."""
+@dataclass(frozen=True)
+class PortChoice:
+    """How a start of a stack chooses ports. By default services keep theirs, and new ones get free ports.
+
+    Attributes:
+        first: number the services' ports from this one, whatever they kept; 0 does not.
+        any: use free ports for a service whose ports are taken, in this start alone.
+    """
+
+    first: int = 0
+    any: bool = False
+
+    def choose(self, services: Collection[str], kept: Mapping[str, ServicePorts]) -> dict[str, ServicePorts]:
+        """Returns the ports of some services. The APIs' come first, then those of metrics, then those of health.
+
+        Raises:
+            Unavailable: a port is taken.
+        """
+        chosen = number_ports(services, self.first) if self.first else {name: kept.get(name) for name in services}
+        reserved = [port for ports in chosen.values() if ports for port in ports.model_dump().values()]
+        result: dict[str, ServicePorts] = {}
+        for name, ports in chosen.items():
+            taken = [port for port in ports.model_dump().values() if not port_is_free(port)] if ports else []
+            if taken and not self.any:
+                raise Unavailable(
+                    f"port {taken[0]} is taken by another process",
+                    subject=name,
+                    remedy="stop that process, choose other ports with `--port`, or take free ones with `--any-port`",
+                    reason=ADDRESS_IN_USE,
+                )
+            if ports is None or taken:
+                grpc, metrics, health = free_ports(3, reserved)
+                reserved += [grpc, metrics, health]
+                result[name] = ServicePorts(grpc=grpc, metrics=metrics, health=health)
+            else:
+                result[name] = ports
+        return result
+
+
+KEEP_PORTS = PortChoice()
+
+
+def number_ports(services: Collection[str], first: int) -> dict[str, ServicePorts]:
+    """Returns consecutive ports: those of the services' APIs, then those of metrics, then those of health."""
+    count = len(services)
+    return {
+        name: ServicePorts(grpc=first + place, metrics=first + count + place, health=first + 2 * count + place)
+        for place, name in enumerate(services)
+    }
+
+
+def free_ports(count: int, reserved: Collection[int] = ()) -> list[int]:
+    """Returns ports that are free now, beside reserved ones.
+
+    They are below the ephemeral range, so that no outgoing connection takes one while a service restarts.
+    """
     ports: list[int] = []
     while len(ports) < count:
         port = 15_000 + secrets.randbelow(15_000)
-        if port not in ports and port_is_free(port):
+        if port not in ports and port not in reserved and port_is_free(port):
             ports.append(port)
     return ports
 

@@ -24,13 +24,11 @@ from minio.error import MinioException
 
 from vfmalign.cli.extras import missing_extra
 from vfmalign.cli.local import s3_configuration
-from vfmalign.cli.local.ports import port_is_free
+from vfmalign.cli.local.ports import ADDRESS_IN_USE, port_is_free
 from vfmalign.cli.local.s3_configuration import MIN_FREE_BYTES
 from vfmalign.core.domain.errors import Unavailable
 
 START_TIMEOUT_S = 60.0
-ADDRESS_IN_USE = "ADDRESS_IN_USE"
-"""Reason of the error for a port that another process took between its choice and its use."""
 _PORT_ATTEMPTS = 5
 
 

@@ -18,10 +18,10 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from vfmalign.cli.local import processes, s3_server, tokens
+from vfmalign.cli.local import processes, registry, s3_server, tokens
 from vfmalign.cli.local.environment import NO_SETTINGS, get_ports_file, get_service_environment
 from vfmalign.cli.local.log_rotation import rotate
-from vfmalign.cli.local.ports import free_ports, port_is_free
+from vfmalign.cli.local.ports import KEEP_PORTS, PortChoice, port_is_free
 from vfmalign.cli.local.processes import ProcessRef
 from vfmalign.cli.local.s3_configuration import BUCKET
 from vfmalign.cli.local.state_directory import ServicePorts, ServiceState, StackState, StateDirectory, StoreState
@@ -70,6 +70,7 @@ class Stack:
         notify: called with one sentence for every event.
         settings: environment variables of the services, instead of the defaults for this machine.
         services: the services to run. The S3 server is started where one of them needs it.
+        port_choice: how to choose the services' ports.
     """
 
     def __init__(
@@ -78,10 +79,12 @@ class Stack:
         notify: Notify,
         settings: Mapping[str, str] = NO_SETTINGS,
         services: Collection[str] = SERVICES,
+        port_choice: PortChoice = KEEP_PORTS,
     ) -> None:
         self._directory = directory
         self._notify = notify
         self._settings = settings
+        self._port_choice = port_choice
         self._s3 = _SupervisedProcess("s3")
         self._store: StoreState | None = None
         self._ports: dict[str, ServicePorts] = {}
@@ -93,17 +96,19 @@ class Stack:
         """Start the S3 server, then the services concurrently, and wait until all of them serve.
 
         Raises:
-            Unavailable: a process ended, or did not serve in time. Processes that were started are stopped again.
+            Unavailable: a port is taken, or a process ended or did not serve in time. Processes that were started are
+                stopped again.
         """
         earlier = self._directory.read()
         if earlier.list_processes():
             self._notify("stopping the processes of an earlier stack")
             bring_down(self._directory, earlier)
         try:
-            tokens.renew(self._directory.tokens)
+            tokens.ensure(self._directory.tokens)
             if not set(self._services) <= set(WITHOUT_STORE):
                 self._start_store()
-            self._start_services(_choose_ports(self._services, earlier.services))
+            self._start_services()
+            self._register()
         except BaseException:
             self.stop()
             raise
@@ -140,6 +145,7 @@ class Stack:
         """Stop all processes: the orchestrator with its jobs first, the S3 server last."""
         self._stop_requested.set()
         bring_down(self._directory, self.get_state())
+        registry.unregister(self._directory)
         for process in (self._s3, *self._services.values()):
             if process.popen is not None:
                 with contextlib.suppress(subprocess.TimeoutExpired):
@@ -181,10 +187,17 @@ class Stack:
         self._notify(f"s3 serves at {server.endpoint} ({time.monotonic() - before:.1f} s)")
         self._write()
 
-    def _start_services(self, ports: dict[str, ServicePorts]) -> None:
-        """Start all services. If another process took a port between its choice and its use, try other ports."""
+    def _register(self) -> None:
+        try:
+            registry.register(self._directory)
+        except OSError as error:
+            self._notify(f"commands in other folders will not name this stack ({error.strerror}: {registry.FOLDER})")
+
+    def _start_services(self) -> None:
+        """Start all services, and keep their ports. If another process took a new port before its use, try others."""
+        kept = self._directory.read_ports()
         for attempts_left in reversed(range(_PORT_ATTEMPTS)):
-            self._ports = ports
+            self._ports = self._port_choice.choose(self._services, kept)
             for service in self._services.values():
                 self._spawn(service)
             try:
@@ -192,11 +205,12 @@ class Stack:
             except Unavailable:
                 if not attempts_left or not self._lost_a_port():
                     raise
-                self._notify("another process took a port; starting the services on other ports")
+                self._notify("another process took a port; starting the services again")
                 refs = [service.to_ref() for service in self._services.values()]
                 processes.stop([ref for ref in refs if ref is not None], STOP_GRACE_S)
-                ports = _choose_ports(self._services, {})
             else:
+                if not self._port_choice.any:
+                    self._directory.write_ports(self._ports)
                 return
 
     def _lost_a_port(self) -> bool:
@@ -294,9 +308,12 @@ class Stack:
 def running_stack(
     directory: StateDirectory, notify: Notify, settings: Mapping[str, str] = NO_SETTINGS
 ) -> Iterator[StackState]:
-    """Run a stack during a block. It holds the folder's lock, is supervised by a thread, and is always stopped."""
+    """Run a stack during a block. It holds the folder's lock, is supervised by a thread, and is always stopped.
+
+    Nobody else calls it, so it may take any port.
+    """
     with directory.single_instance_lock():
-        stack = Stack(directory, notify, settings)
+        stack = Stack(directory, notify, settings, port_choice=PortChoice(any=True))
         supervisor = threading.Thread(target=stack.supervise, name="supervisor", daemon=True)
         try:
             state = stack.start()
@@ -330,20 +347,6 @@ def bring_down(directory: StateDirectory, state: StackState) -> list[str]:
     store = None if state.store is None else state.store.model_copy(update={"process": None})
     directory.write(StackState(supervisor=None, store=store, services=stopped))
     return [names.get(process, "a job") for process in killed]
-
-
-def _choose_ports(services: Collection[str], earlier: Mapping[str, ServiceState]) -> dict[str, ServicePorts]:
-    """Choose the ports of the earlier stack if they are still free, else new ones.
-
-    New ports are below the ephemeral range, so that no outgoing connection takes one while a service restarts.
-    """
-    previous = {name: earlier[name].ports for name in services if name in earlier}
-    if len(previous) == len(services) and all(
-        port_is_free(port) for ports in previous.values() for port in ports.model_dump().values()
-    ):
-        return previous
-    fresh = iter(free_ports(3 * len(services)))
-    return {name: ServicePorts(grpc=next(fresh), metrics=next(fresh), health=next(fresh)) for name in services}
 
 
 def _get_last_message(log: str) -> str:

@@ -1,10 +1,11 @@
 """The state folder of a local stack: its state file, logs, data and lock.
 
+ports.json      ports of the services at every start; may be edited while the stack is stopped
 state.json      processes, ports and credentials of the stack (mode 0600)
 s3/             data of the S3 server
 state/          the finetuning service's database and the jobs' locks
 logs/           one file per process; state/logs/ has one per job
-tokens/         tokens of the owner and of each service (mode 0700), new at every start
+tokens/         tokens of the owner and of each service (mode 0700); delete the folder for new ones
 private/        who is who in imported datasets (mode 0700); never leaves this machine
 """
 
@@ -13,10 +14,11 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import Field, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from vfmalign.cli.local.processes import ProcessRef
 from vfmalign.cli.private_files import write_private
@@ -28,12 +30,15 @@ DEFAULT_HOME = Path(".vfmalign")
 REGION = "us-east-1"
 
 
+Port = Annotated[int, Field(ge=1, le=65535)]
+
+
 class ServicePorts(Record):
     """Ports of one service on the loopback interface."""
 
-    grpc: int
-    metrics: int
-    health: int
+    grpc: Port
+    metrics: Port
+    health: Port
 
     @property
     def address(self) -> str:
@@ -130,6 +135,9 @@ class StackState(Record):
         return [process for process in processes if process is not None and process.alive()]
 
 
+_PORTS = TypeAdapter(dict[str, ServicePorts])
+
+
 class StateDirectory:
     """The folder of one stack."""
 
@@ -142,6 +150,7 @@ class StateDirectory:
         self.private = self.path / "private"
         self.tokens = self.path / "tokens"
         self._state_file = self.path / "state.json"
+        self._ports_file = self.path / "ports.json"
 
     def get_command(self, arguments: str) -> str:
         """Returns a command for users to copy: it names this folder unless that is the default one."""
@@ -184,6 +193,27 @@ class StateDirectory:
     def write(self, state: StackState) -> None:
         """Replace the state atomically; the file is readable by its owner only."""
         write_private(self._state_file, state.to_json())
+
+    def read_ports(self) -> dict[str, ServicePorts]:
+        """Returns the ports that services of this folder keep, by service; none before the first start.
+
+        Raises:
+            BadOption: the file does not hold ports.
+        """
+        try:
+            return _PORTS.validate_json(self._ports_file.read_bytes())
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValidationError):
+            raise BadOption(
+                "ports.json in the state folder does not hold ports",
+                field="--home",
+                remedy='delete it, or write {"mmd": {"grpc": 8001, "metrics": 8002, "health": 8003}} for each service',
+            ) from None
+
+    def write_ports(self, ports: Mapping[str, ServicePorts]) -> None:
+        """Keep the ports of some services for later starts; those of others stay as they are."""
+        write_private(self._ports_file, _PORTS.dump_json(self.read_ports() | dict(ports), indent=2))
 
     @contextlib.contextmanager
     def single_instance_lock(self) -> Iterator[None]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import time
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,7 +16,8 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from vfmalign.cli.extras import needs_extra
-from vfmalign.cli.private_files import write_private
+from vfmalign.cli.private_files import read_private, write_private
+from vfmalign.core.domain.errors import PreconditionFailed
 from vfmalign.core.runtime.auth_settings import LOCAL_ISSUER
 
 AUDIENCE = "vfmalign"
@@ -31,7 +33,9 @@ ROLES: Mapping[str, tuple[str, ...]] = MappingProxyType(
 )
 """Roles by holder of a token."""
 _VALIDITY = timedelta(days=3650)
-"""As long as that of the S3 server's certificates: new tokens and certificates replace them at every start."""
+"""As long as that of the S3 server's certificates."""
+_RENEWED_BEFORE = timedelta(days=365)
+"""A token with less time left is replaced at the next start, because the stack may then run for months."""
 _LEEWAY = timedelta(minutes=5)
 """The clock may be set back a little."""
 
@@ -59,6 +63,37 @@ class TokenFiles(NamedTuple):
             "VFMALIGN_AUTH__JWKS_FILE": str(self.jwks),
             "VFMALIGN_AUTH__TOKEN_FILE": str(self.token),
         }
+
+
+def ensure(folder: Path) -> None:
+    """Draw tokens unless the folder has valid ones, so that a program's copy works after a restart of the stack.
+
+    Raises:
+        PreconditionFailed: a package is not installed.
+    """
+    if not _are_valid(folder):
+        renew(folder)
+
+
+def _are_valid(folder: Path) -> bool:
+    """Whether every holder has a private token with its present roles, and one key signed all of them."""
+    with needs_extra("local", "a local stack"):
+        import jwt
+    try:
+        documents = {read_private(TokenFiles.find(folder, holder).jwks) for holder in ROLES}
+        (key,) = jwt.PyJWKSet.from_json(documents.pop().decode()).keys
+        if documents:  # of a renewal that was interrupted
+            return False
+        for holder, roles in ROLES.items():
+            token = read_private(TokenFiles.find(folder, holder).token)
+            claims = jwt.decode(token, key, ["EdDSA"], audience=AUDIENCE, issuer=LOCAL_ISSUER)
+            stated = (claims.get("sub"), claims.get("roles"), claims.get("tenant"))
+            is_stale = claims["exp"] < time.time() + _RENEWED_BEFORE.total_seconds()
+            if is_stale or stated != (holder, list(roles), TENANT):
+                return False
+    except (OSError, ValueError, KeyError, PreconditionFailed, jwt.PyJWTError):
+        return False
+    return True
 
 
 def renew(folder: Path) -> None:

@@ -1,0 +1,73 @@
+"""The stacks of this user on this machine, so that a command in another folder can name the one that was meant.
+
+A stack that runs has a file with the path of its state folder. The file of a stack that was killed is ignored.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+from pathlib import Path
+
+from vfmalign.cli.local.state_directory import StateDirectory
+from vfmalign.cli.private_files import write_private
+from vfmalign.core.domain.errors import BadOption
+
+FOLDER = "$XDG_STATE_HOME/vfmalign or ~/.local/state/vfmalign"
+
+
+def register(directory: StateDirectory) -> None:
+    """Record a stack that runs.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    file = _get_file(directory)
+    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    write_private(file, os.fsencode(directory.path))
+
+
+def unregister(directory: StateDirectory) -> None:
+    """Forget a stack."""
+    try:
+        _get_file(directory).unlink(missing_ok=True)
+    except OSError:
+        return  # a folder that cannot be written, as the start has said; the file of a stopped stack is ignored
+
+
+def list_running() -> list[StateDirectory]:
+    """Returns the state folders in which stacks run, in order of path."""
+    folder = _get_folder()
+    try:
+        paths = {os.fsdecode(file.read_bytes()) for file in folder.iterdir() if not file.name.startswith(".")}
+    except OSError:
+        return []
+    return [directory for path in sorted(paths) if _runs(directory := StateDirectory(Path(path)))]
+
+
+def describe_running() -> str:
+    """Returns which stacks run and how to name one, as the rest of a sentence; empty without any."""
+    paths = [str(directory.path) for directory in list_running()]
+    if not paths:
+        return ""
+    what = "a stack runs" if len(paths) == 1 else f"{len(paths)} stacks run"
+    return f"{what} in {', '.join(paths)}: name it with `--home` or VFMALIGN_HOME"
+
+
+def _runs(directory: StateDirectory) -> bool:
+    try:
+        return directory.read().running
+    except BadOption:  # the folder has been replaced by something else
+        return False
+
+
+def _get_folder() -> Path:
+    """The folder of this machine; a home may be shared by several."""
+    base = Path(os.environ.get("XDG_STATE_HOME", ""))
+    root = base if base.is_absolute() else Path.home() / ".local" / "state"
+    return root / "vfmalign" / "stacks" / (platform.node() or "localhost")
+
+
+def _get_file(directory: StateDirectory) -> Path:
+    return _get_folder() / hashlib.sha256(os.fsencode(directory.path)).hexdigest()[:32]
