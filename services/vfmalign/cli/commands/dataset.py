@@ -5,6 +5,7 @@ Names of files and folders are never printed: they are often patients' names.
 
 from __future__ import annotations
 
+import json
 import secrets
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
 from vfmalign.cli.exits import BAD_INPUT
 from vfmalign.cli.extras import needs_extra
@@ -127,6 +129,7 @@ def import_(
     with needs_extra("local", "importing a dataset"):
         from vfmalign.imaging.datasets.assignments import read_patients, read_splits
         from vfmalign.imaging.datasets.derivation import read_declaration
+        from vfmalign.imaging.datasets.draft import UndescribedData
         from vfmalign.imaging.datasets.preparation import ImportOptions
 
     output, state_directory = Output.to_terminal(as_json=as_json), StateDirectory(home)
@@ -140,10 +143,16 @@ def import_(
         seed=seed,
         model=_find_model(state_directory, model, modality_map, allow_cut=allow_cut_organs),
     )
-    if dry_run:
-        _dry_run(directory, name, options, state_directory, output)
-    else:
-        _import(directory, name, options, state_directory, mapping=mapping, output=output)
+    try:
+        if dry_run:
+            _dry_run(directory, name, options, state_directory, output)
+        else:
+            _import(directory, name, options, state_directory, mapping=mapping, output=output)
+    except UndescribedData as error:
+        draft = None if error.draft is None else error.draft.model_dump(mode="json")
+        drafts = [] if draft is None else [Text(json.dumps(draft, indent=2))]
+        output.fail(error, {"dataset": name, "names": error.counts, "declaration": draft}, *drafts)
+        raise typer.Exit(BAD_INPUT) from None
 
 
 def _import(
@@ -163,7 +172,7 @@ def _import(
     with needs_extra("local", "importing a dataset"):
         from vfmalign.imaging.datasets.identities import load_salt
         from vfmalign.imaging.datasets.importer import prepare_import
-        from vfmalign.imaging.datasets.preparation import UnusableCases
+        from vfmalign.imaging.datasets.problems import UnusableCases
 
     target = Target.find(state_directory)
     state_directory.create()
@@ -195,7 +204,8 @@ def _dry_run(
         Exit: with the code of bad input, if there are problems.
     """
     from vfmalign.imaging.datasets.identities import SALT_BYTES, load_salt
-    from vfmalign.imaging.datasets.preparation import UnusableCases, discover, prepare
+    from vfmalign.imaging.datasets.preparation import discover, prepare
+    from vfmalign.imaging.datasets.problems import UnusableCases
 
     salt_path = state_directory.private / "salt"
     # Without a secret, ids are drawn for this run alone: creating it would write a file.
@@ -208,7 +218,7 @@ def _dry_run(
     document = to_dataset_document(dataset) | {
         "layout": discovered.layout,
         "notes": notes,
-        "problems": prepared.problems,
+        "problems": [str(problem) for problem in prepared.problems],
         **list_shares(prepared.inside),
     }
     tables = show_dataset(dataset, layout=discovered.layout)

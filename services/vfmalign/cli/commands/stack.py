@@ -52,6 +52,7 @@ AnyPortOption = Annotated[
 def up(
     home: HomeOption = DEFAULT_HOME,
     detach: DetachOption = False,
+    *,
     only: OnlyOption = None,
     port: PortOption = None,
     any_port: AnyPortOption = False,

@@ -18,6 +18,7 @@ from vfmalign.core.domain.declarations import DatasetDeclaration, VolumeKind
 from vfmalign.core.domain.documents import pluralise
 from vfmalign.core.domain.errors import BadDataset
 from vfmalign.imaging.datasets.derivation import DECLARE, declare, derive_label_maps, to_volume_id
+from vfmalign.imaging.datasets.draft import describe, find_shared_words
 from vfmalign.imaging.datasets.sources import (
     OUTSIDE,
     CaseSource,
@@ -27,6 +28,7 @@ from vfmalign.imaging.datasets.sources import (
     get_stem,
     is_below,
     list_folders,
+    list_some,
     list_volumes,
 )
 
@@ -54,6 +56,7 @@ def read(path: Path, declaration: DatasetDeclaration | None) -> SourceDataset:
     """Find the cases. Without a declaration, the modalities are those that every case has.
 
     Raises:
+        UndescribedData: no image has a suffix of BIDS.
         BadDataset: there is no image, or no modality is in every case.
         OSError: `derivatives`, or every subject's folder, cannot be read.
     """
@@ -80,8 +83,11 @@ def read(path: Path, declaration: DatasetDeclaration | None) -> SourceDataset:
         if len(labels) == 1:  # whatever the files call it
             masks = {name: {labels[0]: [f for each in files.values() for f in each]} for name, files in masks.items()}
     else:
-        modalities, notes = _choose_modalities(images)
         labels, left_out = _choose_labels(masks)
+        if not any(kind in _SUFFIXES for files in images.values() for kind in files):
+            cases = [_to_case(path, name, images[name], masks[name], ((), labels)) for name in images]
+            raise describe("no image's suffix is one of BIDS", _hide_names(images), derive_label_maps(cases, labels))
+        modalities, notes = _choose_modalities(images, _list_places(images, unreadable))
         notes += left_out
     cases = [_to_case(path, name, images[name], masks[name], (modalities, labels)) for name in sorted(images)]
     cases = _add_unreadable(cases, unreadable)
@@ -148,14 +154,29 @@ def _list_masks(folder: Path) -> _Files:
     return masks
 
 
-def _choose_modalities(images: _FilesByCase) -> tuple[list[VolumeKind], tuple[str, ...]]:
+def _list_places(images: _FilesByCase, unreadable: Mapping[str, OSError]) -> dict[str, str]:
+    """Returns how problems call each session: its number among the cases, in order of name."""
+    readable = set(map(_get_patient, images))
+    names = sorted([*images, *(name for name in unreadable if _get_patient(name) not in readable)])
+    return {name: f"case {number} of {len(names)}" for number, name in enumerate(names, start=1)}
+
+
+def _hide_names(images: _FilesByCase) -> _FilesByCase:
+    """Returns the images whose suffix cannot be a patient's name."""
+    shared = find_shared_words(images)
+    return {name: {kind: paths for kind, paths in files.items() if kind in shared} for name, files in images.items()}
+
+
+def _choose_modalities(images: _FilesByCase, places: Mapping[str, str]) -> tuple[list[VolumeKind], tuple[str, ...]]:
     counts = Counter(kind for files in images.values() for kind in files)
     modalities = [kind for kind in _SUFFIXES if counts[kind] == len(images)]
-    partial = {
-        kind: f"{counts[kind]} of {len(images)} cases have it" for kind in _SUFFIXES if 0 < counts[kind] < len(images)
-    }
+    partial: dict[VolumeKind, str] = {}
+    for kind in _SUFFIXES:
+        lacking = [places[name] for name in sorted(images) if kind not in images[name]]
+        if lacking and counts[kind]:
+            partial[kind] = f"{counts[kind]} of {len(images)} cases have it, but not {list_some(lacking)}"
     if not modalities:
-        listed = "; ".join(f"{kind}: {count}" for kind, count in partial.items()) or "no suffix is one of BIDS"
+        listed = "; ".join(f"{kind}: {count}" for kind, count in partial.items())
         raise BadDataset(
             f"no modality is in every case ({listed})",
             field="directory",
@@ -163,7 +184,9 @@ def _choose_modalities(images: _FilesByCase) -> tuple[list[VolumeKind], tuple[st
         )
     notes = [f"{kind} was left out: {count}" for kind, count in partial.items()]
     if unknown := sum(count for kind, count in counts.items() if kind not in _SUFFIXES):
-        notes.append(f"left out: {pluralise(unknown, 'image')} with a suffix that is none of BIDS; {DECLARE}")
+        shown = sorted(find_shared_words(images) - set(_SUFFIXES))
+        suffixes = f" ({', '.join(shown)})" if shown else ""
+        notes.append(f"left out: {pluralise(unknown, 'image')} with a suffix that is none of BIDS{suffixes}; {DECLARE}")
     return modalities, tuple(notes)
 
 

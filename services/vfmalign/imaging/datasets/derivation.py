@@ -158,7 +158,7 @@ def derive_label_maps(cases: Iterable[CaseSource], names: Iterable[VolumeKind]) 
 
 
 def _derive_label_map(name: VolumeKind, files: Sequence[VolumeFile]) -> LabelMap:
-    values_by_file = [_read_values(file) for file in files]
+    values_by_file = [read_values(file) for file in files]
     readable = [values for values in values_by_file if values is not None]
     # Where no file can be read, any value will do: the validation lists the files.
     values = sorted(set().union(*readable)) if readable else [1]
@@ -169,8 +169,8 @@ def _derive_label_map(name: VolumeKind, files: Sequence[VolumeFile]) -> LabelMap
     return LabelMap(name=name, values={v: f"value_{v}" for v in values}, may_be_empty=not all(readable))
 
 
-def _read_values(file: VolumeFile) -> set[int] | None:
-    """Values of a label map other than 0; None where the file cannot be read, which the validation reports."""
+def read_values(file: VolumeFile) -> set[int] | None:
+    """Values of a label map other than 0; None where the file cannot be read as one, which the validation reports."""
     try:
         volume = decode(read_regular_file(file.path, MAX_ENCODED_BYTES), "label map", "label", is_label=True)
     except (OSError, BadVolume):

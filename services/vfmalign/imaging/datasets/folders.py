@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from vfmalign.core.domain.declarations import DatasetDeclaration, VolumeKind, get_declaration
 from vfmalign.core.domain.errors import BadDataset
+from vfmalign.imaging.datasets.draft import describe, name_files
 from vfmalign.imaging.datasets.sources import (
     OUTSIDE,
     CaseSource,
@@ -43,16 +45,19 @@ def read(path: Path, declaration: DatasetDeclaration | None) -> SourceDataset:
     """Find the cases; without a declaration they are prostate mpMRI. See `scan_folder`.
 
     Raises:
-        BadDataset: the folder cannot be read as this layout, or no file of any case shows anything declared.
+        UndescribedData: no file of any case shows anything declared, or no case has one of the modalities.
+        BadDataset: the folder cannot be read as this layout.
     """
     chosen = declaration or get_declaration(_PROSTATE)
-    cases = scan_folder(path, chosen)
+    files_by_case, unreadable = _find_files(path)
+    cases = _collect_cases(path, files_by_case, unreadable, chosen)
+    missing = [kind for kind in chosen.modalities if not any(kind in case.files for case in cases)]
     if not any(case.files for case in cases):
-        raise BadDataset(
-            f"no file's name contains the words of anything that {chosen.name} declares",
-            field="directory",
-            remedy="describe the data with --declaration, or choose another layout with --layout",
-        )
+        message = f"no file's name contains the words of anything that {chosen.name} declares"
+        raise describe(message, name_files(files_by_case))
+    if missing and declaration is None and len(cases) > 1:
+        message = f"no file's name contains the words of {' or '.join(missing)}, which {chosen.name} declares"
+        raise describe(message, name_files(files_by_case))
     return SourceDataset(chosen, cases)
 
 
@@ -67,6 +72,11 @@ def scan_folder(directory: Path, declaration: DatasetDeclaration | None = None) 
         BadDataset: it is not a folder, holds no NIfTI file, or files lie beside case folders.
         OSError: neither the folder nor any below it can be read.
     """
+    return _collect_cases(directory, *_find_files(directory), declaration or get_declaration(_PROSTATE))
+
+
+def _find_files(directory: Path) -> tuple[dict[str, list[Path]], list[OSError]]:
+    """Files by folder of a case, and why other folders cannot be read."""
     if not directory.is_dir():
         raise BadDataset(
             "it is neither a folder nor a CSV file", field="directory", remedy="give a folder of NIfTI files"
@@ -89,8 +99,16 @@ def scan_folder(directory: Path, declaration: DatasetDeclaration | None = None) 
                 remedy="use one folder per case, or a folder that is one case",
             )
         by_folder = {directory.resolve().name: by_folder["."]}
-    chosen = declaration or get_declaration(_PROSTATE)
-    cases = [_collect_case(directory, folder, files, chosen) for folder, files in by_folder.items()]
+    return by_folder, unreadable
+
+
+def _collect_cases(
+    directory: Path,
+    by_folder: Mapping[str, list[Path]],
+    unreadable: Sequence[OSError],
+    declaration: DatasetDeclaration,
+) -> list[CaseSource]:
+    cases = [_collect_case(directory, folder, files, declaration) for folder, files in by_folder.items()]
     for error in unreadable:
         folder = Path(error.filename).relative_to(directory).as_posix()
         problem = f"the folder {describe_unreadable(error)}"

@@ -19,11 +19,11 @@ from vfmalign.imaging.datasets.preparation import (
     DiscoveredDataset,
     ImportOptions,
     ProgressCallback,
-    UnusableCases,
     discover,
     prepare,
     read_volumes,
 )
+from vfmalign.imaging.datasets.problems import UnusableCases
 from vfmalign.imaging.volumes import encode
 
 

@@ -26,12 +26,19 @@ from vfmalign.core.storage.keys import volume_key
 from vfmalign.imaging.datasets.cut_organs import CutOrgansCheck, ImportingModel
 from vfmalign.imaging.datasets.identities import keyed_id
 from vfmalign.imaging.datasets.layouts import read_source
-from vfmalign.imaging.datasets.sources import CaseSource, SourceDataset, VolumeFile, describe_unreadable
+from vfmalign.imaging.datasets.problems import Problem
+from vfmalign.imaging.datasets.sources import (
+    CaseSource,
+    SourceDataset,
+    VolumeFile,
+    describe_unreadable,
+    list_some,
+)
 from vfmalign.imaging.datasets.splits import DEFAULT_SHARES, split_groups
 from vfmalign.imaging.grid import check_study
 from vfmalign.imaging.volumes import MAX_ENCODED_BYTES, Volume, decode, decode_channels, encode
 
-_MAX_LISTED, _MAX_IN_LINE = 1_000, 10
+_MAX_IN_LINE = 10
 _CHECK_SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 ProgressCallback = Callable[[str, int, int], None]
@@ -107,32 +114,15 @@ class PreparedDataset:
 
     Attributes:
         dataset: the future dataset; without the cases that have problems.
-        problems: why the dataset cannot be imported, by place and generated id; none for one that can.
+        problems: why the dataset cannot be imported; none for one that can.
         notes: what was left out, what the usable cases lack and where organs are cut, in sentences without names.
         inside: shares of the structures in the field of view of the model that the dataset is for; empty without one.
     """
 
     dataset: DatasetManifest
-    problems: tuple[str, ...]
+    problems: tuple[Problem, ...]
     notes: tuple[str, ...]
     inside: tuple[CaseInside, ...] = ()
-
-
-class UnusableCases(BadDataset):
-    """A dataset that has problems.
-
-    Attributes:
-        problems: all of them, see `PreparedDataset`; the message lists the first ones, one in a line.
-    """
-
-    def __init__(self, dataset_id: str, problems: Sequence[str]) -> None:
-        more = [f"and {len(problems) - _MAX_LISTED} more"] if len(problems) > _MAX_LISTED else []
-        super().__init__(
-            "\n  ".join(["it cannot be imported:", *problems[:_MAX_LISTED], *more]),
-            subject=f"dataset {dataset_id}",
-            remedy="nothing was uploaded; correct these cases, which are counted in order of name",
-        )
-        self.problems = tuple(problems)
 
 
 def discover(path: Path, dataset_id: str, salt: bytes, options: ImportOptions) -> DiscoveredDataset:
@@ -181,9 +171,9 @@ def prepare(
     cut_organs = None if options.model is None else CutOrgansCheck(options.model, declaration)
     assigned = _assign_splits(discovered.cases, options)
     records: dict[str, Case] = {}
-    problems: list[str] = []
+    problems: list[Problem] = []
     for done, case in enumerate(discovered.cases, start=1):
-        problems += [f"{case.label}: {problem}" for problem in case.source.problems]
+        problems += [Problem(text, case.label) for text in case.source.problems]
         if not case.source.problems:
             try:
                 volumes = read_volumes(case, declaration)
@@ -191,7 +181,7 @@ def prepare(
                 if cut_organs is not None:
                     cut_organs.measure(case.id, volumes)
             except VfmalignError as error:
-                problems.append(f"{case.place}, {error}")
+                problems.append(_to_problem(error, case))
         report("validate", done, len(discovered.cases))
     lists = {name: [records[case.id] for case in members if case.id in records] for name, members in assigned.items()}
     # Only a single patient's cases are in several splits; a case with a problem may be in none.
@@ -204,13 +194,20 @@ def prepare(
     except ValidationError as error:
         raise BadDataset(to_bad_option(error).message, subject=f"dataset {dataset_id}") from None
     except BadDataset as error:
-        problems.append(f"{error.message}; {error.remedy}")
-    notes = (*discovered.source.notes, *_describe_gaps(records.values(), declaration, assigned))
+        problems.append(Problem(f"{error.message}; {error.remedy}"))
+    notes = (*discovered.source.notes, *_describe_gaps(records.values(), declaration, assigned, labels))
     if cut_organs is None:
         return PreparedDataset(dataset, tuple(problems), notes)
     notes = (*notes, *cut_organs.list_notes(dataset, labels))
-    problems += cut_organs.list_problems(dataset, labels)
+    problems += map(Problem, cut_organs.list_problems(dataset, labels))
     return PreparedDataset(dataset, tuple(problems), notes, cut_organs.list_shares(dataset))
+
+
+def _to_problem(error: VfmalignError, case: PseudonymousCase) -> Problem:
+    """Converts an error about a case, whose subject is the case's id or `id/kind`."""
+    kind = error.subject.removeprefix(case.id).removeprefix("/")
+    text = f"{error.message}; {error.remedy}" if error.remedy else error.message
+    return Problem(f"{kind}: {text}" if kind else text, case.label)
 
 
 def read_volumes(case: PseudonymousCase, declaration: DatasetDeclaration) -> dict[VolumeKind, Volume]:
@@ -260,7 +257,7 @@ def _look_up_splits(cases: Sequence[PseudonymousCase], splits: Mapping[str, Spli
     if unknown := _find_unknown(splits, {case.source.name for case in cases}):
         problems.append(f"name cases that do not exist ({unknown})")
     if missing := [case.label for case in cases if case.source.name not in splits]:
-        problems.append(f"leave out cases ({_shorten(missing)})")
+        problems.append(f"leave out cases ({list_some(missing, _MAX_IN_LINE)})")
     if problems:
         raise BadDataset(
             f"the splits {' and '.join(problems)}",
@@ -273,12 +270,7 @@ def _look_up_splits(cases: Sequence[PseudonymousCase], splits: Mapping[str, Spli
 def _find_unknown(table: Iterable[str], names: Collection[str]) -> str:
     """Lists the entries of a table of the user that name no case, by number: their text may be a patient's name."""
     unknown = [f"entry {number}" for number, name in enumerate(table, start=1) if name not in names]
-    return _shorten(unknown)
-
-
-def _shorten(items: Sequence[str]) -> str:
-    more = [f"and {len(items) - _MAX_IN_LINE} more"] if len(items) > _MAX_IN_LINE else []
-    return "; ".join([*items[:_MAX_IN_LINE], *more])
+    return list_some(unknown, _MAX_IN_LINE)
 
 
 def _check_groups(cases: Sequence[PseudonymousCase], split_by_case: Mapping[str, Split]) -> None:
@@ -295,11 +287,17 @@ def _check_groups(cases: Sequence[PseudonymousCase], split_by_case: Mapping[str,
 
 
 def _describe_gaps(
-    cases: Collection[Case], declaration: DatasetDeclaration, assigned: Mapping[Split, Sequence[PseudonymousCase]]
+    cases: Collection[Case],
+    declaration: DatasetDeclaration,
+    assigned: Mapping[Split, Sequence[PseudonymousCase]],
+    labels: Mapping[str, str],
 ) -> list[str]:
     """Label maps that some cases lack, and splits without which no check is possible."""
-    counts = {kind: sum(kind in case.volumes for case in cases) for kind in declaration.label_names}
-    notes = [f"{kind}: {count} of {len(cases)} cases have it" for kind, count in counts.items() if count < len(cases)]
+    notes = []
+    for kind in declaration.label_names:
+        if lacking := [labels[case.id] for case in cases if kind not in case.volumes]:
+            having = f"{len(cases) - len(lacking)} of {len(cases)} cases have it"
+            notes.append(f"{kind}: {having}, but not {list_some(lacking)}")
     if empty := [name for name in _CHECK_SPLITS if not assigned.get(name)]:
         notes.append(f"no case is in {' or '.join(empty)}: a check needs cases in {', '.join(_CHECK_SPLITS)}")
     return notes

@@ -20,6 +20,8 @@ from vfmalign.core.domain.untrusted import read_json
 MAX_JSON_BYTES = 64 * 2**20
 """Largest `dataset.json` that is read."""
 SUFFIXES = (".nii", ".nii.gz")
+MAX_NAMED = 5
+"""Cases that one sentence names."""
 OUTSIDE = "the path leaves the folder, is absolute, or contains `..`"
 
 
@@ -111,6 +113,12 @@ def list_volumes(folder: Path) -> dict[str, list[Path]]:
             if is_volume(path.name):
                 files.setdefault(get_stem(path.name), []).append(path)
     return files
+
+
+def list_some(items: Sequence[str], limit: int = MAX_NAMED) -> str:
+    """Lists the first items of many, such as `case 1 of 9; case 4 of 9; and 2 more`."""
+    more = [f"and {len(items) - limit} more"] if len(items) > limit else []
+    return "; ".join([*items[:limit], *more])
 
 
 def describe_unreadable(error: OSError) -> str:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from tests.unit.imaging.datasets.brain_files import (
     BRAIN,
     Files,
+    lay_out_bids,
     lay_out_csv,
     lay_out_decathlon,
     lay_out_folders,
@@ -22,6 +24,13 @@ from vfmalign.cli import exits
 from vfmalign.core.domain.declarations import DatasetDeclaration
 
 CASES = [Files(f"surname{n}", case.image, case.label) for n, case in enumerate(map(make_case, range(4)))]
+
+
+def lay_out_bids_of_other_suffixes(root: Path, cases: Sequence[Files]) -> Path:
+    lay_out_bids(root, cases)
+    for image in root.glob("sub-*/anat/*_T1w.nii.gz"):
+        image.rename(image.with_name(image.name.replace("T1w", "CT")))
+    return root
 
 
 def list_files(folder: Path) -> dict[str, float]:
@@ -112,6 +121,8 @@ def test_what_the_cases_lack_is_noted(invoke, tmp_path: Path) -> None:
     code, out, err = invoke("dataset", "import", "d", "--dry-run", "--json")
     assert code == exits.OK
     notes = json.loads(out)["notes"]
+    notes[0], _, label = notes[0].partition(", but not ")
+    assert label.startswith("line 4, c-")
     assert notes == [
         "hippocampus: 3 of 4 cases have it",
         "no case is in val or test: a check needs cases in train, val, test",
@@ -144,11 +155,45 @@ def test_prostate_mpmri_is_a_declaration_by_name_and_the_words_of_folders_by_def
     code, _, err = invoke("dataset", "import", "d", "--dry-run")
     assert code == exits.BAD_INPUT
     assert "no file's name contains" in err
+    assert "the cases have files of hippocampus (4), t1w (4)" in " ".join(err.split())
     assert "--declaration" in err
     code, _, again = invoke("dataset", "import", "d", "--declaration", "prostate_mpmri", "--dry-run")
     assert (code, again) == (exits.BAD_INPUT, err)
     put(tmp_path / "brain.json", BRAIN.model_dump(mode="json"))
     assert invoke("dataset", "import", "d", "--declaration", "brain.json", "--dry-run")[0] == exits.OK
+
+
+@pytest.mark.parametrize("lay_out", [lay_out_folders, lay_out_bids_of_other_suffixes])
+def test_data_that_nothing_describes_get_a_draft_with_which_they_are_imported(invoke, tmp_path: Path, lay_out) -> None:
+    lay_out(tmp_path / "d", CASES)
+    code, out, err = invoke("dataset", "import", "d", "--dry-run", "--json")
+    assert code == exits.BAD_INPUT
+    document = json.loads(out)
+    assert document["error"]["reason"] == "BAD_DATASET"
+    assert set(document["names"].values()) == {4}
+    code, text, err = invoke("dataset", "import", "d", "--dry-run")
+    assert code == exits.BAD_INPUT
+    assert json.loads(text) == document["declaration"]
+    assert "surname" not in out + text + err
+    (tmp_path / "draft.json").write_text(text)
+    code, out, err = invoke("dataset", "import", "d", "--declaration", "draft.json", "--dry-run", "--json")
+    assert code == exits.OK, err
+    assert json.loads(out)["declaration"]["labels"][0]["values"] == {"1": "value_1", "2": "value_2"}
+    assert not json.loads(out)["notes"], "every case has the label map"
+
+
+def test_a_problem_of_many_cases_is_one_line_and_json_lists_each(invoke, tmp_path: Path) -> None:
+    lay_out_folders(tmp_path / "d", [Files(f"p{n}", CASES[0].image, CASES[0].label) for n in range(7)])
+    one_value = BRAIN.model_dump(mode="json")
+    one_value["labels"][0]["values"] = {"1": "anterior"}
+    put(tmp_path / "brain.json", one_value)
+    code, out, err = invoke("dataset", "import", "d", "--declaration", "brain.json", "--dry-run", "--json")
+    assert code == exits.BAD_INPUT
+    assert len([p for p in json.loads(out)["problems"] if "values 2 are not declared" in p]) == 7
+    (line,) = [line for line in err.splitlines() if "values 2 are not declared" in line]
+    assert line.startswith("  7 cases (case 1 of 7, c-")
+    assert line.count("c-") == 5
+    assert "; and 2 more): hippocampus: the values 2 are not declared; declare them" in line
 
 
 def test_the_help_has_examples(invoke) -> None:

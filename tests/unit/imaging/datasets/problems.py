@@ -27,7 +27,7 @@ def run(path: Path, **options: Any) -> PreparedDataset:
 def list_problems(path: Path, **options: Any) -> str:
     """All problems, or the error that ends the preparation; they name nobody."""
     try:
-        text = "\n".join(run(path, **options).problems)
+        text = "\n".join(map(str, run(path, **options).problems))
     except VfmalignError as error:
         text = str(error)
     assert NAME not in text.lower()

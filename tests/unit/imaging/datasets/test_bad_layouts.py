@@ -161,8 +161,11 @@ def test_bad_nnunet(tmp_path: Path, damage: Callable[[Path], Any], message: str)
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda d: anat(d, 1, "T1w").unlink(), "no modality is in every case (t1w: 3 of 4 cases have it); add the"),
-        (lambda d: [anat(d, n, "T1w").rename(anat(d, n, "Surname")) for n in range(4)], "no suffix is one of BIDS"),
+        (lambda d: anat(d, 1, "T1w").unlink(), "(t1w: 3 of 4 cases have it, but not case 2 of 4); add the"),
+        (
+            lambda d: [anat(d, n, "T1w").rename(anat(d, n, "Surname")) for n in range(4)],
+            "no image's suffix is one of BIDS; their names share no word",
+        ),
         (lambda d: [anat(d, n, "T1w").unlink() for n in range(4)], "no folder sub-*/anat or sub-*/ses-*/anat with im"),
         (lambda d: put(anat(d, 1, "run-2_T1w"), CASES[1].image), "2 files are t1w"),
         (
@@ -201,7 +204,9 @@ def test_bids_sessions_are_cases_of_one_patient_and_partial_modalities_are_left_
     _, source = read_source(path)
     assert [case.patient for case in source.cases][-2:] == [f"{NAME}9"] * 2
     assert source.declaration.modalities == ("t1w",)
-    assert source.notes == ("flair was left out: 2 of 6 cases have it",)
+    assert source.notes == (
+        "flair was left out: 2 of 6 cases have it, but not case 1 of 6; case 2 of 6; case 3 of 6; case 4 of 6",
+    )
     assert "hippocampus" not in source.cases[-1].files, "a case may lack a label map"
     assert list_problems(path, declaration=TWO_CHANNELS).count("no file of flair") == 4
 

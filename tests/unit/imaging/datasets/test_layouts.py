@@ -141,6 +141,6 @@ def test_a_folder_of_another_layout_is_refused_as_a_chosen_one(
 
 def test_a_declared_brain_in_folders_is_found_by_the_ids(tmp_path: Path, made_cases: Sequence[Files]) -> None:
     path = LAY_OUT["folders"](tmp_path / "d", made_cases)
-    with pytest.raises(BadDataset, match="describe the data with --declaration"):
+    with pytest.raises(BadDataset, match=r"files of hippocampus \(4\), t1w \(4\)"):
         read_source(path.parent / "d", "folders", BRAIN.model_copy(update={"modalities": ("flair",), "labels": ()}))
     assert all(set(case.files) == {"t1w", "hippocampus"} for case in read_source(path, None, BRAIN)[1].cases)

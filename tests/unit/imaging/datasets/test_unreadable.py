@@ -34,7 +34,7 @@ def test_a_folder_of_the_folders_is_a_problem_of_its_case(tmp_path: Path, folder
     (path / folder).mkdir(exist_ok=True)
     (path / folder).chmod(0)
     prepared = run(path, declaration=BRAIN)
-    assert [problem.partition(": ")[2] for problem in prepared.problems] == [f"the folder {DENIED}"]
+    assert [problem.text for problem in prepared.problems] == [f"the folder {DENIED}"]
     list_problems(path, declaration=BRAIN)
 
 
@@ -55,7 +55,7 @@ def test_a_folder_of_a_subject_is_a_problem_of_its_cases(tmp_path: Path, folder:
         put(path / SESSION, make_case(9).image)
     (path / folder).chmod(0)
     prepared = run(path)
-    assert [problem.partition(": ")[2] for problem in prepared.problems] == [f"a folder of the subject {DENIED}"]
+    assert [problem.text for problem in prepared.problems] == [f"a folder of the subject {DENIED}"]
     list_problems(path)
 
 
@@ -96,10 +96,10 @@ def test_the_remedy_of_a_volume_fits_its_cause(tmp_path: Path, monkeypatch: pyte
     path = lay_out_decathlon(tmp_path / "d", CASES)
     image = path / "imagesTr" / f"{NAME}0.nii.gz"
     image.chmod(0)
-    assert f"/t1w: {DENIED}; replace the file, or allow this account to read it" in list_problems(path)
+    assert f": t1w: {DENIED}; replace the file, or allow this account to read it" in list_problems(path)
     image.chmod(0o644)
     monkeypatch.setattr(preparation, "MAX_ENCODED_BYTES", 2**10)
-    assert "/t1w: cannot be read (larger than 1024 bytes); crop the series" in list_problems(path)
+    assert ": t1w: cannot be read (larger than 1024 bytes); crop the series" in list_problems(path)
 
 
 def test_files_of_the_import_itself_say_why(tmp_path: Path) -> None:
