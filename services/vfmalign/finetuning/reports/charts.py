@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
@@ -10,7 +9,7 @@ from itertools import takewhile
 from markupsafe import Markup
 
 from vfmalign.client.messages.common import Estimate
-from vfmalign.finetuning.reports.formatting import format_number
+from vfmalign.finetuning.reports.formatting import format_number, to_natural_order
 from vfmalign.finetuning.reports.inline_svg import Axis, make_element, make_figure
 
 ROW_HEIGHT = 42
@@ -115,9 +114,7 @@ def draw_shift_scale(shift: Estimate, random: float | None, text: str) -> Markup
 
 def draw_layer_strip(layers: Sequence[LayerCell]) -> Markup:
     """Draws one cell per layer, the darker the more it moved, with its ratio above and its name below."""
-    cells = sorted(
-        layers, key=lambda cell: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", cell.name)]
-    )
+    cells = sorted(layers, key=lambda cell: to_natural_order(cell.name))
     names = shorten_names([cell.name for cell in cells])
     shown = set(range(len(cells)))
     if max(map(len, [*names, "0.000"])) * len(cells) > MAX_LAYER_LABELS:

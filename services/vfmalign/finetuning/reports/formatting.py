@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import math
+import re
 
 from vfmalign.client.messages.checks import Steps
 from vfmalign.client.messages.common import Estimate
@@ -20,6 +21,11 @@ def format_number(value: float | None) -> str:
         return f"{mantissa}e{int(exponent)}".replace("-", "\u2212")
     digits = 2 if value == 0 else max(0, 2 - math.floor(math.log10(abs(value))))
     return f"{value:.{digits}f}".replace("-", "\u2212")
+
+
+def to_natural_order(name: str) -> list[str | int]:
+    """Returns a key by which names sort with their numbers in order: `stages.2` before `stages.10`."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
 
 
 def format_correlation(value: float | None, digits: int = 2) -> str:

@@ -10,6 +10,7 @@ from vfmalign.client.messages.common import Estimate
 from vfmalign.client.messages.mmd import ComputeResponse, Projection
 from vfmalign.core.domain.jobs import MetricSpec, Network
 from vfmalign.finetuning.analysis.records import NetworkResult
+from vfmalign.finetuning.reports.formatting import to_natural_order
 from vfmalign.finetuning.reports.svg import ACCENT, FAINT, INK, figure_style, new_figure, to_svg
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def draw_shift(shift: ComputeResponse) -> bytes:
     with figure_style():
         figure = new_figure(7.2, 0.9 + 0.34 * len(shift.layers))
         axes = figure.subplots(1, 2, sharey=True)
-        layers = sorted(shift.layers, key=lambda layer: layer.layer, reverse=True)
+        layers = sorted(shift.layers, key=lambda layer: to_natural_order(layer.layer), reverse=True)
         panels: tuple[tuple[str, list[Estimate | None]], ...] = (
             ("standardised features", [layer.standardised.mmd2 if layer.standardised else None for layer in layers]),
             ("raw features", [layer.raw.mmd2 for layer in layers]),

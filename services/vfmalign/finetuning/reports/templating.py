@@ -21,6 +21,7 @@ from vfmalign.finetuning.reports.formatting import (
 )
 
 _FILTERS: Mapping[str, Callable[..., Any]] = {
+    "architecture": lambda text: text.partition(":")[0],  # its description may be pages of JSON
     "grouped": lambda value: f"{value:,}".replace(",", "\u202f") if value < 1e12 else f"{value:.2g}",
     "interval": format_interval,
     "moment": lambda value: value.strftime("%d %B %Y, %H:%M UTC"),

@@ -2,7 +2,7 @@
 
 import pytest
 
-from vfmalign.finetuning.reports.formatting import to_text
+from vfmalign.finetuning.reports.formatting import to_natural_order, to_text
 
 
 @pytest.mark.parametrize(
@@ -15,3 +15,10 @@ from vfmalign.finetuning.reports.formatting import to_text
 )
 def test_the_short_form_of_a_task_shows_its_values(name, text):
     assert to_text(name) == text
+
+
+def test_names_sort_by_their_numbers():
+    names = ["stages.10", "stages.2", "norm", "stages.2.conv10", "stages.2.conv9"]
+    assert sorted(names, key=to_natural_order) == [
+        "norm", "stages.2", "stages.2.conv9", "stages.2.conv10", "stages.10",
+    ]  # fmt: skip

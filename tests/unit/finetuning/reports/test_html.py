@@ -20,6 +20,7 @@ from vfmalign.finetuning.analysis.shift import shift_ratio
 from vfmalign.finetuning.analysis.verdict import Verdict
 from vfmalign.finetuning.reports.html import ExampleSlice, PageSources, render
 from vfmalign.finetuning.reports.number_rows import list_numbers
+from vfmalign.finetuning.reports.plots import draw_shift
 
 pytestmark = pytest.mark.usefixtures("drawings")
 
@@ -78,6 +79,27 @@ def test_has_every_section(make_report, make_png):
         assert f"<h2>{heading}</h2>" in html
     assert "says only that a change is detectable" in html
     assert "ab" * 32 in html
+
+
+def test_an_architecture_is_named_without_its_description(make_report):
+    description = json.dumps({"layers": [{"kind": "convolution"}] * 100})
+    networks = [
+        network.model_copy(update={"architecture": f"dilated_stack:{description}"})
+        for network in make_report().result.networks
+    ]
+    text = html_of(make_report(networks=tuple(networks)))
+    assert text.count("dilated_stack") == 3
+    assert "specialised network (dilated stack)" in text
+    assert "convolution" not in text
+
+
+def test_the_figure_of_layers_orders_them_by_number(make_report):
+    shift = make_report().result.shift
+    names = ["stages.10", "stages.2", "stages.1", "stages.3"]
+    layers = [layer.model_copy(update={"layer": name}) for layer, name in zip(shift.layers, names, strict=True)]
+    svg = draw_shift(shift.model_copy(update={"layers": tuple(layers), "primary_layer": "stages.10"})).decode()
+    shown = re.findall(r"<!-- (stages\.\d+) -->", svg)
+    assert shown == ["stages.10", "stages.3", "stages.2", "stages.1"], "from the bottom to the top"
 
 
 def test_banners_show_exactly_where_true(make_report):

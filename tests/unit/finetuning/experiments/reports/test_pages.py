@@ -8,11 +8,13 @@ import subprocess
 
 import pytest
 
+from vfmalign.core.domain.jobs import CaseScore
 from vfmalign.finetuning.reports import html as check_report
 from vfmalign.finetuning.reports.html import ExampleSlice, PageSources
+from vfmalign.finetuning.reports.score_table import COLUMNS
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-WIDTHS = (1280, 390)
+WIDTHS = (1280, 390, 320)
 FIRST_SCREEN = 800
 """Pixels that a window of 1280 pixels shows without scrolling."""
 # The page is shown in frames of both widths, which are its viewports; a window cannot be made as narrow as a telephone.
@@ -59,6 +61,7 @@ def open_page(browser, tmp_path):
         done = subprocess.run(
             [
                 browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+                "--hide-scrollbars",  # as on a telephone: a bar beside the page would hide what overflows by its width
                 "--disable-background-networking", "--disable-component-update", "--disable-sync",
                 f"--user-data-dir={tmp_path / 'profile'}", "--allow-file-access-from-files", "--enable-logging=stderr",
                 "--disable-dev-shm-usage", "--host-resolver-rules=MAP * ~NOTFOUND", "--virtual-time-budget=20000",
@@ -98,9 +101,26 @@ def test_an_experiment_s_page(open_page, pages, size, models):
     assert {len(view["figures"]) for view in views} == {2 * (5 + models) + 2 * (models + 5) + 2 + 5 * models + 3 + 2}
 
 
+def with_description(network):
+    """A network of an architecture that is described by JSON, as imported ones are."""
+    layers = [{"kind": "convolution", "channels": 32}] * 200
+    return network.model_copy(update={"architecture": f"dilated_stack:{json.dumps({'layers': layers})}"})
+
+
+def list_scores(metric, network):
+    """Scores of cases with ids of an import."""
+    values = {"pretrained": 0.1, "specialised": 0.6, "scratch": 0.5, "naive": 0.4}
+    return [
+        CaseScore(case=f"c-5f5b865d1efe161{place}", group="g", values={metric.name: values[network]})
+        for place in range(3)
+    ]
+
+
 def test_a_check_s_page(open_page, make_report, make_png):
-    report = make_report(phantom=True, leakage_known=False, held_out=False)
-    sources = PageSources(examples=[ExampleSlice("pretrained", make_png(), "case c-01")])
+    networks = [with_description(network) for network in make_report().result.networks]
+    report = make_report(phantom=True, leakage_known=False, held_out=False, networks=tuple(networks))
+    scores = {name: list_scores(report.result.metric, name) for name in COLUMNS}
+    sources = PageSources([ExampleSlice("pretrained", make_png(), "case c-01")], scores)
     views, console = open_page(check_report.render(report, sources))
     assert list_problems(views, console) == []
     assert {len(view["figures"]) for view in views} == {4}
