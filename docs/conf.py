@@ -18,7 +18,7 @@ CONTENTS = ("docs/index", "docs/adr/README")
 project = "vfmalign"
 release = version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 
-extensions = ["myst_parser"]
+extensions = ["myst_parser", "sphinx_copybutton"]
 root_doc = "docs/index"
 include_patterns = ["docs/**.md", "k8s/README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"]
 # Folders without pages. Sphinx would search the environment as well.

@@ -89,3 +89,9 @@ def test_every_decision_has_a_number_of_its_own_and_a_row() -> None:
     for number, name in rows:
         assert name.startswith(number)
         assert (ROOT / "docs/adr" / name).read_text().startswith(f"# {number}. ")
+
+
+def test_code_has_copy_buttons_and_the_first_page_a_picture() -> None:
+    tutorial, index = Page(SITE / "docs/tutorial.html"), Page(SITE / "docs/index.html")
+    assert any("copybutton.js" in name for name in tutorial.resources)
+    assert any(name.split("?")[0].endswith("report.png") for name in index.resources)

@@ -1,11 +1,19 @@
-"""The package's extras, for commands that need more than `pip install vfmalign` brings."""
+"""The package's extras, for commands that need more than an installation without extras brings."""
 
 from __future__ import annotations
 
+import json
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, distribution
 from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
+from vfmalign import __version__
 from vfmalign.core.domain.errors import PreconditionFailed
 
 LOCAL_MODULES = (
@@ -57,6 +65,34 @@ def missing_extra(extra: str, purpose: str, package: str) -> PreconditionFailed:
     """The error for a package of an extra that is not installed."""
     return PreconditionFailed(
         f"{purpose} needs {package}, which is not installed",
-        remedy=f"pip install 'vfmalign[{extra}]'",
+        remedy=get_install_command(extra),
         reason="MISSING_EXTRA",
     )
+
+
+def get_install_command(extra: str) -> str:
+    """Returns the command that adds an extra to this installation, from the clone, wheel or index that it came from.
+
+    The name alone would not do: it is on no public index, where anybody could claim it (SECURITY.md).
+    """
+    source = _read_source()
+    url = str(source.get("url", ""))
+    path = Path(url2pathname(urlsplit(url).path)) if url.startswith("file:") else None
+    if path is not None and path.exists():
+        editable = "-e " if source.get("dir_info", {}).get("editable") else ""
+        return f"pip install {editable}{shlex.quote(f'{path}[{extra}]')}"
+    if url and path is None and "archive_info" in source:
+        return f"pip install {shlex.quote(f'vfmalign[{extra}] @ {url}')}"
+    if url:
+        return f"pip install 'PATH[{extra}]', where PATH is a clone or the wheel of vfmalign {__version__}"
+    return f"pip install 'vfmalign[{extra}]=={__version__}', from the index that vfmalign came from"
+
+
+def _read_source() -> dict[str, Any]:
+    """Returns where the package was installed from, as pip records it (PEP 610); empty for an index."""
+    try:
+        record = distribution("vfmalign").read_text("direct_url.json")
+    except PackageNotFoundError:
+        return {"url": "unknown:"}
+    source: dict[str, Any] = json.loads(record) if record else {}
+    return source

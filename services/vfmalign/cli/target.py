@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from vfmalign.cli.local import registry
 from vfmalign.cli.local.state_directory import StackState, StateDirectory
 from vfmalign.cli.login.credential import LOGIN_REMEDY, Credential
+from vfmalign.cli.views.output import Output
 from vfmalign.client import AsyncClient
 from vfmalign.client.settings import load_client_settings
 from vfmalign.core.domain.errors import BadOption, PreconditionFailed, Unauthenticated, Unavailable
@@ -24,6 +25,17 @@ if TYPE_CHECKING:
     from vfmalign.core.storage.object_store import ObjectStore
 
 _T = TypeVar("_T")
+
+
+def _note_unused_token() -> None:
+    """Tell users whose token is for a deployment elsewhere that the command calls a local stack."""
+    for name in ("VFMALIGN_TOKEN", "VFMALIGN_TOKEN_FILE"):
+        if os.environ.get(name):
+            Output.to_terminal().note(
+                f"{name} is not sent: a local stack takes its owner's token. Unset it, or name a deployment with "
+                "VFMALIGN_FEATURES_ADDRESS, VFMALIGN_MMD_ADDRESS and VFMALIGN_FINETUNING_ADDRESS",
+                "yellow",
+            )
 
 
 @dataclass(frozen=True)
@@ -93,6 +105,7 @@ class Target:
                 "set VFMALIGN_FEATURES_ADDRESS, VFMALIGN_MMD_ADDRESS and VFMALIGN_FINETUNING_ADDRESS",
                 reason="STACK_DOWN",
             )
+        _note_unused_token()
         return cls.from_state(directory, state)
 
     @cached_property

@@ -80,4 +80,7 @@ def load_client_settings(**arguments: Any) -> ClientSettings:
     try:
         return ClientSettings(**{name: value for name, value in arguments.items() if value is not None})
     except ValidationError as error:
-        raise to_bad_option(error) from None
+        problem = to_bad_option(error)
+        if problem.field in ClientSettings.model_fields and arguments.get(problem.field) is None:
+            problem.subject = f"VFMALIGN_{problem.field.upper()}"
+        raise problem from None

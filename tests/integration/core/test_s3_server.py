@@ -172,7 +172,7 @@ async def test_a_stranger_gets_nothing_from_any_port(s3: s3_server.S3Server, tmp
 def test_a_full_disk_is_told_before_anything_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = SimpleNamespace(total=10**12, used=10**12 - 1000, free=1000)
     monkeypatch.setattr(s3_server.shutil, "disk_usage", lambda _: usage)
-    with pytest.raises(Unavailable, match="needs 1073741824 bytes of free disk space, 1000 are free") as caught:
+    with pytest.raises(Unavailable, match="needs 1,024 MiB of free disk space, 0 MiB are free") as caught:
         s3_server.start(tmp_path / "s3")
     assert (caught.value.reason, caught.value.subject) == ("DISK_FULL", str(tmp_path / "s3"))
     assert caught.value.remedy.startswith("free 1073740824 bytes")

@@ -16,7 +16,7 @@ import pytest
 
 from vfmalign import __version__
 from vfmalign.cli import __main__ as program
-from vfmalign.cli import arrays, exits
+from vfmalign.cli import arrays, exits, extras
 from vfmalign.cli.local import doctor
 from vfmalign.cli.options import build_recipe
 from vfmalign.client.samples import StoredFeatureSet
@@ -378,7 +378,7 @@ def test_doctor_names_missing_packages_and_a_full_disk(invoke, monkeypatch: pyte
     code, out, err = invoke("doctor")
     assert code == exits.UNAVAILABLE
     assert "a local stack needs monai, which is not installed" in out
-    assert "pip install 'vfmalign[local]'" in out
+    assert extras.get_install_command("local") in out
     assert "0.2 GiB are free" in out
     assert "the first failing step is `packages`" in err
 

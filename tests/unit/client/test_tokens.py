@@ -7,6 +7,7 @@ import pytest
 
 from vfmalign.client import AsyncClient, Client
 from vfmalign.client.messages.features import ExtractDatasetRequest
+from vfmalign.client.settings import load_client_settings
 from vfmalign.core.domain.errors import BadOption, DeadlineExceeded, Unauthenticated, Unavailable
 
 X = np.arange(12, dtype=np.float32).reshape(3, 4)
@@ -85,3 +86,14 @@ async def test_a_token_does_not_leave_this_machine_unencrypted(authorizations, m
     async with AsyncClient(**address, token="secret") as client:
         with pytest.raises((Unavailable, DeadlineExceeded)):
             await client.mmd.compute(X, X, pairing="paired", timeout_s=2)
+
+
+def test_a_token_file_that_does_not_exist_is_named_by_its_variable(monkeypatch, tmp_path):
+    monkeypatch.delenv("VFMALIGN_TOKEN", raising=False)
+    monkeypatch.setenv("VFMALIGN_TOKEN_FILE", str(tmp_path / "absent"))
+    with pytest.raises(BadOption) as caught:
+        load_client_settings()
+    assert str(caught.value) == ("VFMALIGN_TOKEN_FILE: there is no such file; give the path of a file that exists")
+    monkeypatch.delenv("VFMALIGN_TOKEN_FILE")
+    with pytest.raises(BadOption, match="^ca_file: there is no such file"):
+        load_client_settings(ca_file=tmp_path / "absent")

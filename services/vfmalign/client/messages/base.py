@@ -146,6 +146,8 @@ def _describe_problem(kind: str, message: str, context: dict[str, Any]) -> tuple
         if context["pattern"] in {SHA256_PATTERN, OPTIONAL_SHA256_PATTERN}:
             return "not a SHA-256 digest", "give 64 lower-case hexadecimal digits"
         return "not an id or digest of the expected form", ""
+    if kind == "path_not_file":
+        return "there is no such file", "give the path of a file that exists"
     return message, str(context.get("remedy", ""))
 
 

