@@ -175,7 +175,7 @@ def test_a_full_disk_is_told_before_anything_starts(tmp_path: Path, monkeypatch:
     with pytest.raises(Unavailable, match="needs 1,024 MiB of free disk space, 0 MiB are free") as caught:
         s3_server.start(tmp_path / "s3")
     assert (caught.value.reason, caught.value.subject) == ("DISK_FULL", str(tmp_path / "s3"))
-    assert caught.value.remedy.startswith("free 1073740824 bytes")
+    assert caught.value.remedy.startswith("free 1,024 MiB")
     assert list((tmp_path / "s3").iterdir()) == []
 
 

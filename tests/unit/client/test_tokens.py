@@ -95,5 +95,5 @@ def test_a_token_file_that_does_not_exist_is_named_by_its_variable(monkeypatch, 
         load_client_settings()
     assert str(caught.value) == ("VFMALIGN_TOKEN_FILE: there is no such file; give the path of a file that exists")
     monkeypatch.delenv("VFMALIGN_TOKEN_FILE")
-    with pytest.raises(BadOption, match="^ca_file: there is no such file"):
+    with pytest.raises(BadOption, match=r"^ca_file: there is no such file"):
         load_client_settings(ca_file=tmp_path / "absent")
