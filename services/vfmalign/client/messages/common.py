@@ -42,7 +42,7 @@ class Interval(ApiMessage):
         lower, upper: ends, in the unit of the estimate.
         level: nominal coverage, in (0, 1).
         method: how it was computed.
-        degenerate: True where the coverage is unreliable.
+        degenerate: True where the coverage is unreliable; never without a test.
     """
 
     PROTO: ClassVar[type[Message]] = common_pb2.Interval

@@ -85,13 +85,13 @@ def jackknife(observed: float, left_out: Sequence[FloatArray], level: float, p: 
         p: p-value of the test; None without a test.
 
     Returns:
-        The interval. It is degenerate if the test does not reject or is absent: near the null the estimator is a
-        degenerate U-statistic and not normal, so that the coverage is not reliable.
+        The interval. It is degenerate if the test does not reject: near the null the estimator is a degenerate
+        U-statistic and not normal, so that the coverage is not reliable. Without a test, nothing says so.
     """
     degrees = min(theta_G.size for theta_G in left_out) - 1
     half = float(stdtrit(degrees, 0.5 + level / 2.0)) * standard_error(left_out)
-    rejects = p is not None and p <= 1.0 - level + 1e-12
-    return Interval(lower=observed - half, upper=observed + half, level=level, method=JACKKNIFE, degenerate=not rejects)
+    degenerate = p is not None and p > 1.0 - level + 1e-12
+    return Interval(lower=observed - half, upper=observed + half, level=level, method=JACKKNIFE, degenerate=degenerate)
 
 
 def standard_error(left_out: Sequence[FloatArray]) -> float:

@@ -177,14 +177,17 @@ def test_independent_jackknife_equals_explicit_recomputation(brute, rng, grouped
     half = stats.t.ppf(0.975, 7) * np.sqrt(variance)
     shift = brute.compare(x, y, groups_x=labels_x, groups_y=labels_y, pairing="independent", tile_rows=5).raw
     assert shift.mmd2.interval.upper - shift.mmd2.value == pytest.approx(half, rel=1e-10)
-    assert shift.mmd2.interval.degenerate, "no test was made, so nothing says that the estimator is not degenerate"
 
 
-def test_interval_is_flagged_where_the_test_does_not_reject(brute, rng):
+@pytest.mark.parametrize("estimator", ["unbiased_paired", "random_fourier"])
+def test_interval_is_flagged_where_the_test_does_not_reject(brute, rng, estimator):
     x, y = rng.normal(size=(20, 3)), rng.normal(size=(20, 3))
-    shift = brute.compare(x, y, permutations=300).raw
+    shift = brute.compare(x, y, permutations=300, estimator=estimator).raw
     assert shift.p_value.value > 0.05
     assert shift.mmd2.interval.degenerate
+    untested = brute.compare(x, y, permutations=0, estimator=estimator).raw
+    assert untested.p_value.value is None
+    assert not untested.mmd2.interval.degenerate, "no test was made, so nothing says that it is degenerate"
 
 
 @pytest.mark.parametrize("pairing", ["paired", "independent"])
