@@ -26,6 +26,7 @@ from vfmalign.client.messages.mmd import (
 from vfmalign.client.samples import Array, LabelledFeatures, Sample, to_feature_source
 from vfmalign.client.uploader import Uploader
 from vfmalign.core.domain.errors import TooLarge
+from vfmalign.core.rpc.status_mapping import MESSAGE_TOO_LARGE
 from vfmalign.core.rpc.transport import MESSAGE_BYTES
 from vfmalign.v1 import mmd_pb2, mmd_pb2_grpc
 
@@ -146,5 +147,5 @@ def _check_size(request: mmd_pb2.ComputeRequest) -> None:
         f"the request has {size} bytes, a message at most {MESSAGE_BYTES}",
         subject="MmdService",
         remedy="pass what `upload` returns for the arrays, or compare fewer layers",
-        reason="MESSAGE_TOO_LARGE",
+        reason=MESSAGE_TOO_LARGE,
     )

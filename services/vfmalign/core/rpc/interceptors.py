@@ -28,6 +28,7 @@ from vfmalign.core.domain.errors import (
     Forbidden,
     Internal,
     InvalidInput,
+    TooLarge,
     Unavailable,
     VfmalignError,
 )
@@ -37,7 +38,13 @@ from vfmalign.core.rpc.bounds import parse_request
 from vfmalign.core.rpc.call_log import CallLog
 from vfmalign.core.rpc.holds import Hold, Holds
 from vfmalign.core.rpc.identity import current_identity, current_tenant
-from vfmalign.core.rpc.status_mapping import DETAILS_KEY, get_status_code, to_status
+from vfmalign.core.rpc.status_mapping import (
+    DETAILS_KEY,
+    MESSAGE_TOO_LARGE,
+    REQUEST_TOO_LARGE,
+    get_status_code,
+    to_status,
+)
 from vfmalign.core.runtime import logs, metrics
 from vfmalign.core.runtime.threads import MESSAGES
 from vfmalign.core.runtime.work_context import limit_work
@@ -46,6 +53,8 @@ from vfmalign.core.runtime.work_context import limit_work
 # to the deadline is counted as DEADLINE_EXCEEDED.
 _DEADLINE_SLACK_S = 0.1
 _LARGE_MESSAGE_BYTES = 2**18
+_CANCELLATION_S = 1.0
+"""Time within which gRPC cancels a call after the end of its requests; milliseconds as a rule."""
 _QUIET = frozenset({"grpc.health.v1.Health"})
 _ALWAYS_OPEN = "grpc."
 """Prefix of the services that answer while the process starts and shuts down: health and reflection."""
@@ -200,15 +209,11 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         """Reads and checks the request of a call. The end of its work frees its memory."""
         async with hold.admission.reserve(hold.caller) as reservation:
             data = await hold.admission.read(context, reservation)
-            if data is None:
-                raise InvalidInput(
-                    f"the call has no message of at most {hold.admission.message_bytes:,} bytes",
-                    subject="message",
-                    remedy="send one message, and large data by reference",
-                    reason="NO_MESSAGE",
-                )
-            with limit_work(context.time_remaining()):
-                yield await self._parse(parse, data)
+            if data is not None:
+                with limit_work(context.time_remaining()):
+                    yield await self._parse(parse, data)
+                return
+        await _refuse_missing_message(context, hold.admission.message_bytes)
 
     async def _parse(self, parse: Any, data: bytes) -> Any:
         """Parses and checks a request.
@@ -271,9 +276,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 metrics.calls_denied.labels(method.service, method.name, error.reason).inc()
                 self._log.log_denial(method.path[1:], error)
         except (asyncio.CancelledError, GeneratorExit):
-            left_s = context.time_remaining()
-            late = left_s is not None and left_s <= _DEADLINE_SLACK_S
-            code = grpc.StatusCode.DEADLINE_EXCEEDED if late else grpc.StatusCode.CANCELLED
+            code = grpc.StatusCode.DEADLINE_EXCEEDED if _is_late(context) else grpc.StatusCode.CANCELLED
             raise
         except grpc.aio.AbortError:
             code = _code_in(context)
@@ -309,6 +312,35 @@ def register_methods(services: dict[str, list[tuple[str, bool]]]) -> None:
     for service, methods in services.items():
         for name, streams in methods:
             _Method.create(service, name, "server_stream" if streams else "unary")
+
+
+async def _refuse_missing_message(context: grpc.aio.ServicerContext[Any, Any], message_bytes: int) -> None:
+    """Fails a call whose stream of requests ended without a message.
+
+    Of a message beyond its limit, gRPC shows nothing but that end. It answers the client itself, and cancels the call a
+    moment later, as it does where the client leaves before its message is complete.
+
+    Raises:
+        TooLarge: the call was cancelled.
+        InvalidInput: it was not, so the client sent no message.
+    """
+    try:
+        await asyncio.sleep(_CANCELLATION_S)
+    except asyncio.CancelledError:
+        if _is_late(context):
+            raise
+        raise TooLarge(
+            f"the message is larger than {message_bytes:,} bytes, or the client left before it was complete",
+            subject="message",
+            remedy=REQUEST_TOO_LARGE,
+            reason=MESSAGE_TOO_LARGE,
+        ) from None
+    raise InvalidInput("the call has no message", subject="message", remedy="send one message", reason="NO_MESSAGE")
+
+
+def _is_late(context: grpc.aio.ServicerContext[Any, Any]) -> bool:
+    left_s = context.time_remaining()
+    return left_s is not None and left_s <= _DEADLINE_SLACK_S
 
 
 def _code_in(context: grpc.aio.ServicerContext[Any, Any]) -> grpc.StatusCode:

@@ -24,6 +24,13 @@ _MAX_TEXT = 1000
 """Maximum characters of one text in the trailers, because HTTP/2 limits the size of headers."""
 # What gRPC says where only one side has TLS, or one side rejects the other's certificate.
 _BROKEN_HANDSHAKE = re.compile(r"handshake failed|Socket closed|Connection reset", re.IGNORECASE)
+# What gRPC says of a message beyond a limit. It refuses the message before vfmalign sees it, so there is no ErrorInfo.
+_LARGER_THAN_MAX = re.compile(r"message larger than max \((\d+) vs\. (\d+)\)")
+_ANSWER = re.compile(r"CLIENT: Received|SERVER: Sent")
+MESSAGE_TOO_LARGE = "MESSAGE_TOO_LARGE"
+REQUEST_TOO_LARGE = (
+    "upload features (`CreateUpload` of MmdService, `client.mmd.upload` in Python), and send less of anything else"
+)
 
 CODES: dict[type[errors.VfmalignError], grpc.StatusCode] = {
     errors.InvalidInput: grpc.StatusCode.INVALID_ARGUMENT,
@@ -85,6 +92,8 @@ def from_rpc_error(error: grpc.RpcError, target: str) -> errors.VfmalignError:
     info, field, retry_after_s = _details(error)
     if info is None:
         text = error.details() or code.name
+        if (match := _LARGER_THAN_MAX.search(text)) is not None:
+            return _to_too_large(match, target)
         unpacked = cls(text, subject=target, remedy=_get_remedy(cls, text), reason=code.name)
         if retry_after_s is not None:
             unpacked.retry_after_s = retry_after_s
@@ -110,6 +119,18 @@ def _get_remedy(cls: type[errors.VfmalignError], text: str) -> str:
         "check that the service runs, and the files for TLS: VFMALIGN_CA_FILE names the authority of a service with "
         "TLS and is unset for one without; VFMALIGN_CERT_FILE and VFMALIGN_KEY_FILE name the certificate for one that "
         "asks for it"
+    )
+
+
+def _to_too_large(match: re.Match[str], target: str) -> errors.TooLarge:
+    """Returns the error for a message that gRPC itself refused."""
+    size, limit = map(int, match.groups())
+    is_answer = _ANSWER.search(match.string) is not None
+    return errors.TooLarge(
+        f"the {'answer' if is_answer else 'request'} has {size:,} bytes, and the limit is {limit:,}",
+        subject=target,
+        remedy="ask for less at once, such as fewer layers" if is_answer else REQUEST_TOO_LARGE,
+        reason=MESSAGE_TOO_LARGE,
     )
 
 

@@ -23,7 +23,7 @@ from vfmalign.core.domain import errors
 from vfmalign.core.rpc.channels import connect
 from vfmalign.core.rpc.interceptors import Gate
 from vfmalign.core.rpc.server import serve, serve_api
-from vfmalign.core.rpc.status_mapping import CODES
+from vfmalign.core.rpc.status_mapping import CODES, from_rpc_error
 from vfmalign.core.rpc.transport import message_limits
 from vfmalign.core.runtime import metrics
 from vfmalign.core.runtime.settings import ServerSettings, ServiceSettings, StoreSettings
@@ -211,12 +211,7 @@ async def test_a_stream_fails_after_what_it_had(running: Running) -> None:
 async def test_a_message_that_cannot_be_parsed_is_an_error_like_any_other(
     capfd: pytest.CaptureFixture[str], running: Running
 ) -> None:
-    labels = {"grpc_method": "Compute", "grpc_code": "INVALID_ARGUMENT", "grpc_service": "vfmalign.v1.MmdService"}
-
-    def count() -> float:
-        return metrics.REGISTRY.get_sample_value("grpc_server_handled_total", {**labels, "grpc_type": "unary"}) or 0.0
-
-    before = count()
+    before = get_handled("INVALID_ARGUMENT")
     async with plain(running) as channel:
         for data in (b"\xff", b"\x0a\x7f"):
             with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -225,8 +220,46 @@ async def test_a_message_that_cannot_be_parsed_is_an_error_like_any_other(
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await channel.stream_unary("/vfmalign.v1.MmdService/Compute")(iter(()))
         assert "no message" in (caught.value.details() or "")
-    assert count() == before + 3
+    assert get_handled("INVALID_ARGUMENT") == before + 3
     assert capfd.readouterr().err.count('"reason": "MALFORMED_MESSAGE"') == 2
+
+
+def get_handled(code: str) -> float:
+    """The calls of Compute that ended with a code."""
+    labels = {"grpc_method": "Compute", "grpc_code": code, "grpc_service": "vfmalign.v1.MmdService"}
+    return metrics.REGISTRY.get_sample_value("grpc_server_handled_total", {**labels, "grpc_type": "unary"}) or 0.0
+
+
+async def test_a_message_beyond_the_limit_is_counted_as_the_client_sees_it_and_has_a_remedy(
+    capfd: pytest.CaptureFixture[str], running: Running
+) -> None:
+    codes = ("RESOURCE_EXHAUSTED", "INVALID_ARGUMENT", "CANCELLED")
+    before = [get_handled(code) for code in codes]
+    address = f"127.0.0.1:{running.ports['grpc']}"
+    async with grpc.aio.insecure_channel(address, [("grpc.max_send_message_length", -1)]) as channel:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await channel.unary_unary("/vfmalign.v1.MmdService/Compute")(bytes(17 * 2**20))
+    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    error = from_rpc_error(caught.value, "MmdService")
+    assert (type(error), error.reason, error.retry_after_s) == (errors.TooLarge, "MESSAGE_TOO_LARGE", None)
+    assert error.message == "the request has 17,825,792 bytes, and the limit is 16,842,752"
+    assert "CreateUpload" in error.remedy
+    async with asyncio.timeout(10):  # a server counts after the client has its answer
+        while get_handled("RESOURCE_EXHAUSTED") == before[0]:
+            await asyncio.sleep(0.01)
+    assert [get_handled(code) - count for code, count in zip(codes, before, strict=True)] == [1, 0, 0]
+    assert '"reason": "MESSAGE_TOO_LARGE"' in capfd.readouterr().err
+
+
+async def test_an_answer_beyond_the_clients_limit_asks_for_less(running: Running) -> None:
+    options = [("grpc.max_receive_message_length", 1)]
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{running.ports['grpc']}", options) as channel:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await mmd_pb2_grpc.MmdServiceStub(channel).Compute(mmd_pb2.ComputeRequest(primary_layer="slow"))
+    error = from_rpc_error(caught.value, "MmdService")
+    assert type(error) is errors.TooLarge
+    assert error.message == "the answer has 6 bytes, and the limit is 1"
+    assert error.remedy.startswith("ask for less")
 
 
 async def test_calls_and_connections_beyond_the_limits_are_refused() -> None:
