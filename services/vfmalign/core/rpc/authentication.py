@@ -41,6 +41,10 @@ _REASONS: tuple[tuple[type[jwt.PyJWTError], str, str], ...] = (
     (jwt.MissingRequiredClaimError, "MISSING_CLAIM", f"the token lacks one of the claims {', '.join(_REQUIRED)}"),
     (jwt.InvalidSignatureError, "BAD_SIGNATURE", "the token's signature is wrong"),
 )
+_HOW_TO_SEND = (
+    "send the metadata `authorization: Bearer TOKEN`, as vfmalign's client does where VFMALIGN_TOKEN_FILE names the "
+    "file of a token; `vfmalign login` gets one, and a local stack keeps its own in .vfmalign/tokens/owner/token"
+)
 
 
 class Authenticator:
@@ -186,7 +190,7 @@ def _check_roles(settings: AuthSettings) -> None:
 def _get_token(metadata: Iterable[tuple[str, str | bytes]]) -> str:
     values = [value for key, value in metadata if key == AUTHORIZATION]
     if not values:
-        raise _invalid("NO_TOKEN", "the call carries no token")
+        raise _invalid("NO_TOKEN", "the call carries no token", _HOW_TO_SEND)
     scheme, _, token = values[0].partition(" ") if isinstance(values[0], str) else ("", "", "")
     if len(values) > 1 or scheme.lower() != "bearer":
         raise _invalid("MALFORMED_TOKEN", "the call must carry one header `authorization: Bearer <token>`")
@@ -210,7 +214,7 @@ def _to_texts(value: Any) -> list[str]:
     return [text for text in value if isinstance(text, str)] if isinstance(value, list) else []
 
 
-def _invalid(reason: str, message: str) -> Unauthenticated:
-    return Unauthenticated(
-        message, subject=AUTHORIZATION, remedy="log in, or renew the token of the calling service", reason=reason
-    )
+def _invalid(
+    reason: str, message: str, remedy: str = "log in, or renew the token of the calling service"
+) -> Unauthenticated:
+    return Unauthenticated(message, subject=AUTHORIZATION, remedy=remedy, reason=reason)

@@ -60,6 +60,7 @@ RPC_ROLES: Mapping[str, frozenset[str]] = MappingProxyType(
         "/vfmalign.v1.ExperimentService/CancelExperiment": _END,
         "/vfmalign.v1.ExperimentService/RetryExperiment": _END,
         # The interfaces are public, but a stranger does not learn which ones this server has.
+        "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo": ROLES,
         "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": ROLES,
     }
 )

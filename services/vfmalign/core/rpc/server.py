@@ -23,7 +23,6 @@ from typing import NoReturn
 import grpc
 from google.protobuf.descriptor import ServiceDescriptor
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 
 from vfmalign.core.domain.errors import BadOption
 from vfmalign.core.rpc import tls
@@ -32,6 +31,7 @@ from vfmalign.core.rpc.authentication import Authenticator
 from vfmalign.core.rpc.connections import Connections
 from vfmalign.core.rpc.holds import Holds
 from vfmalign.core.rpc.interceptors import CallInterceptor, Gate, register_methods
+from vfmalign.core.rpc.reflection import enable_reflection
 from vfmalign.core.rpc.transport import MESSAGE_BYTES, MESSAGE_HEADROOM_BYTES, message_limits
 from vfmalign.core.runtime import logs, metrics
 from vfmalign.core.runtime.auth_settings import is_loopback
@@ -248,7 +248,7 @@ async def serve_api(
     services = add_services(server)
     names = [service.full_name for service in services]
     register_methods({s.full_name: [(method.name, method.server_streaming) for method in s.methods] for s in services})
-    reflection.enable_server_reflection([*names, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
+    enable_reflection([*names, health.SERVICE_NAME], server)
     await _set(state, names, _NOT_SERVING)
     with _port_of("VFMALIGN_SERVER__GRPC_PORT", limits.grpc_port):
         port = _add_port(server, _address(limits.host, limits.grpc_port), limits)

@@ -255,6 +255,7 @@ async def test_a_call_has_one_bearer_token(issuer: TokenIssuer, tmp_path: Path) 
         with pytest.raises(Unauthenticated) as caught:
             await authenticator.authenticate(metadata)
         assert caught.value.reason == reason
+        assert reason != "NO_TOKEN" or "`authorization: Bearer TOKEN`" in caught.value.remedy
     assert await authenticator.authenticate([("x-other", "1"), ("authorization", f"bearer {token}")])
 
 
