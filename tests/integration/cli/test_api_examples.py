@@ -74,6 +74,13 @@ def test_the_request_in_json_holds_the_samples_of_the_programs() -> None:
         assert values.tolist() == [list(row) for row in rows]
 
 
+def test_the_library_needs_no_service() -> None:
+    command = [sys.executable, EXAMPLES / "python/library.py"]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True, timeout=TIMEOUT_S).stdout
+    assert read_value(printed, "MMD²") == pytest.approx(mmd2(), abs=1e-6)
+    assert 0 < read_value(printed, "p") <= 1
+
+
 @pytest.mark.parametrize("name", ["typed_client", "plain_grpc"])
 def test_python(mmd_alone: Cli, name: str) -> None:
     printed = run_example(mmd_alone, sys.executable, f"examples/python/{name}.py")

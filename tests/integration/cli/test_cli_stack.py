@@ -104,7 +104,7 @@ def test_another_user_of_the_machine_gets_nothing(
         monkeypatch.setenv(f"VFMALIGN_{name.upper()}_ADDRESS", service.ports.address)
     x = cli.folder / "x2.npy"
     np.save(x, np.zeros((4, 2), np.float32))
-    for command in (("models", "list"), ("jobs", "list"), ("mmd", str(x), str(x), "--paired", "--permutations", "9")):
+    for command in (("models", "list"), ("jobs", "list"), ("mmd", str(x), str(x), "--paired", "--sigma", "1")):
         done = cli.call(*command, "--json", code=exits.REFUSED)
         assert "VFMALIGN_TOKEN" in done.document["error"]["remedy"]
         assert not token or token not in done.out + done.err
@@ -183,9 +183,9 @@ def test_models_features_and_a_comparison(cli: Cli, model: str, dataset: str) ->
     assert again["feature_set"] == first["feature_set"]
     assert again["computed_cases"] == 0
     name = first["feature_set"]["feature_set_id"]
-    same = cli.run("mmd", name, name, "--paired", "--json").document
+    same = cli.run("mmd", name, name, "--paired", "--reference", name, "--json").document
     assert [layer["raw"]["mmd2"]["value"] for layer in same["layers"]] == pytest.approx([0.0] * 4, abs=1e-12)
-    local = cli.call("mmd", name, name, "--paired", "--local", "--json").document
+    local = cli.call("mmd", name, name, "--paired", "--reference", name, "--local", "--json").document
     assert [layer["raw"]["mmd2"]["value"] for layer in local["layers"]] == pytest.approx([0.0] * 4, abs=1e-12)
 
 
@@ -221,12 +221,14 @@ def test_arrays_are_compared_inline(cli: Cli) -> None:
     rng = np.random.default_rng(0)
     np.save(cli.folder / "x.npy", rng.normal(size=(40, 8)).astype(np.float32))
     np.save(cli.folder / "y.npy", rng.normal(size=(30, 8)).astype(np.float32) + 1.0)
-    done = cli.call("mmd", "x.npy", "y.npy", "--independent", "--permutations", "199", "--json").document
+    np.save(cli.folder / "r.npy", rng.normal(size=(50, 8)).astype(np.float32))
+    options = ("--independent", "--reference", "r.npy", "--permutations", "199")
+    done = cli.call("mmd", "x.npy", "y.npy", *options, "--json").document
     assert done["layers"][0]["standardised"]["mmd2"]["value"] > 0.1
     assert done["layers"][0]["standardised"]["p_value"]["value"] == pytest.approx(1 / 200)
-    table = cli.call("mmd", "x.npy", "y.npy", "--independent", "--permutations", "199")
+    table = cli.call("mmd", "x.npy", "y.npy", *options)
     assert "standardised" in table.out
-    refused = cli.call("mmd", "x.npy", "y.npy", "--paired", code=2)
+    refused = cli.call("mmd", "x.npy", "y.npy", "--paired", "--sigma", "1", code=2)
     assert "row" in refused.err
 
 

@@ -37,7 +37,7 @@ def test_mmd_compares_arrays_and_refuses_those_that_need_an_upload(mmd_alone: Cl
     np.save(mmd_alone.folder / "x.npy", x)
     np.save(mmd_alone.folder / "y.npy", x + 1)
     np.save(mmd_alone.folder / "large.npy", np.zeros((2**21, 4), np.float32))
-    arguments = ("--paired", "--permutations", "0", "--json")
+    arguments = ("--paired", "--sigma", "1", "--json")
     error = mmd_alone.call("mmd", "x.npy", "y.npy", *arguments, "--layer", "x", code=exits.BAD_INPUT).document["error"]
     assert (error["subject"], error["message"]) == ("A", "has no layer `x`")
     answer = mmd_alone.call("mmd", "x.npy", "y.npy", *arguments).document
@@ -51,7 +51,7 @@ def test_the_address_alone_makes_a_deployment_as_docs_api_says(mmd_alone: Cli, m
     monkeypatch.setenv("VFMALIGN_MMD_ADDRESS", state.services["mmd"].ports.address)
     monkeypatch.setenv("VFMALIGN_TOKEN_FILE", str(state.token_file))
     np.save(mmd_alone.folder / "z.npy", np.eye(8, dtype=np.float32))
-    mmd_alone.call("mmd", "z.npy", "z.npy", "--paired", "--permutations", "0")
+    mmd_alone.call("mmd", "z.npy", "z.npy", "--paired", "--sigma", "1")
     error = mmd_alone.call("jobs", "list", "--json", code=exits.BAD_INPUT).document["error"]
     assert "set VFMALIGN_FINETUNING_ADDRESS" in error["remedy"]
     steps = {step["name"]: step["outcome"] for step in mmd_alone.call("doctor", "--json").document["steps"]}

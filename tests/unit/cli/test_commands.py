@@ -42,8 +42,8 @@ NEED_A_STACK = [
     ("checks", "retry", "c1"),
     ("experiments", "retry", "s1"),
     ("watch", "c1"),
-    ("mmd", "a" * 32, "b" * 32, "--paired"),
-    ("mmd", "a" * 32, "b" * 32, "--paired", "--local"),
+    ("mmd", "a" * 32, "b" * 32, "--paired", "--sigma", "1"),
+    ("mmd", "a" * 32, "b" * 32, "--paired", "--sigma", "1", "--local"),
 ]
 
 # No stack runs: an answer about the gate shows that it was read before anything was begun.
@@ -102,7 +102,7 @@ def test_with_json_an_error_is_the_one_document_on_stdout(invoke) -> None:
             "choose one of segmentation, super_resolution, denoising, distortion, translation",
         ),
         (("demo", "--objective", "supervised"), "choose one of masked_reconstruction, contrastive"),
-        (("mmd", "Not An Id", "b" * 32, "--paired"), "neither the id of a feature set nor a .npy file"),
+        (("mmd", "Not An Id", "b" * 32, "--paired", "--sigma", "1"), "neither the id of a feature set nor a .npy file"),
     ],
 )
 def test_bad_usage_is_one_sentence_and_code_2(invoke, arguments: tuple[str, ...], words: str) -> None:
@@ -285,7 +285,7 @@ def test_an_array_too_large_for_a_message_needs_a_service_with_a_store(local: ob
 @pytest.mark.parametrize("local", [(), ("--local",)], ids=str)
 def test_the_first_wrong_sample_of_a_comparison_is_named(invoke, local: tuple[str, ...]) -> None:
     for arguments in (("a@zz", "b@zz"), ("a.npz", "b.npz")):
-        code, _, err = invoke("mmd", *arguments, "--paired", *local)
+        code, _, err = invoke("mmd", *arguments, "--paired", "--sigma", "1", *local)
         assert code == exits.BAD_INPUT
         assert err.startswith("error: A: ")
 
@@ -297,13 +297,15 @@ def test_the_first_wrong_sample_of_a_comparison_is_named(invoke, local: tuple[st
         (("--sigma", "0"), "--sigma: out of range\n  → choose a finite number above 0"),
         (("--sigma", "-1"), "choose a finite number above 0"),
         (("--sigma", "nan"), "choose a finite number above 0"),
-        (("--estimator", "best"), "choose one of biased"),
-        (("--precision", "float32"), "choose one of fast, high, exact"),
+        (("--sigma", "1", "--estimator", "best"), "choose one of biased"),
+        (("--sigma", "1", "--precision", "float32"), "choose one of fast, high, exact"),
         (("--bandwidth", "fixed"), "fixed needs --sigma"),
         (("--bandwidth", "pooled_median", "--sigma", "1"), "a median takes none"),
         (("--kernel", "linear", "--sigma", "1"), "has no bandwidth"),
-        (("--permutations", "0", "--aggregated"), "makes none"),
-        (("--measure", "energy,logme"), "choose one of cka, frechet, energy"),
+        ((), "give --reference (features of the training split before fine-tuning), --sigma, or --bandwidth pooled"),
+        (("--bandwidth", "reference_median"), "there is no reference to take the bandwidth from"),
+        (("--sigma", "1", "--aggregated"), "add --permutations 1000"),
+        (("--sigma", "1", "--measure", "energy,logme"), "choose one of cka, frechet, energy"),
     ],
 )
 def test_options_of_a_comparison_that_mean_nothing(invoke, arguments: tuple[str, ...], words: str) -> None:

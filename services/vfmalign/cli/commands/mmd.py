@@ -47,7 +47,10 @@ PairedOption = Annotated[bool, typer.Option("--paired", help="Row i of A and of 
 IndependentOption = Annotated[bool, typer.Option("--independent", help="The rows of A and B are different cases.")]
 ReferenceOption = Annotated[
     str | None,
-    typer.Option(metavar="NAME", help="Sample whose scale and bandwidth are used: an id or a .npy file. A by default."),
+    typer.Option(
+        metavar="NAME",
+        help="Sample whose scale and bandwidth are used, such as the training split before: an id or a .npy file.",
+    ),
 ]
 SigmaOption = Annotated[
     float | None, typer.Option(metavar="X", help="Fixed bandwidth, instead of the reference's median distance.")
@@ -83,7 +86,8 @@ MeasureOption = Annotated[
     str, typer.Option(metavar="NAME", help=f"Further measures, separated by commas: {', '.join(get_args(Measure))}.")
 ]
 PermutationsOption = Annotated[
-    int, typer.Option(metavar="N", min=0, max=100_000, help="Permutations of the test; 0 for no test.")
+    int,
+    typer.Option(metavar="N", min=0, max=100_000, help="Permutations of the test, such as 1000; 0 for no test."),
 ]
 WildBootstrapOption = Annotated[
     bool, typer.Option("--wild-bootstrap", help="Draw random signs for pairs of rows instead of permutations.")
@@ -113,7 +117,7 @@ def mmd(
     frequencies: FrequenciesOption = 0,
     layer: LayerOption = None,
     measure: MeasureOption = "",
-    permutations: PermutationsOption = 1000,
+    permutations: PermutationsOption = 0,
     wild_bootstrap: WildBootstrapOption = False,
     aggregated: AggregatedOption = False,
     level: LevelOption = 0.95,
@@ -125,8 +129,9 @@ def mmd(
 ) -> None:
     """Compare two samples of features, layer by layer.
 
-    Give either --paired or --independent: the pairing decides which estimator is unbiased. Arrays that are too large
-    for one message are uploaded, and the service deletes them after a day.
+    Give either --paired or --independent, because the pairing decides which estimator is unbiased, and one of
+    --reference, --sigma and --bandwidth pooled_median. Arrays that are too large for one message are uploaded, and the
+    service deletes them after a day.
     """
     options = ComputeOptions(
         pairing=_to_pairing(paired=paired, independent=independent),
@@ -134,7 +139,7 @@ def mmd(
         interval_level=level,
         block_rows=block_rows,
         frequencies=frequencies,
-        kernel=_to_kernel(kernel, bandwidth, sigma),
+        kernel=_to_kernel(kernel, bandwidth, sigma, has_reference=reference is not None),
         measures=tuple(_choose(name, Measure, "--measure") for name in measure.split(",") if measure),
         estimator=None if estimator is None else _choose(estimator, Estimator, "--estimator"),
         precision=None if precision is None else _choose(precision, Precision, "--precision"),
@@ -143,12 +148,8 @@ def mmd(
     output, samples = Output.to_terminal(as_json=as_json), {"x": a, "y": b}
     if reference is not None:
         samples["reference"] = reference
-    elif options.kernel is not None and options.kernel.bandwidth_rule == "reference_median":
-        samples["reference"] = a
     compare = _compare_locally if local else _compare_on_service
     response = compare(options, samples, home, output, timeout)
-    if reference is None and "reference" in samples:
-        output.note("A is also the reference for scale and bandwidth; choose another one with --reference", "dim")
     output.emit(response.to_json_dict(), *comparison(response))
 
 
@@ -157,7 +158,7 @@ def _compare_on_service(
 ) -> ComputeResponse:
     arrays: dict[str, str | StoredFeatureSet | Array] = {}
     for field, text in samples.items():
-        if text not in arrays:  # the reference is often A itself: read once, it is uploaded once
+        if text not in arrays:  # a file that is given twice is read and uploaded once
             arrays[text] = parse_sample(text, _NAMES[field])
     target = Target.find(StateDirectory(home))
     to_send = upload_large_samples(
@@ -203,16 +204,16 @@ def _to_test(permutations: int, seed: int, *, aggregated: bool, wild_bootstrap: 
     if permutations == 0:
         if aggregated or wild_bootstrap:
             raise BadOption(
-                "belongs to the test, and --permutations 0 makes none",
+                "belongs to the test, and without --permutations there is none",
                 field="--aggregated or --wild-bootstrap",
-                remedy="remove one of the options",
+                remedy="add --permutations 1000, or remove the option",
             )
         return None
     method: TestMethod = "wild_bootstrap" if wild_bootstrap else "permutation"
     return TestOptions(permutations=permutations, seed=seed, aggregated=aggregated, method=method)
 
 
-def _to_kernel(kernel: str, bandwidth: str | None, sigma: float | None) -> Kernel:
+def _to_kernel(kernel: str, bandwidth: str | None, sigma: float | None, *, has_reference: bool) -> Kernel:
     family = _choose(kernel, KernelFamily, "--kernel")
     if sigma is not None and not 0.0 < sigma < math.inf:
         raise BadOption("out of range", field="--sigma", remedy="choose a finite number above 0")
@@ -223,6 +224,13 @@ def _to_kernel(kernel: str, bandwidth: str | None, sigma: float | None) -> Kerne
             )
         return Kernel(family=family)
     rule = _choose(bandwidth or ("reference_median" if sigma is None else "fixed"), BandwidthRule, "--bandwidth")
+    if rule == "reference_median" and not has_reference:
+        raise BadOption(
+            "there is no reference to take the bandwidth from",
+            field="--bandwidth",
+            remedy="give --reference (features of the training split before fine-tuning), --sigma, or "
+            "--bandwidth pooled_median, whose values fit a test but cannot be ranked",
+        )
     if (rule == "fixed") != (sigma is not None):
         raise BadOption(
             "fixed needs --sigma, and a median takes none", field="--bandwidth", remedy="remove one of the two options"

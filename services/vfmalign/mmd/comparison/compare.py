@@ -193,7 +193,8 @@ def check_combination(options: ComparisonOptions, *, has_reference: bool) -> Non
         raise BadOption(
             "there is neither a reference nor a fixed σ to take the bandwidth from",
             field="kernel",
-            remedy="send `reference` (features of the training split before fine-tuning) or `kernel.fixed_sigma`",
+            remedy="send `reference` (features of the training split before fine-tuning), `kernel.fixed_sigma`, or "
+            "BANDWIDTH_RULE_POOLED_MEDIAN, whose values fit a test but cannot be ranked",
         )
     for name in options.measures:
         if name in PAIRED_MEASURES and options.pairing != "paired":

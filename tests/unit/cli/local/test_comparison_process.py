@@ -32,7 +32,7 @@ def preloaded(python, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_library_s_number_comes_back(invoke, samples) -> None:
     from vfmalign.mmd import mmd2
 
-    options = ("--independent", "--local", "--sigma", "2.0", "--permutations", "0", "--precision", "exact")
+    options = ("--independent", "--local", "--sigma", "2.0", "--precision", "exact")
     code, out, err = invoke("mmd", *FILES, *options, "--json")
     assert code == exits.OK, err
     (layer,) = json.loads(out)["layers"]
@@ -41,13 +41,13 @@ def test_the_library_s_number_comes_back(invoke, samples) -> None:
 
 
 @pytest.mark.usefixtures("preloaded")
-def test_the_first_sample_is_the_reference_by_default(invoke, samples) -> None:
-    by_default = invoke("mmd", *FILES, "--paired", "--local", "--permutations", "9", "--json")
-    by_name = invoke("mmd", *FILES, "--paired", "--local", "--permutations", "9", "--reference", "x.npy", "--json")
-    assert by_default[0] == by_name[0] == exits.OK
-    layers = [json.loads(out)["layers"] for _, out, _ in (by_default, by_name)]
-    assert layers[0] == layers[1]
-    assert "A is also the reference" in by_default[2]
+def test_nothing_is_assumed_that_the_service_does_not_assume(invoke, samples) -> None:
+    """Neither a reference nor a test, as in a ComputeRequest."""
+    code, out, err = invoke("mmd", *FILES, "--paired", "--local", "--bandwidth", "pooled_median", "--json")
+    assert code == exits.OK, err
+    (layer,) = json.loads(out)["layers"]
+    assert "standardised" not in layer
+    assert layer["raw"]["p_value"]["absent_reason"] == "no test was requested"
 
 
 @pytest.mark.usefixtures("preloaded")
@@ -67,7 +67,7 @@ def test_a_failure_keeps_its_message_and_its_code(
 ) -> None:
     np.save(tmp_path / "short.npy", samples[0][:5])
     np.save(tmp_path / "empty.npy", samples[0][:0])
-    actual, out, err = invoke("mmd", *arguments, "--local")
+    actual, out, err = invoke("mmd", *arguments, "--sigma", "1", "--local")
     assert (actual, out) == (code, "")
     assert words in err
     assert "Traceback" not in err
@@ -75,7 +75,7 @@ def test_a_failure_keeps_its_message_and_its_code(
 
 def test_without_torch_the_extra_is_named(invoke, samples, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(extras, "find_spec", lambda name: None if name == "torch" else object())
-    code, _, err = invoke("mmd", *FILES, "--paired", "--local")
+    code, _, err = invoke("mmd", *FILES, "--paired", "--sigma", "1", "--local")
     assert code == exits.BAD_INPUT
     assert "a local comparison needs torch, which is not installed" in err
     assert extras.get_install_command("mmd") in err

@@ -77,7 +77,7 @@ def test_a_reference_adds_standardised_features(files, answer):
 @pytest.mark.parametrize(
     ("arguments", "options", "words"),
     [
-        ((), {}, "neither a reference nor a fixed σ"),
+        ((), {}, "or BANDWIDTH_RULE_POOLED_MEDIAN"),
         (
             ("--sigma", "1"),
             {"kernel": {"bandwidth_rule": "BANDWIDTH_RULE_POOLED_MEDIAN"}},
