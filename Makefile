@@ -30,7 +30,8 @@ setup: $(VENV)/.ready  ## create the environment for development (PYTHON=python3
 INSTALL := $(BIN)/pip install -q --no-compile -c deploy/constraints.txt
 
 $(VENV)/.ready-local: pyproject.toml deploy/constraints.txt
-	@test -n "$(PYTHON)" || { echo "no Python 3.11, 3.12 or 3.13 runs: install one, or set PYTHON to its program" >&2; exit 1; }
+	@test -n "$(PYTHON)" && $(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' || { \
+	  echo "vfmalign needs Python 3.11, 3.12 or 3.13, and $(or $(PYTHON),none of them) runs here: install one, or set PYTHON to its program" >&2; exit 1; }
 	@echo "Downloading torch, monai and about 80 further packages from PyPI into $(VENV) (0.35 GB with a CPU torch) ..."
 	$(PYTHON) -m venv $(VENV)
 	$(if $(TORCH_INDEX),$(BIN)/pip install -q --index-url $(TORCH_INDEX) '$(TORCH_RANGE)')

@@ -29,7 +29,7 @@ VERDICTS: tuple[VerdictLabel, ...] = tuple(
 """Verdicts that a gate may accept: nothing follows from networks that were hardly trained."""
 ENDS = ("lower", "upper")
 OPERATORS: dict[str, Callable[[float, float], bool]] = {">=": operator.ge, "<=": operator.le}
-EXAMPLE = "rpg_specialised.lower>=0,mmd2_std.upper<=0.10"
+EXAMPLE = "difference_specialised.lower>=-0.01,difference_scratch.lower>=0"
 
 _SIGN = re.compile(r"([<>=!≤≥]+)")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
@@ -46,7 +46,7 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True)
 class Condition:
-    """One comparison, such as `mmd2_std.upper<=0.1`.
+    """One comparison, such as `difference_specialised.lower>=0`.
 
     Attributes:
         quantity: a key of `QUANTITIES`.
@@ -62,7 +62,7 @@ class Condition:
 
     @property
     def name(self) -> str:
-        """The compared end of the interval, such as `mmd2_std.upper`."""
+        """The compared end of the interval, such as `difference_specialised.lower`."""
         return f"{self.quantity}.{self.end}"
 
     def __str__(self) -> str:

@@ -36,8 +36,8 @@ CONDITIONS = st.builds(
 
 def test_the_example_is_two_conditions() -> None:
     assert parse_gate([EXAMPLE]) == (
-        Condition("rpg_specialised", "lower", ">=", 0.0),
-        Condition("mmd2_std", "upper", "<=", 0.1),
+        Condition("difference_specialised", "lower", ">=", -0.01),
+        Condition("difference_scratch", "lower", ">=", 0.0),
     )
 
 
