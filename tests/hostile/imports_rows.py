@@ -172,7 +172,6 @@ ROWS = (
     *map(publish_layer, LAYERS),
     publish_model("unknown architecture", "none", PROGRAM, architecture="none"),
     publish_model("architecture of 1 MiB", "architecture", PROGRAM, architecture="monai:" + "a" * 2**20),
-    publish_model("no objective", "objective", PROGRAM, objective=0),
     publish_model("model id that climbs", "model_id", PROGRAM, model_id="../datasets"),
     publish_model(
         "input of 100000³ voxels",

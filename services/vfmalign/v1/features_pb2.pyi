@@ -16,6 +16,7 @@ class Objective(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     OBJECTIVE_CONTRASTIVE: _ClassVar[Objective]
     OBJECTIVE_SUPERVISED: _ClassVar[Objective]
     OBJECTIVE_RANDOM: _ClassVar[Objective]
+    OBJECTIVE_UNKNOWN: _ClassVar[Objective]
 
 class Pooling(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -33,6 +34,7 @@ OBJECTIVE_MASKED_RECONSTRUCTION: Objective
 OBJECTIVE_CONTRASTIVE: Objective
 OBJECTIVE_SUPERVISED: Objective
 OBJECTIVE_RANDOM: Objective
+OBJECTIVE_UNKNOWN: Objective
 POOLING_UNSPECIFIED: Pooling
 POOLING_MEAN: Pooling
 POOLING_NONE: Pooling

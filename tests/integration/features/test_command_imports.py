@@ -60,7 +60,8 @@ def test_a_dataset_is_imported_and_an_import_can_be_repeated(run: Run, tmp_path:
 def test_a_model_is_imported(run: Run, tmp_path: Path, store: ObjectStore) -> None:
     torch.save(get_architecture("profound_conv_micro").build().state_dict(), tmp_path / "foreign.pth")
     model = run("models", "import", "foreign.pth", "--as", "profound_conv_micro", "--id", "remote-model")
-    assert run("models", "show", "remote-model")["checkpoint"] == model["checkpoint"]
+    shown = run("models", "show", "remote-model")
+    assert (shown["checkpoint"], shown["objective"]) == (model["checkpoint"], "OBJECTIVE_UNKNOWN")
     load_encoder(store, "remote-model", model["checkpoint"]["sha256"])
 
 

@@ -122,7 +122,9 @@ PrimaryLayerOption = Annotated[
 ]
 ImportObjectiveOption = Annotated[
     str,
-    typer.Option("--objective", metavar="NAME", help=f"Pretraining objective: {', '.join(OBJECTIVES)}."),
+    typer.Option(
+        "--objective", metavar="NAME", help=f"Objective that the weights were trained by: {', '.join(OBJECTIVES)}."
+    ),
 ]
 
 
@@ -165,7 +167,7 @@ def import_(
     normalisation: NormalisationOption = "",
     quantiles: QuantilesOption = "",
     reference: ReferenceOption = "",
-    objective: ImportObjectiveOption = "masked_reconstruction",
+    objective: ImportObjectiveOption = "unknown",
     source: SourceOption = "",
     primary_layer: PrimaryLayerOption = "",
     home: HomeOption = DEFAULT_HOME,

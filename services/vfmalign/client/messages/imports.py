@@ -114,7 +114,7 @@ class PublishModelRequest(ApiMessage):
     model_id: Id
     weights_sha256: Sha256
     architecture: str = Field(min_length=1)
-    objective: Objective
+    objective: Objective = "unknown"
     preprocessing: Preprocessing | None = None
     primary_layer: str = ""
     source: str = ""

@@ -11,7 +11,7 @@ from vfmalign.core.domain.datasets import MAX_CASES, VolumeRef
 from vfmalign.core.domain.declarations import MAX_MODALITIES, Modality
 from vfmalign.core.domain.record import Id, OptionalId, Record, Sha256
 
-Objective = Literal["masked_reconstruction", "contrastive", "supervised", "random"]
+Objective = Literal["masked_reconstruction", "contrastive", "supervised", "random", "unknown"]
 
 
 Normalisation = Literal["zscore_nonzero", "zscore_gland", "quantile_range"]

@@ -12,6 +12,9 @@ def test_objectives_are_compared_within_one_architecture_alone(make_cells):
     assert (pair.masked, pair.contrastive) == ("profound-tiny-mae", "profound-tiny-contrastive")
     assert len(pair.rows) == 5
     assert compare_objectives(make_points([c for c in make_cells(4, 5) if c.model != pair.masked])) == ()
+    unknown = {pair.masked: {"objective": "unknown"}}
+    cells = [cell.model_copy(update=unknown.get(cell.model, {})) for cell in make_cells(4, 5)]
+    assert compare_objectives(make_points(cells)) == (), "an unknown objective is none of the two"
 
 
 def test_differences_are_masked_minus_contrastive(make_cells, with_numbers):
