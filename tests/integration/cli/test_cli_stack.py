@@ -176,7 +176,7 @@ def test_models_features_and_a_comparison(cli: Cli, model: str, dataset: str) ->
     models = cli.call("models", "list", "--json").document
     assert [item["model_id"] for item in models["models"]] == [model]
     assert "profound_conv_micro" in models["architectures"]
-    assert cli.call("models", "show", model, "--json").document["objective"] == "OBJECTIVE_MASKED_RECONSTRUCTION"
+    assert cli.call("models", "show", model, "--json").document["objective"] == "OBJECTIVE_UNKNOWN"
     first = cli.run("extract", dataset, "--model", model, "--split", "test", "--json").document
     again = cli.call("extract", dataset, "--model", model, "--split", "test", "--json").document
     assert first["feature_set"]["rows"] == first["computed_cases"] == 3
