@@ -14,7 +14,6 @@ import typer
 from pydantic import ValidationError
 
 from vfmalign.client.messages.checks import MAX_SEEDS
-from vfmalign.client.messages.experiments import SmallestDifference
 from vfmalign.client.messages.jobs import Recipe
 from vfmalign.client.messages.tasks import Task
 from vfmalign.core.domain.declarations import TaskParameters
@@ -359,27 +358,6 @@ def parse_choice(text: str, choices: Sequence[T], option: str) -> T:
         if choice == text:
             return choice
     raise BadOption(f"{text[:64]!r} is not a valid value", field=option, remedy=f"choose one of {', '.join(choices)}")
-
-
-def parse_smallest_differences(texts: Sequence[str]) -> tuple[SmallestDifference, ...]:
-    """Parse smallest relevant differences, each `METRIC=VALUE`.
-
-    Raises:
-        BadOption: a text has another form, or the value is not a number above 0 and at most 1,000.
-    """
-    differences = []
-    for text in texts:
-        metric, _, number = text.partition("=")
-        try:
-            value = float(number)
-        except ValueError:
-            raise BadOption(
-                f"{text[:64]!r} is not METRIC=VALUE",
-                field="--smallest-difference",
-                remedy="name the metric and a number, such as lesion_dice=0.02",
-            ) from None
-        differences.append(SmallestDifference.from_fields(metric=metric.strip(), value=value))
-    return tuple(differences)
 
 
 def parse_shape(text: str, option: str) -> tuple[int, ...]:

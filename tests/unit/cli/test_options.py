@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from vfmalign.cli.commands.checks import check
+from vfmalign.cli.commands.experiments import parse_smallest_differences
 from vfmalign.cli.commands.models import pretrain
 from vfmalign.cli.options import (
     NETWORKS,
@@ -17,7 +18,6 @@ from vfmalign.cli.options import (
     parse_choice,
     parse_map,
     parse_shape,
-    parse_smallest_differences,
     with_recipe,
 )
 from vfmalign.client.messages.experiments import SmallestDifference

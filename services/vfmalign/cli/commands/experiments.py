@@ -40,7 +40,6 @@ from vfmalign.cli.options import (
     build_recipe,
     new_id,
     parse_map,
-    parse_smallest_differences,
     with_recipe,
 )
 from vfmalign.cli.resources import EXPERIMENTS
@@ -52,7 +51,7 @@ from vfmalign.cli.views.tables import list_experiments
 from vfmalign.client import AsyncClient
 from vfmalign.client.messages.checks import CheckResult
 from vfmalign.client.messages.common import ObjectRef
-from vfmalign.client.messages.experiments import Experiment, ExperimentSpec
+from vfmalign.client.messages.experiments import Experiment, ExperimentSpec, SmallestDifference
 from vfmalign.client.messages.jobs import Recipe
 from vfmalign.client.messages.tasks import Task
 from vfmalign.client.operations import ReportFormat
@@ -229,3 +228,24 @@ def _get_report_files(experiment: Experiment) -> dict[ReportFormat, ObjectRef]:
         "csv": experiment.cells_csv,
     }
     return {extension: ref for extension, ref in files.items() if ref is not None}
+
+
+def parse_smallest_differences(texts: Sequence[str]) -> tuple[SmallestDifference, ...]:
+    """Parse smallest relevant differences, each `METRIC=VALUE`.
+
+    Raises:
+        BadOption: a text has another form, or the value is not a number above 0 and at most 1,000.
+    """
+    differences = []
+    for text in texts:
+        metric, _, number = text.partition("=")
+        try:
+            value = float(number)
+        except ValueError:
+            raise BadOption(
+                f"{text[:64]!r} is not METRIC=VALUE",
+                field="--smallest-difference",
+                remedy="name the metric and a number, such as lesion_dice=0.02",
+            ) from None
+        differences.append(SmallestDifference.from_fields(metric=metric.strip(), value=value))
+    return tuple(differences)
