@@ -47,7 +47,8 @@ def run(import_service: Any, python: Callable[..., subprocess.Popen[bytes]], tmp
 def test_a_dataset_is_imported_and_an_import_can_be_repeated(run: Run, tmp_path: Path, store: ObjectStore) -> None:
     lay_out_decathlon(tmp_path / "brain", [make_case(number) for number in range(4)])
     first = run("dataset", "import", "brain", "--id", "remote")
-    assert first["notes"] == ["left out: 1 image of dataset.json without a label map"]
+    assert first["notes"][0] == "left out: 1 image of dataset.json without a label map"
+    assert "with 1 test patient, a check ends as `insufficient_data`" in first["notes"][1]
     assert run("dataset", "import", "brain", "--id", "remote") == first
     assert (tmp_path / ".vfmalign" / "private" / "mapping.csv").stat().st_mode & 0o777 == 0o600
     assert load_dataset(store, "remote").digest() == first["digest"]

@@ -29,6 +29,7 @@ def read_command(monkeypatch):
         monkeypatch.setattr(Resource, "create", create)
         target = SimpleNamespace(get_command=lambda words: f"vfmalign {words}")
         monkeypatch.setattr(Target, "find", lambda home: target)
+        monkeypatch.setattr("vfmalign.cli.commands.checks.find_dataset", lambda *_: None)
         program, *words = shlex.split(command)
         assert program == "vfmalign"
         assert run([*words, "--no-wait"]) == 0
