@@ -174,7 +174,8 @@ def _explain_flags(averages: Sequence[SeedAverage], claims: Sequence[Claim]) -> 
     """How the correlations change without the points whose shift or gain says little."""
     saturated = sum(average.flags.saturated for average in averages)
     not_beaten = sum(average.flags.not_beaten for average in averages)
-    either = sum(average.flags.saturated or average.flags.not_beaten for average in averages)
+    left = [average for average in averages if not (average.flags.saturated or average.flags.not_beaten)]
+    either = len(averages) - len(left)
     correlations = [
         f"that of {outcome} is {' and '.join(parts)}"
         for name, outcome in (("gain", "shift and gain"), ("convergence", "shift and steps to 95 %"))
@@ -192,8 +193,16 @@ def _explain_flags(averages: Sequence[SeedAverage], claims: Sequence[Claim]) -> 
         f"{saturated} of {len(averages)} pairs of model and task are saturated (†: MMD² no longer grows with distance, "
         f"and values of two models cannot be ranked), and in {not_beaten} the model does not beat the naive baseline "
         f"(‡). Without these {either} pairs, the correlation changes: {', and '.join(correlations)}. "
-        f"{len(averages) - either} pairs are left, in some tasks or models only two, where ρ can only be +1 or \u22121."
+        f"{_describe_rest(left)}"
     )
+
+
+def _describe_rest(averages: Sequence[SeedAverage]) -> str:
+    """How few pairs are left, and whether two of them make a rank correlation of their own."""
+    sizes = [*Counter(average.task for average in averages).values()]
+    sizes += Counter(average.model for average in averages).values()
+    two = ", in some tasks or models only two, where ρ can only be +1 or \u22121" if 2 in sizes else ""
+    return f"What is left: {pluralise(len(averages), 'pair')}{two}."
 
 
 def _explain_energy(claims: Sequence[Claim]) -> str:

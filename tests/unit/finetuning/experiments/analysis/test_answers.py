@@ -95,6 +95,10 @@ def test_saturated_pairs_stand_in_the_first_answer_with_what_they_change(average
         "Without these 2 pairs, the correlation changes: that of shift and gain is −0.30 instead of +0.37 across "
         "models, and that of shift and steps to 95 % is +0.62 instead of 0.00 across models."
     ) in relation.details
+    assert "What is left: 28 pairs." in relation.details
+    few = [averages[0].model_copy(update={"flags": flagged[0].flags}), *averages[1:3]]
+    rest = answer_questions(few, claims, CommonBaselines(several=0, total=1)).relation.details
+    assert "What is left: 2 pairs, in some tasks or models only two, where ρ can only be +1 or −1." in rest
     unflagged = answer_questions(averages, claims, CommonBaselines(several=0, total=1)).relation
     assert "saturated" not in unflagged.answer + unflagged.details
 

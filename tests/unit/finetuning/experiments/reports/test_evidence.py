@@ -60,7 +60,14 @@ def test_the_prose_of_the_page_follows_from_the_report(published, claims):
     assert f"Without the {flagged} pairs" in page
     for claim in (across_models, across_tasks):
         assert claim.rho * claim.rho_unflagged < 0, "both correlations with the gain change their sign"
-    assert set(across_models.reversal.without) == {"sae-big-robust-tissue", "sae-robust-tissue"}
+    assert f"They then rest on {len(averages) - flagged} pairs" in page
+    autoencoders = {"sae-big-robust-tissue", "sae-robust-tissue"}
+    assert set(across_models.reversal.without) == autoencoders
+    assert f"without them the correlation is {format_correlation(across_models.reversal.rho)}." in page
+    gaining = [one.model for one in averages if one.verdict.label == "gain"]
+    assert (len(gaining), set(gaining)) == (4, autoencoders), "all four verdicts gain are theirs"
+    energy = next(one for one in published.claims if one.shift_measure == "energy")
+    assert (energy.claim, energy.design, energy.reversal) == ("gain", "within_task", None), "it keeps its sign"
     assert max(published.answers.verdicts, key=published.answers.verdicts.get) == "inconclusive"
     classification = [one for one in averages if one.task.startswith("classification")]
     assert {(one.smallest_difference, one.patients) for one in classification} == {(0.01, 64)}
