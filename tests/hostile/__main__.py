@@ -6,6 +6,7 @@ The first table has code, survival and memory of every row, the second one what 
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 import tempfile
@@ -22,7 +23,10 @@ from vfmalign.core.storage.object_store import ObjectStore
 
 def main() -> int:
     """Prints the tables; returns 1 where an answer is not the expected one, or an attack does harm."""
-    return int((0 if sys.argv[1:] == ["attacks"] else send_rows()) + side_by_side.print_all() > 0)
+    parser = argparse.ArgumentParser(prog="python -m tests.hostile", description=(__doc__ or "").partition(": ")[2])
+    parser.add_argument("what", nargs="?", choices=["all", "attacks"], default="all", help="what to run (default: all)")
+    what = parser.parse_args().what
+    return int((send_rows() if what == "all" else 0) + side_by_side.print_all() > 0)
 
 
 def send_rows() -> int:

@@ -27,7 +27,8 @@ from tests.hostile.attacks import (
 )
 from tests.raw_calls import RawCalls
 
-LEGITIMATE_CALLS = 300
+LEGITIMATE_CALLS = 600
+"""Attackers that begin anew do so every few seconds, which fewer calls would see once or twice."""
 PAUSE_S = 0.02
 ANSWER_BYTES = 2 * 2**20
 THREE_ADDRESSES = ("127.0.0.2", "127.0.0.3", "127.0.0.4") * 2

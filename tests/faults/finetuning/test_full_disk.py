@@ -1,4 +1,7 @@
-"""A full disk in the middle of a check: the orchestrator goes on by itself, with the same numbers."""
+"""A full disk in the middle of a check: the orchestrator goes on by itself, with the same numbers.
+
+The disk is full for at least 25 s, and until the leader has given up its lease.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ from vfmalign.finetuning.analysis.records import CheckReport
 from vfmalign.v1 import alignment_pb2
 
 DISK_MB = 48
+FULL_S = 25
 LOST = "vfmalign_log_lines_lost_total"
 
 
@@ -46,12 +50,14 @@ async def test_a_check_goes_on_after_the_disk_was_full(service, store):
     await service.until(name, lambda _: len(service.starts()) == 6)
     ballast = service.folder / "ballast"
     await asyncio.to_thread(fill, ballast)
+    free_again = asyncio.get_running_loop().time() + FULL_S
     await until(lambda: metrics(service.ports)["vfmalign_orchestrator_leader"] == 0, seconds=120)
     lost = metrics(service.ports)[LOST]
     await until(lambda: metrics(service.ports)[LOST] >= lost + 10, seconds=120)  # it tries again and again
     assert (await service.get(name)).state == alignment_pb2.CHECK_STATE_RUNNING
     assert health(service.ports, "orchestration") == NOT_SERVING, "`vfmalign doctor` would not see it"
 
+    await asyncio.sleep(free_again - asyncio.get_running_loop().time())
     ballast.unlink()
     (service.folder / "go").touch()
     check = await service.finish(name)

@@ -46,7 +46,7 @@ _LONGEST_CALL_MS = 25 * 3_600_000
 """Running calls outlast the age of their connection by this time; clients end streams after a day."""
 _FILES = 2**16
 _HANDSHAKE_MS = 5_000
-STRANGERS_CALLS = 100
+STRANGERS_CALLS = 32
 """Calls at once of all callers without an identity together."""
 _STRANGERS_READS = 4
 _STRANGERS_MESSAGE_BYTES = 256
