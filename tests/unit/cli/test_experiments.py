@@ -59,7 +59,7 @@ def test_a_cell_that_ended_is_one_line_with_what_it_found(
     lines = said()
     assert len(lines) == 2, "without a terminal there are no bars"
     assert lines[0].split()[:6] == ["✓", "1/4", "segmentation", "m1", "seed", "0"]
-    assert "inconclusive, difference +0.02 [-0.01, +0.05], MMD² 0.25 [0.24, 0.26]" in lines[0]
+    assert "inconclusive, difference +0.0200 [−0.0100, +0.0500], MMD² 0.250 [0.240, 0.260]" in lines[0]
     assert lines[1].endswith("failed: status 1")
 
 
@@ -71,8 +71,8 @@ def test_an_experiment_shows_what_was_found_and_where_the_rest_stands(
     assert "too few models to tell" in text
     assert "1 of 4 cells" in text
     row = next(line for line in text.splitlines() if line.startswith("segmentation"))
-    assert "+0.02 [-0.01, +0.05]" in row
-    assert "+3.5 %" in row
+    assert "+0.0200 [−0.0100, +0.0500]" in row
+    assert "+3.50 %" in row
     assert "lesion Dice (smallest relevant difference 0.01)" in text
     assert "inconclusive" in row
     rest = text.split("Cells without a result")[1]

@@ -15,7 +15,8 @@ from vfmalign.cli.login.stored_login import Login, LoginFile
 from vfmalign.cli.options import HomeOption, JsonOption
 from vfmalign.cli.target import Target
 from vfmalign.cli.views.output import Output
-from vfmalign.cli.views.tables import ABSENT, new_table
+from vfmalign.cli.views.tables import new_table
+from vfmalign.client.formatting import ABSENT
 from vfmalign.client.settings import load_client_settings
 from vfmalign.core.domain.errors import BadOption, Unauthenticated, VfmalignError
 

@@ -22,7 +22,8 @@ from vfmalign.cli.local.stack import SERVICES, START_TIMEOUT_S, STOP_GRACE_S, WI
 from vfmalign.cli.local.state_directory import DEFAULT_HOME, StackState, StateDirectory
 from vfmalign.cli.options import HomeOption, JsonOption, parse_choice
 from vfmalign.cli.views.output import Output
-from vfmalign.cli.views.tables import ABSENT, new_table
+from vfmalign.cli.views.tables import new_table
+from vfmalign.client.formatting import ABSENT
 from vfmalign.core.domain.errors import Conflict, Unavailable
 
 _POLL_S = 0.1

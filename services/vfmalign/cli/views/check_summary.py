@@ -8,7 +8,8 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from vfmalign.cli.views.check_tables import show_head
-from vfmalign.cli.views.tables import format_steps, list_absent_reasons, new_table, primary_shift, to_text
+from vfmalign.cli.views.tables import list_absent_reasons, new_table, primary_shift, to_text
+from vfmalign.client.formatting import format_steps
 from vfmalign.client.messages.checks import Check, CheckResult
 
 

@@ -11,24 +11,22 @@ from rich.text import Text
 
 from vfmalign.cli.views.seed_tables import explain_seeds, show_seeds
 from vfmalign.cli.views.tables import (
-    ABSENT,
     BELOW_ERROR_BOUND,
     DEGENERATE,
     SATURATED,
     format_mmd2,
     format_smallest_difference,
-    format_steps,
     list_absent_reasons,
     list_fields,
     list_top_channels_estimates,
     new_table,
-    number,
     separate_tables,
     show_report,
     show_top_channels,
     styled_state,
     to_text,
 )
+from vfmalign.client.formatting import ABSENT, format_number, format_steps
 from vfmalign.client.messages.checks import Check, CheckResult
 from vfmalign.client.messages.common import Estimate
 from vfmalign.client.messages.jobs import Job
@@ -118,8 +116,8 @@ def show_gains(result: CheckResult) -> Table:
     for name, gain in gains:
         table.add_row(
             name,
-            number(gain.score, 4),
-            number(gain.baseline, 4),
+            format_number(gain.score, 4),
+            format_number(gain.baseline, 4),
             to_text(gain.absolute, signed=True),
             to_text(gain.relative_percent, signed=True, unit=" %"),
         )
@@ -140,7 +138,7 @@ def show_convergence(result: CheckResult) -> Table:
             else format_steps(steps),
             "steps to the specialised network's best": format_steps(convergence.steps_to_baseline),
             "selected step": ", ".join(selected) or ABSENT,
-            "weight change ‖θ−θ0‖/‖θ0‖": number(result.weight_change),
+            "weight change ‖θ−θ0‖/‖θ0‖": format_number(result.weight_change),
         },
     )
 
@@ -203,7 +201,7 @@ def _show_probes(result: CheckResult) -> list[RenderableType]:
     title = f"Probes of the pretrained network: MMD² of {result.primary_layer} so far, and validation"
     table = new_table(title, "step", f"shift [{_format_level(result)}]", score, numbers=["step", score])
     for probe in result.probes:
-        table.add_row(str(probe.step), to_text(probe.shift), number(probe.validation_score, 4))
+        table.add_row(str(probe.step), to_text(probe.shift), format_number(probe.validation_score, 4))
     return [table]
 
 

@@ -9,18 +9,17 @@ from rich.table import Table
 from rich.text import Text
 
 from vfmalign.cli.views.tables import (
-    ABSENT,
     BELOW_ERROR_BOUND,
     DEGENERATE,
     format_mmd2,
     list_absent_reasons,
     list_top_channels_estimates,
     new_table,
-    number,
     separate_tables,
     show_top_channels,
     to_text,
 )
+from vfmalign.client.formatting import ABSENT, format_number
 from vfmalign.client.messages.common import Estimate
 from vfmalign.client.messages.mmd import ComputeResponse, LayerResult, ShiftResult
 
@@ -71,7 +70,7 @@ def _show_shifts(response: ComputeResponse, optional: Sequence[Column]) -> Table
                 str(layer.channels),
                 scaling,
                 format_mmd2(shift),
-                number(shift.sigma),
+                format_number(shift.sigma),
                 to_text(shift.p_value),
                 to_text(shift.p_value_max_t),
                 *(format_cell(shift) for _, format_cell in optional),
@@ -105,7 +104,7 @@ def _choose_columns(shifts: Sequence[ShiftResult]) -> list[Column]:
     if any(shift.aggregated_p_value.value is not None for shift in shifts):
         columns.append(("p aggregated", lambda shift: to_text(shift.aggregated_p_value)))
     if any(shift.approximation_error > 0.0 for shift in shifts):
-        columns.append(("± approximation (99 %)", lambda shift: number(shift.approximation_error)))
+        columns.append(("± approximation (99 %)", lambda shift: format_number(shift.approximation_error)))
     return columns
 
 

@@ -8,7 +8,8 @@ from typing import Any
 from rich.console import RenderableType
 from rich.text import Text
 
-from vfmalign.cli.views.tables import ABSENT, list_fields, new_table, number
+from vfmalign.cli.views.tables import list_fields, new_table
+from vfmalign.client.formatting import ABSENT
 from vfmalign.client.messages.features import Dataset
 from vfmalign.core.domain.datasets import SPLITS
 from vfmalign.core.domain.declarations import CaseClass, LabelMap
@@ -86,7 +87,7 @@ def _list_classes(dataset: Dataset) -> RenderableType:
 def _list_numbers(dataset: Dataset) -> RenderableType:
     table = new_table("", "number", "cases", "lowest", "highest", numbers=["cases", "lowest", "highest"])
     for entry in dataset.numbers:
-        table.add_row(entry.name, str(entry.cases), number(entry.minimum, 6), number(entry.maximum, 6))
+        table.add_row(entry.name, str(entry.cases), f"{entry.minimum:g}", f"{entry.maximum:g}")
     return table
 
 

@@ -10,19 +10,17 @@ from rich.table import Table
 from rich.text import Text
 
 from vfmalign.cli.views.tables import (
-    ABSENT,
     DEGENERATE,
     SATURATED,
     format_control,
     format_smallest_difference,
-    format_steps,
     new_table,
-    number,
     primary_shift,
     show_report,
     styled_state,
     to_text,
 )
+from vfmalign.client.formatting import ABSENT, format_number, format_steps
 from vfmalign.client.messages.checks import CheckResult
 from vfmalign.client.messages.experiments import Experiment
 from vfmalign.core.domain.documents import pluralise
@@ -85,13 +83,13 @@ def show_results(experiment: Experiment, results: Results) -> Table:
         if cell.check_id not in results:
             continue
         result = results[cell.check_id]
-        naive = ABSENT if result.gain_naive_baseline is None else number(result.gain_naive_baseline.baseline, 4)
+        naive = ABSENT if result.gain_naive_baseline is None else format_number(result.gain_naive_baseline.baseline, 4)
         table.add_row(
             cell.task + format_control(cell),
             cell.model_id,
             str(cell.seed),
-            number(result.rpg_specialised.score, 4),
-            number(result.rpg_specialised.baseline, 4),
+            format_number(result.rpg_specialised.score, 4),
+            format_number(result.rpg_specialised.baseline, 4),
             naive + ("¶" if result.naive_baseline_not_beaten else ""),
             to_text(result.rpg_specialised.absolute, signed=True),
             _format_gain(result),
@@ -125,7 +123,7 @@ def _format_shift(result: CheckResult) -> str:
     """Formats the shift without its interval, for which the table has no space; the report has it."""
     shift = primary_shift(result)
     marks = ("†" if shift.degenerate else "") + ("§" if result.shifts[0].saturated else "")
-    return number(shift.value) + marks
+    return format_number(shift.value) + marks
 
 
 def _show_head(experiment: Experiment) -> Text:

@@ -9,7 +9,8 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from vfmalign.cli.gates import QUANTITIES, Decision, ObservedInterval, Outcome, VerdictDecision, passed
-from vfmalign.cli.views.tables import ABSENT, BELOW_ERROR_BOUND, DEGENERATE, SATURATED, new_table, number
+from vfmalign.cli.views.tables import BELOW_ERROR_BOUND, DEGENERATE, SATURATED, new_table
+from vfmalign.client.formatting import ABSENT
 from vfmalign.client.messages.checks import CheckResult, LayerShift
 from vfmalign.client.messages.common import Estimate
 from vfmalign.client.messages.mmd import ShiftResult
@@ -84,8 +85,8 @@ def show_gate(
         condition = decision.condition
         table.add_row(
             condition.name,
-            f"{condition.operator} {number(condition.threshold, 6)}",
-            ABSENT if decision.observed is None else f"{number(decision.observed, 6)}",
+            f"{condition.operator} {condition.threshold:g}",
+            ABSENT if decision.observed is None else f"{decision.observed:g}",
             Text(decision.outcome.value, style=_STYLES[decision.outcome]),
             "; ".join(decision.remarks),
         )

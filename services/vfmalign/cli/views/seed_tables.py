@@ -5,7 +5,8 @@ from __future__ import annotations
 from rich.console import RenderableType
 from rich.table import Table
 
-from vfmalign.cli.views.tables import ABSENT, format_steps, list_absent_reasons, new_table, number, to_text
+from vfmalign.cli.views.tables import list_absent_reasons, new_table, to_text
+from vfmalign.client.formatting import ABSENT, format_number, format_steps
 from vfmalign.client.messages.checks import CheckResult, SeedSummary, SeedVariation, StepsSummary, VarianceComponents
 from vfmalign.client.messages.common import Estimate
 from vfmalign.core.domain.documents import pluralise
@@ -64,11 +65,11 @@ def _show_results(result: CheckResult, variation: SeedVariation) -> Table:
     )
     table.add_row(
         "SD",
-        number(primary.standard_deviation),
-        number(variation.specialised_deviation),
-        number(variation.scratch_deviation),
-        number(variation.steps_to_95.standard_deviation),
-        number(variation.steps_to_baseline.standard_deviation),
+        format_number(primary.standard_deviation),
+        format_number(variation.specialised_deviation),
+        format_number(variation.scratch_deviation),
+        format_number(variation.steps_to_95.standard_deviation),
+        format_number(variation.steps_to_baseline.standard_deviation),
     )
     return table
 
@@ -83,7 +84,7 @@ def _show_components(result: CheckResult) -> Table:
     for name, gain in (("specialised", result.rpg_specialised), ("scratch", result.rpg_scratch)):
         if (variance := gain.variance) is None:
             continue
-        error = (number(variance.standard_error), number(variance.degrees_of_freedom))
+        error = (format_number(variance.standard_error), format_number(variance.degrees_of_freedom))
         if name == "specialised":
             table.add_row("pretrained", *_format_components(variance.network), "", "")
         table.add_row(name, *_format_components(variance.baseline), "", "")
@@ -93,15 +94,15 @@ def _show_components(result: CheckResult) -> Table:
 
 def _format_components(components: VarianceComponents) -> list[str]:
     values = {"seed": components.seed, "patient": components.patient, "residual": components.residual}
-    return ["0*" if name in components.set_to_zero else number(value**0.5) for name, value in values.items()]
+    return ["0*" if name in components.set_to_zero else format_number(value**0.5) for name, value in values.items()]
 
 
 def _format_mean(steps: StepsSummary) -> str:
     if steps.mean is None:
         return ABSENT
     if not steps.censored_seeds:
-        return number(steps.mean, 4)
-    return f"more than {number(steps.mean, 4)} (censored: seed {', '.join(map(str, steps.censored_seeds))})"
+        return f"{steps.mean:.4g}"
+    return f"> {steps.mean:.4g} (censored: seed {', '.join(map(str, steps.censored_seeds))})"
 
 
 def _get_primary(variation: SeedVariation) -> SeedSummary:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,7 +11,8 @@ from rich.console import JustifyMethod, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from vfmalign.client.messages.checks import Check, CheckResult, Steps
+from vfmalign.client.formatting import ABSENT, format_number
+from vfmalign.client.messages.checks import Check, CheckResult
 from vfmalign.client.messages.common import Estimate, ObjectRef
 from vfmalign.client.messages.experiments import Experiment, ExperimentCell
 from vfmalign.client.messages.features import Model
@@ -21,7 +21,6 @@ from vfmalign.client.messages.mmd import LayerResult, ShiftResult
 from vfmalign.core.domain.documents import pluralise
 from vfmalign.core.domain.jobs import MetricSpec
 
-ABSENT = "—"
 DEGENERATE = "† degenerate interval: the test does not reject, and the coverage is unreliable."
 BELOW_ERROR_BOUND = "‡ below the error bound: MMD² is smaller than its rounding error."
 SATURATED = "§ saturated: MMD² no longer grows with the distance. Features moved far; MMD² does not say how far."
@@ -41,20 +40,15 @@ def new_table(title: str, *columns: str, numbers: Iterable[str] = (), whole: Ite
     return table
 
 
-def number(value: float | None, digits: int = 3) -> str:
-    """Formats a number to significant digits; a dash if it is absent or not finite."""
-    return ABSENT if value is None or not math.isfinite(value) else f"{value:.{digits}g}"
-
-
 def to_text(estimate: Estimate, *, digits: int = 3, signed: bool = False, unit: str = "") -> str:
     """Formats a value with its interval, or a dash; † marks an interval with unreliable coverage."""
     if estimate.value is None:
         return ABSENT
-    sign = "+" if signed else ""
-    text = f"{estimate.value:{sign}.{digits}g}{unit}"
+    text = format_number(estimate.value, digits, signed=signed) + unit
     if (interval := estimate.interval) is not None:
         mark = "†" if interval.degenerate else ""
-        text += f" [{interval.lower:{sign}.{digits}g}, {interval.upper:{sign}.{digits}g}]{mark}"
+        lower, upper = (format_number(end, digits, signed=signed) for end in (interval.lower, interval.upper))
+        text += f" [{lower}, {upper}]{mark}"
     return text
 
 
@@ -65,20 +59,13 @@ def format_mmd2(shift: ShiftResult) -> str:
 
 def format_share(share: Estimate) -> str:
     """Formats a share in [0, 1] as a percentage, or a dash."""
-    return ABSENT if share.value is None else f"{100.0 * share.value:.3g} %"
+    return ABSENT if share.value is None else f"{format_number(100.0 * share.value)} %"
 
 
 def format_smallest_difference(metric: MetricSpec) -> str:
     """Formats the smallest relevant difference of a metric with its unit."""
     unit = f" {metric.unit}" if metric.unit else ""
     return f"smallest relevant difference {metric.smallest_difference:g}{unit}"
-
-
-def format_steps(steps: Steps) -> str:
-    """Formats a number of optimiser steps, or a dash."""
-    if steps.value is None:
-        return ABSENT
-    return f"more than {steps.value}" if steps.censored else str(steps.value)
 
 
 def styled_state(state: str) -> Text:
@@ -150,7 +137,7 @@ def show_top_channels(layers: Sequence[LayerResult]) -> list[RenderableType]:
             layer.layer,
             f"{top.count} of {layer.channels - layer.channels_excluded}",
             format_share(top.displacement_share),
-            ABSENT if layer.standardised is None else number(layer.standardised.mmd2.value),
+            ABSENT if layer.standardised is None else format_number(layer.standardised.mmd2.value),
             format_mmd2(top.shift_without),
         )
     return [table]
@@ -217,7 +204,7 @@ def show_job(job: Job) -> list[RenderableType]:
         column.justify = "right"
     for point in job.curve:
         seconds = ABSENT if point.elapsed_seconds is None else f"{point.elapsed_seconds:.1f}"
-        loss, score = number(point.train_loss, 4), number(point.validation_score, 4)
+        loss, score = format_number(point.train_loss, 4), format_number(point.validation_score, 4)
         curve.add_row(str(point.epoch), str(point.step), loss, score, seconds)
     record = list_fields(f"Job {job.job_id}", pairs)
     return [record, curve] if job.curve else [record]
@@ -283,7 +270,7 @@ def show_model(model: Model) -> Table:
     """Returns one model's card."""
     datasets = ", ".join(f"{s.dataset_id} ({pluralise(s.group_count, 'patient')})" for s in model.pretraining)
     shape = " × ".join(map(str, model.preprocessing.shape_dhw))
-    spacing = " × ".join(map(number, model.preprocessing.spacing_mm)) or f"of {model.preprocessing.reference}"
+    spacing = " × ".join(map(format_number, model.preprocessing.spacing_mm)) or f"of {model.preprocessing.reference}"
     return list_fields(
         f"Model {model.model_id}",
         {

@@ -8,8 +8,8 @@ from itertools import takewhile
 
 from markupsafe import Markup
 
+from vfmalign.client.formatting import format_number, to_natural_order
 from vfmalign.client.messages.common import Estimate
-from vfmalign.finetuning.reports.formatting import format_number, to_natural_order
 from vfmalign.finetuning.reports.inline_svg import Axis, make_element, make_figure
 
 ROW_HEIGHT = 42

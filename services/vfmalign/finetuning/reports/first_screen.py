@@ -7,6 +7,13 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from vfmalign.client.formatting import (
+    format_duration,
+    format_interval,
+    format_number,
+    format_value,
+    join_notes,
+)
 from vfmalign.client.messages.checks import CheckSpec, Gain, VerdictLabel
 from vfmalign.client.messages.common import Estimate
 from vfmalign.core.domain.jobs import CaseScore, MetricSpec
@@ -15,13 +22,6 @@ from vfmalign.finetuning.analysis.shift import is_saturated
 from vfmalign.finetuning.analysis.verdict import explain_limits, format_score
 from vfmalign.finetuning.reports.case_scores import Scored
 from vfmalign.finetuning.reports.charts import ForestRow, LayerCell, draw_forest, draw_layer_strip, draw_shift_scale
-from vfmalign.finetuning.reports.formatting import (
-    format_duration,
-    format_interval,
-    format_number,
-    format_value,
-    join_notes,
-)
 from vfmalign.finetuning.reports.repeat_command import write_repeat_command
 from vfmalign.finetuning.reports.score_table import ScoreRow, list_score_rows
 

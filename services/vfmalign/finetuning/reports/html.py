@@ -14,10 +14,9 @@ from vfmalign.finetuning.analysis.shift import SATURATION_THRESHOLD, is_saturate
 from vfmalign.finetuning.reports import plots
 from vfmalign.finetuning.reports.case_scores import Scored, list_worse_than_naive
 from vfmalign.finetuning.reports.first_screen import make_first_screen
-from vfmalign.finetuning.reports.formatting import to_data_url
 from vfmalign.finetuning.reports.number_rows import list_measures, list_notes, list_numbers, list_shift_notes
 from vfmalign.finetuning.reports.seed_rows import list_component_rows, list_seed_notes, list_seed_rows
-from vfmalign.finetuning.reports.templating import load_template
+from vfmalign.finetuning.reports.templating import load_template, to_data_url
 
 MAX_CUT_ROWS = 50
 

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vfmalign.client.messages.checks import Gain
-from vfmalign.client.messages.common import Estimate
-from vfmalign.core.domain.documents import pluralise
-from vfmalign.finetuning.analysis.records import MEASURE_MEANINGS, MEASURE_TITLES, CheckAnalysis
-from vfmalign.finetuning.reports.formatting import (
+from vfmalign.client.formatting import (
     ABSENT,
     format_interval,
     format_number,
     format_value,
     join_notes,
 )
+from vfmalign.client.messages.checks import Gain
+from vfmalign.client.messages.common import Estimate
+from vfmalign.core.domain.documents import pluralise
+from vfmalign.finetuning.analysis.records import MEASURE_MEANINGS, MEASURE_TITLES, CheckAnalysis
 from vfmalign.finetuning.reports.plots import NETWORK_LABELS
 
 MEASURE_SCALES = {

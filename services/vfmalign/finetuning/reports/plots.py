@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from vfmalign.client.formatting import to_natural_order
 from vfmalign.client.messages.checks import Probe
 from vfmalign.client.messages.common import Estimate
 from vfmalign.client.messages.mmd import ComputeResponse, Projection
 from vfmalign.core.domain.jobs import MetricSpec, Network
 from vfmalign.finetuning.analysis.records import NetworkResult
-from vfmalign.finetuning.reports.formatting import to_natural_order
 from vfmalign.finetuning.reports.svg import ACCENT, FAINT, INK, figure_style, new_figure, to_svg
 
 if TYPE_CHECKING:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from vfmalign.client.formatting import ABSENT
 from vfmalign.core.domain.jobs import CaseScore, MetricSpec
 from vfmalign.finetuning.analysis.records import CheckAnalysis
 from vfmalign.finetuning.analysis.verdict import format_score
 from vfmalign.finetuning.reports.case_scores import Scored, is_worse, list_worse_than_naive, summarise_cases
-from vfmalign.finetuning.reports.formatting import ABSENT
 
 COLUMNS: tuple[Scored, ...] = ("pretrained", "specialised", "scratch", "naive")
 

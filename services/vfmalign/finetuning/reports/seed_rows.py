@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from vfmalign.client.formatting import ABSENT, format_interval, format_number, format_steps
 from vfmalign.client.messages.checks import StepsSummary, VarianceComponents
 from vfmalign.client.messages.common import Estimate
 from vfmalign.finetuning.analysis.records import CheckAnalysis, SeedAnalysis
-from vfmalign.finetuning.reports.formatting import ABSENT, format_interval, format_number, format_steps
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jinja2
 
-from vfmalign.core.domain.untrusted import to_printable
-from vfmalign.finetuning.reports.formatting import (
+from vfmalign.client.formatting import (
     ABSENT,
     format_correlation,
     format_interval,
@@ -19,6 +19,7 @@ from vfmalign.finetuning.reports.formatting import (
     to_sentence,
     to_text,
 )
+from vfmalign.core.domain.untrusted import to_printable
 
 _FILTERS: Mapping[str, Callable[..., Any]] = {
     "architecture": lambda text: text.partition(":")[0],  # its description may be pages of JSON
@@ -61,3 +62,8 @@ def load_template(name: str, filters: Mapping[str, Callable[..., Any]] | None = 
     )
     environment.filters |= {**_FILTERS, **(filters or {})}
     return environment.get_template(name)
+
+
+def to_data_url(media_type: str, data: bytes) -> str:
+    """A `data:` URL that contains its own data."""
+    return f"data:{media_type};base64,{base64.b64encode(data).decode()}"

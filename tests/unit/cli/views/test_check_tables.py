@@ -35,15 +35,15 @@ def test_the_summary_holds_every_number_of_the_check(finished_check: Check, show
     assert "Gain in lesion Dice on test (higher is better, smallest relevant difference 0.01)" in text
     assert "the interval includes zero" in text
     assert row(text, "stages.3 *").split() == [
-        "stages.3", "*", "128", "0.25", "[0.24,", "0.26]", "0.125", "[0.115,", "0.135]", "0.001", "0.001", "0.5",
-        "0.75",
+        "stages.3", "*", "128", "0.250", "[0.240,", "0.260]", "0.125", "[0.115,", "0.135]", "0.00100", "0.00100", "0.500",
+        "0.750",
     ]  # fmt: skip
     assert "† " in row(text, "stages.0") + " "
-    assert "+3.5 % [-2, +9]" in row(text, "specialised (rpg_specialised)")
-    assert "—" in row(text, "scratch (rpg_scratch)")
+    assert "+3.50 % [−2.00, +9.00]" in row(text, "specialised (rpg_specialised)")
+    assert "–" in row(text, "scratch (rpg_scratch)")
     assert "the baseline is under the floor" in text
     assert row(text, "steps to 95 %").split()[-1] == "72"
-    assert "more than 120" in row(text, "steps to the specialised")
+    assert "> 120" in row(text, "steps to the specialised")
     assert row(text, "job_pretrained").split() == ["job_pretrained", "1", "31.2", "31.2"]
     assert "! Phantom rehearsal" in text
     assert "s3://vfmalign/checks/c1/report.html" in text
@@ -57,8 +57,8 @@ def test_a_check_in_brief_has_five_numbers_its_cautions_and_its_report(finished_
     text = "\n".join(lines)
     assert "verdict inconclusive" in text
     assert row(text, "gain in lesion Dice over the specialised network").split("network")[1].strip()[0] in "+-"
-    assert "0.25 [0.24, 0.26]" in row(text, "shift: MMD² of stages.3 before and after")
-    assert row(text, "  as a share of that of random weights").split()[-1] == "0.5"
+    assert "0.250 [0.240, 0.260]" in row(text, "shift: MMD² of stages.3 before and after")
+    assert row(text, "  as a share of that of random weights").split()[-1] == "0.500"
     assert "72 of" in row(text, "steps to 95 %")
     assert "! Phantom rehearsal" in text
     assert lines[-1] == "Report: reports/c1.html"
@@ -71,8 +71,8 @@ def test_a_check_in_brief_says_why_a_gain_has_no_interval(finished_check: Check,
     ).result
     assert changed is not None
     text = show(summarise_check(finished_check, changed, Path("reports/c1.html")))
-    assert row(text, "gain in lesion Dice over random").split()[-1] == "+0"
-    assert f"— {reason}" in text
+    assert row(text, "gain in lesion Dice over random").split()[-1] == "+0.00"
+    assert f"– {reason}" in text
 
 
 def test_a_layer_out_of_the_kernel_s_reach_is_marked(finished_check: Check, show: Any) -> None:
@@ -97,13 +97,13 @@ def test_channels_that_move_most_have_a_table(finished_check: Check, show: Any) 
     assert "share of displacement" not in show(show_check(finished_check))
     changes = {"result.shifts.0.mmd.top_channels": TOP_CHANNELS.model_dump(mode="json")}
     _, table = show(show_check(with_changes(finished_check, changes))).split("Channels that move most")
-    assert row(table, "stages.3").split() == ["stages.3", "2", "of", "128", "87.6", "%", "0.25", "0.0123‡"]
+    assert row(table, "stages.3").split() == ["stages.3", "2", "of", "128", "87.6", "%", "0.250", "0.0123‡"]
     assert "no interval" not in table
     absent = ShiftResult(mmd2=Estimate(absent_reason="no channel remains without them"), sigma=0.0)
     changes["result.shifts.0.mmd.top_channels"] = TOP_CHANNELS.model_copy(update={"shift_without": absent}).model_dump(
         mode="json"
     )
-    assert "— no channel remains without them" in show(show_check(with_changes(finished_check, changes)))
+    assert "– no channel remains without them" in show(show_check(with_changes(finished_check, changes)))
 
 
 def test_a_comparison_shows_channels_that_move_most_and_its_caution(show: Any) -> None:
@@ -111,7 +111,7 @@ def test_a_comparison_shows_channels_that_move_most_and_its_caution(show: Any) -
     layer = LayerResult(layer="last", channels=130, channels_excluded=2, raw=shift, standardised=shift)
     text = show(comparison(compared(layer.model_copy(update={"top_channels": TOP_CHANNELS}))))
     _, table = text.split("Channels that move most")
-    assert row(table, "last").split() == ["last", "2", "of", "128", "87.6", "%", "0.5", "0.0123‡"]
+    assert row(table, "last").split() == ["last", "2", "of", "128", "87.6", "%", "0.500", "0.0123‡"]
     assert "! last: 2 of 128 channels hold 87.6 % of it." in text
     unpaired = TopChannels(displacement_share=Estimate(absent_reason="not pairs"), shift_without=shift)
     text = show(comparison(compared(layer.model_copy(update={"top_channels": unpaired}))))
@@ -131,7 +131,7 @@ def test_a_comparison_shows_the_caution_about_excluded_channels_that_move(show: 
 
 def test_a_naive_baseline_that_is_not_beaten_is_marked(finished_check: Check, show: Any) -> None:
     text = show(show_check(finished_check))
-    assert "+0.05 [+0.01, +0.08]" in row(text, "naive baseline ")
+    assert "+0.0500 [+0.0100, +0.0800]" in row(text, "naive baseline ")
     assert "naive baseline: each voxel's commonest class" in text
     assert "¶" not in text
     text = show(show_check(with_changes(finished_check, {"result.naive_baseline_not_beaten": True})))
@@ -157,11 +157,11 @@ def test_probes_and_measures_have_their_tables(finished_check: Check, show: Any)
         {"name": "logme", "meaning": "evidence", "value": {"absent_reason": "the task gives cases no class"}},
     ]
     text = show(show_check(with_changes(finished_check, {"result.probes": probes, "result.measures": measures})))
-    assert row(text, "  24").split() == ["24", "0.125", "[0.1,", "0.15]†", "0.31"]
-    assert row(text, "  48").split() == ["48", "—", "0.4"]
-    assert "— no kernel" in text
+    assert row(text, "  24").split() == ["24", "0.125", "[0.100,", "0.150]†", "0.3100"]
+    assert row(text, "  48").split() == ["48", "–", "0.4000"]
+    assert "– no kernel" in text
     assert row(text, "cka").split() == ["cka", "0.875", "similarity", "before", "to", "after"]
-    assert row(text, "logme").split(maxsplit=2)[1:] == ["—", "the task gives cases no class"]
+    assert row(text, "logme").split(maxsplit=2)[1:] == ["–", "the task gives cases no class"]
     assert "no interval" not in text
 
 
@@ -187,7 +187,7 @@ def test_a_failed_check_says_why(show: Any) -> None:
 
 def test_a_stage_that_did_not_end_has_no_seconds(finished_check: Check, show: Any) -> None:
     check = with_changes(finished_check, {"stages": [{"name": "mmd", "attempts": 2}]})
-    assert row(show(show_check(check)), "mmd").split() == ["mmd", "2", "—", "—"]
+    assert row(show(show_check(check)), "mmd").split() == ["mmd", "2", "–", "–"]
 
 
 def test_a_job_that_waited_for_a_place_shows_its_own_time(finished_check: Check, show: Any) -> None:
@@ -231,7 +231,7 @@ def test_a_missing_p_value_comes_with_its_reason_once(show: Any) -> None:
     )
     text = show(comparison(compared(*(LayerResult(layer=name, channels=3, raw=raw) for name in ("a", "b")))))
     assert text.count("no p-value below 8") == 1
-    assert "-0.001" in row(text, "a")
+    assert "−0.00100" in row(text, "a")
 
 
 def test_measures_beside_mmd_have_a_table_and_a_missing_one_its_reason(show: Any) -> None:
@@ -241,6 +241,6 @@ def test_measures_beside_mmd_have_a_table_and_a_missing_one_its_reason(show: Any
     cka = MeasureResult(measure="cka", value=Estimate(absent_reason="needs at least 4 rows"))
     text = show(comparison(compared(layer.model_copy(update={"measures": (energy, cka)}))))
     _, beside = text.split("Beside MMD²")
-    assert row(beside, "last").split() == ["last", "energy", "raw", "0.25", "3"]
-    assert "— needs at least 4 rows" in text
+    assert row(beside, "last").split() == ["last", "energy", "raw", "0.250", "3"]
+    assert "– needs at least 4 rows" in text
     assert "no interval" not in text

@@ -63,7 +63,7 @@ def test_a_gate_that_fails_names_each_condition_and_why(finished_check: Check, s
     assert code == GATE_FAILED == 5
     text = show(lines)
     assert lines_of(text, "rpg_specialised.lower")[-1] == "failed"
-    assert lines_of(text, "rpg_scratch.lower")[:5] == ["rpg_scratch.lower", ">=", "0", "—", "undecidable"]
+    assert lines_of(text, "rpg_scratch.lower")[:5] == ["rpg_scratch.lower", ">=", "0", "–", "undecidable"]
     assert "undecidable  the baseline is under the floor" in text
     assert "The gate failed" in text
     gate = json.loads(json.dumps(gated, allow_nan=False))["gate"]

@@ -81,9 +81,9 @@ def test_every_seed_their_mean_and_spread_are_shown(finished_check: Check, show:
     assert "Results of 2 training seeds" in text
     rows = [one for one in text.splitlines() if one.startswith(("7 ", "8 ", "mean ", "SD "))]
     assert [row.split()[0] for row in rows] == ["7", "8", "mean", "SD"]
-    assert "0.2 [0.1, 0.3]" in rows[2]
-    assert "more than 110 (censored: seed 8)" in rows[2]
-    assert rows[3].split() == ["SD", "0.07", "0.05", "—", "12", "—"]
+    assert "0.200 [0.100, 0.300]" in rows[2]
+    assert "> 110 (censored: seed 8)" in rows[2]
+    assert rows[3].split() == ["SD", "0.0700", "0.0500", "–", "12.0", "–"]
     assert "interval of a gain: covers patients and training." in text
     assert "mean of 2 seeds" in line(text, "Gain in")
     assert "seed 7" in line(text, "Shift", "unbiased MMD²")
@@ -91,14 +91,14 @@ def test_every_seed_their_mean_and_spread_are_shown(finished_check: Check, show:
 
 def test_components_are_standard_deviations_and_zeros_are_marked(finished_check: Check, show: Any) -> None:
     text = show(show_check(of_two_seeds(finished_check)))
-    assert line(text, "0*", "0.2").split() == ["pretrained", "0*", "0.2", "0.1"]
-    assert line(text, "difference to specialised", "0.031").split()[-5:] == ["0.05", "0.01", "0.141", "0.031", "2.6"]
+    assert line(text, "0*", "0.200").split() == ["pretrained", "0*", "0.200", "0.100"]
+    assert line(text, "difference to specialised", "0.0310").split()[-5:] == ["0.0500", "0.0100", "0.141", "0.0310", "2.60"]
 
 
 def test_a_mean_that_is_absent_has_its_reason(finished_check: Check, show: Any) -> None:
     absent = StepsSummary(absent_reason="seed 8: the rise is within noise")
     text = show(show_check(of_two_seeds(finished_check, steps_to_95=absent)))
-    assert "— mean steps to 95 %: seed 8: the rise is within noise" in text
+    assert "– mean steps to 95 %: seed 8: the rise is within noise" in text
 
 
 def test_one_seed_has_no_tables_of_seeds_and_states_what_is_not_covered(finished_check: Check, show: Any) -> None:

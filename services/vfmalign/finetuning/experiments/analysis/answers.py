@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
+from vfmalign.client.formatting import format_correlation, format_p_value, to_sentence, to_text
 from vfmalign.client.messages.checks import VerdictLabel
 from vfmalign.core.domain.documents import pluralise
 from vfmalign.core.domain.record import Record
@@ -17,7 +18,6 @@ from vfmalign.finetuning.experiments.analysis.claims import Claim, ClaimVerdict
 from vfmalign.finetuning.experiments.analysis.points import ENERGY, SHIFT
 from vfmalign.finetuning.experiments.analysis.robustness import CommonBaselines
 from vfmalign.finetuning.experiments.analysis.strata import DESIGN_LABELS, MIN_UNITS, SIGNIFICANCE_LEVEL, Design
-from vfmalign.finetuning.reports.formatting import format_correlation, format_p_value, to_sentence, to_text
 
 Outcome = Literal["supports", "contradicts", "mixed", "no_clear_relation", "cannot support or contradict"]
 

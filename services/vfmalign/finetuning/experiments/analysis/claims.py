@@ -10,6 +10,7 @@ from typing import Literal
 
 import numpy as np
 
+from vfmalign.client.formatting import format_correlation, format_p_value
 from vfmalign.core.domain.record import Record
 from vfmalign.finetuning.experiments.analysis.joint_permutations import PermutationTest, run_joint_permutation_test
 from vfmalign.finetuning.experiments.analysis.points import (
@@ -34,7 +35,6 @@ from vfmalign.finetuning.experiments.analysis.strata import (
     select_common_units,
     summarise_strata,
 )
-from vfmalign.finetuning.reports.formatting import format_correlation, format_p_value
 
 ClaimName = Literal["gain", "convergence"]
 ClaimVerdict = Literal["supports", "contradicts", "no_clear_relation", "cannot support or contradict"]

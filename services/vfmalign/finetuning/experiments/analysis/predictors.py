@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import numpy.typing as npt
 
+from vfmalign.client.formatting import format_correlation, format_p_value
 from vfmalign.core.domain.documents import pluralise
 from vfmalign.core.domain.record import Record
 from vfmalign.finetuning.experiments.analysis.joint_permutations import JointPermutations, permute_correlations
@@ -27,7 +28,6 @@ from vfmalign.finetuning.experiments.analysis.strata import (
     select_common_units,
     summarise_strata,
 )
-from vfmalign.finetuning.reports.formatting import format_correlation, format_p_value
 
 Array = npt.NDArray[np.float64]
 

@@ -11,12 +11,12 @@ from statistics import fmean
 import numpy as np
 import numpy.typing as npt
 
+from vfmalign.client.formatting import format_correlation
 from vfmalign.core.domain.record import Record
 from vfmalign.finetuning.experiments.analysis.cells import Cell
 from vfmalign.finetuning.experiments.analysis.points import SHIFT, GetNumber, Point, get_gain
 from vfmalign.finetuning.experiments.analysis.rank_correlation import mean_correlation
 from vfmalign.finetuning.experiments.analysis.strata import make_strata, select_common_units
-from vfmalign.finetuning.reports.formatting import format_correlation
 
 VARIANT_LABELS: Mapping[str, str] = {
     "first_layer": "first layer of each model",

@@ -15,6 +15,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 
+from vfmalign.client.formatting import (
+    ABSENT,
+    format_correlation,
+    format_interval,
+    format_number,
+    format_p_value,
+    format_value,
+    to_sentence,
+)
 from vfmalign.core.domain.errors import InvalidInput
 from vfmalign.finetuning.experiments.analysis.answers import VERDICT_TEXTS
 from vfmalign.finetuning.experiments.analysis.averages import SeedAverage
@@ -25,15 +34,6 @@ from vfmalign.finetuning.experiments.analysis.points import FLAG_SYMBOLS, PREDIC
 from vfmalign.finetuning.experiments.analysis.strata import DESIGN_LABELS
 from vfmalign.finetuning.experiments.cell_results import CellResult
 from vfmalign.finetuning.jobs.request import NETWORKS
-from vfmalign.finetuning.reports.formatting import (
-    ABSENT,
-    format_correlation,
-    format_interval,
-    format_number,
-    format_p_value,
-    format_value,
-    to_sentence,
-)
 
 REPORT = "report.json"
 CELLS = "cells"

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
+from vfmalign.client.formatting import format_correlation, to_text
 from vfmalign.finetuning.experiments.analysis.averages import SeedAverage
 from vfmalign.finetuning.experiments.analysis.cells import Cell
 from vfmalign.finetuning.experiments.analysis.claims import Claim, ClaimName
@@ -13,8 +14,8 @@ from vfmalign.finetuning.experiments.analysis.experiment_report import Experimen
 from vfmalign.finetuning.experiments.analysis.points import SHIFT
 from vfmalign.finetuning.experiments.analysis.strata import DESIGN_LABELS, StratumResult, get_stratum_and_unit
 from vfmalign.finetuning.experiments.reports import plots
-from vfmalign.finetuning.reports.formatting import format_correlation, to_data_url, to_text
 from vfmalign.finetuning.reports.plots import NETWORK_COLOURS, NETWORK_LABELS, NETWORK_MARKERS
+from vfmalign.finetuning.reports.templating import to_data_url
 
 
 @dataclass(frozen=True)

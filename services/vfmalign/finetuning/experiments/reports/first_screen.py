@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from vfmalign.client.formatting import format_correlation, format_p_value
 from vfmalign.client.messages.checks import VerdictLabel
 from vfmalign.client.messages.common import Estimate
 from vfmalign.core.domain.documents import pluralise
@@ -16,7 +17,6 @@ from vfmalign.finetuning.experiments.analysis.experiment_report import Experimen
 from vfmalign.finetuning.experiments.analysis.points import SHIFT
 from vfmalign.finetuning.experiments.analysis.strata import Design
 from vfmalign.finetuning.reports.charts import ForestRow, SharePart, draw_forest, draw_shares
-from vfmalign.finetuning.reports.formatting import format_correlation, format_p_value
 
 _COMPARISONS: dict[Design, str] = {"within_task": "across models", "within_model": "across tasks"}
 VERDICT_MARKS: dict[VerdictLabel, str] = {"gain": "▲", "equivalent": "≈", "harm": "▼"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from vfmalign.client.formatting import ABSENT, to_text
 from vfmalign.finetuning.experiments.analysis.answers import VERDICT_TEXTS
 from vfmalign.finetuning.experiments.analysis.averages import SeedAverage
 from vfmalign.finetuning.experiments.analysis.claims import CLAIM_STATEMENTS, OUTCOMES
@@ -12,7 +13,6 @@ from vfmalign.finetuning.experiments.analysis.points import FLAG_SYMBOLS, PREDIC
 from vfmalign.finetuning.experiments.analysis.strata import DESIGN_LABELS, MIN_UNITS, SIGNIFICANCE_LEVEL
 from vfmalign.finetuning.experiments.reports import figures
 from vfmalign.finetuning.experiments.reports.first_screen import make_first_screen
-from vfmalign.finetuning.reports.formatting import ABSENT, to_text
 from vfmalign.finetuning.reports.templating import load_template
 
 

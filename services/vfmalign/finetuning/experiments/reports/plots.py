@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from vfmalign.client.formatting import ABSENT, format_correlation, format_number, to_text
 from vfmalign.client.messages.common import Estimate
 from vfmalign.finetuning.experiments.analysis.averages import SeedAverage
 from vfmalign.finetuning.experiments.analysis.cells import Cell
 from vfmalign.finetuning.experiments.analysis.early_prediction import EarlyStep
 from vfmalign.finetuning.experiments.analysis.points import flag_symbols
 from vfmalign.finetuning.experiments.analysis.predictors import PredictorComparison
-from vfmalign.finetuning.reports.formatting import ABSENT, format_correlation, format_number, to_text
 from vfmalign.finetuning.reports.plots import NETWORK_COLOURS, NETWORK_MARKERS
 from vfmalign.finetuning.reports.svg import ACCENT, FAINT, INK, PALETTE, figure_style, new_figure, to_svg
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from vfmalign.client.formatting import format_correlation, format_interval, format_number, format_p_value
 from vfmalign.core.domain.datasets import VolumeRef
 from vfmalign.core.domain.errors import InvalidInput
 from vfmalign.core.domain.models import LayerSpec, ModelCard, PreprocessingSpec
@@ -13,7 +14,6 @@ from vfmalign.finetuning.experiments.analysis.answers import VERDICT_TEXTS
 from vfmalign.finetuning.experiments.analysis.experiment_report import ExperimentReport
 from vfmalign.finetuning.experiments.cell_results import CellResult
 from vfmalign.finetuning.experiments.reports.evidence import BEGIN, END, main, render_results, update_page
-from vfmalign.finetuning.reports.formatting import format_correlation, format_interval, format_number, format_p_value
 
 DOCS = Path(__file__).resolve().parents[5] / "docs"
 PAGE = f"# Evidence\n\n{BEGIN}\nold\n{END}\n\nAfter.\n"

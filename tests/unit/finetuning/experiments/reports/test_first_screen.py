@@ -2,10 +2,10 @@
 
 import re
 
+from vfmalign.client.formatting import format_correlation, format_p_value
 from vfmalign.finetuning.experiments.analysis.answers import VERDICT_TEXTS
 from vfmalign.finetuning.experiments.analysis.experiment_report import analyse_cells
 from vfmalign.finetuning.experiments.reports.first_screen import list_cautions, make_first_screen
-from vfmalign.finetuning.reports.formatting import format_correlation, format_p_value
 
 
 def analyse(cells, missing=()):

@@ -10,12 +10,12 @@ from itertools import pairwise
 
 import pytest
 
+from vfmalign.client.formatting import format_correlation, format_number, format_p_value
 from vfmalign.client.messages.common import Estimate, absent
 from vfmalign.finetuning.experiments.analysis.answers import VERDICT_TEXTS
 from vfmalign.finetuning.experiments.analysis.experiment_report import ExperimentReport, analyse_cells
 from vfmalign.finetuning.experiments.reports.cells_table import to_csv
 from vfmalign.finetuning.experiments.reports.html import render
-from vfmalign.finetuning.reports.formatting import format_correlation, format_number, format_p_value
 
 pytestmark = pytest.mark.usefixtures("drawings")
 

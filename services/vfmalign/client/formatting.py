@@ -1,8 +1,7 @@
-"""Formatting of numbers in reports: digits, signs, intervals, and a dash for absent values."""
+"""Formatting of numbers for people, in reports and on terminals: digits, signs, intervals, a dash for absent values."""
 
 from __future__ import annotations
 
-import base64
 import math
 import re
 
@@ -12,15 +11,16 @@ from vfmalign.client.messages.common import Estimate
 ABSENT = "–"
 
 
-def format_number(value: float | None) -> str:
-    """Three significant digits with a true minus sign; powers of ten for very small and very large values."""
-    if value is None:
+def format_number(value: float | None, digits: int = 3, *, signed: bool = False) -> str:
+    """Significant digits with a true minus sign; powers of ten for very small and very large values."""
+    if value is None or not math.isfinite(value):
         return ABSENT
+    sign = "+" if signed else ""
     if value != 0 and not 1e-4 <= abs(value) < 1e5:
-        mantissa, exponent = f"{value:.2e}".split("e")
+        mantissa, exponent = f"{value:{sign}.{digits - 1}e}".split("e")
         return f"{mantissa}e{int(exponent)}".replace("-", "\u2212")
-    digits = 2 if value == 0 else max(0, 2 - math.floor(math.log10(abs(value))))
-    return f"{value:.{digits}f}".replace("-", "\u2212")
+    decimals = digits - 1 if value == 0 else max(0, digits - 1 - math.floor(math.log10(abs(value))))
+    return f"{value:{sign}.{decimals}f}".replace("-", "\u2212")
 
 
 def to_natural_order(name: str) -> list[str | int]:
@@ -86,8 +86,3 @@ def to_sentence(text: str) -> str:
 def join_notes(*notes: str) -> str:
     """Notes that are not empty, each once."""
     return "; ".join(dict.fromkeys(filter(None, notes)))
-
-
-def to_data_url(media_type: str, data: bytes) -> str:
-    """A `data:` URL that contains its own data."""
-    return f"data:{media_type};base64,{base64.b64encode(data).decode()}"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from vfmalign.finetuning.reports.formatting import to_natural_order, to_text
+from vfmalign.client.formatting import to_natural_order, to_text
 
 
 @pytest.mark.parametrize(
