@@ -62,7 +62,7 @@ def make_state(graph: Mapping[str, Any] | bytes, **tensors: Tensor) -> dict[str,
 
 
 def store_program(store: Any, model_id: str, state: Mapping[str, Tensor]) -> None:
-    """Write a card and weights straight into the bucket, without any check."""
+    """Writes a card and weights straight into the bucket, without any check."""
     data = to_safetensors(state)
     sha256 = hashlib.sha256(data).hexdigest()
     ref = store.put(weights_key(model_id, sha256), data)

@@ -45,7 +45,7 @@ _PARAMETERS = {
 
 
 def name_options(command: TyperCommand | TyperGroup) -> None:
-    """Let a command, or every command of a group, name its options in the errors that it raises."""
+    """Lets a command, or every command of a group, name its options in the errors that it raises."""
     if isinstance(command, TyperGroup):
         for member in command.commands.values():
             name_options(member)  # type: ignore[arg-type]

@@ -38,7 +38,7 @@ def get_exit_code(error: VfmalignError) -> int:
 
 
 def report(store: ObjectStore, spec_uri: str, error: VfmalignError) -> int:
-    """Write `failure.json` for an error that would occur again, and return the exit code.
+    """Writes `failure.json` for an error that would occur again, and returns the exit code.
 
     A job that was stopped on request, or whose failure is transient, has not failed and gets no such file.
     """
@@ -56,5 +56,5 @@ def report(store: ObjectStore, spec_uri: str, error: VfmalignError) -> int:
 
 
 def clear(store: ObjectStore, job: str) -> None:
-    """Delete the failure of an earlier attempt, so that a job that runs again does not count as failed."""
+    """Deletes the failure of an earlier attempt, so that a job that runs again does not count as failed."""
     store.delete(job_key(job, "failure.json"))

@@ -16,7 +16,7 @@ from vfmalign.core.storage.keys import dataset_key
 
 
 def run(data: bytes) -> None:
-    """Read a dataset, show it and check its splits."""
+    """Reads a dataset, shows it and checks its splits."""
     dataset = load_dataset(MemoryStore({dataset_key("d"): data}), "d")
     describe_dataset(dataset).to_proto()
     dataset.digest()

@@ -82,7 +82,7 @@ _STORE = _make_store()
 
 
 def run(data: bytes) -> None:
-    """Parse a request and convert it as its servicer does."""
+    """Parses a request and converts it as its servicer does."""
     name, cls = _REQUESTS[data[0] % len(_REQUESTS)] if data else _REQUESTS[0]
     request = parse_request(cls.FromString, data[1:])
     if (convert := _CONVERT.get(name.rsplit(".", 1)[1])) is not None:

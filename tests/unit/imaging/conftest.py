@@ -98,7 +98,7 @@ def picai(picai_folder: Path) -> dict[str, Volume]:
 
 @pytest.fixture
 def nifti() -> Callable[..., bytes]:
-    """Build the bytes of a NIfTI file: `nifti(array, affine=…, gz=…, **header fields)`."""
+    """Builds the bytes of a NIfTI file: `nifti(array, affine=…, gz=…, **header fields)`."""
 
     def make(
         array: Any = None,

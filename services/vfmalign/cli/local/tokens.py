@@ -66,7 +66,7 @@ class TokenFiles(NamedTuple):
 
 
 def ensure(folder: Path) -> None:
-    """Draw tokens unless the folder has valid ones, so that a program's copy works after a restart of the stack.
+    """Draws tokens unless the folder has valid ones, so that a program's copy works after a restart of the stack.
 
     Raises:
         PreconditionFailed: a package is not installed.
@@ -97,7 +97,7 @@ def _are_valid(folder: Path) -> bool:
 
 
 def renew(folder: Path) -> None:
-    """Replace all tokens of a folder by new ones, signed by a new key. Files have mode 0600, folders 0700.
+    """Replaces all tokens of a folder by new ones, signed by a new key. Files have mode 0600, folders 0700.
 
     The private key is forgotten, so that nobody can issue another token.
 

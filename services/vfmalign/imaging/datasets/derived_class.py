@@ -32,7 +32,7 @@ def name_volume_class(label: LabelMap) -> str:
 
 
 def add_volume_class(discovered: DiscoveredDataset, label: LabelMap, splits: Mapping[str, Split]) -> DiscoveredDataset:
-    """State the class in every case and in the declaration.
+    """States the class in every case and in the declaration.
 
     Args:
         discovered: cases that all have the label map.

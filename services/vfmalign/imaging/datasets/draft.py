@@ -50,7 +50,7 @@ class UndescribedData(BadDataset):
 
 
 def name_files(files_by_case: Mapping[str, Sequence[Path]]) -> dict[str, dict[VolumeKind, list[Path]]]:
-    """Name the files of each case by the words that tell them apart, such as `t1w_gd`; others are left out.
+    """Names the files of each case by the words that tell them apart, such as `t1w_gd`; others are left out.
 
     Args:
         files_by_case: files by case, whose name begins with the patient's folder.

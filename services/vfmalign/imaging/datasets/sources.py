@@ -149,7 +149,7 @@ def is_below(root: Path, path: Path) -> bool:
 
 
 def read_dataset_json(root: Path) -> dict[str, Any] | None:
-    """Read `dataset.json`; None where there is none.
+    """Reads `dataset.json`; None where there is none.
 
     Raises:
         BadDataset: it cannot be read, is too large, or is not a JSON object.

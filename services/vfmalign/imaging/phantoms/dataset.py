@@ -49,7 +49,7 @@ class PhantomDataset:
         self._cases: dict[Split, list[Case]] = {}
 
     def generate(self) -> Iterator[dict[str, bytes]]:
-        """Generate all cases; yields the volumes of each as they are stored, by key."""
+        """Generates all cases; yields the volumes of each as they are stored, by key."""
         self._cases = {}
         for place, name in enumerate(SPLITS):
             for number in range(self._counts.get(name, 0)):
@@ -77,7 +77,7 @@ def synthesise_dataset(
     progress: ProgressCallback | None = None,
     spec: PhantomSpec | None = None,
 ) -> DatasetManifest:
-    """Generate a dataset of phantoms and store it.
+    """Generates a dataset of phantoms and stores it.
 
     Args:
         store: the deployment's object storage.

@@ -63,7 +63,7 @@ class LayerStatistics:
 
 
 def compute_layer(scaled: Scaled, x: Features, y: Features, plan: LayerPlan, layer: str) -> LayerStatistics:
-    """Compute the statistics in one pass, and again in float64 if the first leaves less than one reliable digit.
+    """Computes the statistics in one pass, and again in float64 if the first leaves less than one reliable digit.
 
     Raises:
         BadTensor: features too large to square.
@@ -117,7 +117,7 @@ class _PairSums:
 def _sum_pairs(
     scaled: Scaled, x: Features, y: Features, plan: LayerPlan, chosen: PrecisionName
 ) -> LayerStatistics | None:
-    """Compute the statistics at one precision; None if squares would overflow in it."""
+    """Computes the statistics at one precision; None if squares would overflow in it."""
     design, engine, aggregate = plan.design, plan.engine, plan.options.aggregated
     channel_mask_C = scaled.affine.channel_mask_C
     channels = shape_of(x)[1] if channel_mask_C is None else int(channel_mask_C.sum())
@@ -156,7 +156,7 @@ def _sum_arrays(
     plan: LayerPlan,
     chosen: PrecisionName,
 ) -> _PairSums | None:
-    """Run a pass over rows in memory, in the order of the design."""
+    """Runs a pass over rows in memory, in the order of the design."""
     design, engine = plan.design, plan.engine
     parts = [(x_NC, design.x_order), (y_MC, design.y_order)]
     with np.errstate(over="ignore"):
@@ -179,7 +179,7 @@ def _sum_streams(
     plan: LayerPlan,
     chosen: PrecisionName,
 ) -> _PairSums | None:
-    """Run a pass over streams, which are read several times to stay within the memory limit."""
+    """Runs a pass over streams, which are read several times to stay within the memory limit."""
     engine = plan.engine
     try:
         streamed = out_of_core.accumulate(
@@ -204,7 +204,7 @@ def _sum_streams(
 
 
 def _bound(pair_sums: _PairSums, channels: int, design: Design, chosen: PrecisionName) -> float:
-    """Return the error bound of a pass."""
+    """Returns the error bound of a pass."""
     fewest, sums = min(design.block_sizes), pair_sums.sums[0]
     bound = precision.error_bound(
         pair_sums.magnitudes,
@@ -219,7 +219,7 @@ def _bound(pair_sums: _PairSums, channels: int, design: Design, chosen: Precisio
 
 
 def _witness(sums: Sums, block_sizes: Sequence[int]) -> float:
-    """Return the root mean square over the rows of Σ_j w_j k(x_i, x_j), w_j = 1/n on x and −1/m on y."""
+    """Returns the root mean square over the rows of Σ_j w_j k(x_i, x_j), w_j = 1/n on x and −1/m on y."""
     if len(block_sizes) == 1:
         values_N: FloatArray = sums.rows_NP[:, 0] / block_sizes[0]
     else:

@@ -45,7 +45,7 @@ class ProgramMeasurement:
         self._constants = ProgramConstants(graph)
 
     def run(self, state: StateDict) -> dict[str, Tensor]:
-        """Evaluate the graph.
+        """Evaluates the graph.
 
         Returns:
             Its layers, as tensors without data.

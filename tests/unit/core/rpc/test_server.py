@@ -61,7 +61,7 @@ class Misbehaving(mmd_pb2_grpc.MmdServiceServicer):
 
 @pytest.fixture(autouse=True)
 def new_event(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let no test find the event set by another one, whose event loop has ended."""
+    """Lets no test find the event set by another one, whose event loop has ended."""
     monkeypatch.setattr(Misbehaving, "slow", asyncio.Event())
 
 
