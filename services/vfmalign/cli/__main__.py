@@ -19,7 +19,7 @@ import typer
 from typer.exceptions import TyperException
 
 from vfmalign import __version__
-from vfmalign.cli.exits import BAD_INPUT, FAILED, INTERRUPTED, OK, epilog, exit_code_of
+from vfmalign.cli.exits import BAD_INPUT, FAILED, INTERRUPTED, OK, epilog, get_exit_code
 from vfmalign.cli.lazy_group import LazyCommand, lazy_group
 from vfmalign.core.domain.errors import BadOption, Internal, VfmalignError
 
@@ -135,7 +135,7 @@ def _report(error: VfmalignError, *, as_json: bool) -> int:
     from vfmalign.cli.views.output import Output
 
     Output.to_terminal(as_json=as_json).fail(error)
-    return exit_code_of(error)
+    return get_exit_code(error)
 
 
 def _report_usage(error: TyperException, arguments: Sequence[str], *, as_json: bool) -> int:

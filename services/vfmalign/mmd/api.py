@@ -133,7 +133,7 @@ def mmd2(
         standardise=standardised,
         measure_channels=False,
     )
-    layer, _ = _compare(_sample("x", x), _sample("y", y), reference, options, device or _device_of(x))
+    layer, _ = _compare(_sample("x", x), _sample("y", y), reference, options, device or _get_device(x))
     return get_value(layer.standardised or layer.raw)
 
 
@@ -192,7 +192,7 @@ def mmd_test(
         frequencies=frequencies, standardise=standardised,
     )  # fmt: skip
     samples = _sample("x", x, groups_x), _sample("y", y, groups_y)
-    return _to_result(*_compare(*samples, reference, options, device or _device_of(x)))
+    return _to_result(*_compare(*samples, reference, options, device or _get_device(x)))
 
 
 def _to_result(layer: LayerResult, backend: str) -> MmdResult:
@@ -239,7 +239,7 @@ def _compare(
     return result.layers[0], result.backend
 
 
-def _device_of(features: Features) -> torch.device | None:
+def _get_device(features: Features) -> torch.device | None:
     """Returns the device of a tensor; None for arrays."""
     return features.device if isinstance(features, Tensor) else None
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from vfmalign.core.domain.datasets import VolumeRef
+from vfmalign.core.domain.datasets import StoredObject
 from vfmalign.core.domain.errors import (
     BadCheckpoint,
     BadOption,
@@ -271,9 +271,9 @@ def _takes_input(encoder: exported_program.ExportedEncoder, preprocessing: Prepr
     return (len(preprocessing.modalities), *preprocessing.shape_DHW) == expected
 
 
-def _to_ref(model_id: str, data: bytes) -> VolumeRef:
+def _to_ref(model_id: str, data: bytes) -> StoredObject:
     sha256 = hashlib.sha256(data).hexdigest()
-    return VolumeRef(key=weights_key(model_id, sha256), sha256=sha256)
+    return StoredObject(key=weights_key(model_id, sha256), sha256=sha256)
 
 
 def _commit(

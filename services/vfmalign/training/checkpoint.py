@@ -18,7 +18,7 @@ from pydantic import Field, ValidationError
 from safetensors.torch import load as parse_safetensors
 from torch import Tensor, nn
 
-from vfmalign.core.domain.datasets import VolumeRef
+from vfmalign.core.domain.datasets import StoredObject
 from vfmalign.core.domain.errors import NotFound, PreconditionFailed
 from vfmalign.core.domain.jobs import JobProgress
 from vfmalign.core.domain.record import Record, Sha256
@@ -52,8 +52,8 @@ class TrainerState(Record):
     loss_sum: float = 0.0
     curve: tuple[JobProgress, ...] = ()
     best_epoch: int = 0
-    best: VolumeRef | None = None
-    state: VolumeRef | None = None
+    best: StoredObject | None = None
+    state: StoredObject | None = None
     stage_seconds: dict[str, float] = Field(default_factory=dict)
 
 
@@ -64,7 +64,7 @@ class CheckpointStore:
         self._store = store
         self._job = job
         self._spec_digest = spec_digest
-        self._committed: VolumeRef | None = None
+        self._committed: StoredObject | None = None
 
     def load_latest(self) -> tuple[TrainerState, bytes] | None:
         """The last commit of this spec and its tensors; None if there is none or it cannot be used."""
@@ -96,7 +96,7 @@ class CheckpointStore:
         self._committed = state.state
         return state
 
-    def put(self, data: bytes) -> VolumeRef:
+    def put(self, data: bytes) -> StoredObject:
         """Stores tensors under their digest."""
         digest = hashlib.sha256(data).hexdigest()
         key = job_key(self._job, f"checkpoint/{digest}.safetensors")
@@ -107,11 +107,11 @@ class CheckpointStore:
             path.write_bytes(data)
             return self._store.upload(key, path)
 
-    def get(self, ref: VolumeRef) -> bytes:
+    def get(self, ref: StoredObject) -> bytes:
         """Reads tensors, verified by their digest."""
         return self._store.get(ref.key, sha256=ref.sha256)
 
-    def delete(self, ref: VolumeRef) -> None:
+    def delete(self, ref: StoredObject) -> None:
         """Deletes tensors to which no commit refers any more."""
         self._store.delete(ref.key)
 

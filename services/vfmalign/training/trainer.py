@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from vfmalign.core.domain.datasets import VolumeRef
+from vfmalign.core.domain.datasets import StoredObject
 from vfmalign.core.domain.errors import BadOption, Cancelled, Exhausted, Unavailable
 from vfmalign.core.domain.jobs import JobProgress, TrainingSpec
 from vfmalign.core.runtime import logs
@@ -190,7 +190,7 @@ class Trainer:
         The order is: best weights, probe, commit, progress, and last the deletion of the weights that the commit no
         longer names.
         """
-        replaced: VolumeRef | None = None
+        replaced: StoredObject | None = None
         if best:
             with self._stages.stage("checkpoint"):
                 ref = self._checkpoints.put(encode_weights(self._learner.network))

@@ -8,7 +8,7 @@ import torch
 from tests.integration.training.conftest import ARCHITECTURE, OPTIONS
 from torch import nn
 
-from vfmalign.core.domain.datasets import VolumeRef
+from vfmalign.core.domain.datasets import StoredObject
 from vfmalign.core.domain.errors import (
     BadOption,
     Cancelled,
@@ -176,7 +176,7 @@ def without(case, kind):
 def truncated(store, case):
     data = store.get(case.volumes["adc"].key)[:500]
     ref = store.put("volumes/broken/adc.nii.gz", data)
-    return case.model_copy(update={"volumes": case.volumes | {"adc": VolumeRef(key=ref.key, sha256=ref.sha256)}})
+    return case.model_copy(update={"volumes": case.volumes | {"adc": StoredObject(key=ref.key, sha256=ref.sha256)}})
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from vfmalign.cli.commands.lifecycle import (
     get_next_step,
     no_report,
 )
-from vfmalign.cli.exits import FAILED, GATE_FAILED, OK, exit_code_of
+from vfmalign.cli.exits import FAILED, GATE_FAILED, OK, get_exit_code
 from vfmalign.cli.gates import (
     EXAMPLE,
     NO_GATE,
@@ -268,7 +268,7 @@ def finish_check(target: Target, check: Check, output: Output, reports: Path, ga
             page = Path(content["report"]["html"])
         except BadOption as error:
             content |= output.explain(error)
-            report_code = exit_code_of(error)
+            report_code = get_exit_code(error)
     succeeded = check.state == "succeeded"
     gate_json, gate_lines, code = apply_gate(check, gate if succeeded else NO_GATE)
     lines = show_check(check, page, list_jobs_of_check(target, check))

@@ -20,7 +20,7 @@ from vfmalign.cli.commands.lifecycle import (
     get_next_step,
     no_report,
 )
-from vfmalign.cli.exits import FAILED, OK, exit_code_of
+from vfmalign.cli.exits import FAILED, OK, get_exit_code
 from vfmalign.cli.lazy_group import new_group
 from vfmalign.cli.local.state_directory import DEFAULT_HOME, StateDirectory
 from vfmalign.cli.options import (
@@ -214,7 +214,7 @@ def finish_experiment(
             headline = json.loads(Path(places["json"]).read_bytes()).get("headline", ())
         except BadOption as error:
             content |= output.explain(error)
-            report_code = exit_code_of(error)
+            report_code = get_exit_code(error)
     lines = show_experiment(experiment, list_results(target, experiment), headline, page)
     output.emit(content | fields, *lines, *further_lines)
     raise typer.Exit(report_code if experiment.state == "succeeded" else FAILED)

@@ -120,7 +120,7 @@ def _start(directory: Path, config: dict[str, Any], timeout_s: float) -> tuple[s
         process.wait()
         taken = b"address already in use" in log.read_bytes()[log_start:]
         raise Unavailable(
-            "the S3 server did not start" + ", because another process took one of its ports" * taken,
+            f"the S3 server did not start{', because another process took one of its ports' if taken else ''}",
             subject=server.endpoint,
             remedy=f"read {log.name} in its folder",
             reason=ADDRESS_IN_USE if taken else None,

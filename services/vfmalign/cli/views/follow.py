@@ -1,4 +1,4 @@
-"""Follow a job, check or experiment until it finishes, reconnecting when the service restarts, and render its progress.
+"""Follows a job, check or experiment to its end, reconnecting when the service restarts, and renders its progress.
 
 On a terminal, running work has progress bars; what has finished is one line each, in any case.
 """

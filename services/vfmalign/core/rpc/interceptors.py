@@ -256,6 +256,11 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
     @asynccontextmanager
     async def _around(self, context: grpc.aio.ServicerContext[Any, Any], method: _Method) -> AsyncIterator[None]:
+        """Admits and identifies a call, runs its handler as the body of the context, and accounts for how it ended.
+
+        Binds the request id to the running context, turns exceptions into a status that carries the request id, and
+        counts, times and logs the call, however it ended.
+        """
         offered = dict(context.invocation_metadata() or ()).get(logs.REQUEST_ID_HEADER)
         request_id = logs.accept_request_id(offered if isinstance(offered, str) else None)
         logs.request_id.set(request_id)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 
-from vfmalign.core.domain.datasets import SPLITS, Case, DatasetManifest, VolumeRef
+from vfmalign.core.domain.datasets import SPLITS, Case, DatasetManifest, StoredObject
 from vfmalign.core.domain.errors import (
     BadDataset,
     Conflict,
@@ -135,7 +135,7 @@ def _check_id_is_free(store: ObjectStore, dataset: DatasetManifest) -> bool:
     return True
 
 
-def _add_volume(store: ObjectStore, dataset_id: str, ref: VolumeRef, data: bytes) -> None:
+def _add_volume(store: ObjectStore, dataset_id: str, ref: StoredObject, data: bytes) -> None:
     """Stores a volume of a dataset that was not committed; another publication may have committed its id meanwhile."""
     if store.put_if_absent(ref.key, data):
         return

@@ -121,7 +121,7 @@ def _belongs_to(table: str, column: str) -> sa.ForeignKeyConstraint:
 
 
 class JobRow(LifecycleRow):
-    """One job; the fields are those of `jobs.repository.Job`."""
+    """One job; the fields are those of `jobs.repository.StoredJob`."""
 
     __tablename__ = "jobs"
 
@@ -156,7 +156,7 @@ class AttemptRow(TenantRow):
 
 
 class CheckRow(LifecycleRow):
-    """One alignment check; the fields are those of `checks.repository.Check`."""
+    """One alignment check; the fields are those of `checks.repository.StoredCheck`."""
 
     __tablename__ = "checks"
 
@@ -182,7 +182,7 @@ class StageRow(TenantRow):
 
 
 class ExperimentRow(LifecycleRow):
-    """One experiment; the fields are those of `experiments.repository.Experiment`. Its cells are rows of `checks`."""
+    """One experiment; see `experiments.repository.StoredExperiment` for the fields. Its cells are rows of `checks`."""
 
     __tablename__ = "experiments"
 

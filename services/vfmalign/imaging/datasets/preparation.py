@@ -16,7 +16,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from vfmalign.client.messages.base import to_bad_option
-from vfmalign.core.domain.datasets import Case, DatasetManifest, Split, VolumeRef
+from vfmalign.core.domain.datasets import Case, DatasetManifest, Split, StoredObject
 from vfmalign.core.domain.declarations import DatasetDeclaration, LabelMap, VolumeKind
 from vfmalign.core.domain.errors import BadDataset, BadVolume, VfmalignError
 from vfmalign.core.domain.field_of_view import CaseInside
@@ -311,7 +311,7 @@ def _check_case(
         if label.name in volumes:
             check_label_map(volumes[label.name], label, f"{case.id}/{label.name}")
     refs = {
-        kind: VolumeRef(key=volume_key(dataset_id, case.id, kind), sha256=hashlib.sha256(encode(volume)).hexdigest())
+        kind: StoredObject(key=volume_key(dataset_id, case.id, kind), sha256=hashlib.sha256(encode(volume)).hexdigest())
         for kind, volume in sorted(volumes.items())
     }
     source = case.source

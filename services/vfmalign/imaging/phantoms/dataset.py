@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
 
-from vfmalign.core.domain.datasets import SPLITS, Case, DatasetManifest, Split, VolumeRef
+from vfmalign.core.domain.datasets import SPLITS, Case, DatasetManifest, Split, StoredObject
 from vfmalign.core.domain.declarations import VolumeKind, get_declaration
 from vfmalign.core.domain.errors import BadDataset, Conflict
 from vfmalign.core.storage.datasets import load_dataset, save_dataset
@@ -56,7 +56,7 @@ class PhantomDataset:
                 case_id, volumes = _encoded_case(self._seed, place * SPLIT_STRIDE + number, self._spec)
                 keys = {kind: volume_key(self._id, case_id, kind) for kind in volumes}
                 refs = {
-                    kind: VolumeRef(key=keys[kind], sha256=hashlib.sha256(data).hexdigest())
+                    kind: StoredObject(key=keys[kind], sha256=hashlib.sha256(data).hexdigest())
                     for kind, data in volumes.items()
                 }
                 self._cases.setdefault(name, []).append(Case(id=case_id, group=case_id, volumes=refs))

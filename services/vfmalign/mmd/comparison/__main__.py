@@ -102,7 +102,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return arguments
 
 
-def request_of(arguments: argparse.Namespace) -> mmd_pb2.ComputeRequest:
+def build_request(arguments: argparse.Namespace) -> mmd_pb2.ComputeRequest:
     """Returns the options of the command line as a request, without its samples.
 
     Raises:
@@ -134,7 +134,7 @@ def _run(arguments: argparse.Namespace) -> None:
     engine = to_compute_config(settings)
     if "memory_mib" not in settings.model_fields_set:
         engine = replace(engine, memory_bytes=machine_memory_bytes())
-    options = converters.to_options(request_of(arguments))
+    options = converters.to_options(build_request(arguments))
     check_combination(options, has_reference=arguments.reference is not None)
     stages = Stages()
     with stages.stage("read"):

@@ -12,10 +12,10 @@ import numpy as np
 
 from vfmalign.client.messages.mmd import Estimator
 from vfmalign.core.domain.errors import BadTensor
-from vfmalign.mmd.comparison import backends, kernel_grid_test
+from vfmalign.mmd.comparison import backends, kernel_aggregation
 from vfmalign.mmd.comparison.designs import Design, Statistics
 from vfmalign.mmd.comparison.options import Backend, ComparisonOptions, ComputeConfig
-from vfmalign.mmd.comparison.samples import Features, shape_of
+from vfmalign.mmd.comparison.samples import Features, get_shape
 from vfmalign.mmd.comparison.standardisation import Scaled
 from vfmalign.mmd.engine import out_of_core, precision, rows
 from vfmalign.mmd.engine.kernels import BoundKernel
@@ -69,7 +69,7 @@ def compute_layer(scaled: Scaled, x: Features, y: Features, plan: LayerPlan, lay
         BadTensor: features too large to square.
         Cancelled, DeadlineExceeded: see `WorkContext`.
     """
-    fewest = min(shape_of(x)[0], shape_of(y)[0])
+    fewest = min(get_shape(x)[0], get_shape(y)[0])
     reason = scaled.absent_reason
     if not reason and fewest < estimators.min_rows(plan.estimator):
         reason = f"an unbiased estimate needs at least 2 rows per sample, got {fewest}"
@@ -77,8 +77,8 @@ def compute_layer(scaled: Scaled, x: Features, y: Features, plan: LayerPlan, lay
         return LayerStatistics(scaled.sigma, None, 0.0, "float64", reason)
     chosen = precision.choose(
         plan.options.precision or plan.engine.precision,
-        shape_of(x)[0] + shape_of(y)[0],
-        shape_of(x)[1],
+        get_shape(x)[0] + get_shape(y)[0],
+        get_shape(x)[1],
         plan.engine.device,
     )
     layer_statistics = _sum_pairs(scaled, x, y, plan, chosen)
@@ -120,9 +120,9 @@ def _sum_pairs(
     """Computes the statistics at one precision; None if squares would overflow in it."""
     design, engine, aggregate = plan.design, plan.engine, plan.options.aggregated
     channel_mask_C = scaled.affine.channel_mask_C
-    channels = shape_of(x)[1] if channel_mask_C is None else int(channel_mask_C.sum())
+    channels = get_shape(x)[1] if channel_mask_C is None else int(channel_mask_C.sum())
     kernel = scaled.kernel(plan.options.kernel, channels)
-    kernels = [kernel, *(kernel_grid_test.make_kernels(x, y, scaled, engine) if aggregate else ())]
+    kernels = [kernel, *(kernel_aggregation.make_kernels(x, y, scaled, engine) if aggregate else ())]
     if isinstance(x, np.ndarray) and isinstance(y, np.ndarray):
         pair_sums = _sum_arrays(kernels, x, y, scaled.affine, plan=plan, chosen=chosen)
     else:
@@ -131,9 +131,9 @@ def _sum_pairs(
     if pair_sums is None:
         return None
     statistics = [design.statistics(plan.estimator, sums, plan.permutations, engine.context) for sums in pair_sums.sums]
-    rows_of_both = shape_of(x)[0] + shape_of(y)[0]
+    rows_of_both = get_shape(x)[0] + get_shape(y)[0]
     enumerated = plan.permutations.enumerated
-    largest = kernel_grid_test.get_largest_statistic(
+    largest = kernel_aggregation.get_largest_statistic(
         statistics[1:], pair_sums.sums[1:], rows_of_both, enumerated=enumerated
     )
     return LayerStatistics(

@@ -9,7 +9,7 @@ import numpy as np
 
 from vfmalign.core.domain.errors import BadOption, TooLarge
 from vfmalign.mmd.comparison.options import ComparisonOptions, ComputeConfig
-from vfmalign.mmd.comparison.samples import Sample, shape_of
+from vfmalign.mmd.comparison.samples import Sample, get_shape
 from vfmalign.mmd.engine import out_of_core
 from vfmalign.mmd.engine.kernels import WITHOUT_BANDWIDTH
 from vfmalign.mmd.engine.ordered_pool import choose_threads
@@ -38,7 +38,7 @@ class SampleShape:
 
 def get_sample_shape(sample: Sample) -> SampleShape:
     """Returns the size of a sample. Malformed features count with the axes they have; `samples.check` rejects them."""
-    shapes = {layer: shape_of(features) or (0,) for layer, features in sample.layers.items()}
+    shapes = {layer: get_shape(features) or (0,) for layer, features in sample.layers.items()}
     rows = max((shape[0] for shape in shapes.values()), default=0)
     channels = {layer: shape[-1] if len(shape) > 1 else 0 for layer, shape in shapes.items()}
     return SampleShape(rows, channels, len(set(sample.groups)) or rows)
@@ -200,14 +200,18 @@ def check_measures(shapes: Sequence[SampleShape], options: ComparisonOptions, *,
                 check_size(measure, names[index], shape.rows, channels, fitted=index == fitted)
 
 
-def check_projection(shapes: Sequence[Sample], options: ComparisonOptions) -> None:
-    """Checks that a projection fits into a message.
+def check_projection(samples: Sequence[Sample], options: ComparisonOptions) -> None:
+    """Checks that a projection fits into memory and into a message.
+
+    Args:
+        samples: x, y and an optional reference.
+        options: whether to project.
 
     Raises:
         BadOption: x or y has too many rows, or does not fit into memory.
     """
-    rows = max(sample.rows for sample in shapes[:2])
-    if options.projection and any(sample.is_streamed for sample in shapes[:2]):
+    rows = max(sample.rows for sample in samples[:2])
+    if options.projection and any(sample.is_streamed for sample in samples[:2]):
         raise BadOption(
             "features that do not fit into memory cannot be projected",
             field="projection",

@@ -22,7 +22,7 @@ Features: TypeAlias = FeatureArray | RowStream
 _ENTRIES_AT_ONCE = 2**24
 
 
-def shape_of(features: Features) -> tuple[int, ...]:
+def get_shape(features: Features) -> tuple[int, ...]:
     """Returns the shape of an array, or the rows and channels of a stream."""
     return features.shape if isinstance(features, np.ndarray) else (features.rows, features.channels)
 
@@ -46,7 +46,7 @@ class Sample:
     @property
     def rows(self) -> int:
         """Number of rows; all layers have the same."""
-        return shape_of(next(iter(self.layers.values())))[0]
+        return get_shape(next(iter(self.layers.values())))[0]
 
     @property
     def is_streamed(self) -> bool:
@@ -64,7 +64,7 @@ def check(sample: Sample, context: WorkContext = UNLIMITED) -> None:
         raise BadTensor("has no layer", field=sample.name, remedy="send the features of at least one layer")
     rows: int | None = None
     for layer, features in sample.layers.items():
-        field, shape = f"{sample.name}.layers[{layer}]", shape_of(features)
+        field, shape = f"{sample.name}.layers[{layer}]", get_shape(features)
         if len(shape) != 2 or 0 in shape:
             raise BadTensor(
                 f"expected shape [rows, channels], got {list(shape)}", field=field, remedy="pool to one row per case"
@@ -145,7 +145,7 @@ def common_layers(samples: Sequence[Sample], selected: Sequence[str], primary: s
     if primary:
         names = [primary, *(layer for layer in names if layer != primary)]
     for layer in names:
-        widths = {sample.name: shape_of(sample.layers[layer])[1] for sample in samples}
+        widths = {sample.name: get_shape(sample.layers[layer])[1] for sample in samples}
         if len(set(widths.values())) > 1:
             text = ", ".join(f"{width} in `{name}`" for name, width in widths.items())
             raise BadTensor(

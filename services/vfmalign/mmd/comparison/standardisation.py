@@ -17,7 +17,7 @@ import torch
 from vfmalign.core.domain.errors import BadOption
 from vfmalign.core.runtime.work_context import WorkContext
 from vfmalign.mmd.comparison.options import ComparisonOptions, ComputeConfig
-from vfmalign.mmd.comparison.samples import Features, shape_of
+from vfmalign.mmd.comparison.samples import Features, get_shape
 from vfmalign.mmd.engine import rows
 from vfmalign.mmd.engine.kernels import KERNELS, WITHOUT_BANDWIDTH, BoundKernel
 from vfmalign.mmd.engine.lru_cache import IdentityKey
@@ -116,7 +116,7 @@ def leave_out(
     Raises:
         BadOption: no channel remains, or the bandwidth is 0.
     """
-    channel_mask_C = scaled.affine.get_channel_mask(shape_of(features[0])[1]).copy()
+    channel_mask_C = scaled.affine.get_channel_mask(get_shape(features[0])[1]).copy()
     channel_mask_C[channels_T] = False
     if not channel_mask_C.any():
         raise BadOption("no channel remains without them", field="layers", remedy="send more channels")
@@ -176,7 +176,7 @@ def _sigma(
 
 def prepare_bandwidth_rows(features: Sequence[Features], affine: Affine, engine: ComputeConfig) -> rows.Rows:
     """Returns the rows from which bandwidths are computed, in float64: all rows, or a fixed subset of many."""
-    ends = np.cumsum([0, *(shape_of(sample)[0] for sample in features)])
+    ends = np.cumsum([0, *(get_shape(sample)[0] for sample in features)])
     selected = bandwidths.sample_rows(int(ends[-1]))
     parts: list[FeatureArray] = []
     for sample, start, end in zip(features, ends[:-1], ends[1:], strict=True):

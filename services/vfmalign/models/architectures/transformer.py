@@ -22,7 +22,7 @@ N_DENSE_BLOCKS = 4
 
 
 class TransformerSize(NamedTuple):
-    """TransformerSize of a transformer: channels of a token, number of blocks, attention heads of each."""
+    """Size of a transformer: channels of a token, number of blocks, attention heads of each block."""
 
     dim: int
     depth: int

@@ -45,8 +45,7 @@ def read_program(data: bytes, layers: Sequence[str], subject: str) -> StateDict:
     Args:
         data: the archive.
         layers: values of the graph, or paths of submodules, which stand for the last value computed in them; the
-            program's
-            outputs where empty.
+            program's outputs where empty.
         subject: name of the program in errors.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Check a stored program before it runs: its operators, its weights, and what it costs.
+"""Checks a stored program before it runs: its operators, its weights, and what it costs.
 
 The same function checks a program when it is imported and every time it is loaded, because the bucket may have been
 changed in between. Nothing of the program runs during the check, except for the integer arithmetic that makes indices.

@@ -1,4 +1,4 @@
-"""Run the operators of a program's graph in order."""
+"""Runs the operators of a program's graph in order."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Evaluate a program on torch's meta device, which computes shapes but holds no data, and limit what it may cost."""
+"""Evaluates a program on torch's meta device, which computes shapes but holds no data, and limits what it may cost."""
 
 from __future__ import annotations
 

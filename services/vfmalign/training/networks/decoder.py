@@ -40,7 +40,7 @@ class UpBlock(nn.Module):
 
 
 class MergeBlock(nn.Module):
-    """Merge two maps of one resolution (ProFound's last two stages), where `UnetrUpBlock` would upsample by 1."""
+    """Merges two maps of one resolution (ProFound's last two stages), where `UnetrUpBlock` would upsample by 1."""
 
     def __init__(self, deep_channels: int, skip_channels: int) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class MergeBlock(nn.Module):
 
 
 class FullResolutionBlock(nn.Module):
-    """Read a map that has the input's resolution, beside the input itself.
+    """Reads a map that has the input's resolution, beside the input itself.
 
     Map and input are normalised, because nothing bounds the scale of the last map of a stack of convolutions. Beside
     it, an input in [0, 1] has about a hundredth of the variance, and the network does not learn to use its detail.
@@ -82,7 +82,7 @@ class FullResolutionBlock(nn.Module):
 
 
 class TokenPyramid(nn.Module):
-    """Convert a transformer's maps, all of one stride, to a pyramid in which shallower maps are finer.
+    """Converts a transformer's maps, all of one stride, to a pyramid in which shallower maps are finer.
 
     As in UNETR (Hatamizadeh et al., WACV 2022), a transposed convolution brings each map to its own level, with fewer
     channels on finer levels. If there are more maps than levels, the remaining ones stay at the stride. The finest

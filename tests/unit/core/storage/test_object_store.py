@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from vfmalign.core.domain.datasets import VolumeRef
+from vfmalign.core.domain.datasets import StoredObject
 from vfmalign.core.domain.errors import (
     Cancelled,
     DigestMismatch,
@@ -37,7 +37,7 @@ from vfmalign.core.storage.object_store import ObjectStore
 
 def test_bytes_come_back_with_their_digest(store: ObjectStore) -> None:
     ref = store.put("a/b.bin", b"hello")
-    assert ref == VolumeRef(key="a/b.bin", sha256=hashlib.sha256(b"hello").hexdigest())
+    assert ref == StoredObject(key="a/b.bin", sha256=hashlib.sha256(b"hello").hexdigest())
     assert store.get(ref.key, sha256=ref.sha256) == b"hello"
     assert store.exists("a/b.bin")
     assert list(store.list("a/")) == ["a/b.bin"]
@@ -226,8 +226,8 @@ def test_only_uris_below_the_prefixes_of_a_service_are_read(store: ObjectStore) 
 
 def test_a_record_of_another_shape_is_refused(store: ObjectStore) -> None:
     store.put("record", b'{"key": 3}')
-    with pytest.raises(PreconditionFailed, match="VolumeRef"):
-        store.read("record", VolumeRef)
+    with pytest.raises(PreconditionFailed, match="StoredObject"):
+        store.read("record", StoredObject)
     store.put("record", b"not json")
     with pytest.raises(PreconditionFailed, match="not JSON"):
         store.get_json("record")
