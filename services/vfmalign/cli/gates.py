@@ -123,7 +123,7 @@ class VerdictDecision:
 
 @dataclass(frozen=True)
 class Gate:
-    """What a check must meet: one of some verdicts, and every condition. It may be empty, and nothing is then gated."""
+    """What a check must meet: one of the accepted verdicts, and every condition. An empty gate accepts any check."""
 
     accepted: tuple[VerdictLabel, ...] = ()
     conditions: tuple[Condition, ...] = ()

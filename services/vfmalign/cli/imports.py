@@ -26,7 +26,7 @@ OnCases = Callable[[str, int, int], None]
 
 
 def ignore_progress(stage: str, done: int, total: int) -> None:
-    """Shows nothing."""
+    """Ignores the progress."""
 
 
 def import_dataset(target: Target, checked: DatasetToImport, on_cases: OnCases = ignore_progress) -> Dataset:

@@ -1,4 +1,4 @@
-"""Errors of a command name its options and arguments in the place of the API's fields."""
+"""Names the options and arguments of a command in its errors, in place of the API's fields."""
 
 from __future__ import annotations
 

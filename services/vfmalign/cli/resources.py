@@ -1,4 +1,4 @@
-"""Jobs, checks and experiments, as the commands that they share see them."""
+"""Jobs, checks and experiments behind one interface, for the commands that they share."""
 
 from __future__ import annotations
 

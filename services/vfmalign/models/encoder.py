@@ -44,7 +44,7 @@ class Encoder(nn.Module, ABC):
         """The layers whose maps a dense head reads, shallow to deep, with their strides along D, H, W."""
 
     def input_multiple(self) -> Stride:
-        """What D, H and W of an input must be multiples of: the deepest dense layer's stride."""
+        """The stride of the deepest dense layer; D, H and W of an input must be multiples of it."""
         return list(self.dense_layers().values())[-1]
 
     @abstractmethod

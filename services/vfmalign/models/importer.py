@@ -78,7 +78,7 @@ class InputDescription:
         )
 
     def adjust(self, default: PreprocessingSpec) -> PreprocessingSpec:
-        """Builds the preprocessing from a default, of which the user may change any part; raises as `preprocessing`."""
+        """Builds the preprocessing from a default, any part of which the user may change; raises as `preprocessing`."""
         changes = {
             "modalities": self.modalities,
             "spacing_mm": self.spacing_mm,

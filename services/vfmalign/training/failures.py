@@ -29,7 +29,7 @@ _log = logs.get(__name__)
 def get_exit_code(error: VfmalignError) -> int:
     """Returns the exit code of a training process that ends with an error.
 
-    Store and partners have codes of their own: such an end says nothing about the training, and while the store is
+    An unavailable store and a lost process have codes of their own: the training did not fail, and while the store is
     unavailable, the exit code is all that a process can leave.
     """
     if isinstance(error, StoreUnavailable):

@@ -1,7 +1,7 @@
-"""A folder of finished cells as JSON: results that outlive the state folder, and that another machine goes on from.
+"""A folder of finished cells as JSON, which outlives the state folder and lets another machine continue.
 
-It holds the pretrained models as well. A cell belongs to the digest of its model's weights, and another processor
-rounds otherwise: pretrained there, the same model has other weights, and none of its cells fits.
+It holds the pretrained models as well. A cell belongs to the digest of its model's weights, and a
+model that is pretrained again on another processor has other weights, because rounding differs.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """An OpenID provider as a command line uses it: device authorization (RFC 8628), refresh, revocation (RFC 7009).
 
-Nothing of a provider's response but the fields of these RFCs is used or shown.
+Of a provider's response, only the fields that these RFCs define are used or shown.
 """
 
 from __future__ import annotations

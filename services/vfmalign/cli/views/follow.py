@@ -1,6 +1,6 @@
 """Follows a job, check or experiment to its end, reconnecting when the service restarts, and renders its progress.
 
-On a terminal, running work has progress bars; what has finished is one line each, in any case.
+Running work has progress bars on a terminal. Each finished item is one line, with or without a terminal.
 """
 
 from __future__ import annotations

@@ -78,7 +78,7 @@ class Output:
 
 
 class _PrintableConsole(Console):
-    """A console to which texts of others cannot send commands, and in which they cannot reorder a line."""
+    """A console that escapes control characters in foreign text, which could send commands or reorder a line."""
 
     def render_str(self, text: str, **options: Any) -> Text:
         """Converts a string, escaped before its width is measured."""

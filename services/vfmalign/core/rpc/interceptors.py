@@ -97,7 +97,7 @@ class _Method:
 
     @property
     def path(self) -> str:
-        """The method as it is called."""
+        """Full name of the method, as on the wire: `/package.Service/Method`."""
         return f"/{self.service}/{self.name}"
 
     @classmethod
@@ -322,8 +322,8 @@ def register_methods(services: dict[str, list[tuple[str, bool]]]) -> None:
 async def _refuse_missing_message(context: grpc.aio.ServicerContext[Any, Any], message_bytes: int) -> None:
     """Fails a call whose stream of requests ended without a message.
 
-    Of a message beyond its limit, gRPC shows nothing but that end. It answers the client itself, and cancels the call a
-    moment later, as it does where the client leaves before its message is complete.
+    If a message exceeds its limit, the handler sees only that the stream ended. gRPC answers the client itself, and
+    cancels the call a moment later, as it does if the client leaves before its message is complete.
 
     Raises:
         TooLarge: the call was cancelled.

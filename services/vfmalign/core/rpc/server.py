@@ -292,7 +292,7 @@ def _create_holds(limits: ServerSettings) -> Holds:
 
 
 def _add_health_check(state: health.aio.HealthServicer, server: grpc.aio.Server) -> None:
-    """Adds the health service without Watch, whose calls need no identity and never end: strangers could hold them all.
+    """Adds the health service without Watch, whose calls need no identity and never end: anybody could occupy them all.
 
     gRPC's clients that would watch go on without it where it is UNIMPLEMENTED.
     """

@@ -24,7 +24,7 @@ _BITS |= {"I32": 32, "U32": 32, "F32": 32, "I64": 64, "U64": 64, "F64": 64}
 
 
 class MalformedHeader(ValueError):
-    """A file that is not safetensors, or whose size is not the one that its header declares; the text is a cause."""
+    """A file that is not safetensors, or whose size is not what its header declares; the message is the cause."""
 
 
 @dataclass(frozen=True)

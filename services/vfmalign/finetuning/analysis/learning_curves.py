@@ -1,4 +1,4 @@
-"""Noise and shape of one learning curve: is its rise more than noise, and which smooth curve lies behind it.
+"""Noise and shape of one learning curve: whether its rise exceeds the noise, and the smooth curve behind it.
 
 Scores are oriented so that higher is better, and validations are evenly spaced. Axes: T validations, the first at
 step 0; K knots of the fit; R simulated curves.

@@ -101,7 +101,7 @@ class Supervisor:
             logs.request_id.reset(token)
 
     def _act(self, job: StoredJob, action: Callable[[StoredJob], bool]) -> bool:
-        """Runs an action; an error of one job delays it and leaves the others alone."""
+        """Runs an action; an error of one job delays that job only."""
         try:
             return action(job)
         except Conflict as error:  # raised before anything was started

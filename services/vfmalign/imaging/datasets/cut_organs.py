@@ -1,4 +1,4 @@
-"""Organs that the field of view of a model cuts off, of a dataset that is imported for this model."""
+"""Organs that a model's field of view cuts off in a dataset that is imported for this model."""
 
 from __future__ import annotations
 

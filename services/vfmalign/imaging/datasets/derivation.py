@@ -1,4 +1,4 @@
-"""Declarations of datasets that are imported: the user's own, or derived from what the data say about themselves."""
+"""Declarations of datasets that are imported: the user's own, or derived from the data."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def _read_label_names(labels: Any) -> dict[int, VolumeKind]:
 
 
 def derive_label_maps(cases: Iterable[CaseSource], names: Iterable[VolumeKind]) -> list[LabelMap]:
-    """Reads the values of label maps whose structures nothing names; value v is called `value_v`.
+    """Reads the values of label maps whose structures have no names; value v is called `value_v`.
 
     Args:
         cases: the cases; those with problems are not read, because their files may lie anywhere.

@@ -1,4 +1,4 @@
-"""Everything of an import that writes nothing: discovery, pseudonyms, splits and validation.
+"""The steps of an import that write nothing: discovery, pseudonyms, splits and validation.
 
 Every volume is decoded and checked here, and its digest computed, so that an import whose preparation has no problems
 can only fail in the transfer.

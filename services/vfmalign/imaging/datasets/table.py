@@ -174,7 +174,7 @@ def _to_case(root: Path, number: int, cells: Sequence[str], header: _Header) -> 
 
 
 def _check_cell(name: str, cell: str) -> str | None:
-    """What is wrong with a cell; None if nothing is."""
+    """Returns what is wrong with a cell; None if it is valid."""
     prefix = name.partition(":")[0]
     if len(cell) > MAX_CELL or not cell.isprintable():
         return f"not printable, or longer than {MAX_CELL} characters"

@@ -73,17 +73,17 @@ class Magnitudes:
 
     @property
     def norm(self) -> float:
-        """Of ‖x_i‖²."""
+        """Root mean square of ‖x_i‖²."""
         return self._root_mean_square(0)
 
     @property
     def steepness(self) -> float:
-        """Of the slope at x_i·x_i, or at distance 0, times ‖x_i‖²."""
+        """Root mean square of the slope at x_i·x_i, or at distance 0, times ‖x_i‖²."""
         return self._root_mean_square(1)
 
     @property
     def largest(self) -> float:
-        """Of k(x_i, x_i), 1 for kernels of distances; of no rows as well."""
+        """Root mean square of k(x_i, x_i); 1 for kernels of distances, and without rows."""
         return self._root_mean_square(2) if self._count else 1.0
 
     def _root_mean_square(self, index: int) -> float:

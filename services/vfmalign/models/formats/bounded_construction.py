@@ -1,4 +1,4 @@
-"""Limits the size of a network while it is built from arguments that a stranger may have chosen."""
+"""Limits the size of a network while it is built from untrusted arguments."""
 
 from __future__ import annotations
 

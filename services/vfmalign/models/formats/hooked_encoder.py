@@ -1,4 +1,4 @@
-"""Any network as an encoder: the outputs of its named submodules are the layers.
+"""A network as an encoder: the outputs of its named submodules are the layers.
 
 Axes as in `encoder`; L tokens.
 """
