@@ -15,7 +15,7 @@ DEFAULT_CASES = ("one_mmd", "permutations", "permutations_cost", "nearly_equal",
 
 
 def main() -> int:
-    """Parse the arguments and run one command."""
+    """Parses the arguments and runs one command."""
     parser = argparse.ArgumentParser(
         prog="python -m bench", description="Measure vfmalign's MMD engine beside its competitors."
     )
@@ -58,7 +58,7 @@ def main() -> int:
 
 
 def _measure(names: tuple[str, ...], known_cases: dict[str, cases.MeasureCase], settings: MeasurementSettings) -> int:
-    """Run the cases one after the other and print each section when it is complete."""
+    """Runs the cases one after the other and prints each section when it is complete."""
     folder = environments.HOME / "results" / time.strftime("%Y%m%d-%H%M%S")
     about = machine.describe(settings.threads)
     about["competitors"] = {
@@ -79,7 +79,7 @@ def _measure(names: tuple[str, ...], known_cases: dict[str, cases.MeasureCase], 
 
 
 def _add_settings(parser: argparse.ArgumentParser) -> None:
-    """Add the options of every command that measures."""
+    """Adds the options of every command that measures."""
     parser.add_argument("--repeats", type=int, default=5, help="counted turns of every method (5)")
     parser.add_argument(
         "--retries", type=int, default=5, help="how often to repeat a call that other processes disturbed (5)"
@@ -96,7 +96,7 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
 
 
 def _split_names(text: str) -> tuple[str, ...]:
-    """Split names at commas."""
+    """Splits names at commas."""
     return tuple(name for name in text.split(",") if name)
 
 

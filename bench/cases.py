@@ -17,7 +17,7 @@ MeasureCase = Callable[[MeasurementSettings], Section]
 
 
 def one_mmd(settings: MeasurementSettings, *, n: int = 10_000, d: int = 768, shift: float = 0.05) -> Section:
-    """Measure one MMD² with a Gaussian kernel of fixed bandwidth, beside competitors and the bare matrix product."""
+    """Measures one MMD² with a Gaussian kernel of fixed bandwidth, beside competitors and the bare matrix product."""
     sigma = math.sqrt(d)
     samples = datasets.shifted(n, d, shift)
     true = datasets.true_values(samples, sigma, direct=False)
@@ -33,7 +33,7 @@ def one_mmd(settings: MeasurementSettings, *, n: int = 10_000, d: int = 768, shi
 def large(
     settings: MeasurementSettings, *, n: int = 30_000, d: int = 384, wider: int = 768, shift: float = 0.05
 ) -> Section:
-    """Measure one MMD² at a size that most competitors cannot handle, and the memory of wider features.
+    """Measures one MMD² at a size that most competitors cannot handle, and the memory of wider features.
 
     The competitors that can take minutes, so that they run with `--slow` only.
     """
@@ -57,7 +57,7 @@ def large(
 def permutations(
     settings: MeasurementSettings, *, n: int = 2_000, d: int = 768, count: int = 200, more: int = 1_000
 ) -> Section:
-    """Measure a p-value by permutations."""
+    """Measures a p-value by permutations."""
     sigma = math.sqrt(d)
     samples = datasets.shifted(n, d, 0.05)
     true = datasets.true_values(samples, sigma, direct=False)
@@ -98,7 +98,7 @@ def permutations(
 
 
 def permutations_cost(settings: MeasurementSettings, *, n: int = 10_000, d: int = 768, count: int = 1_000) -> Section:
-    """Measure the cost of many permutations beside a single MMD²."""
+    """Measures the cost of many permutations beside a single MMD²."""
     sigma = math.sqrt(d)
     measured = [methods.vfmalign_mmd2("high", sigma), methods.vfmalign_test("high", sigma, count)]
     competitors = [one for one in methods.competitors_for_test(sigma, count) if one.name == "torch_matrix"]
@@ -126,7 +126,7 @@ def permutations_cost(settings: MeasurementSettings, *, n: int = 10_000, d: int 
 
 
 def nearly_equal(settings: MeasurementSettings, *, n: int = 2_000, d: int = 768) -> Section:
-    """Measure the accuracy for y = x + 1e-3 noise around a common offset, where differences cancel."""
+    """Measures the accuracy for y = x + 1e-3 noise around a common offset, where differences cancel."""
     one_call, sigma = replace(settings, repeats=0), math.sqrt(d)
     section = Section("nearly_equal", f"Nearly equal samples: y = x + 1e-3 noise, n = m = {n:,}, d = {d}")
     section.sentences.append(
@@ -171,7 +171,7 @@ ACCURACY_GRID = (
 
 
 def accuracy(settings: MeasurementSettings, *, grid: Sequence[tuple[int, int, float]] = ACCURACY_GRID) -> Section:
-    """Measure the errors of each precision against float64."""
+    """Measures the errors of each precision against float64."""
     one_call = replace(settings, repeats=0)
     section = Section("accuracy", "Errors against float64, Gaussian kernel, σ = √d, unbiased for independent samples")
     rows = []
@@ -225,12 +225,12 @@ CASE_MODULES = {
 
 
 def available() -> dict[str, MeasureCase]:
-    """Return every case by name."""
+    """Returns every case by name."""
     return CASES | {name: importlib.import_module(module).run for name, module in CASE_MODULES.items()}
 
 
 def _with_accuracy(precision: str, sigma: float, statistic: str) -> Method:
-    """Return vfmalign's MMD² together with the accuracy that it reports."""
+    """Returns vfmalign's MMD² together with the accuracy that it reports."""
     pairing = "independent" if statistic == "unbiased_independent" else "paired"
     options = {"pairing": pairing, "sigma": sigma, "precision": precision, "estimator": statistic, "permutations": 0}
     return Method(
@@ -239,7 +239,7 @@ def _with_accuracy(precision: str, sigma: float, statistic: str) -> Method:
 
 
 def _reported_accuracy(result: Result) -> str:
-    """Return precision and error bound, where the method reports them."""
+    """Returns precision and error bound, where the method reports them."""
     if "error_bound" not in result.last:
         return result.method.note
     caution = "; below error bound" if result.last["below_error_bound"] else ""

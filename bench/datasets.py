@@ -19,7 +19,7 @@ STATISTICS = ("biased", "unbiased_independent", "unbiased_paired")
 
 
 def shifted(n: int, d: int, shift: float, *, seed: int = 0) -> tuple[Path, Path]:
-    """Return the files of X ~ N(0, 1) and Y ~ N(shift, 1), n × d, float32."""
+    """Returns the files of X ~ N(0, 1) and Y ~ N(shift, 1), n × d, float32."""
 
     def generate() -> tuple[np.ndarray, np.ndarray]:
         rng = np.random.default_rng(seed)
@@ -30,7 +30,7 @@ def shifted(n: int, d: int, shift: float, *, seed: int = 0) -> tuple[Path, Path]
 
 
 def nearly_equal(n: int, d: int, offset: float, dtype: str, *, seed: int = 0) -> tuple[Path, Path]:
-    """Return the files of X ~ N(offset, 1) and Y = X + 1e-3 noise."""
+    """Returns the files of X ~ N(offset, 1) and Y = X + 1e-3 noise."""
 
     def generate() -> tuple[np.ndarray, np.ndarray]:
         rng = np.random.default_rng(seed)
@@ -41,7 +41,7 @@ def nearly_equal(n: int, d: int, offset: float, dtype: str, *, seed: int = 0) ->
 
 
 def true_values(inputs: tuple[Path, Path], sigma: float, *, direct: bool) -> dict[str, float]:
-    """Return MMD² of two samples with a Gaussian kernel, by statistic.
+    """Returns MMD² of two samples with a Gaussian kernel, by statistic.
 
     The statistics are those of Gretton et al., JMLR 2012: eq. (5), eq. (3) and lemma 6.
 
@@ -60,7 +60,7 @@ def true_values(inputs: tuple[Path, Path], sigma: float, *, direct: bool) -> dic
 
 
 def _stored(name: str, generate: Callable[[], tuple[np.ndarray, np.ndarray]]) -> tuple[Path, Path]:
-    """Return the two files, generating them where one is missing."""
+    """Returns the two files, generating them where one is missing."""
     folder = HOME / "inputs"
     folder.mkdir(parents=True, exist_ok=True)
     paths = folder / f"{name}.x.npy", folder / f"{name}.y.npy"
@@ -74,7 +74,7 @@ def _stored(name: str, generate: Callable[[], tuple[np.ndarray, np.ndarray]]) ->
 
 
 def _values(x: Array, y: Array, kernel: Callable[[Array, Array], Array]) -> dict[str, float]:
-    """Return all statistics, from sums over blocks of rows in extended precision."""
+    """Returns all statistics, from sums over blocks of rows in extended precision."""
     n, m = len(x), len(y)
     step = max(1, 2**24 // max(n, m))
     xx = yy = xy = pairs = np.longdouble(0)
@@ -93,12 +93,12 @@ def _values(x: Array, y: Array, kernel: Callable[[Array, Array], Array]) -> dict
 
 
 def _sum(values: Array) -> np.longdouble:
-    """Sum each row pairwise in its own precision, and the rows in extended precision."""
+    """Sums each row pairwise in its own precision, and the rows in extended precision."""
     return np.longdouble(values.sum(axis=-1).astype(np.longdouble).sum())
 
 
 def _product_kernel(x: Array, sigma: float) -> Callable[[Array, Array], Array]:
-    """Return the kernel that takes distances from a matrix product in float64, after centring."""
+    """Returns the kernel that takes distances from a matrix product in float64, after centring."""
     centre = x.mean(axis=0)
 
     def kernel(a: Array, b: Array) -> Array:
@@ -114,7 +114,7 @@ def _product_kernel(x: Array, sigma: float) -> Callable[[Array, Array], Array]:
 
 
 def _direct_kernel(sigma: float) -> Callable[[Array, Array], Array]:
-    """Return the kernel that takes distances from sums of squared differences."""
+    """Returns the kernel that takes distances from sums of squared differences."""
 
     def kernel(a: Array, b: Array) -> Array:
         from scipy.spatial.distance import cdist
@@ -127,7 +127,7 @@ def _direct_kernel(sigma: float) -> Callable[[Array, Array], Array]:
 
 
 def _same_rows(a: Array, b: Array) -> list[int]:
-    """Return the index in `b` of each row of `a` where `a` is a view of rows of `b`, and −1 elsewhere."""
+    """Returns the index in `b` of each row of `a` where `a` is a view of rows of `b`, and −1 elsewhere."""
     if not np.shares_memory(a, b):
         return [-1] * len(a)
     offset = (a.__array_interface__["data"][0] - b.__array_interface__["data"][0]) // b.strides[0]

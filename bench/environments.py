@@ -69,12 +69,12 @@ NOT_ON_PYPI = {
 
 
 def interpreter(environment: str) -> Path:
-    """Return the Python that runs this environment's modules."""
+    """Returns the Python that runs this environment's modules."""
     return Path(sys.executable) if environment == VFMALIGN else HOME / environment / "bin" / "python"
 
 
 def absent_reason(environment: str, package: str) -> str | None:
-    """Return why a competitor cannot run, or None where it can."""
+    """Returns why a competitor cannot run, or None where it can."""
     if environment == VFMALIGN:
         return None
     if interpreter(environment).exists() and package in _installed(environment):
@@ -85,7 +85,7 @@ def absent_reason(environment: str, package: str) -> str | None:
 
 
 def versions(environment: str) -> dict[str, str]:
-    """Return the versions of the competitors, and of what they compute with, in one environment."""
+    """Returns the versions of the competitors, and of what they compute with, in one environment."""
     names = {"torch", "numpy", "scipy", "mmdfuse", "mmdagg"}
     for known in ENVIRONMENTS:
         if known.name == environment:
@@ -95,7 +95,7 @@ def versions(environment: str) -> dict[str, str]:
 
 
 def install(names: Sequence[str] = (), *, from_git: bool = False) -> int:
-    """Create environments and print what could not be installed.
+    """Creates environments and prints what could not be installed.
 
     Args:
         names: environments to create; all where it is empty.
@@ -125,7 +125,7 @@ def install(names: Sequence[str] = (), *, from_git: bool = False) -> int:
 
 
 def _pip_install(folder: Path, requirements: Sequence[str]) -> dict[str, str]:
-    """Install all at once, or one by one where that fails, and return the reason of each failure by package."""
+    """Installs all at once, or one by one where that fails, and returns the reason of each failure by package."""
     pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "-q"]
     if subprocess.run([*pip, *requirements], capture_output=True, check=False).returncode == 0:
         return {}
@@ -140,7 +140,7 @@ def _pip_install(folder: Path, requirements: Sequence[str]) -> dict[str, str]:
 
 
 def _installed(environment: str) -> dict[str, str]:
-    """Return name and version of every installed distribution."""
+    """Returns name and version of every installed distribution."""
     code = (
         "import importlib.metadata as m, json; "
         "print(json.dumps({d.metadata['Name'].lower().replace('_', '-'): d.version for d in m.distributions()}))"

@@ -44,7 +44,7 @@ DATASET, BUCKET = "clinical", "bench-extraction"
 
 
 def main() -> int:
-    """Measure the named architectures, one after the other."""
+    """Measures the named architectures, one after the other."""
     parser = argparse.ArgumentParser(prog="python -m bench.extraction", description=__doc__.split(":", maxsplit=1)[0])
     parser.add_argument("names", nargs="*", default=NAMES, metavar="ARCHITECTURE")
     parser.add_argument("--cases", type=int, default=6, help="studies per turn (6)")
@@ -80,7 +80,7 @@ def main() -> int:
 
 
 def measure(name: str, cases: int, turn_deg: float) -> dict[str, Any]:
-    """Measure one architecture in this process: seconds per study of every turn, and the extraction's stages."""
+    """Measures one architecture in this process: seconds per study of every turn, and the extraction's stages."""
     import torch
 
     from vfmalign.features.cache import ModelCache
@@ -115,7 +115,7 @@ def measure(name: str, cases: int, turn_deg: float) -> dict[str, Any]:
 
 
 def _extract(store: ObjectStore, models: ModelCache, model: str, split: Split, stages: Stages) -> float:
-    """Run one ExtractDataset as the service does with its default settings, and return its seconds."""
+    """Runs one ExtractDataset as the service does with its default settings, and returns its seconds."""
     from vfmalign.client.messages.features import ExtractDatasetRequest
     from vfmalign.features.dataset_extraction import extract_dataset
     from vfmalign.features.parts import ExtractionOptions, Hooks
@@ -135,7 +135,7 @@ def _extract(store: ObjectStore, models: ModelCache, model: str, split: Split, s
 
 
 def _prepare(store: ObjectStore, split: Split, preprocessing: Any) -> list[tuple[Tensor, tuple[int, int]]]:
-    """Return the network input of each study of a split, and which of its slices are real."""
+    """Returns the network input of each study of a split, and which of its slices are real."""
     from vfmalign.core.storage.datasets import load_dataset
     from vfmalign.imaging.preprocessing import needed_kinds, prepare_study
     from vfmalign.imaging.volumes import load_case
@@ -147,7 +147,7 @@ def _prepare(store: ObjectStore, split: Split, preprocessing: Any) -> list[tuple
 
 
 def _synthesise(store: ObjectStore, cases: int, turn_deg: float) -> None:
-    """Store phantoms on the grids of a 3 T protocol: T2W 0.4 × 0.4 × 3 mm, diffusion 1.6 × 1.6 × 3 mm."""
+    """Stores phantoms on the grids of a 3 T protocol: T2W 0.4 × 0.4 × 3 mm, diffusion 1.6 × 1.6 × 3 mm."""
     from vfmalign.imaging.phantoms.dataset import synthesise_dataset
     from vfmalign.imaging.phantoms.rendering import PhantomSpec, SliceStack
 
@@ -162,7 +162,7 @@ def _synthesise(store: ObjectStore, cases: int, turn_deg: float) -> None:
 
 @contextmanager
 def _store() -> Iterator[ObjectStore]:
-    """Run an S3 server and yield a bucket on it."""
+    """Runs an S3 server and yields a bucket on it."""
     with tempfile.TemporaryDirectory() as folder:
         process, server = s3_server.start(Path(folder))
         try:
@@ -181,7 +181,7 @@ def _store() -> Iterator[ObjectStore]:
 
 
 def _row(name: str, figures: dict[str, Any]) -> str:
-    """Return the line of one architecture."""
+    """Returns the line of one architecture."""
     forward_s, extraction_s = figures["forward_s"], figures["extraction_s"]
     ratios = [extraction / forward for extraction, forward in zip(extraction_s, forward_s, strict=True)]
     per_study = {stage: seconds / figures["studies"] for stage, seconds in figures["stages"].items()}
@@ -191,7 +191,7 @@ def _row(name: str, figures: dict[str, Any]) -> str:
 
 
 def _with_range(values: list[float]) -> str:
-    """Format the median of some figures with their range."""
+    """Formats the median of some figures with their range."""
     return f"{statistics.median(values):.3g} ({min(values):.3g}–{max(values):.3g})"
 
 

@@ -21,7 +21,7 @@ NAMES = ("profound_conv_tiny", "profound_vit_base", "provicnet_t2w", "provicnet_
 
 
 def main() -> int:
-    """Measure the named architectures, one after the other."""
+    """Measures the named architectures, one after the other."""
     parser = argparse.ArgumentParser(prog="python -m bench.forward", description=__doc__.split(":", maxsplit=1)[0])
     parser.add_argument("names", nargs="*", default=NAMES, metavar="ARCHITECTURE")
     parser.add_argument(
@@ -52,7 +52,7 @@ def main() -> int:
 
 
 def measure(name: str) -> dict[str, object]:
-    """Run two passes of one encoder in this process and return its figures."""
+    """Runs two passes of one encoder in this process and returns its figures."""
     import torch
 
     from vfmalign.features.extractor import extract
@@ -82,7 +82,7 @@ def measure(name: str) -> dict[str, object]:
 
 
 def _peak_mb() -> float:
-    """Return the peak memory of this process, in MB of 10⁶ bytes."""
+    """Returns the peak memory of this process, in MB of 10⁶ bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
 
 

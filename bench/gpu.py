@@ -17,7 +17,7 @@ from bench.tables import Section
 
 
 def require_device() -> None:
-    """Exit with one sentence where torch sees no CUDA device."""
+    """Exits with one sentence where torch sees no CUDA device."""
     if not torch.cuda.is_available():
         raise SystemExit(
             f"this needs a CUDA device, and torch {torch.__version__} sees none. Use `make bench` to measure the CPU."
@@ -25,7 +25,7 @@ def require_device() -> None:
 
 
 def one_mmd(settings: MeasurementSettings, *, n: int, d: int = 768) -> Section:
-    """Measure one MMD² of samples that are in host memory."""
+    """Measures one MMD² of samples that are in host memory."""
     sigma, samples = math.sqrt(d), datasets.shifted(n, d, 0.05)
     true = datasets.true_values(samples, sigma, direct=False)
     methods = [

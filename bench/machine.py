@@ -11,7 +11,7 @@ FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_tile", "amx_bf16"
 
 
 def describe(threads: int) -> dict[str, object]:
-    """Return processor, memory, flags that matter to matrix products, and versions."""
+    """Returns processor, memory, flags that matter to matrix products, and versions."""
     import numpy
     import torch
 
@@ -34,7 +34,7 @@ def describe(threads: int) -> dict[str, object]:
 
 
 def sentence(machine: dict[str, object]) -> str:
-    """Return the description as one sentence."""
+    """Returns the description as one sentence."""
     flags, memory = cast("list[str]", machine["flags"]), cast("int", machine["memory_bytes"])
     matrix_units = "has bf16 matrix units (AMX)" if machine["bf16_matrix_units"] else "has no bf16 matrix units (AMX)"
     if "avx512_bf16" in flags and not machine["bf16_matrix_units"]:
@@ -47,7 +47,7 @@ def sentence(machine: dict[str, object]) -> str:
 
 
 def available_bytes() -> int:
-    """Return the memory that processes can still allocate, in bytes; 0 where it is unknown."""
+    """Returns the memory that processes can still allocate, in bytes; 0 where it is unknown."""
     for line in Path("/proc/meminfo").read_text().splitlines():
         if line.startswith("MemAvailable:"):
             return int(line.split()[1]) * 1024
@@ -55,14 +55,14 @@ def available_bytes() -> int:
 
 
 def busy_seconds() -> float:
-    """Return the CPU seconds that all cores have spent working since boot, including time stolen by the host."""
+    """Returns the CPU seconds that all cores have spent working since boot, including time stolen by the host."""
     ticks = [int(field) for field in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
     idle = ticks[3] + ticks[4]
     return (sum(ticks) - idle) / os.sysconf("SC_CLK_TCK")
 
 
 def _processor() -> dict[str, str]:
-    """Return the fields of the first processor in /proc/cpuinfo."""
+    """Returns the fields of the first processor in /proc/cpuinfo."""
     path = Path("/proc/cpuinfo")
     lines = path.read_text().split("\n\n")[0].splitlines() if path.exists() else []
     return {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}

@@ -118,12 +118,12 @@ class MedianRange:
 
 
 def median_range(figures: Sequence[float]) -> MedianRange:
-    """Return the median of some figures with their range."""
+    """Returns the median of some figures with their range."""
     return MedianRange(statistics.median(figures), min(figures), max(figures))
 
 
 def ratio(numerator: Result, denominator: Result) -> MedianRange | None:
-    """Divide the times of one method by those of another, turn by turn; None where either has none."""
+    """Divides the times of one method by those of another, turn by turn; None where either has none."""
     if not numerator.turns or not denominator.turns:
         return None
     if len(numerator.turns) != len(denominator.turns):  # one of them was called once only
@@ -134,7 +134,7 @@ def ratio(numerator: Result, denominator: Result) -> MedianRange | None:
 
 
 def compare(methods: Sequence[Method], inputs: Sequence[Path], settings: MeasurementSettings) -> list[Result]:
-    """Run methods on the same inputs, in turns.
+    """Runs methods on the same inputs, in turns.
 
     Args:
         methods: in the order of the table.
@@ -164,13 +164,13 @@ def compare(methods: Sequence[Method], inputs: Sequence[Path], settings: Measure
 
 
 def _print_progress(result: Result, step: str) -> None:
-    """Print what a call gave to standard error."""
+    """Prints what a call gave to standard error."""
     outcome = result.failure or (f"{result.last['seconds']:.3g} s" if result.turns else "done")
     print(f"  {result.method.name}, {step}: {outcome}", file=sys.stderr, flush=True)
 
 
 def _warm_up(result: Result, inputs: Sequence[Path], settings: MeasurementSettings) -> MethodProcess | None:
-    """Start a method's process and call it once; return None where it is not to be called again."""
+    """Starts a method's process and calls it once; returns None where it is not to be called again."""
     method = result.method
     reason = absent_reason(method.environment, method.package)
     if reason is None and method.slow and not settings.slow:
@@ -208,7 +208,7 @@ def _warm_up(result: Result, inputs: Sequence[Path], settings: MeasurementSettin
 
 
 def _add_turn(result: Result, process: MethodProcess, settings: MeasurementSettings) -> None:
-    """Add one counted call, repeated while others use the machine; the last try counts, with the share of others."""
+    """Adds one counted call, repeated while others use the machine; the last try counts, with the share of others."""
     for _ in range(settings.retries + 1):
         before = machine.busy_seconds()
         try:
@@ -223,6 +223,6 @@ def _add_turn(result: Result, process: MethodProcess, settings: MeasurementSetti
 
 
 def _others_share(answer: dict[str, Any], busy_before: float) -> float:
-    """Return the share of the machine that all other processes used during a call."""
+    """Returns the share of the machine that all other processes used during a call."""
     busy = machine.busy_seconds() - busy_before
     return max(0.0, busy - float(answer["cpu_seconds"])) / (float(answer["seconds"]) * (os.cpu_count() or 1))

@@ -14,7 +14,7 @@ GEMM_DTYPES = {"fast": "bfloat16", "high": "float32", "exact": "float64"}
 
 
 def vfmalign_mmd2(precision: str, sigma: float, **options: Any) -> Method:
-    """Return vfmalign's MMD² without a test."""
+    """Returns vfmalign's MMD² without a test."""
     arguments = {"sigma": sigma, "precision": precision, "estimator": "unbiased_independent"}
     arguments |= {"pairing": "independent", **options}
     return Method(
@@ -28,7 +28,7 @@ def vfmalign_mmd2(precision: str, sigma: float, **options: Any) -> Method:
 
 
 def vfmalign_test(precision: str, sigma: float, permutations: int, **options: Any) -> Method:
-    """Return vfmalign's MMD² with its p-value."""
+    """Returns vfmalign's MMD² with its p-value."""
     return Method(
         f"vfmalign {precision}, {permutations} permutations",
         VFMALIGN,
@@ -46,7 +46,7 @@ def vfmalign_test(precision: str, sigma: float, permutations: int, **options: An
 
 
 def gemm(precision: str) -> Method:
-    """Return the bare matrix product that bounds a precision's speed."""
+    """Returns the bare matrix product that bounds a precision's speed."""
     return Method(
         f"bare GEMM, {GEMM_DTYPES[precision]}",
         VFMALIGN,
@@ -58,7 +58,7 @@ def gemm(precision: str) -> Method:
 
 
 def competitors_for_mmd2(sigma: float) -> list[Method]:
-    """Return the competitors for one MMD²."""
+    """Returns the competitors for one MMD²."""
     options = {"sigma": sigma}
 
     def competitor(name: str, environment: str, module: str, package: str, note: str = "", **fields: Any) -> Method:
@@ -97,7 +97,7 @@ def competitors_for_mmd2(sigma: float) -> list[Method]:
 
 
 def competitors_for_test(sigma: float, permutations: int) -> list[Method]:
-    """Return the competitors for a p-value."""
+    """Returns the competitors for a p-value."""
     own_bandwidths: dict[str, Any] = {"permutations": permutations, "seed": 0}
     options = own_bandwidths | {"sigma": sigma}
 
@@ -135,5 +135,5 @@ def competitors_for_test(sigma: float, permutations: int) -> list[Method]:
 
 
 def select(methods: Sequence[Method], settings: MeasurementSettings) -> list[Method]:
-    """Return the competitors that the settings name; all where they name none."""
+    """Returns the competitors that the settings name; all where they name none."""
     return [method for method in methods if not settings.competitors or method.name in settings.competitors]

@@ -72,7 +72,7 @@ class MethodProcess:
             raise
 
     def call(self, limit_s: float) -> dict[str, Any]:
-        """Run the method once and return its answer.
+        """Runs the method once and returns its answer.
 
         Raises:
             CallFailed: the process died, the method failed, or it took longer than `limit_s`.
@@ -85,14 +85,14 @@ class MethodProcess:
         return self._read_answer(limit_s)
 
     def close(self) -> None:
-        """End the process and every process that it started."""
+        """Ends the process and every process that it started."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._child.pid, signal.SIGKILL)
         self._child.communicate()
         self._log.close()
 
     def _read_answer(self, limit_s: float) -> dict[str, Any]:
-        """Return the next line that the process prints."""
+        """Returns the next line that the process prints."""
         ready, _, _ = select.select([self._answers], [], [], limit_s)
         if not ready:
             raise CallFailed(f"no answer within {limit_s:g} s")
@@ -103,7 +103,7 @@ class MethodProcess:
         return answer
 
     def _exit_reason(self) -> str:
-        """Return the signal that ended the process, or the last error in its log."""
+        """Returns the signal that ended the process, or the last error in its log."""
         code = self._child.wait()
         lines = [line.strip() for line in self._log_path.read_text(errors="replace").splitlines() if line.strip()]
         errors = [line for line in lines if re.match(r"[\w.]*(Error|Exception)\b", line)]
@@ -115,7 +115,7 @@ class MethodProcess:
 
 
 def _environment_variables(threads: int, *, cuda: bool) -> dict[str, str]:
-    """Return the environment of a process: as many threads for every library, and this checkout's engine."""
+    """Returns the environment of a process: as many threads for every library, and this checkout's engine."""
     variables = {key: value for key, value in os.environ.items() if not key.startswith("OPENBLAS_")}
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
     variables |= dict.fromkeys(names, str(threads))

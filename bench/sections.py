@@ -16,7 +16,7 @@ from vfmalign.mmd.engine import precision
 def value_section(
     name: str, title: str, results: Sequence[Result], true: dict[str, float], *, device: str = "cpu"
 ) -> Section:
-    """Return the section of one MMD².
+    """Returns the section of one MMD².
 
     Args:
         name: of the case.
@@ -53,7 +53,7 @@ def value_section(
 
 
 def fast_precision_sentence(device: str) -> str:
-    """Say which precision `fast` means on a device, as the engine itself chooses it for large samples."""
+    """Says which precision `fast` means on a device, as the engine itself chooses it for large samples."""
     chosen = precision.choose("fast", 10**6, 1024, torch.device(device))
     if chosen == "float32":
         return "On a CPU `fast` computes in float32, as `high` does."
@@ -61,7 +61,7 @@ def fast_precision_sentence(device: str) -> str:
 
 
 def gemm_sentences(results: Sequence[Result]) -> list[str]:
-    """Say which share of the bare matrix product's speed each precision reaches, turn by turn."""
+    """Says which share of the bare matrix product's speed each precision reaches, turn by turn."""
     by_name = {one.method.name: one for one in results}
     sentences = []
     for level in PRECISIONS:
@@ -78,7 +78,7 @@ def gemm_sentences(results: Sequence[Result]) -> list[str]:
 
 
 def _value_row(result: Result, high: Result, true: dict[str, float]) -> tuple[str, ...]:
-    """Return the line of a method that computes MMD²."""
+    """Returns the line of a method that computes MMD²."""
     return (
         result.method.name,
         tables.seconds(result),
@@ -90,7 +90,7 @@ def _value_row(result: Result, high: Result, true: dict[str, float]) -> tuple[st
 
 
 def _gemm_row(result: Result) -> tuple[str, ...]:
-    """Return the line of a bare product: the time that its throughput implies for the whole work."""
+    """Returns the line of a bare product: the time that its throughput implies for the whole work."""
     if not result.turns:
         return (result.method.name, "–", "–", "–", "–", result.failure)
     seconds = median_range([float(turn["value"]) for turn in result.turns])

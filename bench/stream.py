@@ -46,7 +46,7 @@ class StreamSizes:
 
 
 def run(settings: MeasurementSettings, sizes: StreamSizes = StreamSizes()) -> Section:
-    """Measure streams and files."""
+    """Measures streams and files."""
     section = Section("stream", f"Rows that are not in memory, d = {CHANNELS}, float32")
     results = [*_streams(section, settings, sizes), *_files(section, settings, sizes)]
     section.sentences.append(tables.disturbance(results))
@@ -54,7 +54,7 @@ def run(settings: MeasurementSettings, sizes: StreamSizes = StreamSizes()) -> Se
 
 
 def _streams(section: Section, settings: MeasurementSettings, sizes: StreamSizes) -> list[Result]:
-    """Measure estimators that read rows once, at growing sizes."""
+    """Measures estimators that read rows once, at growing sizes."""
     one_call = replace(settings, repeats=0, call_limit_s=max(settings.call_limit_s, LONG_CALL_S))
     results = compare([one for rows in sizes.repeated for one in _methods(rows)], (), settings)
     results += compare([one for rows in sizes.once for one in _methods(rows)], (), one_call)
@@ -82,7 +82,7 @@ def _streams(section: Section, settings: MeasurementSettings, sizes: StreamSizes
 
 
 def _methods(rows: int) -> list[Method]:
-    """Return the methods for streams of `rows` rows per sample."""
+    """Returns the methods for streams of `rows` rows per sample."""
     size = f"n = m = {rows:,}"
     streams = {"rows": rows, "channels": CHANNELS, "shift": SHIFT}
     options = streams | {"sigma": SIGMA}
@@ -104,7 +104,7 @@ def _methods(rows: int) -> list[Method]:
 
 
 def _stream_row(one: Result, truth: float) -> tuple[str, ...]:
-    """Return the line of one method."""
+    """Returns the line of one method."""
     if not one.turns:
         return (one.method.name, "–", "–", "–", "–", "–", "–", one.failure)
     rate = 2.0 * one.method.arguments["rows"] / statistics.median(one.seconds)
@@ -119,7 +119,7 @@ def _stream_row(one: Result, truth: float) -> tuple[str, ...]:
 
 
 def _growth(results: Sequence[Result]) -> list[str]:
-    """Say how memory and time grow from the smallest to the largest stream."""
+    """Says how memory and time grow from the smallest to the largest stream."""
     measured = [one for one in results if one.turns]
     if len(measured) < 2:
         return []
@@ -134,7 +134,7 @@ def _growth(results: Sequence[Result]) -> list[str]:
 
 
 def _files(section: Section, settings: MeasurementSettings, sizes: StreamSizes) -> list[Result]:
-    """Measure the exact comparison of two files within memory budgets, beside one that reads them whole."""
+    """Measures the exact comparison of two files within memory budgets, beside one that reads them whole."""
     samples = datasets.shifted(sizes.file_rows, CHANNELS, SHIFT)
     options = {"x": str(samples[0]), "y": str(samples[1]), "sigma": SIGMA}
     file_mib = samples[0].stat().st_size / 2**20

@@ -33,7 +33,7 @@ class Section:
 
 
 def to_markdown(section: Section) -> str:
-    """Render one section."""
+    """Renders one section."""
     parts = [f"## {section.title}", *section.sentences]
     for table in section.tables:
         lines = [f"| {' | '.join(table.columns)} |", f"|{'---|' * len(table.columns)}"]
@@ -43,7 +43,7 @@ def to_markdown(section: Section) -> str:
 
 
 def write(folder: Path, about: dict[str, object], sections: Sequence[Section]) -> tuple[Path, Path]:
-    """Write `results.json` and `results.md` and return their paths.
+    """Writes `results.json` and `results.md` and returns their paths.
 
     Called after every case, so that an interrupted run keeps its finished cases.
     """
@@ -57,7 +57,7 @@ def write(folder: Path, about: dict[str, object], sections: Sequence[Section]) -
 
 
 def record(case: str, result: Result, **fields: Any) -> dict[str, Any]:
-    """Return one method's measurements, with the answers of all calls."""
+    """Returns one method's measurements, with the answers of all calls."""
     method = result.method
     return {
         "case": case,
@@ -73,7 +73,7 @@ def record(case: str, result: Result, **fields: Any) -> dict[str, Any]:
 
 
 def seconds(result: Result) -> str:
-    """Format the duration of a method; a single call without a warm-up is marked."""
+    """Formats the duration of a method; a single call without a warm-up is marked."""
     if not result.turns:
         return "–"
     figures = median_range(result.seconds)
@@ -81,12 +81,12 @@ def seconds(result: Result) -> str:
 
 
 def with_range(figures: MedianRange) -> str:
-    """Format a median with its range."""
+    """Formats a median with its range."""
     return f"{number(figures.median)} ({number(figures.low)}–{number(figures.high)})"
 
 
 def times(ratio: MedianRange | None) -> str:
-    """Format a ratio with its range."""
+    """Formats a ratio with its range."""
     if ratio is None:
         return "–"
     if ratio.low == ratio.high:
@@ -95,31 +95,31 @@ def times(ratio: MedianRange | None) -> str:
 
 
 def percent(ratio: MedianRange | None) -> str:
-    """Format a share with its range."""
+    """Formats a share with its range."""
     if ratio is None:
         return "–"
     return f"{100 * ratio.median:.0f} % ({100 * ratio.low:.0f}–{100 * ratio.high:.0f})"
 
 
 def megabytes(count: int | None) -> str:
-    """Format bytes as MB of 10⁶."""
+    """Formats bytes as MB of 10⁶."""
     return "–" if count is None else f"{count / 1e6:,.0f}"
 
 
 def number(value: float) -> str:
-    """Format a number to three digits."""
+    """Formats a number to three digits."""
     return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def relative(value: float, truth: float | None) -> str:
-    """Format the relative error of a value."""
+    """Formats the relative error of a value."""
     if truth is None:
         return "other statistic"
     return f"{abs(value - truth) / abs(truth):.1e}"
 
 
 def disturbance(results: Sequence[Result]) -> str:
-    """Say how much of the machine other processes used during the counted calls."""
+    """Says how much of the machine other processes used during the counted calls."""
     shares = [float(turn.get("others", 0.0)) for result in results for turn in result.turns]
     if not shares:
         return "Nothing was measured."

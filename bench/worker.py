@@ -18,7 +18,7 @@ import numpy as np
 
 
 def main() -> None:
-    """Read the job from the command line, report readiness, and answer until standard input ends."""
+    """Reads the job from the command line, reports readiness, and answers until standard input ends."""
     job: dict[str, Any] = json.loads(sys.argv[1])
     # Answers keep the original standard output; file descriptor 1 becomes the log, also for native code.
     answers = os.fdopen(os.dup(1), "w", buffering=1)
@@ -45,7 +45,7 @@ def main() -> None:
 
 
 def reset_peak() -> None:
-    """Reset the peak of memory in use, so that reading the inputs does not count."""
+    """Resets the peak of memory in use, so that reading the inputs does not count."""
     try:
         with open("/proc/self/clear_refs", "w") as file:
             file.write("5")
@@ -54,17 +54,17 @@ def reset_peak() -> None:
 
 
 def resident_bytes() -> int:
-    """Return the memory in use now."""
+    """Returns the memory in use now."""
     return _status("VmRSS") or peak_bytes()
 
 
 def peak_bytes() -> int:
-    """Return the largest memory in use since `reset_peak`."""
+    """Returns the largest memory in use since `reset_peak`."""
     return _status("VmHWM") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _status(name: str) -> int:
-    """Return one field of /proc/self/status in bytes; 0 where it is missing."""
+    """Returns one field of /proc/self/status in bytes; 0 where it is missing."""
     try:
         with open("/proc/self/status") as file:
             for line in file:

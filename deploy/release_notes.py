@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def get_notes(tag: str, version: str, changelog: str) -> str:
-    """Return the section of a version.
+    """Returns the section of a version.
 
     Args:
         tag: tag of the release.
@@ -38,7 +38,7 @@ def get_notes(tag: str, version: str, changelog: str) -> str:
 
 
 def main() -> None:
-    """Print the notes for the tag on the command line, or end with one sentence and exit code 1."""
+    """Prints the notes for the tag on the command line, or ends with one sentence and exit code 1."""
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     try:
         print(get_notes(sys.argv[1], version, (ROOT / "CHANGELOG.md").read_text()))

@@ -38,7 +38,7 @@ _LINK = re.compile(r"\]\((?!https?:)([^)#]+\.md)\)")
 
 
 def add_navigation(app: Any, page: str, source: list[str]) -> None:
-    """Append a table of contents for each group of links."""
+    """Appends a table of contents for each group of links."""
     if page not in CONTENTS:
         return
     parts = re.split(r"^## (.+)$", source[0], flags=re.MULTILINE)
@@ -49,6 +49,6 @@ def add_navigation(app: Any, page: str, source: list[str]) -> None:
 
 
 def setup(app: Any) -> dict[str, bool]:
-    """Register the navigation with Sphinx."""
+    """Registers the navigation with Sphinx."""
     app.connect("source-read", add_navigation)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -36,7 +36,7 @@ Comments = dict[Path_, str]
 
 
 def compile_protos(folder: Path) -> list[FileDescriptorProto]:
-    """Compile the protos, with their comments, in the order of their names."""
+    """Compiles the protos, with their comments, in the order of their names."""
     names = sorted(str(path.relative_to(folder)) for path in folder.glob("vfmalign/v1/*.proto"))
     included = Path(grpc_tools.__file__).parent / "_proto"
     with tempfile.NamedTemporaryFile() as output:
@@ -47,7 +47,7 @@ def compile_protos(folder: Path) -> list[FileDescriptorProto]:
 
 
 def render(files: Sequence[FileDescriptorProto]) -> str:
-    """Return the page."""
+    """Returns the page."""
     return HEADER + "\n".join(line for file in files for line in _render_file(file))
 
 
@@ -119,7 +119,7 @@ def _link(type_name: str) -> str:
 
 
 def _join(comment: str) -> str:
-    """Return a comment as one line of a table; `<` would begin HTML outside code."""
+    """Returns a comment as one line of a table; `<` would begin HTML outside code."""
     spans = re.sub(r"\s+", " ", comment).strip().replace("|", "\\|").split("`")
     return "`".join(span if i % 2 else span.replace("<", "\\<") for i, span in enumerate(spans))
 

@@ -42,12 +42,12 @@ _SUFFIXES = {"counter": "_total"}
 
 
 def render() -> str:
-    """Return the page."""
+    """Returns the page."""
     return HEADER + "\n".join(line for title in SECTIONS for line in _render_section(title))
 
 
 def list_metrics(module: ModuleType) -> list[MetricWrapperBase]:
-    """Return the metrics that a module defines, by name."""
+    """Returns the metrics that a module defines, by name."""
     metrics = [value for value in vars(module).values() if isinstance(value, MetricWrapperBase)]
     return sorted(metrics, key=lambda metric: metric._name)
 

@@ -53,13 +53,13 @@ SECTIONS: dict[str, tuple[type[BaseSettings], str]] = {
 
 
 def render() -> str:
-    """Return the page."""
+    """Returns the page."""
     lines = [line for title in SECTIONS for line in _render_section(title)]
     return HEADER + "\n".join(lines)
 
 
 def _render_section(title: str) -> Iterator[str]:
-    """Yield a section with the variables that do not stand among those of all services already."""
+    """Yields a section with the variables that do not stand among those of all services already."""
     settings, summary = SECTIONS[title]
     shared = set() if settings is ServiceSettings else {_render_row(one) for one in list_variables(ServiceSettings)}
     yield from (f"## {title}", "", summary, "")

@@ -48,18 +48,18 @@ ONE_BY_ONE = (
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Let all processes that the tests start end with this one."""
+    """Lets all processes that the tests start end with this one."""
     config.add_cleanup(process_guard.start().communicate)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Sort tests by suite."""
+    """Sorts tests by suite."""
     items.sort(key=lambda item: next(rank for rank, suite in enumerate(SUITES) if item.nodeid.startswith(suite)))
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Keep tests with expensive shared fixtures on one worker.
+    """Keeps tests with expensive shared fixtures on one worker.
 
     Beside `TOGETHER` and `ONE_BY_ONE`, the tests of a file share its module fixtures. This is a scheduler, because the
     `xdist_group` marks of pytest-xdist 3.8 have no effect with pytest 9.2.
@@ -79,7 +79,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 def pytest_collection_finish() -> None:
-    """Enable garbage collection again for the tests, and leave out the modules, which stay."""
+    """Enables garbage collection again for the tests, and leaves out the modules, which stay."""
     gc.freeze()
     atexit.register(gc.unfreeze)  # or triton reports its objects as leaks when the process ends
     gc.enable()
@@ -87,7 +87,7 @@ def pytest_collection_finish() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _stacks_of_this_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Record stacks that tests start in a folder of the run, not in the user's."""
+    """Records stacks that tests start in a folder of the run, not in the user's."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state-home")))
         yield
@@ -95,19 +95,19 @@ def _stacks_of_this_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[No
 
 @pytest.fixture(scope="session")
 def s3(tmp_path_factory: pytest.TempPathFactory) -> S3Server:
-    """Return a SeaweedFS server that all workers share, each module with a bucket of its own."""
+    """Returns a SeaweedFS server that all workers share, each module with a bucket of its own."""
     return shared_s3.start(get_run_folder(tmp_path_factory))
 
 
 def get_run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder that all workers of a test run share."""
+    """Returns a folder that all workers of a test run share."""
     base = tmp_path_factory.getbasetemp()
     return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
 
 
 @pytest.fixture(scope="module")
 def store_settings(s3: S3Server) -> StoreSettings:
-    """Return settings with a new bucket name."""
+    """Returns settings with a new bucket name."""
     return StoreSettings(
         bucket=f"test-{uuid.uuid4().hex[:12]}",
         endpoint=s3.endpoint,
@@ -118,7 +118,7 @@ def store_settings(s3: S3Server) -> StoreSettings:
 
 @pytest.fixture(scope="module")
 def store(store_settings: StoreSettings) -> ObjectStore:
-    """Return an object store with a new bucket."""
+    """Returns an object store with a new bucket."""
     result = ObjectStore(store_settings)
     result.ensure_bucket()
     return result
@@ -126,13 +126,13 @@ def store(store_settings: StoreSettings) -> ObjectStore:
 
 @pytest.fixture(scope="module")
 def store_environment(s3: S3Server, store_settings: StoreSettings) -> dict[str, str]:
-    """Return the environment for a subprocess that uses the same bucket."""
+    """Returns the environment for a subprocess that uses the same bucket."""
     return {**os.environ, **s3.environment(), "VFMALIGN_BUCKET": store_settings.bucket}
 
 
 @pytest.fixture(scope="session")
 def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Start a PostgreSQL server for the session and return the URL of its maintenance database."""
+    """Starts a PostgreSQL server for the session and returns the URL of its maintenance database."""
     with postgres.serve(get_run_folder(tmp_path_factory) / "postgres.lock") as url:
         if url is None:
             pytest.skip(f"no PostgreSQL: {postgres.REMEDY}")
@@ -141,7 +141,7 @@ def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture
 def postgres_database(postgres_url: str) -> str:
-    """Create an empty PostgreSQL database and return its URL."""
+    """Creates an empty PostgreSQL database and returns its URL."""
     name = f"t{uuid.uuid4().hex}"
     with psycopg.connect(postgres_url, autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name}")
@@ -150,19 +150,19 @@ def postgres_database(postgres_url: str) -> str:
 
 @pytest.fixture(scope="session")
 def python_server(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the socket of the server that forks Python interpreters which have imported torch."""
+    """Returns the socket of the server that forks Python interpreters which have imported torch."""
     return preloaded.start_server(get_run_folder(tmp_path_factory))
 
 
 @pytest.fixture(scope="session")
 def python(python_server: Path) -> Callable[..., preloaded.PreloadedPython]:
-    """Return what starts a Python interpreter that has imported torch; takes the arguments of `subprocess.Popen`."""
+    """Returns what starts a Python interpreter that has imported torch; takes the arguments of `subprocess.Popen`."""
     return partial(preloaded.PreloadedPython, python_server)
 
 
 @pytest.fixture
 def process_as_before() -> Iterator[None]:
-    """Restore logging and signal handlers after a test that calls a `main` function in this process."""
+    """Restores logging and signal handlers after a test that calls a `main` function in this process."""
     root = logging.getLogger()
     logs = root.handlers[:], root.level
     signals = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
@@ -175,5 +175,5 @@ def process_as_before() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def shared_folder() -> Path:
-    """Return the folder of reference material beside the repository; tests that need it skip without it."""
+    """Returns the folder of reference material beside the repository; tests that need it skip without it."""
     return Path(__file__).resolve().parents[2] / "shared"

@@ -48,7 +48,7 @@ class CutCase:
 
 
 def make_cut_case(number: int) -> CutCase:
-    """Make one case: the gland loses 0 to 6 of its 10 columns."""
+    """Makes one case: the gland loses 0 to 6 of its 10 columns."""
     columns, lesion = number % 7, list(LESIONS)[number % 3]
     draw = np.random.default_rng(number)
     gland, lesions = np.zeros(SHAPE_XYZ, np.float32), np.zeros(SHAPE_XYZ, np.float32)
@@ -73,7 +73,7 @@ FILES = {"t2w": "t2", "dwi": "dwi", "adc": "adc", "gland": "mask", "lesions": "l
 
 
 def write_folders(folder: Path) -> Path:
-    """Write the cases as folders of NIfTI files, in the order of their numbers, and return the folder."""
+    """Writes the cases as folders of NIfTI files, in the order of their numbers, and returns the folder."""
     for case in CASES:
         directory = folder / f"SURNAME-{case.number:02d}"
         directory.mkdir(parents=True)

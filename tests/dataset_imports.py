@@ -25,7 +25,7 @@ def import_dataset(
     salt: bytes,
     progress: ProgressCallback | None = None,
 ) -> DatasetManifest:
-    """Import a folder or a CSV file."""
+    """Imports a folder or a CSV file."""
     checked = prepare_import(path, dataset_id, options, mapping_path=mapping_path, salt=salt, progress=progress)
     return publish(checked, store, progress)
 
@@ -33,7 +33,7 @@ def import_dataset(
 def import_discovered(
     discovered: DiscoveredDataset, store: ObjectStore, dataset_id: str, options: ImportOptions, *, mapping_path: Path
 ) -> DatasetManifest:
-    """Import cases that were discovered."""
+    """Imports cases that were discovered."""
     return publish(prepare_discovered(discovered, dataset_id, options, mapping_path=mapping_path), store)
 
 
@@ -43,7 +43,7 @@ def publish(
     progress: ProgressCallback | None = None,
     import_id: str = "import-1",
 ) -> DatasetManifest:
-    """Upload and publish a checked dataset."""
+    """Uploads and publishes a checked dataset."""
     uploads = UploadArea(store, "https://idp.example#ada", import_id)
     report = progress or (lambda stage, done, total: None)
     for done, volumes in enumerate(checked.encode_cases(), start=1):
@@ -55,7 +55,7 @@ def publish(
 
 
 def upload(uploads: UploadArea, data: bytes) -> str:
-    """Store a file as a client's upload; returns its digest."""
+    """Stores a file as a client's upload; returns its digest."""
     sha256 = hashlib.sha256(data).hexdigest()
     uploads.store.put(uploads.key(sha256), data)
     return sha256

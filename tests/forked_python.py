@@ -18,7 +18,7 @@ PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 
 
 def main() -> None:
-    """Run the program and end as it does."""
+    """Runs the program and ends as it does."""
     # A signal that comes before the handlers waits for them: it may answer to what the program has written already.
     signal.pthread_sigmask(signal.SIG_BLOCK, PASSED_ON)
     server, *arguments = sys.argv[1:]

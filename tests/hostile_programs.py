@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vfmalign.core.domain.datasets import VolumeRef
+from vfmalign.core.domain.datasets import StoredObject
 from vfmalign.core.domain.models import LayerSpec, ModelCard, PreprocessingSpec
 from vfmalign.core.storage.keys import model_card_key, weights_key
 from vfmalign.models.formats.exported_program import ARCHITECTURE
@@ -62,7 +62,7 @@ def make_state(graph: Mapping[str, Any] | bytes, **tensors: Tensor) -> dict[str,
 
 
 def store_program(store: Any, model_id: str, state: Mapping[str, Tensor]) -> None:
-    """Write a card and weights straight into the bucket, without any check."""
+    """Writes a card and weights straight into the bucket, without any check."""
     data = to_safetensors(state)
     sha256 = hashlib.sha256(data).hexdigest()
     ref = store.put(weights_key(model_id, sha256), data)
@@ -70,7 +70,7 @@ def store_program(store: Any, model_id: str, state: Mapping[str, Tensor]) -> Non
         id=model_id,
         architecture=ARCHITECTURE,
         objective="supervised",
-        checkpoint=VolumeRef(key=ref.key, sha256=sha256),
+        checkpoint=StoredObject(key=ref.key, sha256=sha256),
         preprocessing=INPUT,
         layers=(LayerSpec(name="out", channels=2),),
         primary_layer="out",

@@ -30,7 +30,7 @@ _UNPRIVILEGED = ("postgres", "nobody")
 
 
 def programs() -> Path | None:
-    """Return the folder of the newest `initdb` and `postgres` on this machine. Debian does not add it to PATH."""
+    """Returns the folder of the newest `initdb` and `postgres` on this machine. Debian does not add it to PATH."""
     on_path = shutil.which("initdb")
     folders = [Path(on_path).resolve().parent] if on_path else []
     debian = Path("/usr/lib/postgresql").glob("*/bin")
@@ -40,7 +40,7 @@ def programs() -> Path | None:
 
 @contextmanager
 def serve(lock: Path) -> Iterator[str | None]:
-    """Run a server on a Unix socket in a temporary folder until the end of the block.
+    """Runs a server on a Unix socket in a temporary folder until the end of the block.
 
     Args:
         lock: file that all processes of a test run share. They set up their servers one at a time, because pgserver
@@ -63,7 +63,7 @@ def serve(lock: Path) -> Iterator[str | None]:
 
 
 def load_pgserver() -> Any:
-    """Import pgserver; return None if it is not installed."""
+    """Imports pgserver; returns None if it is not installed."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # platformdirs warns if XDG_RUNTIME_DIR is not set
         try:
@@ -92,7 +92,7 @@ def _serve_with_pgserver(pgserver: Any, folder: Path, lock: Path) -> Iterator[st
 
 @contextmanager
 def serve_with(binaries: Path, folder: Path) -> Iterator[str]:
-    """Run a server with the machine's programs until the end of the block.
+    """Runs a server with the machine's programs until the end of the block.
 
     Args:
         binaries: folder of `initdb` and `postgres`.

@@ -80,7 +80,7 @@ class PreloadedPython(subprocess.Popen):
 
 
 def get_command(server: Path, program: Sequence[str]) -> list[str]:
-    """Return the command line that runs a program, such as `-m MODULE …`, in a fork of the server at a socket.
+    """Returns the command line that runs a program, such as `-m MODULE …`, in a fork of the server at a socket.
 
     For programs that start others by a command. `forked_python.py` stands for the fork.
     """
@@ -88,7 +88,7 @@ def get_command(server: Path, program: Sequence[str]) -> list[str]:
 
 
 def start_server(folder: Path) -> Path:
-    """Start the server of a test run, unless another worker has, and return its socket.
+    """Starts the server of a test run, unless another worker has, and returns its socket.
 
     Args:
         folder: a folder that all workers share.
@@ -112,7 +112,7 @@ def start_server(folder: Path) -> Path:
 
 
 def serve(path: Path) -> None:
-    """Fork for every connection."""
+    """Forks for every connection."""
     gc.disable()
     for module in MODULES:
         importlib.import_module(module)
@@ -135,7 +135,7 @@ def serve(path: Path) -> None:
 
 
 def attend(connection: socket.socket) -> None:
-    """Fork the interpreter, report its end, and kill it where the process that started it ends earlier."""
+    """Forks the interpreter, reports its end, and kills it where the process that started it ends earlier."""
     data, files, *_ = socket.recv_fds(connection, _REQUEST_BYTES, 3)
     arguments, folder, environment = json.loads(data)
     pid = os.fork()
@@ -156,7 +156,7 @@ def attend(connection: socket.socket) -> None:
 
 
 def interpret(arguments: list[str], folder: str, environment: dict[str, str], files: list[int]) -> None:
-    """Do what `python ARGUMENTS` does, and end the process."""
+    """Does what `python ARGUMENTS` does, and ends the process."""
     os.setsid()
     for standard, file in enumerate(files):
         os.dup2(file, standard)

@@ -26,7 +26,7 @@ POSTGRES_GRACE_S = 10.0
 
 
 def start() -> subprocess.Popen[bytes]:
-    """Start a guard of this process; closing its standard input and waiting for it ends it early."""
+    """Starts a guard of this process; closing its standard input and waiting for it ends it early."""
     run_id = uuid.uuid4().hex
     guard = subprocess.Popen(
         [sys.executable, __file__, run_id],
@@ -43,7 +43,7 @@ def start() -> subprocess.Popen[bytes]:
 
 
 def get_shared_environment() -> dict[str, str]:
-    """Return the environment for a process that all workers share, and that outlives the one that starts it."""
+    """Returns the environment for a process that all workers share, and that outlives the one that starts it."""
     run_ids = os.environ[VARIABLE].split(":")
     if "PYTEST_XDIST_WORKER" in os.environ:
         run_ids.pop()
@@ -51,7 +51,7 @@ def get_shared_environment() -> dict[str, str]:
 
 
 def find_processes(run_id: str) -> Iterator[psutil.Process]:
-    """Yield the running processes whose environment contains the id."""
+    """Yields the running processes whose environment contains the id."""
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
             if run_id in process.environ().get(VARIABLE, "").split(":"):
@@ -59,7 +59,7 @@ def find_processes(run_id: str) -> Iterator[psutil.Process]:
 
 
 def kill_processes(run_id: str) -> None:
-    """Kill the processes with the id, and those that they start meanwhile, and wait for their end.
+    """Kills the processes with the id, and those that they start meanwhile, and waits for their end.
 
     PostgreSQL gets SIGQUIT first, its immediate shutdown, because SIGKILL would leave its shared memory behind.
     SeaweedFS leaves its Unix sockets in /tmp. They are deleted before it is killed, as another guard may kill this one.
@@ -76,7 +76,7 @@ def kill_processes(run_id: str) -> None:
 
 
 def delete_sockets(process: psutil.Process) -> None:
-    """Delete the Unix sockets in /tmp on which a process listens."""
+    """Deletes the Unix sockets in /tmp on which a process listens."""
     for connection in process.net_connections(kind="unix"):
         if connection.laddr.startswith("/tmp/seaweedfs-"):
             Path(connection.laddr).unlink(missing_ok=True)

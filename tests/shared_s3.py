@@ -18,7 +18,7 @@ from vfmalign.cli.local.s3_server import S3Server
 
 
 def start(folder: Path) -> S3Server:
-    """Start the server of a test run, unless another worker has. `process_guard` stops it.
+    """Starts the server of a test run, unless another worker has. `process_guard` stops it.
 
     Args:
         folder: a folder that all workers share.

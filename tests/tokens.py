@@ -33,5 +33,5 @@ class _AddToken(grpc.UnaryUnaryClientInterceptor, grpc.UnaryStreamClientIntercep
 
 
 def open_channel(address: str, token_file: Path, options: Sequence[tuple[str, Any]] = ()) -> grpc.Channel:
-    """Open a channel whose calls carry the token of a file, which is read again when it changes."""
+    """Opens a channel whose calls carry the token of a file, which is read again when it changes."""
     return grpc.intercept_channel(grpc.insecure_channel(address, options), _AddToken(BearerToken(file=token_file)))

@@ -13,13 +13,13 @@ Array = NDArray[np.floating]
 
 
 def value(x: Array, y: Array, *, sigma: float) -> float:
-    """Compute its `mmd2` with its Gaussian kernel."""
+    """Computes its `mmd2` with its Gaussian kernel."""
     a, b = torch.from_numpy(x), torch.from_numpy(y)
     return float(mmd2(a, b, GaussianRBF(torch.tensor([sigma], dtype=a.dtype))))
 
 
 def test(x: Array, y: Array, *, sigma: float, permutations: int, seed: int) -> dict[str, float]:
-    """Run its drift detector, fitted on x, on y."""
+    """Runs its drift detector, fitted on x, on y."""
     torch.manual_seed(seed)
     width = np.array([sigma], x.dtype)
     detector = MMDDrift(x, backend="pytorch", sigma=width, n_permutations=permutations, device="cpu")

@@ -11,7 +11,7 @@ from alibi_detect.cd import MMDDrift
 
 
 def main() -> None:
-    """Write one p-value per dataset: (1 + #)/(1 + B), as vfmalign does; alibi-detect itself reports #/B."""
+    """Writes one p-value per dataset: (1 + #)/(1 + B), as vfmalign does; alibi-detect itself reports #/B."""
     inputs, output, permutations = sys.argv[1], sys.argv[2], int(sys.argv[3])
     torch.set_num_threads(1)
     torch.manual_seed(0)

@@ -9,6 +9,6 @@ from numpy.typing import NDArray
 
 
 def value(x: NDArray[np.floating], y: NDArray[np.floating]) -> float:
-    """Compute its drift score."""
+    """Computes its drift score."""
     score, _, _ = mmd(threshold=0.0)(pd.DataFrame(y), pd.DataFrame(x))
     return float(score)

@@ -9,7 +9,7 @@ from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, kid_features_to_metri
 
 
 def value(x: NDArray[np.floating], y: NDArray[np.floating], *, sigma: float) -> float:
-    """Compute it on one subset that holds all rows."""
+    """Computes it on one subset that holds all rows."""
     features = kid_features_to_metric(
         torch.from_numpy(x),
         torch.from_numpy(y),

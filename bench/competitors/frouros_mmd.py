@@ -14,14 +14,14 @@ Array = NDArray[np.floating]
 
 
 def value(x: Array, y: Array, *, sigma: float, chunk_size: int | None) -> float:
-    """Compute the distance alone."""
+    """Computes the distance alone."""
     detector = MMD(kernel=partial(rbf_kernel, sigma=sigma), chunk_size=chunk_size)
     detector.fit(X=x)
     return float(detector.compare(X=y)[0].distance)
 
 
 def test(x: Array, y: Array, *, sigma: float, permutations: int, seed: int) -> dict[str, float]:
-    """Run its permutation test."""
+    """Runs its permutation test."""
     test = PermutationTestDistanceBased(num_permutations=permutations, random_state=seed, num_jobs=1)
     detector = MMD(kernel=partial(rbf_kernel, sigma=sigma), callbacks=test)
     detector.fit(X=x)

@@ -9,6 +9,6 @@ from numpy.typing import NDArray
 
 
 def value(x: NDArray[np.floating], y: NDArray[np.floating], *, sigma: float, backend: str) -> float:
-    """Compute it with a backend: `tensorized` stores n×m, `online` is based on pykeops."""
+    """Computes it with a backend: `tensorized` stores n×m, `online` is based on pykeops."""
     loss = SamplesLoss("gaussian", blur=sigma, backend=backend)
     return 2 * float(loss(torch.from_numpy(x), torch.from_numpy(y)))

@@ -10,7 +10,7 @@ Array = NDArray[np.floating]
 
 
 def test(x: Array, y: Array, *, sigma: float, permutations: int, seed: int, g: int) -> dict[str, float]:
-    """Run its test at compression level g; its kernel is exp(−‖x−y‖² / λ²)."""
+    """Runs its test at compression level g; its kernel is exp(−‖x−y‖² / λ²)."""
     a, b, width = x.astype(np.float64), y.astype(np.float64), sigma * np.sqrt(2.0)
     result = ctt(a, b, g, B=permutations, lam=width, null_seed=seed, statistic_seed=seed)
     values = np.asarray(result.estimator_values)

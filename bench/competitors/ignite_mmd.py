@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 
 def value(x: NDArray[np.floating], y: NDArray[np.floating], *, sigma: float) -> float:
-    """Compute the square of its metric, with all rows in one batch."""
+    """Computes the square of its metric, with all rows in one batch."""
     metric = MaximumMeanDiscrepancy(var=sigma**2)
     metric.reset()
     metric.update((torch.from_numpy(x), torch.from_numpy(y)))

@@ -9,7 +9,7 @@ from pykeops.torch import LazyTensor
 
 
 def value(x: NDArray[np.floating], y: NDArray[np.floating], *, sigma: float) -> float:
-    """Compute the unbiased form from three sums."""
+    """Computes the unbiased form from three sums."""
 
     def total(a: torch.Tensor, b: torch.Tensor) -> float:
         squared = ((LazyTensor(a[:, None, :]) - LazyTensor(b[None, :, :])) ** 2).sum(-1)

@@ -11,7 +11,7 @@ Array = NDArray[np.floating]
 
 
 def test(x: Array, y: Array, *, permutations: int, seed: int, kernel: str) -> dict[str, float]:
-    """Test at its default ten bandwidths; half of the permutations set its level. The value is whether it rejects."""
+    """Tests at its default ten bandwidths; half of the permutations set its level. The value is whether it rejects."""
     half = max(1, permutations // 2)
     rejects = mmdagg(jnp.asarray(x), jnp.asarray(y), kernel=kernel, B1=half, B2=max(1, permutations - half), seed=seed)
     return {"value": float(rejects)}

@@ -12,7 +12,7 @@ Array = NDArray[np.floating]
 
 
 def test(x: Array, y: Array, *, permutations: int, seed: int, kernels: list[str]) -> dict[str, float]:
-    """Test at its default ten bandwidths per kernel; the value is whether it rejects at 5 %."""
+    """Tests at its default ten bandwidths per kernel; the value is whether it rejects at 5 %."""
     rejects, p = mmdfuse(
         jnp.asarray(x),
         jnp.asarray(y),

@@ -11,12 +11,12 @@ Array = NDArray[np.floating]
 
 
 def value(x: Array, y: Array, *, sigma: float) -> float:
-    """Compute its `kernel_mmd` without permutations."""
+    """Computes its `kernel_mmd` without permutations."""
     return float(kernel_mmd(torch.from_numpy(x), torch.from_numpy(y), n_perm=None, kernel=GaussianKernel(sigma)))
 
 
 def test(x: Array, y: Array, *, sigma: float, permutations: int, seed: int) -> dict[str, float]:
-    """Compute its `kernel_mmd` with permutations."""
+    """Computes its `kernel_mmd` with permutations."""
     torch.manual_seed(seed)
     a, b = torch.from_numpy(x), torch.from_numpy(y)
     statistic, p = kernel_mmd(a, b, n_perm=permutations, kernel=GaussianKernel(sigma))

@@ -9,5 +9,5 @@ from torchmetrics.image.kid import poly_mmd
 
 
 def value(x: NDArray[np.floating], y: NDArray[np.floating]) -> float:
-    """Compute it on one subset that holds all rows."""
+    """Computes it on one subset that holds all rows."""
     return float(poly_mmd(torch.from_numpy(x), torch.from_numpy(y)))

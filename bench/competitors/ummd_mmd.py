@@ -10,7 +10,7 @@ Array = NDArray[np.floating]
 
 
 def test(x: Array, y: Array, *, sigma: float, permutations: int, seed: int, method: str) -> dict[str, float]:
-    """Test at one bandwidth, without its search for repeated rows, as there are none."""
+    """Tests at one bandwidth, without its search for repeated rows, as there are none."""
     result = MMD(
         x,
         y,

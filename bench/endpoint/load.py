@@ -29,7 +29,7 @@ _RSS = "process_resident_memory_bytes "
 
 
 def run(settings: MeasurementSettings) -> Section:
-    """Measure every number of clients, one after the other, on one server."""
+    """Measures every number of clients, one after the other, on one server."""
     section = Section("load", f"The endpoint under load, {SECONDS:.0f} s for each number of clients")
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -43,7 +43,7 @@ def run(settings: MeasurementSettings) -> Section:
 
 
 async def _measure(section: Section, server: MmdServer, clients: int) -> tuple[str, ...]:
-    """Return the line of a number of clients."""
+    """Returns the line of a number of clients."""
     rng = np.random.default_rng(0)
     x, y = (inline_source(rng.standard_normal((64, 768), dtype=np.float32)) for _ in range(2))
     request = to_request(x, y, 0, sigma=39.2)
@@ -77,7 +77,7 @@ async def _measure(section: Section, server: MmdServer, clients: int) -> tuple[s
 
 
 async def _sample_memory(server: MmdServer, end: float) -> list[tuple[float, float]]:
-    """Return times in seconds and the server's resident memory in MiB, until a time."""
+    """Returns times in seconds and the server's resident memory in MiB, until a time."""
     samples = []
     while (now := time.perf_counter()) < end:
         text = (await asyncio.to_thread(urllib3.request, "GET", server.metrics_url)).data.decode()

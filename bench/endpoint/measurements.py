@@ -53,7 +53,7 @@ Features = np.ndarray[tuple[int, int], np.dtype[np.float32]]
 
 
 def run(settings: MeasurementSettings) -> Section:
-    """Measure the endpoint."""
+    """Measures the endpoint."""
     section = Section("endpoint", "The endpoint beside the same call in this process")
     with tempfile.TemporaryDirectory() as folder, running_store(Path(folder)) as (store, environment):
         torch.set_num_threads(settings.threads)
@@ -68,7 +68,7 @@ def run(settings: MeasurementSettings) -> Section:
 
 
 async def _one_client(section: Section, server: MmdServer, store: ObjectStore) -> None:
-    """Measure one client: an inline request, and one by reference against reading and computing in this process."""
+    """Measures one client: an inline request, and one by reference against reading and computing in this process."""
     x, y = _draw(1000, 768)
     inline = to_request(inline_source(x), inline_source(y), PERMUTATIONS, sigma=SIGMA)
     rows = REFERENCE_BYTES // 2 // (4 * 768)
@@ -111,7 +111,7 @@ async def _alternate(
     call_local: Callable[[], object],
     calls: int,
 ) -> tuple[str, ...]:
-    """Call the endpoint and this process in turns, of which the first is a warm-up, and return a line of the table."""
+    """Calls the endpoint and this process in turns, the first as a warm-up, and returns a line of the table."""
     remote_s: list[float] = []
     local_s: list[float] = []
     busy = machine.busy_seconds()
@@ -139,7 +139,7 @@ async def _alternate(
 
 
 async def _many_clients(section: Section, server: MmdServer) -> None:
-    """Measure many clients at once; the server has one compute thread, whose CPU time is therefore the engine's."""
+    """Measures many clients at once; the server has one compute thread, whose CPU time is therefore the engine's."""
     x, y = _draw(256, 768)
     lines = []
     for permutations in (PERMUTATIONS, 0):
@@ -176,7 +176,7 @@ async def _many_clients(section: Section, server: MmdServer) -> None:
 
 
 async def _measure_round(server: MmdServer, client: Callable[[int], Awaitable[None]]) -> dict[str, float]:
-    """Return the duration of one round of all clients, and the CPU seconds of the server's process and engine."""
+    """Returns the duration of one round of all clients, and the CPU seconds of the server's process and engine."""
     before, begin = read_cpu_counters(server), time.perf_counter()
     await asyncio.gather(*(client(CLIENT_CALLS) for _ in range(CLIENTS)))
     seconds, after = time.perf_counter() - begin, read_cpu_counters(server)
@@ -184,7 +184,7 @@ async def _measure_round(server: MmdServer, client: Callable[[int], Awaitable[No
 
 
 async def _beside_large_request(section: Section, server: MmdServer, store: ObjectStore) -> None:
-    """Measure small requests from the moment a large one is sent, and after the large one is cancelled."""
+    """Measures small requests from the moment a large one is sent, and after the large one is cancelled."""
     x, y = _draw(LARGE_ROWS, 768, seed=2)
     large = to_request(upload(store, x), upload(store, y), PERMUTATIONS, sigma=SIGMA)
     small_x, small_y = _draw(64, 768)
@@ -225,7 +225,7 @@ async def _beside_large_request(section: Section, server: MmdServer, store: Obje
 
 
 async def _with_tokens(section: Section, open_server: MmdServer, server: MmdServer) -> None:
-    """Measure a small request to a service that demands a token, in turns with one that demands none."""
+    """Measures a small request to a service that demands a token, in turns with one that demands none."""
     x, y = _draw(64, 768)
     small = to_request(inline_source(x), inline_source(y), 0, sigma=SIGMA)
     open_s, authenticated_s = [], []
@@ -249,19 +249,19 @@ async def _with_tokens(section: Section, open_server: MmdServer, server: MmdServ
 
 
 async def _seconds_of(call: Awaitable[object]) -> float:
-    """Await a call and return its duration."""
+    """Awaits a call and returns its duration."""
     begin = time.perf_counter()
     await call
     return time.perf_counter() - begin
 
 
 def _milliseconds(seconds: Sequence[float]) -> str:
-    """Format the median of some durations with their range."""
+    """Formats the median of some durations with their range."""
     return tables.with_range(median_range([1e3 * one for one in seconds]))
 
 
 def _draw(rows: int, channels: int, *, seed: int = 0) -> tuple[Features, Features]:
-    """Draw two samples of noise, the second with a shift of 0.05."""
+    """Draws two samples of noise, the second with a shift of 0.05."""
     rng = np.random.default_rng(seed)
     x, y = (rng.standard_normal((rows, channels), dtype=np.float32) for _ in range(2))
     return x, y + np.float32(0.05)

@@ -51,7 +51,7 @@ class MmdServer:
 
 @contextmanager
 def running_store(folder: Path) -> Iterator[tuple[ObjectStore, dict[str, str]]]:
-    """Run an object store, and yield it with the environment variables that services need to reach it."""
+    """Runs an object store, and yields it with the environment variables that services need to reach it."""
     process, s3 = s3_server.start(folder / "s3")
     try:
         settings = StoreSettings(
@@ -69,7 +69,7 @@ def running_store(folder: Path) -> Iterator[tuple[ObjectStore, dict[str, str]]]:
 def running_server(
     folder: Path, environment: dict[str, str], threads: int, *, with_tokens: bool = False
 ) -> Iterator[MmdServer]:
-    """Run `python -m vfmalign.mmd` on free ports, with the allocator settings of the deployment."""
+    """Runs `python -m vfmalign.mmd` on free ports, with the allocator settings of the deployment."""
     folder.mkdir()
     metadata: tuple[tuple[str, str], ...] = ()
     if with_tokens:
@@ -108,7 +108,7 @@ def running_server(
 
 
 async def _wait_until_ready(server: MmdServer) -> None:
-    """Wait until the service answers a request."""
+    """Waits until the service answers a request."""
     source = inline_source(np.arange(32, dtype=np.float32).reshape(8, 4))
     async with open_stub(server) as stub:
         while True:
@@ -124,14 +124,14 @@ async def _wait_until_ready(server: MmdServer) -> None:
 
 @asynccontextmanager
 async def open_stub(server: MmdServer) -> AsyncIterator[mmd_pb2_grpc.MmdServiceAsyncStub]:
-    """Open a client with a connection of its own."""
+    """Opens a client with a connection of its own."""
     options = [("grpc.max_send_message_length", 16 * 2**20), ("grpc.use_local_subchannel_pool", 1)]
     async with grpc.aio.insecure_channel(server.address, options=options) as channel:
         yield mmd_pb2_grpc.MmdServiceStub(channel)
 
 
 def read_cpu_counters(server: MmdServer) -> dict[str, float]:
-    """Return the CPU seconds of the server's process and of its engine since it started."""
+    """Returns the CPU seconds of the server's process and of its engine since it started."""
     text = urllib3.request("GET", server.metrics_url).data.decode()
     metrics = dict(line.rsplit(" ", 1) for line in text.splitlines() if line and not line.startswith("#"))
     return {
@@ -141,13 +141,13 @@ def read_cpu_counters(server: MmdServer) -> dict[str, float]:
 
 
 def inline_source(features: np.ndarray[Any, np.dtype[np.float32]]) -> mmd_pb2.FeatureSource:
-    """Return features as part of a request."""
+    """Returns features as part of a request."""
     layer = mmd_pb2.InlineLayer(features=to_tensor(features))
     return mmd_pb2.FeatureSource(inline=mmd_pb2.InlineFeatures(layers=[layer]))
 
 
 def upload(store: ObjectStore, features: np.ndarray[Any, np.dtype[np.float32]]) -> mmd_pb2.FeatureSource:
-    """Store features and return a reference to them."""
+    """Stores features and returns a reference to them."""
     data = save({"features": features})
     ref = store.put(f"uploads/{hashlib.sha256(data).hexdigest()}.safetensors", data)
     stored = common_pb2.ObjectRef(uri=store.uri(ref.key), sha256=ref.sha256)
@@ -157,7 +157,7 @@ def upload(store: ObjectStore, features: np.ndarray[Any, np.dtype[np.float32]]) 
 def to_request(
     x: mmd_pb2.FeatureSource, y: mmd_pb2.FeatureSource, permutations: int, *, sigma: float
 ) -> mmd_pb2.ComputeRequest:
-    """Return a request for independent samples; 0 permutations make no test."""
+    """Returns a request for independent samples; 0 permutations make no test."""
     request = mmd_pb2.ComputeRequest(
         x=x, y=y, pairing=mmd_pb2.PAIRING_INDEPENDENT, kernel=mmd_pb2.Kernel(fixed_sigma=sigma)
     )

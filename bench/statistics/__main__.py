@@ -41,7 +41,7 @@ SECTIONS: dict[str, Callable[[argparse.Namespace], Section]] = {
 
 
 def main() -> int:
-    """Parse the arguments, simulate, print and write."""
+    """Parses the arguments, simulates, prints and writes."""
     parser = argparse.ArgumentParser(
         prog="python -m bench.statistics",
         description="Simulate the size and power of tests, coverage, convergence, verdicts and experiments.",

@@ -32,7 +32,7 @@ Covers = tuple[bool, bool]
 
 
 def simulate_averages(datasets: int, seed: int) -> Section:
-    """Measure how often both kinds of interval cover.
+    """Measures how often both kinds of interval cover.
 
     Args:
         datasets: per cell of the tables.
@@ -68,7 +68,7 @@ def _count(
 
 
 def _draw(rng: np.random.Generator, seeds: int, share: float, networks: int) -> list[Array]:
-    """Draw values [S, G] of each network around 0, such that the sum of their means has the variance 1."""
+    """Draws values [S, G] of each network around 0, such that the sum of their means has the variance 1."""
     rest = 1.0 - share
     seed_sd = np.sqrt(share * seeds / networks)
     patient_sd = np.sqrt((1.0 - RESIDUAL_SHARE) * rest * PATIENTS / networks)

@@ -46,7 +46,7 @@ _SIMULATIONS = 20_000
 
 
 def simulate_convergence(curves: int, seed: int) -> Section:
-    """Count false and missed rises, and compare both numbers of steps with those of the noise-free curves.
+    """Counts false and missed rises, and compares both numbers of steps with those of the noise-free curves.
 
     Args:
         curves: per cell of a table; an eighth of them for the errors of the steps.
@@ -69,7 +69,7 @@ def simulate_convergence(curves: int, seed: int) -> Section:
 
 
 def draw_noise(curves: int, validations: int, autocorrelation: float, rng: np.random.Generator) -> Array:
-    """Draw stationary AR(1) noise of variance 1, [C, T]."""
+    """Draws stationary AR(1) noise of variance 1, [C, T]."""
     noise_CT = rng.standard_normal((curves, validations))
     noise_CT[:, 1:] *= np.sqrt(1.0 - autocorrelation**2)
     for index in range(1, validations):
@@ -78,19 +78,19 @@ def draw_noise(curves: int, validations: int, autocorrelation: float, rng: np.ra
 
 
 def get_curve(shape: str, validations: int) -> Array:
-    """Return the noise-free scores of a shape, from 0 to a best score of 1, [T]."""
+    """Returns the noise-free scores of a shape, from 0 to a best score of 1, [T]."""
     score_T = SHAPES[shape](np.linspace(0.0, 1.0, validations))
     return (score_T - score_T[0]) / (score_T.max() - score_T[0])
 
 
 def measure(scores_T: Array, baseline_T: Array | None = None) -> Convergence:
-    """Measure one curve with vfmalign; its steps are validations."""
+    """Measures one curve with vfmalign; its steps are validations."""
     baseline = [] if baseline_T is None else _to_progress(baseline_T)
     return measure_convergence(_to_progress(scores_T), baseline, higher_is_better=True)
 
 
 def measure_directly(scores_T: Array) -> Steps:
-    """Return the first validation at 95 % of the range of the raw scores, absent if the range is within noise.
+    """Returns the first validation at 95 % of the range of the raw scores, absent if the range is within noise.
 
     The noise is the robust scale of second differences (Gasser, Sroka and Jennen-Steinmetz, Biometrika 73, 1986), and
     the threshold assumes that it is independent.
@@ -102,7 +102,7 @@ def measure_directly(scores_T: Array) -> Steps:
 
 
 def _tabulate_false_rises(curves: int, rng: np.random.Generator, section: Section) -> Table:
-    """Count rises of flat curves beside the upper end of the binomial range of 5 %."""
+    """Counts rises of flat curves beside the upper end of the binomial range of 5 %."""
     rows, limit = [], binomial_range(curves, LEVEL)[1]
     for validations in NULL_VALIDATIONS:
         for autocorrelation in AUTOCORRELATIONS:
@@ -132,7 +132,7 @@ def _tabulate_false_rises(curves: int, rng: np.random.Generator, section: Sectio
 
 
 def _tabulate_power(curves: int, rng: np.random.Generator, section: Section) -> Table:
-    """Count the rises of 20 noise SDs that are detected."""
+    """Counts the rises of 20 noise SDs that are detected."""
     rows = []
     for validations in NULL_VALIDATIONS:
         noises = [draw_noise(curves, validations, rho, rng) for rho in AUTOCORRELATIONS]
@@ -146,7 +146,7 @@ def _tabulate_power(curves: int, rng: np.random.Generator, section: Section) -> 
 
 
 def _tabulate_steps_to_95(curves: int, rng: np.random.Generator, section: Section) -> Table:
-    """Compare `steps_to_95` with the first validation at which the noise-free curve is at 95 % of its rise."""
+    """Compares `steps_to_95` with the first validation at which the noise-free curve is at 95 % of its rise."""
     rows = []
     for validations, shape, rho in _iterate_cells():
         curve_T = get_curve(shape, validations)
@@ -171,7 +171,7 @@ def _tabulate_steps_to_95(curves: int, rng: np.random.Generator, section: Sectio
 
 
 def _tabulate_steps_to_baseline(curves: int, rng: np.random.Generator, section: Section) -> Table:
-    """Compare `steps_to_baseline` with the noise-free curves: errors where it is reached, else the share censored."""
+    """Compares `steps_to_baseline` with the noise-free curves: errors where it is reached, else the share censored."""
     rows = []
     for validations in VALIDATIONS:
         curve_T, baseline_T = (get_curve(f"saturating, τ = {tau}", validations) for tau in (0.15, 0.1))
@@ -209,7 +209,7 @@ class _Errors(NamedTuple):
 
     @classmethod
     def of(cls, steps: list[Steps], true: int) -> _Errors:
-        """Summarise numbers of steps, without absent ones."""
+        """Summarises numbers of steps, without absent ones."""
         values = [(one.value or 0) + one.censored for one in steps if not one.absent_reason]
         if not values:
             return cls(np.nan, np.nan, np.nan, np.nan)
@@ -222,18 +222,18 @@ class _Errors(NamedTuple):
 
 
 def _iterate_cells() -> Iterator[tuple[int, str, float]]:
-    """Iterate over validations, shapes and autocorrelations."""
+    """Iterates over validations, shapes and autocorrelations."""
     return ((validations, shape, rho) for validations in VALIDATIONS for shape in SHAPES for rho in AUTOCORRELATIONS)
 
 
 def _reach_directly(scores_T: Array, baseline_T: Array) -> Steps:
-    """Return the first validation whose raw score reaches the baseline's highest, or the last, censored."""
+    """Returns the first validation whose raw score reaches the baseline's highest, or the last, censored."""
     reached = np.flatnonzero(scores_T >= baseline_T.max())
     return Steps(value=int(reached[0])) if reached.size else Steps(value=len(scores_T) - 1, censored=True)
 
 
 def _to_progress(scores_T: Array) -> list[JobProgress]:
-    """Return the progress of a job that validates after every step."""
+    """Returns the progress of a job that validates after every step."""
     last = len(scores_T) - 1
     return [
         JobProgress(
@@ -244,13 +244,13 @@ def _to_progress(scores_T: Array) -> list[JobProgress]:
 
 
 def _scale_of_second_differences(scores: Array) -> Array:
-    """Return the robust SD along the last axis; second differences of independent noise have the variance 6σ²."""
+    """Returns the robust SD along the last axis; second differences of independent noise have the variance 6σ²."""
     return np.asarray(np.median(np.abs(np.diff(scores, n=2)), axis=-1) / (0.6744897501960817 * np.sqrt(6.0)))
 
 
 @lru_cache
 def _independent_threshold(validations: int) -> float:
-    """Return the upper 5 % point of (max − first) / SD for flat curves with independent noise."""
+    """Returns the upper 5 % point of (max − first) / SD for flat curves with independent noise."""
     flat_CT = np.random.default_rng(0).standard_normal((_SIMULATIONS, validations))
     ratio_C = (flat_CT.max(axis=1) - flat_CT[:, 0]) / _scale_of_second_differences(flat_CT)
     return float(np.quantile(ratio_C, 1.0 - LEVEL))

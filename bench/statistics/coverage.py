@@ -24,7 +24,7 @@ SHIFTS_AND_SPREADS = {"shift 0.5": (0.5, 1.0), "shift 1": (1.0, 1.0), "variance 
 
 
 def simulate_coverage(datasets: int, seed: int, processes: int) -> Section:
-    """Measure how often intervals cover, over all datasets and over those whose interval is shown.
+    """Measures how often intervals cover, over all datasets and over those whose interval is shown.
 
     Args:
         datasets: per cell of the table.
@@ -61,7 +61,7 @@ def simulate_coverage(datasets: int, seed: int, processes: int) -> Section:
 
 
 def alternative_scenarios() -> list[Scenario]:
-    """Return alternatives whose population MMD² is known, with single rows and with rows in groups."""
+    """Returns alternatives whose population MMD² is known, with single rows and with rows in groups."""
     scenarios = []
     for name, shape in SHAPES.items():
         channels, rows_per_group = shape.get("channels", CHANNELS), shape.get("rows_per_group", 1)
@@ -88,7 +88,7 @@ def alternative_scenarios() -> list[Scenario]:
 
 
 def coverage_shares(outcomes: list[Outcome], truth: float) -> dict[str, float]:
-    """Return the shares of intervals that cover, over all datasets and over those whose interval is shown."""
+    """Returns the shares of intervals that cover, over all datasets and over those whose interval is shown."""
     lower, upper, p = (np.array([getattr(one, name) for one in outcomes]) for name in ("lower", "upper", "p"))
     shown = np.array([not outcome.withheld for outcome in outcomes])
     covers = (lower <= truth) & (truth <= upper)
@@ -105,7 +105,7 @@ def coverage_shares(outcomes: list[Outcome], truth: float) -> dict[str, float]:
 
 
 def _row(title: str, groups: int, truth: float, shares: dict[str, float]) -> tuple[str, ...]:
-    """Return the cells of one scenario."""
+    """Returns the cells of one scenario."""
     too_low = "withheld"
     if shares["withheld"] < MOSTLY_WITHHELD:
         too_low = "**yes**" if shares["covered_shown"] < LEAST_COVERAGE else "no"
@@ -123,5 +123,5 @@ def _row(title: str, groups: int, truth: float, shares: dict[str, float]) -> tup
 
 
 def _percent(share: float) -> str:
-    """Format a share; a dash where it is undefined."""
+    """Formats a share; a dash where it is undefined."""
     return "–" if np.isnan(share) else f"{share:.1%}"

@@ -122,7 +122,7 @@ SCENARIOS = (
 
 
 def simulate_equivalence(datasets: int, seed: int) -> Section:
-    """Measure how often networks are called equivalent whose difference is the smallest relevant one.
+    """Measures how often networks are called equivalent whose difference is the smallest relevant one.
 
     Args:
         datasets: per cell of the table.
@@ -151,7 +151,7 @@ def simulate_equivalence(datasets: int, seed: int) -> Section:
 def get_equivalent_share(
     scenario: Scenario, patients: int, seeds: int, datasets: int, seed: Sequence[int], *, times: float = 1.0
 ) -> float:
-    """Return the share of datasets that are called equivalent.
+    """Returns the share of datasets that are called equivalent.
 
     Args:
         scenario: the networks.

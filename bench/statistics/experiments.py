@@ -54,7 +54,7 @@ class NullExperiment:
     effect: float
 
     def draw(self, rng: np.random.Generator, *shape: int) -> Array:
-        """Draw numbers of every model in every task: (…, models, tasks)."""
+        """Draws numbers of every model in every task: (…, models, tasks)."""
         model = rng.standard_normal((*shape, self.models, 1))
         task = rng.standard_normal((*shape, 1, self.tasks))
         own = rng.standard_normal((*shape, self.models, self.tasks))
@@ -80,14 +80,14 @@ class SeparatePermutations(JointPermutations):
 
     @classmethod
     def draw_separately(cls, units: int, strata: int, rng: np.random.Generator) -> SeparatePermutations:
-        """Draw `PERMUTATIONS` orders per stratum."""
+        """Draws `PERMUTATIONS` orders per stratum."""
         order_PNS = rng.permuted(
             np.broadcast_to(np.arange(units)[:, np.newaxis], (PERMUTATIONS, units, strata)), axis=1
         )
         return cls(order_PNS[..., 0], enumerated=False, order_PNS=order_PNS)
 
     def apply(self, value_NS: Array) -> Array:
-        """Reorder the units in every stratum by itself."""
+        """Reorders the units in every stratum by itself."""
         return np.take_along_axis(value_NS[np.newaxis], self.order_PNS, axis=1)
 
 
@@ -96,14 +96,14 @@ MakeOrders = Callable[[int, int, np.random.Generator], JointPermutations]
 
 
 def make_joint_orders(units: int, strata: int, rng: np.random.Generator) -> JointPermutations:
-    """Enumerate or draw the orders that all strata share."""
+    """Enumerates or draws the orders that all strata share."""
     if units <= ENUMERATED_UNITS:
         return JointPermutations.create(units, seed=0)
     return JointPermutations.draw(units, DRAWS, rng)
 
 
 def simulate_experiments(simulations: int, seed: int, processes: int) -> Section:
-    """Count how often each test rejects, beside the binomial range of the level.
+    """Counts how often each test rejects, beside the binomial range of the level.
 
     Args:
         simulations: simulated experiments per row.
@@ -136,14 +136,14 @@ def simulate_experiments(simulations: int, seed: int, processes: int) -> Section
 
 
 def list_null_experiments() -> list[NullExperiment]:
-    """Return the rows of the table."""
+    """Returns the rows of the table."""
     return [
         NullExperiment(models, tasks, effect) for models, tasks, effect in itertools.product(MODELS, TASKS, EFFECTS)
     ]
 
 
 def run_all(experiments: Sequence[NullExperiment], seed: int) -> list[tuple[PValues, PValues]]:
-    """Draw every experiment once, and test it with joint and with separate permutations."""
+    """Draws every experiment once, and tests it with joint and with separate permutations."""
     return [
         (
             get_p_values(experiment, np.random.default_rng([seed, row]), make_joint_orders),
@@ -154,7 +154,7 @@ def run_all(experiments: Sequence[NullExperiment], seed: int) -> list[tuple[PVal
 
 
 def get_p_values(experiment: NullExperiment, rng: np.random.Generator, make_orders: MakeOrders) -> PValues:
-    """Draw one experiment and test it.
+    """Draws one experiment and tests it.
 
     Args:
         experiment: the population.
@@ -179,7 +179,7 @@ def get_p_values(experiment: NullExperiment, rng: np.random.Generator, make_orde
 
 
 def count_rejections(results: Sequence[PValues]) -> dict[str, int | None]:
-    """Return how many experiments each test rejects; None where it has too few units."""
+    """Returns how many experiments each test rejects; None where it has too few units."""
     counts: dict[str, int | None] = {}
     for field in fields(PValues):
         p_values = np.array([getattr(result, field.name) for result in results])
@@ -188,13 +188,13 @@ def count_rejections(results: Sequence[PValues]) -> dict[str, int | None]:
 
 
 def _print_progress(done: int, total: int) -> None:
-    """Show how many experiments of each row are done; only on a terminal, for the line overwrites itself."""
+    """Shows how many experiments of each row are done; only on a terminal, for the line overwrites itself."""
     if sys.stderr.isatty():
         print(f"\r{done} of {total} experiments per row", end="", file=sys.stderr, flush=True)
 
 
 def _row(experiment: NullExperiment, rejected: dict[str, int | None], simulations: int, most: int) -> tuple[str, ...]:
-    """Return the cells of one experiment."""
+    """Returns the cells of one experiment."""
     cells = []
     for name in HEADINGS:
         count = rejected[name]

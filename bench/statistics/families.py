@@ -41,7 +41,7 @@ class RelatedModels:
     share: float
 
     def draw(self, rng: np.random.Generator) -> Array:
-        """Draw one number of every model in every task."""
+        """Draws one number of every model in every task."""
         family_N = np.array(FAMILIES[self.families])
 
         def draw_related(tasks: int) -> Array:
@@ -53,7 +53,7 @@ class RelatedModels:
 
 
 def simulate_families(simulations: int, seed: int, processes: int) -> Section:
-    """Count how often the test across models rejects.
+    """Counts how often the test across models rejects.
 
     Args:
         simulations: simulated experiments per cell of the table.
@@ -86,7 +86,7 @@ def simulate_families(simulations: int, seed: int, processes: int) -> Section:
 
 
 def reject_all(populations: Sequence[RelatedModels], seed: int) -> list[bool]:
-    """Draw every population once, and test whether shift and gain are related."""
+    """Draws every population once, and tests whether shift and gain are related."""
     rejected = []
     for row, population in enumerate(populations):
         rng = np.random.default_rng([seed, row])

@@ -77,7 +77,7 @@ CLASSES = ((4, 4), (4, 40), (8, 8), (10, 10), (10, 40), (20, 20))
 
 
 def simulate_skewness(datasets: int, seed: int) -> Section:
-    """Measure how often methods, and the verdict, find a gain where the mean difference is 0.
+    """Measures how often methods, and the verdict, find a gain where the mean difference is 0.
 
     Args:
         datasets: per cell of the tables.
@@ -99,7 +99,7 @@ def simulate_skewness(datasets: int, seed: int) -> Section:
 
 
 def count_false_gains(draw: Draw, patients: int, datasets: int, seed: Sequence[int]) -> dict[str, float]:
-    """Return the share of datasets with a lower end above 0, by method, and with the verdict `gain`."""
+    """Returns the share of datasets with a lower end above 0, by method, and with the verdict `gain`."""
     rng = np.random.default_rng(seed)
     counts: dict[str, int] = {}
     for _ in range(datasets):
@@ -113,7 +113,7 @@ def count_false_gains(draw: Draw, patients: int, datasets: int, seed: Sequence[i
 
 
 def get_lower_ends(difference_N: Array, rng: np.random.Generator) -> dict[str, float]:
-    """Return the lower end of the interval of a mean by each method; that of a test is 1 where it rejects, else −1."""
+    """Returns the lower end of the interval of a mean by each method; that of a test is 1 where it rejects, else −1."""
     n = len(difference_N)
     mean, error = float(difference_N.mean()), float(difference_N.std(ddof=1) / np.sqrt(n))
     quantile = float(stdtrit(n - 1, 0.5 + LEVEL / 2.0))
@@ -138,7 +138,7 @@ def get_lower_ends(difference_N: Array, rng: np.random.Generator) -> dict[str, f
 
 
 def _get_bca_end(difference_N: Array, mean_R: Array, tail: float) -> float:
-    """Return the lower end of Efron's bias-corrected and accelerated percentiles, widened for few patients."""
+    """Returns the lower end of Efron's bias-corrected and accelerated percentiles, widened for few patients."""
     centred_N = difference_N - difference_N.mean()
     acceleration = float(np.power(centred_N, 3).sum() / (6.0 * np.square(centred_N).sum() ** 1.5))
     below = np.clip(np.mean(mean_R < difference_N.mean()), 1e-3, 1.0 - 1e-3)
@@ -147,7 +147,7 @@ def _get_bca_end(difference_N: Array, mean_R: Array, tail: float) -> float:
 
 
 def _estimate(rng: np.random.Generator, difference_N: Array, seeds: int) -> Gain:
-    """Estimate the gain of networks with these differences; further seeds add the noise of trainings."""
+    """Estimates the gain of networks with these differences; further seeds add the noise of trainings."""
     base_N = rng.uniform(0.4, 0.8, difference_N.size)
     noise_SN = rng.normal(0.0, NOISE if seeds > 1 else 0.0, (seeds, difference_N.size))
     groups = tuple(f"{place:04d}" for place in range(difference_N.size))
@@ -161,7 +161,7 @@ def _has_gain(gain: Gain) -> bool:
 
 
 def simulate_classes(datasets: int, seed: int) -> Section:
-    """Measure coverage of the difference of two networks, and how often its interval would have no width.
+    """Measures coverage of the difference of two networks, and how often its interval would have no width.
 
     Args:
         datasets: per cell of the table.
@@ -188,7 +188,7 @@ def simulate_classes(datasets: int, seed: int) -> Section:
 def measure_coverage(
     networks: Networks, positive: int, negative: int, datasets: int, rng: np.random.Generator
 ) -> dict[str, float]:
-    """Return how often the difference's interval covers with 1 seed and with several, and how often it has no width."""
+    """Returns how often the difference's interval covers with 1 seed and with several, and how often its width is 0."""
     positive_N = np.arange(positive + negative) < positive
     groups = tuple(f"{place:04d}" for place in range(positive_N.size))
     # Below this floor, no relative gain is estimated, which would be bootstrapped as well.
@@ -212,7 +212,7 @@ def measure_coverage(
 def _draw_scores(
     rng: np.random.Generator, distances: tuple[float, float], positive_N: NDArray[np.bool_], seeds: int
 ) -> tuple[Array, Array]:
-    """Draw probabilities [S, N] of two networks; the variance within a class is 1, half of it common to both."""
+    """Draws probabilities [S, N] of two networks; the variance within a class is 1, half of it common to both."""
     patient_N = rng.normal(0.0, np.sqrt(0.5), positive_N.size)
     own_2N = rng.normal(0.0, np.sqrt(0.46), (2, positive_N.size))
     noise_2SN = rng.normal(0.0, 0.2, (2, seeds, positive_N.size))
@@ -224,7 +224,7 @@ def _draw_scores(
 
 
 def _get_score(metric: MetricSpec, distance: float) -> float:
-    """Return the metric of the population."""
+    """Returns the metric of the population."""
     return float(ndtr(distance / np.sqrt(2.0)) if metric.of_set == "auroc" else ndtr(distance / 2.0))
 
 

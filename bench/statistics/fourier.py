@@ -62,7 +62,7 @@ class Setting:
 
 
 def simulate_fourier(draws: int, seed: int, processes: int) -> Section:
-    """Measure how often the bound holds, beside the one before.
+    """Measures how often the bound holds, beside the one before.
 
     Args:
         draws: of a dataset and of frequencies, per row of the table.
@@ -101,12 +101,12 @@ def simulate_fourier(draws: int, seed: int, processes: int) -> Section:
 
 
 def measure_all(settings: Sequence[Setting], seed: int) -> list[list[float]]:
-    """Return the outcomes of one draw of every setting."""
+    """Returns the outcomes of one draw of every setting."""
     return [measure(setting, seed) for setting in settings]
 
 
 def measure(setting: Setting, seed: int) -> list[float]:
-    """Return whether each bound contains the exact estimate, first those before, and the ratio of the last widths."""
+    """Returns whether each bound contains the exact estimate, first those before, and the ratio of the last widths."""
     from vfmalign.mmd import mmd2, mmd_test
 
     x, y = setting.population.draw(seed)
@@ -126,7 +126,7 @@ def measure(setting: Setting, seed: int) -> list[float]:
 
 
 def measure_before(setting: Setting, x: Array, y: Array, seed: int) -> list[tuple[float, float]]:
-    """Return estimate and bound as before, from the first frequencies of one independent draw."""
+    """Returns estimate and bound as before, from the first frequencies of one independent draw."""
     from vfmalign.mmd.single_pass.spectra import draw_spectrum
 
     rng = np.random.default_rng([seed, 86])
@@ -149,7 +149,7 @@ def measure_before(setting: Setting, x: Array, y: Array, seed: int) -> list[tupl
 
 
 def _fit_before(term_R: Array, control_R: Array, expected: float) -> tuple[float, float]:
-    """Return the regression line at the control's expectation, and Student's t with R − 2 degrees of freedom."""
+    """Returns the regression line at the control's expectation, and Student's t with R − 2 degrees of freedom."""
     count, excess = term_R.size, control_R.mean() - expected
     deviation_R = control_R - control_R.mean()
     squares = float(deviation_R @ deviation_R)

@@ -23,7 +23,7 @@ BANDWIDTHS = 10
 
 
 def p_values(x: Array, y: Array, permutations: int, seed: int) -> dict[Rate, float]:
-    """Return the p-values of FUSE_N with Laplace (L1) and Gaussian kernels at ten bandwidths each, its default.
+    """Returns the p-values of FUSE_N with Laplace (L1) and Gaussian kernels at ten bandwidths each, its default.
 
     `paper` weighs by λ = √(n(n − 1)) and N̂_k = Σ_{i≠j} k²/(n(n − 1)) over the pooled rows, n being
     the smaller sample; the authors' package multiplies the exponent by √(n(n − 1)) once more, which comes close to the
@@ -53,7 +53,7 @@ def p_values(x: Array, y: Array, permutations: int, seed: int) -> dict[Rate, flo
 
 
 def _kernels(x: Array, y: Array) -> Iterator[Array]:
-    """Yield kernel matrices of the pooled rows with a diagonal of 0."""
+    """Yields kernel matrices of the pooled rows with a diagonal of 0."""
     pooled = np.concatenate([x, y])
     for metric in ("cityblock", "euclidean"):
         distances = cdist(pooled, pooled, metric)
@@ -67,7 +67,7 @@ def _kernels(x: Array, y: Array) -> Iterator[Array]:
 
 
 def _unbiased_mmd2(kernel: Array, is_x_BN: Array) -> Array:
-    """Return MMD²_u under every permutation (Gretton et al., JMLR 2012, eq. 3), [B]."""
+    """Returns MMD²_u under every permutation (Gretton et al., JMLR 2012, eq. 3), [B]."""
     n = is_x_BN[0].sum()
     m = is_x_BN.shape[1] - n
     to_x_BN = is_x_BN @ kernel
@@ -78,11 +78,11 @@ def _unbiased_mmd2(kernel: Array, is_x_BN: Array) -> Array:
 
 
 def _normaliser(kernel: Array, fewest: int) -> float:
-    """Return √N̂_k."""
+    """Returns √N̂_k."""
     return float(np.sqrt((kernel**2).sum() / (fewest * (fewest - 1.0))))
 
 
 def _p_value(exponents_FB: Array) -> float:
-    """Return the share of permutations, identity included, whose soft maximum over kernels is at least as large."""
+    """Returns the share of permutations, identity included, whose soft maximum over kernels is at least as large."""
     fused_B = logsumexp(exponents_FB, axis=0)
     return float((fused_B >= fused_B[0] - 1e-9 * abs(fused_B[0])).mean())

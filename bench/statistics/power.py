@@ -27,7 +27,7 @@ ALTERNATIVES = (
 
 
 def simulate_power(datasets: int, seed: int, processes: int) -> Section:
-    """Compare powers on common datasets.
+    """Compares powers on common datasets.
 
     Args:
         datasets: per alternative.
@@ -73,12 +73,12 @@ def simulate_power(datasets: int, seed: int, processes: int) -> Section:
 
 
 def _mmd_fuse(scenario: Scenario, seed: int) -> dict[mmd_fuse.Rate, float]:
-    """Run MMD-FUSE on one dataset."""
+    """Runs MMD-FUSE on one dataset."""
     return mmd_fuse.p_values(*scenario.population.draw(seed), PERMUTATIONS, seed)
 
 
 def _alibi_detect(scenario: Scenario, outcomes: list[Outcome], first_seed: int) -> NDArray[np.float64] | str:
-    """Return alibi-detect's p-values on the same datasets at the same bandwidths, or why there are none."""
+    """Returns alibi-detect's p-values on the same datasets at the same bandwidths, or why there are none."""
     reason = environments.absent_reason("torch", "alibi-detect")
     if reason:
         return reason
@@ -96,17 +96,17 @@ def _alibi_detect(scenario: Scenario, outcomes: list[Outcome], first_seed: int) 
 
 
 def _rejections(p_values: Iterable[float]) -> Array:
-    """Return 1 for each p-value that rejects and 0 for the others."""
+    """Returns 1 for each p-value that rejects and 0 for the others."""
     return np.array([p <= LEVEL + 1e-12 for p in p_values], dtype=np.float64)
 
 
 def _standard_error(rejected: Array, competitor_rejected: Array) -> float:
-    """Return the standard error of the difference of two powers on common datasets."""
+    """Returns the standard error of the difference of two powers on common datasets."""
     return float((rejected - competitor_rejected).std(ddof=1) / np.sqrt(len(rejected)))
 
 
 def _row(comparison: Comparison) -> tuple[str, ...]:
-    """Return the cells of one comparison."""
+    """Returns the cells of one comparison."""
     name, rejected, competitor, competitor_rejected = comparison
     difference = float(rejected.mean() - competitor_rejected.mean())
     twice = 2.0 * _standard_error(rejected, competitor_rejected)
@@ -121,7 +121,7 @@ def _row(comparison: Comparison) -> tuple[str, ...]:
 
 
 def _record(comparison: Comparison) -> dict[str, str | float]:
-    """Return one comparison for programs."""
+    """Returns one comparison for programs."""
     name, rejected, competitor, competitor_rejected = comparison
     return {
         "test": name,

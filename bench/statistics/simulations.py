@@ -38,7 +38,7 @@ class Population:
     rows_per_group: int = 1
 
     def draw(self, seed: int) -> tuple[Array, Array]:
-        """Draw one dataset."""
+        """Draws one dataset."""
         # Permutations are keyed by the seed alone; without a second key the data would depend on the same numbers.
         rng = np.random.Generator(np.random.Philox(key=[seed, 1]))
         x, y = self._normal(rng, self.rows_x), self._normal(rng, self.rows_y)
@@ -50,11 +50,11 @@ class Population:
         return x, y
 
     def groups(self, rows: int, prefix: str) -> list[str]:
-        """Return the group of each row; empty where every row is a group of its own."""
+        """Returns the group of each row; empty where every row is a group of its own."""
         return [f"{prefix}{row // self.rows_per_group}" for row in range(rows)] if self.rows_per_group > 1 else []
 
     def mmd2(self, sigma: float) -> float:
-        """Return MMD² of the populations with a Gaussian kernel, in closed form.
+        """Returns MMD² of the populations with a Gaussian kernel, in closed form.
 
         E exp(−‖z‖²/2σ²) = (σ²/(σ² + v))^{D/2}·exp(−‖μ‖²/(2(σ² + v))) for z ~ N(μ, v·I), the difference of two rows.
         """
@@ -68,7 +68,7 @@ class Population:
         return expected(2.0, 0.0) + expected(2.0 * self.spread**2, 0.0) - 2.0 * between
 
     def _normal(self, rng: np.random.Generator, rows: int) -> Array:
-        """Draw standard normal rows that are correlated within their groups."""
+        """Draws standard normal rows that are correlated within their groups."""
         own = rng.standard_normal((rows, self.channels))
         if not self.within:
             return own
@@ -110,7 +110,7 @@ class Outcome:
 
 
 def run_test(scenario: Scenario, seed: int) -> Outcome:
-    """Draw and test one dataset."""
+    """Draws and tests one dataset."""
     from vfmalign.mmd import mmd_test
     from vfmalign.mmd.statistics import uncertainty
 
@@ -136,7 +136,7 @@ def run_test(scenario: Scenario, seed: int) -> Outcome:
 
 
 def run_tests(scenario: Scenario, first_seed: int, datasets: int, processes: int) -> list[Outcome]:
-    """Draw and test many datasets, shared among processes of one thread each."""
+    """Draws and tests many datasets, shared among processes of one thread each."""
     return map_seeds(run_test, scenario, range(first_seed, first_seed + datasets), processes)
 
 
@@ -147,7 +147,7 @@ def map_seeds(
     processes: int,
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Any]:
-    """Call a function for every seed and return the results in order.
+    """Calls a function for every seed and returns the results in order.
 
     Args:
         function: takes the scenario and a seed.
@@ -170,7 +170,7 @@ def map_seeds(
 
 
 def _collect(results: Iterable[Any], total: int, report: Callable[[int, int], None]) -> list[Any]:
-    """Return the results, and report each."""
+    """Returns the results, and reports each."""
     collected = []
     for result in results:
         collected.append(result)
@@ -179,12 +179,12 @@ def _collect(results: Iterable[Any], total: int, report: Callable[[int, int], No
 
 
 def use_one_thread() -> None:
-    """Limit torch to one thread: small matrices gain nothing from more."""
+    """Limits torch to one thread: small matrices gain nothing from more."""
     import torch
 
     torch.set_num_threads(1)
 
 
 def _or_nan(value: float | None) -> float:
-    """Return a number, or NaN where it is absent."""
+    """Returns a number, or NaN where it is absent."""
     return np.nan if value is None else value

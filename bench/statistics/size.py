@@ -12,7 +12,7 @@ from bench.tables import Section, Table
 
 
 def simulate_size(datasets: int, seed: int, processes: int) -> Section:
-    """Count the rejections of every null scenario beside the binomial range of the attainable level.
+    """Counts the rejections of every null scenario beside the binomial range of the attainable level.
 
     Args:
         datasets: per scenario.
@@ -47,7 +47,7 @@ def simulate_size(datasets: int, seed: int, processes: int) -> Section:
 
 
 def null_scenarios() -> list[Scenario]:
-    """Return scenarios in which x and y have the same distribution."""
+    """Returns scenarios in which x and y have the same distribution."""
     test = {"permutations": PERMUTATIONS}
     paired = {**test, "pairing": "paired"}
     scenarios = [
@@ -73,12 +73,12 @@ def null_scenarios() -> list[Scenario]:
 
 
 def binomial_range(datasets: int, level: float) -> tuple[int, int]:
-    """Return the counts that bound the central 99.9 % of the binomial distribution."""
+    """Returns the counts that bound the central 99.9 % of the binomial distribution."""
     return int(stats.binom.ppf(0.0005, datasets, level)), int(stats.binom.ppf(0.9995, datasets, level))
 
 
 def _attainable_level(scenario: Scenario) -> float:
-    """Return the largest size up to the level that p-values can have without ties."""
+    """Returns the largest size up to the level that p-values can have without ties."""
     groups = scenario.population.rows_x // scenario.population.rows_per_group
     if scenario.paired and groups <= 12:  # all swaps are enumerated in pairs: s and −s give one statistic
         return float(np.floor(LEVEL * 2.0 ** (groups - 1)) / 2.0 ** (groups - 1))

@@ -27,7 +27,7 @@ Array = NDArray[np.float64]
 
 
 def simulate_seeds(datasets: int, seed: int) -> Section:
-    """Measure how often the intervals cover.
+    """Measures how often the intervals cover.
 
     Args:
         datasets: per cell of the tables.

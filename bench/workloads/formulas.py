@@ -11,13 +11,13 @@ Array = NDArray[np.floating]
 
 
 def torch_formula(x: Array, y: Array, *, sigma: float, device: str = "cpu") -> float:
-    """Compute MMD² from ‖x‖² + ‖y‖² − 2xy in torch, storing three n×m matrices."""
+    """Computes MMD² from ‖x‖² + ‖y‖² − 2xy in torch, storing three n×m matrices."""
     a, b = torch.from_numpy(x).to(device), torch.from_numpy(y).to(device)
     return _unbiased(_kernel(a, a, sigma), _kernel(b, b, sigma), _kernel(a, b, sigma))
 
 
 def torch_cdist(x: Array, y: Array, *, sigma: float, device: str = "cpu") -> float:
-    """Compute MMD² from the distances of torch.cdist."""
+    """Computes MMD² from the distances of torch.cdist."""
 
     def kernel(a: Tensor, b: Tensor) -> Tensor:
         return torch.exp(-torch.cdist(a, b).square() / (2 * sigma**2))
@@ -27,7 +27,7 @@ def torch_cdist(x: Array, y: Array, *, sigma: float, device: str = "cpu") -> flo
 
 
 def torch_permuted(x: Array, y: Array, *, sigma: float, permutations: int, seed: int) -> dict[str, float]:
-    """Test with the whole kernel matrix of both samples, and all permutations in one product with it."""
+    """Tests with the whole kernel matrix of both samples, and all permutations in one product with it."""
     pooled, n, m = torch.from_numpy(np.concatenate([x, y])), len(x), len(y)
     k = _kernel(pooled, pooled, sigma).fill_diagonal_(0.0)
     generator = torch.Generator().manual_seed(seed)
@@ -45,7 +45,7 @@ def torch_permuted(x: Array, y: Array, *, sigma: float, permutations: int, seed:
 
 
 def numpy_formula(x: Array, y: Array, *, sigma: float) -> float:
-    """Compute MMD² from ‖x‖² + ‖y‖² − 2xy in numpy."""
+    """Computes MMD² from ‖x‖² + ‖y‖² − 2xy in numpy."""
 
     def kernel(a: Array, b: Array) -> Array:
         squared = (a * a).sum(1)[:, None] + (b * b).sum(1)[None, :] - 2 * (a @ b.T)

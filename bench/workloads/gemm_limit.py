@@ -30,7 +30,7 @@ class GemmTrial:
     out: Tensor
 
     def seconds(self, calls: int) -> float:
-        """Return the duration of repeated products."""
+        """Returns the duration of repeated products."""
         start = time.perf_counter()
         for _ in range(calls):
             self.product(self.a, self.b, self.out)
@@ -42,14 +42,14 @@ class GemmTrial:
         return 2.0 * self.out.numel() * self.a.shape[1]
 
     def throughput(self) -> float:
-        """Return the FLOP per second of a short trial."""
+        """Returns the FLOP per second of a short trial."""
         once = self.seconds(2) / 2.0
         calls = max(1, round(SECONDS_PER_TRIAL / once))
         return calls * self.flop / self.seconds(calls)
 
 
 def gemm(x: NDArray[np.floating], y: NDArray[np.floating], *, dtype: str) -> dict[str, Any]:
-    """Time the products of one MMD² by the fastest library and tile size, with operands in the cache.
+    """Times the products of one MMD² by the fastest library and tile size, with operands in the cache.
 
     Half of xx, half of yy and all of xy are (n + m)²·d FLOP, 2·n²·2d for n = m. As many are timed in one go, because
     the fastest of many short trials overstates the speed of work of that length. The trials, at the first call, only
@@ -70,7 +70,7 @@ _FASTEST: dict[str, GemmTrial] = {}
 
 
 def _fastest(x: NDArray[np.floating], y: NDArray[np.floating], dtype: str) -> GemmTrial:
-    """Return the fastest trial; they run once per process, which has one pair of inputs."""
+    """Returns the fastest trial; they run once per process, which has one pair of inputs."""
     if dtype not in _FASTEST:
         kind = getattr(torch, dtype)
         trials = []
@@ -83,7 +83,7 @@ def _fastest(x: NDArray[np.floating], y: NDArray[np.floating], dtype: str) -> Ge
 
 
 def _products(kind: torch.dtype) -> dict[str, Product]:
-    """Return the libraries: torch's default, numpy's BLAS, and oneDNN, which torch uses for float32 on request only.
+    """Returns the libraries: torch's default, numpy's BLAS, and oneDNN, which torch uses for float32 on request only.
 
     The request allows oneDNN to round to bf16; on processors without bf16 matrix units it computes in float32 anyway.
     """

@@ -22,7 +22,7 @@ Array = NDArray[np.floating]
 
 
 def vfmalign_mmd2(x: Array, y: Array, *, sigma: float, precision: Precision, backend: BackendChoice) -> dict[str, Any]:
-    """Run vfmalign with one of its backends and return which one it used."""
+    """Runs vfmalign with one of its backends and returns which one it used."""
 
     def run() -> dict[str, Any]:
         options = ComparisonOptions("independent", fixed_sigma=sigma)
@@ -38,17 +38,17 @@ def vfmalign_mmd2(x: Array, y: Array, *, sigma: float, precision: Precision, bac
 
 
 def torch_plain(x: Array, y: Array, *, sigma: float) -> dict[str, Any]:
-    """Run the textbook formula."""
+    """Runs the textbook formula."""
     return _with_peak_memory(lambda: {"value": formulas.torch_formula(x, y, sigma=sigma, device="cuda")})
 
 
 def torch_cdist(x: Array, y: Array, *, sigma: float) -> dict[str, Any]:
-    """Run the formula with torch.cdist."""
+    """Runs the formula with torch.cdist."""
     return _with_peak_memory(lambda: {"value": formulas.torch_cdist(x, y, sigma=sigma, device="cuda")})
 
 
 def _with_peak_memory(run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Return the results of `run` and its peak memory on the device."""
+    """Returns the results of `run` and its peak memory on the device."""
     torch.cuda.synchronize()
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()

@@ -21,27 +21,27 @@ from vfmalign.mmd.single_pass.fourier import fourier_mmd2
 
 
 def fourier_features(*, rows: int, channels: int, shift: float, sigma: float, permutations: int) -> dict[str, Any]:
-    """Run random Fourier features over noise and its shifted copy."""
+    """Runs random Fourier features over noise and its shifted copy."""
     x, y = _shifted(rows, channels, shift)
     result = fourier_mmd2(x, y, paired=True, sigma=sigma, permutations=permutations)
     return {**_estimate(result.mmd2), "approximation_error": result.approximation_error, "p": result.p_value.value}
 
 
 def linear_time(*, rows: int, channels: int, shift: float, sigma: float) -> dict[str, Any]:
-    """Run the linear-time estimator over the same rows."""
+    """Runs the linear-time estimator over the same rows."""
     kernel = KERNELS["gaussian"](sigma, channels)
     return _estimate(linear_mmd2(*_shifted(rows, channels, shift), kernel, paired=True).mmd2)
 
 
 def block(*, rows: int, channels: int, shift: float, sigma: float, block_rows: int) -> dict[str, Any]:
-    """Run the block estimator over the same rows."""
+    """Runs the block estimator over the same rows."""
     kernel = KERNELS["gaussian"](sigma, channels)
     pair = _shifted(rows, channels, shift)
     return _estimate(block_mmd2(*pair, kernel, paired=True, block_rows=block_rows, precision="float32").mmd2)
 
 
 def drawing(*, rows: int, channels: int, shift: float) -> float:
-    """Draw both streams and sum them, a lower bound on the time of any estimator."""
+    """Draws both streams and sums them, a lower bound on the time of any estimator."""
     total = torch.zeros((), dtype=torch.float64)
     for stream in _shifted(rows, channels, shift):
         for block_RC in stream.blocks(4096):
@@ -50,12 +50,12 @@ def drawing(*, rows: int, channels: int, shift: float) -> float:
 
 
 def in_memory(*, x: str, y: str, sigma: float) -> float:
-    """Compare the same two files after reading them whole."""
+    """Compares the same two files after reading them whole."""
     return mmd2(*(np.load(path, allow_pickle=False) for path in (x, y)), pairing="independent", sigma=sigma)
 
 
 def from_files(*, x: str, y: str, sigma: float, memory_mib: int) -> float:
-    """Compare two `.npy` files exactly within a memory budget."""
+    """Compares two `.npy` files exactly within a memory budget."""
     options = ComparisonOptions("independent", fixed_sigma=sigma)
     engine = ComputeConfig(memory_bytes=memory_mib * 2**20)
     pair = [Sample(name, {"features": NpyRows(Path(path), name)}) for name, path in (("x", x), ("y", y))]
@@ -63,12 +63,12 @@ def from_files(*, x: str, y: str, sigma: float, memory_mib: int) -> float:
 
 
 def _shifted(rows: int, channels: int, shift: float) -> tuple[GaussianRows, GaussianRows]:
-    """Return noise, and the same noise around another mean: row i of both is one pair."""
+    """Returns noise, and the same noise around another mean: row i of both is one pair."""
     return GaussianRows(rows, channels, seed=0), GaussianRows(rows, channels, seed=0, mean=shift)
 
 
 def _estimate(mmd2: Estimate) -> dict[str, Any]:
-    """Return value and interval."""
+    """Returns value and interval."""
     interval = mmd2.interval
     ends = (interval.lower, interval.upper) if interval else (math.nan, math.nan)
     return {"value": mmd2.value, "lower": ends[0], "upper": ends[1]}

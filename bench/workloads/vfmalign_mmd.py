@@ -13,12 +13,12 @@ Array = NDArray[np.floating]
 
 
 def value(x: Array, y: Array, **options: Any) -> float:
-    """Compute `mmd2` with these options."""
+    """Computes `mmd2` with these options."""
     return mmd2(x, y, **options)
 
 
 def test(x: Array, y: Array, **options: Any) -> dict[str, Any]:
-    """Run `mmd_test` with these options, and return the accuracy that it reports."""
+    """Runs `mmd_test` with these options, and returns the accuracy that it reports."""
     result = mmd_test(x, y, **options)
     return {
         "value": result.mmd2,

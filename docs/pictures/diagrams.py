@@ -151,7 +151,7 @@ DIAGRAMS = {"architecture.svg": draw_architecture, "check.svg": draw_check, "exp
 
 
 def main() -> None:
-    """Write every diagram into the folder that is named on the command line."""
+    """Writes every diagram into the folder that is named on the command line."""
     for name, draw in DIAGRAMS.items():
         (Path(sys.argv[1]) / name).write_text(draw().to_svg())
 

@@ -107,7 +107,7 @@ def photograph(page: Path, picture: Path) -> None:
 
 
 def main() -> None:
-    """Run the demo once, and write both pictures into the folder that is named on the command line."""
+    """Runs the demo once, and writes both pictures into the folder that is named on the command line."""
     folder = Path(sys.argv[1]).resolve()
     with tempfile.TemporaryDirectory() as temporary:
         command = [

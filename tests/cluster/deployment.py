@@ -32,7 +32,7 @@ ENDED = ("Succeeded", "Failed")
 
 
 def kubectl(*arguments: str, text: str | None = None, check: bool = True, timeout_s: float = 120.0) -> str:
-    """Run kubectl and return its output; a failure becomes an AssertionError with its message."""
+    """Runs kubectl and returns its output; a failure becomes an AssertionError with its message."""
     result = subprocess.run(
         ["kubectl", *arguments], input=text, capture_output=True, text=True, check=False, timeout=timeout_s
     )
@@ -42,7 +42,7 @@ def kubectl(*arguments: str, text: str | None = None, check: bool = True, timeou
 
 
 def get(*arguments: str) -> Any:
-    """Return objects as JSON."""
+    """Returns objects as JSON."""
     return json.loads(kubectl(*arguments, "-o", "json"))
 
 
@@ -66,7 +66,7 @@ class Deployment:
     # --- deploy and delete -------------------------------------------------------------------------------------------
 
     def up(self) -> None:
-        """Deploy everything and wait until it is rolled out, the bucket included."""
+        """Deploys everything and waits until it is rolled out, the bucket included."""
         self.manifests = kubectl("kustomize", str(self._composed()))
         documents = [one for one in yaml.safe_load_all(self.manifests) if one]
         first = [one for one in documents if one["kind"] == "Namespace"]
@@ -76,7 +76,7 @@ class Deployment:
         self.run("doctor", "doctor")
 
     def down(self) -> None:
-        """Delete everything."""
+        """Deletes everything."""
         kubectl(
             "delete", "--ignore-not-found", "--wait=true", "-f", "-", text=self.manifests, check=False, timeout_s=300.0
         )
@@ -84,7 +84,7 @@ class Deployment:
             kubectl("delete", "namespace", name, "--ignore-not-found", check=False, timeout_s=300.0)
 
     def describe(self) -> str:
-        """Return the state, events and logs of pods and jobs, for troubleshooting."""
+        """Returns the state, events and logs of pods and jobs, for troubleshooting."""
         sections = []
         for name in (NAMESPACE, JOBS_NAMESPACE):
             sections.append(kubectl("-n", name, "get", "pods,jobs", "-o", "wide", check=False))
@@ -94,7 +94,7 @@ class Deployment:
         return "\n".join(sections)
 
     def _composed(self) -> Path:
-        """Return the overlay, with `gpus` processes for each training job, on the GPU pool if the cluster has one.
+        """Returns the overlay, with `gpus` processes for each training job, on the GPU pool if the cluster has one.
 
         Features and mmd use the pool only if GPUs for one job are left.
         """
@@ -132,7 +132,7 @@ class Deployment:
     # --- commands inside ---------------------------------------------------------------------------------------------
 
     def start(self, name: str, *arguments: str, command: list[str] | None = None) -> str:
-        """Start a pod that runs `vfmalign ARGUMENTS` in the namespace; return its name."""
+        """Starts a pod that runs `vfmalign ARGUMENTS` in the namespace; returns its name."""
         service = get("-n", NAMESPACE, "get", "deployment", "vfmalign-finetuning")["spec"]["template"]["spec"]
         store = next(
             one["configMapRef"]["name"]
@@ -144,41 +144,41 @@ class Deployment:
         return pod
 
     def result(self, pod: str, timeout_s: float = 1800.0) -> str:
-        """Wait until a client pod succeeds, and return its output."""
+        """Waits until a client pod succeeds, and returns its output."""
         phase = until(lambda: (phase := self.phase(pod)) in ENDED and phase, timeout_s)
         output = kubectl("-n", NAMESPACE, "logs", pod, check=False)
         assert phase == "Succeeded", f"{pod} failed: {output[-4000:]}"
         return output
 
     def run(self, name: str, *arguments: str, command: list[str] | None = None) -> str:
-        """Run a command in a pod and return its output."""
+        """Runs a command in a pod and returns its output."""
         return self.result(self.start(name, *arguments, command=command))
 
     def ask(self, name: str, *arguments: str) -> Any:
-        """Run a command and return its JSON output."""
+        """Runs a command and returns its JSON output."""
         return parse_document(self.run(name, *arguments, "--json"))
 
     def get_job(self, job: str) -> Any:
-        """Return a training job."""
+        """Returns a training job."""
         return self.ask("job", "jobs", "show", job)["job"]
 
     def get_check(self, check: str) -> Any:
-        """Return an alignment check."""
+        """Returns an alignment check."""
         return self.ask("check", "checks", "show", check)["check"]
 
     # --- training pods -----------------------------------------------------------------------------------------------
 
     def phase(self, pod: str) -> str:
-        """Return the phase of a pod beside the services."""
+        """Returns the phase of a pod beside the services."""
         return kubectl("-n", NAMESPACE, "get", "pod", pod, "-o", "jsonpath={.status.phase}", check=False).strip()
 
     def training_pods(self) -> list[dict[str, Any]]:
-        """Return the pods of training jobs."""
+        """Returns the pods of training jobs."""
         items: list[dict[str, Any]] = get("-n", JOBS_NAMESPACE, "get", "pods", "-l", "vfmalign.io/job")["items"]
         return items
 
     def training(self, job: str, epochs: int = 2, timeout_s: float = 600.0) -> str:
-        """Wait until a job has trained `epochs` epochs, and return the name of its pod."""
+        """Waits until a job has trained `epochs` epochs, and returns the name of its pod."""
 
         def look() -> str | None:
             for pod in self.training_pods():
@@ -193,13 +193,13 @@ class Deployment:
         return until(look, timeout_s)
 
     def roll(self, service: str, step: str) -> None:
-        """Replace the pods of a service: `restart`, or `undo` to return to the previous revision."""
+        """Replaces the pods of a service: `restart`, or `undo` to return to the previous revision."""
         name = f"deployment/vfmalign-{service}"
         kubectl("-n", NAMESPACE, "rollout", step, name)
         kubectl("-n", NAMESPACE, "rollout", "status", name, "--timeout=600s", timeout_s=660.0)
 
     def drain(self, pod: str) -> None:
-        """Drain the node of a training pod as docs/operations.md describes, and uncordon it.
+        """Drains the node of a training pod as docs/operations.md describes, and uncordon it.
 
         Evict only the pod if its node is outside the GPU pool or holds the stores of this test.
         """
@@ -216,7 +216,7 @@ class Deployment:
         self.wait_for_rollout()
 
     def wait_for_rollout(self) -> None:
-        """Wait until every replica of every Deployment is ready.
+        """Waits until every replica of every Deployment is ready.
 
         The condition `Available` would not do: with `maxUnavailable: 1` it is true without a single ready pod.
         """
@@ -226,36 +226,36 @@ class Deployment:
         )
 
     def _evict(self, pod: str) -> None:
-        """Evict a pod, as draining its node would."""
+        """Evicts a pod, as draining its node would."""
         body = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod, "namespace": JOBS_NAMESPACE}}
         path = f"/api/v1/namespaces/{JOBS_NAMESPACE}/pods/{pod}/eviction"
         kubectl("create", "--raw", path, "-f", "-", text=json.dumps(body))
 
     def delete(self, pod: str) -> None:
-        """Delete a training pod, as a user would."""
+        """Deletes a training pod, as a user would."""
         kubectl("-n", JOBS_NAMESPACE, "delete", "pod", pod, "--wait=false")
 
 
 def pool() -> list[dict[str, Any]]:
-    """Return the nodes of the GPU pool."""
+    """Returns the nodes of the GPU pool."""
     nodes = get("get", "nodes")["items"]
     return [node for node in nodes if any(label in node["metadata"]["labels"] for label in POOL_LABELS)]
 
 
 def names(listing: dict[str, Any]) -> list[str]:
-    """Return the names of the objects in a listing."""
+    """Returns the names of the objects in a listing."""
     return [item["metadata"]["name"] for item in listing["items"]]
 
 
 def parse_document(log: str) -> Any:
-    """Parse the JSON document in a log with progress lines. The document is indented, log lines are not."""
+    """Parses the JSON document in a log with progress lines. The document is indented, log lines are not."""
     start = re.search(r"^\{$", log, re.MULTILINE)
     assert start, f"no JSON in: {log[-2000:]}"
     return json.JSONDecoder().raw_decode(log, start.start())[0]
 
 
 def until(condition: Callable[[], Any], timeout_s: float) -> Any:
-    """Poll a condition until its value is true, and return the value."""
+    """Polls a condition until its value is true, and returns the value."""
     end = time.monotonic() + timeout_s
     while time.monotonic() < end:
         if result := condition():
@@ -265,13 +265,13 @@ def until(condition: Callable[[], Any], timeout_s: float) -> Any:
 
 
 def _draw_credentials() -> list[dict[str, Any]]:
-    """Return the Secrets of the overlay `local`, with new random credentials."""
+    """Returns the Secrets of the overlay `local`, with new random credentials."""
     script = subprocess.run([CREDENTIALS], capture_output=True, text=True, check=True)
     return list(yaml.safe_load_all(script.stdout))
 
 
 def _cluster_keys() -> dict[str, Any]:
-    """Return the public keys of the cluster's tokens, as a ConfigMap that the services mount."""
+    """Returns the public keys of the cluster's tokens, as a ConfigMap that the services mount."""
     metadata = {"name": CLUSTER_KEYS, "namespace": NAMESPACE}
     keys = kubectl("get", "--raw", "/openid/v1/jwks")
     return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {"jwks.json": keys}}

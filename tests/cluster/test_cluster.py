@@ -34,7 +34,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
-    """Deploy vfmalign on the cluster."""
+    """Deploys vfmalign on the cluster."""
     existing = {NAMESPACE, JOBS_NAMESPACE} & set(names(get("get", "namespaces")))
     assert not existing, f"namespace {', '.join(existing)} exists. Delete it first"
     assert EPOCHS >= MIN_EPOCHS, f"CLUSTER_EPOCHS is {EPOCHS}. Set it to {MIN_EPOCHS} or more"
@@ -86,12 +86,12 @@ def test_a_check_survives_the_loss_of_its_pods(deployment: Deployment) -> None:
 
 
 def ended(check: dict) -> dict | None:
-    """Return the check if it has finished."""
+    """Returns the check if it has finished."""
     return check if check["state"].removeprefix("CHECK_STATE_") in {"SUCCEEDED", "FAILED", "CANCELLED"} else None
 
 
 def first_of_check(deployment: Deployment) -> str:
-    """Return the id of the check's first job."""
+    """Returns the id of the check's first job."""
 
     def look() -> str | None:
         jobs = [pod["metadata"]["annotations"]["vfmalign.io/job-id"] for pod in deployment.training_pods()]

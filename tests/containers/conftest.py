@@ -39,12 +39,12 @@ PACKAGES = {
 
 
 def image(name: str) -> str:
-    """Return the reference of an image."""
+    """Returns the reference of an image."""
     return f"vfmalign/{name}:{VERSION}"
 
 
 def docker(*arguments: str, timeout_s: float = 120) -> str:
-    """Run a docker command and return its output; a failure shows all that it wrote."""
+    """Runs a docker command and returns its output; a failure shows all that it wrote."""
     return docker_bytes(*arguments, timeout_s=timeout_s).decode()
 
 
@@ -54,7 +54,7 @@ def docker_bytes(
     timeout_s: float = 120,
     options: Mapping[str, str] = MappingProxyType({}),
 ) -> bytes:
-    """Run a docker command with binary input and output and additional environment variables."""
+    """Runs a docker command with binary input and output and additional environment variables."""
     command = ["docker", *arguments]
     environment = {**os.environ, **options}
     result = subprocess.run(command, input=stdin, capture_output=True, check=False, timeout=timeout_s, env=environment)
@@ -66,7 +66,7 @@ def docker_bytes(
 
 @pytest.fixture(scope="session", autouse=True)
 def engine() -> None:
-    """Skip without a Docker engine or without images."""
+    """Skips without a Docker engine or without images."""
     docker_runs = shutil.which("docker") and not subprocess.run(["docker", "info"], capture_output=True).returncode
     if not docker_runs:
         pytest.skip("no Docker engine is running")
@@ -84,20 +84,20 @@ class Compose:
     environment: dict[str, str]
 
     def __call__(self, *arguments: str, stdin: str | None = None, timeout_s: float = UP_TIMEOUT_S) -> str:
-        """Run a `docker compose` command and return its output."""
+        """Runs a `docker compose` command and returns its output."""
         command = ("compose", "-p", self.project, "-f", str(ROOT / "deploy" / "compose.yaml"), *arguments)
         input_bytes = stdin.encode() if stdin else None
         return docker_bytes(*command, stdin=input_bytes, timeout_s=timeout_s, options=self.environment).decode()
 
     def restart(self, service: str) -> None:
-        """Kill the container of a service with SIGKILL and start it again."""
+        """Kills the container of a service with SIGKILL and starts it again."""
         self("kill", "--signal", "SIGKILL", service)
         self("start", service)
 
 
 @pytest.fixture(scope="session")
 def compose() -> Iterator[Compose]:
-    """Start the whole system and wait until it is healthy."""
+    """Starts the whole system and waits until it is healthy."""
     ports = dict(zip(("FEATURES_PORT", "MMD_PORT", "FINETUNING_PORT", "PROMETHEUS_PORT"), free_ports(4), strict=True))
     environment = {"POSTGRES_PASSWORD": secrets.token_hex(16), "VFMALIGN_VERSION": VERSION}
     environment |= {name: str(port) for name, port in ports.items()}
@@ -112,14 +112,14 @@ def compose() -> Iterator[Compose]:
 
 @pytest.fixture(scope="session")
 def demo(compose: Compose) -> Any:
-    """Run `vfmalign demo` in the container of the command line and return its JSON."""
+    """Runs `vfmalign demo` in the container of the command line and returns its JSON."""
     command = ("demo", "--seed", SEED, "--json", "--reports", "/tmp/reports")
     return json.loads(compose("run", "--rm", "-T", "cli", *command, timeout_s=CHECK_TIMEOUT_S))
 
 
 @pytest.fixture(scope="session")
 def owner_token(compose: Compose, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the owner's token, copied as the documentation says."""
+    """Returns the owner's token, copied as the documentation says."""
     path = tmp_path_factory.mktemp("owner") / "token"
     compose("cp", "credentials:/data/owner/token", str(path))
     return path
@@ -127,6 +127,6 @@ def owner_token(compose: Compose, tmp_path_factory: pytest.TempPathFactory) -> P
 
 @pytest.fixture(scope="session")
 def checks(compose: Compose, owner_token: Path) -> Any:
-    """Return a stub of the alignment service at the published port."""
+    """Returns a stub of the alignment service at the published port."""
     channel = open_channel(f"127.0.0.1:{compose.ports['FINETUNING_PORT']}", owner_token, OPTIONS)
     return alignment_pb2_grpc.AlignmentServiceStub(channel)

@@ -101,12 +101,12 @@ def test_prometheus_scrapes_every_service(compose: Compose) -> None:
 
 
 def get(checks: Any, check_id: str) -> Any:
-    """Return a check; wait while the service restarts."""
+    """Returns a check; waits while the service restarts."""
     return checks.GetCheck(alignment_pb2.GetCheckRequest(check_id=check_id), timeout=90, wait_for_ready=True).check
 
 
 def wait_for(checks: Any, moment: Callable[[Any], bool]) -> Any:
-    """Return the disturbed check once `moment` holds or the check has finished."""
+    """Returns the disturbed check once `moment` holds or the check has finished."""
     deadline = time.monotonic() + CHECK_TIMEOUT_S
     while time.monotonic() < deadline:
         check = get(checks, "killed")

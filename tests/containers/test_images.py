@@ -15,7 +15,7 @@ MAX_FINETUNING_BYTES = 250 * 10**6
 
 
 def run(name: str, *arguments: str, python: bool = False) -> str:
-    """Run a container that can write to /tmp only, and return its output."""
+    """Runs a container that can write to /tmp only, and returns its output."""
     entrypoint = ("--entrypoint", "python") if python else ()
     return docker("run", *LOCKED_UP, "--tmpfs", "/tmp", *entrypoint, image(name), *arguments)
 
@@ -79,5 +79,5 @@ def test_the_orchestrator_s_image_is_small() -> None:
 
 
 def inspect(name: str) -> Any:
-    """Return the configuration of an image."""
+    """Returns the configuration of an image."""
     return json.loads(docker("image", "inspect", image(name)))[0]

@@ -20,7 +20,7 @@ TAR = ("--entrypoint", "tar", image("postgres"), "-C", "/data")
 
 
 def show_check(compose: Compose, check_id: str) -> Any:
-    """Return the JSON of `vfmalign checks show`, run in a new container."""
+    """Returns the JSON of `vfmalign checks show`, run in a new container."""
     return json.loads(compose("run", "--rm", "-T", "cli", "checks", "show", check_id, "--json"))
 
 
@@ -80,7 +80,7 @@ def test_volumes_of_the_host_can_be_imported(compose: Compose, shared_folder: Pa
 
 @pytest.fixture
 def next_version() -> Iterator[str]:
-    """Tag the same images as the next version."""
+    """Tags the same images as the next version."""
     name = f"{VERSION}-next"
     repositories = docker("images", "--filter", f"reference={image('*')}", "--format", "{{.Repository}}").split()
     for repository in repositories:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from vfmalign.core.domain.datasets import Case, DatasetManifest, VolumeRef
+from vfmalign.core.domain.datasets import Case, DatasetManifest, StoredObject
 from vfmalign.core.domain.record import canonical_json
 from vfmalign.core.rpc.tensors import to_tensor
 from vfmalign.core.storage.datasets import load_dataset, to_datalist
@@ -181,6 +181,6 @@ def test_a_test_patient_of_the_pretraining_set_stops_the_check(world: Any) -> No
 
 def _renamed(case: Case) -> Case:
     """The same volumes under another name: a digest tells."""
-    volumes = {kind: VolumeRef(key=ref.key, sha256=ref.sha256) for kind, ref in case.volumes.items()}
+    volumes = {kind: StoredObject(key=ref.key, sha256=ref.sha256) for kind, ref in case.volumes.items()}
     assert {"t2w", "dwi", "adc"} <= set(volumes)
     return Case(id="somebody-new", group="somebody-new", volumes=volumes)

@@ -31,7 +31,7 @@ PATIENTS = 24
 
 
 def read_blocks(language: str) -> list[str]:
-    """Return the fenced blocks of a language, in order."""
+    """Returns the fenced blocks of a language, in order."""
     return re.findall(rf"^```{language}\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 
 
@@ -48,7 +48,7 @@ def environment(python_server: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 
 def run_block(script: str, folder: Path, environment: dict[str, str]) -> int:
-    """Run commands in a shell and return its exit code."""
+    """Runs commands in a shell and returns its exit code."""
     command = ["bash", "-euo", "pipefail", "-c", script]
     done = subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=400

@@ -38,14 +38,14 @@ class Outcome:
     error: str = ""
 
     def add(self, log: str) -> None:
-        """Add the statistics that libFuzzer wrote into a process's log."""
+        """Adds the statistics that libFuzzer wrote into a process's log."""
         counts = re.findall(r"number_of_executed_units:\s+(\d+)", log) or re.findall(r"^#(\d+)", log, re.MULTILINE)
         self.inputs += int(counts[-1]) if counts else 0
         self.covered = max([self.covered, *map(int, re.findall(r"cov: (\d+)", log))])
 
 
 def fuzz(name: str, seconds: int, folder: Path) -> Outcome:
-    """Fuzz one target, and return its findings and statistics."""
+    """Fuzzes one target, and returns its findings and statistics."""
     findings, corpus, log = folder / name / "findings", folder / name / "corpus", folder / name / "log.txt"
     shutil.rmtree(findings, ignore_errors=True)
     for path in (findings, corpus, CORPUS / name):
@@ -93,7 +93,7 @@ def _make_options(name: str, folder: Path) -> list[str]:
 
 
 def main() -> int:
-    """Fuzz the chosen targets and print a table."""
+    """Fuzzes the chosen targets and prints a table."""
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description="Fuzz the entry points.")
     parser.add_argument("targets", nargs="*", metavar="TARGET", help=f"of {', '.join(list_targets())}; all by default")
     parser.add_argument("--seconds", type=int, default=600, help="time per target (default 600)")

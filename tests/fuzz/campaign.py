@@ -16,7 +16,7 @@ from tests.fuzz.json_mutator import make_json_mutator
 
 
 def main() -> None:
-    """Run libFuzzer until the time is over."""
+    """Runs libFuzzer until the time is over."""
     program, name, findings, *options = sys.argv
     with atheris.instrument_imports(include=["vfmalign"]):
         target = load_target(name)

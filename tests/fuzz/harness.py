@@ -61,7 +61,7 @@ def list_targets() -> list[str]:
 
 
 def load_target(name: str) -> Target:
-    """Import a target, with the code that it exercises."""
+    """Imports a target, with the code that it exercises."""
     target = importlib.import_module(f"tests.fuzz.targets.{name}").TARGET
     assert isinstance(target, Target)
     return target
@@ -73,7 +73,7 @@ def iter_corpus(name: str) -> Iterator[Path]:
 
 
 def check_input(target: Target, data: bytes) -> None:
-    """Run a target on one input.
+    """Runs a target on one input.
 
     Raises:
         Finding: the entry point neither accepts nor rejects it properly, or takes too much time or memory.
@@ -105,7 +105,7 @@ def _finding_of(error: BaseException) -> Finding:
 
 
 def _reset_peak_bytes() -> int:
-    """Set the recorded peak of this process's memory to its present use, and return it; 0 where it is not recorded."""
+    """Resets this process's recorded peak of memory to its present use; returns it, or 0 where it is not recorded."""
     if not _CLEAR_REFS.exists():
         return 0
     _CLEAR_REFS.write_text("5")

@@ -21,7 +21,7 @@ Slot = tuple[Any, Any]
 
 
 def make_json_mutator(words: Sequence[str], mutate_bytes: Callable[[bytes, int], bytes]) -> Callable[..., bytes]:
-    """Make a mutator with the signature that libFuzzer expects.
+    """Makes a mutator with the signature that libFuzzer expects.
 
     Args:
         words: strings that values are replaced by.

@@ -16,7 +16,7 @@ class MemoryStore(ObjectStore):
         self.bucket, self.objects = "fuzz", objects
 
     def get(self, key: str, sha256: str | None = None, max_bytes: int | None = None) -> bytes:
-        """Return the bytes of an object, verified like those of the real store."""
+        """Returns the bytes of an object, verified like those of the real store."""
         if key not in self.objects:
             raise NotFound("no object has this key", subject=self.uri(key))
         data = self.objects[key]
@@ -24,13 +24,13 @@ class MemoryStore(ObjectStore):
         return data
 
     def size_bytes(self, key: str) -> int | None:
-        """Return the size of an object, or None."""
+        """Returns the size of an object, or None."""
         return len(self.objects[key]) if key in self.objects else None
 
     def first(self, key: str, size: int) -> bytes:
-        """Return the first bytes of an object."""
+        """Returns the first bytes of an object."""
         return self.get(key)[:size]
 
     def list(self, prefix: str) -> Iterator[str]:
-        """Return the keys below a prefix."""
+        """Returns the keys below a prefix."""
         return iter(sorted(key for key in self.objects if key.startswith(prefix)))

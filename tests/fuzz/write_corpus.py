@@ -11,7 +11,7 @@ from tests.fuzz.harness import CORPUS, list_targets, load_target
 
 
 def main() -> None:
-    """Write the corpus."""
+    """Writes the corpus."""
     for name in sys.argv[1:] or list_targets():
         folder = CORPUS / name
         folder.mkdir(parents=True, exist_ok=True)

@@ -11,7 +11,7 @@ from tests.hostile.row import Inputs, Row
 from tests.hostile.token_rows import ISSUER
 from tests.hostile_programs import make_graph, make_state, node
 
-from vfmalign.core.domain.datasets import Case, DatasetManifest, VolumeRef
+from vfmalign.core.domain.datasets import Case, DatasetManifest, StoredObject
 from vfmalign.core.domain.record import canonical_json
 from vfmalign.core.rpc.authorisation import ROLES
 from vfmalign.core.storage.datasets import to_datalist as to_stored
@@ -67,7 +67,7 @@ def to_datalist(volume: Callable[[Inputs], bytes]) -> Callable[[Inputs], bytes]:
     """A datalist of one case, whose T2-weighted volume has these bytes."""
 
     def build(inputs: Inputs) -> bytes:
-        ref = VolumeRef(key=volume_key("new", "c", "t2w"), sha256=upload(inputs, volume(inputs)))
+        ref = StoredObject(key=volume_key("new", "c", "t2w"), sha256=upload(inputs, volume(inputs)))
         case = Case(id="c", group="g", volumes={"t2w": ref})
         return canonical_json(to_stored(DatasetManifest(id="new", train=(case,))))
 

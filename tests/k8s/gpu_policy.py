@@ -11,7 +11,7 @@ KEY = "nvidia.com/gpu"
 
 
 def gpus(objects: Sequence[Object]) -> dict[str, dict[str, str]]:
-    """Return the NVIDIA resources that the pods of each component request."""
+    """Returns the NVIDIA resources that the pods of each component request."""
     requested: dict[str, dict[str, str]] = {}
     for pod in pods(objects):
         for container in pod.containers:
@@ -23,7 +23,7 @@ def gpus(objects: Sequence[Object]) -> dict[str, dict[str, str]]:
 
 
 def gpu_violations(objects: Sequence[Object]) -> list[str]:
-    """Return violations: pods that cannot run on a GPU pool, or rollouts that would wait for a GPU indefinitely."""
+    """Returns violations: pods that cannot run on a GPU pool, or rollouts that would wait for a GPU indefinitely."""
     return list(_violations(objects))
 
 

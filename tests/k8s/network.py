@@ -28,12 +28,12 @@ class Caller:
 
 
 def to_caller(pod: Pod) -> Caller:
-    """Return the pods of a template as callers."""
+    """Returns the pods of a template as callers."""
     return Caller(pod.labels, pod.namespace)
 
 
 def matches(selector: dict[str, Any], labels: dict[str, str]) -> bool:
-    """Return whether a label selector matches labels. An empty selector matches everything."""
+    """Returns whether a label selector matches labels. An empty selector matches everything."""
     if not selector.get("matchLabels", {}).items() <= labels.items():
         return False
     for one in selector.get("matchExpressions", ()):
@@ -44,19 +44,19 @@ def matches(selector: dict[str, Any], labels: dict[str, str]) -> bool:
 
 
 def isolated(objects: Sequence[Object], pod: Pod) -> set[str]:
-    """Return the directions in which policies restrict this pod."""
+    """Returns the directions in which policies restrict this pod."""
     return {kind for policy in _selecting(objects, to_caller(pod)) for kind in policy["spec"]["policyTypes"]}
 
 
 def may_call(objects: Sequence[Object], caller: Caller, called: Pod, port: int) -> bool:
-    """Return whether a pod can reach a TCP port of another pod."""
+    """Returns whether a pod can reach a TCP port of another pod."""
     return _passes(objects, caller, "egress", to_caller(called), port, {}) and _passes(
         objects, to_caller(called), "ingress", caller, port, _port_names(called)
     )
 
 
 def may_leave(objects: Sequence[Object], caller: Caller, address: str, port: int) -> bool:
-    """Return whether a pod can reach a TCP port of an address outside the cluster."""
+    """Returns whether a pod can reach a TCP port of an address outside the cluster."""
     return _passes(objects, caller, "egress", address, port, {})
 
 
@@ -79,7 +79,7 @@ def _passes(
 
 
 def _is_peer(objects: Sequence[Object], peer: dict[str, Any], subject: Caller, other: Caller | str) -> bool:
-    """Return whether a peer of a policy in the subject's namespace is the other pod or address."""
+    """Returns whether a peer of a policy in the subject's namespace is the other pod or address."""
     if isinstance(other, str):
         block = peer.get("ipBlock")
         address = ipaddress.ip_address(other)

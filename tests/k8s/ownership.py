@@ -34,12 +34,12 @@ FILES = (
 
 
 def identify(item: Object) -> Identity:
-    """Return the identity of an object, without the digest of a generated name: other values must not hide a clash."""
+    """Returns the identity of an object, without the digest of a generated name: other values must not hide a clash."""
     return item["kind"], item["metadata"].get("namespace", ""), get_name(item)
 
 
 def render_units() -> dict[str, list[Object]]:
-    """Return the objects of everything under k8s/ that is applied by itself."""
+    """Returns the objects of everything under k8s/ that is applied by itself."""
     units = {folder: kustomize({"resources": [folder], "components": []}) for folder in (*INSTALLATIONS, "jobs")}
     units["jobs with jobs/gpu"] = kustomize({"resources": ["jobs"], "components": ["jobs/gpu"]})
     units[ANOTHER_JOB] = render_jobs({"nameSuffix: -example": "nameSuffix: -another"})
@@ -47,7 +47,7 @@ def render_units() -> dict[str, list[Object]]:
 
 
 def render_jobs(changes: Mapping[str, str]) -> list[Object]:
-    """Render a copy of k8s/jobs in whose kustomization every key of `changes` is replaced by its value."""
+    """Renders a copy of k8s/jobs in whose kustomization every key of `changes` is replaced by its value."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "jobs"
         shutil.copytree(K8S / "jobs", folder)
@@ -61,7 +61,7 @@ def render_jobs(changes: Mapping[str, str]) -> list[Object]:
 
 
 def list_owners(units: Mapping[str, Sequence[Object]]) -> dict[Identity, list[str]]:
-    """Return the units that own each object."""
+    """Returns the units that own each object."""
     owners: dict[Identity, list[str]] = defaultdict(list)
     for name, objects in units.items():
         for item in objects:
@@ -70,7 +70,7 @@ def list_owners(units: Mapping[str, Sequence[Object]]) -> dict[Identity, list[st
 
 
 def find_shared(units: Mapping[str, Sequence[Object]]) -> dict[Identity, list[str]]:
-    """Return the objects that two units own which a cluster may hold at the same time."""
+    """Returns the objects that two units own which a cluster may hold at the same time."""
 
     def coexist(first: str, second: str) -> bool:
         return not any({first, second} <= group for group in ALTERNATIVES)
@@ -83,7 +83,7 @@ def find_shared(units: Mapping[str, Sequence[Object]]) -> dict[Identity, list[st
 
 
 def format_owners(owners: Mapping[Identity, Sequence[str]]) -> str:
-    """Return one line for each object: kind, namespace/name and owners."""
+    """Returns one line for each object: kind, namespace/name and owners."""
     lines = [(kind, f"{namespace or '(cluster)'}/{name}", ", ".join(owners[kind, namespace, name]))
              for kind, namespace, name in sorted(owners)]  # fmt: skip
     widths = [max((len(line[column]) for line in lines), default=0) for column in (0, 1)]

@@ -35,7 +35,7 @@ _URL_WITH_PASSWORD = re.compile(r"\w+://[^/\s:@]+:[^/\s@]+@")
 
 
 def violations(objects: Sequence[Object], *, has_orchestrator: bool = True) -> list[str]:
-    """Return one sentence for each violation.
+    """Returns one sentence for each violation.
 
     Args:
         objects: all objects of an installation.
@@ -85,7 +85,7 @@ def lies_in_its_namespace(objects: Sequence[Object]) -> Iterator[str]:
 
 
 def get_namespaces(objects: Sequence[Object]) -> tuple[str, str]:
-    """Return the namespace of the services and that of the jobs; the latter is empty where there is none."""
+    """Returns the namespace of the services and that of the jobs; the latter is empty where there is none."""
     names = {
         item["metadata"]["labels"]["app.kubernetes.io/component"]: item["metadata"]["name"]
         for item in _of_kind(objects, "Namespace")
@@ -205,7 +205,7 @@ def separates_jobs(objects: Sequence[Object]) -> Iterator[str]:
 
 
 def _list_secrets(pod: Pod) -> set[str]:
-    """Return the names of the Secrets that a pod reads, in variables and volumes."""
+    """Returns the names of the Secrets that a pod reads, in variables and volumes."""
     variables = (one.get("valueFrom", {}) for container in pod.containers for one in container.get("env", ()))
     names = {one["secretKeyRef"]["name"] for one in variables if "secretKeyRef" in one}
     for volume in pod.spec.get("volumes", ()):

@@ -60,7 +60,7 @@ COMPOSITIONS = WHOLE | MMD_ALONE
 
 
 def kustomize(site: dict[str, Any]) -> list[Object]:
-    """Render a kustomization whose resources and components are folders of k8s/."""
+    """Renders a kustomization whose resources and components are folders of k8s/."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name).resolve()  # kustomize requires relative paths, and resolves symbolic links first
         paths = {
@@ -71,7 +71,7 @@ def kustomize(site: dict[str, Any]) -> list[Object]:
 
 
 def render_folder(folder: Path) -> list[Object]:
-    """Render the kustomization in a folder."""
+    """Renders the kustomization in a folder."""
     result = subprocess.run(["kubectl", "kustomize", str(folder)], capture_output=True, text=True, check=False)
     kustomization = (folder / "kustomization.yaml").read_text()
     assert result.returncode == 0, f"kubectl kustomize: {result.stderr}\n{kustomization}"
@@ -86,12 +86,12 @@ def _composed(name: str) -> list[Object]:
 
 
 def render(name: str) -> list[Object]:
-    """Return a new copy of the objects of a composition."""
+    """Returns a new copy of the objects of a composition."""
     return copy.deepcopy(_composed(name))
 
 
 def read_example(number: int) -> dict[str, Any]:
-    """Return a kustomization that k8s/README.md shows, with resources and components as folders of k8s/."""
+    """Returns a kustomization that k8s/README.md shows, with resources and components as folders of k8s/."""
     example = (K8S / "README.md").read_text().split("```yaml")[number].split("```")[0]
     site: dict[str, Any] = {"components": []} | yaml.safe_load(re.sub(r"\.\./vfmalign/k8s/", "", example))
     return site
@@ -113,22 +113,22 @@ class Pod:
 
     @property
     def name(self) -> str:
-        """Return kind and name of the owner."""
+        """Returns kind and name of the owner."""
         return describe(self.owner)
 
     @property
     def namespace(self) -> str:
-        """Return the namespace that its pods run in."""
+        """Returns the namespace that its pods run in."""
         return str(self.owner["metadata"].get("namespace", ""))
 
     @property
     def component(self) -> str:
-        """Return the component that the label names."""
+        """Returns the component that the label names."""
         return self.labels.get("app.kubernetes.io/component", "")
 
     @property
     def containers(self) -> list[dict[str, Any]]:
-        """Return all containers, including init containers."""
+        """Returns all containers, including init containers."""
         return [*self.spec.get("initContainers", ()), *self.spec["containers"]]
 
 
@@ -137,18 +137,18 @@ _DIGEST = re.compile(r"-[2456789bcdfghkmt]{10}$")
 
 
 def get_name(item: Object) -> str:
-    """Return the name of an object without the digest of a generated one."""
+    """Returns the name of an object without the digest of a generated one."""
     name: str = item["metadata"]["name"]
     return _DIGEST.sub("", name) if item["kind"] in {"ConfigMap", "Secret"} else name
 
 
 def describe(item: Object) -> str:
-    """Return kind and name of an object."""
+    """Returns kind and name of an object."""
     return f"{item['kind']} {item['metadata']['name']}"
 
 
 def pods(objects: Sequence[Object]) -> list[Pod]:
-    """Return the pod templates in objects of any kind."""
+    """Returns the pod templates in objects of any kind."""
     return [pod for item in objects for pod in _pods_in(item, item)]
 
 
@@ -167,12 +167,12 @@ def _pods_in(owner: Object, node: Any) -> Iterator[Pod]:
 
 
 def settings_maps(objects: Sequence[Object]) -> dict[str, dict[str, str]]:
-    """Return the data of the ConfigMaps by name."""
+    """Returns the data of the ConfigMaps by name."""
     return {item["metadata"]["name"]: item.get("data") or {} for item in objects if item["kind"] == "ConfigMap"}
 
 
 def environment(container: dict[str, Any], objects: Sequence[Object]) -> dict[str, str]:
-    """Return the environment variables of a container whose values are in the manifests."""
+    """Returns the environment variables of a container whose values are in the manifests."""
     maps = settings_maps(objects)
     variables: dict[str, str] = {}
     for source in container.get("envFrom", ()):
@@ -181,7 +181,7 @@ def environment(container: dict[str, Any], objects: Sequence[Object]) -> dict[st
 
 
 def expand(variables: dict[str, str]) -> dict[str, str]:
-    """Return variables with the references that Kubernetes expands, in the namespace of the manifests."""
+    """Returns variables with the references that Kubernetes expands, in the namespace of the manifests."""
     values = variables | {"NAMESPACE": NAMESPACE}
     return {
         name: re.sub(r"\$\((\w+)\)", lambda found: values.get(found[1], found[0]), value)

@@ -32,7 +32,7 @@ def api() -> Iterator[Api]:
 
 
 def run_pods(api: Api) -> None:
-    """Add a running pod of every workload, a pod that has ended, and a pod of somebody else."""
+    """Adds a running pod of every workload, a pod that has ended, and a pod of somebody else."""
     for number, pod in enumerate(pods(render("overlays/local")), start=1):
         add_pod(api, pod.component, pod.labels, pod.containers[-1], number)
         if pod.component == "mmd":

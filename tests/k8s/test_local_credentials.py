@@ -18,7 +18,7 @@ SECRETS = [f"vfmalign-store{suffix}" for suffix in ("", *(f"-{workload}" for wor
 
 
 def run(*arguments: str) -> list[Object]:
-    """Return the Secrets of one run of the script."""
+    """Returns the Secrets of one run of the script."""
     command = [str(K8S / "overlays/local/credentials.sh"), *arguments]
     return list(yaml.safe_load_all(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
 

@@ -258,12 +258,12 @@ ADDED: dict[str, tuple[dict[str, Any], str]] = {
 
 
 def find(objects: list[Object], name: str) -> Object:
-    """Return the object of a kind and name, without the digest of a generated one."""
+    """Returns the object of a kind and name, without the digest of a generated one."""
     return next(item for item in objects if f"{item['kind']} {get_name(item)}" == name)
 
 
 def put(item: Object, pointer: str, value: Any) -> None:
-    """Set, append or delete the value at a JSON pointer. A deleted value must exist."""
+    """Sets, appends or deletes the value at a JSON pointer. A deleted value must exist."""
     *path, last = (part.replace("~1", "/") for part in pointer.strip("/").split("/"))
     node: Any = item
     for part in path:

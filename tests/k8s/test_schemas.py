@@ -20,7 +20,7 @@ NOT_VALIDATED = {
 
 
 def list_errors(item: Object, version: str) -> str:
-    """Return what a version of Kubernetes finds wrong with an object; empty if nothing."""
+    """Returns what a version of Kubernetes finds wrong with an object; empty if nothing."""
     try:
         kubernetes_validate.validate(item, version, strict=True)
     except kubernetes_validate.ValidationError as error:
@@ -30,7 +30,7 @@ def list_errors(item: Object, version: str) -> str:
 
 @pytest.fixture(scope="module")
 def objects() -> list[Object]:
-    """Return the distinct objects of all compositions."""
+    """Returns the distinct objects of all compositions."""
     distinct = {json.dumps(item, sort_keys=True): item for name in COMPOSITIONS for item in render(name)}
     return list(distinct.values())
 

@@ -46,13 +46,13 @@ def machine(tmp_path: Path) -> Path:
 
 
 def add_program(folder: Path, name: str, lines: str = "") -> None:
-    """Add a program that logs how it is called."""
+    """Adds a program that logs how it is called."""
     (folder / name).write_text(f'#!/bin/bash\necho "${{0##*/}} $*" >> "${{0%/*}}/../log"\n{lines}\n')
     (folder / name).chmod(0o755)
 
 
 def run(machine: Path) -> tuple[list[str], str]:
-    """Run `.ci/run`; return the steps of make, and what it printed."""
+    """Runs `.ci/run`; returns the steps of make, and what it printed."""
     environment = {"PATH": str(machine / "bin"), "TMPDIR": str(machine)}
     result = subprocess.run([machine / ".ci" / "run"], env=environment, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr

@@ -14,7 +14,7 @@ COMPOSE: dict[str, Any] = yaml.safe_load((Path(__file__).resolve().parents[2] / 
 
 
 def get_grace_s(service: str) -> float:
-    """Return the seconds between SIGTERM and SIGKILL; Compose waits for 10 s by default."""
+    """Returns the seconds between SIGTERM and SIGKILL; Compose waits for 10 s by default."""
     return float(COMPOSE["services"][service].get("stop_grace_period", "10s").removesuffix("s"))
 
 

@@ -21,7 +21,7 @@ SEPARATE = "torch"
 
 
 def locked(name: str) -> dict[str, str]:
-    """Return the version of each package in a lock."""
+    """Returns the version of each package in a lock."""
     text = (LOCKS / f"{name}.txt").read_text()
     return {canonicalize_name(one): version for one, version in re.findall(r"^([\w.-]+)==(\S+)", text, re.MULTILINE)}
 

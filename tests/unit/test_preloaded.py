@@ -57,7 +57,7 @@ def test_the_process_ends_with_the_one_that_started_it(python):
 
 @pytest.fixture
 def run_command(python_server):
-    """Run code by the command line that starts a fork, and return the process that stands for it."""
+    """Runs code by the command line that starts a fork, and returns the process that stands for it."""
 
     def run(code):
         command = get_command(python_server, ["-c", code])

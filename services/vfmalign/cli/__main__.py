@@ -19,7 +19,7 @@ import typer
 from typer.exceptions import TyperException
 
 from vfmalign import __version__
-from vfmalign.cli.exits import BAD_INPUT, FAILED, INTERRUPTED, OK, epilog, exit_code_of
+from vfmalign.cli.exits import BAD_INPUT, FAILED, INTERRUPTED, OK, epilog, get_exit_code
 from vfmalign.cli.lazy_group import LazyCommand, lazy_group
 from vfmalign.core.domain.errors import BadOption, Internal, VfmalignError
 
@@ -99,7 +99,7 @@ def root(
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run one command and return its exit code; never raises."""
+    """Runs one command and returns its exit code; never raises."""
     as_json = "--json" in arguments
     try:
         code = typer.main.get_command(app).main(args=list(arguments), prog_name="vfmalign", standalone_mode=False)
@@ -131,15 +131,15 @@ def main() -> None:
 
 
 def _report(error: VfmalignError, *, as_json: bool) -> int:
-    """Print an error; returns its exit code."""
+    """Prints an error; returns its exit code."""
     from vfmalign.cli.views.output import Output
 
     Output.to_terminal(as_json=as_json).fail(error)
-    return exit_code_of(error)
+    return get_exit_code(error)
 
 
 def _report_usage(error: TyperException, arguments: Sequence[str], *, as_json: bool) -> int:
-    """Print a usage error. A folder's name is often a patient's name, so `import` commands do not repeat it."""
+    """Prints a usage error. A folder's name is often a patient's name, so `import` commands do not repeat it."""
     message: str = getattr(error, "format_message", lambda: str(error))()
     if type(error).__name__ == "NoArgsIsHelpError":  # not a public class of typer; its message is the help text
         typer.echo(message)
@@ -154,7 +154,7 @@ def _report_usage(error: TyperException, arguments: Sequence[str], *, as_json: b
 
 
 def _report_full_disk() -> int:
-    """Print that a disk is full, which may be that of stdout; returns the exit code."""
+    """Prints that a disk is full, which may be that of stdout; returns the exit code."""
     try:
         sys.stdout.flush()
     except OSError:
@@ -170,7 +170,7 @@ def _report_full_disk() -> int:
 
 
 def _to_internal_error(error: Exception) -> Internal:
-    """Write the traceback of an unexpected error to a file, without its message, which may hold a patient's name."""
+    """Writes the traceback of an unexpected error to a file, without its message, which may hold a patient's name."""
     with tempfile.NamedTemporaryFile("w", prefix="vfmalign-traceback-", suffix=".txt", delete=False) as file:
         file.write(f"vfmalign {__version__}: {type(error).__name__}\n")
         file.writelines(traceback.format_tb(error.__traceback__))

@@ -22,7 +22,7 @@ _OTHER_BYTES = 64 * 2**10
 
 
 def parse_sample(text: str, field: str) -> str | StoredFeatureSet | Array:
-    """Read an argument: the array of a .npy file, or a feature set as `ID` or, in one version, as `ID@SHA256`.
+    """Reads an argument: the array of a .npy file, or a feature set as `ID` or, in one version, as `ID@SHA256`.
 
     Args:
         text: the argument.
@@ -57,7 +57,7 @@ def parse_sample(text: str, field: str) -> str | StoredFeatureSet | Array:
 def upload_large_samples(
     samples: Mapping[str, str | StoredFeatureSet | Array], target: Target, notify: Callable[[str], None]
 ) -> dict[str, Sample]:
-    """Upload the arrays if they are too large for one message; else return the samples as they are.
+    """Uploads the arrays if they are too large for one message; else return the samples as they are.
 
     Args:
         samples: by name of the argument; one array may occur several times.

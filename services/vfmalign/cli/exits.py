@@ -36,7 +36,7 @@ _CODES: dict[type[errors.VfmalignError], int] = {
 }
 
 
-def exit_code_of(error: errors.VfmalignError) -> int:
+def get_exit_code(error: errors.VfmalignError) -> int:
     """Returns the exit code of an error: that of its class or its nearest base in the table, else `FAILED`."""
     return next((_CODES[cls] for cls in type(error).__mro__ if cls in _CODES), FAILED)
 

@@ -35,7 +35,7 @@ MMD_MODULES = ("torch", "scipy", "cryptography", "jwt", "vfmalign.mmd")
 
 @contextmanager
 def needs_extra(extra: str, purpose: str) -> Iterator[None]:
-    """Wrap the imports of optional packages: a missing one becomes an error that names the extra.
+    """Wraps the imports of optional packages: a missing one becomes an error that names the extra.
 
     Args:
         extra: the extra that installs them.
@@ -51,7 +51,7 @@ def needs_extra(extra: str, purpose: str) -> Iterator[None]:
 
 
 def require_modules(extra: str, purpose: str, modules: tuple[str, ...]) -> None:
-    """Check that modules are installed, without importing them.
+    """Checks that modules are installed, without importing them.
 
     Raises:
         PreconditionFailed: one of them is not.

@@ -123,7 +123,7 @@ class VerdictDecision:
 
 @dataclass(frozen=True)
 class Gate:
-    """What a check must meet: one of some verdicts, and every condition. It may be empty, and nothing is then gated."""
+    """What a check must meet: one of the accepted verdicts, and every condition. An empty gate accepts any check."""
 
     accepted: tuple[VerdictLabel, ...] = ()
     conditions: tuple[Condition, ...] = ()
@@ -136,7 +136,7 @@ NO_GATE = Gate()
 
 
 def parse_verdicts(texts: Sequence[str]) -> tuple[VerdictLabel, ...]:
-    """Parse the verdicts that a gate accepts, separated by commas.
+    """Parses the verdicts that a gate accepts, separated by commas.
 
     Args:
         texts: the values of every `--require` option; may be empty.
@@ -157,7 +157,7 @@ def parse_verdicts(texts: Sequence[str]) -> tuple[VerdictLabel, ...]:
 
 
 def evaluate_verdict(accepted: Sequence[VerdictLabel], observed: VerdictLabel | None) -> VerdictDecision:
-    """Compare a verdict with those that a gate accepts."""
+    """Compares a verdict with those that a gate accepts."""
     if observed in accepted:
         outcome = Outcome.PASSED
     else:
@@ -167,7 +167,7 @@ def evaluate_verdict(accepted: Sequence[VerdictLabel], observed: VerdictLabel | 
 
 
 def parse_gate(texts: Sequence[str]) -> tuple[Condition, ...]:
-    """Parse the conditions of a gate: `NAME.END>=NUMBER` or `NAME.END<=NUMBER`, separated by commas.
+    """Parses the conditions of a gate: `NAME.END>=NUMBER` or `NAME.END<=NUMBER`, separated by commas.
 
     Args:
         texts: the values of every `--gate` option; may be empty.
@@ -186,7 +186,7 @@ def parse_gate(texts: Sequence[str]) -> tuple[Condition, ...]:
 
 
 def evaluate_gate(conditions: Sequence[Condition], observed: Mapping[str, ObservedInterval]) -> tuple[Decision, ...]:
-    """Evaluate each condition. One whose interval end is absent or not finite is undecidable."""
+    """Evaluates each condition. One whose interval end is absent or not finite is undecidable."""
     return tuple(_evaluate(c, observed.get(c.quantity, ObservedInterval())) for c in conditions)
 
 

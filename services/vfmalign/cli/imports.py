@@ -26,11 +26,11 @@ OnCases = Callable[[str, int, int], None]
 
 
 def ignore_progress(stage: str, done: int, total: int) -> None:
-    """Shows nothing."""
+    """Ignores the progress."""
 
 
 def import_dataset(target: Target, checked: DatasetToImport, on_cases: OnCases = ignore_progress) -> Dataset:
-    """Upload a checked dataset and publish it. An interrupted import continues when it is repeated.
+    """Uploads a checked dataset and publishes it. An interrupted import continues when it is repeated.
 
     Raises:
         Conflict: the dataset exists with different content.
@@ -51,7 +51,7 @@ def import_dataset(target: Target, checked: DatasetToImport, on_cases: OnCases =
 
 
 def import_phantoms(target: Target, phantoms: PhantomDataset, on_cases: OnCases = ignore_progress) -> Dataset:
-    """Generate phantoms, upload them and publish the dataset; raises as `import_dataset`."""
+    """Generates phantoms, uploads them and publishes the dataset; raises as `import_dataset`."""
     import_id = f"phantoms-{secrets.token_hex(16)}"
 
     async def run(client: AsyncClient) -> Dataset:
@@ -93,7 +93,7 @@ async def _check_id_is_free(client: AsyncClient, dataset: DatasetManifest) -> No
 
 
 def import_model(target: Target, model_id: str, imported: ImportedModel, **fields: Any) -> Model:
-    """Upload a converted model and publish it.
+    """Uploads a converted model and publishes it.
 
     Args:
         target: the deployment.

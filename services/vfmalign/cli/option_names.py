@@ -1,4 +1,4 @@
-"""Errors of a command name its options and arguments in the place of the API's fields."""
+"""Names the options and arguments of a command in its errors, in place of the API's fields."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ _PARAMETERS = {
 
 
 def name_options(command: TyperCommand | TyperGroup) -> None:
-    """Let a command, or every command of a group, name its options in the errors that it raises."""
+    """Lets a command, or every command of a group, name its options in the errors that it raises."""
     if isinstance(command, TyperGroup):
         for member in command.commands.values():
             name_options(member)  # type: ignore[arg-type]

@@ -206,7 +206,7 @@ def build_recipe(
     patch: PatchOption = None,
     probe_step: ProbeOption = None,
 ) -> Recipe:
-    """Build the recipe of a fine-tuning from its options.
+    """Builds the recipe of a fine-tuning from its options.
 
     Raises:
         BadOption: the patch is not three positive integers, or a number is out of range.
@@ -234,7 +234,7 @@ def build_pretraining_recipe(
     learning_rate: RateOption = None,
     weight_decay: WeightDecayOption = None,
 ) -> Recipe:
-    """Build the recipe of a pretraining, which has fewer options."""
+    """Builds the recipe of a pretraining, which has fewer options."""
     return build_recipe(
         preset=preset,
         epochs=epochs,
@@ -255,7 +255,7 @@ def build_task(
     to_modality: ToOption = "",
     modality: ModalitiesOption = None,
 ) -> Task:
-    """Build a task from its options.
+    """Builds a task from its options.
 
     Raises:
         BadOption: a name is not an id, or an option repeats a parameter that `--task` holds.
@@ -296,12 +296,12 @@ def split_list(values: Sequence[str] | None) -> tuple[str, ...]:
 
 
 def with_recipe(build: Callable[..., Recipe]) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Decorate a command so that its parameter `recipe` becomes the options of `build`."""
+    """Decorates a command so that its parameter `recipe` becomes the options of `build`."""
     return with_options("recipe", build)
 
 
 def parse_map(pairs: list[str] | None) -> dict[str, str]:
-    """Parse the pairs of `--map`.
+    """Parses the pairs of `--map`.
 
     Raises:
         BadOption: a pair has another form, or names a modality twice.
@@ -320,7 +320,7 @@ def parse_map(pairs: list[str] | None) -> dict[str, str]:
 
 
 def with_options(name: str, build: Callable[..., Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Decorate a command so that one of its parameters becomes the options of `build`."""
+    """Decorates a command so that one of its parameters becomes the options of `build`."""
     options = inspect.signature(build, eval_str=True).parameters
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
@@ -361,7 +361,7 @@ def parse_choice(text: str, choices: Sequence[T], option: str) -> T:
 
 
 def parse_shape(text: str, option: str) -> tuple[int, ...]:
-    """Parse three sizes in voxels, `D,H,W`.
+    """Parses three sizes in voxels, `D,H,W`.
 
     Raises:
         BadOption: the text is not three positive integers.

@@ -10,7 +10,7 @@ from vfmalign.core.domain.errors import PreconditionFailed
 
 
 def write_private(path: Path, content: bytes) -> None:
-    """Replace a file atomically; it has mode 0600, whatever mode it had before."""
+    """Replaces a file atomically; it has mode 0600, whatever mode it had before."""
     partial = path.with_name(f".{path.name}-{os.getpid()}")
     partial.unlink(missing_ok=True)  # of a process with the same id that was killed; perhaps with another mode
     with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
@@ -19,7 +19,7 @@ def write_private(path: Path, content: bytes) -> None:
 
 
 def read_private(path: Path) -> bytes:
-    """Read a file.
+    """Reads a file.
 
     Raises:
         FileNotFoundError: there is none.

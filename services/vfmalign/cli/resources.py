@@ -1,4 +1,4 @@
-"""Jobs, checks and experiments, as the commands that they share see them."""
+"""Jobs, checks and experiments behind one interface, for the commands that they share."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Resource(Generic[SpecT, OperationT]):
     select: Callable[[AsyncClient], AsyncOperationsClient[SpecT, OperationT]]
 
     def create(self, target: Target, resource_id: str, spec: SpecT) -> OperationT:
-        """Create a resource. The same id and spec again return the existing one."""
+        """Creates a resource. The same id and spec again return the existing one."""
         return target.run(lambda client: self.select(client).create(resource_id, spec))
 
     def get(self, target: Target, resource_id: str) -> OperationT:
@@ -36,11 +36,11 @@ class Resource(Generic[SpecT, OperationT]):
         return target.run(lambda client: self.select(client).get(resource_id))
 
     def cancel(self, target: Target, resource_id: str) -> OperationT:
-        """Request that a resource stops. One that has ended stays as it is."""
+        """Requests that a resource stops. One that has ended stays as it is."""
         return target.run(lambda client: self.select(client).cancel(resource_id))
 
     def retry(self, target: Target, resource_id: str) -> OperationT:
-        """Queue a resource again that failed or was cancelled."""
+        """Queues a resource again that failed or was cancelled."""
         return target.run(lambda client: self.select(client).retry(resource_id))
 
     def list(self, target: Target, states: Sequence[JobState], limit: int) -> list[OperationT]:

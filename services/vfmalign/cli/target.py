@@ -28,7 +28,7 @@ _T = TypeVar("_T")
 
 
 def _note_unused_token() -> None:
-    """Tell users whose token is for a deployment elsewhere that the command calls a local stack."""
+    """Tells users whose token is for a deployment elsewhere that the command calls a local stack."""
     for name in ("VFMALIGN_TOKEN", "VFMALIGN_TOKEN_FILE"):
         if os.environ.get(name):
             Output.to_terminal().note(
@@ -155,7 +155,7 @@ class Target:
         return {} if self.local is None or self.local.store is None else self.local.store.to_environment()
 
     def run(self, work: Callable[[AsyncClient], Awaitable[_T]], call_timeout_s: float = CALL_TIMEOUT_S) -> _T:
-        """Run asynchronous work with a client. Failed calls raise the errors of `core.domain.errors`."""
+        """Runs asynchronous work with a client. Failed calls raise the errors of `core.domain.errors`."""
 
         async def run() -> _T:
             client = AsyncClient(

@@ -1,4 +1,4 @@
-"""What a check can end with, as far as its recipe and its dataset tell before anything is trained."""
+"""Verdicts that a check cannot reach with its recipe and dataset, known before anything is trained."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _MORE_PATIENTS = "give test a larger share of the patients (`vfmalign dataset im
 
 @dataclass(frozen=True)
 class VerdictLimit:
-    """What keeps a check from some verdicts.
+    """A reason why a check cannot reach some verdicts.
 
     Attributes:
         reason: one sentence.

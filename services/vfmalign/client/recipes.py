@@ -1,4 +1,4 @@
-"""Recipes of a requested check: what each of its three networks is trained with, and how much of its preset that is."""
+"""Recipes of a requested check: the optimiser steps of its three networks, beside those of their presets."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Least-recently-used cache of encoders on the device, bounded by the bytes of their weights.
 
-Encoders are identified by their tenant and the digest of their weights: what one tenant has loaded says nothing to
-others. Concurrent requests for the same encoder load it once.
+Encoders are identified by their tenant and the digest of their weights: no tenant can tell what another one has
+loaded. Concurrent requests for the same encoder load it once.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from typing import Any, cast
 from vfmalign.client.messages import features as messages
 from vfmalign.client.messages.base import get_enum_label
 from vfmalign.client.messages.common import Cost, ObjectRef, Progress, StageTiming
-from vfmalign.core.domain.datasets import VolumeRef
+from vfmalign.core.domain.datasets import StoredObject
 from vfmalign.core.domain.declarations import VOLUME_PATTERN, VolumeKind
 from vfmalign.core.domain.errors import BadOption, TooLarge
 from vfmalign.core.domain.models import LayerSpec, ModelCard
@@ -118,7 +118,7 @@ def _to_source(
     sha256 = _check_sha256(message.stored.sha256, f"{field}.stored.sha256", required=True)
     with in_field(f"{field}.stored.uri"):
         key = to_key(message.stored.uri)
-    return Source(kind, field, VolumeRef(key=key, sha256=sha256))
+    return Source(kind, field, StoredObject(key=key, sha256=sha256))
 
 
 # --- responses --------------------------------------------------------------------------------------------------------
@@ -210,7 +210,7 @@ def to_progress(done: int, total: int, elapsed_s: float) -> messages.ExtractData
 def to_feature_set(result: ExtractionResult, to_uri: ToUri, cost: Cost) -> messages.ExtractDatasetResponse:
     """Builds the last message of a dataset's extraction."""
     committed, manifest = result.committed, result.committed.manifest
-    ref = VolumeRef(key=committed.key, sha256=committed.sha256)
+    ref = StoredObject(key=committed.key, sha256=committed.sha256)
     feature_set = messages.FeatureSet(
         feature_set_id=result.feature_set_id,
         manifest=_to_object_ref(ref, to_uri, committed.size_bytes),
@@ -238,7 +238,7 @@ def _to_unreadable(page: ObjectPage[Any]) -> tuple[messages.UnreadableObject, ..
     return tuple(messages.UnreadableObject(id=name, message=str(error)) for name, error in page.unreadable.items())
 
 
-def _to_object_ref(ref: VolumeRef, to_uri: ToUri, size_bytes: int = 0) -> ObjectRef:
+def _to_object_ref(ref: StoredObject, to_uri: ToUri, size_bytes: int = 0) -> ObjectRef:
     return ObjectRef(uri=to_uri(ref.key), sha256=ref.sha256, size_bytes=size_bytes)
 
 

@@ -1,4 +1,4 @@
-"""Extract the features of a dataset's split into a stored feature set.
+"""Extracts the features of a dataset's split into a stored feature set.
 
 Idempotent: the digest of the resolved request is the set's id, an intact set is done, and an interrupted one continues
 with the missing parts. So does a committed set whose parts or manifest were lost or damaged since. Several machines can

@@ -1,4 +1,4 @@
-"""Run an encoder over prepared studies.
+"""Runs an encoder over prepared studies.
 
 Float32 throughout, with deterministic kernels and without autocast or TF32, so that features before and after
 fine-tuning differ only because of the weights.

@@ -1,4 +1,4 @@
-"""Extract the parts of a feature set: read and prepare studies in threads, run the encoder, store the rows.
+"""Extracts the parts of a feature set: reads and prepares studies in threads, runs the encoder, stores the rows.
 
 Legend: N cases, C channels, D H W depth, height, width.
 """

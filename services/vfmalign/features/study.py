@@ -1,4 +1,4 @@
-"""Read, decode and prepare the study of a request."""
+"""Reads, decodes and prepares the study of a request."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from vfmalign.client.messages.features import Pooling
-from vfmalign.core.domain.datasets import VolumeRef
+from vfmalign.core.domain.datasets import StoredObject
 from vfmalign.core.domain.declarations import VolumeKind
 from vfmalign.core.domain.errors import BadVolume, InvalidInput
 from vfmalign.core.domain.models import PreprocessingSpec
@@ -30,7 +30,7 @@ class Source:
 
     kind: VolumeKind
     field: str
-    content: bytes | VolumeRef
+    content: bytes | StoredObject
 
 
 @dataclass(frozen=True)

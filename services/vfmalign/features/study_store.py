@@ -1,4 +1,4 @@
-"""Store the features of one study below `features/<id>/`, one safetensors file per layer.
+"""Stores the features of one study below `features/<id>/`, one safetensors file per layer.
 
 Stored features are immutable: storing other features under the same id is a conflict.
 """
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from safetensors.torch import save
 from torch import Tensor
 
-from vfmalign.core.domain.datasets import VolumeRef
+from vfmalign.core.domain.datasets import StoredObject
 from vfmalign.core.domain.errors import BadOption, Conflict
 from vfmalign.core.storage.keys import features_prefix
 from vfmalign.core.storage.object_store import ObjectStore
@@ -34,7 +34,7 @@ def check_study_id(study_id: str) -> None:
 class StoredFeatures:
     """Stored features of one layer and their size in bytes."""
 
-    ref: VolumeRef
+    ref: StoredObject
     size_bytes: int
 
 
@@ -49,7 +49,9 @@ def store_features(store: ObjectStore, study_id: str, features: Mapping[str, Ten
     stored = {}
     for layer, tensor in features.items():
         data = save({layer: tensor.contiguous()})
-        ref = VolumeRef(key=f"{features_prefix(study_id)}{layer}.safetensors", sha256=hashlib.sha256(data).hexdigest())
+        ref = StoredObject(
+            key=f"{features_prefix(study_id)}{layer}.safetensors", sha256=hashlib.sha256(data).hexdigest()
+        )
         if not store.put_if_absent(ref.key, data) and store.get(ref.key) != data:
             raise Conflict(
                 "other features are stored under this id", subject=store.uri(ref.key), remedy="store under a new id"

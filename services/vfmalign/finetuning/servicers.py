@@ -55,7 +55,7 @@ class Watching:
 
 
 class OperationServicer(ABC, Generic[Item]):
-    """What the calls of the three servicers do alike; the calls themselves differ in their messages only.
+    """Handlers that the three servicers share; the calls differ only in their messages.
 
     Args:
         repository: of the operations.

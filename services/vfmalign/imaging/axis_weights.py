@@ -90,7 +90,7 @@ class AxisWeights:
         return AxisWeights(self.first_O[outputs], self.weights_OB[outputs] * inside[:, None], self.size)
 
     def split_products(self, outputs_per_product: int) -> Iterator[BandedProduct]:
-        """Split the weights into dense products of a few outputs each.
+        """Splits the weights into dense products of a few outputs each.
 
         Yields:
             For each block of outputs: its weights, the range of inputs they refer to, and the range of outputs.
@@ -117,7 +117,7 @@ class AxisWeights:
         return gram_IL
 
     def get_contributors(self) -> Iterator[tuple[int, ...]]:
-        """Iterate over the inputs with a weight of each output."""
+        """Iterates over the inputs with a weight of each output."""
         for first, weights_B in zip(self.first_O.tolist(), self.weights_OB, strict=True):
             yield tuple((first + np.flatnonzero(weights_B)).tolist())
 
@@ -138,7 +138,7 @@ def get_positions(count: int, step: float, start: float) -> NDArray[np.float64]:
 
 
 def snap(position: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Move positions within `SNAP_VOXELS` of a voxel's centre onto it."""
+    """Moves positions within `SNAP_VOXELS` of a voxel's centre onto it."""
     centre = np.rint(position)
     return np.where(np.abs(position - centre) <= SNAP_VOXELS, centre, position)
 

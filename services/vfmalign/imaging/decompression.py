@@ -64,7 +64,7 @@ class _GzipFile:
     content: bytearray = field(default_factory=bytearray)
 
     def inflate_member(self) -> None:
-        """Decompress the member at the position and move behind it, or stop at the limit."""
+        """Decompresses the member at the position and moves behind it, or stops at the limit."""
         decompressor = _inflater.decompressobj(wbits=31)
         while not decompressor.eof and len(self.content) < self.limit:
             chunk = self._get_chunk()
@@ -79,7 +79,7 @@ class _GzipFile:
             self.position += len(chunk) - len(decompressor.unused_data) - len(decompressor.unconsumed_tail)
 
     def skip_zeros(self) -> None:
-        """Move to the next byte that is not 0."""
+        """Moves to the next byte that is not 0."""
         while chunk := self._get_chunk():
             rest = chunk.lstrip(b"\0")
             self.position += len(chunk) - len(rest)

@@ -34,7 +34,7 @@ displacement is invertible.
 
 
 def simulate_displacement(shape_DHW: tuple[int, int, int], spacing_mm: tuple[float, float, float], seed: int) -> Tensor:
-    """Simulate a case's displacement field at the edges between voxels.
+    """Simulates a case's displacement field at the edges between voxels.
 
     The field is a sum of Gaussian bumps of either sign, placed in mm from the centre of the field of view. The same
     seed therefore gives the same field on every grid with that centre.
@@ -67,17 +67,17 @@ def simulate_displacement(shape_DHW: tuple[int, int, int], spacing_mm: tuple[flo
 
 
 def distort(signal_DHW: Tensor, displacement_DEW: Tensor) -> Tensor:
-    """Displace a signal image with pile-up; the sum over each line is conserved."""
+    """Displaces a signal image with pile-up; the sum over each line is conserved."""
     return _mass_between_edges(signal_DHW, _edge_origins(displacement_DEW))
 
 
 def undistort(signal_DHW: Tensor, displacement_DEW: Tensor) -> Tensor:
-    """Invert `distort` for a known field, up to the blur of resampling."""
+    """Inverts `distort` for a known field, up to the blur of resampling."""
     return _mass_between_edges(signal_DHW, _regular_edges(displacement_DEW) + displacement_DEW)
 
 
 def displace_ratio(ratio_DHW: Tensor, displacement_DEW: Tensor) -> Tensor:
-    """Displace a ratio of two distorted images by linear interpolation, without pile-up."""
+    """Displaces a ratio of two distorted images by linear interpolation, without pile-up."""
     origins_DEW = _edge_origins(displacement_DEW)
     position_DHW = (origins_DEW[:, 1:] + origins_DEW[:, :-1]) / 2 - 0.5  # relative to voxel centres
     last = ratio_DHW.shape[1] - 1
@@ -103,7 +103,7 @@ def _edge_origins(displacement_DEW: Tensor) -> Tensor:
 
 
 def _mass_between_edges(signal_DHW: Tensor, edges_DEW: Tensor) -> Tensor:
-    """Integrate a non-negative signal between consecutive edges.
+    """Integrates a non-negative signal between consecutive edges.
 
     The result is the difference of the cumulative sum at the edges. The cumulative sum is interpolated by cubics whose
     slope at each voxel edge is the mean of both neighbours, limited so that the interpolant never decreases (Fritsch &

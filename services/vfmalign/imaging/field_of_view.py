@@ -64,7 +64,7 @@ def measure_field_of_view(
     structures: Sequence[Structure],
     subject: str,
 ) -> FieldOfView:
-    """Measure how much of a case's structures a model sees.
+    """Measures how much of a case's structures a model sees.
 
     Args:
         volumes: the reference volume, and the label maps that the case has.

@@ -61,7 +61,7 @@ class Grid:
 
 
 def common_grid(reference: Volume, spacing_DHW_mm: tuple[float, float, float] | None, name: str = "reference") -> Grid:
-    """Build the grid of a study: the reference's directions, centre and field of view, at another spacing.
+    """Builds the grid of a study: the reference's directions, centre and field of view, at another spacing.
 
     Args:
         reference: the volume that defines the grid.
@@ -108,7 +108,7 @@ class PlaneStack:
     weights: AxisWeights
 
     def write(self, values_DHW: Tensor) -> None:
-        """Write all slices into a contiguous (D, H, W) tensor."""
+        """Writes all slices into a contiguous (D, H, W) tensor."""
         planes_KN, values_DN = self.planes_KHW.flatten(1), values_DHW.view(len(values_DHW), -1)
         for weights, band, slices in self.weights.split_products(SLAB_SLICES):
             torch.mm(weights, planes_KN[band], out=values_DN[slices])
@@ -121,7 +121,7 @@ class PlaneStack:
 
 
 def resample(volume: Volume, grid: Grid, *, labels: bool, name: str = "volume") -> NDArray[np.float32]:
-    """Resample a volume to a grid; voxels outside the volume are 0.
+    """Resamples a volume to a grid; voxels outside the volume are 0.
 
     Images are interpolated linearly, after a Gaussian low-pass along axes on which the grid is coarser than the volume
     (sigma = (factor − 1) / 2 voxels, as in scikit-image and MONAI). Label maps take the nearest voxel.
@@ -139,7 +139,7 @@ def resample(volume: Volume, grid: Grid, *, labels: bool, name: str = "volume") 
 
 
 def resample_planes(volume: Volume, grid: Grid, name: str = "volume") -> PlaneStack:
-    """Resample an image to a grid like `resample`, returning it as planes and weights.
+    """Resamples an image to a grid like `resample`, returning it as planes and weights.
 
     Where the axes of volume and grid agree, linear interpolation is separable: one set of weights per axis replaces the
     lookup of every voxel, which is about ten times faster. Axes that become shorter come first, so that no intermediate
@@ -191,7 +191,7 @@ def coverage(volume: Volume, grid: Grid) -> float:
 
 
 def check_study(volumes: Mapping[VolumeKind, Volume], reference: VolumeKind, subject: str = "study") -> None:
-    """Check that the volumes of a study overlap in space.
+    """Checks that the volumes of a study overlap in space.
 
     Args:
         volumes: the study.
@@ -223,13 +223,13 @@ def study_grid(
     spacing_DHW_mm: tuple[float, float, float] | None,
     subject: str = "study",
 ) -> Grid:
-    """Check a study with `check_study` and build its grid with `common_grid`."""
+    """Checks a study with `check_study` and builds its grid with `common_grid`."""
     check_study(volumes, reference, subject)
     return common_grid(volumes[reference], spacing_DHW_mm, reference)
 
 
 def _to_lps(volume: Volume) -> Volume:
-    """Permute and flip the axes to the order nearest to left, posterior, superior."""
+    """Permutes and flips the axes to the order nearest to left, posterior, superior."""
     current = nib.orientations.io_orientation(volume.affine)
     change = nib.orientations.ornt_transform(current, nib.orientations.axcodes2ornt("LPS"))
     array_XYZ = nib.orientations.apply_orientation(volume.array_XYZ, change)
@@ -304,7 +304,7 @@ def _interpolate_voxelwise(
 
 
 def _resample_in_plane(source_ZYX: Tensor, down: AxisWeights, across: AxisWeights) -> Tensor:
-    """Resample every plane of a volume along its rows and columns.
+    """Resamples every plane of a volume along its rows and columns.
 
     Args:
         source_ZYX: the source, contiguous.

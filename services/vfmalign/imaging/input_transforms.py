@@ -63,12 +63,12 @@ InputTransform = Callable[[Tensor, StudyContext], Tensor]
 
 
 def identity(signal_CDHW: Tensor, context: StudyContext) -> Tensor:
-    """Return the study unchanged."""
+    """Returns the study unchanged."""
     return signal_CDHW
 
 
 def half_resolution(signal_CDHW: Tensor, context: StudyContext) -> Tensor:
-    """Halve the in-plane resolution on the same grid: the input of the super-resolution task.
+    """Halves the in-plane resolution on the same grid: the input of the super-resolution task.
 
     As in an acquisition at half resolution, the inner half of k-space along H and W is kept and the rest is filled with
     zeros. Frequencies within the band are exact, the others are lost, and edges ring slightly, as they do in MRI.
@@ -83,18 +83,18 @@ def half_resolution(signal_CDHW: Tensor, context: StudyContext) -> Tensor:
 
 
 def half_resolution_of(signal_CDHW: Tensor, context: StudyContext, modalities: tuple[Modality, ...]) -> Tensor:
-    """Halve the in-plane resolution of some modalities; see `half_resolution`."""
+    """Halves the in-plane resolution of some modalities; see `half_resolution`."""
     chosen = torch.tensor([modality in modalities for modality in context.modalities])[:, None, None, None]
     return torch.where(chosen, half_resolution(signal_CDHW, context), signal_CDHW)
 
 
 def noisy(signal_CDHW: Tensor, context: StudyContext) -> Tensor:
-    """Add Rician noise to every modality: the input of the denoising task; see `noisy_of`."""
+    """Adds Rician noise to every modality: the input of the denoising task; see `noisy_of`."""
     return noisy_of(signal_CDHW, context, context.modalities)
 
 
 def noisy_of(signal_CDHW: Tensor, context: StudyContext, modalities: tuple[Modality, ...]) -> Tensor:
-    """Add Rician noise to some modalities.
+    """Adds Rician noise to some modalities.
 
     An image shows the magnitude of a complex signal, whose two parts have independent normal noise of one SD
     (Gudbjartsson & Patz, "The Rician distribution of noisy MRI data", MRM 34, 1995). The SD is `NOISE_SHARE` of the
@@ -117,7 +117,7 @@ def _bright(channel_DHW: Tensor) -> float:
 
 
 def distorted_diffusion(signal_CDHW: Tensor, context: StudyContext) -> Tensor:
-    """Displace the diffusion volumes by a simulated susceptibility field: the input of the distortion task.
+    """Displaces the diffusion volumes by a simulated susceptibility field: the input of the distortion task.
 
     DWI is a signal and piles up. ADC is a ratio of two such signals and is only displaced. T2W is acquired with a
     spin-echo train and is not distorted.
@@ -126,7 +126,7 @@ def distorted_diffusion(signal_CDHW: Tensor, context: StudyContext) -> Tensor:
 
 
 def distorted(signal_CDHW: Tensor, context: StudyContext, modalities: tuple[Modality, ...]) -> Tensor:
-    """Displace some modalities by one simulated susceptibility field; see `distorted_diffusion`."""
+    """Displaces some modalities by one simulated susceptibility field; see `distorted_diffusion`."""
     field_DEW = simulate_displacement(
         cast(tuple[int, int, int], tuple(signal_CDHW.shape[1:])), context.spacing_mm, context.seed()
     )
@@ -142,12 +142,12 @@ def distorted(signal_CDHW: Tensor, context: StudyContext, modalities: tuple[Moda
 
 
 def hidden_adc(signal_CDHW: Tensor, context: StudyContext) -> Tensor:
-    """Set ADC to zero: the input of a translation to ADC."""
+    """Sets ADC to zero: the input of a translation to ADC."""
     return hidden(signal_CDHW, context, ("adc",))
 
 
 def hidden(signal_CDHW: Tensor, context: StudyContext, modalities: tuple[Modality, ...]) -> Tensor:
-    """Set some modalities to zero: the target of a translation, and what it does not translate from."""
+    """Sets some modalities to zero: the target of a translation, and what it does not translate from."""
     visible = [modality not in modalities for modality in context.modalities]
     return signal_CDHW * torch.tensor(visible, dtype=signal_CDHW.dtype)[:, None, None, None]
 
@@ -165,7 +165,7 @@ class ModalityTransform(Protocol):
     """Applies a transform to some modalities of a study."""
 
     def __call__(self, signal_CDHW: Tensor, context: StudyContext, modalities: tuple[Modality, ...]) -> Tensor:
-        """Return the study with these modalities transformed, and the others as they are."""
+        """Returns the study with these modalities transformed, and the others as they are."""
 
 
 MODALITY_TRANSFORMS: dict[str, ModalityTransform] = {
@@ -178,7 +178,7 @@ MODALITY_TRANSFORMS: dict[str, ModalityTransform] = {
 
 
 def get_input_transform(name: str) -> InputTransform:
-    """Look up an input transform by name: one of `INPUT_TRANSFORMS`, or `NAME:MODALITY+MODALITY`.
+    """Looks up an input transform by name: one of `INPUT_TRANSFORMS`, or `NAME:MODALITY+MODALITY`.
 
     Raises:
         BadOption: no transform has this name.

@@ -62,7 +62,7 @@ class Scale:
     clipped_C: Tensor | None = None
 
     def apply_(self, signal_CDHW: Tensor) -> Tensor:
-        """Overwrite a (C, D, H, W) signal with its normalised values."""
+        """Overwrites a (C, D, H, W) signal with its normalised values."""
         clipped_C = torch.zeros(len(signal_CDHW), dtype=torch.bool) if self.clipped_C is None else self.clipped_C
         scales = zip(signal_CDHW.numpy(), self.mean_C.numpy(), self.std_C.numpy(), clipped_C.tolist(), strict=True)
         for channel_DHW, mean, std, clipped in scales:
@@ -74,7 +74,7 @@ class Scale:
         return signal_CDHW
 
     def invert(self, scores_CDHW: Tensor) -> Tensor:
-        """Recover the signal from normalised values: the inverse of `apply_`, except where it clipped."""
+        """Recovers the signal from normalised values: the inverse of `apply_`, except where it clipped."""
         mean, std = (values_C[:, None, None, None] for values_C in (self.mean_C, self.std_C))
         signal_CDHW = scores_CDHW * std + mean
         return torch.where(scores_CDHW == 0, 0.0, signal_CDHW) if self.preserves_zeros else signal_CDHW
@@ -139,14 +139,14 @@ def _count_nonzero(planes_KN: NDArray[np.float32], weights: AxisWeights) -> int:
 
 
 def scale_from_moments(channels: Iterable[Moments]) -> Scale:
-    """Scale by the mean and SD of each channel over its nonzero voxels; zeros stay zero."""
+    """Scales by the mean and SD of each channel over its nonzero voxels; zeros stay zero."""
     pairs = [(moments.mean, moments.std) if moments.has_contrast else (0.0, 1.0) for moments in channels]
     mean_C, std_C = torch.tensor(pairs, dtype=torch.float32).unbind(1)
     return Scale(mean_C, std_C, preserves_zeros=True)
 
 
 def scale_from_gland(signal_CDHW: Tensor, gland_DHW: Tensor) -> Scale:
-    """Scale by the mean and population SD of each channel inside the gland; zeros are shifted as well."""
+    """Scales by the mean and population SD of each channel inside the gland; zeros are shifted as well."""
     inside_CN = signal_CDHW[:, gland_DHW > 0].double()
     std_C = inside_CN.std(1, correction=0)
     varies_C = std_C > 0
@@ -157,7 +157,7 @@ def scale_from_gland(signal_CDHW: Tensor, gland_DHW: Tensor) -> Scale:
 def scale_from_quantiles(
     channels: Iterable[Tensor], quantiles: tuple[float, float], names: Sequence[str], subject: str
 ) -> Scale:
-    """Scale so that two quantiles of each channel become 0 and 1, and clip to [0, 1].
+    """Scales so that two quantiles of each channel become 0 and 1, and clip to [0, 1].
 
     Quantiles are over all voxels of a channel, zeros included, as brainchop (github.com/neuroneural/brainchop) takes
     them; they are interpolated linearly between order statistics in float64. A channel that is 0 everywhere, because
@@ -190,6 +190,6 @@ def scale_from_quantiles(
 
 
 def _slabs(volume_DHW: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
-    """Iterate over views of consecutive slabs along D."""
+    """Iterates over views of consecutive slabs along D."""
     for first in range(0, len(volume_DHW), SLAB_SLICES):
         yield volume_DHW[first : first + SLAB_SLICES]

@@ -81,7 +81,7 @@ def prepare_study(
     allow_cut: bool = False,
     context: WorkContext = UNLIMITED,
 ) -> PreparedStudy:
-    """Prepare one study for an encoder.
+    """Prepares one study for an encoder.
 
     Args:
         volumes: at least those of `needed_kinds`; also the label maps that the study has.
@@ -166,7 +166,7 @@ def _degrade(
     preprocessing: PreprocessingSpec,
     subject: str,
 ) -> tuple[Tensor, Tensor, Scale]:
-    """Apply the input transform to the resampled channels.
+    """Applies the input transform to the resampled channels.
 
     Returns:
         The clean signal and the degraded one, both (C, D, H, W) of the encoder's shape, and the scale of the degraded
@@ -195,7 +195,7 @@ def _degrade(
 def _whole_scale(
     preprocessing: PreprocessingSpec, moments: Sequence[Moments], channels: Iterable[Tensor], subject: str
 ) -> Scale:
-    """Scale by the statistics of whole channels: their moments, or quantiles of their voxels."""
+    """Scales by the statistics of whole channels: their moments, or quantiles of their voxels."""
     if preprocessing.normalisation == "quantile_range":
         return scale_from_quantiles(channels, preprocessing.quantiles, preprocessing.modalities, subject)
     return scale_from_moments(moments)
@@ -208,7 +208,7 @@ def _native_gland_scale(
     subject: str,
     context: WorkContext,
 ) -> Scale:
-    """Scale by the statistics inside the gland at the reference volume's own spacing, as upstream computes them.
+    """Scales by the statistics inside the gland at the reference volume's own spacing, as upstream computes them.
 
     Resampling to the model's spacing smooths: on a real case the SD inside the gland was 5 % smaller there.
     """
@@ -233,7 +233,7 @@ def needed_kinds(preprocessing: PreprocessingSpec) -> tuple[VolumeKind, ...]:
 
 
 def crop_or_pad(volume: Tensor, shape_DHW: tuple[int, int, int]) -> Tensor:
-    """Crop the last three axes to their centre and pad them with zeros.
+    """Crops the last three axes to their centre and pads them with zeros.
 
     The result equals that of MONAI's `ResizeWithPadOrCrop` voxel for voxel. MONAI's own transform is not used because
     importing it adds two seconds to every start of the feature service.
@@ -250,13 +250,13 @@ def crop_or_pad(volume: Tensor, shape_DHW: tuple[int, int, int]) -> Tensor:
 
 
 def padding_before(size: int, target: int) -> int:
-    """Return how much `crop_or_pad` adds before an axis; negative where it crops."""
+    """Returns how much `crop_or_pad` adds before an axis; negative where it crops."""
     overlap = min(size, target)
     return (target - overlap) // 2 - (size // 2 - overlap // 2)
 
 
 def _crop_or_pad_planes(channel: PlaneStack, shape_DHW: tuple[int, int, int]) -> PlaneStack:
-    """Crop or pad a channel in factored form, so that only voxels of the result are ever formed."""
+    """Crops or pads a channel in factored form, so that only voxels of the result are ever formed."""
     depth, height, width = shape_DHW
     planes_KHW = crop_or_pad(channel.planes_KHW, (len(channel.planes_KHW), height, width))
     return PlaneStack(planes_KHW, channel.weights.get_window(-padding_before(len(channel.weights), depth), depth))
@@ -277,7 +277,7 @@ def _resample_channels(
 
 
 def _stack_channels(channels: Sequence[PlaneStack]) -> Tensor:
-    """Form all channels: (C, D, H, W)."""
+    """Forms all channels: (C, D, H, W)."""
     shape_DHW = len(channels[0].weights), *channels[0].planes_KHW.shape[1:]
     signal_CDHW = torch.empty((len(channels), *shape_DHW))
     for channel, values_DHW in zip(channels, signal_CDHW, strict=True):

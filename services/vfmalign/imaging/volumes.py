@@ -92,7 +92,7 @@ def decode(
     is_label: bool | None = False,
     context: WorkContext = UNLIMITED,
 ) -> Volume:
-    """Decode and validate one NIfTI file (`.nii` or `.nii.gz`, told apart by its first bytes).
+    """Decodes and validates one NIfTI file (`.nii` or `.nii.gz`, told apart by its first bytes).
 
     Args:
         data: the file's bytes.
@@ -113,7 +113,7 @@ def decode(
 
 
 def decode_channels(data: bytes, name: str, kinds: Sequence[VolumeKind]) -> dict[VolumeKind, Volume]:
-    """Decode a NIfTI file of several images, which are its fourth axis.
+    """Decodes a NIfTI file of several images, which are its fourth axis.
 
     Args:
         data: the file's bytes.
@@ -149,7 +149,7 @@ def _decode_channels(
 
 
 def encode(volume: Volume) -> bytes:
-    """Encode a volume as `.nii.gz`. Equal volumes give equal bytes, and every text field of the header is empty.
+    """Encodes a volume as `.nii.gz`. Equal volumes give equal bytes, and every text field of the header is empty.
 
     Whole numbers are stored as the smallest of uint8, int16 and uint16 that holds them, all other values as float32.
     """
@@ -159,7 +159,7 @@ def encode(volume: Volume) -> bytes:
 
 
 def check_encoding(data: bytes, volume: Volume, name: str) -> None:
-    """Check that a file holds what `encode` writes and nothing else: no text in a header, and no data behind the end.
+    """Checks that a file holds what `encode` writes and nothing else: no text in a header, and no data behind the end.
 
     The compressed bytes may be those of another zlib than this machine's.
 
@@ -213,7 +213,7 @@ def _read_header(content: bytes | bytearray, name: str) -> nib.Nifti1Header:
 
 
 def _check_magic(header: nib.Nifti1Header, size: int, name: str) -> None:
-    """Refuse headers of the same length that are not of one NIfTI file: Analyze 7.5, and a .hdr without its .img."""
+    """Refuses headers of the same length that are not of one NIfTI file: Analyze 7.5, and a .hdr without its .img."""
     magic = bytes(header["magic"].tobytes())[:3]
     if magic != _MAGIC[size]:
         raise BadVolume(
@@ -252,7 +252,7 @@ def _parse_shape(header: nib.Nifti1Header, name: str, channels: int) -> tuple[in
 
 
 def _check_channels(sizes: Sequence[int], name: str, channels: int) -> None:
-    """Check that the fourth axis holds the channels; vectors of NIfTI are a fifth axis after one of size 1."""
+    """Checks that the fourth axis holds the channels; vectors of NIfTI are a fifth axis after one of size 1."""
     axes = [*sizes[:3], *sizes[4:]] if len(sizes) == 5 and sizes[3] == 1 else sizes
     actual = axes[3] if len(axes) == 4 else 1
     if len(axes) > 4 or actual != channels:
@@ -358,7 +358,7 @@ def _storage_dtype(array_XYZ: NDArray[np.float32]) -> type[np.generic]:
 def load_case(
     store: ObjectStore, case: Case, kinds: Sequence[VolumeKind], labels: Sequence[VolumeKind] = ()
 ) -> dict[VolumeKind, Volume]:
-    """Read and decode some of a case's volumes.
+    """Reads and decodes some of a case's volumes.
 
     Args:
         store: the deployment's object storage.

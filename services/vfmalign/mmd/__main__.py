@@ -30,7 +30,7 @@ from vfmalign.v1 import mmd_pb2, mmd_pb2_grpc
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the service until SIGTERM or SIGINT."""
+    """Runs the service until SIGTERM or SIGINT."""
     settings = parse_args("mmd", MmdSettings, argv)
     try:
         engine = to_compute_config(settings.mmd)

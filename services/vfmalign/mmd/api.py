@@ -91,7 +91,7 @@ def mmd2(
     frequencies: int = 0,
     seed: int = 0,
 ) -> float:
-    """Estimate MMD² between two samples (Gretton et al., JMLR 13, 2012).
+    """Estimates MMD² between two samples (Gretton et al., JMLR 13, 2012).
 
     Args:
         x: features (n, d), numpy or torch: float16 to float64, or integers, which become float64.
@@ -133,7 +133,7 @@ def mmd2(
         standardise=standardised,
         measure_channels=False,
     )
-    layer, _ = _compare(_sample("x", x), _sample("y", y), reference, options, device or _device_of(x))
+    layer, _ = _compare(_sample("x", x), _sample("y", y), reference, options, device or _get_device(x))
     return get_value(layer.standardised or layer.raw)
 
 
@@ -159,7 +159,7 @@ def mmd_test(
     block_rows: int = 0,
     frequencies: int = 0,
 ) -> MmdResult:
-    """Estimate MMD² between two samples with its p-value and interval, in one pass.
+    """Estimates MMD² between two samples with its p-value and interval, in one pass.
 
     Args:
         x: features (n, d), numpy or torch: float16 to float64, or integers, which become float64.
@@ -192,7 +192,7 @@ def mmd_test(
         frequencies=frequencies, standardise=standardised,
     )  # fmt: skip
     samples = _sample("x", x, groups_x), _sample("y", y, groups_y)
-    return _to_result(*_compare(*samples, reference, options, device or _device_of(x)))
+    return _to_result(*_compare(*samples, reference, options, device or _get_device(x)))
 
 
 def _to_result(layer: LayerResult, backend: str) -> MmdResult:
@@ -218,14 +218,14 @@ def _to_result(layer: LayerResult, backend: str) -> MmdResult:
 
 
 def _sample(name: str, features: Features, groups: Sequence[str] = ()) -> Sample:
-    """Return features as a sample of the engine."""
+    """Returns features as a sample of the engine."""
     return Sample(name, {UNNAMED_LAYER: _array(features, name)}, tuple(groups))
 
 
 def _compare(
     x: Sample, y: Sample, reference: Features | None, options: ComparisonOptions, device: str | torch.device | None
 ) -> tuple[LayerResult, str]:
-    """Compare the features; return the result and the backend."""
+    """Compares the features; returns the result and the backend."""
     if options.standardise and reference is None:
         raise BadOption(
             "features can only be standardised by a reference",
@@ -239,13 +239,13 @@ def _compare(
     return result.layers[0], result.backend
 
 
-def _device_of(features: Features) -> torch.device | None:
-    """Return the device of a tensor; None for arrays."""
+def _get_device(features: Features) -> torch.device | None:
+    """Returns the device of a tensor; None for arrays."""
     return features.device if isinstance(features, Tensor) else None
 
 
 def _array(features: Features, name: str) -> FeatureArray:
-    """Return features as a float array; integers become float64, bfloat16 and float8 become float32."""
+    """Returns features as a float array; integers become float64, bfloat16 and float8 become float32."""
     if isinstance(features, Tensor):
         # Refused here: numpy takes neither half-precision complex numbers nor conjugate views.
         if features.is_complex():
@@ -260,10 +260,10 @@ def _array(features: Features, name: str) -> FeatureArray:
 
 
 def _wrong_type(dtype: object, name: str) -> BadTensor:
-    """Return the error for features that are not real numbers."""
+    """Returns the error for features that are not real numbers."""
     return BadTensor(f"{dtype} is not a feature type", field=name, remedy="convert them to float16, 32 or 64")
 
 
 def machine_memory_bytes() -> int:
-    """Return the memory of the machine, so that a comparison that cannot fit is rejected instead of killed."""
+    """Returns the memory of the machine, so that a comparison that cannot fit is rejected instead of killed."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -55,7 +55,7 @@ class MmdSettings(ServiceSettings):
 
 
 def to_compute_config(options: MmdOptions) -> ComputeConfig:
-    """Convert the options to a compute configuration.
+    """Converts the options to a compute configuration.
 
     Raises:
         BadOption: the CUDA device does not exist.
@@ -69,7 +69,7 @@ def to_compute_config(options: MmdOptions) -> ComputeConfig:
 
 
 def _device(name: str) -> torch.device:
-    """Return the device of a name; `auto` is CUDA if available."""
+    """Returns the device of a name; `auto` is CUDA if available."""
     if name == "auto":
         return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
     device = torch.device(name)

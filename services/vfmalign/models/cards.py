@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from vfmalign.core.domain.datasets import VolumeRef
+from vfmalign.core.domain.datasets import StoredObject
 from vfmalign.core.domain.errors import (
     BadCheckpoint,
     BadOption,
@@ -59,7 +59,7 @@ def publish(
     replace_damaged: bool = False,
     context: WorkContext = UNLIMITED,
 ) -> ModelCard:
-    """Store an encoder's weights, then its card.
+    """Stores an encoder's weights, then its card.
 
     Args:
         store: the deployment's object storage.
@@ -117,7 +117,7 @@ def publish_program(
     source: str = "",
     context: WorkContext = UNLIMITED,
 ) -> ModelCard:
-    """Store an exported program (`program_archive.read_program`), then its card; see `publish` for the arguments.
+    """Stores an exported program (`program_archive.read_program`), then its card; see `publish` for the arguments.
 
     Raises:
         BadOption: the id or primary layer is wrong, or the input is not the one that the program takes.
@@ -149,7 +149,7 @@ def publish_program(
 
 
 def load_card(store: ObjectStore, model_id: str) -> ModelCard:
-    """Read a model's card.
+    """Reads a model's card.
 
     Raises:
         BadOption: the id is malformed.
@@ -182,7 +182,7 @@ def load_card(store: ObjectStore, model_id: str) -> ModelCard:
 
 
 def list_model_ids(store: ObjectStore) -> Iterator[str]:
-    """Iterate over the ids of all published models, in order."""
+    """Iterates over the ids of all published models, in order."""
     for key in store.list("models/"):
         if key.endswith(_CARD_SUFFIX):
             yield key.removeprefix("models/").removesuffix(_CARD_SUFFIX)
@@ -191,7 +191,7 @@ def list_model_ids(store: ObjectStore) -> Iterator[str]:
 def load_encoder(
     store: ObjectStore, model_id: str, sha256: str | None = None, device: torch.device | str = "cpu"
 ) -> tuple[Encoder, ModelCard]:
-    """Load a published encoder in evaluation mode, verified against its card.
+    """Loads a published encoder in evaluation mode, verified against its card.
 
     Args:
         store: the deployment's object storage.
@@ -212,7 +212,7 @@ def load_encoder(
 
 
 def check_checkpoint_digest(card: ModelCard, sha256: str | None) -> None:
-    """Check the digest that a caller expects of a model's weights; None and the empty string accept any.
+    """Checks the digest that a caller expects of a model's weights; None and the empty string accept any.
 
     Raises:
         DigestMismatch: the card names other weights.
@@ -228,7 +228,7 @@ def check_checkpoint_digest(card: ModelCard, sha256: str | None) -> None:
 def load_card_encoder(
     store: ObjectStore, card: ModelCard, device: torch.device | str = "cpu", max_bytes: int = MAX_WEIGHTS_BYTES
 ) -> Encoder:
-    """Load the encoder that a card describes, whose file has at most `max_bytes`; see `load_encoder` for the errors."""
+    """Loads the encoder that a card describes; its file has at most `max_bytes`. See `load_encoder` for the errors."""
     data = _read_weights(store, card, max_bytes)
     if card.architecture == exported_program.ARCHITECTURE:
         return _build_program(card, parse_weights(data, card.id), device)
@@ -244,7 +244,7 @@ def load_card_encoder(
 
 
 def _read_weights(store: ObjectStore, card: ModelCard, max_bytes: int) -> bytes:
-    """Read weights after their size and header, which must agree."""
+    """Reads weights after their size and header, which must agree."""
     ref = card.checkpoint
     with lost_as("model", card.id, describe_publishing(card)):
         try:
@@ -255,7 +255,7 @@ def _read_weights(store: ObjectStore, card: ModelCard, max_bytes: int) -> bytes:
 
 
 def _build_program(card: ModelCard, state: StateDict, device: torch.device | str) -> exported_program.ExportedEncoder:
-    """Check and build a stored program, which must be the one that its card describes."""
+    """Checks and builds a stored program, which must be the one that its card describes."""
     encoder = exported_program.build_exported(state, card.id, device)
     if not _takes_input(encoder, card.preprocessing) or card.layers != exported_program.get_layer_specs(encoder):
         raise BadCheckpoint(
@@ -271,15 +271,15 @@ def _takes_input(encoder: exported_program.ExportedEncoder, preprocessing: Prepr
     return (len(preprocessing.modalities), *preprocessing.shape_DHW) == expected
 
 
-def _to_ref(model_id: str, data: bytes) -> VolumeRef:
+def _to_ref(model_id: str, data: bytes) -> StoredObject:
     sha256 = hashlib.sha256(data).hexdigest()
-    return VolumeRef(key=weights_key(model_id, sha256), sha256=sha256)
+    return StoredObject(key=weights_key(model_id, sha256), sha256=sha256)
 
 
 def _commit(
     store: ObjectStore, card: ModelCard, data: bytes, context: WorkContext, *, replace_damaged: bool = False
 ) -> ModelCard:
-    """Store the weights, then the card; returns the first card where the same model is stored again."""
+    """Stores the weights, then the card; returns the first card where the same model is stored again."""
     context.checkpoint()
     # The weights' key contains their digest: writing them before a lost race overwrites nothing of the other model.
     store.put(card.checkpoint.key, data)

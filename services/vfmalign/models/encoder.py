@@ -44,12 +44,12 @@ class Encoder(nn.Module, ABC):
         """The layers whose maps a dense head reads, shallow to deep, with their strides along D, H, W."""
 
     def input_multiple(self) -> Stride:
-        """What D, H and W of an input must be multiples of: the deepest dense layer's stride."""
+        """The stride of the deepest dense layer; D, H and W of an input must be multiples of it."""
         return list(self.dense_layers().values())[-1]
 
     @abstractmethod
     def feature_maps(self, input_NCDHW: Tensor, slices_N2: Tensor | None = None) -> dict[str, Tensor]:
-        """Run the encoder.
+        """Runs the encoder.
 
         Args:
             input_NCDHW: float input, preprocessed as the architecture requires.
@@ -61,16 +61,16 @@ class Encoder(nn.Module, ABC):
         """
 
     def forward(self, input_NCDHW: Tensor, slices_N2: Tensor | None = None) -> Tensor:
-        """Return the (N, C) layer `pooled`."""
+        """Returns the (N, C) layer `pooled`."""
         return self.feature_maps(input_NCDHW, slices_N2)[POOLED_LAYER]
 
     def padded_slices(self, map_NCDHW: Tensor, slices_N2: Tensor | None) -> Tensor | None:
-        """Return where a map belongs to padded slices, bool (N, 1, D, 1, 1); None if its slices are not the input's."""
+        """Returns where a map is padding, bool (N, 1, D, 1, 1); None if its slices are not the input's."""
         return None
 
 
 def whole_volumes(count: int, depth: int) -> Tensor:
-    """Return `slices_N2` of `count` inputs that hold whole volumes without padding."""
+    """Returns `slices_N2` of `count` inputs that hold whole volumes without padding."""
     return torch.tensor([[0, depth]]).expand(count, -1)
 
 

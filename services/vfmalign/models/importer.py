@@ -62,7 +62,7 @@ class InputDescription:
     reference: str = ""
 
     def preprocessing(self, shape_DHW: tuple[int, int, int] | None = None) -> PreprocessingSpec | None:
-        """Build the preprocessing, with the size that the model states unless the user gives one.
+        """Builds the preprocessing, with the size that the model states unless the user gives one.
 
         Returns:
             None if there is no size or no modality.
@@ -78,7 +78,7 @@ class InputDescription:
         )
 
     def adjust(self, default: PreprocessingSpec) -> PreprocessingSpec:
-        """Build the preprocessing from a default, of which the user may change any part; raises as `preprocessing`."""
+        """Builds the preprocessing from a default, any part of which the user may change; raises as `preprocessing`."""
         changes = {
             "modalities": self.modalities,
             "spacing_mm": self.spacing_mm,
@@ -118,7 +118,7 @@ def import_model(
     *,
     description: Path | None = None,
 ) -> ImportedModel:
-    """Read a foreign model.
+    """Reads a foreign model.
 
     Args:
         paths: a checkpoint (or several, where the architecture joins networks), a bundle's folder, or a `.pt2` program.

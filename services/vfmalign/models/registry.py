@@ -122,7 +122,7 @@ def list_architectures() -> tuple[str, ...]:
 
 
 def get_architecture(name: str) -> Architecture:
-    """Look up an architecture by name.
+    """Looks up an architecture by name.
 
     Args:
         name: a name in `ARCHITECTURES` or `stack_checkpoint.ALIASES`, or one that encodes a MONAI network

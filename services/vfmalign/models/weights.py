@@ -26,12 +26,12 @@ _MAX_HEADER_BYTES = 100_000_000  # the limit of the library safetensors
 
 
 def to_safetensors(state: Mapping[str, Tensor]) -> bytes:
-    """Serialise weights; equal weights give equal bytes, whatever their device and memory layout."""
+    """Serialises weights; equal weights give equal bytes, whatever their device and memory layout."""
     return write_safetensors({name: state[name].detach().cpu().contiguous() for name in sorted(state)})
 
 
 def load_state(data: bytes, architecture: Architecture, *, subject: str = "checkpoint") -> StateDict:
-    """Read and check weights that `to_safetensors` wrote.
+    """Reads and checks weights that `to_safetensors` wrote.
 
     Raises:
         BadCheckpoint: the data are not safetensors, or a tensor is missing, unexpected, not finite, or of another shape
@@ -44,14 +44,14 @@ def load_state(data: bytes, architecture: Architecture, *, subject: str = "check
 
 
 def random_state(architecture: Architecture, seed: int) -> StateDict:
-    """Draw the architecture's initial weights from a seed, without changing torch's global generator."""
+    """Draws the architecture's initial weights from a seed, without changing torch's global generator."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         return {name: tensor.contiguous() for name, tensor in architecture.build().state_dict().items()}
 
 
 def build_encoder(architecture: Architecture, state: StateDict, device: torch.device | str = "cpu") -> Encoder:
-    """Build an encoder with these weights on `device`, in evaluation mode."""
+    """Builds an encoder with these weights on `device`, in evaluation mode."""
     encoder = architecture.build_empty()
     encoder.load_state_dict(state, strict=True, assign=True)
     encoder.to(device=device, memory_format=encoder.memory_format)  # type: ignore[call-overload]
@@ -59,7 +59,7 @@ def build_encoder(architecture: Architecture, state: StateDict, device: torch.de
 
 
 def check_state(state: Mapping[str, Tensor], architecture: Architecture, *, subject: str = "checkpoint") -> None:
-    """Check that a state dict has exactly the tensors of an architecture.
+    """Checks that a state dict has exactly the tensors of an architecture.
 
     Raises:
         BadCheckpoint: with a list of everything that differs.
@@ -87,7 +87,7 @@ def check_state(state: Mapping[str, Tensor], architecture: Architecture, *, subj
 
 
 def parse_weights(data: bytes, subject: str) -> StateDict:
-    """Parse the tensors of a safetensors file.
+    """Parses the tensors of a safetensors file.
 
     Raises:
         BadCheckpoint: the data are not safetensors.

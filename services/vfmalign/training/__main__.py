@@ -24,7 +24,7 @@ _log = logs.get(__name__)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the job of the spec at a URI; returns the exit code."""
+    """Runs the job of the spec at a URI; returns the exit code."""
     arguments = parser("training", TrainingSettings, (__doc__ or "").strip())
     arguments.add_argument("spec_uri", help="s3://BUCKET/TENANT/jobs/ID/spec.json")
     uri: str = arguments.parse_args(argv).spec_uri

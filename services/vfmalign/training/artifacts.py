@@ -32,7 +32,7 @@ _log = logs.get(__name__)
 
 
 def write_progress(store: ObjectStore, job: str, point: JobProgress) -> None:
-    """Write one point of the learning curve."""
+    """Writes one point of the learning curve."""
     store.put(job_key(job, f"progress/{point.epoch:04d}.json"), point.to_json(), content_type="application/json")
 
 
@@ -44,7 +44,7 @@ def copy_weights(encoder: Encoder | None) -> dict[str, Tensor]:
 def publish_encoder(
     store: ObjectStore, plan: JobPlan, data: JobData, learner: Learner, model_id: str
 ) -> ModelCard | None:
-    """Publish the encoder with its current weights, without its head, under one of the ids of `publications`.
+    """Publishes the encoder with its current weights, without its head, under one of the ids of `publications`.
 
     Returns:
         The card of the model, or None where there is no encoder.
@@ -72,7 +72,7 @@ def publish_encoder(
 
 
 def _adopt_encoder(store: ObjectStore, spec: TrainingSpec, model_id: str, weights: dict[str, Tensor]) -> ModelCard:
-    """Return the card that an earlier attempt of this job published before it was killed.
+    """Returns the card that an earlier attempt of this job published before it was killed.
 
     A published model is never replaced, unless it was lost or damaged. On a GPU the same training may end with slightly
     different weights; the first ones are kept.
@@ -111,7 +111,7 @@ def write_figures(
     state: TrainerState,
     stop: ShutdownRequest,
 ) -> tuple[FigureRef, ...]:
-    """Draw slices of the first cases with a value of the primary metric, and write the learning curve as JSON."""
+    """Draws slices of the first cases with a value of the primary metric, and writes the learning curve as JSON."""
     primary = learner.metrics[0].name
     title = learner.metrics[0].title
     value_name = title if learner.metrics[0].of_set == "mean" else "probability"

@@ -18,7 +18,7 @@ from pydantic import Field, ValidationError
 from safetensors.torch import load as parse_safetensors
 from torch import Tensor, nn
 
-from vfmalign.core.domain.datasets import VolumeRef
+from vfmalign.core.domain.datasets import StoredObject
 from vfmalign.core.domain.errors import NotFound, PreconditionFailed
 from vfmalign.core.domain.jobs import JobProgress
 from vfmalign.core.domain.record import Record, Sha256
@@ -52,8 +52,8 @@ class TrainerState(Record):
     loss_sum: float = 0.0
     curve: tuple[JobProgress, ...] = ()
     best_epoch: int = 0
-    best: VolumeRef | None = None
-    state: VolumeRef | None = None
+    best: StoredObject | None = None
+    state: StoredObject | None = None
     stage_seconds: dict[str, float] = Field(default_factory=dict)
 
 
@@ -64,7 +64,7 @@ class CheckpointStore:
         self._store = store
         self._job = job
         self._spec_digest = spec_digest
-        self._committed: VolumeRef | None = None
+        self._committed: StoredObject | None = None
 
     def load_latest(self) -> tuple[TrainerState, bytes] | None:
         """The last commit of this spec and its tensors; None if there is none or it cannot be used."""
@@ -85,7 +85,7 @@ class CheckpointStore:
         return state, data
 
     def commit(self, state: TrainerState, tensors: bytes) -> TrainerState:
-        """Store the tensors, then the state that names them, then delete the tensors of the commit before.
+        """Stores the tensors, then the state that names them, then deletes the tensors of the commit before.
 
         In this order a kill at any point leaves a `latest.json` whose tensors exist.
         """
@@ -96,8 +96,8 @@ class CheckpointStore:
         self._committed = state.state
         return state
 
-    def put(self, data: bytes) -> VolumeRef:
-        """Store tensors under their digest."""
+    def put(self, data: bytes) -> StoredObject:
+        """Stores tensors under their digest."""
         digest = hashlib.sha256(data).hexdigest()
         key = job_key(self._job, f"checkpoint/{digest}.safetensors")
         if len(data) <= SINGLE_PUT_BYTES:
@@ -107,27 +107,27 @@ class CheckpointStore:
             path.write_bytes(data)
             return self._store.upload(key, path)
 
-    def get(self, ref: VolumeRef) -> bytes:
-        """Read tensors, verified by their digest."""
+    def get(self, ref: StoredObject) -> bytes:
+        """Reads tensors, verified by their digest."""
         return self._store.get(ref.key, sha256=ref.sha256)
 
-    def delete(self, ref: VolumeRef) -> None:
-        """Delete tensors to which no commit refers any more."""
+    def delete(self, ref: StoredObject) -> None:
+        """Deletes tensors to which no commit refers any more."""
         self._store.delete(ref.key)
 
 
 def encode_weights(network: nn.Module) -> bytes:
-    """Encode a network's weights as safetensors."""
+    """Encodes a network's weights as safetensors."""
     return to_safetensors(network.state_dict())
 
 
 def decode_weights(data: bytes, network: nn.Module) -> None:
-    """Load weights that `encode_weights` wrote."""
+    """Loads weights that `encode_weights` wrote."""
     network.load_state_dict(parse_safetensors(data))
 
 
 def encode_state(network: nn.Module, optimiser: torch.optim.Optimizer) -> bytes:
-    """Encode the network, the optimiser and torch's random states as safetensors."""
+    """Encodes the network, the optimiser and torch's random states as safetensors."""
     tensors = {f"{_MODEL}{name}": tensor for name, tensor in network.state_dict().items()}
     for name, parameter in network.named_parameters():
         for field, value in optimiser.state.get(parameter, {}).items():
@@ -139,7 +139,7 @@ def encode_state(network: nn.Module, optimiser: torch.optim.Optimizer) -> bytes:
 
 
 def restore_state(data: bytes, network: nn.Module, optimiser: torch.optim.Optimizer) -> None:
-    """Restore everything that `encode_state` encoded."""
+    """Restores everything that `encode_state` encoded."""
     tensors = parse_safetensors(data)
     network.load_state_dict(_strip(tensors, _MODEL))
     parameters = dict(network.named_parameters())

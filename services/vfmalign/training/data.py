@@ -87,7 +87,7 @@ class Batch:
 
 
 def derive_seed(seed: int, purpose: str, number: int = 0) -> int:
-    """Derive a seed for one purpose and one draw, independent of all others."""
+    """Derives a seed for one purpose and one draw, independent of all others."""
     # The purposes are part of every stored result: renaming one would change all batches of existing seeds.
     digest = hashlib.sha256(f"{seed}/{purpose}/{number}".encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
@@ -107,7 +107,7 @@ def load_cases(
     workers: int,
     check: Callable[[], None],
 ) -> list[PreparedCase]:
-    """Read, verify and prepare cases in parallel; all are kept in memory.
+    """Reads, verifies and prepares cases in parallel; all are kept in memory.
 
     Args:
         store: the deployment's object storage.
@@ -212,7 +212,7 @@ def draw_batch(
     seed: int,
     device: torch.device,
 ) -> Batch:
-    """Draw the batch of one step: cases of a seeded shuffle, cut to patches, and flipped with probability 0.5.
+    """Draws the batch of one step: cases of a seeded shuffle, cut to patches, and flipped with probability 0.5.
 
     Args:
         cases: the split to draw from. If the cases have classes, both are drawn equally often.
@@ -259,7 +259,7 @@ def balanced_indices(positives: Sequence[bool], batch_size: int, step: int, seed
 
 
 def collate(cases: Sequence[PreparedCase], device: torch.device) -> Batch:
-    """Stack cases of equal shape into a batch on the device."""
+    """Stacks cases of equal shape into a batch on the device."""
     return Batch(
         input_NCDHW=_stack([case.input_CDHW for case in cases], device),
         clean_NCDHW=_stack([case.clean_CDHW for case in cases], device),

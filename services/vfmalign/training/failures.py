@@ -29,7 +29,7 @@ _log = logs.get(__name__)
 def get_exit_code(error: VfmalignError) -> int:
     """Returns the exit code of a training process that ends with an error.
 
-    Store and partners have codes of their own: such an end says nothing about the training, and while the store is
+    An unavailable store and a lost process have codes of their own: the training did not fail, and while the store is
     unavailable, the exit code is all that a process can leave.
     """
     if isinstance(error, StoreUnavailable):
@@ -38,7 +38,7 @@ def get_exit_code(error: VfmalignError) -> int:
 
 
 def report(store: ObjectStore, spec_uri: str, error: VfmalignError) -> int:
-    """Write `failure.json` for an error that would occur again, and return the exit code.
+    """Writes `failure.json` for an error that would occur again, and returns the exit code.
 
     A job that was stopped on request, or whose failure is transient, has not failed and gets no such file.
     """
@@ -56,5 +56,5 @@ def report(store: ObjectStore, spec_uri: str, error: VfmalignError) -> int:
 
 
 def clear(store: ObjectStore, job: str) -> None:
-    """Delete the failure of an earlier attempt, so that a job that runs again does not count as failed."""
+    """Deletes the failure of an earlier attempt, so that a job that runs again does not count as failed."""
     store.delete(job_key(job, "failure.json"))

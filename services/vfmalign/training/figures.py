@@ -36,7 +36,7 @@ class Panel:
 
 
 def draw_panels(panels: Sequence[Panel], title: str) -> bytes:
-    """Draw panels side by side; equal panels give equal bytes."""
+    """Draws panels side by side; equal panels give equal bytes."""
     # Imported here: it takes half a second, and only a job that ends draws figures. The Figure class without pyplot,
     # which keeps global state and looks for a display.
     from matplotlib.figure import Figure

@@ -94,7 +94,7 @@ def run_job(
     stop: ShutdownRequest,
     process_group: ProcessGroup = SINGLE_PROCESS,
 ) -> None:
-    """Run a job to its result; a job that has a result is left unchanged.
+    """Runs a job to its result; a job that has a result is left unchanged.
 
     All processes train. The main process alone performs the stages after that.
 
@@ -151,7 +151,7 @@ def run_job(
 def _complete(
     run: _Run, state: TrainerState, baseline: Baseline | None, initial_weights: dict[str, Tensor], device: str
 ) -> JobResult:
-    """Test, draw figures and publish the encoder, with the weights of the best validation; returns the result."""
+    """Tests, draws figures and publishes the encoder, with the weights of the best validation; returns the result."""
     store, spec, learner, cases = run.store, run.plan.spec, run.learner, run.cases
     with run.stages.stage("test"):
         scores = _to_case_scores(cases.test, learner.score(cases.test, run.stop.check))
@@ -195,7 +195,7 @@ def _complete(
 
 
 def configure_torch(options: TrainingOptions, process_group: ProcessGroup = SINGLE_PROCESS) -> torch.device:
-    """Configure torch for reproducible results, and return the device to train on.
+    """Configures torch for reproducible results, and returns the device to train on.
 
     Raises:
         BadOption: CUDA is required but not available.
@@ -222,7 +222,7 @@ def describe_device(device: torch.device) -> str:
 
 
 def _load_cases(store: ObjectStore, plan: JobPlan, data: JobData, workers: int, stop: ShutdownRequest) -> CaseSplits:
-    """Load and prepare the cases of all splits, with what the task adds to them."""
+    """Loads and prepares the cases of all splits, with what the task adds to them."""
     cases = load_cases(
         store,
         (*data.train, *data.val, *data.test),
@@ -243,7 +243,7 @@ def _load_cases(store: ObjectStore, plan: JobPlan, data: JobData, workers: int, 
 
 
 def _refuse_cut_organs(plan: JobPlan, cases: Sequence[CaseInside]) -> None:
-    """Refuse cases of whose structures too little lies in the field of view.
+    """Refuses cases of whose structures too little lies in the field of view.
 
     Raises:
         BadDataset: there are some; the error names those with the smallest shares.
@@ -260,7 +260,7 @@ def _refuse_cut_organs(plan: JobPlan, cases: Sequence[CaseInside]) -> None:
 
 
 def _fit_baseline(plan: JobPlan, train: Sequence[PreparedCase]) -> Baseline | None:
-    """Fit the task's naive baseline, and return the function that scores a case predicted by it.
+    """Fits the task's naive baseline, and returns the function that scores a case predicted by it.
 
     This happens before the training, because data from which the baseline cannot be fitted cannot train a network.
     """

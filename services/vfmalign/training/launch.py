@@ -36,7 +36,7 @@ _log = logs.get(__name__)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Start this machine's processes and wait for them; returns the exit code."""
+    """Starts this machine's processes and waits for them; returns the exit code."""
     arguments = _parse(argv)
     settings = load(TrainingSettings)
     logs.configure("training", settings.log)
@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def await_master(host: str, port: int, timeout_s: float) -> None:
-    """Wait until machine 0 accepts connections. Its name may not resolve before its pod runs.
+    """Waits until machine 0 accepts connections. Its name may not resolve before its pod runs.
 
     torch would wait as well, but without reacting to SIGTERM.
 

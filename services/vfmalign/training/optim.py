@@ -27,7 +27,7 @@ _TOKEN_SUFFIXES = ("pos_embed", "token", "tokens")
 def parameter_groups(
     network: nn.Module, *, weight_decay: float, layer_decay: float, encoder_rate: float = 1.0
 ) -> list[dict[str, Any]]:
-    """Group parameters by their share of the learning rate and by weight decay.
+    """Groups parameters by their share of the learning rate and by weight decay.
 
     In an encoder with layers 0…S−1 (stages with their downsampling, or a transformer's blocks), layer i gets the share
     `encoder_rate · layer_decay ** (S − i)`, the parts of a transformer before its blocks get `encoder_rate ·
@@ -81,7 +81,7 @@ def learning_rate_at(step: int, recipe: TrainingRecipe) -> float:
 
 
 def set_learning_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
-    """Set the learning rate of every group to its share."""
+    """Sets the learning rate of every group to its share."""
     for group in optimiser.param_groups:
         group["lr"] = rate * group["lr_scale"]
 

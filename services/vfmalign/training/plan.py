@@ -63,7 +63,7 @@ class JobData:
 
 
 def make_plan(store: ObjectStore, spec: TrainingSpec) -> JobPlan:
-    """Validate a spec on its own and against the stored models.
+    """Validates a spec on its own and against the stored models.
 
     Raises:
         BadOption: fields do not fit together, or a name is unknown.
@@ -103,7 +103,7 @@ def _load_dataset(store: ObjectStore, spec: TrainingSpec) -> DatasetManifest:
 
 
 def _check_publications(store: ObjectStore, spec: TrainingSpec) -> None:
-    """Check the ids under which the job will publish its encoder and probes."""
+    """Checks the ids under which the job will publish its encoder and probes."""
     finetunes = spec.kind == "finetune"
     specialised = finetunes and spec.network == "specialised"
     _require(specialised == (not spec.publish_as), "publish_as", _PUBLISH_AS_REMEDY)
@@ -120,7 +120,7 @@ def _check_publications(store: ObjectStore, spec: TrainingSpec) -> None:
 
 
 def select_data(plan: JobPlan) -> JobData:
-    """Select the splits that the job uses.
+    """Selects the splits that the job uses.
 
     Raises:
         BadDataset: the dataset lacks cases that the job needs, or a case lacks what the task needs.
@@ -178,7 +178,7 @@ def model_id_conflict(model: str) -> Conflict:
 
 
 def _check_id_available(store: ObjectStore, model: str, source: str) -> None:
-    """Reject an id that belongs to another model before the training rather than after it."""
+    """Rejects an id that belongs to another model before the training rather than after it."""
     try:
         card = load_card(store, model)
     except (NotFound, PreconditionFailed):  # a damaged card is replaced

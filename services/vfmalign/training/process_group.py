@@ -63,7 +63,7 @@ class ProcessGroup:
         return bool(self._all_reduce_max(flag)[0])
 
     def barrier(self) -> None:
-        """Wait until all processes have reached this call."""
+        """Waits until all processes have reached this call."""
         self._all_reduce_max(0)
 
     def all_equal(self, number: int) -> bool:
@@ -72,7 +72,7 @@ class ProcessGroup:
         return largest == -negated_smallest
 
     def check_cancelled(self, check: Callable[[], None]) -> None:
-        """Stop all processes at the same place.
+        """Stops all processes at the same place.
 
         Args:
             check: raises Cancelled if this process is to stop.
@@ -83,7 +83,7 @@ class ProcessGroup:
         self._exchange(check, done=False)
 
     def run_on_main(self, work: Callable[[Callable[[], None]], float], check: Callable[[], None]) -> float:
-        """Run work in the main process only, and broadcast its result.
+        """Runs work in the main process only, and broadcast its result.
 
         Args:
             work: called in the main process with a function that it must call wherever it can stop.
@@ -107,7 +107,7 @@ class ProcessGroup:
         return float(value)
 
     def distribute(self, network: nn.Module, batch_size: int) -> Forward:
-        """Return the network as a function of whole batches, of which every process computes a shard.
+        """Returns the network as a function of whole batches, of which every process computes a shard.
 
         Args:
             network: on this process's device, with equal weights in all processes.
@@ -144,7 +144,7 @@ class ProcessGroup:
         return forward
 
     def _gather_outputs(self, own_N: Tensor, sizes: Sequence[int]) -> Tensor:
-        """Concatenate the outputs of all processes in order; only this process's own output carries a gradient."""
+        """Concatenates the outputs of all processes in order; only this process's own output carries a gradient."""
         padded_N = own_N.new_zeros((max(sizes), *own_N.shape[1:]))  # gloo gathers equal shapes only
         padded_N[: len(own_N)] = own_N.detach()
         parts = [torch.empty_like(padded_N) for _ in sizes]
@@ -156,7 +156,7 @@ class ProcessGroup:
         return torch.cat(outputs)
 
     def _exchange(self, check: Callable[[], None], *, done: bool) -> bool:
-        """Tell all processes whether any is to stop; returns whether the main process's work is done."""
+        """Tells all processes whether any is to stop; returns whether the main process's work is done."""
         if self.world_size == 1:
             check()
             return done
@@ -189,7 +189,7 @@ def shard_sizes(samples: int, world_size: int) -> list[int]:
 
 @contextmanager
 def init_process_group(device: str) -> Iterator[ProcessGroup]:
-    """Join the processes that torch's launcher started for this job; a process started otherwise is alone.
+    """Joins the processes that torch's launcher started for this job; a process started otherwise is alone.
 
     Args:
         device: the device setting. Gradients are added by gloo on CPUs and by NCCL on CUDA devices.

@@ -38,7 +38,7 @@ class TrainingSettings(Settings):
 
 
 def read_spec(store: ObjectStore, uri: str) -> TrainingSpec:
-    """Read a job's spec, and check that it is stored at the job's own address.
+    """Reads a job's spec, and checks that it is stored at the job's own address.
 
     Raises:
         BadOption: no valid spec is stored there.

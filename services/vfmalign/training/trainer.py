@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from vfmalign.core.domain.datasets import VolumeRef
+from vfmalign.core.domain.datasets import StoredObject
 from vfmalign.core.domain.errors import BadOption, Cancelled, Exhausted, Unavailable
 from vfmalign.core.domain.jobs import JobProgress, TrainingSpec
 from vfmalign.core.runtime import logs
@@ -70,7 +70,7 @@ class Trainer:
         self._state = TrainerState(spec_digest=spec.digest())
 
     def fit(self) -> TrainerState:
-        """Train, and leave the main process's network with the weights of the best validation.
+        """Trains, and leaves the main process's network with the weights of the best validation.
 
         Returns:
             The final state with the whole curve and the best epoch.
@@ -110,7 +110,7 @@ class Trainer:
         return self._state
 
     def _resume(self) -> None:
-        """Restore the last checkpoint, if there is one."""
+        """Restores the last checkpoint, if there is one."""
         checkpoint = self._checkpoints.load_latest()
         ref = checkpoint[0].state if checkpoint else None
         # While an earlier attempt still writes, the processes could read different commits and train from different
@@ -185,12 +185,12 @@ class Trainer:
             self._update(curve=(*self._state.curve, point), loss_sum=0.0)
 
     def _record_validation(self, point: JobProgress, *, best: bool) -> None:
-        """Write the outcome of the validation that was just done.
+        """Writes the outcome of the validation that was just done.
 
         The order is: best weights, probe, commit, progress, and last the deletion of the weights that the commit no
         longer names.
         """
-        replaced: VolumeRef | None = None
+        replaced: StoredObject | None = None
         if best:
             with self._stages.stage("checkpoint"):
                 ref = self._checkpoints.put(encode_weights(self._learner.network))

@@ -50,7 +50,7 @@ def count(cli: Cli, service: str, **labels: str) -> float:
 
 
 def run_command(cli: Cli, *arguments: str, variables: dict[str, str] | None = None) -> Done:
-    """Run a command, which has to end in time."""
+    """Runs a command, which has to end in time."""
     done = subprocess.run(
         [sys.executable, "-m", "vfmalign.cli", *arguments],
         cwd=cli.folder,
@@ -64,7 +64,7 @@ def run_command(cli: Cli, *arguments: str, variables: dict[str, str] | None = No
 
 
 def run_doctor(cli: Cli) -> Done:
-    """Run `doctor` with addresses, as for a deployment elsewhere: it need not load torch, which may take as long."""
+    """Runs `doctor` with addresses, as for a deployment elsewhere: it need not load torch, which may take as long."""
     state = cli.home.read()
     assert state.store is not None
     variables = {f"VFMALIGN_{name.upper()}_ADDRESS": one.ports.address for name, one in state.services.items()}

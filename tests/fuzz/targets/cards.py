@@ -22,7 +22,7 @@ _SMALL = PreprocessingSpec(modalities=("t2w",), spacing_mm=None, shape_DHW=(16, 
 
 
 def run(data: bytes) -> None:
-    """Read a card, show it, build the network that it describes, and look for its weights."""
+    """Reads a card, shows it, builds the network that it describes, and looks for its weights."""
     store = MemoryStore({model_card_key("m"): data})
     card = load_card(store, "m")
     to_model(card, store.uri).to_proto()

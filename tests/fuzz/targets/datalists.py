@@ -9,14 +9,14 @@ from tests.fuzz.harness import Target
 from tests.fuzz.memory_store import MemoryStore
 
 from vfmalign.client.dataset_description import describe_dataset
-from vfmalign.core.domain.datasets import Case, DatasetManifest, VolumeRef
+from vfmalign.core.domain.datasets import Case, DatasetManifest, StoredObject
 from vfmalign.core.domain.declarations import DatasetDeclaration
 from vfmalign.core.storage.datasets import check_splits, load_dataset, to_datalist
 from vfmalign.core.storage.keys import dataset_key
 
 
 def run(data: bytes) -> None:
-    """Read a dataset, show it and check its splits."""
+    """Reads a dataset, shows it and checks its splits."""
     dataset = load_dataset(MemoryStore({dataset_key("d"): data}), "d")
     describe_dataset(dataset).to_proto()
     dataset.digest()
@@ -53,7 +53,7 @@ def make_seeds() -> Mapping[str, bytes]:
 
 
 def _make_case(name: str, *kinds: str) -> Case:
-    refs = {kind: VolumeRef(key=f"volumes/d/{name}/{kind}.nii.gz", sha256=(name * 64)[:64]) for kind in kinds}
+    refs = {kind: StoredObject(key=f"volumes/d/{name}/{kind}.nii.gz", sha256=(name * 64)[:64]) for kind in kinds}
     return Case(id=f"c-{name}", group=f"g-{name}", volumes=refs)
 
 

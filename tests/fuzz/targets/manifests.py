@@ -31,7 +31,7 @@ _PART = save({"stages.3": np.ones((2, 3), np.float32)}, {"start_row": "0"})
 
 
 def run(data: bytes) -> None:
-    """Read a set whose manifest is the input, then a set whose part is the input."""
+    """Reads a set whose manifest is the input, then a set whose part is the input."""
     if data[:1] == b"{":
         manifest = _make_manifest(_PART)
         store = MemoryStore({manifest.parts[0].key: _PART, manifest_key(_SET): data})

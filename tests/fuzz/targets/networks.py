@@ -18,7 +18,7 @@ _VIT = {"in_channels": 1, "img_size": [16, 16, 16], "patch_size": [8, 8, 8], "hi
 
 
 def run(data: bytes) -> None:
-    """Build the network on the meta device."""
+    """Builds the network on the meta device."""
     text = data.decode(errors="replace")
     is_stack = b'"compared"' in data
     get_architecture((stack_checkpoint.PREFIX if is_stack else monai_bundle.PREFIX) + text).build_empty()

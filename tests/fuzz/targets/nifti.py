@@ -17,7 +17,7 @@ _INPUT = PreprocessingSpec(modalities=("t1w",), spacing_mm=(3.0, 1.0, 1.0), shap
 
 
 def run(data: bytes) -> None:
-    """Decode an image and prepare its study; decode the same file as a label map."""
+    """Decodes an image and prepares its study; decodes the same file as a label map."""
     try:
         volume = decode(data, "study.volumes[0]", "t1w")
         encode(volume)

@@ -22,7 +22,7 @@ _LIMITS = {"MAX_LIVE_BYTES": 2**26, "MAX_TOTAL_ELEMENTS": 2**24, "MAX_FLOPS": 10
 
 
 def run(data: bytes) -> None:
-    """Load a program and extract features of an empty image."""
+    """Loads a program and extracts features of an empty image."""
     with (
         mock.patch.multiple(program_measurement, **_LIMITS),
         mock.patch.object(program_constants, "MAX_INDEX_COST", 2**20),

@@ -21,7 +21,7 @@ from vfmalign.client.messages.imports import (
 )
 from vfmalign.client.messages.jobs import JobId, JobSpec
 from vfmalign.client.messages.mmd import CreateUploadRequest
-from vfmalign.core.domain.datasets import Case, DatasetManifest, VolumeRef
+from vfmalign.core.domain.datasets import Case, DatasetManifest, StoredObject
 from vfmalign.core.domain.errors import VfmalignError
 from vfmalign.core.domain.models import ModelCard, PreprocessingSpec
 from vfmalign.core.rpc.bounds import parse_request
@@ -59,7 +59,7 @@ _REQUESTS = sorted(
 
 
 def _make_store() -> MemoryStore:
-    volumes = {kind: VolumeRef(key=f"volumes/d/{kind}", sha256="0" * 64) for kind in ("t2w", "dwi", "adc", "gland")}
+    volumes = {kind: StoredObject(key=f"volumes/d/{kind}", sha256="0" * 64) for kind in ("t2w", "dwi", "adc", "gland")}
 
     def case(name: str) -> tuple[Case, ...]:
         return (Case(id=name, group=name, volumes=volumes),)
@@ -69,7 +69,7 @@ def _make_store() -> MemoryStore:
         id="m",
         architecture="profound_conv_micro",
         objective="contrastive",
-        checkpoint=VolumeRef(key="models/m/x", sha256="0" * 64),
+        checkpoint=StoredObject(key="models/m/x", sha256="0" * 64),
         preprocessing=PreprocessingSpec(modalities=("t2w", "dwi", "adc"), spacing_mm=None, shape_DHW=(16, 64, 64)),
         layers=(),
         primary_layer="stages.3",
@@ -82,7 +82,7 @@ _STORE = _make_store()
 
 
 def run(data: bytes) -> None:
-    """Parse a request and convert it as its servicer does."""
+    """Parses a request and converts it as its servicer does."""
     name, cls = _REQUESTS[data[0] % len(_REQUESTS)] if data else _REQUESTS[0]
     request = parse_request(cls.FromString, data[1:])
     if (convert := _CONVERT.get(name.rsplit(".", 1)[1])) is not None:

@@ -22,7 +22,7 @@ _ARCHITECTURE = get_architecture(
 
 
 def run(data: bytes) -> None:
-    """Read the weights of a model, then the same file as a foreign checkpoint."""
+    """Reads the weights of a model, then the same file as a foreign checkpoint."""
     try:
         load_state(data, _ARCHITECTURE)
     finally:

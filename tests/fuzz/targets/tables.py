@@ -16,7 +16,7 @@ _OPTIONS = ImportOptions(shares=DEFAULT_SHARES)
 
 
 def run(data: bytes) -> None:
-    """Read the input as the description of a folder without volumes, and list its problems."""
+    """Reads the input as the description of a folder without volumes, and lists its problems."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / ("dataset.json" if data[:1] == b"{" else "cases.csv")
         path.write_bytes(data)

@@ -27,7 +27,7 @@ _STORE = MemoryStore({})
 
 
 def run(data: bytes) -> None:
-    """Read a text in every meaning that it may have."""
+    """Reads a text in every meaning that it may have."""
     text = data.decode(errors="replace")
     checks: tuple[Callable[[], object], ...] = (
         lambda: _list(text),
@@ -46,7 +46,7 @@ def run(data: bytes) -> None:
 
 
 def _list(token: str) -> None:
-    """Compile the query of a page, with its values, for both databases."""
+    """Compiles the query of a page, with its values, for both databases."""
     query = PageRequest(10, token).select(JobRow)
     for dialect in (sqlite.dialect(), postgresql.dialect()):
         query.compile(dialect=dialect)

@@ -33,7 +33,7 @@ def _open() -> Authenticator:
 
 
 def run(data: bytes) -> None:
-    """Send bytes as a token, and as the claims of a signed one; only what is signed may be admitted."""
+    """Sends bytes as a token, and as the claims of a signed one; only what is signed may be admitted."""
     with suppress(Unauthenticated):
         identity = asyncio.run(_open().authenticate(bearer(data.decode("latin-1"))))
         assert (identity.subject, identity.roles) == ("ada", {"viewer"}), "only the seed is signed"
@@ -46,7 +46,7 @@ def run(data: bytes) -> None:
 
 
 def make_seeds() -> Mapping[str, bytes]:
-    """Return a valid token, forged ones, and claims."""
+    """Returns a valid token, forged ones, and claims."""
     valid = _ISSUER.sign("viewer", **_TIMES)
     header, claims, _ = valid.split(".")
     return {

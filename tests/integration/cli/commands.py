@@ -85,7 +85,7 @@ def run_stack(folder: Path) -> Iterator[Cli]:
 
 
 def call(*arguments: str, code: int | None = 0) -> Done:
-    """Run a command by the function that the program calls: starting a process takes longer than most commands."""
+    """Runs a command by the function that the program calls: starting a process takes longer than most commands."""
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         ended = program.run(arguments)

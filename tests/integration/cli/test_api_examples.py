@@ -39,7 +39,7 @@ def mmd2() -> float:
 
 
 def run_example(stack: Cli, *command: str) -> str:
-    """Run an example in the root of the repository, as the page says, and return what it prints."""
+    """Runs an example in the root of the repository, as the page says, and returns what it prints."""
     state = stack.home.read()
     environment = {
         **os.environ,

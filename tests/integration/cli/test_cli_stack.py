@@ -271,7 +271,7 @@ def test_unknown_ids_are_code_2(cli: Cli) -> None:
 
 
 def interrupt(process: subprocess.Popen[str], line: str) -> str:
-    """Send Ctrl-C to a command once it has written a line to stderr; return what it writes afterwards."""
+    """Sends Ctrl-C to a command once it has written a line to stderr; returns what it writes afterwards."""
     assert process.stderr is not None
     with process:
         for written in process.stderr:

@@ -42,14 +42,14 @@ class Server:
     ports: dict[str, int]
 
     def connect(self, holder: str) -> Minio:
-        """Return a client with a holder's keys."""
+        """Returns a client with a holder's keys."""
         access_key, secret_key = read_keys(self.folder, holder)
         address = f"127.0.0.1:{self.ports['s3']}"
         return Minio(address, access_key=access_key, secret_key=secret_key, secure=False, region="us-east-1")
 
 
 def read_command() -> list[str]:
-    """Return the command that the container runs: the image's entry point and the arguments in compose.yaml."""
+    """Returns the command that the container runs: the image's entry point and the arguments in compose.yaml."""
     stage = (DEPLOY / "Dockerfile").read_text().partition("FROM runtime AS s3")[2].partition("FROM ")[0]
     found = re.search(r"ENTRYPOINT (\[.*\])", stage.replace("\\\n", ""))
     assert found
@@ -58,7 +58,7 @@ def read_command() -> list[str]:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """Run the command; only folders, ports and the address of S3 are others than in the container."""
+    """Runs the command; only folders, ports and the address of S3 are others than in the container."""
     folder = tmp_path_factory.mktemp("container")
     assert credentials.main([str(folder / "credentials")]) == 0
     (folder / "data").mkdir()
@@ -87,7 +87,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 def create_bucket(server: Server, log: Path) -> None:
-    """Run what `make compose-up` runs in the container `cli`, and store an object under every prefix."""
+    """Runs what `make compose-up` runs in the container `cli`, and stores an object under every prefix."""
     mount = COMPOSE["services"]["s3"]["working_dir"]
     written = COMPOSE["services"]["cli"]["environment"]
     variables = {name: value.replace(mount, str(server.folder / "owner")) for name, value in written.items()}
@@ -101,12 +101,12 @@ def create_bucket(server: Server, log: Path) -> None:
 
 
 def put(client: Minio, key: str) -> None:
-    """Store an object."""
+    """Stores an object."""
     client.put_object(BUCKET, key, io.BytesIO(CONTENT), len(CONTENT))
 
 
 def is_allowed(action: Any, *arguments: Any) -> bool:
-    """Return whether the server admits a call; every refusal is AccessDenied."""
+    """Returns whether the server admits a call; every refusal is AccessDenied."""
     try:
         action(*arguments)
     except S3Error as error:
@@ -128,7 +128,7 @@ def test_the_keys_of_a_service_do_what_its_policy_says(server: Server, service: 
 
 
 def call(port: int, channel_credentials: grpc.ChannelCredentials | None) -> grpc.StatusCode:
-    """Return the status of a call of a method that no server has."""
+    """Returns the status of a call of a method that no server has."""
     address = f"127.0.0.1:{port}"
     secure = channel_credentials is not None
     with grpc.secure_channel(address, channel_credentials) if secure else grpc.insecure_channel(address) as channel:

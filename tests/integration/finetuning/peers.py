@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import grpc
 import numpy as np
 
-from vfmalign.core.domain.datasets import Case, DatasetManifest, VolumeRef
+from vfmalign.core.domain.datasets import Case, DatasetManifest, StoredObject
 from vfmalign.core.domain.errors import BadOption, DataLoss, NotFound
 from vfmalign.core.domain.models import ModelCard, PreprocessingSpec
 from vfmalign.core.domain.record import canonical_json
@@ -38,7 +38,7 @@ PROGRAM = """
 import gc, os, signal, sys, time
 gc.disable()
 from pathlib import Path
-from vfmalign.core.domain.datasets import VolumeRef
+from vfmalign.core.domain.datasets import StoredObject
 from vfmalign.core.domain.field_of_view import CaseInside
 from vfmalign.core.domain.jobs import *
 from vfmalign.core.domain.models import ModelCard
@@ -65,7 +65,7 @@ probes = []
 def publish(name, digest):
     card = store.read(model_card_key(spec.model), ModelCard)
     store.put(f"models/{name}/{digest}.safetensors", b"weights")
-    ref = VolumeRef(key=f"models/{name}/{digest}.safetensors", sha256=digest)
+    ref = StoredObject(key=f"models/{name}/{digest}.safetensors", sha256=digest)
     card = card.model_copy(update={"id": name, "checkpoint": ref, "source": f"job {spec.id}"})
     store.write(model_card_key(name), card)
     return card
@@ -229,7 +229,7 @@ def store_inputs(store):
 
     def case(name, group=None):
         digest = uuid.uuid5(uuid.NAMESPACE_OID, name).hex * 2
-        volumes = {kind: VolumeRef(key=f"volumes/{name}", sha256=digest) for kind in ("t2w", "gland", "lesions")}
+        volumes = {kind: StoredObject(key=f"volumes/{name}", sha256=digest) for kind in ("t2w", "gland", "lesions")}
         return Case(id=name, group=group or name, volumes=volumes)
 
     card = {

@@ -32,27 +32,27 @@ class Service:
         self.pid = self._process.pid
 
     def poll(self) -> int | None:
-        """Return the exit code, negative for a signal, or None while the process runs."""
+        """Returns the exit code, negative for a signal, or None while the process runs."""
         return self._process.exitcode
 
     def wait(self, timeout_s: float | None = None) -> int:
-        """Wait for the end of the process and return its exit code."""
+        """Waits for the end of the process and returns its exit code."""
         self._process.join(timeout_s)
         if self._process.exitcode is None:
             raise subprocess.TimeoutExpired("vfmalign.finetuning", timeout_s or 0)
         return self._process.exitcode
 
     def send_signal(self, number: int) -> None:
-        """Send a signal to a process that runs."""
+        """Sends a signal to a process that runs."""
         if self.poll() is None:
             os.kill(self.pid, number)
 
     def terminate(self) -> None:
-        """Send SIGTERM."""
+        """Sends SIGTERM."""
         self.send_signal(signal.SIGTERM)
 
     def kill(self) -> None:
-        """Send SIGKILL."""
+        """Sends SIGKILL."""
         self.send_signal(signal.SIGKILL)
 
 

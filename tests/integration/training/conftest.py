@@ -62,7 +62,7 @@ def model(store):
 
 @pytest.fixture(scope="module")
 def make_spec(store, dataset, model):
-    """Write a spec and return it."""
+    """Writes a spec and returns it."""
 
     def make(job, **changes):
         fields = {
@@ -87,7 +87,7 @@ def make_spec(store, dataset, model):
 
 @pytest.fixture(scope="module")
 def finish(store):
-    """Run a job in this process and read its result."""
+    """Runs a job in this process and reads its result."""
 
     def run(spec, stop=None):
         run_job(store, spec, OPTIONS, stop or ShutdownRequest())
@@ -110,7 +110,7 @@ def undisturbed(long_spec, finish):
 
 @pytest.fixture
 def start(store, store_environment, python):
-    """Start a training process for a spec."""
+    """Starts a training process for a spec."""
     running = []
 
     def run(job):
@@ -150,7 +150,7 @@ def wait_for(store, key, process):
 
 
 def replace_weights(store, model_id, **changes):
-    """Replace a published model's weights, like a rerun that gives slightly different ones; returns the card."""
+    """Replaces a published model's weights, like a rerun that gives slightly different ones; returns the card."""
     data = to_safetensors(random_state(ARCHITECTURES[ARCHITECTURE], 8))
     sha256 = hashlib.sha256(data).hexdigest()
     ref = store.put(weights_key(model_id, sha256), data)

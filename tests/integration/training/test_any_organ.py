@@ -84,7 +84,7 @@ def stack(store):
 
 @pytest.fixture(scope="module")
 def run(make_spec, finish):
-    """Run a job on a dataset."""
+    """Runs a job on a dataset."""
 
     def run(job, task, dataset, card, network="pretrained", recipe=RECIPE):
         spec = make_spec(

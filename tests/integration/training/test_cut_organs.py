@@ -45,7 +45,7 @@ def cut_dataset(store):
 
 @pytest.fixture(scope="module")
 def run(store, cut_dataset, make_spec, finish):
-    """Run a job on the cut dataset."""
+    """Runs a job on the cut dataset."""
     card = publish(
         store,
         "narrow",

@@ -82,7 +82,7 @@ def environment(store_environment):
 
 @pytest.fixture
 def launch(store, environment, python, python_server):
-    """Start one machine's processes of a job; `command` is that of users."""
+    """Starts one machine's processes of a job; `command` is that of users."""
     running = []
 
     def start(job, *arguments, command=False):

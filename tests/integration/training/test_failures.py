@@ -8,7 +8,7 @@ import torch
 from tests.integration.training.conftest import ARCHITECTURE, OPTIONS
 from torch import nn
 
-from vfmalign.core.domain.datasets import VolumeRef
+from vfmalign.core.domain.datasets import StoredObject
 from vfmalign.core.domain.errors import (
     BadOption,
     Cancelled,
@@ -86,7 +86,7 @@ def fields(dataset, make_model):
 
 @pytest.fixture
 def fail(store, fields):
-    """Run a job that must fail; returns its `failure.json` and its exit code."""
+    """Runs a job that must fail; returns its `failure.json` and its exit code."""
 
     def run(spec: TrainingSpec) -> JobFailure:
         store.write(job_key(spec.id, "spec.json"), spec)
@@ -176,7 +176,7 @@ def without(case, kind):
 def truncated(store, case):
     data = store.get(case.volumes["adc"].key)[:500]
     ref = store.put("volumes/broken/adc.nii.gz", data)
-    return case.model_copy(update={"volumes": case.volumes | {"adc": VolumeRef(key=ref.key, sha256=ref.sha256)}})
+    return case.model_copy(update={"volumes": case.volumes | {"adc": StoredObject(key=ref.key, sha256=ref.sha256)}})
 
 
 @pytest.mark.parametrize(
@@ -312,7 +312,7 @@ PIPES = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subpr
 
 @pytest.fixture
 def run(python):
-    """Run the program; returns its exit code and what it printed."""
+    """Runs the program; returns its exit code and what it printed."""
 
     def run_program(*arguments, environment=None):
         process = python([*COMMAND, *arguments], env=environment, **PIPES)
@@ -324,7 +324,7 @@ def run(python):
 
 @pytest.fixture
 def store_failing(store, fields):
-    """Store the spec of a job that fails, and return its address."""
+    """Stores the spec of a job that fails, and returns its address."""
 
     def write(job, **changes):
         store.write(job_key(job, "spec.json"), TrainingSpec.model_validate(fields | changes | {"id": job}))

@@ -41,13 +41,13 @@ class Block:
 
 
 def list_blocks(page: str, text: str | None = None) -> list[Block]:
-    """Return the commands of a page, in order."""
+    """Returns the commands of a page, in order."""
     text = (ROOT / page).read_text() if text is None else text
     return [Block(page, line, script) for line, script in _find_scripts(text)]
 
 
 def list_comments() -> list[Block]:
-    """Return the commands in comments of the manifests."""
+    """Returns the commands in comments of the manifests."""
     blocks = []
     for path in sorted((ROOT / "k8s").rglob("*.yaml")):
         for number, line in enumerate(path.read_text().splitlines(), start=1):
@@ -66,7 +66,7 @@ def _find_scripts(text: str) -> Iterator[tuple[int, str]]:
 
 
 def _to_command(span: str) -> str:
-    """Return the command in a code span; a span that only names a program or its subcommand asks for its help."""
+    """Returns the command in a code span; a span that only names a program or its subcommand asks for its help."""
     if _NAMES_A_PROGRAM.fullmatch(span):
         return f"{span} --help"
     return span if span.startswith(tuple(f"{program} " for program in PROGRAMS)) else ""

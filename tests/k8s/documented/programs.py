@@ -18,7 +18,7 @@ _ONE_SERVICE, _SERVICES = {"exec", "run"}, {"up", "stop", "start", "restart", "l
 
 
 def install(folder: Path) -> None:
-    """Write an executable for each program into a folder, which then comes first in PATH."""
+    """Writes an executable for each program into a folder, which then comes first in PATH."""
     modules = {name: f"-m tests.k8s.documented.programs {name}" for name in ("docker", "kind", "make", "vfmalign")}
     for name, arguments in (modules | {"python": ""}).items():
         path = folder / name
@@ -27,12 +27,12 @@ def install(folder: Path) -> None:
 
 
 def make(arguments: Sequence[str]) -> int:
-    """Print what make would do; a target that does not exist fails."""
+    """Prints what make would do; a target that does not exist fails."""
     return subprocess.run([_find("make"), "-n", *arguments], stdout=subprocess.DEVNULL, check=False).returncode
 
 
 def vfmalign(arguments: Sequence[str]) -> int:
-    """Parse the arguments of a command without running it."""
+    """Parses the arguments of a command without running it."""
     from typer.core import TyperCommand
 
     from vfmalign.cli.__main__ import run
@@ -42,7 +42,7 @@ def vfmalign(arguments: Sequence[str]) -> int:
 
 
 def docker(arguments: Sequence[str]) -> int:
-    """Let docker parse its arguments and read its files, up to the call of a daemon that does not exist."""
+    """Lets docker parse its arguments and reads its files, up to the call of a daemon that does not exist."""
     program, environment = _find("docker"), os.environ | {"DOCKER_HOST": NO_DAEMON}
     if "--help" not in arguments and arguments[0] == "compose":
         listing = [program, "compose", "-f", str(ROOT / "deploy" / "compose.yaml"), "--profile", "*", "config"]
@@ -61,7 +61,7 @@ def docker(arguments: Sequence[str]) -> int:
 
 
 def kind(arguments: Sequence[str]) -> int:
-    """Check a command of kind 0.24: its verbs, and that every image to load is one that `make images` builds."""
+    """Checks a command of kind 0.24: its verbs, and that every image to load is one that `make images` builds."""
     if tuple(arguments[:2]) not in {("create", "cluster"), ("delete", "cluster"), ("load", "docker-image")}:
         return 1
     name, *images = arguments[2:]
@@ -76,7 +76,7 @@ def kind(arguments: Sequence[str]) -> int:
 
 
 def _list_services(arguments: Sequence[str]) -> list[str]:
-    """Return the services that a compose command names."""
+    """Returns the services that a compose command names."""
     command = next((name for name in arguments if name in _ONE_SERVICE | _SERVICES), None)
     if command is None:
         return []
@@ -85,7 +85,7 @@ def _list_services(arguments: Sequence[str]) -> list[str]:
 
 
 def _find(name: str) -> str:
-    """Return the real program, which comes later in PATH than the one that `install` has written."""
+    """Returns the real program, which comes later in PATH than the one that `install` has written."""
     folders = os.environ["PATH"].split(os.pathsep)
     program = shutil.which(name, path=os.pathsep.join(folders[1:]))
     if program is None:

@@ -59,7 +59,7 @@ def cluster() -> Cluster:
 
 @pytest.fixture
 def run(cluster: Cluster, tmp_path: Path) -> Iterator[Run]:
-    """Run a script in a copy of the repository; fails if a command of it does."""
+    """Runs a script in a copy of the repository; fails if a command of it does."""
     folder, path = tmp_path / "repository", tmp_path / "bin"
     for one in (folder, path):
         one.mkdir()
@@ -90,7 +90,7 @@ def run(cluster: Cluster, tmp_path: Path) -> Iterator[Run]:
 
 
 def make_training_job(cluster: Cluster) -> Object:
-    """Return the Job of a check's job, as the launcher would create it."""
+    """Returns the Job of a check's job, as the launcher would create it."""
     template = cluster.objects["PodTemplate", JOBS_NAMESPACE, "vfmalign-training"]
     origin = Origin(check="CHECK", network="pretrained", request_id="check-CHECK")
     job = manifest(template, "CHECK-pretrained", 1, "s3://vfmalign/default/jobs/a/spec.json", Options(), origin=origin)
@@ -129,7 +129,7 @@ RESTART = "kubectl -n vfmalign rollout restart deployment"
 
 
 def list_lines(start: str) -> list[str]:
-    """Return the lines of all blocks that begin with a text."""
+    """Returns the lines of all blocks that begin with a text."""
     lines = [line.partition("  #")[0].strip() for block in BLOCKS for line in block.script.splitlines()]
     return [line for line in lines if line.startswith(start)]
 
@@ -213,7 +213,7 @@ def _list_keys(objects: list[Object]) -> list[tuple[str, str, str]]:
 
 
 def _list_references(objects: list[Object]) -> set[tuple[str, str, str]]:
-    """Return namespace, name and key of every Secret that a pod's variables refer to."""
+    """Returns namespace, name and key of every Secret that a pod's variables refer to."""
     return {
         (pod.namespace, reference["name"], reference["key"])
         for pod in pods(objects)

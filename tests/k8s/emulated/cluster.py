@@ -39,7 +39,7 @@ class Cluster:
     _version: int = 100
 
     def put(self, item: Object) -> Object:
-        """Create or replace an object, and let the controllers react."""
+        """Creates or replaces an object, and lets the controllers react."""
         kind = next(kind for kind in KINDS if (kind.version, kind.name) == (item["apiVersion"], item["kind"]))
         with self.lock:
             metadata = item["metadata"]
@@ -54,16 +54,16 @@ class Cluster:
         return item
 
     def add(self, items: Sequence[Object]) -> None:
-        """Create objects without a request, namespaces first."""
+        """Creates objects without a request, namespaces first."""
         for item in sorted(copy.deepcopy(list(items)), key=lambda item: item["kind"] != "Namespace"):
             self.put(item)
 
     def list(self, kind: str, namespace: str = "") -> list[Object]:
-        """Return the objects of a kind."""
+        """Returns the objects of a kind."""
         return [item for key, item in sorted(self.objects.items()) if key[0] == kind and namespace in {"", key[1]}]
 
     def remove(self, key: Key) -> Object:
-        """Delete an object and all that it owns; a namespace owns what lies in it."""
+        """Deletes an object and all that it owns; a namespace owns what lies in it."""
         item = self.objects.pop(key)
         for other, owned in list(self.objects.items()):
             owners = {one["uid"] for one in owned["metadata"].get("ownerReferences", ())}
@@ -75,7 +75,7 @@ class Cluster:
     # --- requests ----------------------------------------------------------------------------------------------------
 
     def handle(self, method: str, call: Call, body: bytes, content_type: str) -> Any:
-        """Return the object, list or text that answers a request."""
+        """Returns the object, list or text that answers a request."""
         if call.subresource == "log":
             return self._read_log(call)
         if call.subresource == "eviction":
@@ -111,7 +111,7 @@ class Cluster:
         return self.objects[self._find(call)]
 
     def list_selected(self, call: Call) -> Object:
-        """Return the list that answers a request for the objects of a kind."""
+        """Returns the list that answers a request for the objects of a kind."""
         items = [item for item in self.list(call.kind.name, call.namespace) if is_selected(item, call.query)]
         metadata = {"resourceVersion": str(self._version)}
         return {"apiVersion": call.kind.version, "kind": f"{call.kind.name}List", "metadata": metadata, "items": items}

@@ -15,7 +15,7 @@ HASH = "pod-template-hash"
 
 
 def react(cluster: Cluster, item: Object, before: Object | None) -> None:
-    """Let the controller of an object's kind react to its creation or change."""
+    """Lets the controller of an object's kind react to its creation or change."""
     if item["kind"] == "Deployment" and cluster.rolls_out:
         _roll_out(cluster, item)
     if item["kind"] == "Job" and before is None:
@@ -73,7 +73,7 @@ def _get_template(replica_set: Object) -> Object:
 
 
 def _run_job(cluster: Cluster, job: Object) -> None:
-    """Run every pod of a Job to its success."""
+    """Runs every pod of a Job to its success."""
     uid = job["metadata"]["uid"]
     job["spec"]["selector"] = {"matchLabels": {"batch.kubernetes.io/controller-uid": uid}}
     labels = job["spec"]["template"].setdefault("metadata", {}).setdefault("labels", {})

@@ -75,7 +75,7 @@ class Call:
 
 
 def parse_call(path: str, query: dict[str, str]) -> Call:
-    """Parse the path of a request for objects."""
+    """Parses the path of a request for objects."""
     kind_path = next((kind.path for kind in KINDS if path.startswith(f"{kind.path}/")), None)
     parts = path.removeprefix(f"{kind_path}/").split("/")
     namespace = ""
@@ -89,7 +89,7 @@ def parse_call(path: str, query: dict[str, str]) -> Call:
 
 
 def serve_discovery(path: str) -> Any:
-    """Return the answer to a request of API discovery; None for other paths."""
+    """Returns the answer to a request of API discovery; None for other paths."""
     if path == "/version":
         return {"major": "1", "minor": "32", "gitVersion": "v1.32.0"}
     if path == "/api":

@@ -12,7 +12,7 @@ from tests.k8s.rendering import Object
 
 
 def apply_patch(item: Object, body: bytes, content_type: str) -> Object:
-    """Return the patched object."""
+    """Returns the patched object."""
     if content_type.startswith("application/json-patch"):
         patched: Object = jsonpatch.apply_patch(item, json.loads(body))
         return patched
@@ -40,7 +40,7 @@ def _is_named(item: Any) -> bool:
 
 
 def _merge_lists(old: list[Object], new: list[Object]) -> list[Object]:
-    """Merge elements by their name, which is the merge key of containers, variables, volumes and ports."""
+    """Merges elements by their name, which is the merge key of containers, variables, volumes and ports."""
     merged = {item["name"]: item for item in old}
     for item in new:
         if item.get("$patch") == "delete":

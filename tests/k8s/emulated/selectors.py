@@ -12,7 +12,7 @@ _TERMS = re.compile(r",(?![^(]*\))")
 
 
 def is_selected(item: Object, query: dict[str, str]) -> bool:
-    """Return whether the selectors of a list request match an object."""
+    """Returns whether the selectors of a list request match an object."""
     labels = item["metadata"].get("labels") or {}
     terms = [term.strip() for term in _TERMS.split(query.get("labelSelector", "")) if term]
     fields = [term for term in query.get("fieldSelector", "").split(",") if term]

@@ -76,7 +76,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def _watch(self, call: Call) -> None:
-        """Send the objects that change; the client watches again when the connection ends."""
+        """Sends the objects that change; the client watches again when the connection ends."""
         self.close_connection = True
         self.send_response(200)
         self.send_header("Content-Type", "application/json")
@@ -101,7 +101,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextlib.contextmanager
 def serve(cluster: Cluster, folder: Path) -> Iterator[Path]:
-    """Serve a cluster's API; yields a kubeconfig in `folder` that leads to it."""
+    """Serves a cluster's API; yields a kubeconfig in `folder` that leads to it."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"cluster": cluster}))
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
     thread.start()

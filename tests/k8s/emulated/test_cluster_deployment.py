@@ -26,7 +26,7 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster
 
 
 def add_node(cluster: Cluster, name: str, gpus: int) -> None:
-    """Let a node join; one with GPUs belongs to the pool."""
+    """Lets a node join; one with GPUs belongs to the pool."""
     labels = {"nvidia.com/gpu.present": "true"} if gpus else {}
     metadata = {"name": name, "labels": labels}
     status = {"allocatable": {"cpu": "4"} | ({GPU: str(gpus)} if gpus else {})}
@@ -34,7 +34,7 @@ def add_node(cluster: Cluster, name: str, gpus: int) -> None:
 
 
 def set_ready(cluster: Cluster, ready: int) -> None:
-    """Let the pods of every Deployment become ready. With `maxUnavailable: 1`, none has to be for `Available`."""
+    """Lets the pods of every Deployment become ready. With `maxUnavailable: 1`, none has to be for `Available`."""
     for item in cluster.list("Deployment"):
         counts = {"replicas": 1, "updatedReplicas": 1, "readyReplicas": ready, "availableReplicas": ready}
         conditions = [{"type": "Available", "status": "True"}]

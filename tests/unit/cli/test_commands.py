@@ -132,7 +132,7 @@ def test_bad_usage_is_one_sentence_and_code_2(invoke, arguments: tuple[str, ...]
     ],
 )
 def test_every_error_has_its_exit_code(error: errors.VfmalignError, code: int) -> None:
-    assert exits.exit_code_of(error) == code
+    assert exits.get_exit_code(error) == code
 
 
 def test_the_version_is_one_line(invoke) -> None:

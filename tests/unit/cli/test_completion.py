@@ -39,7 +39,7 @@ def run_shell(shell: str, script: str, environment: dict[str, str]) -> str:
 
 
 def complete(shell: str, words: str, environment: dict[str, str]) -> str:
-    """Return what a shell offers for the last word of a command line."""
+    """Returns what a shell offers for the last word of a command line."""
     load = f"cd ~; _VFMALIGN_COMPLETE=source_{shell} vfmalign > script; source ./script"
     call = CALLS[shell].format(words=words, last=len(words.split()) - 1)
     return run_shell(shell, f"{STUBS[shell]}{load}; {call}", environment)

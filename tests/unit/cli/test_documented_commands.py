@@ -30,7 +30,7 @@ MODULE = re.compile(r"\bpython -m ([\w.]+)")
 
 
 def list_commands(page: str) -> Iterator[tuple[str, bool]]:
-    """Yield the lines of the fenced blocks of a page, and its code spans; with whether it is a line to be typed."""
+    """Yields the lines of the fenced blocks of a page, and its code spans; with whether it is a line to be typed."""
     for token in MarkdownIt().enable("table").parse((ROOT / page).read_text()):
         if token.type == "fence" and token.info.strip() in SHELLS:
             yield from ((line.strip(), True) for line in token.content.replace("\\\n", " ").splitlines())

@@ -55,7 +55,7 @@ def test_an_error_inside_the_block_that_is_no_missing_module_is_not_changed() ->
 
 
 def record_source(monkeypatch: pytest.MonkeyPatch, source: object) -> None:
-    """Let the package be installed from a source, as pip records it; from an index for None."""
+    """Lets the package be installed from a source, as pip records it; from an index for None."""
     content = None if source is None else json.dumps(source)
     monkeypatch.setattr(extras, "distribution", lambda name: SimpleNamespace(read_text=lambda file: content))
 

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from vfmalign.core.domain.datasets import VolumeRef
+from vfmalign.core.domain.datasets import StoredObject
 from vfmalign.core.domain.errors import BadOption, BadVolume, Conflict, Exhausted, InvalidInput, PreconditionFailed
 from vfmalign.core.domain.models import ModelCard
 from vfmalign.core.rpc.tensors import to_array
@@ -53,7 +53,7 @@ def test_extract_in_full():
     )  # fmt: skip
     asked = converters.to_study_request(request, key_of)
     assert asked.sources == (
-        Source("adc", "study.volumes[0]", VolumeRef(key="a/b", sha256=SHA)),
+        Source("adc", "study.volumes[0]", StoredObject(key="a/b", sha256=SHA)),
         Source("gland", "study.gland_mask", b"gland"),
     )
     assert (asked.model_sha256, asked.layers, asked.pooling, asked.store_as) == (SHA, ("stages.1",), "none", "mine")

@@ -14,7 +14,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from vfmalign.core.domain.datasets import VolumeRef
+from vfmalign.core.domain.datasets import StoredObject
 from vfmalign.core.domain.errors import DigestMismatch, NotFound
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.imaging.phantoms.rendering import PhantomCase, generate_case
@@ -39,9 +39,9 @@ class MemoryStore(ObjectStore):
             raise DigestMismatch("wrong digest", subject=self.uri(key))
         return data
 
-    def put(self, key: str, data: bytes, content_type: str = "application/octet-stream") -> VolumeRef:
+    def put(self, key: str, data: bytes, content_type: str = "application/octet-stream") -> StoredObject:
         self.objects[key] = data
-        return VolumeRef(key=key, sha256=hashlib.sha256(data).hexdigest())
+        return StoredObject(key=key, sha256=hashlib.sha256(data).hexdigest())
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
         if key in self.objects:
@@ -98,7 +98,7 @@ def picai(picai_folder: Path) -> dict[str, Volume]:
 
 @pytest.fixture
 def nifti() -> Callable[..., bytes]:
-    """Build the bytes of a NIfTI file: `nifti(array, affine=…, gz=…, **header fields)`."""
+    """Builds the bytes of a NIfTI file: `nifti(array, affine=…, gz=…, **header fields)`."""
 
     def make(
         array: Any = None,

@@ -34,7 +34,7 @@ def scene(seed=0, modalities=("t2w", "dwi", "adc")):
 
 
 def smooth(seed, shape=SHAPE, offset=3.0):
-    """Smooth positive signal with structures a few voxels wide."""
+    """Smooths positive signal with structures a few voxels wide."""
     draw = torch.Generator().manual_seed(seed)
     coarse = torch.rand((1, 1, *(side // 4 for side in shape)), generator=draw)
     return offset + torch.nn.functional.interpolate(coarse, size=shape, mode="trilinear")[0, 0]

@@ -25,7 +25,7 @@ MAX_FLOP = 2**21
 
 @pytest.fixture
 def measure_gap(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[WorkContext], object]], int]:
-    """Return the largest number of floating-point operations between two checks of some work."""
+    """Returns the largest number of floating-point operations between two checks of some work."""
     for module in (products, similarity):
         monkeypatch.setattr(module, "MAX_FLOP_UNCHECKED", MAX_FLOP)
     monkeypatch.setattr("vfmalign.mmd.engine.permuted_sums._PERMUTATIONS_AT_ONCE", 128)

@@ -18,7 +18,7 @@ from vfmalign.cli.commands.lifecycle import (
     get_next_step,
     no_report,
 )
-from vfmalign.cli.exits import FAILED, GATE_FAILED, OK, exit_code_of
+from vfmalign.cli.exits import FAILED, GATE_FAILED, OK, get_exit_code
 from vfmalign.cli.gates import (
     EXAMPLE,
     NO_GATE,
@@ -240,12 +240,12 @@ def list_jobs_of_check(target: Target, check: Check) -> list[Job]:
 
 
 def watch_check(target: Target, check_id: str, output: Output, opening: str = "") -> Check:
-    """Follow a check until it has ended; see `follow`."""
+    """Follows a check until it has ended; see `follow`."""
     return follow(target, CHECKS, check_id, output, follow_check, opening=opening)
 
 
 def download_check_report(target: Target, check_id: str, result: CheckResult, folder: Path) -> dict[str, str]:
-    """Download the report of a check that succeeded; returns the paths of its files."""
+    """Downloads the report of a check that succeeded; returns the paths of its files."""
     return download_report(target, CHECKS, check_id, _get_report_files(result), folder)
 
 
@@ -254,7 +254,7 @@ def _get_report_files(result: CheckResult) -> dict[ReportFormat, ObjectRef]:
 
 
 def finish_check(target: Target, check: Check, output: Output, reports: Path, gate: Gate = NO_GATE) -> None:
-    """Write a check that has ended, with its report and the outcome of its gate.
+    """Writes a check that has ended, with its report and the outcome of its gate.
 
     Raises:
         typer.Exit: code 1 if the check did not succeed, 5 if its gate does not pass, 2 if the report cannot be written,
@@ -268,7 +268,7 @@ def finish_check(target: Target, check: Check, output: Output, reports: Path, ga
             page = Path(content["report"]["html"])
         except BadOption as error:
             content |= output.explain(error)
-            report_code = exit_code_of(error)
+            report_code = get_exit_code(error)
     succeeded = check.state == "succeeded"
     gate_json, gate_lines, code = apply_gate(check, gate if succeeded else NO_GATE)
     lines = show_check(check, page, list_jobs_of_check(target, check))
@@ -277,7 +277,7 @@ def finish_check(target: Target, check: Check, output: Output, reports: Path, ga
 
 
 def apply_gate(check: Check, gate: Gate) -> tuple[dict[str, Any], list[RenderableType], int]:
-    """Evaluate a gate; returns what `--json` adds, what a terminal shows and the exit code."""
+    """Evaluates a gate; returns what `--json` adds, what a terminal shows and the exit code."""
     if not gate:
         return {}, [], OK
     result = check.result

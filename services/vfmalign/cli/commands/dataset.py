@@ -164,7 +164,7 @@ def _import(
     mapping: Path | None,
     output: Output,
 ) -> None:
-    """Import a dataset and show it.
+    """Imports a dataset and shows it.
 
     Raises:
         Exit: with the code of bad input, if there are problems.
@@ -198,7 +198,7 @@ def _import(
 def _dry_run(
     path: Path, dataset_id: str, options: ImportOptions, state_directory: StateDirectory, output: Output
 ) -> None:
-    """Show a dataset that is not imported.
+    """Shows a dataset that is not imported.
 
     Raises:
         Exit: with the code of bad input, if there are problems.
@@ -235,7 +235,7 @@ def _dry_run(
 def _find_model(
     state_directory: StateDirectory, model_id: str | None, modality_map: list[str] | None, *, allow_cut: bool
 ) -> ImportingModel | None:
-    """Find the published model that a dataset is imported for.
+    """Finds the published model that a dataset is imported for.
 
     Raises:
         BadOption: there is none, and an option that needs one.
@@ -318,7 +318,7 @@ def show(
 
 
 def _emit_dataset(target: Target, dataset_id: str, output: Output) -> None:
-    """Write a stored dataset."""
+    """Writes a stored dataset."""
     dataset = target.run(lambda client: client.features.get_dataset(dataset_id))
     output.emit(to_dataset_document(dataset), *show_dataset(dataset))
 
@@ -345,7 +345,7 @@ def _parse_shares(texts: list[str]) -> dict[Split, float]:
 
 @contextmanager
 def _progress_bar(output: Output) -> Iterator[Callable[[str, int, int], None]]:
-    """Show a progress bar for `progress(stage, done, total)`, in cases."""
+    """Shows a progress bar for `progress(stage, done, total)`, in cases."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=output.err, transient=True, disable=not output.err.is_terminal) as bars:
         tasks: dict[str, Any] = {}

@@ -20,7 +20,7 @@ from vfmalign.cli.commands.lifecycle import (
     get_next_step,
     no_report,
 )
-from vfmalign.cli.exits import FAILED, OK, exit_code_of
+from vfmalign.cli.exits import FAILED, OK, get_exit_code
 from vfmalign.cli.lazy_group import new_group
 from vfmalign.cli.local.state_directory import DEFAULT_HOME, StateDirectory
 from vfmalign.cli.options import (
@@ -180,7 +180,7 @@ def list_results(target: Target, experiment: Experiment) -> dict[str, CheckResul
 
 
 def watch_experiment(target: Target, experiment_id: str, output: Output, opening: str = "") -> Experiment:
-    """Follow an experiment until it has ended; see `follow`."""
+    """Follows an experiment until it has ended; see `follow`."""
     return follow(target, EXPERIMENTS, experiment_id, output, follow_experiment, opening=opening)
 
 
@@ -192,7 +192,7 @@ def finish_experiment(
     further_lines: Sequence[RenderableType] = (),
     **fields: Any,
 ) -> None:
-    """Write an experiment that has ended, with its report.
+    """Writes an experiment that has ended, with its report.
 
     Args:
         target: the deployment.
@@ -214,7 +214,7 @@ def finish_experiment(
             headline = json.loads(Path(places["json"]).read_bytes()).get("headline", ())
         except BadOption as error:
             content |= output.explain(error)
-            report_code = exit_code_of(error)
+            report_code = get_exit_code(error)
     lines = show_experiment(experiment, list_results(target, experiment), headline, page)
     output.emit(content | fields, *lines, *further_lines)
     raise typer.Exit(report_code if experiment.state == "succeeded" else FAILED)
@@ -231,7 +231,7 @@ def _get_report_files(experiment: Experiment) -> dict[ReportFormat, ObjectRef]:
 
 
 def parse_smallest_differences(texts: Sequence[str]) -> tuple[SmallestDifference, ...]:
-    """Parse smallest relevant differences, each `METRIC=VALUE`.
+    """Parses smallest relevant differences, each `METRIC=VALUE`.
 
     Raises:
         BadOption: a text has another form, or the value is not a number above 0 and at most 1,000.

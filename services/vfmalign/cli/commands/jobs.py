@@ -97,7 +97,7 @@ def show(job_id: JobArgument, home: HomeOption = DEFAULT_HOME, as_json: JsonOpti
 
 
 def create_job(target: Target, job_id: str, spec: JobSpec, output: Output, *, wait: bool) -> None:
-    """Create a job and, unless `wait` is false, follow it until it has ended.
+    """Creates a job and, unless `wait` is false, follows it until it has ended.
 
     Raises:
         typer.Exit: code 1 if the job did not succeed, else 0.
@@ -111,11 +111,11 @@ def create_job(target: Target, job_id: str, spec: JobSpec, output: Output, *, wa
 
 
 def watch_job(target: Target, job_id: str, output: Output, opening: str = "") -> Job:
-    """Follow a job until it has ended; see `follow`."""
+    """Follows a job until it has ended; see `follow`."""
     return follow(target, JOBS, job_id, output, follow_job, opening=opening)
 
 
 def finish_job(job: Job, output: Output) -> None:
-    """Write a job that has ended; raises as `create_job`."""
+    """Writes a job that has ended; raises as `create_job`."""
     output.emit({"job": job.to_json_dict()}, *tables.show_job(job))
     raise typer.Exit(OK if job.state == "succeeded" else FAILED)

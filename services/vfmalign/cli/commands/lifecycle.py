@@ -34,7 +34,7 @@ def add_lifecycle(
     list_table: Callable[[Iterable[OperationT]], RenderableType],
     states: tuple[JobState, ...] = STATES,
 ) -> None:
-    """Add the commands `list`, `cancel` and `retry` to a group; `states` are those that the resource can have."""
+    """Adds the commands `list`, `cancel` and `retry` to a group; `states` are those that the resource can have."""
     noun = resource.noun
     one = f"an {noun}" if noun.startswith("e") else f"a {noun}"
 
@@ -85,7 +85,7 @@ def follow(
     *,
     opening: str = "",
 ) -> OperationT:
-    """Follow a resource until it has ended. Ctrl-C leaves it running and prints how to continue.
+    """Follows a resource until it has ended. Ctrl-C leaves it running and prints how to continue.
 
     Args:
         target: the deployment.
@@ -120,7 +120,7 @@ def get_next_step(target: Target, noun: str, resource_id: str, state: JobState) 
 
 
 def create_reports_folder(folder: Path) -> None:
-    """Create the folder for downloaded reports before the work begins, which may take hours.
+    """Creates the folder for downloaded reports before the work begins, which may take hours.
 
     Raises:
         BadOption: it cannot be written.
@@ -138,7 +138,7 @@ def download_report(
     files: Mapping[ReportFormat, ObjectRef],
     folder: Path,
 ) -> dict[str, str]:
-    """Download a report and verify its digests.
+    """Downloads a report and verifies its digests.
 
     Args:
         target: the deployment.

@@ -258,7 +258,7 @@ def _split_list(text: str) -> list[str]:
 
 
 def _parse_three(text: str, kind: type[T], option: str) -> tuple[T, T, T] | None:
-    """Parse three numbers separated by commas; None for an empty text."""
+    """Parses three numbers separated by commas; None for an empty text."""
     if not text:
         return None
     try:
@@ -271,7 +271,7 @@ def _parse_three(text: str, kind: type[T], option: str) -> tuple[T, T, T] | None
 
 
 def _parse_quantiles(text: str) -> tuple[float, float] | None:
-    """Parse two numbers separated by a comma; None for an empty text."""
+    """Parses two numbers separated by a comma; None for an empty text."""
     if not text:
         return None
     try:

@@ -82,7 +82,7 @@ def rehearse(
 
 
 def _make_plan(size: str, data: Path | None, encoders: Path | None, declaration: str, seed: int) -> rehearsal.Plan:
-    """Build the plan.
+    """Builds the plan.
 
     Raises:
         BadOption: an option is missing or does not fit.

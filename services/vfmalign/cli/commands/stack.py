@@ -146,7 +146,7 @@ def _interrupt(*_: object) -> None:
 def _start_detached(
     directory: StateDirectory, output: Output, services: Sequence[str], port_choice: PortChoice
 ) -> None:
-    """Start a supervisor in a session of its own and wait until every service serves.
+    """Starts a supervisor in a session of its own and waits until every service serves.
 
     Raises:
         Conflict: a stack with other services or ports runs already.
@@ -184,7 +184,7 @@ def _start_detached(
 
 
 def _check_same(directory: StateDirectory, state: StackState, services: Sequence[str], port_choice: PortChoice) -> None:
-    """Refuse to take a stack that runs for another one."""
+    """Refuses to take a stack that runs for another one."""
     ports = {name: service.ports for name, service in state.services.items()}
     if ports and set(ports) != set(services):
         difference = f"services ({', '.join(ports)})"

@@ -105,7 +105,7 @@ def _parse(tenants: str) -> tuple[str, ...]:
 
 
 def _prepare(settings: StoreSettings) -> tuple[bool, str]:
-    """Create the bucket if it does not exist, and check it; returns whether it was created, and what was checked."""
+    """Creates the bucket if it does not exist, and checks it; returns whether it was created, and what was checked."""
     store = ObjectStore(settings)
     if "region" not in settings.model_fields_set and not store.has_bucket():
         raise BadOption(

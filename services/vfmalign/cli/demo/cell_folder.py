@@ -1,7 +1,7 @@
-"""A folder of finished cells as JSON: results that outlive the state folder, and that another machine goes on from.
+"""A folder of finished cells as JSON, which outlives the state folder and lets another machine continue.
 
-It holds the pretrained models as well. A cell belongs to the digest of its model's weights, and another processor
-rounds otherwise: pretrained there, the same model has other weights, and none of its cells fits.
+It holds the pretrained models as well. A cell belongs to the digest of its model's weights, and a
+model that is pretrained again on another processor has other weights, because rounding differs.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class CellFolder:
     dataset: str
 
     def restore(self, store: ObjectStore) -> int:
-        """Put the cells of the folder into the store, where they are not there yet; returns their number.
+        """Puts the cells of the folder into the store, where they are not there yet; returns their number.
 
         The orchestrator decides by their digests which of them an experiment can use.
 
@@ -62,7 +62,7 @@ class CellFolder:
         return len(files)
 
     def save(self, store: ObjectStore) -> None:
-        """Write the cells of the dataset in the store that the folder does not have."""
+        """Writes the cells of the dataset in the store that the folder does not have."""
         saved = {_read(_read_file(file)).get("cell") for file in self.path.glob("*.json")}
         for key in store.list("cells/"):
             data = store.get(key, max_bytes=MAX_CELL_BYTES)
@@ -72,7 +72,7 @@ class CellFolder:
             _write(self.path / f"{content['check']}.json", data)
 
     def restore_models(self, store: ObjectStore) -> frozenset[str]:
-        """Publish the models of the folder, unless they are published; returns their ids.
+        """Publishes the models of the folder, unless they are published; returns their ids.
 
         Raises:
             BadOption: a card cannot be read, or its weights are missing or damaged.
@@ -99,7 +99,7 @@ class CellFolder:
         return frozenset(card.id for card in cards)
 
     def save_models(self, store: ObjectStore, models: Iterable[str]) -> None:
-        """Write published models that the folder does not have; the card of each is written last."""
+        """Writes published models that the folder does not have; the card of each is written last."""
         for model in models:
             card_file = self.path / model_card_key(model)
             if not card_file.is_file():
@@ -110,7 +110,7 @@ class CellFolder:
 
     @contextmanager
     def keep_in_step(self, store: ObjectStore, output: Output) -> Iterator[None]:
-        """Restore the cells, and save those that finish during a block."""
+        """Restores the cells, and save those that finish during a block."""
         output.note(f"{self.restore(store)} finished cells are in {self.path}")
         stop = threading.Event()
 
@@ -132,7 +132,7 @@ class CellFolder:
 
 
 def _write(file: Path, data: bytes) -> None:
-    """Write a file that is whole or not there."""
+    """Writes a file that is whole or not there."""
     file.parent.mkdir(parents=True, exist_ok=True)
     unfinished = file.with_name(f"{file.name}.part")
     unfinished.write_bytes(data)
@@ -153,7 +153,7 @@ def _read_card(file: Path) -> ModelCard:
 
 
 def _read_file(file: Path) -> bytes:
-    """Read a file; empty for one that cannot be read or is too large, which is no result and no card."""
+    """Reads a file; empty for one that cannot be read or is too large, which is no result and no card."""
     try:
         return read_regular_file(file, MAX_CELL_BYTES)
     except OSError:

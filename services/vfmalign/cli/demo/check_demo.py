@@ -96,7 +96,7 @@ class DemoResult:
 
 
 def run(directory: StateDirectory, output: Output, plan: DemoPlan, *, reports: Path, keep: bool) -> None:
-    """Run the demo on a stack of its own, in a state folder.
+    """Runs the demo on a stack of its own, in a state folder.
 
     Raises:
         VfmalignError: a step failed. The folder with its logs is kept.
@@ -136,7 +136,7 @@ def run(directory: StateDirectory, output: Output, plan: DemoPlan, *, reports: P
 
 
 def run_on_deployment(target: Target, output: Output, plan: DemoPlan, *, reports: Path) -> None:
-    """Run the demo on a deployment. Its data stay there.
+    """Runs the demo on a deployment. Its data stay there.
 
     Raises:
         VfmalignError: a step failed.
@@ -151,7 +151,7 @@ def run_on_deployment(target: Target, output: Output, plan: DemoPlan, *, reports
 
 
 def delete_demo(directory: StateDirectory) -> None:
-    """Delete the state folder of an earlier demo.
+    """Deletes the state folder of an earlier demo.
 
     Raises:
         Conflict: a stack runs there.

@@ -158,7 +158,7 @@ class RealPlan:
         return dict(sorted(by_id.items()))
 
     def create_inputs(self, target: Target, directory: StateDirectory, output: Output) -> None:
-        """Import the dataset and the encoders, unless they exist.
+        """Imports the dataset and the encoders, unless they exist.
 
         Raises:
             BadDataset: the dataset cannot be imported.

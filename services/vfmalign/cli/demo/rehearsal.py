@@ -69,7 +69,7 @@ class Plan(Protocol):
         """Id of the dataset."""
 
     def create_inputs(self, target: Target, directory: StateDirectory, output: Output) -> None:
-        """Create the dataset and import models, unless they exist."""
+        """Creates the dataset and imports models, unless they exist."""
 
     def pretrainings(self) -> list[PretrainingRun]:
         """Returns how the models are pretrained."""
@@ -146,7 +146,7 @@ class RehearsalPlan:
         return f"phantoms-{self.experiment}"
 
     def create_inputs(self, target: Target, directory: StateDirectory, output: Output) -> None:
-        """Generate the phantoms, unless they exist."""
+        """Generates the phantoms, unless they exist."""
         generate_phantoms(target, self.dataset, self.seed, self.size.counts, output)
 
     def pretrainings(self) -> list[PretrainingRun]:
@@ -183,7 +183,7 @@ def get_stack_settings() -> dict[str, str]:
 
 
 def run(directory: StateDirectory, output: Output, plan: Plan, reports: Path, cells: CellFolder | None = None) -> None:
-    """Run a rehearsal in a state folder, which is kept in any case.
+    """Runs a rehearsal in a state folder, which is kept in any case.
 
     Raises:
         VfmalignError: a step failed.
@@ -214,7 +214,7 @@ def rehearse(
     *,
     cells: CellFolder | None = None,
 ) -> None:
-    """Run the steps on a running stack. Steps that are done are not repeated. Raises as `run`."""
+    """Runs the steps on a running stack. Steps that are done are not repeated. Raises as `run`."""
     stopwatch = Stopwatch()
     with stopwatch.step("dataset"):
         plan.create_inputs(target, directory, output)

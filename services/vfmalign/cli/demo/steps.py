@@ -41,7 +41,7 @@ class Stopwatch:
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
-        """Measure a block.
+        """Measures a block.
 
         Raises:
             KeyboardInterrupt: SIGTERM arrived during the block, and the block swallowed the exception, as some imports
@@ -93,7 +93,7 @@ class PretrainingRun:
 
 
 def handle_sigterm_as_interrupt() -> None:
-    """Let SIGTERM interrupt the command like Ctrl-C, which asyncio turns into an orderly end of a call."""
+    """Lets SIGTERM interrupt the command like Ctrl-C, which asyncio turns into an orderly end of a call."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background commands start with SIGINT ignored
     signal.signal(signal.SIGTERM, _request_shutdown)
     sys.unraisablehook = _record_interrupt
@@ -105,7 +105,7 @@ def _request_shutdown(*_: object) -> None:
 
 
 def _record_interrupt(unraisable: sys.UnraisableHookArgs) -> None:
-    """Record an interrupt in a finaliser, which Python can only print; the current step raises it again."""
+    """Records an interrupt in a finaliser, which Python can only print; the current step raises it again."""
     if issubclass(unraisable.exc_type, KeyboardInterrupt):
         _shutdown_requested.set()
     else:
@@ -113,7 +113,7 @@ def _record_interrupt(unraisable: sys.UnraisableHookArgs) -> None:
 
 
 def generate_phantoms(target: Target, dataset_id: str, seed: int, counts: Mapping[Split, int], output: Output) -> None:
-    """Generate a dataset of phantoms, unless a dataset with this id exists."""
+    """Generates a dataset of phantoms, unless a dataset with this id exists."""
     with needs_extra("local", "generating phantoms"):
         from vfmalign.imaging.phantoms.dataset import synthesise_dataset
 
@@ -129,7 +129,7 @@ def generate_phantoms(target: Target, dataset_id: str, seed: int, counts: Mappin
 def pretrain(
     target: Target, models: Sequence[PretrainingRun], output: Output, directory: StateDirectory | None
 ) -> None:
-    """Pretrain models, as many at the same time as the service runs, and follow them one by one.
+    """Pretrains models, as many at the same time as the service runs, and follows them one by one.
 
     Raises:
         VfmalignError: a job did not succeed.

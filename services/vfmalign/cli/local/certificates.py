@@ -1,4 +1,4 @@
-"""Certificates with which the parts of a local server recognise each other, and nobody else."""
+"""Certificates that the parts of a local server use to authenticate each other."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Identity(NamedTuple):
 def issue() -> Identity:
     """Returns an identity of a new CA, for servers and clients on 127.0.0.1.
 
-    The key of the CA is forgotten, so that nobody can issue another certificate.
+    The key of the CA is discarded, so that nobody can issue another certificate.
     """
     ca_key, key = generate_private_key(SECP256R1()), generate_private_key(SECP256R1())
     ca_name = _to_name("vfmalign local CA")

@@ -23,7 +23,7 @@ def compare_in_subprocess(
     environment: Mapping[str, str],
     timeout_s: float,
 ) -> ComputeResponse:
-    """Compare two samples in a subprocess.
+    """Compares two samples in a subprocess.
 
     Args:
         options: what to compute.

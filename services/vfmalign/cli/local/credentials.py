@@ -22,7 +22,7 @@ S3_SERVER = "s3"
 
 
 def renew(folder: Path) -> None:
-    """Replace all credentials of a folder by new ones. Files have mode 0600, folders 0700.
+    """Replaces all credentials of a folder by new ones. Files have mode 0600, folders 0700.
 
     Services read theirs again; the S3 server has to be restarted.
 
@@ -39,7 +39,7 @@ def renew(folder: Path) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Create the credentials of a folder, unless it has them; returns the exit code."""
+    """Creates the credentials of a folder, unless it has them; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m vfmalign.cli.local.credentials", description=main.__doc__)
     parser.add_argument("folder", type=Path, metavar="FOLDER")
     parser.add_argument(

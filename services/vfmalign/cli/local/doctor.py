@@ -41,7 +41,7 @@ class Step:
 
 
 def examine(directory: StateDirectory) -> Iterator[Step]:
-    """Run the steps in order. A step whose prerequisite failed is skipped."""
+    """Runs the steps in order. A step whose prerequisite failed is skipped."""
     deployment = Target.from_environment()
     yield _run("python", _check_python)
     local_steps: dict[str, Callable[[], str]] = {

@@ -64,7 +64,7 @@ def get_store_health(settings: StoreSettings) -> str:
 
 
 def call(service: str, target: Target) -> str:
-    """Make one cheap call without side effects to a service; returns what it answered.
+    """Makes one cheap call without side effects to a service; returns what it answered.
 
     Raises:
         VfmalignError: the call failed.
@@ -87,7 +87,7 @@ def call(service: str, target: Target) -> str:
 
 
 def check_store(store: ObjectStore) -> str:
-    """Write, read, write conditionally and delete small objects.
+    """Writes, reads, writes conditionally and deletes small objects.
 
     Returns:
         What was tried.
@@ -111,7 +111,7 @@ def check_store(store: ObjectStore) -> str:
 
 
 def _check_concurrent_puts(store: ObjectStore) -> None:
-    """Let several writers create the same key at once; exactly one may succeed, and its bytes must be stored.
+    """Lets several writers create the same key at once; exactly one may succeed, and its bytes must be stored.
 
     A server that first looks for the key and then writes passes a sequential test and fails this one. Two
     orchestrators could then both commit the same feature set or job.

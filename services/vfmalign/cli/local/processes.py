@@ -42,13 +42,13 @@ class ProcessRef(Record):
             return False
 
     def signal(self, number: int) -> None:
-        """Send a signal to the process if it is alive."""
+        """Sends a signal to the process if it is alive."""
         if self.alive():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, number)
 
     def kill_group(self) -> None:
-        """Kill the process and, if it leads a process group, the whole group."""
+        """Kills the process and, if it leads a process group, the whole group."""
         if self.alive():
             with contextlib.suppress(ProcessLookupError):
                 if os.getpgid(self.pid) == self.pid:
@@ -58,7 +58,7 @@ class ProcessRef(Record):
 
 
 def stop(processes: Sequence[ProcessRef], grace_s: float) -> list[ProcessRef]:
-    """Send SIGTERM to the processes, and SIGKILL to those that still run after the grace period.
+    """Sends SIGTERM to the processes, and SIGKILL to those that still run after the grace period.
 
     Returns:
         The processes that had to be killed.
@@ -73,7 +73,7 @@ def stop(processes: Sequence[ProcessRef], grace_s: float) -> list[ProcessRef]:
 
 
 def wait_for_exit(processes: Sequence[ProcessRef], timeout_s: float) -> list[ProcessRef]:
-    """Wait until the processes have ended; returns those that still run after the timeout."""
+    """Waits until the processes have ended; returns those that still run after the timeout."""
     deadline = time.monotonic() + timeout_s
     running = list(processes)
     while (running := [process for process in running if process.alive()]) and time.monotonic() < deadline:
@@ -82,7 +82,7 @@ def wait_for_exit(processes: Sequence[ProcessRef], timeout_s: float) -> list[Pro
 
 
 def find_processes_with_open_files(folder: Path) -> Iterator[ProcessRef]:
-    """Yield the user's other processes that hold a file below a folder open, as jobs hold their lock."""
+    """Yields the user's other processes that hold a file below a folder open, as jobs hold their lock."""
     prefix, own_pid, user = f"{folder.resolve()}{os.sep}", os.getpid(), os.getuid()
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):

@@ -18,7 +18,7 @@ FOLDER = "$XDG_STATE_HOME/vfmalign or ~/.local/state/vfmalign"
 
 
 def register(directory: StateDirectory) -> None:
-    """Record a stack that runs.
+    """Records a stack that runs.
 
     Raises:
         OSError: the file cannot be written.
@@ -29,7 +29,7 @@ def register(directory: StateDirectory) -> None:
 
 
 def unregister(directory: StateDirectory) -> None:
-    """Forget a stack."""
+    """Forgets a stack."""
     try:
         _get_file(directory).unlink(missing_ok=True)
     except OSError:

@@ -78,7 +78,7 @@ def load_or_create(directory: Path) -> dict[str, Any]:
 
 
 def write_identities(directory: Path, owner: dict[str, str], services: dict[str, dict[str, str]]) -> None:
-    """Write what the server reads of its identities: `identities.json` (mode 0600).
+    """Writes what the server reads of its identities: `identities.json` (mode 0600).
 
     Args:
         directory: folder of the server.
@@ -109,7 +109,7 @@ def _list_actions(access: StoreAccess) -> list[str]:
 
 
 def renew_certificates(directory: Path) -> None:
-    """Close all ports but that of S3: they speak TLS from the next start on, to holders of the new certificate only."""
+    """Closes all ports but that of S3: from the next start they admit only holders of the new certificate, over TLS."""
     with needs_extra("local", "the local S3 server"):
         from vfmalign.cli.local import certificates
     identity = certificates.issue()

@@ -60,7 +60,7 @@ class S3Server:
 
 
 def start(directory: Path, *, timeout_s: float = START_TIMEOUT_S) -> tuple[subprocess.Popen[bytes], S3Server]:
-    """Start a server on a directory and wait until it answers.
+    """Starts a server on a directory and waits until it answers.
 
     The first start generates credentials and ports and stores them in `directory` (mode 0600). A server that is started
     again on the same directory has the same data, address and keys.
@@ -120,7 +120,7 @@ def _start(directory: Path, config: dict[str, Any], timeout_s: float) -> tuple[s
         process.wait()
         taken = b"address already in use" in log.read_bytes()[log_start:]
         raise Unavailable(
-            "the S3 server did not start" + ", because another process took one of its ports" * taken,
+            f"the S3 server did not start{', because another process took one of its ports' if taken else ''}",
             subject=server.endpoint,
             remedy=f"read {log.name} in its folder",
             reason=ADDRESS_IN_USE if taken else None,
@@ -129,7 +129,7 @@ def _start(directory: Path, config: dict[str, Any], timeout_s: float) -> tuple[s
 
 
 def _require_free_space(directory: Path) -> None:
-    """Refuse to start a server that would not become ready, because its disk is too full for volumes."""
+    """Refuses to start a server that would not become ready, because its disk is too full for volumes."""
     free_bytes = shutil.disk_usage(directory).free
     if free_bytes < MIN_FREE_BYTES:
         raise Unavailable(
@@ -141,7 +141,7 @@ def _require_free_space(directory: Path) -> None:
 
 
 def stop(pid: int, *, grace_s: float = 1.0) -> None:
-    """Stop a server with all its processes.
+    """Stops a server with all its processes.
 
     A graceful shutdown of SeaweedFS waits up to half a minute for its parts. Acknowledged writes are on disk before,
     so killing it loses nothing (tested).
@@ -188,7 +188,7 @@ def program() -> str:
 def _becomes_ready(
     process: subprocess.Popen[bytes], directory: Path, master_port: int, server: S3Server, timeout_s: float
 ) -> bool:
-    """Wait until the master knows the volumes, without which reads fail, and the S3 API accepts the server's keys.
+    """Waits until the master knows the volumes, without which reads fail, and the S3 API accepts the server's keys.
 
     The keys distinguish this server from another one that took the same port a moment earlier.
     """

@@ -93,7 +93,7 @@ class Stack:
         self._rotate_logs_at = 0.0
 
     def start(self) -> StackState:
-        """Start the S3 server, then the services concurrently, and wait until all of them serve.
+        """Starts the S3 server, then the services concurrently, and waits until all of them serve.
 
         Raises:
             Unavailable: a port is taken, or a process ended or did not serve in time. Processes that were started are
@@ -115,7 +115,7 @@ class Stack:
         return self.get_state()
 
     def reconcile(self) -> None:
-        """Check every process once: restart those that died, record those that serve. Rotate logs from time to time."""
+        """Checks every process once: restarts those that died, records those that serve, rotates logs now and then."""
         now = time.monotonic()
         if now >= self._rotate_logs_at:
             rotate((self._directory.logs, self._directory.job_logs, self._directory.s3))
@@ -131,18 +131,18 @@ class Stack:
                 self._write()
 
     def supervise(self) -> None:
-        """Reconcile until `stop` or `request_stop` is called."""
+        """Reconciles until `stop` or `request_stop` is called."""
         while not self._stop_requested.wait(SUPERVISION_PERIOD_S):
             # On a full disk, neither the state nor a log can be written. The processes need their supervisor even then.
             with contextlib.suppress(OSError):
                 self.reconcile()
 
     def request_stop(self) -> None:
-        """Make `supervise` return. Safe to call in a signal handler."""
+        """Makes `supervise` return. Safe to call in a signal handler."""
         self._stop_requested.set()
 
     def stop(self) -> None:
-        """Stop all processes: the orchestrator with its jobs first, the S3 server last."""
+        """Stops all processes: the orchestrator with its jobs first, the S3 server last."""
         self._stop_requested.set()
         bring_down(self._directory, self.get_state())
         registry.unregister(self._directory)
@@ -194,7 +194,7 @@ class Stack:
             self._notify(f"commands in other folders will not name this stack ({error.strerror}: {registry.FOLDER})")
 
     def _start_services(self) -> None:
-        """Start all services, and keep their ports. If another process took a new port before its use, try others."""
+        """Starts all services and keeps their ports. If another process takes a new port first, tries others."""
         kept = self._directory.read_ports()
         for attempts_left in reversed(range(_PORT_ATTEMPTS)):
             self._ports = self._port_choice.choose(self._services, kept)
@@ -308,7 +308,7 @@ class Stack:
 def running_stack(
     directory: StateDirectory, notify: Notify, settings: Mapping[str, str] = NO_SETTINGS
 ) -> Iterator[StackState]:
-    """Run a stack during a block. It holds the folder's lock, is supervised by a thread, and is always stopped.
+    """Runs a stack during a block. It holds the folder's lock, is supervised by a thread, and is always stopped.
 
     Nobody else calls it, so it may take any port.
     """
@@ -327,7 +327,7 @@ def running_stack(
 
 
 def bring_down(directory: StateDirectory, state: StackState) -> list[str]:
-    """Stop the processes of a stack, whichever process started them, and write the new state.
+    """Stops the processes of a stack, whichever process started them, and writes the new state.
 
     Returns:
         Names of the processes that had to be killed.

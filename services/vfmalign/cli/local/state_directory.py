@@ -158,7 +158,7 @@ class StateDirectory:
         return f"`vfmalign {arguments}{home}`"
 
     def create(self) -> None:
-        """Create the folder, readable by its owner only.
+        """Creates the folder, readable by its owner only.
 
         Raises:
             BadOption: it cannot be created.
@@ -191,7 +191,7 @@ class StateDirectory:
             ) from None
 
     def write(self, state: StackState) -> None:
-        """Replace the state atomically; the file is readable by its owner only."""
+        """Replaces the state atomically; the file is readable by its owner only."""
         write_private(self._state_file, state.to_json())
 
     def read_ports(self) -> dict[str, ServicePorts]:
@@ -212,12 +212,12 @@ class StateDirectory:
             ) from None
 
     def write_ports(self, ports: Mapping[str, ServicePorts]) -> None:
-        """Keep the ports of some services for later starts; those of others stay as they are."""
+        """Keeps the ports of some services for later starts; those of others stay as they are."""
         write_private(self._ports_file, _PORTS.dump_json(self.read_ports() | dict(ports), indent=2))
 
     @contextlib.contextmanager
     def single_instance_lock(self) -> Iterator[None]:
-        """Hold the folder for one supervisor.
+        """Holds the folder for one supervisor.
 
         Raises:
             Conflict: another supervisor holds it.

@@ -1,4 +1,4 @@
-"""Tokens of a local stack: one for its owner and one for each service, signed by a key that nobody keeps.
+"""Tokens of a local stack: one for its owner and one for each service, signed by a key that is then discarded.
 
 A folder of tokens has one folder for each holder, such as `owner` and `mmd`, with the holder's token and the public key
 as a JWKS document.
@@ -66,7 +66,7 @@ class TokenFiles(NamedTuple):
 
 
 def ensure(folder: Path) -> None:
-    """Draw tokens unless the folder has valid ones, so that a program's copy works after a restart of the stack.
+    """Draws tokens unless the folder has valid ones, so that a program's copy works after a restart of the stack.
 
     Raises:
         PreconditionFailed: a package is not installed.
@@ -97,9 +97,9 @@ def _are_valid(folder: Path) -> bool:
 
 
 def renew(folder: Path) -> None:
-    """Replace all tokens of a folder by new ones, signed by a new key. Files have mode 0600, folders 0700.
+    """Replaces all tokens of a folder by new ones, signed by a new key. Files have mode 0600, folders 0700.
 
-    The private key is forgotten, so that nobody can issue another token.
+    The private key is discarded, so that nobody can issue another token.
 
     Raises:
         PreconditionFailed: a package is not installed.

@@ -1,6 +1,6 @@
 """An OpenID provider as a command line uses it: device authorization (RFC 8628), refresh, revocation (RFC 7009).
 
-Nothing of a provider's response but the fields of these RFCs is used or shown.
+Of a provider's response, only the fields that these RFCs define are used or shown.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class Provider:
         self._metadata = metadata
 
     def start_device_authorization(self) -> DeviceAuthorization:
-        """Ask for a code that the user confirms in a browser.
+        """Asks for a code that the user confirms in a browser.
 
         Raises:
             BadOption: the provider has no device authorization, or refuses this client.
@@ -109,7 +109,7 @@ class Provider:
     def wait_for_tokens(
         self, authorization: DeviceAuthorization, sleep: Callable[[float], None] = time.sleep
     ) -> Tokens:
-        """Ask for the tokens until the user has confirmed or refused.
+        """Asks for the tokens until the user has confirmed or refused.
 
         Raises:
             DeadlineExceeded: the user did not confirm in time.
@@ -138,7 +138,7 @@ class Provider:
         )
 
     def refresh(self, refresh_token: str) -> Tokens:
-        """Exchange a refresh token for new tokens.
+        """Exchanges a refresh token for new tokens.
 
         Raises:
             Unauthenticated: the provider refuses, because the login has ended.
@@ -153,7 +153,7 @@ class Provider:
         return tokens if tokens.refresh_token else tokens.model_copy(update={"refresh_token": refresh_token})
 
     def revoke(self, token: str) -> bool:
-        """End a login at the provider; returns False where it has no such endpoint or refuses.
+        """Ends a login at the provider; returns False where it has no such endpoint or refuses.
 
         Raises:
             Unavailable: the provider does not answer.

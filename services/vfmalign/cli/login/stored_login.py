@@ -76,12 +76,12 @@ class LoginFile:
             ) from None
 
     def write(self, login: Login) -> None:
-        """Replace the login."""
+        """Replaces the login."""
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_private(self.path, login.to_json())
 
     def delete(self) -> None:
-        """Delete the login."""
+        """Deletes the login."""
         self.path.unlink(missing_ok=True)
 
     def get_access_token(self) -> str:

@@ -1,6 +1,6 @@
-"""Follow a job, check or experiment until it finishes, reconnecting when the service restarts, and render its progress.
+"""Follows a job, check or experiment to its end, reconnecting when the service restarts, and renders its progress.
 
-On a terminal, running work has progress bars; what has finished is one line each, in any case.
+Running work has progress bars on a terminal. Each finished item is one line, with or without a terminal.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _BEGINNING_OF_TIME = datetime.min.replace(tzinfo=UTC)
 
 
 async def follow_job(client: AsyncClient, job_id: str, view: View) -> Job:
-    """Show a job until it has ended, and return it.
+    """Shows a job until it has ended, and returns it.
 
     Raises:
         NotFound: there is no such job.
@@ -47,7 +47,7 @@ async def follow_job(client: AsyncClient, job_id: str, view: View) -> Job:
 
 
 async def follow_check(client: AsyncClient, check_id: str, view: View) -> Check:
-    """Show a check and its jobs until it has ended, and return it; raises as `follow_job`."""
+    """Shows a check and its jobs until it has ended, and returns it; raises as `follow_job`."""
     ended_jobs: set[str] = set()
 
     async def show(check: Check) -> None:
@@ -65,7 +65,7 @@ async def follow_check(client: AsyncClient, check_id: str, view: View) -> Check:
 
 
 async def follow_experiment(client: AsyncClient, experiment_id: str, view: View) -> Experiment:
-    """Show an experiment until it has ended, and return it; raises as `follow_job`."""
+    """Shows an experiment until it has ended, and returns it; raises as `follow_job`."""
     shown: dict[str, datetime | None] = {}
 
     async def get_result(cell: ExperimentCell) -> CheckResult | None:
@@ -138,7 +138,7 @@ class View:
         self._bars.stop()
 
     def show_check(self, check: Check) -> None:
-        """Show what is new in a check."""
+        """Shows what is new in a check."""
         for stage in check.stages:
             self._show_stage(stage)
         training = check.progress.unit == "epoch"  # jobs have bars of their own
@@ -146,7 +146,7 @@ class View:
         self.show_bar("check", check.progress.detail if running else None, check.progress)
 
     def show_job(self, job: Job) -> None:
-        """Show what is new in a job: the points of its learning curve, and its bar."""
+        """Shows what is new in a job: the points of its learning curve, and its bar."""
         name, metric = _get_name(job), _get_metric(job)
         shown = self._points.get(job.job_id, 0)
         if job.state == "succeeded" and not job.attempts and not shown:
@@ -165,14 +165,14 @@ class View:
         self.show_bar(job.job_id, descriptions.get(job.state), job.progress)
 
     def show_cell(self, cell: ExperimentCell, result: CheckResult | None, number: int, total: int) -> None:
-        """Show one line for a cell of an experiment that has ended."""
+        """Shows one line for a cell of an experiment that has ended."""
         outcome = f"{cell.state}: {cell.progress.detail}" if result is None else _summarise(result)
         name = f"{cell.task:<16} {cell.model_id}  seed {cell.seed}{format_control(cell)}"
         line = f"{_MARKS.get(cell.state, ' ')} {number:>3}/{total}  {name}  {outcome}"
         self.output.note(line, _STYLES.get(cell.state, ""))
 
     def show_experiment(self, experiment: Experiment) -> None:
-        """Show the bars of an experiment: one for all cells, and one for every running cell."""
+        """Shows the bars of an experiment: one for all cells, and one for every running cell."""
         ended = experiment.end_time is not None
         self.show_bar("experiment", None if ended else "checks", experiment.progress)
         for cell in experiment.cells:
@@ -181,7 +181,7 @@ class View:
             self.show_bar(cell.check_id, description if running else None, None)
 
     def show_bar(self, key: str, description: str | None, progress: Progress | None) -> None:
-        """Show a progress bar, or remove it if there is no description."""
+        """Shows a progress bar, or removes it if there is no description."""
         if not description:
             if key in self._tasks:
                 self._bars.remove_task(self._tasks.pop(key))
@@ -201,7 +201,7 @@ class View:
         return [task.description for task in self._bars.tasks]
 
     def _show_stage(self, stage: CheckStage) -> None:
-        """Show that a stage has ended, a new probe of a running one, or what it waits for."""
+        """Shows that a stage has ended, a new probe of a running one, or what it waits for."""
         if stage.end_time is not None and stage.name not in self._finished_stages:
             self._finished_stages.add(stage.name)
             attempts = f", {stage.attempts} attempts" if stage.attempts > 1 else ""
@@ -216,7 +216,7 @@ class View:
             self._note_detail(progress)
 
     def _show_ended_job(self, job: Job, metric: str) -> None:
-        """Show one line for a job that has succeeded, with the validation score of its last epoch."""
+        """Shows one line for a job that has succeeded, with the validation score of its last epoch."""
         if job.state != "succeeded" or job.job_id in self._ended_jobs or not job.attempts:
             return
         self._ended_jobs.add(job.job_id)
@@ -225,7 +225,7 @@ class View:
         self.output.note(f"✓ {_get_name(job):<20} {seconds:6.1f} s{score}", "green")
 
     def _note_detail(self, progress: Progress) -> None:
-        """Print the detail of a progress once: a probe's values, or what a check waits for."""
+        """Prints the detail of a progress once: a probe's values, or what a check waits for."""
         if progress.detail and progress.detail not in self._details:
             self._details.add(progress.detail)
             self.output.note(f"  {progress.detail}", "yellow" if progress.reason else "")

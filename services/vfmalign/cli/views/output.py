@@ -41,7 +41,7 @@ class Output:
         return cls(as_json, _console(stderr=False), _console(stderr=True), brief)
 
     def emit(self, document: Any, *renderables: RenderableType) -> None:
-        """Write the result: `document` with `--json`, else `renderables`."""
+        """Writes the result: `document` with `--json`, else `renderables`."""
         if self.as_json:
             text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
             self.out.file.write(to_printable(text) + "\n")
@@ -51,13 +51,13 @@ class Output:
             self.out.print(part)
 
     def note(self, text: RenderableType, style: str = "") -> None:
-        """Write a note to stderr."""
+        """Writes a note to stderr."""
         self.err.print(Text(to_printable(text), style=style) if isinstance(text, str) else text)
 
     def fail(
         self, error: VfmalignError, document: Mapping[str, Any] | None = None, *renderables: RenderableType
     ) -> None:
-        """Write an error: a sentence of cause and one of remedy; with `--json` also as the document's `error`.
+        """Writes an error: a sentence of cause and one of remedy; with `--json` also as the document's `error`.
 
         Args:
             error: the error.
@@ -68,7 +68,7 @@ class Output:
         self.explain(error)
 
     def explain(self, error: VfmalignError) -> dict[str, Any]:
-        """Write an error to stderr; returns it as a field of the document."""
+        """Writes an error to stderr; returns it as a field of the document."""
         subject = f"{error.subject}: " if error.subject else ""
         message = to_printable(f"{subject}{error.message}")
         self.err.print(Text.assemble(("error: ", "bold red"), message), soft_wrap=True)
@@ -78,7 +78,7 @@ class Output:
 
 
 class _PrintableConsole(Console):
-    """A console to which texts of others cannot send commands, and in which they cannot reorder a line."""
+    """A console that escapes control characters in foreign text, which could send commands or reorder a line."""
 
     def render_str(self, text: str, **options: Any) -> Text:
         """Converts a string, escaped before its width is measured."""

@@ -197,7 +197,7 @@ class TopChannels(ApiMessage):
 
 
 class ExcludedMovement(ApiMessage):
-    """Channels that do not vary in the reference, are excluded from the standardised features, and move all the same.
+    """Channels that do not vary in the reference, so that they are not standardised, and still move.
 
     Attributes:
         count: of these channels.

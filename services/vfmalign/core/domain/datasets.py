@@ -46,8 +46,8 @@ Number = Annotated[float, Field(ge=-1e15, le=1e15, allow_inf_nan=False)]
 """Number of a case. The bound leaves whole numbers exact and squares finite."""
 
 
-class VolumeRef(Record):
-    """Key and digest of a stored object, such as a volume."""
+class StoredObject(Record):
+    """Key and digest of a stored object, such as a volume or an encoder's weights."""
 
     key: Key
     sha256: Sha256
@@ -68,7 +68,7 @@ class Case(Record):
 
     id: Id
     group: Id
-    volumes: dict[VolumeKind, VolumeRef] = Field(max_length=MAX_MODALITIES + MAX_LABEL_MAPS)
+    volumes: dict[VolumeKind, StoredObject] = Field(max_length=MAX_MODALITIES + MAX_LABEL_MAPS)
     classes: dict[VolumeKind, bool] = Field(default_factory=dict, max_length=MAX_CLASSES)
     numbers: dict[VolumeKind, Number] = Field(default_factory=dict, max_length=MAX_NUMBERS)
     strata: dict[VolumeKind, StratumValue] = Field(default_factory=dict, max_length=MAX_STRATA)
@@ -115,11 +115,11 @@ class DatasetManifest(Record):
         cases: tuple[Case, ...] = getattr(self, name)
         return cases
 
-    def images(self, case: Case) -> dict[Modality, VolumeRef]:
+    def images(self, case: Case) -> dict[Modality, StoredObject]:
         """Returns a case's images in the declared order, without its label maps."""
         return {kind: case.volumes[kind] for kind in self.declaration.modalities if kind in case.volumes}
 
-    def label_maps(self, case: Case) -> dict[VolumeKind, VolumeRef]:
+    def label_maps(self, case: Case) -> dict[VolumeKind, StoredObject]:
         """Returns a case's label maps in the declared order."""
         return {kind: case.volumes[kind] for kind in self.declaration.label_names if kind in case.volumes}
 

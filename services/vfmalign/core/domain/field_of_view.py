@@ -80,7 +80,7 @@ def describe_cut(cut: Iterable[CutStructure], labels: Mapping[str, str] | None =
 
 
 def report_cut(cases: Sequence[CaseInside], below: float, model: str, labels: Mapping[str, str] | None = None) -> str:
-    """Says in how many cases less than a share of a structure lies in the field of view of a model, and in which.
+    """States in how many and in which cases a model's field of view holds less than a share of a structure.
 
     Args:
         cases: the cases.

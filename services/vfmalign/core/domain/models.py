@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
-from vfmalign.core.domain.datasets import MAX_CASES, VolumeRef
+from vfmalign.core.domain.datasets import MAX_CASES, StoredObject
 from vfmalign.core.domain.declarations import MAX_MODALITIES, Modality
 from vfmalign.core.domain.record import Id, OptionalId, Record, Sha256
 
@@ -16,7 +16,7 @@ Objective = Literal["masked_reconstruction", "contrastive", "supervised", "rando
 
 Normalisation = Literal["zscore_nonzero", "zscore_gland", "quantile_range"]
 QUANTILES = (0.02, 0.98)
-_PROSTATE_MODALITIES = {"t2w", "dwi", "adc"}
+_MODALITIES_ON_T2W_GRID = {"t2w", "dwi", "adc"}
 Quantile = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
 MIN_SPACING_MM, MAX_SPACING_MM = 0.05, 50.0
 """Range of voxel spacings, of volumes and of the grids of models."""
@@ -67,12 +67,12 @@ class PreprocessingSpec(Record):
     def reference(self) -> Modality:
         """The modality whose volume defines the grid of a study: directions, centre and field of view.
 
-        By default the first modality of the input. Models of prostate MRI take the grid from `t2w`, also where they do
-        not see it, as the cards of earlier versions did without saying so.
+        The default is `t2w` for models that read only `t2w`, `dwi` and `adc`, even if they do not read `t2w` itself,
+        because diffusion volumes are coarser. For other models it is the first modality of the input.
         """
         if self.reference_modality:
             return self.reference_modality
-        return "t2w" if _PROSTATE_MODALITIES.issuperset(self.modalities) else self.modalities[0]
+        return "t2w" if _MODALITIES_ON_T2W_GRID.issuperset(self.modalities) else self.modalities[0]
 
 
 class LayerSpec(Record):
@@ -107,7 +107,7 @@ class ModelCard(Record):
     id: Id
     architecture: str = Field(min_length=1, max_length=2**14)
     objective: Objective
-    checkpoint: VolumeRef
+    checkpoint: StoredObject
     preprocessing: PreprocessingSpec
     layers: tuple[LayerSpec, ...] = Field(max_length=MAX_LAYERS)
     primary_layer: LayerName

@@ -30,7 +30,7 @@ def explain_few_patients(n_groups: int, fewest: int) -> str:
 
 
 def describe_unseen_subgroup(patients: int) -> str:
-    """Returns how often a sample of so many patients holds nobody of a subgroup of one in ten, 0.9ⁿ, in words."""
+    """Returns in words how often a sample of n patients misses a subgroup of one patient in ten: 0.9ⁿ."""
     chance = 100.0 * (1.0 - SUBGROUP_SHARE) ** patients
     text = f"{chance:.2g} %" if chance >= 0.1 else "below 0.1 %"
     return f"the chance that none of them belongs to a subgroup of one patient in ten is {text}"

@@ -126,7 +126,7 @@ def get_pretraining_recipe(objective: Objective, architecture: str, preset: Pres
 
 
 def fit_patch(recipe: TrainingRecipe, input_shape_DHW: tuple[int, int, int] | None) -> TrainingRecipe:
-    """Returns a preset whose patches are at most as large as a model's input, of which presets know nothing.
+    """Returns a preset whose patches are at most as large as a model's input, which presets do not depend on.
 
     Args:
         recipe: a preset, without fields of a request: a patch that a request sets too large is an error.

@@ -1,4 +1,4 @@
-"""Aggregate the scores of cases into one number: a mean, an area under the ROC curve or a balanced accuracy.
+"""Aggregates the scores of cases into one number: a mean, an area under the ROC curve or a balanced accuracy.
 
 Training selects checkpoints by these numbers, and checks compare and resample them.
 

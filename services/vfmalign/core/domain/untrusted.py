@@ -1,4 +1,4 @@
-"""Files, JSON and text of strangers: read within bounds, and shown without what a terminal or a page would obey."""
+"""Untrusted files, JSON and text: read within bounds, and shown without characters that a terminal or page executes."""
 
 from __future__ import annotations
 

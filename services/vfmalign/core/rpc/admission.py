@@ -2,11 +2,10 @@
 
 gRPC reads the message of a unary call before its handler runs, so stalled senders of large messages fill a server's
 memory. Here a call reserves the largest message first, reads, and keeps the size of what it read while it works. Its
-answer needs memory until the caller has taken it, which a caller that never reads puts off, so a call counts until gRPC
-is done with it.
+answer occupies memory until the caller has read it, which may be never, so a call counts until gRPC is done with it.
 
-A call that finds no room waits. Then the oldest unfinished message or answer has to make room: one that still is
-incomplete after some time is likely to be stalled.
+A call that finds no room waits. The oldest unfinished message or answer is then given up, because one that is still
+incomplete after some time is probably stalled.
 """
 
 from __future__ import annotations
@@ -85,7 +84,7 @@ class Reservation:
 class Admission:
     """Calls of one process, and memory for their requests and answers.
 
-    A caller may have a part of the calls and half of the memory, so that nobody keeps the others out.
+    One caller may use a part of the calls and half of the memory, so that it cannot lock out the others.
 
     Attributes:
         calls_per_caller: calls of one caller at once.

@@ -50,8 +50,8 @@ _HOW_TO_SEND = (
 class Authenticator:
     """Tells who makes a call.
 
-    Verified tokens are remembered by their digest until they expire, but no longer than keys are used before the
-    issuer is asked again.
+    Caches verified tokens by their digest until they expire, but no longer than keys are used before they are
+    fetched again.
 
     Args:
         settings: whose tokens are admitted.

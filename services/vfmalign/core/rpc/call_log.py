@@ -36,7 +36,7 @@ class _Lines:
 class CallLog:
     """Writes the lines of one server's calls, on its event loop.
 
-    Who calls is named by the subject of its token. What an invalid token claims is not logged.
+    A caller is named by the subject of its token. What an invalid token claims is not logged.
     """
 
     _lines: dict[tuple[str, str, str], _Lines] = field(default_factory=dict)

@@ -1,8 +1,8 @@
 """Connections of the API: whose calls each has, and how the server closes one.
 
 gRPC's server cannot reset a call whose answer the client does not take: the status waits behind the answer, and nothing
-else ends a call (ADR 0084). What remains is the end of its connection, which ends every call of it. A connection that
-several callers share, such as that of a proxy, is never closed for the sake of one.
+else ends a call (ADR 0084). The server can only close the connection, which ends all of its calls. A connection that
+several callers share, such as that of a proxy, is never closed because of one of them.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Bearer tokens of outgoing calls: fixed, from a file that others may rewrite, or from a function.
 
-A token is as good as a password: it is sent over encrypted channels and to this machine alone, unless a setting allows
+A token works like a password: it is sent only over encrypted channels and to this machine, unless a setting allows
 more. Calls over synchronous and asynchronous channels carry it as metadata, because gRPC's own call credentials are
 refused on every plaintext channel, also on the loopback interface.
 """

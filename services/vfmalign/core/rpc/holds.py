@@ -86,7 +86,7 @@ class Holds:
     def begin(self, context: grpc.aio.ServicerContext[Any, Any], path: str) -> Hold:
         """Counts a call among those of its caller until gRPC is done with it.
 
-        Services call for everybody, and have no limit of their own.
+        Services call on behalf of everybody and have no limit.
 
         Raises:
             Exhausted: the caller has as many calls as it may have at once.

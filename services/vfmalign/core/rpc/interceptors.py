@@ -97,7 +97,7 @@ class _Method:
 
     @property
     def path(self) -> str:
-        """The method as it is called."""
+        """Full name of the method, as on the wire: `/package.Service/Method`."""
         return f"/{self.service}/{self.name}"
 
     @classmethod
@@ -256,6 +256,11 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
     @asynccontextmanager
     async def _around(self, context: grpc.aio.ServicerContext[Any, Any], method: _Method) -> AsyncIterator[None]:
+        """Admits and identifies a call, runs its handler as the body of the context, and accounts for how it ended.
+
+        Binds the request id to the running context, turns exceptions into a status that carries the request id, and
+        counts, times and logs the call, however it ended.
+        """
         offered = dict(context.invocation_metadata() or ()).get(logs.REQUEST_ID_HEADER)
         request_id = logs.accept_request_id(offered if isinstance(offered, str) else None)
         logs.request_id.set(request_id)
@@ -317,8 +322,8 @@ def register_methods(services: dict[str, list[tuple[str, bool]]]) -> None:
 async def _refuse_missing_message(context: grpc.aio.ServicerContext[Any, Any], message_bytes: int) -> None:
     """Fails a call whose stream of requests ended without a message.
 
-    Of a message beyond its limit, gRPC shows nothing but that end. It answers the client itself, and cancels the call a
-    moment later, as it does where the client leaves before its message is complete.
+    If a message exceeds its limit, the handler sees only that the stream ended. gRPC answers the client itself, and
+    cancels the call a moment later, as it does if the client leaves before its message is complete.
 
     Raises:
         TooLarge: the call was cancelled.

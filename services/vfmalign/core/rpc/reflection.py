@@ -1,7 +1,7 @@
 """Server reflection as v1 and v1alpha: clients try either first.
 
-The messages of both are the same on the wire. grpcio-reflection has v1alpha alone, so v1 is its servicer under another
-name, with the description that clients ask for.
+The messages of both are the same on the wire. grpcio-reflection has v1alpha only, so its servicer also serves v1, with
+the description that clients ask for.
 """
 
 from __future__ import annotations

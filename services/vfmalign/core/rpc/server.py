@@ -1,4 +1,4 @@
-"""Run a service: listen, warm up, report readiness, and drain on SIGTERM.
+"""Runs a service: listens, warms up, reports readiness, and drains on SIGTERM.
 
 Three ports: the API with reflection and the health service's `Check`, Prometheus metrics, and a plaintext port with the
 health service alone for probes. A service is ready once it has warmed up, until it drains; readiness does not depend on
@@ -171,7 +171,7 @@ def _listen_for_signals(resources: AsyncExitStack) -> asyncio.Event:
 
 async def _serve_metrics(settings: ServerSettings, resources: AsyncExitStack) -> int:
     server = MetricsServer()
-    with _port_of("VFMALIGN_SERVER__METRICS_PORT", settings.metrics_port):
+    with _exit_if_port_in_use("VFMALIGN_SERVER__METRICS_PORT", settings.metrics_port):
         port = await server.start(settings.host, settings.metrics_port)
     resources.push_async_callback(server.stop)
     return port
@@ -191,7 +191,7 @@ async def _serve_probes(settings: ServerSettings, state: health.aio.HealthServic
     health_pb2_grpc.add_HealthServicer_to_server(state, server)
     await _set(state, [], _NOT_SERVING)
     await state.set(LIVENESS, _SERVING)
-    with _port_of("VFMALIGN_SERVER__HEALTH_PORT", settings.health_port):
+    with _exit_if_port_in_use("VFMALIGN_SERVER__HEALTH_PORT", settings.health_port):
         port = server.add_insecure_port(_address(settings.host, settings.health_port))
     await server.start()
     resources.push_async_callback(server.stop, 0)
@@ -250,7 +250,7 @@ async def serve_api(
     register_methods({s.full_name: [(method.name, method.server_streaming) for method in s.methods] for s in services})
     enable_reflection([*names, health.SERVICE_NAME], server)
     await _set(state, names, _NOT_SERVING)
-    with _port_of("VFMALIGN_SERVER__GRPC_PORT", limits.grpc_port):
+    with _exit_if_port_in_use("VFMALIGN_SERVER__GRPC_PORT", limits.grpc_port):
         port = _add_port(server, _address(limits.host, limits.grpc_port), limits)
     holds.connections.port = port
     await server.start()
@@ -292,7 +292,7 @@ def _create_holds(limits: ServerSettings) -> Holds:
 
 
 def _add_health_check(state: health.aio.HealthServicer, server: grpc.aio.Server) -> None:
-    """Adds the health service without Watch, whose calls need no identity and never end: strangers could hold them all.
+    """Adds the health service without Watch, whose calls need no identity and never end: anybody could occupy them all.
 
     gRPC's clients that would watch go on without it where it is UNIMPLEMENTED.
     """
@@ -324,7 +324,7 @@ def _address(host: str, port: int) -> str:
 
 
 @contextmanager
-def _port_of(variable: str, port: int) -> Iterator[None]:
+def _exit_if_port_in_use(variable: str, port: int) -> Iterator[None]:
     """Ends the process with one sentence where the port cannot be bound."""
     try:
         yield

@@ -1,6 +1,6 @@
 """Public keys that sign tokens: from a file, or from the discovery document of an OpenID provider.
 
-PyJWT's own `PyJWKClient` asks the provider again at every unknown key id, which strangers choose, and has no keys while
+PyJWT's own `PyJWKClient` asks the provider again at every unknown key id, which callers can invent, and has none while
 the provider is down. Here one request runs at a time, with a pause before the next one, and the last keys stay in use
 for a limited time.
 """
@@ -226,7 +226,7 @@ def _read(tls: ssl.SSLContext, url: str) -> bytes:
 
 @contextmanager
 def _ended_after(connection: socket.socket, seconds: float) -> Iterator[None]:
-    """Ends a connection that is still in use after a time: its own timeout begins anew with every byte that arrives.
+    """Closes a connection that is still in use after a time; its own timeout restarts with every byte that arrives.
 
     Raises:
         TimeoutError: it was ended.

@@ -73,7 +73,7 @@ class Variable:
 
 
 def list_variables(settings: type[BaseSettings]) -> Iterator[Variable]:
-    """Yield the variables of a settings class and its groups, in the order of the fields."""
+    """Yields the variables of a settings class and its groups, in the order of the fields."""
     return _list_fields(settings, settings.model_config.get("env_prefix", ""), ())
 
 

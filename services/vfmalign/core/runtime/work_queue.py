@@ -93,7 +93,7 @@ class WorkQueue:
         return await self._run(self._short_thread, partial(function, *args, **kwargs))
 
     def close(self) -> None:
-        """Refuses new work, drops what waits, and lets running functions end by themselves."""
+        """Refuses new work, drops waiting work, and lets running functions finish."""
         for thread in (self._thread, self._short_thread):
             thread.shutdown(wait=False, cancel_futures=True)
 

@@ -1,4 +1,4 @@
-"""Read feature matrices from `.npy` files."""
+"""Reads feature matrices from `.npy` files."""
 
 from __future__ import annotations
 

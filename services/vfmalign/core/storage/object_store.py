@@ -20,7 +20,7 @@ from minio import Minio
 from minio.error import S3Error
 from pydantic import ValidationError
 
-from vfmalign.core.domain.datasets import VolumeRef
+from vfmalign.core.domain.datasets import StoredObject
 from vfmalign.core.domain.errors import (
     DigestMismatch,
     InvalidInput,
@@ -232,10 +232,10 @@ class ObjectStore(TenantKeys):
 
     # --- writing ---
 
-    def put(self, key: str, data: bytes, content_type: str = "application/octet-stream") -> VolumeRef:
+    def put(self, key: str, data: bytes, content_type: str = "application/octet-stream") -> StoredObject:
         """Writes an object atomically and returns its key and digest."""
         self._write("put", key, lambda: self._request("PUT", key, data, {"Content-Type": content_type}))
-        return VolumeRef(key=key, sha256=hashlib.sha256(data).hexdigest())
+        return StoredObject(key=key, sha256=hashlib.sha256(data).hexdigest())
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
         """Writes an object unless the key exists; of several concurrent writers exactly one wins.
@@ -255,7 +255,7 @@ class ObjectStore(TenantKeys):
 
         return self._write("put", key, write)
 
-    def upload(self, key: str, path: Path) -> VolumeRef:
+    def upload(self, key: str, path: Path) -> StoredObject:
         """Streams a file into an object and returns its key and digest."""
 
         def send() -> str:
@@ -271,9 +271,9 @@ class ObjectStore(TenantKeys):
                 )
             return reader.digest.hexdigest()
 
-        return VolumeRef(key=key, sha256=self._write("put", key, send))
+        return StoredObject(key=key, sha256=self._write("put", key, send))
 
-    def write(self, key: str, record: Record) -> VolumeRef:
+    def write(self, key: str, record: Record) -> StoredObject:
         """Writes a record as canonical JSON."""
         return self.put(key, record.to_json(), "application/json")
 

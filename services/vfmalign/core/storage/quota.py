@@ -28,8 +28,8 @@ class _Announcement:
 class StorageQuota:
     """Counts objects of a tenant, and the uploads that were announced.
 
-    The URL of an announced file stores it until it expires, again after the file was published or deleted. Until then
-    the file takes the room of its largest announcement, or that of its object where this is larger.
+    A URL accepts its file until it expires, even again after the file was published or deleted. Until then the file
+    counts with the size of its largest announcement, or with that of its object if this is larger.
 
     Each process counts the announcements that it received, so that several of them may together exceed the quota by
     those of one hour. Methods may be called from any thread.

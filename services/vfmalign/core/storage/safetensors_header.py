@@ -24,7 +24,7 @@ _BITS |= {"I32": 32, "U32": 32, "F32": 32, "I64": 64, "U64": 64, "F64": 64}
 
 
 class MalformedHeader(ValueError):
-    """A file that is not safetensors, or whose size is not the one that its header declares; the text is a cause."""
+    """A file that is not safetensors, or whose size is not what its header declares; the message is the cause."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class SafetensorsHeader:
 
 
 def read_header(store: ObjectStore, key: str) -> SafetensorsHeader:
-    """Read the header of a stored file, whose size is asked for first; no tensor is read.
+    """Reads the header of a stored file, whose size is asked for first; no tensor is read.
 
     Raises:
         NotFound: there is no such object.
@@ -71,7 +71,7 @@ def read_header(store: ObjectStore, key: str) -> SafetensorsHeader:
 
 
 def parse_header(data: bytes | memoryview, total_bytes: int) -> SafetensorsHeader:
-    """Parse and check a header.
+    """Parses and checks a header.
 
     Args:
         data: the file, at least up to the end of its header.

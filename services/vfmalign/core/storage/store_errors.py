@@ -1,4 +1,4 @@
-"""Map the failures of S3 requests to errors that name the object and the remedy."""
+"""Maps the failures of S3 requests to errors that name the object and the remedy."""
 
 from __future__ import annotations
 

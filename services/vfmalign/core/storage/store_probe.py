@@ -1,7 +1,7 @@
 """Probe of the object store: asks it regularly whether it answers, whatever the service does meanwhile.
 
-Calls of the service alone would not tell: one that waits for a store that hangs neither fails nor ends for minutes, and
-without calls nobody notices.
+The service's own calls do not suffice: a call to a store that hangs neither fails nor ends for minutes, and a service
+without calls would not notice an outage.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 
-from vfmalign.core.domain.datasets import SPLITS, Case, DatasetManifest, VolumeRef
+from vfmalign.core.domain.datasets import SPLITS, Case, DatasetManifest, StoredObject
 from vfmalign.core.domain.errors import (
     BadDataset,
     Conflict,
@@ -37,7 +37,7 @@ Report = Callable[[str, int, int], None]
 def publish_dataset(
     uploads: UploadArea, dataset_id: str, datalist_sha256: str, report: Report, context: WorkContext
 ) -> DatasetManifest:
-    """Check and store an uploaded dataset.
+    """Checks and stores an uploaded dataset.
 
     Args:
         uploads: hold the datalist and every volume that it names.
@@ -83,7 +83,7 @@ def publish_dataset(
 
 
 def parse_datalist(data: bytes, dataset_id: str) -> DatasetManifest:
-    """Parse a client's datalist, which must have the bytes that are stored for its dataset.
+    """Parses a client's datalist, which must have the bytes that are stored for its dataset.
 
     Raises:
         BadDataset: it has not, its splits overlap, or a case does not have the keys that follow from its id.
@@ -123,7 +123,7 @@ def _is_published(store: ObjectStore, dataset_id: str, datalist_sha256: str) -> 
 
 
 def _check_id_is_free(store: ObjectStore, dataset: DatasetManifest) -> bool:
-    """Refuse the id of another dataset; returns whether the dataset is committed, so that its volumes are restored."""
+    """Refuses the id of another dataset; returns whether the dataset is committed, so that its volumes are restored."""
     if not store.exists(dataset_key(dataset.id)):
         return False
     if load_dataset(store, dataset.id).digest() != dataset.digest():
@@ -135,8 +135,8 @@ def _check_id_is_free(store: ObjectStore, dataset: DatasetManifest) -> bool:
     return True
 
 
-def _add_volume(store: ObjectStore, dataset_id: str, ref: VolumeRef, data: bytes) -> None:
-    """Store a volume of a dataset that was not committed; another publication may have committed its id meanwhile."""
+def _add_volume(store: ObjectStore, dataset_id: str, ref: StoredObject, data: bytes) -> None:
+    """Stores a volume of a dataset that was not committed; another publication may have committed its id meanwhile."""
     if store.put_if_absent(ref.key, data):
         return
     try:
@@ -150,7 +150,7 @@ def _add_volume(store: ObjectStore, dataset_id: str, ref: VolumeRef, data: bytes
 
 
 def _check_case(uploads: UploadArea, dataset: DatasetManifest, case: Case, context: WorkContext) -> None:
-    """Check the volumes of a case, with two of them in memory at a time."""
+    """Checks the volumes of a case, with two of them in memory at a time."""
     declaration = dataset.declaration
     labels = {label.name: label for label in declaration.labels}
     reference = declaration.modalities[0]

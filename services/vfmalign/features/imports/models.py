@@ -18,7 +18,7 @@ from vfmalign.models.weights import parse_weights, to_safetensors
 
 
 def publish_model(uploads: UploadArea, request: PublishModelRequest, max_bytes: int, context: WorkContext) -> ModelCard:
-    """Check uploaded weights, store them and their card, and delete the upload.
+    """Checks uploaded weights, stores them and their card, and deletes the upload.
 
     Args:
         uploads: hold the weights.

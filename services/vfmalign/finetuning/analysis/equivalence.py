@@ -1,7 +1,7 @@
 """Intervals of a difference that equivalence may rest on, also where the test patients show hardly any difference.
 
-Two networks that predict every test patient alike may still differ on other patients. Neither resamples nor mean
-squares know of differences that no test patient shows: their interval shrinks to a point, which lies within any bounds.
+Two networks that predict every test patient alike may still differ on other patients. Neither resampling nor mean
+squares account for differences that no test patient shows: their interval shrinks to a point within any bounds.
 
 A metric of two classes has cases that can at most be turned from right to wrong. Bonett and Price ("Adjusted Wald
 confidence interval for a difference of binomial proportions based on paired data", J. Educ. Behav. Stat. 37 (2012))
@@ -10,7 +10,7 @@ right, and one of whom the baseline alone is. Single cases of other metrics have
 marked as degenerate where few patients have scores that differ.
 
 Where the networks predict every test patient alike, the interval of two classes is that of the added patients alone. It
-is the narrowest one, and tells how many patients equivalence needs at least.
+is the narrowest possible one, and so gives the least number of patients that equivalence needs.
 
 Legend: S seeds, N cases, G groups (patients).
 """

@@ -1,4 +1,4 @@
-"""Noise and shape of one learning curve: is its rise more than noise, and which smooth curve lies behind it.
+"""Noise and shape of one learning curve: whether its rise exceeds the noise, and the smooth curve behind it.
 
 Scores are oriented so that higher is better, and validations are evenly spaced. Axes: T validations, the first at
 step 0; K knots of the fit; R simulated curves.
@@ -27,7 +27,7 @@ Array = npt.NDArray[np.float64]
 
 
 def rms_decrease(scores_T: Array) -> float:
-    """Estimate the noise of a curve as the root mean square of its decreases, √(Σ min(y_t − y_{t−1}, 0)² / (T − 1)).
+    """Estimates the noise of a curve as the root mean square of its decreases, √(Σ min(y_t − y_{t−1}, 0)² / (T − 1)).
 
     For independent normal noise of variance σ² around a flat line, a difference has variance 2σ² and half of its mean
     square belongs to decreases, so that the mean square is unbiased for σ² (downside semivariance: Barndorff-Nielsen,
@@ -38,7 +38,7 @@ def rms_decrease(scores_T: Array) -> float:
 
 
 def is_rise(scores_T: Array) -> bool:
-    """Test whether a curve rises by more than its noise explains, at `NOISE_LEVEL`.
+    """Tests whether a curve rises by more than its noise explains, at `NOISE_LEVEL`.
 
     The statistic is (max y − y_0) / `rms_decrease`. Its distribution for a flat curve depends on T and on the
     autocorrelation of the noise alone. The autocorrelation cannot be estimated from a dozen validations, so the
@@ -52,7 +52,7 @@ def is_rise(scores_T: Array) -> bool:
 
 @lru_cache(maxsize=256)
 def rise_threshold(validations: int) -> float:
-    """Simulate the upper 5 % point of (max − first) / `rms_decrease` for flat curves of AR(1) noise.
+    """Simulates the upper 5 % point of (max − first) / `rms_decrease` for flat curves of AR(1) noise.
 
     With 5 validations, 5 % of such curves never decrease. The threshold is then so high that only a curve without a
     decrease is a rise.
@@ -71,7 +71,7 @@ def rise_threshold(validations: int) -> float:
 
 
 def fit_curve(scores_T: Array) -> Array:
-    """Fit the curve behind noisy validations: least squares among curves that are convex first and concave after.
+    """Fits the curve behind noisy validations: least squares among curves that are convex first and concave after.
 
     Such a curve starts slowly or at once, and saturates. The highest of T noisy scores exceeds the highest point of the
     curve behind them; the fit averages over neighbours and hardly does. There is nothing to tune: the shape alone
@@ -105,7 +105,7 @@ def fit_curve(scores_T: Array) -> Array:
 
 
 def _free_cones(hinges_KK: Array) -> Iterator[Array]:
-    """Iterate over generators of curves that are convex before an inflection and concave after, one per inflection.
+    """Iterates over generators of curves that are convex before an inflection and concave after, one per inflection.
 
     With hinges h_k(t) = max(t − t_k, 0) they are a + b·t + Σ_k c_k·s_k·h_k, c_k ≥ 0, where s_k is 1 up to the
     inflection and −1 after it. 1 and t are free, and leave the other coordinates of the QR factorisation.
@@ -115,7 +115,7 @@ def _free_cones(hinges_KK: Array) -> Iterator[Array]:
 
 
 def _rising_cones(lines_KK: Array) -> Iterator[Array]:
-    """Iterate over generators of such curves that never fall, a + Σ_k c_k·s_k·(h_k − h_m) with c_k ≥ 0, for each t_m.
+    """Iterates over generators of such curves that never fall, a + Σ_k c_k·s_k·(h_k − h_m) with c_k ≥ 0, for each t_m.
 
     h_k − h_m rises between the two knots alone. The first and the last validation are knots too: h_0 = t and h_T = 0.
     """
@@ -128,7 +128,7 @@ def _rising_cones(lines_KK: Array) -> Iterator[Array]:
 
 
 def _project(cones: Iterator[Array], y_K: Array) -> Array:
-    """Find the point nearest to y in any of the cones, by non-negative least squares (Lawson and Hanson, 1974)."""
+    """Finds the point nearest to y in any of the cones, by non-negative least squares (Lawson and Hanson, 1974)."""
     nearest_K, least = np.zeros_like(y_K), np.inf
     for generators in cones:
         weights, residual = scipy.optimize.nnls(generators, y_K, maxiter=100 * y_K.size)
@@ -139,7 +139,7 @@ def _project(cones: Iterator[Array], y_K: Array) -> Array:
 
 @lru_cache(maxsize=16)
 def _factorise_basis(validations: int) -> tuple[Array, Array]:
-    """Factorise the basis 1, t and max(t − t_k, 0) into Q, [T, K + 2], and R, [K + 2, K + 2]."""
+    """Factorises the basis 1, t and max(t − t_k, 0) into Q, [T, K + 2], and R, [K + 2, K + 2]."""
     t_T = np.arange(validations, dtype=np.float64)
     knots_K = np.unique(np.linspace(1, validations - 2, min(validations - 2, _MAX_KNOTS)).round())
     basis = np.column_stack([np.ones(validations), t_T, np.maximum(t_T[:, np.newaxis] - knots_K, 0.0)])

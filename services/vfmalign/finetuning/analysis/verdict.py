@@ -33,7 +33,7 @@ class Verdict(Record):
 
     @property
     def undecidable(self) -> bool:
-        """Whether it says why nothing can be said, and not what the intervals say."""
+        """Whether the label gives the reason why there is no verdict, instead of what the intervals show."""
         return self.label in {"insufficient_data", "insufficient_training"}
 
 
@@ -155,7 +155,7 @@ def _format_interval(interval: Interval, metric: MetricSpec) -> str:
 
 
 def _format_narrow(narrow: Interval, metric: MetricSpec) -> str:
-    """Formats the equivalence interval, and says what makes it wider than the other one of two classes."""
+    """Formats the equivalence interval, and explains why it is wider than the other one for two classes."""
     unseen = ", which allows for errors that no test patient shows," if narrow.method == TWO_CLASS_METHOD else ""
     return f"{_format_interval(narrow, metric)}{unseen}"
 

@@ -1,7 +1,7 @@
 """Trainings of a check: three networks with each of its seeds, and the names of their jobs, encoders and stages.
 
-The first training of a network has the check's `seed`, further ones the seeds that follow it. Only their names have a
-suffix, such as `check-pretrained-s2`, so that a check with one seed has the same names as ever.
+The first training of a network has the check's `seed`, further ones the seeds that follow it. Only the names of further
+trainings have a suffix, such as `check-pretrained-s2`.
 """
 
 from __future__ import annotations

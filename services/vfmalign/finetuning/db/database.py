@@ -1,7 +1,7 @@
 """Tables of the orchestrator in SQLite or PostgreSQL, and their migration to the newest schema.
 
-Times are timezone-aware UTC in both databases. The repositories of jobs, checks and experiments define what states mean
-and which may follow which.
+Times are timezone-aware UTC in both databases. The repositories of jobs, checks and experiments define the states and
+their transitions.
 
 A `Database` shows the rows of one tenant. Its sessions add the tenant to every query and to every new row, so that no
 query can forget it.
@@ -121,7 +121,7 @@ def _belongs_to(table: str, column: str) -> sa.ForeignKeyConstraint:
 
 
 class JobRow(LifecycleRow):
-    """One job; the fields are those of `jobs.repository.Job`."""
+    """One job; the fields are those of `jobs.repository.StoredJob`."""
 
     __tablename__ = "jobs"
 
@@ -142,7 +142,7 @@ class JobRow(LifecycleRow):
 
 
 class AttemptRow(TenantRow):
-    """One process of one job: the record of what ran how often."""
+    """One attempt of a job, so that it is known what ran how often."""
 
     __tablename__ = "job_attempts"
     __table_args__ = (_belongs_to("jobs", "job_id"),)
@@ -156,7 +156,7 @@ class AttemptRow(TenantRow):
 
 
 class CheckRow(LifecycleRow):
-    """One alignment check; the fields are those of `checks.repository.Check`."""
+    """One alignment check; the fields are those of `checks.repository.StoredCheck`."""
 
     __tablename__ = "checks"
 
@@ -165,7 +165,7 @@ class CheckRow(LifecycleRow):
 
 
 class StageRow(TenantRow):
-    """One run of one stage of a check: the record that no finished stage ran twice."""
+    """One run of a stage of a check, so that it is known that no finished stage ran twice."""
 
     __tablename__ = "stage_runs"
     __table_args__ = (_belongs_to("checks", "check_id"),)
@@ -182,7 +182,7 @@ class StageRow(TenantRow):
 
 
 class ExperimentRow(LifecycleRow):
-    """One experiment; the fields are those of `experiments.repository.Experiment`. Its cells are rows of `checks`."""
+    """One experiment; see `experiments.repository.StoredExperiment` for the fields. Its cells are rows of `checks`."""
 
     __tablename__ = "experiments"
 

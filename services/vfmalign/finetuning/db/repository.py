@@ -82,7 +82,7 @@ class Operation:
         return self.retried_at or self.created_at
 
     def must_follow(self, retried_at: datetime | None) -> bool:
-        """Returns whether the retry of what it belongs to has yet to reach it: it has no result and no end of its own.
+        """Returns whether the retry of its owner has yet to reach it: it has neither a result nor an end of its own.
 
         One that a client cancels after that retry is left alone, as is one that succeeded while it was being cancelled.
         """
@@ -220,7 +220,7 @@ class LifecycleRepository(ABC, Generic[Row, Item]):
                 self._end(session, row, "cancelled", "cancelled")
 
     def reopen(self, item_id: str, detail: str) -> Item:
-        """Returns an item that succeeded to work, because its report was lost. Whatever is intact stays done.
+        """Queues an item again that succeeded, because its report was lost. Intact artifacts are kept.
 
         Args:
             item_id: the item.

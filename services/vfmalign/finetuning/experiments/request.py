@@ -100,7 +100,7 @@ def check_experiment_spec(spec: ExperimentSpec) -> None:
         )
     if spec.max_running > MAX_RUNNING:
         raise BadOption(
-            f"input should be less than or equal to {MAX_RUNNING}",
+            f"expected at most {MAX_RUNNING}, got {spec.max_running}",
             field="spec.max_running",
             remedy="run fewer checks at once",
         )

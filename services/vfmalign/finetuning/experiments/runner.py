@@ -169,7 +169,7 @@ class ExperimentRunner:
         return self._experiments.begin(experiment.id)
 
     def _store_results(self, cells: Sequence[CellStatus]) -> None:
-        """Store the results of cells as they finish, so that nothing computed depends on the other cells."""
+        """Stores the results of cells as they finish, so that nothing computed depends on the other cells."""
         for cell in cells:
             if cell.state == "succeeded" and not cell.restored:
                 with contextlib.suppress(DataLoss):  # the report finds it as well, and has the check repair it

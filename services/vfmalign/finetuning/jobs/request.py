@@ -39,7 +39,7 @@ def to_recipe(recipe: TrainingRecipe, preset: str) -> Recipe:
 
 
 def check_job_id(job_id: str) -> None:
-    """Checks that an id that a client chose is not one that a check gives to its jobs: whoever took it would end it.
+    """Checks that a client did not choose an id that a check gives to its own jobs.
 
     Raises:
         BadOption: it ends as the ids of such jobs do (`checks.trainings`).

@@ -1,9 +1,9 @@
 """What follows the end of an attempt that left no result: another attempt, after which delay, or the end of the job.
 
 Attempts that end count towards a limit as long as the training makes no progress between them; a checkpoint of a later
-step than any before is progress, and the counts begin anew. What the job is not to blame for has a limit of its own,
-because a kill from outside cannot be told from that of a machine without memory, which would repeat for ever. The end
-of an outage of the object store is waited for without limit.
+step than any before is progress, and the counts begin anew. Interruptions from outside have a limit of their own,
+because such a kill looks like that of a machine that runs out of memory, which would repeat for ever. An outage of the
+object store is waited out without limit.
 """
 
 from __future__ import annotations

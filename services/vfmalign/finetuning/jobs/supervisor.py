@@ -101,7 +101,7 @@ class Supervisor:
             logs.request_id.reset(token)
 
     def _act(self, job: StoredJob, action: Callable[[StoredJob], bool]) -> bool:
-        """Runs an action; an error of one job delays it and leaves the others alone."""
+        """Runs an action; an error of one job delays that job only."""
         try:
             return action(job)
         except Conflict as error:  # raised before anything was started
@@ -209,7 +209,7 @@ class Supervisor:
         return True
 
     def _record(self, job: StoredJob, seen: Running, progress: Progress) -> None:
-        """Records what was observed of an attempt, if it is new, and measures the wait that a first start ends."""
+        """Records a change of an attempt, and at the first start how long the job waited in the queue."""
         handle = seen.handle if seen.handle is not None else job.handle
         state = {True: "running", False: "pending", None: job.state}[seen.started]
         changed = not job.cancel_requested and job.progress != progress
@@ -217,7 +217,7 @@ class Supervisor:
             wait_s = self.jobs.record(job.id, handle, progress, started=seen.started)
             if wait_s is not None:
                 metrics.job_queue_wait_seconds.observe(wait_s)
-            if state == "running" != job.state:
+            if state == "running" and job.state != "running":
                 self._announce(job, "Started", f"all processes of attempt {job.attempts} have started")
 
     def _announce(

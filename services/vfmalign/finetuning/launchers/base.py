@@ -158,7 +158,7 @@ class Launcher(Protocol):
         """Asks the attempt to checkpoint and end, or ends it at once; returns without waiting."""
 
     def log_command(self, job: str, attempt: int) -> str:
-        """Returns the shell command that shows the log of an attempt; asks nobody whether the log exists."""
+        """Returns the shell command that shows the log of an attempt; does not check that the log exists."""
 
     def announce(self, job: str, attempt: int, event: JobEvent) -> None:
         """Tells the platform what happened to an attempt; never raises, never waits, and may leave an event out."""

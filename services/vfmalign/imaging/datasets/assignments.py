@@ -20,7 +20,7 @@ MAX_TABLE_BYTES = 64 * 2**20
 
 
 def read_patients(path: Path) -> dict[str, str]:
-    """Read the user's table of patients: CSV with the columns `folder,patient` (or `case,patient`).
+    """Reads the user's table of patients: CSV with the columns `folder,patient` (or `case,patient`).
 
     Raises:
         BadDataset: the table cannot be read or a row is incomplete.
@@ -29,7 +29,7 @@ def read_patients(path: Path) -> dict[str, str]:
 
 
 def read_splits(path: Path) -> dict[str, Split]:
-    """Read the user's own splits: CSV with the columns `folder,split` (or `case,split`), or JSON `{"train": [folder]}`.
+    """Reads the user's own splits: CSV with columns `folder,split` (or `case,split`), or JSON `{"train": [folder]}`.
 
     Raises:
         BadDataset: the table cannot be read, names an unknown split, or names a folder twice.

@@ -53,7 +53,7 @@ def matches(path: Path) -> bool:
 
 
 def read(path: Path, declaration: DatasetDeclaration | None) -> SourceDataset:
-    """Find the cases. Without a declaration, the modalities are those that every case has.
+    """Finds the cases. Without a declaration, the modalities are those that every case has.
 
     Raises:
         UndescribedData: no image has a suffix of BIDS.
@@ -116,7 +116,7 @@ def _read_sessions(root: Path, read: Callable[[Path], _Files]) -> tuple[_FilesBy
 
 
 def _add_unreadable(cases: Sequence[CaseSource], unreadable: Mapping[str, OSError]) -> list[CaseSource]:
-    """Add a problem to the cases of subjects whose folders cannot be read, and cases for those that have none."""
+    """Adds a problem to the cases of subjects whose folders cannot be read, and cases for those that have none."""
     patients = {_get_patient(name): f"a folder of the subject {describe_unreadable(error)}"
                 for name, error in unreadable.items()}  # fmt: skip
     result = [

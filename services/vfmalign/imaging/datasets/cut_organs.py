@@ -1,4 +1,4 @@
-"""Organs that the field of view of a model cuts off, of a dataset that is imported for this model."""
+"""Organs that a model's field of view cuts off in a dataset that is imported for this model."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class CutOrgansCheck:
         self._inside: dict[str, dict[VolumeKind, float]] = {}
 
     def measure(self, case_id: str, volumes: Mapping[VolumeKind, Volume]) -> None:
-        """Measure one case; raises as `measure_field_of_view`."""
+        """Measures one case; raises as `measure_field_of_view`."""
         self._inside[case_id] = measure_field_of_view(volumes, self._input, self._structures, case_id).inside
 
     def list_shares(self, dataset: DatasetManifest) -> tuple[CaseInside, ...]:

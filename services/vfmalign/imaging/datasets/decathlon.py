@@ -43,7 +43,7 @@ def matches(path: Path) -> bool:
 
 
 def read(path: Path, declaration: DatasetDeclaration | None) -> SourceDataset:
-    """Find the cases. Without a declaration it derives from `dataset.json`, else from the files.
+    """Finds the cases. Without a declaration it derives from `dataset.json`, else from the files.
 
     The lists `validation` and `test` become splits where their items have labels. Items without labels, as the
     Decathlon's own test images, are left out.
@@ -68,7 +68,7 @@ def read(path: Path, declaration: DatasetDeclaration | None) -> SourceDataset:
 
 
 def require_labels(cases: Sequence[CaseSource], label: VolumeKind) -> list[CaseSource]:
-    """Add a problem to every case without a label map, unless no case has one."""
+    """Adds a problem to every case without a label map, unless no case has one."""
     if not any(label in case.files for case in cases):
         return list(cases)
     missing = f"there is no {label}, which other cases have"

@@ -1,4 +1,4 @@
-"""Declarations of datasets that are imported: the user's own, or derived from what the data say about themselves."""
+"""Declarations of datasets that are imported: the user's own, or derived from the data."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ DECLARE = "describe the data with --declaration"
 
 
 def read_declaration(text: str) -> DatasetDeclaration:
-    """Read a declaration: the name of one that comes along, or the path of a JSON file.
+    """Reads a declaration: the name of one that comes along, or the path of a JSON file.
 
     Raises:
         BadOption: there is no such file or name, or the file is not a declaration; the error names the wrong field.
@@ -66,7 +66,7 @@ def read_declaration(text: str) -> DatasetDeclaration:
 
 
 def to_volume_id(text: Any, default: str) -> VolumeKind:
-    """Turn a name into an id, such as `T1w (MPRAGE)` into `t1w_mprage`; `default` where no letter comes first."""
+    """Turns a name into an id, such as `T1w (MPRAGE)` into `t1w_mprage`; `default` where no letter comes first."""
     ascii_text = unicodedata.normalize("NFKD", str(text)).encode("ascii", "ignore").decode()
     candidate = re.sub(r"[^a-z0-9]+", "_", ascii_text.lower()).strip("_")[:32].rstrip("_")
     return candidate if re.fullmatch(VOLUME_PATTERN, candidate) else default
@@ -75,7 +75,7 @@ def to_volume_id(text: Any, default: str) -> VolumeKind:
 def declare(
     name: VolumeKind, modalities: Sequence[VolumeKind], labels: Sequence[LabelMap] = (), classes: Sequence[str] = ()
 ) -> DatasetDeclaration:
-    """Build a derived declaration.
+    """Builds a derived declaration.
 
     Raises:
         BadDataset: names are equal or too many.
@@ -95,7 +95,7 @@ def declare(
 
 
 def declare_from_json(content: Mapping[str, Any]) -> DatasetDeclaration:
-    """Derive the declaration from the `dataset.json` of the Decathlon or nnU-Net: its name, channels and labels.
+    """Derives the declaration from the `dataset.json` of the Decathlon or nnU-Net: its name, channels and labels.
 
     Raises:
         BadDataset: the channels or labels are missing or have another form.
@@ -140,7 +140,7 @@ def _read_label_names(labels: Any) -> dict[int, VolumeKind]:
 
 
 def derive_label_maps(cases: Iterable[CaseSource], names: Iterable[VolumeKind]) -> list[LabelMap]:
-    """Read the values of label maps whose structures nothing names; value v is called `value_v`.
+    """Reads the values of label maps whose structures have no names; value v is called `value_v`.
 
     Args:
         cases: the cases; those with problems are not read, because their files may lie anywhere.

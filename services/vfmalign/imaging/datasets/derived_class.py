@@ -1,7 +1,7 @@
 """A class that derives from the masks of a dataset: whether the volume of a label map is large.
 
-No clinician states it, so its id begins with `derived_`: it is in the dataset's declaration, and wherever a task names
-it. A case belongs to the class if its labelled volume is larger than that of the median training case.
+No clinician states it, so its id begins with `derived_`, in the dataset's declaration and in every task that names it.
+A case belongs to the class if its labelled volume is larger than that of the median training case.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def name_volume_class(label: LabelMap) -> str:
 
 
 def add_volume_class(discovered: DiscoveredDataset, label: LabelMap, splits: Mapping[str, Split]) -> DiscoveredDataset:
-    """State the class in every case and in the declaration.
+    """States the class in every case and in the declaration.
 
     Args:
         discovered: cases that all have the label map.

@@ -1,7 +1,7 @@
 """A draft of a declaration for data that nothing describes, from the words that the names of their files share.
 
-A word of a file's name may be a patient's name. A word is only used where the files of at least two patients, and of
-half of all, have it, and where it is in no folder's name.
+A word of a file's name may be a patient's name. A word is only used if the files of at least two patients, and of
+half of all patients, have it, and no folder's name does.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class UndescribedData(BadDataset):
 
 
 def name_files(files_by_case: Mapping[str, Sequence[Path]]) -> dict[str, dict[VolumeKind, list[Path]]]:
-    """Name the files of each case by the words that tell them apart, such as `t1w_gd`; others are left out.
+    """Names the files of each case by the words that tell them apart, such as `t1w_gd`; others are left out.
 
     Args:
         files_by_case: files by case, whose name begins with the patient's folder.

@@ -42,7 +42,7 @@ def matches(path: Path) -> bool:
 
 
 def read(path: Path, declaration: DatasetDeclaration | None) -> SourceDataset:
-    """Find the cases; without a declaration they are prostate mpMRI. See `scan_folder`.
+    """Finds the cases; without a declaration they are prostate mpMRI. See `scan_folder`.
 
     Raises:
         UndescribedData: no file of any case shows anything declared, or no case has one of the modalities.
@@ -62,7 +62,7 @@ def read(path: Path, declaration: DatasetDeclaration | None) -> SourceDataset:
 
 
 def scan_folder(directory: Path, declaration: DatasetDeclaration | None = None) -> list[CaseSource]:
-    """Find the cases in a folder, ordered by name.
+    """Finds the cases in a folder, ordered by name.
 
     Args:
         directory: the folder; links to folders are not followed, and a link to a file outside is a problem of its case.
@@ -117,7 +117,7 @@ def _collect_cases(
 
 
 def classify(name: str, declaration: DatasetDeclaration | None = None) -> VolumeKind | None:
-    """Infer what a file shows from the words of its name; None where none matches, or two ids that differ do."""
+    """Infers what a file shows from the words of its name; None where none matches, or two ids that differ do."""
     tokens = re.split(r"[^a-z0-9]+", name.lower().split(".nii")[0])
     if declaration is None or declaration.name == _PROSTATE:
         for kind, pattern in _PROSTATE_PATTERNS:

@@ -24,7 +24,7 @@ MAPPING_COLUMNS = ("dataset", "case", "group", "folder", "patient")
 
 
 def load_salt(path: Path) -> bytes:
-    """Load the machine's secret for ids; it is created on first use, readable by its owner only.
+    """Loads the machine's secret for ids; it is created on first use, readable by its owner only.
 
     Raises:
         BadOption: the file cannot be created or does not hold a secret.
@@ -50,14 +50,14 @@ def load_salt(path: Path) -> bytes:
 
 
 def keyed_id(salt: bytes, *parts: str) -> str:
-    """Derive an id of 16 hex digits from the parts; without the salt, neither can be derived from the other."""
+    """Derives an id of 16 hex digits from the parts; without the salt, neither can be derived from the other."""
     # Each part is preceded by its length, so that ("ab", "c") and ("a", "bc") give different ids.
     message = b"".join(len(part.encode()).to_bytes(4, "big") + part.encode() for part in parts)
     return hmac.new(salt, message, hashlib.sha256).hexdigest()[:16]
 
 
 def add_to_mapping(path: Path, rows: Sequence[tuple[str, ...]]) -> None:
-    """Add rows to the local mapping file; none is ever removed.
+    """Adds rows to the local mapping file; none is ever removed.
 
     A name that a spreadsheet would read as a formula is written behind an apostrophe.
 

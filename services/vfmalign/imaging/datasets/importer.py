@@ -43,7 +43,7 @@ class DatasetToImport:
     inside: tuple[CaseInside, ...] = ()
 
     def encode_cases(self) -> Iterator[list[bytes]]:
-        """Read the files again; yields the volumes of each case as they are stored.
+        """Reads the files again; yields the volumes of each case as they are stored.
 
         Raises:
             BadDataset: a file is no longer the one that was checked.
@@ -70,7 +70,7 @@ def prepare_import(
     salt: bytes,
     progress: ProgressCallback | None = None,
 ) -> DatasetToImport:
-    """Read and check a dataset in a folder or a CSV file.
+    """Reads and checks a dataset in a folder or a CSV file.
 
     Args:
         path: see `layouts.LAYOUTS`.
@@ -100,7 +100,7 @@ def prepare_discovered(
     mapping_path: Path,
     progress: ProgressCallback | None = None,
 ) -> DatasetToImport:
-    """Read and check cases that were discovered; see `prepare_import`."""
+    """Reads and checks cases that were discovered; see `prepare_import`."""
     rows = [(dataset_id, case.id, case.group, case.source.name, case.patient) for case in discovered.cases]
     # Written before validation: its problems name cases by id, and the user looks the folder up in this file.
     add_to_mapping(mapping_path, rows)

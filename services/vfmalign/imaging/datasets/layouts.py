@@ -38,7 +38,7 @@ LAYOUTS: dict[str, DatasetLayout] = {
 
 
 def detect_layout(path: Path) -> str:
-    """Detect the layout of a folder or file.
+    """Detects the layout of a folder or file.
 
     Raises:
         BadDataset: several layouts match.
@@ -57,7 +57,7 @@ def detect_layout(path: Path) -> str:
 def read_source(
     path: Path, layout: str | None = None, declaration: DatasetDeclaration | None = None
 ) -> tuple[str, SourceDataset]:
-    """Find the cases of a folder or file.
+    """Finds the cases of a folder or file.
 
     Args:
         path: what to import.

@@ -38,7 +38,7 @@ def matches(path: Path) -> bool:
 
 
 def read(path: Path, declaration: DatasetDeclaration | None) -> SourceDataset:
-    """Find the cases of `imagesTr` and `labelsTr`. Without a declaration it derives from `dataset.json`.
+    """Finds the cases of `imagesTr` and `labelsTr`. Without a declaration it derives from `dataset.json`.
 
     Raises:
         BadDataset: `dataset.json` is missing or names no channels, or the files are not NIfTI.

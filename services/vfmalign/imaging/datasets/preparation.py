@@ -1,4 +1,4 @@
-"""Everything of an import that writes nothing: discovery, pseudonyms, splits and validation.
+"""The steps of an import that write nothing: discovery, pseudonyms, splits and validation.
 
 Every volume is decoded and checked here, and its digest computed, so that an import whose preparation has no problems
 can only fail in the transfer.
@@ -16,7 +16,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from vfmalign.client.messages.base import to_bad_option
-from vfmalign.core.domain.datasets import Case, DatasetManifest, Split, VolumeRef
+from vfmalign.core.domain.datasets import Case, DatasetManifest, Split, StoredObject
 from vfmalign.core.domain.declarations import DatasetDeclaration, LabelMap, VolumeKind
 from vfmalign.core.domain.errors import BadDataset, BadVolume, VfmalignError
 from vfmalign.core.domain.field_of_view import CaseInside
@@ -126,7 +126,7 @@ class PreparedDataset:
 
 
 def discover(path: Path, dataset_id: str, salt: bytes, options: ImportOptions) -> DiscoveredDataset:
-    """Find the cases and give them ids.
+    """Finds the cases and gives them ids.
 
     Raises:
         BadDataset: no case can be found, or the patient table names unknown cases.
@@ -161,7 +161,7 @@ def select_cases(discovered: DiscoveredDataset, groups: Collection[str]) -> Disc
 def prepare(
     discovered: DiscoveredDataset, dataset_id: str, options: ImportOptions, report: ProgressCallback
 ) -> PreparedDataset:
-    """Assign splits, and read and check every volume.
+    """Assigns splits, and reads and checks every volume.
 
     Raises:
         BadDataset: the splits cannot be made.
@@ -211,7 +211,7 @@ def _to_problem(error: VfmalignError, case: PseudonymousCase) -> Problem:
 
 
 def read_volumes(case: PseudonymousCase, declaration: DatasetDeclaration) -> dict[VolumeKind, Volume]:
-    """Read all volumes of a case; a file of several channels is read once.
+    """Reads all volumes of a case; a file of several channels is read once.
 
     Raises:
         BadVolume: a file cannot be read or used; the error names it by generated id and kind.
@@ -311,7 +311,7 @@ def _check_case(
         if label.name in volumes:
             check_label_map(volumes[label.name], label, f"{case.id}/{label.name}")
     refs = {
-        kind: VolumeRef(key=volume_key(dataset_id, case.id, kind), sha256=hashlib.sha256(encode(volume)).hexdigest())
+        kind: StoredObject(key=volume_key(dataset_id, case.id, kind), sha256=hashlib.sha256(encode(volume)).hexdigest())
         for kind, volume in sorted(volumes.items())
     }
     source = case.source
@@ -326,7 +326,7 @@ def _check_case(
 
 
 def check_label_map(volume: Volume, label: LabelMap, name: str) -> None:
-    """Refuse values that are not declared, and an empty map where it may not be empty."""
+    """Refuses values that are not declared, and an empty map where it may not be empty."""
     values = {int(value) for value in np.unique(volume.array_XYZ)} - {0}
     if undeclared := sorted(values - set(label.values)):
         raise BadVolume(

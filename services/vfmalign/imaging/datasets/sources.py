@@ -122,7 +122,7 @@ def list_some(items: Sequence[str], limit: int = MAX_NAMED) -> str:
 
 
 def describe_unreadable(error: OSError) -> str:
-    """Says why a file or folder cannot be read, without its name, which the error's own text has."""
+    """Explains why a file or folder cannot be read, without its name, which the error's own text would show."""
     return f"cannot be read ({error.strerror or 'unknown reason'})"
 
 
@@ -149,7 +149,7 @@ def is_below(root: Path, path: Path) -> bool:
 
 
 def read_dataset_json(root: Path) -> dict[str, Any] | None:
-    """Read `dataset.json`; None where there is none.
+    """Reads `dataset.json`; None where there is none.
 
     Raises:
         BadDataset: it cannot be read, is too large, or is not a JSON object.

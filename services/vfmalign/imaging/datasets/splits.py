@@ -14,7 +14,7 @@ DEFAULT_SHARES: dict[Split, float] = {"train": 0.6, "val": 0.2, "test": 0.2}
 
 
 def split_groups(groups: Collection[str], shares: Mapping[Split, float], seed: int) -> dict[str, Split]:
-    """Assign groups to splits in the given shares, with at least one group in each split whose share is not zero.
+    """Assigns groups to splits in the given shares, with at least one group in each split whose share is not zero.
 
     Args:
         groups: ids of the patients.
@@ -44,7 +44,7 @@ def split_groups(groups: Collection[str], shares: Mapping[Split, float], seed: i
 
 
 def split_group_counts(groups: Collection[str], counts: Mapping[Split, int], seed: int) -> dict[str, Split]:
-    """Assign so many groups to each split; the others are in none.
+    """Assigns so many groups to each split; the others are in none.
 
     Args:
         groups: ids of the patients.

@@ -49,7 +49,7 @@ def matches(path: Path) -> bool:
 
 
 def read(path: Path, declaration: DatasetDeclaration | None) -> SourceDataset:
-    """Find the cases. Without a declaration, the columns name modalities, label maps and classes.
+    """Finds the cases. Without a declaration, the columns name modalities, label maps and classes.
 
     Raises:
         BadDataset: the file is too large or not CSV, or its header is wrong.
@@ -174,7 +174,7 @@ def _to_case(root: Path, number: int, cells: Sequence[str], header: _Header) -> 
 
 
 def _check_cell(name: str, cell: str) -> str | None:
-    """What is wrong with a cell; None if nothing is."""
+    """Returns what is wrong with a cell; None if it is valid."""
     prefix = name.partition(":")[0]
     if len(cell) > MAX_CELL or not cell.isprintable():
         return f"not printable, or longer than {MAX_CELL} characters"
@@ -217,7 +217,7 @@ def _find_file(root: Path, cell: str, *, required: bool) -> tuple[Path | None, s
 
 
 def _check_repeated(cases: Sequence[CaseSource]) -> list[CaseSource]:
-    """Add a problem to lines of one case, and to lines without a split where others have one."""
+    """Adds a problem to lines of one case, and to lines without a split where others have one."""
     counts = Counter(case.name for case in cases if case.name)
     stated = any(case.split is not None for case in cases)
     result = []

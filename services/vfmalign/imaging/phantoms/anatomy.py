@@ -187,7 +187,7 @@ class Anatomy:
     vesicles: tuple[Blob, ...]
 
     def tissues(self, positions: Positions) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]:
-        """Sample tissue and labels at positions.
+        """Samples tissue and labels at positions.
 
         Returns:
             Tissue (see `Tissue`), gland {0, 1} and lesion grade {0, 1, 2, 3}, each of shape (X, Y, Z).
@@ -221,7 +221,7 @@ class Anatomy:
         _paint(tissue_XYZ, positions, self.rectal_lumen)
 
     def _paint_levator(self, tissue_XYZ: NDArray[np.uint8], positions: Positions) -> None:
-        """Paint the funnel of the pelvic floor, which holds gland and rectum and closes behind and below them."""
+        """Paints the funnel of the pelvic floor, which holds gland and rectum and closes behind and below them."""
         x, y, z = positions.xyz
         x0, y0, z0 = self.gland.centre_mm
         a, b, c = self.gland.half_mm

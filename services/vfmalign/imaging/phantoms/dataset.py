@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
 
-from vfmalign.core.domain.datasets import SPLITS, Case, DatasetManifest, Split, VolumeRef
+from vfmalign.core.domain.datasets import SPLITS, Case, DatasetManifest, Split, StoredObject
 from vfmalign.core.domain.declarations import VolumeKind, get_declaration
 from vfmalign.core.domain.errors import BadDataset, Conflict
 from vfmalign.core.storage.datasets import load_dataset, save_dataset
@@ -49,14 +49,14 @@ class PhantomDataset:
         self._cases: dict[Split, list[Case]] = {}
 
     def generate(self) -> Iterator[dict[str, bytes]]:
-        """Generate all cases; yields the volumes of each as they are stored, by key."""
+        """Generates all cases; yields the volumes of each as they are stored, by key."""
         self._cases = {}
         for place, name in enumerate(SPLITS):
             for number in range(self._counts.get(name, 0)):
                 case_id, volumes = _encoded_case(self._seed, place * SPLIT_STRIDE + number, self._spec)
                 keys = {kind: volume_key(self._id, case_id, kind) for kind in volumes}
                 refs = {
-                    kind: VolumeRef(key=keys[kind], sha256=hashlib.sha256(data).hexdigest())
+                    kind: StoredObject(key=keys[kind], sha256=hashlib.sha256(data).hexdigest())
                     for kind, data in volumes.items()
                 }
                 self._cases.setdefault(name, []).append(Case(id=case_id, group=case_id, volumes=refs))
@@ -77,7 +77,7 @@ def synthesise_dataset(
     progress: ProgressCallback | None = None,
     spec: PhantomSpec | None = None,
 ) -> DatasetManifest:
-    """Generate a dataset of phantoms and store it.
+    """Generates a dataset of phantoms and stores it.
 
     Args:
         store: the deployment's object storage.

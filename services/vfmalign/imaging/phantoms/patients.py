@@ -13,7 +13,7 @@ from vfmalign.imaging.phantoms.anatomy import LESIONS, NODULES, Anatomy, Blob, G
 
 
 def draw_anatomy(rng: Generator, lesion_free_share: float) -> Anatomy:
-    """Draw the pelvis of one case; equal generator states give equal cases."""
+    """Draws the pelvis of one case; equal generator states give equal cases."""
     half_mm = (rng.uniform(21.0, 27.0), rng.uniform(15.0, 20.5), rng.uniform(17.5, 21.5))
     centre_mm = (rng.uniform(-3.0, 3.0), rng.uniform(-2.5, 2.5), rng.uniform(-1.5, 1.5))
     waves = tuple((rng.uniform(0.01, 0.045), order, rng.uniform(0, 2 * np.pi)) for order in (2, 3, 5))
@@ -65,7 +65,7 @@ def draw_anatomy(rng: Generator, lesion_free_share: float) -> Anatomy:
 
 
 def _draw_pelvic_wall(rng: Generator, gland: Gland) -> tuple[tuple[Blob, ...], tuple[Blob, ...]]:
-    """Draw muscles and bones on both sides: obturators, adductors and buttocks; pubis, acetabulum and ischium."""
+    """Draws muscles and bones on both sides: obturators, adductors and buttocks; pubis, acetabulum and ischium."""
     a, b, _ = gland.half_mm
     _, y0, z0 = gland.centre_mm
     side_mm = a + rng.uniform(17.0, 22.0)
@@ -94,7 +94,7 @@ def _draw_bumps(rng: Generator, amplitude: float) -> tuple[tuple[float, float, f
 
 
 def _draw_nodules(rng: Generator, gland: Gland) -> tuple[Blob, ...]:
-    """Draw hyperplastic nodules in the transition zone; a larger zone has more of them."""
+    """Draws hyperplastic nodules in the transition zone; a larger zone has more of them."""
     a, b, c = gland.half_mm
     count = int(rng.integers(9, 14) + 40 * (gland.transition_share - 0.6))
     nodules = []
@@ -113,7 +113,7 @@ def _draw_nodules(rng: Generator, gland: Gland) -> tuple[Blob, ...]:
 
 
 def _draw_lesions(rng: Generator, gland: Gland, lesion_free_share: float) -> tuple[Blob, ...]:
-    """Draw no lesion, or one to three: seven in ten in the peripheral zone, flattened along its rim."""
+    """Draws no lesion, or one to three: seven in ten in the peripheral zone, flattened along its rim."""
     if rng.random() < lesion_free_share:
         return ()
     lesions = []

@@ -123,7 +123,7 @@ _TABLE: dict[str, Array] = {
 
 
 def generate_case(seed: int, index: int, spec: PhantomSpec | None = None) -> PhantomCase:
-    """Generate one case of the set with this seed.
+    """Generates one case of the set with this seed.
 
     Args:
         seed: non-negative seed of the whole set.
@@ -216,7 +216,7 @@ def _acquire_t2w(body: _Body, positions: Positions, spec: PhantomSpec, rng: Gene
 
 
 def _acquire_diffusion(body: _Body, positions: Positions, kind: str, spec: PhantomSpec, rng: Generator) -> Array:
-    """Acquire the high-b volume or the ADC map in 1e-6 mm²/s; zero where the signal at low b is too small."""
+    """Acquires the high-b volume or the ADC map in 1e-6 mm²/s; zero where the signal at low b is too small."""
     maps = body.maps(positions, diffusion=True)
     signal_b0 = maps.density * np.exp(np.float32(-ECHO_TIME_DWI_MS) / maps.t2_ms) * maps.unsuppressed
     signal_b0 *= _coil_bias(positions, rng)
@@ -244,7 +244,7 @@ def _rician(signal: Array, noise: float, rng: Generator, smooth: tuple[float, ..
 
 
 def _coil_bias(positions: Positions, rng: Generator) -> Array:
-    """Smooth receive sensitivity: the exponential of a quadratic polynomial, drawn for each modality."""
+    """Smooths receive sensitivity: the exponential of a quadratic polynomial, drawn for each modality."""
     x, y, z = (p / np.float32(60.0) for p in positions.xyz)
     c = rng.normal(0.0, 0.10, 6).astype(np.float32)
     bias: Array = np.exp(c[0] * x + c[1] * y + 0.7 * c[2] * z + c[3] * x * x + c[4] * y * y + c[5] * x * y)
@@ -252,7 +252,7 @@ def _coil_bias(positions: Positions, rng: Generator) -> Array:
 
 
 def _texture(rng: Generator, octaves: tuple[tuple[float, float], ...]) -> Array:
-    """Smooth unit-variance noise on the texture lattice: a weighted sum of (sigma in lattice steps, weight)."""
+    """Smooths unit-variance noise on the texture lattice: a weighted sum of (sigma in lattice steps, weight)."""
     shape = tuple(int(2 * extent / step) + 1 for extent, step in zip(TEXTURE_EXTENT_MM, TEXTURE_STEP_MM, strict=True))
     total = np.zeros(shape, dtype=np.float32)
     for sigma, weight in octaves:
@@ -264,7 +264,7 @@ def _texture(rng: Generator, octaves: tuple[tuple[float, float], ...]) -> Array:
 
 
 def _sample(texture: Array, positions: Positions) -> Array:
-    """Interpolate a texture linearly at positions; beyond the lattice its border values continue."""
+    """Interpolates a texture linearly at positions; beyond the lattice its border values continue."""
     index = [
         np.clip((p + np.float32(extent)) / np.float32(step), 0, size - 1)
         for p, extent, step, size in zip(positions.xyz, TEXTURE_EXTENT_MM, TEXTURE_STEP_MM, texture.shape, strict=True)
@@ -282,7 +282,7 @@ def _sample(texture: Array, positions: Positions) -> Array:
 
 
 def _draw_pose(rng: Generator) -> NDArray[np.float64]:
-    """Draw the 4×4 pose of the T2-weighted stack from its frame to LPS positions, tilted about x as the gland is."""
+    """Draws the 4×4 pose of the T2-weighted stack from its frame to LPS positions, tilted about x as the gland is."""
     pose = np.eye(4)
     pose[:3, :3] = _rotation(np.deg2rad(np.array([rng.uniform(-5.0, 22.0), rng.normal(0, 1.5), rng.normal(0, 2.0)])))
     pose[:3, 3] = rng.normal(0.0, (5.0, 20.0, 30.0))
@@ -290,7 +290,7 @@ def _draw_pose(rng: Generator) -> NDArray[np.float64]:
 
 
 def _draw_shift(rng: Generator, sd_mm: float) -> NDArray[np.float64]:
-    """Draw a shift in mm within two standard deviations, half as large across slices."""
+    """Draws a shift in mm within two standard deviations, half as large across slices."""
     shift_mm: NDArray[np.float64] = np.clip(rng.normal(0.0, 1.0, 3), -2.0, 2.0) * sd_mm * np.array([1.0, 1.0, 0.5])
     return shift_mm
 
@@ -308,7 +308,7 @@ def _rotation(angles: NDArray[np.float64]) -> NDArray[np.float64]:
 def _place_stack(
     stack: SliceStack, pose: NDArray[np.float64], turn: NDArray[np.float64], offset_mm: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], Positions]:
-    """Place a grid that is rotated and displaced against the T2-weighted stack.
+    """Places a grid that is rotated and displaced against the T2-weighted stack.
 
     Returns:
         Its NIfTI affine, and the positions of its voxels in the frame of the T2-weighted stack.

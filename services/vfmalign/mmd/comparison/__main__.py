@@ -63,7 +63,7 @@ class _ComparisonSettings(Settings):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Compare the samples, print the answer or one error message, and return the exit code."""
+    """Compares the samples, prints the answer or one error message, and returns the exit code."""
     arguments = parse(argv)
     try:
         _run(arguments)
@@ -79,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Parse the command line.
+    """Parses the command line.
 
     Raises:
         SystemExit: after `--help`, or for arguments that do not fit together.
@@ -102,8 +102,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return arguments
 
 
-def request_of(arguments: argparse.Namespace) -> mmd_pb2.ComputeRequest:
-    """Return the options of the command line as a request, without its samples.
+def build_request(arguments: argparse.Namespace) -> mmd_pb2.ComputeRequest:
+    """Returns the options of the command line as a request, without its samples.
 
     Raises:
         BadOption: `--options` is not JSON of a ComputeRequest, or repeats an argument.
@@ -134,7 +134,7 @@ def _run(arguments: argparse.Namespace) -> None:
     engine = to_compute_config(settings)
     if "memory_mib" not in settings.model_fields_set:
         engine = replace(engine, memory_bytes=machine_memory_bytes())
-    options = converters.to_options(request_of(arguments))
+    options = converters.to_options(build_request(arguments))
     check_combination(options, has_reference=arguments.reference is not None)
     stages = Stages()
     with stages.stage("read"):
@@ -151,7 +151,7 @@ def _run(arguments: argparse.Namespace) -> None:
 
 
 def _places(arguments: argparse.Namespace) -> dict[str, str]:
-    """Return where x, y and perhaps the reference are."""
+    """Returns where x, y and perhaps the reference are."""
     places = {"x": arguments.x, "y": arguments.y, "reference": arguments.reference}
     return {name: place for name, place in places.items() if place is not None}
 
@@ -161,7 +161,7 @@ def _is_stored(place: str) -> bool:
 
 
 def _read_stored(places: Mapping[str, str], options: ComparisonOptions, engine: ComputeConfig) -> list[Sample]:
-    """Return feature sets as arrays or, where they do not fit into memory, x and y as streams."""
+    """Returns feature sets as arrays or, where they do not fit into memory, x and y as streams."""
     store = ObjectStore(load(StoreSettings)).of_tenant(load(_ComparisonSettings).tenant)
     sources = []
     for name, place in places.items():
@@ -180,7 +180,7 @@ def _read_stored(places: Mapping[str, str], options: ComparisonOptions, engine: 
 
 
 def _read_files(places: Mapping[str, str], options: ComparisonOptions, engine: ComputeConfig) -> list[Sample]:
-    """Return .npy files as arrays or, where they do not fit into memory, x and y as streams."""
+    """Returns .npy files as arrays or, where they do not fit into memory, x and y as streams."""
     paths = {name: Path(place) for name, place in places.items()}
     if _MOST_GROWTH * sum(path.stat().st_size for path in paths.values() if path.is_file()) > engine.memory_bytes:
         streams = [Sample(name, {UNNAMED_LAYER: NpyRows(path, name)}) for name, path in paths.items()]

@@ -36,7 +36,7 @@ class EvaluatedShift:
 def compute_shifts(
     x: Sample, y: Sample, scaled_by_layer: Mapping[str, Scaled], plan: LayerPlan
 ) -> dict[str, EvaluatedShift]:
-    """Compute all layers, raw or standardised, with shared permutations, so that max-T can adjust over layers.
+    """Computes all layers, raw or standardised, with shared permutations, so that max-T can adjust over layers.
 
     Raises:
         BadTensor: features too large to square.
@@ -64,7 +64,7 @@ def compute_shifts(
 
 
 def _shift(measured: LayerStatistics, adjusted: Estimate | None, plan: LayerPlan) -> ShiftResult:
-    """Return one result."""
+    """Returns one result."""
     permutations, options = plan.permutations, plan.options
     statistics = measured.statistics
     if statistics is None or adjusted is None:
@@ -90,7 +90,7 @@ def _shift(measured: LayerStatistics, adjusted: Estimate | None, plan: LayerPlan
 
 
 def _aggregated(measured: LayerStatistics, permutations: Permutations, options: ComparisonOptions) -> Estimate:
-    """Return the p-value of the test over a grid of kernels."""
+    """Returns the p-value of the test over a grid of kernels."""
     if not options.aggregated:
         return absent("no test over a grid of bandwidths was requested")
     if permutations.absent_reason:

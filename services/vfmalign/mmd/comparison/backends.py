@@ -32,7 +32,7 @@ class BackendSums:
 def accumulate(
     matrix: Matrix, kernels: Sequence[BoundKernel], layout: Layout, engine: ComputeConfig, *, squares: bool = False
 ) -> BackendSums:
-    """Compute the sums of a kernel matrix for each kernel, added over all processes.
+    """Computes the sums of a kernel matrix for each kernel, added over all processes.
 
     Raises:
         Cancelled, DeadlineExceeded: see `WorkContext`.
@@ -58,7 +58,7 @@ def _accumulate_tiles(
     *,
     squares: bool,
 ) -> list[Sums]:
-    """Compute the sums over the tiles of this process."""
+    """Computes the sums over the tiles of this process."""
     with products.matrix_units(matrix.precision, matrix.device):
         return accumulate(
             matrix,
@@ -72,7 +72,7 @@ def _accumulate_tiles(
 
 
 def get_triton_obstacle(matrix: Matrix, kernels: Sequence[BoundKernel], engine: ComputeConfig) -> str:
-    """Return why Triton cannot be used although it is requested; empty if it can, or is not requested."""
+    """Returns why Triton cannot be used although it is requested; empty if it can, or is not requested."""
     if not is_triton_requested(engine):
         return ""
     return backend.unavailable_reason(matrix.device, matrix.precision, kernels)

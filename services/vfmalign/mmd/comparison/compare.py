@@ -154,17 +154,17 @@ def _to_layer_result(
     options: ComparisonOptions,
     engine: ComputeConfig,
 ) -> LayerResult:
-    last = _last(scaled, layer)
+    scaling = _choose_scaling(scaled, layer)
     features = [sample.layers[layer] for sample in all_samples]
     top_channels, excluded_movement = channels or (None, None)
     return LayerResult(
         layer=layer,
-        channels=samples.shape_of(features[0])[1],
-        channels_excluded=last.channels_excluded,
-        channels_at_floor=last.channels_at_floor,
+        channels=samples.get_shape(features[0])[1],
+        channels_excluded=scaling.channels_excluded,
+        channels_at_floor=scaling.channels_at_floor,
         raw=shifts["raw"][layer].shift,
         standardised=shifts["standardised"][layer].shift if "standardised" in shifts else None,
-        measures=_measures(features, last, options, engine),
+        measures=_measures(features, scaling, options, engine),
         top_channels=top_channels,
         excluded_movement=excluded_movement,
     )
@@ -212,9 +212,9 @@ def _permutations(design: Design, options: ComparisonOptions, engine: ComputeCon
     return design.permutations(options.permutations, options.seed, engine.context)
 
 
-def _last(scaled_by_layer: Mapping[str, Mapping[str, Scaled]], layer: str) -> Scaled:
-    """The layer standardised where there is a reference, else raw."""
-    return next(reversed(list(scaled_by_layer.values())))[layer]
+def _choose_scaling(scaled: Mapping[str, Mapping[str, Scaled]], layer: str) -> Scaled:
+    """Returns the standardised layer if there is one, else the raw layer."""
+    return scaled.get("standardised", scaled["raw"])[layer]
 
 
 def _measures(

@@ -56,19 +56,19 @@ class Design(Protocol):
     groups: int
 
     def matrix(self, pooled: Rows) -> Matrix:
-        """Return the matrix whose sums the statistics need; rows are x in `x_order`, then y in `y_order`."""
+        """Returns the matrix whose sums the statistics need; rows are x in `x_order`, then y in `y_order`."""
 
     def permutations(self, count: int, seed: int, context: WorkContext) -> Permutations:
-        """Draw permutations that do not change the distribution if x and y have the same one."""
+        """Draws permutations that do not change the distribution if x and y have the same one."""
 
     def statistics(
         self, estimator: Estimator, sums: Sums, permutations: Permutations, context: WorkContext = UNLIMITED
     ) -> Statistics:
-        """Compute the statistics from the sums of one pass."""
+        """Computes the statistics from the sums of one pass."""
 
 
 def _sorted_groups(labels: Sequence[str], rows: int) -> tuple[IntArray | None, IntArray]:
-    """Return an order that makes rows of a group adjacent (None: no change), and the group of each ordered row."""
+    """Returns an order that makes rows of a group adjacent (None: no change), and the group of each ordered row."""
     if not labels:
         return None, np.arange(rows)
     _, group_of = np.unique(np.asarray(labels), return_inverse=True)
@@ -77,7 +77,7 @@ def _sorted_groups(labels: Sequence[str], rows: int) -> tuple[IntArray | None, I
 
 
 def _pairs_of_different_groups(group_of_N: IntArray) -> float:
-    """Return the number of ordered pairs of rows from different groups."""
+    """Returns the number of ordered pairs of rows from different groups."""
     return float(group_of_N.size**2 - np.square(np.bincount(group_of_N)).sum())
 
 
@@ -91,11 +91,11 @@ class PairedDesign:
         self.groups = int(self.group_of[-1]) + 1
 
     def matrix(self, pooled: Rows) -> Matrix:
-        """Return h(z_i, z_j) = ⟨φ(x_i)−φ(y_i), φ(x_j)−φ(y_j)⟩; swapping pair i flips the sign of its row and column."""
+        """Returns h(z_i, z_j) = ⟨φ(x_i)−φ(y_i), φ(x_j)−φ(y_j)⟩; swapping pair i negates its row and column."""
         return PairedMatrix(*pooled.split(self.block_sizes[0]))
 
     def permutations(self, count: int, seed: int, context: WorkContext) -> Permutations:
-        """Draw swaps within groups."""
+        """Draws swaps within groups."""
         if self.groups < MIN_GROUPS:
             return drawing.no_permutations(
                 self.groups, f"{self.groups} groups are too few for a test; it needs at least {MIN_GROUPS}"
@@ -105,7 +105,7 @@ class PairedDesign:
     def statistics(
         self, estimator: Estimator, sums: Sums, permutations: Permutations, context: WorkContext = UNLIMITED
     ) -> Statistics:
-        """Compute statistics from sums of h: wᵀHw if swapped; total − 2·(rows of g) + (within g) without group g."""
+        """Computes statistics from sums of h: wᵀHw if swapped; total − 2·(rows of g) + (within g) without group g."""
         formula = estimators.PAIRED[estimator]
         rows_N = sums.rows_NP[:, 0]
         total, diagonal, n = rows_N.sum(), sums.diagonal_N.sum(), float(rows_N.size)
@@ -143,11 +143,11 @@ class IndependentDesign:
         self.group_of = np.concatenate([group_of_x, group_of_y + self._groups_x])
 
     def matrix(self, pooled: Rows) -> Matrix:
-        """Return K over the pooled rows."""
+        """Returns K over the pooled rows."""
         return PooledMatrix(pooled)
 
     def permutations(self, count: int, seed: int, context: WorkContext) -> Permutations:
-        """Permute the labels of groups; the number of groups per sample stays the same, that of rows may change."""
+        """Permutes the labels of groups; the number of groups per sample stays the same, that of rows may change."""
         if self.groups < MIN_GROUPS:
             reason = f"{self.groups} groups in both samples are too few for a test; it needs at least {MIN_GROUPS}"
             return drawing.no_permutations(self.groups, reason)
@@ -158,7 +158,7 @@ class IndependentDesign:
     def statistics(
         self, estimator: Estimator, sums: Sums, permutations: Permutations, context: WorkContext = UNLIMITED
     ) -> Statistics:
-        """Compute statistics from sums of k over the pooled rows."""
+        """Computes statistics from sums of k over the pooled rows."""
         formula = estimators.INDEPENDENT[estimator]
         n = self.block_sizes[0]
         observed = IndependentSums(
@@ -185,7 +185,7 @@ class IndependentDesign:
         return Statistics(value, permuted_B, () if reason else left_out, reason)
 
     def _permuted(self, sums: Sums, permutations: Permutations, context: WorkContext) -> IndependentSums:
-        """Return sums for indicators a of x: aᵀKa is known; aᵀK1 and 1ᵀK1 give the rest, since 1 − a indicates y."""
+        """Returns sums for indicators a of x: aᵀKa is known; aᵀK1 and 1ᵀK1 give the rest, since 1 − a indicates y."""
         row_sums_G = np.bincount(self.group_of, sums.rows_NP.sum(axis=1))
         diagonal_G = np.bincount(self.group_of, sums.diagonal_N)
         of_group_3G = np.stack([row_sums_G, diagonal_G, np.bincount(self.group_of).astype(np.float64)])
@@ -202,14 +202,14 @@ class IndependentDesign:
         )
 
     def _unbiased(self, sums: Sums, observed: IndependentSums) -> float:
-        """Return eq. (3) with means over pairs of rows from different groups, which are independent."""
+        """Returns eq. (3) with means over pairs of rows from different groups, which are independent."""
         n, g = self.block_sizes[0], self._groups_x
         within_x = (observed.xx - sums.within_G[:g].sum()) / _pairs_of_different_groups(self.group_of[:n])
         within_y = (observed.yy - sums.within_G[g:].sum()) / _pairs_of_different_groups(self.group_of[n:] - g)
         return float(within_x + within_y - 2.0 * observed.xy / (observed.rows_x * observed.rows_y))
 
     def _left_out(self, sums: Sums, observed: IndependentSums) -> tuple[IndependentSums, IndependentSums]:
-        """Return the sums without each group of x, and without each group of y."""
+        """Returns the sums without each group of x, and without each group of y."""
         to_x_G = np.bincount(self.group_of, sums.rows_NP[:, 0])
         to_y_G = np.bincount(self.group_of, sums.rows_NP[:, 1])
         diagonal_G, rows_G = np.bincount(self.group_of, sums.diagonal_N), np.bincount(self.group_of)
@@ -253,7 +253,7 @@ class WildBootstrapDesign(PairedDesign):
 
 
 def create_design(x: Sample, y: Sample, options: ComparisonOptions) -> Design:
-    """Create the design for a pairing and test.
+    """Creates the design for a pairing and tests.
 
     Raises:
         BadOption: a wild bootstrap of samples of different sizes or with groups.

@@ -71,7 +71,7 @@ def compute_shift(
     groups_x: Sequence[str] = (),
     groups_y: Sequence[str] = (),
 ) -> ShiftResult:
-    """Compute MMD² of one layer by `options.estimator`, one of `ESTIMATORS`.
+    """Computes MMD² of one layer by `options.estimator`, one of `ESTIMATORS`.
 
     Args:
         x: first sample before standardisation, which is applied block by block.
@@ -101,7 +101,7 @@ def compute_shift(
 
 
 def absent_shift(reason: str, sigma: float, precision: PrecisionName) -> ShiftResult:
-    """Return a result whose values are all absent for one reason."""
+    """Returns a result whose values are all absent for one reason."""
     return ShiftResult(
         mmd2=absent(reason),
         sigma=sigma,
@@ -113,7 +113,7 @@ def absent_shift(reason: str, sigma: float, precision: PrecisionName) -> ShiftRe
 
 
 def _linear(request: _SinglePassRequest) -> ShiftResult:
-    """Compute the linear-time estimate, in float64: rows are compared once, so that the precision costs no time."""
+    """Computes the linear-time estimate, in float64: rows are compared once, so that the precision costs no time."""
     averaged = linear_mmd2(
         request.x,
         request.y,
@@ -129,7 +129,7 @@ def _linear(request: _SinglePassRequest) -> ShiftResult:
 
 
 def _block(request: _SinglePassRequest) -> ShiftResult:
-    """Compute the block estimate, again in float64 if the requested precision leaves less than one reliable digit."""
+    """Computes the block estimate, again in float64 if the requested precision leaves less than one reliable digit."""
     chosen = _precision(request, request.options.block_rows or int(min(request.x.rows, request.y.rows) ** 0.5))
     shift = _block_in(request, chosen)
     if chosen != "float64" and abs(shift.mmd2.value or 0.0) < precision.SAFE_MULTIPLE_OF_BOUND * shift.error_bound:
@@ -157,7 +157,7 @@ def _block_in(request: _SinglePassRequest, chosen: PrecisionName) -> ShiftResult
 
 
 def _fourier(request: _SinglePassRequest) -> ShiftResult:
-    """Compute the random Fourier estimate; its interval includes the error of the frequencies."""
+    """Computes the random Fourier estimate; its interval includes the error of the frequencies."""
     estimate = fourier_mmd2(
         request.x,
         request.y,
@@ -199,7 +199,7 @@ ESTIMATORS: dict[Estimator | None, Callable[[_SinglePassRequest], ShiftResult]] 
 
 
 def _precision(request: _SinglePassRequest, rows_each: int) -> PrecisionName:
-    """Choose float64 on request or if there are few products, else float32."""
+    """Chooses float64 on request or if there are few products, else float32."""
     return precision.choose(
         "exact" if (request.options.precision or request.engine.precision) == "exact" else "high",
         int(((request.x.rows + request.y.rows) * rows_each) ** 0.5),
@@ -211,7 +211,7 @@ def _precision(request: _SinglePassRequest, rows_each: int) -> PrecisionName:
 def _shift_of_mean(
     request: _SinglePassRequest, averaged: AveragedEstimate, *, witness: float, entries: float
 ) -> ShiftResult:
-    """Return the mean of independent estimates as a result; its test needs no permutations."""
+    """Returns the mean of independent estimates as a result; its test needs no permutations."""
     bound = precision.error_bound(
         averaged.magnitudes,
         channels=request.x.channels,

@@ -35,7 +35,7 @@ _OUT_OF_RANGE = "the displacement of the channels that standardisation excludes 
 def measure_excluded_movement(
     features: Sequence[Features], scaled: Scaled, raw: ShiftResult, options: ComparisonOptions, engine: ComputeConfig
 ) -> ExcludedMovement:
-    """Measure the movement of the excluded channels of a layer; it reads x and y once more if there are any.
+    """Measures the movement of the excluded channels of a layer; it reads x and y once more if there are any.
 
     Args:
         features: of x and y.
@@ -69,7 +69,7 @@ def measure_excluded_movement(
 
 
 def get_marginal_displacement(x: RowStream, y: RowStream, affine: Affine, engine: ComputeConfig) -> FloatArray:
-    """Return ((x̄ − ȳ)² + (s_x − s_y)²)/s² per channel in float64, [C]; 0 for channels that do not remain.
+    """Returns ((x̄ − ȳ)² + (s_x − s_y)²)/s² per channel in float64, [C]; 0 for channels that do not remain.
 
     This is the squared Fréchet distance of the two marginal distributions if they are normal, and at most the mean
     squared displacement under any pairing of the rows.
@@ -84,7 +84,7 @@ def get_marginal_displacement(x: RowStream, y: RowStream, affine: Affine, engine
 
 
 def _get_moments(stream: RowStream, affine: Affine, engine: ComputeConfig) -> Tensor:
-    """Return mean and SD of the channels that remain, [2, E]. Each process reads a range of the rows of its own."""
+    """Returns mean and SD of the channels that remain, [2, E]. Each process reads a range of the rows of its own."""
     index, count = engine.communicator.shard
     first, end = index * stream.rows // count, (index + 1) * stream.rows // count
     step = max(1, _BLOCK_BYTES // (8 * stream.channels))
@@ -100,7 +100,7 @@ def _get_moments(stream: RowStream, affine: Affine, engine: ComputeConfig) -> Te
 
 
 def _get_caution(count: int, channels: int, size: float, raw: float | None) -> str:
-    """Return what to beware of."""
+    """Returns what to beware of."""
     value = "" if raw is None else f", {raw:.2g},"
     return (
         f"{count} of {channels} channels did not vary in the reference and moved by {size:.2g} SDs (root mean square, "

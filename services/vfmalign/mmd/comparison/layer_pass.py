@@ -12,10 +12,10 @@ import numpy as np
 
 from vfmalign.client.messages.mmd import Estimator
 from vfmalign.core.domain.errors import BadTensor
-from vfmalign.mmd.comparison import backends, kernel_grid_test
+from vfmalign.mmd.comparison import backends, kernel_aggregation
 from vfmalign.mmd.comparison.designs import Design, Statistics
 from vfmalign.mmd.comparison.options import Backend, ComparisonOptions, ComputeConfig
-from vfmalign.mmd.comparison.samples import Features, shape_of
+from vfmalign.mmd.comparison.samples import Features, get_shape
 from vfmalign.mmd.comparison.standardisation import Scaled
 from vfmalign.mmd.engine import out_of_core, precision, rows
 from vfmalign.mmd.engine.kernels import BoundKernel
@@ -63,13 +63,13 @@ class LayerStatistics:
 
 
 def compute_layer(scaled: Scaled, x: Features, y: Features, plan: LayerPlan, layer: str) -> LayerStatistics:
-    """Compute the statistics in one pass, and again in float64 if the first leaves less than one reliable digit.
+    """Computes the statistics in one pass, and again in float64 if the first leaves less than one reliable digit.
 
     Raises:
         BadTensor: features too large to square.
         Cancelled, DeadlineExceeded: see `WorkContext`.
     """
-    fewest = min(shape_of(x)[0], shape_of(y)[0])
+    fewest = min(get_shape(x)[0], get_shape(y)[0])
     reason = scaled.absent_reason
     if not reason and fewest < estimators.min_rows(plan.estimator):
         reason = f"an unbiased estimate needs at least 2 rows per sample, got {fewest}"
@@ -77,8 +77,8 @@ def compute_layer(scaled: Scaled, x: Features, y: Features, plan: LayerPlan, lay
         return LayerStatistics(scaled.sigma, None, 0.0, "float64", reason)
     chosen = precision.choose(
         plan.options.precision or plan.engine.precision,
-        shape_of(x)[0] + shape_of(y)[0],
-        shape_of(x)[1],
+        get_shape(x)[0] + get_shape(y)[0],
+        get_shape(x)[1],
         plan.engine.device,
     )
     layer_statistics = _sum_pairs(scaled, x, y, plan, chosen)
@@ -117,12 +117,12 @@ class _PairSums:
 def _sum_pairs(
     scaled: Scaled, x: Features, y: Features, plan: LayerPlan, chosen: PrecisionName
 ) -> LayerStatistics | None:
-    """Compute the statistics at one precision; None if squares would overflow in it."""
+    """Computes the statistics at one precision; None if squares would overflow in it."""
     design, engine, aggregate = plan.design, plan.engine, plan.options.aggregated
     channel_mask_C = scaled.affine.channel_mask_C
-    channels = shape_of(x)[1] if channel_mask_C is None else int(channel_mask_C.sum())
+    channels = get_shape(x)[1] if channel_mask_C is None else int(channel_mask_C.sum())
     kernel = scaled.kernel(plan.options.kernel, channels)
-    kernels = [kernel, *(kernel_grid_test.make_kernels(x, y, scaled, engine) if aggregate else ())]
+    kernels = [kernel, *(kernel_aggregation.make_kernels(x, y, scaled, engine) if aggregate else ())]
     if isinstance(x, np.ndarray) and isinstance(y, np.ndarray):
         pair_sums = _sum_arrays(kernels, x, y, scaled.affine, plan=plan, chosen=chosen)
     else:
@@ -131,9 +131,9 @@ def _sum_pairs(
     if pair_sums is None:
         return None
     statistics = [design.statistics(plan.estimator, sums, plan.permutations, engine.context) for sums in pair_sums.sums]
-    rows_of_both = shape_of(x)[0] + shape_of(y)[0]
+    rows_of_both = get_shape(x)[0] + get_shape(y)[0]
     enumerated = plan.permutations.enumerated
-    largest = kernel_grid_test.get_largest_statistic(
+    largest = kernel_aggregation.get_largest_statistic(
         statistics[1:], pair_sums.sums[1:], rows_of_both, enumerated=enumerated
     )
     return LayerStatistics(
@@ -156,7 +156,7 @@ def _sum_arrays(
     plan: LayerPlan,
     chosen: PrecisionName,
 ) -> _PairSums | None:
-    """Run a pass over rows in memory, in the order of the design."""
+    """Runs a pass over rows in memory, in the order of the design."""
     design, engine = plan.design, plan.engine
     parts = [(x_NC, design.x_order), (y_MC, design.y_order)]
     with np.errstate(over="ignore"):
@@ -179,7 +179,7 @@ def _sum_streams(
     plan: LayerPlan,
     chosen: PrecisionName,
 ) -> _PairSums | None:
-    """Run a pass over streams, which are read several times to stay within the memory limit."""
+    """Runs a pass over streams, which are read several times to stay within the memory limit."""
     engine = plan.engine
     try:
         streamed = out_of_core.accumulate(
@@ -204,7 +204,7 @@ def _sum_streams(
 
 
 def _bound(pair_sums: _PairSums, channels: int, design: Design, chosen: PrecisionName) -> float:
-    """Return the error bound of a pass."""
+    """Returns the error bound of a pass."""
     fewest, sums = min(design.block_sizes), pair_sums.sums[0]
     bound = precision.error_bound(
         pair_sums.magnitudes,
@@ -219,7 +219,7 @@ def _bound(pair_sums: _PairSums, channels: int, design: Design, chosen: Precisio
 
 
 def _witness(sums: Sums, block_sizes: Sequence[int]) -> float:
-    """Return the root mean square over the rows of Σ_j w_j k(x_i, x_j), w_j = 1/n on x and −1/m on y."""
+    """Returns the root mean square over the rows of Σ_j w_j k(x_i, x_j), w_j = 1/n on x and −1/m on y."""
     if len(block_sizes) == 1:
         values_N: FloatArray = sums.rows_NP[:, 0] / block_sizes[0]
     else:

@@ -9,7 +9,7 @@ import numpy as np
 
 from vfmalign.core.domain.errors import BadOption, TooLarge
 from vfmalign.mmd.comparison.options import ComparisonOptions, ComputeConfig
-from vfmalign.mmd.comparison.samples import Sample, shape_of
+from vfmalign.mmd.comparison.samples import Sample, get_shape
 from vfmalign.mmd.engine import out_of_core
 from vfmalign.mmd.engine.kernels import WITHOUT_BANDWIDTH
 from vfmalign.mmd.engine.ordered_pool import choose_threads
@@ -37,15 +37,15 @@ class SampleShape:
 
 
 def get_sample_shape(sample: Sample) -> SampleShape:
-    """Return the size of a sample. Malformed features count with the axes they have; `samples.check` rejects them."""
-    shapes = {layer: shape_of(features) or (0,) for layer, features in sample.layers.items()}
+    """Returns the size of a sample. Malformed features count with the axes they have; `samples.check` rejects them."""
+    shapes = {layer: get_shape(features) or (0,) for layer, features in sample.layers.items()}
     rows = max((shape[0] for shape in shapes.values()), default=0)
     channels = {layer: shape[-1] if len(shape) > 1 else 0 for layer, shape in shapes.items()}
     return SampleShape(rows, channels, len(set(sample.groups)) or rows)
 
 
 def widths(shape: SampleShape, options: ComparisonOptions) -> list[int]:
-    """Return the channels of each compared layer."""
+    """Returns the channels of each compared layer."""
     selected = set(options.layers) | ({options.primary_layer} if options.layers else set())
     return [channels for layer, channels in shape.channels.items() if not selected or layer in selected]
 
@@ -64,12 +64,12 @@ class _MemoryNeed:
 
 
 def get_peak_bytes(shapes: Sequence[SampleShape], options: ComparisonOptions, engine: ComputeConfig) -> int:
-    """Return the peak memory in bytes of a comparison of x, y and an optional reference, without the process itself."""
+    """Returns the peak memory in bytes of comparing x, y and an optional reference, without the process itself."""
     return _estimate_memory(shapes, options, engine).total
 
 
 def _estimate_memory(shapes: Sequence[SampleShape], options: ComparisonOptions, engine: ComputeConfig) -> _MemoryNeed:
-    """Estimate the memory: features of all layers, and for one layer its ordered rows and work space in float64."""
+    """Estimates the memory: features of all layers, and for one layer its ordered rows and work space in float64."""
     channels = [width for shape in shapes for width in shape.channels.values()]
     layers = max((len(shape.channels) for shape in shapes), default=0)
     per_row = 8 * (max((sum(shape.channels.values()) for shape in shapes), default=0) + max(channels, default=0))
@@ -91,7 +91,7 @@ def _estimate_memory(shapes: Sequence[SampleShape], options: ComparisonOptions, 
 
 
 def _distances(shapes: Sequence[SampleShape], options: ComparisonOptions) -> int:
-    """Return how many distances are in memory at once to compute a bandwidth."""
+    """Returns how many distances are in memory at once to compute a bandwidth."""
     fitted = shapes[:2] if options.bandwidth == "pooled_median" or len(shapes) < 3 else shapes[2:]
     taken = [fitted] if options.fixed_sigma is None and options.kernel not in WITHOUT_BANDWIDTH else []
     if options.aggregated:
@@ -123,13 +123,13 @@ def is_short(shapes: Sequence[SampleShape], options: ComparisonOptions, engine: 
 
 
 def reserve_for_reference(reference: Sequence[SampleShape], engine: ComputeConfig) -> ComputeConfig:
-    """Return the engine with the memory that a reference in memory leaves for streams."""
+    """Returns the engine with the memory that a reference in memory leaves for streams."""
     held = 8 * sum(shape.rows * sum(shape.channels.values()) for shape in reference)
     return replace(engine, memory_bytes=engine.memory_bytes - held)
 
 
 def check_streams_fit(shapes: Sequence[SampleShape], options: ComparisonOptions, engine: ComputeConfig) -> None:
-    """Check that the sums over streamed samples and the reference fit into memory.
+    """Checks that the sums over streamed samples and the reference fit into memory.
 
     Raises:
         TooLarge: the comparison needs more memory than the limit, now and later; the message says what would fit.
@@ -154,7 +154,7 @@ def check_streams_fit(shapes: Sequence[SampleShape], options: ComparisonOptions,
 
 
 def check_fits(shapes: Sequence[SampleShape], options: ComparisonOptions, engine: ComputeConfig) -> None:
-    """Check that a comparison of samples in memory fits.
+    """Checks that a comparison of samples in memory fits.
 
     Raises:
         TooLarge: the comparison needs more memory than the limit, now and later; the message says what would fit.
@@ -176,7 +176,7 @@ def check_fits(shapes: Sequence[SampleShape], options: ComparisonOptions, engine
 
 
 def check_measures(shapes: Sequence[SampleShape], options: ComparisonOptions, *, streamed: bool) -> None:
-    """Check that the requested measures can be computed for samples of these sizes.
+    """Checks that the requested measures can be computed for samples of these sizes.
 
     Args:
         shapes: of x, y and an optional reference.
@@ -200,14 +200,18 @@ def check_measures(shapes: Sequence[SampleShape], options: ComparisonOptions, *,
                 check_size(measure, names[index], shape.rows, channels, fitted=index == fitted)
 
 
-def check_projection(shapes: Sequence[Sample], options: ComparisonOptions) -> None:
-    """Check that a projection fits into a message.
+def check_projection(samples: Sequence[Sample], options: ComparisonOptions) -> None:
+    """Checks that a projection fits into memory and into a message.
+
+    Args:
+        samples: x, y and an optional reference.
+        options: whether to project.
 
     Raises:
         BadOption: x or y has too many rows, or does not fit into memory.
     """
-    rows = max(sample.rows for sample in shapes[:2])
-    if options.projection and any(sample.is_streamed for sample in shapes[:2]):
+    rows = max(sample.rows for sample in samples[:2])
+    if options.projection and any(sample.is_streamed for sample in samples[:2]):
         raise BadOption(
             "features that do not fit into memory cannot be projected",
             field="projection",

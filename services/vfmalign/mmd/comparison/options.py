@@ -57,7 +57,7 @@ def _check_frequencies(count: int) -> int:
 
 
 class ComparisonOptions(Record):
-    """What to compare and how. Every bound of an option is stated and enforced here.
+    """What to compare and how. Each option is checked here, their combination in `compare`.
 
     Attributes:
         pairing: `paired` (row i of x and y is one case) or `independent`.

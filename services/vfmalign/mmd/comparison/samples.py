@@ -22,8 +22,8 @@ Features: TypeAlias = FeatureArray | RowStream
 _ENTRIES_AT_ONCE = 2**24
 
 
-def shape_of(features: Features) -> tuple[int, ...]:
-    """Return the shape of an array, or the rows and channels of a stream."""
+def get_shape(features: Features) -> tuple[int, ...]:
+    """Returns the shape of an array, or the rows and channels of a stream."""
     return features.shape if isinstance(features, np.ndarray) else (features.rows, features.channels)
 
 
@@ -46,7 +46,7 @@ class Sample:
     @property
     def rows(self) -> int:
         """Number of rows; all layers have the same."""
-        return shape_of(next(iter(self.layers.values())))[0]
+        return get_shape(next(iter(self.layers.values())))[0]
 
     @property
     def is_streamed(self) -> bool:
@@ -55,7 +55,7 @@ class Sample:
 
 
 def check(sample: Sample, context: WorkContext = UNLIMITED) -> None:
-    """Check that the layers of a sample fit together; `context` is checked between blocks of rows.
+    """Checks that the layers of a sample fit together; `context` is checked between blocks of rows.
 
     Raises:
         BadTensor: no layer, not two axes, an empty axis, NaN or infinity, or row counts that differ.
@@ -64,7 +64,7 @@ def check(sample: Sample, context: WorkContext = UNLIMITED) -> None:
         raise BadTensor("has no layer", field=sample.name, remedy="send the features of at least one layer")
     rows: int | None = None
     for layer, features in sample.layers.items():
-        field, shape = f"{sample.name}.layers[{layer}]", shape_of(features)
+        field, shape = f"{sample.name}.layers[{layer}]", get_shape(features)
         if len(shape) != 2 or 0 in shape:
             raise BadTensor(
                 f"expected shape [rows, channels], got {list(shape)}", field=field, remedy="pool to one row per case"
@@ -111,7 +111,7 @@ def _check_finite_block(features_NC: FeatureArray, start: int, field: str) -> No
 
 
 def number_groups(sample: Sample) -> Sample:
-    """Replace the group labels by numbers that ascend with the rows, because a stream cannot be reordered by label.
+    """Replaces the group labels by numbers that ascend with the rows, because a stream cannot be reordered by label.
 
     Raises:
         BadOption: the rows of a group are not adjacent.
@@ -123,7 +123,7 @@ def number_groups(sample: Sample) -> Sample:
 
 
 def common_layers(samples: Sequence[Sample], selected: Sequence[str], primary: str) -> tuple[str, ...]:
-    """Return the layers to compare, the primary one first: the selected layers, or all that every sample has.
+    """Returns the layers to compare, the primary one first: the selected layers, or all that every sample has.
 
     Raises:
         BadOption: a layer is missing in a sample, or none is common.
@@ -145,7 +145,7 @@ def common_layers(samples: Sequence[Sample], selected: Sequence[str], primary: s
     if primary:
         names = [primary, *(layer for layer in names if layer != primary)]
     for layer in names:
-        widths = {sample.name: shape_of(sample.layers[layer])[1] for sample in samples}
+        widths = {sample.name: get_shape(sample.layers[layer])[1] for sample in samples}
         if len(set(widths.values())) > 1:
             text = ", ".join(f"{width} in `{name}`" for name, width in widths.items())
             raise BadTensor(
@@ -157,7 +157,7 @@ def common_layers(samples: Sequence[Sample], selected: Sequence[str], primary: s
 
 
 def check_relation(x: Sample, y: Sample, pairing: Pairing) -> None:
-    """Check that two samples are related as `pairing` says.
+    """Checks that two samples are related as `pairing` says.
 
     Raises:
         BadTensor: paired samples with different row counts.
@@ -171,7 +171,7 @@ def check_relation(x: Sample, y: Sample, pairing: Pairing) -> None:
 
 
 def _check_pairs(x: Sample, y: Sample) -> None:
-    """Check that both samples have the same cases in the same order, where both name them; rows are never reordered."""
+    """Checks that both samples have the same cases in the same order, if both name them; rows are never reordered."""
     if x.rows != y.rows:
         raise BadTensor(
             f"paired samples need equal row counts, got {x.rows} and {y.rows}",
@@ -192,7 +192,7 @@ def _check_pairs(x: Sample, y: Sample) -> None:
 
 
 def _check_independent(x: Sample, y: Sample) -> None:
-    """Check that no group or case is in both samples, because one patient in both makes them dependent."""
+    """Checks that no group or case is in both samples, because one patient in both makes them dependent."""
     for what, of_x, of_y in (("groups", x.groups, y.groups), ("cases", x.case_ids, y.case_ids)):
         shared = set(of_x) & set(of_y)
         if shared:

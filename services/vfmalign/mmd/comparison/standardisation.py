@@ -17,7 +17,7 @@ import torch
 from vfmalign.core.domain.errors import BadOption
 from vfmalign.core.runtime.work_context import WorkContext
 from vfmalign.mmd.comparison.options import ComparisonOptions, ComputeConfig
-from vfmalign.mmd.comparison.samples import Features, shape_of
+from vfmalign.mmd.comparison.samples import Features, get_shape
 from vfmalign.mmd.engine import rows
 from vfmalign.mmd.engine.kernels import KERNELS, WITHOUT_BANDWIDTH, BoundKernel
 from vfmalign.mmd.engine.lru_cache import IdentityKey
@@ -58,14 +58,14 @@ class Scaled:
     absent_reason: str = ""
 
     def kernel(self, family: str, channels: int) -> BoundKernel:
-        """Return the kernel of a family at this bandwidth."""
+        """Returns the kernel of a family at this bandwidth."""
         return KERNELS[family](self.sigma, channels)
 
 
 def scalings(
     features: Sequence[Features], layer: str, options: ComparisonOptions, engine: ComputeConfig
 ) -> Iterator[Scaled]:
-    """Yield the layer raw and, with a reference, standardised by it.
+    """Yields the layer raw and, with a reference, standardised by it.
 
     A reference of one row gives neither scale nor bandwidth; both then carry the reason.
 
@@ -111,12 +111,12 @@ def leave_out(
     options: ComparisonOptions,
     engine: ComputeConfig,
 ) -> Scaled:
-    """Return a layer without some channels of the input, and with the bandwidth of the others by the same rule.
+    """Returns a layer without some channels of the input, and with the bandwidth of the others by the same rule.
 
     Raises:
         BadOption: no channel remains, or the bandwidth is 0.
     """
-    channel_mask_C = scaled.affine.get_channel_mask(shape_of(features[0])[1]).copy()
+    channel_mask_C = scaled.affine.get_channel_mask(get_shape(features[0])[1]).copy()
     channel_mask_C[channels_T] = False
     if not channel_mask_C.any():
         raise BadOption("no channel remains without them", field="layers", remedy="send more channels")
@@ -125,7 +125,7 @@ def leave_out(
 
 
 def _standardise(reference_FC: FeatureArray, layer: str, context: WorkContext) -> Scaled:
-    """Return (x − mean)/s′ of the channels that vary in the reference, without a bandwidth.
+    """Returns (x − mean)/s′ of the channels that vary in the reference, without a bandwidth.
 
     s′ is the SD, but at least 0.1 of the median SD of the remaining channels. Channels are left out where they are
     constant, and where their SD is below 1e-6 of the median SD of those that are not.
@@ -152,7 +152,7 @@ def _standardise(reference_FC: FeatureArray, layer: str, context: WorkContext) -
 
 
 def _read_first_rows(features: Features) -> FeatureArray:
-    """Return features in memory, or the first rows of a stream, which are enough to find a centre."""
+    """Returns features in memory, or the first rows of a stream, which are enough to find a centre."""
     if isinstance(features, np.ndarray):
         return features
     return to_numpy(features.read(0, min(features.rows, _CENTRING_ROWS)))
@@ -161,7 +161,7 @@ def _read_first_rows(features: Features) -> FeatureArray:
 def _sigma(
     features: Sequence[Features], affine: Affine, layer: str, options: ComparisonOptions, engine: ComputeConfig
 ) -> float:
-    """Return the bandwidth by the requested rule, in units of the transformed features."""
+    """Returns the bandwidth by the requested rule, in units of the transformed features."""
     if options.kernel in WITHOUT_BANDWIDTH:
         return 0.0
     if options.fixed_sigma is not None:
@@ -175,8 +175,8 @@ def _sigma(
 
 
 def prepare_bandwidth_rows(features: Sequence[Features], affine: Affine, engine: ComputeConfig) -> rows.Rows:
-    """Return the rows from which bandwidths are computed, in float64: all rows, or a fixed subset of many."""
-    ends = np.cumsum([0, *(shape_of(sample)[0] for sample in features)])
+    """Returns the rows from which bandwidths are computed, in float64: all rows, or a fixed subset of many."""
+    ends = np.cumsum([0, *(get_shape(sample)[0] for sample in features)])
     selected = bandwidths.sample_rows(int(ends[-1]))
     parts: list[FeatureArray] = []
     for sample, start, end in zip(features, ends[:-1], ends[1:], strict=True):

@@ -43,7 +43,7 @@ _NOTHING_MOVES = "no channel moves between the samples"
 def measure_top_channels(
     all_samples: Sequence[Sample], layer: str, scaled: Scaled, shift: ShiftResult, plan: LayerPlan | None
 ) -> TopChannels:
-    """Measure what the ⌈K/100⌉ channels with the largest mean squared displacement contribute to standardised features.
+    """Measures what the ⌈K/100⌉ channels with the largest mean squared displacement add to standardised features.
 
     It reads the samples once more for the displacement, and evaluates the kernel once more, without a test.
 
@@ -79,7 +79,7 @@ def measure_top_channels(
 
 
 def get_displacement(x: RowStream, y: RowStream, affine: Affine, engine: ComputeConfig) -> FloatArray:
-    """Return the mean over the pairs of ((y − x)/s)² per channel in float64, [C]; 0 for channels that do not remain.
+    """Returns the mean over the pairs of ((y − x)/s)² per channel in float64, [C]; 0 for channels that do not remain.
 
     Each process reads a range of the rows of its own.
     """
@@ -103,7 +103,7 @@ def get_displacement(x: RowStream, y: RowStream, affine: Affine, engine: Compute
 def _compute_without(
     channels_T: IntArray, all_samples: Sequence[Sample], layer: str, scaled: Scaled, plan: LayerPlan
 ) -> ShiftResult:
-    """Compute MMD² without some channels, without a test, on which an interval would depend."""
+    """Computes MMD² without some channels, without a test, on which an interval would depend."""
     # Which channels are left out depends on both samples, so that no other comparison could use the cached rows.
     engine = replace(plan.engine, cache=NO_CACHE)
     features = [sample.layers[layer] for sample in all_samples]
@@ -126,7 +126,7 @@ def _compute_without(
 
 
 def _get_caution(count: int, channels: int, share: float, mmd2: float | None, without: float | None) -> str:
-    """Return what to beware of if few channels hold most of the displacement; empty otherwise."""
+    """Returns what to beware of if few channels hold most of the displacement; empty otherwise."""
     if channels < MIN_CHANNELS_OF_CAUTION or share <= LARGEST_SHARE:
         return ""
     comparison = "" if mmd2 is None or without is None else f": it is {mmd2:.2g}, and {without:.2g} without them"

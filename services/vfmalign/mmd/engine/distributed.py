@@ -38,7 +38,7 @@ class Communicator:
         return self.rank, self.world_size
 
     def all_reduce(self, *tensors: Tensor) -> None:
-        """Replace each tensor by its sum over all processes."""
+        """Replaces each tensor by its sum over all processes."""
         if self.world_size > 1:
             for tensor in tensors:
                 distributed.all_reduce(tensor)
@@ -48,13 +48,13 @@ SINGLE_PROCESS = Communicator()
 
 
 def started_by_torchrun() -> bool:
-    """Return whether torchrun started this process as one of several."""
+    """Returns whether torchrun started this process as one of several."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 @contextmanager
 def join_process_group() -> Iterator[Communicator]:
-    """Join the processes that torchrun started, with gloo for CPU tensors and NCCL for CUDA tensors."""
+    """Joins the processes that torchrun started, with gloo for CPU tensors and NCCL for CUDA tensors."""
     if not started_by_torchrun():
         yield SINGLE_PROCESS
         return
@@ -67,7 +67,7 @@ def join_process_group() -> Iterator[Communicator]:
 
 
 def local_device(device: torch.device) -> torch.device:
-    """Return the CUDA device of this process on its machine; any other device is returned as it is."""
+    """Returns the CUDA device of this process on its machine; any other device is returned as it is."""
     if device.type != "cuda" or not started_by_torchrun():
         return device
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))

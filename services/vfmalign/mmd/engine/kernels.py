@@ -51,7 +51,7 @@ class BoundKernel:
     degree: int = 1
 
     def evaluate(self, argument_IJ: Tensor, out_IJ: Tensor) -> Tensor:
-        """Write kernel values of squared distances or products into `out_IJ`, which may be the same tile."""
+        """Writes kernel values of squared distances or products into `out_IJ`, which may be the same tile."""
         return self.profile(torch.mul(argument_IJ, self.scale, out=out_IJ))
 
 
@@ -126,7 +126,7 @@ WITHOUT_BANDWIDTH = frozenset({"polynomial", "linear"})
 
 
 def _gaussians(name: str, sigma: float, sigmas: Sequence[float]) -> BoundKernel:
-    """Return the mean of Gaussians with widths `sigmas`; `sigma` scales the argument."""
+    """Returns the mean of Gaussians with widths `sigmas`; `sigma` scales the argument."""
     multiples = [(sigma / width) ** 2 for width in sigmas]
 
     def profile(scaled_IJ: Tensor) -> Tensor:

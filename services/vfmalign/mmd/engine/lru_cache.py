@@ -19,11 +19,11 @@ class IdentityKey:
     thing: object
 
     def __eq__(self, other: object) -> bool:
-        """Compare by identity of the object."""
+        """Compares by identity of the object."""
         return isinstance(other, IdentityKey) and other.thing is self.thing
 
     def __hash__(self) -> int:
-        """Hash by identity of the object."""
+        """Hashes by identity of the object."""
         return id(self.thing)
 
 
@@ -45,7 +45,7 @@ class SizedLruCache:
         return int(self._entries.currsize)
 
     def get_or_create(self, key: Hashable, factory: Callable[[], _T], sizeof: Callable[[_T], int]) -> _T:
-        """Return the value of a key; create it where it is missing, and store it unless it exceeds `max_bytes`.
+        """Returns the value of a key; creates it where it is missing, and stores it unless it exceeds `max_bytes`.
 
         Args:
             key: equal keys have equal values.

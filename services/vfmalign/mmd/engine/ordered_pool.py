@@ -35,18 +35,18 @@ _pool_time = threading.local()
 
 
 def choose_threads(device: torch.device, tasks: int) -> int:
-    """Return the number of threads for some tasks: on a CPU torch's, up to a limit; 1 for few tasks or a GPU."""
+    """Returns the number of threads for some tasks: on a CPU torch's, up to a limit; 1 for few tasks or a GPU."""
     threads = min(torch.get_num_threads(), _MAX_THREADS) if device.type == "cpu" else 1
     return threads if tasks >= threads * _MIN_TASKS_PER_THREAD else 1
 
 
 def cpu_seconds() -> float:
-    """Return the CPU time of this thread and of the pools that it ran."""
+    """Returns the CPU time of this thread and of the pools that it ran."""
     return time.thread_time() + float(getattr(_pool_time, "seconds", 0.0))
 
 
 def wait_for_all(futures: Iterable[Future[Any]], context: WorkContext) -> None:
-    """Wait until all futures are done, checking `context` before each and every few milliseconds."""
+    """Waits until all futures are done, checking `context` before each and every few milliseconds."""
     for future in futures:
         context.checkpoint()
         while wait([future], timeout=_POLL_CONTEXT_S).not_done:
@@ -62,7 +62,7 @@ def reduce_in_order(
     context: WorkContext,
     threads: int,
 ) -> None:
-    """Compute every task, and reduce the results in the order of the tasks.
+    """Computes every task, and reduces the results in the order of the tasks.
 
     Args:
         compute: called by several threads at once.
@@ -107,7 +107,7 @@ class _ReductionQueue(Generic[Task, Result]):
         self.cpu_seconds = 0.0
 
     def work(self) -> None:
-        """Compute tasks until none is left; the body of each thread."""
+        """Computes tasks until none is left; the body of each thread."""
         started = time.thread_time()
         try:
             # A caller in inference mode creates sums that only code in the same mode may modify in place.
@@ -124,11 +124,11 @@ class _ReductionQueue(Generic[Task, Result]):
                 self.cpu_seconds += time.thread_time() - started
 
     def stop(self) -> None:
-        """Let no thread start another task."""
+        """Lets no thread start another task."""
         self._stopped = True
 
     def _advance(self, number: int = 0, result: tuple[Task, Result] | None = None) -> tuple[int, Task] | None:
-        """Store a result, reduce those whose predecessors are reduced, and return the next task."""
+        """Stores a result, reduces those whose predecessors are reduced, and returns the next task."""
         with self._lock:
             if result is not None:
                 self._results[number] = result
@@ -144,7 +144,7 @@ class _ReductionQueue(Generic[Task, Result]):
 
 @contextmanager
 def _pool(threads: int) -> Iterator[Threads]:
-    """Start threads that divide torch's own threads among them."""
+    """Starts threads that divide torch's own threads among them."""
     all_threads = torch.get_num_threads()
     started = threading.Barrier(threads + 1)
 

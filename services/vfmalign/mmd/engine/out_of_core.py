@@ -89,7 +89,7 @@ def accumulate(
     squares: bool = False,
     shard: tuple[int, int] = (0, 1),
 ) -> StreamedSums:
-    """Sum the matrix over the pooled rows [x; y], or over pairs where the layout has one block.
+    """Sums the matrix over the pooled rows [x; y], or over pairs where the layout has one block.
 
     Args:
         x: first sample.
@@ -142,7 +142,7 @@ def plan_panels(
     shape: tuple[int, int],
     processes: int = 1,
 ) -> PanelPlan:
-    """Choose the rows of panels and chunks that fit into memory. Only the sizes of the layout matter.
+    """Chooses the rows of panels and chunks that fit into memory. Only the sizes of the layout matter.
 
     Raises:
         TooLarge: too little memory for the smallest.
@@ -166,18 +166,18 @@ def plan_panels(
 
 
 def _min_resident_rows(layout: Layout) -> int:
-    """Return the rows that must fit: one panel and the reserved chunks, all of the smallest size."""
+    """Returns the rows that must fit: one panel and the reserved chunks, all of the smallest size."""
     return (1 + _RESERVED_CHUNKS) * min(_MIN_ROWS, sum(layout.block_sizes))
 
 
 def _row_bytes(channels: int, layout: Layout, precision: PrecisionName) -> int:
-    """Return the bytes of a row, or pair, with its norm."""
+    """Returns the bytes of a row, or pair, with its norm."""
     streams = 2 if len(layout.block_sizes) == 1 else 1
     return streams * (channels + 1) * _item_bytes(precision)
 
 
 def _fixed_bytes(layout: Layout, kernels: int, precision: PrecisionName, shape: tuple[int, int]) -> int:
-    """Return the bytes of the sums per row and group, of the weights, and of the tiles being computed."""
+    """Returns the bytes of the sums per row and group, of the weights, and of the tiles being computed."""
     rows, (groups, permutations) = sum(layout.block_sizes), layout.weights_GB.shape
     height, width = (min(side, rows) for side in shape)
     sums = 8 * kernels * (rows * (len(layout.block_sizes) + 1) + (groups if groups < rows else 0) + permutations)
@@ -220,7 +220,7 @@ class _Window:
     def tiles(
         self, block_sizes: tuple[int, ...], shape: tuple[int, int], shard: tuple[int, int]
     ) -> Iterator[tuple[tuple[slice, slice], tuple[slice, slice], tuple[int, int]]]:
-        """Yield each tile of a shard: its rows and columns in the whole matrix and in the window, and their blocks.
+        """Yields each tile of a shard: its rows and columns in the whole matrix and in the window, and their blocks.
 
         The window holds the rows of a tile until the next one is requested. All processes number tiles of panels and
         chunks in the same way and read every panel, but only the chunks of their own shard.
@@ -253,7 +253,7 @@ class _Window:
                         yield in_matrix, (rows, _shifted(columns, offset)), (block_I, block_J)
 
     def _read(self, span: slice) -> list[Rows]:
-        """Read and prepare some rows; of pairs, those of x and those of y."""
+        """Reads and prepares some rows; of pairs, those of x and those of y."""
         self.rows_read += (2 if self._paired else 1) * (span.stop - span.start)
         if self._paired:
             return [self._prepare(stream, span.start, span.stop) for stream in (self._x, self._y)]
@@ -262,7 +262,7 @@ class _Window:
         return [self._prepare(self._y, span.start - self._x.rows, span.stop - self._x.rows)]
 
     def _prepare(self, stream: RowStream, first: int, stop: int) -> Rows:
-        """Read, standardise and round some rows, a few at a time."""
+        """Reads, standardises and rounds some rows, a few at a time."""
         rows = Rows.empty(stop - first, self._channels, self._precision, self.matrix.device)
         step = max(1, _ENTRIES_AT_ONCE // stream.channels)
         for start in range(first, stop, step):
@@ -272,7 +272,7 @@ class _Window:
         return rows
 
     def _store(self, start: int, samples: list[Rows], span: slice) -> None:
-        """Write rows into the window from row `start` on.
+        """Writes rows into the window from row `start` on.
 
         Raises:
             SquaredNormOverflow: a row is too large to square.
@@ -287,7 +287,7 @@ class _Window:
 
 
 def _spans(block_sizes: Sequence[int], first: int, size: int) -> Iterator[tuple[int, slice]]:
-    """Yield ranges of at most `size` rows from row `first` on with their blocks; none spans two blocks."""
+    """Yields ranges of at most `size` rows from row `first` on with their blocks; none spans two blocks."""
     block_start = 0
     for block, rows in enumerate(block_sizes):
         block_stop = block_start + rows

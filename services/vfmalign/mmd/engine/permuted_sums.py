@@ -31,7 +31,7 @@ class QuadraticForms(threading.local):
         self._column_weights: tuple[tuple[int, int, int], Tensor] | None = None
 
     def evaluate(self, tile_IJ: Tensor, rows: slice, columns: slice, context: WorkContext = UNLIMITED) -> Tensor:
-        """Return Σ_ij w_i T_ij w_j over one tile for every permutation, float64 [B].
+        """Returns Σ_ij w_i T_ij w_j over one tile for every permutation, float64 [B].
 
         `context` is checked before every few permutations: 100,000 of them take minutes on a tile.
         """
@@ -45,7 +45,7 @@ class QuadraticForms(threading.local):
         return sums_B
 
     def _get_column_weights(self, columns: slice, span: slice) -> Tensor:
-        """Return the weights of a tile's columns in the dtype of the tiles.
+        """Returns the weights of a tile's columns in the dtype of the tiles.
 
         The last ones are cached: tiles are visited column by column, so that many have the same columns.
         """
@@ -55,5 +55,5 @@ class QuadraticForms(threading.local):
         return self._column_weights[1]
 
     def _weights(self, rows: slice, span: slice) -> Tensor:
-        """Return the weights of some rows in some permutations, int8."""
+        """Returns the weights of some rows in some permutations, int8."""
         return self._weights_GB[rows if self._singletons else self._group_of_N[rows], span]

@@ -35,7 +35,7 @@ _ROW_ROUNDOFF: dict[PrecisionName, float] = {"bfloat16": 2.0**-9}
 
 
 def choose(least: Precision, rows: int, channels: int, device: torch.device) -> PrecisionName:
-    """Choose the precision of the first pass; the requested one is a lower bound.
+    """Chooses the precision of the first pass; the requested one is a lower bound.
 
     Rounding rows to bfloat16 is faster on CUDA's matrix units only, so `fast` equals `high` on a CPU.
     """
@@ -62,7 +62,7 @@ class Magnitudes:
         self._squares = torch.zeros(3, dtype=torch.float64)
 
     def add(self, norms_N: Tensor) -> None:
-        """Add rows by their squared norms."""
+        """Adds rows by their squared norms."""
         norm_N = norms_N.double().cpu()
         value_N = torch.ones_like(norm_N)
         if self.kernel.argument == "product":
@@ -73,17 +73,17 @@ class Magnitudes:
 
     @property
     def norm(self) -> float:
-        """Of ‖x_i‖²."""
+        """Root mean square of ‖x_i‖²."""
         return self._root_mean_square(0)
 
     @property
     def steepness(self) -> float:
-        """Of the slope at x_i·x_i, or at distance 0, times ‖x_i‖²."""
+        """Root mean square of the slope at x_i·x_i, or at distance 0, times ‖x_i‖²."""
         return self._root_mean_square(1)
 
     @property
     def largest(self) -> float:
-        """Of k(x_i, x_i), 1 for kernels of distances; of no rows as well."""
+        """Root mean square of k(x_i, x_i); 1 for kernels of distances, and without rows."""
         return self._root_mean_square(2) if self._count else 1.0
 
     def _root_mean_square(self, index: int) -> float:
@@ -99,7 +99,7 @@ def error_bound(
     entries: float,
     precision: PrecisionName,
 ) -> float:
-    """Return a bound on the absolute error of an estimate of MMD²: six standard deviations of its rounding errors.
+    """Returns a bound on the absolute error of an estimate of MMD²: six standard deviations of its rounding errors.
 
     Rounding errors of different products are taken as independent with mean 0 (Higham and Mary, SIAM J. Sci. Comput.
     2019): a product of two rows of D channels then errs by about u·√D·‖x‖‖y‖, and MMD² averages n² of them. Errors of a

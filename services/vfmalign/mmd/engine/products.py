@@ -36,7 +36,7 @@ def squared_distances(
     scale: float = 1.0,
     context: WorkContext = UNLIMITED,
 ) -> Tensor:
-    """Write s·‖x_i − y_j‖² = s·‖x_i‖² + s·‖y_j‖² − 2s·x_i·y_j into `out_IJ`; rounding may make a small one negative.
+    """Writes s·‖x_i − y_j‖² = s·‖x_i‖² + s·‖y_j‖² − 2s·x_i·y_j into `out_IJ`; rounding may make a small one negative.
 
     The norms are added after the product. `addmm` onto the norms would save one pass over the tile, but it is slower.
     """
@@ -48,12 +48,12 @@ def squared_distances(
 def products(
     x: Rows, y: Rows, rows: slice, columns: slice, out_IJ: Tensor, *, context: WorkContext = UNLIMITED
 ) -> Tensor:
-    """Write x_i·y_j into `out_IJ`."""
+    """Writes x_i·y_j into `out_IJ`."""
     return multiply(x.values_NK[rows], y.values_NK[columns].T, context, out_IJ)
 
 
 def multiply(a_IK: Tensor, b_KJ: Tensor, context: WorkContext, out_IJ: Tensor | None = None) -> Tensor:
-    """Return a matrix product, written into `out_IJ` if given; `context` is checked before each block of rows.
+    """Returns a matrix product, written into `out_IJ` if given; `context` is checked before each block of rows.
 
     An element is summed over K in the same order whatever the rows of a block. A GPU is fast enough for one block.
     """
@@ -67,7 +67,7 @@ def multiply(a_IK: Tensor, b_KJ: Tensor, context: WorkContext, out_IJ: Tensor | 
 
 
 def pair_distances(x: Rows, y: Rows, rows: slice) -> Tensor:
-    """Return ‖x_i − y_i‖² from differences, as the product form loses the small distances of pairs to cancellation."""
+    """Returns ‖x_i − y_i‖² from differences, as the product form loses the small distances of pairs to cancellation."""
     return (x[rows].values_NK.double() - y[rows].values_NK.double()).square_().sum(dim=1).to(x.dtype)
 
 
@@ -92,7 +92,7 @@ def matrix_units(precision: PrecisionName, device: torch.device) -> Iterator[Non
 
 @contextmanager
 def _fp32_precision(backend: Any, setting: str) -> Iterator[None]:
-    """Set torch's precision of float32 products in one backend, and restore it."""
+    """Sets torch's precision of float32 products in one backend, and restores it."""
     previous = backend.fp32_precision
     backend.fp32_precision = setting
     try:
@@ -102,19 +102,19 @@ def _fp32_precision(backend: Any, setting: str) -> Iterator[None]:
 
 
 def _setting(precision: PrecisionName, device: torch.device) -> str:
-    """Return torch's name of the precision that products may use."""
+    """Returns torch's name of the precision that products may use."""
     if device.type == "cuda":
         return "tf32" if precision == "bfloat16" else "ieee"
     return "bf16" if precision == "float32" and _prefers_onednn() else "ieee"
 
 
 def warm_up(device: torch.device) -> None:
-    """Measure the libraries of a CPU now rather than in the first large comparison (about 0.1 s)."""
+    """Measures the libraries of a CPU now rather than in the first large comparison (about 0.1 s)."""
     _setting("float32", device)
 
 
 def _prefers_onednn() -> bool:
-    """Return whether float32 products are formed by oneDNN instead of torch's default library."""
+    """Returns whether float32 products are formed by oneDNN instead of torch's default library."""
     # `cache` alone would let two threads measure at once. All float32 products wait here until the measurement is over,
     # because torch's setting is one for the whole process and may let them round to bfloat16 meanwhile.
     with _measuring:
@@ -123,7 +123,7 @@ def _prefers_onednn() -> bool:
 
 @cache
 def _onednn_is_faster() -> bool:
-    """Measure, once per process, whether oneDNN forms float32 products faster than torch's default, MKL.
+    """Measures, once per process, whether oneDNN forms float32 products faster than torch's default, MKL.
 
     The faster one depends on the processor: MKL reaches half of oneDNN's speed on some. torch calls oneDNN only where
     it may round to bfloat16; processors without units for that compute in float32 all the same, which the error shows.

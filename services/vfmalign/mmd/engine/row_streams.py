@@ -43,10 +43,10 @@ class RowStream(Protocol):
         """C."""
 
     def blocks(self, size: int) -> Iterator[Tensor]:
-        """Yield all rows in order, `size` at a time (the last block may be shorter), floating point [R, C]."""
+        """Yields all rows in order, `size` at a time (the last block may be shorter), floating point [R, C]."""
 
     def read(self, start: int, stop: int) -> Tensor:
-        """Read rows `start` to `stop − 1`, floating point [R, C]."""
+        """Reads rows `start` to `stop − 1`, floating point [R, C]."""
 
 
 class ArrayRows:
@@ -214,7 +214,7 @@ class GaussianRows:
         return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
     def _noise(self, block: int) -> Tensor:
-        """Draw block i as a whole, so that its rows do not depend on which of them are read; the last one is cached."""
+        """Draws block i as a whole, so that its rows do not depend on which are read; the last one is cached."""
         last = self._last_block  # a local reference, because another thread may replace the attribute
         if last is None or last[0] != block:
             state = int(np.random.SeedSequence((self._seed, block)).generate_state(1, np.uint64)[0])
@@ -225,7 +225,7 @@ class GaussianRows:
 
 
 def read_ahead(blocks: Iterator[Block]) -> Iterator[Block]:
-    """Yield the same blocks, reading the next one in a thread while the caller works on the current one."""
+    """Yields the same blocks, reading the next one in a thread while the caller works on the current one."""
     with Threads(1, "read-ahead") as pool:
         upcoming = pool.submit(next, blocks, None)
         while (block := upcoming.result()) is not None:
@@ -234,7 +234,7 @@ def read_ahead(blocks: Iterator[Block]) -> Iterator[Block]:
 
 
 def read_rows(stream: RowStream, rows: Sequence[int]) -> Tensor:
-    """Read single rows in a given order, [R, C]; ascending order is fastest."""
+    """Reads single rows in a given order, [R, C]; ascending order is fastest."""
     return torch.cat([stream.read(0, 1)[:0], *(stream.read(row, row + 1) for row in rows)])
 
 
@@ -252,7 +252,7 @@ class Grouping:
 
     @classmethod
     def from_labels(cls, groups: Sequence[str] | None, rows: int, name: str) -> Grouping:
-        """Group rows by their labels.
+        """Groups rows by their labels.
 
         Raises:
             BadTensor: the numbers of labels and rows differ.
@@ -277,30 +277,30 @@ class Grouping:
         return self.rows if self.edges is None else len(self.edges) - 1
 
     def spans(self, blocks: int) -> list[tuple[int, int]]:
-        """Split the groups evenly among blocks, to within one group, and return first and end row of each block."""
+        """Splits the groups evenly among blocks, to within one group, and returns first and end row of each block."""
         cuts = np.arange(blocks + 1) * self.count // blocks
         return list(pairwise((cuts if self.edges is None else self.edges[cuts]).tolist()))
 
     def within(self, start: int, stop: int) -> NDArray[np.int64]:
-        """Return the group index of each row from `start`, where a group begins, to `stop − 1`, counted from 0."""
+        """Returns the group index of each row from `start`, where a group begins, to `stop − 1`, counted from 0."""
         rows_I = np.arange(start, stop)
         group_of = rows_I if self.edges is None else np.searchsorted(self.edges, rows_I, side="right")
         return np.asarray(group_of - group_of[0])
 
 
 def to_stream(features: FeatureArray | RowStream, name: str) -> RowStream:
-    """Wrap an array as a stream; return a stream as it is."""
+    """Wraps an array as a stream; returns a stream as it is."""
     return ArrayRows(features, name) if isinstance(features, np.ndarray) else features
 
 
 def to_numpy(block_RC: Tensor) -> NDArray[Any]:
-    """Convert a block to numpy, and types that numpy lacks (bfloat16, float8), to float32, which holds them exactly."""
+    """Converts a block to numpy; types that numpy lacks (bfloat16, float8) become float32, which holds them exactly."""
     in_numpy = not block_RC.is_floating_point() or block_RC.dtype in (torch.float16, torch.float32, torch.float64)
     return np.asarray((block_RC if in_numpy else block_RC.float()).cpu().numpy())
 
 
 def check_group_count(groups: Sequence[str], rows: int, name: str) -> None:
-    """Raise BadTensor unless there is one group per row of the sample that `name` denotes."""
+    """Raises BadTensor unless there is one group per row of the sample that `name` denotes."""
     if len(groups) != rows:
         raise BadTensor(
             f"expected one group per row, got {len(groups)} groups for {rows} rows",
@@ -310,7 +310,7 @@ def check_group_count(groups: Sequence[str], rows: int, name: str) -> None:
 
 
 def check_compatible(x: RowStream, y: RowStream, *, paired: bool) -> None:
-    """Check that two streams can be compared.
+    """Checks that two streams can be compared.
 
     Raises:
         BadTensor: the numbers of channels differ, or those of paired rows.
@@ -328,7 +328,7 @@ def check_compatible(x: RowStream, y: RowStream, *, paired: bool) -> None:
 
 
 def _blocks(stream: RowStream, size: int) -> Iterator[Tensor]:
-    """Yield blocks by `read`."""
+    """Yields blocks by `read`."""
     if size < 1:
         raise BadOption(f"expected blocks of at least one row, got {size}", field="size")
     return (stream.read(start, min(start + size, stream.rows)) for start in range(0, stream.rows, size))
@@ -349,7 +349,7 @@ def _check_shape(shape: tuple[int, ...], floating: bool, name: str) -> None:
 
 
 def to_tensor(block_RC: NDArray[Any]) -> Tensor:
-    """Convert a block to a tensor, without a copy where its data type, byte order, strides and flags allow it."""
+    """Converts a block to a tensor, without a copy where its data type, byte order, strides and flags allow it."""
     native = block_RC.dtype.newbyteorder("=")
     usable = native if native.itemsize <= 8 else np.dtype(np.float64)
     block_RC = block_RC.astype(usable, copy=False)

@@ -51,11 +51,11 @@ class Affine:
         return sum(part.nbytes for part in (self.centre_C, self.sd_C, self.channel_mask_C) if part is not None)
 
     def get_channel_mask(self, channels: int) -> NDArray[np.bool_]:
-        """Return which of the channels remain, [C]."""
+        """Returns which of the channels remain, [C]."""
         return np.ones(channels, np.bool_) if self.channel_mask_C is None else self.channel_mask_C
 
     def apply(self, block_IC: Tensor, buffer_IC: Tensor | None = None) -> Tensor:
-        """Return standardised features of some rows in float64, [I, K], on their device.
+        """Returns standardised features of some rows in float64, [I, K], on their device.
 
         Args:
             block_IC: the rows.
@@ -97,21 +97,21 @@ class Rows:
 
     @classmethod
     def empty(cls, count: int, channels: int, precision: PrecisionName, device: torch.device) -> Rows:
-        """Return uninitialised rows."""
+        """Returns uninitialised rows."""
         dtype = torch.float64 if precision == "float64" else torch.float32
         values_NK = torch.empty(count, channels, dtype=dtype, device=device)
         return cls(values_NK, torch.empty(count, dtype=dtype, device=device), precision)
 
     @classmethod
     def from_features(cls, features_NK: Tensor, precision: PrecisionName) -> Rows:
-        """Round float64 features."""
+        """Rounds float64 features."""
         count, channels = features_NK.shape
         rows = cls.empty(count, channels, precision, features_NK.device)
         rows.assign(features_NK)
         return rows
 
     def assign(self, features_NK: Tensor) -> None:
-        """Overwrite all rows by rounded float64 features, block by block to need little memory."""
+        """Overwrites all rows by rounded float64 features, block by block to need little memory."""
         step = max(1, _BLOCK_BYTES // (8 * max(1, self.channels)))
         for start in range(0, self.count, step):
             block, features_IK = self[start : start + step], features_NK[start : start + step]
@@ -119,7 +119,7 @@ class Rows:
             block.norms_N.copy_(squared_norms(block.values_NK))
 
     def copy_(self, other: Rows) -> None:
-        """Overwrite all rows by as many others of the same precision."""
+        """Overwrites all rows by as many others of the same precision."""
         self.values_NK.copy_(other.values_NK)
         self.norms_N.copy_(other.norms_N)
 
@@ -149,11 +149,11 @@ class Rows:
         return self.values_NK.nbytes + self.norms_N.nbytes
 
     def split(self, first: int) -> tuple[Rows, Rows]:
-        """Return the first rows and the others, as views."""
+        """Returns the first rows and the others, as views."""
         return self[:first], self[first:]
 
     def __getitem__(self, span: slice) -> Rows:
-        """Return some of the rows, as a view."""
+        """Returns some of the rows, as a view."""
         return Rows(self.values_NK[span], self.norms_N[span], self.precision)
 
     @property
@@ -177,7 +177,7 @@ def prepare(
     cache: SizedLruCache = NO_CACHE,
     context: WorkContext = UNLIMITED,
 ) -> Rows:
-    """Standardise and round all parts, one after another and block by block, without a float64 copy of all features.
+    """Standardises and rounds all parts, one after another and block by block, without a float64 copy of all features.
 
     Args:
         parts: features [N, C] in float16 to float64, each with the order of its rows (None: as they are).
@@ -212,7 +212,7 @@ def _fill(
     affine: Affine,
     context: WorkContext,
 ) -> None:
-    """Write the rows of one part, block by block."""
+    """Writes the rows of one part, block by block."""
     rows, channels = (int(size) for size in features_NC.shape)
     step = max(1, _BLOCK_BYTES // (8 * channels))
     buffer_IC = torch.empty(min(step, rows), channels, dtype=torch.float64)
@@ -224,13 +224,13 @@ def _fill(
 
 
 def squared_norms(values_IK: Tensor) -> Tensor:
-    """Return ‖x_i‖², summed in float64 without a float64 copy of the rows."""
+    """Returns ‖x_i‖², summed in float64 without a float64 copy of the rows."""
     norms_I: Tensor = torch.linalg.vector_norm(values_IK, dim=1, dtype=torch.float64)
     return norms_I.square_()
 
 
 def central_point(features_NC: FeatureArray, context: WorkContext = UNLIMITED) -> FloatArray:
-    """Return a point amid the rows in float64, [C]: the medians of the channels over at most 1,024 of the rows.
+    """Returns a point amid the rows in float64, [C]: the medians of the channels over at most 1,024 of the rows.
 
     `context` is checked before every few thousand channels.
 
@@ -248,7 +248,7 @@ def central_point(features_NC: FeatureArray, context: WorkContext = UNLIMITED) -
 
 
 def mean(features_NC: FeatureArray, context: WorkContext = UNLIMITED) -> FloatArray:
-    """Return the mean of each channel, summed in float64, [C]; `context` is checked before every block of rows."""
+    """Returns the mean of each channel, summed in float64, [C]; `context` is checked before every block of rows."""
     rows, channels = features_NC.shape
     sums_C = np.zeros(channels)
     step = max(1, _BLOCK_BYTES // (8 * channels))
@@ -259,7 +259,7 @@ def mean(features_NC: FeatureArray, context: WorkContext = UNLIMITED) -> FloatAr
 
 
 def standard_deviation(features_NC: FeatureArray, mean_C: FloatArray, context: WorkContext = UNLIMITED) -> FloatArray:
-    """Return the SD of each channel (divisor N − 1), in a second pass and in float64, [C]; see `mean` for `context`."""
+    """Returns each channel's SD (divisor N − 1), in a second pass and in float64, [C]; see `mean` for `context`."""
     rows, channels = features_NC.shape
     squares_C = np.zeros(channels)
     step = max(1, _BLOCK_BYTES // (8 * channels))

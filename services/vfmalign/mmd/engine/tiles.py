@@ -70,7 +70,7 @@ class Sums:
     squares: float = 0.0
 
     def __add__(self, other: Sums) -> Sums:
-        """Return the sums over the tiles of both."""
+        """Returns the sums over the tiles of both."""
         return Sums(
             self.rows_NP + other.rows_NP,
             self.diagonal_N + other.diagonal_N,
@@ -95,7 +95,7 @@ class Matrix(Protocol):
         squares: list[float],
         context: WorkContext = UNLIMITED,
     ) -> Iterator[Tensor]:
-        """Yield the rectangle [I, J] of each kernel in turn; a tile is valid until the next one is requested.
+        """Yields the rectangle [I, J] of each kernel in turn; a tile is valid until the next one is requested.
 
         Args:
             rows: I.
@@ -122,7 +122,7 @@ class PooledMatrix:
         squares: list[float],
         context: WorkContext = UNLIMITED,
     ) -> Iterator[Tensor]:
-        """Yield k(z_i, z_j) of one rectangle."""
+        """Yields k(z_i, z_j) of one rectangle."""
         buffers = self._buffers.get(rows, columns, _buffer_count(kernels))
         for index, value_IJ in _kernel_values(
             (self.pooled, self.pooled), rows, columns, kernels, buffers, context=context
@@ -151,7 +151,7 @@ class PairedMatrix:
         squares: list[float],
         context: WorkContext = UNLIMITED,
     ) -> Iterator[Tensor]:
-        """Yield h(z_i, z_j) of one rectangle."""
+        """Yields h(z_i, z_j) of one rectangle."""
         buffers = self._buffers.get(rows, columns, len(kernels) + _buffer_count(kernels))
         sums, buffers = buffers[: len(kernels)], buffers[len(kernels) :]
         x, y = self.x, self.y
@@ -166,7 +166,7 @@ class PairedMatrix:
 
 
 def _buffer_count(kernels: Sequence[BoundKernel]) -> int:
-    """Return the tiles that kernel values need: their own, and one for an argument that several kernels share."""
+    """Returns the tiles that kernel values need: their own, and one for an argument that several kernels share."""
     return min(len(kernels), 2)
 
 
@@ -179,7 +179,7 @@ def _kernel_values(
     *,
     context: WorkContext,
 ) -> Iterator[tuple[int, Tensor]]:
-    """Yield the values of each kernel in turn, in the last buffer; kernels share their argument, in the first.
+    """Yields the values of each kernel in turn, in the last buffer; kernels share their argument, in the first.
 
     Distances for a single kernel are scaled while they are formed, which saves one pass over the tile.
     """
@@ -202,7 +202,7 @@ def _kernel_values(
 
 
 def _add_squares(squares: list[float], index: int, value_IJ: Tensor, on_diagonal: bool) -> None:
-    """Add Σ k² of a rectangle without its diagonal; do nothing where `squares` is empty."""
+    """Adds Σ k² of a rectangle without its diagonal; does nothing where `squares` is empty."""
     if squares:
         squares[index] += float(torch.dot(value_IJ.view(-1), value_IJ.view(-1)))
         if on_diagonal:
@@ -220,7 +220,7 @@ class _TileBuffers(threading.local):
         self._buffers: list[Tensor] = []
 
     def get(self, rows: slice, columns: slice, count: int) -> list[Tensor]:
-        """Return `count` tiles of the rectangle's size, whose contents are undefined."""
+        """Returns `count` tiles of the rectangle's size, whose contents are undefined."""
         height, width = rows.stop - rows.start, columns.stop - columns.start
         if len(self._buffers) < count or self._buffers[0].numel() < height * width:
             size = max(height * width, self._buffers[0].numel() if self._buffers else 0)
@@ -267,7 +267,7 @@ class Accumulator:
         self._within_G, self._quadratic_B = zeros(groups), zeros(permutations)
 
     def reduce(self, tile_IJ: Tensor, rows: slice, columns: slice, context: WorkContext = UNLIMITED) -> TileSums:
-        """Return the sums of a tile, which may be overwritten afterwards; safe to call from several threads.
+        """Returns the sums of a tile, which may be overwritten afterwards; safe to call from several threads.
 
         `context` is checked before every few permutations.
         """
@@ -284,7 +284,7 @@ class Accumulator:
         )
 
     def add(self, kernel: int, tile: TileSums, rows: slice, columns: slice, blocks: tuple[int, int]) -> None:
-        """Add the sums of one tile of one kernel, and of its mirror image below the diagonal."""
+        """Adds the sums of one tile of one kernel, and of its mirror image below the diagonal."""
         self._rows_NP[kernel][rows, blocks[1]].add_(tile.rows_I)
         if tile.diagonal_I is not None:
             self._diagonal_N[kernel][rows] = tile.diagonal_I.double()
@@ -297,7 +297,7 @@ class Accumulator:
             self._quadratic_B[kernel] += tile.quadratic_B * factor
 
     def sums(self, squares: Sequence[float]) -> list[Sums]:
-        """Return the sums of all tiles per kernel."""
+        """Returns the sums of all tiles per kernel."""
         within_G = self._diagonal_N if self._singletons else self._within_G
         tensors = zip(self._rows_NP, self._diagonal_N, within_G, self._quadratic_B, strict=True)
         all_squares = squares or [0.0] * len(self._kernels)
@@ -318,7 +318,7 @@ def accumulate(
     shard: tuple[int, int] = (0, 1),
     threads: int | None = None,
 ) -> list[Sums]:
-    """Sum the matrix for each kernel, in one pass over its upper tiles.
+    """Sums the matrix for each kernel, in one pass over its upper tiles.
 
     Args:
         matrix: the matrix.
@@ -357,12 +357,12 @@ def accumulate(
 
 
 def default_tile_shape(device: torch.device) -> TileShape:
-    """Return the largest tile that suits the device, rows × columns."""
+    """Returns the largest tile that suits the device, rows × columns."""
     return _TILE_SHAPES.get(device.type, _TILE_SHAPES["cuda"])
 
 
 def upper_tiles(block_sizes: Sequence[int], height: int, width: int) -> Iterator[Tile]:
-    """Yield rectangles that cover a symmetric matrix on and above its diagonal once: rows, columns and their blocks.
+    """Yields rectangles that cover a symmetric matrix on and above its diagonal once: rows, columns and their blocks.
 
     Rectangles above the diagonal are wide and come column by column from the top, so that consecutive ones share their
     columns; those on the diagonal are squares. None spans two blocks. Widths are rounded down to a multiple of the
@@ -381,7 +381,7 @@ def upper_tiles(block_sizes: Sequence[int], height: int, width: int) -> Iterator
 
 
 def _spans(block_sizes: Sequence[int], size: int) -> Iterator[tuple[int, slice]]:
-    """Yield consecutive ranges of at most `size` rows with their blocks; none spans two blocks."""
+    """Yields consecutive ranges of at most `size` rows with their blocks; none spans two blocks."""
     start = 0
     for block, rows in enumerate(block_sizes):
         for offset in range(0, rows, size):

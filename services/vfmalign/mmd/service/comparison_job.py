@@ -67,7 +67,7 @@ class PreparedComparison:
 
 
 def prepare(job: ComparisonJob, engine: ComputeConfig) -> PreparedComparison:
-    """Check options and sizes before anything is read, then read the features of a short comparison.
+    """Checks options and sizes before anything is read, then reads the features of a short comparison.
 
     Args:
         job: the comparison.
@@ -95,7 +95,7 @@ def prepare(job: ComparisonJob, engine: ComputeConfig) -> PreparedComparison:
 
 
 def run(prepared: PreparedComparison, engine: ComputeConfig) -> ComputeResponse:
-    """Read the samples and compare them. Cancellation and the deadline take effect at the next tile.
+    """Reads the samples and compares them. Cancellation and the deadline take effect at the next tile.
 
     Args:
         prepared: result of `prepare`.
@@ -121,7 +121,7 @@ def run(prepared: PreparedComparison, engine: ComputeConfig) -> ComputeResponse:
 
 
 def _read(prepared: PreparedComparison) -> Sequence[Sample]:
-    """Read the samples in a separate thread, so that a read that blocks does not delay a cancellation."""
+    """Reads the samples in a separate thread, so that a read that blocks does not delay a cancellation."""
     job = prepared.job
     sources = job.sources[2:] if prepared.streamed else job.sources
     reading = _READING.submit(job.reader.read, sources, job.context)
@@ -134,7 +134,7 @@ def _read(prepared: PreparedComparison) -> Sequence[Sample]:
 
 
 def _compare(samples: Sequence[Sample], job: ComparisonJob, engine: ComputeConfig) -> ComputeResponse:
-    """Compare, and count the CPU time."""
+    """Compares, and counts the CPU time."""
     reference = samples[2] if len(samples) > 2 else None
     started = cpu_seconds()
     try:
@@ -150,7 +150,7 @@ def _compare(samples: Sequence[Sample], job: ComparisonJob, engine: ComputeConfi
 
 
 def to_cost(stages: Stages, device: torch.device, peak_device_memory_bytes: int = 0) -> Cost:
-    """Return the cost of a comparison so far; the device is `cpu` or `cuda:<index> <name>`."""
+    """Returns the cost of a comparison so far; the device is `cpu` or `cuda:<index> <name>`."""
     return Cost(
         stages=tuple(StageTiming(stage=stage, seconds=seconds) for stage, seconds in stages.seconds().items()),
         device=f"{device} {torch.cuda.get_device_name(device)}" if device.type == "cuda" else "cpu",

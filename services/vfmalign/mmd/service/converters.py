@@ -47,7 +47,7 @@ def to_options(request: mmd_pb2.ComputeRequest) -> ComparisonOptions:
 
 
 def _resolve_bandwidth(kernel: Kernel, *, has_reference: bool) -> BandwidthRule | None:
-    """Return the rule for the bandwidth; None if the request sets none.
+    """Returns the rule for the bandwidth; None if the request sets none.
 
     Raises:
         BadOption: the bandwidth could come from two sources.
@@ -71,7 +71,7 @@ def _resolve_bandwidth(kernel: Kernel, *, has_reference: bool) -> BandwidthRule 
 
 
 def to_source(message: mmd_pb2.FeatureSource, field: str) -> Source:
-    """Convert a source: a stored feature set, an uploaded object, or inline features.
+    """Converts a source: a stored feature set, an uploaded object, or inline features.
 
     Raises:
         BadOption: no source is set.
@@ -103,7 +103,7 @@ def to_source(message: mmd_pb2.FeatureSource, field: str) -> Source:
 def _check_labels(
     message: mmd_pb2.InlineFeatures | mmd_pb2.UploadedFeatures, field: str, rows: int | None = None
 ) -> None:
-    """Check the groups and cases of the rows before they are copied.
+    """Checks the groups and cases of the rows before they are copied.
 
     Raises:
         BadTensor: their number is not that of the rows, where that is known, or a label is empty.

@@ -92,7 +92,7 @@ class FeatureReader:
         self._headers: dict[Hashable, SafetensorsHeader] = {}
 
     def shapes(self, sources: Sequence[Source]) -> list[SampleShape]:
-        """Return the sizes of samples without reading their features.
+        """Returns the sizes of samples without reading their features.
 
         Raises:
             BadOption: a malformed id, URI or digest.
@@ -104,7 +104,7 @@ class FeatureReader:
         return [self._get_shape(source) for source in sources]
 
     def read(self, sources: Sequence[Source], context: WorkContext) -> list[Sample]:
-        """Read samples and verify every stored byte; a source that occurs twice is read once.
+        """Reads samples and verifies every stored byte; a source that occurs twice is read once.
 
         Args:
             sources: the argument of an earlier call of `shapes`.
@@ -131,7 +131,7 @@ class FeatureReader:
         return all(isinstance(source, Stored) for source in sources)
 
     def streams(self, sources: Sequence[Source]) -> list[Sample]:
-        """Return samples as streams of their parts; a part is verified each time it is read.
+        """Returns samples as streams of their parts; a part is verified each time it is read.
 
         Args:
             sources: the argument of an earlier call of `shapes`, for which `are_in_parts` is true.
@@ -185,7 +185,7 @@ class FeatureReader:
             raise get_missing_store(f"{source.name}.{'feature_set_id' if isinstance(source, Stored) else 'uploaded'}")
 
     def _read_header(self, source: Uploaded) -> SafetensorsHeader:
-        """Read the header of an object, whose size it must account for; rows are compared with the features."""
+        """Reads the header of an object, whose size it must account for; rows are compared with the features."""
         field = f"{source.name}.uploaded.object"
         if not _SHA256.fullmatch(source.sha256):
             raise BadOption(
@@ -208,7 +208,7 @@ class FeatureReader:
             raise BadOption(error.message, field=field, remedy=error.remedy) from None
 
     def _layers(self, source: Stored | Uploaded, context: WorkContext) -> Layers:
-        """Read the features of a source."""
+        """Reads the features of a source."""
         if isinstance(source, Uploaded):
             context.checkpoint()
             header, field = self._headers[source.key], f"{source.name}.uploaded.object"
@@ -232,7 +232,7 @@ class FeatureReader:
         return layers
 
     def _share_arrays(self, sample: Sample) -> Sample:
-        """Replace arrays by those of an earlier pair that sent the same bytes."""
+        """Replaces arrays by those of an earlier pair that sent the same bytes."""
         if not self._cache.max_bytes:
             return sample
         layers = dict(sample.layers)
@@ -260,7 +260,7 @@ def _not_safetensors(error: MalformedHeader, field: str) -> BadTensor:
 
 
 def _check_tensors(header: SafetensorsHeader, field: str) -> None:
-    """Check that each tensor is a layer that could be sent inline as well; names that are refused are not repeated."""
+    """Checks that each tensor is a layer that could be sent inline as well; names that are refused are not repeated."""
     if len(header.tensors) > _MAX_LAYERS:
         raise BadTensor(
             f"contains {len(header.tensors):,} tensors, at most {_MAX_LAYERS}", field=field, remedy="save fewer layers"
@@ -281,7 +281,7 @@ def _check_tensors(header: SafetensorsHeader, field: str) -> None:
 
 
 def _get_arrays(header: SafetensorsHeader, data: memoryview) -> Layers:
-    """Return the arrays of a safetensors file as views of its bytes.
+    """Returns the arrays of a safetensors file as views of its bytes.
 
     The library copies them and holds the interpreter lock meanwhile.
     """

@@ -93,7 +93,7 @@ class MmdServicer(mmd_pb2_grpc.MmdServiceServicer):
     async def _compute(
         self, request: mmd_pb2.ComputeRequest, reader: FeatureReader, engine: ComputeConfig
     ) -> mmd_pb2.ComputeResponse:
-        """Run one comparison. If the caller disconnects, it stops at the next tile."""
+        """Runs one comparison. If the caller disconnects, it stops at the next tile."""
         options = converters.to_options(request)
         sources = [converters.to_source(request.x, "x"), converters.to_source(request.y, "y")]
         if request.HasField("reference"):
@@ -115,7 +115,7 @@ class MmdServicer(mmd_pb2_grpc.MmdServiceServicer):
     async def _compute_with_retry(
         self, request: mmd_pb2.ComputeRequest, reader: FeatureReader, engine: ComputeConfig
     ) -> mmd_pb2.ComputeResponse:
-        """Run a comparison of a batch that has begun: if the queue is full, it waits instead of failing."""
+        """Runs a comparison of a batch that has begun: if the queue is full, it waits instead of failing."""
         while True:
             try:
                 return await self._compute(request, reader, engine)

@@ -1,4 +1,4 @@
-"""Uploads of arrays that are too large for a message: their URLs, their quota, and their end."""
+"""Uploads of arrays that are too large for a message: their URLs, quota and expiry."""
 
 from __future__ import annotations
 

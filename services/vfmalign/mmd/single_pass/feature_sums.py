@@ -60,7 +60,7 @@ class RandomFeatureMap:
         self._communicator, self._context = communicator, context
 
     def blocks(self, stream: RowStream, sample_index: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield features and row numbers of each block of this process, [I, F] and [I], valid until the next block.
+        """Yields features and row numbers of each block of this process, [I, F] and [I], valid until the next block.
 
         Args:
             stream: the sample.
@@ -89,19 +89,19 @@ class RandomFeatureMap:
         self._sums[sample_index] = total_C
 
     def all_reduce(self, *sums: Tensor) -> None:
-        """Replace sums of this process, and those of the map itself, by their sums over all processes."""
+        """Replaces sums of this process, and those of the map itself, by their sums over all processes."""
         self._communicator.all_reduce(*sums, self.phases_2R, *self._sums.values(), self._squares)
 
     def mean_phase_difference(self, x: RowStream, y: RowStream) -> FloatArray:
-        """Return ω_r·(x̄ − ȳ) after both samples were read, [R]."""
+        """Returns ω_r·(x̄ − ȳ) after both samples were read, [R]."""
         return np.asarray((self.phases_2R[0] / x.rows - self.phases_2R[1] / y.rows).cpu().numpy())
 
     def mean_difference(self, x: RowStream, y: RowStream) -> FloatArray:
-        """Return x̄ − ȳ after both samples were read, [C]."""
+        """Returns x̄ − ȳ after both samples were read, [C]."""
         return np.asarray((self._sums[0] / x.rows - self._sums[1] / y.rows).cpu().numpy())
 
     def norm(self, rows: int) -> float:
-        """Return the root mean square of ‖x‖ over all rows of both samples, after both were read."""
+        """Returns the root mean square of ‖x‖ over all rows of both samples, after both were read."""
         return math.sqrt(float(self._squares) / rows)
 
 
@@ -122,25 +122,25 @@ class Buckets:
     has_large_groups: bool = False
 
     def get_buckets(self, rows_I: Tensor) -> Tensor:
-        """Return the buckets of the rows with these numbers."""
+        """Returns the buckets of the rows with these numbers."""
         if self.bucket_of_N is not None:
             return torch.from_numpy(self.bucket_of_N)[rows_I]
         return rows_I * self.count // self.rows
 
     def sizes(self) -> FloatArray:
-        """Return the number of rows of each bucket, [G]."""
+        """Returns the number of rows of each bucket, [G]."""
         if self.bucket_of_N is not None:
             return np.bincount(self.bucket_of_N, minlength=self.count).astype(np.float64)
         edges = -(-np.arange(self.count + 1) * self.rows // self.count)
         return np.diff(edges).astype(np.float64)
 
     def pairs_across(self) -> float:
-        """Return the number of ordered pairs of rows of different buckets, and therefore of different groups."""
+        """Returns the number of ordered pairs of rows of different buckets, and therefore of different groups."""
         return float(self.rows**2 - np.square(self.sizes()).sum())
 
 
 def make_buckets(rows: int, groups: Sequence[str] | None, max_buckets: int, name: str) -> Buckets:
-    """Partition one sample into at most `max_buckets` buckets of whole groups.
+    """Partitions one sample into at most `max_buckets` buckets of whole groups.
 
     Raises:
         BadTensor: the numbers of groups and rows differ.
@@ -156,7 +156,7 @@ def make_buckets(rows: int, groups: Sequence[str] | None, max_buckets: int, name
 def make_proportional_buckets(
     rows_x: int, rows_y: int, groups_x: Sequence[str] | None, groups_y: Sequence[str] | None, max_buckets: int
 ) -> tuple[Buckets, Buckets]:
-    """Partition two samples into buckets of about the same number of groups."""
+    """Partitions two samples into buckets of about the same number of groups."""
     counts = [len(set(groups)) if groups else rows for groups, rows in ((groups_x, rows_x), (groups_y, rows_y))]
     per_bucket = max(1, -(-sum(counts) // max(max_buckets, 1)))
     max_x, max_y = (-(-count // per_bucket) for count in counts)
@@ -164,7 +164,7 @@ def make_proportional_buckets(
 
 
 def _add_by_bucket(sums_GF: Tensor, values_IF: Tensor, bucket_I: Tensor, offset: int = 0) -> None:
-    """Add rows to their buckets in float64.
+    """Adds rows to their buckets in float64.
 
     Runs of rows of one bucket are summed first where they are long, because `index_add_` is much slower than a sum.
     """
@@ -177,18 +177,18 @@ def _add_by_bucket(sums_GF: Tensor, values_IF: Tensor, bucket_I: Tensor, offset:
 
 
 def _squared_modulus(sums_F: Tensor) -> Tensor:
-    """Return |·|² at each frequency, the sum of squared cosines and sines, [..., F] → [..., R]."""
+    """Returns |·|² at each frequency, the sum of squared cosines and sines, [..., F] → [..., R]."""
     cosines, sines = sums_F.square().chunk(2, dim=-1)
     return cosines + sines
 
 
 def _across_R(sums_GF: Tensor) -> Tensor:
-    """Return Σ φ(a)·φ(b) over ordered pairs of rows of different buckets, at each frequency."""
+    """Returns Σ φ(a)·φ(b) over ordered pairs of rows of different buckets, at each frequency."""
     return _squared_modulus(sums_GF.sum(dim=0)) - _squared_modulus(sums_GF).sum(dim=0)
 
 
 def _mean(terms_R: FloatArray) -> FloatArray:
-    """Average over frequencies, [..., R] → [...]."""
+    """Averages over frequencies, [..., R] → [...]."""
     return np.asarray(terms_R.mean(axis=-1), dtype=np.float64)
 
 
@@ -204,7 +204,7 @@ class PairSums:
         self._diagonal_G = torch.zeros(buckets.count, 1, dtype=torch.float64, device=device)
 
     def fill(self, x: RowStream, y: RowStream, context: WorkContext) -> None:
-        """Read both samples once and sum their features."""
+        """Reads both samples once and sums their features."""
         for (features_IF, rows_I), (other_IF, _) in zip(
             self._feature_map.blocks(x, 0), self._feature_map.blocks(y, 1), strict=True
         ):
@@ -219,11 +219,11 @@ class PairSums:
         self._feature_map.all_reduce(self._sums_GF, self._diagonal_R, self._diagonal_G)
 
     def terms_R(self) -> FloatArray:
-        """Return the estimate at each frequency; their mean is the estimate of MMD²."""
+        """Returns the estimate at each frequency; their mean is the estimate of MMD²."""
         return self._estimate(_squared_modulus(self._sums_GF.sum(dim=0)), self._diagonal_R, float(self._buckets.rows))
 
     def uncorrected(self) -> float:
-        """Return the mean of the terms, the estimate without control variate."""
+        """Returns the mean of the terms, the estimate without control variate."""
         return float(self.terms_R().mean())
 
     @property
@@ -232,16 +232,16 @@ class PairSums:
         return self._buckets.has_large_groups
 
     def across_buckets(self) -> float:
-        """Return `uncorrected` over pairs of rows of different buckets, without the bias of those within a group."""
+        """Returns `uncorrected` over pairs of rows of different buckets, without the bias of those within a group."""
         across_R = _across_R(self._sums_GF) / self._buckets.pairs_across()
         return float(across_R.mean())
 
     def permutations(self, count: int, seed: int, context: WorkContext) -> Permutations:
-        """Draw swaps of whole buckets."""
+        """Draws swaps of whole buckets."""
         return permutations.draw_swaps(self.groups, count, seed, context)
 
     def permuted_B(self, weights_GB: Tensor, context: WorkContext = UNLIMITED) -> FloatArray:
-        """Return `uncorrected` under permutations with weights in float64."""
+        """Returns `uncorrected` under permutations with weights in float64."""
         return self._estimate(
             _squared_modulus(multiply(weights_GB.T, self._sums_GF, context)).mean(dim=-1),
             self._diagonal_R.mean(),
@@ -249,14 +249,14 @@ class PairSums:
         )
 
     def left_out(self) -> tuple[FloatArray, ...]:
-        """Return `uncorrected` without each bucket in turn."""
+        """Returns `uncorrected` without each bucket in turn."""
         without_GF = self._sums_GF.sum(dim=0) - self._sums_GF
         rows_G = torch.from_numpy(self._buckets.rows - self._buckets.sizes()).to(without_GF.device)
         diagonal_G = self._diagonal_G.sum() - self._diagonal_G[:, 0]
         return (self._estimate(_squared_modulus(without_GF).mean(dim=-1), diagonal_G, rows_G),)
 
     def _estimate(self, total: Tensor, diagonal: Tensor, rows: Tensor | float) -> FloatArray:
-        """Return JMLR 2012, eq. (5) with n = m, or eq. (4), from Σ_ij h and Σ_i h_ii."""
+        """Returns JMLR 2012, eq. (5) with n = m, or eq. (4), from Σ_ij h and Σ_i h_ii."""
         value = total / rows**2 if self._biased else (total - diagonal) / (rows * (rows - 1.0))
         return np.asarray(value.cpu().numpy(), dtype=np.float64)
 
@@ -272,7 +272,7 @@ class SampleSums:
         self._rows_G = torch.from_numpy(np.concatenate([x.sizes(), y.sizes()])).to(device)
 
     def fill(self, x: RowStream, y: RowStream, context: WorkContext) -> None:
-        """Read both samples once and sum their features."""
+        """Reads both samples once and sums their features."""
         for sample_index, (stream, buckets, offset) in enumerate(((x, self._x, 0), (y, self._y, self._x.count))):
             for features_IF, rows_I in self._feature_map.blocks(stream, sample_index):
                 context.checkpoint()
@@ -280,12 +280,12 @@ class SampleSums:
         self._feature_map.all_reduce(self._sums_GF)
 
     def terms_R(self) -> FloatArray:
-        """Return the estimate at each frequency; their mean is the estimate of MMD²."""
+        """Returns the estimate at each frequency; their mean is the estimate of MMD²."""
         x_F, y_F = self._sums_GF[: self._x.count].sum(dim=0), self._sums_GF[self._x.count :].sum(dim=0)
         return self._estimate(x_F, y_F, float(self._x.rows), float(self._y.rows))
 
     def uncorrected(self) -> float:
-        """Return the mean of the terms, the estimate without control variate."""
+        """Returns the mean of the terms, the estimate without control variate."""
         return float(self.terms_R().mean())
 
     @property
@@ -294,14 +294,14 @@ class SampleSums:
         return self._x.has_large_groups or self._y.has_large_groups
 
     def across_buckets(self) -> float:
-        """Return `uncorrected` over pairs of rows of different buckets, without the bias of those within a group."""
+        """Returns `uncorrected` over pairs of rows of different buckets, without the bias of those within a group."""
         x_GF, y_GF = self._sums_GF[: self._x.count], self._sums_GF[self._x.count :]
         within_R = _across_R(x_GF) / self._x.pairs_across() + _across_R(y_GF) / self._y.pairs_across()
         xy_F = (x_GF.sum(dim=0) / self._x.rows) * (y_GF.sum(dim=0) / self._y.rows)
         return float((within_R - 2.0 * sum(xy_F.chunk(2))).mean())
 
     def permutations(self, count: int, seed: int, context: WorkContext) -> Permutations:
-        """Draw permutations of the buckets."""
+        """Draws permutations of the buckets."""
         if min(self._x.count, self._y.count) < 2:
             return permutations.no_permutations(
                 self.groups, "a sample of one bucket cannot be permuted; a test needs two in each"
@@ -309,14 +309,14 @@ class SampleSums:
         return permutations.draw_permutations(self._x.count, self._y.count, count, seed, context)
 
     def permuted_B(self, weights_GB: Tensor, context: WorkContext = UNLIMITED) -> FloatArray:
-        """Return `uncorrected` under permutations with weights in float64."""
+        """Returns `uncorrected` under permutations with weights in float64."""
         x_BF = multiply(weights_GB.T, self._sums_GF, context)
         rows_B = (weights_GB.T @ self._rows_G)[:, None]
         total = float(self._x.rows + self._y.rows)
         return _mean(self._estimate(x_BF, self._sums_GF.sum(dim=0) - x_BF, rows_B, total - rows_B))
 
     def left_out(self) -> tuple[FloatArray, ...]:
-        """Return `uncorrected` without each bucket of x in turn, and without each bucket of y."""
+        """Returns `uncorrected` without each bucket of x in turn, and without each bucket of y."""
         x_GF, y_GF = self._sums_GF[: self._x.count], self._sums_GF[self._x.count :]
         x_F, y_F = x_GF.sum(dim=0), y_GF.sum(dim=0)
         rows_x, rows_y = self._rows_G[: self._x.count, None], self._rows_G[self._x.count :, None]
@@ -326,7 +326,7 @@ class SampleSums:
         return _mean(without_x), _mean(without_y)
 
     def _estimate(self, x_F: Tensor, y_F: Tensor, n: Tensor | float, m: Tensor | float) -> FloatArray:
-        """Return terms of JMLR 2012, eq. (5), or of eq. (3): (n|φ̄|² − 1)/(n − 1) = |φ̄|² − (1 − |φ̄|²)/(n − 1)."""
+        """Returns terms of JMLR 2012, eq. (5), or of eq. (3): (n|φ̄|² − 1)/(n − 1) = |φ̄|² − (1 − |φ̄|²)/(n − 1)."""
         mean_x, mean_y = x_F / n, y_F / m
         value = _squared_modulus(mean_x - mean_y)
         if not self._biased:

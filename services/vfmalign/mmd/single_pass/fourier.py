@@ -106,7 +106,7 @@ def fourier_mmd2(
     communicator: Communicator = SINGLE_PROCESS,
     memory_bytes: int = 2**30,
 ) -> FourierEstimate:
-    """Estimate MMD² by random Fourier features in one pass.
+    """Estimates MMD² by random Fourier features in one pass.
 
     Args:
         x: first sample.
@@ -166,7 +166,7 @@ def _create_sums(
     paired: bool,
     biased: bool,
 ) -> PairSums | SampleSums:
-    """Return the sums of features over buckets of groups, which are still to be filled."""
+    """Returns the sums of features over buckets of groups, which are still to be filled."""
     if paired:
         return PairSums(make_buckets(x.rows, groups[0], max_buckets, "x"), feature_map, biased=biased)
     pair = make_proportional_buckets(x.rows, y.rows, *groups, max_buckets)
@@ -182,12 +182,12 @@ class _FrequencyMean:
     degrees: float
 
     def get_half_width(self, level: float) -> float:
-        """Return the half-width of Student's t interval."""
+        """Returns the half-width of Student's t interval."""
         return float(stdtrit(self.degrees, 0.5 + level / 2.0)) * self.error
 
 
 def _apply_control_variate(terms_R: FloatArray, phase_R: FloatArray, expected: float) -> _FrequencyMean:
-    """Return the mean over frequencies with the control variate 1 − cos(ω_r·(x̄ − ȳ)).
+    """Returns the mean over frequencies with the control variate 1 − cos(ω_r·(x̄ − ȳ)).
 
     Lavenberg and Welch (1981), eqs. (10)–(14) with one control: the regression line, evaluated at the control's known
     mean. Where samples differ little, few frequencies carry both the slope and the error, so that neither equal
@@ -217,7 +217,7 @@ def _apply_control_variate(terms_R: FloatArray, phase_R: FloatArray, expected: f
 
 
 def _rounding_bound(uncorrected: float, norm: float, spectrum: Spectrum, rows: int, precision: PrecisionName) -> float:
-    """Return a bound on rounding errors, which are taken as independent between rows.
+    """Returns a bound on rounding errors, which are taken as independent between rows.
 
     A phase errs by about u·‖x‖‖ω‖, and a feature by 2u more.
 
@@ -242,7 +242,7 @@ def _result(
     level: float,
     context: WorkContext,
 ) -> FourierEstimate:
-    """Return estimate, test, interval and bounds from the sums."""
+    """Returns estimate, test, interval and bounds from the sums."""
     mean = _apply_control_variate(
         samples.terms_R(),
         feature_map.mean_phase_difference(x, y),
@@ -275,7 +275,7 @@ def _result(
 def _left_out(
     samples: PairSums | SampleSums, uncorrected: float, rounding: float
 ) -> tuple[tuple[FloatArray, ...], str]:
-    """Return the estimates without each bucket; or none, and why there is no interval."""
+    """Returns the estimates without each bucket; or none, and why there is no interval."""
     too_few = f"{samples.groups} buckets of groups are too few for an interval; it needs {MIN_GROUPS} per sample"
     if samples.groups < MIN_GROUPS:
         return (), too_few
@@ -289,7 +289,7 @@ def _left_out(
 
 
 def _draw_permutations(samples: PairSums | SampleSums, count: int, seed: int, context: WorkContext) -> Permutations:
-    """Draw permutations of buckets, or return why there are none."""
+    """Draws permutations of buckets, or returns why there are none."""
     if count == 0:
         return permutations.no_permutations(samples.groups, "no test was requested")
     if samples.groups < MIN_GROUPS:
@@ -299,7 +299,7 @@ def _draw_permutations(samples: PairSums | SampleSums, count: int, seed: int, co
 
 
 def _permuted_statistics(samples: PairSums | SampleSums, drawn: Permutations, context: WorkContext) -> FloatArray:
-    """Return the statistics of all permutations, a few permutations at a time to bound the memory."""
+    """Returns the statistics of all permutations, a few permutations at a time to bound the memory."""
     statistics = [np.zeros(0)]
     for start in range(0, drawn.weights_GB.shape[1], _PERMUTATIONS_AT_ONCE):
         weights_GB = torch.from_numpy(drawn.weights_GB[:, start : start + _PERMUTATIONS_AT_ONCE])
@@ -308,7 +308,7 @@ def _permuted_statistics(samples: PairSums | SampleSums, drawn: Permutations, co
 
 
 def _interval(mean: _FrequencyMean, left_out: tuple[FloatArray, ...], level: float, p: float | None) -> Interval:
-    """Return an interval from the jackknife variance of the rows plus the variance over frequencies."""
+    """Returns an interval from the jackknife variance of the rows plus the variance over frequencies."""
     value = mean.value
     jackknife = uncertainty.jackknife(value, left_out, level, p)
     half = math.hypot(jackknife.upper - value, mean.get_half_width(level))

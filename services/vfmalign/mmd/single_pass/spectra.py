@@ -36,7 +36,7 @@ def _ones(generator: Generator, count: int) -> FloatArray:
 
 
 def _mixture(generator: Generator, count: int) -> FloatArray:
-    """Cycle through the widths instead of drawing them, so that each has the same number of frequencies."""
+    """Cycles through the widths instead of drawing them, so that each has the same number of frequencies."""
     return np.tile(1.0 / np.array(MIXTURE_MULTIPLES), count // len(MIXTURE_MULTIPLES))
 
 
@@ -88,7 +88,7 @@ class Spectrum:
         return self.kernel.name == "laplacian"
 
     def one_minus_kernel(self, difference_C: FloatArray) -> float:
-        """Return 1 − k(x, x + difference), for Gaussians without cancellation where it is small."""
+        """Returns 1 − k(x, x + difference), for Gaussians without cancellation where it is small."""
         squared = float(difference_C @ difference_C)
         if self.kernel.gaussian_sigmas:
             return float(np.mean([-np.expm1(-0.5 * squared / scale**2) for scale in self.kernel.gaussian_sigmas]))
@@ -97,7 +97,7 @@ class Spectrum:
 
 
 def draw_spectrum(kernel: str, sigma: float, channels: int, count: int, seed: int) -> Spectrum:
-    """Draw frequencies, which depend only on the arguments and not on the device or the data.
+    """Draws frequencies, which depend only on the arguments and not on the device or the data.
 
     Args:
         kernel: a name in `KERNELS`.
@@ -125,7 +125,7 @@ def draw_spectrum(kernel: str, sigma: float, channels: int, count: int, seed: in
 
 
 def _draw_lengths(generator: Generator, kernel: str, count: int, channels: int) -> FloatArray:
-    """Draw stratified values of σ‖ω‖ in ascending order, [R]."""
+    """Draws stratified values of σ‖ω‖ in ascending order, [R]."""
     factors = INVERSE_WIDTHS[kernel](generator, _CANDIDATES * count)
     candidates = np.sqrt(generator.chisquare(channels, factors.size)) * factors
     candidates.sort()

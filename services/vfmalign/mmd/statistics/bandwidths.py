@@ -22,7 +22,7 @@ _RELATIVE_ROUNDING = 1e-13
 
 
 def sample_rows(rows: int) -> IntArray | None:
-    """Choose the rows that represent all, in ascending order; None for all rows.
+    """Chooses the rows that represent all, in ascending order; None for all rows.
 
     The choice depends only on the number of rows, so that it does not change when labels are permuted.
     """
@@ -33,7 +33,7 @@ def sample_rows(rows: int) -> IntArray | None:
 
 
 def pairwise_distances(rows: Rows, context: WorkContext) -> FloatArray:
-    """Return ‖x_i − x_j‖ for i < j in no particular order, for float64 rows.
+    """Returns ‖x_i − x_j‖ for i < j in no particular order, for float64 rows.
 
     Raises:
         Cancelled, DeadlineExceeded: see `WorkContext`.
@@ -52,7 +52,7 @@ def pairwise_distances(rows: Rows, context: WorkContext) -> FloatArray:
 
 
 def median_distance(rows: Rows, layer: str, context: WorkContext) -> float:
-    """Return σ, the median of ‖x_i − x_j‖ over i < j (the mean of the middle two of an even number).
+    """Returns σ, the median of ‖x_i − x_j‖ over i < j (the mean of the middle two of an even number).
 
     Raises:
         BadOption: fewer than 2 rows, or σ = 0.
@@ -77,7 +77,7 @@ def median_distance(rows: Rows, layer: str, context: WorkContext) -> float:
 
 
 def bandwidth_grid(rows: Rows, count: int, context: WorkContext) -> tuple[float, ...]:
-    """Return evenly spaced bandwidths from half the 5 % quantile to twice the 95 % quantile of the distances.
+    """Returns evenly spaced bandwidths from half the 5 % quantile to twice the 95 % quantile of the distances.
 
     The grid of MMD-FUSE (Biggs, Schrab, Gretton, NeurIPS 2023, sec. 5); empty where all rows are equal.
     """
@@ -88,7 +88,7 @@ def bandwidth_grid(rows: Rows, count: int, context: WorkContext) -> tuple[float,
 
 
 def _upper_distances(rows: Rows, span_I: slice, span_J: slice, context: WorkContext) -> NDArray[np.float64]:
-    """Return the distances of the pairs i < j in one tile."""
+    """Returns the distances of the pairs i < j in one tile."""
     shape = (span_I.stop - span_I.start, span_J.stop - span_J.start)
     tile_IJ = torch.empty(shape, dtype=rows.dtype, device=rows.device)
     squared_distances(rows, rows, span_I, span_J, tile_IJ, context=context)

@@ -98,7 +98,7 @@ SINGLE_PASS: frozenset[Estimator] = frozenset({"linear", "block", "random_fourie
 
 
 def resolve(pairing: Pairing, estimator: Estimator | None, method: TestMethod = "permutation") -> Estimator:
-    """Return the estimator to use: the unbiased one for the pairing and the test, unless another is named.
+    """Returns the estimator to use: the unbiased one for the pairing and the test, unless another is named.
 
     A wild bootstrap flips the signs of h(z_i, z_j) and therefore needs an estimator over pairs. For independent samples
     of equal size that of Lemma 6 is unbiased as well.
@@ -133,5 +133,5 @@ def resolve(pairing: Pairing, estimator: Estimator | None, method: TestMethod = 
 
 
 def min_rows(estimator: Estimator) -> int:
-    """Return the rows per sample below which the estimator is undefined."""
+    """Returns the rows per sample below which the estimator is undefined."""
     return 1 if estimator == "biased" else 2

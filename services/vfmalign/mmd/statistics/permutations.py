@@ -47,12 +47,12 @@ class Permutations:
 
 
 def no_permutations(groups: int, reason: str) -> Permutations:
-    """Return no permutations, with the reason for their absence."""
+    """Returns no permutations, with the reason for their absence."""
     return Permutations(np.zeros((groups, 0), np.int8), 0, False, absent_reason=reason)
 
 
 def draw_swaps(groups: int, permutations: int, seed: int, context: WorkContext = UNLIMITED) -> Permutations:
-    """Draw swaps of x and y within groups: all 2^G of up to 12 groups, else `permutations` random ones.
+    """Draws swaps of x and y within groups: all 2^G of up to 12 groups, else `permutations` random ones.
 
     Where all are enumerated, group 0 is never swapped and each column counts twice. `context` is checked before every
     few permutations.
@@ -76,7 +76,7 @@ def draw_swaps(groups: int, permutations: int, seed: int, context: WorkContext =
 def draw_permutations(
     groups_x: int, groups_y: int, permutations: int, seed: int, context: WorkContext = UNLIMITED
 ) -> Permutations:
-    """Draw random choices of the `groups_x` groups that are labelled x; unlike swaps they are never enumerated.
+    """Draws random choices of the `groups_x` groups that are labelled x; unlike swaps they are never enumerated.
 
     Each group draws a key of 32 bits, and the groups with the smallest keys are labelled x. `context` is checked
     again and again while threads draw, and may raise to stop.
@@ -103,7 +103,7 @@ def draw_permutations(
 
 
 def _keys(groups: int, seed: int, start: int, size: int) -> NDArray[np.uint32]:
-    """Draw the keys of some permutations, [B, G].
+    """Draws the keys of some permutations, [B, G].
 
     Permutation b reads the generator from block b·⌈G/8⌉ on, 8 keys per block, so that threads can draw any range.
     """
@@ -115,7 +115,7 @@ def _keys(groups: int, seed: int, start: int, size: int) -> NDArray[np.uint32]:
 
 
 def _smallest(keys_BG: NDArray[np.uint32], count: int) -> NDArray[np.bool_]:
-    """Return which keys are among the `count` smallest of their row; of equal keys the first counts as smaller."""
+    """Returns which keys are among the `count` smallest of their row; of equal keys the first counts as smaller."""
     last_B = np.partition(keys_BG, count - 1, axis=1)[:, count - 1]
     chosen_BG = keys_BG <= last_B[:, None]
     for row in np.flatnonzero(chosen_BG.sum(axis=1) > count):  # equal keys at the threshold, about once in 10⁵ rows
@@ -127,7 +127,7 @@ def _smallest(keys_BG: NDArray[np.uint32], count: int) -> NDArray[np.bool_]:
 def weighted_sums(
     values_VG: NDArray[np.float64], permutations: Permutations, context: WorkContext = UNLIMITED
 ) -> NDArray[np.float64]:
-    """Sum values over groups with the weights of each permutation, [V, B]; a few weights at a time become float64.
+    """Sums values over groups with the weights of each permutation, [V, B]; a few weights at a time become float64.
 
     `context` is checked before every few groups.
     """
@@ -142,5 +142,5 @@ def weighted_sums(
 
 
 def _philox(seed: int) -> np.random.Philox:
-    """Return the generator that is keyed by the seed alone."""
+    """Returns the generator that is keyed by the seed alone."""
     return np.random.Philox(key=seed)

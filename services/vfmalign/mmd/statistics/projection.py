@@ -27,7 +27,7 @@ _MIN_RELATIVE_VARIANCE = 1e-13
 def project(
     samples: Sequence[FeatureArray], affine: Affine, device: torch.device, context: WorkContext = UNLIMITED
 ) -> Projection:
-    """Project standardised features onto the principal axes of the reference, or of x without one.
+    """Projects standardised features onto the principal axes of the reference, or of x without one.
 
     The sign of an axis makes its largest entry positive. Coordinates on an axis that does not exist (one row, one
     channel) are 0.
@@ -61,7 +61,7 @@ def project(
 
 
 def _leading_axes(centred_FK: Tensor, context: WorkContext) -> tuple[list[float], Tensor]:
-    """Return the variance along the first two principal axes, summed over rows, and the axes as rows.
+    """Returns the variance along the first two principal axes, summed over rows, and the axes as rows.
 
     ARPACK needs products with the rows alone, some hundred of them even if all directions vary alike. A decomposition
     takes minutes for 100,000 rows, and nothing can interrupt it.

@@ -79,7 +79,7 @@ class MeasureInput:
 
 
 def cka(x: NDArray[Any], y: NDArray[Any], *, context: WorkContext = UNLIMITED) -> MeasureValue:
-    """Return the debiased linear centred kernel alignment of paired rows, a similarity in [−1, 1].
+    """Returns the debiased linear centred kernel alignment of paired rows, a similarity in [−1, 1].
 
     HSIC₁(K, L) / √(HSIC₁(K, K) HSIC₁(L, L)) of K = xxᵀ and L = yyᵀ (the ratio: Kornblith et al., ICML 2019; unbiased
     terms in it: Nguyen, Raghu and Kornblith, ICLR 2021), where HSIC₁ is the unbiased estimator of Song et al.,
@@ -127,7 +127,7 @@ def cka(x: NDArray[Any], y: NDArray[Any], *, context: WorkContext = UNLIMITED) -
 def frechet(
     x: NDArray[Any], y: NDArray[Any], reference: NDArray[Any] | None = None, *, context: WorkContext = UNLIMITED
 ) -> MeasureValue:
-    """Return the squared Fréchet distance of Gaussians fitted to x and y on principal axes of the reference.
+    """Returns the squared Fréchet distance of Gaussians fitted to x and y on principal axes of the reference.
 
     ‖μ_x − μ_y‖² + tr(S_x + S_y − 2(S_x S_y)^½), the d² of Dowson and Landau, J. Multivariate Anal. 12 (1982), S with
     n − 1. With S = RᵀR of the centred rows' QR decomposition, tr (S_x S_y)^½ is the sum of the singular values of
@@ -170,7 +170,7 @@ def frechet(
 
 
 def energy(x: NDArray[Any], y: NDArray[Any], *, paired: bool = False, context: WorkContext = UNLIMITED) -> MeasureValue:
-    """Return the energy distance 2E‖X−Y‖ − E‖X−X'‖ − E‖Y−Y'‖ (Székely and Rizzo, J. Stat. Plan. Inference 143 (2013)).
+    """Returns the energy distance 2E‖X−Y‖ − E‖X−X'‖ − E‖Y−Y'‖ (Székely and Rizzo, J. Stat. Plan. Inference 143 (2013)).
 
     The estimate is unbiased: its means are over i ≠ j, for paired rows in the cross term as well. It is MMD² with
     the kernel −‖x−y‖ (Sejdinovic et al., Ann. Statist. 41 (2013)) in the unbiased form of the same pairing, so that it
@@ -220,7 +220,7 @@ PAIRED_MEASURES = frozenset({"cka"})
 
 
 def check_size(measure: str, sample: str, rows: int, channels: int, *, fitted: bool) -> None:
-    """Check the size of a sample against the limits.
+    """Checks the size of a sample against the limits.
 
     Args:
         measure: a name in `MEASURES`.
@@ -248,7 +248,7 @@ def check_size(measure: str, sample: str, rows: int, channels: int, *, fitted: b
 
 
 def _to_float64(measure: str, name: str, rows: NDArray[Any], *, fitted: bool = False) -> FloatArray:
-    """Check a sample and return its rows in float64."""
+    """Checks a sample and returns its rows in float64."""
     rows_RC: FloatArray = np.asarray(rows, dtype=np.float64)
     if rows_RC.ndim != 2 or 0 in rows_RC.shape:
         raise BadTensor(f"expected shape [rows, channels], got {list(rows_RC.shape)}", field=name)
@@ -261,7 +261,7 @@ def _to_float64(measure: str, name: str, rows: NDArray[Any], *, fitted: bool = F
 
 
 def _check_channels(samples: list[FloatArray]) -> None:
-    """Check that samples have the same number of channels."""
+    """Checks that samples have the same number of channels."""
     widths = [rows_RC.shape[1] for rows_RC in samples]
     if len(set(widths)) > 1:
         raise BadTensor(
@@ -272,13 +272,13 @@ def _check_channels(samples: list[FloatArray]) -> None:
 
 
 def _blocks(rows: int, columns: int) -> Iterator[slice]:
-    """Yield ranges of rows of a matrix whose blocks have at most `BLOCK_ENTRIES` entries."""
+    """Yields ranges of rows of a matrix whose blocks have at most `BLOCK_ENTRIES` entries."""
     step = max(1, BLOCK_ENTRIES // columns)
     return (slice(start, min(start + step, rows)) for start in range(0, rows, step))
 
 
 def _centred_unit(rows_RC: FloatArray) -> FloatArray:
-    """Centre rows and scale the largest entry to 1.
+    """Centres rows and scales the largest entry to 1.
 
     The ratio of HSICs does not change, and its sums neither cancel against the mean nor overflow.
     """
@@ -288,14 +288,14 @@ def _centred_unit(rows_RC: FloatArray) -> FloatArray:
 
 
 def _without_diagonal(rows_RC: FloatArray, span: slice, context: WorkContext) -> FloatArray:
-    """Return some rows of the matrix of products, with its diagonal set to 0."""
+    """Returns some rows of the matrix of products, with its diagonal set to 0."""
     block_IR = _multiply(rows_RC[span], rows_RC.T, context)
     block_IR[np.arange(len(block_IR)), np.arange(span.start, span.stop)] = 0.0
     return block_IR
 
 
 def _multiply(a_IK: FloatArray, b_KJ: FloatArray, context: WorkContext) -> FloatArray:
-    """Return a matrix product; `context` is checked before it and, where it is large, before each block of rows."""
+    """Returns a matrix product; `context` is checked before it and, where it is large, before each block of rows."""
     step = max(1, MAX_FLOP_UNCHECKED // (2 * b_KJ.size))
     if step >= len(a_IK):
         context.checkpoint()
@@ -308,14 +308,14 @@ def _multiply(a_IK: FloatArray, b_KJ: FloatArray, context: WorkContext) -> Float
 
 
 def _hsic(product: float, k_R: FloatArray, l_R: FloatArray) -> float:
-    """Return HSIC₁ from tr K̃L̃ and the row sums of K̃ and of L̃."""
+    """Returns HSIC₁ from tr K̃L̃ and the row sums of K̃ and of L̃."""
     n = float(len(k_R))
     correction = k_R.sum() * l_R.sum() / ((n - 1.0) * (n - 2.0)) - 2.0 / (n - 2.0) * (k_R @ l_R)
     return float((product + correction) / (n * (n - 3.0)))
 
 
 def _principal_axes(fitted_FC: FloatArray, max_axes: int, context: WorkContext) -> FloatArray:
-    """Return the leading principal axes of centred rows, [C, A], A at most `max_axes` and at most the rank."""
+    """Returns the leading principal axes of centred rows, [C, A], A at most `max_axes` and at most the rank."""
     rows, channels = fitted_FC.shape
     side = min(rows, channels)
     wide_SM = fitted_FC if rows < channels else fitted_FC.T
@@ -333,7 +333,7 @@ def _principal_axes(fitted_FC: FloatArray, max_axes: int, context: WorkContext) 
 def _replace_small(
     squares_IR: FloatArray, a_IC: FloatArray, b_RC: FloatArray, norms_I: FloatArray, context: WorkContext
 ) -> None:
-    """Replace squared distances that cancelled, of rows far closer to each other than to the centre."""
+    """Replaces squared distances that cancelled, of rows far closer to each other than to the centre."""
     limits_I = _MIN_RELATIVE_DISTANCE * norms_I
     candidates = np.flatnonzero(squares_IR.min(axis=1) < limits_I)  # few rows: a mask of all entries takes longer
     rows, columns = np.nonzero(squares_IR[candidates] < limits_I[candidates, None])
@@ -346,7 +346,7 @@ def _replace_small(
 
 
 def _sum_of_distances(a_RC: FloatArray, b_RC: FloatArray, *, include_diagonal: bool, context: WorkContext) -> float:
-    """Return Σ_ij ‖a_i − b_j‖, with or without i = j."""
+    """Returns Σ_ij ‖a_i − b_j‖, with or without i = j."""
     total = 0.0
     squares_a, squares_b = (np.square(rows_RC).sum(axis=1) for rows_RC in (a_RC, b_RC))
     for span in _blocks(len(a_RC), len(b_RC)):

@@ -29,7 +29,7 @@ BIASED = (
 
 
 def p_value(observed: float, permuted_B: FloatArray, tie_bound: float, permutations: Permutations) -> Estimate:
-    """Return the share of permutations with a statistic at least as large, counting ties within a bound as such.
+    """Returns the share of permutations with a statistic at least as large, counting ties within a bound as such.
 
     It is (1 + #)/(1 + B) for random permutations (Phipson and Smyth, SAGMB 2010), and #/2^G where all are enumerated,
     because those include the identity.
@@ -42,7 +42,7 @@ def p_value(observed: float, permuted_B: FloatArray, tie_bound: float, permutati
 def max_t_p_values(
     observed_L: FloatArray, permuted_LB: FloatArray, tie_bounds_L: FloatArray, permutations: Permutations
 ) -> list[Estimate]:
-    """Return p-values of layers that share permutations, adjusted by single-step max-T (Westfall and Young, 1993).
+    """Returns p-values of layers that share permutations, adjusted by single-step max-T (Westfall and Young, 1993).
 
     The statistics of each layer are centred and scaled by their mean and SD over all permutations and the observed one.
     This treats them all in the same way, so that the test stays exact. A layer whose statistics differ only by rounding
@@ -66,7 +66,7 @@ def max_t_p_values(
 
 
 def _share(at_least: int, permutations: Permutations) -> float:
-    """Return the p-value from the number of columns whose statistic is at least as large as the observed one."""
+    """Returns the p-value from the number of columns whose statistic is at least as large as the observed one."""
     at_least *= permutations.multiplicity
     if permutations.enumerated:
         return at_least / permutations.count
@@ -74,7 +74,7 @@ def _share(at_least: int, permutations: Permutations) -> float:
 
 
 def jackknife(observed: float, left_out: Sequence[FloatArray], level: float, p: float | None) -> Interval:
-    """Return the delete-one-group jackknife interval (Arvesen, Ann. Math. Stat. 1969, for U-statistics).
+    """Returns the delete-one-group jackknife interval (Arvesen, Ann. Math. Stat. 1969, for U-statistics).
 
     Its half-width is the standard error times the quantile of Student's t with the smallest G − 1 degrees of freedom.
 
@@ -95,7 +95,7 @@ def jackknife(observed: float, left_out: Sequence[FloatArray], level: float, p: 
 
 
 def standard_error(left_out: Sequence[FloatArray]) -> float:
-    """Return the delete-one-group jackknife's standard error, Var = Σ over samples of (G−1)/G · Σ_g (θ₍₋g₎ − mean)²."""
+    """Returns the standard error of the delete-one-group jackknife, Var = Σ_samples (G−1)/G · Σ_g (θ₍₋g₎ − mean)²."""
     variance = sum(
         (theta_G.size - 1) / theta_G.size * float(((theta_G - theta_G.mean()) ** 2).sum()) for theta_G in left_out
     )
@@ -103,7 +103,7 @@ def standard_error(left_out: Sequence[FloatArray]) -> float:
 
 
 def bias_reason(observed: float, unbiased: float, left_out: Sequence[FloatArray], rounding: float) -> str:
-    """Return why an unbiased estimate of rows in groups gets no interval; empty where it gets one.
+    """Returns why an unbiased estimate of rows in groups gets no interval; empty where it gets one.
 
     Args:
         observed: the estimate.

@@ -37,6 +37,6 @@ class Architecture:
     files: tuple[str, ...] = ("weights",)
 
     def build_empty(self) -> Encoder:
-        """Build the encoder on the meta device, without memory for weights and without drawing random numbers."""
+        """Builds the encoder on the meta device, without memory for weights and without drawing random numbers."""
         with torch.device("meta"):
             return self.build()

@@ -32,7 +32,7 @@ class ChannelsFirstLayerNorm(nn.LayerNorm):
         super().__init__(channels, eps=EPSILON)
 
     def forward(self, input_NCDHW: Tensor) -> Tensor:
-        """Normalise every voxel over its channels; the shape is unchanged."""
+        """Normalises every voxel over its channels; the shape is unchanged."""
         # In channels_last_3d this permutation is a view, and the result is channels_last_3d again: nothing is copied.
         return super().forward(input_NCDHW.permute(0, 2, 3, 4, 1)).permute(0, 4, 1, 2, 3)
 
@@ -46,7 +46,7 @@ class GlobalResponseNorm(nn.Module):
         self.beta = nn.Parameter(torch.zeros(1, 1, 1, 1, channels))
 
     def forward(self, map_NDHWC: Tensor) -> Tensor:
-        """Return gamma · x · n + beta + x, with n the relative norm; the shape is unchanged."""
+        """Returns gamma · x · n + beta + x, with n the relative norm; the shape is unchanged."""
         norm_N111C = torch.linalg.vector_norm(map_NDHWC, dim=(1, 2, 3), keepdim=True)
         relative_N111C = norm_N111C / (norm_N111C.mean(dim=-1, keepdim=True) + EPSILON)
         # x · (1 + gamma · n) + beta reads the map once instead of three times.
@@ -66,7 +66,7 @@ class Block(nn.Module):
         self.pwconv2 = nn.Linear(4 * channels, channels)
 
     def forward(self, input_NCDHW: Tensor) -> Tensor:
-        """Apply the block; the shape is unchanged."""
+        """Applies the block; the shape is unchanged."""
         hidden_NDHWC = self.norm(self.dwconv(input_NCDHW).permute(0, 2, 3, 4, 1))
         hidden_NDHWC = self.pwconv2(self.grn(self.act(self.pwconv1(hidden_NDHWC))))
         return input_NCDHW + cast(Tensor, hidden_NDHWC).permute(0, 4, 1, 2, 3)
@@ -113,7 +113,7 @@ class ConvNeXtV2(Encoder):
         return {f"stages.{i}": (side, side, side) for i, side in enumerate(sides)}
 
     def feature_maps(self, input_NCDHW: Tensor, slices_N2: Tensor | None = None) -> dict[str, Tensor]:
-        """Run the encoder.
+        """Runs the encoder.
 
         Args:
             input_NCDHW: float input; D, H and W at least 16 voxels (a remainder smaller than the stride is dropped).
@@ -133,7 +133,7 @@ class ConvNeXtV2(Encoder):
 
 
 def _initialise(module: nn.Module) -> None:
-    """Initialise as in ConvNeXt: truncated normal weights of SD 0.02, zero biases."""
+    """Initialises as in ConvNeXt: truncated normal weights of SD 0.02, zero biases."""
     if isinstance(module, nn.Conv3d | nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:

@@ -127,7 +127,7 @@ class ConvolutionBlock(nn.Module):
         self.activation = _ACTIVATIONS[layer.activation]()
 
     def forward(self, input_NCDHW: Tensor) -> Tensor:
-        """Apply the layer; D, H and W are divided by its stride, or multiplied where it is transposed."""
+        """Applies the layer; D, H and W are divided by its stride, or multiplied where it is transposed."""
         output_NCDHW: Tensor = self.activation(self.norm(self.convolution(input_NCDHW)))
         return output_NCDHW
 
@@ -169,7 +169,7 @@ class DilatedStack(Encoder):
         return side, side, side
 
     def feature_maps(self, input_NCDHW: Tensor, slices_N2: Tensor | None = None) -> dict[str, Tensor]:
-        """Run the encoder.
+        """Runs the encoder.
 
         Args:
             input_NCDHW: float input; D, H and W are multiples of the coarsest stride.

@@ -70,7 +70,7 @@ class ProFoundViT(Encoder):
         return dict.fromkeys(select_dense_blocks(len(self.blocks)), self.patch_DHW)
 
     def feature_maps(self, input_NCDHW: Tensor, slices_N2: Tensor | None = None) -> dict[str, Tensor]:
-        """Run the encoder on whole inputs.
+        """Runs the encoder on whole inputs.
 
         Returns:
             `blocks.i`: patch tokens after block i, (N, C, D/p, H/p, W/p) with the patch's sides p.
@@ -126,7 +126,7 @@ class PatchEmbed3D(nn.Module):
         self.proj = nn.Conv3d(in_channels, dim, patch_DHW, stride=patch_DHW)
 
     def forward(self, input_NCDHW: Tensor) -> Tensor:
-        """Return (N, L, C)."""
+        """Returns (N, L, C)."""
         return cast(Tensor, self.proj(input_NCDHW)).flatten(2).transpose(1, 2)
 
 
@@ -151,7 +151,7 @@ class MaeDecoder(nn.Module):
         self.apply(initialise)
 
     def forward(self, tokens_NLC: Tensor, visible_NK: Tensor, grid_DHW: Stride | None = None) -> Tensor:
-        """Predict every patch.
+        """Predicts every patch.
 
         Args:
             tokens_NLC: the encoder's class token and the tokens of the visible patches.
@@ -172,14 +172,14 @@ class MaeDecoder(nn.Module):
 
 
 def to_patches(input_NCDHW: Tensor, patch_DHW: Stride) -> Tensor:
-    """Cut the input into patches: (N, L, P), a patch's voxels ordered by D, H, W and then channel."""
+    """Cuts the input into patches: (N, L, P), a patch's voxels ordered by D, H, W and then channel."""
     n, c = input_NCDHW.shape[:2]
     (d, h, w), (p, q, r) = patch_grid(tuple(input_NCDHW.shape[2:]), patch_DHW), patch_DHW
     return input_NCDHW.reshape(n, c, d, p, h, q, w, r).permute(0, 2, 4, 6, 3, 5, 7, 1).reshape(n, d * h * w, -1)
 
 
 def to_volume(patches_NLP: Tensor, grid_DHW: Stride, patch_DHW: Stride) -> Tensor:
-    """Invert `to_patches`: (N, C, D, H, W)."""
+    """Inverts `to_patches`: (N, C, D, H, W)."""
     (d, h, w), (p, q, r) = grid_DHW, patch_DHW
     tiles = patches_NLP.reshape(len(patches_NLP), d, h, w, p, q, r, -1).permute(0, 7, 1, 4, 2, 5, 3, 6)
     return tiles.reshape(len(patches_NLP), -1, d * p, h * q, w * r)
@@ -233,7 +233,7 @@ def _as_map(tokens_NLC: Tensor, grid_DHW: Stride) -> Tensor:
 
 
 def initialise(module: nn.Module) -> None:
-    """Initialise as in the paper: Xavier uniform weights, with the patch projection as a matrix; zero biases."""
+    """Initialises as in the paper: Xavier uniform weights, with the patch projection as a matrix; zero biases."""
     if isinstance(module, nn.Conv3d | nn.Linear):
         nn.init.xavier_uniform_(module.weight.view(len(module.weight), -1))
         if module.bias is not None:

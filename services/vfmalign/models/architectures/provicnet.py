@@ -86,7 +86,7 @@ class PatchEmbed2D(nn.Module):
         self.proj = nn.Conv2d(WINDOW, dim, patch, stride=patch)
 
     def forward(self, images_SCHW: Tensor) -> Tensor:
-        """Return (S, C, H/patch, W/patch)."""
+        """Returns (S, C, H/patch, W/patch)."""
         return cast(Tensor, self.proj(images_SCHW))
 
 
@@ -94,7 +94,7 @@ class SliceWiseEncoder(Encoder):
     """An encoder whose maps have one slice for each slice of the input."""
 
     def padded_slices(self, map_NCDHW: Tensor, slices_N2: Tensor | None) -> Tensor | None:
-        """Return where a map belongs to padded slices, bool (N, 1, D, 1, 1)."""
+        """Returns where a map belongs to padded slices, bool (N, 1, D, 1, 1)."""
         if slices_N2 is None:
             return None
         index_ND, count_N1 = slice_indices(slices_N2.to(map_NCDHW.device), map_NCDHW.shape[2])
@@ -128,7 +128,7 @@ class SliceEncoder(SliceWiseEncoder):
         return dict.fromkeys(select_dense_blocks(self.size.depth), (1, self.patch, self.patch))
 
     def slice_maps(self, images_SCHW: Tensor, position_S2: Tensor) -> dict[str, Tensor]:
-        """Run the backbone on slices.
+        """Runs the backbone on slices.
 
         Args:
             images_SCHW: each slice between its neighbours; H and W are multiples of the patch.
@@ -152,7 +152,7 @@ class SliceEncoder(SliceWiseEncoder):
         return maps
 
     def feature_maps(self, input_NCDHW: Tensor, slices_N2: Tensor | None = None) -> dict[str, Tensor]:
-        """Run the encoder on every slice of the volumes; padded slices are not encoded, and 0 in all maps.
+        """Runs the encoder on every slice of the volumes; padded slices are not encoded, and 0 in all maps.
 
         Returns:
             `blocks.i` and `patch_tokens`: (N, C, D, H/patch, W/patch). `class_token`: (N, C, D, 1, 1).
@@ -210,12 +210,12 @@ class FusionEncoder(SliceWiseEncoder):
 
 
 def slice_indices(slices_N2: Tensor, depth: int) -> tuple[Tensor, Tensor]:
-    """Return the index in its volume of each slice of the input, (N, D), and the number of slices, (N, 1)."""
+    """Returns the index in its volume of each slice of the input, (N, D), and the number of slices, (N, 1)."""
     return slices_N2[:, :1] + torch.arange(depth, device=slices_N2.device), slices_N2[:, 1:]
 
 
 def adjacent_slices(volumes_NDHW: Tensor, slices_N2: Tensor | None = None) -> Tensor:
-    """Stack every slice with its neighbours: (N, D, 3, H, W).
+    """Stacks every slice with its neighbours: (N, D, 3, H, W).
 
     The first and the last slice of a volume get the stack of their neighbour, which is upstream's rule. A volume of one
     slice repeats that slice three times, and so does the end of a patch that lacks the neighbour.
@@ -248,7 +248,7 @@ def _by_study(map_SCHW: Tensor, studies: int, real_S: Tensor | None) -> Tensor:
 
 
 def _initialise(module: nn.Module, dim: int) -> None:
-    """Initialise as in DINOv2 at its width: truncated normal weights of SD 0.02, zero biases.
+    """Initialises as in DINOv2 at its width: truncated normal weights of SD 0.02, zero biases.
 
     Narrower networks get larger weights that preserve a layer's gain. At SD 0.02, a class token with 48 channels
     receives almost nothing from the patches, and a contrastive loss has no signal to start from.

@@ -62,7 +62,7 @@ class SegmentationHead(nn.Module):
         )
 
     def forward(self, map_SCHW: Tensor) -> Tensor:
-        """Return (S, classes, 8·H, 8·W)."""
+        """Returns (S, classes, 8·H, 8·W)."""
         return cast(Tensor, self.segmentation_conv(map_SCHW))
 
 
@@ -77,7 +77,7 @@ class ContrastiveHead(nn.Module):
         self.last_layer = Prototypes(bottleneck, prototypes)
 
     def forward(self, tokens_NC: Tensor) -> Tensor:
-        """Return (N, prototypes)."""
+        """Returns (N, prototypes)."""
         return cast(Tensor, self.last_layer(functional.normalize(self.mlp(tokens_NC), dim=-1)))
 
 
@@ -91,7 +91,7 @@ class Prototypes(nn.Module):
         nn.init.trunc_normal_(self.weight_v, std=0.02)
 
     def forward(self, vectors_NC: Tensor) -> Tensor:
-        """Return (N, count)."""
+        """Returns (N, count)."""
         return functional.linear(vectors_NC, self.weight_g * functional.normalize(self.weight_v, dim=1, eps=0.0))
 
 
@@ -108,7 +108,7 @@ class FusionHead(nn.Module):
         )
 
     def forward(self, t2w_SCHW: Tensor, adc_SCHW: Tensor, dwi_SCHW: Tensor) -> Tensor:
-        """Return (S, classes, 8·H, 8·W) from the layer `patch_tokens` of the three sequences."""
+        """Returns (S, classes, 8·H, 8·W) from the layer `patch_tokens` of the three sequences."""
         streams = (self.Stream_T2W(t2w_SCHW), self.Stream_ADC(adc_SCHW), self.Stream_DWI(dwi_SCHW))
         return cast(Tensor, self.FusionSegmentation(torch.cat(streams, dim=1)))
 
@@ -121,7 +121,7 @@ class FusionStream(nn.Module):
         self.UpsampleModule = nn.Sequential(*_up(dim, width))
 
     def forward(self, map_SCHW: Tensor) -> Tensor:
-        """Return (S, width, 2·H, 2·W)."""
+        """Returns (S, width, 2·H, 2·W)."""
         return cast(Tensor, self.UpsampleModule(map_SCHW))
 
 

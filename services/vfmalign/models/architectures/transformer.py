@@ -22,7 +22,7 @@ N_DENSE_BLOCKS = 4
 
 
 class TransformerSize(NamedTuple):
-    """TransformerSize of a transformer: channels of a token, number of blocks, attention heads of each."""
+    """Size of a transformer: channels of a token, number of blocks, attention heads of each block."""
 
     dim: int
     depth: int
@@ -39,7 +39,7 @@ class Attention(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, tokens_NLC: Tensor) -> Tensor:
-        """Return (N, L, C)."""
+        """Returns (N, L, C)."""
         # Upstream's order of the product's outputs: q, k and v, each head by head.
         q_NHLK, k_NHLK, v_NHLK = self.qkv(tokens_NLC).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
         mixed_NHLK = functional.scaled_dot_product_attention(q_NHLK, k_NHLK, v_NHLK)
@@ -55,7 +55,7 @@ class MLP(nn.Module):
         self.fc2 = nn.Linear(hidden, dim)
 
     def forward(self, tokens_NLC: Tensor) -> Tensor:
-        """Return (N, L, C)."""
+        """Returns (N, L, C)."""
         return cast(Tensor, self.fc2(functional.gelu(self.fc1(tokens_NLC))))
 
 
@@ -67,7 +67,7 @@ class LayerScale(nn.Module):
         self.gamma = nn.Parameter(torch.full((dim,), value))
 
     def forward(self, tokens_NLC: Tensor) -> Tensor:
-        """Return (N, L, C)."""
+        """Returns (N, L, C)."""
         return tokens_NLC * self.gamma
 
 
@@ -94,18 +94,18 @@ class Block(nn.Module):
         self.ls2 = nn.Identity() if layer_scale is None else LayerScale(dim, layer_scale)
 
     def forward(self, tokens_NLC: Tensor) -> Tensor:
-        """Return (N, L, C)."""
+        """Returns (N, L, C)."""
         tokens_NLC = tokens_NLC + self.ls1(self.attn(self.norm1(tokens_NLC)))
         return cast(Tensor, tokens_NLC + self.ls2(self.mlp(self.norm2(tokens_NLC))))
 
 
 def build_blocks(size: TransformerSize, eps: float, layer_scale: float | None = None) -> nn.ModuleList:
-    """Build the blocks of a transformer, as `Block` describes them."""
+    """Builds the blocks of a transformer, as `Block` describes them."""
     return nn.ModuleList(Block(size, eps, layer_scale) for _ in range(size.depth))
 
 
 def resample_position_embedding(table_1LC: Tensor, rows: int, columns: int) -> Tensor:
-    """Resample a square table of position embeddings to another grid of patches.
+    """Resamples a square table of position embeddings to another grid of patches.
 
     Args:
         table_1LC: the class token's embedding, then those of the patches by row, (1, 1 + side², C).

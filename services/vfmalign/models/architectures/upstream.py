@@ -53,7 +53,7 @@ Converter = Callable[[Sequence[StateDict], str], Conversion]
 
 
 def convert_dense(files: Sequence[StateDict], subject: str) -> Conversion:
-    """Convert one file with the encoder's own names, or a fine-tuned network, whose encoder is `encoder.*`.
+    """Converts one file with the encoder's own names, or a fine-tuned network, whose encoder is `encoder.*`.
 
     Beside the encoder, a network for classification has `head.*`, and one for segmentation the parts of a UperNet or of
     a UNETR. These are dropped. Any other tensor stays, so that the check against the architecture reports it.
@@ -69,7 +69,7 @@ def convert_dense(files: Sequence[StateDict], subject: str) -> Conversion:
 
 
 def convert_profound_conv(files: Sequence[StateDict], subject: str) -> Conversion:
-    """Convert ProFound's ConvNeXt V2: dense, fine-tuned, or as its sparse (MinkowskiEngine) pretraining stores it."""
+    """Converts ProFound's ConvNeXt V2: dense, fine-tuned, or as its sparse (MinkowskiEngine) pretraining stores it."""
     (tensors,) = files
     if not any(name.endswith(".kernel") for name in tensors):
         return convert_dense(files, subject)
@@ -87,7 +87,7 @@ def convert_profound_conv(files: Sequence[StateDict], subject: str) -> Conversio
 
 
 def convert_profound_vit(files: Sequence[StateDict], subject: str) -> Conversion:
-    """Convert ProFound's ViT: the whole masked autoencoder, its encoder, or a fine-tuned network."""
+    """Converts ProFound's ViT: the whole masked autoencoder, its encoder, or a fine-tuned network."""
     (tensors,) = files
     encoder, decoder = split_state(tensors, lambda name: name.startswith("decoder_") or name == "mask_token")
     if not decoder:
@@ -96,7 +96,7 @@ def convert_profound_vit(files: Sequence[StateDict], subject: str) -> Conversion
 
 
 def convert_provicnet(files: Sequence[StateDict], subject: str) -> Conversion:
-    """Convert ProViCNet's network of one sequence."""
+    """Converts ProViCNet's network of one sequence."""
     (tensors,) = files
     encoder, heads = split_state(tensors, lambda name: name.startswith(("head.", "CL_Head.")))
     if not heads:
@@ -124,7 +124,7 @@ def convert_provicnet_fusion(streams: Sequence[str]) -> Converter:
 
 
 def split_state(tensors: Mapping[str, Tensor], removed: Callable[[str], bool]) -> tuple[StateDict, StateDict]:
-    """Split a state dict into the tensors that remain and those that `removed` selects by name."""
+    """Splits a state dict into the tensors that remain and those that `removed` selects by name."""
     remaining = {name: tensor for name, tensor in tensors.items() if not removed(name)}
     return remaining, {name: tensor for name, tensor in tensors.items() if name not in remaining}
 
@@ -142,7 +142,7 @@ def _dense_name(name: str) -> str:
 
 
 def _dense_tensor(name: str, tensor: Tensor, subject: str) -> Tensor:
-    """Convert one tensor of the sparse format.
+    """Converts one tensor of the sparse format.
 
     MinkowskiEngine stores kernels as (k³, in, out), or (k³, channels) where depthwise, in the order x, y, z.
     """

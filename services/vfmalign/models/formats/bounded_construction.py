@@ -1,4 +1,4 @@
-"""Limit the size of a network while it is built from arguments that a stranger may have chosen."""
+"""Limits the size of a network while it is built from untrusted arguments."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class _BoundedRanges(TorchFunctionMode):
 
 @contextmanager
 def bounded_construction(*, readable_ranges: bool = False) -> Iterator[None]:
-    """Reject a network as soon as it registers too many submodules or weights.
+    """Rejects a network as soon as it registers too many submodules or weights.
 
     Args:
         readable_ranges: makes the values of `torch.linspace`, and nothing else, on the CPU. SwinUNETR reads its drop

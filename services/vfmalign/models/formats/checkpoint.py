@@ -41,7 +41,7 @@ class ConvertedCheckpoint:
     initialised: dict[str, list[str]]
 
     def report(self) -> str:
-        """Report to the user what was read, dropped and initialised, and why."""
+        """Reports to the user what was read, dropped and initialised, and why."""
         parts = [f"{self.source_format} checkpoint: {len(self.state)} tensors kept"]
         parts += [f"dropped {format_names(names)} ({why})" for why, names in self.dropped.items()] or [
             "nothing dropped"
@@ -55,7 +55,7 @@ class ConvertedCheckpoint:
 def import_checkpoint(
     files: Sequence[bytes], architecture: Architecture, *, subject: str = "checkpoint"
 ) -> ConvertedCheckpoint:
-    """Convert a foreign checkpoint (`.pth` or safetensors) to the state dict of an architecture.
+    """Converts a foreign checkpoint (`.pth` or safetensors) to the state dict of an architecture.
 
     Args:
         files: the bytes of its files; more than one only where the architecture joins several networks.
@@ -88,7 +88,7 @@ def import_checkpoint(
 
 
 def read_tensors(data: bytes, subject: str) -> tuple[StateDict, list[str]]:
-    """Read all tensors of a file by name, and the names of its other entries."""
+    """Reads all tensors of a file by name, and the names of its other entries."""
     if is_safetensors(data):
         return parse_weights(data, subject), []
     content = _read_weights_only(data, subject)

@@ -79,7 +79,7 @@ def get_layer_specs(encoder: ExportedEncoder) -> tuple[LayerSpec, ...]:
 
 
 def build_exported(state: StateDict, subject: str, device: torch.device | str = "cpu") -> ExportedEncoder:
-    """Check a stored program and build its encoder on `device`.
+    """Checks a stored program and builds its encoder on `device`.
 
     Raises:
         BadCheckpoint: the program is not one that may run; see `check_program`.

@@ -1,4 +1,4 @@
-"""Any network as an encoder: the outputs of its named submodules are the layers.
+"""A network as an encoder: the outputs of its named submodules are the layers.
 
 Axes as in `encoder`; L tokens.
 """
@@ -67,7 +67,7 @@ class HookedEncoder(Encoder):
 
 
 def as_map(output: Any, layer: str) -> Tensor:
-    """Convert a layer's output to (N, C, D, H, W).
+    """Converts a layer's output to (N, C, D, H, W).
 
     Raises:
         BadOption: the output is not a tensor of features.

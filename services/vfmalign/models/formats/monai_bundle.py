@@ -68,7 +68,7 @@ class Bundle:
 
 
 def read_bundle(folder: Path, layers: Sequence[str], preprocessing: PreprocessingSpec | None, subject: str) -> Bundle:
-    """Read a bundle's folder.
+    """Reads a bundle's folder.
 
     Args:
         folder: contains `configs/metadata.json`, `configs/inference.json` and `models/`.
@@ -107,7 +107,7 @@ def read_bundle(folder: Path, layers: Sequence[str], preprocessing: Preprocessin
 def parse_network_definition(
     network: Mapping[str, Any], config: Mapping[str, Any], subject: str
 ) -> tuple[str, dict[str, Any]]:
-    """Parse a configuration's network definition into the class's name and its arguments.
+    """Parses a configuration's network definition into the class's name and its arguments.
 
     `@name` is replaced by the plain value of that name in the configuration. Expressions (`$…`), other references and
     nested objects are rejected.
@@ -129,7 +129,7 @@ def parse_network_definition(
 def encode_architecture_name(
     net: str, arguments: Mapping[str, Any], layers: Sequence[str], preprocessing: PreprocessingSpec
 ) -> str:
-    """Encode a network as the name of its architecture."""
+    """Encodes a network as the name of its architecture."""
     definition = {
         "net": net,
         "arguments": dict(arguments),
@@ -141,7 +141,7 @@ def encode_architecture_name(
 
 @lru_cache(maxsize=64)
 def decode_architecture_name(name: str) -> Architecture:
-    """Build the architecture that a name encodes.
+    """Builds the architecture that a name encodes.
 
     Names arrive in requests and job specs, so that every check is repeated here and not only at import.
 
@@ -205,7 +205,7 @@ def _describe_layers(layers: Sequence[str], widths: Mapping[str, int]) -> tuple[
 
 
 def _convert(files: Sequence[StateDict], subject: str) -> Conversion:
-    """Convert the network's own state dict, or the encoder's."""
+    """Converts the network's own state dict, or the encoder's."""
     (tensors,) = files
     if all(name.startswith(_NETWORK) for name in tensors):
         return Conversion(dict(tensors), "dense")
@@ -241,7 +241,7 @@ def _instantiate(cls: type[nn.Module], arguments: Mapping[str, Any]) -> nn.Modul
 
 
 def _check_plain(value: Any, where: str) -> None:
-    """Reject anything but numbers, strings, null, and lists and objects of them."""
+    """Rejects anything but numbers, strings, null, and lists and objects of them."""
     if isinstance(value, dict):
         for name, inner in value.items():
             if name.startswith("_"):

@@ -120,7 +120,7 @@ _MAX_SCALE = 64.0
 
 
 def find_operator(operator: str, overload: str, subject: str) -> Any:
-    """Look up an operator.
+    """Looks up an operator.
 
     Raises:
         BadCheckpoint: the operator is not allowed, or this version of torch does not have it.
@@ -135,7 +135,7 @@ def find_operator(operator: str, overload: str, subject: str) -> Any:
 
 
 def check_arguments(function: Any, arguments: Iterable[tuple[str, Argument]], subject: str) -> None:
-    """Check the arguments of an allowed operator, as far as they are not tensors.
+    """Checks the arguments of an allowed operator, as far as they are not tensors.
 
     Raises:
         BadCheckpoint: an argument is unknown, given twice, or has a value that is not allowed.

@@ -40,13 +40,12 @@ _PLAIN_KINDS = {"as_int", "as_float", "as_bool", "as_ints", "as_floats", "as_boo
 
 
 def read_program(data: bytes, layers: Sequence[str], subject: str) -> StateDict:
-    """Read a `.pt2` archive.
+    """Reads a `.pt2` archive.
 
     Args:
         data: the archive.
         layers: values of the graph, or paths of submodules, which stand for the last value computed in them; the
-            program's
-            outputs where empty.
+            program's outputs where empty.
         subject: name of the program in errors.
 
     Returns:
@@ -74,7 +73,7 @@ def read_program(data: bytes, layers: Sequence[str], subject: str) -> StateDict:
 def _convert(
     entries: Mapping[str, bytes], model: Any, layers: Sequence[str], subject: str
 ) -> tuple[dict[str, Any], StateDict]:
-    """Convert the graph to the values of a `ProgramGraph`; also read the weights."""
+    """Converts the graph to the values of a `ProgramGraph`; also read the weights."""
     module = model["graph_module"]
     graph, signature = module["graph"], module["signature"]
     image, weights, state = _read_inputs(entries, signature, subject)
@@ -132,7 +131,7 @@ def _convert_nodes(graph: Mapping[str, Any], image: str, weights: set[str], subj
 
 
 def _run_once(graph: ProgramGraph, state: StateDict, subject: str) -> None:
-    """Run the program on zeros: some operators reject on the CPU what they accept on the meta device."""
+    """Runs the program on zeros: some operators reject on the CPU what they accept on the meta device."""
     weights = {value: state[name] for value, name in graph.weights}
     with torch.inference_mode():
         values = {**weights, graph.input: torch.zeros(graph.input_shape)}
@@ -140,7 +139,7 @@ def _run_once(graph: ProgramGraph, state: StateDict, subject: str) -> None:
 
 
 def _encode_argument(name: str, argument: Mapping[str, Any], known: set[str], subject: str) -> Any:
-    """Encode an argument as JSON: a pair of its kind, such as `tensor` or `value`, and its name or plain value.
+    """Encodes an argument as JSON: a pair of its kind, such as `tensor` or `value`, and its name or plain value.
 
     `program_interpreter` decodes them.
     """
@@ -184,7 +183,7 @@ def _result_names(output: Mapping[str, Any], subject: str) -> list[str]:
 
 
 def _resolve_layers(graph: Mapping[str, Any], signature: Mapping[str, Any], layers: Sequence[str]) -> dict[str, str]:
-    """Map the names of layers to values of the graph."""
+    """Maps the names of layers to values of the graph."""
     values, modules = [], {}
     for node in graph["nodes"]:
         results = [name for output in node["outputs"] for name in _result_names(output, "")]
@@ -206,7 +205,7 @@ def _resolve_layers(graph: Mapping[str, Any], signature: Mapping[str, Any], laye
 
 
 def _read_tensor(entries: Mapping[str, bytes], name: str, subject: str) -> Tensor:
-    """Read a weight from its raw bytes."""
+    """Reads a weight from its raw bytes."""
     for folder, config in (("data/weights", "model_weights_config"), ("data/constants", "model_constants_config")):
         if f"{folder}/{config}.json" not in entries:
             continue
@@ -228,7 +227,7 @@ def _read_tensor(entries: Mapping[str, bytes], name: str, subject: str) -> Tenso
 
 
 def _read_entries(data: bytes, subject: str) -> dict[str, bytes]:
-    """Read the archive's files without its top folder; sample inputs, which are pickled, are skipped."""
+    """Reads the archive's files without its top folder; sample inputs, which are pickled, are skipped."""
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             files = [info for info in archive.infolist() if "/data/sample_inputs/" not in info.filename]

@@ -1,4 +1,4 @@
-"""Check a stored program before it runs: its operators, its weights, and what it costs.
+"""Checks a stored program before it runs: its operators, its weights, and what it costs.
 
 The same function checks a program when it is imported and every time it is loaded, because the bucket may have been
 changed in between. Nothing of the program runs during the check, except for the integer arithmetic that makes indices.
@@ -22,7 +22,7 @@ _WEIGHT_TYPES = {torch.float32} | {dtype for dtype in DTYPES.values() if not dty
 
 
 def check_program(state: StateDict, subject: str) -> ProgramGraph:
-    """Check a stored program.
+    """Checks a stored program.
 
     Args:
         state: the program's weights by name, and its graph under `program`.
@@ -45,7 +45,7 @@ def check_program(state: StateDict, subject: str) -> ProgramGraph:
 def measure_layers(
     graph: ProgramGraph, state: StateDict, subject: str
 ) -> tuple[dict[str, int], dict[str, tuple[int, int, int]]]:
-    """Check a graph without what it declares about its layers; see `check_program`.
+    """Checks a graph without what it declares about its layers; see `check_program`.
 
     Returns:
         The channels of its layers, and the strides of those that are maps.
@@ -62,7 +62,7 @@ def measure_layers(
 
 
 def _check_weights(graph: ProgramGraph, state: StateDict, subject: str) -> None:
-    """Check that the weights are those that the graph names, of types that an import writes."""
+    """Checks that the weights are those that the graph names, of types that an import writes."""
     names = [name for _, name in graph.weights]
     if len({*names}) != len(names) or {*names} != {*state} - {PROGRAM}:
         raise reject("the weights are not those that the graph names", subject)
@@ -75,7 +75,7 @@ def _check_weights(graph: ProgramGraph, state: StateDict, subject: str) -> None:
 
 
 def _check_nodes(graph: ProgramGraph, subject: str) -> None:
-    """Check every operator and its arguments, and that each value is made once and before it is taken."""
+    """Checks every operator and its arguments, and that each value is made once and before it is taken."""
     known = {graph.input, *(value for value, _ in graph.weights)}
     if len(known) != len(graph.weights) + 1:
         raise reject("a value of the graph has two meanings", subject)

@@ -55,7 +55,7 @@ class ProgramConstants:
         self._uses: list[_IndexUse] = []
 
     def add(self, number: int, values: Mapping[str, Tensor], changed: set[int], cost: int) -> str:
-        """Record one node.
+        """Records one node.
 
         Args:
             number: the node.
@@ -85,12 +85,12 @@ class ProgramConstants:
         return ""
 
     def release(self, values: Mapping[str, Tensor]) -> None:
-        """Forget which storages hold these values, which are no longer needed."""
+        """Forgets which storages hold these values, which are no longer needed."""
         for name, tensor in values.items():
             self._names_by_storage[get_storage_id(tensor)].discard(name)
 
     def check_indices(self, state: StateDict, subject: str) -> None:
-        """Compute all indices and check their range.
+        """Computes all indices and checks their range.
 
         Raises:
             BadCheckpoint: an index is out of range, or costs too much to compute.

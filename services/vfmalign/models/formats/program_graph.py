@@ -77,7 +77,7 @@ class ProgramGraph(Record):
 
 
 def parse_graph(state: StateDict, subject: str) -> ProgramGraph:
-    """Read the graph that is stored beside a program's weights.
+    """Reads the graph that is stored beside a program's weights.
 
     Raises:
         BadCheckpoint: there is none, or it exceeds the bounds of `ProgramGraph`.
@@ -89,7 +89,7 @@ def parse_graph(state: StateDict, subject: str) -> ProgramGraph:
 
 
 def validate_graph(content: bytes | dict[str, Any], subject: str) -> ProgramGraph:
-    """Check a graph, as JSON or as values, against the bounds of `ProgramGraph`; see `parse_graph` for errors."""
+    """Checks a graph, as JSON or as values, against the bounds of `ProgramGraph`; see `parse_graph` for errors."""
     try:
         if isinstance(content, bytes):
             return ProgramGraph.model_validate_json(content)
@@ -106,7 +106,7 @@ def encode_graph(graph: ProgramGraph) -> Tensor:
 
 
 def reject(message: str, subject: str) -> BadCheckpoint:
-    """Make the error of a program that cannot be used."""
+    """Makes the error of a program that cannot be used."""
     return BadCheckpoint(
         message,
         subject=subject,

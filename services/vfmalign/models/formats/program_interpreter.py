@@ -1,4 +1,4 @@
-"""Run the operators of a program's graph in order."""
+"""Runs the operators of a program's graph in order."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class ProgramInterpreter:
         self._released = _list_released(graph)
 
     def run(self, values: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
-        """Run the whole graph.
+        """Runs the whole graph.
 
         Args:
             values: the image and the weights by their names in the graph.
@@ -51,7 +51,7 @@ class ProgramInterpreter:
     def run_node(
         self, number: int, values: dict[str, Tensor], device: torch.device
     ) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
-        """Run one operator, add its results to `values`, and return the tensors that it takes and makes."""
+        """Runs one operator, adds its results to `values`, and returns the tensors that it takes and makes."""
         _, _, encoded, results = node = self._graph.nodes[number]
         arguments = {name: _decode(argument, values) for name, argument in encoded}
         inputs = _list_tensors(list(arguments.values()))
@@ -63,7 +63,7 @@ class ProgramInterpreter:
         return inputs, list(named.values())
 
     def release(self, number: int, values: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Remove and return the values that no operator after this one takes."""
+        """Removes and returns the values that no operator after this one takes."""
         return {name: values.pop(name) for name in self._released[number]}
 
     def _call(self, node: Node, function: Any, arguments: dict[str, Any]) -> Sequence[Tensor]:
@@ -137,7 +137,7 @@ def _list_tensors(arguments: Sequence[Any]) -> list[Tensor]:
 
 
 def _bind(function: Any, arguments: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
-    """Split arguments into positional and keyword arguments of an operator.
+    """Splits arguments into positional and keyword arguments of an operator.
 
     Arguments are passed by position as far as possible, because not every operator accepts `self` by name.
     """

@@ -1,4 +1,4 @@
-"""Evaluate a program on torch's meta device, which computes shapes but holds no data, and limit what it may cost."""
+"""Evaluates a program on torch's meta device, which computes shapes but holds no data, and limits what it may cost."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class ProgramMeasurement:
         self._constants = ProgramConstants(graph)
 
     def run(self, state: StateDict) -> dict[str, Tensor]:
-        """Evaluate the graph.
+        """Evaluates the graph.
 
         Returns:
             Its layers, as tensors without data.

@@ -47,14 +47,14 @@ Weights = list[tuple[str, Tensor]]
 
 
 def encode_stack_name(description: StackDescription) -> str:
-    """Encode a description as the name of its architecture, which states how random weights are drawn."""
+    """Encodes a description as the name of its architecture, which states how random weights are drawn."""
     content = description.model_dump(mode="json", exclude_defaults=True)
     return PREFIX + canonical_json(content | {"initialisation": description.initialisation}).decode()
 
 
 @lru_cache(maxsize=64)
 def decode_stack_name(name: str) -> Architecture:
-    """Build the architecture that a name encodes.
+    """Builds the architecture that a name encodes.
 
     Raises:
         BadOption: the name does not encode a stack within the bounds of `StackDescription`.
@@ -73,7 +73,7 @@ def decode_stack_name(name: str) -> Architecture:
 
 
 def parse_description(content: str | bytes | Mapping[str, object], field: str) -> StackDescription:
-    """Parse a description: JSON, or the values that it holds.
+    """Parses a description: JSON, or the values that it holds.
 
     Raises:
         BadOption: it is not a description within the bounds.
@@ -93,7 +93,7 @@ def parse_description(content: str | bytes | Mapping[str, object], field: str) -
 
 
 def read_description(path: Path, adjust: Callable[[PreprocessingSpec], PreprocessingSpec]) -> StackDescription:
-    """Read a description from a JSON file, whose `input` is optional.
+    """Reads a description from a JSON file, whose `input` is optional.
 
     Args:
         path: the file.
@@ -127,7 +127,7 @@ def read_description(path: Path, adjust: Callable[[PreprocessingSpec], Preproces
 def describe_checkpoint(
     family: str, tensors: StateDict, preprocessing: PreprocessingSpec, subject: str
 ) -> StackDescription:
-    """Derive the description of a checkpoint of a family in `FAMILIES`.
+    """Derives the description of a checkpoint of a family in `FAMILIES`.
 
     Raises:
         BadCheckpoint: the tensors are not those of the family.
@@ -144,7 +144,7 @@ def describe_checkpoint(
 
 
 def find_convolutions(tensors: StateDict, subject: str) -> Weights:
-    """Find the weights of 3D convolutions, in the order of the numbers in their names.
+    """Finds the weights of 3D convolutions, in the order of the numbers in their names.
 
     Raises:
         BadCheckpoint: there are none.
@@ -238,7 +238,7 @@ FAMILIES: dict[str, StackFamily] = {
 
 
 def _convert(description: StackDescription, files: Sequence[StateDict], subject: str) -> Conversion:
-    """Convert the encoder's own state dict, or the convolutions of another network in the order of their numbers.
+    """Converts the encoder's own state dict, or the convolutions of another network in the order of their numbers.
 
     Convolutions of 1×1×1 after the described layers are the head and are dropped. Any other tensor stays, so that the
     check against the architecture reports it.

@@ -35,24 +35,24 @@ class UpBlock(nn.Module):
         self.block = _basic_block(out_channels, out_channels)
 
     def forward(self, deep_NCDHW: Tensor) -> Tensor:
-        """Upsample by the block's stride."""
+        """Upsamples by the block's stride."""
         return cast(Tensor, self.block(self.up(deep_NCDHW)))
 
 
 class MergeBlock(nn.Module):
-    """Merge two maps of one resolution (ProFound's last two stages), where `UnetrUpBlock` would upsample by 1."""
+    """Merges two maps of one resolution (ProFound's last two stages), where `UnetrUpBlock` would upsample by 1."""
 
     def __init__(self, deep_channels: int, skip_channels: int) -> None:
         super().__init__()
         self.block = _basic_block(deep_channels + skip_channels, skip_channels)
 
     def forward(self, deep_NCDHW: Tensor, skip_NCDHW: Tensor) -> Tensor:
-        """Concatenate, and reduce to the skip's channels."""
+        """Concatenates, and reduces to the skip's channels."""
         return cast(Tensor, self.block(torch.cat((deep_NCDHW, skip_NCDHW), dim=1)))
 
 
 class FullResolutionBlock(nn.Module):
-    """Read a map that has the input's resolution, beside the input itself.
+    """Reads a map that has the input's resolution, beside the input itself.
 
     Map and input are normalised, because nothing bounds the scale of the last map of a stack of convolutions. Beside
     it, an input in [0, 1] has about a hundredth of the variance, and the network does not learn to use its detail.
@@ -74,7 +74,7 @@ class FullResolutionBlock(nn.Module):
         self.block = _basic_block(channels, out_channels, res_block=False)
 
     def forward(self, map_NCDHW: Tensor, input_NCDHW: Tensor) -> Tensor:
-        """Return (N, out_channels, D, H, W)."""
+        """Returns (N, out_channels, D, H, W)."""
         deep_NCDHW = self.norm(map_NCDHW)
         if self.stem is not None:
             deep_NCDHW = torch.cat((deep_NCDHW, self.stem(input_NCDHW)), dim=1)
@@ -82,7 +82,7 @@ class FullResolutionBlock(nn.Module):
 
 
 class TokenPyramid(nn.Module):
-    """Convert a transformer's maps, all of one stride, to a pyramid in which shallower maps are finer.
+    """Converts a transformer's maps, all of one stride, to a pyramid in which shallower maps are finer.
 
     As in UNETR (Hatamizadeh et al., WACV 2022), a transposed convolution brings each map to its own level, with fewer
     channels on finer levels. If there are more maps than levels, the remaining ones stay at the stride. The finest
@@ -111,7 +111,7 @@ class TokenPyramid(nn.Module):
             )
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
-        """Return the maps of `strides` and `channels`, shallow to deep."""
+        """Returns the maps of `strides` and `channels`, shallow to deep."""
         return [lift(map_NCDHW) for lift, map_NCDHW in zip(self.lifts, maps, strict=True)]
 
 
@@ -172,7 +172,7 @@ class DenseDecoder(nn.Module):
         self.out = nn.Conv3d(widths[-1] if steps else full_width, out_channels, 1)
 
     def forward(self, input_NCDHW: Tensor, maps: Sequence[Tensor]) -> Tensor:
-        """Decode.
+        """Decodes.
 
         Args:
             input_NCDHW: the encoder's input; D, H, W are multiples of the deepest stride.

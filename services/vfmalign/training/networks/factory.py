@@ -26,7 +26,7 @@ from vfmalign.training.tasks.task import TrainableTask
 
 
 def build_learner(store: ObjectStore, plan: JobPlan, device: torch.device) -> Learner:
-    """Build the network of a job with its initial weights, under its task or objective."""
+    """Builds the network of a job with its initial weights, under its task or objective."""
     spec = plan.spec
     torch.manual_seed(derive_seed(spec.seed, "head"))
     if plan.task is not None:
@@ -58,7 +58,7 @@ def _fine_tuning(plan: JobPlan, encoder: Encoder | None, device: torch.device) -
 def build_network(
     task: TrainableTask, encoder: Encoder | None, preprocessing: PreprocessingSpec
 ) -> CaseClassifier | EncoderDecoder | SpecialisedClassifier | SpecialisedUNet:
-    """Build the task's head on the encoder, or its specialised network where there is none."""
+    """Builds the task's head on the encoder, or its specialised network where there is none."""
     modalities, shape_DHW = preprocessing.modalities, preprocessing.shape_DHW
     if task.classifies_cases:
         return CaseClassifier(encoder) if encoder else SpecialisedClassifier(len(modalities), shape_DHW)

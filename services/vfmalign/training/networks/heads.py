@@ -57,7 +57,7 @@ class EncoderDecoder(nn.Module):
         self.decoder.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
 
     def forward(self, input_NCDHW: Tensor, slices_N2: Tensor | None = None) -> Tensor:
-        """Return (N, out_channels, D, H, W)."""
+        """Returns (N, out_channels, D, H, W)."""
         maps = self.encoder.feature_maps(input_NCDHW, slices_N2)
         output_NCDHW = self.decoder(input_NCDHW, [maps[name] for name in self.encoder.dense_layers()])
         return _add_residual(self.residual, input_NCDHW, output_NCDHW)
@@ -88,7 +88,7 @@ class CaseClassifier(nn.Module):
         self.out = nn.Linear(channels[POOLED_LAYER] + 2 * EVIDENCE_CHANNELS * len(self.maps), 1)
 
     def forward(self, input_NCDHW: Tensor, slices_N2: Tensor | None = None) -> Tensor:
-        """Return (N, 1)."""
+        """Returns (N, 1)."""
         maps = self.encoder.feature_maps(input_NCDHW, slices_N2)
         features = [self.norm(maps[POOLED_LAYER])]
         for name, evidence in zip(self.maps, self.evidence, strict=True):
@@ -125,7 +125,7 @@ class SpecialisedClassifier(nn.Module):
         self.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
 
     def forward(self, input_NCDHW: Tensor, slices_N2: Tensor | None = None) -> Tensor:
-        """Return (N, 1)."""
+        """Returns (N, 1)."""
         return cast(Tensor, self.net(input_NCDHW))
 
 
@@ -139,7 +139,7 @@ class Projector(nn.Module):
         self.projection = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, channels))
 
     def forward(self, input_NCDHW: Tensor, slices_N2: Tensor | None = None) -> Tensor:
-        """Return (N, channels)."""
+        """Returns (N, channels)."""
         return cast(Tensor, self.projection(self.encoder(input_NCDHW, slices_N2)))
 
 
@@ -185,7 +185,7 @@ class SpecialisedUNet(nn.Module):
         self.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
 
     def forward(self, input_NCDHW: Tensor, slices_N2: Tensor | None = None) -> Tensor:
-        """Return (N, out_channels, D, H, W)."""
+        """Returns (N, out_channels, D, H, W)."""
         output_NCDHW = self.out(self.net(input_NCDHW))
         return _add_residual(self.residual, input_NCDHW, output_NCDHW)
 
@@ -197,7 +197,7 @@ def stage_shapes(encoder: Encoder) -> tuple[list[int], list[Stride]]:
 
 
 def check_shape(shape_DHW: Sequence[int], stride_DHW: Stride, *, field: str) -> None:
-    """Check that a network can restore the size of an input.
+    """Checks that a network can restore the size of an input.
 
     Raises:
         BadOption: a side is not a multiple of the deepest stride.
@@ -211,7 +211,7 @@ def check_shape(shape_DHW: Sequence[int], stride_DHW: Stride, *, field: str) -> 
 
 
 def _initialise_output(out: nn.Conv3d, *, zero: bool, background_first: bool) -> None:
-    """Initialise the last convolution: to zero, or so that every class but the first is improbable.
+    """Initialises the last convolution: to zero, or so that every class but the first is improbable.
 
     Structures are a few voxels in a hundred. From equal probabilities, training first lowers those of all voxels, and
     features that only lower them can leave a structure just below one half however long the training goes on. From

@@ -24,7 +24,7 @@ OBJECTIVES: dict[Objective, ObjectiveFactory] = {
 def build_objective(
     name: Objective, encoder: Encoder, recipe: TrainingRecipe, device: torch.device, seed: int
 ) -> Learner:
-    """Build the learner of an objective.
+    """Builds the learner of an objective.
 
     Args:
         name: the objective.

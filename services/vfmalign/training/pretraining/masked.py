@@ -53,7 +53,7 @@ class MaskedAutoencoder(nn.Module):
         )
 
     def forward(self, input_NCDHW: Tensor, hidden_N1DHW: Tensor) -> Tensor:
-        """Predict the whole volume.
+        """Predicts the whole volume.
 
         Args:
             input_NCDHW: the input; hidden patches are not read.
@@ -92,14 +92,14 @@ class MaskedReconstruction:
         return masked_error(restored_NCDHW, batch.clean_NCDHW, hidden_N1DHW)
 
     def hidden(self, shape_NCDHW: Sequence[int], draw: torch.Generator) -> Tensor:
-        """Draw what is hidden: units of the volume, or patches of the transformer."""
+        """Draws what is hidden: units of the volume, or patches of the transformer."""
         if isinstance(self.encoder, ProFoundViT):
             grid_DHW = patch_grid(tuple(shape_NCDHW[2:]), self.encoder.patch_DHW)
             return hidden_units(shape_NCDHW, draw, grid_DHW, MASKED_PATCHES)
         return hidden_units(shape_NCDHW, draw)
 
     def restore(self, batch: Batch, hidden_N1DHW: Tensor, forward: Forward) -> Tensor:
-        """Restore the whole volume from its visible part."""
+        """Restores the whole volume from its visible part."""
         if isinstance(self.network, MaskedAutoencoder):
             return forward(batch.clean_NCDHW, hidden_N1DHW)
         return forward(batch.clean_NCDHW * ~hidden_N1DHW, batch.slices_N2)
@@ -148,7 +148,7 @@ class MaskedReconstruction:
 def hidden_units(
     shape_NCDHW: Sequence[int], draw: torch.Generator, units_DHW: Stride = UNITS_DHW, share: float = MASKED_SHARE
 ) -> Tensor:
-    """Draw which units are hidden: exactly `share` of each volume's, rounded down.
+    """Draws which units are hidden: exactly `share` of each volume's, rounded down.
 
     Args:
         shape_NCDHW: shape of the volumes.

@@ -68,7 +68,7 @@ class Classification:
         return {metric.name: self.probability(output_1, case) for metric in self.spec.metrics}
 
     def positive_share(self, train: Sequence[PreparedCase]) -> Callable[[PreparedCase], Tensor]:
-        """The naive baseline: the share of positive training cases as a logit, whatever the case.
+        """The naive baseline: the share of positive training cases as a logit, the same for every case.
 
         Raises:
             BadDataset: all training cases have the same class, so that nothing can be learned of the other.

@@ -98,7 +98,7 @@ class Segmentation:
         return value
 
     def class_frequencies(self, train: Sequence[PreparedCase]) -> Callable[[PreparedCase], Tensor]:
-        """The naive baseline: frequency of each class at each voxel of the training cases, whatever the case."""
+        """The naive baseline: frequency of each class at each voxel of the training cases, the same for every case."""
         one_hot_labels = [one_hot(self.draw(case.labels), len(self.structures) + 1) for case in train]
         mean_CDHW = torch.stack(one_hot_labels).double().mean(0).movedim(-1, 0)
         return lambda case: mean_CDHW

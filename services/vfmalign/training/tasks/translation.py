@@ -57,7 +57,7 @@ class Translation:
         return list(cases) if self.target in QUANTITATIVE else [self._normalise(case) for case in cases]
 
     def fit(self, train: Sequence[PreparedCase]) -> Callable[[PreparedCase], Tensor]:
-        """The naive baseline: fit the target by least squares; where an input has no signal, it is 0.
+        """Fits the target by least squares as the naive baseline; where an input has no signal, it is 0.
 
         Raises:
             BadDataset: an ADC map is not in 1e-6 mm²/s.
@@ -109,7 +109,7 @@ class Translation:
 
 
 def check_adc_unit(case: PreparedCase) -> None:
-    """Reject a map whose values cannot be in 1e-6 mm²/s, since a model cannot learn from mixed units.
+    """Rejects a map whose values cannot be in 1e-6 mm²/s, since a model cannot learn from mixed units.
 
     Raises:
         BadDataset: with the id of the case.

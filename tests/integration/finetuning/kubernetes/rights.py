@@ -14,7 +14,7 @@ _VERBS = {"POST": "create", "PATCH": "patch", "DELETE": "delete"}
 
 
 def list_refused(requests: Iterable[Any], namespace: str) -> list[str]:
-    """Return method and path of every request that RBAC refuses; the Role is bound in one namespace.
+    """Returns method and path of every request that RBAC refuses; the Role is bound in one namespace.
 
     Names do not count: some tests configure another PodTemplate.
     """

@@ -17,14 +17,14 @@ from vfmalign.core.storage.credentials import get_credential_provider
 
 
 def read_keys(folder: Path, holder: str) -> tuple[str, str]:
-    """Return access key and secret key of a holder."""
+    """Returns access key and secret key of a holder."""
     parser = configparser.ConfigParser()
     parser.read(folder / holder / "credentials")
     return parser["default"]["aws_access_key_id"], parser["default"]["aws_secret_access_key"]
 
 
 def read_identities(folder: Path) -> dict[tuple[str, str], str]:
-    """Return the names of the S3 server's identities by their keys."""
+    """Returns the names of the S3 server's identities by their keys."""
     identities = json.loads((folder / "s3/identities.json").read_text())["identities"]
     return {(pair["accessKey"], pair["secretKey"]): one["name"] for one in identities for pair in one["credentials"]}
 

@@ -6,7 +6,7 @@ import math
 import pytest
 from pydantic import ValidationError
 
-from vfmalign.core.domain.datasets import Case, VolumeRef
+from vfmalign.core.domain.datasets import Case, StoredObject
 from vfmalign.core.domain.models import ModelCard, PreprocessingSpec
 from vfmalign.core.domain.record import describe_invalid
 from vfmalign.core.storage.feature_sets import FeatureRequest
@@ -60,7 +60,7 @@ def test_prostate_models_keep_their_digests_and_ids(preprocessing, digest, featu
         preprocessing=preprocessing,
     )  # fmt: skip
     card = ModelCard(
-        id="m", architecture="x", objective="contrastive", checkpoint=VolumeRef(key="k", sha256="a" * 64),
+        id="m", architecture="x", objective="contrastive", checkpoint=StoredObject(key="k", sha256="a" * 64),
         preprocessing=preprocessing, layers=(), primary_layer="y",
     )  # fmt: skip
     assert (preprocessing.digest(), request.feature_set_id(), card.digest()) == (digest, feature_set, card_digest)

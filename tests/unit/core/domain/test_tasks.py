@@ -5,7 +5,7 @@ import re
 import pytest
 from tests.prostate import PROSTATE, SPECS
 
-from vfmalign.core.domain.datasets import Case, DatasetManifest, VolumeRef
+from vfmalign.core.domain.datasets import Case, DatasetManifest, StoredObject
 from vfmalign.core.domain.declarations import CaseClass, DatasetDeclaration, LabelMap, TaskParameters
 from vfmalign.core.domain.errors import BadDataset, BadOption
 from vfmalign.core.domain.tasks import get_task_spec
@@ -186,7 +186,7 @@ def test_a_dataset_that_declares_nothing_of_a_kind_is_named():
 
 
 def make_dataset(**case):
-    volumes = {kind: VolumeRef(key=f"k/{kind}", sha256="a" * 64) for kind in ("t1w", "flair", "t2w", "hippocampus")}
+    volumes = {kind: StoredObject(key=f"k/{kind}", sha256="a" * 64) for kind in ("t1w", "flair", "t2w", "hippocampus")}
     fields = {"volumes": volumes, "classes": {"disease": True}} | case
     cases = {split: (Case(id=split, group=split, **fields),) for split in ("train", "val", "test")}
     return DatasetManifest(id="brains", declaration=BRAIN, **cases)

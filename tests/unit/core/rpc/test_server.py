@@ -25,7 +25,6 @@ from vfmalign.core.rpc.channels import connect
 from vfmalign.core.rpc.interceptors import Gate
 from vfmalign.core.rpc.server import serve, serve_api
 from vfmalign.core.rpc.status_mapping import CODES, from_rpc_error
-from vfmalign.core.rpc.transport import message_limits
 from vfmalign.core.runtime import metrics
 from vfmalign.core.runtime.settings import ServerSettings, ServiceSettings, StoreSettings
 from vfmalign.v1 import mmd_pb2, mmd_pb2_grpc
@@ -61,7 +60,7 @@ class Misbehaving(mmd_pb2_grpc.MmdServiceServicer):
 
 @pytest.fixture(autouse=True)
 def new_event(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let no test find the event set by another one, whose event loop has ended."""
+    """Lets no test find the event set by another one, whose event loop has ended."""
     monkeypatch.setattr(Misbehaving, "slow", asyncio.Event())
 
 
@@ -340,11 +339,6 @@ def few_files() -> Iterator[int]:
 
 async def test_a_service_has_descriptors_for_its_connections(few_files: int, running: Running) -> None:
     assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == min(few_files, 2**16)
-
-
-def test_a_server_accepts_the_pings_of_a_client_whose_call_waits() -> None:
-    options = dict(message_limits(1, 1))
-    assert options["grpc.http2.min_ping_interval_without_data_ms"] < options["grpc.keepalive_time_ms"]
 
 
 async def test_health_metrics_and_reflection_answer(running: Running) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from vfmalign.core.domain.datasets import SPLITS, Case, DatasetManifest, VolumeRef
+from vfmalign.core.domain.datasets import SPLITS, Case, DatasetManifest, StoredObject
 from vfmalign.core.domain.declarations import DatasetDeclaration
 from vfmalign.core.domain.errors import BadDataset, Conflict, Leakage, NotFound, PreconditionFailed
 from vfmalign.core.domain.models import PretrainingDataset
@@ -30,13 +30,13 @@ EMPTY_MASK = hashlib.sha256(b"no lesion").hexdigest()
 
 
 def case(name: str, group: str | None = None, volume: str | None = None) -> Case:
-    def ref(kind: str) -> VolumeRef:
+    def ref(kind: str) -> StoredObject:
         content = f"{volume or name} {kind}".encode()
-        return VolumeRef(key=f"volumes/d/{name}/{kind}.nii.gz", sha256=hashlib.sha256(content).hexdigest())
+        return StoredObject(key=f"volumes/d/{name}/{kind}.nii.gz", sha256=hashlib.sha256(content).hexdigest())
 
-    volumes: dict[Any, VolumeRef] = {kind: ref(kind) for kind in ("t2w", "dwi", "adc", "gland")}
+    volumes: dict[Any, StoredObject] = {kind: ref(kind) for kind in ("t2w", "dwi", "adc", "gland")}
     # Healthy patients on one grid have the same bytes here: that is no leakage.
-    volumes["lesions"] = VolumeRef(key=f"volumes/d/{name}/lesions.nii.gz", sha256=EMPTY_MASK)
+    volumes["lesions"] = StoredObject(key=f"volumes/d/{name}/lesions.nii.gz", sha256=EMPTY_MASK)
     return Case(id=name, group=group or f"group-{name}", volumes=volumes)
 
 
@@ -209,9 +209,9 @@ BRAIN = DatasetDeclaration.model_validate(
 
 
 def brain_case(name: str, **fields: Any) -> Case:
-    def ref(kind: str) -> VolumeRef:
+    def ref(kind: str) -> StoredObject:
         content = hashlib.sha256(f"{name} {kind}".encode())
-        return VolumeRef(key=f"volumes/b/{name}/{kind}.nii.gz", sha256=content.hexdigest())
+        return StoredObject(key=f"volumes/b/{name}/{kind}.nii.gz", sha256=content.hexdigest())
 
     content: dict[str, Any] = {
         "id": name,

@@ -9,7 +9,7 @@ from vfmalign.client.messages.checks import CheckSpec
 from vfmalign.client.messages.experiments import ExperimentSpec, SmallestDifference
 from vfmalign.client.messages.jobs import JobSpec, Recipe
 from vfmalign.client.recipes import get_recipe
-from vfmalign.core.domain.datasets import Case, DatasetManifest, VolumeRef
+from vfmalign.core.domain.datasets import Case, DatasetManifest, StoredObject
 from vfmalign.core.domain.errors import (
     BadDataset,
     BadOption,
@@ -60,7 +60,7 @@ def card(name, modalities=("t2w", "dwi", "adc"), sha256="c" * 64):
 def stored(store):
     def case(name):
         digest = hashlib.sha256(name.encode()).hexdigest()
-        volumes = {kind: VolumeRef(key=f"volumes/{name}", sha256=digest) for kind in ("t2w", "gland", "lesions")}
+        volumes = {kind: StoredObject(key=f"volumes/{name}", sha256=digest) for kind in ("t2w", "gland", "lesions")}
         return Case(id=name, group=name, volumes=volumes)
 
     def cases(split, count):
@@ -124,7 +124,7 @@ def test_long_ids_of_checks_are_cut_and_stay_apart():
         ({"permutations": 200_000}, "spec.permutations", "at most 100000"),
         ({"bootstrap_resamples": 99}, "spec.bootstrap_resamples", "at least 100"),
         ({"interval_level": 1.0}, "spec.interval_level", "below 1.0"),
-        ({"max_running": 65}, "spec.max_running", "less than or equal to 64"),
+        ({"max_running": 65}, "spec.max_running", "at most 64, got 65"),
         ({"max_running": -1}, "spec.max_running", "at least 1"),
         ({"recipe": finetuning_pb2.Recipe(patch_shape_dhw=[8, 8])}, "spec.recipe.patch_shape_dhw", "3 sizes, got 2"),
         ({"dataset_id": ""}, "spec.dataset_id", "not a valid id"),

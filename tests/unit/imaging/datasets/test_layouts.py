@@ -38,7 +38,7 @@ def import_brain(path: Path, store: ObjectStore, dataset_id: str, **options: obj
 
 
 def summarise(dataset: DatasetManifest) -> dict[str, tuple[str, dict[str, str]]]:
-    """Split and digests of the volumes by patient."""
+    """Volumes by patient: their split and digests."""
     return {
         case.group: (split, {kind: ref.sha256 for kind, ref in case.volumes.items()})
         for split in SPLITS

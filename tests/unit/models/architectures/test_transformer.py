@@ -12,7 +12,7 @@ DIM, HEADS, TOKENS = 24, 3, 7
 
 
 def build_torch_layer(block: Block) -> nn.TransformerEncoderLayer:
-    """Return torch's layer with the weights of a block."""
+    """Returns torch's layer with the weights of a block."""
     layer = nn.TransformerEncoderLayer(
         DIM, HEADS, 4 * DIM, dropout=0.0, activation="gelu", layer_norm_eps=EPSILON, batch_first=True, norm_first=True
     )

@@ -171,7 +171,7 @@ def _explain_relation(claims: Sequence[Claim]) -> str:
 
 
 def _explain_flags(averages: Sequence[SeedAverage], claims: Sequence[Claim]) -> str:
-    """How the correlations change without the points whose shift or gain says little."""
+    """How the correlations change without the points whose shift is saturated or whose baseline is not beaten."""
     saturated = sum(average.flags.saturated for average in averages)
     not_beaten = sum(average.flags.not_beaten for average in averages)
     left = [average for average in averages if not (average.flags.saturated or average.flags.not_beaten)]

@@ -109,7 +109,7 @@ class KubernetesLauncher:
         if resource is None and (resource := self._cluster.job(name)) is not None:
             self._jobs.add(resource)
         if resource is None:
-            if _alive(self._left_of(name)):
+            if _alive(self._get_remaining_pods(name)):
                 return Running({"name": name}, "its Job was deleted, and its pod is ending", "POD_TERMINATING", None)
             return Exited(None, _GONE if handle else "")
         if _annotation(resource, JOB_ANNOTATION) != job:
@@ -232,10 +232,10 @@ class KubernetesLauncher:
     def _has_stopped(self, resource: Json, name: str) -> bool:
         """Returns whether a Job that `stop` suspended has no pod left."""
         suspended = _annotation(resource, STOPPED_ANNOTATION) and pods.condition(resource, "Suspended")
-        return bool(suspended) and not _alive(self._left_of(name))
+        return bool(suspended) and not _alive(self._get_remaining_pods(name))
 
     def _failed(self, resource: Json, name: str) -> Running | Exited:
-        left = self._left_of(name)
+        left = self._get_remaining_pods(name)
         # After a deadline, and where several pods train together, pods outlive the failure of their Job. Starting the
         # next attempt before they end would let two attempts write one checkpoint.
         if _alive(left):
@@ -256,7 +256,7 @@ class KubernetesLauncher:
             self._disruptions[name] = disruption
         return listed
 
-    def _left_of(self, name: str) -> list[Json]:
+    def _get_remaining_pods(self, name: str) -> list[Json]:
         """Returns the pods of an ending Job; none where RBAC forbids reading pods, so that the Job alone decides."""
         try:
             return self._pods(name)

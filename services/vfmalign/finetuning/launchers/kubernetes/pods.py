@@ -1,4 +1,4 @@
-"""Explain why a pod waits or ended: from the status that the Kubernetes API returns (plain JSON) to one sentence."""
+"""Explains why a pod waits or ended: from the status that the Kubernetes API returns (plain JSON) to one sentence."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ Coefficients = list[tuple[float, float]]
 
 
 def _gaussians(kernel: BoundKernel) -> Coefficients:
-    """Return scale and weight of each Gaussian of a mean, exp2(scale · distance²)."""
+    """Returns scale and weight of each Gaussian of a mean, exp2(scale · distance²)."""
     return [(-0.5 * _LOG2_E / scale**2, 1.0 / len(kernel.gaussian_sigmas)) for scale in kernel.gaussian_sigmas]
 
 
@@ -60,7 +60,7 @@ _FAMILIES: dict[str, tuple[str, Callable[[BoundKernel], Coefficients]]] = {
 
 
 def unavailable_reason(device: torch.device, precision: PrecisionName, kernels: Sequence[BoundKernel]) -> str:
-    """Return why the Triton program cannot sum these kernels on this device; empty where it can."""
+    """Returns why the Triton program cannot sum these kernels on this device; empty where it can."""
     if find_spec("triton") is None:
         return "triton is not installed"
     if precision not in COMPONENTS:
@@ -76,7 +76,7 @@ def unavailable_reason(device: torch.device, precision: PrecisionName, kernels: 
 
 
 def errors() -> tuple[type[Exception], ...]:
-    """Return the errors that triton raises where its program cannot be compiled or does not fit on the device."""
+    """Returns the errors that triton raises where its program cannot be compiled or does not fit on the device."""
     from triton.errors import TritonError
 
     return (TritonError,)
@@ -93,7 +93,7 @@ def accumulate(
     shard: tuple[int, int] = (0, 1),
     launch_tiles: int = _LAUNCH_TILES,
 ) -> list[Sums]:
-    """Sum the matrix for each kernel, as `tiles.accumulate` does, in one pass per family of kernels.
+    """Sums the matrix for each kernel, as `tiles.accumulate` does, in one pass per family of kernels.
 
     Args:
         matrix: the matrix, of rows in bfloat16 or float32.
@@ -144,7 +144,7 @@ class _FamilyPass:
         return torch.zeros(self._count, *shape, dtype=dtype, device=self._device)
 
     def run(self, context: WorkContext, shard: tuple[int, int], launch_tiles: int) -> None:
-        """Launch the program on all tiles of a shard, never more than one launch ahead of the device.
+        """Launches the program on all tiles of a shard, never more than one launch ahead of the device.
 
         Waiting for the launch before last keeps the device busy without queueing work that a cancellation cannot stop.
         """
@@ -174,7 +174,7 @@ class _FamilyPass:
             self._add(chunk, partial)
 
     def _launch(self, tiles: np.ndarray, chunk: PanelChunk, partial: _PartialSums) -> None:
-        """Sum some tiles; sums of permutations and squares are added at once, the others once per chunk."""
+        """Sums some tiles; sums of permutations and squares are added at once, the others once per chunk."""
         from vfmalign.mmd.engine.triton import kernels
 
         operands, config = self._operands, self._operands.config
@@ -230,7 +230,7 @@ class _FamilyPass:
         return torch.empty(self._count, *shape, dtype=torch.float32, device=self._device)
 
     def _add(self, chunk: PanelChunk, partial: _PartialSums) -> None:
-        """Add the sums of a chunk: an entry right of the diagonal counts for its row and, mirrored, for its column."""
+        """Adds the sums of a chunk: an entry right of the diagonal counts for its row and, mirrored, for its column."""
         chunk_rows, following_rows = slice(chunk.first_row, chunk.first_row + chunk.rows), slice(chunk.first_row, None)
         for block in range(len(self._layout.block_sizes)):
             columns = [index for index, span in enumerate(chunk.columns) if span.block == block]
@@ -244,7 +244,7 @@ class _FamilyPass:
         self._within_FN[:, chunk_rows] += 2.0 * partial.within.sum(dim=1, dtype=torch.float64)
 
     def sums(self, matrix: Matrix, kernels: Sequence[BoundKernel], *, with_diagonal: bool) -> list[Sums]:
-        """Return the sums per kernel, with or without the diagonal."""
+        """Returns the sums per kernel, with or without the diagonal."""
         permutations = self._layout.weights_GB.shape[1]  # without the padding
         tensors = (
             self._rows_FPN.transpose(1, 2),
@@ -262,7 +262,7 @@ class _FamilyPass:
         return kernel_sums
 
     def _diagonal(self, matrix: Matrix, kernel: BoundKernel) -> Sums:
-        """Return the contributions of the diagonal, whose distances are formed directly."""
+        """Returns the contributions of the diagonal, whose distances are formed directly."""
         rows, blocks = sum(self._layout.block_sizes), len(self._layout.block_sizes)
         at_zero = float(_evaluate(kernel, torch.zeros(1))[0])
         diagonal_N, squares = np.full(rows, at_zero), 0.0
@@ -291,19 +291,19 @@ class _PartialSums:
 
 
 def _by_group(values_N: FloatArray, layout: Layout) -> FloatArray:
-    """Sum values over the rows of each group."""
+    """Sums values over the rows of each group."""
     return np.bincount(layout.group_of_N, values_N, minlength=layout.weights_GB.shape[0]).astype(np.float64)
 
 
 def _evaluate(kernel: BoundKernel, distance2_N: Tensor) -> FloatArray:
-    """Evaluate a kernel at squared distances, in float64."""
+    """Evaluates a kernel at squared distances, in float64."""
     argument_N = distance2_N.double()
     values: FloatArray = kernel.evaluate(argument_N, torch.empty_like(argument_N)).cpu().numpy()
     return values
 
 
 def _weighted_diagonal(diagonal_G: FloatArray, weights_GB: np.ndarray) -> FloatArray:
-    """Return Σ_g w² d_g for each permutation; a few permutations' weights at a time become float64."""
+    """Returns Σ_g w² d_g for each permutation; a few permutations' weights at a time become float64."""
     step = max(1, 2**22 // max(1, weights_GB.shape[0]))
     starts = range(0, weights_GB.shape[1], step)
     sums = [diagonal_G @ np.square(weights_GB[:, start : start + step].astype(np.float64)) for start in starts]

@@ -20,7 +20,7 @@ INTERPRETED = triton.knobs.runtime.interpret
 
 @triton.jit
 def _dot(left, right, total, INTERPRETED: tl.constexpr):
-    """Compute `left @ right + total` from bfloat16 operands in float32.
+    """Computes `left @ right + total` from bfloat16 operands in float32.
 
     The interpreter does not emulate bfloat16 products, so it receives float32 operands with the same values.
     """
@@ -43,7 +43,7 @@ def _distances(
     COMPONENTS: tl.constexpr,
     INTERPRETED: tl.constexpr,
 ):
-    """Compute ‖left_i − right_j‖² of rows that are sums of bfloat16 components.
+    """Computes ‖left_i − right_j‖² of rows that are sums of bfloat16 components.
 
     Each component is 8 bits below the one before, so that three of them hold float32's 24 bits. Of their nine products
     the six above 2^-24 are formed, the smallest first. Matrix units truncate their sums towards 0 instead of rounding
@@ -75,7 +75,7 @@ def _distances(
 
 @triton.jit
 def _kernel_values(distance2_IJ, coefficients, C: tl.constexpr, FAMILY: tl.constexpr):
-    """Evaluate one kernel, whose coefficients are C pairs of a scale of the distance and a weight."""
+    """Evaluates one kernel, whose coefficients are C pairs of a scale of the distance and a weight."""
     value_IJ = tl.zeros_like(distance2_IJ)
     for c in tl.static_range(C):
         scale = tl.load(coefficients + 2 * c)
@@ -107,7 +107,7 @@ def _add_quadratic(
     VALUE_COMPONENTS: tl.constexpr,
     INTERPRETED: tl.constexpr,
 ):
-    """Write wᵀTw of this tile for each permutation.
+    """Writes wᵀTw of this tile for each permutation.
 
     The weights are exact in bfloat16. T is split into its mean and a sum of bfloat16 components of the remainder: three
     hold float32's 24 bits, two err by 2^-18 of the deviations of T from its mean. Taking out the mean keeps the
@@ -181,7 +181,7 @@ def sum_tiles(
     VALUE_COMPONENTS: tl.constexpr,
     INTERPRETED: tl.constexpr,
 ):
-    """Sum one tile of K over rows x (PAIRED false; y is not read), or of H over pairs (x, y), for each kernel.
+    """Sums one tile of K over rows x (PAIRED false; y is not read), or of H over pairs (x, y), for each kernel.
 
     Args:
         x, y: bfloat16 rows [COMPONENTS, N, channels], `component_stride` apart; channels a multiple of BLOCK_K.

@@ -45,7 +45,7 @@ class Operands:
 
     @classmethod
     def from_matrix(cls, matrix: Matrix, layout: Layout, tile_shape: TileShape | None) -> Operands:
-        """Return the operands of a matrix, on its device."""
+        """Returns the operands of a matrix, on its device."""
         if isinstance(matrix, PairedMatrix):
             x, y, paired = matrix.x, matrix.y, True
         elif isinstance(matrix, PooledMatrix):
@@ -71,7 +71,7 @@ class Operands:
 
 
 def _tile_config(device: torch.device, components: int, paired: bool, largest: TileShape | None) -> TileConfig:
-    """Return the tile for a device, or a small one for the interpreter, within a largest tile."""
+    """Returns the tile for a device, or a small one for the interpreter, within a largest tile."""
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
         shared = int(getattr(properties, "shared_memory_per_block_optin", properties.shared_memory_per_block))
@@ -85,17 +85,17 @@ def _tile_config(device: torch.device, components: int, paired: bool, largest: T
 
 
 def _limited_side(side: int, largest: int) -> int:
-    """Return the largest power of two within both sides, but at least 16, the least that matrix units take."""
+    """Returns the largest power of two within both sides, but at least 16, the least that matrix units take."""
     return max(16, min(side, 1 << largest.bit_length() - 1))
 
 
 def _padded(size: int, step: int) -> int:
-    """Round up to a multiple of a step."""
+    """Rounds up to a multiple of a step."""
     return -(-size // step) * step
 
 
 def _split(rows: Rows, components: int, step: int) -> Tensor:
-    """Split rows into bfloat16 components [S, N, K] whose sum they are, with K padded by zeros to a multiple of a step.
+    """Splits rows into bfloat16 components [S, N, K] that sum to them, with K padded by zeros to a multiple of a step.
 
     Each component is the rounded remainder that the components before it leave.
     """

@@ -41,7 +41,7 @@ class TileConfig:
 
 
 def choose_tile_config(shared_bytes: int, *, components: int, paired: bool) -> TileConfig:
-    """Choose the tile for a CUDA device: as large as its registers allow, with as many stages as shared memory allows.
+    """Chooses the tile for a CUDA device: as large as its registers allow, with as many stages as shared memory allows.
 
     The sizes are those for which the compiler spills no register of a program with one kernel; no times were measured.
 
@@ -103,7 +103,7 @@ def plan_chunks(
     max_tiles: int,
     max_sums: int,
 ) -> Iterator[PanelChunk]:
-    """Yield chunks that cover every entry right of the diagonal once.
+    """Yields chunks that cover every entry right of the diagonal once.
 
     Args:
         block_sizes: rows of each block.
@@ -129,7 +129,7 @@ def plan_chunks(
 
 
 def _spans(block_sizes: Sequence[int], side: int) -> Iterator[RowRange]:
-    """Yield ranges of at most `side` rows, none of which spans two blocks."""
+    """Yields ranges of at most `side` rows, none of which spans two blocks."""
     end = 0
     for block, size in enumerate(block_sizes):
         start, end = end, end + size
@@ -138,7 +138,7 @@ def _spans(block_sizes: Sequence[int], side: int) -> Iterator[RowRange]:
 
 
 def _chunk(panels: tuple[RowRange, ...], columns: tuple[RowRange, ...], group_of_N: IntArray | None) -> PanelChunk:
-    """Return the chunk of some panels."""
+    """Returns the chunk of some panels."""
     starts = np.array([[span.start, span.stop] for span in panels])
     column_starts = np.array([[span.start, span.stop] for span in columns])
     first_column = np.searchsorted(column_starts[:, 1], starts[:, 0], side="right")

@@ -4,7 +4,7 @@ import pytest
 
 from vfmalign.client.messages.common import Estimate, Interval, absent
 from vfmalign.client.messages.mmd import ShiftResult, TopChannels
-from vfmalign.core.domain.datasets import VolumeRef
+from vfmalign.core.domain.datasets import StoredObject
 from vfmalign.core.domain.errors import InvalidInput
 from vfmalign.core.domain.jobs import CaseScore
 from vfmalign.core.domain.models import LayerSpec, ModelCard, PreprocessingSpec
@@ -12,7 +12,7 @@ from vfmalign.finetuning.experiments.analysis.cells import get_shift_variants, m
 
 CARD = ModelCard(
     id="profound-micro", architecture="profound_conv_micro", objective="contrastive",
-    checkpoint=VolumeRef(key="models/x", sha256="0" * 64), layers=(LayerSpec(name="stages.3", channels=128),),
+    checkpoint=StoredObject(key="models/x", sha256="0" * 64), layers=(LayerSpec(name="stages.3", channels=128),),
     preprocessing=PreprocessingSpec(modalities=("t2w", "dwi", "adc"), spacing_mm=None, shape_DHW=(8, 8, 8)),
     primary_layer="stages.3",
 )  # fmt: skip

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from vfmalign.client.formatting import format_correlation, format_interval, format_number, format_p_value
-from vfmalign.core.domain.datasets import VolumeRef
+from vfmalign.core.domain.datasets import StoredObject
 from vfmalign.core.domain.errors import InvalidInput
 from vfmalign.core.domain.models import LayerSpec, ModelCard, PreprocessingSpec
 from vfmalign.finetuning.experiments.analysis.answers import VERDICT_TEXTS
@@ -181,7 +181,7 @@ def write_cell(tmp_path, make_report):
         )
         card = ModelCard(
             id=model, architecture="profound_conv_micro", objective="contrastive",
-            checkpoint=VolumeRef(key="models/x", sha256="0" * 64), layers=(LayerSpec(name="stages.3", channels=128),),
+            checkpoint=StoredObject(key="x", sha256="0" * 64), layers=(LayerSpec(name="stages.3", channels=128),),
             preprocessing=PreprocessingSpec(modalities=("t2w",), spacing_mm=None, shape_DHW=(8, 8, 8)),
             primary_layer="stages.3",
         )  # fmt: skip

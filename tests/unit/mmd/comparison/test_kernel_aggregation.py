@@ -9,7 +9,7 @@ from scipy.spatial.distance import cdist
 
 from vfmalign.core.runtime.work_context import UNLIMITED
 from vfmalign.mmd import mmd_test
-from vfmalign.mmd.comparison import kernel_grid_test
+from vfmalign.mmd.comparison import kernel_aggregation
 from vfmalign.mmd.engine.kernels import KERNELS
 from vfmalign.mmd.engine.rows import Affine, prepare
 from vfmalign.mmd.engine.tiles import Layout, PairedMatrix, PooledMatrix, accumulate
@@ -97,9 +97,9 @@ def test_enumerated_swaps_hold_the_samples_as_they_are(rng):
 def test_the_statistic_itself_is_that_of_the_formula(rng, monkeypatch):
     x, y, values = independent(rng)
     found = []
-    original = kernel_grid_test.get_largest_statistic
+    original = kernel_aggregation.get_largest_statistic
     monkeypatch.setattr(
-        kernel_grid_test,
+        kernel_aggregation,
         "get_largest_statistic",
         lambda *args, **options: found.append(original(*args, **options)) or found[-1],
     )

@@ -29,7 +29,7 @@ ROUNDING = 1e-9  # relative to k: smaller differences of MMD² between two label
 
 
 def make_kernels(x: Features, y: Features, scaled: Scaled, engine: ComputeConfig) -> list[BoundKernel]:
-    """Return Gaussian and Laplacian kernels at ten bandwidths each; none if all rows are equal."""
+    """Returns Gaussian and Laplacian kernels at ten bandwidths each; none if all rows are equal."""
     rows = prepare_bandwidth_rows([x, y], scaled.affine, engine)
     sigmas = bandwidths.bandwidth_grid(rows, BANDWIDTHS, engine.context)
     return [family(sigma, rows.channels) for family in (gaussian, laplacian) for sigma in sigmas]
@@ -38,7 +38,7 @@ def make_kernels(x: Features, y: Features, scaled: Scaled, engine: ComputeConfig
 def get_largest_statistic(
     statistics: Sequence[Statistics], sums: Sequence[Sums], rows: int, *, enumerated: bool
 ) -> Statistics | None:
-    """Return the maximum over kernels k of MMD²_k / (s_k^¾ · r_k^¼).
+    """Returns the maximum over kernels k of MMD²_k / (s_k^¾ · r_k^¼).
 
     s_k is the SD over all labellings and r_k the root mean square of k. Dividing by r alone (FUSE) gives wide kernels
     little weight, because most of their mean square is a constant that cancels in MMD². Dividing by s alone gives them

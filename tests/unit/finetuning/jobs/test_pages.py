@@ -1,0 +1,102 @@
+"""Pages of jobs, on both databases."""
+
+import base64
+import json
+
+import pytest
+
+from vfmalign.client.messages.jobs import JobSpec
+from vfmalign.core.domain.errors import BadOption
+from vfmalign.core.domain.jobs import TrainingRecipe, TrainingSpec
+from vfmalign.finetuning.db import repository as repository_module
+from vfmalign.finetuning.db.database import now
+from vfmalign.finetuning.db.pagination import PageRequest
+from vfmalign.finetuning.jobs.repository import JobRepository
+
+
+@pytest.fixture
+def jobs(database):
+    return JobRepository(database)
+
+
+def add(jobs, name):
+    recipe = TrainingRecipe(epochs=1, steps_per_epoch=1, batch_size=1, learning_rate=0.1)
+    spec = TrainingSpec(
+        id=name, kind="finetune", dataset="demo", dataset_digest="0" * 64, architecture="profound_conv_micro",
+        task="segmentation", seed=0, recipe=recipe,
+    )  # fmt: skip
+    jobs.create(JobSpec(kind="finetune", dataset_id="demo", model_id="m", task="segmentation"), spec)
+
+
+def names(page):
+    return [job.id for job in page.items]
+
+
+def test_pages_are_newest_first_complete_and_stable_while_jobs_are_added(jobs):
+    for i in range(7):
+        add(jobs, f"j{i}")
+    first = jobs.list(PageRequest(size=3))
+    add(jobs, "late")
+    second = jobs.list(PageRequest(size=3, token=first.next_token))
+    third = jobs.list(PageRequest(size=3, token=second.next_token))
+    assert names(first) + names(second) + names(third) == [f"j{i}" for i in reversed(range(7))]
+    assert third.next_token == ""
+
+
+def test_pages_hold_jobs_created_in_the_same_microsecond(jobs, monkeypatch):
+    moment = now()
+    monkeypatch.setattr(repository_module, "now", lambda: moment)
+    for i in range(5):
+        add(jobs, f"j{i}")
+    seen, token = [], ""
+    for _ in range(5):
+        page = jobs.list(PageRequest(size=2, token=token))
+        seen += names(page)
+        token = page.next_token
+        if not token:
+            break
+    assert seen == ["j4", "j3", "j2", "j1", "j0"]
+
+
+def test_exactly_full_last_page_has_no_token(jobs):
+    for i in range(4):
+        add(jobs, f"j{i}")
+    first = jobs.list(PageRequest(size=2))
+    assert jobs.list(PageRequest(size=2, token=first.next_token)).next_token == ""
+
+
+@pytest.mark.parametrize("size", [-1, 1001])
+def test_page_size_out_of_range(jobs, size):
+    with pytest.raises(BadOption, match="page_size"):
+        jobs.list(PageRequest(size=size))
+
+
+@pytest.mark.parametrize("token", ["x", "!!!", "bm9wZQ==", "WzEsMiwzXQ==", "e30=", "ü"])
+def test_foreign_page_token(jobs, token):
+    with pytest.raises(BadOption, match="page_token"):
+        jobs.list(PageRequest(token=token))
+
+
+@pytest.mark.parametrize(
+    ("created_at", "row_id"),
+    [
+        ("0001-01-01T00:00:00+14:00", "a"),
+        ("9999-12-31T23:59:59-14:00", "a"),
+        ("2026-01-01T00:00:00", "a"),
+        ("2026-01-01T00:00:00+00:00", "a\0"),
+        ("2026-01-01T00:00:00+00:00", "../a"),
+    ],
+)
+def test_invented_position(jobs, created_at, row_id):
+    """Neither database accepts a time beyond the calendar, nor PostgreSQL a NUL."""
+    position = json.dumps([created_at, row_id, PageRequest()._filter_digest()])
+    with pytest.raises(BadOption, match="page_token"):
+        jobs.list(PageRequest(token=base64.urlsafe_b64encode(position.encode()).decode()))
+
+
+def test_token_of_another_filter_is_refused(jobs):
+    for i in range(3):
+        add(jobs, f"j{i}")
+    token = jobs.list(PageRequest(size=1)).next_token
+    with pytest.raises(BadOption, match="page_token"):
+        jobs.list(PageRequest(size=1, token=token, states=("queued",)))
