@@ -115,7 +115,7 @@ experiment: $(VENV)/.ready-local  ## models × tasks on phantoms, resumable (SIZ
 	$(BIN)/vfmalign rehearse --size $(SIZE) $(EXPERIMENT)
 
 evidence: $(VENV)/.ready-local  ## the results in docs/evidence.md, from docs/evidence/report.json
-	$(BIN)/python -m vfmalign.finetuning.experiments.reports.evidence docs/evidence.md docs/evidence
+	$(BIN)/python docs/generate_evidence.py docs/evidence.md docs/evidence
 
 up: $(VENV)/.ready-local  ## start a local stack: object storage and the services (state and logs in .vfmalign/)
 	$(BIN)/vfmalign up --detach

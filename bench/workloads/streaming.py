@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from bench.noise import GaussianRows
 from vfmalign.client.messages.common import Estimate
 from vfmalign.mmd import mmd2
 from vfmalign.mmd.comparison.compare import compare, get_value
 from vfmalign.mmd.comparison.options import ComparisonOptions, ComputeConfig
 from vfmalign.mmd.comparison.samples import Sample
 from vfmalign.mmd.engine.kernels import KERNELS
-from vfmalign.mmd.engine.row_streams import GaussianRows, NpyRows
+from vfmalign.mmd.engine.row_streams import NpyRows
 from vfmalign.mmd.single_pass.block import block_mmd2, linear_mmd2
 from vfmalign.mmd.single_pass.fourier import fourier_mmd2
 

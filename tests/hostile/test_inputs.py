@@ -32,7 +32,7 @@ from vfmalign.features.imports.datasets import parse_datalist
 from vfmalign.finetuning.reports.templating import load_template
 from vfmalign.imaging.datasets.assignments import read_patients, read_splits
 from vfmalign.imaging.datasets.derivation import read_declaration
-from vfmalign.imaging.datasets.folders import scan_folder
+from vfmalign.imaging.datasets.folders import read as read_folder
 from vfmalign.imaging.datasets.sources import OUTSIDE, read_dataset_json
 from vfmalign.models.formats.exported_program import build_exported
 from vfmalign.models.formats.monai_bundle import read_bundle
@@ -316,7 +316,7 @@ def test_a_link_to_a_file_outside_the_folder_is_refused(tmp_path: Path) -> None:
         make_file(tmp_path, b"", f"data/{name}.nii.gz")
     (tmp_path / "data/t2.nii.gz").unlink()
     (tmp_path / "data/t2.nii.gz").symlink_to(secret)
-    assert [case.problems for case in scan_folder(tmp_path / "data")] == [(OUTSIDE,)]
+    assert [case.problems for case in read_folder(tmp_path / "data", None).cases] == [(OUTSIDE,)]
     (tmp_path / "data/t2.nii.gz").unlink()
     (tmp_path / "data/t2.nii.gz").symlink_to("dwi.nii.gz")
-    assert [case.problems for case in scan_folder(tmp_path / "data")] == [()]
+    assert [case.problems for case in read_folder(tmp_path / "data", None).cases] == [()]

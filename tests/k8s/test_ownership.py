@@ -12,7 +12,7 @@ import subprocess
 import sys
 
 import pytest
-from tests.k8s.ownership import ANOTHER_JOB, INSTALLATIONS, find_shared, format_owners, render_jobs, render_units
+from tests.k8s.ownership import ANOTHER_JOB, INSTALLATIONS, find_shared, format_owners, render_units
 from tests.k8s.rendering import ROOT, Object, kustomize, read_example, render
 
 # Objects of the cluster that two installations in two namespaces share. k8s/README.md says so.
@@ -32,25 +32,6 @@ def test_no_object_is_owned_by_two(units: dict[str, list[Object]]) -> None:
 def test_every_unit_owns_something(units: dict[str, list[Object]]) -> None:
     assert {*INSTALLATIONS, "jobs", ANOTHER_JOB} <= units.keys()
     assert all(units.values())
-
-
-@pytest.mark.parametrize("endpoint", ["https://s3.example.org", "http://another.example.org"])
-def test_a_clash_is_found_whether_or_not_the_values_are_equal(units: dict[str, list[Object]], endpoint: str) -> None:
-    changes = {
-        "nameSuffix: -example": "",
-        "- name: vfmalign-jobs-store": "- name: vfmalign-store",
-        "https://s3.example.org": endpoint,
-    }
-    shared = find_shared(units | {"jobs": render_jobs(changes)})
-    assert shared == {
-        ("ConfigMap", "vfmalign", "vfmalign-store"): ["overlays/local", "overlays/cpu", "overlays/gpu", "jobs"]
-    }
-
-
-def test_a_copy_that_keeps_its_suffix_is_found(units: dict[str, list[Object]]) -> None:
-    shared = find_shared(units | {ANOTHER_JOB: render_jobs({})})
-    assert ("ConfigMap", "vfmalign", "vfmalign-jobs-store-example") in shared
-    assert ("Job", "vfmalign", "vfmalign-extract-example") in shared
 
 
 def test_installations_in_other_namespaces_share_the_priority_classes_alone() -> None:

@@ -46,12 +46,3 @@ def test_only_the_listed_kinds_are_not_validated(objects: list[Object]) -> None:
     assert {kind for kind in kinds if "." in kind[0] and not kind[0].split("/")[0].endswith(".k8s.io")} | {
         kind for kind in kinds if kind[0].startswith("kueue")
     } == NOT_VALIDATED
-
-
-def test_a_misspelt_field_is_found(objects: list[Object]) -> None:
-    template = next(item for item in objects if item["kind"] == "PodTemplate")
-    template["template"]["spec"]["containers"][0]["securityContex"] = {}
-    try:
-        assert "securityContex" in list_errors(template, VERSIONS[0])
-    finally:
-        del template["template"]["spec"]["containers"][0]["securityContex"]

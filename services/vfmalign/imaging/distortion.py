@@ -71,11 +71,6 @@ def distort(signal_DHW: Tensor, displacement_DEW: Tensor) -> Tensor:
     return _mass_between_edges(signal_DHW, _edge_origins(displacement_DEW))
 
 
-def undistort(signal_DHW: Tensor, displacement_DEW: Tensor) -> Tensor:
-    """Inverts `distort` for a known field, up to the blur of resampling."""
-    return _mass_between_edges(signal_DHW, _regular_edges(displacement_DEW) + displacement_DEW)
-
-
 def displace_ratio(ratio_DHW: Tensor, displacement_DEW: Tensor) -> Tensor:
     """Displaces a ratio of two distorted images by linear interpolation, without pile-up."""
     origins_DEW = _edge_origins(displacement_DEW)

@@ -188,27 +188,21 @@ def list_model_ids(store: ObjectStore) -> Iterator[str]:
             yield key.removeprefix("models/").removesuffix(_CARD_SUFFIX)
 
 
-def load_encoder(
-    store: ObjectStore, model_id: str, sha256: str | None = None, device: torch.device | str = "cpu"
-) -> tuple[Encoder, ModelCard]:
+def load_encoder(store: ObjectStore, model_id: str) -> tuple[Encoder, ModelCard]:
     """Loads a published encoder in evaluation mode, verified against its card.
 
     Args:
         store: the deployment's object storage.
         model_id: a published model.
-        sha256: the digest that the caller expects of the weights; None accepts the card's.
-        device: device of the encoder.
 
     Raises:
         NotFound: no model has this id.
-        DigestMismatch: the card names other weights than the caller.
         DataLoss: the weights are missing or differ from those named by the card.
         PreconditionFailed: this version cannot build the card's architecture.
         BadCheckpoint: the stored weights do not fit the architecture.
     """
     card = load_card(store, model_id)
-    check_checkpoint_digest(card, sha256)
-    return load_card_encoder(store, card, device), card
+    return load_card_encoder(store, card), card
 
 
 def check_checkpoint_digest(card: ModelCard, sha256: str | None) -> None:

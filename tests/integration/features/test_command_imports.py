@@ -63,7 +63,7 @@ def test_a_model_is_imported(run: Run, tmp_path: Path, store: ObjectStore) -> No
     model = run("models", "import", "foreign.pth", "--as", "profound_conv_micro", "--id", "remote-model")
     shown = run("models", "show", "remote-model")
     assert (shown["checkpoint"], shown["objective"]) == (model["checkpoint"], "OBJECTIVE_UNKNOWN")
-    load_encoder(store, "remote-model", model["checkpoint"]["sha256"])
+    assert load_encoder(store, "remote-model")[1].checkpoint.sha256 == model["checkpoint"]["sha256"]
 
 
 def test_a_viewer_learns_which_role_is_missing(run: Run, tmp_path: Path, store: ObjectStore) -> None:

@@ -1,17 +1,19 @@
-"""The benchmark's harness: values agree, failures are reported, medians and ratios are right."""
+"""What the benchmark publishes is right: values, medians, ratios and the sentences about them."""
 
 from __future__ import annotations
 
+import importlib
 import json
+import pkgutil
 from pathlib import Path
 from typing import Any
 
+import bench
 import numpy as np
 import pytest
 import torch
-from bench import datasets, environments, forward, gpu, machine, measure, methods, process, sections, tables
+from bench import datasets, environments, machine, measure, methods, process, sections, tables
 from bench.measure import MeasurementSettings, Method, Result
-from bench.process import CallFailed, MethodProcess
 from bench.workloads import gemm_limit
 
 SIGMA = 4.0
@@ -44,40 +46,6 @@ def test_vfmalign_and_the_textbook_formula_agree_with_the_true_value() -> None:
     assert 0 < engine.above_inputs_bytes < 500e6
 
 
-def test_failures_are_reported_and_the_other_methods_continue() -> None:
-    samples = datasets.shifted(20, 4, 0.0)
-    methods_to_run = [
-        Method("no such function", "vfmalign", "workloads.gemm_limit", "nothing"),
-        Method("fails", "vfmalign", "workloads.gemm_limit", "gemm", arguments={"dtype": "float33"}),
-        Method("slow one", "vfmalign", "workloads.gemm_limit", "gemm", slow=True),
-        Method("elsewhere", "torch", "competitors.keops", "value", "pykeops"),
-        Method("torch-two-sample", "torch", "absent", "absent", "torch-two-sample"),
-        Method("works", "vfmalign", "workloads.gemm_limit", "gemm", arguments={"dtype": "float32"}, statistic="none"),
-    ]
-    results = measure.compare(methods_to_run, samples, MeasurementSettings(repeats=1, threads=1, retries=0))
-    reasons = [one.failure for one in results]
-    assert "AttributeError" in reasons[0]
-    assert "float33" in reasons[1]
-    assert reasons[2:] == [
-        "slow: run with --slow",
-        "not installed: run `make bench-competitors`",
-        environments.NOT_ON_PYPI["torch-two-sample"],
-        "",
-    ]
-    assert [len(one.turns) for one in results] == [0, 0, 0, 0, 0, 1]
-
-
-def test_a_call_that_takes_too_long_is_ended() -> None:
-    samples = datasets.shifted(20, 4, 0.0)
-    method = Method("slow", "vfmalign", "workloads.gemm_limit", "gemm", arguments={"dtype": "float32"})
-    call = {"module": method.module, "function": method.function, "arguments": method.arguments}
-    child = MethodProcess("slow", method.environment, call, samples, threads=1, memory_bytes=2**34, start_limit_s=60.0)
-    with pytest.raises(CallFailed, match=r"no answer within 0\.01 s"):
-        child.call(0.01)
-    child.close()
-    assert child._child.returncode is not None
-
-
 def test_median_and_ratios_turn_by_turn() -> None:
     fast, slow = result("fast", [1.0, 2.0, 4.0]), result("slow", [3.0, 10.0, 8.0])
     assert measure.median_range(slow.seconds) == measure.MedianRange(8.0, 3.0, 10.0)
@@ -88,24 +56,6 @@ def test_median_and_ratios_turn_by_turn() -> None:
     assert tables.seconds(slow) == "8 (3–10)"
     once.warmed_up = False
     assert tables.seconds(once) == "20 (one cold call)"
-
-
-def test_a_disturbed_call_is_repeated_and_the_last_one_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    busy = iter([0.0, 9.0, 9.0, 10.0])
-    monkeypatch.setattr(machine, "busy_seconds", lambda: next(busy))
-    monkeypatch.setattr(measure.os, "cpu_count", lambda: 2)
-
-    class Calls:
-        count = 0
-
-        def call(self, limit_s: float) -> dict[str, Any]:
-            self.count += 1
-            return {"seconds": 2.0, "cpu_seconds": 1.0}
-
-    calls, one = Calls(), result("one", [])
-    measure._add_turn(one, calls, MeasurementSettings(retries=5))
-    assert calls.count == 2
-    assert [turn["others"] for turn in one.turns] == [0.0]
 
 
 def test_the_true_value_is_the_textbook_value(home: Path) -> None:
@@ -159,15 +109,6 @@ def test_the_table_of_one_mmd_draws_the_right_conclusions(home: Path) -> None:
     assert f"torch {torch.__version__}" in markdown_path.read_text()
 
 
-def test_it_reports_the_matrix_units_and_the_precision_of_fast() -> None:
-    about = machine.describe(2) | {"flags": ["avx512f", "avx512_bf16"], "bf16_matrix_units": False}
-    assert "has no bf16 matrix units (AMX), only bf16 dot products of vectors" in machine.sentence(about)
-    about |= {"flags": ["avx512_bf16", "amx_bf16"], "bf16_matrix_units": True}
-    assert "has bf16 matrix units (AMX); flags" in machine.sentence(about)
-    assert "`fast` computes in float32, as `high` does" in sections.fast_precision_sentence("cpu")
-    assert "`fast` rounds rows to bfloat16" in sections.fast_precision_sentence("cuda")
-
-
 def test_the_limit_is_the_whole_product_by_the_fastest_library(monkeypatch: pytest.MonkeyPatch) -> None:
     clock, calls = [0.0], []
 
@@ -203,21 +144,10 @@ def test_every_library_gives_the_product(dtype: torch.dtype) -> None:
     assert torch.backends.mkldnn.matmul.fp32_precision != "bf16"
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
-def test_without_a_gpu_it_exits_with_one_sentence() -> None:
-    with pytest.raises(SystemExit, match="needs a CUDA device"):
-        gpu.require_device()
-
-
-def test_an_encoder_s_forward_pass_is_measured(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("sys.argv", ["forward", "provicnet_micro"])
-    assert forward.main() == 0
-    title, row = capsys.readouterr().out.splitlines()
-    assert title.split()[:2] == ["architecture", "input"]
-    name, size, parameters, _, first, second, peak, before = row.split()
-    assert (name, size, parameters) == ("provicnet_micro", "1×16×64×64", "0.6")
-    assert float(first) >= 0
-    assert float(second) >= 0
-    assert float(peak) >= float(before) > 0
+def test_every_module_can_be_imported() -> None:
+    """The competitors have environments of their own."""
+    names = [one.name for one in pkgutil.walk_packages(bench.__path__, "bench.")]
+    for name in names:
+        if not name.startswith("bench.competitors.") and not name.endswith(".__main__"):
+            importlib.import_module(name)
+    assert "bench.statistics.families" in names

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bench import environments
 from bench.statistics import __main__ as command
-from bench.statistics import convergence, equivalence, few_patients, fourier, power
+from bench.statistics import few_patients, fourier, power
 from bench.statistics.averages import simulate_averages
 from bench.statistics.convergence import SHAPES, draw_noise, get_curve, measure_directly
 from bench.statistics.coverage import coverage_shares
@@ -79,17 +78,6 @@ def test_separate_permutations_reorder_every_stratum_by_itself() -> None:
     assert not all((one[:, 1] - one[:, 0] == 1).all() for one in applied)
 
 
-def test_sections_are_simulated_and_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(environments, "HOME", tmp_path)
-    sizes = ["--size-datasets", "1", "--power-datasets", "2", "--processes", "1"]
-    monkeypatch.setattr("sys.argv", ["statistics", "--only", "size,power", *sizes, "--out", str(tmp_path / "out")])
-    assert command.main() == 0
-    size, compared = json.loads((tmp_path / "out" / "results.json").read_text())["sections"]
-    assert len(size["records"]) == len(size["tables"][0]["rows"]) == 13
-    assert {one["competitor"] for one in compared["records"]} == {"MMD-FUSE, paper", "MMD-FUSE, package's λ"}
-    assert "alibi-detect: not installed: run `make bench-competitors`." in compared["sentences"]
-
-
 def test_simulated_noise_is_stationary_with_the_stated_autocorrelation() -> None:
     noise = draw_noise(20_000, 9, 0.9, np.random.default_rng(1))
     assert noise.var(axis=0) == pytest.approx(np.ones(9), rel=0.05)
@@ -105,35 +93,6 @@ def test_simulated_curves_rise_by_one(shape: str) -> None:
 def test_the_direct_method_reads_raw_scores() -> None:
     assert measure_directly(np.array([0.0, 0.5, 0.8, 0.9, 0.94, 1.0, 1.0])).value == 5
     assert measure_directly(np.array([0.0, 0.5, -0.4, 0.3, 0.0, 0.6])).absent_reason == "within noise"
-
-
-def test_convergence_is_simulated_and_recorded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(convergence, "NULL_VALIDATIONS", (5, 9))
-    monkeypatch.setattr(convergence, "VALIDATIONS", (9,))
-    arguments = ["--only", "convergence", "--curves", "4", "--out", str(tmp_path / "out")]
-    monkeypatch.setattr("sys.argv", ["statistics", *arguments])
-    assert command.main() == 0
-    (section,) = json.loads((tmp_path / "out" / "results.json").read_text())["sections"]
-    assert [table["title"].split()[0] for table in section["tables"]] == [
-        "False",
-        "Detected",
-        "steps_to_95",
-        "steps_to_baseline",
-    ]
-    assert {one["case"] for one in section["records"]} == {"false rises", "power", "steps_to_95", "steps_to_baseline"}
-    assert len(section["records"]) == sum(len(table["rows"]) for table in section["tables"])
-
-
-def test_intervals_over_training_seeds_are_simulated_for_every_cell(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    arguments = ["--only", "seeds", "--seeds-datasets", "2", "--out", str(tmp_path)]
-    monkeypatch.setattr("sys.argv", ["statistics", *arguments])
-    assert command.main() == 0
-    (section,) = json.loads((tmp_path / "results.json").read_text())["sections"]
-    assert [len(table["rows"]) for table in section["tables"]] == [9, 9]
-    assert len(section["records"]) == 2 * 9 * 6
-    assert {one["covered"] for one in section["records"]} <= {0.0, 0.5, 1.0}
 
 
 PAIRS = "pairs, correlation 0.9975"
@@ -158,17 +117,6 @@ def test_the_bound_of_random_fourier_features_is_simulated_beside_the_one_before
     assert all(min(row["after"]) > 0.93 for row in rows)
 
 
-def test_equivalence_is_simulated_for_every_cell(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(equivalence, "SCENARIOS", [one._replace(patients=(10,)) for one in equivalence.SCENARIOS])
-    arguments = ["--only", "equivalence", "--equivalence-datasets", "2", "--out", str(tmp_path)]
-    monkeypatch.setattr("sys.argv", ["statistics", *arguments])
-    assert command.main() == 0
-    (section,) = json.loads((tmp_path / "results.json").read_text())["sections"]
-    assert len(section["tables"][0]["rows"]) == 7
-    assert len(section["records"]) == 7 * 2
-    assert {one["equivalent"] for one in section["records"]} <= {0.0, 0.5, 1.0}
-
-
 def test_intervals_of_averages_cover_where_resampled_seeds_do_not() -> None:
     section = simulate_averages(datasets=60, seed=3)
     for table in section.tables:
@@ -183,19 +131,6 @@ def test_related_models_raise_the_level_of_the_test_across_them() -> None:
     section = simulate_families(simulations=60, seed=3, processes=1)
     rejected = {(record["families"], record["share"]): record["rejected"] for record in section.records}
     assert rejected["3+2+1", 1.0] > 9 > rejected["1+1+1+1+1+1", 1.0]
-
-
-def test_few_patients_are_simulated_for_every_cell(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(few_patients, "PATIENTS", (12, 20))
-    monkeypatch.setattr(few_patients, "CLASSES", ((4, 10), (10, 10)))
-    arguments = ["--only", "skewness,classes", "--few-datasets", "2", "--out", str(tmp_path)]
-    monkeypatch.setattr("sys.argv", ["statistics", *arguments])
-    assert command.main() == 0
-    skewness, classes = json.loads((tmp_path / "results.json").read_text())["sections"]
-    assert len(skewness["records"]) == len(skewness["tables"][0]["rows"]) == 5 * 2
-    assert all(one["verdict, 1 seed"] == 0 for one in skewness["records"] if one["patients"] == 12)
-    assert len(classes["records"]) == 4 * 2
-    assert {(one["positive"], one["now"]) for one in classes["records"]} == {(4, "no interval"), (10, "interval")}
 
 
 def test_the_lower_ends_of_a_normal_sample_agree_between_methods() -> None:

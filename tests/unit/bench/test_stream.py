@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from bench import datasets, environments, process, stream, tables
-from bench.measure import MeasurementSettings, Method, Result
+from bench.measure import MeasurementSettings
 from bench.statistics.simulations import Population
 
 
@@ -36,14 +36,3 @@ def test_streams_give_the_populations_value_and_files_the_one_in_memory() -> Non
     text = tables.to_markdown(section)
     assert "| fourier, n = m = 10,000,000 | – | – | – | – | – | – | slow: run with --slow |" in text
     assert "| read whole, then compared | " in text
-
-
-def test_growth_is_reported_from_the_smallest_to_the_largest_stream() -> None:
-    def fourier(rows: int, seconds: float, peak: int) -> Result:
-        method = Method("fourier", "vfmalign", "workloads.streaming", "fourier_features", arguments={"rows": rows})
-        return Result(method, [{"seconds": seconds, "above_inputs_bytes": peak}])
-
-    (sentence,) = stream._growth([fourier(1_000, 2.0, 10**6), fourier(5_000, 4.0, 10**7), fourier(9_000, 6.0, 10**7)])
-    assert sentence.startswith("From 1,000 to 9,000 rows (9×) the peak of `fourier` goes from 1 to 10 MB")
-    assert sentence.endswith("its time grows 3×.")
-    assert stream._growth([fourier(1_000, 2.0, 10**6)]) == []

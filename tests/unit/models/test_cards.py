@@ -16,7 +16,7 @@ from vfmalign.core.domain.errors import (
 )
 from vfmalign.core.domain.models import PreprocessingSpec, PretrainingDataset
 from vfmalign.core.storage.keys import model_card_key
-from vfmalign.models.cards import list_model_ids, load_card, load_encoder, publish
+from vfmalign.models.cards import check_checkpoint_digest, list_model_ids, load_card, load_encoder, publish
 from vfmalign.models.registry import ARCHITECTURES
 from vfmalign.models.weights import random_state, to_safetensors
 
@@ -42,7 +42,7 @@ def test_a_published_model_is_loaded_back(store, state):
     assert card.primary_layer == "stages.3"
     assert card.pretraining == (seen,)
     assert load_card(store, "first") == card
-    encoder, loaded = load_encoder(store, "first", card.checkpoint.sha256)
+    encoder, loaded = load_encoder(store, "first")
     assert loaded == card
     assert not encoder.training
     assert all(torch.equal(tensor, state[name]) for name, tensor in encoder.state_dict().items())
@@ -103,9 +103,10 @@ def test_unknown_models(store):
 
 
 def test_another_digest_than_expected(store, state):
-    publish_micro(store, "digest", state)
+    card = publish_micro(store, "digest", state)
+    check_checkpoint_digest(card, card.checkpoint.sha256)
     with pytest.raises(DigestMismatch, match=f"digest: .* not the expected {'0' * 64}"):
-        load_encoder(store, "digest", "0" * 64)
+        check_checkpoint_digest(card, "0" * 64)
 
 
 def test_weights_changed_underneath(store, state):

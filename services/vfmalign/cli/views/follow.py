@@ -196,10 +196,6 @@ class View:
             count = f"{done}/{total} {progress.unit}s{estimate_time_left(done, total, progress.elapsed_seconds)}"
         self._bars.update(self._tasks[key], description=description, completed=done, total=total or None, count=count)
 
-    def list_bars(self) -> list[str]:
-        """Returns the descriptions of the bars that are shown."""
-        return [task.description for task in self._bars.tasks]
-
     def _show_stage(self, stage: CheckStage) -> None:
         """Shows that a stage has ended, a new probe of a running one, or what it waits for."""
         if stage.end_time is not None and stage.name not in self._finished_stages:

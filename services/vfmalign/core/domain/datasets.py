@@ -85,6 +85,7 @@ class DatasetManifest(Record):
 
     id: Id
     held_out: bool = True
+    # Set by the generator, never by an import, so that no rehearsal passes for evidence: reports and gates follow it.
     phantom: bool = False
     declaration: DatasetDeclaration = Field(default_factory=lambda: get_declaration("prostate_mpmri"))
     pretrain: tuple[Case, ...] = Field(default=(), max_length=MAX_CASES)

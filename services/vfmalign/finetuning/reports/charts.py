@@ -1,4 +1,8 @@
-"""Charts of a report's first screen, as SVG in the page: differences about zero, a shift on its scale, its layers."""
+"""Charts of a report's first screen, as SVG in the page: differences about zero, a shift on its scale, its layers.
+
+They fit every width, follow the page's light or dark style, and have text for screen readers; matplotlib's images do
+not. Figures that need a plotting library stay matplotlib's and are folded.
+"""
 
 from __future__ import annotations
 

@@ -42,7 +42,9 @@ def matches(path: Path) -> bool:
 
 
 def read(path: Path, declaration: DatasetDeclaration | None) -> SourceDataset:
-    """Finds the cases; without a declaration they are prostate mpMRI. See `scan_folder`.
+    """Finds the cases, ordered by name; without a declaration they are prostate mpMRI.
+
+    Links to folders are not followed, and a link to a file outside the folder is a problem of its case.
 
     Raises:
         UndescribedData: no file of any case shows anything declared, or no case has one of the modalities.
@@ -59,20 +61,6 @@ def read(path: Path, declaration: DatasetDeclaration | None) -> SourceDataset:
         message = f"no file's name contains the words of {' or '.join(missing)}, which {chosen.name} declares"
         raise describe(message, name_files(files_by_case))
     return SourceDataset(chosen, cases)
-
-
-def scan_folder(directory: Path, declaration: DatasetDeclaration | None = None) -> list[CaseSource]:
-    """Finds the cases in a folder, ordered by name.
-
-    Args:
-        directory: the folder; links to folders are not followed, and a link to a file outside is a problem of its case.
-        declaration: what the cases hold; prostate mpMRI for None.
-
-    Raises:
-        BadDataset: it is not a folder, holds no NIfTI file, or files lie beside case folders.
-        OSError: neither the folder nor any below it can be read.
-    """
-    return _collect_cases(directory, *_find_files(directory), declaration or get_declaration(_PROSTATE))
 
 
 def _find_files(directory: Path) -> tuple[dict[str, list[Path]], list[OSError]]:

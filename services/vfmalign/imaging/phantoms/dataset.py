@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 from vfmalign.core.domain.datasets import SPLITS, Case, DatasetManifest, Split, StoredObject
 from vfmalign.core.domain.declarations import VolumeKind, get_declaration
@@ -13,8 +13,6 @@ from vfmalign.core.storage.keys import dataset_key, volume_key
 from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.imaging.phantoms.rendering import PhantomSpec, generate_case
 from vfmalign.imaging.volumes import encode
-
-ProgressCallback = Callable[[str, int, int], None]
 
 SPLIT_STRIDE = 1_000_000
 """Case indices of a split start at its position in `SPLITS` times this number, so that the size of one split does not
@@ -74,7 +72,6 @@ def synthesise_dataset(
     seed: int,
     counts: Mapping[Split, int],
     *,
-    progress: ProgressCallback | None = None,
     spec: PhantomSpec | None = None,
 ) -> DatasetManifest:
     """Generates a dataset of phantoms and stores it.
@@ -84,7 +81,6 @@ def synthesise_dataset(
         dataset_id: see `PhantomDataset`.
         seed: see `PhantomDataset`.
         counts: see `PhantomDataset`.
-        progress: called as `progress("generate", done, total)` after every case.
         spec: see `PhantomDataset`.
 
     Returns:
@@ -97,12 +93,10 @@ def synthesise_dataset(
     phantoms = PhantomDataset(dataset_id, seed, counts, spec)
     # If the dataset exists, volumes are only compared: writing them could damage a different dataset with the same id.
     exists = store.exists(dataset_key(dataset_id))
-    for done, volumes in enumerate(phantoms.generate(), start=1):
+    for volumes in phantoms.generate():
         if not exists:
             for key, data in volumes.items():
                 store.put(key, data)
-        if progress is not None:
-            progress("generate", done, phantoms.total)
     dataset = phantoms.to_manifest()
     if not exists:
         save_dataset(store, dataset)

@@ -1,4 +1,4 @@
-"""Rows of features that are read block by block: arrays, `.npy` files, stored feature sets and seeded noise.
+"""Rows of features that are read block by block: arrays, `.npy` files and stored feature sets.
 
 A stream can be read any number of times, returns the same rows each time, checks that they are finite, and holds only
 the blocks that are in use.
@@ -23,9 +23,6 @@ from vfmalign.core.domain.errors import BadOption, BadTensor
 from vfmalign.core.runtime.threads import Threads
 from vfmalign.core.storage.feature_sets import Features, Manifest, read_part
 from vfmalign.core.storage.object_store import ObjectStore
-
-# Noise is drawn in blocks of this many rows whatever rows are read, so that a row's value does not depend on the reads.
-NOISE_ROWS = 4096
 
 Block = TypeVar("Block")
 FeatureArray = NDArray[np.floating[Any]]
@@ -167,60 +164,6 @@ class StoredRows:
         if last is None or last[0] != index:
             last = self._last_part = None  # release the memory of one part before reading the next
             last = self._last_part = (index, read_part(self._store, self._manifest, index)[self._layer])
-        return last[1]
-
-
-class GaussianRows:
-    """Seeded rows of N(mean, sd²) noise, drawn when they are read and never stored.
-
-    Block i of `NOISE_ROWS` rows depends only on the seed, on i and on torch's generator for the device, so that two
-    streams with the same seed and different means are shifted copies of each other.
-
-    Args:
-        rows: N.
-        channels: C.
-        seed: from 0 to 2⁶⁴ − 1.
-        mean: of every channel.
-        sd: of every channel.
-        device: where the rows are drawn and stay.
-
-    Raises:
-        BadOption: a size below 1, or a seed out of range.
-    """
-
-    def __init__(
-        self, rows: int, channels: int, *, seed: int, mean: float = 0.0, sd: float = 1.0, device: str = "cpu"
-    ) -> None:
-        if rows < 1 or channels < 1:
-            raise BadOption(f"expected at least one row and channel, got {rows} × {channels}", field="rows")
-        if not 0 <= seed < 2**64:
-            raise BadOption(f"expected a seed from 0 to 2⁶⁴ − 1, got {seed}", field="seed")
-        self.rows, self.channels = rows, channels
-        self._seed, self._mean, self._sd = seed, mean, sd
-        self._device = torch.device(device)
-        self._last_block: tuple[int, Tensor] | None = None
-
-    def blocks(self, size: int) -> Iterator[Tensor]:
-        """See `RowStream`."""
-        return _blocks(self, size)
-
-    def read(self, start: int, stop: int) -> Tensor:
-        """See `RowStream`."""
-        _check_range(self, start, stop)
-        pieces = []
-        for block in range(start // NOISE_ROWS, -(-stop // NOISE_ROWS)):
-            offset = block * NOISE_ROWS
-            pieces.append(self._noise(block)[max(0, start - offset) : stop - offset])
-        return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
-
-    def _noise(self, block: int) -> Tensor:
-        """Draws block i as a whole, so that its rows do not depend on which are read; the last one is cached."""
-        last = self._last_block  # a local reference, because another thread may replace the attribute
-        if last is None or last[0] != block:
-            state = int(np.random.SeedSequence((self._seed, block)).generate_state(1, np.uint64)[0])
-            generator = torch.Generator(self._device).manual_seed(state % 2**63)
-            noise_RC = torch.empty(NOISE_ROWS, self.channels, device=self._device)
-            last = self._last_block = (block, noise_RC.normal_(self._mean, self._sd, generator=generator))
         return last[1]
 
 

@@ -195,8 +195,8 @@ def _mean(terms_R: FloatArray) -> FloatArray:
 class PairSums:
     """Σ (φ(x_i) − φ(y_i)) by bucket; swapping the pairs of a bucket flips the sign of its sum."""
 
-    def __init__(self, buckets: Buckets, feature_map: RandomFeatureMap, *, biased: bool) -> None:
-        self._buckets, self._feature_map, self._biased = buckets, feature_map, biased
+    def __init__(self, buckets: Buckets, feature_map: RandomFeatureMap) -> None:
+        self._buckets, self._feature_map = buckets, feature_map
         self.groups, self.device = buckets.count, feature_map.device
         frequencies, device = feature_map.frequencies, feature_map.device
         self._sums_GF = torch.zeros(buckets.count, 2 * frequencies, dtype=torch.float64, device=device)
@@ -212,10 +212,9 @@ class PairSums:
             difference_IF = features_IF.sub_(other_IF)
             bucket_I = self._buckets.get_buckets(rows_I)
             _add_by_bucket(self._sums_GF, difference_IF, bucket_I)
-            if not self._biased:
-                diagonal_IR = _squared_modulus(difference_IF)
-                self._diagonal_R += diagonal_IR.sum(dim=0)
-                _add_by_bucket(self._diagonal_G, diagonal_IR.mean(dim=1, keepdim=True), bucket_I)
+            diagonal_IR = _squared_modulus(difference_IF)
+            self._diagonal_R += diagonal_IR.sum(dim=0)
+            _add_by_bucket(self._diagonal_G, diagonal_IR.mean(dim=1, keepdim=True), bucket_I)
         self._feature_map.all_reduce(self._sums_GF, self._diagonal_R, self._diagonal_G)
 
     def terms_R(self) -> FloatArray:
@@ -256,16 +255,16 @@ class PairSums:
         return (self._estimate(_squared_modulus(without_GF).mean(dim=-1), diagonal_G, rows_G),)
 
     def _estimate(self, total: Tensor, diagonal: Tensor, rows: Tensor | float) -> FloatArray:
-        """Returns JMLR 2012, eq. (5) with n = m, or eq. (4), from Σ_ij h and Σ_i h_ii."""
-        value = total / rows**2 if self._biased else (total - diagonal) / (rows * (rows - 1.0))
+        """Returns JMLR 2012, eq. (4), from Σ_ij h and Σ_i h_ii."""
+        value = (total - diagonal) / (rows * (rows - 1.0))
         return np.asarray(value.cpu().numpy(), dtype=np.float64)
 
 
 class SampleSums:
     """Σ φ by bucket over both samples; a permutation chooses which buckets belong to x."""
 
-    def __init__(self, x: Buckets, y: Buckets, feature_map: RandomFeatureMap, *, biased: bool) -> None:
-        self._x, self._y, self._feature_map, self._biased = x, y, feature_map, biased
+    def __init__(self, x: Buckets, y: Buckets, feature_map: RandomFeatureMap) -> None:
+        self._x, self._y, self._feature_map = x, y, feature_map
         self.groups, self.device = x.count + y.count, feature_map.device
         frequencies, device = feature_map.frequencies, feature_map.device
         self._sums_GF = torch.zeros(self.groups, 2 * frequencies, dtype=torch.float64, device=device)
@@ -326,9 +325,8 @@ class SampleSums:
         return _mean(without_x), _mean(without_y)
 
     def _estimate(self, x_F: Tensor, y_F: Tensor, n: Tensor | float, m: Tensor | float) -> FloatArray:
-        """Returns terms of JMLR 2012, eq. (5), or of eq. (3): (n|φ̄|² − 1)/(n − 1) = |φ̄|² − (1 − |φ̄|²)/(n − 1)."""
+        """Returns terms of JMLR 2012, eq. (3): (n|φ̄|² − 1)/(n − 1) = |φ̄|² − (1 − |φ̄|²)/(n − 1)."""
         mean_x, mean_y = x_F / n, y_F / m
         value = _squared_modulus(mean_x - mean_y)
-        if not self._biased:
-            value = value - (1.0 - _squared_modulus(mean_x)) / (n - 1.0) - (1.0 - _squared_modulus(mean_y)) / (m - 1.0)
+        value = value - (1.0 - _squared_modulus(mean_x)) / (n - 1.0) - (1.0 - _squared_modulus(mean_y)) / (m - 1.0)
         return np.asarray(value.cpu().numpy(), dtype=np.float64)

@@ -93,7 +93,6 @@ def fourier_mmd2(
     paired: bool,
     sigma: float,
     kernel: str = "gaussian",
-    biased: bool = False,
     frequencies: int = 0,
     seed: int = 0,
     permutations: int = 0,
@@ -108,15 +107,15 @@ def fourier_mmd2(
 ) -> FourierEstimate:
     """Estimates MMD² by random Fourier features in one pass.
 
+    The U-statistic subtracts k(x_i, x_i) = |φ_r(x_i)|² = 1 from the sums at each frequency, which gives JMLR 2012,
+    eq. (3), or eq. (4) for pairs, of the approximated kernel.
+
     Args:
         x: first sample.
         y: second sample; with `paired`, row i of both is one case.
         paired: whether rows are pairs; the test then swaps within pairs instead of permuting rows.
         sigma: bandwidth in feature units.
         kernel: a kernel of a distance.
-        biased: whether to return the V-statistic, JMLR 2012, eq. (5). The U-statistic subtracts k(x_i, x_i) =
-            |φ_r(x_i)|² = 1 from the sums at each frequency, which gives eq. (3), or eq. (4) for pairs, of the
-            approximated kernel.
         frequencies: R, 0 for 1,024; the time is proportional to R and the error to 1/√R.
         seed: of frequencies and permutations.
         permutations: B; 0 for no test.
@@ -133,7 +132,7 @@ def fourier_mmd2(
         BadOption: a kernel without a spectrum.
         BadTensor: channels, rows or groups that do not match, or too few rows.
     """
-    _check_rows(x, y, paired=paired, biased=biased)
+    _check_rows(x, y, paired=paired)
     spectrum = spectra.draw_spectrum(kernel, sigma, x.channels, frequencies, seed)
     precision = "float64" if spectrum.heavy_tailed or precision == "float64" else "float32"
     block_bytes, bucket_bytes = (min(largest, memory_bytes // divisor) for largest, divisor in (_BLOCK, _BUCKETS))
@@ -142,7 +141,7 @@ def fourier_mmd2(
         spectrum, precision, device, x, block_bytes=block_bytes, communicator=communicator, context=context
     )
     max_buckets = max(4 * MIN_GROUPS, min(BUCKETS, bucket_bytes // (16 * spectrum.count)))
-    samples = _create_sums(x, y, (groups_x, groups_y), max_buckets, feature_map, paired=paired, biased=biased)
+    samples = _create_sums(x, y, (groups_x, groups_y), max_buckets, feature_map, paired=paired)
     with products.matrix_units(precision, feature_map.device):
         samples.fill(x, y, context)
     return _result(
@@ -150,9 +149,9 @@ def fourier_mmd2(
     )
 
 
-def _check_rows(x: RowStream, y: RowStream, *, paired: bool, biased: bool) -> None:
+def _check_rows(x: RowStream, y: RowStream, *, paired: bool) -> None:
     check_compatible(x, y, paired=paired)
-    if min(x.rows, y.rows) < (1 if biased else 2):
+    if min(x.rows, y.rows) < 2:
         raise BadTensor(f"an unbiased estimate needs at least 2 rows per sample, got {min(x.rows, y.rows)}", field="x")
 
 
@@ -164,13 +163,12 @@ def _create_sums(
     feature_map: RandomFeatureMap,
     *,
     paired: bool,
-    biased: bool,
 ) -> PairSums | SampleSums:
     """Returns the sums of features over buckets of groups, which are still to be filled."""
     if paired:
-        return PairSums(make_buckets(x.rows, groups[0], max_buckets, "x"), feature_map, biased=biased)
+        return PairSums(make_buckets(x.rows, groups[0], max_buckets, "x"), feature_map)
     pair = make_proportional_buckets(x.rows, y.rows, *groups, max_buckets)
-    return SampleSums(*pair, feature_map, biased=biased)
+    return SampleSums(*pair, feature_map)
 
 
 @dataclass(frozen=True)

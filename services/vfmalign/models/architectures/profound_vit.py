@@ -159,7 +159,7 @@ class MaeDecoder(nn.Module):
             grid_DHW: patches along each axis of the input; None for the largest.
 
         Returns:
-            (N, L, P); see `to_patches` for the order of a patch's voxels.
+            (N, L, P), a patch's voxels ordered by D, H, W and then channel.
         """
         seen_NKC = self.decoder_embed(tokens_NLC)
         place_1LC = crop_position_embedding(self.decoder_pos_embed, self.grid_DHW, grid_DHW or self.grid_DHW)
@@ -171,15 +171,8 @@ class MaeDecoder(nn.Module):
         return cast(Tensor, self.decoder_pred(self.decoder_norm(hidden_NLC)))[:, 1:]
 
 
-def to_patches(input_NCDHW: Tensor, patch_DHW: Stride) -> Tensor:
-    """Cuts the input into patches: (N, L, P), a patch's voxels ordered by D, H, W and then channel."""
-    n, c = input_NCDHW.shape[:2]
-    (d, h, w), (p, q, r) = patch_grid(tuple(input_NCDHW.shape[2:]), patch_DHW), patch_DHW
-    return input_NCDHW.reshape(n, c, d, p, h, q, w, r).permute(0, 2, 4, 6, 3, 5, 7, 1).reshape(n, d * h * w, -1)
-
-
 def to_volume(patches_NLP: Tensor, grid_DHW: Stride, patch_DHW: Stride) -> Tensor:
-    """Inverts `to_patches`: (N, C, D, H, W)."""
+    """Put the patches that `MaeDecoder` returns in their places: (N, C, D, H, W)."""
     (d, h, w), (p, q, r) = grid_DHW, patch_DHW
     tiles = patches_NLP.reshape(len(patches_NLP), d, h, w, p, q, r, -1).permute(0, 7, 1, 4, 2, 5, 3, 6)
     return tiles.reshape(len(patches_NLP), -1, d * p, h * q, w * r)

@@ -122,27 +122,31 @@ def test_a_reused_baseline_is_shown_with_its_curve(output: Output, said: Said) -
     assert lines[0].split(maxsplit=1) == ["scratch", reused.progress.detail]
 
 
+def list_bars(view: View) -> list[str]:
+    return [task.description for task in view._bars.tasks]
+
+
 def test_a_check_has_no_bar_while_its_jobs_have_theirs() -> None:
     console = Console(file=io.StringIO(), force_terminal=True, width=160)
     with View(Output(as_json=False, out=console, err=console)) as view:
         view.show_check(at(phase="job_pretrained", unit="epoch", done=1, total=4))
-        assert view.list_bars() == []
+        assert list_bars(view) == []
         view.show_check(at(phase="features_after", unit="case", done=1, total=4, detail="x" * 200))
-        (description,) = view.list_bars()
+        (description,) = list_bars(view)
         assert description == "x" * 71 + "…"
         view.show_check(check(progress=Progress(detail="writing the report"), end_time=TIME))
-        assert view.list_bars() == []
+        assert list_bars(view) == []
 
 
 def test_a_pending_job_s_bar_says_what_it_waits_for() -> None:
     console = Console(file=io.StringIO(), force_terminal=True, width=160)
     with View(Output(as_json=False, out=console, err=console)) as view:
         view.show_job(job(0, "pending", progress=Progress(detail="its pod waits for a node")))
-        assert view.list_bars() == ["pending: scratch: its pod waits for a node"]
+        assert list_bars(view) == ["pending: scratch: its pod waits for a node"]
         view.show_job(job(1))
-        assert view.list_bars() == ["training: scratch"]
+        assert list_bars(view) == ["training: scratch"]
         view.show_job(job(5, "succeeded"))
-        assert view.list_bars() == []
+        assert list_bars(view) == []
 
 
 @dataclass

@@ -92,7 +92,13 @@ def test_every_seed_their_mean_and_spread_are_shown(finished_check: Check, show:
 def test_components_are_standard_deviations_and_zeros_are_marked(finished_check: Check, show: Any) -> None:
     text = show(show_check(of_two_seeds(finished_check)))
     assert line(text, "0*", "0.200").split() == ["pretrained", "0*", "0.200", "0.100"]
-    assert line(text, "difference to specialised", "0.0310").split()[-5:] == ["0.0500", "0.0100", "0.141", "0.0310", "2.60"]
+    assert line(text, "difference to specialised", "0.0310").split()[-5:] == [
+        "0.0500",
+        "0.0100",
+        "0.141",
+        "0.0310",
+        "2.60",
+    ]
 
 
 def test_a_mean_that_is_absent_has_its_reason(finished_check: Check, show: Any) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from vfmalign.core.domain.errors import BadDataset
 from vfmalign.imaging.datasets.assignments import read_patients, read_splits
-from vfmalign.imaging.datasets.folders import classify, scan_folder
+from vfmalign.imaging.datasets.folders import classify, read
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def test_one_folder_per_case_at_any_depth(tmp_path):
         tmp_path / "b", "t2.nii", "hbv.nii", "adc.nii", "mask.nii", "lesions.nii", "scout.nii", "notes.txt", "._t2.nii"
     )
     (tmp_path / "empty").mkdir()
-    found = scan_folder(tmp_path)
+    found = read(tmp_path, None).cases
     assert [(c.name, c.patient) for c in found] == [("a/2023", "a"), ("a/2024", "a"), ("b", "b")]
     assert sorted(found[2].files) == ["adc", "dwi", "gland", "lesions", "t2w"]
     assert all(not case.problems for case in found)
@@ -54,7 +54,7 @@ def test_one_folder_per_case_at_any_depth(tmp_path):
 
 def test_a_folder_that_is_one_case(tmp_path):
     fill(tmp_path / "case")
-    assert [c.name for c in scan_folder(tmp_path / "case")] == ["case"]
+    assert [c.name for c in read(tmp_path / "case", None).cases] == ["case"]
 
 
 def test_patients_from_a_table(tmp_path):
@@ -67,20 +67,20 @@ def test_patients_from_a_table(tmp_path):
 
 def test_incomplete_and_ambiguous_cases_carry_their_problems(tmp_path):
     fill(tmp_path / "a", "t2.nii", "t2_again.nii")
-    (case,) = scan_folder(tmp_path)
+    (case,) = read(tmp_path, None).cases
     assert case.problems == ("two files look like t2w", "no file looks like dwi", "no file looks like adc")
 
 
 def test_folders_that_cannot_be_scanned(tmp_path):
     (tmp_path / "SURNAME^GIVEN").touch()
     with pytest.raises(BadDataset, match="it is neither a folder nor a CSV file"):
-        scan_folder(tmp_path / "SURNAME^GIVEN")
+        read(tmp_path / "SURNAME^GIVEN", None)
     with pytest.raises(BadDataset, match=r"no \.nii or \.nii\.gz file found"):
-        scan_folder(tmp_path)
+        read(tmp_path, None)
     fill(tmp_path, "t2.nii")
     fill(tmp_path / "a")
     with pytest.raises(BadDataset, match="both in the folder and in folders below"):
-        scan_folder(tmp_path)
+        read(tmp_path, None)
 
 
 def test_splits_from_csv_and_json(tmp_path):

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from bench.noise import GaussianRows
 
 from vfmalign.core.domain.errors import BadOption, BadTensor, Cancelled, Exhausted
 from vfmalign.core.runtime.work_context import WorkContext
@@ -10,7 +11,7 @@ from vfmalign.mmd.comparison.options import ComparisonOptions, ComputeConfig
 from vfmalign.mmd.comparison.samples import Sample
 from vfmalign.mmd.engine import out_of_core
 from vfmalign.mmd.engine.kernels import KERNELS
-from vfmalign.mmd.engine.row_streams import ArrayRows, GaussianRows, NpyRows
+from vfmalign.mmd.engine.row_streams import ArrayRows, NpyRows
 from vfmalign.mmd.engine.rows import Affine
 from vfmalign.mmd.engine.tiles import Layout
 

@@ -11,9 +11,7 @@ from vfmalign.core.domain.models import PreprocessingSpec
 from vfmalign.core.storage.feature_set_writer import FeatureSetWriter
 from vfmalign.core.storage.feature_sets import FeatureRequest, read_part
 from vfmalign.mmd.engine.row_streams import (
-    NOISE_ROWS,
     ArrayRows,
-    GaussianRows,
     NpyRows,
     StoredRows,
     check_compatible,
@@ -67,28 +65,6 @@ def test_arrays_and_files_give_their_rows_in_blocks_of_any_size(tmp_path, rng, d
             assert [len(block) for block in blocks] == [min(size, 11 - start) for start in range(0, 11, size)]
             np.testing.assert_array_equal(np.concatenate([block.numpy() for block in blocks]), array)
         np.testing.assert_array_equal(stream.read(3, 7).numpy(), array[3:7])
-
-
-def test_noise_depends_on_seed_and_row_alone():
-    stream = GaussianRows(2 * NOISE_ROWS + 100, 3, seed=5)
-    whole = collect(stream, NOISE_ROWS)
-    np.testing.assert_array_equal(collect(stream, 1000), whole)
-    np.testing.assert_array_equal(collect(GaussianRows(len(whole), 3, seed=5), 7777), whole)
-    np.testing.assert_array_equal(collect(GaussianRows(500, 3, seed=5), 77), whole[:500])
-    np.testing.assert_array_equal(stream.read(4000, 8200).numpy(), whole[4000:8200])
-    assert not np.array_equal(collect(GaussianRows(500, 3, seed=6), 500), whole[:500])
-    assert not np.array_equal(whole[:100], whole[NOISE_ROWS : NOISE_ROWS + 100])
-
-
-def test_noise_has_its_moments_and_a_shifted_copy_is_one():
-    stream, copy = GaussianRows(40_000, 4, seed=1), GaussianRows(40_000, 4, seed=1, mean=0.25)
-    noise = collect(stream, 4096)
-    np.testing.assert_allclose(noise.mean(axis=0), 0.0, atol=4 / 200)
-    np.testing.assert_allclose(np.cov(noise.T), np.eye(4), atol=4 * 2**0.5 / 200)
-    assert abs((noise**4).mean() - 3.0) < 4 * 96**0.5 / 400
-    np.testing.assert_allclose(collect(copy, 4096) - noise, 0.25, atol=1e-6)
-    wide = collect(GaussianRows(40_000, 4, seed=1, sd=2.0), 4096)
-    np.testing.assert_allclose(wide, 2.0 * noise, rtol=1e-5, atol=1e-6)
 
 
 def test_a_stored_layer_is_read_part_by_part(store, stored):
@@ -169,17 +145,13 @@ def test_files_that_are_no_arrays_are_refused_without_naming_their_path(tmp_path
         assert str(tmp_path) not in str(caught.value)
 
 
-def test_ranges_sizes_and_seeds_out_of_range_are_refused():
+def test_ranges_and_sizes_out_of_range_are_refused():
     stream = ArrayRows(np.zeros((5, 2)))
     for start, stop in ((-1, 3), (3, 3), (4, 2), (0, 6)):
         with pytest.raises(BadOption, match="the stream has 5 rows"):
             stream.read(start, stop)
     with pytest.raises(BadOption, match="at least one row"):
         stream.blocks(0)
-    with pytest.raises(BadOption, match="seed"):
-        GaussianRows(5, 2, seed=2**64)
-    with pytest.raises(BadOption, match="at least one row and channel"):
-        GaussianRows(0, 2, seed=0)
 
 
 def test_reading_ahead_keeps_order_raises_and_may_be_left_early(rng):

@@ -4,12 +4,13 @@ import math
 
 import numpy as np
 import pytest
+from bench.noise import GaussianRows
 from scipy.stats import binom, t
 
 from vfmalign.core.domain.errors import BadOption, BadTensor, Cancelled
 from vfmalign.core.runtime.work_context import WorkContext
 from vfmalign.mmd.engine.kernels import KERNELS
-from vfmalign.mmd.engine.row_streams import ArrayRows, GaussianRows
+from vfmalign.mmd.engine.row_streams import ArrayRows
 from vfmalign.mmd.single_pass import block as module
 from vfmalign.mmd.single_pass.block import block_mmd2, linear_mmd2
 

@@ -4,11 +4,12 @@ import math
 
 import numpy as np
 import pytest
+from bench.noise import GaussianRows
 from scipy.stats import binom
 
 from vfmalign.core.domain.errors import BadOption, BadTensor, Cancelled
 from vfmalign.core.runtime.work_context import WorkContext
-from vfmalign.mmd.engine.row_streams import ArrayRows, GaussianRows
+from vfmalign.mmd.engine.row_streams import ArrayRows
 from vfmalign.mmd.single_pass import spectra
 from vfmalign.mmd.single_pass.fourier import fourier_mmd2
 
@@ -28,12 +29,10 @@ def gram(kernel, a, b):
     return KERNELS[kernel](((a[:, None, :] - b[None, :, :]) ** 2).sum(axis=2))
 
 
-def exact(kernel, x, y, *, paired, biased):
-    """JMLR 2012, eqs. (3), (4) and (5), as they are written."""
+def exact(kernel, x, y, *, paired):
+    """JMLR 2012, eqs. (3) and (4), as they are written."""
     xx, yy, xy = gram(kernel, x, x), gram(kernel, y, y), gram(kernel, x, y)
     n, m = len(x), len(y)
-    if biased:
-        return xx.mean() + yy.mean() - 2 * xy.mean()
     if paired:
         h = xx + yy - xy - xy.T
         return (h.sum() - np.trace(h)) / (n * (n - 1))
@@ -45,13 +44,11 @@ def features(x, omega):
     return np.exp(1j * x @ omega.T)
 
 
-def plain(x, y, omega, *, paired, biased):
+def plain(x, y, omega, *, paired):
     """The estimate with the kernel Re mean_r φ_r(a)·conj φ_r(b), as a double sum."""
     fx, fy = features(x, omega), features(y, omega)
     xx, yy, xy = ((a @ b.conj().T).real / len(omega) for a, b in ((fx, fx), (fy, fy), (fx, fy)))
     n, m = len(x), len(y)
-    if biased:
-        return xx.mean() + yy.mean() - 2 * xy.mean()
     if paired:
         h = xx + yy - xy - xy.T
         return (h.sum() - np.trace(h)) / (n * (n - 1))
@@ -93,16 +90,14 @@ def test_a_mixture_has_as_many_frequencies_of_each_width():
 
 
 @pytest.mark.parametrize("paired", [True, False])
-@pytest.mark.parametrize("biased", [True, False])
-def test_sums_permutations_and_left_out_buckets_are_the_formulas(samples, monkeypatch, paired, biased):
+def test_sums_permutations_and_left_out_buckets_are_the_formulas(samples, monkeypatch, paired):
     monkeypatch.setattr("vfmalign.mmd.single_pass.fourier._BLOCK", (1, 8))  # the smallest blocks there are: 64 rows
     x, y = samples(150, 150 if paired else 131)
     groups_x, groups_y = [f"{i // 4:03d}" for i in range(len(x))], [f"{i % 40:03d}" for i in range(len(y))]
-    options = {"paired": paired, "biased": biased}
     found = run(
         x,
         y,
-        **options,
+        paired=paired,
         seed=5,
         frequencies=64,
         precision="float64",
@@ -111,7 +106,7 @@ def test_sums_permutations_and_left_out_buckets_are_the_formulas(samples, monkey
         groups_y=groups_y,
     )
     omega = spectra.draw_spectrum("gaussian", SIGMA, 3, 64, 5).omega_RC
-    assert found.uncorrected == pytest.approx(plain(x, y, omega, **options), abs=1e-14)
+    assert found.uncorrected == pytest.approx(plain(x, y, omega, paired=paired), abs=1e-14)
 
     _, group_x = np.unique(groups_x, return_inverse=True)
     _, group_y = np.unique(groups_y, return_inverse=True)
@@ -125,13 +120,13 @@ def test_sums_permutations_and_left_out_buckets_are_the_formulas(samples, monkey
             pooled, group = np.concatenate([x, y]), np.concatenate([group_x, group_y + 38])
             is_x = weights_GB[group, b] == 1
             pair = pooled[is_x], pooled[~is_x]
-        assert found.permuted_B[b] == pytest.approx(plain(*pair, omega, **options), abs=1e-14)
+        assert found.permuted_B[b] == pytest.approx(plain(*pair, omega, paired=paired), abs=1e-14)
 
     assert [len(part) for part in found.left_out] == ([38] if paired else [38, 40])
     for g in (0, 17, 37):
         without_x, without_y = x[group_x != g], y[group_y != g]
         pairs = ((without_x, y[group_x != g]),) if paired else ((without_x, y), (x, without_y))
-        wanted = [plain(*pair, omega, **options) for pair in pairs]
+        wanted = [plain(*pair, omega, paired=paired) for pair in pairs]
         assert [part[g] for part in found.left_out] == pytest.approx(wanted, abs=1e-13)
 
 
@@ -144,7 +139,7 @@ def test_the_error_bound_holds_as_often_as_it_says(rng, kernel, change):
     if not change.startswith("near"):
         y = rng.permutation(y) + 0.5 if change == "shift" else 1.5 * rng.normal(size=x.shape)
     options = {"paired": change.startswith("near"), "kernel": kernel}
-    wanted = exact(kernel, x, y, paired=options["paired"], biased=False)
+    wanted = exact(kernel, x, y, paired=options["paired"])
     runs = [run(x, y, **options, frequencies=256, precision="float64", seed=seed) for seed in range(100)]
     errors = np.array([abs(one.mmd2.value - wanted) for one in runs])
     bounds = np.array([one.approximation_error for one in runs])
@@ -164,19 +159,18 @@ def test_lengths_of_frequencies_are_spread_evenly_over_their_distribution(kernel
 
 
 @pytest.mark.parametrize("paired", [True, False])
-@pytest.mark.parametrize("biased", [True, False])
-def test_every_form_is_within_its_bound(samples, paired, biased):
+def test_every_form_is_within_its_bound(samples, paired):
     x, y = samples(60, 60 if paired else 45)
     if paired:
         y = x + 0.3 * y
-    found = run(x, y, paired=paired, biased=biased, frequencies=4096)
-    wanted = exact("gaussian", x, y, paired=paired, biased=biased)
+    found = run(x, y, paired=paired, frequencies=4096)
+    wanted = exact("gaussian", x, y, paired=paired)
     assert abs(found.mmd2.value - wanted) <= found.approximation_error < 0.1 * wanted
 
 
 def test_the_control_variate_takes_most_of_the_error_of_a_shift():
     x, y = GaussianRows(20_000, 64, seed=1), GaussianRows(20_000, 64, seed=1, mean=0.05)
-    found = fourier_mmd2(x, y, paired=True, sigma=math.sqrt(128.0), biased=True)
+    found = fourier_mmd2(x, y, paired=True, sigma=math.sqrt(128.0))
     exact_value = 2 * (128 / 130) ** 32 * -math.expm1(-64 * 0.05**2 / (2 * 130))
     uncontrolled = 2.58 * found.uncorrected * math.sqrt(2 / 1024)  # terms are about χ² with one degree
     assert found.approximation_error < 0.2 * uncontrolled
@@ -234,20 +228,14 @@ def test_rows_beyond_the_buckets_are_permuted_in_buckets(rng):
     assert found.p_value.value > 0.05
 
 
-@pytest.mark.parametrize("paired", [True, False])
-def test_nearly_equal_samples_far_from_the_origin(rng, paired):
-    """y = x + 1e-3 noise at a common offset of 10,000: float32 phases of centred rows keep the digits."""
-    x = rng.normal(size=(500, 16)) + 1e4
-    y = x + 1e-3 * rng.normal(size=x.shape)
-    options = {"paired": paired, "biased": True, "sigma": 5.0}
-    low, high = (run(x, y, **options, precision=precision).mmd2.value for precision in ("float32", "float64"))
-    assert high == pytest.approx(exact_at(x, y, 5.0), rel=0.1)
-    assert low == pytest.approx(high, rel=1e-2)
-
-
-def exact_at(x, y, sigma):
-    h = [np.exp(-((a[:, None] - b[None]) ** 2).sum(axis=2) / (2 * sigma**2)) for a, b in ((x, x), (y, y), (x, y))]
-    return (h[0] + h[1] - h[2] - h[2].T).mean()
+def test_nearly_equal_pairs_far_from_the_origin(rng):
+    """y = x + 1e-3 SD at a common offset of 30,000 SD: float32 phases of centred rows keep the digits."""
+    x = SIGMA / 5 * rng.normal(size=(500, 16)) + 1e4
+    y = x + 1e-3 * SIGMA / 5 * rng.normal(size=x.shape)
+    low, high = (run(x, y, paired=True, precision=one).mmd2.value for one in ("float32", "float64"))
+    scale = 2 * (1 - np.diag(gram("gaussian", x, y)).mean()) / len(x)  # what one pair contributes to the sum
+    assert high == pytest.approx(exact("gaussian", x, y, paired=True), abs=0.1 * scale)
+    assert low == pytest.approx(high, abs=1e-2 * scale)
 
 
 def test_float32_differs_from_float64_by_rounding_alone(samples):

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from vfmalign.models.architectures.provicnet import FusionEncoder, SliceEncoder, adjacent_slices
-from vfmalign.models.architectures.provicnet_heads import FusionHead, ProViCNet
 from vfmalign.models.architectures.transformer import TransformerSize
+from vfmalign.models.architectures.upstream import convert_provicnet
 from vfmalign.models.encoder import pool_volume
 from vfmalign.models.registry import ARCHITECTURES
 
@@ -17,49 +17,41 @@ def tokens_of(map_SCHW: torch.Tensor) -> torch.Tensor:
 @pytest.fixture
 def own(golden_of):
     state, golden = golden_of("provicnet_small.safetensors")
-    network = ProViCNet(TransformerSize(12, 2, 3), widths=(6, 5), contrast=(7, 4, 9)).eval()
-    network.load_state_dict({name: t for name, t in state.items() if not name.startswith("fusion.")})
-    fusion = FusionHead(12, 6).eval()
-    fusion.load_state_dict({n.removeprefix("fusion."): t for n, t in state.items() if n.startswith("fusion.")})
-    return network, fusion, golden
+    encoder = SliceEncoder(TransformerSize(12, 2, 3)).eval()
+    encoder.load_state_dict(state)
+    return encoder, golden
 
 
 def test_reproduces_upstream(golden_of, close):
     state, golden = golden_of("provicnet_small.safetensors", shared=True)
-    network = ProViCNet(TransformerSize(48, 2, 4), contrast=(8, 4, 16)).eval()
-    network.load_state_dict(state)
+    encoder = SliceEncoder(TransformerSize(48, 2, 4)).eval()
+    encoder.load_state_dict(convert_provicnet([state], "provicnet_small").state)
     with torch.inference_mode():
-        maps = network.slice_maps(golden["input_NCHW"], golden["position_N2"])
-        close(network.segment(golden["input_NCHW"], golden["position_N2"]), golden["logits_NCHW"])
+        maps = encoder.slice_maps(golden["input_NCHW"], golden["position_N2"])
     close(tokens_of(maps["patch_tokens"]), golden["patch_tokens_NLC"])
     close(maps["class_token"][:, :, 0, 0], golden["cls_NC"])
 
 
 def test_reproduces_the_papers_formulas(own, close):
-    network, fusion, golden = own
+    encoder, golden = own
     with torch.inference_mode():
-        maps = network.slice_maps(golden["images_SCHW"], golden["position_S2"])
-        close(network.segment(golden["images_SCHW"], golden["position_S2"]), golden["logits_SCHW"])
-        class_SC, patches_SCHW = maps["class_token"][:, :, 0, 0], maps["patch_tokens"]
-        close(network.contrast(class_SC), golden["contrast_SC"])
-        close(fusion(patches_SCHW, 0.5 * patches_SCHW, -patches_SCHW), golden["fused_SCHW"])
+        maps = encoder.slice_maps(golden["images_SCHW"], golden["position_S2"])
     for i in range(2):
         close(tokens_of(maps[f"blocks.{i}"]), golden[f"block{i}_SLC"])
-    close(class_SC, golden["class_SC"])
-    close(tokens_of(patches_SCHW), golden["patch_tokens_SLC"])
+    close(maps["class_token"][:, :, 0, 0], golden["class_SC"])
+    close(tokens_of(maps["patch_tokens"]), golden["patch_tokens_SLC"])
 
 
 def test_golden_weights_matter(own):
-    network, _, golden = own
+    encoder, golden = own
 
     def outputs():
         with torch.inference_mode():
-            maps = network.slice_maps(golden["images_SCHW"], golden["position_S2"])
-            contrast = network.contrast(maps["class_token"][:, :, 0, 0])
-            return torch.cat((contrast.flatten(), network.head(maps["patch_tokens"]).flatten()))
+            maps = encoder.slice_maps(golden["images_SCHW"], golden["position_S2"])
+            return torch.cat((maps["class_token"].flatten(), maps["patch_tokens"].flatten()))
 
     before = outputs()
-    for name, parameter in network.named_parameters():
+    for name, parameter in encoder.named_parameters():
         if name == "backbone.mask_token":  # serves DINOv2's pretraining alone
             continue
         kept = parameter.data.clone()
@@ -144,12 +136,5 @@ def test_fusion_puts_the_sequences_side_by_side():
 
 
 def test_published_size():
-    with torch.device("meta"):
-        network = ProViCNet(TransformerSize(384, 12, 6))
-    shapes = {name: tuple(t.shape) for name, t in network.state_dict().items()}
-    assert shapes["backbone.pos_embed"] == (1, 1370, 384)
-    assert shapes["head.segmentation_conv.9.weight"] == (4, 64, 3, 3)
-    assert shapes["CL_Head.mlp.0.weight"] == (2048, 384)
-    assert shapes["CL_Head.last_layer.weight_v"] == (65536, 256)
     encoder = ARCHITECTURES["provicnet_t2w"].build_empty().state_dict()
-    assert {name: tuple(t.shape) for name, t in encoder.items()}.items() <= shapes.items()
+    assert encoder["backbone.pos_embed"].shape == (1, 1370, 384)

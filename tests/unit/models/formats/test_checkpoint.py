@@ -12,7 +12,7 @@ from safetensors.torch import save
 
 from vfmalign.core.domain.errors import BadCheckpoint
 from vfmalign.models.architectures.profound_vit import MaeDecoder
-from vfmalign.models.architectures.provicnet_heads import ProViCNet
+from vfmalign.models.architectures.provicnet import SliceEncoder
 from vfmalign.models.architectures.transformer import TransformerSize
 from vfmalign.models.architectures.upstream import DECODER, SEGMENTATION_DECODER
 from vfmalign.models.formats.checkpoint import import_checkpoint
@@ -253,7 +253,11 @@ def test_the_position_embedding_is_the_checkpoints():
 
 
 def small_provicnet(dim: int = 96, heads: int = 4) -> dict[str, torch.Tensor]:
-    return ProViCNet(TransformerSize(dim, 4, heads), patch=8, contrast=(8, 4, 16)).state_dict()
+    heads_of_upstream = {
+        "head.segmentation_conv.1.weight": torch.ones(128, dim, 3, 3),
+        "CL_Head.last_layer.weight_v": torch.ones(16, 4),
+    }
+    return SliceEncoder(TransformerSize(dim, 4, heads), patch=8).state_dict() | heads_of_upstream
 
 
 def test_provicnet_gives_its_encoder():

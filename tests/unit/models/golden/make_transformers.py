@@ -1,7 +1,7 @@
 """Makes `profound_vit_small.safetensors` and `provicnet_small.safetensors`: weights, inputs, and what formulas give.
 
 The outputs do not come from the code under test: they are plain transcriptions in float64 of the papers' formulas
-(ViT blocks, the masked autoencoder, DINOv2 with registers and ProViCNet's additions), without any of the encoders'
+(ViT blocks, the masked autoencoder, DINOv2 with registers and ProViCNet's tokens), without any of the encoders'
 modules. Run it again only when an architecture itself changes:  python tests/unit/models/golden/make_transformers.py
 """
 
@@ -15,7 +15,6 @@ FOLDER = Path(__file__).parent
 SEED = 20261125
 DIM, DEPTH, HEADS, DECODER_DIM = 12, 2, 3, 6
 SHAPE, PATCH = (8, 8, 12), (4, 4, 4)
-WIDTHS, CONTRAST, CLASSES = (6, 5), (7, 4, 9), 4
 DINO_PATCH, SIDE = 14, 42
 
 Weights = dict[str, torch.Tensor]
@@ -37,12 +36,6 @@ class Draw:
     def norm(self, name: str, dim: int) -> None:
         self(f"{name}.weight", dim, mean=1.0)
         self(f"{name}.bias", dim)
-
-    def batch_norm(self, name: str, dim: int) -> None:
-        self.norm(name, dim)
-        self(f"{name}.running_mean", dim)
-        self.state[f"{name}.running_var"] = 0.5 + torch.rand(dim, generator=self.generator)
-        self.state[f"{name}.num_batches_tracked"] = torch.tensor(3)
 
     def blocks(self, prefix: str, dim: int, depth: int, *, scaled: bool = False) -> None:
         for i in range(depth):
@@ -84,16 +77,6 @@ def block(x: torch.Tensor, p: Weights, b: str, heads: int) -> torch.Tensor:
     x = x + p.get(f"{b}.ls1.gamma", 1.0) * line(seen.reshape(n, length, dim), p, f"{b}.attn.proj")
     hidden = gelu(line(layer_norm(x, p, f"{b}.norm2"), p, f"{b}.mlp.fc1"))
     return x + p.get(f"{b}.ls2.gamma", 1.0) * line(hidden, p, f"{b}.mlp.fc2")
-
-
-def up(x: torch.Tensor, p: Weights, conv: str, norm: str = "") -> torch.Tensor:
-    """Every pixel twice in both directions, a 3×3 convolution, and batch norm and ReLU where `norm` names them."""
-    x = x.repeat_interleave(2, -1).repeat_interleave(2, -2)
-    x = F.conv2d(x, p[f"{conv}.weight"], p[f"{conv}.bias"], padding=1)
-    if not norm:
-        return x
-    mean, var, w, b = (p[f"{norm}.{k}"].reshape(1, -1, 1, 1) for k in ("running_mean", "running_var", "weight", "bias"))
-    return ((x - mean) / torch.sqrt(var + 1e-5) * w + b).clamp(min=0)
 
 
 def doubles(state: Weights) -> Weights:
@@ -154,7 +137,7 @@ def profound_vit() -> None:
 
 
 def provicnet() -> None:
-    """Writes ProViCNet's file, the fusion's weights under `fusion.`."""
+    """Writes the file of ProViCNet's encoder."""
     draw = Draw(SEED + 1)
     draw("backbone.cls_token", 1, 1, DIM)
     draw("backbone.register_tokens", 1, 4, DIM)
@@ -165,21 +148,6 @@ def provicnet() -> None:
     draw.norm("backbone.norm", DIM)
     draw.line("axis_pos", DIM, 1)
     draw.line("axis_max", DIM, 1)
-    for conv, norm, wide, narrow in ((1, 2, WIDTHS[0], DIM), (5, 6, WIDTHS[1], WIDTHS[0]), (9, 0, CLASSES, WIDTHS[1])):
-        draw.line(f"head.segmentation_conv.{conv}", wide, narrow, 3, 3)
-        if norm:
-            draw.batch_norm(f"head.segmentation_conv.{norm}", wide)
-    for i, (wide, narrow) in enumerate(((CONTRAST[0], DIM), (CONTRAST[0],) * 2, (CONTRAST[1], CONTRAST[0]))):
-        draw.line(f"CL_Head.mlp.{2 * i}", wide, narrow)
-    draw("CL_Head.last_layer.weight_g", CONTRAST[2], 1, mean=1.0)
-    draw("CL_Head.last_layer.weight_v", CONTRAST[2], CONTRAST[1])
-    fusion = Draw(SEED + 2)
-    for name in ("T2W", "ADC", "DWI"):
-        fusion.line(f"Stream_{name}.UpsampleModule.1", WIDTHS[0], DIM, 3, 3)
-        fusion.batch_norm(f"Stream_{name}.UpsampleModule.2", WIDTHS[0])
-    fusion.line("FusionSegmentation.1", WIDTHS[0], 3 * WIDTHS[0], 3, 3)
-    fusion.batch_norm("FusionSegmentation.2", WIDTHS[0])
-    fusion.line("FusionSegmentation.5", CLASSES, WIDTHS[0], 3, 3)
     images = torch.randn(3, 3, SIDE, SIDE, generator=draw.generator)
     position = torch.tensor([[0.0, 20.0], [7.0, 20.0], [15.0, 16.0]])
 
@@ -197,25 +165,7 @@ def provicnet() -> None:
         out[f"block{i}_SLC"] = hidden[:, 7:]
     hidden = layer_norm(hidden, p, "backbone.norm")
     out["class_SC"], out["patch_tokens_SLC"] = hidden[:, 0], hidden[:, 7:]
-    maps = hidden[:, 7:].transpose(1, 2).reshape(3, DIM, grid, grid)
-    seg = "head.segmentation_conv"
-    out["logits_SCHW"] = up(up(up(maps, p, f"{seg}.1", f"{seg}.2"), p, f"{seg}.5", f"{seg}.6"), p, f"{seg}.9")
-    vector = hidden[:, 0]
-    for i in (0, 2, 4):
-        vector = line(vector, p, f"CL_Head.mlp.{i}")
-        vector = vector if i == 4 else gelu(vector)
-    vector = vector / vector.norm(dim=1, keepdim=True)
-    v, g = p["CL_Head.last_layer.weight_v"], p["CL_Head.last_layer.weight_g"]
-    out["contrast_SC"] = vector @ (g * v / v.norm(dim=1, keepdim=True)).T
-    f = doubles(fusion.state)
-    streams = [
-        up(maps * factor, f, f"Stream_{name}.UpsampleModule.1", f"Stream_{name}.UpsampleModule.2")
-        for name, factor in (("T2W", 1.0), ("ADC", 0.5), ("DWI", -1.0))
-    ]
-    fused = up(torch.cat(streams, 1), f, "FusionSegmentation.1", "FusionSegmentation.2")
-    out["fused_SCHW"] = up(fused, f, "FusionSegmentation.5")
-    state = draw.state | {f"fusion.{name}": tensor for name, tensor in fusion.state.items()}
-    write("provicnet_small", state, {"images_SCHW": images, "position_S2": position}, out)
+    write("provicnet_small", draw.state, {"images_SCHW": images, "position_S2": position}, out)
 
 
 def write(name: str, state: Weights, inputs: Weights, outputs: Weights) -> None:

@@ -140,8 +140,8 @@ class _FamilyPass:
         self._quadratic_FB = self._zeros(self._permutations)
         self._squares_F = self._zeros()
 
-    def _zeros(self, *shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
-        return torch.zeros(self._count, *shape, dtype=dtype, device=self._device)
+    def _zeros(self, *shape: int) -> Tensor:
+        return torch.zeros(self._count, *shape, dtype=torch.float64, device=self._device)
 
     def run(self, context: WorkContext, shard: tuple[int, int], launch_tiles: int) -> None:
         """Launches the program on all tiles of a shard, never more than one launch ahead of the device.

@@ -1,5 +1,6 @@
 """The page of evidence shows the numbers of `report.json`, and none beside them."""
 
+import importlib.util
 import re
 from datetime import timedelta
 from pathlib import Path
@@ -13,9 +14,13 @@ from vfmalign.core.domain.models import LayerSpec, ModelCard, PreprocessingSpec
 from vfmalign.finetuning.experiments.analysis.answers import VERDICT_TEXTS
 from vfmalign.finetuning.experiments.analysis.experiment_report import ExperimentReport
 from vfmalign.finetuning.experiments.cell_results import CellResult
-from vfmalign.finetuning.experiments.reports.evidence import BEGIN, END, main, render_results, update_page
 
 DOCS = Path(__file__).resolve().parents[5] / "docs"
+_spec = importlib.util.spec_from_file_location("generate_evidence", DOCS / "generate_evidence.py")
+generator = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(generator)
+BEGIN, END = generator.BEGIN, generator.END
+main, render_results, update_page = generator.main, generator.render_results, generator.update_page
 PAGE = f"# Evidence\n\n{BEGIN}\nold\n{END}\n\nAfter.\n"
 
 

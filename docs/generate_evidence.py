@@ -1,7 +1,6 @@
-"""The results of a published experiment in a Markdown page: every number is read from files beside the page.
+"""Write the results of the published experiment into docs/evidence.md from the files beside it: `make evidence`.
 
-    python -m vfmalign.finetuning.experiments.reports.evidence docs/evidence.md docs/evidence
-    python -m vfmalign.finetuning.experiments.reports.evidence --check docs/evidence.md docs/evidence
+Usage: python docs/generate_evidence.py [--check] PAGE FOLDER
 
 The page is written by hand except for what stands between the markers. The folder holds one file for each finished
 cell in `cells/`, from which the cost is read, and `report.json` with all other numbers once the experiment has ended.
