@@ -44,7 +44,7 @@ class GaussianRows:
         return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
     def _draw(self, block: int) -> Tensor:
-        """Draws block i as a whole, so that its rows do not depend on which of them are read; the last one is cached."""
+        """Draws block i as a whole, so that its rows do not depend on which are read; the last one is cached."""
         last = self._last_block  # a local reference, because another thread may replace the attribute
         if last is None or last[0] != block:
             state = int(np.random.SeedSequence((self._seed, block)).generate_state(1, np.uint64)[0])

@@ -10,14 +10,11 @@ import numpy as np
 import torch
 
 from bench.noise import GaussianRows
-from vfmalign.client.messages.common import Estimate
 from vfmalign.mmd import mmd2
 from vfmalign.mmd.comparison.compare import compare, get_value
 from vfmalign.mmd.comparison.options import ComparisonOptions, ComputeConfig
 from vfmalign.mmd.comparison.samples import Sample
-from vfmalign.mmd.engine.kernels import KERNELS
 from vfmalign.mmd.engine.row_streams import NpyRows
-from vfmalign.mmd.single_pass.block import block_mmd2, linear_mmd2
 from vfmalign.mmd.single_pass.fourier import fourier_mmd2
 
 
@@ -25,24 +22,18 @@ def fourier_features(*, rows: int, channels: int, shift: float, sigma: float, pe
     """Runs random Fourier features over noise and its shifted copy."""
     x, y = _shifted(rows, channels, shift)
     result = fourier_mmd2(x, y, paired=True, sigma=sigma, permutations=permutations)
-    return {**_estimate(result.mmd2), "approximation_error": result.approximation_error, "p": result.p_value.value}
-
-
-def linear_time(*, rows: int, channels: int, shift: float, sigma: float) -> dict[str, Any]:
-    """Runs the linear-time estimator over the same rows."""
-    kernel = KERNELS["gaussian"](sigma, channels)
-    return _estimate(linear_mmd2(*_shifted(rows, channels, shift), kernel, paired=True).mmd2)
-
-
-def block(*, rows: int, channels: int, shift: float, sigma: float, block_rows: int) -> dict[str, Any]:
-    """Runs the block estimator over the same rows."""
-    kernel = KERNELS["gaussian"](sigma, channels)
-    pair = _shifted(rows, channels, shift)
-    return _estimate(block_mmd2(*pair, kernel, paired=True, block_rows=block_rows, precision="float32").mmd2)
+    interval = result.mmd2.interval
+    return {
+        "value": result.mmd2.value,
+        "lower": interval.lower if interval else math.nan,
+        "upper": interval.upper if interval else math.nan,
+        "approximation_error": result.approximation_error,
+        "p": result.p_value.value,
+    }
 
 
 def drawing(*, rows: int, channels: int, shift: float) -> float:
-    """Draws both streams and sums them, a lower bound on the time of any estimator."""
+    """Draws both streams and sum them, a lower bound on the time of the estimator."""
     total = torch.zeros((), dtype=torch.float64)
     for stream in _shifted(rows, channels, shift):
         for block_RC in stream.blocks(4096):
@@ -66,10 +57,3 @@ def from_files(*, x: str, y: str, sigma: float, memory_mib: int) -> float:
 def _shifted(rows: int, channels: int, shift: float) -> tuple[GaussianRows, GaussianRows]:
     """Returns noise, and the same noise around another mean: row i of both is one pair."""
     return GaussianRows(rows, channels, seed=0), GaussianRows(rows, channels, seed=0, mean=shift)
-
-
-def _estimate(mmd2: Estimate) -> dict[str, Any]:
-    """Returns value and interval."""
-    interval = mmd2.interval
-    ends = (interval.lower, interval.upper) if interval else (math.nan, math.nan)
-    return {"value": mmd2.value, "lower": ends[0], "upper": ends[1]}

@@ -60,7 +60,6 @@ class AsyncMmdClient:
         measures: Sequence[Measure] = (),
         projection: bool = False,
         precision: Precision | None = None,
-        block_rows: int = 0,
         frequencies: int = 0,
         timeout_s: float = COMPUTE_TIMEOUT_S,
     ) -> ComputeResponse:
@@ -80,7 +79,6 @@ class AsyncMmdClient:
             measures: measures of shift beside MMD².
             projection: whether to return 2-D coordinates of the primary layer.
             precision: least precision; the service's setting where None.
-            block_rows: of the block estimator; 0 takes the square root of the rows.
             frequencies: of the random Fourier estimator, at least 256; 0 takes 1,024.
             timeout_s: deadline of the call, in seconds.
 
@@ -94,7 +92,7 @@ class AsyncMmdClient:
         options = ComputeOptions.from_fields(
             pairing=pairing, estimator=estimator, kernel=kernel, layers=tuple(layers), primary_layer=primary_layer,
             test=test, interval_level=interval_level, projection=projection, precision=precision,
-            block_rows=block_rows, frequencies=frequencies, measures=tuple(measures),
+            frequencies=frequencies, measures=tuple(measures),
         )  # fmt: skip
         request = _create_request(options, x, y, reference)
         stub = mmd_pb2_grpc.MmdServiceStub(self._open_channel())

@@ -87,7 +87,6 @@ def mmd2(
     standardised: bool = False,
     precision: Precision = "high",
     device: str | torch.device | None = None,
-    block_rows: int = 0,
     frequencies: int = 0,
     seed: int = 0,
 ) -> float:
@@ -98,8 +97,8 @@ def mmd2(
         y: features (m, d).
         pairing: `paired` if row i of x and of y is one case (n = m), or `independent`. The unbiased estimator
             depends on it, so that it has no default.
-        estimator: `biased`, `unbiased_paired`, `unbiased_independent`, `linear`, `block` or `random_fourier`; None for
-            the unbiased one that fits `pairing`.
+        estimator: `biased`, `unbiased_paired`, `unbiased_independent` or `random_fourier`; None for the unbiased one
+            that fits `pairing`.
         kernel: `gaussian`, `gaussian_mixture`, `laplacian`, `rational_quadratic`, `inverse_multiquadric`, `polynomial`
             or `linear`.
         sigma: bandwidth in units of the features; None for the median distance of `reference`, or of x and y together.
@@ -109,7 +108,6 @@ def mmd2(
             0.1 of the median SD. `sigma` is then in units of the standardised features.
         precision: minimum: `fast` (bfloat16 on CUDA, else as `high`), `high` (float32) or `exact` (float64).
         device: device of the computation; None for that of x.
-        block_rows: of the block estimator; 0 for √n.
         frequencies: of random Fourier features, at least 256; 0 for 1,024.
         seed: of random Fourier features, 0 to 2⁶⁴ − 1.
 
@@ -127,7 +125,6 @@ def mmd2(
         kernel=kernel,
         fixed_sigma=sigma,
         precision=precision,
-        block_rows=block_rows,
         frequencies=frequencies,
         seed=seed,
         standardise=standardised,
@@ -156,7 +153,6 @@ def mmd_test(
     level: float = 0.95,
     precision: Precision = "high",
     device: str | torch.device | None = None,
-    block_rows: int = 0,
     frequencies: int = 0,
 ) -> MmdResult:
     """Estimates MMD² between two samples with its p-value and interval, in one pass.
@@ -180,7 +176,6 @@ def mmd_test(
         standardised: see `mmd2`.
         precision: see `mmd2`.
         device: see `mmd2`.
-        block_rows: see `mmd2`.
         frequencies: see `mmd2`.
 
     Raises:
@@ -188,8 +183,8 @@ def mmd_test(
     """
     options = ComparisonOptions(
         pairing, estimator=estimator, kernel=kernel, fixed_sigma=sigma, permutations=permutations, seed=seed,
-        method=method, aggregated=aggregated, interval_level=level, precision=precision, block_rows=block_rows,
-        frequencies=frequencies, standardise=standardised,
+        method=method, aggregated=aggregated, interval_level=level, precision=precision, frequencies=frequencies,
+        standardise=standardised,
     )  # fmt: skip
     samples = _sample("x", x, groups_x), _sample("y", y, groups_y)
     return _to_result(*_compare(*samples, reference, options, device or _get_device(x)))

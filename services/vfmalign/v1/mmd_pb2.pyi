@@ -25,8 +25,6 @@ class Estimator(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ESTIMATOR_BIASED: _ClassVar[Estimator]
     ESTIMATOR_UNBIASED_PAIRED: _ClassVar[Estimator]
     ESTIMATOR_UNBIASED_INDEPENDENT: _ClassVar[Estimator]
-    ESTIMATOR_LINEAR: _ClassVar[Estimator]
-    ESTIMATOR_BLOCK: _ClassVar[Estimator]
     ESTIMATOR_RANDOM_FOURIER: _ClassVar[Estimator]
 
 class KernelFamily(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
@@ -73,8 +71,6 @@ ESTIMATOR_UNSPECIFIED: Estimator
 ESTIMATOR_BIASED: Estimator
 ESTIMATOR_UNBIASED_PAIRED: Estimator
 ESTIMATOR_UNBIASED_INDEPENDENT: Estimator
-ESTIMATOR_LINEAR: Estimator
-ESTIMATOR_BLOCK: Estimator
 ESTIMATOR_RANDOM_FOURIER: Estimator
 KERNEL_FAMILY_UNSPECIFIED: KernelFamily
 KERNEL_FAMILY_GAUSSIAN: KernelFamily
@@ -163,7 +159,7 @@ class TestOptions(_message.Message):
     def __init__(self, permutations: _Optional[int] = ..., seed: _Optional[int] = ..., method: _Optional[_Union[TestMethod, str]] = ..., aggregated: _Optional[bool] = ...) -> None: ...
 
 class ComputeRequest(_message.Message):
-    __slots__ = ("x", "y", "reference", "pairing", "estimator", "kernel", "layers", "primary_layer", "test", "interval_level", "projection", "precision", "block_rows", "frequencies", "measures")
+    __slots__ = ("x", "y", "reference", "pairing", "estimator", "kernel", "layers", "primary_layer", "test", "interval_level", "projection", "precision", "frequencies", "measures")
     X_FIELD_NUMBER: _ClassVar[int]
     Y_FIELD_NUMBER: _ClassVar[int]
     REFERENCE_FIELD_NUMBER: _ClassVar[int]
@@ -176,7 +172,6 @@ class ComputeRequest(_message.Message):
     INTERVAL_LEVEL_FIELD_NUMBER: _ClassVar[int]
     PROJECTION_FIELD_NUMBER: _ClassVar[int]
     PRECISION_FIELD_NUMBER: _ClassVar[int]
-    BLOCK_ROWS_FIELD_NUMBER: _ClassVar[int]
     FREQUENCIES_FIELD_NUMBER: _ClassVar[int]
     MEASURES_FIELD_NUMBER: _ClassVar[int]
     x: FeatureSource
@@ -191,10 +186,9 @@ class ComputeRequest(_message.Message):
     interval_level: float
     projection: bool
     precision: Precision
-    block_rows: int
     frequencies: int
     measures: _containers.RepeatedScalarFieldContainer[Measure]
-    def __init__(self, x: _Optional[_Union[FeatureSource, _Mapping]] = ..., y: _Optional[_Union[FeatureSource, _Mapping]] = ..., reference: _Optional[_Union[FeatureSource, _Mapping]] = ..., pairing: _Optional[_Union[Pairing, str]] = ..., estimator: _Optional[_Union[Estimator, str]] = ..., kernel: _Optional[_Union[Kernel, _Mapping]] = ..., layers: _Optional[_Iterable[str]] = ..., primary_layer: _Optional[str] = ..., test: _Optional[_Union[TestOptions, _Mapping]] = ..., interval_level: _Optional[float] = ..., projection: _Optional[bool] = ..., precision: _Optional[_Union[Precision, str]] = ..., block_rows: _Optional[int] = ..., frequencies: _Optional[int] = ..., measures: _Optional[_Iterable[_Union[Measure, str]]] = ...) -> None: ...
+    def __init__(self, x: _Optional[_Union[FeatureSource, _Mapping]] = ..., y: _Optional[_Union[FeatureSource, _Mapping]] = ..., reference: _Optional[_Union[FeatureSource, _Mapping]] = ..., pairing: _Optional[_Union[Pairing, str]] = ..., estimator: _Optional[_Union[Estimator, str]] = ..., kernel: _Optional[_Union[Kernel, _Mapping]] = ..., layers: _Optional[_Iterable[str]] = ..., primary_layer: _Optional[str] = ..., test: _Optional[_Union[TestOptions, _Mapping]] = ..., interval_level: _Optional[float] = ..., projection: _Optional[bool] = ..., precision: _Optional[_Union[Precision, str]] = ..., frequencies: _Optional[int] = ..., measures: _Optional[_Iterable[_Union[Measure, str]]] = ...) -> None: ...
 
 class MeasureResult(_message.Message):
     __slots__ = ("measure", "value", "dimension")

@@ -170,9 +170,9 @@ def make_seeds() -> Mapping[str, bytes]:
     inline = {"inline": {"layers": [{"layer": "a", "features": tensor}], "groups": ["g"], "case_ids": ["c"]}}
     ref = common_pb2.ObjectRef(uri="s3://fuzz/default/uploads/x", sha256="0" * 64, size_bytes=1)
     compute = mmd_pb2.ComputeRequest(
-        x=inline, y={"uploaded": {"object": ref}}, reference={"feature_set_id": "0" * 32}, pairing=1, estimator=5,
+        x=inline, y={"uploaded": {"object": ref}}, reference={"feature_set_id": "0" * 32}, pairing=1, estimator=4,
         kernel={"family": 1, "bandwidth_rule": 2}, test={"permutations": 9, "seed": 1, "method": 1, "aggregated": True},
-        interval_level=0.9, block_rows=2, measures=[1],
+        interval_level=0.9, frequencies=256, measures=[1],
     )  # fmt: skip
     study = {"volumes": [{"modality": "t2w", "nifti": b"x"}, {"modality": "adc", "stored": ref}]}
     filled: dict[str, Message] = {

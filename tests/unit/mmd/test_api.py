@@ -251,7 +251,7 @@ def test_near_equal_features_do_not_lose_their_digits(rng):
     assert not result.below_error_bound
 
 
-@pytest.mark.parametrize("estimator", ["biased", "block", "random_fourier"])
+@pytest.mark.parametrize("estimator", ["biased", "random_fourier"])
 def test_one_outlier_does_not_cost_the_digits_of_the_other_rows(rng, estimator):
     x = rng.normal(size=(60, 6))
     y = x + 0.1
@@ -266,7 +266,7 @@ def test_one_outlier_does_not_cost_the_digits_of_the_other_rows(rng, estimator):
     assert values[1] == pytest.approx(values[0], rel=tolerance)
 
 
-@pytest.mark.parametrize("estimator", ["unbiased_independent", "linear", "block", "random_fourier"])
+@pytest.mark.parametrize("estimator", ["unbiased_independent", "random_fourier"])
 def test_reversed_views_are_taken(samples, estimator):
     x, y = (array[:24] for array in samples)
     options = {"pairing": "independent", "estimator": estimator, "sigma": 1.0}

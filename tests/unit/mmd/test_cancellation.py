@@ -55,7 +55,6 @@ def measure_gap(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[WorkCont
         {"pairing": "independent", "permutations": 200, "aggregated": True},
         {"pairing": "paired", "estimator": "random_fourier", "permutations": 600, "frequencies": 256},
         {"pairing": "independent", "estimator": "random_fourier", "permutations": 600, "frequencies": 256},
-        {"pairing": "independent", "estimator": "block", "block_rows": 40},
     ],
     ids=lambda options: " ".join(map(str, options.values())),
 )

@@ -76,9 +76,6 @@ PrecisionOption = Annotated[
         metavar="NAME", help="Lowest precision allowed: fast (bfloat16 on CUDA), high (float32) or exact (float64)."
     ),
 ]
-BlockRowsOption = Annotated[
-    int, typer.Option(metavar="N", min=0, help="Rows per block; 0 for the square root of the rows.")
-]
 FrequenciesOption = Annotated[
     int, typer.Option(metavar="N", min=0, help="Frequencies of random_fourier, at least 256; 0 for 1,024.")
 ]
@@ -113,7 +110,6 @@ def mmd(
     kernel: KernelOption = "gaussian",
     estimator: EstimatorOption = None,
     precision: PrecisionOption = None,
-    block_rows: BlockRowsOption = 0,
     frequencies: FrequenciesOption = 0,
     layer: LayerOption = None,
     measure: MeasureOption = "",
@@ -137,7 +133,6 @@ def mmd(
         pairing=_to_pairing(paired=paired, independent=independent),
         layers=tuple(layer or ()),
         interval_level=level,
-        block_rows=block_rows,
         frequencies=frequencies,
         kernel=_to_kernel(kernel, bandwidth, sigma, has_reference=reference is not None),
         measures=tuple(_choose(name, Measure, "--measure") for name in measure.split(",") if measure),

@@ -19,7 +19,7 @@ UNNAMED_LAYER = "features"
 """Name of a layer that the caller does not name, such as that of a sample that is one array."""
 
 Pairing = Literal["paired", "independent"]
-Estimator = Literal["biased", "unbiased_paired", "unbiased_independent", "linear", "block", "random_fourier"]
+Estimator = Literal["biased", "unbiased_paired", "unbiased_independent", "random_fourier"]
 KernelFamily = Literal[
     "gaussian",
     "gaussian_mixture",
@@ -114,7 +114,6 @@ class ComputeOptions(ApiMessage):
         test: absent makes none.
         interval_level: coverage in (0, 1); 0 means 0.95.
         precision: least precision; absent means the service's setting.
-        block_rows: of the block estimator; 0 means the square root of the rows.
         frequencies: of the random Fourier estimator, at least 256; 0 means 1,024.
         measures: measures of shift beside MMD².
     """
@@ -131,7 +130,6 @@ class ComputeOptions(ApiMessage):
     interval_level: float = 0.0
     projection: bool = False
     precision: Precision | None = None
-    block_rows: int = 0
     frequencies: int = 0
     measures: tuple[Measure, ...] = ()
 

@@ -74,8 +74,8 @@ def compare(
     design = create_design(x, y, options)
     estimator = estimators.resolve(options.pairing, options.estimator, options.method)
     plan = None
-    if estimator in estimators.SINGLE_PASS:
-        shifts = {scaling: _read_once(x, y, by_layer, options, engine) for scaling, by_layer in scaled.items()}
+    if estimator == "random_fourier":
+        shifts = {scaling: _approximate(x, y, by_layer, options, engine) for scaling, by_layer in scaled.items()}
     else:
         plan = LayerPlan(options, estimator, design, _permutations(design, options, engine), engine)
         shifts = {scaling: compute_shifts(x, y, by_layer, plan) for scaling, by_layer in scaled.items()}
@@ -246,10 +246,10 @@ def _to_result(measure: Measure, value: MeasureValue) -> MeasureResult:
     return MeasureResult(measure=measure, value=estimate, dimension=value.dimension)
 
 
-def _read_once(
+def _approximate(
     x: Sample, y: Sample, scaled_by_layer: Mapping[str, Scaled], options: ComparisonOptions, engine: ComputeConfig
 ) -> dict[str, EvaluatedShift]:
-    """Computes all layers, raw or standardised, by an estimator that reads the rows once."""
+    """Computes all layers, raw or standardised, by random Fourier features."""
     return {
         layer: EvaluatedShift(
             dispatcher.compute_shift(

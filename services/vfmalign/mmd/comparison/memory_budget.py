@@ -14,7 +14,6 @@ from vfmalign.mmd.engine import out_of_core
 from vfmalign.mmd.engine.kernels import WITHOUT_BANDWIDTH
 from vfmalign.mmd.engine.ordered_pool import choose_threads
 from vfmalign.mmd.engine.tiles import Layout, default_tile_shape
-from vfmalign.mmd.statistics import estimators
 from vfmalign.mmd.statistics.bandwidths import EXACT_ROWS
 from vfmalign.mmd.statistics.similarity import BLOCK_ENTRIES, check_size
 
@@ -137,7 +136,7 @@ def check_streams_fit(shapes: Sequence[SampleShape], options: ComparisonOptions,
     x, y, *reference = shapes
     if reference:
         check_fits(reference, options.model_copy(update={"permutations": 0, "aggregated": False}), engine)
-    if options.estimator in estimators.SINGLE_PASS:
+    if options.estimator == "random_fourier":
         return
     engine = reserve_for_reference(reference, engine)
     groups = x.groups if options.pairing == "paired" else x.groups + y.groups

@@ -74,7 +74,6 @@ class ComparisonOptions(Record):
         precision: minimum precision; None for that of the engine.
         method: method of the test's null distribution.
         aggregated: whether to test over a grid of bandwidths as well.
-        block_rows: of the block estimator; 0 for √n.
         frequencies: of random Fourier features, from 256 to 2²⁰; 0 for 1,024.
         measures: names in `MEASURES`, computed in addition to MMD².
         standardise: whether to compare standardised features too, where there is a reference.
@@ -99,7 +98,6 @@ class ComparisonOptions(Record):
     precision: Precision | None = None
     method: TestMethod = "permutation"
     aggregated: bool = False
-    block_rows: int = Field(default=0, ge=0)
     frequencies: Annotated[int, AfterValidator(_check_frequencies)] = 0
     measures: tuple[Measure, ...] = ()
     standardise: bool = True

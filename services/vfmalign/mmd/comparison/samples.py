@@ -16,7 +16,7 @@ import numpy as np
 from vfmalign.client.messages.mmd import Pairing
 from vfmalign.core.domain.errors import BadOption, BadTensor, CaseOrderMismatch
 from vfmalign.core.runtime.work_context import UNLIMITED, WorkContext
-from vfmalign.mmd.engine.row_streams import FeatureArray, Grouping, RowStream
+from vfmalign.mmd.engine.row_streams import FeatureArray, RowStream
 
 Features: TypeAlias = FeatureArray | RowStream
 _ENTRIES_AT_ONCE = 2**24
@@ -116,10 +116,17 @@ def number_groups(sample: Sample) -> Sample:
     Raises:
         BadOption: the rows of a group are not adjacent.
     """
-    grouping = Grouping.from_labels(sample.groups, sample.rows, sample.name)
-    if grouping.edges is None:
+    if not sample.groups:
         return sample
-    return replace(sample, groups=tuple(f"{group:012d}" for group in grouping.within(0, sample.rows)))
+    labels_N = np.asarray(sample.groups)
+    group_of_N = np.append(0, np.cumsum(labels_N[1:] != labels_N[:-1]))
+    if group_of_N[-1] + 1 != len(set(sample.groups)):
+        raise BadOption(
+            f"the rows of a group of `{sample.name}` are not contiguous, as reading them part by part requires",
+            field=f"{sample.name}.groups",
+            remedy="sort the rows by group",
+        )
+    return replace(sample, groups=tuple(f"{group:012d}" for group in group_of_N))
 
 
 def common_layers(samples: Sequence[Sample], selected: Sequence[str], primary: str) -> tuple[str, ...]:

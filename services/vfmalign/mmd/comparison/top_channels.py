@@ -36,7 +36,7 @@ _BLOCK_BYTES = 2**20
 _NO_TEST = "MMD² without the top channels is not tested"
 _NO_INTERVAL = "the share of the top channels and MMD² without them are values alone, without an interval"
 _NOT_PAIRED = "the rows of the two samples are not pairs, so that a channel has no displacement"
-_READ_ONCE = "estimators that read the rows once do not look for the channels that move most"
+_APPROXIMATED = "`random_fourier` does not look for the channels that move most"
 _NOTHING_MOVES = "no channel moves between the samples"
 
 
@@ -52,12 +52,12 @@ def measure_top_channels(
         layer: name of the layer.
         scaled: the layer standardised.
         shift: the result of the layer with all channels.
-        plan: how that result was computed; None if its estimator reads the rows once.
+        plan: how that result was computed; None if by `random_fourier`.
 
     Raises:
         Cancelled, DeadlineExceeded: see `WorkContext`.
     """
-    reason = scaled.absent_reason or (_READ_ONCE if plan is None else "")
+    reason = scaled.absent_reason or (_APPROXIMATED if plan is None else "")
     if plan is None or reason or plan.options.pairing != "paired":
         return _absent(reason or _NOT_PAIRED)
     x, y = (to_stream(sample.layers[layer], sample.name) for sample in all_samples[:2])

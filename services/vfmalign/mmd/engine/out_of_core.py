@@ -157,7 +157,7 @@ def plan_panels(
             f"two blocks of {min(_MIN_ROWS, rows)} rows and the sums of {rows} rows need {needed / 2**20:.1f} MiB, "
             f"and {memory_bytes / 2**20:.1f} MiB are allowed",
             subject="memory",
-            remedy=f"allow {-(-needed // 2**20)} MiB, ask for fewer permutations, or take an estimator of one pass",
+            remedy=f"allow {-(-needed // 2**20)} MiB, ask for fewer permutations, or choose `random_fourier`",
         )
     chunk_rows = max(min(_MIN_ROWS, rows), min(fitting // _CHUNK_FRACTION, rows))
     if processes > 1:

@@ -83,11 +83,11 @@ class Magnitudes:
 
     @property
     def largest(self) -> float:
-        """Root mean square of k(x_i, x_i); 1 for kernels of distances, and without rows."""
-        return self._root_mean_square(2) if self._count else 1.0
+        """Of k(x_i, x_i), 1 for kernels of distances."""
+        return self._root_mean_square(2)
 
     def _root_mean_square(self, index: int) -> float:
-        return math.sqrt(float(self._squares[index]) / max(self._count, 1))
+        return math.sqrt(float(self._squares[index]) / self._count)
 
 
 def error_bound(
@@ -116,7 +116,7 @@ def error_bound(
         channels: D.
         rows: n of the smaller sample, repeated rows counted once (`Rows.effective_count`).
         witness: root mean square over the rows of the witness function, Σ_j w_j k(x_i, x_j).
-        entries: mean absolute entry of the matrix that is summed in tiles; 0 where none is.
+        entries: mean absolute entry of the matrix that is summed in tiles.
         precision: of the rows.
     """
     unit = UNIT_ROUNDOFF[precision]

@@ -9,8 +9,6 @@ Legend: N rows of a stream, R rows of a block, C channels.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -179,56 +177,6 @@ def read_ahead(blocks: Iterator[Block]) -> Iterator[Block]:
 def read_rows(stream: RowStream, rows: Sequence[int]) -> Tensor:
     """Reads single rows in a given order, [R, C]; ascending order is fastest."""
     return torch.cat([stream.read(0, 1)[:0], *(stream.read(row, row + 1) for row in rows)])
-
-
-@dataclass(frozen=True)
-class Grouping:
-    """Groups of contiguous rows of a stream.
-
-    Attributes:
-        rows: N.
-        edges: first row of each group, and the end of the last one; None where each row is a group of its own.
-    """
-
-    rows: int
-    edges: NDArray[np.int64] | None
-
-    @classmethod
-    def from_labels(cls, groups: Sequence[str] | None, rows: int, name: str) -> Grouping:
-        """Groups rows by their labels.
-
-        Raises:
-            BadTensor: the numbers of labels and rows differ.
-            BadOption: the rows of a group are not contiguous.
-        """
-        if not groups:
-            return cls(rows, None)
-        check_group_count(groups, rows, name)
-        _, group_of = np.unique(np.asarray(groups), return_inverse=True)
-        starts = np.flatnonzero(np.diff(group_of, prepend=-1))
-        if len(starts) != int(group_of.max()) + 1:
-            raise BadOption(
-                f"the rows of a group of `{name}` are not contiguous, as reading them in one pass requires",
-                field=f"{name}.groups",
-                remedy="sort the rows by group",
-            )
-        return cls(rows, np.append(starts, rows))
-
-    @property
-    def count(self) -> int:
-        """Number of groups."""
-        return self.rows if self.edges is None else len(self.edges) - 1
-
-    def spans(self, blocks: int) -> list[tuple[int, int]]:
-        """Splits the groups evenly among blocks, to within one group, and returns first and end row of each block."""
-        cuts = np.arange(blocks + 1) * self.count // blocks
-        return list(pairwise((cuts if self.edges is None else self.edges[cuts]).tolist()))
-
-    def within(self, start: int, stop: int) -> NDArray[np.int64]:
-        """Returns the group index of each row from `start`, where a group begins, to `stop − 1`, counted from 0."""
-        rows_I = np.arange(start, stop)
-        group_of = rows_I if self.edges is None else np.searchsorted(self.edges, rows_I, side="right")
-        return np.asarray(group_of - group_of[0])
 
 
 def to_stream(features: FeatureArray | RowStream, name: str) -> RowStream:

@@ -40,7 +40,6 @@ def to_options(request: mmd_pb2.ComputeRequest) -> ComparisonOptions:
         interval_level=options.interval_level or DEFAULT_LEVEL,
         projection=options.projection,
         precision=options.precision,
-        block_rows=options.block_rows,
         frequencies=options.frequencies,
         measures=tuple(dict.fromkeys(options.measures)),
     )

@@ -1,1 +1,1 @@
-"""Estimators that read streams of rows once, in memory that does not grow with the rows."""
+"""The estimator that reads streams of rows once, in memory that does not grow with the rows."""

@@ -93,9 +93,6 @@ INDEPENDENT: dict[Estimator, Callable[[IndependentSums], FloatArray]] = {
     "unbiased_independent": unbiased_independent,
 }
 
-# Estimators that read the rows once and never form the kernel matrix.
-SINGLE_PASS: frozenset[Estimator] = frozenset({"linear", "block", "random_fourier"})
-
 
 def resolve(pairing: Pairing, estimator: Estimator | None, method: TestMethod = "permutation") -> Estimator:
     """Returns the estimator to use: the unbiased one for the pairing and the test, unless another is named.
@@ -109,9 +106,9 @@ def resolve(pairing: Pairing, estimator: Estimator | None, method: TestMethod = 
     over_pairs = pairing == "paired" or method == "wild_bootstrap"
     if estimator is None:
         return "unbiased_paired" if over_pairs else "unbiased_independent"
-    if estimator in SINGLE_PASS:
+    if estimator == "random_fourier" and method == "permutation":
         return estimator
-    if pairing == "paired" and estimator not in PAIRED:
+    if pairing == "paired" and estimator == "unbiased_independent":
         raise BadOption(
             "the estimator for independent samples is biased on paired ones, whose cross term includes k(x_i, y_i)",
             field="estimator",
@@ -119,7 +116,7 @@ def resolve(pairing: Pairing, estimator: Estimator | None, method: TestMethod = 
         )
     if over_pairs and estimator not in PAIRED:
         raise BadOption(
-            "the wild bootstrap flips signs of pairs, and this estimator is not a sum over pairs",
+            f"the wild bootstrap flips signs of pairs, and `{estimator}` is not a sum over pairs",
             field="estimator",
             remedy="use `unbiased_paired` or `biased`, or test by permutations",
         )

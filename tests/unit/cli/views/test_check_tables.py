@@ -35,8 +35,8 @@ def test_the_summary_holds_every_number_of_the_check(finished_check: Check, show
     assert "Gain in lesion Dice on test (higher is better, smallest relevant difference 0.01)" in text
     assert "the interval includes zero" in text
     assert row(text, "stages.3 *").split() == [
-        "stages.3", "*", "128", "0.250", "[0.240,", "0.260]", "0.125", "[0.115,", "0.135]", "0.00100", "0.00100", "0.500",
-        "0.750",
+        "stages.3", "*", "128", "0.250", "[0.240,", "0.260]", "0.125", "[0.115,", "0.135]", "0.00100", "0.00100",
+        "0.500", "0.750",
     ]  # fmt: skip
     assert "† " in row(text, "stages.0") + " "
     assert "+3.50 % [−2.00, +9.00]" in row(text, "specialised (rpg_specialised)")

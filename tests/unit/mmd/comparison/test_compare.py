@@ -89,7 +89,7 @@ def test_bad_features_are_refused_by_field(rng):
         ({"seed": 2**64}, "test.seed", "choose a value below"),
         ({"frequencies": 255}, "frequencies", "start with 1,024"),
         ({"frequencies": 2**20 + 1}, "frequencies", "start with 1,024"),
-        ({"block_rows": -1}, "block_rows", "choose a value of at least 0"),
+        ({"estimator": "linear"}, "estimator", "choose 'biased', 'unbiased_paired', 'unbiased_independent' or"),
         ({"method": "bootstrap"}, "test.method", "choose 'permutation'"),
         ({"fixed_sigma": 1.0, "layers": ("a", "c")}, "layers", ""),
         ({"fixed_sigma": 1.0, "primary_layer": "c"}, "layers", ""),

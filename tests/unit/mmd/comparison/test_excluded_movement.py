@@ -17,8 +17,6 @@ from vfmalign.mmd.engine.distributed import Communicator
 from vfmalign.mmd.engine.row_streams import ArrayRows
 from vfmalign.mmd.engine.rows import Affine
 
-SINGLE_PASS = ("linear", "block", "random_fourier")
-
 
 def compute(reference, x, y, engine=None, wrap=np.asarray, **options):
     samples = Sample("x", {"features": wrap(x)}), Sample("y", {"features": wrap(y)})
@@ -49,7 +47,7 @@ def displacement(reference, x, y, channels, *, paired):
     return np.sqrt(squares.mean()) / np.median(sd[sd > 0.0])
 
 
-@pytest.mark.parametrize("estimator", [None, *SINGLE_PASS])
+@pytest.mark.parametrize("estimator", [None, "random_fourier"])
 @pytest.mark.parametrize("pairing", ["paired", "independent"])
 def test_dead_channels_that_come_alive_are_counted_and_cautioned_about(dead, pairing, estimator):
     layer = compute(*dead, pairing=pairing, estimator=estimator, permutations=99)

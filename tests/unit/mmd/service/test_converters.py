@@ -105,8 +105,8 @@ def test_every_word_of_the_api_is_one_of_the_engine():
     for word, number in _words(pb.TestMethod).items():
         assert asked(test=pb.TestOptions(method=number)).method == word
     assert set(_words(pb.BandwidthRule)) == set(get_args(BandwidthRule))
-    options = asked(block_rows=5, frequencies=700, test=pb.TestOptions(permutations=3, seed=2, aggregated=True))
-    assert (options.block_rows, options.frequencies, options.aggregated) == (5, 700, True)
+    options = asked(frequencies=700, test=pb.TestOptions(permutations=3, seed=2, aggregated=True))
+    assert (options.frequencies, options.aggregated) == (700, True)
 
 
 @pytest.mark.parametrize(
@@ -217,7 +217,7 @@ def _shapes(rows, channels, samples=2):
         (500, 768, {}, True),
         (1000, 768, {}, False),
         (256, 768, {"permutations": 10_000}, False),
-        (10_000, 64, {"estimator": "linear"}, False),
+        (10_000, 64, {"estimator": "random_fourier"}, False),
     ],
 )
 def test_what_computes_little_is_short(rows, channels, options, short):
@@ -285,7 +285,7 @@ def test_a_measure_of_too_many_rows_is_refused_before_anything_is_read():
 @pytest.mark.parametrize("measure", MEASURES)
 def test_a_measure_counts_in_memory(measure):
     given = [SampleShape(4000, {"a": 768}, 4000)] * 2
-    plain = ComparisonOptions("paired", fixed_sigma=1.0, estimator="linear")
+    plain = ComparisonOptions("paired", fixed_sigma=1.0)
     asked = plain.model_copy(update={"measures": (measure,)})
     assert (
         memory_budget.get_peak_bytes(given, asked, ComputeConfig())

@@ -57,6 +57,14 @@ def test_independent_form_is_refused_for_pairs(brute, rng):
         brute.compare(x, x + 1, pairing="independent", estimator="unbiased_paired")
 
 
+@pytest.mark.parametrize("pairing", ["paired", "independent"])
+def test_random_fourier_suits_both_pairings_and_not_the_wild_bootstrap(pairing):
+    assert estimators.resolve(pairing, "random_fourier") == "random_fourier"
+    with pytest.raises(BadOption, match="`random_fourier` is not a sum over pairs") as error:
+        estimators.resolve(pairing, "random_fourier", "wild_bootstrap")
+    assert error.value.field == "estimator"
+
+
 def test_unbiased_forms_average_to_zero_under_the_null_and_the_wrong_form_does_not(rng, brute):
     """Monte Carlo, 2,000 datasets, n = 5: within 4 standard errors; paired rows of correlation 0.9."""
     values = {"paired": [], "independent": [], "wrong": [], "biased": []}
