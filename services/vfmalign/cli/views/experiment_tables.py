@@ -10,7 +10,6 @@ from rich.table import Table
 from rich.text import Text
 
 from vfmalign.cli.views.tables import (
-    ABSENT,
     DEGENERATE,
     SATURATED,
     format_control,
@@ -85,14 +84,13 @@ def show_results(experiment: Experiment, results: Results) -> Table:
         if cell.check_id not in results:
             continue
         result = results[cell.check_id]
-        naive = ABSENT if result.gain_naive_baseline is None else number(result.gain_naive_baseline.baseline, 4)
         table.add_row(
             cell.task + format_control(cell),
             cell.model_id,
             str(cell.seed),
             number(result.rpg_specialised.score, 4),
             number(result.rpg_specialised.baseline, 4),
-            naive + ("¶" if result.naive_baseline_not_beaten else ""),
+            number(result.gain_naive_baseline.baseline, 4) + ("¶" if result.naive_baseline_not_beaten else ""),
             to_text(result.rpg_specialised.absolute, signed=True),
             _format_gain(result),
             _format_shift(result),

@@ -68,7 +68,7 @@ class PreprocessingSpec(Record):
         """The modality whose volume defines the grid of a study: directions, centre and field of view.
 
         By default the first modality of the input. Models of prostate MRI take the grid from `t2w`, also where they do
-        not see it, as the cards of earlier versions did without saying so.
+        not see it.
         """
         if self.reference_modality:
             return self.reference_modality
