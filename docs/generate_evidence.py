@@ -258,7 +258,7 @@ def _render_cost(results: Sequence[CellResult]) -> str:
     for model in sorted({one.card.id for one in results}):
         own = [one for one in results if one.card.id == model]
         wall_s = [(one.report.run.finished_at - one.report.run.created_at).total_seconds() for one in own]
-        networks = ([s for one in own if (s := one.processor_seconds.get(name)) is not None] for name in NETWORKS)
+        networks = ([one.processor_seconds[name] for one in own] for name in NETWORKS)
         rows.append((f"`{model}`", len(own), *(_format_minutes(seconds) for seconds in (wall_s, *networks))))
     header = ("model", "checks", "wall time of a check, min", *(f"training {name}, min" for name in NETWORKS))
     text = f"all trainings took {sum(trainings.values()) / 3600:.1f} hours of processor time, shared ones counted once"
@@ -266,7 +266,7 @@ def _render_cost(results: Sequence[CellResult]) -> str:
 
 
 def _format_minutes(seconds: Sequence[float]) -> str:
-    return f"{median(seconds) / 60:.1f}" if seconds else ABSENT
+    return f"{median(seconds) / 60:.1f}"
 
 
 def _section(heading: str, header: Sequence[str], rows: Iterable[Sequence[object]], text: str = "") -> str:

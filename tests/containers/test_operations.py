@@ -103,7 +103,7 @@ def test_a_backup_rolls_an_upgrade_back(compose: Compose, demo: Any, next_versio
         assert all(one.endswith(f":{next_version}") for one in running)
         assert show_check(compose, check_id) == before
         # Pretend that the next version has migrated the database.
-        compose("exec", "-T", "postgres", "psql", "-c", "UPDATE alembic_version SET version_num = '9999'")
+        compose("exec", "-T", "postgres", "psql", "-c", "UPDATE finetuning_version SET version_num = '9999'")
     finally:
         compose.environment["VFMALIGN_VERSION"] = VERSION
 

@@ -135,7 +135,7 @@ def _describe_class_limit(dataset: Dataset, name: str) -> str:
     counts = next((count for count in dataset.classes if count.name == name), None)
     # A class that derives from a label map has no counts, but one of its sides has at most half of the patients.
     smaller, at_most = patients // 2, "at most "
-    if counts is not None and counts.test_positive is not None and counts.test_negative is not None:
+    if counts is not None:
         smaller, at_most = min(counts.test_positive, counts.test_negative), ""
     if not explain_few_patients(patients, smaller):
         return ""

@@ -50,7 +50,7 @@ from vfmalign.v1 import (
 async def run(settings: FinetuningSettings) -> None:
     """Runs the service until it receives SIGTERM or SIGINT."""
     settings.state_dir.mkdir(parents=True, exist_ok=True)
-    database = Database(settings.database_url).of_tenant(settings.auth.tenants[0])  # whose older rows are
+    database = Database(settings.database_url)
     store, token = ObjectStore(settings.store), BearerToken.from_settings(settings.auth)
     tenancies = {
         tenant: Tenancy(database.of_tenant(tenant), store.of_tenant(tenant), _open_client(settings, token, tenant))

@@ -24,7 +24,7 @@ def run(data: bytes) -> None:
 
 
 def make_seeds() -> Mapping[str, bytes]:
-    """Datasets of prostate and of another organ, and one of an earlier version."""
+    """Datasets of prostate and of another organ."""
     prostate = DatasetManifest(id="d", train=(_make_case("a", "t2w", "lesions"),), test=(_make_case("b", "t2w"),))
     declaration = DatasetDeclaration.model_validate(
         {
@@ -38,15 +38,9 @@ def make_seeds() -> Mapping[str, bytes]:
     facts = {"classes": {"atrophy": True}, "numbers": {"age": 61.5}, "strata": {"scanner": "A 3T"}}
     case = _make_case("c", "t1w", "flair", "hippocampus").model_copy(update=facts)
     brain = DatasetManifest(id="d", declaration=declaration, val=(case,))
-    old = to_datalist(prostate)
-    del old["phantom"]
-    for split in ("training", "test"):
-        for item in old[split]:
-            del item["label_maps"]
     return {
         "prostate": json.dumps(to_datalist(prostate)).encode(),
         "brain": json.dumps(to_datalist(brain)).encode(),
-        "old": json.dumps(old).encode(),
         "empty": b"{}",
         "nested": b"[" * 3000,
     }

@@ -57,7 +57,8 @@ def make_seeds() -> Mapping[str, bytes]:
 
 def _make_manifest(part: bytes) -> Manifest:
     sha256 = hashlib.sha256(part).hexdigest()
-    ref = PartRef(key=f"{features_prefix(_SET)}part-{sha256}.safetensors", sha256=sha256, start_row=0, rows=2)
+    key = f"{features_prefix(_SET)}part-{sha256}.safetensors"
+    ref = PartRef(key=key, sha256=sha256, start_row=0, rows=2, size_bytes=len(part))
     return Manifest(
         request=_REQUEST,
         parts=(ref,),

@@ -48,7 +48,7 @@ def finish():
     store.write(job_key(spec.id, "result.json"), JobResult(
         job=spec.id, metrics=(MetricSpec(name="m", unit="", higher_is_better=True, floor=0.1),), primary_metric="m",
         curve=(), selected_epoch=0, selected_step=0, test_scores=(), weight_change=None, parameters=1, device="cpu",
-        stage_seconds={}, software={}))
+        stage_seconds={}, processor_seconds=0.0, software={}))
 progress(0)
 if mode in (2, 3):
     store.write(job_key(spec.id, "failure.json"),
@@ -326,7 +326,7 @@ def test_a_job_whose_result_exists_is_done_without_a_process(world, store):
         JobResult(
             job=name, metrics=(MetricSpec(name="m", unit="", higher_is_better=True, floor=0.1),), primary_metric="m",
             curve=(), selected_epoch=0, selected_step=0, test_scores=(), weight_change=None, parameters=1,
-            device="cpu", stage_seconds={}, software={},
+            device="cpu", stage_seconds={}, processor_seconds=0.0, software={},
         ),
     )  # fmt: skip
     assert world.finish(world.supervisor(), name).state == "succeeded"

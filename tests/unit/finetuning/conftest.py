@@ -202,6 +202,7 @@ def make_report():
             "paired_similarity": {
                 layer.layer: Estimate(value=0.9 - 0.1 * place) for place, layer in enumerate(shift.layers)
             },
+            "shift_by_bandwidth": {"0.5": Estimate(value=0.09), "2": Estimate(value=0.07)},
             "settings": {
                 "model": "profound-micro", "model_sha256": "ab" * 32, "dataset": "prostate-demo",
                 "dataset_digest": "cd" * 32, "seed": "7", "input_transform": "identity", "preset": "demo",

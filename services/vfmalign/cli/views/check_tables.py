@@ -110,9 +110,8 @@ def show_gains(result: CheckResult) -> Table:
     gains = [
         ("specialised (rpg_specialised)", result.rpg_specialised),
         ("scratch (rpg_scratch)", result.rpg_scratch),
+        ("naive baseline" + ("¶" if result.naive_baseline_not_beaten else ""), result.gain_naive_baseline),
     ]
-    if result.gain_naive_baseline is not None:
-        gains.append(("naive baseline" + ("¶" if result.naive_baseline_not_beaten else ""), result.gain_naive_baseline))
     for name, gain in gains:
         table.add_row(
             name,
@@ -217,8 +216,7 @@ def _show_remarks(result: CheckResult) -> list[RenderableType]:
         lines.append(Text(BELOW_ERROR_BOUND, style="dim"))
     if any(shift.saturated for shift in result.shifts):
         lines.append(Text(SATURATED, style="dim"))
-    if result.naive_baseline:
-        lines.append(Text(f"naive baseline: {result.naive_baseline}", style="dim"))
+    lines.append(Text(f"naive baseline: {result.naive_baseline}", style="dim"))
     if result.naive_baseline_not_beaten:
         lines.append(Text("¶ the fine-tuned model does not beat the naive baseline.", style="yellow"))
     if result.interval_scope:

@@ -20,7 +20,7 @@ from vfmalign.cli.views.tables import (
     styled_state,
     to_text,
 )
-from vfmalign.client.formatting import ABSENT, format_number, format_steps
+from vfmalign.client.formatting import format_number, format_steps
 from vfmalign.client.messages.checks import CheckResult
 from vfmalign.client.messages.experiments import Experiment
 from vfmalign.core.domain.documents import pluralise
@@ -83,14 +83,13 @@ def show_results(experiment: Experiment, results: Results) -> Table:
         if cell.check_id not in results:
             continue
         result = results[cell.check_id]
-        naive = ABSENT if result.gain_naive_baseline is None else format_number(result.gain_naive_baseline.baseline, 4)
         table.add_row(
             cell.task + format_control(cell),
             cell.model_id,
             str(cell.seed),
             format_number(result.rpg_specialised.score, 4),
             format_number(result.rpg_specialised.baseline, 4),
-            naive + ("¶" if result.naive_baseline_not_beaten else ""),
+            format_number(result.gain_naive_baseline.baseline, 4) + ("¶" if result.naive_baseline_not_beaten else ""),
             to_text(result.rpg_specialised.absolute, signed=True),
             _format_gain(result),
             _format_shift(result),

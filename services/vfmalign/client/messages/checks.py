@@ -327,7 +327,7 @@ class CheckResult(ApiMessage):
     report_json: ObjectRef
     report_html: ObjectRef
     software: tuple[SoftwareVersion, ...] = ()
-    gain_naive_baseline: Gain | None = None
+    gain_naive_baseline: Gain
     naive_baseline: str = ""
     naive_baseline_not_beaten: bool = False
     probes: tuple[Probe, ...] = ()

@@ -163,8 +163,8 @@ class ClassCount(ApiMessage):
     """Number of cases that belong to a class, and of those that do not; of the others it is unknown.
 
     Attributes:
-        test_positive: test patients with a case that belongs to it; None in answers of older versions.
-        test_negative: test patients with known cases, none of which belongs to it; None in answers of older versions.
+        test_positive: test patients with a case that belongs to it.
+        test_negative: test patients with known cases, none of which belongs to it.
     """
 
     PROTO: ClassVar[type[Message]] = features_pb2.ClassCount
@@ -172,8 +172,8 @@ class ClassCount(ApiMessage):
     name: str
     positive: int = 0
     negative: int = 0
-    test_positive: int | None = None
-    test_negative: int | None = None
+    test_positive: int = 0
+    test_negative: int = 0
 
 
 class NumberRange(ApiMessage):

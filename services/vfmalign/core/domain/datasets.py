@@ -78,7 +78,7 @@ class DatasetManifest(Record):
     """Cases by split.
 
     Attributes:
-        declaration: what the cases hold; prostate mpMRI in datasets that were written without one.
+        declaration: what the cases hold; prostate mpMRI by default.
         held_out: False where splits share cases on purpose, such as in a run with a single case.
         phantom: True where the cases are generated: results on them are a rehearsal, not evidence.
     """
@@ -127,8 +127,8 @@ class DatasetManifest(Record):
     def digest(self) -> str:
         """Returns the SHA-256 of the canonical JSON, in hex.
 
-        What earlier datasets lack is left out, so that they keep their digests: a false `phantom`, the declaration of
-        prostate mpMRI, and empty classes, numbers and strata of cases.
+        A false `phantom`, the declaration of prostate mpMRI, and empty classes, numbers and strata of cases are left
+        out: published results are addressed by digests from before there were these fields.
         """
         content = self.model_dump(mode="json", exclude=set() if self.phantom else {"phantom"})
         if self.declaration == get_declaration("prostate_mpmri"):

@@ -170,17 +170,15 @@ class JobResult(Record):
         curve: validation at step 0 and after every epoch.
         selected_epoch, selected_step: the checkpoint with the best validation score, which is scored and published;
             never that before training.
-        naive_baseline_scores: scores of `TaskSpec.naive_baseline` on the same test cases.
+        naive_baseline_scores: scores of `TaskSpec.naive_baseline` on the same test cases; empty for pretraining.
         weight_change: ‖θ−θ0‖/‖θ0‖ of the encoder at the selected checkpoint; None for `specialised` and pretraining.
         encoder: the published model; empty for `specialised`.
-        encoder_card_sha256: digest of its card; empty in results of older versions.
+        encoder_card_sha256: digest of its card; empty without a published model.
         probes: encoders published during training, in order of steps.
         train_labels: class of every training case, by id; empty except in classification.
-        inside: shares of the task's structures in the field of view, of every case of train, val and test that has one;
-            empty in results of older versions.
+        inside: shares of the task's structures in the field of view, of every case of train, val and test that has one.
         stage_seconds: wall time per stage in seconds, over all attempts.
-        processor_seconds: processor time of the process that finished the job, without those of earlier attempts; None
-            in results of older versions.
+        processor_seconds: processor time of the process that finished the job, without those of earlier attempts.
     """
 
     job: Id
@@ -202,7 +200,7 @@ class JobResult(Record):
     figures: tuple[FigureRef, ...] = ()
     device: str
     stage_seconds: dict[str, float]
-    processor_seconds: float | None = None
+    processor_seconds: float
     software: dict[str, str]
 
 

@@ -23,12 +23,8 @@ from vfmalign.core.storage.object_store import ObjectStore
 
 _LISTS: dict[Split, str] = {"pretrain": "pretraining", "train": "training", "val": "validation", "test": "test"}
 _PROSTATE = "prostate_mpmri"
-_OLD_LABELS = {"lesions": "label", "gland": "gland"}
-"""Keys of the label maps in old datalists, whose items have no `label_maps`."""
 _FACTS = ("classes", "numbers", "strata")
 _FOLDER, _FILE = "datasets/", "/dataset.json"
-_GENERATED = "phantom-"
-"""Prefix of generated patients. Used for old datalists, which do not state whether they hold phantoms."""
 
 
 def load_dataset(store: ObjectStore, dataset_id: str, digest: str | None = None) -> DatasetManifest:
@@ -115,16 +111,14 @@ def to_datalist(dataset: DatasetManifest) -> dict[str, Any]:
 
 
 def from_datalist(content: Any, dataset_id: str) -> DatasetManifest:
-    """Converts a datalist to a dataset. Old datalists without `phantom` are judged by the names of their patients.
+    """Converts a datalist to a dataset.
 
     Raises:
         PreconditionFailed: fields are missing or wrong.
     """
     try:
         fields: dict[str, Any] = {split: [_from_item(item) for item in content[_LISTS[split]]] for split in SPLITS}
-        patients = [case["group"] for split in SPLITS for case in fields[split]]
-        generated = bool(patients) and all(patient.startswith(_GENERATED) for patient in patients)
-        fields |= {"id": dataset_id, "held_out": content["held_out"], "phantom": content.get("phantom", generated)}
+        fields |= {"id": dataset_id, "held_out": content["held_out"], "phantom": content["phantom"]}
         if "declaration" in content:
             fields["declaration"] = DatasetDeclaration.model_validate(content["declaration"])
         return DatasetManifest.model_validate(fields)
@@ -222,9 +216,7 @@ def _to_item(dataset: DatasetManifest, case: Case) -> dict[str, Any]:
 
 
 def _from_item(item: dict[str, Any]) -> dict[str, Any]:
-    keys: dict[str, str] = dict(zip(item["modality"], item["image"], strict=True))
-    old = {kind: item[name] for kind, name in _OLD_LABELS.items() if name in item}
-    keys |= item.get("label_maps", old)
+    keys: dict[str, str] = dict(zip(item["modality"], item["image"], strict=True)) | item["label_maps"]
     volumes = {kind: {"key": key, "sha256": item["sha256"][kind]} for kind, key in keys.items()}
     facts: dict[str, Any] = {name: item[name] for name in _FACTS if name in item}
     return {"id": item["case"], "group": item["group"], "volumes": volumes, **facts}

@@ -25,7 +25,7 @@ from vfmalign.core.runtime.threads import Threads
 from vfmalign.core.storage.keys import features_prefix, manifest_key
 from vfmalign.core.storage.lost_objects import EXTRACT_AGAIN, lost_as
 from vfmalign.core.storage.object_store import ObjectStore
-from vfmalign.core.storage.safetensors_header import LENGTH_BYTES, MAX_HEADER_BYTES, MalformedHeader, parse_header
+from vfmalign.core.storage.safetensors_header import MalformedHeader, parse_header
 
 Features = NDArray[np.float32]
 
@@ -59,7 +59,7 @@ class FeatureRequest(Record):
     pooling: Literal["mean"] = "mean"
     input_transform: str = "identity"
     preprocessing: PreprocessingSpec
-    format: Literal[1, 2] = 2
+    format: Literal[2] = 2
 
     def feature_set_id(self) -> str:
         """Returns the id of the set: the first 32 hex digits of this request's digest."""
@@ -67,17 +67,13 @@ class FeatureRequest(Record):
 
 
 class PartRef(Record):
-    """One part: rows `start_row` to `start_row + rows − 1`.
-
-    Attributes:
-        size_bytes: size of the object; 0 in manifests of older versions, where it is unknown.
-    """
+    """One part: rows `start_row` to `start_row + rows − 1`, in an object of `size_bytes`."""
 
     key: str
     sha256: Sha256
     start_row: int = Field(ge=0)
     rows: int = Field(ge=1)
-    size_bytes: int = Field(default=0, ge=0)
+    size_bytes: int = Field(ge=1)
 
 
 class Manifest(Record):
@@ -222,10 +218,8 @@ def read_part(store: ObjectStore, manifest: Manifest, index: int) -> dict[str, F
 
 def _get_part(store: ObjectStore, manifest: Manifest, part: PartRef) -> bytes:
     """Reads the bytes of a part, which are refused before they are read if they are more than the manifest declares."""
-    values = part.rows * sum(spec.channels for spec in manifest.layers)
-    max_bytes = part.size_bytes or LENGTH_BYTES + MAX_HEADER_BYTES + values * np.dtype(np.float32).itemsize
     try:
-        return store.get(part.key, sha256=part.sha256, max_bytes=max_bytes)
+        return store.get(part.key, sha256=part.sha256, max_bytes=part.size_bytes)
     except InvalidInput as error:
         raise PreconditionFailed(f"larger than its manifest declares: {error.message}", subject=error.subject) from None
 
@@ -243,10 +237,10 @@ def find_damaged_parts(store: ObjectStore, manifest: Manifest, *, read: bool = F
     def is_damaged(index: int) -> bool:
         part = manifest.parts[index]
         size = listed.get(part.key)
-        if size is None or size != (part.size_bytes or size):
+        if size != part.size_bytes:
             # Listings of some stores lag behind; the object itself decides.
             size = store.size_bytes(part.key)
-        if size is None or size != (part.size_bytes or size):
+        if size != part.size_bytes:
             return True
         return read and not _is_readable(store, manifest, index)
 

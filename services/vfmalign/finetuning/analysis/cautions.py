@@ -141,13 +141,13 @@ def _join_layer_cautions(
 
 def _is_saturated(result: CheckAnalysis, layer: str) -> bool:
     """Whether MMD² of a layer is saturated with any seed."""
-    seeds = [seed.paired_similarity[layer] for seed in result.seeds if layer in seed.paired_similarity]
-    return any(is_saturated(similarity) for similarity in (result.get_paired_similarity(layer), *seeds))
+    seeds = [seed.paired_similarity[layer] for seed in result.seeds]
+    return any(is_saturated(similarity) for similarity in (result.paired_similarity[layer], *seeds))
 
 
 def _caution_about_naive_baseline(result: CheckAnalysis) -> Caution | None:
     baseline = result.naive_baseline
-    if baseline is None or not baseline.not_beaten:
+    if not baseline.not_beaten:
         return None
     return Caution(
         title="Naive baseline not beaten",

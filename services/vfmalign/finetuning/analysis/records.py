@@ -8,23 +8,17 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from vfmalign.client.messages.checks import Curve, SeedVariation
-from vfmalign.client.messages.common import Estimate, absent
+from vfmalign.client.messages.checks import Convergence, Curve, Gain, Probe, SeedVariation
+from vfmalign.client.messages.common import Estimate
+from vfmalign.client.messages.jobs import CurvePoint
+from vfmalign.client.messages.mmd import ComputeResponse
 from vfmalign.client.recipes import TrainingBudget
 from vfmalign.core.domain.field_of_view import CutStructure
 from vfmalign.core.domain.jobs import FigureRef, MetricSpec, Network
 from vfmalign.core.domain.record import Record
-from vfmalign.finetuning.analysis.earlier_formats import (
-    StoredComparison,
-    StoredConvergence,
-    StoredCurvePoint,
-    StoredGain,
-    StoredProbe,
-    StoredVerdict,
-    read_network_result,
-)
+from vfmalign.finetuning.analysis.verdict import Verdict
 
 MEASURE_TITLES = {
     "cka": "CKA",
@@ -54,7 +48,7 @@ class FeatureShift(Record):
 
     Attributes:
         after: before and after, by the U-statistic.
-        biased: before and after, by the V-statistic; None in artifacts of older versions.
+        biased: before and after, by the V-statistic.
         reinitialised: before and the re-initialised architecture.
     """
 
@@ -62,9 +56,9 @@ class FeatureShift(Record):
     after_id: str
     reinitialised_id: str
     reference_id: str
-    after: StoredComparison
-    biased: StoredComparison | None = None
-    reinitialised: StoredComparison
+    after: ComputeResponse
+    biased: ComputeResponse
+    reinitialised: ComputeResponse
     device: str
 
 
@@ -82,15 +76,13 @@ class NetworkResult(Record):
     architecture: str
     parameters: int
     learning_rate: float
-    encoder_rate: float | None = None
-    curve: tuple[StoredCurvePoint, ...]
-    convergence: StoredConvergence
+    encoder_rate: float | None
+    curve: tuple[CurvePoint, ...]
+    convergence: Convergence
     selected_epoch: int
     selected_step: int
     test_means: dict[str, float | None]
     weight_change: float | None
-
-    _read_earlier_format = model_validator(mode="before")(read_network_result)
 
     def to_curve(self) -> Curve:
         """Returns the learning curve as a message of the API."""
@@ -108,7 +100,7 @@ class NaiveBaseline(Record):
 
     prediction: str
     test_means: dict[str, float | None]
-    gain: StoredGain
+    gain: Gain
 
     @property
     def not_beaten(self) -> bool:
@@ -128,11 +120,11 @@ class SeedAnalysis(Record):
 
     seed: int
     networks: tuple[NetworkResult, ...]
-    rpg_specialised: StoredGain
-    rpg_scratch: StoredGain
-    shift: StoredComparison
+    rpg_specialised: Gain
+    rpg_scratch: Gain
+    shift: ComputeResponse
     shift_ratio: dict[str, Estimate]
-    paired_similarity: dict[str, Estimate] = Field(default_factory=dict)
+    paired_similarity: dict[str, Estimate]
 
     def network(self, name: Network) -> NetworkResult:
         """Returns the result of one network."""
@@ -148,23 +140,21 @@ class CheckAnalysis(Record):
         leakage_known: False if the model card does not list the pretraining data.
         test_groups: number of patients in the test split.
         reference_groups: number of training patients, whose features determine scale and bandwidth of MMD²; None in
-            artifacts of older versions.
-        naive_baseline: None in artifacts of older versions.
+            the cells of the published evidence, which were computed before it was recorded.
         shift_ratio: by layer, MMD²(before, after) / MMD²(before, re-initialised) on standardised features.
         paired_similarity: by layer, the mean kernel between each case before and after; see `shift.paired_similarity`.
         measures: measures of the primary layer beside MMD², by name (`cka`, `frechet`, `energy`, `logme`,
             `h_score`).
         shift_by_bandwidth: MMD² of the primary layer on standardised features with a multiple of its bandwidth, by
-            factor (`0.5`, `2`); empty in artifacts of older versions.
+            factor (`0.5`, `2`).
         probes: probes of the pretrained network's training, in order of steps.
         seeds: results of every training seed, in order; empty with one seed. Gains are then means over the seeds, and
             `networks`, `shift`, `shift_ratio`, `paired_similarity`, `measures`, `shift_by_bandwidth` and `probes` those
             of the first.
         seed_variation: how shift and convergence vary with the seed; None with one.
         cut_structures: structures of which less than `field_of_view.CAUTION_BELOW` lies in the model's field of view,
-            the smallest share first; empty in artifacts of older versions.
-        shortened: budget of the network that was trained least, where that is below the recipe's; else None, and in
-            artifacts of older versions.
+            the smallest share first.
+        shortened: budget of the network that was trained least, where that is below the recipe's; else None.
         settings: the request, and the digests of its inputs.
     """
 
@@ -175,22 +165,22 @@ class CheckAnalysis(Record):
     leakage_known: bool
     test_groups: int
     reference_groups: int | None = None
-    verdict: StoredVerdict
+    verdict: Verdict
     metrics: tuple[MetricSpec, ...]
     primary_metric: str
-    rpg_specialised: StoredGain
-    rpg_scratch: StoredGain
-    naive_baseline: NaiveBaseline | None = None
+    rpg_specialised: Gain
+    rpg_scratch: Gain
+    naive_baseline: NaiveBaseline
     networks: tuple[NetworkResult, ...]
-    shift: StoredComparison
+    shift: ComputeResponse
     shift_ratio: dict[str, Estimate]
-    paired_similarity: dict[str, Estimate] = Field(default_factory=dict)
+    paired_similarity: dict[str, Estimate]
     measures: dict[str, Estimate] = Field(default_factory=dict)
-    shift_by_bandwidth: dict[str, Estimate] = Field(default_factory=dict)
-    probes: tuple[StoredProbe, ...] = ()
+    shift_by_bandwidth: dict[str, Estimate]
+    probes: tuple[Probe, ...] = ()
     seeds: tuple[SeedAnalysis, ...] = ()
     seed_variation: SeedVariation | None = None
-    # These two are left out where they say nothing, so that equal results of earlier versions have equal digests.
+    # These two are left out where they say nothing, so that equal results have the digests that they had without them.
     cut_structures: tuple[CutStructure, ...] = Field(default=(), exclude_if=lambda cut: not cut)
     shortened: TrainingBudget | None = Field(default=None, exclude_if=lambda budget: budget is None)
     settings: dict[str, str]
@@ -208,10 +198,6 @@ class CheckAnalysis(Record):
     def network(self, name: Network) -> NetworkResult:
         """Returns the result of one network."""
         return next(result for result in self.networks if result.network == name)
-
-    def get_paired_similarity(self, layer: str) -> Estimate:
-        """Returns the paired similarity of one layer."""
-        return self.paired_similarity.get(layer) or absent("not measured by the version that wrote this report")
 
 
 class StageTime(Record):

@@ -10,12 +10,10 @@ from vfmalign.client.messages.checks import CheckSpec, Gain
 from vfmalign.client.messages.common import Estimate
 from vfmalign.client.messages.jobs import CurvePoint
 from vfmalign.client.recipes import find_shortest_budget
-from vfmalign.core.domain.declarations import get_declaration
 from vfmalign.core.domain.field_of_view import list_cut
 from vfmalign.core.domain.jobs import JobResult, MetricSpec, Network
 from vfmalign.core.domain.record import canonical_json
 from vfmalign.core.domain.scores import aggregate_scores
-from vfmalign.core.domain.tasks import TaskSpec, get_task_spec
 from vfmalign.finetuning.analysis.convergence import measure_convergence
 from vfmalign.finetuning.analysis.crossed_gain import estimate_crossed_gain
 from vfmalign.finetuning.analysis.gain import estimate_gain
@@ -123,17 +121,12 @@ def _analyse_seed(
 
 
 def set_smallest_differences(main: JobResult, request: CheckSpec) -> tuple[MetricSpec, ...]:
-    """Returns the metrics of a job; the request's smallest relevant difference replaces that of the primary metric.
-
-    Results of earlier versions have no smallest relevant differences: those of the task apply.
-    """
-    values = {metric.name: metric.smallest_difference for metric in main.metrics}
-    if not any(values.values()):
-        values |= {metric.name: metric.smallest_difference for metric in _get_former_task(request).metrics}
-    if request.smallest_difference:
-        values[main.primary_metric] = request.smallest_difference
+    """Returns the metrics of a job; the request's smallest relevant difference replaces that of the primary metric."""
+    if not request.smallest_difference:
+        return main.metrics
+    requested = {"smallest_difference": request.smallest_difference}
     return tuple(
-        metric.model_copy(update={"smallest_difference": values.get(metric.name, 0.0)}) for metric in main.metrics
+        metric.model_copy(update=requested) if metric.name == main.primary_metric else metric for metric in main.metrics
     )
 
 
@@ -161,30 +154,22 @@ def _gain_over(
     )
 
 
-def _naive_baseline(trained: Sequence[SeedArtifacts], valid: Validated, request: CheckSpec) -> NaiveBaseline | None:
-    """Returns the scores of the task's naive baseline; None in results of versions that did not compute it."""
+def _naive_baseline(trained: Sequence[SeedArtifacts], valid: Validated, request: CheckSpec) -> NaiveBaseline:
+    """Returns the scores of the task's naive baseline."""
     main = trained[0].jobs["pretrained"]
-    if not all(artifacts.jobs["pretrained"].naive_baseline_scores for artifacts in trained):
-        return None
     return NaiveBaseline(
-        prediction=valid.naive_baseline or _get_former_task(request).naive_baseline,
+        prediction=valid.naive_baseline,
         test_means={metric.name: aggregate_scores(metric, main.naive_baseline_scores) for metric in main.metrics},
         gain=_gain_over("naive", trained, request),
     )
 
 
-def _get_former_task(request: CheckSpec) -> TaskSpec:
-    """Returns the task of a check whose artifacts were written when every dataset was prostate mpMRI."""
-    return get_task_spec(str(request.task), get_declaration("prostate_mpmri"))
-
-
 def _paired_similarities(measured: FeatureShift) -> dict[str, Estimate]:
-    """Returns the paired similarity of every layer; empty in artifacts of versions without the V-statistic."""
-    after, biased = measured.after, measured.biased
-    if biased is None:
-        return {}
+    """Returns the paired similarity of every layer."""
+    after = measured.after
     return {
-        layer.layer: paired_similarity(layer, biased.get_layer(layer.layer), after.rows_x) for layer in after.layers
+        layer.layer: paired_similarity(layer, measured.biased.get_layer(layer.layer), after.rows_x)
+        for layer in after.layers
     }
 
 

@@ -102,9 +102,9 @@ def _to_result(report: CheckReport, refs: ReportRefs, store: ObjectStore) -> mes
         software=tuple(
             SoftwareVersion(name=name, version=version) for name, version in sorted(report.run.software.items())
         ),
-        gain_naive_baseline=None if naive is None else naive.gain,
-        naive_baseline="" if naive is None else naive.prediction,
-        naive_baseline_not_beaten=naive is not None and naive.not_beaten,
+        gain_naive_baseline=naive.gain,
+        naive_baseline=naive.prediction,
+        naive_baseline_not_beaten=naive.not_beaten,
         probes=result.probes,
         interval_scope=result.interval_scope,
         seeds=tuple(_to_seed_result(seed) for seed in result.seeds),
@@ -134,7 +134,7 @@ def _to_seed_result(seed: SeedAnalysis) -> messages.SeedResult:
 def _to_shifts(result: CheckAnalysis) -> tuple[messages.LayerShift, ...]:
     shifts = []
     for layer in result.shift.layers:
-        similarity = result.get_paired_similarity(layer.layer)
+        similarity = result.paired_similarity[layer.layer]
         shifts.append(
             messages.LayerShift(
                 mmd=layer,

@@ -15,7 +15,6 @@ from vfmalign.core.domain.jobs import JobProgress, probe_id
 from vfmalign.core.domain.record import Record
 from vfmalign.core.storage.keys import check_key
 from vfmalign.core.storage.lost_objects import lost_as
-from vfmalign.finetuning.analysis.earlier_formats import StoredProbe
 from vfmalign.finetuning.checks.artifacts import (
     RESTORE,
     Outputs,
@@ -39,7 +38,7 @@ from vfmalign.finetuning.jobs.request import load_card
 class TakenProbe(Record):
     """`checks/<id>/stages/probe_<step>.json`: a probe, with its encoder and feature set."""
 
-    probe: StoredProbe
+    probe: Probe
     model: str
     model_sha256: str
     feature_set: str

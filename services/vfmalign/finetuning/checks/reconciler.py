@@ -37,7 +37,6 @@ from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.finetuning.checks.artifacts import Outputs, Stage, StageContext
 from vfmalign.finetuning.checks.repairs import ArtifactLost, Repairs
 from vfmalign.finetuning.checks.repository import CheckRepository, ReportRefs, StoredCheck
-from vfmalign.finetuning.checks.request import is_same_spec
 from vfmalign.finetuning.db.repository import StoredRef
 from vfmalign.finetuning.jobs.repository import JobRepository
 
@@ -287,9 +286,8 @@ class Reconciler:
         Raises:
             Conflict: they were created for another request.
         """
-        key = check_key(check.id, "spec.json")
-        created = self._store.put_if_absent(key, check.request.to_json())
-        if not created and not is_same_spec(self._store.get(key), check.request):
+        key, spec = check_key(check.id, "spec.json"), check.request.to_json()
+        if not self._store.put_if_absent(key, spec) and self._store.get(key) != spec:
             raise Conflict(
                 "belongs to a check with another body", subject=self._store.uri(key), remedy="choose another check id"
             )

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from typing import Any
-
 from vfmalign.client.messages.checks import CheckSpec
 from vfmalign.client.recipes import get_recipe
 from vfmalign.core.domain.errors import BadOption, Unavailable
@@ -20,13 +17,6 @@ from vfmalign.finetuning.jobs.request import (
     check_splits,
     load_card,
 )
-
-_FORMER_NAMES = {
-    "model": "model_id",
-    "dataset": "dataset_id",
-    "patch_shape_DHW": "patch_shape_dhw",
-    "relabellings": "permutations",
-}
 
 
 def check_spec(spec: CheckSpec) -> None:
@@ -96,22 +86,3 @@ def choose_layers(card: ModelCard, requested: tuple[str, ...]) -> tuple[str, ...
     chosen = requested or tuple(known)
     # The card declares the primary layer before any result is known, so it is always compared.
     return (card.primary_layer, *(layer for layer in chosen if layer != card.primary_layer))
-
-
-def is_same_spec(stored: bytes, spec: CheckSpec) -> bool:
-    """Returns whether `checks/<id>/spec.json` holds a spec, also where an earlier version wrote it."""
-    if stored == spec.to_json():
-        return True
-    try:
-        return CheckSpec.model_validate(_rename(json.loads(stored))) == spec
-    except ValueError:
-        return False
-
-
-def _rename(content: Any) -> Any:
-    if not isinstance(content, dict):
-        return content
-    renamed = {_FORMER_NAMES.get(name, name): _rename(value) for name, value in content.items()}
-    if renamed.get("patch_shape_dhw", ()) is None:
-        renamed["patch_shape_dhw"] = ()
-    return renamed

@@ -61,10 +61,9 @@ class Validated(Record):
 
     Attributes:
         layers: compared layers, the primary one first.
-        naive_baseline: what the task's naive baseline predicts; empty in artifacts of versions that did not store it.
+        naive_baseline: what the task's naive baseline predicts.
         test_groups: number of patients in the test split.
-        reference_groups: number of patients in the training split, the reference of the comparisons; None in artifacts
-            of versions that did not store it.
+        reference_groups: number of patients in the training split, the reference of the comparisons.
         recipes: of the three trainings, with the presets as they were when the check began.
     """
 
@@ -73,12 +72,12 @@ class Validated(Record):
     layers: tuple[str, ...]
     primary_layer: str
     input_transform: str
-    naive_baseline: str = ""
+    naive_baseline: str
     held_out: bool
     phantom: bool
     leakage_known: bool
     test_groups: int
-    reference_groups: int | None = None
+    reference_groups: int
     recipes: dict[Network, TrainingRecipe]
 
 

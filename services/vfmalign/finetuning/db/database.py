@@ -37,7 +37,7 @@ from vfmalign.core.domain.errors import Conflict, DataLoss, Unavailable
 from vfmalign.core.runtime.auth_settings import DEFAULT_TENANT
 from vfmalign.finetuning import metrics
 from vfmalign.finetuning.db.engine import READ_ONLY, create_engine
-from vfmalign.finetuning.db.migrations import get_config, is_earlier
+from vfmalign.finetuning.db.migrations import get_config, get_version, is_earlier
 
 _DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _TENANT = "vfmalign_tenant"
@@ -187,7 +187,7 @@ class ExperimentRow(LifecycleRow):
     __tablename__ = "experiments"
 
     pinned_inputs: Mapped[dict[str, Any]]
-    restored_cells: Mapped[list[str]] = mapped_column(sa.JSON, default=list, server_default="[]")
+    restored_cells: Mapped[list[str]] = mapped_column(sa.JSON, default=list)
     report: Mapped[dict[str, Any] | None]
 
 
@@ -306,10 +306,8 @@ class Database:
     def migrate(self) -> None:
         """Migrates the schema to the newest version; safe to run at every start.
 
-        Rows from before there were tenants become those of this view's tenant.
-
         Raises:
-            Conflict: a later version of the program has migrated it.
+            Conflict: a later version of the program has migrated it, or it has a table of the service but no version.
             DataLoss: the file of the database is damaged.
             Unavailable: the database cannot be reached.
         """
@@ -318,7 +316,9 @@ class Database:
             with _name_faults(), self._engine.begin() as connection:
                 if connection.dialect.name == "postgresql":
                     connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
-                config.attributes |= {"connection": connection, "tenant": self.tenant}
+                if get_version(connection) is None:
+                    _check_names_are_free(connection)
+                config.attributes["connection"] = connection
                 alembic.command.upgrade(config, "head")
         except alembic.util.CommandError as error:  # an unknown revision
             raise Conflict(
@@ -335,6 +335,15 @@ class Database:
 def now() -> datetime:
     """Current time in UTC."""
     return datetime.now(UTC)
+
+
+def _check_names_are_free(connection: sa.Connection) -> None:
+    if taken := Base.metadata.tables.keys() & set(sa.inspect(connection).get_table_names()):
+        raise Conflict(
+            f"the database has a table {min(taken)} that no released version of this service created",
+            subject="VFMALIGN_DATABASE__URL",
+            remedy="name an empty database; one of a development version before 0.1.0 cannot be migrated",
+        )
 
 
 @contextmanager

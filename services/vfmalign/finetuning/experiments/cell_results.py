@@ -11,8 +11,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TypeVar
 
-from pydantic import Field
-
 from vfmalign.core.domain.errors import DataLoss, NotFound, PreconditionFailed
 from vfmalign.core.domain.jobs import CaseScore, JobResult, Network
 from vfmalign.core.domain.models import ModelCard
@@ -46,9 +44,9 @@ class CellResult(Record):
         card: of the model, without the digests of what it was pretrained on.
         report: of the check, without its figures.
         scores: main metric of the test cases, by network.
-        features: what the control between seeds compares; None where it is too large, and in results of older versions.
-        processor_seconds: processor time of the trainings by network, as far as it is known. Cells that share a
-            baseline name the same job, and each has the time of it.
+        features: what the control between seeds compares; None where it is too large.
+        processor_seconds: processor time of the trainings by network. Cells that share a baseline name the same job,
+            and each has the time of it.
     """
 
     cell: Sha256
@@ -56,8 +54,8 @@ class CellResult(Record):
     card: ModelCard
     report: CheckReport
     scores: Mapping[Network, tuple[CaseScore, ...]]
-    features: CellFeatures | None = None
-    processor_seconds: Mapping[Network, float] = Field(default_factory=dict)
+    features: CellFeatures | None
+    processor_seconds: Mapping[Network, float]
 
 
 class CellResults:
@@ -129,8 +127,7 @@ class CellResults:
                     score.model_copy(update={"values": {metric: score.values.get(metric)}})
                     for score in result.test_scores
                 )
-                if result.processor_seconds is not None:
-                    processor_seconds[network] = result.processor_seconds
+                processor_seconds[network] = result.processor_seconds
         return CellResult(
             cell=cell.result_digest,
             check=check_id,

@@ -42,14 +42,13 @@ class PinnedInputs(Record):
     Attributes:
         dataset_digest: digest of the dataset.
         model_sha256: digest of each model's weights, in the order of the spec.
-        primary_metrics: primary metric of each task, in the order of the spec; empty in experiments of versions that
-            did not store it, which have no smallest relevant differences either.
+        primary_metrics: primary metric of each task, in the order of the spec.
         modality_maps: map of each model, in the order of the spec; empty without a map.
     """
 
     dataset_digest: Sha256
     model_sha256: tuple[Sha256, ...]
-    primary_metrics: tuple[str, ...] = ()
+    primary_metrics: tuple[str, ...]
     modality_maps: tuple[ModalityMap, ...] = Field(default=(), exclude_if=lambda maps: not maps)
 
 
@@ -183,7 +182,7 @@ def _plan_cells(experiment_id: str, spec_json: bytes, pinned_json: bytes) -> tup
     cells = []
     maps = pinned.modality_maps or ({},) * len(spec.model_ids)
     models = tuple(zip(spec.model_ids, pinned.model_sha256, maps, strict=True))
-    tasks = tuple(zip(spec.tasks, pinned.primary_metrics or [""] * len(spec.tasks), strict=True))
+    tasks = tuple(zip(spec.tasks, pinned.primary_metrics, strict=True))
     grid = [(*cell, False) for cell in product(spec.seeds, tasks, models)]
     if spec.shuffled_labels:
         grid += [(*cell, True) for cell in product(spec.seeds[:1], tasks, models)]

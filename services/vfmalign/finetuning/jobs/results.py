@@ -30,7 +30,7 @@ def check_encoder(store: ObjectStore, result: JobResult, *, read: bool = False) 
     """
     key = model_card_key(result.encoder)
     with lost_as("model", result.encoder, _to_remedy(result.job)):
-        card = store.read(key, ModelCard, result.encoder_card_sha256 or None)
+        card = store.read(key, ModelCard, result.encoder_card_sha256)
         if card.checkpoint.sha256 != result.encoder_sha256:
             raise DigestMismatch("the card names other weights than the job's result", subject=store.uri(key))
     check_weights(store, card, read=read)

@@ -50,7 +50,5 @@ def is_worse(metric: MetricSpec, score: float | None, baseline: float | None) ->
 
 def list_worse_than_naive(result: CheckAnalysis) -> list[MetricSpec]:
     """Returns the metrics in which the fine-tuned model scores worse than the naive baseline."""
-    if result.naive_baseline is None:
-        return []
     own, naive = result.network("pretrained").test_means, result.naive_baseline.test_means
     return [metric for metric in result.metrics if is_worse(metric, own.get(metric.name), naive.get(metric.name))]

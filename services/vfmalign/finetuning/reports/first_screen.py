@@ -106,7 +106,7 @@ def make_first_screen(
                     name=layer.layer,
                     ratio=result.shift_ratio[layer.layer].value,
                     primary=layer.layer == result.shift.primary_layer,
-                    saturated=is_saturated(result.get_paired_similarity(layer.layer)),
+                    saturated=is_saturated(result.paired_similarity[layer.layer]),
                 )
                 for layer in result.shift.layers
             ]
@@ -156,10 +156,10 @@ def list_gates(result: CheckAnalysis, metric: MetricSpec) -> tuple[GateRow, ...]
 def _draw_gains(result: CheckAnalysis, metric: MetricSpec) -> Markup:
     gains = [("specialised network", result.rpg_specialised), ("random weights", result.rpg_scratch)]
     rows = [ForestRow(name, gain.absolute, _describe_difference(gain, metric)) for name, gain in gains]
-    if (naive := result.naive_baseline) is not None:
-        text, label = _describe_difference(naive.gain, metric), "naive baseline"
-        rows.append(ForestRow(f"{label}, not beaten" if naive.not_beaten else label, naive.gain.absolute, text,
-                              bad=naive.not_beaten))  # fmt: skip
+    naive = result.naive_baseline
+    text, label = _describe_difference(naive.gain, metric), "naive baseline"
+    rows.append(ForestRow(f"{label}, not beaten" if naive.not_beaten else label, naive.gain.absolute, text,
+                          bad=naive.not_beaten))  # fmt: skip
     name, unit = metric.title, f" in {metric.unit}" if metric.unit else ""
     return draw_forest(
         rows,

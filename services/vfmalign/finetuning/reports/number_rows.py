@@ -61,11 +61,10 @@ def list_numbers(result: CheckAnalysis) -> list[NumberRow]:
     for name, gain in gains:
         rows.append(_row(f"relative gain over {name}", gain.relative_percent, _gain_note(gain), unit=" %"))
         rows.append(_row(f"difference to {name}", gain.absolute, difference_note, unit=difference_unit))
-    if result.naive_baseline is not None:
-        symbol = " ‡" if result.naive_baseline.not_beaten else ""
-        note = f"{result.naive_baseline.prediction}: {_gain_note(result.naive_baseline.gain)}"
-        difference = result.naive_baseline.gain.absolute
-        rows.append(_row(f"difference to naive baseline{symbol}", difference, note, unit=difference_unit))
+    naive = result.naive_baseline
+    note = f"{naive.prediction}: {_gain_note(naive.gain)}"
+    label = f"difference to naive baseline{' ‡' if naive.not_beaten else ''}"
+    rows.append(_row(label, naive.gain.absolute, note, unit=difference_unit))
     return rows
 
 
@@ -111,7 +110,7 @@ def list_notes(result: CheckAnalysis) -> list[str]:
         for network in result.networks
         if network.convergence.steps_to_95.absent_reason
     ]
-    if result.naive_baseline is not None and result.naive_baseline.not_beaten:
+    if result.naive_baseline.not_beaten:
         notes.append("‡ the fine-tuned model does not beat the naive baseline, a prediction without a network")
     return notes + reasons
 

@@ -55,8 +55,7 @@ def list_score_rows(
 
 def _make_mean_row(result: CheckAnalysis, metric: MetricSpec) -> ScoreRow:
     values: dict[Scored, float | None] = {one.network: one.test_means.get(metric.name) for one in result.networks}
-    if result.naive_baseline is not None:
-        values["naive"] = result.naive_baseline.test_means.get(metric.name)
+    values["naive"] = result.naive_baseline.test_means.get(metric.name)
     unit = f" ({metric.unit})" if metric.unit else ""
     # The title of a mean over structures begins with "mean" already.
     is_named = metric.of_set != "mean" or metric.title.startswith("mean ")

@@ -24,7 +24,7 @@ def result_of(job: str) -> JobResult:
     metric = MetricSpec(name="m", unit="", higher_is_better=True, floor=0.1)
     return JobResult(
         job=job, metrics=(metric,), primary_metric="m", curve=(), selected_epoch=0, selected_step=0, test_scores=(),
-        weight_change=None, parameters=1, device="cpu", stage_seconds={}, software={},
+        weight_change=None, parameters=1, device="cpu", stage_seconds={}, processor_seconds=0.0, software={},
     )  # fmt: skip
 
 

@@ -94,17 +94,6 @@ def test_a_set_says_that_it_holds_phantoms_and_is_never_taken_for_one_by_a_name(
     assert not from_datalist(to_datalist(named_so), "d").phantom
 
 
-def test_a_datalist_from_before_the_flag_reads_as_what_its_patients_are_called() -> None:
-    def old(one: DatasetManifest) -> DatasetManifest:
-        return from_datalist({key: value for key, value in to_datalist(one).items() if key != "phantom"}, "d")
-
-    generated = {"train": (case("a", group="phantom-1"),), "test": (case("t", group="phantom-2"),)}
-    assert old(dataset(pretrain=(), val=(), **generated)).phantom
-    assert not old(dataset(**generated)).phantom, "real patients are among them"
-    assert not old(dataset(pretrain=(), train=(), val=(), test=())).phantom
-    assert old(dataset()) == dataset()
-
-
 def test_later_fields_leave_the_digest_of_earlier_datasets_as_it_was() -> None:
     content = dataset().model_dump(mode="json", exclude={"phantom", "declaration"})
     for split in SPLITS:
@@ -234,15 +223,10 @@ def test_a_dataset_of_another_organ_comes_back_whatever_its_volumes_are_called(s
     assert load_dataset(store, "b", digest) == brain()
 
 
-def test_a_dataset_without_a_declaration_is_prostate_mpmri_with_its_old_digest() -> None:
-    old = to_datalist(dataset())
-    assert "declaration" not in old
-    for name in ("pretraining", "training", "validation", "test"):
-        for item in old[name]:
-            item["gland"] = item.pop("label_maps")["gland"]
-    assert from_datalist(old, "d") == dataset()
-    assert from_datalist(old, "d").digest() == dataset().digest()
-    # Of the state before declarations, for this very dataset.
+def test_a_datalist_without_a_declaration_is_prostate_mpmri_whose_digest_stays() -> None:
+    datalist = to_datalist(dataset())
+    assert "declaration" not in datalist
+    assert from_datalist(datalist, "d") == dataset()
     assert dataset().digest() == "ce173103a4f4e1cf6402b8e3d57cca2caf4e60cee6d0819552243fca76cc5d56"
 
 

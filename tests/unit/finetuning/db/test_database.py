@@ -1,22 +1,20 @@
 """Migrations and types on SQLite and PostgreSQL."""
 
-import json
 import os
+import shutil
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 
 import alembic.autogenerate
-import alembic.command
 import alembic.config
 import alembic.migration
 import pytest
 import sqlalchemy as sa
 
-from vfmalign.client.messages.checks import CheckSpec
-from vfmalign.client.messages.experiments import ExperimentSpec
-from vfmalign.client.messages.jobs import JobSpec, Recipe
 from vfmalign.core.domain.errors import Conflict, DataLoss, InvalidInput, Unavailable
 from vfmalign.core.runtime.metrics import REGISTRY
-from vfmalign.finetuning.db.database import AttemptRow, Base, CheckRow, Database, ExperimentRow, JobRow, StageRow, now
+from vfmalign.finetuning.db import migrations
+from vfmalign.finetuning.db.database import AttemptRow, Base, CheckRow, Database, JobRow, StageRow, now
 
 
 def job(name, **fields):
@@ -32,27 +30,26 @@ def check(name, **fields):
     return CheckRow(**(values | fields))
 
 
-def downgrade(database, revision):
-    config = alembic.config.Config()
-    config.set_main_option("script_location", "vfmalign.finetuning.db:migrations")
-    with database.engine.begin() as connection:
-        config.attributes["connection"] = connection
-        alembic.command.downgrade(config, revision)
-
-
 @pytest.fixture(params=["sqlite", "postgresql"])
-def database(request, tmp_path):
-    """A migrated database of the test's own, which may change its tables."""
+def unmigrated(request, tmp_path):
+    """A database of the test's own, without tables."""
     sqlite = f"sqlite:///{tmp_path / 'finetuning.db'}"
     database = Database(sqlite if request.param == "sqlite" else request.getfixturevalue("postgres_database"))
-    database.migrate()
     yield database
     database.close()
 
 
+@pytest.fixture
+def database(unmigrated):
+    """A migrated database of the test's own, which may change its tables."""
+    unmigrated.migrate()
+    return unmigrated
+
+
 def test_migrations_build_exactly_the_tables_the_code_uses(database):
     with database.engine.connect() as connection:
-        context = alembic.migration.MigrationContext.configure(connection, opts={"compare_type": True})
+        options = {"compare_type": True, "compare_server_default": True, "version_table": migrations.VERSION_TABLE}
+        context = alembic.migration.MigrationContext.configure(connection, opts=options)
         assert alembic.autogenerate.compare_metadata(context, Base.metadata) == []
 
 
@@ -100,18 +97,67 @@ def test_postgresql_refuses_a_write_in_a_snapshot(postgres_database):
     database.close()
 
 
-def test_a_database_of_a_later_version_is_refused(database):
-    with database.engine.begin() as connection:
-        connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
+NEXT_VERSION = """
+import sqlalchemy as sa
+from alembic import op
+
+revision, down_revision = "next", "0001"
+
+
+def upgrade():
+    op.add_column("jobs", sa.Column("added", sa.Integer))
+"""
+
+
+@pytest.fixture
+def next_version(tmp_path):
+    """The migrations of a later version of the program, which changes the schema."""
+    folder = shutil.copytree(Path(migrations.__file__).parent, tmp_path / "migrations")
+    (folder / "versions" / "next.py").write_text(NEXT_VERSION)
+    config = alembic.config.Config()
+    config.set_main_option("script_location", str(folder))
+    return config
+
+
+def test_a_later_version_migrates_the_database_which_this_version_then_refuses(database, next_version, monkeypatch):
+    with database.session() as session:
+        session.add(job("j"))
+    assert not database.is_outdated()
+    with monkeypatch.context() as later:
+        for module in ("vfmalign.finetuning.db.migrations", "vfmalign.finetuning.db.database"):
+            later.setattr(f"{module}.get_config", lambda: next_version)
+        assert database.is_outdated()
+        database.migrate()
+        assert not database.is_outdated()
+    assert not database.is_outdated(), "the schema is not an earlier one"
     with pytest.raises(Conflict, match=r"migrated by a later version.*restore the backup"):
         database.migrate()
+    with database.engine.connect() as connection:
+        assert connection.execute(sa.text("SELECT id, added FROM jobs")).one() == ("j", None)
 
 
-@pytest.mark.parametrize(("revision", "outdated"), [("0014", True), ("0015", False), ("9999", False)])
-def test_only_an_earlier_schema_is_outdated(database, revision, outdated):
-    with database.engine.begin() as connection:
-        connection.execute(sa.text("UPDATE alembic_version SET version_num = :revision"), {"revision": revision})
-    assert database.is_outdated() is outdated
+def test_a_database_of_a_development_version_is_refused_and_stays_as_it_is(unmigrated):
+    with unmigrated.engine.begin() as connection:
+        for create in (
+            "CREATE TABLE alembic_version (version_num VARCHAR(32))",
+            "INSERT INTO alembic_version VALUES ('0015')",
+            "CREATE TABLE jobs (id VARCHAR(128), message TEXT)",
+        ):
+            connection.execute(sa.text(create))
+    assert not unmigrated.is_outdated()
+    with pytest.raises(Conflict, match=r"has a table jobs that no released version.*name an empty database"):
+        unmigrated.migrate()
+    assert set(sa.inspect(unmigrated.engine).get_table_names()) == {"alembic_version", "jobs"}
+
+
+def test_the_version_of_another_service_in_the_same_database_stays_as_it_is(unmigrated):
+    with unmigrated.engine.begin() as connection:
+        connection.execute(sa.text("CREATE TABLE alembic_version (version_num VARCHAR(32))"))
+        connection.execute(sa.text("INSERT INTO alembic_version VALUES ('of-another')"))
+    unmigrated.migrate()
+    with unmigrated.engine.connect() as connection:
+        assert connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar() == "of-another"
+        assert migrations.get_version(connection) == "0001"
 
 
 def test_an_empty_database_is_not_outdated(tmp_path):
@@ -225,165 +271,17 @@ def test_transactions_are_measured_and_those_that_the_database_fails_are_counted
     assert [after - earlier for after, earlier in zip(read(), before, strict=True)] == [1, 2, 1]
 
 
-def test_requests_of_earlier_versions_keep_their_meaning_under_the_new_names(database):
-    spec = CheckSpec(
-        model_id="m", dataset_id="d", task="segmentation", permutations=50, recipe=Recipe(patch_shape_dhw=(8, 16, 16)),
-        scratch_recipe=Recipe(epochs=3),
-    )  # fmt: skip
-    training = JobSpec(kind="finetune", dataset_id="d", model_id="m", task="segmentation", seed=2**62)
+def test_attempts_and_stage_runs_are_deleted_with_their_job_and_check(database):
     with database.session() as session:
-        session.add(check("c", request=spec.model_dump(mode="json")))
-        session.add(job("j", request=training.model_dump(mode="json")))
-    downgrade(database, "0003")
-    with database.engine.connect() as connection:
-        former = json.loads(connection.execute(sa.text("SELECT CAST(request AS TEXT) FROM checks")).scalar())
-    assert (former["model"], former["dataset"], former["relabellings"]) == ("m", "d", 50)
-    assert former["recipe"]["patch_shape_DHW"] == [8, 16, 16]
-    assert former["scratch_recipe"]["patch_shape_DHW"] is None
-    database.migrate()
-    with database.session() as session:
-        for row, record in (
-            (session.get(CheckRow, ("default", "c")), spec),
-            (session.get(JobRow, ("default", "j")), training),
-        ):
-            assert type(record).model_validate(row.request) == record
-            assert row.request_digest == record.digest()
-
-
-def test_requests_of_experiments_become_specs_and_back(database):
-    spec = ExperimentSpec(
-        model_ids=("m1", "m2"), dataset_id="d", tasks=("segmentation",), seeds=(1,), permutations=50,
-        recipe=Recipe(preset="demo", patch_shape_dhw=(8, 16, 32)),
-    )  # fmt: skip
-    with database.session() as session:
-        session.add(
-            ExperimentRow(
-                id="e", request=spec.model_dump(mode="json"), request_digest="0" * 64, pinned_inputs={"a": 1},
-                state="queued", created_at=now(),
-            )
-        )  # fmt: skip
-    downgrade(database, "0003")
-    with database.engine.connect() as connection:
-        request, fixed = connection.execute(
-            sa.text("SELECT CAST(request AS TEXT), CAST(fixed AS TEXT) FROM studies")
-        ).one()
-    former = json.loads(request)
-    assert (former["models"], former["dataset"], former["relabellings"]) == (["m1", "m2"], "d", 50)
-    assert former["recipe"]["patch_shape_DHW"] == [8, 16, 32]
-    assert json.loads(fixed) == {"a": 1}
-    database.migrate()
-    with database.session() as session:
-        row = session.get(ExperimentRow, ("default", "e"))
-        assert ExperimentSpec.model_validate(row.request) == spec
-        assert (row.request_digest, row.pinned_inputs) == (spec.digest(), {"a": 1})
-
-
-def test_jobs_that_wait_for_a_pod_become_pending(database):
-    waits = {"phase": "pending", "detail": "its pod fits no node", "reason": "UNSCHEDULABLE"}
-    trains = {"phase": "training", "detail": "training, attempt 1"}
-    started = now()
-    with database.session() as session:
-        session.add(job("first", state="pending", attempts=1, progress=waits))
-        session.add(job("second", state="pending", attempts=2, progress=waits, started_at=started))
-        session.add(job("trains", state="running", attempts=1, progress=trains, started_at=started))
-    downgrade(database, "0006")
-    with database.engine.connect() as connection:
-        rows = connection.execute(sa.text("SELECT state, started_at IS NULL FROM jobs")).all()
-        assert {tuple(row) for row in rows} == {("running", False)}, "an earlier version looks for their processes"
-    database.migrate()
-    with database.session() as session:
-        rows = [session.get(JobRow, ("default", name)) for name in ("first", "second", "trains")]
-        assert [(row.state, row.progress, row.started_at) for row in rows] == [
-            ("pending", waits, None), ("pending", waits, started), ("running", trains, started),
-        ]  # fmt: skip
-
-
-def test_states_and_sentences_of_earlier_versions_become_progress(database):
-    progress = {"phase": "finished", "detail": "not a volume"}
-    with database.session() as session:
-        failure = {"reason": "BAD_VOLUME", "message": "not a volume", "exit_code": 3}
-        session.add(job("failed", state="failed", exit_code=3, progress=progress, failure=failure))
-        session.add(job("waits", progress={"detail": "waiting for a free slot"}))
-        session.add(check("c", state="running", progress={"detail": "comparing"}, stage_progress=[{"phase": "mmd"}]))
-    downgrade(database, "0004")
-    with database.engine.connect() as connection:
-        rows = connection.execute(sa.text("SELECT id, state, message, reason FROM jobs ORDER BY id")).all()
-        assert [tuple(row) for row in rows] == [
-            ("failed", "FAILED", "not a volume", "BAD_VOLUME"), ("waits", "QUEUED", "waiting for a free slot", ""),
-        ]  # fmt: skip
-    database.migrate()
-    with database.session() as session:
-        failed, waits, running = (
-            session.get(JobRow, ("default", "failed")),
-            session.get(JobRow, ("default", "waits")),
-            session.get(CheckRow, ("default", "c")),
-        )
-        assert (failed.state, failed.failure, failed.progress["phase"]) == ("failed", failure, "finished")
-        assert (waits.state, waits.failure, waits.progress["detail"]) == ("queued", None, "waiting for a free slot")
-        assert (running.state, running.progress["detail"], running.stage_progress) == ("running", "comparing", [])
-
-
-def test_checks_of_earlier_versions_have_one_seed(database):
-    spec = CheckSpec(model_id="m", dataset_id="d", task="segmentation", seed=2**40)
-    with database.session() as session:
-        session.add(check("c", request=spec.model_dump(mode="json")))
-    downgrade(database, "0010")
-    with database.engine.connect() as connection:
-        former = json.loads(connection.execute(sa.text("SELECT CAST(request AS TEXT) FROM checks")).scalar())
-    assert "seeds" not in former
-    database.migrate()
-    with database.session() as session:
-        row = session.get(CheckRow, ("default", "c"))
-        assert CheckSpec.model_validate(row.request) == spec
-        assert row.request_digest == spec.digest()
-
-
-def test_requests_of_earlier_versions_have_no_smallest_differences(database):
-    spec = CheckSpec(model_id="m", dataset_id="d", task="segmentation", seed=2**40)
-    experiment = ExperimentSpec(model_ids=("m",), dataset_id="d", tasks=("segmentation",))
-    with database.session() as session:
-        session.add(check("c", request=spec.model_dump(mode="json")))
-        session.add(
-            ExperimentRow(
-                id="e", request=experiment.model_dump(mode="json"), request_digest="0" * 64, pinned_inputs={},
-                state="queued", created_at=now(),
-            )
-        )  # fmt: skip
-    downgrade(database, "0011")
-    with database.engine.connect() as connection:
-        for table in ("checks", "experiments"):
-            former = connection.execute(sa.text(f"SELECT CAST(request AS TEXT) FROM {table}")).scalar()
-            assert "smallest_difference" not in former
-    database.migrate()
-    with database.session() as session:
-        for row, record in (
-            (session.get(CheckRow, ("default", "c")), spec),
-            (session.get(ExperimentRow, ("default", "e")), experiment),
-        ):
-            assert type(record).model_validate(row.request) == record
-            assert row.request_digest == record.digest()
-
-
-def test_rows_of_before_there_were_tenants_belong_to_the_first(database):
-    with database.session() as session:
-        session.add(job("j", attempts=1))
+        session.add_all([job("j"), check("c")])
         session.flush()
         session.add(AttemptRow(job_id="j", attempt=1, started_at=now(), outcome="running"))
-        session.add(check("c"))
-        session.flush()
         session.add(StageRow(check_id="c", stage="mmd", attempt=1, started_at=now(), outcome="running"))
-    downgrade(database, "0014")
-    first = database.of_tenant("ward-7")
-    first.migrate()
-    with first.session() as session:
-        rows = [*session.scalars(sa.select(JobRow)), *session.scalars(sa.select(AttemptRow))]
-        rows += [*session.scalars(sa.select(CheckRow)), *session.scalars(sa.select(StageRow))]
-        assert [row.tenant for row in rows] == ["ward-7"] * 4
-        session.delete(session.get_one(JobRow, ("ward-7", "j")))
-    with first.session() as session:
-        assert session.scalars(sa.select(AttemptRow)).all() == [], "what belongs to a row is deleted with it"
     with database.session() as session:
-        assert session.scalars(sa.select(CheckRow)).all() == []
+        session.delete(session.get_one(JobRow, ("default", "j")))
+        session.delete(session.get_one(CheckRow, ("default", "c")))
+    with database.session() as session:
+        assert [*session.scalars(sa.select(AttemptRow)), *session.scalars(sa.select(StageRow))] == []
 
 
 def test_a_session_sees_and_writes_the_rows_of_its_tenant_alone(database):

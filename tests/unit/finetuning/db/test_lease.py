@@ -39,7 +39,7 @@ def add_all(database):
     JobRepository(database).create(request, spec)
     CheckRepository(database).create("c", CheckSpec(model_id="m", dataset_id="d", task="segmentation"))
     experiment = ExperimentSpec(model_ids=("m",), dataset_id="d", tasks=("segmentation",))
-    pinned = PinnedInputs(dataset_digest="d" * 64, model_sha256=("a" * 64,))
+    pinned = PinnedInputs(dataset_digest="d" * 64, model_sha256=("a" * 64,), primary_metrics=("lesion_dice",))
     ExperimentRepository(database).create("e", experiment, pinned)
 
 

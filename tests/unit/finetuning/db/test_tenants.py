@@ -11,6 +11,7 @@ from vfmalign.core.domain.errors import Exhausted, NotFound, PreconditionFailed
 from vfmalign.core.domain.jobs import TrainingRecipe, TrainingSpec
 from vfmalign.core.rpc.identity import Identity, current_identity
 from vfmalign.finetuning.checks.repository import CheckRepository, ReportRefs
+from vfmalign.finetuning.db.migrations import VERSION_TABLE
 from vfmalign.finetuning.db.pagination import PageRequest
 from vfmalign.finetuning.db.repository import StoredRef
 from vfmalign.finetuning.experiments.repository import ExperimentRefs, ExperimentRepository
@@ -87,7 +88,7 @@ def test_checks_are_separate(tenants):
 
 def test_experiments_are_separate(tenants):
     spec = ExperimentSpec(model_ids=("m",), dataset_id="d", tasks=("segmentation",))
-    pinned = PinnedInputs(dataset_digest="d" * 64, model_sha256=("a" * 64,))
+    pinned = PinnedInputs(dataset_digest="d" * 64, model_sha256=("a" * 64,), primary_metrics=("lesion_dice",))
     refs = ExperimentRefs(json_ref=REF, html_ref=REF, csv_ref=REF)
     experiments = [ExperimentRepository(tenant) for tenant in tenants]
     for one in experiments:
@@ -123,6 +124,6 @@ def test_quotas_are_those_of_a_caller_in_a_tenant(tenants):
 
 def test_every_key_begins_with_the_tenant(database):
     inspector = sa.inspect(database.engine)
-    for table in set(inspector.get_table_names()) - {"alembic_version", "leases"}:
+    for table in set(inspector.get_table_names()) - {VERSION_TABLE, "leases"}:
         assert inspector.get_pk_constraint(table)["constrained_columns"][0] == "tenant", table
         assert all(key["constrained_columns"][0] == "tenant" for key in inspector.get_foreign_keys(table)), table

@@ -11,7 +11,7 @@ from vfmalign.finetuning.db.repository import StoredRef
 from vfmalign.finetuning.experiments.repository import ExperimentRefs, ExperimentRepository
 from vfmalign.finetuning.experiments.request import PinnedInputs
 
-PINNED = PinnedInputs(dataset_digest="d" * 64, model_sha256=("a" * 64,))
+PINNED = PinnedInputs(dataset_digest="d" * 64, model_sha256=("a" * 64,), primary_metrics=("lesion_dice",))
 REF = StoredRef(key="k", sha256="0" * 64, size_bytes=1)
 REFS = ExperimentRefs(json_ref=REF, html_ref=REF, csv_ref=REF)
 
@@ -37,7 +37,7 @@ def running(experiments):
 
 def test_create_is_idempotent_and_another_body_conflicts(experiments):
     first = experiments.create("a", make_spec(), PINNED)
-    other = PinnedInputs(dataset_digest="e" * 64, model_sha256=("b" * 64,))
+    other = PinnedInputs(dataset_digest="e" * 64, model_sha256=("b" * 64,), primary_metrics=("lesion_dice",))
     assert experiments.create("a", make_spec(), other) == first, "the inputs pinned first stay"
     assert experiments.find("a", make_spec()) == first
     assert experiments.find("b", make_spec()) is None

@@ -44,7 +44,9 @@ def make_spec(**fields):
     return ExperimentSpec(**values)
 
 
-PINNED = PinnedInputs(dataset_digest="d" * 64, model_sha256=("a" * 64, "b" * 64))
+PINNED = PinnedInputs(
+    dataset_digest="d" * 64, model_sha256=("a" * 64, "b" * 64), primary_metrics=("lesion_dice", "psnr")
+)
 
 
 def card(name, modalities=("t2w", "dwi", "adc"), sha256="c" * 64):

@@ -76,7 +76,8 @@ class World:
             "max_running": 2,
         } | fields
         spec = ExperimentSpec(**values)
-        pinned = PinnedInputs(dataset_digest="d" * 64, model_sha256=("a" * 64,) * len(spec.model_ids))
+        sha256, metrics = ("a" * 64,) * len(spec.model_ids), ("lesion_dice",) * len(spec.tasks)
+        pinned = PinnedInputs(dataset_digest="d" * 64, model_sha256=sha256, primary_metrics=metrics)
         return self.experiments.create(f"s-{uuid.uuid4().hex[:8]}", spec, pinned).id
 
     def runner(self, clock=None, max_checks=3):

@@ -56,7 +56,8 @@ def jobs(database, store):
     result = JobResult(
         job="a", metrics=(metric,), primary_metric="lesion_dice", curve=(), selected_epoch=1, selected_step=1,
         test_scores=(), weight_change=0.1, encoder="a-encoder", encoder_sha256=checkpoint.sha256,
-        encoder_card_sha256=card.digest(), parameters=1, device="cpu", stage_seconds={"fit": 1.0}, software={},
+        encoder_card_sha256=card.digest(), parameters=1, device="cpu", stage_seconds={"fit": 1.0},
+        processor_seconds=1.0, software={},
     )  # fmt: skip
     ref = store.write(RESULT, result)
     jobs.succeed("a", StoredRef(key=ref.key, sha256=ref.sha256, size_bytes=1))

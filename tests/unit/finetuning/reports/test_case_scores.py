@@ -41,4 +41,3 @@ def test_worse_than_naive_follows_the_direction_of_the_metric(make_report):
 
     assert list_worse(lesion_dice=0.9, gland_dice=0.81, false_lesion_volume=1.0) == [DICE.name, VOLUME.name]
     assert list_worse(lesion_dice=0.1, gland_dice=None, false_lesion_volume=3.0) == []
-    assert list_worse_than_naive(make_report(naive_baseline=None).result) == []

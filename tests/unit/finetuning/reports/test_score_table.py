@@ -50,9 +50,3 @@ def test_other_metrics_have_a_row_where_they_are_worse_than_the_naive_baseline(m
         ("mean gland Dice", "0.810", "0.900", True),
         ("mean lesion HD95 (mm)", "12.3", "3.6", True),
     ]
-
-
-def test_without_a_naive_baseline_nothing_is_worse(make_report):
-    (row,) = list_score_rows(make_report(naive_baseline=None).result, METRIC, {})
-    assert row.values[3] == "–"
-    assert not row.worse

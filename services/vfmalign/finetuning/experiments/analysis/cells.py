@@ -55,7 +55,7 @@ class Cell(Record):
         check: id of the check.
         phantom: the cases are generated and do not come from patients.
         leakage_known: the model card lists the pretraining data.
-        naive_baseline: description of the prediction without a network; empty if the check has none.
+        naive_baseline: description of the prediction without a network.
         metric: main metric of the task.
         layer: primary layer, to which every shift refers.
         patients: number of patients in the test split.
@@ -84,7 +84,7 @@ class Cell(Record):
     phantom: bool
     leakage_known: bool
     flags: Flags
-    naive_baseline: str = ""
+    naive_baseline: str
     metric: MetricSpec
     layer: str
     patients: int
@@ -156,7 +156,7 @@ def make_cell(
         phantom=result.phantom,
         leakage_known=result.leakage_known,
         flags=_get_flags(result),
-        naive_baseline=result.naive_baseline.prediction if result.naive_baseline is not None else "",
+        naive_baseline=result.naive_baseline.prediction,
         metric=result.metric,
         layer=layer,
         patients=result.test_groups,
@@ -193,8 +193,8 @@ def _check_source(result: CheckAnalysis, scores: Mapping[Network, Sequence[CaseS
 def _get_flags(result: CheckAnalysis) -> Flags:
     shift = get_primary_shift(result)
     return Flags(
-        not_beaten=result.naive_baseline is not None and result.naive_baseline.not_beaten,
-        saturated=is_saturated(result.get_paired_similarity(result.shift.primary_layer)),
+        not_beaten=result.naive_baseline.not_beaten,
+        saturated=is_saturated(result.paired_similarity[result.shift.primary_layer]),
         degenerate=shift.interval is not None and shift.interval.degenerate,
         not_held_out=not result.held_out,
     )
@@ -219,8 +219,7 @@ def get_shift_variants(card: ModelCard, result: CheckAnalysis) -> dict[str, Esti
     if primary.top_channels is not None:
         variants["without_top_channels"] = primary.top_channels.shift_without.mmd2
     for factor, name in (("0.5", "half_bandwidth"), ("2", "double_bandwidth")):
-        if factor in result.shift_by_bandwidth:
-            variants[name] = result.shift_by_bandwidth[factor]
+        variants[name] = result.shift_by_bandwidth[factor]
     for name, place in (("first_layer", 0), ("middle_layer", len(names) // 2), ("last_layer", len(names) - 1)):
         if names:
             standardised = shift.get_layer(names[place]).standardised

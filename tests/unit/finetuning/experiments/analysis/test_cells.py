@@ -82,8 +82,6 @@ def test_variants_change_one_choice_each(cell, make_report):
     assert variants["middle_layer"] == ordered[len(names) // 2]
     assert variants["last_layer"] == ordered[-1]
     assert cell(shift_by_bandwidth=result.shift_by_bandwidth).shift_variants["half_bandwidth"].value == 0.5
-    older = cell().shift_variants
-    assert "half_bandwidth" not in older
 
 
 def test_the_variant_without_the_top_channels_is_that_of_the_primary_layer(make_report):

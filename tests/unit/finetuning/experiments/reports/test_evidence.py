@@ -174,6 +174,9 @@ def test_an_edited_number_is_found_and_the_command_restores_it(folder, tmp_path,
     assert page.read_text() == correct
 
 
+COST = {"pretrained": 600.0, "scratch": 300.0, "specialised": 3600.0}
+
+
 @pytest.fixture
 def write_cell(tmp_path, make_report):
     def write(number, minutes, model="m", **fields):
@@ -190,7 +193,8 @@ def write_cell(tmp_path, make_report):
             preprocessing=PreprocessingSpec(modalities=("t2w",), spacing_mm=None, shape_DHW=(8, 8, 8)),
             primary_layer="stages.3",
         )  # fmt: skip
-        result = CellResult(cell=f"{number:064x}", check=f"c-{number}", card=card, report=report, scores={}, **fields)
+        fields = {"scores": {}, "features": None, "processor_seconds": COST} | fields
+        result = CellResult(cell=f"{number:064x}", check=f"c-{number}", card=card, report=report, **fields)
         (tmp_path / "cells").mkdir(exist_ok=True)
         (tmp_path / "cells" / f"{number}.json").write_bytes(result.to_json())
 
@@ -208,17 +212,16 @@ def test_an_experiment_that_has_not_finished_says_how_far_it_is(tmp_path, write_
 
 
 def test_the_cost_is_that_of_the_cells_with_shared_trainings_once(tmp_path, write_cell, large):
-    cost = {"pretrained": 600.0, "scratch": 300.0, "specialised": 3600.0}
-    write_cell(1, 10.0, processor_seconds=cost)
-    write_cell(2, 30.0, processor_seconds=cost | {"pretrained": 1200.0})
-    write_cell(3, 4.0, model="older")
+    write_cell(1, 10.0)
+    write_cell(2, 30.0, processor_seconds=COST | {"pretrained": 1200.0})
+    write_cell(3, 4.0, model="other")
     for name in ("", "report.json"):
         if name:
             (tmp_path / name).write_bytes(large.to_json())
         text = render_results(tmp_path)
-        assert "All trainings took 1.7 hours of processor time" in text, "600 + 1200 + 2 · 300 + 3600 s"
+        assert "All trainings took 1.9 hours of processor time" in text, "2 · 600 + 1200 + 3 · 300 + 3600 s"
         assert "| `m` | 2 | 20.0 | 15.0 | 5.0 | 60.0 |" in text
-        assert "| `older` | 1 | 4.0 | – | – | – |" in text
+        assert "| `other` | 1 | 4.0 | 10.0 | 5.0 | 60.0 |" in text
 
 
 def test_missing_cells_and_phantoms_are_stated(tmp_path, small):
