@@ -36,7 +36,7 @@ $(VENV)/.ready-local: pyproject.toml deploy/constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(if $(TORCH_INDEX),$(BIN)/pip install -q --index-url $(TORCH_INDEX) '$(TORCH_RANGE)')
 	$(INSTALL) -e '.[local]'
-	$(BIN)/python -c "import vfmalign.cli.commands.watch, vfmalign.cli.demo.check_demo, vfmalign.features.__main__, vfmalign.finetuning.__main__, vfmalign.mmd.__main__; \
+	$(BIN)/python -c "import vfmalign.cli.commands.api.watch, vfmalign.cli.demo.check_demo, vfmalign.features.__main__, vfmalign.finetuning.__main__, vfmalign.mmd.__main__; \
 	  import torch._dynamo, vfmalign.training.job"
 	@touch $@
 

@@ -30,12 +30,12 @@ from vfmalign.cli.local.environment import get_malloc_settings
 from vfmalign.core.domain.datasets import Split
 from vfmalign.core.runtime.metrics import Stages
 from vfmalign.core.runtime.settings import StoreSettings
-from vfmalign.core.storage.object_store import ObjectStore
+from vfmalign.core.storage.store.object_store import ObjectStore
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from vfmalign.features.cache import ModelCache
+    from vfmalign.features.extraction.cache import ModelCache
 
 NAMES = ("profound_conv_tiny", "profound_vit_base", "provicnet_t2w")
 TURNS: tuple[Split, ...] = ("train", "val", "test")  # one split per turn, so that no turn reads cached studies
@@ -83,8 +83,8 @@ def measure(name: str, cases: int, turn_deg: float) -> dict[str, Any]:
     """Measures one architecture in this process: seconds per study of every turn, and the extraction's stages."""
     import torch
 
-    from vfmalign.features.cache import ModelCache
-    from vfmalign.features.extractor import extract
+    from vfmalign.features.extraction.cache import ModelCache
+    from vfmalign.features.extraction.extractor import extract
     from vfmalign.models.cards import publish
     from vfmalign.models.registry import get_architecture
     from vfmalign.models.weights import random_state
@@ -117,8 +117,8 @@ def measure(name: str, cases: int, turn_deg: float) -> dict[str, Any]:
 def _extract(store: ObjectStore, models: ModelCache, model: str, split: Split, stages: Stages) -> float:
     """Runs one ExtractDataset as the service does with its default settings, and returns its seconds."""
     from vfmalign.client.messages.features import ExtractDatasetRequest
-    from vfmalign.features.dataset_extraction import extract_dataset
-    from vfmalign.features.parts import ExtractionOptions, Hooks
+    from vfmalign.features.extraction.dataset_extraction import extract_dataset
+    from vfmalign.features.extraction.parts import ExtractionOptions, Hooks
     from vfmalign.features.settings import FeaturesOptions
 
     defaults = FeaturesOptions().model_dump(include={"batch_size", "part_cases", "readers"})

@@ -55,7 +55,7 @@ def measure(name: str) -> dict[str, object]:
     """Runs two passes of one encoder in this process and returns its figures."""
     import torch
 
-    from vfmalign.features.extractor import extract
+    from vfmalign.features.extraction.extractor import extract
     from vfmalign.models.registry import get_architecture
     from vfmalign.models.weights import build_encoder, random_state
 

@@ -14,6 +14,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 
+from vfmalign.analysis.experiments.answers import VERDICT_TEXTS
+from vfmalign.analysis.experiments.averages import SeedAverage
+from vfmalign.analysis.experiments.cells import ControlName
+from vfmalign.analysis.experiments.claims import CLAIM_STATEMENTS, Claim
+from vfmalign.analysis.experiments.points import FLAG_SYMBOLS, PREDICTORS, flag_symbols
+from vfmalign.analysis.experiments.report import ExperimentReport
+from vfmalign.analysis.experiments.strata import DESIGN_LABELS
 from vfmalign.client.formatting import (
     ABSENT,
     format_correlation,
@@ -24,13 +31,6 @@ from vfmalign.client.formatting import (
     to_sentence,
 )
 from vfmalign.core.domain.errors import InvalidInput
-from vfmalign.finetuning.experiments.analysis.answers import VERDICT_TEXTS
-from vfmalign.finetuning.experiments.analysis.averages import SeedAverage
-from vfmalign.finetuning.experiments.analysis.cells import ControlName
-from vfmalign.finetuning.experiments.analysis.claims import CLAIM_STATEMENTS, Claim
-from vfmalign.finetuning.experiments.analysis.experiment_report import ExperimentReport
-from vfmalign.finetuning.experiments.analysis.points import FLAG_SYMBOLS, PREDICTORS, flag_symbols
-from vfmalign.finetuning.experiments.analysis.strata import DESIGN_LABELS
 from vfmalign.finetuning.experiments.cell_results import CellResult
 from vfmalign.finetuning.jobs.request import NETWORKS
 

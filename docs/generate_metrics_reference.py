@@ -13,6 +13,7 @@ from types import ModuleType
 from prometheus_client.metrics import MetricWrapperBase
 
 import vfmalign.core.runtime.metrics
+import vfmalign.database.metrics
 import vfmalign.features.metrics
 import vfmalign.finetuning.metrics
 import vfmalign.mmd.metrics
@@ -33,6 +34,7 @@ SECTIONS: dict[str, tuple[ModuleType, str]] = {
     ),
     "features": (vfmalign.features.metrics, "The feature service also exports these."),
     "mmd": (vfmalign.mmd.metrics, "The MMD service also exports these."),
+    "Services with a database": (vfmalign.database.metrics, "Today this is the finetuning service alone."),
     "finetuning": (
         vfmalign.finetuning.metrics,
         "The finetuning service also exports these. The leader alone exports numbers by state.",

@@ -21,7 +21,7 @@ from tests import postgres, preloaded, process_guard, shared_s3
 
 from vfmalign.cli.local.s3_server import S3Server
 from vfmalign.core.runtime.settings import StoreSettings
-from vfmalign.core.storage.object_store import ObjectStore
+from vfmalign.core.storage.store.object_store import ObjectStore
 
 # A deadline would fail property tests on a busy machine.
 settings.register_profile("vfmalign", deadline=None)
@@ -35,7 +35,7 @@ SUITES = ("tests/e2e/", "tests/faults/", "tests/integration/training/", "tests/i
 TOGETHER = (
     "tests/e2e/",
     "tests/faults/stack/",
-    "tests/unit/finetuning/experiments/reports/",
+    "tests/unit/reports/experiments/",
     "tests/unit/imaging/phantoms/",
 )
 """Suites that run on one worker each, because their tests share what is expensive."""

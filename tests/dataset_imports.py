@@ -8,7 +8,7 @@ from pathlib import Path
 from vfmalign.cli.imports import to_stored_datalist
 from vfmalign.core.domain.datasets import DatasetManifest
 from vfmalign.core.runtime.work_context import UNLIMITED
-from vfmalign.core.storage.object_store import ObjectStore
+from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.core.storage.uploads import UploadArea
 from vfmalign.features.imports.datasets import publish_dataset
 from vfmalign.imaging.datasets.importer import DatasetToImport, prepare_discovered, prepare_import

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import grpc
 
-from vfmalign.core.rpc.credentials import BearerToken
+from vfmalign.core.rpc.access.credentials import BearerToken
 
 
 class _Details(NamedTuple):

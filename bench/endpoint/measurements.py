@@ -32,7 +32,7 @@ from bench.endpoint.server import (
 from bench.measure import MeasurementSettings, median_range
 from bench.tables import Section, Table
 from bench.workloads import gemm_limit
-from vfmalign.core.storage.object_store import ObjectStore
+from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.mmd import mmd_test
 from vfmalign.v1 import mmd_pb2
 

@@ -25,10 +25,10 @@ from safetensors.numpy import save
 
 from vfmalign.cli.local import s3_server, tokens
 from vfmalign.cli.local.environment import get_malloc_settings
-from vfmalign.core.rpc.credentials import BearerToken
+from vfmalign.core.rpc.access.credentials import BearerToken
 from vfmalign.core.rpc.tensors import to_tensor
 from vfmalign.core.runtime.settings import StoreSettings
-from vfmalign.core.storage.object_store import ObjectStore
+from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.v1 import common_pb2, mmd_pb2, mmd_pb2_grpc
 
 BUCKET = "bench-endpoint"

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from scipy.special import stdtrit
 
 from bench.tables import Section, Table
+from vfmalign.analysis.checks.seed_variation import summarise_estimates
+from vfmalign.analysis.gains.crossed import analyse_crossed
 from vfmalign.client.messages.common import Estimate, Interval
-from vfmalign.finetuning.analysis.crossed import analyse_crossed
-from vfmalign.finetuning.analysis.seed_variation import summarise_estimates
 
 SEEDS = (2, 3, 5)
 SEED_SHARES = (0.0, 0.5, 0.98)

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from bench.statistics.size import binomial_range
 from bench.tables import Section, Table
+from vfmalign.analysis.convergence.learning_curves import is_rise
+from vfmalign.analysis.convergence.steps import measure_convergence
 from vfmalign.client.messages.checks import Convergence, Steps
 from vfmalign.core.domain.jobs import JobProgress
-from vfmalign.finetuning.analysis.convergence import measure_convergence
-from vfmalign.finetuning.analysis.learning_curves import is_rise
 
 Array = NDArray[np.float64]
 

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from scipy.special import ndtri
 
 from bench.tables import Section, Table
+from vfmalign.analysis.checks.verdict import decide_verdict
+from vfmalign.analysis.gains.crossed_gain import estimate_crossed_gain
+from vfmalign.analysis.gains.gain import estimate_gain
+from vfmalign.analysis.gains.paired_scores import CrossedScores, PairedScores
 from vfmalign.core.domain.jobs import MetricSpec
-from vfmalign.finetuning.analysis.crossed_gain import estimate_crossed_gain
-from vfmalign.finetuning.analysis.gain import estimate_gain
-from vfmalign.finetuning.analysis.paired_scores import CrossedScores, PairedScores
-from vfmalign.finetuning.analysis.verdict import decide_verdict
 
 Array = NDArray[np.float64]
 Networks = tuple[Array, Array]

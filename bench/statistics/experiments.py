@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from bench.statistics.simulations import LEVEL, PERMUTATIONS, map_seeds
 from bench.statistics.size import binomial_range
 from bench.tables import Section, Table
-from vfmalign.finetuning.experiments.analysis.early_prediction import EarlyNumbers, get_p_adds
-from vfmalign.finetuning.experiments.analysis.joint_permutations import JointPermutations, run_test
-from vfmalign.finetuning.experiments.analysis.points import PREDICTORS
-from vfmalign.finetuning.experiments.analysis.predictors import find_largest_correlation
-from vfmalign.finetuning.experiments.analysis.strata import MIN_UNITS
+from vfmalign.analysis.experiments.early_prediction import EarlyNumbers, get_p_adds
+from vfmalign.analysis.experiments.joint_permutations import JointPermutations, run_test
+from vfmalign.analysis.experiments.points import PREDICTORS
+from vfmalign.analysis.experiments.predictors import find_largest_correlation
+from vfmalign.analysis.experiments.strata import MIN_UNITS
 
 Array = NDArray[np.float64]
 MODELS = (5, 6, 8)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from bench.statistics.simulations import LEVEL, map_seeds
 from bench.statistics.size import binomial_range
 from bench.tables import Section, Table
-from vfmalign.finetuning.experiments.analysis.joint_permutations import JointPermutations, run_test
+from vfmalign.analysis.experiments.joint_permutations import JointPermutations, run_test
 
 FAMILIES: dict[str, tuple[int, ...]] = {"1+1+1+1+1+1": (0, 1, 2, 3, 4, 5), "2+2+1+1": (0, 0, 1, 1, 2, 3),
                                         "3+2+1": (0, 0, 0, 1, 1, 2)}  # fmt: skip

@@ -16,15 +16,15 @@ from scipy.special import ndtr, ndtri, stdtrit
 
 from bench.statistics.equivalence import AUROC, BALANCED_ACCURACY, DICE
 from bench.tables import Section, Table
+from vfmalign.analysis.checks.verdict import decide_verdict
+from vfmalign.analysis.gains.crossed import analyse_crossed
+from vfmalign.analysis.gains.crossed_gain import estimate_crossed_gain
+from vfmalign.analysis.gains.gain import estimate_gain
+from vfmalign.analysis.gains.paired_scores import CrossedScores, PairedScores
 from vfmalign.client.messages.checks import Gain
 from vfmalign.core.domain import patients as patient_limits
 from vfmalign.core.domain.jobs import MetricSpec
 from vfmalign.core.domain.patients import MIN_FOR_CLAIM, MIN_PER_CLASS
-from vfmalign.finetuning.analysis.crossed import analyse_crossed
-from vfmalign.finetuning.analysis.crossed_gain import estimate_crossed_gain
-from vfmalign.finetuning.analysis.gain import estimate_gain
-from vfmalign.finetuning.analysis.paired_scores import CrossedScores, PairedScores
-from vfmalign.finetuning.analysis.verdict import decide_verdict
 
 Array = NDArray[np.float64]
 Draw = Callable[[np.random.Generator, int], Array]

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from canvas import LINE, Canvas
 
+from vfmalign.analysis.experiments.averages import SeedAverage
+from vfmalign.analysis.experiments.report import ExperimentReport
 from vfmalign.client.formatting import format_number
-from vfmalign.finetuning.experiments.analysis.averages import SeedAverage
-from vfmalign.finetuning.experiments.analysis.experiment_report import ExperimentReport
 
 REPORT = Path(__file__).parents[1] / "evidence" / "report.json"
 LEFT, TOP, CELL, GAP = 240, 92, (144, 52), 6

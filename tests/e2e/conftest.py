@@ -22,7 +22,7 @@ from tests.tokens import open_channel
 from vfmalign.cli.local.environment import get_small_network_settings
 from vfmalign.cli.local.stack import Stack
 from vfmalign.cli.local.state_directory import StateDirectory
-from vfmalign.core.storage.object_store import ObjectStore
+from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.imaging.phantoms import rendering
 from vfmalign.imaging.phantoms.dataset import synthesise_dataset
 from vfmalign.v1 import (

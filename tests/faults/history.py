@@ -9,7 +9,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from vfmalign.finetuning.db.database import Database
+from vfmalign.database.database import Database
 
 
 def assert_nothing_ran_twice(database: Database, log: Path, check_id: str) -> None:

@@ -14,13 +14,13 @@ from vfmalign.cli.local import s3_server
 from vfmalign.client.messages.jobs import JobSpec
 from vfmalign.core.domain.jobs import JobResult, TrainingSpec
 from vfmalign.core.storage.keys import job_key
-from vfmalign.core.storage.object_store import ObjectStore
-from vfmalign.finetuning.db.database import Database
+from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.finetuning.jobs.repository import JobRepository, StoredJob
 from vfmalign.finetuning.jobs.retries import Limits
 from vfmalign.finetuning.jobs.rounds import JobRounds
 from vfmalign.finetuning.jobs.supervisor import Supervisor
 from vfmalign.finetuning.launchers.local import LocalLauncher
+from vfmalign.finetuning.schema import open_database
 
 TIMEOUT_S = 300.0
 
@@ -112,7 +112,7 @@ def training(
     settings = {"VFMALIGN_TRAINING__THREADS": "1", "VFMALIGN_TRAINING__DEVICE": "cpu"}
     for name, value in (store_environment | settings).items():
         monkeypatch.setenv(name, value)
-    database = Database(f"sqlite:///{tmp_path / 'jobs.db'}")
+    database = open_database(f"sqlite:///{tmp_path / 'jobs.db'}")
     database.migrate()
     jobs = JobRepository(database)
     launcher = LocalLauncher((sys.executable, "-m", "vfmalign.training"), tmp_path / "jobs", tmp_path / "logs")

@@ -18,8 +18,9 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from vfmalign.core.domain.errors import VfmalignError
+from vfmalign.database.database import Database
 from vfmalign.finetuning.checks.repository import CheckRepository, StoredCheck
-from vfmalign.finetuning.db.database import Database
+from vfmalign.finetuning.schema import open_database
 
 TTL_S = 3.0
 FAULTS = {"kill": 4, "pause": 4, "terminate": 1}
@@ -143,7 +144,7 @@ class Pair:
 
 def start_pair(folder: Path, database_url: str, environment: Mapping[str, str], seed: int) -> Pair:
     """Starts two orchestrators with `job.py` as their training program."""
-    database = Database(database_url)
+    database = open_database(database_url)
     database.migrate()
     settings = {
         **environment,

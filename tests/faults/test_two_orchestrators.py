@@ -14,12 +14,12 @@ from tests.faults.history import assert_nothing_ran_twice
 from tests.faults.orchestrators import Pair, get_job_command, start_pair
 from tests.integration.finetuning.peers import Peers, store_inputs
 
+from vfmalign.analysis.checks.records import CheckReport
 from vfmalign.client.messages.checks import CheckSpec
 from vfmalign.client.messages.jobs import Recipe
 from vfmalign.core.runtime.settings import StoreSettings
 from vfmalign.core.storage.keys import check_key
-from vfmalign.core.storage.object_store import ObjectStore
-from vfmalign.finetuning.analysis.records import CheckReport
+from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.finetuning.checks.repository import CheckRepository
 
 RUNS = int(os.environ.get("FAULT_RUNS", "2"))

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterator
 
 from vfmalign.core.domain.errors import NotFound
-from vfmalign.core.storage.object_store import ObjectStore
+from vfmalign.core.storage.store.object_store import ObjectStore
 
 
 class MemoryStore(ObjectStore):

@@ -18,7 +18,7 @@ from tests.hostile.table import ROWS
 
 from vfmalign.cli.local import s3_server
 from vfmalign.core.runtime.settings import StoreSettings
-from vfmalign.core.storage.object_store import ObjectStore
+from vfmalign.core.storage.store.object_store import ObjectStore
 
 
 def main() -> int:

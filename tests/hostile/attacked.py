@@ -27,11 +27,11 @@ from vfmalign.client.messages.checks import CheckSpec
 from vfmalign.core.rpc.server import serve
 from vfmalign.core.runtime.auth_settings import LOCAL_ISSUER
 from vfmalign.core.runtime.settings import load
-from vfmalign.core.storage.object_store import ObjectStore
+from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.finetuning.checks.repository import CheckRepository
 from vfmalign.finetuning.checks.servicer import AlignmentServicer
-from vfmalign.finetuning.db.database import Database
 from vfmalign.finetuning.jobs.repository import JobRepository
+from vfmalign.finetuning.schema import open_database
 from vfmalign.finetuning.servicers import Watching
 from vfmalign.finetuning.settings import FinetuningSettings
 from vfmalign.v1 import alignment_pb2, alignment_pb2_grpc, mmd_pb2, mmd_pb2_grpc
@@ -122,7 +122,7 @@ def running_service(folder: Path, *, files: int | None = None, **server: object)
 async def main() -> None:
     """Serves until the process is killed."""
     settings = load(FinetuningSettings)
-    database, store = Database(settings.database_url), ObjectStore(settings.store)
+    database, store = open_database(settings.database_url), ObjectStore(settings.store)
     database.migrate()
     jobs, checks = JobRepository(database), CheckRepository(database)
     checks.create(CHECK, CheckSpec(model_id="m", dataset_id="d", task="segmentation"))

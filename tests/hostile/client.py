@@ -29,7 +29,7 @@ from vfmalign.core.storage.datasets import save_dataset
 from vfmalign.core.storage.feature_set_writer import FeatureSetWriter
 from vfmalign.core.storage.feature_sets import FeatureRequest
 from vfmalign.core.storage.keys import volume_key
-from vfmalign.core.storage.object_store import ObjectStore
+from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.imaging.phantoms.rendering import PhantomSpec, SliceStack, generate_case
 from vfmalign.imaging.volumes import encode
 from vfmalign.models.cards import publish

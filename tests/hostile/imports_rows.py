@@ -13,7 +13,7 @@ from tests.hostile_programs import make_graph, make_state, node
 
 from vfmalign.core.domain.datasets import Case, DatasetManifest, StoredObject
 from vfmalign.core.domain.record import canonical_json
-from vfmalign.core.rpc.authorisation import ROLES
+from vfmalign.core.rpc.access.authorisation import ROLES
 from vfmalign.core.storage.datasets import to_datalist as to_stored
 from vfmalign.core.storage.keys import volume_key
 from vfmalign.core.storage.uploads import UploadArea

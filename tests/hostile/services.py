@@ -21,21 +21,21 @@ from vfmalign.core.rpc.server import AddServices, serve_api
 from vfmalign.core.runtime import logs
 from vfmalign.core.runtime.settings import ServiceSettings, load
 from vfmalign.core.runtime.work_queue import WorkQueue
-from vfmalign.core.storage.object_store import ObjectStore
-from vfmalign.core.storage.presigning import Presigner
-from vfmalign.features.cache import ModelCache
-from vfmalign.features.device import choose_device
+from vfmalign.core.storage.store.object_store import ObjectStore
+from vfmalign.core.storage.store.presigning import Presigner
+from vfmalign.features.extraction.cache import ModelCache
+from vfmalign.features.extraction.device import choose_device
 from vfmalign.features.imports.servicer import Imports, add_import_services
 from vfmalign.features.servicer import FeatureServicer
 from vfmalign.features.settings import FeaturesSettings
 from vfmalign.features.workers import Workers
 from vfmalign.finetuning.checks.repository import CheckRepository
 from vfmalign.finetuning.checks.servicer import AlignmentServicer
-from vfmalign.finetuning.db.database import Database
 from vfmalign.finetuning.experiments.repository import ExperimentRepository
 from vfmalign.finetuning.experiments.servicer import ExperimentServicer
 from vfmalign.finetuning.jobs.repository import JobRepository
 from vfmalign.finetuning.jobs.servicer import FineTuningServicer
+from vfmalign.finetuning.schema import open_database
 from vfmalign.finetuning.servicers import Watching
 from vfmalign.finetuning.settings import FinetuningSettings
 from vfmalign.mmd.service.servicer import MmdServicer
@@ -93,7 +93,7 @@ def serve_mmd() -> tuple[ServiceSettings, AddServices]:
 def serve_finetuning() -> tuple[ServiceSettings, AddServices]:
     """Returns the settings and the servicers of the finetuning service, without the orchestrator's loops."""
     settings = load(FinetuningSettings)
-    database, store = Database(settings.database_url), ObjectStore(settings.store)
+    database, store = open_database(settings.database_url), ObjectStore(settings.store)
     database.migrate()
     jobs, checks, experiments = JobRepository(database), CheckRepository(database), ExperimentRepository(database)
     watching = Watching(settings.reconciler.poll_s)

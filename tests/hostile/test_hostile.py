@@ -11,7 +11,7 @@ from tests.hostile.client import Services, running_services, store_inputs
 from tests.hostile.row import Inputs, Row
 from tests.hostile.table import ROWS
 
-from vfmalign.core.storage.object_store import ObjectStore
+from vfmalign.core.storage.store.object_store import ObjectStore
 
 LARGEST_GROWTH_MIB = 350.0
 """What five million short texts take once they are parsed, and the buffers of gRPC."""

@@ -25,15 +25,14 @@ from vfmalign.core.domain.errors import InvalidInput, VfmalignError
 from vfmalign.core.domain.models import LayerSpec
 from vfmalign.core.domain.record import check_key
 from vfmalign.core.domain.untrusted import MAX_JSON_DEPTH, parse_json, read_regular_file, to_printable
-from vfmalign.core.rpc.signing_keys import parse_keys
+from vfmalign.core.rpc.access.signing_keys import parse_keys
 from vfmalign.core.storage.arrays import read_npy
 from vfmalign.core.storage.safetensors_header import parse_header
 from vfmalign.features.imports.datasets import parse_datalist
-from vfmalign.finetuning.reports.templating import load_template
 from vfmalign.imaging.datasets.assignments import read_patients, read_splits
-from vfmalign.imaging.datasets.derivation import read_declaration
-from vfmalign.imaging.datasets.folders import read as read_folder
-from vfmalign.imaging.datasets.sources import OUTSIDE, read_dataset_json
+from vfmalign.imaging.datasets.layouts.derivation import read_declaration
+from vfmalign.imaging.datasets.layouts.folders import read as read_folder
+from vfmalign.imaging.datasets.layouts.sources import OUTSIDE, read_dataset_json
 from vfmalign.models.formats.exported_program import build_exported
 from vfmalign.models.formats.monai_bundle import read_bundle
 from vfmalign.models.formats.program_archive import read_program
@@ -41,6 +40,7 @@ from vfmalign.models.formats.stack_checkpoint import read_description
 from vfmalign.models.importer import InputDescription, import_model
 from vfmalign.models.registry import ARCHITECTURES
 from vfmalign.models.weights import MAX_WEIGHTS_BYTES, is_safetensors
+from vfmalign.reports.templating import load_template
 
 NETWORK = {
     "_target_": "SegResNet",

@@ -14,7 +14,7 @@ from tests.hostile.row import Row
 from tests.hostile.wire_rows import GET_JOB, raw
 from tests.token_issuer import TokenIssuer, create_key
 
-from vfmalign.core.rpc.authorisation import ROLES
+from vfmalign.core.rpc.access.authorisation import ROLES
 from vfmalign.core.runtime.auth_settings import LOCAL_ISSUER
 from vfmalign.v1 import finetuning_pb2
 

@@ -22,12 +22,12 @@ from vfmalign.core.runtime import logs
 from vfmalign.core.runtime.settings import LogSettings, ServerSettings, ServiceSettings, StoreSettings
 from vfmalign.core.runtime.threads import STORE
 from vfmalign.core.runtime.work_queue import WorkQueue
-from vfmalign.core.storage.object_store import ObjectStore
+from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.finetuning.checks.repository import CheckRepository
 from vfmalign.finetuning.checks.servicer import AlignmentServicer
-from vfmalign.finetuning.db.database import Database
 from vfmalign.finetuning.jobs.repository import JobRepository
 from vfmalign.finetuning.jobs.servicer import FineTuningServicer
+from vfmalign.finetuning.schema import open_database
 from vfmalign.finetuning.servicers import Watching
 from vfmalign.mmd.comparison.options import ComputeConfig
 from vfmalign.mmd.service.servicer import MmdServicer
@@ -147,7 +147,7 @@ async def test_large_inline_comparisons_go_on(stalled: StalledStore, connect_to:
 
 
 async def test_what_needs_the_database_alone_goes_on(stalled: StalledStore, connect_to: Any, tmp_path: Path) -> None:
-    database = Database(f"sqlite:///{tmp_path / 'finetuning.db'}")
+    database = open_database(f"sqlite:///{tmp_path / 'finetuning.db'}")
     database.migrate()
     checks, jobs, store = CheckRepository(database), JobRepository(database), ObjectStore(stalled.settings)
     options: dict[str, Any] = {"wake": lambda: None, "watching": Watching(1.0)}

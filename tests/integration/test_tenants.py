@@ -21,11 +21,11 @@ from tests.token_issuer import TokenIssuer
 from vfmalign.core.domain.datasets import Case, DatasetManifest
 from vfmalign.core.domain.errors import Forbidden, InvalidInput, NotFound, VfmalignError
 from vfmalign.core.domain.models import PreprocessingSpec
+from vfmalign.core.rpc.access.credentials import BearerToken
+from vfmalign.core.rpc.access.tenants import by_tenant
 from vfmalign.core.rpc.channels import connect
-from vfmalign.core.rpc.credentials import BearerToken
 from vfmalign.core.rpc.interceptors import Gate
 from vfmalign.core.rpc.server import AddServices, serve_api
-from vfmalign.core.rpc.tenants import by_tenant
 from vfmalign.core.runtime import logs
 from vfmalign.core.runtime.auth_settings import AuthSettings
 from vfmalign.core.runtime.settings import LogSettings, ServerSettings, ServiceSettings, StoreSettings
@@ -33,9 +33,9 @@ from vfmalign.core.runtime.work_queue import WorkQueue
 from vfmalign.core.storage.datasets import save_dataset
 from vfmalign.core.storage.feature_set_writer import FeatureSetWriter
 from vfmalign.core.storage.feature_sets import FeatureRequest
-from vfmalign.core.storage.object_store import ObjectStore
-from vfmalign.core.storage.presigning import Presigner
-from vfmalign.features.cache import ModelCache
+from vfmalign.core.storage.store.object_store import ObjectStore
+from vfmalign.core.storage.store.presigning import Presigner
+from vfmalign.features.extraction.cache import ModelCache
 from vfmalign.features.imports.servicer import Imports, add_import_services
 from vfmalign.features.servicer import FeatureServicer
 from vfmalign.features.settings import FeaturesOptions

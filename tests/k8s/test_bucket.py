@@ -12,7 +12,7 @@ from tests.k8s.rendering import environment, pods, render
 
 from vfmalign.cli.local.s3_server import S3Server
 from vfmalign.core.runtime.settings import StoreSettings
-from vfmalign.core.storage.object_store import ObjectStore
+from vfmalign.core.storage.store.object_store import ObjectStore
 
 IMAGE = "vfmalign/cli"
 

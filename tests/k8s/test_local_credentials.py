@@ -12,7 +12,7 @@ from tests.k8s.rendering import JOBS_NAMESPACE, K8S, NAMESPACE, Object, render
 from tests.k8s.test_schemas import VERSIONS, list_errors
 
 from vfmalign.cli.local import s3_configuration
-from vfmalign.core.storage.access import STORE_ACCESS
+from vfmalign.core.storage.store.access import STORE_ACCESS
 
 SECRETS = [f"vfmalign-store{suffix}" for suffix in ("", *(f"-{workload}" for workload in STORE_ACCESS))]
 

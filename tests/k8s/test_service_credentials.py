@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from tests.k8s.rendering import pods, render
 
-from vfmalign.core.storage.access import STORE_ACCESS
+from vfmalign.core.storage.store.access import STORE_ACCESS
 
 
 @pytest.mark.parametrize("name", ["cpu-with-service-credentials", "overlays/local"])

@@ -42,7 +42,7 @@ allow() {
   done
 }
 
-# What vfmalign.core.storage.access says of each workload, in SeaweedFS's words. The lists are meant to be split.
+# What vfmalign.core.storage.store.access says of each workload, in SeaweedFS's words. The lists are meant to be split.
 # shellcheck disable=SC2046
 {
   print_keys vfmalign vfmalign-store Admin Read Write List Tagging

@@ -23,43 +23,44 @@ from vfmalign.cli.exits import BAD_INPUT, FAILED, INTERRUPTED, OK, epilog, get_e
 from vfmalign.cli.lazy_group import LazyCommand, lazy_group
 from vfmalign.core.domain.errors import BadOption, Internal, VfmalignError
 
-_COMMANDS = "vfmalign.cli.commands"
+_SETUP = "vfmalign.cli.commands.setup"
+_API = "vfmalign.cli.commands.api"
 COMMANDS: dict[str, LazyCommand] = {
     "up": LazyCommand(
-        f"{_COMMANDS}.stack:up", "Start a local stack: object storage and the three services, or MMD alone."
+        f"{_SETUP}.stack:up", "Start a local stack: object storage and the three services, or MMD alone."
     ),
-    "down": LazyCommand(f"{_COMMANDS}.stack:down", "Stop the local stack and every process it started."),
-    "status": LazyCommand(f"{_COMMANDS}.stack:status", "Show the processes of the local stack and their addresses."),
-    "doctor": LazyCommand(f"{_COMMANDS}.doctor:doctor", "Check that the environment is ready to run alignment checks."),
+    "down": LazyCommand(f"{_SETUP}.stack:down", "Stop the local stack and every process it started."),
+    "status": LazyCommand(f"{_SETUP}.stack:status", "Show the processes of the local stack and their addresses."),
+    "doctor": LazyCommand(f"{_SETUP}.doctor:doctor", "Check that the environment is ready to run alignment checks."),
     "login": LazyCommand(
-        f"{_COMMANDS}.login:login",
+        f"{_SETUP}.login:login",
         "Log in to a deployment elsewhere: confirm a code in a browser, on this or another machine.",
     ),
     "logout": LazyCommand(
-        f"{_COMMANDS}.login:logout", "Delete the login, and end it at the provider where that is possible."
+        f"{_SETUP}.login:logout", "Delete the login, and end it at the provider where that is possible."
     ),
-    "whoami": LazyCommand(f"{_COMMANDS}.login:whoami", "Show whose token commands send, and where it comes from."),
-    "store": LazyCommand(f"{_COMMANDS}.store:app", "Prepare the object storage of a deployment."),
-    "demo": LazyCommand(f"{_COMMANDS}.demo:demo", "Run one alignment check on phantoms, on a stack of its own."),
+    "whoami": LazyCommand(f"{_SETUP}.login:whoami", "Show whose token commands send, and where it comes from."),
+    "store": LazyCommand(f"{_SETUP}.store:app", "Prepare the object storage of a deployment."),
+    "demo": LazyCommand(f"{_SETUP}.demo:demo", "Run one alignment check on phantoms, on a stack of its own."),
     "rehearse": LazyCommand(
-        f"{_COMMANDS}.rehearse:rehearse",
+        f"{_SETUP}.rehearse:rehearse",
         "Run a whole experiment on phantoms, or on real volumes, on a stack of its own.",
     ),
-    "dataset": LazyCommand(f"{_COMMANDS}.dataset:app", "Import, generate, list and show datasets."),
-    "models": LazyCommand(f"{_COMMANDS}.models:app", "List, show, import and pretrain models."),
-    "extract": LazyCommand(f"{_COMMANDS}.features:extract", "Extract the features of a dataset's split."),
-    "mmd": LazyCommand(f"{_COMMANDS}.mmd:mmd", "Compare two samples of features, layer by layer."),
-    "finetune": LazyCommand(f"{_COMMANDS}.jobs:finetune", "Fine-tune a model on a task, without an alignment check."),
-    "check": LazyCommand(f"{_COMMANDS}.checks:check", "Run an alignment check."),
+    "dataset": LazyCommand(f"{_API}.dataset:app", "Import, generate, list and show datasets."),
+    "models": LazyCommand(f"{_API}.models:app", "List, show, import and pretrain models."),
+    "extract": LazyCommand(f"{_API}.features:extract", "Extract the features of a dataset's split."),
+    "mmd": LazyCommand(f"{_API}.mmd:mmd", "Compare two samples of features, layer by layer."),
+    "finetune": LazyCommand(f"{_API}.jobs:finetune", "Fine-tune a model on a task, without an alignment check."),
+    "check": LazyCommand(f"{_API}.checks:check", "Run an alignment check."),
     "experiment": LazyCommand(
-        f"{_COMMANDS}.experiments:experiment", "Run an alignment check for every model, task and seed."
+        f"{_API}.experiments:experiment", "Run an alignment check for every model, task and seed."
     ),
-    "watch": LazyCommand(f"{_COMMANDS}.watch:watch", "Follow an experiment, a check or a job until it finishes."),
-    "checks": LazyCommand(f"{_COMMANDS}.checks:app", "List, show, cancel and retry checks, and fetch their reports."),
+    "watch": LazyCommand(f"{_API}.watch:watch", "Follow an experiment, a check or a job until it finishes."),
+    "checks": LazyCommand(f"{_API}.checks:app", "List, show, cancel and retry checks, and fetch their reports."),
     "experiments": LazyCommand(
-        f"{_COMMANDS}.experiments:app", "List, show, cancel and retry experiments, and fetch their reports."
+        f"{_API}.experiments:app", "List, show, cancel and retry experiments, and fetch their reports."
     ),
-    "jobs": LazyCommand(f"{_COMMANDS}.jobs:app", "List, show, cancel and retry training jobs."),
+    "jobs": LazyCommand(f"{_API}.jobs:app", "List, show, cancel and retry training jobs."),
 }
 
 # \b keeps the line breaks of a paragraph.

@@ -22,7 +22,7 @@ from vfmalign.core.runtime.auth_settings import DEFAULT_TENANT
 from vfmalign.core.runtime.settings import StoreSettings, parse
 
 if TYPE_CHECKING:
-    from vfmalign.core.storage.object_store import ObjectStore
+    from vfmalign.core.storage.store.object_store import ObjectStore
 
 _T = TypeVar("_T")
 
@@ -121,7 +121,7 @@ class Target:
     def open_store(self, **limits: Any) -> ObjectStore:
         """Returns `store` with other limits: `attempts` and `timeout_s` of `ObjectStore`."""
         # Few commands need it, and the S3 client takes a quarter of a second to import.
-        from vfmalign.core.storage.object_store import ObjectStore
+        from vfmalign.core.storage.store.object_store import ObjectStore
 
         tenant = load_client_settings().tenant or DEFAULT_TENANT
         if self.local is None:

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import Field, FilePath, SecretStr, ValidationError, ValidationInfo, field_validator
 
 from vfmalign.client.messages.base import to_bad_option
-from vfmalign.core.rpc.credentials import BearerToken
+from vfmalign.core.rpc.access.credentials import BearerToken
 from vfmalign.core.rpc.tls import TlsFiles
 from vfmalign.core.runtime.auth_settings import TENANT_PATTERN
 from vfmalign.core.runtime.settings import ServiceClientSettings

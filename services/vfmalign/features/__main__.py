@@ -9,16 +9,16 @@ from google.protobuf.descriptor import ServiceDescriptor
 from grpc.aio import Server
 
 from vfmalign.core.domain.errors import BadOption
+from vfmalign.core.rpc.access.tenants import by_tenant
 from vfmalign.core.rpc.server import serve
-from vfmalign.core.rpc.tenants import by_tenant
 from vfmalign.core.runtime.settings import EXIT_BAD_SETTINGS, parse_args
 from vfmalign.core.runtime.work_queue import WorkQueue
-from vfmalign.core.storage.object_store import ObjectStore
-from vfmalign.core.storage.presigning import Presigner
-from vfmalign.core.storage.store_probe import StoreProbe
-from vfmalign.features.cache import ModelCache
-from vfmalign.features.device import choose_device
-from vfmalign.features.extractor import warm_up
+from vfmalign.core.storage.store.object_store import ObjectStore
+from vfmalign.core.storage.store.presigning import Presigner
+from vfmalign.core.storage.store.probe import StoreProbe
+from vfmalign.features.extraction.cache import ModelCache
+from vfmalign.features.extraction.device import choose_device
+from vfmalign.features.extraction.extractor import warm_up
 from vfmalign.features.imports.servicer import Imports, add_import_services
 from vfmalign.features.servicer import FeatureServicer
 from vfmalign.features.settings import FeaturesSettings

@@ -15,11 +15,11 @@ from vfmalign.core.domain.errors import BadOption, TooLarge
 from vfmalign.core.domain.models import LayerSpec, ModelCard
 from vfmalign.core.domain.record import SHA256_PATTERN, is_id
 from vfmalign.core.rpc.tensors import to_tensor
-from vfmalign.features.dataset_extraction import ExtractionResult
+from vfmalign.features.extraction.dataset_extraction import ExtractionResult
+from vfmalign.features.extraction.parts import Features
+from vfmalign.features.extraction.study import Source, StudyRequest, in_field
+from vfmalign.features.extraction.study_store import StoredFeatures, check_study_id
 from vfmalign.features.listing import ObjectPage
-from vfmalign.features.parts import Features
-from vfmalign.features.study import Source, StudyRequest, in_field
-from vfmalign.features.study_store import StoredFeatures, check_study_id
 from vfmalign.imaging.input_transforms import get_input_transform
 from vfmalign.models.registry import list_architectures
 from vfmalign.v1 import features_pb2

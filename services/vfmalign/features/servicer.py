@@ -19,18 +19,18 @@ from vfmalign.core.domain.errors import Cancelled
 from vfmalign.core.runtime.metrics import Stages
 from vfmalign.core.runtime.threads import STORE
 from vfmalign.core.runtime.work_context import current_work
-from vfmalign.core.storage.access import STORE_ACCESS
 from vfmalign.core.storage.datasets import load_dataset
-from vfmalign.core.storage.object_store import ObjectStore
+from vfmalign.core.storage.store.access import STORE_ACCESS
+from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.features import converters, listing, metrics
-from vfmalign.features.cache import ModelCache
-from vfmalign.features.dataset_extraction import extract_dataset
-from vfmalign.features.device import MemoryMeter, describe_device
-from vfmalign.features.extractor import check_layers, extract
-from vfmalign.features.parts import ExtractionOptions, Features, Hooks
+from vfmalign.features.extraction.cache import ModelCache
+from vfmalign.features.extraction.dataset_extraction import extract_dataset
+from vfmalign.features.extraction.device import MemoryMeter, describe_device
+from vfmalign.features.extraction.extractor import check_layers, extract
+from vfmalign.features.extraction.parts import ExtractionOptions, Features, Hooks
+from vfmalign.features.extraction.study import StudyRequest, prepare_sources
+from vfmalign.features.extraction.study_store import store_features
 from vfmalign.features.settings import FeaturesOptions
-from vfmalign.features.study import StudyRequest, prepare_sources
-from vfmalign.features.study_store import store_features
 from vfmalign.features.workers import Workers
 from vfmalign.imaging.preprocessing import PreparedStudy
 from vfmalign.models.cards import load_card

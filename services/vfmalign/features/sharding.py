@@ -28,12 +28,12 @@ from vfmalign.core.runtime.metrics import Stages
 from vfmalign.core.runtime.settings import LogSettings, Settings, StoreSettings, load
 from vfmalign.core.runtime.settings import parser as create_parser
 from vfmalign.core.runtime.work_queue import ShutdownRequest
-from vfmalign.core.storage.object_store import ObjectStore
+from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.features import converters
-from vfmalign.features.cache import ModelCache
-from vfmalign.features.dataset_extraction import extract_shard, is_extracted, reduce
-from vfmalign.features.device import MemoryMeter, choose_device, describe_device
-from vfmalign.features.parts import ExtractionOptions, Features, Hooks, Shard
+from vfmalign.features.extraction.cache import ModelCache
+from vfmalign.features.extraction.dataset_extraction import extract_shard, is_extracted, reduce
+from vfmalign.features.extraction.device import MemoryMeter, choose_device, describe_device
+from vfmalign.features.extraction.parts import ExtractionOptions, Features, Hooks, Shard
 from vfmalign.features.settings import FeaturesOptions
 from vfmalign.v1 import features_pb2
 

@@ -16,16 +16,16 @@ from grpc_health.v1 import health, health_pb2
 
 from vfmalign.client.async_client import AsyncClient
 from vfmalign.core.domain.errors import VfmalignError, exit_code
-from vfmalign.core.rpc.credentials import BearerToken
+from vfmalign.core.rpc.access.credentials import BearerToken
+from vfmalign.core.rpc.access.tenants import by_tenant
 from vfmalign.core.rpc.server import serve
-from vfmalign.core.rpc.tenants import by_tenant
 from vfmalign.core.runtime.settings import parse_args
-from vfmalign.core.storage.object_store import ObjectStore
-from vfmalign.core.storage.store_probe import StoreProbe
+from vfmalign.core.storage.store.object_store import ObjectStore
+from vfmalign.core.storage.store.probe import StoreProbe
+from vfmalign.database.leadership import Leadership
+from vfmalign.database.lease import Lease, Term, get_scope, migrate_unused
 from vfmalign.finetuning.checks.repository import CheckRepository
 from vfmalign.finetuning.checks.servicer import AlignmentServicer
-from vfmalign.finetuning.db.database import Database
-from vfmalign.finetuning.db.lease import Lease, Term, get_scope, migrate_unused
 from vfmalign.finetuning.experiments.repository import ExperimentRepository
 from vfmalign.finetuning.experiments.servicer import ExperimentServicer
 from vfmalign.finetuning.jobs.repository import JobRepository
@@ -33,8 +33,8 @@ from vfmalign.finetuning.jobs.servicer import FineTuningServicer
 from vfmalign.finetuning.launchers.base import Launcher
 from vfmalign.finetuning.launchers.by_tenant import TenantLauncher
 from vfmalign.finetuning.launchers.registry import LAUNCHERS
-from vfmalign.finetuning.leadership import Leadership
 from vfmalign.finetuning.orchestrator import Orchestrator, Tenancy
+from vfmalign.finetuning.schema import open_database
 from vfmalign.finetuning.servicers import Watching
 from vfmalign.finetuning.settings import FinetuningSettings
 from vfmalign.v1 import (
@@ -50,7 +50,7 @@ from vfmalign.v1 import (
 async def run(settings: FinetuningSettings) -> None:
     """Runs the service until it receives SIGTERM or SIGINT."""
     settings.state_dir.mkdir(parents=True, exist_ok=True)
-    database = Database(settings.database_url)
+    database = open_database(settings.database_url)
     store, token = ObjectStore(settings.store), BearerToken.from_settings(settings.auth)
     tenancies = {
         tenant: Tenancy(database.of_tenant(tenant), store.of_tenant(tenant), _open_client(settings, token, tenant))

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from prometheus_client import Counter, Gauge, Histogram
 
 from vfmalign.client.messages.common import TERMINAL_STATES
-from vfmalign.core.runtime.metrics import REGISTRY, SECONDS
+from vfmalign.core.runtime.metrics import REGISTRY
 
 _WAIT_SECONDS = (0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600, 4 * 3600, 24 * 3600)
 
@@ -29,24 +29,6 @@ job_queue_wait_seconds = Histogram(
     "vfmalign_job_queue_wait_seconds",
     "Time from a job's creation to the first start of all its processes or pods, in seconds.",
     buckets=_WAIT_SECONDS,
-    registry=REGISTRY,
-)
-orchestrator_leader = Gauge(
-    "vfmalign_orchestrator_leader", "Whether this orchestrator leads (1) or stands by (0).", registry=REGISTRY
-)
-orchestrator_takeovers = Counter(
-    "vfmalign_orchestrator_takeovers", "Times that this orchestrator began to lead.", registry=REGISTRY
-)
-database_seconds = Histogram(
-    "vfmalign_database_seconds",
-    "Time of one transaction, with the wait for its lock, in seconds; `access` is `read` or `write`.",
-    ("access",),
-    buckets=SECONDS,
-    registry=REGISTRY,
-)
-database_errors = Counter(
-    "vfmalign_database_errors",
-    "Transactions that failed because the database cannot be reached, is damaged or rejects a statement.",
     registry=REGISTRY,
 )
 # Counters that begin with their first event would hide it from `increase()`.

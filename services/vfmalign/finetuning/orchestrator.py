@@ -16,13 +16,13 @@ from vfmalign.client.async_client import AsyncClient
 from vfmalign.client.messages.common import Estimate
 from vfmalign.core.domain.errors import VfmalignError
 from vfmalign.core.runtime import logs
-from vfmalign.core.storage.object_store import ObjectStore
+from vfmalign.core.storage.store.object_store import ObjectStore
+from vfmalign.database.database import Database
+from vfmalign.database.lease import Term
 from vfmalign.finetuning import metrics
 from vfmalign.finetuning.checks.reconciler import PollingPolicy, Reconciler
 from vfmalign.finetuning.checks.reporting import all_stages
 from vfmalign.finetuning.checks.repository import CheckRepository
-from vfmalign.finetuning.db.database import Database
-from vfmalign.finetuning.db.lease import Term
 from vfmalign.finetuning.experiments.cell_results import CellResults
 from vfmalign.finetuning.experiments.report_writer import ReportWriter
 from vfmalign.finetuning.experiments.repository import ExperimentRepository

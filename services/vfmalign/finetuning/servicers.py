@@ -16,13 +16,13 @@ from pydantic import TypeAdapter, ValidationError
 from vfmalign.client.messages.base import ApiMessage, enum_labels, get_enum_label
 from vfmalign.client.messages.common import ObjectRef
 from vfmalign.core.domain.errors import BadOption, PreconditionFailed, Unavailable
-from vfmalign.core.rpc.authorisation import check_ownership
-from vfmalign.core.rpc.identity import current_identity
+from vfmalign.core.rpc.access.authorisation import check_ownership
+from vfmalign.core.rpc.access.identity import current_identity
 from vfmalign.core.runtime.threads import DATABASE, STORE
 from vfmalign.core.storage.lost_objects import lost_as
-from vfmalign.core.storage.object_store import ObjectStore
-from vfmalign.finetuning.db.pagination import PageRequest
-from vfmalign.finetuning.db.repository import LifecycleRepository, Operation
+from vfmalign.core.storage.store.object_store import ObjectStore
+from vfmalign.database.pagination import PageRequest
+from vfmalign.finetuning.lifecycle import LifecycleRepository, Operation
 from vfmalign.v1 import common_pb2
 
 Context = grpc.aio.ServicerContext[Any, Any]

@@ -24,7 +24,7 @@ from vfmalign.core.domain.errors import BadVolume, NotFound
 from vfmalign.core.domain.models import MAX_SPACING_MM, MIN_SPACING_MM
 from vfmalign.core.runtime.work_context import UNLIMITED, WorkContext
 from vfmalign.core.storage.lost_objects import IMPORT_DATASET, lost_as
-from vfmalign.core.storage.object_store import ObjectStore
+from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.imaging.decompression import decompress
 
 MAX_ENCODED_BYTES = 256 * 2**20

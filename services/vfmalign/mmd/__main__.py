@@ -11,14 +11,14 @@ import numpy as np
 from google.protobuf.descriptor import ServiceDescriptor
 
 from vfmalign.core.domain.errors import VfmalignError
+from vfmalign.core.rpc.access.tenants import by_tenant
 from vfmalign.core.rpc.server import serve
-from vfmalign.core.rpc.tenants import by_tenant
 from vfmalign.core.runtime import logs
 from vfmalign.core.runtime.settings import EXIT_BAD_SETTINGS, parse_args
 from vfmalign.core.runtime.work_queue import WorkQueue
-from vfmalign.core.storage.object_store import ObjectStore
-from vfmalign.core.storage.presigning import Presigner
-from vfmalign.core.storage.store_probe import StoreProbe
+from vfmalign.core.storage.store.object_store import ObjectStore
+from vfmalign.core.storage.store.presigning import Presigner
+from vfmalign.core.storage.store.probe import StoreProbe
 from vfmalign.mmd.comparison.compare import compare
 from vfmalign.mmd.comparison.options import ComparisonOptions, ComputeConfig
 from vfmalign.mmd.comparison.samples import Sample

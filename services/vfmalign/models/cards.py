@@ -27,8 +27,8 @@ from vfmalign.core.domain.record import is_id
 from vfmalign.core.runtime.work_context import UNLIMITED, WorkContext
 from vfmalign.core.storage.keys import model_card_key, weights_key
 from vfmalign.core.storage.lost_objects import describe_publishing, lost_as
-from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.core.storage.safetensors_header import MalformedHeader, read_header
+from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.models.encoder import Encoder, StateDict
 from vfmalign.models.formats import exported_program
 from vfmalign.models.registry import get_architecture

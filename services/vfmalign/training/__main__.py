@@ -16,7 +16,7 @@ from vfmalign.core.domain.errors import DONE, Internal, VfmalignError
 from vfmalign.core.runtime import logs
 from vfmalign.core.runtime.settings import load, parser
 from vfmalign.core.runtime.work_queue import ShutdownRequest
-from vfmalign.core.storage.object_store import ObjectStore
+from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.training import failures
 from vfmalign.training.settings import TrainingSettings, read_spec
 

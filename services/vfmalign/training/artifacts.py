@@ -17,7 +17,7 @@ from vfmalign.core.domain.record import canonical_json
 from vfmalign.core.runtime import logs
 from vfmalign.core.runtime.work_queue import ShutdownRequest
 from vfmalign.core.storage.keys import job_key
-from vfmalign.core.storage.object_store import ObjectStore
+from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.models.cards import load_card, load_encoder, publish
 from vfmalign.models.encoder import Encoder
 from vfmalign.training.checkpoint import TrainerState

@@ -24,7 +24,7 @@ from vfmalign.core.domain.jobs import JobProgress
 from vfmalign.core.domain.record import Record, Sha256
 from vfmalign.core.runtime import logs
 from vfmalign.core.storage.keys import job_key
-from vfmalign.core.storage.object_store import ObjectStore
+from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.models.weights import to_safetensors
 
 SINGLE_PUT_BYTES = 1 << 30

@@ -23,7 +23,7 @@ from vfmalign.core.domain.errors import BadDataset, DigestMismatch, NotFound
 from vfmalign.core.domain.metrics import list_structures
 from vfmalign.core.domain.models import PreprocessingSpec
 from vfmalign.core.domain.tasks import TaskSpec
-from vfmalign.core.storage.object_store import ObjectStore
+from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.imaging.field_of_view import WholeLabels, mask_structure, measure_field_of_view
 from vfmalign.imaging.normalisation import Scale
 from vfmalign.imaging.preprocessing import needed_kinds, prepare_study

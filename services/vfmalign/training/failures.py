@@ -19,7 +19,7 @@ from vfmalign.core.domain.jobs import JobFailure
 from vfmalign.core.runtime import logs
 from vfmalign.core.runtime.auth_settings import TENANT_PATTERN
 from vfmalign.core.storage.keys import job_key
-from vfmalign.core.storage.object_store import ObjectStore
+from vfmalign.core.storage.store.object_store import ObjectStore
 
 _FINAL_CODES = (UNEXPECTED, BAD_SPEC, BAD_DATA)
 _SPEC_URI = re.compile(rf"s3://[^/]+/{TENANT_PATTERN}/jobs/([^/]+)/spec\.json")

@@ -25,7 +25,7 @@ from vfmalign.core.runtime import logs
 from vfmalign.core.runtime.metrics import Stages
 from vfmalign.core.runtime.work_queue import ShutdownRequest
 from vfmalign.core.storage.keys import job_key
-from vfmalign.core.storage.object_store import ObjectStore
+from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.training import failures
 from vfmalign.training.artifacts import (
     copy_weights,

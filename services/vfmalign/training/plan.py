@@ -13,7 +13,7 @@ from vfmalign.core.domain.recipes import check_patch, check_probe_steps
 from vfmalign.core.domain.record import is_id
 from vfmalign.core.domain.tasks import TaskSpec, get_task_spec
 from vfmalign.core.storage.datasets import check_leakage, load_dataset
-from vfmalign.core.storage.object_store import ObjectStore
+from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.models.architectures.base import Architecture
 from vfmalign.models.cards import check_checkpoint_digest, load_card
 from vfmalign.models.registry import get_architecture

@@ -10,7 +10,7 @@ from vfmalign.core.domain.errors import BadOption, NotFound, PreconditionFailed
 from vfmalign.core.domain.jobs import TrainingSpec
 from vfmalign.core.runtime.settings import LogSettings, Settings, StoreSettings
 from vfmalign.core.storage.keys import job_key
-from vfmalign.core.storage.object_store import ObjectStore
+from vfmalign.core.storage.store.object_store import ObjectStore
 
 
 class TrainingOptions(BaseModel, frozen=True):

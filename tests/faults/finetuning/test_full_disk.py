@@ -13,7 +13,7 @@ import subprocess
 import pytest
 from tests.faults.finetuning.test_leadership import NOT_SERVING, health, metrics, until
 
-from vfmalign.finetuning.analysis.records import CheckReport
+from vfmalign.analysis.checks.records import CheckReport
 from vfmalign.v1 import alignment_pb2
 
 DISK_MB = 48

@@ -8,7 +8,7 @@ from tests.integration.finetuning.test_experiments import create, finish, forget
 from tests.integration.finetuning.test_service import STAGES
 from tests.integration.finetuning.test_training_seeds import FIRST, SECOND, SUCCEEDED, states, succeeded
 
-from vfmalign.finetuning.analysis.records import CheckReport
+from vfmalign.analysis.checks.records import CheckReport
 from vfmalign.v1 import alignment_pb2, experiment_pb2
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from vfmalign.analysis.checks.records import CheckReport
 from vfmalign.core.domain.errors import DataLoss
 from vfmalign.core.storage.keys import check_key, job_key, model_card_key
-from vfmalign.finetuning.analysis.records import CheckReport
 from vfmalign.v1 import alignment_pb2, common_pb2, features_pb2
 
 SUCCEEDED, FAILED = alignment_pb2.CHECK_STATE_SUCCEEDED, alignment_pb2.CHECK_STATE_FAILED

@@ -14,7 +14,7 @@ from vfmalign.cli.local import s3_server
 from vfmalign.cli.local.s3_configuration import BUCKET, MIN_FREE_BYTES
 from vfmalign.core.domain.errors import StoreUnavailable
 from vfmalign.core.runtime.settings import StoreSettings
-from vfmalign.core.storage.object_store import ObjectStore
+from vfmalign.core.storage.store.object_store import ObjectStore
 
 ROOM_BYTES = 512 * 2**20
 

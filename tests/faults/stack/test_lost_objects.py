@@ -23,11 +23,12 @@ from google.rpc import error_details_pb2, status_pb2
 from tests.e2e.conftest import MODEL, TIMEOUT_S, recipe
 from tests.faults.stack.test_kills import numbers
 
+from vfmalign.analysis.checks.records import CheckReport
 from vfmalign.core.domain.jobs import JobResult
 from vfmalign.core.storage.keys import check_key, job_key, model_card_key
-from vfmalign.finetuning.analysis.records import CheckReport
+from vfmalign.database.database import Database
 from vfmalign.finetuning.checks.clients import FeatureSetRef
-from vfmalign.finetuning.db.database import Database
+from vfmalign.finetuning.schema import open_database
 from vfmalign.models.cards import load_card
 from vfmalign.v1 import alignment_pb2, common_pb2, features_pb2, finetuning_pb2
 
@@ -131,7 +132,7 @@ class Shared:
 @pytest.fixture(scope="module")
 def shared(world: Any) -> Any:
     first = world.run(CHECK, recipe=recipe(epochs=1, steps_per_epoch=2), permutations=49, bootstrap_resamples=200)
-    database = Database(f"sqlite:///{world.home.service_state / 'finetuning.db'}")
+    database = open_database(f"sqlite:///{world.home.service_state / 'finetuning.db'}")
     yield Shared(world, first, database)
     database.close()
 

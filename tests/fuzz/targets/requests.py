@@ -24,16 +24,18 @@ from vfmalign.client.messages.mmd import CreateUploadRequest
 from vfmalign.core.domain.datasets import Case, DatasetManifest, StoredObject
 from vfmalign.core.domain.errors import VfmalignError
 from vfmalign.core.domain.models import ModelCard, PreprocessingSpec
-from vfmalign.core.rpc.bounds import parse_request
+from vfmalign.core.rpc.limits.bounds import parse_request
 from vfmalign.core.storage.datasets import to_datalist
 from vfmalign.core.storage.keys import dataset_key, model_card_key
+from vfmalign.database.pagination import PageRequest
 from vfmalign.features.converters import to_extraction_request, to_study_request
 from vfmalign.features.listing import read_page
 from vfmalign.finetuning.checks.request import check_inputs, check_spec
-from vfmalign.finetuning.db.database import CheckRow, ExperimentRow, JobRow
-from vfmalign.finetuning.db.pagination import PageRequest
+from vfmalign.finetuning.checks.tables import CheckRow
 from vfmalign.finetuning.experiments.request import check_experiment_spec, pin_inputs, plan_cells
+from vfmalign.finetuning.experiments.tables import ExperimentRow
 from vfmalign.finetuning.jobs.request import check_objective, resolve_job
+from vfmalign.finetuning.jobs.tables import JobRow
 from vfmalign.finetuning.servicers import parse_id, parse_states
 from vfmalign.mmd.service.converters import to_options, to_source
 from vfmalign.v1 import (

@@ -16,10 +16,10 @@ from vfmalign.client.messages.tasks import Task
 from vfmalign.core.domain.errors import VfmalignError
 from vfmalign.core.domain.record import check_key, is_id
 from vfmalign.core.runtime.logs import accept_request_id
+from vfmalign.database.pagination import PageRequest
+from vfmalign.features.extraction.study_store import check_study_id
 from vfmalign.features.listing import read_page
-from vfmalign.features.study_store import check_study_id
-from vfmalign.finetuning.db.database import JobRow
-from vfmalign.finetuning.db.pagination import PageRequest
+from vfmalign.finetuning.jobs.tables import JobRow
 from vfmalign.finetuning.servicers import parse_id
 from vfmalign.imaging.input_transforms import get_input_transform
 

@@ -15,8 +15,8 @@ from tests.fuzz.harness import Target
 from tests.token_issuer import TokenIssuer, bearer
 
 from vfmalign.core.domain.errors import Unauthenticated
-from vfmalign.core.rpc.authentication import Authenticator
-from vfmalign.core.rpc.authorisation import ROLES
+from vfmalign.core.rpc.access.authentication import Authenticator
+from vfmalign.core.rpc.access.authorisation import ROLES
 from vfmalign.core.runtime.auth_settings import LOCAL_ISSUER, AuthSettings
 
 # Seeds are equal at every call, and so are keys and times.

@@ -14,9 +14,9 @@ from tests.openid_provider import OpenIdProvider
 from tests.token_issuer import TokenIssuer, bearer
 
 from vfmalign.core.domain.errors import Forbidden, Unauthenticated, Unavailable, VfmalignError
-from vfmalign.core.rpc import signing_keys
+from vfmalign.core.rpc.access import signing_keys
+from vfmalign.core.rpc.access.identity import current_identity
 from vfmalign.core.rpc.channels import connect
-from vfmalign.core.rpc.identity import current_identity
 from vfmalign.core.rpc.interceptors import Gate
 from vfmalign.core.rpc.server import serve_api
 from vfmalign.core.runtime.auth_settings import AuthSettings

@@ -24,7 +24,7 @@ from vfmalign.cli.local import certificates, s3_configuration, s3_server
 from vfmalign.core.domain.errors import PreconditionFailed, StoreRefused, Unavailable
 from vfmalign.core.runtime import metrics
 from vfmalign.core.runtime.settings import StoreSettings
-from vfmalign.core.storage.object_store import ObjectStore
+from vfmalign.core.storage.store.object_store import ObjectStore
 
 
 def settings_of(server: s3_server.S3Server) -> StoreSettings:

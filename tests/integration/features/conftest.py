@@ -17,7 +17,7 @@ from vfmalign.core.domain.datasets import Case, DatasetManifest
 from vfmalign.core.domain.models import PreprocessingSpec
 from vfmalign.core.storage.datasets import save_dataset
 from vfmalign.core.storage.keys import volume_key
-from vfmalign.features.extractor import extract
+from vfmalign.features.extraction.extractor import extract
 from vfmalign.imaging.phantoms.rendering import PhantomSpec, SliceStack, generate_case
 from vfmalign.imaging.preprocessing import prepare_study
 from vfmalign.imaging.volumes import decode, encode

@@ -18,7 +18,7 @@ from tests.unit.imaging.datasets.brain_files import lay_out_decathlon, make_case
 
 from vfmalign.cli import exits
 from vfmalign.core.storage.datasets import load_dataset
-from vfmalign.core.storage.object_store import ObjectStore
+from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.imaging.phantoms.dataset import synthesise_dataset
 from vfmalign.models.cards import load_encoder, publish
 from vfmalign.models.registry import get_architecture

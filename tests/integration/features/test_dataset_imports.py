@@ -38,7 +38,7 @@ from vfmalign.core.domain.errors import (
 )
 from vfmalign.core.runtime.settings import StoreSettings
 from vfmalign.core.storage.keys import INCOMING, dataset_key
-from vfmalign.core.storage.object_store import ObjectStore
+from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.core.storage.uploads import UploadArea, delete_expired
 from vfmalign.imaging.datasets.importer import DatasetToImport, prepare_import
 from vfmalign.v1 import imports_pb2, imports_pb2_grpc

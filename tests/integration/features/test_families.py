@@ -9,7 +9,7 @@ from monai.networks.nets import UNet
 
 from vfmalign.core.rpc.tensors import to_array
 from vfmalign.core.storage.feature_sets import read_feature_set
-from vfmalign.features.extractor import extract
+from vfmalign.features.extraction.extractor import extract
 from vfmalign.imaging.preprocessing import prepare_study
 from vfmalign.imaging.volumes import decode, encode
 from vfmalign.models.cards import load_encoder, publish, publish_program

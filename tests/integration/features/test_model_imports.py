@@ -21,8 +21,8 @@ from vfmalign.core.domain.models import PreprocessingSpec
 from vfmalign.core.runtime.settings import StoreSettings
 from vfmalign.core.runtime.work_queue import WorkQueue
 from vfmalign.core.storage.keys import model_card_key
-from vfmalign.core.storage.object_store import ObjectStore
-from vfmalign.core.storage.presigning import Presigner
+from vfmalign.core.storage.store.object_store import ObjectStore
+from vfmalign.core.storage.store.presigning import Presigner
 from vfmalign.features.imports import models as published_models
 from vfmalign.features.imports.servicer import Imports, ModelServicer
 from vfmalign.features.settings import FeaturesOptions

@@ -11,9 +11,9 @@ from tests.integration.features.callers import ADA, BOB, describe_model
 
 from vfmalign.client import Client
 from vfmalign.core.domain.errors import TooLarge
-from vfmalign.core.storage import quota as module
-from vfmalign.core.storage.object_store import ObjectStore
-from vfmalign.core.storage.quota import StorageQuota
+from vfmalign.core.storage.store import quota as module
+from vfmalign.core.storage.store.object_store import ObjectStore
+from vfmalign.core.storage.store.quota import StorageQuota
 from vfmalign.models.registry import get_architecture
 from vfmalign.models.weights import random_state, to_safetensors
 

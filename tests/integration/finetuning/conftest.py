@@ -18,7 +18,7 @@ from tests.integration.finetuning.peers import PROGRAM, Peers, store_inputs
 from tests.preloaded import get_command
 
 from vfmalign.core.rpc.channels import connect
-from vfmalign.finetuning.db.database import Database
+from vfmalign.finetuning.schema import open_database
 from vfmalign.v1 import (
     alignment_pb2,
     alignment_pb2_grpc,
@@ -61,7 +61,7 @@ async def service(tmp_path, store, store_environment, peers, database_url, launc
     class Service:
         prefix = uuid.uuid4().hex[:8]  # the bucket is shared: artifacts of another test's check would be found
         process = None
-        database = Database(database_url)
+        database = open_database(database_url)
         folder = tmp_path
 
         def environment(self, folder):

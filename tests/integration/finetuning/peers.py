@@ -15,7 +15,7 @@ from vfmalign.core.domain.datasets import Case, DatasetManifest, StoredObject
 from vfmalign.core.domain.errors import BadOption, DataLoss, NotFound
 from vfmalign.core.domain.models import ModelCard, PreprocessingSpec
 from vfmalign.core.domain.record import canonical_json
-from vfmalign.core.rpc.credentials import TENANT
+from vfmalign.core.rpc.access.credentials import TENANT
 from vfmalign.core.rpc.status_mapping import DETAILS_KEY, get_status_code, to_status
 from vfmalign.core.storage.datasets import save_dataset, to_datalist
 from vfmalign.core.storage.feature_set_writer import FeatureSetWriter
@@ -45,7 +45,7 @@ from vfmalign.core.domain.models import ModelCard
 from vfmalign.core.storage.keys import job_key, model_card_key
 from vfmalign.core.storage.datasets import load_dataset
 from vfmalign.core.runtime.settings import StoreSettings
-from vfmalign.core.storage.object_store import ObjectStore
+from vfmalign.core.storage.store.object_store import ObjectStore
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 store = ObjectStore(StoreSettings()).of_uri(sys.argv[1])
 spec = store.read(store.key(sys.argv[1]), TrainingSpec)

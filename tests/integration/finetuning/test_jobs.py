@@ -17,13 +17,13 @@ import pytest
 from vfmalign.client.messages.jobs import JobSpec
 from vfmalign.core.domain.jobs import JobFailure, JobResult, MetricSpec, TrainingRecipe, TrainingSpec
 from vfmalign.core.storage.keys import job_key
-from vfmalign.finetuning.db.database import Database
 from vfmalign.finetuning.jobs.converters import to_job
 from vfmalign.finetuning.jobs.repository import JobRepository
 from vfmalign.finetuning.jobs.retries import Limits, Setbacks
 from vfmalign.finetuning.jobs.rounds import JobRounds
 from vfmalign.finetuning.jobs.supervisor import BASELINE_IN_TRAINING, Supervisor
 from vfmalign.finetuning.launchers.local import LocalLauncher
+from vfmalign.finetuning.schema import open_database
 
 # What a training process does, with the outcome told by the seed. Every start leaves a line in the file `starts`.
 PROGRAM = """
@@ -32,7 +32,7 @@ from pathlib import Path
 from vfmalign.core.domain.jobs import JobFailure, JobProgress, JobResult, MetricSpec, TrainingSpec
 from vfmalign.core.storage.keys import job_key
 from vfmalign.core.runtime.settings import StoreSettings
-from vfmalign.core.storage.object_store import ObjectStore
+from vfmalign.core.storage.store.object_store import ObjectStore
 store = ObjectStore(StoreSettings())
 spec = store.read(store.key(sys.argv[1]), TrainingSpec)
 starts = Path(os.environ["STARTS"])
@@ -85,7 +85,7 @@ def world(tmp_path, store, store_environment, monkeypatch):
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("STARTS", str(tmp_path / "starts"))
     (tmp_path / "starts").touch()
-    database = Database(f"sqlite:///{tmp_path / 'jobs.db'}")
+    database = open_database(f"sqlite:///{tmp_path / 'jobs.db'}")
     database.migrate()
     launchers = []
 
@@ -250,15 +250,15 @@ ORCHESTRATOR = """
 import os, signal, sys
 from pathlib import Path
 from vfmalign.core.runtime.settings import StoreSettings
-from vfmalign.core.storage.object_store import ObjectStore
-from vfmalign.finetuning.db.database import Database
+from vfmalign.core.storage.store.object_store import ObjectStore
+from vfmalign.finetuning.schema import open_database
 from vfmalign.finetuning.jobs.repository import JobRepository
 from vfmalign.finetuning.launchers.local import LocalLauncher
 from vfmalign.finetuning.jobs.retries import Limits
 from vfmalign.finetuning.jobs.rounds import JobRounds
 from vfmalign.finetuning.jobs.supervisor import Supervisor
 root, when = Path(sys.argv[1]), sys.argv[2]
-jobs = JobRepository(Database(f"sqlite:///{root / 'jobs.db'}"))
+jobs = JobRepository(open_database(f"sqlite:///{root / 'jobs.db'}"))
 die = lambda *a, **k: os.kill(os.getpid(), signal.SIGKILL)
 launcher = LocalLauncher((sys.executable, "-c", sys.argv[3]), root / "jobs", root / "logs")
 if when == "before launch":

@@ -8,6 +8,7 @@ import signal
 
 import pytest
 
+from vfmalign.analysis.checks.records import CheckReport
 from vfmalign.core.domain.errors import (
     BadOption,
     CaseOrderMismatch,
@@ -18,7 +19,6 @@ from vfmalign.core.domain.errors import (
 )
 from vfmalign.core.domain.recipes import get_finetuning_recipe
 from vfmalign.core.storage.keys import check_key, job_key
-from vfmalign.finetuning.analysis.records import CheckReport
 from vfmalign.v1 import alignment_pb2, common_pb2, finetuning_pb2, mmd_pb2
 
 STAGES = (

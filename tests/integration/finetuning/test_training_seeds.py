@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import pytest
 
+from vfmalign.analysis.checks.records import CheckReport
 from vfmalign.core.domain.errors import BadOption
 from vfmalign.core.storage.keys import job_key
-from vfmalign.finetuning.analysis.records import CheckReport
 from vfmalign.v1 import alignment_pb2, finetuning_pb2
 
 SUCCEEDED = alignment_pb2.CHECK_STATE_SUCCEEDED

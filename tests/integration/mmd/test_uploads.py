@@ -15,7 +15,7 @@ from vfmalign.client.messages.mmd import Kernel
 from vfmalign.client.samples import LabelledFeatures
 from vfmalign.core.domain.errors import TooLarge
 from vfmalign.core.storage.keys import upload_key
-from vfmalign.core.storage.presigning import Presigner
+from vfmalign.core.storage.store.presigning import Presigner
 from vfmalign.mmd.service.uploads import Uploads
 from vfmalign.mmd.settings import MmdOptions
 from vfmalign.v1 import imports_pb2, mmd_pb2

@@ -43,7 +43,7 @@ WORKER = """
 import sys
 import torch
 from vfmalign.core.runtime.settings import load
-from vfmalign.core.storage.object_store import ObjectStore
+from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.training.job import run_job
 from vfmalign.training.settings import read_spec
 from vfmalign.training.process_group import init_process_group

@@ -24,7 +24,7 @@ from vfmalign.core.runtime.metrics import Stages
 from vfmalign.core.runtime.work_queue import ShutdownRequest
 from vfmalign.core.storage.datasets import save_dataset
 from vfmalign.core.storage.keys import job_key
-from vfmalign.core.storage.object_store import ObjectStore
+from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.imaging.phantoms.dataset import synthesise_dataset
 from vfmalign.imaging.phantoms.rendering import PhantomSpec, SliceStack
 from vfmalign.models.cards import publish

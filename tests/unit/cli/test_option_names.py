@@ -22,7 +22,7 @@ Refuse = Callable[[str], None]
 def refuse(monkeypatch: pytest.MonkeyPatch) -> Refuse:
     """Lets a deployment refuse a field of what is created, retried or cancelled."""
     monkeypatch.setattr(Target, "find", lambda directory: Target({}, None))
-    monkeypatch.setattr("vfmalign.cli.commands.checks.find_dataset", lambda *_: None)
+    monkeypatch.setattr("vfmalign.cli.commands.api.checks.find_dataset", lambda *_: None)
 
     def set_field(field: str) -> None:
         def call(*_: object) -> None:

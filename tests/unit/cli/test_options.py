@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from vfmalign.cli.commands.checks import check
-from vfmalign.cli.commands.experiments import parse_smallest_differences
-from vfmalign.cli.commands.models import pretrain
+from vfmalign.cli.commands.api.checks import check
+from vfmalign.cli.commands.api.experiments import parse_smallest_differences
+from vfmalign.cli.commands.api.models import pretrain
 from vfmalign.cli.options import (
     NETWORKS,
     build_pretraining_recipe,

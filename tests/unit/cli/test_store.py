@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 
 from vfmalign.cli import exits
-from vfmalign.cli.commands import store as command
+from vfmalign.cli.commands.setup import store as command
 from vfmalign.cli.local import s3_server
 from vfmalign.cli.local.doctor import examine
 from vfmalign.cli.local.ports import free_ports
 from vfmalign.cli.local.s3_server import S3Server
 from vfmalign.cli.local.state_directory import StateDirectory
 from vfmalign.core.runtime.settings import StoreSettings
-from vfmalign.core.storage.object_store import ObjectStore
+from vfmalign.core.storage.store.object_store import ObjectStore
 
 Invoke = Callable[..., tuple[int, str, str]]
 

@@ -8,7 +8,7 @@ from vfmalign.core.domain.datasets import Case, DatasetManifest
 from vfmalign.core.domain.models import PreprocessingSpec
 from vfmalign.core.storage.datasets import save_dataset
 from vfmalign.core.storage.keys import volume_key
-from vfmalign.features.cache import ModelCache
+from vfmalign.features.extraction.cache import ModelCache
 from vfmalign.imaging.volumes import Volume, encode
 from vfmalign.models.cards import publish
 from vfmalign.models.registry import ARCHITECTURES

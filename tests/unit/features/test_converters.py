@@ -13,9 +13,9 @@ from vfmalign.core.rpc.tensors import to_array
 from vfmalign.core.runtime.metrics import Stages
 from vfmalign.core.storage.datasets import save_dataset
 from vfmalign.features import converters
+from vfmalign.features.extraction.study import Source, prepare_sources
+from vfmalign.features.extraction.study_store import store_features
 from vfmalign.features.listing import list_datasets, list_models
-from vfmalign.features.study import Source, prepare_sources
-from vfmalign.features.study_store import store_features
 from vfmalign.imaging.volumes import encode
 from vfmalign.models.cards import load_card
 from vfmalign.v1 import common_pb2

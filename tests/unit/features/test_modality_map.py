@@ -13,9 +13,9 @@ from vfmalign.core.runtime.metrics import Stages
 from vfmalign.core.storage.datasets import save_dataset
 from vfmalign.core.storage.feature_sets import read_feature_set
 from vfmalign.core.storage.keys import volume_key
-from vfmalign.features.dataset_extraction import extract_dataset
-from vfmalign.features.parts import ExtractionOptions, Hooks
-from vfmalign.features.study import Source, prepare_sources
+from vfmalign.features.extraction.dataset_extraction import extract_dataset
+from vfmalign.features.extraction.parts import ExtractionOptions, Hooks
+from vfmalign.features.extraction.study import Source, prepare_sources
 from vfmalign.imaging.volumes import encode
 from vfmalign.models.architectures.dilated_stack import StackDescription
 from vfmalign.models.cards import publish

@@ -11,8 +11,8 @@ from vfmalign.core.domain.errors import Unavailable
 from vfmalign.core.runtime.metrics import Stages
 from vfmalign.core.storage.feature_sets import read_feature_set
 from vfmalign.core.storage.keys import features_prefix
-from vfmalign.features.dataset_extraction import extract_dataset, extract_shard
-from vfmalign.features.parts import ExtractionOptions, Hooks, Shard
+from vfmalign.features.extraction.dataset_extraction import extract_dataset, extract_shard
+from vfmalign.features.extraction.parts import ExtractionOptions, Hooks, Shard
 from vfmalign.features.sharding import main
 
 OPTIONS = ExtractionOptions(batch_size=2, part_cases=2, readers=2)  # 7 cases: parts of 2, 2, 2 and 1

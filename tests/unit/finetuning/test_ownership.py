@@ -19,11 +19,11 @@ from vfmalign.core.rpc.interceptors import Gate
 from vfmalign.core.rpc.server import serve_api
 from vfmalign.core.runtime.auth_settings import AuthSettings
 from vfmalign.core.runtime.settings import ServerSettings, ServiceSettings, StoreSettings
-from vfmalign.core.storage.object_store import ObjectStore
+from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.finetuning.checks.repository import CheckRepository
 from vfmalign.finetuning.checks.servicer import AlignmentServicer
-from vfmalign.finetuning.db.database import Database
 from vfmalign.finetuning.jobs.repository import JobRepository
+from vfmalign.finetuning.schema import open_database
 from vfmalign.finetuning.servicers import Watching
 from vfmalign.v1 import alignment_pb2, alignment_pb2_grpc
 
@@ -34,7 +34,7 @@ STORE = StoreSettings(endpoint="http://127.0.0.1:9", access_key="a", secret_key=
 
 @pytest.fixture
 def checks(tmp_path: Path) -> Any:
-    database = Database(f"sqlite:///{tmp_path / 'finetuning.db'}")
+    database = open_database(f"sqlite:///{tmp_path / 'finetuning.db'}")
     database.migrate()
     yield CheckRepository(database, QUOTA), JobRepository(database)
     database.close()

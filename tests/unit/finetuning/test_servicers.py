@@ -9,9 +9,9 @@ from vfmalign.core.domain.declarations import TaskParameters
 from vfmalign.core.domain.errors import BadOption, DataLoss, PreconditionFailed
 from vfmalign.core.domain.jobs import TrainingRecipe, TrainingSpec
 from vfmalign.finetuning import servicers
-from vfmalign.finetuning.db.database import Database
 from vfmalign.finetuning.jobs.repository import JobRepository
 from vfmalign.finetuning.jobs.servicer import FineTuningServicer
+from vfmalign.finetuning.schema import open_database
 from vfmalign.finetuning.servicers import OperationServicer
 from vfmalign.v1 import common_pb2, finetuning_pb2
 
@@ -31,7 +31,7 @@ def test_a_servicer_that_converts_nothing_cannot_be_created():
 
 @pytest.fixture
 def servicer(tmp_path):
-    database = Database(f"sqlite:///{tmp_path / 'finetuning.db'}")
+    database = open_database(f"sqlite:///{tmp_path / 'finetuning.db'}")
     database.migrate()
     jobs = JobRepository(database)
     request = JobSpec(kind="finetune", dataset_id="d", model_id="m", task=LARGE_TASK, recipe=Recipe(epochs=7))

@@ -16,7 +16,7 @@ import pytest
 
 from vfmalign.core.domain.datasets import StoredObject
 from vfmalign.core.domain.errors import DigestMismatch, NotFound
-from vfmalign.core.storage.object_store import ObjectStore
+from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.imaging.phantoms.rendering import PhantomCase, generate_case
 from vfmalign.imaging.volumes import Volume, decode
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save
 
-from vfmalign.features.extractor import extract
+from vfmalign.features.extraction.extractor import extract
 from vfmalign.models.cards import load_encoder, publish
 from vfmalign.models.formats.checkpoint import import_checkpoint
 from vfmalign.models.registry import ARCHITECTURES

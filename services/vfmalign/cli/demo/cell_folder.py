@@ -21,7 +21,7 @@ from vfmalign.core.domain.models import ModelCard
 from vfmalign.core.domain.record import is_id
 from vfmalign.core.domain.untrusted import parse_json, read_regular_file
 from vfmalign.core.storage.keys import cell_key, model_card_key, weights_key
-from vfmalign.core.storage.object_store import ObjectStore
+from vfmalign.core.storage.store.object_store import ObjectStore
 
 SAVE_PERIOD_S = 15.0
 MAX_CELL_BYTES = 16 * 2**20

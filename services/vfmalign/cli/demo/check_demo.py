@@ -14,8 +14,8 @@ from pathlib import Path
 
 from rich.text import Text
 
-from vfmalign.cli.commands.checks import download_check_report, list_jobs_of_check
-from vfmalign.cli.commands.lifecycle import create_reports_folder
+from vfmalign.cli.commands.api.checks import download_check_report, list_jobs_of_check
+from vfmalign.cli.commands.api.lifecycle import create_reports_folder
 from vfmalign.cli.demo.steps import (
     REHEARSAL,
     PretrainingRun,

@@ -226,7 +226,7 @@ class RealPlan:
         with needs_extra("local", "importing a dataset"):
             from vfmalign.imaging.datasets.derived_class import add_volume_class, digest_files
             from vfmalign.imaging.datasets.importer import prepare_discovered
-            from vfmalign.imaging.datasets.layouts import read_source
+            from vfmalign.imaging.datasets.layouts.registry import read_source
             from vfmalign.imaging.datasets.preparation import ImportOptions, discover, select_cases
             from vfmalign.imaging.datasets.splits import split_group_counts
 

@@ -15,8 +15,8 @@ from typing import ClassVar, Protocol
 
 from rich.text import Text
 
-from vfmalign.cli.commands import experiments
-from vfmalign.cli.commands.lifecycle import create_reports_folder
+from vfmalign.cli.commands.api import experiments
+from vfmalign.cli.commands.api.lifecycle import create_reports_folder
 from vfmalign.cli.demo.cell_folder import CellFolder
 from vfmalign.cli.demo.steps import (
     REHEARSAL,

@@ -23,7 +23,7 @@ from vfmalign.client.messages.mmd import Kernel
 from vfmalign.core.domain.errors import DigestMismatch, NotFound, PreconditionFailed, Unavailable, VfmalignError
 from vfmalign.core.rpc.tls import TlsFiles, open_channel
 from vfmalign.core.runtime.settings import StoreSettings
-from vfmalign.core.storage.object_store import ObjectStore
+from vfmalign.core.storage.store.object_store import ObjectStore
 
 HEALTH_TIMEOUT_S = 3.0
 CALL_TIMEOUT_S = 5.0

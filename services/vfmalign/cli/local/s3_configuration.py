@@ -11,7 +11,7 @@ from vfmalign.cli.extras import needs_extra
 from vfmalign.cli.local.ports import free_ports
 from vfmalign.cli.private_files import write_private
 from vfmalign.core.runtime.auth_settings import DEFAULT_TENANT
-from vfmalign.core.storage.access import STORE_ACCESS, StoreAccess, combine
+from vfmalign.core.storage.store.access import STORE_ACCESS, StoreAccess, combine
 
 BUCKET = "vfmalign"
 SERVICE_ACCESS = {

@@ -27,7 +27,7 @@ from vfmalign.cli.local.s3_configuration import BUCKET
 from vfmalign.cli.local.state_directory import ServicePorts, ServiceState, StackState, StateDirectory, StoreState
 from vfmalign.core.domain.errors import BAD_DATA, Unavailable
 from vfmalign.core.runtime.settings import EXIT_BAD_SETTINGS
-from vfmalign.core.storage.object_store import ObjectStore
+from vfmalign.core.storage.store.object_store import ObjectStore
 
 SERVICES = ("features", "mmd", "finetuning")
 WITHOUT_STORE = ("mmd",)

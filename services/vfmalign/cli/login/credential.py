@@ -11,7 +11,7 @@ from typing import Any
 from vfmalign.cli.login.stored_login import LoginFile
 from vfmalign.client.settings import ClientSettings, Token
 from vfmalign.core.domain.untrusted import parse_json
-from vfmalign.core.rpc.credentials import MAX_TOKEN_CHARACTERS, BearerToken
+from vfmalign.core.rpc.access.credentials import MAX_TOKEN_CHARACTERS, BearerToken
 
 LOGIN_REMEDY = "run `vfmalign login`, or set VFMALIGN_TOKEN_FILE to a file that holds an access token"
 

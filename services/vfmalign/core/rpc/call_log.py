@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vfmalign.core.domain.errors import VfmalignError
-from vfmalign.core.rpc.identity import Identity, current_identity
+from vfmalign.core.rpc.access.identity import Identity, current_identity
 from vfmalign.core.runtime import logs
 from vfmalign.core.runtime.work_context import current_work
 

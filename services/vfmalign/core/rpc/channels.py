@@ -13,7 +13,7 @@ from typing import Any
 import grpc
 
 from vfmalign.core.rpc import tls
-from vfmalign.core.rpc.credentials import TENANT, BearerToken
+from vfmalign.core.rpc.access.credentials import TENANT, BearerToken
 from vfmalign.core.rpc.status_mapping import from_rpc_error
 from vfmalign.core.rpc.tls import TlsFiles
 from vfmalign.core.rpc.transport import MESSAGE_BYTES, message_limits

@@ -32,12 +32,12 @@ from vfmalign.core.domain.errors import (
     Unavailable,
     VfmalignError,
 )
-from vfmalign.core.rpc.authentication import Authenticator
-from vfmalign.core.rpc.authorisation import check_access, choose_tenant, needs_identity
-from vfmalign.core.rpc.bounds import parse_request
+from vfmalign.core.rpc.access.authentication import Authenticator
+from vfmalign.core.rpc.access.authorisation import check_access, choose_tenant, needs_identity
+from vfmalign.core.rpc.access.identity import current_identity, current_tenant
 from vfmalign.core.rpc.call_log import CallLog
-from vfmalign.core.rpc.holds import Hold, Holds
-from vfmalign.core.rpc.identity import current_identity, current_tenant
+from vfmalign.core.rpc.limits.bounds import parse_request
+from vfmalign.core.rpc.limits.holds import Hold, Holds
 from vfmalign.core.rpc.status_mapping import (
     DETAILS_KEY,
     MESSAGE_TOO_LARGE,

@@ -26,11 +26,11 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from vfmalign.core.domain.errors import BadOption
 from vfmalign.core.rpc import tls
-from vfmalign.core.rpc.admission import Admission
-from vfmalign.core.rpc.authentication import Authenticator
-from vfmalign.core.rpc.connections import Connections
-from vfmalign.core.rpc.holds import Holds
+from vfmalign.core.rpc.access.authentication import Authenticator
 from vfmalign.core.rpc.interceptors import CallInterceptor, Gate, register_methods
+from vfmalign.core.rpc.limits.admission import Admission
+from vfmalign.core.rpc.limits.connections import Connections
+from vfmalign.core.rpc.limits.holds import Holds
 from vfmalign.core.rpc.reflection import enable_reflection
 from vfmalign.core.rpc.transport import MESSAGE_BYTES, MESSAGE_HEADROOM_BYTES, message_limits
 from vfmalign.core.runtime import logs, metrics

@@ -19,7 +19,7 @@ from vfmalign.core.domain.errors import BadDataset, Conflict, Leakage, NotFound,
 from vfmalign.core.domain.models import PretrainingDataset
 from vfmalign.core.domain.record import canonical_json, describe_invalid
 from vfmalign.core.storage.keys import dataset_key
-from vfmalign.core.storage.object_store import ObjectStore
+from vfmalign.core.storage.store.object_store import ObjectStore
 
 _LISTS: dict[Split, str] = {"pretrain": "pretraining", "train": "training", "val": "validation", "test": "test"}
 _PROSTATE = "prostate_mpmri"

@@ -23,8 +23,8 @@ from vfmalign.core.storage.feature_sets import (
     read_committed,
 )
 from vfmalign.core.storage.keys import features_prefix, manifest_key
-from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.core.storage.safetensors_header import MalformedHeader, parse_header
+from vfmalign.core.storage.store.object_store import ObjectStore
 
 _START_ROW = re.compile(r"[0-9]{1,9}")
 

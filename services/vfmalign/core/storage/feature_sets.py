@@ -24,8 +24,8 @@ from vfmalign.core.domain.record import Id, Record, Sha256, describe_invalid
 from vfmalign.core.runtime.threads import Threads
 from vfmalign.core.storage.keys import features_prefix, manifest_key
 from vfmalign.core.storage.lost_objects import EXTRACT_AGAIN, lost_as
-from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.core.storage.safetensors_header import MalformedHeader, parse_header
+from vfmalign.core.storage.store.object_store import ObjectStore
 
 Features = NDArray[np.float32]
 

@@ -12,7 +12,7 @@ from typing import Any, TypeGuard
 
 from vfmalign.core.domain.errors import NotFound
 from vfmalign.core.domain.untrusted import parse_json
-from vfmalign.core.storage.object_store import ObjectStore
+from vfmalign.core.storage.store.object_store import ObjectStore
 
 LENGTH_BYTES = 8
 """Bytes of the header's length, with which a file begins."""

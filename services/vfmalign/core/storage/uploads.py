@@ -12,8 +12,8 @@ from vfmalign.core.domain.errors import DigestMismatch, NotFound, PreconditionFa
 from vfmalign.core.runtime import logs
 from vfmalign.core.runtime.threads import STORE, Threads
 from vfmalign.core.storage.keys import incoming_prefix
-from vfmalign.core.storage.object_store import ObjectStore
-from vfmalign.core.storage.presigning import PresignedRequest, Presigner
+from vfmalign.core.storage.store.object_store import ObjectStore
+from vfmalign.core.storage.store.presigning import PresignedRequest, Presigner
 
 _PARALLEL_REQUESTS = 8
 _SWEEP_PAUSE_S = 3600.0

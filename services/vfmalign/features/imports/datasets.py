@@ -24,7 +24,7 @@ from vfmalign.core.domain.untrusted import parse_json
 from vfmalign.core.runtime.work_context import WorkContext
 from vfmalign.core.storage.datasets import check_splits, from_datalist, load_dataset, save_dataset, to_datalist
 from vfmalign.core.storage.keys import dataset_key, volume_key
-from vfmalign.core.storage.object_store import MAX_DOCUMENT_BYTES, ObjectStore
+from vfmalign.core.storage.store.object_store import MAX_DOCUMENT_BYTES, ObjectStore
 from vfmalign.core.storage.uploads import UploadArea
 from vfmalign.imaging.datasets.preparation import check_label_map
 from vfmalign.imaging.grid import check_study

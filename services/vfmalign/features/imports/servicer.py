@@ -16,15 +16,15 @@ from vfmalign.client.dataset_description import describe_dataset
 from vfmalign.client.messages import imports as messages
 from vfmalign.client.messages.common import Progress
 from vfmalign.core.domain.errors import TooLarge
-from vfmalign.core.rpc.identity import current_identity
-from vfmalign.core.rpc.tenants import by_tenant
+from vfmalign.core.rpc.access.identity import current_identity
+from vfmalign.core.rpc.access.tenants import by_tenant
 from vfmalign.core.runtime.threads import STORE
 from vfmalign.core.runtime.work_context import WorkContext
 from vfmalign.core.runtime.work_queue import WorkQueue
 from vfmalign.core.storage.keys import INCOMING
-from vfmalign.core.storage.object_store import ObjectStore
-from vfmalign.core.storage.presigning import Presigner
-from vfmalign.core.storage.quota import StorageQuota
+from vfmalign.core.storage.store.object_store import ObjectStore
+from vfmalign.core.storage.store.presigning import Presigner
+from vfmalign.core.storage.store.quota import StorageQuota
 from vfmalign.core.storage.uploads import UploadArea, keep_deleting_expired
 from vfmalign.features import converters
 from vfmalign.features.imports.datasets import Report, publish_dataset

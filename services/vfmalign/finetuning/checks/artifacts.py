@@ -16,7 +16,7 @@ from vfmalign.core.domain.record import Record
 from vfmalign.core.storage.feature_sets import find_damaged_parts, read_committed
 from vfmalign.core.storage.keys import check_key
 from vfmalign.core.storage.lost_objects import EXTRACT_AGAIN, lost_as
-from vfmalign.core.storage.object_store import ObjectStore
+from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.finetuning.checks.clients import FeatureSetRef
 from vfmalign.finetuning.checks.repository import StoredCheck
 from vfmalign.finetuning.checks.trainings import Training

@@ -6,6 +6,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from vfmalign.analysis.checks.records import (
+    CheckAnalysis,
+    FeatureShift,
+    NaiveBaseline,
+    NetworkResult,
+    SeedAnalysis,
+)
+from vfmalign.analysis.checks.seed_variation import summarise_seeds
+from vfmalign.analysis.checks.shift import paired_similarity, shift_ratio
+from vfmalign.analysis.checks.verdict import decide_verdict
+from vfmalign.analysis.convergence.steps import measure_convergence
+from vfmalign.analysis.gains.crossed_gain import estimate_crossed_gain
+from vfmalign.analysis.gains.gain import estimate_gain
+from vfmalign.analysis.gains.paired_scores import pair_scores, pair_seeds
 from vfmalign.client.messages.checks import CheckSpec, Gain
 from vfmalign.client.messages.common import Estimate
 from vfmalign.client.messages.jobs import CurvePoint
@@ -14,20 +28,6 @@ from vfmalign.core.domain.field_of_view import list_cut
 from vfmalign.core.domain.jobs import JobResult, MetricSpec, Network
 from vfmalign.core.domain.record import canonical_json
 from vfmalign.core.domain.scores import aggregate_scores
-from vfmalign.finetuning.analysis.convergence import measure_convergence
-from vfmalign.finetuning.analysis.crossed_gain import estimate_crossed_gain
-from vfmalign.finetuning.analysis.gain import estimate_gain
-from vfmalign.finetuning.analysis.paired_scores import pair_scores, pair_seeds
-from vfmalign.finetuning.analysis.records import (
-    CheckAnalysis,
-    FeatureShift,
-    NaiveBaseline,
-    NetworkResult,
-    SeedAnalysis,
-)
-from vfmalign.finetuning.analysis.seed_variation import summarise_seeds
-from vfmalign.finetuning.analysis.shift import paired_similarity, shift_ratio
-from vfmalign.finetuning.analysis.verdict import decide_verdict
 from vfmalign.finetuning.checks.probes import TakenProbes
 from vfmalign.finetuning.checks.similarity import Measures
 from vfmalign.finetuning.checks.stages import Validated

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from vfmalign.analysis.checks.cautions import list_cautions
+from vfmalign.analysis.checks.records import MEASURE_MEANINGS, CheckAnalysis, CheckReport, SeedAnalysis
+from vfmalign.analysis.checks.shift import is_saturated
 from vfmalign.client.messages import checks as messages
 from vfmalign.client.messages.common import Progress, SoftwareVersion
-from vfmalign.core.storage.object_store import ObjectStore
-from vfmalign.finetuning.analysis.cautions import list_cautions
-from vfmalign.finetuning.analysis.records import MEASURE_MEANINGS, CheckAnalysis, CheckReport, SeedAnalysis
-from vfmalign.finetuning.analysis.shift import is_saturated
+from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.finetuning.checks.repository import ReportRefs, StageRun, StoredCheck
 from vfmalign.finetuning.jobs.converters import to_object_ref, with_remedy
 

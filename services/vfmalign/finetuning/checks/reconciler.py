@@ -33,12 +33,12 @@ from vfmalign.core.domain.errors import (
 from vfmalign.core.domain.record import Record
 from vfmalign.core.runtime import logs
 from vfmalign.core.storage.keys import check_key
-from vfmalign.core.storage.object_store import ObjectStore
+from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.finetuning.checks.artifacts import Outputs, Stage, StageContext
 from vfmalign.finetuning.checks.repairs import ArtifactLost, Repairs
 from vfmalign.finetuning.checks.repository import CheckRepository, ReportRefs, StoredCheck
-from vfmalign.finetuning.db.repository import StoredRef
 from vfmalign.finetuning.jobs.repository import JobRepository
+from vfmalign.finetuning.lifecycle import StoredRef
 
 # Errors that end by themselves, or once an operator has fixed the deployment: failing the check would cost its finished
 # stages.

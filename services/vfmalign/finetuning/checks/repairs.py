@@ -17,7 +17,7 @@ from vfmalign.core.domain.jobs import JobResult
 from vfmalign.core.domain.record import Record
 from vfmalign.core.runtime import logs, metrics
 from vfmalign.core.storage.keys import check_key
-from vfmalign.core.storage.object_store import ObjectStore
+from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.finetuning.checks.artifacts import Outputs, Stage
 from vfmalign.finetuning.checks.clients import FeatureSetRef
 from vfmalign.finetuning.checks.repository import CheckRepository, StoredCheck

@@ -9,19 +9,20 @@ import asyncio
 import importlib.metadata
 from collections.abc import Mapping, Sequence
 
-from vfmalign.core.domain.errors import NotFound
-from vfmalign.core.domain.jobs import FigureRef, JobResult, Network
-from vfmalign.core.domain.record import Record
-from vfmalign.core.storage.keys import check_key
-from vfmalign.core.storage.lost_objects import lost_as
-from vfmalign.core.storage.object_store import ObjectStore
-from vfmalign.finetuning.analysis.records import (
+from vfmalign.analysis.checks.records import (
     CheckReport,
     FeatureShift,
     LostArtifact,
     RunRecord,
     StageTime,
 )
+from vfmalign.core.domain.errors import NotFound
+from vfmalign.core.domain.jobs import FigureRef, JobResult, Network
+from vfmalign.core.domain.record import Record
+from vfmalign.core.storage.keys import check_key
+from vfmalign.core.storage.lost_objects import lost_as
+from vfmalign.core.storage.store.object_store import ObjectStore
+from vfmalign.database.tables import now
 from vfmalign.finetuning.checks.artifacts import RESTORE, Outputs, Stage, StageContext, make_stage
 from vfmalign.finetuning.checks.assembly import SeedArtifacts, assemble
 from vfmalign.finetuning.checks.clients import FeatureSetRef
@@ -30,10 +31,9 @@ from vfmalign.finetuning.checks.repository import CheckRepository, StageRun, Sto
 from vfmalign.finetuning.checks.similarity import Measures, measures_stage
 from vfmalign.finetuning.checks.stages import Validated, measuring_stages
 from vfmalign.finetuning.checks.trainings import Training, list_trainings, name_stage
-from vfmalign.finetuning.db.database import now
 from vfmalign.finetuning.jobs.repository import JobRepository
 from vfmalign.finetuning.jobs.request import NETWORKS
-from vfmalign.finetuning.reports.html import ExampleSlice, PageSources, render
+from vfmalign.reports.checks.page import ExampleSlice, PageSources, render
 
 MAX_PICTURE_BYTES = 4 * 2**20
 SOFTWARE = ("vfmalign", "numpy", "scipy", "matplotlib")

@@ -13,8 +13,10 @@ from sqlalchemy.orm import Session, defer
 from vfmalign.client.messages.checks import CheckSpec
 from vfmalign.client.messages.common import Failure, Progress, State
 from vfmalign.core.domain.record import Record
-from vfmalign.finetuning.db.database import CheckRow, JobRow, StageRow, now
-from vfmalign.finetuning.db.repository import LifecycleRepository, Operation, StoredRef, common_fields
+from vfmalign.database.tables import now
+from vfmalign.finetuning.checks.tables import CheckRow, StageRow
+from vfmalign.finetuning.jobs.tables import JobRow
+from vfmalign.finetuning.lifecycle import LifecycleRepository, Operation, StoredRef, common_fields
 
 StageOutcome = Literal["running", "succeeded", "failed", "interrupted", "cancelled", "lost"]
 """`lost` records that the output of an earlier run was lost, so that the stage runs again."""

@@ -10,7 +10,7 @@ from vfmalign.core.domain.models import ModelCard
 from vfmalign.core.domain.recipes import check_patch
 from vfmalign.core.domain.tasks import check_task, get_task_spec
 from vfmalign.core.storage.datasets import load_dataset
-from vfmalign.core.storage.object_store import ObjectStore
+from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.finetuning.jobs.request import (
     FINETUNING_SPLITS,
     NETWORKS,

@@ -8,7 +8,7 @@ from vfmalign.client.messages.checks import Check, CheckId, CheckSpec
 from vfmalign.core.domain.errors import DataLoss
 from vfmalign.core.runtime import logs
 from vfmalign.core.runtime.threads import DATABASE, STORE
-from vfmalign.core.storage.object_store import ObjectStore
+from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.finetuning.checks.converters import to_check, to_stages
 from vfmalign.finetuning.checks.reporting import all_stages, read_report
 from vfmalign.finetuning.checks.repository import CheckRepository, StoredCheck

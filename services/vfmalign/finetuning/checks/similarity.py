@@ -13,6 +13,9 @@ from collections.abc import Awaitable, Mapping
 import numpy as np
 from pydantic import Field
 
+from vfmalign.analysis.checks.records import FeatureShift
+from vfmalign.analysis.transferability.h_score import h_score
+from vfmalign.analysis.transferability.logme import logme
 from vfmalign.client.messages.common import Estimate, absent
 from vfmalign.client.messages.mmd import Measure
 from vfmalign.client.mmd import AsyncMmdClient
@@ -21,10 +24,7 @@ from vfmalign.core.domain.errors import Exhausted, InvalidInput
 from vfmalign.core.domain.jobs import JobResult
 from vfmalign.core.domain.record import Record
 from vfmalign.core.storage.feature_sets import read_feature_set, read_manifest
-from vfmalign.core.storage.object_store import ObjectStore
-from vfmalign.finetuning.analysis.h_score import h_score
-from vfmalign.finetuning.analysis.logme import logme
-from vfmalign.finetuning.analysis.records import FeatureShift
+from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.finetuning.checks.artifacts import Outputs, Stage, StageContext, make_stage
 from vfmalign.finetuning.checks.clients import ComparisonRequest, FeatureSetRef, compare, measure
 from vfmalign.finetuning.checks.stages import Validated, comparison_with

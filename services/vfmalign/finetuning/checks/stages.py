@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 from functools import partial
 
+from vfmalign.analysis.checks.records import FeatureShift
 from vfmalign.client.messages.common import Progress
 from vfmalign.client.messages.features import ExtractDatasetRequest
 from vfmalign.client.messages.jobs import JobSpec
@@ -27,8 +28,7 @@ from vfmalign.core.domain.models import ModelCard
 from vfmalign.core.domain.record import Record
 from vfmalign.core.domain.tasks import get_task_spec
 from vfmalign.core.storage.datasets import check_leakage, load_dataset
-from vfmalign.core.storage.object_store import ObjectStore
-from vfmalign.finetuning.analysis.records import FeatureShift
+from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.finetuning.checks.artifacts import (
     Outputs,
     Stage,
@@ -42,7 +42,6 @@ from vfmalign.finetuning.checks.clients import ComparisonRequest, FeatureSetRef,
 from vfmalign.finetuning.checks.repository import StoredCheck
 from vfmalign.finetuning.checks.request import choose_layers
 from vfmalign.finetuning.checks.trainings import Training, list_trainings, name_stage, parse_stage
-from vfmalign.finetuning.db.repository import NO_FREE_SLOT
 from vfmalign.finetuning.jobs.repository import StoredJob
 from vfmalign.finetuning.jobs.request import (
     FINETUNING_SPLITS,
@@ -54,6 +53,7 @@ from vfmalign.finetuning.jobs.request import (
     to_recipe,
 )
 from vfmalign.finetuning.jobs.results import check_encoder, check_weights
+from vfmalign.finetuning.lifecycle import NO_FREE_SLOT
 
 
 class Validated(Record):

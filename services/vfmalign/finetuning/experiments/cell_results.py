@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TypeVar
 
+from vfmalign.analysis.checks.records import CheckReport
 from vfmalign.core.domain.errors import DataLoss, NotFound, PreconditionFailed
 from vfmalign.core.domain.jobs import CaseScore, JobResult, Network
 from vfmalign.core.domain.models import ModelCard
@@ -18,8 +19,7 @@ from vfmalign.core.domain.record import Record, Sha256
 from vfmalign.core.runtime import logs
 from vfmalign.core.storage.keys import cell_key, check_key, job_key
 from vfmalign.core.storage.lost_objects import lost_as
-from vfmalign.core.storage.object_store import ObjectStore
-from vfmalign.finetuning.analysis.records import CheckReport
+from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.finetuning.checks.artifacts import RESTORE
 from vfmalign.finetuning.checks.clients import FeatureSetRef
 from vfmalign.finetuning.checks.reporting import read_report

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from vfmalign.client.messages import experiments as messages
 from vfmalign.client.messages.common import Progress
 from vfmalign.client.messages.tasks import Task
-from vfmalign.core.storage.object_store import ObjectStore
+from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.finetuning.experiments.cell_status import CellStatus, count_states
 from vfmalign.finetuning.experiments.repository import StoredExperiment
 from vfmalign.finetuning.jobs.converters import to_object_ref, with_remedy

@@ -5,26 +5,26 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 
-from vfmalign.client.messages.common import Estimate
-from vfmalign.core.domain.errors import NotFound
-from vfmalign.core.storage.keys import experiment_key
-from vfmalign.core.storage.object_store import ObjectStore
-from vfmalign.finetuning.db.repository import StoredRef
-from vfmalign.finetuning.experiments.analysis.cells import (
+from vfmalign.analysis.experiments.cells import (
     Cell,
     ControlName,
     MissingCell,
     get_primary_shift,
     make_cell,
 )
-from vfmalign.finetuning.experiments.analysis.experiment_report import analyse_cells
+from vfmalign.analysis.experiments.report import analyse_cells
+from vfmalign.client.messages.common import Estimate
+from vfmalign.core.domain.errors import NotFound
+from vfmalign.core.storage.keys import experiment_key
+from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.finetuning.experiments.cell_results import CellResult, CellResults
 from vfmalign.finetuning.experiments.cell_status import CellStatus
-from vfmalign.finetuning.experiments.reports.cells_table import to_csv
-from vfmalign.finetuning.experiments.reports.html import render
 from vfmalign.finetuning.experiments.repository import ExperimentRefs, StoredExperiment
 from vfmalign.finetuning.experiments.request import PlannedCell
 from vfmalign.finetuning.experiments.seed_control import CellFeatures
+from vfmalign.finetuning.lifecycle import StoredRef
+from vfmalign.reports.experiments.cells_table import to_csv
+from vfmalign.reports.experiments.page import render
 
 CompareSeeds = Callable[[CellFeatures | None, CellFeatures | None, float], Estimate]
 REPORT = "report.json"

@@ -11,9 +11,11 @@ from sqlalchemy.orm import Session
 from vfmalign.client.messages.common import Progress, State
 from vfmalign.client.messages.experiments import ExperimentSpec
 from vfmalign.core.domain.record import Record
-from vfmalign.finetuning.db.database import CheckRow, ExperimentRow, now
-from vfmalign.finetuning.db.repository import LifecycleRepository, Operation, StoredRef, common_fields
+from vfmalign.database.tables import now
+from vfmalign.finetuning.checks.tables import CheckRow
 from vfmalign.finetuning.experiments.request import PinnedInputs, PlannedCell, plan_cells
+from vfmalign.finetuning.experiments.tables import ExperimentRow
+from vfmalign.finetuning.lifecycle import LifecycleRepository, Operation, StoredRef, common_fields
 
 
 class ExperimentRefs(Record):

@@ -22,7 +22,7 @@ from vfmalign.core.domain.record import Record, Sha256
 from vfmalign.core.domain.task_text import to_id_part
 from vfmalign.core.domain.tasks import TaskSpec, get_task_spec
 from vfmalign.core.storage.datasets import load_dataset
-from vfmalign.core.storage.object_store import ObjectStore
+from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.finetuning.checks.request import check_spec
 from vfmalign.finetuning.jobs.request import FINETUNING_SPLITS, check_splits, load_card
 

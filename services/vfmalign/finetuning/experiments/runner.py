@@ -17,7 +17,7 @@ from vfmalign.core.domain.errors import Conflict, DataLoss, PreconditionFailed, 
 from vfmalign.core.domain.record import Record
 from vfmalign.core.runtime import logs
 from vfmalign.core.storage.keys import experiment_key
-from vfmalign.core.storage.object_store import ObjectStore
+from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.finetuning.checks.reconciler import is_transient
 from vfmalign.finetuning.checks.repository import CheckRepository
 from vfmalign.finetuning.experiments.cell_results import CELL, CellResults

@@ -19,7 +19,7 @@ from vfmalign.client.mmd import AsyncMmdClient
 from vfmalign.client.samples import LabelledFeatures
 from vfmalign.core.domain.record import Record
 from vfmalign.core.storage.feature_sets import read_feature_set
-from vfmalign.core.storage.object_store import ObjectStore
+from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.finetuning.checks.clients import KERNEL, FeatureSetRef
 from vfmalign.finetuning.checks.similarity import value_or_absent
 

@@ -10,7 +10,7 @@ from vfmalign.core.domain.errors import DataLoss
 from vfmalign.core.runtime import logs
 from vfmalign.core.runtime.threads import DATABASE, STORE
 from vfmalign.core.storage.lost_objects import lost_as
-from vfmalign.core.storage.object_store import ObjectStore
+from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.finetuning.checks.artifacts import RESTORE
 from vfmalign.finetuning.checks.repository import CheckRepository
 from vfmalign.finetuning.experiments.cell_status import get_cell_statuses

@@ -6,9 +6,9 @@ from vfmalign.client.messages import jobs as messages
 from vfmalign.client.messages.common import Failure, ObjectRef, Progress
 from vfmalign.core.domain.errors import BadOption, Conflict
 from vfmalign.core.domain.jobs import JobProgress
-from vfmalign.core.storage.object_store import ObjectStore
-from vfmalign.finetuning.db.repository import StoredRef
+from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.finetuning.jobs.repository import StoredJob
+from vfmalign.finetuning.lifecycle import StoredRef
 
 _IN_THE_SPEC = (BadOption.reason, Conflict.reason)
 """Reasons of failures whose cause is the specification."""

@@ -21,8 +21,11 @@ from vfmalign.client.messages.common import JOB_STATES, TERMINAL_STATES, Failure
 from vfmalign.client.messages.jobs import JobSpec
 from vfmalign.core.domain.jobs import JobProgress, TrainingSpec
 from vfmalign.core.runtime import logs
-from vfmalign.finetuning.db.database import AttemptRow, JobRow, now
-from vfmalign.finetuning.db.repository import (
+from vfmalign.database.tables import now
+from vfmalign.finetuning.jobs.retries import NextAttempt, Setbacks
+from vfmalign.finetuning.jobs.tables import AttemptRow, JobRow
+from vfmalign.finetuning.launchers.base import Outcome
+from vfmalign.finetuning.lifecycle import (
     ARTIFACT_LOST,
     NO_FREE_SLOT,
     LifecycleRepository,
@@ -30,8 +33,6 @@ from vfmalign.finetuning.db.repository import (
     StoredRef,
     common_fields,
 )
-from vfmalign.finetuning.jobs.retries import NextAttempt, Setbacks
-from vfmalign.finetuning.launchers.base import Outcome
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from vfmalign.core.domain.record import Record, is_id
 from vfmalign.core.domain.tasks import get_task_spec
 from vfmalign.core.storage.datasets import load_dataset
 from vfmalign.core.storage.keys import model_card_key
-from vfmalign.core.storage.object_store import ObjectStore
+from vfmalign.core.storage.store.object_store import ObjectStore
 
 DEFAULT_ARCHITECTURE = "profound_conv_micro"
 NETWORKS: tuple[Network, ...] = ("pretrained", "scratch", "specialised")

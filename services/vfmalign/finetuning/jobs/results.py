@@ -7,7 +7,7 @@ from vfmalign.core.domain.jobs import JobResult
 from vfmalign.core.domain.models import ModelCard
 from vfmalign.core.storage.keys import job_key, model_card_key
 from vfmalign.core.storage.lost_objects import describe_publishing, lost_as
-from vfmalign.core.storage.object_store import ObjectStore
+from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.finetuning.jobs.repository import JobRepository, StoredJob
 
 

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable
 
 from vfmalign.client.messages.jobs import Job, JobId, JobSpec
 from vfmalign.core.runtime.threads import STORE
-from vfmalign.core.storage.object_store import ObjectStore
+from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.finetuning.jobs.converters import to_job
 from vfmalign.finetuning.jobs.repository import JobRepository, StoredJob
 from vfmalign.finetuning.jobs.request import check_job_id, check_objective, resolve_job

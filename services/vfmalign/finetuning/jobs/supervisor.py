@@ -26,13 +26,13 @@ from vfmalign.core.domain.jobs import JobFailure, JobProgress, JobResult
 from vfmalign.core.runtime import logs
 from vfmalign.core.runtime.metrics import artifacts_recomputed
 from vfmalign.core.storage.keys import job_key
-from vfmalign.core.storage.object_store import ObjectStore
+from vfmalign.core.storage.store.object_store import ObjectStore
+from vfmalign.database.tables import now
 from vfmalign.finetuning import metrics
-from vfmalign.finetuning.db.database import now
-from vfmalign.finetuning.db.repository import StoredRef
 from vfmalign.finetuning.jobs.repository import JobRepository, StoredJob
 from vfmalign.finetuning.jobs.retries import GivenUp, Limits, decide
 from vfmalign.finetuning.launchers.base import EventReason, Exited, JobEvent, Launcher, Origin, Running
+from vfmalign.finetuning.lifecycle import StoredRef
 
 BASELINE_IN_TRAINING = "BASELINE_IN_TRAINING"
 """`Progress.reason` of a job that waits for another one, which trains the same baseline."""

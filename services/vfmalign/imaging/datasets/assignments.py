@@ -14,7 +14,7 @@ from typing import get_args
 from vfmalign.core.domain.datasets import Split
 from vfmalign.core.domain.errors import BadDataset
 from vfmalign.core.domain.untrusted import read_json, read_regular_file
-from vfmalign.imaging.datasets.sources import describe_unreadable
+from vfmalign.imaging.datasets.layouts.sources import describe_unreadable
 
 MAX_TABLE_BYTES = 64 * 2**20
 

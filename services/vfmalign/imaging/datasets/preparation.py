@@ -25,15 +25,15 @@ from vfmalign.core.storage.datasets import check_splits
 from vfmalign.core.storage.keys import volume_key
 from vfmalign.imaging.datasets.cut_organs import CutOrgansCheck, ImportingModel
 from vfmalign.imaging.datasets.identities import keyed_id
-from vfmalign.imaging.datasets.layouts import read_source
-from vfmalign.imaging.datasets.problems import Problem
-from vfmalign.imaging.datasets.sources import (
+from vfmalign.imaging.datasets.layouts.registry import read_source
+from vfmalign.imaging.datasets.layouts.sources import (
     CaseSource,
     SourceDataset,
     VolumeFile,
     describe_unreadable,
     list_some,
 )
+from vfmalign.imaging.datasets.problems import Problem
 from vfmalign.imaging.datasets.splits import DEFAULT_SHARES, split_groups
 from vfmalign.imaging.grid import check_study
 from vfmalign.imaging.volumes import MAX_ENCODED_BYTES, Volume, decode, decode_channels, encode

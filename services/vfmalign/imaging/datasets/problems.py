@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from vfmalign.core.domain.errors import BadDataset
-from vfmalign.imaging.datasets.sources import MAX_NAMED, list_some
+from vfmalign.imaging.datasets.layouts.sources import MAX_NAMED, list_some
 
 _MAX_LISTED = 1_000
 

@@ -10,7 +10,7 @@ from vfmalign.core.domain.declarations import VolumeKind, get_declaration
 from vfmalign.core.domain.errors import BadDataset, Conflict
 from vfmalign.core.storage.datasets import load_dataset, save_dataset
 from vfmalign.core.storage.keys import dataset_key, volume_key
-from vfmalign.core.storage.object_store import ObjectStore
+from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.imaging.phantoms.rendering import PhantomSpec, generate_case
 from vfmalign.imaging.volumes import encode
 

@@ -20,7 +20,7 @@ from vfmalign.core.runtime.metrics import Stages
 from vfmalign.core.runtime.settings import Settings, StoreSettings, load, parser
 from vfmalign.core.runtime.work_context import UNLIMITED
 from vfmalign.core.storage.arrays import NPY, read_npy
-from vfmalign.core.storage.object_store import ObjectStore
+from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.mmd.api import machine_memory_bytes
 from vfmalign.mmd.comparison import memory_budget
 from vfmalign.mmd.comparison.compare import check_combination, compare

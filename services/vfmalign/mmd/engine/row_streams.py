@@ -20,7 +20,7 @@ from torch import Tensor
 from vfmalign.core.domain.errors import BadOption, BadTensor
 from vfmalign.core.runtime.threads import Threads
 from vfmalign.core.storage.feature_sets import Features, Manifest, read_part
-from vfmalign.core.storage.object_store import ObjectStore
+from vfmalign.core.storage.store.object_store import ObjectStore
 
 Block = TypeVar("Block")
 FeatureArray = NDArray[np.floating[Any]]

@@ -18,12 +18,12 @@ import numpy as np
 
 from vfmalign.core.domain.errors import BadOption, BadTensor, InvalidInput, PreconditionFailed
 from vfmalign.core.domain.record import is_id
-from vfmalign.core.rpc.bounds import get_bounds
+from vfmalign.core.rpc.limits.bounds import get_bounds
 from vfmalign.core.runtime.work_context import WorkContext
-from vfmalign.core.storage.access import STORE_ACCESS
 from vfmalign.core.storage.feature_sets import Manifest, read_manifest, read_part
-from vfmalign.core.storage.object_store import ObjectStore
 from vfmalign.core.storage.safetensors_header import MalformedHeader, SafetensorsHeader, parse_header, read_header
+from vfmalign.core.storage.store.access import STORE_ACCESS
+from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.mmd.comparison import memory_budget
 from vfmalign.mmd.comparison.memory_budget import SampleShape
 from vfmalign.mmd.comparison.samples import Sample

@@ -15,7 +15,7 @@ from vfmalign.core.rpc.status_mapping import get_status_code
 from vfmalign.core.runtime.threads import MESSAGES, STORE
 from vfmalign.core.runtime.work_context import current_work
 from vfmalign.core.runtime.work_queue import WorkQueue
-from vfmalign.core.storage.object_store import ObjectStore
+from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.mmd.comparison.options import ComputeConfig
 from vfmalign.mmd.engine.lru_cache import SizedLruCache
 from vfmalign.mmd.service import comparison_job, converters

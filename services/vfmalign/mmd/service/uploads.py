@@ -10,9 +10,9 @@ from vfmalign.client.messages.imports import FileContent, FileUpload
 from vfmalign.client.messages.mmd import CreateUploadResponse
 from vfmalign.core.domain.errors import TooLarge
 from vfmalign.core.storage.keys import UPLOADS, upload_key
-from vfmalign.core.storage.object_store import ObjectStore
-from vfmalign.core.storage.presigning import Presigner
-from vfmalign.core.storage.quota import StorageQuota
+from vfmalign.core.storage.store.object_store import ObjectStore
+from vfmalign.core.storage.store.presigning import Presigner
+from vfmalign.core.storage.store.quota import StorageQuota
 from vfmalign.core.storage.uploads import keep_deleting_expired
 from vfmalign.mmd.settings import MmdOptions
 

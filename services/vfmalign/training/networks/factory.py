@@ -6,7 +6,7 @@ import torch
 
 from vfmalign.core.domain.errors import BadOption
 from vfmalign.core.domain.models import PreprocessingSpec
-from vfmalign.core.storage.object_store import ObjectStore
+from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.models.cards import load_card_encoder
 from vfmalign.models.encoder import Encoder
 from vfmalign.models.weights import build_encoder, random_state

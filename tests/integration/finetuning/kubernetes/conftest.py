@@ -12,12 +12,12 @@ from tests.integration.finetuning.kubernetes.emulator import NAMESPACE, Api
 from tests.integration.finetuning.kubernetes.rights import list_refused
 from tests.integration.finetuning.kubernetes.world import World
 
-from vfmalign.core.storage.object_store import ObjectStore
-from vfmalign.finetuning.db.database import Database
+from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.finetuning.jobs.repository import JobRepository
 from vfmalign.finetuning.launchers.kubernetes.api import Cluster
 from vfmalign.finetuning.launchers.kubernetes.launcher import KubernetesLauncher
 from vfmalign.finetuning.launchers.kubernetes.manifest import Options
+from vfmalign.finetuning.schema import open_database
 
 Make = Callable[..., KubernetesLauncher]
 
@@ -55,7 +55,7 @@ def make(api: Api, connect: Callable[[], Cluster]) -> Iterator[Make]:
 @pytest.fixture
 def world(tmp_path: Path, store: ObjectStore, api: Api, make: Callable[..., Any]) -> Iterator[World]:
     """A cluster, a bucket and a database."""
-    database = Database(f"sqlite:///{tmp_path / 'jobs.db'}")
+    database = open_database(f"sqlite:///{tmp_path / 'jobs.db'}")
     database.migrate()
     yield World(JobRepository(database), store, api, make)
     database.close()

@@ -13,7 +13,7 @@ from tests.integration.finetuning.kubernetes.emulator import NAMESPACE, Api
 from tests.integration.finetuning.kubernetes.world import result_of
 
 from vfmalign.core.storage.keys import job_key
-from vfmalign.core.storage.object_store import ObjectStore
+from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.v1 import finetuning_pb2
 
 

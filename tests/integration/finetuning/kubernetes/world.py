@@ -11,7 +11,7 @@ from tests.integration.finetuning.kubernetes.emulator import Api, until
 from vfmalign.client.messages.jobs import JobSpec
 from vfmalign.core.domain.jobs import JobProgress, JobResult, MetricSpec, TrainingRecipe, TrainingSpec
 from vfmalign.core.storage.keys import job_key
-from vfmalign.core.storage.object_store import ObjectStore
+from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.finetuning.jobs.repository import JobRepository, StoredJob
 from vfmalign.finetuning.jobs.retries import Limits
 from vfmalign.finetuning.jobs.rounds import JobRounds

@@ -10,7 +10,7 @@ import pytest
 
 from vfmalign.cli.demo.cell_folder import CellFolder
 from vfmalign.core.domain.errors import BadOption, Conflict
-from vfmalign.core.storage.object_store import ObjectStore
+from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.models.cards import publish
 from vfmalign.models.registry import get_architecture
 from vfmalign.models.weights import random_state

@@ -12,8 +12,8 @@ from vfmalign.cli.local import s3_configuration
 from vfmalign.cli.local.credentials import main
 from vfmalign.cli.local.tokens import OWNER, ROLES, TokenFiles
 from vfmalign.core.runtime.settings import StoreSettings
-from vfmalign.core.storage.access import StoreAccess
-from vfmalign.core.storage.credentials import get_credential_provider
+from vfmalign.core.storage.store.access import StoreAccess
+from vfmalign.core.storage.store.credentials import get_credential_provider
 
 
 def read_keys(folder: Path, holder: str) -> tuple[str, str]:

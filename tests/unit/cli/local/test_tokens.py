@@ -12,7 +12,7 @@ import pytest
 
 from vfmalign.cli.local import tokens
 from vfmalign.cli.local.tokens import AUDIENCE, OWNER, ROLES, TokenFiles, ensure, renew
-from vfmalign.core.rpc import authorisation
+from vfmalign.core.rpc.access import authorisation
 from vfmalign.core.runtime.auth_settings import LOCAL_ISSUER, AuthSettings
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from tests.unit.cli.conftest import with_changes
 
-from vfmalign.cli.commands.checks import apply_gate
+from vfmalign.cli.commands.api.checks import apply_gate
 from vfmalign.cli.exits import GATE_FAILED, OK
 from vfmalign.cli.gates import NO_GATE, QUANTITIES, VERDICTS, Gate, parse_gate, parse_verdicts
 from vfmalign.cli.views.gate_tables import observe

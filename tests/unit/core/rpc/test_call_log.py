@@ -10,8 +10,8 @@ import pytest
 
 from vfmalign.core.domain.errors import NotFound, Unauthenticated
 from vfmalign.core.rpc import call_log
+from vfmalign.core.rpc.access.identity import Identity, current_identity
 from vfmalign.core.rpc.call_log import LINES_PER_MINUTE, CallLog
-from vfmalign.core.rpc.identity import Identity, current_identity
 from vfmalign.core.runtime import logs
 from vfmalign.core.runtime.settings import LogSettings
 

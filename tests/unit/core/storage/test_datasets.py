@@ -14,7 +14,6 @@ from vfmalign.core.domain.declarations import DatasetDeclaration
 from vfmalign.core.domain.errors import BadDataset, Conflict, Leakage, NotFound, PreconditionFailed
 from vfmalign.core.domain.models import PretrainingDataset
 from vfmalign.core.domain.record import canonical_json
-from vfmalign.core.storage import object_store
 from vfmalign.core.storage.datasets import (
     check_leakage,
     check_splits,
@@ -24,7 +23,8 @@ from vfmalign.core.storage.datasets import (
     to_datalist,
 )
 from vfmalign.core.storage.keys import dataset_key
-from vfmalign.core.storage.object_store import ObjectStore
+from vfmalign.core.storage.store import object_store
+from vfmalign.core.storage.store.object_store import ObjectStore
 
 EMPTY_MASK = hashlib.sha256(b"no lesion").hexdigest()
 

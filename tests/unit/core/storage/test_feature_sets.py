@@ -12,7 +12,6 @@ from safetensors.numpy import save
 
 from vfmalign.core.domain.errors import BadTensor, DataLoss, NotFound, PreconditionFailed
 from vfmalign.core.domain.models import PreprocessingSpec
-from vfmalign.core.storage import object_store
 from vfmalign.core.storage.feature_set_writer import FeatureSetWriter
 from vfmalign.core.storage.feature_sets import (
     FeatureRequest,
@@ -22,7 +21,8 @@ from vfmalign.core.storage.feature_sets import (
     read_manifest,
 )
 from vfmalign.core.storage.keys import features_prefix
-from vfmalign.core.storage.object_store import ObjectStore
+from vfmalign.core.storage.store import object_store
+from vfmalign.core.storage.store.object_store import ObjectStore
 
 CASES = [f"case-{i}" for i in range(7)]
 GROUPS = [f"group-{i // 2}" for i in range(7)]

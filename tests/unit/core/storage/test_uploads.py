@@ -11,8 +11,8 @@ import pytest
 from vfmalign.core.domain.errors import DigestMismatch, InvalidInput, NotFound, PreconditionFailed
 from vfmalign.core.runtime.settings import StoreSettings
 from vfmalign.core.storage.keys import INCOMING
-from vfmalign.core.storage.object_store import ObjectStore
-from vfmalign.core.storage.presigning import Presigner
+from vfmalign.core.storage.store.object_store import ObjectStore
+from vfmalign.core.storage.store.presigning import Presigner
 from vfmalign.core.storage.uploads import UploadArea, delete_expired
 
 

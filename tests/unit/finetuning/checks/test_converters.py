@@ -9,7 +9,7 @@ from vfmalign.client.messages.common import Progress
 from vfmalign.core.domain.field_of_view import CutStructure
 from vfmalign.finetuning.checks.converters import to_check
 from vfmalign.finetuning.checks.repository import ReportRefs, StoredCheck
-from vfmalign.finetuning.db.repository import StoredRef
+from vfmalign.finetuning.lifecycle import StoredRef
 
 
 class Store:

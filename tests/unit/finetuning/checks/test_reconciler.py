@@ -12,8 +12,8 @@ from vfmalign.core.domain.errors import BadOption, Exhausted, Forbidden, Unavail
 from vfmalign.finetuning.checks.artifacts import Stage
 from vfmalign.finetuning.checks.reconciler import PollingPolicy, Reconciler, StatusBoard, is_transient
 from vfmalign.finetuning.checks.repository import CheckRepository, ReportRefs
-from vfmalign.finetuning.db.repository import StoredRef
 from vfmalign.finetuning.jobs.repository import JobRepository
+from vfmalign.finetuning.lifecycle import StoredRef
 
 WAIT_S = 30
 

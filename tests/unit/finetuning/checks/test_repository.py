@@ -7,11 +7,11 @@ import pytest
 from vfmalign.client.messages.checks import CheckSpec
 from vfmalign.client.messages.common import Progress
 from vfmalign.core.domain.errors import Conflict, NotFound, PreconditionFailed
+from vfmalign.database.pagination import PageRequest
+from vfmalign.database.tables import now
 from vfmalign.finetuning.checks.reporting import list_losses, stage_times
 from vfmalign.finetuning.checks.repository import CheckRepository, ReportRefs, summarise
-from vfmalign.finetuning.db.database import now
-from vfmalign.finetuning.db.pagination import PageRequest
-from vfmalign.finetuning.db.repository import StoredRef
+from vfmalign.finetuning.lifecycle import StoredRef
 
 
 def request(seed=0):

@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 
+from vfmalign.analysis.transferability.h_score import h_score
+from vfmalign.analysis.transferability.logme import logme
 from vfmalign.client.messages.common import Estimate
 from vfmalign.client.messages.mmd import ComputeResponse, LayerResult, MeasureResult, ShiftResult
 from vfmalign.client.samples import StoredFeatureSet
@@ -10,8 +12,6 @@ from vfmalign.core.domain.errors import BadOption, CaseOrderMismatch, DataLoss, 
 from vfmalign.core.domain.models import PreprocessingSpec
 from vfmalign.core.storage.feature_set_writer import FeatureSetWriter
 from vfmalign.core.storage.feature_sets import FeatureRequest
-from vfmalign.finetuning.analysis.h_score import h_score
-from vfmalign.finetuning.analysis.logme import logme
 from vfmalign.finetuning.checks.clients import ComparisonRequest, measure
 from vfmalign.finetuning.checks.similarity import (
     MAX_CASES,

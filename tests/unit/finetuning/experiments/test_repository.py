@@ -5,11 +5,11 @@ import pytest
 from vfmalign.client.messages.common import Progress
 from vfmalign.client.messages.experiments import ExperimentSpec
 from vfmalign.core.domain.errors import Conflict, NotFound, PreconditionFailed
+from vfmalign.database.pagination import PageRequest
 from vfmalign.finetuning.checks.repository import CheckRepository, ReportRefs
-from vfmalign.finetuning.db.pagination import PageRequest
-from vfmalign.finetuning.db.repository import StoredRef
 from vfmalign.finetuning.experiments.repository import ExperimentRefs, ExperimentRepository
 from vfmalign.finetuning.experiments.request import PinnedInputs
+from vfmalign.finetuning.lifecycle import StoredRef
 
 PINNED = PinnedInputs(dataset_digest="d" * 64, model_sha256=("a" * 64,), primary_metrics=("lesion_dice",))
 REF = StoredRef(key="k", sha256="0" * 64, size_bytes=1)

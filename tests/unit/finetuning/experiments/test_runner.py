@@ -12,12 +12,12 @@ from tests.unit.finetuning.experiments.world import MODELS, REF, Clock, Killed, 
 
 from vfmalign.client.messages.checks import CheckSpec
 from vfmalign.core.domain.errors import DataLoss, DigestMismatch, PreconditionFailed, Unavailable
-from vfmalign.finetuning.db.database import Database
+from vfmalign.finetuning.schema import open_database
 
 
 @pytest.fixture
 def world(tmp_path, store):
-    database = Database(f"sqlite:///{tmp_path / 'a.db'}")
+    database = open_database(f"sqlite:///{tmp_path / 'a.db'}")
     database.migrate()
     yield World(database, store)
     database.close()

@@ -4,11 +4,11 @@ import uuid
 
 from vfmalign.client.messages.experiments import ExperimentSpec
 from vfmalign.finetuning.checks.repository import CheckRepository, ReportRefs
-from vfmalign.finetuning.db.repository import StoredRef
 from vfmalign.finetuning.experiments.cell_status import get_cell_statuses
 from vfmalign.finetuning.experiments.repository import ExperimentRefs, ExperimentRepository
 from vfmalign.finetuning.experiments.request import PinnedInputs
 from vfmalign.finetuning.experiments.runner import ExperimentRunner
+from vfmalign.finetuning.lifecycle import StoredRef
 
 REF = StoredRef(key="k", sha256="0" * 64, size_bytes=1)
 MODELS = ("m1", "m2")

@@ -8,9 +8,9 @@ import pytest
 from vfmalign.client.messages.jobs import JobSpec
 from vfmalign.core.domain.errors import BadOption
 from vfmalign.core.domain.jobs import TrainingRecipe, TrainingSpec
-from vfmalign.finetuning.db import repository as repository_module
-from vfmalign.finetuning.db.database import now
-from vfmalign.finetuning.db.pagination import PageRequest
+from vfmalign.database.pagination import PageRequest
+from vfmalign.database.tables import now
+from vfmalign.finetuning import lifecycle as repository_module
 from vfmalign.finetuning.jobs.repository import JobRepository
 
 

@@ -11,11 +11,11 @@ from vfmalign.core.domain.errors import Conflict, NotFound, PreconditionFailed
 from vfmalign.core.domain.jobs import TrainingRecipe, TrainingSpec
 from vfmalign.core.runtime import logs
 from vfmalign.core.runtime.metrics import REGISTRY
-from vfmalign.finetuning.db.database import now
-from vfmalign.finetuning.db.pagination import PageRequest
-from vfmalign.finetuning.db.repository import NO_FREE_SLOT, StoredRef
+from vfmalign.database.pagination import PageRequest
+from vfmalign.database.tables import now
 from vfmalign.finetuning.jobs.repository import JobRepository
 from vfmalign.finetuning.jobs.retries import NextAttempt, Setbacks
+from vfmalign.finetuning.lifecycle import NO_FREE_SLOT, StoredRef
 
 
 def spec(name: str, seed: int = 0) -> TrainingSpec:

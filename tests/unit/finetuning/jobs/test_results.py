@@ -7,9 +7,9 @@ from vfmalign.core.domain.errors import DataLoss
 from vfmalign.core.domain.jobs import JobResult, MetricSpec, TrainingRecipe, TrainingSpec
 from vfmalign.core.domain.models import ModelCard
 from vfmalign.core.storage.keys import job_key, model_card_key
-from vfmalign.finetuning.db.repository import StoredRef
 from vfmalign.finetuning.jobs.repository import JobRepository
 from vfmalign.finetuning.jobs.results import check_encoder, read_result, reopen, reopen_if_lost
+from vfmalign.finetuning.lifecycle import StoredRef
 
 WEIGHTS = b"weights"
 RESULT, CARD, CHECKPOINT = job_key("a", "result.json"), model_card_key("a-encoder"), "a-encoder/w"

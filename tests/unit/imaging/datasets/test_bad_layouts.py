@@ -31,7 +31,7 @@ from tests.unit.imaging.datasets.brain_files import (
 from tests.unit.imaging.datasets.problems import CASES, NAME, TWO_CHANNELS, list_problems, run
 
 from vfmalign.core.domain.errors import BadDataset
-from vfmalign.imaging.datasets.layouts import read_source
+from vfmalign.imaging.datasets.layouts.registry import read_source
 
 HALVES = to_nifti(np.full((16, 18, 14), 0.5, np.float32))
 

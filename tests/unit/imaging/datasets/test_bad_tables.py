@@ -17,7 +17,7 @@ from tests.unit.imaging.datasets.brain_files import (
 )
 from tests.unit.imaging.datasets.problems import CASES, NAME, TWO_CHANNELS, list_problems, run
 
-from vfmalign.imaging.datasets import table
+from vfmalign.imaging.datasets.layouts import table
 
 
 @given(text=st.text(alphabet=st.sampled_from('case,image:t1w\n";=@\r\0 \ufeffé'), max_size=60))

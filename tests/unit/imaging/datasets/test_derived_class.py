@@ -12,7 +12,7 @@ from tests.unit.imaging.datasets.brain_files import BRAIN, Files, lay_out_decath
 
 from vfmalign.core.domain.errors import BadDataset
 from vfmalign.imaging.datasets.derived_class import add_volume_class, digest_files
-from vfmalign.imaging.datasets.layouts import read_source
+from vfmalign.imaging.datasets.layouts.registry import read_source
 from vfmalign.imaging.datasets.preparation import DiscoveredDataset, ImportOptions, discover, select_cases
 
 NAME = "derived_hippocampus_volume_high"

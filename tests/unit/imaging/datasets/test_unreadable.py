@@ -20,7 +20,7 @@ from tests.unit.imaging.datasets.problems import CASES, NAME, list_problems, run
 
 from vfmalign.core.domain.errors import BadOption
 from vfmalign.imaging.datasets import preparation
-from vfmalign.imaging.datasets.derivation import read_declaration
+from vfmalign.imaging.datasets.layouts.derivation import read_declaration
 
 pytestmark = pytest.mark.usefixtures("unprivileged")
 

@@ -11,7 +11,7 @@ from safetensors.numpy import save
 
 from vfmalign.core.domain.errors import BadTensor, DigestMismatch, PreconditionFailed
 from vfmalign.core.runtime.work_context import UNLIMITED
-from vfmalign.core.storage.object_store import ObjectStore
+from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.mmd.comparison.samples import Sample
 from vfmalign.mmd.service.feature_reader import FeatureReader, Stored, Uploaded
 

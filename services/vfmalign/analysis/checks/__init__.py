@@ -1,0 +1,1 @@
+"""Results of one alignment check: its records, shift, verdict and cautions."""

@@ -1,0 +1,191 @@
+"""Cautions: limits to the meaning of a check's numbers that a reader must know first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from vfmalign.analysis.checks.records import CheckAnalysis
+from vfmalign.analysis.checks.shift import is_saturated
+from vfmalign.client.messages.mmd import ExcludedMovement, LayerResult, TopChannels
+from vfmalign.client.recipes import MIN_SHARE
+from vfmalign.core.domain.documents import pluralise
+from vfmalign.core.domain.field_of_view import CAUTION_BELOW, count_cases, describe_cut, format_share
+from vfmalign.core.domain.patients import MIN_FOR_CLAIM, MIN_GROUPS, MIN_WITHOUT_CAUTION, describe_unseen_subgroup
+from vfmalign.core.domain.record import Record
+
+
+class Caution(Record):
+    """A limit to the meaning of the numbers."""
+
+    title: str
+    text: str
+
+
+def list_cautions(result: CheckAnalysis) -> tuple[Caution, ...]:
+    """Lists the cautions that apply to a check."""
+    cautions = [
+        _caution_about_splits(result),
+        _caution_about_phantoms(result),
+        _caution_about_shortened_training(result),
+        _caution_about_shuffled_labels(result),
+        _caution_about_cut_organs(result),
+        _caution_about_reference(result),
+        _caution_about_saturation(result),
+        _caution_about_top_channels(result),
+        _caution_about_excluded_channels(result),
+        _caution_about_naive_baseline(result),
+        _caution_about_pretraining(result),
+        _caution_about_budgets(result),
+        _caution_about_few_patients(result),
+    ]
+    return tuple(caution for caution in cautions if caution is not None)
+
+
+def _caution_about_splits(result: CheckAnalysis) -> Caution | None:
+    if result.held_out:
+        return None
+    return Caution(
+        title="Not held out",
+        text="The same case is in several splits. The numbers describe this run only and do not predict the "
+        "performance on new cases.",
+    )
+
+
+def _caution_about_phantoms(result: CheckAnalysis) -> Caution | None:
+    if not result.phantom:
+        return None
+    return Caution(
+        title="Phantom rehearsal",
+        text="The cases are generated and do not come from patients. The numbers show that the procedure runs, not "
+        "what a model is worth in a clinic.",
+    )
+
+
+def _caution_about_shortened_training(result: CheckAnalysis) -> Caution | None:
+    if (shortened := result.shortened) is None:
+        return None
+    return Caution(
+        title="Shortened training",
+        text=f"The {shortened.network} network was trained for {shortened}. With all of them, gain and shift may "
+        f"differ in size and sign. Below {100 * MIN_SHARE:g} % of the steps, there is no verdict.",
+    )
+
+
+def _caution_about_shuffled_labels(result: CheckAnalysis) -> Caution | None:
+    if "shuffled_labels" not in result.settings:
+        return None
+    return Caution(
+        title="Control",
+        text="The pretrained network was fine-tuned on targets of other cases. Its shift is that of a fine-tuning that "
+        "learns nothing about the task, and its gain has no meaning.",
+    )
+
+
+def _caution_about_cut_organs(result: CheckAnalysis) -> Caution | None:
+    if not (cut := result.cut_structures):
+        return None
+    tested = count_cases(one for one in cut if one.split == "test")
+    return Caution(
+        title="Organs cut off",
+        text=f"Less than {format_share(CAUTION_BELOW)} of a structure lies in the model's field of view in "
+        f"{pluralise(count_cases(cut), 'case')}, {tested} of them in test: {describe_cut(cut)}. The model does not see "
+        "the rest, and the scores of a segmentation count it as missed.",
+    )
+
+
+def _caution_about_reference(result: CheckAnalysis) -> Caution | None:
+    if result.reference_groups is None or result.reference_groups >= MIN_GROUPS:
+        return None
+    return Caution(
+        title="Few training patients",
+        text=f"The scale of the channels and the bandwidth of MMD² are estimated from "
+        f"{pluralise(result.reference_groups, 'training patient')}, fewer than {MIN_GROUPS}. MMD² depends strongly on "
+        "which patients these are.",
+    )
+
+
+def _caution_about_saturation(result: CheckAnalysis) -> Caution | None:
+    layers = [layer.layer for layer in result.shift.layers if _is_saturated(result, layer.layer)]
+    if not layers:
+        return None
+    return Caution(
+        title="Saturated shift",
+        text=f"In {', '.join(layers)} MMD² is saturated: the features after fine-tuning are so far from those before "
+        "that MMD² no longer grows with distance. It shows that the features moved far, but not how far, and cannot "
+        "rank models or checks.",
+    )
+
+
+def _caution_about_top_channels(result: CheckAnalysis) -> Caution | None:
+    return _join_layer_cautions(result, "Few channels dominate the shift", lambda layer: layer.top_channels)
+
+
+def _caution_about_excluded_channels(result: CheckAnalysis) -> Caution | None:
+    title = "Channels that move are left out of the shift"
+    return _join_layer_cautions(result, title, lambda layer: layer.excluded_movement)
+
+
+def _join_layer_cautions(
+    result: CheckAnalysis, title: str, get_part: Callable[[LayerResult], TopChannels | ExcludedMovement | None]
+) -> Caution | None:
+    """Joins the cautions in one part of the layers' results."""
+    cautions: dict[str, str] = {}  # of each layer, with the first seed that has one
+    for shift in [seed.shift for seed in result.seeds] or [result.shift]:
+        for layer in shift.layers:
+            if (part := get_part(layer)) is not None and part.caution:
+                cautions.setdefault(layer.layer, part.caution)
+    if not cautions:
+        return None
+    return Caution(title=title, text=" ".join(f"{layer}: {caution}" for layer, caution in cautions.items()))
+
+
+def _is_saturated(result: CheckAnalysis, layer: str) -> bool:
+    """Whether MMD² of a layer is saturated with any seed."""
+    seeds = [seed.paired_similarity[layer] for seed in result.seeds]
+    return any(is_saturated(similarity) for similarity in (result.paired_similarity[layer], *seeds))
+
+
+def _caution_about_naive_baseline(result: CheckAnalysis) -> Caution | None:
+    baseline = result.naive_baseline
+    if not baseline.not_beaten:
+        return None
+    return Caution(
+        title="Naive baseline not beaten",
+        text=f"On the test cases, the {result.metric.title} of the fine-tuned model is not better "
+        f"than that of the naive baseline ({baseline.prediction}). Whatever it gained over other networks, it has not "
+        "learned the task.",
+    )
+
+
+def _caution_about_pretraining(result: CheckAnalysis) -> Caution | None:
+    if result.leakage_known:
+        return None
+    return Caution(
+        title="Pretraining set unknown",
+        text="The model card does not list the pretraining data. The model may have seen test cases.",
+    )
+
+
+def _caution_about_budgets(result: CheckAnalysis) -> Caution | None:
+    if len({network.convergence.steps for network in result.networks}) <= 1:
+        return None
+    return Caution(
+        title="Unequal budgets",
+        text="The networks were trained for different numbers of steps. The gains over the baselines reflect both the "
+        "model and its budget.",
+    )
+
+
+def _caution_about_few_patients(result: CheckAnalysis) -> Caution | None:
+    gain = result.rpg_specialised
+    patients = gain.smaller_class or gain.groups
+    if not MIN_GROUPS <= patients < MIN_WITHOUT_CAUTION:
+        return None
+    return Caution(
+        title="Few test patients",
+        text=f"With {patients} test patients{' of the smaller class' if gain.smaller_class else ''}, "
+        f"{describe_unseen_subgroup(patients)}. A loss or a gain in such a "
+        "subgroup is then in no interval, and the verdict may be wrong as often. This chance is at most 2.5 % from "
+        f"{MIN_WITHOUT_CAUTION} test patients on"
+        + (f"; below {MIN_FOR_CLAIM}, no verdict is gain, equivalent or harm." if patients < MIN_FOR_CLAIM else "."),
+    )

@@ -1,0 +1,243 @@
+"""Records of a check's measurements: `checks/<id>/mmd.json` and `checks/<id>/report.json`.
+
+`CheckAnalysis` depends on inputs and seeds only, so repeated runs of a check give equal results even if a process was
+killed in between. `RunRecord` holds what differs between runs.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from pydantic import Field
+
+from vfmalign.analysis.checks.verdict import Verdict
+from vfmalign.client.messages.checks import Convergence, Curve, Gain, Probe, SeedVariation
+from vfmalign.client.messages.common import Estimate
+from vfmalign.client.messages.jobs import CurvePoint
+from vfmalign.client.messages.mmd import ComputeResponse
+from vfmalign.client.recipes import TrainingBudget
+from vfmalign.core.domain.field_of_view import CutStructure
+from vfmalign.core.domain.jobs import FigureRef, MetricSpec, Network
+from vfmalign.core.domain.record import Record
+
+MEASURE_TITLES = {
+    "cka": "CKA",
+    "frechet": "Fréchet distance",
+    "energy": "energy distance",
+    "logme": "LogME",
+    "h_score": "H-score",
+}
+"""Name of each measure beside MMD² in text."""
+MEASURE_MEANINGS: dict[str, str] = {
+    "cka": "similarity of the features before and after: 1 if they are equal up to rotation, a common scale and "
+    "translation; lower the more the relations between cases changed",
+    "frechet": "squared distance between means and covariances on the main axes of the features before: 0 if both are "
+    "equal; larger with more distance, and biased upwards with few cases",
+    "energy": "distance between the features before and after: larger with more distance; about 0 or below if nothing "
+    "moved",
+    "logme": "log evidence per training case of a linear model that predicts the classes from the features before: "
+    "higher is better; unrelated to shift",
+    "h_score": "share of the variation of the features before that lies between the classes of the training cases: "
+    "higher is better; unrelated to shift",
+}
+"""Meaning of each measure beside MMD², in display order."""
+
+
+class FeatureShift(Record):
+    """`checks/<id>/mmd.json`: features after fine-tuning and of random weights, each compared with those before.
+
+    Attributes:
+        after: before and after, by the U-statistic.
+        biased: before and after, by the V-statistic.
+        reinitialised: before and the re-initialised architecture.
+    """
+
+    before_id: str
+    after_id: str
+    reinitialised_id: str
+    reference_id: str
+    after: ComputeResponse
+    biased: ComputeResponse
+    reinitialised: ComputeResponse
+    device: str
+
+
+class NetworkResult(Record):
+    """One network of the check.
+
+    Attributes:
+        encoder_rate: share of the learning rate applied to the encoder; None for networks without an encoder.
+        test_means: each metric over the test cases for which it is defined; None if it is defined for none.
+        weight_change: ‖θ−θ0‖/‖θ0‖ of the encoder; None for the specialised network.
+    """
+
+    network: Network
+    job: str
+    architecture: str
+    parameters: int
+    learning_rate: float
+    encoder_rate: float | None
+    curve: tuple[CurvePoint, ...]
+    convergence: Convergence
+    selected_epoch: int
+    selected_step: int
+    test_means: dict[str, float | None]
+    weight_change: float | None
+
+    def to_curve(self) -> Curve:
+        """Returns the learning curve as a message of the API."""
+        return Curve(network=self.network, points=self.curve, selected_step=self.selected_step)
+
+
+class NaiveBaseline(Record):
+    """Scores of a prediction without a network on the test cases.
+
+    Attributes:
+        prediction: description of what is predicted.
+        test_means: its metrics over the test cases.
+        gain: gain of the fine-tuned model over it.
+    """
+
+    prediction: str
+    test_means: dict[str, float | None]
+    gain: Gain
+
+    @property
+    def not_beaten(self) -> bool:
+        """Whether the fine-tuned model fails to score better; False where either score is absent."""
+        return self.gain.absolute.value is not None and self.gain.absolute.value <= 0
+
+
+class SeedAnalysis(Record):
+    """Results of the trainings with one seed, of a check with several.
+
+    Attributes:
+        seed: of the trainings.
+        networks: the three networks.
+        rpg_specialised, rpg_scratch: gains, with intervals that cover patients only.
+        shift, shift_ratio, paired_similarity: see `CheckAnalysis`.
+    """
+
+    seed: int
+    networks: tuple[NetworkResult, ...]
+    rpg_specialised: Gain
+    rpg_scratch: Gain
+    shift: ComputeResponse
+    shift_ratio: dict[str, Estimate]
+    paired_similarity: dict[str, Estimate]
+
+    def network(self, name: Network) -> NetworkResult:
+        """Returns the result of one network."""
+        return next(result for result in self.networks if result.network == name)
+
+
+class CheckAnalysis(Record):
+    """Analysis of a check; equal for equal inputs and seeds.
+
+    Attributes:
+        held_out: False if the same case is in several splits; all numbers are then descriptive.
+        phantom: True if the cases are generated and do not come from patients.
+        leakage_known: False if the model card does not list the pretraining data.
+        test_groups: number of patients in the test split.
+        reference_groups: number of training patients, whose features determine scale and bandwidth of MMD²; None in
+            the cells of the published evidence, which were computed before it was recorded.
+        shift_ratio: by layer, MMD²(before, after) / MMD²(before, re-initialised) on standardised features.
+        paired_similarity: by layer, the mean kernel between each case before and after; see `shift.paired_similarity`.
+        measures: measures of the primary layer beside MMD², by name (`cka`, `frechet`, `energy`, `logme`,
+            `h_score`).
+        shift_by_bandwidth: MMD² of the primary layer on standardised features with a multiple of its bandwidth, by
+            factor (`0.5`, `2`).
+        probes: probes of the pretrained network's training, in order of steps.
+        seeds: results of every training seed, in order; empty with one seed. Gains are then means over the seeds, and
+            `networks`, `shift`, `shift_ratio`, `paired_similarity`, `measures`, `shift_by_bandwidth` and `probes` those
+            of the first.
+        seed_variation: how shift and convergence vary with the seed; None with one.
+        cut_structures: structures of which less than `field_of_view.CAUTION_BELOW` lies in the model's field of view,
+            the smallest share first.
+        shortened: budget of the network that was trained least, where that is below the recipe's; else None.
+        settings: the request, and the digests of its inputs.
+    """
+
+    check: str
+    task: str
+    held_out: bool
+    phantom: bool
+    leakage_known: bool
+    test_groups: int
+    reference_groups: int | None = None
+    verdict: Verdict
+    metrics: tuple[MetricSpec, ...]
+    primary_metric: str
+    rpg_specialised: Gain
+    rpg_scratch: Gain
+    naive_baseline: NaiveBaseline
+    networks: tuple[NetworkResult, ...]
+    shift: ComputeResponse
+    shift_ratio: dict[str, Estimate]
+    paired_similarity: dict[str, Estimate]
+    measures: dict[str, Estimate] = Field(default_factory=dict)
+    shift_by_bandwidth: dict[str, Estimate]
+    probes: tuple[Probe, ...] = ()
+    seeds: tuple[SeedAnalysis, ...] = ()
+    seed_variation: SeedVariation | None = None
+    # These two are left out where they say nothing, so that equal results have the digests that they had without them.
+    cut_structures: tuple[CutStructure, ...] = Field(default=(), exclude_if=lambda cut: not cut)
+    shortened: TrainingBudget | None = Field(default=None, exclude_if=lambda budget: budget is None)
+    settings: dict[str, str]
+
+    @property
+    def metric(self) -> MetricSpec:
+        """The primary metric."""
+        return next(metric for metric in self.metrics if metric.name == self.primary_metric)
+
+    @property
+    def interval_scope(self) -> str:
+        """What the intervals of the gains cover."""
+        return "covers patients and training" if self.seeds else "covers patients, not training"
+
+    def network(self, name: Network) -> NetworkResult:
+        """Returns the result of one network."""
+        return next(result for result in self.networks if result.network == name)
+
+
+class StageTime(Record):
+    """One stage of a check: how often it was started, and the duration of the run that finished it."""
+
+    stage: str
+    attempts: int
+    seconds: float | None
+
+
+class LostArtifact(Record):
+    """An object that was lost and created again by its stage; the message names it."""
+
+    stage: str
+    message: str
+
+
+class RunRecord(Record):
+    """Facts that differ between runs of the same check.
+
+    Attributes:
+        losses: stored objects that were lost or damaged and created again.
+        trained_by: the job that trained each network, with `_s2`, … for further seeds; a job of another check if that
+            check trained the same baseline.
+    """
+
+    created_at: datetime
+    finished_at: datetime
+    stages: tuple[StageTime, ...]
+    losses: tuple[LostArtifact, ...] = ()
+    job_attempts: dict[str, int]
+    trained_by: dict[str, str] = Field(default_factory=dict)
+    devices: dict[str, str]
+    software: dict[str, str]
+    figures: dict[str, tuple[FigureRef, ...]]
+
+
+class CheckReport(Record):
+    """`checks/<id>/report.json`: the last artifact of a check, whose existence means that the check is done."""
+
+    result_digest: str
+    result: CheckAnalysis
+    run: RunRecord

@@ -1,0 +1,164 @@
+"""Verdict of a check: a label and the sentence that explains it.
+
+The verdict compares the difference of the scores (`rpg_specialised.absolute`) with 0 and with the smallest relevant
+difference of the metric. Relative gain, shift, p-values and convergence do not enter it. A label that claims something
+needs enough patients, because no test sees a subgroup that the sample does not contain.
+"""
+
+from __future__ import annotations
+
+import math
+
+from vfmalign.analysis.gains.equivalence import (
+    MIN_DIFFERENT,
+    TWO_CLASS_METHOD,
+    count_patients_for_equivalence,
+)
+from vfmalign.client.messages.checks import Gain, VerdictLabel
+from vfmalign.client.messages.common import Interval
+from vfmalign.client.recipes import MIN_SHARE, TrainingBudget
+from vfmalign.core.domain.documents import pluralise
+from vfmalign.core.domain.jobs import MetricSpec
+from vfmalign.core.domain.patients import MIN_FOR_CLAIM, MIN_GROUPS, describe_unseen_subgroup
+from vfmalign.core.domain.record import Record
+
+_CLAIMS: frozenset[VerdictLabel] = frozenset({"gain", "harm", "equivalent"})
+
+
+class Verdict(Record):
+    """One of six labels, and the reason."""
+
+    label: VerdictLabel
+    reason: str
+
+    @property
+    def undecidable(self) -> bool:
+        """Whether the label gives the reason why there is no verdict, instead of what the intervals show."""
+        return self.label in {"insufficient_data", "insufficient_training"}
+
+
+def decide_verdict(
+    gain: Gain, metric: MetricSpec, *, held_out: bool, shortest: TrainingBudget | None = None
+) -> Verdict:
+    """Derives the verdict from the gain over the specialised network.
+
+    `equivalent` if the equivalence interval lies strictly within ± the smallest relevant difference and is not marked
+    (`equivalence`); else `gain` or `harm` if the interval lies strictly above or below 0; else `inconclusive`. A
+    difference that is proven to be irrelevant is therefore `equivalent` even if it is also proven not to be 0. Below
+    `MIN_FOR_CLAIM` patients, all three are `inconclusive`. Networks that were hardly trained give
+    `insufficient_training`, whatever their scores.
+
+    Args:
+        gain: gain over the specialised baseline.
+        metric: the metric of the scores, with its smallest relevant difference; nothing is equivalent where that is 0.
+        held_out: whether the test cases were kept apart from training, validation and pretraining.
+        shortest: budget of the network that was trained least; None where none is below that of its preset.
+    """
+    if shortest is not None and not shortest.suffices:
+        return Verdict(
+            label="insufficient_training",
+            reason=f"the {shortest.network} network was trained for {shortest}; a verdict needs at least "
+            f"{100 * MIN_SHARE:g} %",
+        )
+    if not held_out:
+        return Verdict(label="insufficient_data", reason="no case was held out: the scores are descriptive only")
+    if gain.groups < MIN_GROUPS:
+        return Verdict(
+            label="insufficient_data",
+            reason=f"{pluralise(gain.groups, 'test patient')}; a verdict needs at least {MIN_GROUPS}",
+        )
+    if gain.absolute.value is None or (gain.absolute.interval is None and gain.equivalence_interval is None):
+        return Verdict(label="insufficient_data", reason=gain.absolute.absent_reason)
+    label, conclusion = _compare(gain, metric)
+    reason = f"{_describe(gain, gain.absolute.value, metric)}: {conclusion}"
+    limits = explain_limits(gain, metric)
+    return Verdict(
+        label="inconclusive" if label in _CLAIMS and _count_patients(gain) < MIN_FOR_CLAIM else label,
+        reason=f"{reason}; {limits}" if limits else reason,
+    )
+
+
+def explain_limits(gain: Gain, metric: MetricSpec) -> str:
+    """Returns what the number of patients cannot show: a rare subgroup, or equivalence; empty if it limits nothing."""
+    limits = []
+    if (label := _compare(gain, metric)[0]) in _CLAIMS:
+        count = _count_patients(gain)
+        patients = pluralise(count, "test patient") + (" of the smaller class" if gain.smaller_class else "")
+        chance = describe_unseen_subgroup(count)
+        if count < MIN_FOR_CLAIM:
+            limits.append(f"{patients} are too few for `{label}`, which needs at least {MIN_FOR_CLAIM}: {chance}")
+        else:
+            limits.append(f"with {patients}, {chance}, and no interval allows for differences that none of them shows")
+    narrow = gain.equivalence_interval
+    if narrow is not None and metric.smallest_difference and label == "inconclusive":
+        needed = count_patients_for_equivalence(metric, narrow.level)
+        if (gain.smaller_class or gain.groups // 2) < needed:
+            bound = f"±{metric.smallest_difference:g}{_get_unit(metric)}"
+            limits.append(f"`equivalent` within {bound} needs about {needed} patients of each of two equal classes")
+    return "; ".join(limits)
+
+
+def format_score(value: float, metric: MetricSpec, sign: str = "", *, finer: int = 0) -> str:
+    """Formats a value without its unit, to a tenth of the smallest relevant difference, or `finer` decimals more."""
+    bound = metric.smallest_difference
+    decimals = (min(9, max(0, 1 - math.floor(math.log10(bound)))) if bound else 3) + finer
+    value = round(value, decimals)
+    return f"{value or 0.0:{sign if value else ''}.{decimals}f}".replace("-", "\u2212")
+
+
+def _count_patients(gain: Gain) -> int:
+    """Returns the patients that a claim rests on: those of the smaller class, where there are two."""
+    return gain.smaller_class or gain.groups
+
+
+def _compare(gain: Gain, metric: MetricSpec) -> tuple[VerdictLabel, str]:
+    """Returns the label that the intervals give with any number of patients, and how they lie."""
+    interval, narrow, bound = gain.absolute.interval, gain.equivalence_interval, metric.smallest_difference
+    within = narrow is not None and -bound < narrow.lower and narrow.upper < bound
+    if narrow is not None and within and not narrow.degenerate:
+        return "equivalent", f"the {_format_narrow(narrow, metric)} lies within ±{bound:g}{_get_unit(metric)}"
+    if interval is not None and interval.lower > 0:
+        return "gain", "the interval lies above zero"
+    if interval is not None and interval.upper < 0:
+        return "harm", "the interval lies below zero"
+    start = "the interval includes zero" if interval is not None else gain.absolute.absent_reason
+    if narrow is None or not bound or (interval is None and narrow.degenerate):
+        return "inconclusive", start
+    if within:
+        few = f"the scores of fewer than {MIN_DIFFERENT} patients differ, too few to show equivalence"
+        return "inconclusive", f"{start}, and {few}"
+    exceeds = f"the {_format_narrow(narrow, metric)} exceeds ±{bound:g}{_get_unit(metric)}"
+    return "inconclusive", f"{start}, and {exceeds}"
+
+
+def _describe(gain: Gain, difference: float, metric: MetricSpec) -> str:
+    """Returns the two scores, and their difference with its interval beside the smallest relevant difference."""
+    unit, name, interval = _get_unit(metric), metric.title, gain.absolute.interval
+    score, baseline = (format_score(value or 0.0, metric) + unit for value in (gain.score, gain.baseline))
+    direction = "" if metric.higher_is_better else "positive is better; "
+    bound = metric.smallest_difference
+    ends = "no interval" if interval is None else _format_interval(interval, metric)
+    return (
+        f"test {name} {score} against {baseline} of the specialised network: "
+        f"difference {format_score(difference, metric, '+')}{unit} ({direction}{ends})"
+        + (f", smallest relevant difference {bound:g}{unit}" if bound else "")
+    )
+
+
+def _format_interval(interval: Interval, metric: MetricSpec) -> str:
+    # An end that would round to one of the bounds with which it is compared needs another decimal.
+    bounds = {format_score(sign * metric.smallest_difference, metric) for sign in (-1, 0, 1)}
+    ends = (interval.lower, interval.upper)
+    finer = int(any(format_score(end, metric) in bounds for end in ends))
+    lower, upper = (format_score(end, metric, "+", finer=finer) for end in ends)
+    return f"{100 * interval.level:g} % interval {lower} to {upper}{_get_unit(metric)}"
+
+
+def _format_narrow(narrow: Interval, metric: MetricSpec) -> str:
+    """Formats the equivalence interval, and explains why it is wider than the other one for two classes."""
+    unseen = ", which allows for errors that no test patient shows," if narrow.method == TWO_CLASS_METHOD else ""
+    return f"{_format_interval(narrow, metric)}{unseen}"
+
+
+def _get_unit(metric: MetricSpec) -> str:
+    return f" {metric.unit}" if metric.unit else ""

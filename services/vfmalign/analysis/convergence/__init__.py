@@ -1,0 +1,1 @@
+"""Convergence speed, and the learning curves that it is read from."""

@@ -1,0 +1,92 @@
+"""Convergence speed: optimiser steps to 95 % of a run's own rise, and steps to a baseline's best score.
+
+Everything is computed from validation scores. Axis: T validations, the first at step 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from vfmalign.analysis.convergence.learning_curves import MIN_VALIDATIONS, Array, fit_curve, is_rise, rms_decrease
+from vfmalign.client.messages.checks import Convergence, Steps
+from vfmalign.core.domain.jobs import JobProgress
+
+RISE_FRACTION = 0.95
+_ROUNDING = 1e-9  # of the scale of the scores: the fit of a plateau reproduces it up to rounding
+
+
+def measure_convergence(
+    curve: Sequence[JobProgress], baseline: Sequence[JobProgress] = (), *, higher_is_better: bool
+) -> Convergence:
+    """Measures how fast a curve reached its own best score, and a baseline's.
+
+    Both numbers of steps are read from fitted curves (`learning_curves.fit_curve`). The highest of many noisy scores
+    exceeds the curve behind them, and steps to 95 % of that score would be late. `steps_to_95` is the first
+    validation t with f_t ≥ f_0 + 0.95·(max f − f_0) for the fit f; it is absent if the rise is within noise
+    (`learning_curves.is_rise`). The noise describes the curve on fixed validation cases, not the sampling error of
+    those cases.
+
+    Args:
+        curve: validations at step 0 and after every epoch, in order.
+        baseline: validations of the network whose best score is to be reached; empty leaves `steps_to_baseline` absent.
+        higher_is_better: direction of the score.
+    """
+    scores_T = _to_oriented_scores(curve, higher_is_better)
+    best_index = int(np.argmax(scores_T))
+    return Convergence(
+        best=curve[best_index].val_score,
+        start=curve[0].val_score,
+        best_step=curve[best_index].step,
+        steps=curve[-1].step,
+        noise=rms_decrease(scores_T) if scores_T.size >= MIN_VALIDATIONS else None,
+        steps_to_95=_steps_to_95(curve, scores_T),
+        steps_to_baseline=steps_to_baseline(curve, baseline, higher_is_better=higher_is_better)
+        if baseline
+        else Steps(),
+    )
+
+
+def steps_to_baseline(
+    curve: Sequence[JobProgress], baseline: Sequence[JobProgress], *, higher_is_better: bool
+) -> Steps:
+    """First validation at which the fit of `curve` is as good as the best point of the baseline's fit.
+
+    Censored if there is none. Curves below `MIN_VALIDATIONS` are not fitted; their scores are compared.
+    """
+    baseline_fit_T = fit_curve(_to_oriented_scores(baseline, higher_is_better))
+    fit_T = fit_curve(_to_oriented_scores(curve, higher_is_better))
+    # A flat curve has no range that rounding could be compared with; the baseline's scores have a scale.
+    index = _first_at_least(fit_T, float(baseline_fit_T.max()), float(np.abs(baseline_fit_T).max()))
+    return Steps(value=curve[-1].step, censored=True) if index is None else Steps(value=curve[index].step)
+
+
+def _steps_to_95(curve: Sequence[JobProgress], scores_T: Array) -> Steps:
+    if scores_T.size < MIN_VALIDATIONS:
+        return Steps(absent_reason=f"{scores_T.size} validations: telling a rise from noise needs {MIN_VALIDATIONS}")
+    rise = float(scores_T.max() - scores_T[0])
+    if rise <= 0.0:
+        return Steps(absent_reason="validation never rose above its start")
+    if not is_rise(scores_T):
+        noise = rms_decrease(scores_T)
+        return Steps(
+            absent_reason=f"the rise of {rise:.3g} is within noise (root mean square decrease between validations "
+            f"{noise:.3g})"
+        )
+    fit_T = fit_curve(scores_T)
+    start = float(fit_T[0])
+    index = _first_at_least(fit_T, start + RISE_FRACTION * (float(fit_T.max()) - start), float(np.ptp(fit_T)))
+    return Steps(value=curve[index or 0].step)
+
+
+def _first_at_least(fit_T: Array, target: float, scale: float) -> int | None:
+    """Index of the first point at or above a score, up to rounding at a scale; None if all lie below."""
+    reached = np.flatnonzero(fit_T >= target - _ROUNDING * scale)
+    return int(reached[0]) if reached.size else None
+
+
+def _to_oriented_scores(curve: Sequence[JobProgress], higher_is_better: bool) -> Array:
+    """Validation scores [T], negated where lower is better."""
+    sign = 1.0 if higher_is_better else -1.0
+    return np.array([sign * point.val_score for point in curve], dtype=np.float64)

@@ -1,0 +1,174 @@
+"""Averages over seeds: the numbers of one model and task, with intervals and a verdict.
+
+With several seeds, intervals cover seeds and patients (ADR 0081). Those of one seed are the check's and cover patients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+from typing import get_args
+
+import numpy as np
+from pydantic import Field
+
+from vfmalign.analysis.checks.seed_variation import summarise_estimates
+from vfmalign.analysis.checks.verdict import Verdict, decide_verdict
+from vfmalign.analysis.experiments.cells import GAIN_NETWORKS, Cell, ControlName, Flags
+from vfmalign.analysis.experiments.points import (
+    RATIO,
+    SHIFT,
+    GetNumber,
+    Point,
+    get_gain,
+    get_step_share,
+)
+from vfmalign.analysis.gains.crossed_gain import estimate_crossed_gain
+from vfmalign.analysis.gains.paired_scores import pair_seeds
+from vfmalign.client.messages.checks import Gain
+from vfmalign.client.messages.common import Estimate, absent
+from vfmalign.core.domain.models import Objective
+from vfmalign.core.domain.record import Record
+
+_QUANTITIES: Mapping[str, GetNumber] = {
+    "mmd2_std": SHIFT.get,
+    "shift_ratio": RATIO.get,
+    "gain": get_gain,
+    "convergence": get_step_share,
+}
+
+
+class SeedAverage(Record):
+    """Results of one model and task, averaged over seeds.
+
+    Attributes:
+        seeds: number of seeds.
+        patients: number of patients in the test split.
+        flags: flags that are set for any seed.
+        shift: MMD² with its interval.
+        shift_ratio: shift in units of the shift to random weights, without an interval.
+        gain: gain over the specialised network in per cent, the mean of the seeds' gains, with its interval.
+        gain_difference: gain over the specialised network in the metric's unit, with its interval; positive is better.
+        verdict: of the difference, as for a check.
+        smallest_difference: smallest relevant difference δ of the metric, in its unit; 0 where none was set.
+        controls: MMD² of the cells' controls, averaged over the seeds that have one, by name.
+        score: test score of the fine-tuned model.
+        baseline: test score of the specialised network.
+        convergence: steps to 95 % of the model's own rise as a share of all steps; None if absent or censored.
+        censored: the rise was not reached within the budget.
+        seeds_without_value: number of seeds that lack a number, by its name.
+    """
+
+    model: str
+    task: str
+    architecture: str
+    objective: Objective
+    seeds: int
+    patients: int
+    flags: Flags
+    shift: Estimate
+    shift_ratio: Estimate
+    gain: Estimate
+    gain_difference: Estimate
+    verdict: Verdict
+    smallest_difference: float = 0.0
+    controls: dict[ControlName, float] = Field(default_factory=dict)
+    score: float | None
+    baseline: float | None
+    convergence: float | None
+    convergence_reason: str
+    censored: bool
+    seeds_without_value: dict[str, int]
+
+
+def average_seeds(point: Point, level: float) -> SeedAverage:
+    """Averages the cells of a point.
+
+    Args:
+        point: cells of one model and task.
+        level: nominal coverage of the intervals, in (0, 1).
+    """
+    first = point.cells[0]
+    share = point.mean(get_step_share)
+    reasons = dict.fromkeys(c.steps_to_95.absent_reason for c in point.cells if c.steps_to_95.absent_reason)
+    gain, difference, verdict = _average_gain(point, level)
+    return SeedAverage(
+        model=point.model,
+        task=point.task,
+        architecture=first.architecture,
+        objective=first.objective,
+        seeds=len(point.cells),
+        patients=first.patients,
+        flags=point.flags,
+        shift=_average_shift(point),
+        shift_ratio=_average([cell.shift_ratio for cell in point.cells], "no interval is formed for this ratio"),
+        gain=gain,
+        gain_difference=difference,
+        verdict=verdict,
+        smallest_difference=first.metric.smallest_difference,
+        controls=_average_controls(point),
+        score=point.mean(lambda cell: cell.score),
+        baseline=point.mean(lambda cell: cell.baseline),
+        convergence=None if share is None or np.isinf(share) else share,
+        convergence_reason="; ".join(reasons),
+        censored=share is not None and bool(np.isinf(share)),
+        seeds_without_value={name: count for name, get in _QUANTITIES.items() if (count := point.count_absent(get))},
+    )
+
+
+def _average_controls(point: Point) -> dict[ControlName, float]:
+    names: tuple[ControlName, ...] = get_args(ControlName)
+    means = {name: point.mean(_control_getter(name)) for name in names}
+    return {name: mean for name, mean in means.items() if mean is not None}
+
+
+def _control_getter(name: ControlName) -> GetNumber:
+    def get_control(cell: Cell) -> float | None:
+        control = cell.controls.get(name)
+        return None if control is None else control.value
+
+    return get_control
+
+
+def _average_gain(point: Point, level: float) -> tuple[Estimate, Estimate, Verdict]:
+    """Relative gain, difference of the scores, and verdict.
+
+    Correlations rank the mean of the seeds' relative gains. The crossed analysis divides the means instead, which
+    differs in the second order alone, so that the distances of its ends hold for either.
+    """
+    first, *others = point.cells
+    if not others:
+        return first.gain, first.gain_difference, first.verdict
+    scores, baselines = ([cell.scores[network] for cell in point.cells] for network in GAIN_NETWORKS)
+    gain = estimate_crossed_gain(pair_seeds(scores, baselines, first.metric.name), first.metric, level=level)
+    verdict = decide_verdict(gain, first.metric, held_out=not point.flags.not_held_out)
+    if first.verdict.label == "insufficient_training":  # as all seeds have one recipe
+        verdict = first.verdict
+    return _average_relative([cell.gain for cell in point.cells], gain), gain.absolute, verdict
+
+
+def _average_relative(gains: Sequence[Estimate], crossed: Gain) -> Estimate:
+    relative = crossed.relative_percent
+    average = _average(gains, relative.absent_reason)
+    interval, value = relative.interval, average.value
+    if interval is None or value is None or relative.value is None:
+        return average
+    offset = value - relative.value
+    interval = interval.model_copy(update={"lower": interval.lower + offset, "upper": interval.upper + offset})
+    return Estimate(value=value, interval=interval)
+
+
+def _average_shift(point: Point) -> Estimate:
+    shifts = [cell.shift for cell in point.cells]
+    missing = sum(shift.value is None for shift in shifts)
+    if missing or len(shifts) == 1:
+        return shifts[0] if len(shifts) == 1 else _average(shifts, f"{missing} of {len(shifts)} seeds have no shift")
+    return summarise_estimates(shifts).mean
+
+
+def _average(estimates: Sequence[Estimate], without_interval: str) -> Estimate:
+    """Mean of those that have a value, and why there is no interval; absent if none has one."""
+    values = [estimate.value for estimate in estimates if estimate.value is not None]
+    if not values:
+        return absent("; ".join(dict.fromkeys(estimate.absent_reason for estimate in estimates)))
+    return Estimate(value=fmean(values), absent_reason=without_interval)

@@ -1,0 +1,143 @@
+"""Points of an experiment: cells averaged over seeds, and the quantities that are compared between points."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from vfmalign.analysis.checks.records import MEASURE_TITLES
+from vfmalign.analysis.experiments.cells import Cell, Flags
+
+CENSORED = math.inf
+"""Stands for a value beyond the largest observed one. Only its rank is used, which is last."""
+
+GetNumber = Callable[[Cell], float | None]
+"""Reads a number from a cell; None where absent."""
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """A number of a cell.
+
+    Attributes:
+        name: name in JSON and CSV.
+        label: name in print.
+        expected_sign: sign of ρ with the gain if the paper's claim, or the measure's own rationale, holds.
+        note: expected direction, in words.
+        get: reads the number from a cell.
+    """
+
+    name: str
+    label: str
+    expected_sign: int
+    note: str
+    get: GetNumber
+
+
+@dataclass(frozen=True)
+class Point:
+    """The cells of one model and task, one for each seed, in order of seeds."""
+
+    model: str
+    task: str
+    cells: tuple[Cell, ...]
+
+    def mean(self, get: GetNumber) -> float | None:
+        """Mean over the seeds that have a value; infinite if one is censored, None if no seed has a value."""
+        values = [value for value in map(get, self.cells) if value is not None]
+        return fmean(values) if values else None
+
+    def count_absent(self, get: GetNumber) -> int:
+        """Number of seeds without a value."""
+        return sum(get(cell) is None for cell in self.cells)
+
+    @property
+    def flags(self) -> Flags:
+        """Flags that are set for any seed."""
+        return Flags(
+            **{name: any(getattr(cell.flags, name) for cell in self.cells) for name in Flags.model_fields},
+        )
+
+
+def make_points(cells: Iterable[Cell]) -> list[Point]:
+    """Groups cells by model and task, sorted by task and model."""
+    groups: dict[tuple[str, str], list[Cell]] = {}
+    for cell in sorted(cells, key=lambda cell: (cell.task, cell.model, cell.seed)):
+        groups.setdefault((cell.model, cell.task), []).append(cell)
+    return [Point(model, task, tuple(group)) for (model, task), group in groups.items()]
+
+
+def get_gain(cell: Cell) -> float | None:
+    """Gain over the specialised network, in per cent."""
+    return cell.gain.value
+
+
+def get_step_share(cell: Cell) -> float | None:
+    """Steps to 95 % as a share of all steps; infinite where censored."""
+    steps = cell.steps_to_95
+    if steps.censored:
+        return CENSORED
+    return None if steps.value is None or not cell.budget else steps.value / cell.budget
+
+
+def measure_getter(name: str) -> GetNumber:
+    """Creates a function that reads one of the measures beside MMD²."""
+
+    def get_measure(cell: Cell) -> float | None:
+        measure = cell.measures.get(name)
+        return None if measure is None else measure.value
+
+    return get_measure
+
+
+SHIFT = Quantity("mmd2_std", "MMD²", -1, "less shift, more gain", lambda cell: cell.shift.value)
+RATIO = Quantity(
+    "shift_ratio",
+    "shift ratio",
+    -1,
+    "less shift relative to random weights, more gain",
+    lambda cell: cell.shift_ratio.value,
+)
+ENERGY = Quantity("energy", MEASURE_TITLES["energy"], -1, "less distance, more gain", measure_getter("energy"))
+SHIFT_MEASURES: tuple[Quantity, ...] = (SHIFT, RATIO, ENERGY)
+"""Measures of the shift with which the claims are evaluated; the first alone has verdicts. The energy distance, unlike
+MMD², does not saturate."""
+PREDICTORS: tuple[Quantity, ...] = (
+    SHIFT,
+    RATIO,
+    Quantity(
+        "weight_change", "weight change", -1, "smaller change of the weights, more gain", lambda c: c.weight_change
+    ),
+    Quantity("cka", MEASURE_TITLES["cka"], 1, "a similarity: more similar features, more gain", measure_getter("cka")),
+    Quantity("frechet", MEASURE_TITLES["frechet"], -1, "less distance, more gain", measure_getter("frechet")),
+    ENERGY,
+    Quantity(
+        "logme", MEASURE_TITLES["logme"], 1, "more evidence before fine-tuning, more gain", measure_getter("logme")
+    ),
+    Quantity(
+        "h_score",
+        MEASURE_TITLES["h_score"],
+        1,
+        "better separated classes before fine-tuning, more gain",
+        measure_getter("h_score"),
+    ),
+)
+FLAG_SYMBOLS: Mapping[str, tuple[str, str]] = {
+    "not_beaten": ("‡", "does not beat the naive baseline"),
+    "saturated": ("†", "saturated: MMD² no longer grows with distance"),
+    "degenerate": ("≈", "the interval of the shift is unreliable"),
+    "not_held_out": ("§", "no case was held out: descriptive only"),
+}
+"""Symbol and meaning of every flag."""
+
+
+def flag_symbols(flags: Flags) -> str:
+    """The symbols of the flags that are set, as one string."""
+    return "".join(symbol for name, (symbol, _) in FLAG_SYMBOLS.items() if getattr(flags, name))
+
+
+def list_tasks(points: Sequence[Point]) -> list[str]:
+    """The tasks of all points, sorted."""
+    return sorted({point.task for point in points})

@@ -1,0 +1,132 @@
+"""The result of an experiment: the record behind `experiments/<id>/report.json`, and its headline."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from vfmalign.analysis.experiments.answers import Answers, answer_questions
+from vfmalign.analysis.experiments.averages import SeedAverage, average_seeds
+from vfmalign.analysis.experiments.cells import Cell, MissingCell
+from vfmalign.analysis.experiments.claims import (
+    CLAIM_STATEMENTS,
+    EXPECTED_SIGNS,
+    Claim,
+    ClaimName,
+    ClaimVerdict,
+    PooledCorrelation,
+    evaluate_claims,
+)
+from vfmalign.analysis.experiments.early_prediction import EarlyPrediction, evaluate_early_probes
+from vfmalign.analysis.experiments.objectives import ObjectivePair, compare_objectives
+from vfmalign.analysis.experiments.points import make_points
+from vfmalign.analysis.experiments.predictors import PredictorComparison, compare_predictors
+from vfmalign.analysis.experiments.robustness import CommonBaselines, count_baselines
+from vfmalign.analysis.experiments.sensitivity import Sensitivity, compare_variants
+from vfmalign.analysis.experiments.strata import DESIGN_LABELS
+from vfmalign.core.domain.record import Record
+
+_SHORT_VERDICTS: Mapping[ClaimVerdict, str] = {
+    "supports": "as claimed",
+    "contradicts": "the opposite",
+    "no_clear_relation": "no clear relation",
+    "cannot support or contradict": "cannot support or contradict",
+}
+
+
+class ExperimentReport(Record):
+    """Results of an experiment; equal for equal cells and seed, in any order of the cells.
+
+    Attributes:
+        phantom: some cases are generated, so that the experiment is a rehearsal and not evidence.
+        answers: what the experiment says to a platform team, in plain words.
+        headline: what the data say about each claim, in one sentence each.
+        sensitivity: the ranking of the models with other layers, bandwidths and scalings.
+        averages: cells averaged over seeds, on which all comparisons are based.
+        baselines: whether models of one task and seed were compared with one specialised network.
+        missing: cells without results.
+    """
+
+    experiment: str
+    title: str
+    seed: int
+    level: float
+    phantom: bool
+    answers: Answers
+    headline: tuple[str, ...]
+    claims: tuple[Claim, ...]
+    pooled: tuple[PooledCorrelation, ...]
+    objectives: tuple[ObjectivePair, ...]
+    prediction: PredictorComparison
+    early: EarlyPrediction
+    sensitivity: Sensitivity
+    averages: tuple[SeedAverage, ...]
+    baselines: CommonBaselines
+    cells: tuple[Cell, ...]
+    missing: tuple[MissingCell, ...]
+
+
+def analyse_cells(
+    experiment: str,
+    title: str,
+    cells: Sequence[Cell],
+    missing: Sequence[MissingCell],
+    *,
+    seed: int,
+    level: float,
+) -> ExperimentReport:
+    """Analyses the cells of an experiment.
+
+    Args:
+        experiment: id of the experiment.
+        title: title of the report.
+        cells: cells with results.
+        missing: cells without results.
+        seed: seed of the permutations.
+        level: nominal coverage of the intervals, in (0, 1).
+    """
+    points = make_points(cells)
+    claims, pooled = evaluate_claims(points, seed=seed)
+    averages = tuple(average_seeds(point, level) for point in points)
+    baselines = count_baselines(cells)
+    return ExperimentReport(
+        experiment=experiment,
+        title=title,
+        seed=seed,
+        level=level,
+        phantom=any(cell.phantom for cell in cells),
+        answers=answer_questions(averages, claims, baselines),
+        headline=tuple(write_headline(name, claims) for name in EXPECTED_SIGNS),
+        claims=claims,
+        pooled=pooled,
+        objectives=compare_objectives(points),
+        prediction=compare_predictors(points, seed=seed),
+        early=evaluate_early_probes(points, seed=seed),
+        sensitivity=compare_variants(points),
+        averages=averages,
+        baselines=baselines,
+        cells=tuple(cell for point in points for cell in point.cells),
+        missing=tuple(sorted(missing, key=lambda cell: (cell.task, cell.model, cell.seed))),
+    )
+
+
+def write_headline(name: ClaimName, claims: Sequence[Claim]) -> str:
+    """Summarises what the data say about one claim in both designs."""
+    designs: dict[ClaimVerdict, list[str]] = {}
+    for claim in claims:
+        if claim.claim == name and claim.verdict is not None:
+            designs.setdefault(claim.verdict, []).append(DESIGN_LABELS[claim.design])
+    statement = f"the claim that {CLAIM_STATEMENTS[name]}"
+    if "supports" in designs and "contradicts" in designs:
+        summary = f"The two comparisons of these data disagree about {statement}."
+    elif "contradicts" in designs:
+        summary = f"These data do not support {statement}; they contradict it."
+    elif "supports" in designs:
+        summary = f"These data support {statement}{'' if len(designs) == 1 else ' in one of two comparisons'}."
+    elif "no_clear_relation" in designs:
+        summary = f"These data do not support {statement}."
+    else:
+        return f"These data can neither support nor contradict {statement}."
+    details = [
+        f"{' and '.join(labels).capitalize()}: {_SHORT_VERDICTS[verdict]}." for verdict, labels in designs.items()
+    ]
+    return " ".join([summary, *details])

@@ -1,0 +1,1 @@
+"""Gain of a fine-tuned network over a baseline, with intervals over training seeds and patients."""

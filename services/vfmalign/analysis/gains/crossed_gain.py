@@ -1,0 +1,168 @@
+"""Gain of a fine-tuned network over a baseline by the crossed analysis of seeds and patients.
+
+Scores are means over the seeds. The intervals cover patients and, with several seeds, training (`crossed`); that of the
+relative gain follows by the delta method. Legend: S seeds, N cases, G groups (patients).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from vfmalign.analysis.gains.crossed import CrossedVariance, analyse_crossed, get_pseudo_values
+from vfmalign.analysis.gains.equivalence import allow_for_unseen_differences
+from vfmalign.analysis.gains.limits import (
+    absent_below_floor,
+    equivalence_level,
+    explain_floor,
+    without_empty_interval,
+)
+from vfmalign.analysis.gains.paired_scores import CrossedScores
+from vfmalign.client.messages.checks import Gain, GainVariance
+from vfmalign.client.messages.common import Estimate, absent
+from vfmalign.core.domain.jobs import MetricSpec
+from vfmalign.core.domain.patients import explain_few_patients
+from vfmalign.core.domain.scores import aggregate_resamples
+
+Array = npt.NDArray[np.float64]
+
+
+def estimate_crossed_gain(pairs: CrossedScores, metric: MetricSpec, *, level: float) -> Gain:
+    """Estimates the difference of the mean scores and the relative gain, with intervals over seeds and patients.
+
+    Args:
+        pairs: scores of one seed or several.
+        metric: direction, and the floor of |baseline| below which no relative gain is computed.
+        level: nominal coverage of the intervals, in (0, 1); that of the equivalence interval is `equivalence_level`.
+
+    Returns:
+        The gain. The relative gain is absent below the floor, and has no interval where the baseline may be below it.
+        Intervals are absent for few patients (`domain.patients`), and where the patients show no variation. For the
+        equivalence interval, see `equivalence`.
+    """
+    counts: dict[str, Any] = {
+        "cases": len(pairs.groups),
+        "groups": len(set(pairs.groups)),
+        "cases_left_out": pairs.left_out,
+    }
+    if not pairs.groups:
+        undefined = absent(f"{metric.title} is defined on no test case with every seed of both networks")
+        return Gain(relative_percent=undefined, absolute=undefined, **counts)
+    score, baseline = (_get_mean_score(metric, pairs, value_SN) for value_SN in (pairs.score_SN, pairs.baseline_SN))
+    if np.isnan(score):
+        one_class = absent(f"the test cases are of one class: {metric.title} needs both")
+        return Gain(relative_percent=one_class, absolute=one_class, **counts)
+    difference = score - baseline if metric.higher_is_better else baseline - score
+    relative = absent_below_floor(metric, abs(baseline))
+    fewest = _count_fewest_patients(metric, pairs)
+    counts["smaller_class"] = 0 if metric.of_set == "mean" else fewest
+    if reason := explain_few_patients(counts["groups"], fewest):
+        percent = None if relative is not None else 100.0 * difference / abs(baseline)
+        intervals = {
+            "relative_percent": relative or Estimate(value=percent, absent_reason=reason),
+            "absolute": Estimate(value=difference, absent_reason=reason),
+        }
+    else:
+        intervals = _estimate_intervals(pairs, metric, (score, baseline), level, fewest - 1)
+    return Gain(**counts | {"score": score, "baseline": baseline} | intervals)
+
+
+def _estimate_intervals(
+    pairs: CrossedScores, metric: MetricSpec, scores: tuple[float, float], level: float, degrees: int
+) -> dict[str, Any]:
+    """Returns the fields of a gain that have an interval, and the variance that these follow from."""
+    score, baseline = scores
+    sign = 1.0 if metric.higher_is_better else -1.0
+    values = _CrossedValues.create(metric, pairs, degrees)
+    spread, difference = values.analyse(sign, -sign), sign * (score - baseline)
+    absolute = Estimate(value=difference, interval=spread.get_interval(difference, level))
+    absolute = without_empty_interval(absolute, scale=max(abs(score), abs(baseline)))
+    relative = absent_below_floor(metric, abs(baseline))
+    if relative is None:
+        relative = _estimate_relative(metric, values, score, baseline, level)
+        if absolute.interval is None:  # it varies with the baseline, where the difference shows no variation
+            relative = Estimate(value=relative.value, absent_reason=absolute.absent_reason)
+    narrow, narrow_level = None, equivalence_level(level)
+    if narrow_level > 0.0:
+        narrow = allow_for_unseen_differences(
+            spread.get_interval(difference, narrow_level),
+            metric,
+            (pairs.score_SN, pairs.baseline_SN),
+            pairs.positive_N,
+            pairs.index_N,
+            difference=difference,
+            degrees=degrees,
+        )
+        if absolute.interval is None and metric.of_set == "mean":
+            narrow = narrow.model_copy(update={"degenerate": True})
+    return {
+        "relative_percent": relative,
+        "absolute": absolute,
+        "equivalence_interval": narrow,
+        "variance": values.describe(spread) if len(pairs.score_SN) > 1 else None,
+    }
+
+
+@dataclass(frozen=True)
+class _CrossedValues:
+    """Pseudo-values [S, G] of both networks, the patients' degrees of freedom, and whether they are means of cases."""
+
+    score_SG: Array
+    baseline_SG: Array
+    degrees: int
+    of_means: bool
+
+    @classmethod
+    def create(cls, metric: MetricSpec, pairs: CrossedScores, degrees: int) -> _CrossedValues:
+        score_SG, baseline_SG = (
+            get_pseudo_values(metric, value_SN, pairs.positive_N, pairs.index_N)
+            for value_SN in (pairs.score_SN, pairs.baseline_SN)
+        )
+        return cls(score_SG, baseline_SG, degrees, metric.of_set == "mean")
+
+    def analyse(self, score_factor: float, baseline_factor: float) -> CrossedVariance:
+        """Analyses a linear combination of the two scores."""
+        networks = [score_factor * self.score_SG, baseline_factor * self.baseline_SG]
+        return analyse_crossed(networks, self.degrees, correct_skewness=self.of_means)
+
+    def describe(self, difference: CrossedVariance) -> GainVariance:
+        """Returns the components of both networks and of their difference as a message of the API."""
+        return GainVariance(
+            network=analyse_crossed([self.score_SG], self.degrees).components,
+            baseline=analyse_crossed([self.baseline_SG], self.degrees).components,
+            difference=difference.components,
+            standard_error=difference.standard_error,
+            degrees_of_freedom=difference.degrees,
+            seeds=len(self.score_SG),
+        )
+
+
+def _estimate_relative(
+    metric: MetricSpec, values: _CrossedValues, score: float, baseline: float, level: float
+) -> Estimate:
+    sign = 1.0 if metric.higher_is_better else -1.0
+    relative = 100.0 * sign * (score - baseline) / abs(baseline)
+    lower = analyse_crossed([values.baseline_SG], values.degrees).get_interval(abs(baseline), level).lower
+    if lower <= metric.floor:
+        return Estimate(value=relative, absent_reason=explain_floor(metric, lower, level))
+    # The derivatives of the ratio by the two scores.
+    spread = values.analyse(sign * 100.0 / abs(baseline), -sign * 100.0 * score / (baseline * abs(baseline)))
+    return without_empty_interval(Estimate(value=relative, interval=spread.get_interval(relative, level)), scale=100.0)
+
+
+def _get_mean_score(metric: MetricSpec, pairs: CrossedScores, value_SN: Array) -> float:
+    all_cases_1N = np.ones((1, len(pairs.groups)))
+    scores = [aggregate_resamples(metric, value_N, pairs.positive_N, all_cases_1N)[0] for value_N in value_SN]
+    return float(np.mean(scores))
+
+
+def _count_fewest_patients(metric: MetricSpec, pairs: CrossedScores) -> int:
+    """Returns the number of patients, of the smaller class for metrics of two classes."""
+    n_groups = len(set(pairs.groups))
+    if metric.of_set == "mean":
+        return n_groups
+    positive_G = np.bincount(pairs.index_N, weights=pairs.positive_N, minlength=n_groups) > 0
+    return int(min(positive_G.sum(), (~positive_G).sum()))

@@ -1,0 +1,97 @@
+"""Intervals of a difference that equivalence may rest on, also where the test patients show hardly any difference.
+
+Two networks that predict every test patient alike may still differ on other patients. Neither resampling nor mean
+squares account for differences that no test patient shows: their interval shrinks to a point within any bounds.
+
+A metric of two classes has cases that can at most be turned from right to wrong. Bonett and Price ("Adjusted Wald
+confidence interval for a difference of binomial proportions based on paired data", J. Educ. Behav. Stat. 37 (2012))
+therefore add one pair for either direction. Here, either class gains a patient of whom the network alone is certain and
+right, and one of whom the baseline alone is. Single cases of other metrics have no such worst value. Their interval is
+marked as degenerate where few patients have scores that differ.
+
+Where the networks predict every test patient alike, the interval of two classes is that of the added patients alone. It
+is the narrowest possible one, and so gives the least number of patients that equivalence needs.
+
+Legend: S seeds, N cases, G groups (patients).
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import stdtrit
+
+from vfmalign.analysis.gains.crossed import analyse_crossed, get_pseudo_values
+from vfmalign.client.messages.common import Interval
+from vfmalign.core.domain.jobs import MetricSpec
+
+TWO_CLASS_METHOD = "jackknife over patients with two more of each class, Student's t"
+MIN_DIFFERENT = 8
+"""Patients with different scores below which a mean is not shown to be equivalent."""
+MAX_PATIENTS = 10_000_000
+
+Array = npt.NDArray[np.float64]
+
+# Added patients: their class, and the probabilities of being positive that the networks predict.
+_ADDED_POSITIVE = np.array([True, True, False, False])
+_ADDED_SCORE = np.array([1.0, 0.0, 1.0, 0.0])
+_ADDED_BASELINE = 1.0 - _ADDED_SCORE
+
+
+def allow_for_unseen_differences(
+    interval: Interval,
+    metric: MetricSpec,
+    networks: tuple[Array, Array],
+    positive_N: npt.NDArray[np.bool_],
+    index_N: npt.NDArray[np.intp],
+    *,
+    difference: float,
+    degrees: int,
+) -> Interval:
+    """Returns the interval that equivalence may rest on.
+
+    Args:
+        interval: of the difference of a mean; metrics of two classes use its level alone.
+        metric: names the aggregate.
+        networks: scores [S, N] of the network and of the baseline; one seed is enough.
+        positive_N: true class of each case; unused by a mean.
+        index_N: patient of each case, 0 to G − 1.
+        difference: of the two networks.
+        degrees: degrees of freedom of the patients.
+    """
+    score_SN, baseline_SN = networks
+    if metric.of_set == "mean":
+        different = np.unique(index_N[(score_SN != baseline_SN).any(axis=0)])
+        return interval.model_copy(update={"degenerate": len(different) < MIN_DIFFERENT})
+    score_SN, baseline_SN = (
+        np.hstack([value_SN, np.tile(added, (len(value_SN), 1))])
+        for value_SN, added in ((score_SN, _ADDED_SCORE), (baseline_SN, _ADDED_BASELINE))
+    )
+    positive_N = np.concatenate([positive_N, _ADDED_POSITIVE])
+    index_N = np.concatenate([index_N, index_N.max() + 1 + np.arange(len(_ADDED_POSITIVE))])
+    score_SG, baseline_SG = (
+        get_pseudo_values(metric, value_SN, positive_N, index_N) for value_SN in (score_SN, baseline_SN)
+    )
+    adjusted = analyse_crossed([score_SG, -baseline_SG], degrees).get_interval(difference, interval.level)
+    return adjusted.model_copy(update={"method": TWO_CLASS_METHOD})
+
+
+def count_patients_for_equivalence(metric: MetricSpec, level: float) -> int:
+    """Returns the patients of each class from which on equivalence is possible; 0 for a mean.
+
+    Args:
+        metric: of two classes, with its smallest relevant difference; it must be above 0.
+        level: of the equivalence interval.
+    """
+    if metric.of_set == "mean":
+        return 0
+
+    def fits(patients: int) -> bool:
+        # Without one of the added patients, the difference is this; without any other one, it is 0.
+        change = 1.0 / (patients + 2) if metric.of_set == "auroc" else 0.5 / (patients + 1)
+        error = 2.0 * change * np.sqrt((2 * patients + 3) / (2 * patients + 4))
+        return bool(stdtrit(patients - 1, 0.5 + level / 2.0) * error < metric.smallest_difference)
+
+    return 2 + bisect_left(range(2, MAX_PATIENTS), True, key=fits)

@@ -1,0 +1,1 @@
+"""Scores of features by the classes of their cases."""

@@ -1,0 +1,1 @@
+"""Commands that call the services: datasets, models, features, MMD, jobs, checks and experiments."""

@@ -1,0 +1,147 @@
+"""Which role may call which RPC: one table for the whole API.
+
+An RPC without a row may be called by nobody, and a test fails for it. docs/security.md shows the table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+
+from vfmalign.core.domain.errors import BadOption, Forbidden
+from vfmalign.core.rpc.access.credentials import TENANT
+from vfmalign.core.rpc.access.identity import Identity
+
+PEOPLE = ("viewer", "researcher", "curator", "admin", "auditor")
+SERVICES = ("features", "mmd", "finetuning")
+ROLES = frozenset((*PEOPLE, *SERVICES))
+
+_READ = frozenset({"viewer", "researcher", "curator", "admin"})
+_READ_INPUTS = _READ | {"finetuning"}
+_COMPUTE = frozenset({"researcher", "finetuning"})
+_CREATE = frozenset({"researcher"})
+_IMPORT = frozenset({"curator"})
+_END = frozenset({"researcher", "admin"})
+"""Cancel and retry. Without the role admin, the creator alone may (`check_ownership`)."""
+
+RPC_ROLES: Mapping[str, frozenset[str]] = MappingProxyType(
+    {
+        "/vfmalign.v1.FeatureService/ListModels": _READ_INPUTS,
+        "/vfmalign.v1.FeatureService/GetModel": _READ_INPUTS,
+        "/vfmalign.v1.FeatureService/ListDatasets": _READ_INPUTS,
+        "/vfmalign.v1.FeatureService/GetDataset": _READ_INPUTS,
+        "/vfmalign.v1.FeatureService/Extract": _COMPUTE,
+        "/vfmalign.v1.FeatureService/ExtractDataset": _COMPUTE,
+        "/vfmalign.v1.DatasetService/CreateDatasetUploads": _IMPORT,
+        "/vfmalign.v1.DatasetService/PublishDataset": _IMPORT,
+        "/vfmalign.v1.ModelService/CreateModelUploads": _IMPORT,
+        "/vfmalign.v1.ModelService/PublishModel": _IMPORT,
+        "/vfmalign.v1.MmdService/Compute": _COMPUTE,
+        "/vfmalign.v1.MmdService/ComputeBatch": _COMPUTE,
+        "/vfmalign.v1.MmdService/CreateUpload": _CREATE,
+        "/vfmalign.v1.FineTuningService/CreateJob": _CREATE,
+        "/vfmalign.v1.FineTuningService/GetJob": _READ,
+        "/vfmalign.v1.FineTuningService/ListJobs": _READ,
+        "/vfmalign.v1.FineTuningService/WatchJob": _READ,
+        "/vfmalign.v1.FineTuningService/CancelJob": _END,
+        "/vfmalign.v1.FineTuningService/RetryJob": _END,
+        "/vfmalign.v1.AlignmentService/CreateCheck": _CREATE,
+        "/vfmalign.v1.AlignmentService/GetCheck": _READ,
+        "/vfmalign.v1.AlignmentService/GetCheckReport": _READ,
+        "/vfmalign.v1.AlignmentService/ListChecks": _READ,
+        "/vfmalign.v1.AlignmentService/WatchCheck": _READ,
+        "/vfmalign.v1.AlignmentService/CancelCheck": _END,
+        "/vfmalign.v1.AlignmentService/RetryCheck": _END,
+        "/vfmalign.v1.ExperimentService/CreateExperiment": _CREATE,
+        "/vfmalign.v1.ExperimentService/GetExperiment": _READ,
+        "/vfmalign.v1.ExperimentService/GetExperimentReport": _READ,
+        "/vfmalign.v1.ExperimentService/ListExperiments": _READ,
+        "/vfmalign.v1.ExperimentService/WatchExperiment": _READ,
+        "/vfmalign.v1.ExperimentService/CancelExperiment": _END,
+        "/vfmalign.v1.ExperimentService/RetryExperiment": _END,
+        # The interfaces are public, but a stranger does not learn which ones this server has.
+        "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo": ROLES,
+        "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": ROLES,
+    }
+)
+"""Roles that may call each RPC, by the RPC's path."""
+
+_OPEN = "/grpc.health.v1.Health/Check"
+"""The RPC of load balancers, which have no identity. It tells whether a service is ready, and nothing else."""
+
+
+def needs_identity(path: str) -> bool:
+    """Returns whether callers of an RPC must prove who they are."""
+    return path != _OPEN
+
+
+def choose_tenant(identity: Identity, metadata: Iterable[tuple[str, str | bytes]], path: str) -> str:
+    """Returns the tenant for which a call acts: the one that its metadata name, else the caller's only one.
+
+    Args:
+        identity: the caller.
+        metadata: of the call.
+        path: the RPC, such as `/vfmalign.v1.MmdService/Compute`.
+
+    Raises:
+        Forbidden: the caller may not act for it. The error is the same for tenants that do not exist.
+        BadOption: the caller has several tenants, and the call does not name one.
+    """
+    named = [value for key, value in metadata if key == TENANT]
+    if not identity.tenants or (named and named[0] not in identity.tenants):
+        raise Forbidden(
+            "your token does not allow calls for this tenant",
+            subject=path,
+            remedy="name one of your own tenants (VFMALIGN_TENANT), or call the deployment that serves it",
+            reason="WRONG_TENANT",
+        )
+    if len(named) != 1 and (named or len(identity.tenants) > 1):
+        raise BadOption(
+            "the call must name one of your tenants",
+            field=TENANT,
+            remedy=f"set VFMALIGN_TENANT, or send {TENANT} with the call: {', '.join(sorted(identity.tenants))}",
+            reason="TENANT_REQUIRED",
+        )
+    return str(named[0]) if named else min(identity.tenants)
+
+
+def check_access(identity: Identity, path: str) -> None:
+    """Checks that one of a caller's roles may call an RPC.
+
+    Args:
+        identity: the caller.
+        path: the RPC, such as `/vfmalign.v1.MmdService/Compute`.
+
+    Raises:
+        Forbidden: it may not.
+    """
+    allowed = RPC_ROLES.get(path, frozenset())
+    if not identity.roles & allowed:
+        needed = " or ".join(role for role in PEOPLE if role in allowed)
+        raise Forbidden(
+            "your roles do not allow this call",
+            subject=path,
+            remedy=f"ask an administrator for the role {needed}",
+            reason="MISSING_ROLE",
+        )
+
+
+def check_ownership(identity: Identity | None, created_by: str, subject: str) -> None:
+    """Checks that a caller may end or restart what somebody created: the creator and admins may.
+
+    Args:
+        identity: the caller; None where the service itself acts, outside a call.
+        created_by: `Identity.key` of the creator; empty for what the service created itself.
+        subject: the id of what is ended or restarted.
+
+    Raises:
+        Forbidden: the caller may not.
+    """
+    if identity is None or "admin" in identity.roles or identity.key == created_by:
+        return
+    raise Forbidden(
+        "it was created by somebody else",
+        subject=subject,
+        remedy="ask its creator or an administrator",
+        reason="NOT_OWNER",
+    )

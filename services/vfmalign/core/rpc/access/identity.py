@@ -1,0 +1,35 @@
+"""Who makes a call: the identity that its token proves, for the interceptor, servicers and logs."""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Identity:
+    """A caller.
+
+    Attributes:
+        subject: who it is, unique within its issuer.
+        issuer: who says so.
+        tenants: those of the deployment's tenants for which the caller may act.
+        roles: what the caller may do (`core.rpc.access.authorisation`).
+    """
+
+    subject: str
+    issuer: str
+    tenants: frozenset[str]
+    roles: frozenset[str]
+
+    @property
+    def key(self) -> str:
+        """Text that identifies the caller among those of all issuers."""
+        return f"{self.issuer}#{self.subject}"
+
+
+current_identity: ContextVar[Identity | None] = ContextVar("vfmalign_identity", default=None)
+"""The caller that the running context serves; None outside a request and in calls that need no identity."""
+
+current_tenant: ContextVar[str] = ContextVar("vfmalign_tenant")
+"""The tenant for which the running call acts; without a value outside a request and in calls that need no identity."""

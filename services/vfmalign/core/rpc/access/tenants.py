@@ -1,0 +1,41 @@
+"""One servicer for each tenant, behind one registration: a servicer cannot reach what belongs to another tenant."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import AsyncIterator, Mapping
+from contextlib import aclosing
+from typing import Any, TypeVar, cast
+
+from vfmalign.core.rpc.access.identity import current_tenant
+
+Servicer = TypeVar("Servicer")
+
+
+def by_tenant(servicers: Mapping[str, Servicer]) -> Servicer:
+    """Returns a servicer that hands every call to the servicer of the tenant for which the call acts.
+
+    Args:
+        servicers: of the same class, by tenant.
+    """
+    return cast(Servicer, _ByTenant(servicers))
+
+
+class _ByTenant:
+    def __init__(self, servicers: Mapping[str, Any]) -> None:
+        self._servicers = servicers
+
+    def __getattr__(self, name: str) -> Any:
+        """Returns the method of this name, as the generated code that registers a servicer asks for it."""
+
+        async def call(request: Any, context: Any) -> Any:
+            return await getattr(self._servicers[current_tenant.get()], name)(request, context)
+
+        async def stream(request: Any, context: Any) -> AsyncIterator[Any]:
+            method = getattr(self._servicers[current_tenant.get()], name)
+            async with aclosing(method(request, context)) as responses:
+                async for response in responses:
+                    yield response
+
+        first = next(iter(self._servicers.values()))
+        return stream if inspect.isasyncgenfunction(getattr(first, name)) else call

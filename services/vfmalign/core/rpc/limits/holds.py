@@ -1,0 +1,106 @@
+"""What a call holds until gRPC is done with it: one of its caller's calls, and memory for an answer that is sent.
+
+Callers of the RPC that needs no identity share one small part of the calls and the memory, and can take nothing from
+callers with an identity.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+
+from vfmalign.core.rpc.access.authorisation import SERVICES, needs_identity
+from vfmalign.core.rpc.access.identity import current_identity
+from vfmalign.core.rpc.limits.admission import Admission
+from vfmalign.core.rpc.limits.connections import Connections
+from vfmalign.core.runtime import logs, metrics
+
+_STRANGERS = "callers without identity"
+_LOG = logs.get("rpc")
+
+
+@dataclass(eq=False)
+class Hold:
+    """What one call holds.
+
+    Attributes:
+        caller: who calls.
+        admission: calls and memory of such callers.
+        path: the RPC.
+        peer: the connection.
+        connections: closes the connection of a caller that does not take its answers.
+        resources: released when gRPC is done with the call.
+    """
+
+    caller: str
+    admission: Admission
+    path: str
+    peer: str
+    connections: Connections
+    resources: ExitStack = field(default_factory=ExitStack)
+    _free_answer: Callable[[], None] | None = None
+
+    async def send(self, answer: bytes) -> None:
+        """Reserves memory for an answer until it is taken, or the call is done.
+
+        Raises:
+            Exhausted: there is no room, and none became free in time.
+        """
+        self._free_answer = await self.admission.send(self.caller, len(answer), self._give_up)
+
+    def taken(self) -> None:
+        """Frees the memory of the answer."""
+        if self._free_answer is not None:
+            self._free_answer()
+            self._free_answer = None
+
+    def close(self) -> None:
+        """Releases everything."""
+        self.taken()
+        self.resources.close()
+
+    def _give_up(self) -> None:
+        metrics.answers_not_taken.inc()
+        closes = self.connections.close(self.peer)
+        _LOG.warning("answer_not_taken", method=self.path, connection="closed" if closes else "shared")
+
+
+@dataclass(frozen=True)
+class Holds:
+    """Calls, memory and connections of one server.
+
+    Attributes:
+        identified: calls and memory of callers with an identity.
+        strangers: calls and memory of all callers of RPCs that need none.
+        connections: open connections.
+    """
+
+    identified: Admission
+    strangers: Admission
+    connections: Connections
+
+    def begin(self, context: grpc.aio.ServicerContext[Any, Any], path: str) -> Hold:
+        """Counts a call among those of its caller until gRPC is done with it.
+
+        Services call on behalf of everybody and have no limit.
+
+        Raises:
+            Exhausted: the caller has as many calls as it may have at once.
+        """
+        identity, peer = current_identity.get(), context.peer()
+        if not needs_identity(path):
+            hold = Hold(_STRANGERS, self.strangers, path, peer, self.connections)
+        elif identity is not None and identity.issuer:
+            hold = Hold(identity.key, self.identified, path, peer, self.connections)
+        else:  # mode `off`: all that calls from one address
+            hold = Hold(peer.rpartition(":")[0], self.identified, path, peer, self.connections)
+        if identity is None or identity.roles.isdisjoint(SERVICES):
+            hold.resources.enter_context(hold.admission.count(hold.caller))
+        hold.resources.enter_context(self.connections.joined(peer, hold.caller))
+        close: Any = lambda _: hold.close()  # noqa: E731 - its stub names a class that callbacks cannot have
+        context.add_done_callback(close)
+        return hold

@@ -1,0 +1,116 @@
+"""Quota of storage: what objects of one tenant may take before uploads are refused."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from vfmalign.core.domain.errors import TooLarge
+from vfmalign.core.storage.store.object_store import ObjectStore
+
+_MEASURED_FOR_S = 60.0
+"""Age at which sizes are measured again: the store answers one request per thousand objects."""
+_MAX_ANNOUNCED = 200_000
+"""Files that may be announced at a time; they take 60 MB of memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Announcement:
+    """A file that may arrive until its URLs expire, any number of times; the size is that of the largest URL."""
+
+    size_bytes: int
+    expire_s: float
+
+
+@dataclass
+class StorageQuota:
+    """Counts objects of a tenant, and the uploads that were announced.
+
+    A URL accepts its file until it expires, even again after the file was published or deleted. Until then the file
+    counts with the size of its largest announcement, or with that of its object if this is larger.
+
+    Each process counts the announcements that it received, so that several of them may together exceed the quota by
+    those of one hour. Methods may be called from any thread.
+
+    Attributes:
+        store: objects of the tenant.
+        limit_bytes: the quota; 0 for none.
+        setting: the setting that holds it, for the error's remedy.
+        uploads: prefix of the keys of uploads.
+        counted: prefix of the keys that the quota counts; all by default.
+    """
+
+    store: ObjectStore
+    limit_bytes: int
+    setting: str
+    uploads: str
+    counted: str = ""
+    _used_bytes: int = 0
+    _uploaded: Mapping[str, int] = field(default_factory=dict)
+    _measured_s: float | None = None
+    _announced: dict[str, _Announcement] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def announce(self, files: Iterable[tuple[str, int]], valid_s: float) -> None:
+        """Reserves room for uploads.
+
+        Args:
+            files: key and size in bytes of each. A file that was announced before, or has arrived, takes no more room.
+            valid_s: time in seconds for which the files may be uploaded.
+
+        Raises:
+            TooLarge: the quota has no room for them, or too many files are announced. Nothing is reserved.
+        """
+        if not self.limit_bytes:
+            return
+        with self._lock:
+            now = time.monotonic()
+            if self._measured_s is None or now - self._measured_s >= _MEASURED_FOR_S:
+                self._measure(now)
+            sizes: dict[str, int] = {}
+            for key, size in files:
+                sizes[key] = max(size, sizes.get(key, self._get_room(key)))
+            added = sum(size - self._get_room(key) for key, size in sizes.items())
+            self._check(added, sum(key not in self._announced for key in sizes))
+            for key, size in sizes.items():
+                earlier = self._announced.get(key)
+                expire_s = now + valid_s if earlier is None else max(now + valid_s, earlier.expire_s)
+                self._announced[key] = _Announcement(size, expire_s)
+            self._used_bytes += added
+
+    def _check(self, added_bytes: int, added_files: int) -> None:
+        subject = f"tenant {self.store.tenant}"
+        if self._used_bytes + added_bytes > self.limit_bytes:
+            below = f" below {self.counted}" if self.counted else ""
+            raise TooLarge(
+                f"with announced uploads, the tenant uses {self._used_bytes:,} of {self.limit_bytes:,} bytes{below}, "
+                f"and the upload adds {added_bytes:,}",
+                subject=subject,
+                remedy="delete objects, which counts after a minute, wait until the URLs of earlier uploads have "
+                f"expired, or ask an operator to raise {self.setting}",
+                reason="STORAGE_QUOTA_EXCEEDED",
+            )
+        if len(self._announced) + added_files > _MAX_ANNOUNCED:
+            raise TooLarge(
+                f"the tenant has announced {len(self._announced):,} of at most {_MAX_ANNOUNCED:,} files at a time, "
+                f"and the upload adds {added_files:,}",
+                subject=subject,
+                remedy="try again when the URLs of earlier uploads have expired",
+                reason="TOO_MANY_UPLOADS",
+            )
+
+    def _get_room(self, key: str) -> int:
+        """Returns the bytes that are counted for an upload."""
+        announced = self._announced.get(key)
+        return max(self._uploaded.get(key, 0), 0 if announced is None else announced.size_bytes)
+
+    def _measure(self, now: float) -> None:
+        """Lists the objects, and forgets the announcements that expired before: their files are listed."""
+        sizes = self.store.sizes_bytes(self.counted)
+        self._announced = {key: item for key, item in self._announced.items() if item.expire_s > now}
+        self._uploaded = {key: size for key, size in sizes.items() if key.startswith(self.uploads)}
+        to_come = sum(self._get_room(key) - self._uploaded.get(key, 0) for key in self._announced)
+        self._used_bytes = sum(sizes.values()) + to_come
+        self._measured_s = now

@@ -1,0 +1,200 @@
+"""A service's tables in SQLite or PostgreSQL, and their migration to the newest schema.
+
+A `Database` shows the rows of one tenant. Its sessions add the tenant to every query and to every new row, so that no
+query can forget it.
+"""
+
+from __future__ import annotations
+
+import copy
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import alembic.command
+import alembic.util
+import sqlalchemy as sa
+from sqlalchemy import event
+from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
+from sqlalchemy.orm import (
+    ORMExecuteState,
+    Session,
+    sessionmaker,
+    with_loader_criteria,
+)
+
+from vfmalign.core.domain.errors import Conflict, DataLoss, Unavailable
+from vfmalign.core.runtime.auth_settings import DEFAULT_TENANT
+from vfmalign.database import metrics
+from vfmalign.database.engine import READ_ONLY, create_engine
+from vfmalign.database.schema import Schema
+from vfmalign.database.tables import TenantRow
+
+_DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+_TENANT = "vfmalign_tenant"
+_MIGRATION_LOCK = 0x76666D  # arbitrary constant; keeps two starting processes from migrating at the same time
+
+
+class _TenantSession(Session):
+    """A session of the tenant in `info`."""
+
+
+@event.listens_for(_TenantSession, "do_orm_execute")
+def _select_tenant(state: ORMExecuteState) -> None:
+    tenant = state.session.info[_TENANT]
+    if state.is_orm_statement and (state.is_select or state.is_update or state.is_delete):
+        belongs = with_loader_criteria(TenantRow, lambda row: row.tenant == tenant, include_aliases=True)
+        state.statement = state.statement.options(belongs)
+
+
+@event.listens_for(_TenantSession, "before_flush")
+def _set_tenant(session: Session, context: Any, instances: Any) -> None:
+    for row in session.new:
+        if isinstance(row, TenantRow):
+            row.tenant = session.info[_TENANT]
+
+
+class Database:
+    """A migrated database, with the rows of one tenant.
+
+    Args:
+        url: `sqlite:///<file>` or `postgresql://user:password@host/name`.
+        schema: of the service whose database this is.
+
+    Attributes:
+        tenant: whose rows these are; `default` unless `of_tenant` says otherwise.
+
+    Raises:
+        InvalidInput: the URL names another kind of database.
+    """
+
+    def __init__(self, url: str, schema: Schema) -> None:
+        self.tenant, self.schema = DEFAULT_TENANT, schema
+        self._engine = create_engine(url)
+        self._sessions = sessionmaker(self._engine, class_=_TenantSession, expire_on_commit=False)
+        readers = self._engine.execution_options(**{READ_ONLY: True, "postgresql_readonly": True})
+        self._snapshots = sessionmaker(readers, class_=_TenantSession, expire_on_commit=False)
+        self._verify: Callable[[Session], None] | None = None
+
+    @property
+    def engine(self) -> sa.Engine:
+        """Engine, for tests and tools that read the tables."""
+        return self._engine
+
+    def of_tenant(self, tenant: str) -> Database:
+        """Returns a view of this database with the rows of a tenant alone."""
+        view = copy.copy(self)
+        view.tenant = tenant
+        return view
+
+    def guarded_by(self, verify: Callable[[Session], None]) -> Database:
+        """Returns a view of this database that calls `verify` at the start of every `session`, so of all that writes.
+
+        An error of `verify` rolls the transaction back.
+        """
+        view = copy.copy(self)
+        view._verify = verify
+        return view
+
+    @contextmanager
+    def session(self) -> Iterator[Session]:
+        """Runs one transaction that may write: committed at the end, rolled back on an error.
+
+        Raises:
+            DataLoss: the file of the database is damaged.
+            Unavailable: the database cannot be reached, or has ended the transaction.
+        """
+        with _measure("write"), self._sessions(info={_TENANT: self.tenant}) as session, session.begin():
+            if self._verify is not None:
+                self._verify(session)
+            yield session
+
+    @contextmanager
+    def snapshot(self) -> Iterator[Session]:
+        """Runs one transaction that only reads. It takes no lock and never waits for a transaction that writes.
+
+        Raises:
+            DataLoss: the file of the database is damaged.
+            Unavailable: the database cannot be reached, or has ended the transaction.
+        """
+        with _measure("read"), self._snapshots(info={_TENANT: self.tenant}) as session, session.begin():
+            yield session
+
+    def is_outdated(self) -> bool:
+        """Returns whether `migrate` would change the schema that an earlier version of the program uses.
+
+        Raises:
+            Unavailable: the database cannot be reached.
+        """
+        with _name_faults(), self._engine.connect() as connection:
+            return self.schema.is_earlier(connection)
+
+    def migrate(self) -> None:
+        """Migrates the schema to the newest version; safe to run at every start.
+
+        Raises:
+            Conflict: a later version of the program has migrated it, or it has a table of the service but no version.
+            DataLoss: the file of the database is damaged.
+            Unavailable: the database cannot be reached.
+        """
+        config = self.schema.get_config()
+        try:
+            with _name_faults(), self._engine.begin() as connection:
+                if connection.dialect.name == "postgresql":
+                    connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
+                if self.schema.get_version(connection) is None:
+                    _check_names_are_free(connection, self.schema)
+                config.attributes["connection"] = connection
+                alembic.command.upgrade(config, "head")
+        except alembic.util.CommandError as error:  # an unknown revision
+            raise Conflict(
+                "the database was migrated by a later version",
+                subject="VFMALIGN_DATABASE__URL",
+                remedy="start that version, or restore the backup from before the upgrade",
+            ) from error
+
+    def close(self) -> None:
+        """Closes every connection."""
+        self._engine.dispose()
+
+
+def _check_names_are_free(connection: sa.Connection, schema: Schema) -> None:
+    if taken := schema.tables.tables.keys() & set(sa.inspect(connection).get_table_names()):
+        raise Conflict(
+            f"the database has a table {min(taken)} that no released version of this service created",
+            subject="VFMALIGN_DATABASE__URL",
+            remedy="name an empty database; one of a development version before 0.1.0 cannot be migrated",
+        )
+
+
+@contextmanager
+def _measure(access: str) -> Iterator[None]:
+    """Measures one transaction, and names its faults."""
+    with metrics.database_seconds.labels(access).time(), _name_faults():
+        yield
+
+
+@contextmanager
+def _name_faults() -> Iterator[None]:
+    try:
+        yield
+    except DBAPIError as error:
+        if not isinstance(error, IntegrityError):  # of two creations of one id, which are answered
+            metrics.database_errors.inc()
+        # The driver's message may contain the URL with its password, so it stays in the chained exception.
+        if getattr(error.orig, "sqlite_errorcode", 0) & 0xFF in _DAMAGED:  # the low byte of SQLite's extended codes
+            raise DataLoss(
+                "the database is damaged, or is not an SQLite file",
+                kind="database",
+                subject="VFMALIGN_DATABASE__URL",
+                remedy="stop the service and restore the file from a backup, or move it away to begin anew",
+                reason="DATABASE_DAMAGED",
+            ) from error
+        if isinstance(error, OperationalError) or error.connection_invalidated:
+            raise Unavailable(
+                "the database cannot be reached",
+                subject="VFMALIGN_DATABASE__URL",
+                remedy="check that it is running and that the user may write to it",
+            ) from error
+        raise

@@ -1,0 +1,198 @@
+"""Lease of the leading orchestrator: of all processes that share a database, one acts at a time.
+
+The lease is one row: holder, epoch, and expiry by the database's clock. A process acquires it where it is free or
+expired, which increments the epoch, and renews it while it leads. A process that was paused does not notice that its
+lease has expired, so its writes are checked where they happen:
+
+- Every transaction of the leader that may write runs on `database.guarded_by(term.verify)`. It locks the row and
+  compares holder and epoch, so that a takeover comes either before the transaction, which then fails, or after it.
+- Writes to the object store cannot be part of a transaction. They run on `store.guarded_by(term.check_deadline)`, which
+  compares a clock of this process with the start of the last successful renewal. What a pause right after this check
+  lets through is harmless: artifacts are deterministic, and the database remembers their digests.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import time
+from datetime import datetime, timedelta
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from vfmalign.core.domain.errors import Conflict, LeaseLost
+from vfmalign.database.database import Database
+from vfmalign.database.tables import LeaseRow, UtcDateTime
+
+NAME = "orchestrator"
+_MAX_HOST = 100
+
+
+class Lease:
+    """This process's claim on the lease.
+
+    Args:
+        database: a migrated database.
+        ttl_s: seconds for which the lease is acquired and renewed.
+    """
+
+    def __init__(self, database: Database, ttl_s: float) -> None:
+        self._database = database
+        self.ttl_s = ttl_s
+        self.holder = f"{socket.gethostname()[:_MAX_HOST]}-{os.getpid()}-{secrets.token_hex(4)}"
+
+    def try_acquire(self) -> Term | None:
+        """Acquires the lease if it is free or has expired.
+
+        Raises:
+            Unavailable: the database cannot be reached.
+        """
+        requested = _clock_s()
+        with self._database.snapshot() as session:  # without a lock: waiting must not delay the leader
+            if not self._is_free(session, session.get_one(LeaseRow, NAME)):
+                return None
+        with self._database.session() as session:
+            row = session.get_one(LeaseRow, NAME, with_for_update=True)
+            if not self._is_free(session, row):
+                return None
+            row.holder, row.epoch = self.holder, row.epoch + 1
+            row.expires_at = _database_time(session) + timedelta(seconds=self.ttl_s)
+            return Term(self._database, self.holder, row.epoch, self.ttl_s, requested)
+
+    def get_holder(self) -> str:
+        """Returns the process that holds the lease, or held it last."""
+        with self._database.snapshot() as session:
+            return session.get_one(LeaseRow, NAME).holder
+
+    def _is_free(self, session: Session, row: LeaseRow) -> bool:
+        # An earlier term of this process has ended: it cannot be continued, and nobody else waits for its expiry.
+        return row.holder == self.holder or _has_expired(session, row)
+
+
+class Term:
+    """A period in which one process holds the lease. Thread-safe.
+
+    Args:
+        database: holds the lease.
+        holder, epoch: identify the term.
+        ttl_s: seconds that a renewal adds.
+        requested: time of `_clock_s` at which the lease was requested.
+    """
+
+    def __init__(self, database: Database, holder: str, epoch: int, ttl_s: float, requested: float) -> None:
+        self._database = database
+        self._holder = holder
+        self.epoch = epoch
+        self._ttl_s = ttl_s
+        self._deadline = requested + ttl_s
+
+    @property
+    def remaining_s(self) -> float:
+        """Seconds until this process must assume that the lease has expired; negative afterwards."""
+        return self._deadline - _clock_s()
+
+    def renew(self) -> None:
+        """Extends the lease. One that has expired is extended as well, unless another process has taken it over.
+
+        Raises:
+            LeaseLost: another process holds it.
+            Unavailable: the database cannot be reached.
+        """
+        requested = _clock_s()
+        with self._database.session() as session:
+            row = session.get_one(LeaseRow, NAME, with_for_update=True)
+            self._require(row.holder, row.epoch)
+            row.expires_at = _database_time(session) + timedelta(seconds=self._ttl_s)
+        # Measured from before the request, so that this deadline never lies after the expiry in the database.
+        self._deadline = requested + self._ttl_s
+
+    def release(self) -> None:
+        """Ends the term, so that another process can take over at once.
+
+        Raises:
+            LeaseLost: another process holds the lease.
+            Unavailable: the database cannot be reached; the lease expires by itself.
+        """
+        self._deadline = float("-inf")
+        with self._database.session() as session:
+            row = session.get_one(LeaseRow, NAME, with_for_update=True)
+            self._require(row.holder, row.epoch)
+            row.holder, row.expires_at = "", _database_time(session)
+
+    def verify(self, session: Session) -> None:
+        """Checks within a transaction that this term holds until the transaction ends.
+
+        Raises:
+            LeaseLost: another process holds the lease.
+        """
+        # FOR SHARE makes a takeover wait for this transaction. SQLite has no row locks; BEGIN IMMEDIATE admits one
+        # transaction at a time.
+        query = sa.select(LeaseRow.holder, LeaseRow.epoch).where(LeaseRow.name == NAME).with_for_update(read=True)
+        self._require(*session.execute(query).one())
+
+    def check_deadline(self) -> None:
+        """Checks that the lease has not expired, without asking the database.
+
+        Raises:
+            LeaseLost: it may have expired.
+        """
+        if self.remaining_s <= 0:
+            raise self._lost("its lease has expired")
+
+    def _require(self, holder: str, epoch: int) -> None:
+        if (holder, epoch) != (self._holder, self.epoch):
+            raise self._lost("another orchestrator has taken over")
+
+    def _lost(self, cause: str) -> LeaseLost:
+        return LeaseLost(
+            cause, subject=f"term {self.epoch} of {self._holder}", remedy="nothing to do: it stands by and tries again"
+        )
+
+
+def migrate_unused(database: Database) -> None:
+    """Migrates the schema, unless an orchestrator of an earlier version would go on with it.
+
+    Raises:
+        Conflict: one leads, or a later version has migrated the database.
+        Unavailable: the database cannot be reached.
+    """
+    if database.is_outdated():
+        with database.snapshot() as session:
+            row = session.get_one(LeaseRow, NAME)
+            if not _has_expired(session, row):
+                raise Conflict(
+                    f"the schema changes with this version, and the orchestrator {row.holder} of an earlier one leads",
+                    subject="VFMALIGN_DATABASE__URL",
+                    remedy="stop every orchestrator of the earlier version (on a cluster: kubectl -n vfmalign scale "
+                    f"deployment/vfmalign-{database.schema.service} --replicas=0), then start this one; the lease of "
+                    "one that was killed expires after VFMALIGN_LEASE__TTL_S",
+                )
+    database.migrate()
+
+
+def get_scope(database: Database) -> str:
+    """Returns the random id of a database, which names what its orchestrators lock outside of it."""
+    with database.snapshot() as session:
+        return session.get_one(LeaseRow, NAME).scope
+
+
+def _has_expired(session: Session, row: LeaseRow) -> bool:
+    return row.expires_at <= _database_time(session)
+
+
+def _database_time(session: Session) -> datetime:
+    """Returns the database's current time; `now()` of PostgreSQL would be that of the transaction's begin."""
+    if session.get_bind().dialect.name == "postgresql":
+        clock: sa.Function[datetime] = sa.func.clock_timestamp(type_=UtcDateTime)
+    else:
+        clock = sa.func.strftime("%Y-%m-%d %H:%M:%f000", "now", type_=UtcDateTime)
+    return session.execute(sa.select(clock)).scalar_one()
+
+
+def _clock_s() -> float:
+    """Returns a clock in seconds that is never set; on Linux it also advances while the machine is suspended."""
+    if hasattr(time, "CLOCK_BOOTTIME"):
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
+    return time.monotonic()

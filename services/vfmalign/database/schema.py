@@ -1,0 +1,62 @@
+"""The schema of a service: its tables, and the versions that they went through.
+
+Every service has a version table of its own, so that several can share one database.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+from alembic import context
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy.engine import Connection
+
+
+@dataclass(frozen=True)
+class Schema:
+    """The schema of one service.
+
+    Attributes:
+        service: short name, such as `finetuning`.
+        migrations: folder of alembic's migrations, as `package:folder`.
+        tables: of the service.
+    """
+
+    service: str
+    migrations: str
+    tables: sa.MetaData
+
+    @property
+    def version_table(self) -> str:
+        """Table with the version of this schema."""
+        return f"{self.service}_version"
+
+    def get_config(self) -> Config:
+        """Returns the configuration with which alembic finds the migrations."""
+        config = Config()
+        config.set_main_option("script_location", self.migrations)
+        config.attributes["schema"] = self
+        return config
+
+    def get_version(self, connection: Connection) -> str | None:
+        """Returns the version of a database's schema; None where it was never migrated."""
+        return MigrationContext.configure(connection, opts={"version_table": self.version_table}).get_current_revision()
+
+    def is_earlier(self, connection: Connection) -> bool:
+        """Returns whether a database has an earlier version of the schema than the newest one here."""
+        script = ScriptDirectory.from_config(self.get_config())
+        earlier = {one.revision for one in script.walk_revisions()} - {script.get_current_head()}
+        return self.get_version(connection) in earlier
+
+
+def run_migrations() -> None:
+    """Runs the migrations on the connection that `Database.migrate` hands over; called by each `env.py`."""
+    attributes = context.config.attributes
+    if "connection" not in attributes:
+        raise SystemExit("migrations run when the service starts; do not call alembic")
+    context.configure(connection=attributes["connection"], version_table=attributes["schema"].version_table)
+    with context.begin_transaction():
+        context.run_migrations()

@@ -1,0 +1,114 @@
+"""Columns that tables of services share: tenants, times, lifecycles, and the lease of the leader.
+
+Times are timezone-aware UTC in SQLite and in PostgreSQL.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Dialect
+from sqlalchemy.orm import DeclarativeBase, Mapped, declared_attr, mapped_column
+
+
+def now() -> datetime:
+    """Current time in UTC."""
+    return datetime.now(UTC)
+
+
+class UtcDateTime(sa.TypeDecorator[datetime]):
+    """A point in time: timezone-aware when written, UTC when read."""
+
+    impl = sa.DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Rejects naive times."""
+        if value is not None and value.tzinfo is None:
+            raise ValueError("expected a time with a timezone, got a naive one")
+        return None if value is None else value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Adds the zone, which SQLite does not store; stored times are always UTC."""
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+class Base(DeclarativeBase):
+    """Base of the tables."""
+
+    type_annotation_map = {  # noqa: RUF012 - SQLAlchemy reads it once
+        datetime: UtcDateTime,
+        dict[str, Any]: sa.JSON(none_as_null=True),
+    }
+
+
+class TenantRow(Base):
+    """A row that belongs to a tenant. Sessions of other tenants neither see nor write it."""
+
+    __abstract__ = True
+
+    tenant: Mapped[str] = mapped_column(sa.String(40), primary_key=True, sort_order=-1)
+
+
+class LifecycleRow(TenantRow):
+    """Columns of every table whose rows are created once, run, and end: jobs, checks and experiments.
+
+    Attributes:
+        request: as the client sent it; its digest makes creation idempotent.
+        progress: `Progress` as JSON.
+        failure: `Failure` as JSON, where the state is `failed`.
+        retries, retried_at: how often, and when last, it was queued again by a client.
+        created_by: key of the identity that created it; empty for what the service created itself.
+    """
+
+    __abstract__ = True
+
+    id: Mapped[str] = mapped_column(sa.String(128), primary_key=True)
+    request_digest: Mapped[str] = mapped_column(sa.String(64))
+    request: Mapped[dict[str, Any]]
+    state: Mapped[str] = mapped_column(sa.String(16))
+    progress: Mapped[dict[str, Any]] = mapped_column(sa.JSON, default=dict)
+    failure: Mapped[dict[str, Any] | None]
+    cancel_requested: Mapped[bool] = mapped_column(default=False)
+    created_at: Mapped[datetime]
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+    retries: Mapped[int] = mapped_column(default=0)
+    retried_at: Mapped[datetime | None]
+    created_by: Mapped[str] = mapped_column(sa.String(1024), default="")
+
+    @declared_attr.directive
+    @classmethod
+    def __table_args__(cls) -> tuple[sa.Index, ...]:
+        """Indexes for lists by time and by state."""
+        name = cls.__tablename__
+        created = sa.Index(f"ix_{name}_created", "tenant", "created_at", "id")
+        return created, sa.Index(f"ix_{name}_state", "tenant", "state")
+
+
+def belongs_to(table: str, column: str) -> sa.ForeignKeyConstraint:
+    """Returns the constraint that a row belongs to a row of another table, with which it is deleted."""
+    return sa.ForeignKeyConstraint(["tenant", column], [f"{table}.tenant", f"{table}.id"], ondelete="CASCADE")
+
+
+class LeaseRow(Base):
+    """A lease, which one process holds at a time; `lease.Lease` defines its rules.
+
+    Attributes:
+        holder: the process that holds it, or held it last.
+        epoch: how often it was acquired.
+        expires_at: by the database's clock.
+        scope: random id of this database. It names what holders lock outside of it.
+    """
+
+    __tablename__ = "leases"
+
+    name: Mapped[str] = mapped_column(sa.String(64), primary_key=True)
+    holder: Mapped[str] = mapped_column(sa.String(128))
+    epoch: Mapped[int] = mapped_column(sa.BigInteger)
+    expires_at: Mapped[datetime]
+    scope: Mapped[str] = mapped_column(sa.String(32))

@@ -1,0 +1,1 @@
+"""Extraction: encoders, studies and the parts of feature sets."""

@@ -1,0 +1,275 @@
+"""Extracts the features of a dataset's split into a stored feature set.
+
+Idempotent: the digest of the resolved request is the set's id, an intact set is done, and an interrupted one continues
+with the missing parts. So does a committed set whose parts or manifest were lost or damaged since. Several machines can
+share the work: each calls `extract_shard`, and `reduce` commits the set once all parts are stored.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+
+from vfmalign.client.messages.features import ExtractDatasetRequest
+from vfmalign.core.domain.errors import BadDataset, CaseOrderMismatch, DataLoss, NotFound, Unavailable
+from vfmalign.core.domain.modality_map import resolve_input
+from vfmalign.core.domain.record import canonical_json
+from vfmalign.core.runtime import logs, metrics
+from vfmalign.core.storage.datasets import load_dataset
+from vfmalign.core.storage.feature_set_writer import FeatureSetWriter
+from vfmalign.core.storage.feature_sets import CommittedSet, FeatureRequest, find_damaged_parts, read_committed
+from vfmalign.core.storage.store.object_store import ObjectStore
+from vfmalign.features.extraction.cache import ModelCache
+from vfmalign.features.extraction.extractor import check_layers
+from vfmalign.features.extraction.parts import (
+    ExtractionOptions,
+    ExtractionPlan,
+    Hooks,
+    Shard,
+    extract_missing,
+    split_rows,
+)
+from vfmalign.imaging.input_transforms import get_input_transform
+from vfmalign.models.cards import check_checkpoint_digest, load_card
+from vfmalign.models.encoder import Encoder
+
+SOFTWARE = ("vfmalign", "torch", "monai", "nibabel", "numpy", "scipy")
+_log = logs.get(__name__)
+
+
+@dataclass(frozen=True)
+class ExtractionResult:
+    """A committed feature set.
+
+    Attributes:
+        feature_set_id: id of the set.
+        committed: its manifest.
+        checkpoint_sha256: digest of the weights; of the architecture and seed where they are random.
+        computed_cases: cases that this call put through the encoder.
+        recomputed_parts: parts that had been committed before and were lost or damaged since.
+    """
+
+    feature_set_id: str
+    committed: CommittedSet
+    checkpoint_sha256: str
+    computed_cases: int = 0
+    recomputed_parts: int = 0
+
+
+@dataclass(frozen=True)
+class _StoredSet:
+    """What the store holds of a set.
+
+    Attributes:
+        committed: its manifest, unless it is absent or unusable.
+        is_intact: nothing has to be computed or written.
+        manifest_unusable: there is a manifest, which has to be replaced.
+    """
+
+    committed: CommittedSet | None = None
+    is_intact: bool = False
+    manifest_unusable: bool = False
+
+
+def extract_dataset(
+    store: ObjectStore, models: ModelCache, request: ExtractDatasetRequest, options: ExtractionOptions, hooks: Hooks
+) -> ExtractionResult:
+    """Extracts the missing and damaged parts of a feature set and commits it.
+
+    Raises:
+        NotFound: the model or the dataset does not exist.
+        DigestMismatch: the digest of the model or dataset is not the expected one.
+        DataLoss: weights or a volume are missing or were changed.
+        CaseOrderMismatch: the stored set has other cases than the dataset.
+        BadOption: a layer, transform or modality is unknown, or an input of the model has no modality.
+        BadDataset: the split is empty.
+        BadVolume: a stored volume cannot be used.
+        Cancelled: `hooks.cancelled` returned True; the next call continues with the stored parts.
+    """
+    plan = _resolve(store, request)
+    feature_set = plan.request.feature_set_id()
+    checkpoint_sha256 = _weights_digest(plan)
+    stored = _find_set(store, plan, verify=request.verify)
+    if stored.committed and stored.is_intact:
+        hooks.report(len(plan.cases), len(plan.cases))
+        return ExtractionResult(feature_set, stored.committed, checkpoint_sha256)
+    manifest = None
+    if stored.committed:
+        manifest = stored.committed.manifest
+        options = replace(options, part_cases=manifest.parts[0].rows)  # so that intact parts stay
+    with hooks.stages.stage("load_model"):
+        encoder = _encoder(models, plan)
+    writer = _writer(store, plan)
+    computed = extract_missing(store, plan, encoder, writer, options=options, hooks=hooks, manifest=manifest)
+    with hooks.stages.stage("commit"):
+        committed = writer.commit(_software(), replaced=stored.committed, replace=stored.manifest_unusable)
+    recomputed = computed.parts if stored.committed or stored.manifest_unusable else 0
+    _report_repair(stored, committed, recomputed)
+    return ExtractionResult(feature_set, committed, checkpoint_sha256, computed.cases, recomputed)
+
+
+def extract_shard(
+    store: ObjectStore,
+    models: ModelCache,
+    request: ExtractDatasetRequest,
+    options: ExtractionOptions,
+    hooks: Hooks,
+    *,
+    shard: Shard,
+) -> int:
+    """Extracts the missing parts of one shard of a feature set, without committing.
+
+    All shards and `reduce` must use the same `options.part_cases`, which determines the parts.
+
+    Returns:
+        The number of cases that this call put through the encoder.
+
+    Raises:
+        VfmalignError: as `extract_dataset`.
+    """
+    plan = _resolve(store, request)
+    stored = _find_set(store, plan, verify=request.verify)
+    if stored.is_intact:
+        return 0
+    with hooks.stages.stage("load_model"):
+        encoder = _encoder(models, plan)
+    return extract_missing(
+        store,
+        plan,
+        encoder,
+        _writer(store, plan),
+        options=options,
+        hooks=hooks,
+        shard=shard,
+        manifest=stored.committed.manifest if stored.committed else None,
+    ).cases
+
+
+def is_extracted(store: ObjectStore, request: ExtractDatasetRequest, options: ExtractionOptions) -> bool:
+    """Whether every part of a feature set is stored, so that `reduce` can commit it.
+
+    Raises:
+        VfmalignError: as `extract_dataset`.
+    """
+    plan = _resolve(store, request)
+    if _find_set(store, plan, verify=request.verify).is_intact:
+        return True
+    writer, starts = _writer(store, plan), {rows.start for rows in split_rows(plan, options)}
+    # Verifying the parts reads all of them, so their number is compared first.
+    return writer.count_stored_parts() >= len(starts) and starts <= writer.parts_done(options.part_cases)
+
+
+def reduce(
+    store: ObjectStore, request: ExtractDatasetRequest, options: ExtractionOptions, shards: int
+) -> ExtractionResult:
+    """Commits a feature set from the parts that the shards have stored.
+
+    Raises:
+        Unavailable: parts are missing; the error names their shards.
+        VfmalignError: as `extract_dataset`.
+    """
+    plan = _resolve(store, request)
+    feature_set, checkpoint_sha256 = plan.request.feature_set_id(), _weights_digest(plan)
+    stored = _find_set(store, plan, verify=request.verify)
+    if stored.committed and stored.is_intact:
+        return ExtractionResult(feature_set, stored.committed, checkpoint_sha256)
+    writer = _writer(store, plan)
+    present = writer.parts_done(options.part_cases, stored.committed.manifest if stored.committed else None)
+    numbered = enumerate(split_rows(plan, options))
+    if missing := sorted({number % shards for number, rows in numbered if rows.start not in present}):
+        raise Unavailable(
+            f"parts of the shards {', '.join(map(str, missing))} of {shards} are missing",
+            subject=f"feature set {feature_set}",
+            remedy="extract these shards, then run reduce again",
+        )
+    committed = writer.commit(_software(), replaced=stored.committed, replace=stored.manifest_unusable)
+    return ExtractionResult(feature_set, committed, checkpoint_sha256)
+
+
+def _resolve(store: ObjectStore, request: ExtractDatasetRequest) -> ExtractionPlan:
+    """Checks the request against the stored model and dataset, and resolves everything that it leaves open."""
+    input_transform = request.input_transform or "identity"
+    get_input_transform(input_transform)
+    card = load_card(store, request.model_id)
+    check_checkpoint_digest(card, request.checkpoint_sha256)
+    dataset = load_dataset(store, request.dataset_id, digest=request.dataset_digest or None)
+    cases = dataset.split(request.split)
+    if not cases:
+        raise BadDataset(
+            f"the split {request.split} has no cases", subject=request.dataset_id, remedy="choose a split with cases"
+        )
+    return ExtractionPlan(
+        card,
+        cases,
+        FeatureRequest(
+            model=card.id,
+            model_sha256=card.checkpoint.sha256,
+            initialisation=request.initialisation,
+            init_seed=request.initialisation_seed if request.initialisation == "random" else 0,
+            dataset=dataset.id,
+            dataset_digest=dataset.digest(),
+            split=request.split,
+            layers=request.layers or tuple(layer.name for layer in card.layers),
+            pooling="mean",
+            input_transform=input_transform,
+            preprocessing=resolve_input(card.id, card.preprocessing, request.modality_map, dataset.declaration),
+        ),
+        allow_cut_organs=request.allow_cut_organs,
+    )
+
+
+def _weights_digest(plan: ExtractionPlan) -> str:
+    if plan.request.initialisation == "checkpoint":
+        return plan.card.checkpoint.sha256
+    origin = {"architecture": plan.card.architecture, "seed": plan.request.init_seed}
+    return hashlib.sha256(canonical_json(origin)).hexdigest()
+
+
+def _writer(store: ObjectStore, plan: ExtractionPlan) -> FeatureSetWriter:
+    return FeatureSetWriter(store, plan.request, [case.id for case in plan.cases], [case.group for case in plan.cases])
+
+
+def _software() -> dict[str, str]:
+    return {name: version(name) for name in SOFTWARE}
+
+
+def _find_set(store: ObjectStore, plan: ExtractionPlan, *, verify: bool) -> _StoredSet:
+    """Looks for a committed set and checks that its manifest and every part are there; `verify` reads the parts."""
+    try:
+        committed = read_committed(store, plan.request.feature_set_id())
+    except NotFound:
+        return _StoredSet()
+    except DataLoss as error:
+        _log.warning("feature_set_damaged", object=error.subject, error=error.message)
+        return _StoredSet(manifest_unusable=True)
+    manifest = committed.manifest
+    if [(case.id, case.group) for case in plan.cases] != list(zip(manifest.case_ids, manifest.groups, strict=True)):
+        # Not repaired: parts hold rows without their cases, so that none of them can be trusted.
+        raise CaseOrderMismatch(
+            "the stored feature set has other cases than the dataset, or the same in another order",
+            subject=store.uri(committed.key),
+            remedy="delete all objects under the set's prefix and extract it again",
+        )
+    damaged = find_damaged_parts(store, manifest, read=verify)
+    for index in damaged:
+        _log.warning("feature_set_damaged", object=store.uri(manifest.parts[index].key), error="missing or changed")
+    return _StoredSet(committed, is_intact=not damaged)
+
+
+def _report_repair(stored: _StoredSet, committed: CommittedSet, parts: int) -> None:
+    manifest_replaced = stored.manifest_unusable or (stored.committed is not None and stored.committed != committed)
+    metrics.artifacts_recomputed.labels("feature_set_part").inc(parts)
+    metrics.artifacts_recomputed.labels("feature_set_manifest").inc(int(manifest_replaced))
+    if parts or manifest_replaced:
+        feature_set = committed.manifest.request.feature_set_id()
+        _log.warning("feature_set_repaired", feature_set=feature_set, parts=parts, manifest_replaced=manifest_replaced)
+
+
+def _encoder(models: ModelCache, plan: ExtractionPlan) -> Encoder:
+    if plan.request.initialisation == "random":
+        encoder = models.get_random(plan.card.architecture, plan.request.init_seed)
+    else:
+        encoder = models.get_by_card(plan.card)
+    check_layers(encoder, plan.request.layers)
+    return encoder

@@ -1,0 +1,195 @@
+"""Extracts the parts of a feature set: reads and prepares studies in threads, runs the encoder, stores the rows.
+
+Legend: N cases, C channels, D H W depth, height, width.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Future
+from contextlib import closing
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vfmalign.core.domain.datasets import Case
+from vfmalign.core.domain.errors import Cancelled
+from vfmalign.core.domain.models import ModelCard
+from vfmalign.core.runtime.metrics import Stages
+from vfmalign.core.storage.feature_set_writer import FeatureSetWriter
+from vfmalign.core.storage.feature_sets import FeatureRequest, Manifest
+from vfmalign.core.storage.store.object_store import ObjectStore
+from vfmalign.features import metrics
+from vfmalign.features.extraction.extractor import extract
+from vfmalign.features.extraction.threads import open_thread_pool
+from vfmalign.imaging.preprocessing import needed_kinds, prepare_study
+from vfmalign.imaging.volumes import load_case
+from vfmalign.models.encoder import Encoder
+
+Features = dict[str, Tensor]
+PreparedInput = tuple[Tensor, tuple[int, int]]
+"""Input of a study, (C, D, H, W), and its `PreparedStudy.slices`."""
+
+
+@dataclass(frozen=True)
+class ExtractionOptions:
+    """Settings that do not affect the features beyond float32 rounding.
+
+    Attributes:
+        batch_size: studies per forward pass on an accelerator (on a CPU, see `Encoder.studies_at_once`).
+        part_cases: rows per stored part, which are at most lost when the process is killed.
+        readers: threads that read, decode and prepare studies.
+    """
+
+    batch_size: int
+    part_cases: int
+    readers: int
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """Callbacks of an extraction.
+
+    Attributes:
+        compute: runs a function on the thread that owns the device and returns its result.
+        stages: collects the time of each stage.
+        report: called with the finished cases and all cases, at the start and after every part.
+        cancelled: called between batches; True stops the extraction.
+    """
+
+    compute: Callable[[Callable[[], Features]], Features]
+    stages: Stages
+    report: Callable[[int, int], None]
+    cancelled: Callable[[], bool]
+
+
+@dataclass(frozen=True)
+class ExtractionPlan:
+    """A resolved request: the model's card, the cases in row order, and everything that determines the features.
+
+    Attributes:
+        allow_cut_organs: whether a mask that normalises the input may lie outside the field of view.
+    """
+
+    card: ModelCard
+    cases: tuple[Case, ...]
+    request: FeatureRequest
+    allow_cut_organs: bool = False
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One machine's share of a set: the parts whose number, from 0, modulo `count` is `index`."""
+
+    index: int = 0
+    count: int = 1
+
+
+WHOLE = Shard()
+
+
+@dataclass(frozen=True)
+class Computed:
+    """Work that an extraction did: parts that it computed, and their cases."""
+
+    parts: int = 0
+    cases: int = 0
+
+
+def extract_missing(
+    store: ObjectStore,
+    plan: ExtractionPlan,
+    encoder: Encoder,
+    writer: FeatureSetWriter,
+    *,
+    options: ExtractionOptions,
+    hooks: Hooks,
+    shard: Shard = WHOLE,
+    manifest: Manifest | None = None,
+) -> Computed:
+    """Computes and stores the missing parts of a shard; intact parts of the damaged set with this manifest stay."""
+    parts = split_rows(plan, options)[shard.index :: shard.count]
+    total = sum(len(rows) for rows in parts)
+    stored = writer.parts_done(options.part_cases, manifest)
+    missing = [rows for rows in parts if rows.start not in stored]
+    computed = sum(len(rows) for rows in missing)
+    done = total - computed
+    hooks.report(done, total)
+    cases = [plan.cases[row] for rows in missing for row in rows]
+    on_cpu = next(encoder.parameters()).device.type == "cpu"
+    batch_size = encoder.studies_at_once if on_cpu else options.batch_size
+    with closing(_prepare_inputs(store, plan, cases, options, hooks.stages)) as inputs:
+        for rows in missing:
+            batches = []
+            for first in range(rows.start, rows.stop, batch_size):
+                if hooks.cancelled():
+                    raise Cancelled("the extraction was cancelled", subject=plan.request.feature_set_id())
+                with hooks.stages.stage("wait_input"):
+                    size = min(batch_size, rows.stop - first)
+                    studies = [next(inputs) for _ in range(size)]
+                    input_NCDHW = torch.stack([input_CDHW for input_CDHW, _ in studies])
+                slices_N2 = torch.tensor([slices for _, slices in studies])
+                batches.append(_forward(hooks, encoder, input_NCDHW, slices_N2, plan.request.layers))
+            with hooks.stages.stage("write"):
+                writer.write_part(rows.start, _concatenate(batches, plan.request.layers))
+            done += len(rows)
+            hooks.report(done, total)
+    return Computed(len(missing), computed)
+
+
+def split_rows(plan: ExtractionPlan, options: ExtractionOptions) -> list[range]:
+    """Returns the rows of each part."""
+    rows = range(len(plan.cases))
+    return [rows[start : start + options.part_cases] for start in range(0, len(rows), options.part_cases)]
+
+
+def _forward(hooks: Hooks, encoder: Encoder, input_NCDHW: Tensor, slices_N2: Tensor, layers: Sequence[str]) -> Features:
+    metrics.batch_size.observe(len(input_NCDHW))
+
+    def run() -> Features:
+        with hooks.stages.stage("forward"):
+            return extract(encoder, input_NCDHW, layers, "mean", slices_N2)
+
+    return hooks.compute(run)
+
+
+def _concatenate(batches: Sequence[Features], layers: Sequence[str]) -> dict[str, NDArray[np.float32]]:
+    return {layer: torch.cat([batch[layer] for batch in batches]).numpy() for layer in layers}
+
+
+def _prepare_inputs(
+    store: ObjectStore, plan: ExtractionPlan, cases: Sequence[Case], options: ExtractionOptions, stages: Stages
+) -> Generator[PreparedInput, None, None]:
+    """Yields prepared inputs in order of the cases. Closing the generator stops the readers.
+
+    Readers are at most one batch and one study per reader ahead of the encoder, which bounds the memory.
+    """
+    kinds = needed_kinds(plan.request.preprocessing)
+    ahead = options.batch_size + options.readers
+
+    def prepare(case: Case) -> PreparedInput:
+        with stages.stage("read"):
+            volumes = load_case(store, case, kinds)
+        with stages.stage("prepare"):
+            study = prepare_study(
+                volumes,
+                plan.request.preprocessing,
+                plan.request.input_transform,
+                subject=f"case {case.id}",
+                allow_cut=plan.allow_cut_organs,
+            )
+            return study.input_CDHW, study.slices
+
+    # One torch thread per reader: readers that share torch's pool spend half of their time waiting for each other.
+    with open_thread_pool(options.readers, 1, "read") as pool:
+        pending: deque[Future[PreparedInput]] = deque()
+        for case in cases:
+            pending.append(pool.submit(prepare, case))
+            if len(pending) > ahead:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()

@@ -1,0 +1,129 @@
+"""Reads, decodes and prepares the study of a request."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from vfmalign.client.messages.features import Pooling
+from vfmalign.core.domain.datasets import StoredObject
+from vfmalign.core.domain.declarations import VolumeKind
+from vfmalign.core.domain.errors import BadVolume, InvalidInput
+from vfmalign.core.domain.models import PreprocessingSpec
+from vfmalign.core.runtime.metrics import Stages
+from vfmalign.core.runtime.work_context import UNLIMITED, WorkContext
+from vfmalign.core.storage.store.object_store import ObjectStore
+from vfmalign.imaging.preprocessing import GLAND, PreparedStudy, needed_kinds, prepare_study
+from vfmalign.imaging.volumes import MAX_ENCODED_BYTES, Volume, decode
+
+
+@dataclass(frozen=True)
+class Source:
+    """One volume of a request.
+
+    Attributes:
+        kind: modality or label map.
+        field: field of the request, for errors.
+        content: the NIfTI bytes, or the stored object.
+    """
+
+    kind: VolumeKind
+    field: str
+    content: bytes | StoredObject
+
+
+@dataclass(frozen=True)
+class StudyRequest:
+    """A checked request of Extract.
+
+    Attributes:
+        model: id of a published model.
+        model_sha256: expected digest of its weights; empty accepts any.
+        sources: the study's volumes.
+        layers: empty means the card's primary layer.
+        pooling: `mean`, or `none` for whole feature maps.
+        input_transform: name in `imaging.input_transforms.INPUT_TRANSFORMS`.
+        store_as: id to store the features under; empty returns them.
+    """
+
+    model: str
+    model_sha256: str
+    sources: tuple[Source, ...]
+    layers: tuple[str, ...]
+    pooling: Pooling
+    input_transform: str
+    store_as: str
+
+
+def prepare_sources(
+    store: ObjectStore,
+    sources: Sequence[Source],
+    preprocessing: PreprocessingSpec,
+    input_transform: str,
+    stages: Stages,
+    *,
+    context: WorkContext = UNLIMITED,
+) -> PreparedStudy:
+    """Reads, decodes and prepares a study.
+
+    Args:
+        store: object store of the stored volumes.
+        sources: the study's volumes.
+        preprocessing: input format of the model.
+        input_transform: name in `imaging.input_transforms`.
+        stages: records the seconds of each stage.
+        context: checked before every volume and while it is decompressed.
+
+    Raises:
+        BadVolume: a volume is missing, sent twice, cannot be decoded, or does not overlap the others.
+        BadOption: the input transform is unknown.
+        NotFound: a stored volume does not exist.
+        DigestMismatch: the digest of a stored volume is not the expected one.
+        Cancelled, DeadlineExceeded: see `WorkContext`.
+    """
+    needed = needed_kinds(preprocessing)
+    _check_kinds([source.kind for source in sources], sources, needed)
+    volumes: dict[VolumeKind, Volume] = {}
+    for source in sources:
+        if source.kind in {*needed, GLAND.name}:
+            with in_field(source.field):
+                volumes[source.kind] = _read(store, source, stages, context)
+    with stages.stage("prepare"):
+        return prepare_study(volumes, preprocessing, input_transform, subject="study", labels=(GLAND,), context=context)
+
+
+def _check_kinds(kinds: Sequence[VolumeKind], sources: Sequence[Source], needed: Sequence[VolumeKind]) -> None:
+    """Checks that a study has every volume that the model takes, and none twice."""
+    for place, source in enumerate(sources):
+        if source.kind in kinds[:place]:
+            raise BadVolume(f"{source.kind} is sent twice", field=source.field, remedy="send each volume once")
+    if missing := [kind for kind in needed if kind not in kinds]:
+        others = [kind for kind in kinds if kind not in needed]
+        raise BadVolume(
+            f"no {missing[0]} volume; the model takes {', '.join(needed)}",
+            subject="study",
+            remedy=f"send {missing[0]}" + (f", or name {others[0]} as the model does" if others else ""),
+        )
+
+
+def _read(store: ObjectStore, source: Source, stages: Stages, context: WorkContext) -> Volume:
+    context.checkpoint()
+    if isinstance(source.content, bytes):
+        data, name = source.content, source.field
+    else:
+        with stages.stage("read"):
+            data = store.get(source.content.key, sha256=source.content.sha256, max_bytes=MAX_ENCODED_BYTES)
+        name = store.uri(source.content.key)
+    with stages.stage("decode"):
+        return decode(data, name, source.kind, is_label=source.kind == "gland", context=context)
+
+
+@contextmanager
+def in_field(field: str) -> Iterator[None]:
+    """Sets the field of errors, so that an error about a stored object also names the field that refers to it."""
+    try:
+        yield
+    except InvalidInput as error:
+        error.field = field
+        raise

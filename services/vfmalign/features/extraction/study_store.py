@@ -1,0 +1,60 @@
+"""Stores the features of one study below `features/<id>/`, one safetensors file per layer.
+
+Stored features are immutable: storing other features under the same id is a conflict.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from safetensors.torch import save
+from torch import Tensor
+
+from vfmalign.core.domain.datasets import StoredObject
+from vfmalign.core.domain.errors import BadOption, Conflict
+from vfmalign.core.storage.keys import features_prefix
+from vfmalign.core.storage.store.object_store import ObjectStore
+
+# Ids of feature sets are 32 hex digits. A study must not be stored below the prefix of a set.
+_FEATURE_SET_ID = re.compile(r"[0-9a-f]{32}")
+
+
+def check_study_id(study_id: str) -> None:
+    """Raises BadOption for an id that has the form of a feature set's id."""
+    if _FEATURE_SET_ID.fullmatch(study_id):
+        raise BadOption(
+            "ids of 32 hex digits belong to feature sets", field="store_as", remedy="choose an id of another form"
+        )
+
+
+@dataclass(frozen=True)
+class StoredFeatures:
+    """Stored features of one layer and their size in bytes."""
+
+    ref: StoredObject
+    size_bytes: int
+
+
+def store_features(store: ObjectStore, study_id: str, features: Mapping[str, Tensor]) -> dict[str, StoredFeatures]:
+    """Stores a study's features: one file per layer, with one tensor named like the layer.
+
+    Raises:
+        BadOption: the id has the form of a feature set's id.
+        Conflict: other features are stored under this id.
+    """
+    check_study_id(study_id)
+    stored = {}
+    for layer, tensor in features.items():
+        data = save({layer: tensor.contiguous()})
+        ref = StoredObject(
+            key=f"{features_prefix(study_id)}{layer}.safetensors", sha256=hashlib.sha256(data).hexdigest()
+        )
+        if not store.put_if_absent(ref.key, data) and store.get(ref.key) != data:
+            raise Conflict(
+                "other features are stored under this id", subject=store.uri(ref.key), remedy="store under a new id"
+            )
+        stored[layer] = StoredFeatures(ref, len(data))
+    return stored

@@ -1,1 +1,0 @@
-"""Analysis of a check: gain, convergence, shift, verdict, and the records of its result."""

@@ -1,1 +1,0 @@
-"""Database of the orchestrator: tables, migrations and pagination."""

@@ -1,1 +1,0 @@
-"""HTML report of an experiment, its figures and its table of cells."""

@@ -1,0 +1,20 @@
+"""Table of experiments."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Mapped, mapped_column
+
+from vfmalign.database.tables import LifecycleRow
+
+
+class ExperimentRow(LifecycleRow):
+    """One experiment; see `experiments.repository.StoredExperiment` for the fields. Its cells are rows of `checks`."""
+
+    __tablename__ = "experiments"
+
+    pinned_inputs: Mapped[dict[str, Any]]
+    restored_cells: Mapped[list[str]] = mapped_column(sa.JSON, default=list)
+    report: Mapped[dict[str, Any] | None]

@@ -1,0 +1,363 @@
+"""Base of the repositories of jobs, checks and experiments: one lifecycle, one set of transactions.
+
+    queued ──> running ──> succeeded | failed | cancelled
+       │                                  │        │
+       ├──── cancel before it starts ─────│────────┘
+       └<─────────────── retry ───────────┴────────┘
+
+Between `queued` and `running`, a job is `pending`: launched, and waiting for its processes to start.
+
+Creation is idempotent: the same id with the same request returns the first row. The first terminal state stays, so that
+a result and a cancellation that race have one outcome, which every later reader sees. Only `retry` leads out of it, and
+`reopen` where the result of what succeeded was lost in the store.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, ClassVar, Generic, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy import event
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from vfmalign.client.messages.common import STATES, TERMINAL_STATES, Failure, JobState, Progress, State
+from vfmalign.core.domain.errors import Conflict, Exhausted, NotFound, PreconditionFailed
+from vfmalign.core.domain.record import Record
+from vfmalign.core.rpc.access.identity import current_identity
+from vfmalign.database.database import Database
+from vfmalign.database.pagination import Page, PageRequest, read_page
+from vfmalign.database.tables import LifecycleRow, now
+from vfmalign.finetuning import metrics
+
+NO_FREE_SLOT = "NO_FREE_SLOT"
+"""`Progress.reason` of what waits for the limit on concurrent work."""
+ARTIFACT_LOST = "ARTIFACT_LOST"
+"""`Progress.reason` of what had finished and runs again, because a stored object was lost."""
+
+
+class StoredRef(Record):
+    """A stored object: its key, SHA-256 digest and size in bytes."""
+
+    key: str
+    sha256: str
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class Operation:
+    """What jobs, checks and experiments have in common.
+
+    Attributes:
+        state: only jobs are `pending`.
+        progress: current phase, counts, and what it waits for; after the end, how it ended.
+        failure: set where the state is `failed`.
+        cancel_requested: whether an operation with work in progress was asked to end.
+        retries, retried_at: how often, and when last, a client queued it again.
+        created_by: key of the identity that created it; empty for what the service created itself.
+    """
+
+    id: str
+    state: JobState
+    progress: Progress
+    failure: Failure | None
+    cancel_requested: bool
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    retries: int
+    retried_at: datetime | None
+    created_by: str
+
+    @property
+    def finished(self) -> bool:
+        """Whether the state is terminal."""
+        return self.state in TERMINAL_STATES
+
+    @property
+    def queued_at(self) -> datetime:
+        """When a client last queued it: when it was created or retried."""
+        return self.retried_at or self.created_at
+
+    def must_follow(self, retried_at: datetime | None) -> bool:
+        """Returns whether the retry of its owner has yet to reach it: it has neither a result nor an end of its own.
+
+        One that a client cancels after that retry is left alone, as is one that succeeded while it was being cancelled.
+        """
+        ended = self.state in {"failed", "cancelled"} or (self.cancel_requested and self.state != "succeeded")
+        return retried_at is not None and self.queued_at < retried_at and ended
+
+
+Row = TypeVar("Row", bound=LifecycleRow)
+Item = TypeVar("Item", bound=Operation)
+
+
+class LifecycleRepository(ABC, Generic[Row, Item]):
+    """All rows of one table and tenant. Every method is one transaction, and only those that write are guarded.
+
+    Args:
+        database: where the table is, and whose rows are meant.
+        quota: how many unfinished rows of the tenant one caller may have; 0 for no limit.
+
+    Attributes:
+        table: class of the rows.
+        noun: what a row is called in errors, such as `check`.
+        states: in which an item can be.
+        stopping: detail of the progress while a cancelled operation still runs.
+    """
+
+    table: ClassVar[type[Any]]
+    noun: ClassVar[str]
+    states: ClassVar[tuple[JobState, ...]] = STATES
+    stopping: ClassVar[str]
+
+    def __init__(self, database: Database, quota: int = 0) -> None:
+        self._database, self._quota = database, quota
+
+    @abstractmethod
+    def _to_item(self, row: Row) -> Item:
+        """Converts a row."""
+
+    def find(self, item_id: str, request: Record) -> Item | None:
+        """Returns the item of this id that was created with the same request, or None if the id is free.
+
+        Raises:
+            Conflict: the id was used with another request.
+        """
+        with self._database.snapshot() as session:
+            row = session.get(self.table, self._key(item_id))
+            return None if row is None else self._same(row, request)
+
+    def get(self, item_id: str) -> Item:
+        """Returns one item.
+
+        Raises:
+            NotFound: the id is unknown.
+        """
+        with self._database.snapshot() as session:
+            return self._to_item(self._row(session, item_id, lock=False))
+
+    def list(self, request: PageRequest) -> Page[Item]:
+        """Returns one page of items, newest first."""
+        with self._database.snapshot() as session:
+            return read_page(session, self.table, request, self._to_item)
+
+    def counts(self) -> dict[str, int]:
+        """Returns the number of items per state, zeros included."""
+        query = sa.select(self.table.state, sa.func.count()).group_by(self.table.state)
+        with self._database.snapshot() as session:
+            numbers = {row[0]: row[1] for row in session.execute(query)}
+        return {state: numbers.get(state, 0) for state in self.states}
+
+    def cancel(self, item_id: str) -> Item:
+        """Cancels: a queued item ends at once, a pending or running one when its work has ended, a finished one stays.
+
+        Raises:
+            NotFound: the id is unknown.
+        """
+        with self._database.session() as session:
+            row = self._row(session, item_id)
+            if row.state == "queued":
+                self._end(session, row, "cancelled", "cancelled before it started")
+            elif row.state not in TERMINAL_STATES and not row.cancel_requested:
+                row.cancel_requested = True
+                row.progress = _dump(Progress(phase="stopping", detail=self.stopping))
+            return self._to_item(row)
+
+    def retry(self, item_id: str) -> Item:
+        """Queues an item again that failed or was cancelled; it keeps its artifacts and its history.
+
+        An item that is queued or running stays as it is. One that is being cancelled goes on.
+
+        Raises:
+            NotFound: the id is unknown.
+            PreconditionFailed: it succeeded.
+            Exhausted: its creator has as many unfinished ones as the quota allows.
+        """
+        with self._database.session() as session:
+            row = self._row(session, item_id)
+            if row.state in TERMINAL_STATES:
+                self._check_quota(session, row)
+            return self._retry(session, row)
+
+    def follow_retry(self, item_id: str, retried_at: datetime | None) -> Item:
+        """Retries an item of something that was retried then, where `must_follow` says so.
+
+        Reading and retrying are one transaction: an item that is being cancelled may succeed at any moment.
+
+        Raises:
+            NotFound: the id is unknown.
+        """
+        with self._database.session() as session:
+            row = self._row(session, item_id)
+            item = self._to_item(row)
+            return self._retry(session, row) if item.must_follow(retried_at) else item
+
+    def set_progress(self, item_id: str, progress: Progress) -> None:
+        """Records what an item is doing or waiting for; one that ends or is being cancelled keeps its last progress."""
+        with self._database.session() as session:
+            self._set_progress(self._row(session, item_id), progress)
+
+    def fail(self, item_id: str, message: str, reason: str) -> None:
+        """Ends an item that cannot be finished.
+
+        Args:
+            item_id: the item.
+            message: cause and remedy in one sentence.
+            reason: UPPER_SNAKE_CASE constant.
+        """
+        with self._database.session() as session:
+            failure = Failure(reason=reason, message=message)
+            self._end(session, self._row(session, item_id), "failed", message, failure)
+
+    def mark_cancelled(self, item_id: str) -> None:
+        """Ends an item whose work has stopped after `cancel`, unless the cancellation was withdrawn meanwhile."""
+        with self._database.session() as session:
+            row = self._row(session, item_id)
+            if row.cancel_requested:
+                self._end(session, row, "cancelled", "cancelled")
+
+    def reopen(self, item_id: str, detail: str) -> Item:
+        """Queues an item again that succeeded, because its report was lost. Intact artifacts are kept.
+
+        Args:
+            item_id: the item.
+            detail: what is lost, in one sentence.
+        """
+        with self._database.session() as session:
+            row = self._row(session, item_id)
+            if row.state == "succeeded":
+                row.state, row.finished_at, row.cancel_requested = "running", None, False
+                self._set_progress(row, Progress(phase="report", detail=detail, reason=ARTIFACT_LOST))
+            return self._to_item(row)
+
+    def _insert(self, row: Row, request: Record, detail: str) -> Item:
+        """Adds a queued row, unless its id exists.
+
+        Raises:
+            Conflict: the id was used with another request.
+            Exhausted: the caller has as many unfinished ones as the quota allows.
+        """
+        row.request, row.request_digest = request.model_dump(mode="json"), request.digest()
+        row.state, row.created_at = "queued", now()
+        identity = current_identity.get()
+        row.created_by = identity.key if identity else ""
+        row.progress = _dump(Progress(phase="queued", detail=detail, reason=NO_FREE_SLOT))
+        try:
+            with self._database.session() as session:
+                if session.get(self.table, self._key(row.id)) is None:  # a request that is repeated needs no room
+                    self._check_quota(session, row)
+                session.add(row)
+        except IntegrityError:
+            with self._database.snapshot() as session:
+                return self._same(session.get_one(self.table, self._key(row.id)), request)
+        return self._to_item(row)
+
+    def _check_quota(self, session: Session, row: Any) -> None:
+        """Checks that the creator of a row may have one more that is unfinished.
+
+        Calls that arrive at once are not counted by each other, and may exceed the quota by their number.
+        """
+        if not self._quota or not row.created_by:
+            return
+        unfinished = sa.select(sa.func.count()).where(
+            self.table.created_by == row.created_by, self.table.state.not_in(TERMINAL_STATES)
+        )
+        count = session.scalar(unfinished.select_from(self.table)) or 0
+        if count >= self._quota:
+            raise Exhausted(
+                f"its creator has {count} unfinished {self.noun}s, and the quota is {self._quota}",
+                subject=row.id,
+                remedy=f"wait until some have ended, cancel some, or ask an operator to raise "
+                f"VFMALIGN_QUOTA__{self.noun.upper()}S",
+            )
+
+    def _key(self, item_id: str) -> tuple[str, str]:
+        """Returns the primary key of a row."""
+        return self._database.tenant, item_id
+
+    def _row(self, session: Session, item_id: str, *, lock: bool = True) -> Any:
+        row = session.get(self.table, self._key(item_id), with_for_update=lock or None)
+        if row is None:
+            raise NotFound(
+                f"no such {self.noun}",
+                subject=item_id[:128],
+                remedy=f"run `vfmalign {self.noun}s list`, or call List{self.noun.capitalize()}s, to see the known ids",
+            )
+        return row
+
+    def _same(self, row: Any, request: Record) -> Item:
+        if row.request_digest != request.digest():
+            raise Conflict(
+                f"the id belongs to a {self.noun} that was created with another body",
+                subject=row.id,
+                remedy=f"choose another {self.noun} id",
+            )
+        return self._to_item(row)
+
+    def _retry(self, session: Session, row: Row) -> Item:
+        if row.state in TERMINAL_STATES:
+            if not self._may_retry(session, row):
+                raise PreconditionFailed(
+                    f"the {self.noun} has succeeded", subject=row.id, remedy="create another one to repeat it"
+                )
+            row.state, row.finished_at, row.failure = "queued", None, None
+            row.progress = _dump(Progress(phase="queued", detail="waiting to continue", reason=NO_FREE_SLOT))
+        elif row.cancel_requested:
+            row.progress = _dump(Progress(phase="starting", detail="its cancellation was withdrawn"))
+        else:
+            return self._to_item(row)
+        row.cancel_requested, row.retries, row.retried_at = False, row.retries + 1, now()
+        self._reset(row)
+        return self._to_item(row)
+
+    def _may_retry(self, session: Session, row: Any) -> bool:
+        """Returns whether an item that has ended may be queued again."""
+        return bool(row.state != "succeeded")
+
+    def _reset(self, row: Any) -> None:
+        """Clears what an item that is retried does not keep."""
+
+    def _select(self, query: sa.Select[Any]) -> tuple[Item, ...]:
+        with self._database.snapshot() as session:
+            return tuple(self._to_item(row) for row in session.scalars(query))
+
+    def _set_progress(self, row: Any, progress: Progress) -> bool:
+        """Records progress, and returns whether the row still accepts it."""
+        accepted = row.state not in TERMINAL_STATES and not row.cancel_requested
+        if accepted:
+            row.progress = _dump(progress)
+        return bool(accepted)
+
+    def _end(self, session: Session, row: Any, state: State, detail: str, failure: Failure | None = None) -> None:
+        """Moves a row to a terminal state; the first terminal state stays."""
+        if row.state in TERMINAL_STATES:
+            return
+        row.state, row.finished_at = state, now()
+        event.listen(session, "after_commit", lambda _: metrics.ended.labels(self.noun, state).inc(), once=True)
+        row.progress = _dump(Progress(phase="finished", detail=detail))
+        row.failure = None if failure is None else _dump(failure)
+
+
+def common_fields(row: LifecycleRow) -> dict[str, Any]:
+    """Returns the fields of `Operation` as stored in a row."""
+    return {
+        "id": row.id,
+        "state": row.state,
+        "progress": Progress.model_validate(row.progress),
+        "failure": None if row.failure is None else Failure.model_validate(row.failure),
+        "cancel_requested": row.cancel_requested,
+        "created_at": row.created_at,
+        "started_at": row.started_at,
+        "finished_at": row.finished_at,
+        "retries": row.retries,
+        "retried_at": row.retried_at,
+        "created_by": row.created_by,
+    }
+
+
+def _dump(record: Record) -> dict[str, Any]:
+    return record.model_dump(mode="json")

@@ -1,1 +1,0 @@
-"""HTML report of a check: figures, formatting and templates."""

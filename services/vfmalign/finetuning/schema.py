@@ -1,0 +1,19 @@
+"""The schema of this service: the tables of jobs, checks and experiments, and the lease of the leader."""
+
+from __future__ import annotations
+
+from vfmalign.database.database import Database
+from vfmalign.database.schema import Schema
+from vfmalign.database.tables import Base
+from vfmalign.finetuning.checks import tables as _checks
+from vfmalign.finetuning.experiments import tables as _experiments
+from vfmalign.finetuning.jobs import tables as _jobs
+
+_TABLES = (_jobs, _checks, _experiments)
+"""Modules whose tables `Base` holds once they are imported."""
+SCHEMA = Schema("finetuning", "vfmalign.finetuning:migrations", Base.metadata)
+
+
+def open_database(url: str) -> Database:
+    """Opens the database of this service. See `Database`."""
+    return Database(url, SCHEMA)

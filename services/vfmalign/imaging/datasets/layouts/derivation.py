@@ -1,0 +1,178 @@
+"""Declarations of datasets that are imported: the user's own, or derived from the data."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import ValidationError
+
+from vfmalign.client.messages.base import to_bad_option
+from vfmalign.core.domain.declarations import (
+    VOLUME_PATTERN,
+    DatasetDeclaration,
+    LabelMap,
+    VolumeKind,
+    get_declaration,
+    list_declarations,
+)
+from vfmalign.core.domain.errors import BadDataset, BadOption, BadVolume
+from vfmalign.core.domain.untrusted import read_regular_file
+from vfmalign.imaging.datasets.layouts.sources import CaseSource, VolumeFile, describe_unreadable
+from vfmalign.imaging.volumes import MAX_ENCODED_BYTES, decode
+
+MAX_DECLARATION_BYTES = 2**20
+MAX_DERIVED_VALUES = 64
+"""Largest number of values of a label map that nothing declares. An image that is taken for one has more."""
+DECLARE = "describe the data with --declaration"
+
+
+def read_declaration(text: str) -> DatasetDeclaration:
+    """Reads a declaration: the name of one that comes along, or the path of a JSON file.
+
+    Raises:
+        BadOption: there is no such file or name, or the file is not a declaration; the error names the wrong field.
+    """
+    if text in list_declarations():
+        return get_declaration(text)
+    try:
+        content = read_regular_file(Path(text), MAX_DECLARATION_BYTES)
+    except (FileNotFoundError, ValueError):
+        raise BadOption(
+            "there is no such file, and no declaration of this name",
+            field="declaration",
+            remedy=f"give a JSON file, or one of: {', '.join(list_declarations())}",
+        ) from None
+    except OSError as error:
+        raise BadOption(
+            f"the file {describe_unreadable(error)}",
+            field="declaration",
+            remedy="give a JSON file that this account may read",
+        ) from None
+    try:
+        return DatasetDeclaration.model_validate_json(content)
+    except ValidationError as error:
+        if error.errors()[0]["type"] == "json_invalid":
+            raise BadOption(
+                "the file is not JSON",
+                field="declaration",
+                remedy="give a JSON file, such as the declaration that `--dry-run --json` prints",
+            ) from None
+        raise to_bad_option(error, "declaration") from None
+
+
+def to_volume_id(text: Any, default: str) -> VolumeKind:
+    """Turns a name into an id, such as `T1w (MPRAGE)` into `t1w_mprage`; `default` where no letter comes first."""
+    ascii_text = unicodedata.normalize("NFKD", str(text)).encode("ascii", "ignore").decode()
+    candidate = re.sub(r"[^a-z0-9]+", "_", ascii_text.lower()).strip("_")[:32].rstrip("_")
+    return candidate if re.fullmatch(VOLUME_PATTERN, candidate) else default
+
+
+def declare(
+    name: VolumeKind, modalities: Sequence[VolumeKind], labels: Sequence[LabelMap] = (), classes: Sequence[str] = ()
+) -> DatasetDeclaration:
+    """Builds a derived declaration.
+
+    Raises:
+        BadDataset: names are equal or too many.
+    """
+    try:
+        return DatasetDeclaration.model_validate(
+            {
+                "name": name,
+                "modalities": tuple(modalities),
+                "labels": [label.model_dump() for label in labels],
+                "classes": [{"name": entry} for entry in classes],
+            }
+        )
+    except ValidationError as error:
+        problem = to_bad_option(error, "declaration")
+        raise BadDataset(f"no declaration derives from the data: {problem.message}", remedy=DECLARE) from None
+
+
+def declare_from_json(content: Mapping[str, Any]) -> DatasetDeclaration:
+    """Derives the declaration from the `dataset.json` of the Decathlon or nnU-Net: its name, channels and labels.
+
+    Raises:
+        BadDataset: the channels or labels are missing or have another form.
+    """
+    channels = content.get("channel_names", content.get("modality"))
+    if isinstance(channels, list):
+        channels = dict(enumerate(channels))
+    if not isinstance(channels, dict) or not channels:
+        raise BadDataset(
+            "it names no channels in `modality` or `channel_names`", subject="dataset.json", remedy=DECLARE
+        )
+    try:
+        indices = {int(index): name for index, name in channels.items()}
+    except (TypeError, ValueError):
+        indices = {}
+    if sorted(indices) != list(range(len(channels))):
+        raise BadDataset("the channels are not numbered 0, 1, …", subject="dataset.json", remedy=DECLARE)
+    modalities = [to_volume_id(name, f"channel_{index}") for index, name in sorted(indices.items())]
+    values = _read_label_names(content.get("labels", {}))
+    name = to_volume_id(content.get("name", ""), "dataset")
+    label = "label" if name in modalities or name == "dataset" else name
+    return declare(name, modalities, [LabelMap(name=label, values=values)] if values else ())
+
+
+def _read_label_names(labels: Any) -> dict[int, VolumeKind]:
+    """Names of the values other than 0, from `{"1": "anterior"}` or from `{"anterior": 1}`."""
+    if not isinstance(labels, dict | list):
+        raise BadDataset("`labels` is not an object", subject="dataset.json", remedy=DECLARE)
+    pairs = list(enumerate(labels)) if isinstance(labels, list) else list(labels.items())
+    values: dict[int, VolumeKind] = {}
+    for key, item in pairs:
+        value, name = (key, item) if re.fullmatch(r"\d+", str(key), re.ASCII) else (item, key)
+        if isinstance(value, bool) or not re.fullmatch(r"\d{1,3}", str(value), re.ASCII) or int(value) > 255:
+            raise BadDataset(
+                "a label has no whole number from 0 to 255, such as a region of nnU-Net",
+                subject="dataset.json",
+                remedy=DECLARE,
+            )
+        if int(value):
+            values[int(value)] = to_volume_id(name, f"value_{int(value)}")
+    return values
+
+
+def derive_label_maps(cases: Iterable[CaseSource], names: Iterable[VolumeKind]) -> list[LabelMap]:
+    """Reads the values of label maps whose structures have no names; value v is called `value_v`.
+
+    Args:
+        cases: the cases; those with problems are not read, because their files may lie anywhere.
+        names: ids of the label maps; one that no usable case has is left out.
+
+    Raises:
+        BadDataset: a label map holds no value other than 0 in any case, or too many to be one.
+    """
+    usable = [case for case in cases if not case.problems]
+    return [
+        _derive_label_map(name, files)
+        for name in names
+        if (files := [case.files[name] for case in usable if name in case.files])
+    ]
+
+
+def _derive_label_map(name: VolumeKind, files: Sequence[VolumeFile]) -> LabelMap:
+    values_by_file = [read_values(file) for file in files]
+    readable = [values for values in values_by_file if values is not None]
+    # Where no file can be read, any value will do: the validation lists the files.
+    values = sorted(set().union(*readable)) if readable else [1]
+    if not values:
+        raise BadDataset(f"the label map {name} is empty in every case", remedy="remove it, or correct the files")
+    if len(values) > MAX_DERIVED_VALUES:
+        raise BadDataset(f"the label map {name} has {len(values)} different values, as an image has", remedy=DECLARE)
+    return LabelMap(name=name, values={v: f"value_{v}" for v in values}, may_be_empty=not all(readable))
+
+
+def read_values(file: VolumeFile) -> set[int] | None:
+    """Values of a label map other than 0; None where the file cannot be read as one, which the validation reports."""
+    try:
+        volume = decode(read_regular_file(file.path, MAX_ENCODED_BYTES), "label map", "label", is_label=True)
+    except (OSError, BadVolume):
+        return None
+    return {int(value) for value in np.unique(volume.array_XYZ)} - {0}

@@ -1,0 +1,143 @@
+"""A draft of a declaration for data that nothing describes, from the words that the names of their files share.
+
+A word of a file's name may be a patient's name. A word is only used if the files of at least two patients, and of
+half of all patients, have it, and no folder's name does.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from itertools import chain
+from pathlib import Path
+
+from vfmalign.core.domain.declarations import DatasetDeclaration, LabelMap, VolumeKind
+from vfmalign.core.domain.errors import BadDataset
+from vfmalign.imaging.datasets.layouts.derivation import (
+    MAX_DERIVED_VALUES,
+    declare,
+    derive_label_maps,
+    read_values,
+    to_volume_id,
+)
+from vfmalign.imaging.datasets.layouts.sources import CaseSource, VolumeFile, get_stem
+
+KindsByCase = Mapping[str, Mapping[VolumeKind, Sequence[Path]]]
+"""By case, its files by what they may be called in a declaration."""
+
+
+class UndescribedData(BadDataset):
+    """Data that no declaration describes.
+
+    Attributes:
+        counts: what the files may be called, and how many cases have such a file.
+        draft: a declaration to correct; None where no image is in every case that has files.
+    """
+
+    def __init__(self, message: str, counts: Mapping[VolumeKind, int], draft: DatasetDeclaration | None) -> None:
+        listed = ", ".join(f"{kind} ({count})" for kind, count in counts.items())
+        remedy = "describe the data with --declaration, or choose another layout with --layout"
+        if draft is not None:
+            remedy = (
+                "standard output has the draft of a declaration: save it, correct its names, and import with "
+                "--declaration FILE"
+            )
+        found = f"the cases have files of {listed}" if listed else "their names share no word"
+        super().__init__(f"{message}; {found}", field="directory", remedy=remedy)
+        self.counts = dict(counts)
+        self.draft = draft
+
+
+def name_files(files_by_case: Mapping[str, Sequence[Path]]) -> dict[str, dict[VolumeKind, list[Path]]]:
+    """Names the files of each case by the words that tell them apart, such as `t1w_gd`; others are left out.
+
+    Args:
+        files_by_case: files by case, whose name begins with the patient's folder.
+    """
+    words_by_case = {case: [_split(get_stem(file.name)) for file in files] for case, files in files_by_case.items()}
+    shared = find_shared_words({case: set(chain(*lists)) for case, lists in words_by_case.items()})
+    words_of_files = [set(words) & shared for lists in words_by_case.values() for words in lists]
+    everywhere = set.intersection(*words_of_files)
+    if all(words - everywhere for words in words_of_files if words):  # a word of every file tells nothing apart
+        shared -= everywhere
+    named: dict[str, dict[VolumeKind, list[Path]]] = {case: {} for case in files_by_case}
+    for case, lists in words_by_case.items():
+        for file, words in zip(files_by_case[case], lists, strict=True):
+            if kind := _to_kind(words, shared):
+                named[case].setdefault(kind, []).append(file)
+    return named
+
+
+def find_shared_words(words_by_case: Mapping[str, Collection[str]]) -> set[str]:
+    """Returns the words that may be shown: those of enough patients that are in no name of a case."""
+    patients: dict[str, set[str]] = {}
+    for case, words in words_by_case.items():
+        for word in set(words) - _list_folder_words(case):
+            patients.setdefault(word, set()).add(_get_patient(case))
+    needed = max(2, -(-len(set(map(_get_patient, words_by_case))) // 2))
+    return {word for word, owners in patients.items() if len(owners) >= needed}
+
+
+def describe(message: str, kinds_by_case: KindsByCase, labels: Sequence[LabelMap] | None = None) -> UndescribedData:
+    """Returns the error for data that nothing describes.
+
+    Args:
+        message: what does not match.
+        kinds_by_case: see `name_files`.
+        labels: the label maps; None finds them among the files, by their values.
+    """
+    counts = Counter(kind for kinds in kinds_by_case.values() for kind in kinds)
+    ordered = dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+    if labels is None:
+        labels = _find_labels(kinds_by_case, ordered)
+    names = {label.name for label in labels}
+    images = [kind for kind in ordered if kind not in names]
+    modalities = [kind for kind in images if ordered[kind] == ordered[images[0]]]
+    return UndescribedData(message, ordered, _try_to_declare(modalities, labels))
+
+
+def _try_to_declare(modalities: Sequence[VolumeKind], labels: Sequence[LabelMap]) -> DatasetDeclaration | None:
+    try:
+        return declare("dataset", modalities, labels) if modalities else None
+    except BadDataset:  # more modalities or label maps than a declaration has
+        return None
+
+
+def _find_labels(kinds_by_case: KindsByCase, kinds: Collection[VolumeKind]) -> list[LabelMap]:
+    """Returns the kinds whose files hold few values, all of them whole numbers, as label maps do."""
+    found: list[LabelMap] = []
+    for kind in kinds:
+        files = [VolumeFile(by_kind[kind][0]) for by_kind in kinds_by_case.values() if kind in by_kind]
+        values = read_values(files[0])
+        if values is None or len(values) > MAX_DERIVED_VALUES:
+            continue
+        cases = [CaseSource("", "", {kind: file}) for file in files]
+        try:
+            found += derive_label_maps(cases, [kind])
+        except BadDataset:  # the files of other cases hold many values, or all are empty
+            continue
+    return found
+
+
+def _to_kind(words: Sequence[str], shared: Collection[str]) -> VolumeKind:
+    """Returns an id by which `folders.classify` finds the file of these words; empty without one."""
+    chosen = [word for word in words if word in shared]
+    kind = ""
+    while chosen and not (kind and f"_{kind}_" in f"_{'_'.join(words)}_"):  # words that are left out stand between
+        kind = to_volume_id("_".join(chosen), "")
+        chosen = chosen[1:]
+    return kind if f"_{kind}_" in f"_{'_'.join(words)}_" else ""
+
+
+def _split(text: str) -> list[str]:
+    return [word for word in re.split(r"[^a-z0-9]+", text.lower()) if word]
+
+
+def _get_patient(case: str) -> str:
+    return case.partition("/")[0]
+
+
+def _list_folder_words(case: str) -> set[str]:
+    """Words of a case's folders, and the letters of words such as `surname7`."""
+    return set(_split(case)) | set(re.findall(r"[a-z]+", case.lower()))

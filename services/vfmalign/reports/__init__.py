@@ -1,0 +1,1 @@
+"""Pages for people: the HTML reports of checks and experiments."""

@@ -1,0 +1,67 @@
+"""The table of a report's first screen: scores of all networks, and where no network would be better."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from vfmalign.analysis.checks.records import CheckAnalysis
+from vfmalign.analysis.checks.verdict import format_score
+from vfmalign.client.formatting import ABSENT
+from vfmalign.core.domain.jobs import CaseScore, MetricSpec
+from vfmalign.reports.checks.case_scores import Scored, is_worse, list_worse_than_naive, summarise_cases
+
+COLUMNS: tuple[Scored, ...] = ("pretrained", "specialised", "scratch", "naive")
+
+
+@dataclass(frozen=True)
+class ScoreRow:
+    """One score of every network.
+
+    Attributes:
+        name: what the score is.
+        values: in the order of `COLUMNS`.
+        worse: whether the fine-tuned model's is worse than the naive baseline's.
+    """
+
+    name: str
+    values: tuple[str, ...]
+    worse: bool
+
+    def compare_with_naive(self) -> str:
+        """The fine-tuned model's score against the naive baseline's, in words."""
+        return f"{self.name} {self.values[0]} against {self.values[-1]}"
+
+
+def list_score_rows(
+    result: CheckAnalysis, metric: MetricSpec, scores: Mapping[Scored, Sequence[CaseScore]]
+) -> tuple[ScoreRow, ...]:
+    """Rows of the primary metric, and of every other one that is worse than the naive baseline.
+
+    Args:
+        result: of the check.
+        metric: its primary metric.
+        scores: test scores of every network, of the first seed; median and worst case are left out without them.
+    """
+    rows = [_make_mean_row(result, metric)]
+    summaries = summarise_cases(scores, metric)
+    if (own := summaries.get("pretrained")) is not None:
+        worst_case = f"worst case (fine-tuned: {own.worst_case})"
+        for name, field in (("median case", "median"), (worst_case, "worst")):
+            rows.append(_make_row(name, metric, {network: getattr(one, field) for network, one in summaries.items()}))
+    rows += [_make_mean_row(result, one) for one in list_worse_than_naive(result) if one != metric]
+    return tuple(rows)
+
+
+def _make_mean_row(result: CheckAnalysis, metric: MetricSpec) -> ScoreRow:
+    values: dict[Scored, float | None] = {one.network: one.test_means.get(metric.name) for one in result.networks}
+    values["naive"] = result.naive_baseline.test_means.get(metric.name)
+    unit = f" ({metric.unit})" if metric.unit else ""
+    # The title of a mean over structures begins with "mean" already.
+    is_named = metric.of_set != "mean" or metric.title.startswith("mean ")
+    return _make_row(("" if is_named else "mean ") + metric.title + unit, metric, values)
+
+
+def _make_row(name: str, metric: MetricSpec, values: Mapping[Scored, float | None]) -> ScoreRow:
+    texts = (ABSENT if (value := values.get(column)) is None else format_score(value, metric) for column in COLUMNS)
+    return ScoreRow(name, tuple(texts), is_worse(metric, values.get("pretrained"), values.get("naive")))

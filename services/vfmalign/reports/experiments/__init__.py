@@ -1,0 +1,1 @@
+"""The report of an experiment: first screen, figures, table of cells."""

@@ -1,0 +1,63 @@
+"""The table of an experiment's cells, `cells.csv`."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+
+from vfmalign.analysis.experiments.cells import Cell
+from vfmalign.analysis.experiments.points import FLAG_SYMBOLS, get_step_share
+from vfmalign.analysis.experiments.report import ExperimentReport
+from vfmalign.client.messages.common import Estimate
+
+
+def to_csv(report: ExperimentReport) -> bytes:
+    """One row per cell as UTF-8 CSV. Cells without results come last, with the reason."""
+    measures = sorted({name for cell in report.cells for name in cell.measures})
+    variants = sorted({name for cell in report.cells for name in cell.shift_variants})
+    controls = sorted({name for cell in report.cells for name in cell.controls})
+    rows = [
+        _to_row(cell)
+        | _to_columns(cell.measures.items(), measures, "")
+        | _to_columns(cell.shift_variants.items(), variants, "mmd2_")
+        | _to_columns(cell.controls.items(), controls, "control_")
+        | {name: getattr(cell.flags, name) for name in FLAG_SYMBOLS}
+        for cell in report.cells
+    ]
+    rows += [
+        {"model": cell.model, "task": cell.task, "seed": cell.seed, "check": cell.check, "missing": cell.reason}
+        for cell in report.missing
+    ]
+    columns = [*rows[0], "missing"] if report.cells else ["model", "task", "seed", "check", "missing"]
+    out = io.StringIO()
+    writer = csv.DictWriter(out, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return out.getvalue().encode()
+
+
+def _to_row(cell: Cell) -> dict[str, object]:
+    share = get_step_share(cell)
+    return {
+        "model": cell.model, "task": cell.task, "seed": cell.seed, "check": cell.check,
+        "architecture": cell.architecture, "objective": cell.objective, "phantom": cell.phantom,
+        "patients": cell.patients, "layer": cell.layer, "mmd2_std": cell.shift.value,
+        "mmd2_std_lower": cell.shift.interval.lower if cell.shift.interval else None,
+        "mmd2_std_upper": cell.shift.interval.upper if cell.shift.interval else None,
+        "mmd2_std_se": cell.shift_se, "shift_ratio": cell.shift_ratio.value, "metric": cell.metric.name,
+        "score": cell.score, "baseline": cell.baseline, "rpg_specialised": cell.gain.value,
+        "rpg_specialised_lower": cell.gain.interval.lower if cell.gain.interval else None,
+        "rpg_specialised_upper": cell.gain.interval.upper if cell.gain.interval else None,
+        "difference_specialised": cell.gain_difference.value,
+        "smallest_difference": cell.metric.smallest_difference, "verdict": cell.verdict.label,
+        "rpg_scratch": cell.gain_scratch.value,
+        "steps_to_95": cell.steps_to_95.value, "censored": cell.steps_to_95.censored, "budget": cell.budget,
+        "share_of_steps": None if share is None or cell.steps_to_95.censored else share,
+        "weight_change": cell.weight_change,
+    }  # fmt: skip
+
+
+def _to_columns(numbers: Iterable[tuple[str, Estimate]], names: Sequence[str], prefix: str) -> dict[str, object]:
+    values = {name: number.value for name, number in numbers}
+    return {f"{prefix}{name}": values.get(name) for name in names}

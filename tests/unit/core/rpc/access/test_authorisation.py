@@ -1,0 +1,302 @@
+"""Who may call what: every RPC × role × tenant through the interceptor, on a real server with trivial servicers."""
+
+from __future__ import annotations
+
+import json
+import pkgutil
+import re
+from collections.abc import AsyncIterator, Iterable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+from google.protobuf.message_factory import GetMessageClass
+from google.rpc import error_details_pb2, status_pb2
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2
+from tests.token_issuer import TokenIssuer, bearer
+
+import vfmalign.v1
+from vfmalign.core.domain.errors import BadOption, Forbidden
+from vfmalign.core.rpc.access.authorisation import (
+    PEOPLE,
+    ROLES,
+    RPC_ROLES,
+    SERVICES,
+    check_access,
+    check_ownership,
+    choose_tenant,
+)
+from vfmalign.core.rpc.access.credentials import TENANT
+from vfmalign.core.rpc.access.identity import Identity, current_identity, current_tenant
+from vfmalign.core.rpc.interceptors import Gate
+from vfmalign.core.rpc.server import serve_api
+from vfmalign.core.rpc.status_mapping import DETAILS_KEY
+from vfmalign.core.runtime import logs, metrics
+from vfmalign.core.runtime.auth_settings import AuthSettings
+from vfmalign.core.runtime.settings import LogSettings, ServerSettings, ServiceSettings, StoreSettings
+
+DOCUMENT = Path(__file__).parents[5] / "docs" / "security.md"
+REFLECTION = {f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo" for version in ("v1", "v1alpha")}
+TENANTS = ("default", "ward-7")
+COMPUTE = "/vfmalign.v1.MmdService/Compute"
+
+
+def list_services() -> list[ServiceDescriptor]:
+    """Returns the services of every module that is generated from proto/."""
+    modules = [name for _, name, _ in pkgutil.iter_modules(vfmalign.v1.__path__) if name.endswith("_pb2")]
+    files = [import_module(f"vfmalign.v1.{name}").DESCRIPTOR for name in modules]
+    return [service for file in files for service in file.services_by_name.values()]
+
+
+METHODS = {f"/{s.full_name}/{m.name}": m for s in list_services() for m in s.methods}
+
+
+def test_every_rpc_has_a_row_and_every_row_an_rpc() -> None:
+    assert set(RPC_ROLES) == {*METHODS, *REFLECTION}
+
+
+def test_the_documented_table_is_that_of_the_code() -> None:
+    text = DOCUMENT.read_text().partition("### Who may call what")[2].partition("\n#")[0]
+    documented: dict[str, set[str]] = {}
+    for cells in re.findall(r"^\| (`.*) \|(.*)\|$", text, re.MULTILINE):
+        names = re.findall(r"`(\w+)`", cells[0])
+        roles = set(re.findall(r"`(\w+)`", cells[1])) or set(ROLES)  # "any role"
+        documented |= dict.fromkeys(names, roles)
+    assert documented == {path.rsplit("/")[-1]: set(roles) for path, roles in RPC_ROLES.items()}
+
+
+def test_roles_are_those_of_people_and_of_services() -> None:
+    assert set().union(*RPC_ROLES.values()) <= ROLES == {*PEOPLE, *SERVICES}
+
+
+def identify(*roles: str, subject: str = "ada", tenants: Iterable[str] = ("default",)) -> Identity:
+    return Identity(subject, "https://idp.example", frozenset(tenants), frozenset(roles))
+
+
+def test_what_has_no_row_is_forbidden_to_everybody() -> None:
+    with pytest.raises(Forbidden) as caught:
+        check_access(identify(*ROLES), "/vfmalign.v1.MmdService/Steal")
+    assert caught.value.reason == "MISSING_ROLE"
+
+
+def test_a_call_acts_for_the_tenant_that_it_names_or_the_only_one() -> None:
+    def choose(tenants: str, *named: str) -> str:
+        metadata = [("x", "y"), *((TENANT, name) for name in named)]
+        return choose_tenant(identify(tenants=tenants.split()), metadata, COMPUTE)
+
+    assert (choose("a"), choose("a", "a"), choose("a b", "b")) == ("a", "a", "b")
+    for tenants, named in (("", ()), ("", ("a",)), ("a", ("b",)), ("a b", ("c",)), ("a", ("",))):
+        with pytest.raises(Forbidden) as forbidden:
+            choose(tenants, *named)
+        assert (forbidden.value.reason, forbidden.value.subject) == ("WRONG_TENANT", COMPUTE)
+    for tenants, named in (("a b", ()), ("a b", ("a", "b")), ("a", ("a", "b"))):
+        with pytest.raises(BadOption) as unclear:
+            choose(tenants, *named)
+        assert (unclear.value.reason, unclear.value.field) == ("TENANT_REQUIRED", TENANT)
+        assert "VFMALIGN_TENANT" in unclear.value.remedy
+
+
+def test_the_creator_and_admins_may_cancel() -> None:
+    creator = identify("researcher")
+    check_ownership(creator, creator.key, "job-1")
+    check_ownership(identify("admin", subject="bob"), creator.key, "job-1")
+    for other in (identify("researcher", subject="bob"), identify("viewer", "curator", subject="bob")):
+        for created_by in (creator.key, ""):
+            with pytest.raises(Forbidden) as caught:
+                check_ownership(other, created_by, "job-1")
+            assert caught.value.reason == "NOT_OWNER"
+
+
+@dataclass
+class Api:
+    """A server whose methods answer with an empty message and remember who called."""
+
+    issuer: TokenIssuer
+    channel: grpc.aio.Channel
+    callers: list[tuple[Identity | None, str]]
+    """Who called, and for which tenant."""
+
+    async def call(
+        self, path: str, token: str | None = None, message: bytes = b"", tenant: str = ""
+    ) -> tuple[str, str]:
+        """Returns the status code and the reason of a call."""
+        metadata = [] if token is None else bearer(token)
+        metadata += [(TENANT, tenant)] if tenant else []
+        answer = await self._call(path, metadata, message)
+        # A client that streams its requests now and then sees a reset in place of the status of a refusal.
+        while path in REFLECTION and answer == ("INTERNAL", ""):
+            answer = await self._call(path, metadata, message)
+        return answer
+
+    async def _call(self, path: str, metadata: list[tuple[str, str]], message: bytes) -> tuple[str, str]:
+        try:
+            if path in REFLECTION:
+                request = reflection_pb2.ServerReflectionRequest(list_services="").SerializeToString()
+                async for _ in self.channel.stream_stream(path)(iter([request]), metadata=metadata):
+                    pass
+            elif METHODS[path].server_streaming:
+                async for _ in self.channel.unary_stream(path)(message, metadata=metadata):
+                    pass
+            else:
+                await self.channel.unary_unary(path)(message, metadata=metadata)
+        except grpc.aio.AioRpcError as error:
+            return error.code().name, get_reason(error)
+        return "OK", ""
+
+
+def get_reason(error: grpc.aio.AioRpcError) -> str:
+    info = error_details_pb2.ErrorInfo()
+    for key, value in error.trailing_metadata() or ():
+        if key == DETAILS_KEY and isinstance(value, bytes):
+            status_pb2.Status.FromString(value).details[0].Unpack(info)
+    return info.reason
+
+
+@pytest.fixture
+async def api(tmp_path: Path) -> AsyncIterator[Api]:
+    callers: list[tuple[Identity | None, str]] = []
+
+    def handle(method: MethodDescriptor) -> Any:
+        response = GetMessageClass(method.output_type)
+
+        async def unary(request: Any, context: Any) -> Any:
+            callers.append((current_identity.get(), current_tenant.get()))
+            return response()
+
+        async def stream(request: Any, context: Any) -> Any:
+            callers.append((current_identity.get(), current_tenant.get()))
+            yield response()
+
+        kind = grpc.unary_stream_rpc_method_handler if method.server_streaming else grpc.unary_unary_rpc_method_handler
+        return kind(
+            stream if method.server_streaming else unary,
+            GetMessageClass(method.input_type).FromString,
+            response.SerializeToString,
+        )
+
+    def add(server: grpc.aio.Server) -> list[ServiceDescriptor]:
+        for service in list_services():
+            handlers = {method.name: handle(method) for method in service.methods}
+            server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(service.full_name, handlers)])
+        return list_services()
+
+    issuer = TokenIssuer("https://idp.example")
+    settings = ServiceSettings(
+        store=StoreSettings(endpoint="http://127.0.0.1:9", access_key="a", secret_key="b"),
+        server=ServerSettings(grpc_port=0),
+        auth=AuthSettings(
+            mode="oidc", issuers=(issuer.issuer,), jwks_file=issuer.write_jwks(tmp_path / "jwks.json"), tenants=TENANTS
+        ),
+    )
+    async with AsyncExitStack() as resources:
+        state = health.aio.HealthServicer()
+        _, _, port = await serve_api(settings, add, Gate("open"), state, resources)
+        channel = await resources.enter_async_context(grpc.aio.insecure_channel(f"127.0.0.1:{port}"))
+        yield Api(issuer, channel, callers)
+
+
+async def test_every_cell_behaves_as_the_table_says(api: Api) -> None:
+    """Every RPC, role and tenant: the token's own, another one that is served, and one that is not."""
+    cells: dict[tuple[str, str, str], tuple[str, str]] = {}
+    expected: dict[tuple[str, str, str], tuple[str, str]] = {}
+    for role in sorted(ROLES):
+        token = api.issuer.sign(role, sub=role, tenant="ward-7")
+        for path, allowed in RPC_ROLES.items():
+            for tenant in ("", "ward-7", "default", "ward-9"):
+                cells[role, path, tenant] = await api.call(path, token, tenant=tenant)
+                verdict = ("OK", "") if role in allowed else ("PERMISSION_DENIED", "MISSING_ROLE")
+                own = tenant in {"", "ward-7"}
+                expected[role, path, tenant] = verdict if own else ("PERMISSION_DENIED", "WRONG_TENANT")
+    assert cells == expected
+    assert {(caller.subject, tenant) for caller, tenant in api.callers if caller} == {
+        (role, "ward-7") for role in ROLES if any(role in RPC_ROLES[path] for path in METHODS)
+    }
+
+
+async def test_a_caller_of_several_tenants_names_one(api: Api) -> None:
+    token = api.issuer.sign(*ROLES, tenant=["ward-7", "default", "ward-9"])
+    for path in RPC_ROLES:
+        assert await api.call(path, token) == ("INVALID_ARGUMENT", "TENANT_REQUIRED"), path
+        assert await api.call(path, token, tenant="ward-9") == ("PERMISSION_DENIED", "WRONG_TENANT"), path
+        for tenant in TENANTS:
+            assert await api.call(path, token, tenant=tenant) == ("OK", ""), path
+    assert [tenant for _, tenant in api.callers] == [*TENANTS] * len(METHODS)
+
+
+async def test_a_service_calls_for_every_tenant(api: Api) -> None:
+    token = api.issuer.sign("finetuning", sub="finetuning")
+    for tenant in TENANTS:
+        assert await api.call(COMPUTE, token, tenant=tenant) == ("OK", "")
+    assert await api.call(COMPUTE, token) == ("INVALID_ARGUMENT", "TENANT_REQUIRED")
+    assert await api.call(COMPUTE, token, tenant="ward-9") == ("PERMISSION_DENIED", "WRONG_TENANT")
+
+
+async def test_no_rpc_admits_another_tenant_nobody_or_somebody_without_a_role(api: Api) -> None:
+    foreign = api.issuer.sign(*ROLES, tenant="ward-9")
+    for path in RPC_ROLES:
+        assert await api.call(path, foreign) == ("PERMISSION_DENIED", "WRONG_TENANT"), path
+        assert await api.call(path, foreign, tenant="ward-7") == ("PERMISSION_DENIED", "WRONG_TENANT"), path
+        assert await api.call(path, api.issuer.sign()) == ("PERMISSION_DENIED", "MISSING_ROLE"), path
+        assert await api.call(path) == ("UNAUTHENTICATED", "NO_TOKEN"), path
+        assert await api.call(path, api.issuer.sign(*ROLES, aud="other")) == ("UNAUTHENTICATED", "WRONG_AUDIENCE")
+    assert api.callers == []
+
+
+async def test_anybody_may_ask_for_health_but_not_watch_it(api: Api) -> None:
+    """A watching call would never end. UNIMPLEMENTED lets gRPC's own health checking go on without it."""
+    stub: Any = health_pb2_grpc.HealthStub(api.channel)
+    for metadata in ([], bearer("nonsense")):
+        answer = await stub.Check(health_pb2.HealthCheckRequest(service="vfmalign.v1.MmdService"), metadata=metadata)
+        assert answer.status == health_pb2.HealthCheckResponse.NOT_SERVING
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stub.Watch(health_pb2.HealthCheckRequest(), metadata=metadata).read()
+        assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+async def test_a_caller_is_refused_before_its_message_is_read(api: Api) -> None:
+    """The message never becomes complete, so that a server which read it first would answer when its time is over."""
+    call = api.channel.stream_unary(COMPUTE)(metadata=bearer(api.issuer.sign("viewer")))
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    assert caught.value.code() is grpc.StatusCode.PERMISSION_DENIED
+    garbage = b"\xff" * 1000
+    assert await api.call(COMPUTE, None, garbage) == ("UNAUTHENTICATED", "NO_TOKEN")
+    assert await api.call(COMPUTE, api.issuer.sign("researcher"), garbage) == ("INVALID_ARGUMENT", "MALFORMED_MESSAGE")
+
+
+async def test_every_denial_is_logged_and_counted_without_the_token(
+    api: Api, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logs.configure("test", LogSettings())
+
+    def count(reason: str) -> float:
+        labels = {"grpc_service": "vfmalign.v1.MmdService", "grpc_method": "Compute", "reason": reason}
+        return metrics.REGISTRY.get_sample_value("vfmalign_calls_denied_total", labels) or 0.0
+
+    expired = api.issuer.sign("admin", exp=1)
+    viewer = api.issuer.sign("viewer", "auditor", sub="ada-7")
+    of_several = api.issuer.sign("researcher", sub="cy", tenant=list(TENANTS))
+    reasons = ("TOKEN_EXPIRED", "MISSING_ROLE", "TENANT_REQUIRED")
+    before = [count(reason) for reason in reasons]
+    capsys.readouterr()
+    await api.call(COMPUTE, expired)
+    await api.call(COMPUTE, viewer)
+    await api.call(COMPUTE, of_several)
+    text = capsys.readouterr().err
+    lines = [json.loads(line) for line in text.splitlines()]
+    denials = [line for line in lines if line["event"] == "call_denied"]
+    assert [(line["reason"], line["subject"], line["roles"], line["method"]) for line in denials] == [
+        ("TOKEN_EXPIRED", "", [], "vfmalign.v1.MmdService/Compute"),
+        ("MISSING_ROLE", "ada-7", ["auditor", "viewer"], "vfmalign.v1.MmdService/Compute"),
+        ("TENANT_REQUIRED", "cy", ["researcher"], "vfmalign.v1.MmdService/Compute"),
+    ]
+    assert all(line["level"] == "warning" and line["request_id"] for line in denials)
+    for token in (expired, viewer, of_several):
+        assert not any(part in text for part in token.split(".")[1:])
+    assert [count(reason) for reason in reasons] == [one + 1 for one in before]
