@@ -30,8 +30,12 @@ OPTIONS = [
 def to_source(rows: list[list[float]]) -> mmd_pb2.FeatureSource:
     """Packs rows × channels as little-endian float32."""
     features = np.asarray(rows, "<f4")
-    tensor = common_pb2.Tensor(data_type=common_pb2.DATA_TYPE_FLOAT32, shape=features.shape, data=features.tobytes())
-    return mmd_pb2.FeatureSource(inline=mmd_pb2.InlineFeatures(layers=[mmd_pb2.InlineLayer(features=tensor)]))
+    tensor = common_pb2.Tensor(
+        data_type=common_pb2.DATA_TYPE_FLOAT32, shape=features.shape, data=features.tobytes()
+    )
+    return mmd_pb2.FeatureSource(
+        inline=mmd_pb2.InlineFeatures(layers=[mmd_pb2.InlineLayer(features=tensor)])
+    )
 
 
 def print_error(error: grpc.Call) -> None:
