@@ -27,7 +27,7 @@ from vfmalign.core.storage.store.object_store import ObjectStore
 
 HEALTH_TIMEOUT_S = 3.0
 CALL_TIMEOUT_S = 5.0
-STORE_TIMEOUT_S = 8.0
+STORE_TIMEOUT_S = 12.0
 """Time for what `doctor` asks of the object store, where each call has `CALL_TIMEOUT_S`."""
 CONCURRENT_WRITERS = 8
 CONCURRENT_ROUNDS = 3
