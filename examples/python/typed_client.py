@@ -10,7 +10,9 @@ y = np.array([[2, 0], [3, 0], [2, 1], [3, 1]], np.float32)
 kernel, test = Kernel(fixed_sigma=1.0), TestOptions(permutations=99, seed=1)
 
 with Client() as client:  # address and token come from the two variables
-    response = client.mmd.compute(x, y, pairing="independent", kernel=kernel, test=test, timeout_s=30)
+    response = client.mmd.compute(
+        x, y, pairing="independent", kernel=kernel, test=test, timeout_s=30
+    )
     print("MMD²", response.layers[0].raw.mmd2.value)
     print("p", response.layers[0].raw.p_value.value)
 
