@@ -19,6 +19,7 @@ import (
 	"fmt"
 	"log"
 	"os"
+	"strings"
 	"time"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
@@ -58,7 +59,7 @@ func main() {
 	defer connection.Close()
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
-	ctx = metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+string(token))
+	ctx = metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+strings.TrimSpace(string(token)))
 	response, err := pb.NewMmdServiceClient(connection).Compute(ctx, &pb.ComputeRequest{
 		X:       toSource([][]float32{{0, 0}, {1, 0}, {0, 1}, {1, 1}}),
 		Y:       toSource([][]float32{{2, 0}, {3, 0}, {2, 1}, {3, 1}}),
@@ -74,6 +75,15 @@ func main() {
 		}
 		log.Fatal(err)
 	}
-	fmt.Println("MMD²", response.Layers[0].Raw.Mmd2.GetValue())
-	fmt.Println("p", response.Layers[0].Raw.PValue.GetValue())
+	printEstimate("MMD²", response.Layers[0].Raw.Mmd2)
+	printEstimate("p", response.Layers[0].Raw.PValue)
+}
+
+// printEstimate tests presence first, because GetValue returns 0 for an absent value.
+func printEstimate(name string, estimate *pb.Estimate) {
+	if estimate.Value == nil {
+		fmt.Println(name, "absent:", estimate.AbsentReason)
+		return
+	}
+	fmt.Println(name, *estimate.Value)
 }

@@ -23,7 +23,7 @@ const client = new MmdService(process.env.VFMALIGN_MMD_ADDRESS, grpc.credentials
   "grpc.dns_min_time_between_resolutions_ms": 1_000,
 });
 const metadata = new grpc.Metadata();
-metadata.set("authorization", `Bearer ${fs.readFileSync(process.env.VFMALIGN_TOKEN_FILE, "utf8")}`);
+metadata.set("authorization", `Bearer ${fs.readFileSync(process.env.VFMALIGN_TOKEN_FILE, "utf8").trim()}`);
 
 // Rows × channels as little-endian float32.
 function toSource(rows) {
@@ -44,8 +44,9 @@ async function main() {
   const y = toSource([[2, 0], [3, 0], [2, 1], [3, 1]]);
   const options = { pairing: "PAIRING_INDEPENDENT", kernel: { fixedSigma: 1.0 }, test: { permutations: 99, seed: 1 } };
   const response = await compute({ x: toSource([[0, 0], [1, 0], [0, 1], [1, 1]]), y, ...options });
-  console.log("MMD²", response.layers[0].raw.mmd2.value);
-  console.log("p", response.layers[0].raw.pValue.value);
+  const { mmd2, pValue } = response.layers[0].raw;
+  console.log("MMD²", mmd2.value ?? `absent: ${mmd2.absentReason}`);
+  console.log("p", pValue.value ?? `absent: ${pValue.absentReason}`);
 
   try {
     await compute({ x: { featureSetId: "some-feature-set" }, y, ...options });

@@ -38,6 +38,12 @@ def to_source(rows: list[list[float]]) -> mmd_pb2.FeatureSource:
     )
 
 
+def print_estimate(name: str, estimate: common_pb2.Estimate) -> None:
+    """Prints a value, or why it is absent; an absent value reads as 0."""
+    present = estimate.HasField("value")
+    print(name, estimate.value if present else f"absent: {estimate.absent_reason}")
+
+
 def print_error(error: grpc.Call) -> None:
     """Prints what a program branches on (reason) and what a person reads (subject, remedy)."""
     trailers = dict(error.trailing_metadata() or ())
@@ -62,12 +68,13 @@ request = mmd_pb2.ComputeRequest(
     kernel=mmd_pb2.Kernel(fixed_sigma=1.0),
     test=mmd_pb2.TestOptions(permutations=99, seed=1),
 )
-metadata = [("authorization", f"Bearer {Path(os.environ['VFMALIGN_TOKEN_FILE']).read_text()}")]
+token = Path(os.environ["VFMALIGN_TOKEN_FILE"]).read_text().strip()
+metadata = [("authorization", f"Bearer {token}")]
 with grpc.insecure_channel(os.environ["VFMALIGN_MMD_ADDRESS"], OPTIONS) as channel:
     stub = mmd_pb2_grpc.MmdServiceStub(channel)
     response = stub.Compute(request, metadata=metadata, timeout=30)
-    print("MMD²", response.layers[0].raw.mmd2.value)
-    print("p", response.layers[0].raw.p_value.value)
+    print_estimate("MMD²", response.layers[0].raw.mmd2)
+    print_estimate("p", response.layers[0].raw.p_value)
 
     request.x.feature_set_id = "some-feature-set"
     try:

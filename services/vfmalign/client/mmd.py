@@ -69,7 +69,7 @@ class AsyncMmdClient:
             x: features before; an array of shape (rows, channels), arrays by layer, or the id of a stored feature set.
             y: features after.
             pairing: `paired` where row i of both comes from the same case, else `independent`.
-            reference: sample that fixes scale and bandwidth; optional where `kernel` fixes the bandwidth.
+            reference: sample of other cases that fixes scale and bandwidth; optional where `kernel` has a fixed σ.
             kernel: Gaussian, with the reference's median distance as bandwidth, where None.
             estimator: the unbiased one that fits the pairing where None.
             layers: layers to compare; all that both samples have where empty.

@@ -41,7 +41,7 @@ class MmdResult:
     """MMD² of two samples with its uncertainty.
 
     Attributes:
-        mmd2: the estimate; unbiased ones may be negative.
+        mmd2: the estimate; unbiased ones may be negative. None if absent, such as for one row, see `absent_reason`.
         p_value: of the test that x and y have the same distribution; None if absent, see `absent_reason`.
         interval: delete-one-group jackknife interval of the estimate; None if absent, see `absent_reason`.
         aggregated_p_value: of the test over a grid of bandwidths; None unless requested.
@@ -53,12 +53,12 @@ class MmdResult:
         enumerated: whether the permutations are all that exist.
         precision: precision of the rows: bfloat16, float32 or float64.
         backend: backend that summed the kernel matrix, torch or triton.
-        absent_reason: why the p-value or the interval is None; empty otherwise.
+        absent_reason: why the estimate, the p-value or the interval is None; empty otherwise.
         top_channels: channels that move most, and MMD² without them; None for raw features.
         excluded_movement: channels that do not vary in the reference and move all the same; None for raw features.
     """
 
-    mmd2: float
+    mmd2: float | None
     p_value: float | None
     interval: Interval | None
     aggregated_p_value: float | None
@@ -194,7 +194,7 @@ def _to_result(layer: LayerResult, backend: str) -> MmdResult:
     """The result of the service as that of the library."""
     shift = layer.standardised or layer.raw
     return MmdResult(
-        mmd2=get_value(shift),
+        mmd2=shift.mmd2.value,
         p_value=shift.p_value.value,
         interval=shift.mmd2.interval,
         aggregated_p_value=shift.aggregated_p_value.value,

@@ -289,7 +289,7 @@ class Projection(_message.Message):
     def __init__(self, x: _Optional[_Iterable[_Union[ProjectionPoint, _Mapping]]] = ..., y: _Optional[_Iterable[_Union[ProjectionPoint, _Mapping]]] = ..., explained_variance: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class ComputeResponse(_message.Message):
-    __slots__ = ("layers", "primary_layer", "estimator", "rows_x", "rows_y", "groups", "precision", "projection", "cost", "backend", "backend_note")
+    __slots__ = ("layers", "primary_layer", "estimator", "rows_x", "rows_y", "groups", "precision", "projection", "cost", "backend", "backend_note", "reference_caution")
     LAYERS_FIELD_NUMBER: _ClassVar[int]
     PRIMARY_LAYER_FIELD_NUMBER: _ClassVar[int]
     ESTIMATOR_FIELD_NUMBER: _ClassVar[int]
@@ -301,6 +301,7 @@ class ComputeResponse(_message.Message):
     COST_FIELD_NUMBER: _ClassVar[int]
     BACKEND_FIELD_NUMBER: _ClassVar[int]
     BACKEND_NOTE_FIELD_NUMBER: _ClassVar[int]
+    REFERENCE_CAUTION_FIELD_NUMBER: _ClassVar[int]
     layers: _containers.RepeatedCompositeFieldContainer[LayerResult]
     primary_layer: str
     estimator: Estimator
@@ -312,7 +313,8 @@ class ComputeResponse(_message.Message):
     cost: _common_pb2.Cost
     backend: str
     backend_note: str
-    def __init__(self, layers: _Optional[_Iterable[_Union[LayerResult, _Mapping]]] = ..., primary_layer: _Optional[str] = ..., estimator: _Optional[_Union[Estimator, str]] = ..., rows_x: _Optional[int] = ..., rows_y: _Optional[int] = ..., groups: _Optional[int] = ..., precision: _Optional[str] = ..., projection: _Optional[_Union[Projection, _Mapping]] = ..., cost: _Optional[_Union[_common_pb2.Cost, _Mapping]] = ..., backend: _Optional[str] = ..., backend_note: _Optional[str] = ...) -> None: ...
+    reference_caution: str
+    def __init__(self, layers: _Optional[_Iterable[_Union[LayerResult, _Mapping]]] = ..., primary_layer: _Optional[str] = ..., estimator: _Optional[_Union[Estimator, str]] = ..., rows_x: _Optional[int] = ..., rows_y: _Optional[int] = ..., groups: _Optional[int] = ..., precision: _Optional[str] = ..., projection: _Optional[_Union[Projection, _Mapping]] = ..., cost: _Optional[_Union[_common_pb2.Cost, _Mapping]] = ..., backend: _Optional[str] = ..., backend_note: _Optional[str] = ..., reference_caution: _Optional[str] = ...) -> None: ...
 
 class ComputeBatchRequest(_message.Message):
     __slots__ = ("requests",)

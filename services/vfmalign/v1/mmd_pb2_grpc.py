@@ -64,7 +64,10 @@ class MmdServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ComputeBatch(self, request, context):
-        """Compares many pairs; streams one response per pair, in order, and continues after a pair that fails.
+        """Compares many pairs; streams one response per pair, in order, and continues after a pair that fails: features that are not
+        there, are not finite or do not fit together, or options that do not fit them. A field out of its bounds in any pair, such as an
+        interval level of 1.5 or an unknown enum value, fails the whole batch with INVALID_ARGUMENT, whose subject begins with
+        `requests[INDEX]`, before the first response. The limit of 16 MiB applies to the batch as a whole.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -36,7 +36,11 @@ class MmdServiceStub:
     Compute: _grpc.UnaryUnaryMultiCallable[_mmd_pb2.ComputeRequest, _mmd_pb2.ComputeResponse]
     """Compares two samples, layer by layer."""
     ComputeBatch: _grpc.UnaryStreamMultiCallable[_mmd_pb2.ComputeBatchRequest, _mmd_pb2.ComputeBatchResponse]
-    """Compares many pairs; streams one response per pair, in order, and continues after a pair that fails."""
+    """Compares many pairs; streams one response per pair, in order, and continues after a pair that fails: features that are not
+    there, are not finite or do not fit together, or options that do not fit them. A field out of its bounds in any pair, such as an
+    interval level of 1.5 or an unknown enum value, fails the whole batch with INVALID_ARGUMENT, whose subject begins with
+    `requests[INDEX]`, before the first response. The limit of 16 MiB applies to the batch as a whole.
+    """
     CreateUpload: _grpc.UnaryUnaryMultiCallable[_mmd_pb2.CreateUploadRequest, _mmd_pb2.CreateUploadResponse]
     """Returns the URL to which a file is uploaded whose arrays are too large for a message. Idempotent; a file that is there already is
     marked as complete. The service deletes the file after some time.
@@ -50,7 +54,11 @@ class MmdServiceAsyncStub(MmdServiceStub):
     Compute: _aio.UnaryUnaryMultiCallable[_mmd_pb2.ComputeRequest, _mmd_pb2.ComputeResponse]  # type: ignore[assignment]
     """Compares two samples, layer by layer."""
     ComputeBatch: _aio.UnaryStreamMultiCallable[_mmd_pb2.ComputeBatchRequest, _mmd_pb2.ComputeBatchResponse]  # type: ignore[assignment]
-    """Compares many pairs; streams one response per pair, in order, and continues after a pair that fails."""
+    """Compares many pairs; streams one response per pair, in order, and continues after a pair that fails: features that are not
+    there, are not finite or do not fit together, or options that do not fit them. A field out of its bounds in any pair, such as an
+    interval level of 1.5 or an unknown enum value, fails the whole batch with INVALID_ARGUMENT, whose subject begins with
+    `requests[INDEX]`, before the first response. The limit of 16 MiB applies to the batch as a whole.
+    """
     CreateUpload: _aio.UnaryUnaryMultiCallable[_mmd_pb2.CreateUploadRequest, _mmd_pb2.CreateUploadResponse]  # type: ignore[assignment]
     """Returns the URL to which a file is uploaded whose arrays are too large for a message. Idempotent; a file that is there already is
     marked as complete. The service deletes the file after some time.
@@ -73,7 +81,11 @@ class MmdServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _mmd_pb2.ComputeBatchRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_mmd_pb2.ComputeBatchResponse], _abc.AsyncIterator[_mmd_pb2.ComputeBatchResponse]]:
-        """Compares many pairs; streams one response per pair, in order, and continues after a pair that fails."""
+        """Compares many pairs; streams one response per pair, in order, and continues after a pair that fails: features that are not
+        there, are not finite or do not fit together, or options that do not fit them. A field out of its bounds in any pair, such as an
+        interval level of 1.5 or an unknown enum value, fails the whole batch with INVALID_ARGUMENT, whose subject begins with
+        `requests[INDEX]`, before the first response. The limit of 16 MiB applies to the batch as a whole.
+        """
 
     @_abc_1.abstractmethod
     def CreateUpload(

@@ -38,14 +38,14 @@ def mmd2() -> float:
     return sum(within) - 2 * sum(kernel(a, b) for a in X for b in Y) / (len(X) * len(Y))
 
 
-def run_example(stack: Cli, *command: str) -> str:
+def run_example(stack: Cli, *command: str, token_file: Path | None = None) -> str:
     """Runs an example in the root of the repository, as the page says, and returns what it prints."""
     state = stack.home.read()
     environment = {
         **os.environ,
         "PATH": f"{PROGRAMS}{os.pathsep}{os.environ['PATH']}",
         "VFMALIGN_MMD_ADDRESS": state.services["mmd"].ports.address,
-        "VFMALIGN_TOKEN_FILE": str(state.token_file),
+        "VFMALIGN_TOKEN_FILE": str(token_file or state.token_file),
     }
     done = subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=TIMEOUT_S
@@ -89,7 +89,23 @@ def test_python(mmd_alone: Cli, name: str) -> None:
     assert re.search(r"NO_OBJECT_STORAGE \| x.feature_set_id \| send the features inline", printed)
 
 
-def test_node(mmd_alone: Cli) -> None:
+def without_test(program: str, test: str, mmd_alone: Cli, tmp_path: Path) -> tuple[str, Path]:
+    """Returns an example without its test, and a token file that ends in a newline."""
+    text = (EXAMPLES / program).read_text()
+    assert test in text
+    (tmp_path / "token").write_text(f"{mmd_alone.home.read().token_file.read_text()}\n")
+    return text.replace(test, ""), tmp_path / "token"
+
+
+def test_python_prints_no_p_value_that_was_not_requested(mmd_alone: Cli, tmp_path: Path) -> None:
+    line = "    test=mmd_pb2.TestOptions(permutations=99, seed=1),\n"
+    program, token_file = without_test("python/plain_grpc.py", line, mmd_alone, tmp_path)
+    printed = run_example(mmd_alone, sys.executable, "-c", program, token_file=token_file)
+    assert read_value(printed, "MMD²") == pytest.approx(mmd2(), abs=1e-6)
+    assert "p absent: no test was requested" in printed
+
+
+def test_node(mmd_alone: Cli, tmp_path: Path) -> None:
     if shutil.which("node") is None:
         pytest.skip("node is not installed")
     if not (EXAMPLES / "node/node_modules").is_dir():
@@ -98,6 +114,14 @@ def test_node(mmd_alone: Cli) -> None:
     assert read_value(printed, "MMD²") == pytest.approx(mmd2(), abs=1e-6)
     assert 0 < read_value(printed, "p") <= 1
     assert "FAILED_PRECONDITION | x.feature_set_id: " in printed
+    program, token_file = without_test("node/compute.js", ", test: { permutations: 99, seed: 1 }", mmd_alone, tmp_path)
+    folder = tmp_path / "examples/node"
+    folder.mkdir(parents=True)
+    (folder / "compute.js").write_text(program)
+    (folder / "node_modules").symlink_to(EXAMPLES / "node/node_modules")
+    (tmp_path / "proto").symlink_to(ROOT / "proto")
+    printed = run_example(mmd_alone, "node", str(folder / "compute.js"), token_file=token_file)
+    assert "p absent: no test was requested" in printed
 
 
 @pytest.mark.parametrize("program", ["buf", "grpcurl"])

@@ -12,6 +12,7 @@ from tests.integration.mmd.conftest import (
     Code,
     failure,
     features,
+    inline,
     inline_request,
     request_of,
     store_set,
@@ -155,9 +156,9 @@ async def test_every_kernel_answers(service, family):
 @pytest.mark.parametrize("estimator", [name for name, number in pb.Estimator.items() if number])
 async def test_every_estimator_answers(service, estimator):
     pairing = pb.PAIRING_PAIRED if estimator == "ESTIMATOR_UNBIASED_PAIRED" else pb.PAIRING_INDEPENDENT
-    message = inline_request(
-        features(1, rows=64), features(2, rows=64), pairing=pairing, estimator=estimator, frequencies=256
-    )
+    frequencies = 256 if estimator == "ESTIMATOR_RANDOM_FOURIER" else 0
+    x, y = features(1, rows=64), features(2, rows=64)
+    message = inline_request(x, y, pairing=pairing, estimator=estimator, frequencies=frequencies)
     response = await service.Compute(message)
     assert response.estimator == pb.Estimator.Value(estimator)
     assert response.layers[0].raw.mmd2.HasField("value")
@@ -252,3 +253,31 @@ async def test_batch_goes_on_past_a_bad_pair(service, sets):
     assert "e" * 32 in answers[1].error.message
     assert answers[0].response.layers[0].raw == answers[2].response.layers[0].raw
     assert answers[0].response.layers[0].standardised == answers[2].response.layers[0].standardised
+
+
+async def test_a_field_out_of_its_bounds_fails_the_whole_batch(service, sets):
+    batch = pb.ComputeBatchRequest(requests=[request_of(sets[1]), request_of(sets[1], interval_level=1.5)])
+
+    async def read():
+        return [answer async for answer in service.ComputeBatch(batch)]
+
+    error = await failure(read())
+    assert (error.code, error.field) == (Code.INVALID_ARGUMENT, "requests[1].interval_level")
+
+
+async def test_x_as_its_own_reference_brings_a_caution(service, sets):
+    assert (await service.Compute(request_of(sets[1]))).reference_caution == ""
+    response = await service.Compute(request_of(sets[1], reference=stored(sets[1]["x"])))
+    assert response.reference_caution.startswith(
+        "The reference shares cases with the samples (16 with `x`, 16 with `y`)"
+    )
+    x, y = (inline(features(seed), case_ids=[f"{seed}-{row}" for row in range(ROWS)]) for seed in (1, 2))
+    request = pb.ComputeRequest(x=x, y=y, reference=x, pairing=pb.PAIRING_INDEPENDENT)
+    assert "(16 with `x`, 0 with `y`)" in (await service.Compute(request)).reference_caution
+
+
+async def test_one_row_each_has_no_value_but_a_reason(service):
+    request = inline_request(features(1, rows=1), features(2, rows=1), pairing=pb.PAIRING_INDEPENDENT)
+    value = (await service.Compute(request)).layers[0].raw.mmd2
+    assert not value.HasField("value")
+    assert "at least 2 rows" in value.absent_reason

@@ -294,9 +294,9 @@ def test_the_first_wrong_sample_of_a_comparison_is_named(invoke, local: tuple[st
     ("arguments", "words"),
     [
         (("--kernel", "cosine"), "choose one of gaussian"),
-        (("--sigma", "0"), "--sigma: out of range\n  → choose a finite number above 0"),
-        (("--sigma", "-1"), "choose a finite number above 0"),
-        (("--sigma", "nan"), "choose a finite number above 0"),
+        (("--sigma", "0"), "--sigma: out of range\n  → choose a number from 1e-100 to 1e100"),
+        (("--sigma", "-1"), "choose a number from 1e-100 to 1e100"),
+        (("--sigma", "nan"), "choose a number from 1e-100 to 1e100"),
         (("--sigma", "1", "--estimator", "best"), "choose one of biased"),
         (("--sigma", "1", "--precision", "float32"), "choose one of fast, high, exact"),
         (("--bandwidth", "fixed"), "fixed needs --sigma"),

@@ -354,6 +354,9 @@ def test_what_has_no_bandwidth_or_no_value_says_so(rng):
     assert mmd2(same, same, pairing="independent", sigma=1.0) == 0.0
     with pytest.raises(BadOption, match="at least 2 rows"):
         mmd2(rng.normal(size=(1, 3)), rng.normal(size=(5, 3)), pairing="independent", sigma=1.0)
+    one_row = mmd_test(rng.normal(size=(1, 3)), rng.normal(size=(1, 3)), pairing="independent", sigma=1.0)
+    assert (one_row.mmd2, one_row.p_value) == (None, None)
+    assert "at least 2 rows" in one_row.absent_reason
     with pytest.raises(BadTensor, match="equal row counts"):
         mmd2(rng.normal(size=(4, 3)), rng.normal(size=(5, 3)), pairing="paired")
     with pytest.raises(BadTensor, match="3 groups for 9 rows"):

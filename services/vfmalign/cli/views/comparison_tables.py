@@ -42,6 +42,8 @@ def comparison(response: ComputeResponse) -> list[RenderableType]:
     if response.backend_note:
         lines.append(Text(response.backend_note, style="dim"))
     lines += list_absent_reasons(_list_estimates(response, shifts))
+    if response.reference_caution:
+        lines.append(Text(f"! {response.reference_caution}", style="yellow"))
     for layer in response.layers:
         cautions = [part.caution for part in (layer.top_channels, layer.excluded_movement) if part is not None]
         lines += [Text(f"! {layer.layer}: {caution}", style="yellow") for caution in cautions if caution]

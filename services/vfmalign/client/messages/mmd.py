@@ -74,7 +74,7 @@ class Kernel(ApiMessage):
 
     Attributes:
         family: absent means Gaussian.
-        bandwidth_rule: absent means the reference's median where there is a reference, else `fixed_sigma`.
+        bandwidth_rule: absent means `fixed_sigma` where it is set, else the reference's median.
         fixed_sigma: σ in units of the (standardised) features; 0 where the rule takes a median.
     """
 
@@ -266,6 +266,7 @@ class ComputeResponse(ApiMessage):
         precision: lowest precision of any layer's values; sums are always float64.
         backend: what summed the kernel matrix: `torch` or `triton`.
         backend_note: why it was not the configured one; else empty.
+        reference_caution: two sentences where the reference shares cases or groups with x or y; else empty.
     """
 
     PROTO: ClassVar[type[Message]] = mmd_pb2.ComputeResponse
@@ -281,6 +282,7 @@ class ComputeResponse(ApiMessage):
     cost: Cost = Cost()
     backend: str = ""
     backend_note: str = ""
+    reference_caution: str = ""
 
     def get_layer(self, name: str) -> LayerResult:
         """Returns the result of one layer."""

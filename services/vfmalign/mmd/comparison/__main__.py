@@ -82,24 +82,23 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parses the command line.
 
     Raises:
-        SystemExit: after `--help`, or for arguments that do not fit together.
+        SystemExit: after `--help`, or for an argument that is missing or unknown.
     """
-    arguments_parser = parser("mmd.comparison_main", _ComparisonSettings, SUMMARY)
+    arguments_parser = parser("mmd.comparison", _ComparisonSettings, SUMMARY)
     arguments_parser.add_argument("x", metavar="X", help="first sample (before)")
     arguments_parser.add_argument("y", metavar="Y", help="second sample (after)")
     arguments_parser.add_argument(
         "--pairing", choices=_PAIRINGS, required=True, help="whether row i of X and of Y is one case"
     )
-    arguments_parser.add_argument("--reference", metavar="SAMPLE", help="sample that fixes scale and bandwidth")
+    arguments_parser.add_argument(
+        "--reference", metavar="SAMPLE", help="sample of other cases that fixes scale and bandwidth"
+    )
     arguments_parser.add_argument("--sigma", type=float, help="fixed bandwidth, in units of the features")
     arguments_parser.add_argument("--options", default="{}", metavar="JSON", help="further fields of a ComputeRequest")
     arguments_parser.add_argument(
         "--json-errors", action="store_true", help="write an error as JSON: its reason, subject, message and remedy"
     )
-    arguments = arguments_parser.parse_args(argv)
-    if len({_is_stored(place) for place in _places(arguments).values()}) > 1:
-        arguments_parser.error("compare .npy files with .npy files, or stored feature sets with stored feature sets")
-    return arguments
+    return arguments_parser.parse_args(argv)
 
 
 def build_request(arguments: argparse.Namespace) -> mmd_pb2.ComputeRequest:
@@ -151,9 +150,21 @@ def _run(arguments: argparse.Namespace) -> None:
 
 
 def _places(arguments: argparse.Namespace) -> dict[str, str]:
-    """Returns where x, y and perhaps the reference are."""
-    places = {"x": arguments.x, "y": arguments.y, "reference": arguments.reference}
-    return {name: place for name, place in places.items() if place is not None}
+    """Returns where x, y and perhaps the reference are: all in files, or all stored.
+
+    Raises:
+        BadOption: some are in files and some are stored; the error names the first of the latter.
+    """
+    samples = {"x": arguments.x, "y": arguments.y, "reference": arguments.reference}
+    places = {name: place for name, place in samples.items() if place is not None}
+    stored = [name for name, place in places.items() if _is_stored(place)]
+    if stored and len(stored) < len(places):
+        raise BadOption(
+            f"its name does not end in {NPY}, so that it is a stored feature set, and another sample is a file",
+            field=stored[0],
+            remedy="check the name, and compare .npy files with .npy files, or stored feature sets with stored ones",
+        )
+    return places
 
 
 def _is_stored(place: str) -> bool:

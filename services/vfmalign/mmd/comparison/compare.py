@@ -102,6 +102,7 @@ def compare(
         projection=projection,
         backend="triton" if all(result.backend == "triton" for result in evaluated) else "torch",
         backend_note=next((result.backend_note for result in evaluated if result.backend_note), ""),
+        reference_caution="" if reference_sample is None else samples.describe_shared_cases(*all_samples),
     )
 
 
@@ -195,6 +196,18 @@ def check_combination(options: ComparisonOptions, *, has_reference: bool) -> Non
             field="kernel",
             remedy="send `reference` (features of the training split before fine-tuning), `kernel.fixed_sigma`, or "
             "BANDWIDTH_RULE_POOLED_MEDIAN, whose values fit a test but cannot be ranked",
+        )
+    if options.permutations == 0 and (options.aggregated or options.method != "permutation"):
+        raise BadOption(
+            "belongs to the test, and without permutations there is none",
+            field="test.aggregated" if options.aggregated else "test.method",
+            remedy="set `test.permutations`, such as 1000, or leave it out",
+        )
+    if options.frequencies and options.estimator != "random_fourier":
+        raise BadOption(
+            "only the estimator `random_fourier` has frequencies",
+            field="frequencies",
+            remedy="set `estimator` to `random_fourier` (ESTIMATOR_RANDOM_FOURIER), or leave the frequencies out",
         )
     for name in options.measures:
         if name in PAIRED_MEASURES and options.pairing != "paired":

@@ -32,11 +32,11 @@ _API_FIELDS = {
 
 def _check_sigma(sigma: float | None) -> float | None:
     # The square of σ and its inverse must be finite in float64.
-    if sigma is None or 1e-100 < sigma < 1e100:
+    if sigma is None or 1e-100 <= sigma <= 1e100:
         return sigma
     raise PydanticCustomError(
         "bandwidth",
-        "expected a finite σ above 0, got {sigma}",
+        "expected σ from 1e-100 to 1e100, got {sigma}",
         {"sigma": sigma, "remedy": "give σ in units of the features, such as their median distance"},
     )
 

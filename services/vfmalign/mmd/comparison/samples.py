@@ -158,7 +158,7 @@ def common_layers(samples: Sequence[Sample], selected: Sequence[str], primary: s
             raise BadTensor(
                 f"layer `{layer}` has different numbers of channels: {text}",
                 field="layers",
-                remedy="extract all samples with models of the same architecture",
+                remedy="send arrays of the same channels, or extract all samples with models of the same architecture",
             )
     return tuple(names)
 
@@ -169,12 +169,33 @@ def check_relation(x: Sample, y: Sample, pairing: Pairing) -> None:
     Raises:
         BadTensor: paired samples with different row counts.
         CaseOrderMismatch: paired samples that are not the same cases in the same order.
-        BadOption: independent samples that share a group or case.
+        BadOption: independent samples that share a group or case, or rows of one case in several groups.
     """
     if pairing == "paired":
         _check_pairs(x, y)
+        _check_groups_of_cases(replace(x if x.case_ids else y, groups=x.groups or y.groups))
     else:
         _check_independent(x, y)
+        _check_groups_of_cases(x)
+        _check_groups_of_cases(y)
+
+
+def describe_shared_cases(x: Sample, y: Sample, reference: Sample) -> str:
+    """Returns what to beware of where the reference names cases or groups of x or y; empty if it names none.
+
+    This is no error: the bias matters where rows are few and channels many, and a single patient has no other cases.
+    """
+    for what, field in (("cases", "case_ids"), ("groups", "groups")):
+        labels = set(getattr(reference, field))
+        counts = {one.name: len(labels.intersection(getattr(one, field))) for one in (x, y)}
+        if any(counts.values()):
+            text = ", ".join(f"{count} with `{name}`" for name, count in counts.items())
+            return (
+                f"The reference shares {what} with the samples ({text}), so that standardised MMD² may be too large "
+                "and its test may reject too often, most of all where rows are few and channels many. Use a reference "
+                "of other cases."
+            )
+    return ""
 
 
 def _check_pairs(x: Sample, y: Sample) -> None:
@@ -185,7 +206,8 @@ def _check_pairs(x: Sample, y: Sample) -> None:
             field=y.name,
             remedy="send the same cases in the same order, or compare the samples as independent",
         )
-    for what, of_x, of_y in (("case", x.case_ids, y.case_ids), ("group", x.groups, y.groups)):
+    labels = (("case", "case_ids", x.case_ids, y.case_ids), ("group", "groups", x.groups, y.groups))
+    for what, field, of_x, of_y in labels:
         if not of_x or not of_y:
             continue
         wrong = [row for row, (a, b) in enumerate(zip(of_x, of_y, strict=True)) if a != b]
@@ -193,7 +215,7 @@ def _check_pairs(x: Sample, y: Sample) -> None:
             raise CaseOrderMismatch(
                 f"{len(wrong)} of {x.rows} rows have another {what} in `{x.name}` than in `{y.name}`, "
                 f"the first is row {wrong[0]} (from 0)",
-                subject=f"{y.name}.{what}s",
+                subject=f"{y.name}.{field}",
                 remedy="extract both feature sets from the same split in the same order",
             )
 
@@ -209,4 +231,20 @@ def _check_independent(x: Sample, y: Sample) -> None:
                 f"{first} of `{x.name}` (from 0)",
                 field="pairing",
                 remedy=f"remove those {what} from one sample, or compare paired samples of the same cases",
+            )
+
+
+def _check_groups_of_cases(sample: Sample) -> None:
+    """Checks that the rows of one case are in one group, because they are not independent of each other."""
+    if len(set(sample.case_ids)) == len(sample.case_ids):
+        return
+    groups = sample.groups or tuple(map(str, range(sample.rows)))
+    group_of_case: dict[str, str] = {}
+    for row, (case, group) in enumerate(zip(sample.case_ids, groups, strict=True)):
+        if group_of_case.setdefault(case, group) != group:
+            raise BadOption(
+                f"row {row} (from 0) repeats the case of an earlier row in another group, and rows of one case are not "
+                "independent",
+                field=f"{sample.name}.case_ids",
+                remedy="name one group for all rows of a case in `groups`, or give every row a case of its own",
             )

@@ -20,7 +20,7 @@ def to_options(request: mmd_pb2.ComputeRequest) -> ComparisonOptions:
     """Converts the options of a request and fills in their defaults.
 
     Raises:
-        BadOption: an enum value is missing or unknown, or the bandwidth is ambiguous.
+        BadOption: an enum value is missing or unknown, or a median rule has a fixed σ.
     """
     options = ComputeOptions.from_proto(request)
     kernel, test = options.kernel or Kernel(), options.test or TestOptions()
@@ -49,16 +49,10 @@ def _resolve_bandwidth(kernel: Kernel, *, has_reference: bool) -> BandwidthRule 
     """Returns the rule for the bandwidth; None if the request sets none.
 
     Raises:
-        BadOption: the bandwidth could come from two sources.
+        BadOption: a median rule with a fixed σ.
     """
     rule, has_sigma = kernel.bandwidth_rule, kernel.fixed_sigma != 0.0
     if rule is None:
-        if has_reference and has_sigma:
-            raise BadOption(
-                "the request sets a fixed σ and a reference, and the bandwidth could come from either",
-                field="kernel.bandwidth_rule",
-                remedy="set BANDWIDTH_RULE_FIXED or BANDWIDTH_RULE_REFERENCE_MEDIAN",
-            )
         return "fixed" if has_sigma else "reference_median" if has_reference else None
     if rule != "fixed" and has_sigma:
         raise BadOption(
@@ -82,7 +76,8 @@ def to_source(message: mmd_pb2.FeatureSource, field: str) -> Source:
     if which == "uploaded":
         ref = message.uploaded.object
         _check_labels(message.uploaded, f"{field}.uploaded")
-        return Uploaded(field, ref.uri, ref.sha256, tuple(message.uploaded.groups), tuple(message.uploaded.case_ids))
+        labels = tuple(message.uploaded.groups), tuple(message.uploaded.case_ids)
+        return Uploaded(field, ref.uri, ref.sha256, *labels, size_bytes=ref.size_bytes)
     if which != "inline":
         raise BadOption("has no features", field=field, remedy="set feature_set_id, inline or uploaded")
     layers = {}

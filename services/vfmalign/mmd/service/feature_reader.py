@@ -60,13 +60,14 @@ class Stored:
 
 @dataclass(frozen=True)
 class Uploaded:
-    """A safetensors file that a client uploaded to the bucket, and the labels of its rows."""
+    """A safetensors file that a client uploaded to the bucket, and the labels of its rows; a size of 0 is unknown."""
 
     name: str
     uri: str
     sha256: str
     groups: tuple[str, ...] = ()
     case_ids: tuple[str, ...] = ()
+    size_bytes: int = 0
 
     @property
     def key(self) -> Hashable:
@@ -152,6 +153,12 @@ class FeatureReader:
         if isinstance(source, Uploaded):
             if source.key not in self._headers:
                 self._headers[source.key] = self._read_header(source)
+            if source.size_bytes not in (0, size_bytes := self._headers[source.key].total_bytes):
+                raise BadOption(
+                    f"the object has {size_bytes:,} bytes, and the request says {source.size_bytes:,}",
+                    field=f"{source.name}.uploaded.object.size_bytes",
+                    remedy="send the object that CreateUpload returned, or leave its size out",
+                )
             shapes = {name: entry.shape for name, entry in self._headers[source.key].tensors.items()}
             rows = max((shape[0] for shape in shapes.values()), default=0)
             channels = {name: shape[1] for name, shape in shapes.items()}

@@ -112,19 +112,21 @@ def resolve(pairing: Pairing, estimator: Estimator | None, method: TestMethod = 
         raise BadOption(
             "the estimator for independent samples is biased on paired ones, whose cross term includes k(x_i, y_i)",
             field="estimator",
-            remedy="use `unbiased_paired` or `biased`",
+            remedy="use `unbiased_paired` (ESTIMATOR_UNBIASED_PAIRED) or `biased` (ESTIMATOR_BIASED)",
         )
     if over_pairs and estimator not in PAIRED:
         raise BadOption(
             f"the wild bootstrap flips signs of pairs, and `{estimator}` is not a sum over pairs",
             field="estimator",
-            remedy="use `unbiased_paired` or `biased`, or test by permutations",
+            remedy="use `unbiased_paired` (ESTIMATOR_UNBIASED_PAIRED) or `biased` (ESTIMATOR_BIASED), or test by "
+            "permutations",
         )
     if not over_pairs and estimator not in INDEPENDENT:
         raise BadOption(
             "the estimator for paired samples needs rows of the same cases, and the samples are independent",
             field="estimator",
-            remedy="use `unbiased_independent` or `biased`, or set `pairing` to paired",
+            remedy="use `unbiased_independent` (ESTIMATOR_UNBIASED_INDEPENDENT) or `biased` (ESTIMATOR_BIASED), or set "
+            "`pairing` to paired",
         )
     return estimator
 

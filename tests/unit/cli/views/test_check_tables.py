@@ -127,6 +127,8 @@ def test_a_comparison_shows_the_caution_about_excluded_channels_that_move(show: 
     assert "! last: 2 of 130 channels moved by 0.7 SDs." in text
     quiet = layer.model_copy(update={"excluded_movement": moved.model_copy(update={"caution": ""})})
     assert "! last" not in show(comparison(compared(quiet)))
+    shared = compared(quiet).model_copy(update={"reference_caution": "The reference shares cases."})
+    assert "! The reference shares cases." in show(comparison(shared))
 
 
 def test_a_naive_baseline_that_is_not_beaten_is_marked(finished_check: Check, show: Any) -> None:

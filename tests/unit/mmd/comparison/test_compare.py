@@ -1,5 +1,7 @@
 """What a comparison refuses, how it orders layers, how it stops, and the projection."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -22,8 +24,9 @@ def test_swapped_cases_are_refused_by_row(rng):
     cases = tuple(f"case-{i}" for i in range(10))
     swapped = (*cases[:3], cases[4], cases[3], *cases[5:])
     x, y = sample(rng, "x", case_ids=cases), sample(rng, "y", case_ids=swapped)
-    with pytest.raises(CaseOrderMismatch, match=r"2 of 10 rows.*the first is row 3"):
+    with pytest.raises(CaseOrderMismatch, match=r"2 of 10 rows.*the first is row 3") as error:
         compare(x, y, None, PAIRED, ComputeConfig())
+    assert error.value.subject == "y.case_ids"
 
 
 def test_differing_groups_are_refused(rng):
@@ -52,6 +55,42 @@ def test_independent_samples_may_not_share_a_patient(rng, labels):
     y = sample(rng, "y", **{labels: tuple(f"p{i}" for i in range(9, 19))})
     with pytest.raises(BadOption, match=r"1 (groups|cases) occur in both samples.*row 9 of `x`"):
         compare(x, y, None, ComparisonOptions("independent", fixed_sigma=1.0), ComputeConfig())
+
+
+@pytest.mark.parametrize("wrap", [np.asarray, lambda rows: ArrayRows(rows, "x")], ids=["arrays", "streams"])
+@pytest.mark.parametrize(("labels", "what"), [("case_ids", "cases"), ("groups", "groups")])
+def test_a_reference_that_shares_cases_or_groups_brings_a_caution(rng, labels, what, wrap):
+    names = {"x": range(10), "y": range(10, 20), "reference": range(7, 17)}
+    samples = {
+        name: Sample(
+            name,
+            {"a": (np.asarray if name == "reference" else wrap)(rng.normal(size=(10, 3)))},
+            **{labels: tuple(f"p{i:02}" for i in numbers)},
+        )
+        for name, numbers in names.items()
+    }
+    options = ComparisonOptions("independent")
+    caution = compare(*samples.values(), options, ComputeConfig()).reference_caution
+    assert caution.startswith(f"The reference shares {what} with the samples (3 with `x`, 7 with `y`), so that")
+    assert "p07" not in caution
+    others = replace(samples["reference"], **{labels: tuple(f"t{i}" for i in range(10))})
+    for reference in (others, replace(others, **{labels: ()})):
+        assert compare(samples["x"], samples["y"], reference, options, ComputeConfig()).reference_caution == ""
+
+
+@pytest.mark.parametrize("pairing", ["paired", "independent"])
+@pytest.mark.parametrize("groups", [(), ("p0", "p1") + ("p2",) * 8], ids=["no groups", "another group"])
+def test_rows_of_one_case_must_be_in_one_group(rng, pairing, groups):
+    cases = ("c0", "c0", *(f"c{i}" for i in range(2, 10)))
+    x, y = sample(rng, "x", case_ids=cases, groups=groups), sample(rng, "y")
+    options = ComparisonOptions(pairing, fixed_sigma=1.0)
+    with pytest.raises(BadOption, match=r"row 1 .from 0. repeats the case.*name one group") as error:
+        compare(x, y, None, options, ComputeConfig())
+    assert error.value.field == "x.case_ids"
+    in_one_group = replace(x, groups=("p0", "p0") + ("p2",) * 8)
+    compare(in_one_group, y, None, options, ComputeConfig())
+    if pairing == "paired":
+        compare(replace(x, groups=()), replace(y, groups=in_one_group.groups), None, options, ComputeConfig())
 
 
 def test_bad_features_are_refused_by_field(rng):
@@ -91,6 +130,9 @@ def test_bad_features_are_refused_by_field(rng):
         ({"frequencies": 2**20 + 1}, "frequencies", "start with 1,024"),
         ({"estimator": "linear"}, "estimator", "choose 'biased', 'unbiased_paired', 'unbiased_independent' or"),
         ({"method": "bootstrap"}, "test.method", "choose 'permutation'"),
+        ({"fixed_sigma": 1.0, "aggregated": True}, "test.aggregated", "set `test.permutations`"),
+        ({"fixed_sigma": 1.0, "method": "wild_bootstrap"}, "test.method", "set `test.permutations`"),
+        ({"fixed_sigma": 1.0, "frequencies": 512}, "frequencies", "set `estimator` to `random_fourier`"),
         ({"fixed_sigma": 1.0, "layers": ("a", "c")}, "layers", ""),
         ({"fixed_sigma": 1.0, "primary_layer": "c"}, "layers", ""),
     ],

@@ -71,6 +71,8 @@ def test_pairing_decides_what_is_compared_and_has_no_default(files, answer, caps
 def test_a_reference_adds_standardised_features(files, answer):
     x_file, y_file, *_ = files
     assert "standardised" in first_layer(answer(x_file, y_file, *PAIRED, "--reference", x_file))
+    both = first_layer(answer(x_file, y_file, *PAIRED, "--reference", x_file, "--sigma", 1))
+    assert both["raw"]["sigma"] == both["standardised"]["sigma"] == 1
     assert "standardised" not in first_layer(answer(x_file, y_file, *PAIRED, "--sigma", 1))
 
 
@@ -83,7 +85,7 @@ def test_a_reference_adds_standardised_features(files, answer):
             {"kernel": {"bandwidth_rule": "BANDWIDTH_RULE_POOLED_MEDIAN"}},
             "the bandwidth rule takes a median",
         ),
-        (("--sigma", "-1"), {}, "expected a finite σ above 0"),
+        (("--sigma", "-1"), {}, "expected σ from 1e-100 to 1e100"),
         (("--sigma", "1"), {"estimator": "ESTIMATOR_UNBIASED_PAIRED"}, "needs rows of the same cases"),
         (
             ("--sigma", "1"),

@@ -127,7 +127,8 @@ def test_sets_that_are_not_there_are_said(answer, sets, store):
 
 
 def test_files_and_sets_do_not_mix(capsys):
-    with pytest.raises(SystemExit) as caught:
-        comparison.main(arguments("s3://b/k", "y.npy"))
-    assert caught.value.code == comparison.BAD_INPUT
-    assert "compare .npy files with .npy files" in capsys.readouterr().err
+    for places, name in ((("s3://b/k", "y.npy"), "x"), (("x.npy", "y"), "y")):
+        assert comparison.main(arguments(*places)) == comparison.BAD_INPUT
+        error = capsys.readouterr().err
+        assert error.startswith(f"error: {name}: its name does not end in .npy")
+        assert "compare .npy files with .npy files" in error

@@ -4,12 +4,13 @@ import hashlib
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from vfmalign.core.domain.errors import BadTensor, DigestMismatch, PreconditionFailed
+from vfmalign.core.domain.errors import BadOption, BadTensor, DigestMismatch, PreconditionFailed
 from vfmalign.core.runtime.work_context import UNLIMITED
 from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.mmd.comparison.samples import Sample
@@ -99,6 +100,15 @@ def test_an_object_that_is_not_what_its_header_accounts_for_is_refused_before_it
     with pytest.raises(BadTensor, match=f"x.uploaded.object: .*{cause}"):
         reader.shapes([source])
     assert store.bodies == 0
+
+
+def test_an_object_of_another_size_than_the_request_says_is_refused():
+    reader, _, source = upload(save(ARRAYS))
+    size_bytes = len(save(ARRAYS))
+    assert reader.shapes([source]) == reader.shapes([replace(source, size_bytes=size_bytes)])
+    with pytest.raises(BadOption, match=f"{size_bytes:,} bytes, and the request says 1") as error:
+        reader.shapes([replace(source, size_bytes=1)])
+    assert error.value.field == "x.uploaded.object.size_bytes"
 
 
 def test_an_object_that_is_replaced_after_its_header_was_read_is_refused():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, get_args
@@ -49,7 +48,8 @@ ReferenceOption = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help="Sample whose scale and bandwidth are used, such as the training split before: an id or a .npy file.",
+        help="Sample of other cases whose scale and bandwidth are used, such as the training split before: an id or a "
+        ".npy file.",
     ),
 ]
 SigmaOption = Annotated[
@@ -210,8 +210,8 @@ def _to_test(permutations: int, seed: int, *, aggregated: bool, wild_bootstrap: 
 
 def _to_kernel(kernel: str, bandwidth: str | None, sigma: float | None, *, has_reference: bool) -> Kernel:
     family = _choose(kernel, KernelFamily, "--kernel")
-    if sigma is not None and not 0.0 < sigma < math.inf:
-        raise BadOption("out of range", field="--sigma", remedy="choose a finite number above 0")
+    if sigma is not None and not 1e-100 <= sigma <= 1e100:
+        raise BadOption("out of range", field="--sigma", remedy="choose a number from 1e-100 to 1e100")
     if kernel in _WITHOUT_BANDWIDTH:
         if bandwidth is not None or sigma is not None:
             raise BadOption(
