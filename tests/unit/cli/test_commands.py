@@ -77,6 +77,8 @@ def test_with_json_an_error_is_the_one_document_on_stdout(invoke) -> None:
     ("arguments", "words"),
     [
         (("bogus",), "No such command"),
+        (("check", "d1", "--task", "segmentation", "--model", "m", "--steps", "4"), "--seeds, --steps-per-epoch)"),
+        (("check", "d1", "--task"), "requires an argument"),
         (("check", "d1"), "--task"),
         (("check", "d1", "--task", "segmentation", "--model", "m", "--seed", "-1"), "--seed"),
         (("check", "d1", "--task", "segmentation", "--model", "m", "--seeds", "11"), "--seeds"),

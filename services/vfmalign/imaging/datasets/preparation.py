@@ -168,7 +168,8 @@ def _leave_out(discovered: DiscoveredDataset, kinds: Sequence[VolumeKind]) -> Di
         raise BadOption(
             f"{unknown[0][:64]!r} is not declared", field="only_with", remedy=f"choose from {', '.join(declared)}"
         )
-    cases, left_out = [], []
+    cases: list[PseudonymousCase] = []
+    left_out: list[PseudonymousCase] = []
     for case in discovered.cases:
         (left_out if case.source.is_without(kinds) else cases).append(case)
     if not left_out:
