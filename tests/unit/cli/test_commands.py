@@ -212,6 +212,13 @@ def test_a_state_folder_is_a_folder(invoke, tmp_path: Path) -> None:
     assert (code, err) == (exits.BAD_INPUT, "error: --home: is not a folder\n  → name the state folder of the stack\n")
 
 
+def test_a_wrong_path_of_a_checkpoint_is_repeated_as_it_was_given(invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VFMALIGN_FEATURES_ADDRESS", "localhost:1")  # nothing is asked before the file is read
+    code, _, err = invoke("models", "import", "../gone.pth", "--as", "meshnet")
+    assert code == exits.BAD_INPUT
+    assert "error: checkpoint: the file '../gone.pth' does not exist" in err
+
+
 def test_a_wrong_import_command_does_not_repeat_the_folder(invoke) -> None:
     code, out, err = invoke("dataset", "import", "here", "SURNAME^GIVEN_1234567")
     assert code == exits.BAD_INPUT
