@@ -13,7 +13,7 @@ import tempfile
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from typer.exceptions import TyperException
@@ -141,6 +141,7 @@ def _report(error: VfmalignError, *, as_json: bool) -> int:
 
 def _report_usage(error: TyperException, arguments: Sequence[str], *, as_json: bool) -> int:
     """Prints a usage error. A folder's name is often a patient's name, so `import` commands do not repeat it."""
+    _add_longer_options(error)
     message: str = getattr(error, "format_message", lambda: str(error))()
     if type(error).__name__ == "NoArgsIsHelpError":  # not a public class of typer; its message is the help text
         typer.echo(message)
@@ -152,6 +153,14 @@ def _report_usage(error: TyperException, arguments: Sequence[str], *, as_json: b
                 message = message.replace(argument, "…")
     _report(BadOption(message.rstrip("."), field="", remedy=f"see `{command} --help`", reason="USAGE"), as_json=as_json)
     return int(getattr(error, "exit_code", BAD_INPUT))
+
+
+def _add_longer_options(error: Any) -> None:
+    """Adds the options that begin with an unknown one, such as --steps-per-epoch for --steps, to those it may mean."""
+    if hasattr(error, "possibilities") and error.ctx is not None:
+        known = [option for parameter in error.ctx.command.params for option in parameter.opts]
+        longer = (option for option in known if option.startswith(f"{error.option_name}-"))
+        error.possibilities = sorted({*(error.possibilities or ()), *longer})
 
 
 def _report_full_disk() -> int:

@@ -135,6 +135,11 @@ class Target:
             )
         return ObjectStore(self.local.store.to_settings(), **limits).of_tenant(tenant)
 
+    def note_other_stacks(self, output: Output) -> None:
+        """Notes which other stacks run, where this one is a local stack that lacks what the user looks for."""
+        if self.directory is not None and (others := registry.describe_running(self.directory)):
+            output.note(others, "yellow")
+
     @property
     def has_store(self) -> bool:
         """Whether commands reach the object storage: the local stack has one, or the environment names one."""

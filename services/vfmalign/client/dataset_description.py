@@ -14,6 +14,7 @@ def describe_dataset(dataset: DatasetManifest) -> Dataset:
     rows = {split: dataset.split(split) for split in SPLITS}
     cases = list({case.id: case for split in SPLITS for case in rows[split]}.values())
     kinds = set.intersection(*(set(case.volumes) for case in cases)) if cases else set()
+    lacking = {kind: sum(kind not in case.volumes for case in cases) for kind in dataset.declaration.label_names}
     return Dataset(
         dataset_id=dataset.id,
         dataset_digest=dataset.digest(),
@@ -30,6 +31,7 @@ def describe_dataset(dataset: DatasetManifest) -> Dataset:
         classes=_count_classes(dataset, cases),
         numbers=_describe_numbers(cases),
         strata=_count_strata(cases),
+        cases_without={kind: count for kind, count in lacking.items() if count},
     )
 
 

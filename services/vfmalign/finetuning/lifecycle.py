@@ -39,6 +39,18 @@ ARTIFACT_LOST = "ARTIFACT_LOST"
 """`Progress.reason` of what had finished and runs again, because a stored object was lost."""
 
 
+_MAX_DIFFERENCES = 8
+
+
+def list_differences(first: Any, second: Any, path: str = "") -> list[str]:
+    """Returns the paths of the fields in which two JSON values differ, such as `recipe.epochs`."""
+    if not (isinstance(first, dict) and isinstance(second, dict)):
+        return [] if first == second else [path]
+    names = sorted(first.keys() | second.keys())
+    prefix = f"{path}." if path else ""
+    return [place for name in names for place in list_differences(first.get(name), second.get(name), prefix + name)]
+
+
 class StoredRef(Record):
     """A stored object: its key, SHA-256 digest and size in bytes."""
 
@@ -291,8 +303,9 @@ class LifecycleRepository(ABC, Generic[Row, Item]):
 
     def _same(self, row: Any, request: Record) -> Item:
         if row.request_digest != request.digest():
+            fields = list_differences(row.request, request.model_dump(mode="json"))[:_MAX_DIFFERENCES]
             raise Conflict(
-                f"the id belongs to a {self.noun} that was created with another body",
+                f"the {self.noun} exists and was created with another body: it differs in {', '.join(fields)}",
                 subject=row.id,
                 remedy=f"choose another {self.noun} id",
             )

@@ -12,6 +12,7 @@ from typing import get_args
 
 from pydantic import ValidationError
 
+from vfmalign.client.messages.base import to_bad_option
 from vfmalign.core.domain.errors import BadOption, NotFound
 from vfmalign.core.domain.models import Normalisation, PreprocessingSpec
 from vfmalign.core.domain.untrusted import describe_failure, read_regular_file
@@ -100,12 +101,13 @@ def _validate_input(content: Mapping[str, object]) -> PreprocessingSpec:
     try:
         return PreprocessingSpec.model_validate(content)
     except ValidationError as error:
-        problem = error.errors(include_input=False, include_url=False)[0]
-        where = " ".join(map(str, problem["loc"]))
+        problem = to_bad_option(error)
+        where = f"{problem.field}: " if problem.field else ""
         raise BadOption(
-            f"the description of the input is not valid: {where} {problem['msg']}".replace("  ", " "),
+            f"the description of the input is not valid: {where}{problem.message}",
             field="input",
-            remedy=f"name each modality once, as a lower-case id such as t1w, and one of {', '.join(NORMALISATIONS)}",
+            remedy=problem.remedy
+            or f"name each modality once, as a lower-case id such as t1w, and one of {', '.join(NORMALISATIONS)}",
         ) from error
 
 
@@ -214,7 +216,9 @@ def _read(path: Path) -> bytes:
     try:
         return read_regular_file(path, MAX_WEIGHTS_BYTES)
     except FileNotFoundError:
-        raise NotFound("the file does not exist", subject="checkpoint", remedy="check the path") from None
+        raise NotFound(
+            f"the file {str(path)!r} does not exist", subject="checkpoint", remedy="check the path"
+        ) from None
     except OSError as error:
         raise BadOption(
             f"the file cannot be read: {describe_failure(error)}",

@@ -189,7 +189,14 @@ class StratumCount(_message.Message):
     def __init__(self, name: _Optional[str] = ..., value: _Optional[str] = ..., cases: _Optional[int] = ...) -> None: ...
 
 class Dataset(_message.Message):
-    __slots__ = ("dataset_id", "dataset_digest", "splits", "modalities", "label_maps", "held_out", "phantom", "declaration", "classes", "numbers", "strata")
+    __slots__ = ("dataset_id", "dataset_digest", "splits", "modalities", "label_maps", "held_out", "phantom", "declaration", "classes", "numbers", "strata", "cases_without")
+    class CasesWithoutEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
     DATASET_ID_FIELD_NUMBER: _ClassVar[int]
     DATASET_DIGEST_FIELD_NUMBER: _ClassVar[int]
     SPLITS_FIELD_NUMBER: _ClassVar[int]
@@ -201,6 +208,7 @@ class Dataset(_message.Message):
     CLASSES_FIELD_NUMBER: _ClassVar[int]
     NUMBERS_FIELD_NUMBER: _ClassVar[int]
     STRATA_FIELD_NUMBER: _ClassVar[int]
+    CASES_WITHOUT_FIELD_NUMBER: _ClassVar[int]
     dataset_id: str
     dataset_digest: str
     splits: _containers.RepeatedCompositeFieldContainer[SplitSize]
@@ -212,7 +220,8 @@ class Dataset(_message.Message):
     classes: _containers.RepeatedCompositeFieldContainer[ClassCount]
     numbers: _containers.RepeatedCompositeFieldContainer[NumberRange]
     strata: _containers.RepeatedCompositeFieldContainer[StratumCount]
-    def __init__(self, dataset_id: _Optional[str] = ..., dataset_digest: _Optional[str] = ..., splits: _Optional[_Iterable[_Union[SplitSize, _Mapping]]] = ..., modalities: _Optional[_Iterable[str]] = ..., label_maps: _Optional[_Iterable[str]] = ..., held_out: _Optional[bool] = ..., phantom: _Optional[bool] = ..., declaration: _Optional[_Union[_common_pb2.DatasetDeclaration, _Mapping]] = ..., classes: _Optional[_Iterable[_Union[ClassCount, _Mapping]]] = ..., numbers: _Optional[_Iterable[_Union[NumberRange, _Mapping]]] = ..., strata: _Optional[_Iterable[_Union[StratumCount, _Mapping]]] = ...) -> None: ...
+    cases_without: _containers.ScalarMap[str, int]
+    def __init__(self, dataset_id: _Optional[str] = ..., dataset_digest: _Optional[str] = ..., splits: _Optional[_Iterable[_Union[SplitSize, _Mapping]]] = ..., modalities: _Optional[_Iterable[str]] = ..., label_maps: _Optional[_Iterable[str]] = ..., held_out: _Optional[bool] = ..., phantom: _Optional[bool] = ..., declaration: _Optional[_Union[_common_pb2.DatasetDeclaration, _Mapping]] = ..., classes: _Optional[_Iterable[_Union[ClassCount, _Mapping]]] = ..., numbers: _Optional[_Iterable[_Union[NumberRange, _Mapping]]] = ..., strata: _Optional[_Iterable[_Union[StratumCount, _Mapping]]] = ..., cases_without: _Optional[_Mapping[str, int]] = ...) -> None: ...
 
 class ListDatasetsRequest(_message.Message):
     __slots__ = ("page_size", "page_token")

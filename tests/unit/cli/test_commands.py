@@ -77,6 +77,8 @@ def test_with_json_an_error_is_the_one_document_on_stdout(invoke) -> None:
     ("arguments", "words"),
     [
         (("bogus",), "No such command"),
+        (("check", "d1", "--task", "segmentation", "--model", "m", "--steps", "4"), "--seeds, --steps-per-epoch)"),
+        (("check", "d1", "--task"), "requires an argument"),
         (("check", "d1"), "--task"),
         (("check", "d1", "--task", "segmentation", "--model", "m", "--seed", "-1"), "--seed"),
         (("check", "d1", "--task", "segmentation", "--model", "m", "--seeds", "11"), "--seeds"),
@@ -208,6 +210,13 @@ def test_a_state_folder_is_a_folder(invoke, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     code, _, err = invoke("status", "--home", "file")
     assert (code, err) == (exits.BAD_INPUT, "error: --home: is not a folder\n  → name the state folder of the stack\n")
+
+
+def test_a_wrong_path_of_a_checkpoint_is_repeated_as_it_was_given(invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VFMALIGN_FEATURES_ADDRESS", "localhost:1")  # nothing is asked before the file is read
+    code, _, err = invoke("models", "import", "../gone.pth", "--as", "meshnet")
+    assert code == exits.BAD_INPUT
+    assert "error: checkpoint: the file '../gone.pth' does not exist" in err
 
 
 def test_a_wrong_import_command_does_not_repeat_the_folder(invoke) -> None:

@@ -38,6 +38,7 @@ def refuse(monkeypatch: pytest.MonkeyPatch) -> Refuse:
     ("command", "field", "option"),
     [
         (CHECK, "recipe.preset", "--preset"),
+        ((*CHECK, "--epochs", "1", "--steps-per-epoch", "1"), "recipe.preset", "--preset"),  # no caution precedes it
         (CHECK, "check_id", "--id"),
         (CHECK, "spec.modality_map", "--map"),
         (CHECK, "spec.modality_map.t1w", "--map"),

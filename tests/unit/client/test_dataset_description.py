@@ -49,6 +49,7 @@ def test_classes_numbers_and_strata_are_counted_once_per_case() -> None:
     )
     assert described.modalities == ("t1w",), "not every case has flair"
     assert described.label_maps == ()
+    assert described.cases_without == {"hippocampus": 2}
     assert described.classes == (
         ClassCount(name="atrophy", positive=2, negative=1, test_positive=0, test_negative=0),
         ClassCount(name="unstated", test_positive=0, test_negative=0),
@@ -63,8 +64,8 @@ def test_classes_numbers_and_strata_are_counted_once_per_case() -> None:
 
 
 def test_a_description_survives_the_wire() -> None:
-    for declaration in (DECLARATION, get_declaration("prostate_mpmri")):
-        dataset = DatasetManifest.model_validate({"id": "d", "declaration": declaration})
+    for declaration, kind in ((DECLARATION, "t1w"), (get_declaration("prostate_mpmri"), "t2w")):
+        dataset = DatasetManifest.model_validate({"id": "d", "declaration": declaration, "test": (case(0, kind),)})
         described = describe_dataset(dataset)
         message = Dataset.PROTO.FromString(described.to_proto().SerializeToString())
         assert Dataset.from_response(message) == described

@@ -77,7 +77,8 @@ def filled(message_class) -> Message:
         if oneof is not None and len(oneof.fields) > 1 and oneof.fields[0] is not field:
             continue
         if field.type == FieldDescriptor.TYPE_MESSAGE and field.message_type.GetOptions().map_entry:
-            getattr(message, field.name)["t1w"] = "input"  # the only map of strings: modalities to inputs
+            is_text = field.message_type.fields_by_name["value"].type == FieldDescriptor.TYPE_STRING
+            getattr(message, field.name)["t1w"] = "input" if is_text else 3
             continue
         value = field_value(field)
         if field.is_repeated:

@@ -46,12 +46,17 @@ def list_running() -> list[StateDirectory]:
     return [directory for path in sorted(paths) if _runs(directory := StateDirectory(Path(path)))]
 
 
-def describe_running() -> str:
-    """Returns which stacks run and how to name one, as the rest of a sentence; empty without any."""
-    paths = [str(directory.path) for directory in list_running()]
+def describe_running(other_than: StateDirectory | None = None) -> str:
+    """Returns which stacks run and how to name one, as the rest of a sentence; empty without any.
+
+    Args:
+        other_than: the state folder of a stack that is not meant, because the command uses it.
+    """
+    paths = [str(folder.path) for folder in list_running() if other_than is None or folder.path != other_than.path]
     if not paths:
         return ""
-    what = "a stack runs" if len(paths) == 1 else f"{len(paths)} stacks run"
+    one, more = ("a stack", "stacks") if other_than is None else ("another stack", "other stacks")
+    what = f"{one} runs" if len(paths) == 1 else f"{len(paths)} {more} run"
     return f"{what} in {', '.join(paths)}: name it with `--home` or VFMALIGN_HOME"
 
 

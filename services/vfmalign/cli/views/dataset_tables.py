@@ -13,6 +13,7 @@ from vfmalign.client.formatting import ABSENT
 from vfmalign.client.messages.features import Dataset
 from vfmalign.core.domain.datasets import SPLITS
 from vfmalign.core.domain.declarations import CaseClass, LabelMap
+from vfmalign.core.domain.documents import pluralise
 from vfmalign.core.domain.field_of_view import CaseInside
 
 _PHANTOM_NOTE = Text("Phantoms rehearse the procedure: no result on them is evidence.", style="yellow")
@@ -34,6 +35,7 @@ def to_dataset_document(dataset: Dataset) -> dict[str, Any]:
         "classes": {count.name: count.model_dump(exclude={"name"}) for count in dataset.classes},
         "numbers": {entry.name: entry.model_dump(exclude={"name"}) for entry in dataset.numbers},
         "strata": strata,
+        "cases_without": dataset.cases_without,
     }
 
 
@@ -59,7 +61,7 @@ def show_dataset(dataset: Dataset, **facts: str) -> list[RenderableType]:
         "content": describe_content(dataset),
         "declaration": declaration.name,
         "modalities": ", ".join(declaration.modalities),
-        "label maps": "; ".join(map(_describe_label_map, declaration.labels)) or ABSENT,
+        "label maps": "; ".join(_describe_label_map(label, dataset) for label in declaration.labels) or ABSENT,
         "classes": "; ".join(map(_describe_class, declaration.classes)) or ABSENT,
         "digest": dataset.dataset_digest or ABSENT,
         "held out": "yes" if dataset.held_out else "no: the same case is in several splits",
@@ -99,9 +101,11 @@ def _list_strata(dataset: Dataset) -> RenderableType:
     return table
 
 
-def _describe_label_map(label_map: LabelMap) -> str:
+def _describe_label_map(label_map: LabelMap, dataset: Dataset) -> str:
     values = ", ".join(f"{value} {name}" for value, name in sorted(label_map.values.items()))
-    return f"{label_map.name} ({values})"
+    lacking = dataset.cases_without.get(label_map.name)
+    missing = f", missing in {pluralise(lacking, 'case')}" if lacking else ""
+    return f"{label_map.name} ({values}){missing}"
 
 
 def _describe_class(entry: CaseClass) -> str:

@@ -209,6 +209,7 @@ class Dataset(ApiMessage):
         classes: counts of the classes that cases state, without those that derive from a label map.
         numbers: numbers of the cases, in order of id.
         strata: counts of the strata's values, in order of id and value.
+        cases_without: number of cases without a label map, for those that some cases lack.
     """
 
     PROTO: ClassVar[type[Message]] = features_pb2.Dataset
@@ -224,6 +225,7 @@ class Dataset(ApiMessage):
     classes: tuple[ClassCount, ...] = ()
     numbers: tuple[NumberRange, ...] = ()
     strata: tuple[StratumCount, ...] = ()
+    cases_without: dict[str, int] = Field(default_factory=dict)
 
 
 class ListDatasetsResponse(ApiMessage):

@@ -94,17 +94,27 @@ class TaskSpec:
         Raises:
             BadDataset: a case has no label map, or its class is not known; the error names it.
         """
-        volumes = {label.name for label in self.labels}
-        classes = {self.case_class.name} if self.case_class is not None and not self.case_class.label else set()
-        for split in _SPLITS:
-            for case in dataset.split(split):
-                missing = sorted((volumes - set(case.volumes)) | (classes - set(case.classes)))
-                if missing:
-                    raise BadDataset(
-                        f"{self.name} needs {missing[0]}, which case {case.id} of {split} does not have",
-                        subject=dataset.id,
-                        remedy=f"import the dataset with {missing[0]} for every case, or leave the case out",
-                    )
+        rows = [(split, case) for split in _SPLITS for case in dataset.split(split)]
+        lacking = {label.name: [row for row in rows if label.name not in row[1].volumes] for label in self.labels}
+        volumes = set(lacking)
+        if self.case_class is not None and not self.case_class.label:
+            name = self.case_class.name
+            lacking[name] = [row for row in rows if name not in row[1].classes]
+        for name, cases in sorted(lacking.items()):
+            if cases:
+                split, case = cases[0]
+                how = (
+                    f"`--only-with {name}`, which leaves such cases out,"
+                    if name in volumes
+                    else f"{name} of every case"
+                )
+                raise BadDataset(
+                    f"{self.name} needs {name}, which is missing in {len(cases)} of {len(rows)} cases, such as "
+                    f"{case.id} of {split}",
+                    subject=dataset.id,
+                    remedy=f"import the folder with {how} and another `--id`; .vfmalign/private/mapping.csv, where it "
+                    "was imported, names the folder of each case",
+                )
 
 
 @dataclass(frozen=True)
@@ -257,6 +267,8 @@ def get_task_spec(task: str, declaration: DatasetDeclaration) -> TaskSpec:
     name, parameters = parse_task(task)
     entry = check_task(name, parameters)
     complete = _add_defaults(parameters, declaration.defaults.get(name, TaskParameters()))
+    if "labels" in entry.parameters and not complete.labels and len(declaration.labels) == 1:
+        complete = complete.model_copy(update={"labels": declaration.label_names})
     for field in entry.parameters:
         value: str | tuple[str, ...] = getattr(complete, field)
         if field == "structures":  # structures of the chosen maps, which the task itself checks; empty for all

@@ -101,7 +101,8 @@ def prepare_discovered(
     progress: ProgressCallback | None = None,
 ) -> DatasetToImport:
     """Reads and checks cases that were discovered; see `prepare_import`."""
-    rows = [(dataset_id, case.id, case.group, case.source.name, case.patient) for case in discovered.cases]
+    cases = (*discovered.cases, *discovered.left_out)
+    rows = [(dataset_id, case.id, case.group, case.source.name, case.patient) for case in cases]
     # Written before validation: its problems name cases by id, and the user looks the folder up in this file.
     add_to_mapping(mapping_path, rows)
     prepared = prepare(discovered, dataset_id, options, progress or (lambda stage, done, total: None))

@@ -18,7 +18,8 @@ from pydantic import ValidationError
 from vfmalign.client.messages.base import to_bad_option
 from vfmalign.core.domain.datasets import Case, DatasetManifest, Split, StoredObject
 from vfmalign.core.domain.declarations import DatasetDeclaration, LabelMap, VolumeKind
-from vfmalign.core.domain.errors import BadDataset, BadVolume, VfmalignError
+from vfmalign.core.domain.documents import pluralise
+from vfmalign.core.domain.errors import BadDataset, BadOption, BadVolume, VfmalignError
 from vfmalign.core.domain.field_of_view import CaseInside
 from vfmalign.core.domain.untrusted import read_regular_file
 from vfmalign.core.storage.datasets import check_splits
@@ -56,6 +57,8 @@ class ImportOptions:
             `splits.DEFAULT_SHARES`.
         splits: split of each case by name, in place of `shares`; see `assignments.read_splits`.
         patients: patient of each case by name, where the layout does not tell; see `assignments.read_patients`.
+        only_with: modalities and label maps without which a case is left out.
+        show_names: name cases by what their folder, file or cell is called as well, which may be a patient's name.
         seed: seed of the split.
         model: the model that the dataset is for; None if it is not known.
     """
@@ -65,6 +68,8 @@ class ImportOptions:
     shares: Mapping[Split, float] | None = None
     splits: Mapping[str, Split] | None = None
     patients: Mapping[str, str] | None = None
+    only_with: tuple[VolumeKind, ...] = ()
+    show_names: bool = False
     seed: int = 0
     model: ImportingModel | None = None
 
@@ -101,11 +106,13 @@ class DiscoveredDataset:
         layout: name of the layout.
         source: what the layout found; its cases carry patients' names.
         cases: in order of the source.
+        left_out: cases without a file that the user requires of every case.
     """
 
     layout: str
     source: SourceDataset
     cases: tuple[PseudonymousCase, ...]
+    left_out: tuple[PseudonymousCase, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -129,8 +136,8 @@ def discover(path: Path, dataset_id: str, salt: bytes, options: ImportOptions) -
     """Finds the cases and gives them ids.
 
     Raises:
-        BadDataset: no case can be found, or the patient table names unknown cases.
-        BadOption: the layout is unknown.
+        BadDataset: no case can be found or would be left, or the patient table names unknown cases.
+        BadOption: the layout is unknown, or `only_with` names something that is not declared.
     """
     layout, source = read_source(path, options.layout, options.declaration)
     patients = options.patients or {}
@@ -147,8 +154,33 @@ def discover(path: Path, dataset_id: str, salt: bytes, options: ImportOptions) -
         name, patient = case.name or f"\0{place}", patients.get(case.name, case.patient)
         # Case ids belong to one dataset; group ids do not, so that one patient is recognised in several datasets.
         case_id = "c-" + keyed_id(salt, "case", dataset_id, name)
+        if options.show_names and case.name:
+            place += f" ({case.name})"
         cases.append(PseudonymousCase(case_id, "g-" + keyed_id(salt, "group", patient), patient, case, place))
-    return DiscoveredDataset(layout, source, tuple(cases))
+    return _leave_out(DiscoveredDataset(layout, source, tuple(cases)), options.only_with)
+
+
+def _leave_out(discovered: DiscoveredDataset, kinds: Sequence[VolumeKind]) -> DiscoveredDataset:
+    """Leaves out the cases that lack a file of one of these kinds, and notes which."""
+    declaration = discovered.source.declaration
+    declared = (*declaration.modalities, *declaration.label_names)
+    if unknown := [kind for kind in kinds if kind not in declared]:
+        raise BadOption(
+            f"{unknown[0][:64]!r} is not declared", field="only_with", remedy=f"choose from {', '.join(declared)}"
+        )
+    cases: list[PseudonymousCase] = []
+    left_out: list[PseudonymousCase] = []
+    for case in discovered.cases:
+        (left_out if case.source.is_without(kinds) else cases).append(case)
+    if not left_out:
+        return discovered
+    if not cases:
+        raise BadDataset(f"no case has {' and '.join(kinds)}", field="only_with", remedy="name what the cases have")
+    listed = list_some([case.label for case in left_out], _MAX_IN_LINE)
+    note = f"left out: {pluralise(len(left_out), 'case')} without {' or '.join(kinds)} ({listed})"
+    source = replace(discovered.source, cases=[case.source for case in cases])
+    source = replace(source, notes=(*source.notes, note))
+    return DiscoveredDataset(discovered.layout, source, tuple(cases), tuple(left_out))
 
 
 def select_cases(discovered: DiscoveredDataset, groups: Collection[str]) -> DiscoveredDataset:
@@ -169,7 +201,7 @@ def prepare(
     """
     declaration = discovered.source.declaration
     cut_organs = None if options.model is None else CutOrgansCheck(options.model, declaration)
-    assigned = _assign_splits(discovered.cases, options)
+    assigned = _assign_splits(discovered, options)
     records: dict[str, Case] = {}
     problems: list[Problem] = []
     for done, case in enumerate(discovered.cases, start=1):
@@ -231,12 +263,13 @@ def read_volumes(case: PseudonymousCase, declaration: DatasetDeclaration) -> dic
     return volumes
 
 
-def _assign_splits(cases: Sequence[PseudonymousCase], options: ImportOptions) -> dict[Split, list[PseudonymousCase]]:
+def _assign_splits(discovered: DiscoveredDataset, options: ImportOptions) -> dict[Split, list[PseudonymousCase]]:
     """Cases of each split, ordered by id."""
+    cases = discovered.cases
     ordered = sorted(cases, key=lambda case: case.id)
     groups = {case.group for case in cases}
     if options.splits is not None:
-        split_by_case = _look_up_splits(cases, options.splits)
+        split_by_case = _look_up_splits(discovered, options.splits)
     elif options.shares is None and any(case.source.split is not None for case in cases):
         split_by_case = {case.id: case.source.split for case in cases if case.source.split is not None}
     elif len(groups) == 1:
@@ -252,9 +285,9 @@ def _assign_splits(cases: Sequence[PseudonymousCase], options: ImportOptions) ->
     return assigned
 
 
-def _look_up_splits(cases: Sequence[PseudonymousCase], splits: Mapping[str, Split]) -> dict[str, Split]:
-    problems = []
-    if unknown := _find_unknown(splits, {case.source.name for case in cases}):
+def _look_up_splits(discovered: DiscoveredDataset, splits: Mapping[str, Split]) -> dict[str, Split]:
+    problems, cases = [], discovered.cases
+    if unknown := _find_unknown(splits, {case.source.name for case in (*cases, *discovered.left_out)}):
         problems.append(f"name cases that do not exist ({unknown})")
     if missing := [case.label for case in cases if case.source.name not in splits]:
         problems.append(f"leave out cases ({list_some(missing, _MAX_IN_LINE)})")
@@ -297,7 +330,10 @@ def _describe_gaps(
     for kind in declaration.label_names:
         if lacking := [labels[case.id] for case in cases if kind not in case.volumes]:
             having = f"{len(cases) - len(lacking)} of {len(cases)} cases have it"
-            notes.append(f"{kind}: {having}, but not {list_some(lacking)}")
+            notes.append(
+                f"{kind}: {having}, but not {list_some(lacking)}; a task on {kind} refuses this dataset: "
+                f"`--only-with {kind}` leaves these cases out"
+            )
     if empty := [name for name in _CHECK_SPLITS if not assigned.get(name)]:
         notes.append(f"no case is in {' or '.join(empty)}: a check needs cases in {', '.join(_CHECK_SPLITS)}")
     return notes

@@ -26,15 +26,15 @@ def split_groups(groups: Collection[str], shares: Mapping[Split, float], seed: i
     """
     remedy = "give the share of every split, such as train=0.6, val=0.2 and test=0.2"
     if any(not 0.0 <= share <= 1.0 for share in shares.values()):
-        raise BadDataset("a share is not between 0 and 1", field="splits", remedy=remedy)
+        raise BadDataset("a share is not between 0 and 1", field="share", remedy=remedy)
     if not math.isclose(total := sum(shares.values()), 1.0, abs_tol=1e-6):
-        raise BadDataset(f"the shares sum to {total:.6g}, not to 1", field="splits", remedy=remedy)
+        raise BadDataset(f"the shares sum to {total:.6g}, not to 1", field="share", remedy=remedy)
     split_names = [name for name in SPLITS if shares.get(name, 0.0) > 0.0]
     ordered_groups = sorted(set(groups))
     if len(ordered_groups) < len(split_names):
         raise BadDataset(
             f"{len(ordered_groups)} patients cannot fill {len(split_names)} disjoint splits",
-            field="splits",
+            field="share",
             remedy="import more patients, or set the share of a split to 0",
         )
     counts = _apportion(len(ordered_groups), [shares[name] for name in split_names])

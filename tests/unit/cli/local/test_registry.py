@@ -46,6 +46,27 @@ def test_a_stack_that_was_killed_or_whose_folder_has_gone_is_not_listed(tmp_path
     assert registry.list_running() == []
 
 
+def test_a_list_that_is_empty_names_other_stacks_that_run(tmp_path: Path, output, said) -> None:
+    here, other = start_stack(tmp_path / "here"), start_stack(tmp_path / "other")
+    Target.from_state(here, here.read()).note_other_stacks(output)
+    note = " ".join(said())
+    assert f"another stack runs in {other.path}: name it with `--home`" in note
+    assert str(here.path) not in note
+    registry.unregister(other)
+    Target.from_state(here, here.read()).note_other_stacks(output)
+    assert " ".join(said()) == note
+
+
+def test_a_start_names_other_stacks_that_run(invoke, tmp_path: Path) -> None:
+    start_stack(tmp_path / "here")
+    assert "another stack" not in invoke("up", "--detach", "--home", "here")[2]
+    other = start_stack(tmp_path / "other")
+    code, _, err = invoke("up", "--detach", "--home", "here")
+    assert code == exits.OK
+    assert "this stack has datasets and models of its own" in err
+    assert str(other.path) in " ".join(err.split())
+
+
 def test_files_are_private(tmp_path: Path, state_home: Path) -> None:
     start_stack(tmp_path / "a")
     (file,) = (path for path in state_home.rglob("*") if path.is_file())

@@ -49,6 +49,12 @@ def test_the_declaration_and_the_counts_are_shown() -> None:
     assert "scanner [red]A 5" in lines
 
 
+def test_a_label_map_that_cases_lack_is_marked() -> None:
+    dataset = brain(cases_without={"hippocampus": 1})
+    assert "hippocampus (1 anterior, 2 posterior), missing in 1 case" in render(dataset)
+    assert to_dataset_document(dataset)["cases_without"] == {"hippocampus": 1}
+
+
 def test_the_document_holds_what_the_tables_show() -> None:
     document = to_dataset_document(brain(strata=(StratumCount(name="site", value="a", cases=2),)))
     assert document["strata"] == {"site": {"a": 2}}

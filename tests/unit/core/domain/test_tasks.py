@@ -179,6 +179,11 @@ def test_structures_of_one_name_and_one_called_mean_are_refused():
         get_task_spec("segmentation:label=a", mean)
 
 
+def test_the_only_label_map_is_segmented_where_none_is_named():
+    only = DatasetDeclaration(name="x", modalities=("ct",), labels=(LabelMap(name="liver", values={1: "liver"}),))
+    assert get_task_spec("segmentation", only) == get_task_spec("segmentation:label=liver", only)
+
+
 def test_a_dataset_that_declares_nothing_of_a_kind_is_named():
     bare = DatasetDeclaration(name="bare", modalities=("ct",))
     with pytest.raises(BadOption, match=r"needs label.*choose another dataset: it declares no label map"):
@@ -195,7 +200,13 @@ def make_dataset(**case):
 def test_a_case_without_what_the_task_needs_is_named():
     for task in ("segmentation", "classification:class=disease", "super_resolution:modality=t1w"):
         get_task_spec(task, BRAIN).check_cases(make_dataset())
-    with pytest.raises(BadDataset, match="brains: segmentation needs mask, which case train of train does not have"):
+    with pytest.raises(
+        BadDataset, match="brains: segmentation needs mask, which is missing in 3 of 3 cases, such as train of"
+    ) as error:
         get_task_spec("segmentation:label=mask", BRAIN).check_cases(make_dataset())
-    with pytest.raises(BadDataset, match="classification needs disease"):
+    for part in ("`--only-with mask`", "another `--id`", "private/mapping.csv"):
+        assert part in error.value.remedy
+    with pytest.raises(
+        BadDataset, match=r"classification needs disease.*with disease of every case and another `--id`"
+    ):
         get_task_spec("classification:class=disease", BRAIN).check_cases(make_dataset(classes={}))

@@ -14,8 +14,8 @@ from vfmalign.finetuning.checks.repository import CheckRepository, ReportRefs, s
 from vfmalign.finetuning.lifecycle import StoredRef
 
 
-def request(seed=0):
-    return CheckSpec(model_id="m", dataset_id="d", task="segmentation", seed=seed)
+def request(seed=0, epochs=1):
+    return CheckSpec(model_id="m", dataset_id="d", task="segmentation", seed=seed, recipe={"epochs": epochs})
 
 
 REF = StoredRef(key="k", sha256="0" * 64, size_bytes=1)
@@ -41,8 +41,8 @@ def test_create_is_idempotent_and_another_body_conflicts(checks):
     first = checks.create("a", request())
     assert checks.create("a", request()) == first
     assert first.request == request()
-    with pytest.raises(Conflict, match="another body"):
-        checks.create("a", request(seed=1))
+    with pytest.raises(Conflict, match=r"another body: it differs in recipe\.epochs, seed; choose another check id"):
+        checks.create("a", request(seed=1, epochs=2))
     with pytest.raises(NotFound):
         checks.get("b")
 

@@ -261,7 +261,7 @@ def test_options_that_do_not_belong_together_are_rejected(tmp_path):
     ae = save(tmp_path / "ae.pth", make_autoencoder_state())
     with pytest.raises(BadOption, match="not multiples of the stride 2"):
         import_model([ae], "dilated_autoencoder", [], InputDescription((), None, (15, 16, 16)), "net")
-    with pytest.raises(BadOption, match="description of the input is not valid: modalities 0"):
+    with pytest.raises(BadOption, match=r"the input is not valid: modalities\[0\]: not a valid id; use a lower"):
         import_model([path], "meshnet", [], InputDescription(("T1 w",), None, None), "net")
 
 

@@ -156,11 +156,13 @@ def check(
     output, target = Output.to_terminal(as_json=as_json), Target.find(StateDirectory(home))
     if not no_wait:
         create_reports_folder(reports)
-    for limit in list_limits_of_check(spec, find_dataset(target, dataset)):
+    limits = list_limits_of_check(spec, find_dataset(target, dataset))
+    for limit in limits:
         limit.check_gate(required)
-        output.note(f"! {limit.reason}; {limit.remedy}", "yellow")
     name = check_id or new_id("check")
     created = CHECKS.create(target, name, spec)
+    for limit in limits:
+        output.note(f"! {limit.reason}; {limit.remedy}", "yellow")
     opening = f"check {name} {describe_state(created.state)}"
     if created.state not in TERMINAL_STATES:
         opening += f"; {describe_work(spec)}"

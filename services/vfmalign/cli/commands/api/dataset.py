@@ -29,6 +29,7 @@ from vfmalign.cli.options import (
     SeedOption,
     new_id,
     parse_map,
+    split_list,
 )
 from vfmalign.cli.target import Target
 from vfmalign.cli.verdict_limits import list_limits_of_dataset
@@ -77,6 +78,21 @@ SplitsOption = Annotated[
 PatientsOption = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Patients by case: CSV with the columns folder,patient.")
 ]
+OnlyWithOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--only-with",
+        metavar="NAMES",
+        help="Leave out the cases without these label maps or modalities, separated by commas. Repeatable.",
+    ),
+]
+ShowNamesOption = Annotated[
+    bool,
+    typer.Option(
+        "--show-names",
+        help="Print the folder, file or cell of every case that problems and notes name: it may be a patient's name.",
+    ),
+]
 MappingOption = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Local file that maps ids to folders [<home>/private/mapping.csv].")
 ]
@@ -108,11 +124,13 @@ def import_(
     share: ShareOption = None,
     splits: SplitsOption = None,
     patients: PatientsOption = None,
+    only_with: OnlyWithOption = None,
     mapping: MappingOption = None,
     model: ForModelOption = None,
     modality_map: MapOption = None,
     allow_cut_organs: AllowCutOrgansOption = False,
     dry_run: DryRunOption = False,
+    show_names: ShowNamesOption = False,
     seed: SeedOption = 0,
     home: HomeOption = DEFAULT_HOME,
     as_json: JsonOption = False,
@@ -140,6 +158,8 @@ def import_(
         shares=_parse_shares(share) if share else None,
         splits=read_splits(splits) if splits is not None else None,
         patients=read_patients(patients) if patients is not None else None,
+        only_with=split_list(only_with),
+        show_names=show_names,
         seed=seed,
         model=_find_model(state_directory, model, modality_map, allow_cut=allow_cut_organs),
     )
@@ -151,7 +171,9 @@ def import_(
     except UndescribedData as error:
         draft = None if error.draft is None else error.draft.model_dump(mode="json")
         drafts = [] if draft is None else [Text(json.dumps(draft, indent=2))]
-        output.fail(error, {"dataset": name, "names": error.counts, "declaration": draft}, *drafts)
+        document = {"dataset": name, "names": error.counts, "declaration": draft, "notes": error.notes}
+        output.fail(error, document, *drafts)
+        _write_notes(error.notes, output)
         raise typer.Exit(BAD_INPUT) from None
 
 
@@ -191,7 +213,7 @@ def _import(
     document = to_dataset_document(dataset) | {"mapping": str(mapping), "notes": notes}
     document |= list_shares(checked.inside)
     output.emit(document, *show_dataset(dataset))
-    _write_notes(notes, dataset, output)
+    _write_notes(notes, output, dataset)
     output.note(mapping_note)
 
 
@@ -226,8 +248,10 @@ def _dry_run(
         output.fail(UnusableCases(dataset_id, prepared.problems), document, *tables)
     else:
         output.emit(document, *tables)
-    _write_notes(notes, dataset, output)
+    _write_notes(notes, output, dataset)
     output.note("dry run: nothing was written")
+    if (prepared.problems or prepared.notes) and not options.show_names:
+        output.note("--show-names adds the folder, file or cell of each case named above; it may be a patient's name")
     if prepared.problems:
         raise typer.Exit(BAD_INPUT)
 
@@ -256,10 +280,10 @@ def _find_model(
     )
 
 
-def _write_notes(notes: Sequence[str], dataset: Dataset, output: Output) -> None:
+def _write_notes(notes: Sequence[str], output: Output, dataset: Dataset | None = None) -> None:
     for note in notes:
         output.note(note, "yellow")
-    if not dataset.held_out:
+    if dataset is not None and not dataset.held_out:
         output.note(_ONE_PATIENT, "yellow")
 
 
@@ -286,16 +310,18 @@ def phantoms(
     with _progress_bar(output) as progress:
         dataset = import_phantoms(target, PhantomDataset(name, seed, counts), progress)
     output.emit(to_dataset_document(dataset), *show_dataset(dataset))
-    _write_notes(list_limits_of_dataset(dataset), dataset, output)
+    _write_notes(list_limits_of_dataset(dataset), output, dataset)
 
 
 @app.command("list")
 def list_(home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None:
     """List the datasets."""
-    output = Output.to_terminal(as_json=as_json)
-    response = Target.find(StateDirectory(home)).run(lambda client: client.features.list_datasets())
+    output, target = Output.to_terminal(as_json=as_json), Target.find(StateDirectory(home))
+    response = target.run(lambda client: client.features.list_datasets())
     for unreadable in response.unreadable:
         output.note(f"dataset {unreadable.id} cannot be read: {unreadable.message}", "yellow")
+    if not response.datasets:
+        target.note_other_stacks(output)
     rows = new_table("Datasets", "dataset", "content", "declaration", *SPLITS, "held out", "digest", numbers=SPLITS)
     for dataset in response.datasets:
         cases = {size.split: size.cases for size in dataset.splits}
@@ -339,7 +365,11 @@ def _parse_shares(texts: list[str]) -> dict[Split, float]:
         try:
             shares[known[name.strip()]] = float(value)
         except (KeyError, ValueError):
-            raise BadOption("is not SPLIT=SHARE", field="--share", remedy="use for example train=0.6") from None
+            raise BadOption(
+                f"{text[:64]!r} is not SPLIT=SHARE",
+                field="--share",
+                remedy=f"use one of the splits {', '.join(known)}, such as train=0.6",
+            ) from None
     return shares
 
 

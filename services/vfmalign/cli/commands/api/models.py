@@ -131,10 +131,12 @@ ImportObjectiveOption = Annotated[
 @app.command("list")
 def list_(home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None:
     """List the published models and the supported architectures."""
-    output = Output.to_terminal(as_json=as_json)
-    response = Target.find(StateDirectory(home)).run(lambda client: client.features.list_models())
+    output, target = Output.to_terminal(as_json=as_json), Target.find(StateDirectory(home))
+    response = target.run(lambda client: client.features.list_models())
     for unreadable in response.unreadable:
         output.note(f"model {unreadable.id} cannot be read: {unreadable.message}", "yellow")
+    if not response.models:
+        target.note_other_stacks(output)
     output.emit(
         {
             "models": [model.to_json_dict() for model in response.models],

@@ -88,8 +88,7 @@ def up(
             raise
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: stack.request_stop())
-        output.emit(_to_json_dict(directory, state), _show_stack(state))
-        output.note(f"logs are in {directory.logs}; Ctrl-C stops the stack", "dim")
+        _show_started(directory, state, output, "Ctrl-C")
         stack.supervise()
         output.note("stopping: jobs write their checkpoints first", "dim")
         stack.stop()
@@ -179,8 +178,14 @@ def _start_detached(
                 supervisor.wait(_DOWN_TIMEOUT_S)
             output.note("stopped while starting")
             raise
+    _show_started(directory, state, output, directory.get_command("down"))
+
+
+def _show_started(directory: StateDirectory, state: StackState, output: Output, stop: str) -> None:
     output.emit(_to_json_dict(directory, state), _show_stack(state))
-    output.note(f"logs are in {directory.logs}; {directory.get_command('down')} stops the stack", "dim")
+    output.note(f"logs are in {directory.logs}; {stop} stops the stack", "dim")
+    if others := registry.describe_running(directory):
+        output.note(f"this stack has datasets and models of its own; {others}", "yellow")
 
 
 def _check_same(directory: StateDirectory, state: StackState, services: Sequence[str], port_choice: PortChoice) -> None:

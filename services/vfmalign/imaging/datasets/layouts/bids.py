@@ -92,7 +92,9 @@ def read(path: Path, declaration: DatasetDeclaration | None) -> SourceDataset:
     cases = [_to_case(path, name, images[name], masks[name], (modalities, labels)) for name in sorted(images)]
     cases = _add_unreadable(cases, unreadable)
     if declaration is None:
-        declaration = declare("dataset", modalities, derive_label_maps(cases, labels))
+        derived = derive_label_maps(cases, labels)
+        declaration = declare("dataset", modalities, derived.maps)
+        notes += derived.notes
     return SourceDataset(declaration, cases, notes)
 
 
@@ -216,8 +218,9 @@ def _to_case(
 ) -> CaseSource:
     modalities, labels = declared
     candidates = {kind: images.get(kind, []) for kind in modalities} | {kind: masks.get(kind, []) for kind in labels}
-    problems = [f"no file of {kind}" for kind in modalities if not candidates[kind]]
+    lacks = tuple(kind for kind in modalities if not candidates[kind])
+    problems = [f"no file of {kind}" for kind in lacks]
     problems += [f"{len(files)} files are {kind}" for kind, files in candidates.items() if len(files) > 1]
     files = {kind: VolumeFile(paths[0]) for kind, paths in candidates.items() if paths}
     problems += [OUTSIDE for file in files.values() if not is_below(root, file.path)]
-    return CaseSource(name, _get_patient(name), files, problems=tuple(problems))
+    return CaseSource(name, _get_patient(name), files, problems=tuple(problems), lacks=lacks)

@@ -63,7 +63,9 @@ def read(path: Path, declaration: DatasetDeclaration | None) -> SourceDataset:
         cases = _pair_folders(path, modalities, label)
     cases = require_labels(cases, label)
     if declaration is None:
-        declaration = declare("dataset", modalities, derive_label_maps(cases, [label]))
+        derived = derive_label_maps(cases, [label])
+        declaration = declare("dataset", modalities, derived.maps)
+        notes += derived.notes
     return SourceDataset(declaration, sorted(cases, key=lambda case: case.name), notes)
 
 
@@ -73,7 +75,7 @@ def require_labels(cases: Sequence[CaseSource], label: VolumeKind) -> list[CaseS
         return list(cases)
     missing = f"there is no {label}, which other cases have"
     return [
-        case if label in case.files or case.problems else replace(case, problems=(*case.problems, missing))
+        case if label in case.files or case.problems else replace(case, problems=(missing,), lacks=(label,))
         for case in cases
     ]
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from pydantic import ValidationError
@@ -20,6 +22,7 @@ from vfmalign.core.domain.declarations import (
     get_declaration,
     list_declarations,
 )
+from vfmalign.core.domain.documents import pluralise
 from vfmalign.core.domain.errors import BadDataset, BadOption, BadVolume
 from vfmalign.core.domain.untrusted import read_regular_file
 from vfmalign.imaging.datasets.layouts.sources import CaseSource, VolumeFile, describe_unreadable
@@ -28,6 +31,8 @@ from vfmalign.imaging.volumes import MAX_ENCODED_BYTES, decode
 MAX_DECLARATION_BYTES = 2**20
 MAX_DERIVED_VALUES = 64
 """Largest number of values of a label map that nothing declares. An image that is taken for one has more."""
+RARE_SHARE = 0.1
+"""Share of the files up to which a value of a label map is named as a possible mistake."""
 DECLARE = "describe the data with --declaration"
 
 
@@ -139,7 +144,14 @@ def _read_label_names(labels: Any) -> dict[int, VolumeKind]:
     return values
 
 
-def derive_label_maps(cases: Iterable[CaseSource], names: Iterable[VolumeKind]) -> list[LabelMap]:
+class DerivedLabelMaps(NamedTuple):
+    """Label maps that derive from their files, and sentences about values that few files hold."""
+
+    maps: list[LabelMap]
+    notes: tuple[str, ...] = ()
+
+
+def derive_label_maps(cases: Iterable[CaseSource], names: Iterable[VolumeKind]) -> DerivedLabelMaps:
     """Reads the values of label maps whose structures have no names; value v is called `value_v`.
 
     Args:
@@ -150,14 +162,17 @@ def derive_label_maps(cases: Iterable[CaseSource], names: Iterable[VolumeKind]) 
         BadDataset: a label map holds no value other than 0 in any case, or too many to be one.
     """
     usable = [case for case in cases if not case.problems]
-    return [
-        _derive_label_map(name, files)
-        for name in names
-        if (files := [case.files[name] for case in usable if name in case.files])
-    ]
+    maps: list[LabelMap] = []
+    notes: list[str] = []
+    for name in names:
+        if files := [case.files[name] for case in usable if name in case.files]:
+            label, rare = _derive_label_map(name, files)
+            maps.append(label)
+            notes += rare
+    return DerivedLabelMaps(maps, tuple(notes))
 
 
-def _derive_label_map(name: VolumeKind, files: Sequence[VolumeFile]) -> LabelMap:
+def _derive_label_map(name: VolumeKind, files: Sequence[VolumeFile]) -> tuple[LabelMap, list[str]]:
     values_by_file = [read_values(file) for file in files]
     readable = [values for values in values_by_file if values is not None]
     # Where no file can be read, any value will do: the validation lists the files.
@@ -166,7 +181,13 @@ def _derive_label_map(name: VolumeKind, files: Sequence[VolumeFile]) -> LabelMap
         raise BadDataset(f"the label map {name} is empty in every case", remedy="remove it, or correct the files")
     if len(values) > MAX_DERIVED_VALUES:
         raise BadDataset(f"the label map {name} has {len(values)} different values, as an image has", remedy=DECLARE)
-    return LabelMap(name=name, values={v: f"value_{v}" for v in values}, may_be_empty=not all(readable))
+    counts = Counter(chain.from_iterable(readable))
+    rare = [
+        f"{name}: value {value} occurs in {counts[value]} of {pluralise(len(readable), 'file')}: a mistake?"
+        for value in values
+        if counts[value] <= RARE_SHARE * len(readable)
+    ]
+    return LabelMap(name=name, values={v: f"value_{v}" for v in values}, may_be_empty=not all(readable)), rare
 
 
 def read_values(file: VolumeFile) -> set[int] | None:

@@ -16,6 +16,7 @@ from vfmalign.core.domain.declarations import DatasetDeclaration, LabelMap, Volu
 from vfmalign.core.domain.errors import BadDataset
 from vfmalign.imaging.datasets.layouts.derivation import (
     MAX_DERIVED_VALUES,
+    DerivedLabelMaps,
     declare,
     derive_label_maps,
     read_values,
@@ -33,9 +34,16 @@ class UndescribedData(BadDataset):
     Attributes:
         counts: what the files may be called, and how many cases have such a file.
         draft: a declaration to correct; None where no image is in every case that has files.
+        notes: what in the draft may be a mistake, in sentences without names.
     """
 
-    def __init__(self, message: str, counts: Mapping[VolumeKind, int], draft: DatasetDeclaration | None) -> None:
+    def __init__(
+        self,
+        message: str,
+        counts: Mapping[VolumeKind, int],
+        draft: DatasetDeclaration | None,
+        notes: Sequence[str] = (),
+    ) -> None:
         listed = ", ".join(f"{kind} ({count})" for kind, count in counts.items())
         remedy = "describe the data with --declaration, or choose another layout with --layout"
         if draft is not None:
@@ -47,6 +55,7 @@ class UndescribedData(BadDataset):
         super().__init__(f"{message}; {found}", field="directory", remedy=remedy)
         self.counts = dict(counts)
         self.draft = draft
+        self.notes = tuple(notes)
 
 
 def name_files(files_by_case: Mapping[str, Sequence[Path]]) -> dict[str, dict[VolumeKind, list[Path]]]:
@@ -79,22 +88,21 @@ def find_shared_words(words_by_case: Mapping[str, Collection[str]]) -> set[str]:
     return {word for word, owners in patients.items() if len(owners) >= needed}
 
 
-def describe(message: str, kinds_by_case: KindsByCase, labels: Sequence[LabelMap] | None = None) -> UndescribedData:
+def describe(message: str, kinds_by_case: KindsByCase, derived: DerivedLabelMaps | None = None) -> UndescribedData:
     """Returns the error for data that nothing describes.
 
     Args:
         message: what does not match.
         kinds_by_case: see `name_files`.
-        labels: the label maps; None finds them among the files, by their values.
+        derived: the label maps; None finds them among the files, by their values.
     """
     counts = Counter(kind for kinds in kinds_by_case.values() for kind in kinds)
     ordered = dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
-    if labels is None:
-        labels = _find_labels(kinds_by_case, ordered)
+    labels, notes = derived or _find_labels(kinds_by_case, ordered)
     names = {label.name for label in labels}
     images = [kind for kind in ordered if kind not in names]
     modalities = [kind for kind in images if ordered[kind] == ordered[images[0]]]
-    return UndescribedData(message, ordered, _try_to_declare(modalities, labels))
+    return UndescribedData(message, ordered, _try_to_declare(modalities, labels), notes)
 
 
 def _try_to_declare(modalities: Sequence[VolumeKind], labels: Sequence[LabelMap]) -> DatasetDeclaration | None:
@@ -104,9 +112,10 @@ def _try_to_declare(modalities: Sequence[VolumeKind], labels: Sequence[LabelMap]
         return None
 
 
-def _find_labels(kinds_by_case: KindsByCase, kinds: Collection[VolumeKind]) -> list[LabelMap]:
+def _find_labels(kinds_by_case: KindsByCase, kinds: Collection[VolumeKind]) -> DerivedLabelMaps:
     """Returns the kinds whose files hold few values, all of them whole numbers, as label maps do."""
     found: list[LabelMap] = []
+    notes: tuple[str, ...] = ()
     for kind in kinds:
         files = [VolumeFile(by_kind[kind][0]) for by_kind in kinds_by_case.values() if kind in by_kind]
         values = read_values(files[0])
@@ -114,10 +123,12 @@ def _find_labels(kinds_by_case: KindsByCase, kinds: Collection[VolumeKind]) -> l
             continue
         cases = [CaseSource("", "", {kind: file}) for file in files]
         try:
-            found += derive_label_maps(cases, [kind])
+            derived = derive_label_maps(cases, [kind])
         except BadDataset:  # the files of other cases hold many values, or all are empty
             continue
-    return found
+        found += derived.maps
+        notes += derived.notes
+    return DerivedLabelMaps(found, notes)
 
 
 def _to_kind(words: Sequence[str], shared: Collection[str]) -> VolumeKind:

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from vfmalign.core.domain.declarations import DatasetDeclaration, VolumeKind, get_declaration
+from vfmalign.core.domain.documents import pluralise
 from vfmalign.core.domain.errors import BadDataset
 from vfmalign.imaging.datasets.layouts.draft import describe, name_files
 from vfmalign.imaging.datasets.layouts.sources import (
@@ -54,11 +55,12 @@ def read(path: Path, declaration: DatasetDeclaration | None) -> SourceDataset:
     files_by_case, unreadable = _find_files(path)
     cases = _collect_cases(path, files_by_case, unreadable, chosen)
     missing = [kind for kind in chosen.modalities if not any(kind in case.files for case in cases)]
+    assumed = "" if declaration else "without --declaration, folders are read as prostate MRI: "
     if not any(case.files for case in cases):
-        message = f"no file's name contains the words of anything that {chosen.name} declares"
+        message = f"{assumed}no file's name contains the words of anything that {chosen.name} declares"
         raise describe(message, name_files(files_by_case))
     if missing and declaration is None and len(cases) > 1:
-        message = f"no file's name contains the words of {' or '.join(missing)}, which {chosen.name} declares"
+        message = f"{assumed}no file's name contains the words of {' or '.join(missing)}, which {chosen.name} declares"
         raise describe(message, name_files(files_by_case))
     return SourceDataset(chosen, cases)
 
@@ -82,9 +84,9 @@ def _find_files(directory: Path) -> tuple[dict[str, list[Path]], list[OSError]]:
     if "." in by_folder:
         if len(by_folder) > 1:
             raise BadDataset(
-                "NIfTI files lie both in the folder and in folders below it",
+                f"{pluralise(len(by_folder['.']), 'NIfTI file')} in the folder itself, and others in folders below it",
                 field="directory",
-                remedy="use one folder per case, or a folder that is one case",
+                remedy="move those of the folder itself away, or into a folder per case",
             )
         by_folder = {directory.resolve().name: by_folder["."]}
     return by_folder, unreadable
@@ -96,7 +98,15 @@ def _collect_cases(
     unreadable: Sequence[OSError],
     declaration: DatasetDeclaration,
 ) -> list[CaseSource]:
-    cases = [_collect_case(directory, folder, files, declaration) for folder, files in by_folder.items()]
+    above = {parent for folder in by_folder for parent in _list_parents(folder)}
+    cases = []
+    for folder, files in by_folder.items():
+        place = ""
+        if folder in above:
+            place = "; its files lie beside folders of cases: move them away unless they are a case"
+        elif any(parent in by_folder for parent in _list_parents(folder)):
+            place = "; its folder lies in that of another case: move its files away unless they are a case"
+        cases.append(_collect_case(directory, folder, files, declaration, place))
     for error in unreadable:
         folder = Path(error.filename).relative_to(directory).as_posix()
         problem = f"the folder {describe_unreadable(error)}"
@@ -120,7 +130,9 @@ def classify(name: str, declaration: DatasetDeclaration | None = None) -> Volume
     return None
 
 
-def _collect_case(root: Path, folder: str, files: list[Path], declaration: DatasetDeclaration) -> CaseSource:
+def _collect_case(
+    root: Path, folder: str, files: list[Path], declaration: DatasetDeclaration, place: str
+) -> CaseSource:
     files_by_kind: dict[VolumeKind, VolumeFile] = {}
     problems: list[str] = []
     for file in files:
@@ -130,9 +142,14 @@ def _collect_case(root: Path, folder: str, files: list[Path], declaration: Datas
         if kind in files_by_kind:
             problems.append(f"two files look like {kind}")
         files_by_kind[kind] = VolumeFile(file)
-    problems += [f"no file looks like {kind}" for kind in declaration.modalities if kind not in files_by_kind]
+    lacks = tuple(kind for kind in declaration.modalities if kind not in files_by_kind)
+    problems += [f"no file looks like {kind}{place}" for kind in lacks]
     problems += [OUTSIDE for file in files_by_kind.values() if not is_below(root, file.path)]
-    return CaseSource(folder, _get_patient(folder), files_by_kind, problems=tuple(problems))
+    return CaseSource(folder, _get_patient(folder), files_by_kind, problems=tuple(problems), lacks=lacks)
+
+
+def _list_parents(folder: str) -> list[str]:
+    return [parent.as_posix() for parent in Path(folder).parents]
 
 
 def _get_patient(folder: str) -> str:

@@ -89,10 +89,12 @@ def _to_case(
 ) -> CaseSource:
     files: dict[VolumeKind, VolumeFile] = {}
     problems: list[str] = []
+    lacks: list[VolumeKind] = []
     for number, kind in enumerate(declaration.modalities):
         paths = channels.pop(number, [])
         if not paths:
             problems.append(f"no file of channel {number:04d} ({kind})")
+            lacks.append(kind)
         elif len(paths) > 1:
             problems.append(f"two files are channel {number:04d} ({kind})")
         else:
@@ -104,5 +106,6 @@ def _to_case(
             files[label] = VolumeFile(labels[0])
         else:
             problems.append(f"two files are the {label}" if labels else f"there is no {label}")
+            lacks += [] if labels else [label]
     problems += [OUTSIDE for file in files.values() if not is_below(root, file.path)]
-    return CaseSource(name, name, files, problems=tuple(problems))
+    return CaseSource(name, name, files, problems=tuple(problems), lacks=tuple(lacks))

@@ -76,7 +76,7 @@ def read_source(
     try:
         if not path.exists():
             raise BadDataset(
-                "the folder to import does not exist", field="directory", remedy="give a folder of NIfTI files"
+                f"{str(path)!r} does not exist", field="directory", remedy="give a folder of NIfTI files, or a CSV file"
             )
         name = detect_layout(path) if layout is None else layout
         source = LAYOUTS[name].read(path, declaration)

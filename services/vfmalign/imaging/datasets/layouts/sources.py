@@ -7,7 +7,7 @@ never quote them.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
@@ -51,6 +51,7 @@ class CaseSource:
         split: the split that the data state; None where they state none.
         classes, numbers, strata: see `core.domain.datasets.Case`.
         problems: reasons why the case cannot be imported, without names.
+        lacks: modalities and label maps whose absence is one of the problems each.
         place: where a table describes the case, such as `line 7`; empty elsewhere.
     """
 
@@ -62,7 +63,12 @@ class CaseSource:
     numbers: Mapping[VolumeKind, float] = field(default_factory=dict)
     strata: Mapping[VolumeKind, str] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
+    lacks: tuple[VolumeKind, ...] = ()
     place: str = ""
+
+    def is_without(self, kinds: Collection[VolumeKind]) -> bool:
+        """Whether the case has no file of one of these kinds, and no other problem than what it lacks."""
+        return any(kind not in self.files for kind in kinds) and len(self.problems) == len(self.lacks)
 
 
 @dataclass(frozen=True)

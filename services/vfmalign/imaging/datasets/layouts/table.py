@@ -74,10 +74,11 @@ def read(path: Path, declaration: DatasetDeclaration | None) -> SourceDataset:
             raise BadDataset(f"more than {MAX_CASES} lines", subject=_FIELD, remedy="import several datasets")
         cases.append(_to_case(path.parent, number, cells, header))
     cases = _check_repeated(cases)
-    if declaration is None:
-        labels = derive_label_maps(cases, header.ids["label"])
-        declaration = declare("dataset", header.ids["image"], labels, header.ids["class"])
-    return SourceDataset(declaration, cases)
+    if declaration is not None:
+        return SourceDataset(declaration, cases)
+    derived = derive_label_maps(cases, header.ids["label"])
+    declaration = declare("dataset", header.ids["image"], derived.maps, header.ids["class"])
+    return SourceDataset(declaration, cases, derived.notes)
 
 
 def _find_tables(folder: Path) -> list[Path]:

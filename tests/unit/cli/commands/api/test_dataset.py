@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tests.unit.imaging.datasets.brain_files import (
     BRAIN,
@@ -17,6 +18,7 @@ from tests.unit.imaging.datasets.brain_files import (
     list_rows,
     make_case,
     put,
+    to_nifti,
     write_table,
 )
 
@@ -129,6 +131,59 @@ def test_what_the_cases_lack_is_noted(invoke, tmp_path: Path) -> None:
     ]
     for note in notes:
         assert note in err
+    assert "; a task on hippocampus refuses this dataset: `--only-with hippocampus` leaves these cases out" in label
+    code, out, err = invoke("dataset", "import", "d", "--only-with", "hippocampus", "--dry-run", "--json")
+    assert code == exits.OK
+    assert json.loads(out)["notes"][0].startswith("left out: 1 case without hippocampus (line 4, c-")
+
+
+def test_names_of_folders_are_printed_on_request_alone(invoke, tmp_path: Path) -> None:
+    path = lay_out_folders(tmp_path / "d", CASES)
+    put(tmp_path / "brain.json", BRAIN.model_dump(mode="json"))
+    (path / "surname2" / "t1w.nii.gz").unlink()
+    arguments = ("dataset", "import", "d", "--declaration", "brain.json", "--dry-run")
+    _, out, err = invoke(*arguments)
+    assert "surname" not in out + err
+    assert "--show-names adds the folder" in err
+    _, _, err = invoke(*arguments, "--show-names")
+    assert "case 3 of 4 (surname2), c-" in err
+    assert "--show-names" not in err
+
+
+@pytest.mark.parametrize(
+    ("shares", "message"),
+    [
+        (
+            ["validation=0.1"],
+            "--share: 'validation=0.1' is not SPLIT=SHARE → use one of the splits pretrain, train, val",
+        ),
+        (["train=0.5", "test=0.4"], "--share: the shares sum to 0.9, not to 1"),
+    ],
+)
+def test_wrong_shares_name_their_option(invoke, tmp_path: Path, shares: list[str], message: str) -> None:
+    lay_out_decathlon(tmp_path / "d", CASES)
+    options = [text for share in shares for text in ("--share", share)]
+    code, _, err = invoke("dataset", "import", "d", "--dry-run", *options)
+    assert code == exits.BAD_INPUT
+    assert message in " ".join(err.split())
+
+
+def test_a_wrong_path_is_repeated_as_it_was_given(invoke, tmp_path: Path) -> None:
+    code, _, err = invoke("dataset", "import", "../brians", "--dry-run")
+    assert code == exits.BAD_INPUT
+    assert "error: DIR: '../brians' does not exist" in err
+
+
+def test_a_stray_value_is_named_beside_the_draft(invoke, tmp_path: Path) -> None:
+    cases = [Files(f"surname{n}", case.image, case.label) for n, case in enumerate(map(make_case, range(10)))]
+    stray = np.zeros((16, 18, 14), np.uint8)
+    stray[4:8, 4:8, 4:8], stray[0, 0, 0] = 1, 7
+    cases[3] = Files("surname3", cases[3].image, to_nifti(stray))
+    lay_out_folders(tmp_path / "d", cases)
+    _, out, err = invoke("dataset", "import", "d", "--dry-run", "--json")
+    note = "hippocampus: value 7 occurs in 1 of 10 files: a mistake?"
+    assert json.loads(out)["notes"] == [note]
+    assert note in err
 
 
 @pytest.mark.parametrize(
@@ -158,7 +213,8 @@ def test_prostate_mpmri_is_a_declaration_by_name_and_the_words_of_folders_by_def
     assert "the cases have files of hippocampus (4), t1w (4)" in " ".join(err.split())
     assert "--declaration" in err
     code, _, again = invoke("dataset", "import", "d", "--declaration", "prostate_mpmri", "--dry-run")
-    assert (code, again) == (exits.BAD_INPUT, err)
+    assert code == exits.BAD_INPUT
+    assert again == err.replace("without --declaration, folders are read as prostate MRI: ", "") != err
     put(tmp_path / "brain.json", BRAIN.model_dump(mode="json"))
     assert invoke("dataset", "import", "d", "--declaration", "brain.json", "--dry-run")[0] == exits.OK
 

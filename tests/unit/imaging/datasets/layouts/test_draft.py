@@ -83,6 +83,21 @@ def test_a_volume_of_many_values_or_of_fractions_is_no_label_map(tmp_path: Path)
     assert (caught.value.draft.modalities, caught.value.draft.labels) == (("density",), ())
 
 
+@pytest.mark.parametrize(("patients", "files"), [(12, 1), (9, 1), (12, 2)])
+def test_a_value_that_few_files_hold_is_named_beside_the_draft(tmp_path: Path, patients: int, files: int) -> None:
+    stray = np.zeros((16, 18, 14), np.uint8)
+    stray[4:8, 4:8, 4:8], stray[8:12, 4:8, 4:8], stray[0, 0, 0] = 1, 2, 7
+    for number in range(patients):
+        put(tmp_path / f"p{number}" / "ct.nii.gz", make_case(number).image)
+        put(tmp_path / f"p{number}" / "seg.nii.gz", to_nifti(stray) if number < files else make_case(number).label)
+    with pytest.raises(UndescribedData) as caught:
+        read(tmp_path, None)
+    assert caught.value.draft is not None
+    assert caught.value.draft.labels[0].values[7] == "value_7"
+    few = (patients, files) == (12, 1)
+    assert caught.value.notes == (("seg: value 7 occurs in 1 of 12 files: a mistake?",) if few else ())
+
+
 def test_label_maps_alone_are_no_draft(tmp_path: Path) -> None:
     for number in range(2):
         put(tmp_path / f"p{number}" / "structures.nii.gz", make_case(0).label)

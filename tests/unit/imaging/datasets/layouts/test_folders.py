@@ -71,6 +71,17 @@ def test_incomplete_and_ambiguous_cases_carry_their_problems(tmp_path):
     assert case.problems == ("two files look like t2w", "no file looks like dwi", "no file looks like adc")
 
 
+def test_a_stray_file_beside_or_within_folders_of_cases_is_named(tmp_path):
+    fill(tmp_path / "site" / "a")
+    fill(tmp_path / "site", "scout.nii")
+    fill(tmp_path / "site" / "a" / "old", "scout.nii")
+    site, case, old = read(tmp_path, None).cases
+    assert case.problems == ()
+    assert len(site.problems) == len(old.problems) == 3
+    assert all("beside folders of cases: move them away" in problem for problem in site.problems)
+    assert all("its folder lies in that of another case" in problem for problem in old.problems)
+
+
 def test_folders_that_cannot_be_scanned(tmp_path):
     (tmp_path / "SURNAME^GIVEN").touch()
     with pytest.raises(BadDataset, match="it is neither a folder nor a CSV file"):
@@ -79,7 +90,7 @@ def test_folders_that_cannot_be_scanned(tmp_path):
         read(tmp_path, None)
     fill(tmp_path, "t2.nii")
     fill(tmp_path / "a")
-    with pytest.raises(BadDataset, match="both in the folder and in folders below"):
+    with pytest.raises(BadDataset, match="1 NIfTI file in the folder itself, and others in folders below it"):
         read(tmp_path, None)
 
 
