@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import re
-import select
+import selectors
 import signal
 import subprocess
 from collections.abc import Sequence
@@ -93,9 +93,10 @@ class MethodProcess:
 
     def _read_answer(self, limit_s: float) -> dict[str, Any]:
         """Returns the next line that the process prints."""
-        ready, _, _ = select.select([self._answers], [], [], limit_s)
-        if not ready:
-            raise CallFailed(f"no answer within {limit_s:g} s")
+        with selectors.DefaultSelector() as selector:  # `select` fails with descriptors above 1,023
+            selector.register(self._answers, selectors.EVENT_READ)
+            if not selector.select(limit_s):
+                raise CallFailed(f"no answer within {limit_s:g} s")
         line = self._answers.readline()
         if not line:
             raise CallFailed(self._exit_reason())

@@ -16,15 +16,15 @@ from typing import Any
 import psycopg
 import pytest
 import structlog
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from tests import postgres, preloaded, process_guard, shared_s3
 
 from vfmalign.cli.local.s3_server import S3Server
 from vfmalign.core.runtime.settings import StoreSettings
 from vfmalign.core.storage.store.object_store import ObjectStore
 
-# A deadline would fail property tests on a busy machine.
-settings.register_profile("vfmalign", deadline=None)
+# A deadline and the check of how fast examples are drawn would fail property tests on a busy machine.
+settings.register_profile("vfmalign", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("vfmalign")
 # Collection imports every module; garbage collection would take a quarter of that time.
 gc.disable()

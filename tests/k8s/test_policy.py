@@ -195,8 +195,8 @@ def test_the_images_have_this_version() -> None:
 
 
 def _metric_names() -> set[str]:
-    for service in SERVERS:
-        import_module(f"vfmalign.{service}.metrics")
+    for package in (*SERVERS, "database"):
+        import_module(f"vfmalign.{package}.metrics")
     return {name + suffix for name in metrics.REGISTRY._names_to_collectors for suffix in ("", "_total")}
 
 

@@ -31,6 +31,8 @@ from vfmalign.database.engine import READ_ONLY, create_engine
 from vfmalign.database.schema import Schema
 from vfmalign.database.tables import TenantRow
 
+_FULL = (sqlite3.SQLITE_FULL, "53100")
+"""What SQLite and PostgreSQL answer where their disk is full."""
 _DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _TENANT = "vfmalign_tenant"
 _MIGRATION_LOCK = 0x76666D  # arbitrary constant; keeps two starting processes from migrating at the same time
@@ -183,13 +185,21 @@ def _name_faults() -> Iterator[None]:
         if not isinstance(error, IntegrityError):  # of two creations of one id, which are answered
             metrics.database_errors.inc()
         # The driver's message may contain the URL with its password, so it stays in the chained exception.
-        if getattr(error.orig, "sqlite_errorcode", 0) & 0xFF in _DAMAGED:  # the low byte of SQLite's extended codes
+        code = getattr(error.orig, "sqlite_errorcode", 0) & 0xFF  # the low byte of SQLite's extended codes
+        if code in _DAMAGED:
             raise DataLoss(
                 "the database is damaged, or is not an SQLite file",
                 kind="database",
                 subject="VFMALIGN_DATABASE__URL",
                 remedy="stop the service and restore the file from a backup, or move it away to begin anew",
                 reason="DATABASE_DAMAGED",
+            ) from error
+        if code in _FULL or getattr(error.orig, "sqlstate", None) in _FULL:
+            raise Unavailable(
+                "the disk of the database is full",
+                subject="VFMALIGN_DATABASE__URL",
+                remedy="free space on it; work goes on by itself afterwards",
+                reason="DATABASE_FULL",
             ) from error
         if isinstance(error, OperationalError) or error.connection_invalidated:
             raise Unavailable(

@@ -19,6 +19,13 @@ jobs = Gauge(
 )
 checks = Gauge("vfmalign_checks", "Checks by state.", ("state",), registry=REGISTRY)
 experiments = Gauge("vfmalign_experiments", "Experiments by state.", ("state",), registry=REGISTRY)
+checks_waiting = Gauge(
+    "vfmalign_checks_waiting",
+    "Checks that pause before they repeat a call that failed or was refused, by the kind of the error, such as "
+    "`UNAVAILABLE`, `STORE_UNAVAILABLE` or `UNAUTHENTICATED`. A check with several kinds counts for each.",
+    ("reason",),
+    registry=REGISTRY,
+)
 ended = Counter(
     "vfmalign_operations_ended",
     "Jobs, checks and experiments (`kind`) that ended, by their last state; one that is retried may end again.",
@@ -38,12 +45,12 @@ for _kind in ("job", "check", "experiment"):
 
 
 def count_states(gauge: Gauge, tenants: Sequence[Mapping[str, int]]) -> None:
-    """Sets a gauge of numbers by state to those of all tenants together."""
+    """Sets a gauge of numbers by state or reason to those of all tenants together."""
     for state in tenants[0]:
         gauge.labels(state).set(sum(numbers[state] for numbers in tenants))
 
 
 def clear_states() -> None:
     """Ends the export of the numbers by state: those of the next leader count."""
-    for gauge in (jobs, checks, experiments):
+    for gauge in (jobs, checks, experiments, checks_waiting):
         gauge.clear()

@@ -162,6 +162,7 @@ class Orchestrator:
             for loops in self._loops:
                 with logs.bound(tenant=loops.tenant):
                     await _try(loops.checks.reconcile)
+            metrics.count_states(metrics.checks_waiting, [loops.checks.count_waiting() for loops in self._loops])
             await _try(lambda: asyncio.to_thread(self._count))
             if not self._stopping:
                 with contextlib.suppress(TimeoutError):

@@ -49,6 +49,8 @@ def test_doctor_names_the_service_that_hangs(cli: Cli) -> None:
     finally:
         hanging.resume()
     assert "✗ features" in done.out
+    assert f"its process {hanging.pid} is alive and does not answer, so it hangs" in done.out
+    assert f"`kill -9 {hanging.pid}`" in " ".join(done.out.split())
     assert "logs/features.log" in done.out
     assert "the first failing step is `features`" in done.err
     assert status["health"]["features"] == "unreachable"

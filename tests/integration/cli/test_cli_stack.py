@@ -63,9 +63,10 @@ def test_status_and_doctor_find_everything_well(cli: Cli) -> None:
     assert status["store"].keys() == {"endpoint", "bucket", "pid", "restarts"}
     doctor = cli.run("doctor", "--json").document
     assert doctor["ok"], doctor
-    assert [step["outcome"] for step in doctor["steps"]] == ["ok"] * 10
+    assert [step["outcome"] for step in doctor["steps"]] == ["ok"] * 11
     details = {step["name"]: step["detail"] for step in doctor["steps"]}
     assert details["finetuning"].endswith("lists jobs and checks; leads")
+    assert details["tokens"] == "features and mmd admit the token of finetuning"
     secrets = json.loads((cli.home.path / "state.json").read_text())["store"]
     assert (cli.home.path / "state.json").stat().st_mode & 0o777 == 0o600
     shown = json.dumps(status) + json.dumps(doctor)
@@ -74,6 +75,23 @@ def test_status_and_doctor_find_everything_well(cli: Cli) -> None:
     for access_key, secret_key in secrets["service_keys"].values():
         assert access_key not in shown
         assert secret_key not in shown
+
+
+def test_doctor_finds_a_service_whose_own_token_is_refused(cli: Cli) -> None:
+    file = cli.home.tokens / "finetuning" / "token"
+    token = file.read_text()
+    head, claims, signature = token.split(".")
+    file.write_text(f"{head}.{claims}.{'B' if signature[0] == 'A' else 'A'}{signature[1:]}")
+    try:
+        done = cli.call("doctor", "--json", code=3)
+    finally:
+        file.write_text(token)
+    assert done.document["failed"] == ["tokens"]
+    step = done.document["steps"][-1]
+    assert "features refuses the token of finetuning (the token's signature is wrong), so checks wait" in step["detail"]
+    assert "which draws new tokens where one is damaged" in step["remedy"]
+    assert signature[1:] not in done.out + done.err
+    assert cli.call("doctor", "--json").document["ok"]
 
 
 def test_tokens_are_their_owners_alone(cli: Cli) -> None:
@@ -207,8 +225,10 @@ def test_bundles_and_programs_are_imported_and_served(cli: Cli, dataset: str) ->
     bundle = cli.call("models", "import", "bundle", "--layers", "model.0", *seen, *shape, "--json").document
     assert bundle["model_id"].startswith("monai-")
     for model in ("own", bundle["model_id"]):
-        done = cli.call("extract", dataset, "--model", model, "--json").document
-        assert done["feature_set"]["rows"] == 3
+        done = cli.call("extract", dataset, "--model", model, "--verify", "--json")
+        assert done.document["feature_set"]["rows"] == 3
+        assert "no complete set with these options was stored" in done.err
+        assert not cli.call("extract", dataset, "--model", model, "--verify", "--json").err
     refused = cli.call("models", "import", "own.pt2", "--as", "profound_conv_micro", code=2)
     assert "brings its own architecture" in refused.err
     refused = cli.call("models", "import", "own.pt2", *seen, "--layers", "nine", code=2)

@@ -7,6 +7,7 @@ import hashlib
 import signal
 
 import pytest
+from tests.faults.finetuning.test_leadership import metrics, until
 
 from vfmalign.analysis.checks.records import CheckReport
 from vfmalign.core.domain.errors import (
@@ -202,8 +203,11 @@ async def test_waits_for_a_service_that_is_away_and_says_so(service, peers):
     check = await service.until(name, lambda check: check.progress.reason == "UNAVAILABLE")
     assert "trying again in" in check.progress.detail
     assert check.state == alignment_pb2.CHECK_STATE_RUNNING
+    waiting = 'vfmalign_checks_waiting{reason="UNAVAILABLE"}'
+    await until(lambda: metrics(service.ports)[waiting] == 1)
     peers.start()
     assert (await service.finish(name)).state == alignment_pb2.CHECK_STATE_SUCCEEDED
+    await until(lambda: metrics(service.ports)[waiting] == 0)
 
 
 async def test_a_test_case_that_is_also_in_train_stops_the_check(service, peers):

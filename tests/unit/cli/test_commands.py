@@ -349,7 +349,7 @@ def test_doctor_asks_a_deployment_for_nothing_that_only_a_local_stack_needs(
     steps = {step["name"]: step["outcome"] for step in json.loads(out)["steps"]}
     assert code == exits.UNAVAILABLE
     assert [name for name, outcome in steps.items() if outcome == "skipped"] == [
-        "packages", "s3 program", "torch", "disk",
+        "packages", "s3 program", "torch", "disk", "tokens",
     ]  # fmt: skip
     assert (steps["stack"], steps["s3"]) == ("ok", "ok")
     assert [name for name, outcome in steps.items() if outcome == "failed"] == ["features", "mmd", "finetuning"]

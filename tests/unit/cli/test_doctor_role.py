@@ -1,4 +1,4 @@
-"""What `vfmalign doctor` says about the role of the finetuning service, asked over a real socket."""
+"""What `doctor` and `show` say about the role of the finetuning service, asked over a real socket."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ import grpc
 import pytest
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
+from vfmalign.cli.commands.api.lifecycle import warn_without_leader
 from vfmalign.cli.local.doctor import _describe_role
+from vfmalign.cli.target import Target
+from vfmalign.cli.views.output import Output
 from vfmalign.core.domain.errors import Unavailable
 
 
@@ -43,3 +46,21 @@ def test_a_deployment_without_a_leader_is_a_failure(served) -> None:
         state.set(name, health_pb2.HealthCheckResponse.NOT_SERVING)
     with pytest.raises(Unavailable, match="nobody leads"):
         _describe_role(target)
+
+
+@pytest.mark.parametrize(
+    ("orchestrated", "state", "warns"), [(False, "running", True), (False, "failed", False), (True, "running", False)]
+)
+def test_what_runs_without_a_leader_is_shown_with_that(
+    served, capsys: pytest.CaptureFixture[str], orchestrated: bool, state: Any, warns: bool
+) -> None:
+    health_state, target = served
+    status = health_pb2.HealthCheckResponse
+    health_state.set("orchestration", status.SERVING if orchestrated else status.NOT_SERVING)
+    warn_without_leader(Target(target.addresses, None), state, Output.to_terminal())
+    assert ("nobody leads, so this does not go on; run `vfmalign doctor`" in capsys.readouterr().err) == warns
+
+
+def test_a_service_without_an_address_is_not_asked_who_leads(capsys: pytest.CaptureFixture[str]) -> None:
+    warn_without_leader(Target({}, None), "running", Output.to_terminal())
+    assert not capsys.readouterr().err

@@ -167,6 +167,25 @@ def test_an_empty_database_is_not_outdated(tmp_path):
     database.close()
 
 
+def test_a_full_disk_is_named_and_work_goes_on_once_there_is_space(tmp_path):
+    database = open_database(f"sqlite:///{tmp_path / 'finetuning.db'}")
+    database.migrate()
+    with database.engine.connect() as connection:  # the pool hands out this one connection again
+        pages = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
+        connection.exec_driver_sql(f"PRAGMA max_page_count = {pages}")
+    with (
+        pytest.raises(Unavailable, match=r"the disk of the database is full; free space on it") as caught,
+        database.session() as session,
+    ):
+        session.add(job("large", spec={"a": "x" * 2**20}))
+    assert caught.value.reason == "DATABASE_FULL"
+    with database.engine.connect() as connection:
+        connection.exec_driver_sql("PRAGMA max_page_count = 1000000")
+    with database.session() as session:
+        session.add(job("large", spec={"a": "x" * 2**20}))
+    database.close()
+
+
 def make_damaged(path, *, keeps):
     """A migrated database of which the first bytes stay."""
     database = open_database(f"sqlite:///{path}")

@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from vfmalign.cli.extras import LOCAL_MODULES, get_install_command, missing_extra, needs_extra, require_modules
@@ -16,12 +16,21 @@ from vfmalign.cli.local import probes
 from vfmalign.cli.local.s3_configuration import MIN_FREE_BYTES
 from vfmalign.cli.local.stack import SERVICES, WITHOUT_STORE
 from vfmalign.cli.local.state_directory import StateDirectory
+from vfmalign.cli.local.tokens import TokenFiles
 from vfmalign.cli.target import Target
-from vfmalign.core.domain.errors import DeadlineExceeded, PreconditionFailed, Unavailable, VfmalignError
+from vfmalign.core.domain.errors import (
+    DeadlineExceeded,
+    Forbidden,
+    PreconditionFailed,
+    Unauthenticated,
+    Unavailable,
+    VfmalignError,
+)
 
 WORKING_SPACE_GIB = 1.0
 """Room for the objects of a first check, beyond what the S3 server keeps free."""
 PYTHONS = ((3, 11), (3, 14))
+_CALLED_BY_FINETUNING = ("features", "mmd")
 Outcome = Literal["ok", "failed", "skipped"]
 
 
@@ -65,7 +74,7 @@ def examine(directory: StateDirectory) -> Iterator[Step]:
 
 def _check_services(target: Target | None) -> Iterator[Step]:
     if target is None:
-        yield from (Step(name, "skipped", "needs the stack") for name in ("s3", *SERVICES))
+        yield from (Step(name, "skipped", "needs the stack") for name in ("s3", *SERVICES, "tokens"))
         return
     # At the same time as the services, so that what hangs is waited for once. A daemon does not keep the process.
     results: queue.Queue[Step] = queue.Queue()
@@ -78,6 +87,7 @@ def _check_services(target: Target | None) -> Iterator[Step]:
         detail = f"reading and writing a few small objects takes more than {probes.STORE_TIMEOUT_S:g} s"
         yield Step("s3", "failed", detail, "look at the load of the object storage, and at the network between")
     yield from services
+    yield _check_tokens(target, [step.name for step in services if step.outcome == "failed"])
 
 
 def _check_storage(target: Target) -> Step:
@@ -157,8 +167,7 @@ def _check_service(name: str, target: Target) -> str:
     address = target.addresses[name]
     health = probes.get_health(address, target.files)
     if health != "serving":
-        log = f"read logs/{name}.log in the state folder" if target.local is not None else "read the service's log"
-        raise Unavailable(f"its health is `{health}`", subject=address, remedy=log)
+        raise _describe_health(name, target, health)
     try:
         answer = probes.call(name, target)
     except DeadlineExceeded:
@@ -168,6 +177,48 @@ def _check_service(name: str, target: Target) -> str:
             remedy="the line `call` of its log names what it waited for (`waited_for`), such as the object storage",
         ) from None
     return f"{address} serves; {answer}" + (_describe_role(target) if name == "finetuning" else "")
+
+
+def _describe_health(name: str, target: Target, health: str) -> Unavailable:
+    """Returns the failure of a service that does not serve; a process that lives and does not answer hangs."""
+    log = f"read logs/{name}.log in the state folder" if target.local is not None else "read the service's log"
+    process = None if target.local is None else target.local.services[name].process
+    if health == "unreachable" and process is not None and process.alive():
+        return Unavailable(
+            f"its process {process.pid} is alive and does not answer, so it hangs",
+            subject=target.addresses[name],
+            remedy=f"`ps -o stat= -p {process.pid}` shows T where it was stopped (`kill -CONT {process.pid}`); else "
+            f"`kill -9 {process.pid}`, and the stack starts it again; {log}",
+        )
+    return Unavailable(f"its health is `{health}`", subject=target.addresses[name], remedy=log)
+
+
+def _check_tokens(target: Target, failed: list[str]) -> Step:
+    """Checks that features and mmd admit the token with which finetuning calls them."""
+    if target.local is None or target.directory is None or target.credential is None:
+        return Step("tokens", "skipped", "only a local stack keeps the tokens of its services here")
+    if missing := [name for name in SERVICES if name not in target.addresses]:
+        return Step("tokens", "skipped", f"without {', '.join(missing)}, no service calls another one")
+    if failed:
+        return Step("tokens", "skipped", f"needs {', '.join(failed)}")
+    files = TokenFiles.find(target.directory.tokens, "finetuning")
+    credential = replace(target.credential, token=files.token)
+    return _run("tokens", lambda: _call_as_finetuning(replace(target, credential=credential)))
+
+
+def _call_as_finetuning(target: Target) -> str:
+    for name in _CALLED_BY_FINETUNING:
+        try:
+            probes.call(name, target)
+        except (Unauthenticated, Forbidden) as error:
+            raise type(error)(
+                f"{name} refuses the token of finetuning ({error.message}), so checks wait",
+                subject="tokens/finetuning/token",
+                remedy=f"run {target.get_command('down')}, then {target.get_command('up --detach')}, which draws new "
+                "tokens where one is damaged",
+                reason=error.reason,
+            ) from None
+    return f"{' and '.join(_CALLED_BY_FINETUNING)} admit the token of finetuning"
 
 
 def _describe_role(target: Target) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import unquote
 
 from vfmalign.core.domain.errors import VfmalignError
 from vfmalign.core.rpc.access.identity import Identity, current_identity
@@ -53,12 +54,21 @@ class CallLog:
         else:
             self._warn("call", (current_identity.get() or _NOBODY).subject, fields)
 
-    def log_denial(self, method: str, denial: VfmalignError) -> None:
-        """Logs a call that its caller may not make."""
+    def log_denial(self, method: str, denial: VfmalignError, peer: str = "", key_id: str = "") -> None:
+        """Logs a call that its caller may not make.
+
+        Args:
+            method: the RPC.
+            denial: why.
+            peer: address of the other end of the connection, as gRPC names it, with its port.
+            key_id: the key that the token names, which is not verified.
+        """
         identity = current_identity.get() or _NOBODY
         fields = {
             "method": method,
             "reason": denial.reason,
+            "peer": unquote(peer.rpartition(":")[0]),
+            "key_id": key_id,
             "issuer": identity.issuer,
             "roles": sorted(identity.roles),
         }

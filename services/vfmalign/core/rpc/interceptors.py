@@ -32,7 +32,7 @@ from vfmalign.core.domain.errors import (
     Unavailable,
     VfmalignError,
 )
-from vfmalign.core.rpc.access.authentication import Authenticator
+from vfmalign.core.rpc.access.authentication import Authenticator, get_key_id
 from vfmalign.core.rpc.access.authorisation import check_access, choose_tenant, needs_identity
 from vfmalign.core.rpc.access.identity import current_identity, current_tenant
 from vfmalign.core.rpc.call_log import CallLog
@@ -279,7 +279,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             failure = error
             if identifying or isinstance(error, Forbidden):
                 metrics.calls_denied.labels(method.service, method.name, error.reason).inc()
-                self._log.log_denial(method.path[1:], error)
+                key_id = get_key_id(context.invocation_metadata() or ())
+                self._log.log_denial(method.path[1:], error, context.peer(), key_id)
         except (asyncio.CancelledError, GeneratorExit):
             code = grpc.StatusCode.DEADLINE_EXCEEDED if _is_late(context) else grpc.StatusCode.CANCELLED
             raise

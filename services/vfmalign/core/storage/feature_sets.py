@@ -9,6 +9,7 @@ Legend: N rows (one per case), C channels.
 from __future__ import annotations
 
 import hashlib
+import shlex
 from dataclasses import dataclass
 from typing import Literal, Self
 
@@ -42,7 +43,7 @@ class FeatureRequest(Record):
 
     Attributes:
         initialisation: `random` takes the model's architecture with weights drawn from `init_seed`.
-        layers: in the order of the caller's request.
+        layers: the order is part of the digest; extraction puts the primary layer first, whatever the caller's order.
         input_transform: name of the task's deterministic input transform.
         format: increased whenever the same request gives other features, so that stored sets of an earlier version are
             not reused.
@@ -64,6 +65,18 @@ class FeatureRequest(Record):
     def feature_set_id(self) -> str:
         """Returns the id of the set: the first 32 hex digits of this request's digest."""
         return self.digest()[:32]
+
+
+def describe_extraction(request: FeatureRequest) -> str:
+    """Returns the command that computes the damaged parts of a set again."""
+    arguments = ["vfmalign", "extract", request.dataset, "--model", request.model, "--split", request.split]
+    arguments += ["--random", "--seed", str(request.init_seed)] if request.initialisation == "random" else []
+    arguments += [argument for layer in request.layers for argument in ("--layer", layer)]
+    options = "--map" if request.input_transform == "identity" else "--task and --map"
+    return (
+        f"run `{shlex.join(arguments)} --verify`, with the {options} of the check or command that made the set, which "
+        "computes its damaged parts again"
+    )
 
 
 class PartRef(Record):
@@ -196,7 +209,7 @@ def read_part(store: ObjectStore, manifest: Manifest, index: int) -> dict[str, F
         DataLoss: the part is missing, was changed, or does not match its manifest.
     """
     part = manifest.parts[index]
-    with lost_as("feature_set", manifest.request.feature_set_id(), EXTRACT_AGAIN):
+    with lost_as("feature_set", manifest.request.feature_set_id(), describe_extraction(manifest.request)):
         data = _get_part(store, manifest, part)
         try:
             tensors = parse_header(data, len(data)).tensors

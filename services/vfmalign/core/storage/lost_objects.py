@@ -9,7 +9,10 @@ from vfmalign.core.domain.errors import DataLoss, NotFound, PreconditionFailed
 from vfmalign.core.domain.models import ModelCard
 
 IMPORT_DATASET = "import the dataset again under the same id with `vfmalign dataset import`, which restores its volumes"
-EXTRACT_AGAIN = "extract the set again with `vfmalign extract --verify`, which computes its damaged parts again"
+EXTRACT_AGAIN = (
+    "run `vfmalign extract DATASET --model MODEL --split SPLIT --verify` with the options of the check or command that "
+    "made the set, which computes its damaged parts again"
+)
 
 
 def describe_publishing(card: ModelCard) -> str:

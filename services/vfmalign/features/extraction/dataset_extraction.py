@@ -14,6 +14,7 @@ from importlib.metadata import version
 from vfmalign.client.messages.features import ExtractDatasetRequest
 from vfmalign.core.domain.errors import BadDataset, CaseOrderMismatch, DataLoss, NotFound, Unavailable
 from vfmalign.core.domain.modality_map import resolve_input
+from vfmalign.core.domain.models import ModelCard
 from vfmalign.core.domain.record import canonical_json
 from vfmalign.core.runtime import logs, metrics
 from vfmalign.core.storage.datasets import load_dataset
@@ -210,13 +211,25 @@ def _resolve(store: ObjectStore, request: ExtractDatasetRequest) -> ExtractionPl
             dataset=dataset.id,
             dataset_digest=dataset.digest(),
             split=request.split,
-            layers=request.layers or tuple(layer.name for layer in card.layers),
+            layers=_order_layers(card, request.layers),
             pooling="mean",
             input_transform=input_transform,
             preprocessing=resolve_input(card.id, card.preprocessing, request.modality_map, dataset.declaration),
         ),
         allow_cut_organs=request.allow_cut_organs,
     )
+
+
+def _order_layers(card: ModelCard, requested: tuple[str, ...]) -> tuple[str, ...]:
+    """Returns the layers in the one order that sets have, or all of the card where none is requested.
+
+    Ids of sets depend on it: whoever requests the same layers in another order means the same set. The primary layer is
+    first, and the others follow as on the card.
+    """
+    ranks = {
+        name: rank for rank, name in enumerate(dict.fromkeys((card.primary_layer, *(s.name for s in card.layers))))
+    }
+    return tuple(sorted(requested or ranks, key=lambda layer: (ranks.get(layer, len(ranks)), layer)))
 
 
 def _weights_digest(plan: ExtractionPlan) -> str:

@@ -13,9 +13,9 @@ from vfmalign.client.mmd import AsyncMmdClient
 from vfmalign.core.domain.errors import DataLoss, NotFound, PreconditionFailed
 from vfmalign.core.domain.jobs import JobResult, Network
 from vfmalign.core.domain.record import Record
-from vfmalign.core.storage.feature_sets import find_damaged_parts, read_committed
+from vfmalign.core.storage.feature_sets import describe_extraction, find_damaged_parts, read_committed
 from vfmalign.core.storage.keys import check_key
-from vfmalign.core.storage.lost_objects import EXTRACT_AGAIN, lost_as
+from vfmalign.core.storage.lost_objects import lost_as
 from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.finetuning.checks.clients import FeatureSetRef
 from vfmalign.finetuning.checks.repository import StoredCheck
@@ -184,7 +184,7 @@ def verify_feature_set(context: StageContext, ref: FeatureSetRef) -> None:
             kind="feature_set",
             owner=ref.feature_set,
             subject=context.store.uri(manifest.parts[index].key),
-            remedy=EXTRACT_AGAIN,
+            remedy=describe_extraction(manifest.request),
         )
 
 

@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -43,6 +44,14 @@ from vfmalign.finetuning.lifecycle import StoredRef
 # Errors that end by themselves, or once an operator has fixed the deployment: failing the check would cost its finished
 # stages.
 TRANSIENT_ERRORS = (Unavailable, Exhausted, DeadlineExceeded, Cancelled, Unauthenticated, Forbidden)
+
+
+def _list_reasons(classes: Iterable[type[VfmalignError]]) -> set[str]:
+    """Returns the default reasons of some errors and of those that derive from them."""
+    return {reason for cls in classes for reason in (cls.reason, *_list_reasons(cls.__subclasses__()))}
+
+
+_TRANSIENT_REASONS = tuple(sorted(_list_reasons(TRANSIENT_ERRORS)))
 _NOT_IN_A_REQUEST_ID = re.compile(r"[^A-Za-z0-9_-]")
 _T = TypeVar("_T")
 _log = logs.get(__name__)
@@ -117,10 +126,16 @@ class Reconciler:
         self._client = client
         self._policy = policy
         self._drivers: dict[str, asyncio.Task[None]] = {}
+        self._waits: dict[tuple[str, str], str] = {}
 
     async def end(self) -> None:
         """Ends the drivers. Jobs go on."""
         await self._end_drivers(list(self._drivers))
+
+    def count_waiting(self) -> dict[str, int]:
+        """Returns the number of checks that pause after a transient error, per kind of error, zeros included."""
+        numbers = Counter(reason for _, reason in {(check, reason) for (check, _), reason in self._waits.items()})
+        return {reason: numbers[reason] for reason in _TRANSIENT_REASONS}
 
     async def reconcile(self) -> None:
         """Runs one round: ends the checks that are cancelled, then starts drivers of others up to the limit."""
@@ -275,10 +290,14 @@ class Reconciler:
                 pause_s = max(wait_s, error.retry_after_s or 0.0)
                 wait_s = min(2 * wait_s, self._policy.longest_wait_s)
                 _log.warning("stage_waits", check=board.check_id, stage=phase, error=str(error), seconds=pause_s)
-                with contextlib.suppress(VfmalignError):  # the database may be what is unavailable
-                    detail = f"waiting at {phase}: {error}; trying again in {pause_s:g} s"
-                    await board.set_status(phase, detail, reason=error.reason)
-                await asyncio.sleep(pause_s)
+                self._waits[board.check_id, phase] = type(error).reason
+                try:
+                    with contextlib.suppress(VfmalignError):  # the database may be what is unavailable
+                        detail = f"waiting at {phase}: {error}; trying again in {pause_s:g} s"
+                        await board.set_status(phase, detail, reason=error.reason)
+                    await asyncio.sleep(pause_s)
+                finally:
+                    del self._waits[board.check_id, phase]
 
     def _claim(self, check: StoredCheck) -> None:
         """Makes sure that artifacts under this id belong to this check, even after the database was lost.

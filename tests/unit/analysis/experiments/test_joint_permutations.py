@@ -53,7 +53,7 @@ def test_the_enumeration_is_that_of_brute_force(sign, ties):
 
 
 @given(st.lists(st.tuples(*[st.integers(0, 2)] * 4), min_size=3, max_size=4), st.sampled_from([-1, 1]))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_the_enumeration_is_that_of_brute_force_with_any_ties(rows, sign):
     table = np.array(rows, dtype=float)
     x_NS, y_NS = table[:, :2], table[:, 2:]

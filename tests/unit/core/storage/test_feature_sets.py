@@ -165,7 +165,9 @@ def test_a_changed_or_missing_part_is_noticed(store: ObjectStore) -> None:
     store.put(key, save(rows(4, 7, seed=9)))
     for damage in (lambda: None, lambda: store.delete(key)):
         damage()
-        with pytest.raises(DataLoss, match=r"part-.*vfmalign extract --verify") as caught:
+        with pytest.raises(
+            DataLoss, match=r"part-.*`vfmalign extract d --model m .*--layer stages.2.* --verify`"
+        ) as caught:
             read_feature_set(store, identity)
         assert (caught.value.kind, caught.value.owner, caught.value.subject) == (
             "feature_set", identity, store.uri(key),

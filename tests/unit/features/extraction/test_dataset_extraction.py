@@ -85,6 +85,19 @@ def request_(card, dataset):
     return ExtractDatasetRequest(model_id=card.id, dataset_id=dataset.id, split="test")
 
 
+def test_the_order_of_the_layers_makes_no_other_set(store, models, card, request_):
+    names = [layer.name for layer in card.layers]
+    assert card.primary_layer != names[0], "or the orders below are the same"
+    as_in_a_check = (card.primary_layer, *(name for name in names if name != card.primary_layer))
+    first = extract_dataset(store, models, request_, OPTIONS, Surroundings().hooks)
+    for layers in (as_in_a_check, tuple(names), tuple(reversed(names))):
+        request = request_.model_copy(update={"layers": layers})
+        again = extract_dataset(store, models, request, OPTIONS, Surroundings().hooks)
+        assert (again.feature_set_id, again.computed_cases) == (first.feature_set_id, 0)
+    assert first.committed.manifest.request.layers == as_in_a_check, "sets of earlier checks keep their ids"
+    forget(store, first.feature_set_id)
+
+
 def test_rows_are_the_cases_in_the_datasets_order(store, models, card, dataset, request_):
     around = Surroundings()
     result = extract_dataset(store, models, request_, OPTIONS, around.hooks)
@@ -95,7 +108,7 @@ def test_rows_are_the_cases_in_the_datasets_order(store, models, card, dataset, 
     assert stored.manifest.groups == tuple(case.group for case in dataset.test)
     assert stored.manifest.request.dataset_digest == dataset.digest()
     assert stored.manifest.request.model_sha256 == card.checkpoint.sha256 == result.checkpoint_sha256
-    assert list(stored.layers) == [layer.name for layer in card.layers]
+    assert sorted(stored.layers) == sorted(layer.name for layer in card.layers)
     for layer, rows in stored.layers.items():
         expected = expected_rows(store, dataset, card, layer, models.get_by_card(card))
         assert np.array_equal(rows, expected), layer

@@ -1,14 +1,14 @@
 """Which checks run, what a check reports while its stages run, and which errors are tried again."""
 
 import asyncio
-from collections import defaultdict
+from collections import Counter, defaultdict
 
 import pytest
 
 from vfmalign.client.async_client import AsyncClient
 from vfmalign.client.messages.checks import CheckSpec
 from vfmalign.client.messages.common import Progress
-from vfmalign.core.domain.errors import BadOption, Exhausted, Forbidden, Unavailable
+from vfmalign.core.domain.errors import BadOption, Exhausted, Forbidden, StoreUnavailable, Unauthenticated, Unavailable
 from vfmalign.finetuning.checks.artifacts import Stage
 from vfmalign.finetuning.checks.reconciler import PollingPolicy, Reconciler, StatusBoard, is_transient
 from vfmalign.finetuning.checks.repository import CheckRepository, ReportRefs
@@ -91,6 +91,54 @@ class EndlessStage:
 
     def get_all(self, seeds):
         return [Stage("endless", (), self.find, self.make, "stages/endless.json")]
+
+
+class RefusedStage:
+    """The only stage of its checks: it fails with the error of its check."""
+
+    def __init__(self, **errors):
+        self.errors = errors
+
+    async def find(self, context):
+        return None
+
+    async def make(self, context, outputs):
+        raise self.errors[context.check.id]
+
+    def get_all(self, seeds):
+        return [Stage("refused", (), self.find, self.make, "stages/refused.json")]
+
+
+async def test_checks_that_wait_are_counted_by_the_kind_of_the_error(database, store):
+    checks = CheckRepository(database)
+    refused = Unauthenticated("the token's signature is wrong", reason="BAD_SIGNATURE")
+    stage = RefusedStage(c0=refused, c1=refused, c2=StoreUnavailable("no answer"), c3=BadOption("unknown layer"))
+    for check_id in stage.errors:
+        checks.create(check_id, CheckSpec(model_id="m", dataset_id="d", task="segmentation"))
+    async with asyncio.timeout(WAIT_S), AsyncClient() as client:
+        reconciler = Reconciler(
+            get_stages=stage.get_all,
+            checks=checks,
+            jobs=JobRepository(database),
+            store=store,
+            client=client,
+            policy=PollingPolicy(first_wait_s=WAIT_S, longest_wait_s=WAIT_S),
+        )
+        nothing = reconciler.count_waiting()
+        assert not any(nothing.values())
+        await reconciler.reconcile()
+        while sum(reconciler.count_waiting().values()) < 3:  # noqa: ASYNC110 - drivers of checks change it
+            await asyncio.sleep(0.02)
+        while checks.get("c3").state != "failed":  # noqa: ASYNC110 - the same
+            await asyncio.sleep(0.02)
+        waiting = reconciler.count_waiting()
+        assert waiting.keys() == nothing.keys(), "the reasons are bounded"
+        assert +Counter(waiting) == {"UNAUTHENTICATED": 2, "STORE_UNAVAILABLE": 1}
+        checks.cancel("c0")
+        await reconciler.reconcile()
+        assert +Counter(reconciler.count_waiting()) == {"UNAUTHENTICATED": 1, "STORE_UNAVAILABLE": 1}
+        await reconciler.end()
+        assert not any(reconciler.count_waiting().values())
 
 
 async def test_a_cancelled_check_ends_though_a_reopened_one_takes_it_beyond_the_limit(database, store):

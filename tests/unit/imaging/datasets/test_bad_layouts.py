@@ -259,7 +259,7 @@ FIELDS = ("modality", "channel_names", "labels", "name", "training", "validation
 
 
 @given(content=st.dictionaries(st.sampled_from(FIELDS), JSON), layout=st.sampled_from(["decathlon", "nnunet", None]))
-@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_any_dataset_json_is_read_or_refused(tmp_path: Path, content: dict[str, Any], layout: str | None) -> None:
     path = lay_out_nnunet(tmp_path / "d", CASES[:1])
     put(path / "dataset.json", content)

@@ -21,7 +21,7 @@ from vfmalign.imaging.datasets.layouts import table
 
 
 @given(text=st.text(alphabet=st.sampled_from('case,image:t1w\n";=@\r\0 \ufeffé'), max_size=60))
-@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_any_csv_is_read_or_refused(tmp_path: Path, text: str) -> None:
     with (tmp_path / "cases.csv").open("w", newline="", encoding="utf-8") as file:
         file.write("case,image:t1w\n" + text)

@@ -17,6 +17,7 @@ from vfmalign.cli.commands.api.lifecycle import (
     follow,
     get_next_step,
     no_report,
+    warn_without_leader,
 )
 from vfmalign.cli.exits import FAILED, GATE_FAILED, OK, get_exit_code
 from vfmalign.cli.gates import (
@@ -199,6 +200,7 @@ def show(
             subject=check_id,
             remedy=f"see {target.get_command(f'checks show {check_id}')}",
         )
+    warn_without_leader(target, stored.state, output)
     gate_json, gate_lines, code = apply_gate(stored, required)
     lines = show_check(stored, jobs=list_jobs_of_check(target, stored))
     output.emit({"check": stored.to_json_dict(), **gate_json}, *lines, *gate_lines)

@@ -19,6 +19,7 @@ from vfmalign.cli.commands.api.lifecycle import (
     follow,
     get_next_step,
     no_report,
+    warn_without_leader,
 )
 from vfmalign.cli.exits import FAILED, OK, get_exit_code
 from vfmalign.cli.lazy_group import new_group
@@ -144,6 +145,7 @@ def show(experiment_id: ExperimentArgument, home: HomeOption = DEFAULT_HOME, as_
     """Show one experiment. Cells are shown with their results so far, the others with their state."""
     output, target = Output.to_terminal(as_json=as_json), Target.find(StateDirectory(home))
     stored = EXPERIMENTS.get(target, experiment_id)
+    warn_without_leader(target, stored.state, output)
     output.emit({"experiment": stored.to_json_dict()}, *show_experiment(stored, list_results(target, stored)))
 
 

@@ -38,7 +38,10 @@ InputTaskOption = Annotated[
     ),
 ]
 RandomOption = Annotated[bool, typer.Option("--random", help="Use random weights of the model's architecture.")]
-
+_NOT_STORED = (
+    "no complete set with these options was stored, so it was extracted now. To verify the sets of a check, repeat its "
+    "--task, --map and --layer"
+)
 VerifyOption = Annotated[bool, typer.Option("--verify", help="Read stored parts to find changed bytes.")]
 
 
@@ -84,7 +87,10 @@ def extract(
                 lambda progress: view.show_bar("extraction", f"extracting {split}", progress),
             )
 
-    _emit_feature_set(Target.find(StateDirectory(home)).run(call), output)
+    result = Target.find(StateDirectory(home)).run(call)
+    if verify and result.computed_cases and not result.recomputed_parts:
+        output.note(_NOT_STORED, "yellow")
+    _emit_feature_set(result, output)
 
 
 def _emit_feature_set(result: ExtractedFeatureSet, output: Output) -> None:

@@ -6,7 +6,13 @@ from typing import Annotated
 
 import typer
 
-from vfmalign.cli.commands.api.lifecycle import add_lifecycle, describe_state, follow, get_next_step
+from vfmalign.cli.commands.api.lifecycle import (
+    add_lifecycle,
+    describe_state,
+    follow,
+    get_next_step,
+    warn_without_leader,
+)
 from vfmalign.cli.exits import FAILED, OK
 from vfmalign.cli.lazy_group import new_group
 from vfmalign.cli.local.state_directory import DEFAULT_HOME, StateDirectory
@@ -92,7 +98,9 @@ def finetune(
 def show(job_id: JobArgument, home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None:
     """Show one job with its learning curve."""
     output = Output.to_terminal(as_json=as_json)
-    job = JOBS.get(Target.find(StateDirectory(home)), job_id)
+    target = Target.find(StateDirectory(home))
+    job = JOBS.get(target, job_id)
+    warn_without_leader(target, job.state, output)
     output.emit({"job": job.to_json_dict()}, *tables.show_job(job))
 
 

@@ -119,6 +119,15 @@ def get_next_step(target: Target, noun: str, resource_id: str, state: JobState) 
     return f"follow it with {target.get_command(f'watch {resource_id}')}"
 
 
+def warn_without_leader(target: Target, state: JobState, output: Output) -> None:
+    """Tells that something that has not ended does not go on, where nobody leads."""
+    from vfmalign.cli.local.probes import get_health  # imports the S3 client
+
+    address = target.addresses.get("finetuning", "")
+    if state not in TERMINAL_STATES and get_health(address, target.files, "orchestration") == "not_serving":
+        output.note(f"! nobody leads, so this does not go on; run {target.get_command('doctor')}", "yellow")
+
+
 def create_reports_folder(folder: Path) -> None:
     """Creates the folder for downloaded reports before the work begins, which may take hours.
 

@@ -6,6 +6,7 @@ Errors never contain a token or an unverified claim of it.
 from __future__ import annotations
 
 import hashlib
+import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -30,6 +31,7 @@ _TYPES = frozenset({"jwt", "at+jwt", "application/jwt", "application/at+jwt"})
 """Media types of tokens in lower case; a token need not state one. Those of other purposes, such as logout or proof of
 possession, are no credentials (RFC 9068, section 4; RFC 8725, section 3.11).
 """
+_KEY_ID = re.compile(r"[A-Za-z0-9._~+/=:-]{1,64}")
 _TIMES = ("exp", "iat", "nbf")
 _REQUIRED = ("exp", "iat", "aud", "sub", "iss")
 _MALFORMED = (jwt.PyJWTError, ValueError, TypeError, AttributeError, OverflowError, RecursionError)
@@ -152,6 +154,18 @@ class Authenticator:
         if roles.intersection(SERVICES):  # a service calls others for every tenant
             return served
         return served if has_settings and len(served) == 1 else (DEFAULT_TENANT,)
+
+
+def get_key_id(metadata: Iterable[tuple[str, str | bytes]]) -> str:
+    """Returns the id of the key by which the token of a call claims to be signed, for the log of denials.
+
+    It is not verified. Empty where there is none, or none of 1 to 64 characters that ids of keys have.
+    """
+    try:
+        key_id = jwt.get_unverified_header(_get_token(metadata)).get("kid")
+    except (*_MALFORMED, Unauthenticated):
+        return ""
+    return key_id if isinstance(key_id, str) and _KEY_ID.fullmatch(key_id) else ""
 
 
 def _open_keys(settings: AuthSettings) -> dict[str, FileKeys | ProviderKeys]:

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from tests.token_issuer import TokenIssuer, bearer, create_key, to_jwk
 
 from vfmalign.core.domain.errors import BadOption, Unauthenticated
-from vfmalign.core.rpc.access.authentication import LEEWAY_S, Authenticator
+from vfmalign.core.rpc.access.authentication import LEEWAY_S, Authenticator, get_key_id
 from vfmalign.core.rpc.access.authorisation import ROLES
 from vfmalign.core.rpc.access.credentials import MAX_TOKEN_CHARACTERS
 from vfmalign.core.runtime.auth_settings import AuthSettings
@@ -206,6 +206,17 @@ async def test_a_key_of_somebody_else_signs_nothing(issuer: TokenIssuer, tmp_pat
         assert (await refuse(authenticator, token)).reason == "UNKNOWN_KEY"
     without_id = stranger.sign("admin", headers={"kid": None})
     assert (await refuse(authenticator, without_id)).reason == "BAD_SIGNATURE"
+
+
+def test_the_key_id_of_a_token_is_logged_only_where_it_can_be_one(issuer: TokenIssuer) -> None:
+    stranger = TokenIssuer(ISSUER, key=create_key("EdDSA", 1))
+    assert get_key_id(bearer(stranger.sign("admin"))) == "key-1"
+    for key_id in (None, "", "k" * 65, "key 1", "key\n1", "kéy"):
+        assert get_key_id(bearer(issuer.sign("admin", headers={"kid": key_id}))) == ""
+    claims = issuer.claims("admin")
+    for token in ("", "x", "x.y.z", forge({"alg": "EdDSA", "kid": 7}, claims), forge([], claims), forge({}, claims)):
+        assert get_key_id(bearer(token)) == ""
+    assert get_key_id([]) == get_key_id([("authorization", b"\xff")]) == ""
 
 
 async def test_an_only_key_needs_no_id(issuer: TokenIssuer, tmp_path: Path) -> None:

@@ -297,6 +297,7 @@ async def test_every_denial_is_logged_and_counted_without_the_token(
         ("TENANT_REQUIRED", "cy", ["researcher"], "vfmalign.v1.MmdService/Compute"),
     ]
     assert all(line["level"] == "warning" and line["request_id"] for line in denials)
+    assert {(line["peer"], line["key_id"]) for line in denials} == {("ipv4:127.0.0.1", api.issuer.key_id)}
     for token in (expired, viewer, of_several):
         assert not any(part in text for part in token.split(".")[1:])
     assert [count(reason) for reason in reasons] == [one + 1 for one in before]
