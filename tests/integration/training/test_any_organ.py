@@ -135,8 +135,6 @@ def test_a_task_with_parameters_trains_and_scores(run, store, brains, stack, tas
 def test_a_task_about_something_undeclared_fails_by_name(run, brains, stack):
     with pytest.raises(BadOption, match="tumour is no label map of brain; choose from hippocampus"):
         run("undeclared", "segmentation:label=tumour", brains, stack)
-    with pytest.raises(BadOption, match="segmentation needs label, and the declaration brain has no default"):
-        run("without-default", "segmentation", brains, stack)
 
 
 def test_a_label_map_with_an_undeclared_value_is_refused(run, store, brains, stack):

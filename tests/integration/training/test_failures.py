@@ -186,7 +186,11 @@ def truncated(store, case):
         ("other-volume", lambda s, c: damaged(c, "dwi", sha256="0" * 64), "SHA-256"),
         ("truncated", truncated, "broken/adc.nii.gz"),
         ("no-modality", lambda s, c: without(c, "adc"), "no adc"),
-        ("no-label", lambda s, c: without(c, "lesions"), "needs lesions, which case phantom-"),
+        (
+            "no-label",
+            lambda s, c: without(c, "lesions"),
+            "needs lesions, which is missing in 1 of 3 cases, such as phantom-",
+        ),
     ],
 )
 def test_an_unusable_case_is_named(store, fail, fields, dataset, name, spoil, says):

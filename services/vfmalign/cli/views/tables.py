@@ -270,11 +270,13 @@ def show_model(model: Model) -> Table:
     """Returns one model's card."""
     datasets = ", ".join(f"{s.dataset_id} ({pluralise(s.group_count, 'patient')})" for s in model.pretraining)
     shape = " × ".join(map(str, model.preprocessing.shape_dhw))
-    spacing = " × ".join(map(format_number, model.preprocessing.spacing_mm)) or f"of {model.preprocessing.reference}"
+    spacing = (
+        " × ".join(f"{edge:g}" for edge in model.preprocessing.spacing_mm) or f"of {model.preprocessing.reference}"
+    )
     return list_fields(
         f"Model {model.model_id}",
         {
-            "architecture": model.architecture,
+            "architecture": model.architecture.partition(":")[0],
             "objective": model.objective,
             "weights": model.checkpoint.uri,
             "sha256": model.checkpoint.sha256,

@@ -75,8 +75,10 @@ def read_source(
         raise BadOption("is not a layout", field="--layout", remedy=f"choose one of {', '.join(LAYOUTS)}")
     try:
         if not path.exists():
-            raise BadDataset(
-                f"{str(path)!r} does not exist", field="directory", remedy="give a folder of NIfTI files, or a CSV file"
+            raise BadDataset(  # without the path, which may hold the name of a patient
+                "the folder to import does not exist",
+                field="directory",
+                remedy="give a folder of NIfTI files, or a CSV file",
             )
         name = detect_layout(path) if layout is None else layout
         source = LAYOUTS[name].read(path, declaration)
