@@ -143,7 +143,7 @@ async def test_a_dataset_becomes_one_row_per_case(service, store, phantoms, data
     assert last.feature_set.rows == len(dataset.test)
     stored = read_feature_set(store, last.feature_set.feature_set_id)
     names = [layer.name for layer in card.layers]
-    assert list(stored.layers) == names
+    assert list(stored.layers) == [card.primary_layer, *(name for name in names if name != card.primary_layer)]
     for row, volumes in enumerate(phantoms):
         expected = expected_rows(store, card, volumes, names)
         assert all(close(stored.layers[layer][row], expected[layer]) for layer in names)
