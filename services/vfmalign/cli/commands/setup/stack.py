@@ -83,11 +83,12 @@ def up(
         try:
             with output.err.status("starting the stack"):
                 state = stack.start()
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, lambda *_: stack.request_stop())
         except KeyboardInterrupt:
+            stack.stop()  # `start` stops what it started, but not if it is interrupted as it returns
             output.note("stopped while starting")
             raise
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: stack.request_stop())
         _show_started(directory, state, output, "Ctrl-C")
         stack.supervise()
         output.note("stopping: jobs write their checkpoints first", "dim")
