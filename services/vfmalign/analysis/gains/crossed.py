@@ -23,7 +23,7 @@ Investigative Radiology 27 (1992), 723–731). For the mean of one case per pati
 Student's t is too narrow on the side of rare large losses (or gains) and too wide on the other. The mean of the
 patients' values x_g therefore has the skewness λ = Σ (x_g − x̄)³ / (G³ · SE³), and Hall's transformation of the
 studentised mean T removes it (J. R. Stat. Soc. B 54 (1992), 221–228): h(T) = ((1 + λT/3)³ − 1)/λ + λ/6 replaces T.
-Pseudo-values of a set take few values, and their skewness is no guide: their intervals remain Student's.
+Pseudo-values of a set take few values, so their skewness says nothing: their intervals remain Student's.
 
 Legend: S seeds, G groups (patients), N cases.
 """

@@ -153,7 +153,7 @@ def _read_card(file: Path) -> ModelCard:
 
 
 def _read_file(file: Path) -> bytes:
-    """Reads a file; empty for one that cannot be read or is too large, which is no result and no card."""
+    """Reads a file; empty for one that cannot be read or is too large, which is neither a result nor a card."""
     try:
         return read_regular_file(file, MAX_CELL_BYTES)
     except OSError:

@@ -29,7 +29,7 @@ _MAX_TEXT = 255
 """Longest `sub`, as OpenID Connect limits it."""
 _TYPES = frozenset({"jwt", "at+jwt", "application/jwt", "application/at+jwt"})
 """Media types of tokens in lower case; a token need not state one. Those of other purposes, such as logout or proof of
-possession, are no credentials (RFC 9068, section 4; RFC 8725, section 3.11).
+possession, are not credentials (RFC 9068, section 4; RFC 8725, section 3.11).
 """
 _KEY_ID = re.compile(r"[A-Za-z0-9._~+/=:-]{1,64}")
 _TIMES = ("exp", "iat", "nbf")
