@@ -183,7 +183,7 @@ def check_relation(x: Sample, y: Sample, pairing: Pairing) -> None:
 def describe_shared_cases(x: Sample, y: Sample, reference: Sample) -> str:
     """Returns what to beware of where the reference names cases or groups of x or y; empty if it names none.
 
-    This is not an error: the bias matters where rows are few and channels many, and a single patient has no other cases.
+    This is not an error: the bias matters where rows are few and channels many, and one patient has no other cases.
     """
     for what, field in (("cases", "case_ids"), ("groups", "groups")):
         labels = set(getattr(reference, field))
