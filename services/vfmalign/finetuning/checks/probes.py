@@ -25,6 +25,8 @@ from vfmalign.finetuning.checks.artifacts import (
 )
 from vfmalign.finetuning.checks.clients import compare, extract
 from vfmalign.finetuning.checks.stages import (
+    BEFORE_TRAINING,
+    COMPARED,
     Validated,
     comparison_with,
     ensure_job,
@@ -51,9 +53,8 @@ class TakenProbes(Record):
 
 
 def probes_stage() -> Stage:
-    """Returns the stage that computes the probes beside the training."""
-    needs = ("features_reference", "features_before", "features_random")  # those of the job that it probes
-    return make_stage("probes", needs, _make, TakenProbes)
+    """Returns the stage that computes the probes beside the training, which it creates where it comes first."""
+    return make_stage("probes", COMPARED, _make, TakenProbes, after=BEFORE_TRAINING, follows=(MAIN.stage,))
 
 
 async def _make(context: StageContext, outputs: Outputs) -> Record:

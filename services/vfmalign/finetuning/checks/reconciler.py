@@ -37,6 +37,7 @@ from vfmalign.core.storage.keys import check_key
 from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.finetuning.checks.artifacts import Outputs, Stage, StageContext
 from vfmalign.finetuning.checks.repairs import ArtifactLost, Repairs
+from vfmalign.finetuning.checks.reporting import all_stages
 from vfmalign.finetuning.checks.repository import CheckRepository, ReportRefs, StoredCheck
 from vfmalign.finetuning.jobs.repository import JobRepository
 from vfmalign.finetuning.lifecycle import StoredRef
@@ -112,7 +113,7 @@ class Reconciler:
     def __init__(
         self,
         *,
-        get_stages: Callable[[int], Sequence[Stage]],
+        get_stages: Callable[[int], Sequence[Stage]] = all_stages,
         checks: CheckRepository,
         jobs: JobRepository,
         store: ObjectStore,
@@ -206,7 +207,8 @@ class Reconciler:
         try:
             while True:
                 for stage in stages:
-                    ready = all(need in outputs for need in stage.needs) and not repairs.blocks(stage.name)
+                    ready = all(name in outputs for name in stage.reads + stage.after)
+                    ready = ready and not repairs.blocks(stage.name)
                     if ready and stage.name not in outputs and stage.name not in running:
                         work = self._run_stage(check, stage, outputs, board, repairs)
                         running[stage.name] = asyncio.create_task(work)
@@ -234,6 +236,7 @@ class Reconciler:
         context = StageContext(
             check=check,
             store=self._store,
+            checks=self._checks,
             jobs=self._jobs,
             features=self._client.features,
             mmd=self._client.mmd,
@@ -252,7 +255,7 @@ class Reconciler:
                 if not begun:  # a retry within this process belongs to the same run of the stage
                     await asyncio.to_thread(self._checks.begin_stage, check.id, stage.name)
                     begun = True
-                record = await stage.make(context, outputs)
+                record = await stage.make(context, outputs.restrict_to(stage.reads))
                 digest = record.digest() if stage.artifact else ""  # a job's result is recorded with the job
             await asyncio.to_thread(self._checks.end_stage, check.id, stage.name, "succeeded", artifact_sha256=digest)
             return record

@@ -27,11 +27,10 @@ from vfmalign.finetuning.checks.artifacts import RESTORE, Outputs, Stage, StageC
 from vfmalign.finetuning.checks.assembly import SeedArtifacts, assemble
 from vfmalign.finetuning.checks.clients import FeatureSetRef
 from vfmalign.finetuning.checks.probes import TakenProbes, probes_stage
-from vfmalign.finetuning.checks.repository import CheckRepository, StageRun, StoredCheck
+from vfmalign.finetuning.checks.repository import StageRun, StoredCheck
 from vfmalign.finetuning.checks.similarity import Measures, measures_stage
 from vfmalign.finetuning.checks.stages import Validated, measuring_stages
 from vfmalign.finetuning.checks.trainings import Training, list_trainings, name_stage
-from vfmalign.finetuning.jobs.repository import JobRepository
 from vfmalign.finetuning.jobs.request import NETWORKS
 from vfmalign.reports.checks.page import ExampleSlice, PageSources, render
 
@@ -59,17 +58,17 @@ def list_losses(runs: Sequence[StageRun]) -> tuple[LostArtifact, ...]:
     return tuple(LostArtifact(stage=run.stage, message=run.message) for run in runs if run.outcome == "lost")
 
 
-def report_stage(checks: CheckRepository, seeds: int) -> Stage:
+def report_stage(seeds: int) -> Stage:
     """Returns the stage that ends a check."""
-    trainings = list_trainings(seeds)
+    comparisons = (name_stage("mmd", number) for number in range(1, seeds + 1))
+    jobs = (training.stage for training in list_trainings(seeds))
+    reads = ("validate", "features_before", *comparisons, "measures", "probes", *jobs)
+    return make_stage("report", reads, _make, CheckReport, "report.json", verify=_verify_page)
 
-    async def make(context: StageContext, outputs: Outputs) -> Record:
-        await context.set_status("writing the report")
-        return await asyncio.to_thread(_write_report, checks, context.jobs, context.store, context.check, outputs)
 
-    comparisons = dict.fromkeys(name_stage("mmd", training.number) for training in trainings)
-    needs = (*comparisons, "measures", "probes", *(training.stage for training in trainings))
-    return make_stage("report", needs, make, CheckReport, "report.json", verify=_verify_page)
+async def _make(context: StageContext, outputs: Outputs) -> Record:
+    await context.set_status("writing the report")
+    return await asyncio.to_thread(_write_report, context, outputs)
 
 
 def read_report(store: ObjectStore, check: StoredCheck) -> CheckReport:
@@ -96,14 +95,13 @@ def _verify_page(context: StageContext, report: CheckReport) -> None:
         context.store.get(check_key(context.check.id, "report.html"), sha256=expected)
 
 
-def all_stages(checks: CheckRepository, seeds: int) -> tuple[Stage, ...]:
+def all_stages(seeds: int) -> tuple[Stage, ...]:
     """Returns every stage of a check with so many training seeds, in order."""
-    return (*measuring_stages(seeds), measures_stage(), probes_stage(), report_stage(checks, seeds))
+    return (*measuring_stages(seeds), measures_stage(), probes_stage(), report_stage(seeds))
 
 
-def _write_report(
-    checks: CheckRepository, jobs: JobRepository, store: ObjectStore, check: StoredCheck, outputs: Outputs
-) -> CheckReport:
+def _write_report(context: StageContext, outputs: Outputs) -> CheckReport:
+    check, store = context.check, context.store
     trainings = list_trainings(check.request.seeds)
     jobs_results = {training: outputs.get(training.stage, JobResult) for training in trainings}
     trained = [
@@ -123,7 +121,7 @@ def _write_report(
         probes=outputs.get("probes", TakenProbes),
     )
     figures = {name: tuple(ref for ref in job.figures if ref.key.endswith(".png")) for name, job in results.items()}
-    runs = checks.stages(check.id)
+    runs = context.checks.stages(check.id)
     report = CheckReport(
         result_digest=result.digest(),
         result=result,
@@ -132,8 +130,10 @@ def _write_report(
             finished_at=now(),
             stages=tuple(time for time in stage_times(runs) if time.stage != "report"),
             losses=list_losses(runs),
-            job_attempts={name: jobs.get(name).attempts for name in (one.job_id(check.id) for one in trainings)},
-            trained_by={one.stage.removeprefix("job_"): result.job for one, result in jobs_results.items()},
+            job_attempts={
+                name: context.jobs.get(name).attempts for name in (one.job_id(check.id) for one in trainings)
+            },
+            trained_by={name_stage(one.network, one.number): result.job for one, result in jobs_results.items()},
             devices={
                 "features": outputs.get("features_before", FeatureSetRef).device,
                 "mmd": measured.device,

@@ -114,7 +114,7 @@ class AlignmentServicer(OperationServicer[StoredCheck], alignment_pb2_grpc.Align
             except DataLoss as loss:
                 _log.warning("report_lost", check=item.id, error=str(loss))
                 item = self._checks.reopen(item.id, f"{loss.subject}: {loss.message}; it is created again")
-        stages = [stage.name for stage in all_stages(self._checks, item.request.seeds)]
+        stages = [stage.name for stage in all_stages(item.request.seeds)]
         return to_check(
             item,
             self._store,

@@ -27,7 +27,8 @@ from vfmalign.core.storage.feature_sets import read_feature_set, read_manifest
 from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.finetuning.checks.artifacts import Outputs, Stage, StageContext, make_stage
 from vfmalign.finetuning.checks.clients import ComparisonRequest, FeatureSetRef, compare, measure
-from vfmalign.finetuning.checks.stages import Validated, comparison_with
+from vfmalign.finetuning.checks.stages import COMPARED, Validated, comparison_with
+from vfmalign.finetuning.checks.trainings import MAIN
 
 MMD_SERVICE_MEASURES: tuple[Measure, ...] = ("cka", "frechet", "energy")
 """Measures that `MmdService` computes."""
@@ -50,8 +51,8 @@ class Measures(Record):
 
 
 def measures_stage() -> Stage:
-    """Returns the stage that computes the measures, once the features after exist and MMD² has set the bandwidth."""
-    return make_stage("measures", ("features_after", "mmd"), _make, Measures)
+    """Returns the stage that computes the measures, with the bandwidth of MMD² and the classes that the job names."""
+    return make_stage("measures", (*COMPARED, "features_after", "mmd", MAIN.stage), _make, Measures)
 
 
 async def _make(context: StageContext, outputs: Outputs) -> Record:
@@ -63,7 +64,7 @@ async def _make(context: StageContext, outputs: Outputs) -> Record:
     values = {name: await value_or_absent(measure(context.mmd, request, name)) for name in MMD_SERVICE_MEASURES}
     standardised = outputs.get("mmd", FeatureShift).after.get_layer(valid.primary_layer).standardised
     sigma = None if standardised is None else standardised.sigma
-    labels = outputs.get("job_pretrained", JobResult).train_labels
+    labels = outputs.get(MAIN.stage, JobResult).train_labels
     by_class = await asyncio.to_thread(
         compute_class_measures, context.store, request.reference, valid.primary_layer, labels
     )

@@ -1,19 +1,21 @@
 """Stages of an alignment check: their order, their artifacts and how each is computed.
 
-    validate → features_reference, features_before, features_random → job_* → features_after → mmd, measures → report
+    validate → features_reference, features_before, features_random → job_* → features_after → mmd → measures → report
                                                                     ↘ probes, while the pretrained network trains ↗
 
 With further training seeds, jobs, `features_after` and `mmd` have a stage for each of them (`trainings`). Measures and
 probes are those of the first seed.
 
-A stage whose artifact exists and is intact is done (`artifacts`). The reconciler runs the stages and retries them;
-`probes`, `similarity` and `reporting` define the stages that are not here.
+Each stage declares what it reads and what it comes after (`artifacts.Stage`). When it begins follows from that, and
+what is invalid once a lost output differs. A stage whose artifact exists and is intact is done. The reconciler runs the
+stages and retries them; `probes`, `similarity` and `reporting` define those that are not here.
 """
 
 from __future__ import annotations
 
 import asyncio
 from functools import partial
+from typing import Literal
 
 from vfmalign.analysis.checks.records import FeatureShift
 from vfmalign.client.messages.common import Progress
@@ -41,7 +43,7 @@ from vfmalign.finetuning.checks.artifacts import (
 from vfmalign.finetuning.checks.clients import ComparisonRequest, FeatureSetRef, compare, extract
 from vfmalign.finetuning.checks.repository import StoredCheck
 from vfmalign.finetuning.checks.request import choose_layers
-from vfmalign.finetuning.checks.trainings import Training, list_trainings, name_stage, parse_stage
+from vfmalign.finetuning.checks.trainings import Training, list_trainings, name_stage
 from vfmalign.finetuning.jobs.repository import StoredJob
 from vfmalign.finetuning.jobs.request import (
     FINETUNING_SPLITS,
@@ -54,6 +56,13 @@ from vfmalign.finetuning.jobs.request import (
 )
 from vfmalign.finetuning.jobs.results import check_encoder, check_weights
 from vfmalign.finetuning.lifecycle import NO_FREE_SLOT
+
+Moment = Literal["reference", "before", "random", "after"]
+"""Which features a stage extracts: of the training cases, or of the test cases with one of three encoders."""
+COMPARED = ("validate", "features_before", "features_reference")
+"""Stages that a comparison reads beside the features that it compares with (`comparison_with`)."""
+BEFORE_TRAINING = ("features_reference", "features_before", "features_random")
+"""Training costs most, so it starts after the features before have proved that model and data can be read."""
 
 
 class Validated(Record):
@@ -131,10 +140,9 @@ async def _make_features(
     context: StageContext,
     outputs: Outputs,
     *,
-    stage: str,
+    moment: Moment,
     split: Split,
     after: Training | None = None,
-    random: bool = False,
 ) -> Record:
     valid = outputs.get("validate", Validated)
     model, sha256 = valid.card.id, valid.card.checkpoint.sha256
@@ -145,10 +153,10 @@ async def _make_features(
     request = extraction_request(context, valid, model, sha256, split)
     if context.repairing:
         request = request.model_copy(update={"verify": True})
-    if random:
+    if moment == "random":
         update = {"initialisation": "random", "initialisation_seed": context.check.request.seed}
         request = request.model_copy(update=update)
-    detail = f"extracting features of {split} ({parse_stage(stage)[0].removeprefix('features_')})"
+    detail = f"extracting features of {split} ({moment})"
     if after is not None and context.check.request.seeds > 1:
         detail += f", seed {after.seed(context.check.request)}"
     await context.set_status(detail)
@@ -240,7 +248,10 @@ def _epochs(job: StoredJob) -> Progress | None:
 
 
 def comparison_with(context: StageContext, outputs: Outputs, after: FeatureSetRef) -> ComparisonRequest:
-    """Returns the request that compares the features before with a feature set, on the scale of the reference."""
+    """Returns the request that compares the features before with a feature set, on the scale of the reference.
+
+    The stages that call it read `COMPARED`.
+    """
     valid, spec = outputs.get("validate", Validated), context.check.request
     return ComparisonRequest(
         before=outputs.get("features_before", FeatureSetRef).to_sample(),
@@ -278,28 +289,28 @@ async def _make_mmd(context: StageContext, outputs: Outputs, *, number: int) -> 
 # --- stages -----------------------------------------------------------------------------------------------------------
 
 
-def _features(
-    name: str, needs: tuple[str, ...], split: Split, *, after: Training | None = None, random: bool = False
-) -> Stage:
-    make = partial(_make_features, stage=name, split=split, after=after, random=random)
-    return make_stage(name, needs, make, FeatureSetRef, verify=verify_feature_set)
+def _features(moment: Moment, split: Split, after: Training | None = None) -> Stage:
+    number, reads = (1, ()) if after is None else (after.number, (after.stage,))
+    make = partial(_make_features, moment=moment, split=split, after=after)
+    name = name_stage(f"features_{moment}", number)
+    return make_stage(name, ("validate", *reads), make, FeatureSetRef, verify=verify_feature_set)
 
 
 def _job(training: Training) -> Stage:
-    # Training costs most, so it starts after the features before have proved that model and data can be read.
-    needs = ("features_reference", "features_before", "features_random")
     return Stage(
-        training.stage, needs, partial(find_job_result, training=training), partial(_make_job, training=training)
+        training.stage,
+        ("validate",),
+        partial(find_job_result, training=training),
+        partial(_make_job, training=training),
+        after=BEFORE_TRAINING,
+        training=training,
     )
 
 
-def _shift(training: Training) -> tuple[Stage, ...]:
-    features = name_stage("features_after", training.number)
-    mmd = name_stage("mmd", training.number)
-    return (
-        _features(features, (training.stage,), "test", after=training),
-        make_stage(mmd, (features,), partial(_make_mmd, number=training.number), FeatureShift, f"{mmd}.json"),
-    )
+def _mmd(number: int) -> Stage:
+    name = name_stage("mmd", number)
+    reads = (*COMPARED, "features_random", name_stage("features_after", number))
+    return make_stage(name, reads, partial(_make_mmd, number=number), FeatureShift, f"{name}.json")
 
 
 def measuring_stages(seeds: int) -> tuple[Stage, ...]:
@@ -307,9 +318,14 @@ def measuring_stages(seeds: int) -> tuple[Stage, ...]:
     trainings = list_trainings(seeds)
     return (
         make_stage("validate", (), _make_validate, Validated),
-        _features("features_reference", ("validate",), "train"),
-        _features("features_before", ("validate",), "test"),
-        _features("features_random", ("validate",), "test", random=True),
+        _features("reference", "train"),
+        _features("before", "test"),
+        _features("random", "test"),
         *(_job(training) for training in trainings),
-        *(stage for training in trainings if training.network == "pretrained" for stage in _shift(training)),
+        *(
+            stage
+            for training in trainings
+            if training.network == "pretrained"
+            for stage in (_features("after", "test", training), _mmd(training.number))
+        ),
     )
