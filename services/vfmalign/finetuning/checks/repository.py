@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal
+from typing import Literal
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session, defer
@@ -196,7 +196,7 @@ class CheckRepository(LifecycleRepository[CheckRow, StoredCheck]):
             rows = session.execute(query).all()
         return {row.id: StoredRef.model_validate(row.result) for row in rows if row.result is not None}
 
-    def _end(self, session: Session, row: Any, state: State, detail: str, failure: Failure | None = None) -> None:
+    def _end(self, session: Session, row: CheckRow, state: State, detail: str, failure: Failure | None = None) -> None:
         super()._end(session, row, state, detail, failure)
         row.stage_progress = []
         if state != "succeeded":

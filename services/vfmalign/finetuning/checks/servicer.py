@@ -21,7 +21,9 @@ _log = logs.get(__name__)
 _STATES = alignment_pb2.CheckState.DESCRIPTOR
 
 
-class AlignmentServicer(OperationServicer[StoredCheck], alignment_pb2_grpc.AlignmentServiceServicer):
+class AlignmentServicer(
+    OperationServicer[StoredCheck, alignment_pb2.Check], alignment_pb2_grpc.AlignmentServiceServicer
+):
     """Serves `AlignmentService`.
 
     Args:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -103,7 +102,7 @@ class ExperimentRepository(LifecycleRepository[ExperimentRow, StoredExperiment])
                 row.report = report.model_dump(mode="json")
                 self._end(session, row, "succeeded", detail)
 
-    def _may_retry(self, session: Session, row: Any) -> bool:
+    def _may_retry(self, session: Session, row: ExperimentRow) -> bool:
         """A report may lack cells, whose checks failed then; one that lacks none stays."""
         if row.state != "succeeded":
             return True
@@ -112,7 +111,7 @@ class ExperimentRepository(LifecycleRepository[ExperimentRow, StoredExperiment])
         query = sa.select(sa.func.count()).select_from(CheckRow).where(CheckRow.id.in_(ids) & in_report)
         return session.scalar(query) != len(ids)
 
-    def _reset(self, row: Any) -> None:
+    def _reset(self, row: ExperimentRow) -> None:
         row.report = None
 
     def _to_item(self, row: ExperimentRow) -> StoredExperiment:

@@ -23,7 +23,9 @@ from vfmalign.v1 import experiment_pb2, experiment_pb2_grpc
 _log = logs.get(__name__)
 
 
-class ExperimentServicer(OperationServicer[StoredExperiment], experiment_pb2_grpc.ExperimentServiceServicer):
+class ExperimentServicer(
+    OperationServicer[StoredExperiment, experiment_pb2.Experiment], experiment_pb2_grpc.ExperimentServiceServicer
+):
     """Serves `ExperimentService`.
 
     Args:

@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -24,7 +23,7 @@ from vfmalign.core.runtime import logs
 from vfmalign.database.tables import now
 from vfmalign.finetuning.jobs.retries import NextAttempt, Setbacks
 from vfmalign.finetuning.jobs.tables import AttemptRow, JobRow
-from vfmalign.finetuning.launchers.base import Outcome
+from vfmalign.finetuning.launchers.base import Handle, Outcome
 from vfmalign.finetuning.lifecycle import (
     ARTIFACT_LOST,
     NO_FREE_SLOT,
@@ -61,7 +60,7 @@ class StoredJob(Operation):
     attempts: int
     setbacks: Setbacks
     not_before: datetime | None
-    handle: dict[str, Any] | None
+    handle: Handle | None
     curve: tuple[JobProgress, ...]
     exit_code: int | None
     result: StoredRef | None
@@ -166,9 +165,7 @@ class JobRepository(LifecycleRepository[JobRow, StoredJob]):
         with self._database.session():
             pass  # the check that begins every writing transaction of the leader
 
-    def record(
-        self, job_id: str, handle: dict[str, Any] | None, progress: Progress, *, started: bool | None
-    ) -> float | None:
+    def record(self, job_id: str, handle: Handle | None, progress: Progress, *, started: bool | None) -> float | None:
         """Records how to find the attempt, its progress, and whether its processes have started.
 
         Args:
@@ -294,11 +291,11 @@ class JobRepository(LifecycleRepository[JobRow, StoredJob]):
         row.not_before = now() + timedelta(seconds=delay_s)
         self._set_progress(row, progress)
 
-    def _end(self, session: Session, row: Any, state: State, detail: str, failure: Failure | None = None) -> None:
+    def _end(self, session: Session, row: JobRow, state: State, detail: str, failure: Failure | None = None) -> None:
         super()._end(session, row, state, detail, failure)
         row.handle, row.not_before = None, None
 
-    def _reset(self, row: Any) -> None:
+    def _reset(self, row: JobRow) -> None:
         _set_setbacks(row, Setbacks(step=row.checkpoint_step))
         row.not_before = None
 

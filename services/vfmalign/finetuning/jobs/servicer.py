@@ -17,7 +17,9 @@ from vfmalign.v1 import finetuning_pb2, finetuning_pb2_grpc
 _STATES = finetuning_pb2.JobState.DESCRIPTOR
 
 
-class FineTuningServicer(OperationServicer[StoredJob], finetuning_pb2_grpc.FineTuningServiceServicer):
+class FineTuningServicer(
+    OperationServicer[StoredJob, finetuning_pb2.Job], finetuning_pb2_grpc.FineTuningServiceServicer
+):
     """Serves `FineTuningService`.
 
     Args:
