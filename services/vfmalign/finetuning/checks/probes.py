@@ -23,7 +23,7 @@ from vfmalign.finetuning.checks.artifacts import (
     find_artifact,
     make_stage,
 )
-from vfmalign.finetuning.checks.clients import compare, extract
+from vfmalign.finetuning.checks.clients import FeatureSetRef, compare, extract
 from vfmalign.finetuning.checks.stages import (
     BEFORE_TRAINING,
     COMPARED,
@@ -38,12 +38,17 @@ from vfmalign.finetuning.jobs.request import load_card
 
 
 class TakenProbe(Record):
-    """`checks/<id>/stages/probe_<step>.json`: a probe, with its encoder and feature set."""
+    """`checks/<id>/stages/probe_<step>.json`: a probe, with its encoder and feature set.
+
+    Attributes:
+        compared_with: digests of the features before and of the reference; with others it is taken again.
+    """
 
     probe: Probe
     model: str
     model_sha256: str
     feature_set: str
+    compared_with: tuple[str, str]
 
 
 class TakenProbes(Record):
@@ -62,9 +67,10 @@ async def _make(context: StageContext, outputs: Outputs) -> Record:
     steps = outputs.get("validate", Validated).recipes["pretrained"].probe_steps
     for step in steps:
         stored = await find_artifact(context, _artifact(step), TakenProbe)
-        latest = stored if stored is not None else await _take(context, outputs, step)
-        taken.append(latest)
-        shift, score = latest.probe.shift.value, latest.probe.validation_score
+        if stored is None or stored.compared_with != _compared_with(outputs):
+            stored = await _take(context, outputs, step)
+        taken.append(stored)
+        shift, score = stored.probe.shift.value, stored.probe.validation_score
         shown = "absent" if shift is None else f"{shift:.3g}"
         await context.set_status(
             f"probe after step {step}: MMD² {shown}, validation {score:.3g}",
@@ -75,6 +81,11 @@ async def _make(context: StageContext, outputs: Outputs) -> Record:
 
 def _artifact(step: int) -> str:
     return f"stages/probe_{step}.json"
+
+
+def _compared_with(outputs: Outputs) -> tuple[str, str]:
+    before, reference = (outputs.get(name, FeatureSetRef) for name in ("features_before", "features_reference"))
+    return before.manifest_sha256, reference.manifest_sha256
 
 
 async def _take(context: StageContext, outputs: Outputs, step: int) -> TakenProbe:
@@ -103,6 +114,7 @@ async def _take(context: StageContext, outputs: Outputs, step: int) -> TakenProb
         model=card.id,
         model_sha256=card.checkpoint.sha256,
         feature_set=features.feature_set,
+        compared_with=_compared_with(outputs),
     )
     await asyncio.to_thread(context.store.write, check_key(context.check.id, _artifact(step)), taken)
     return taken
