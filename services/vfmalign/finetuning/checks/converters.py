@@ -49,7 +49,7 @@ def _outline(spec: messages.CheckSpec) -> messages.CheckSpec:
 
 
 def to_stages(
-    names: Sequence[str], runs: Sequence[StageRun], progress: Sequence[Progress]
+    names: Sequence[str], runs: Sequence[StageRun], progress: Sequence[Progress] = ()
 ) -> list[messages.CheckStage]:
     """Returns every stage in order, started or not.
 

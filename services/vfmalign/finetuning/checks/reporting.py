@@ -26,6 +26,7 @@ from vfmalign.database.tables import now
 from vfmalign.finetuning.checks.artifacts import RESTORE, Outputs, Stage, StageContext, make_stage
 from vfmalign.finetuning.checks.assembly import SeedArtifacts, assemble
 from vfmalign.finetuning.checks.clients import FeatureSetRef
+from vfmalign.finetuning.checks.converters import to_stages
 from vfmalign.finetuning.checks.probes import TakenProbes, probes_stage
 from vfmalign.finetuning.checks.repository import StageRun, StoredCheck
 from vfmalign.finetuning.checks.similarity import Measures, measures_stage
@@ -40,17 +41,12 @@ SOFTWARE = ("vfmalign", "numpy", "scipy", "matplotlib")
 
 def stage_times(runs: Sequence[StageRun]) -> tuple[StageTime, ...]:
     """Returns every started stage with the wall time from its first start to its first end, interruptions included."""
-    times = []
-    for name in dict.fromkeys(run.stage for run in runs):
-        own = [run for run in runs if run.stage == name and run.outcome != "lost"]
-        if not own:
-            continue
-        done = next((run for run in own if run.outcome == "succeeded"), None)
-        seconds = None
-        if done is not None and done.finished_at is not None:
-            seconds = (done.finished_at - own[0].started_at).total_seconds()
-        times.append(StageTime(stage=name, attempts=len(own), seconds=seconds))
-    return tuple(times)
+    stages = to_stages(list(dict.fromkeys(run.stage for run in runs)), runs)
+    return tuple(
+        StageTime(stage=stage.name, attempts=stage.attempts, seconds=None if stage.end_time is None else stage.seconds)
+        for stage in stages
+        if stage.attempts
+    )
 
 
 def list_losses(runs: Sequence[StageRun]) -> tuple[LostArtifact, ...]:
