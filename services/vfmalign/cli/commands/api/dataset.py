@@ -19,7 +19,6 @@ from rich.text import Text
 from vfmalign.cli.exits import BAD_INPUT
 from vfmalign.cli.extras import needs_extra
 from vfmalign.cli.imports import import_dataset, import_phantoms
-from vfmalign.cli.lazy_group import new_group
 from vfmalign.cli.local.state_directory import DEFAULT_HOME, StateDirectory
 from vfmalign.cli.options import (
     AllowCutOrgansOption,
@@ -46,7 +45,7 @@ if TYPE_CHECKING:
     from vfmalign.imaging.datasets.cut_organs import ImportingModel
     from vfmalign.imaging.datasets.preparation import ImportOptions
 
-app = new_group("Import, generate, list and show datasets.")
+app = typer.Typer()
 
 _ONE_PATIENT = "there is only one patient: it is in train, val and test, so nothing is held out"
 

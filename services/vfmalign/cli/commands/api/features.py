@@ -46,11 +46,11 @@ VerifyOption = Annotated[bool, typer.Option("--verify", help="Read stored parts 
 
 
 def extract(
-    dataset: DatasetArgument,
+    dataset_id: DatasetArgument,
     *,
-    model: Annotated[str, typer.Option("--model", metavar="ID", help="Id of the model.")],
+    model_id: Annotated[str, typer.Option("--model", metavar="ID", help="Id of the model.")],
     split: SplitOption = "test",
-    layer: LayerOption = None,
+    layers: LayerOption = None,
     task: InputTaskOption = "",
     random: RandomOption = False,
     seed: SeedOption = 0,
@@ -66,10 +66,10 @@ def extract(
     """
     output = Output.to_terminal(as_json=as_json)
     request = ExtractDatasetRequest.from_fields(
-        model_id=model,
-        dataset_id=dataset,
+        model_id=model_id,
+        dataset_id=dataset_id,
         split=parse_choice(split, SPLITS, "--split"),
-        layers=tuple(layer or ()),
+        layers=tuple(layers or ()),
         initialisation="random" if random else "checkpoint",
         initialisation_seed=seed if random else 0,
         verify=verify,
@@ -79,7 +79,7 @@ def extract(
     async def call(client: AsyncClient) -> ExtractedFeatureSet:
         transform = ""
         if task:
-            declaration = (await client.features.get_dataset(dataset)).declaration
+            declaration = (await client.features.get_dataset(dataset_id)).declaration
             transform = get_task_spec(task, declaration).input_transform
         with View(output) as view:
             return await client.features.extract_dataset(
