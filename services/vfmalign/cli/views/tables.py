@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from rich.console import JustifyMethod, RenderableType
 from rich.table import Table
@@ -78,7 +77,7 @@ def format_time(time: datetime) -> str:
     return f"{time.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
 
 
-def list_fields(title: str, pairs: Mapping[str, Any] | Sequence[tuple[str, Any]]) -> Table:
+def list_fields(title: str, pairs: Mapping[str, object] | Sequence[tuple[str, object]]) -> Table:
     """Returns a record as a table, one field per line."""
     table = new_table(title, "field", "value")
     table.show_header = False
@@ -187,7 +186,7 @@ def show_job(job: Job) -> list[RenderableType]:
     outcome = ("status", job.progress.detail or ABSENT)
     if job.failure is not None:  # it begins with the status
         outcome = ("failure", f"{job.failure.reason}: {job.failure.message}")
-    pairs: list[tuple[str, Any]] = [
+    pairs: list[tuple[str, object]] = [
         ("state", styled_state(job.state)),
         outcome,
         ("kind", job.spec.kind),

@@ -17,6 +17,7 @@ from vfmalign.core.domain.declarations import (
     VolumeKind,
     get_declaration,
 )
+from vfmalign.core.domain.errors import Conflict
 from vfmalign.core.domain.record import Id, Key, Record, Sha256, canonical_json
 
 Split = Literal["pretrain", "train", "val", "test"]
@@ -138,3 +139,22 @@ class DatasetManifest(Record):
                 if not case[name]:
                     del case[name]
         return hashlib.sha256(canonical_json(content)).hexdigest()
+
+    def check_is_stored(self, digest: str, show_command: str = "") -> None:
+        """Checks that the dataset that is stored under this id is this one.
+
+        Args:
+            digest: of the stored dataset.
+            show_command: shows the stored dataset; `vfmalign dataset show` without it.
+
+        Raises:
+            Conflict: it has different content.
+        """
+        if digest != self.digest():
+            raise Conflict(
+                "the dataset exists with different content",
+                subject=f"dataset {self.id}",
+                remedy=f"choose another dataset id, or see the stored one with "
+                f"{show_command or f'`vfmalign dataset show {self.id}`'}; the same id is accepted for equal cases, "
+                "splits and declaration",
+            )

@@ -126,12 +126,7 @@ def _check_id_is_free(store: ObjectStore, dataset: DatasetManifest) -> bool:
     """Refuses the id of another dataset; returns whether the dataset is committed, so that its volumes are restored."""
     if not store.exists(dataset_key(dataset.id)):
         return False
-    if load_dataset(store, dataset.id).digest() != dataset.digest():
-        raise Conflict(
-            "the dataset exists with different content",
-            subject=f"dataset {dataset.id}",
-            remedy="choose another dataset id",
-        )
+    dataset.check_is_stored(load_dataset(store, dataset.id).digest())
     return True
 
 

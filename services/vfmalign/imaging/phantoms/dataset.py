@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 
 from vfmalign.core.domain.datasets import SPLITS, Case, DatasetManifest, Split, StoredObject
 from vfmalign.core.domain.declarations import VolumeKind, get_declaration
-from vfmalign.core.domain.errors import BadDataset, Conflict
+from vfmalign.core.domain.errors import BadDataset
 from vfmalign.core.storage.datasets import load_dataset, save_dataset
 from vfmalign.core.storage.keys import dataset_key, volume_key
 from vfmalign.core.storage.store.object_store import ObjectStore
@@ -98,14 +98,10 @@ def synthesise_dataset(
             for key, data in volumes.items():
                 store.put(key, data)
     dataset = phantoms.to_manifest()
-    if not exists:
+    if exists:
+        dataset.check_is_stored(load_dataset(store, dataset_id).digest())
+    else:
         save_dataset(store, dataset)
-    elif load_dataset(store, dataset_id).digest() != dataset.digest():
-        raise Conflict(
-            "the dataset exists with different content",
-            subject=f"dataset {dataset_id}",
-            remedy="choose another dataset id",
-        )
     return dataset
 
 

@@ -135,7 +135,7 @@ def test_repeating_an_import_is_idempotent_and_another_conflicts(folder, memory_
     first = do_import(folder, memory_store)
     stored = dict(memory_store.objects)
     assert do_import(folder, memory_store) == first
-    with pytest.raises(Conflict, match="choose another dataset id"):
+    with pytest.raises(Conflict, match=r"choose another dataset id, or see .*`vfmalign dataset show ward`"):
         do_import(folder, memory_store, seed=1)
     assert {key: data for key, data in memory_store.objects.items() if not key.startswith("incoming/")} == stored
 

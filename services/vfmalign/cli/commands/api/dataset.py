@@ -10,10 +10,10 @@ import secrets
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
 from vfmalign.cli.exits import BAD_INPUT
@@ -377,7 +377,7 @@ def _progress_bar(output: Output) -> Iterator[Callable[[str, int, int], None]]:
     """Shows a progress bar for `progress(stage, done, total)`, in cases."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=output.err, transient=True, disable=not output.err.is_terminal) as bars:
-        tasks: dict[str, Any] = {}
+        tasks: dict[str, TaskID] = {}
 
         def show_progress(stage: str, done: int, total: int) -> None:
             if stage not in tasks:

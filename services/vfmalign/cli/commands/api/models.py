@@ -191,7 +191,7 @@ def import_(
         from vfmalign.models.importer import InputDescription, import_model
 
     output = Output.to_terminal(as_json=as_json)
-    parse_choice(objective, OBJECTIVES, "--objective")
+    trained_by = parse_choice(objective, OBJECTIVES, "--objective")
     if model_id and not is_id(model_id):
         raise BadOption("is not a valid id", field="--id", remedy="use lower-case letters, digits, `_`, `.` and `-`")
     target = Target.find(StateDirectory(home))
@@ -207,8 +207,7 @@ def import_(
         files, architecture, _split_list(layers), model_input, model_id or "checkpoint", description=description
     )
     output.note(imported.report)
-    fields = {"objective": objective, "primary_layer": primary_layer, "source": source}
-    model = publish_model(target, model_id, imported, **fields)
+    model = publish_model(target, model_id, imported, objective=trained_by, primary_layer=primary_layer, source=source)
     kind = imported.architecture.partition(":")[0]
     output.emit(
         model.to_json_dict() | {"imported": imported.report},
