@@ -113,7 +113,7 @@ for _name, _command in COMMANDS.items():
 def _load(name: str) -> Any:
     """Imports a command, or a group of commands."""
     module, _, attribute = COMMANDS[name].target.partition(":")
-    target: Any = getattr(import_module(module), attribute)
+    target = getattr(import_module(module), attribute)
     parent = typer.Typer(rich_markup_mode=None)
     if isinstance(target, typer.Typer):
         parent.add_typer(target, name=name, help=COMMANDS[name].help, no_args_is_help=True)

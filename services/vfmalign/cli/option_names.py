@@ -22,8 +22,11 @@ _PARAMETERS = {
     "job_id": "resource_id",
     "layers": "layer",
     "measures": "measure",
+    "model_id": "model_ids",
     "patch_shape_dhw": "patch",
+    "seed": "seeds",
     "target": "to_modality",
+    "task": "tasks",
     "x": "a",
     "y": "b",
 }

@@ -78,13 +78,13 @@ class TaskSpec:
             if modality not in modalities:
                 raise BadOption(
                     f"{self.name} needs {modality}, which {model} does not take as input",
-                    field="model",
+                    field="model_id",
                     remedy=f"choose a model with the modalities {', '.join(self.modalities)}",
                 )
         if self.restores and not set(self.restores) & set(modalities):
             raise BadOption(
                 f"{self.name} restores {', '.join(self.restores)}, of which {model} takes none as input",
-                field="model",
+                field="model_id",
                 remedy="choose a model with one of these modalities",
             )
 

@@ -125,7 +125,7 @@ def import_(
     patients: PatientsOption = None,
     only_with: OnlyWithOption = None,
     mapping: MappingOption = None,
-    model: ForModelOption = None,
+    model_id: ForModelOption = None,
     modality_map: MapOption = None,
     allow_cut_organs: AllowCutOrgansOption = False,
     dry_run: DryRunOption = False,
@@ -160,7 +160,7 @@ def import_(
         only_with=split_list(only_with),
         show_names=show_names,
         seed=seed,
-        model=_find_model(state_directory, model, modality_map, allow_cut=allow_cut_organs),
+        model=_find_model(state_directory, model_id, modality_map, allow_cut=allow_cut_organs),
     )
     try:
         if dry_run:
