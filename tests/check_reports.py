@@ -87,8 +87,8 @@ def _network(name, best, rate, rng):
     scores = [0.02, *(best * (1 - np.exp(-np.arange(1, 11) * rate)) + rng.normal(0, 0.008, 10))]
     points = [
         JobProgress(
-            epoch=i, epochs=10, step=12 * i, steps=120, train_loss=1.0 / (i + 1) if i else None, val_score=float(score),
-            elapsed_s=3.0 * i,
+            epoch=i, epochs=10, step=12 * i, steps=120, train_loss=1.0 / (i + 1) if i else None,
+            validation_score=float(score), elapsed_seconds=3.0 * i,
         )
         for i, score in enumerate(scores)
     ]  # fmt: skip
@@ -100,7 +100,7 @@ def _network(name, best, rate, rng):
         network=name, job=f"check-7f3a-{name}", architecture="profound_conv_micro", parameters=1_234_567,
         learning_rate=3e-3, encoder_rate={"pretrained": 0.0625, "scratch": 1.0}.get(name),
         curve=tuple(
-            CurvePoint(epoch=p.epoch, step=p.step, train_loss=p.train_loss, validation_score=p.val_score)
+            CurvePoint(epoch=p.epoch, step=p.step, train_loss=p.train_loss, validation_score=p.validation_score)
             for p in points
         ),
         convergence=convergence,

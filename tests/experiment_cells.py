@@ -38,8 +38,8 @@ def _curve(rng, level, best, rate, budget):
             step=int(s),
             steps=budget,
             train_loss=1.0 if i else None,
-            val_score=float(v),
-            elapsed_s=i,
+            validation_score=float(v),
+            elapsed_seconds=i,
         )
         for i, (s, v) in enumerate(zip(steps, scores, strict=True))
     ]
@@ -123,10 +123,10 @@ def _cell(model, task, seed, *, place, models, noise, patients, phantom, probes)
             Curve(
                 network=name,
                 points=tuple(
-                    CurvePoint(epoch=p.epoch, step=p.step, train_loss=p.train_loss, validation_score=p.val_score)
+                    CurvePoint(epoch=p.epoch, step=p.step, train_loss=p.train_loss, validation_score=p.validation_score)
                     for p in curve
                 ),
-                selected_step=max(curve, key=lambda p: p.val_score).step,
+                selected_step=max(curve, key=lambda p: p.validation_score).step,
             )
             for name, curve in curves.items()
         ),

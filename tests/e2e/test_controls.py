@@ -15,7 +15,8 @@ from vfmalign.core.storage.datasets import load_dataset, to_datalist
 from vfmalign.core.storage.feature_set_writer import FeatureSetWriter
 from vfmalign.core.storage.feature_sets import FeatureRequest, read_feature_set
 from vfmalign.core.storage.keys import dataset_key
-from vfmalign.models.cards import load_card, load_encoder, publish
+from vfmalign.core.storage.model_cards import load_card
+from vfmalign.models.cards import load_encoder, publish
 from vfmalign.v1 import alignment_pb2, features_pb2, mmd_pb2
 
 pytestmark = pytest.mark.e2e

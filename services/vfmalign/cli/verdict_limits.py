@@ -104,7 +104,7 @@ def _limit_by_dataset(spec: CheckSpec, dataset: Dataset) -> VerdictLimit | None:
         reason = "nothing is held out, because the dataset has one patient: every check ends as `insufficient_data`"
         return VerdictLimit(reason, "import more patients", frozenset(verdicts), undecidable)
     if spec.task.name == "classification":
-        case_class = get_task_spec(str(spec.task), dataset.declaration).case_class
+        case_class = get_task_spec(spec.task, dataset.declaration).case_class
         if case_class is not None and (reason := _describe_class_limit(dataset, case_class.name)):
             return VerdictLimit(reason, _MORE_PATIENTS, frozenset(verdicts), undecidable | _GAINS)
     if not (reason := _describe_patient_limit(patients)):

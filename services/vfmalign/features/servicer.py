@@ -20,6 +20,7 @@ from vfmalign.core.runtime.metrics import Stages
 from vfmalign.core.runtime.threads import STORE
 from vfmalign.core.runtime.work_context import current_work
 from vfmalign.core.storage.datasets import load_dataset
+from vfmalign.core.storage.model_cards import load_card
 from vfmalign.core.storage.store.access import STORE_ACCESS
 from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.features import converters, listing, metrics
@@ -33,7 +34,6 @@ from vfmalign.features.extraction.study_store import store_features
 from vfmalign.features.settings import FeaturesOptions
 from vfmalign.features.workers import Workers
 from vfmalign.imaging.preprocessing import PreparedStudy
-from vfmalign.models.cards import load_card
 from vfmalign.models.encoder import Encoder
 from vfmalign.v1 import features_pb2 as pb
 from vfmalign.v1 import features_pb2_grpc

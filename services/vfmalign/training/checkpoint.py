@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import torch
 from pydantic import Field, ValidationError
@@ -147,7 +146,7 @@ def restore_state(data: bytes, network: nn.Module, optimiser: torch.optim.Optimi
     for key, value in _strip(tensors, _OPTIMISER).items():
         name, field = key.rsplit(":", 1)
         parameter = parameters[name]
-        state: dict[str, Any] = optimiser.state[parameter]
+        state: dict[str, Tensor] = optimiser.state[parameter]
         state[field] = _match_layout(parameter, value)
     torch.set_rng_state(tensors[f"{_RNG}cpu"])
     if _is_on_cuda(network) and f"{_RNG}cuda" in tensors:

@@ -12,8 +12,9 @@ from tests.fuzz.memory_store import MemoryStore
 
 from vfmalign.core.domain.models import PreprocessingSpec
 from vfmalign.core.storage.keys import model_card_key
+from vfmalign.core.storage.model_cards import load_card
 from vfmalign.features.converters import to_model
-from vfmalign.models.cards import load_card, load_encoder
+from vfmalign.models.cards import load_encoder
 from vfmalign.models.formats import exported_program
 from vfmalign.models.formats.monai_bundle import encode_architecture_name
 from vfmalign.models.registry import ARCHITECTURES, get_architecture, list_architectures

@@ -33,7 +33,7 @@ def stack(store):
 
 @pytest.fixture
 def stack_spec(make_spec, stack):
-    fields = {"architecture": STACK, "model": stack.id, "model_sha256": stack.checkpoint.sha256}
+    fields = {"architecture": STACK, "model_id": stack.id, "model_sha256": stack.checkpoint.sha256}
     return lambda job, **changes: make_spec(job, **(fields | {"modality_map": {"t2w": "input"}} | changes))
 
 
@@ -54,8 +54,8 @@ def test_every_kind_of_head_trains(store, stack_spec, finish, task, network):
 
 def test_pretraining_takes_a_map(store, make_spec, finish):
     spec = make_spec(
-        "stack-pretraining", kind="pretrain", architecture=STACK, model="", model_sha256="", task="", network="scratch",
-        objective="masked_reconstruction", modality_map={"adc": "input"},
+        "stack-pretraining", kind="pretrain", architecture=STACK, model_id="", model_sha256="", task="",
+        network="scratch", objective="masked_reconstruction", modality_map={"adc": "input"},
     )  # fmt: skip
     finish(spec)
     _, card = load_encoder(store, "stack-pretraining-encoder")

@@ -12,12 +12,12 @@ from vfmalign.core.domain.models import ModelCard
 from vfmalign.core.rpc.tensors import to_array
 from vfmalign.core.runtime.metrics import Stages
 from vfmalign.core.storage.datasets import save_dataset
+from vfmalign.core.storage.model_cards import load_card
 from vfmalign.features import converters
 from vfmalign.features.extraction.study import Source, prepare_sources
 from vfmalign.features.extraction.study_store import store_features
 from vfmalign.features.listing import list_datasets, list_models
 from vfmalign.imaging.volumes import encode
-from vfmalign.models.cards import load_card
 from vfmalign.v1 import common_pb2
 from vfmalign.v1 import features_pb2 as pb
 

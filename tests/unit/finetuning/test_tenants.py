@@ -29,7 +29,13 @@ def create_job(jobs, name, *, check="", seed=1):
     request = JobSpec(kind="finetune", dataset_id="d", model_id="m", task="segmentation", seed=seed)
     recipe = TrainingRecipe(epochs=2, steps_per_epoch=1, batch_size=1, learning_rate=0.1)
     spec = TrainingSpec(
-        id=name, kind="finetune", dataset="d", dataset_digest="0" * 64, architecture="a", seed=seed, recipe=recipe
+        job_id=name,
+        kind="finetune",
+        dataset_id="d",
+        dataset_digest="0" * 64,
+        architecture="a",
+        seed=seed,
+        recipe=recipe,
     )
     return jobs.create(request, spec, check_id=check, baseline="same")
 

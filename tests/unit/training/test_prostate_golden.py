@@ -54,7 +54,7 @@ def test_losses_scores_and_baselines_are_those_of_the_version_without_parameters
     draw = torch.Generator().manual_seed(5)
     losses = []
     for step in range(4):
-        batch = draw_batch(train, step=step, batch_size=3, patch_shape_DHW=patch, seed=7, device=CPU)
+        batch = draw_batch(train, step=step, batch_size=3, patch_shape_dhw=patch, seed=7, device=CPU)
         shape = (3, 1) if patch is None else (3, channels, *patch)
         losses.append(float(task.loss(torch.randn(shape, generator=draw), batch)))
     assert losses == pytest.approx(expected["losses"], rel=1e-5)

@@ -22,7 +22,6 @@ from vfmalign.analysis.gains.gain import estimate_gain
 from vfmalign.analysis.gains.paired_scores import pair_scores, pair_seeds
 from vfmalign.client.messages.checks import CheckSpec, Gain
 from vfmalign.client.messages.common import Estimate
-from vfmalign.client.messages.jobs import CurvePoint
 from vfmalign.client.recipes import find_shortest_budget
 from vfmalign.core.domain.field_of_view import list_cut
 from vfmalign.core.domain.jobs import JobResult, MetricSpec, Network
@@ -32,6 +31,7 @@ from vfmalign.finetuning.checks.probes import TakenProbes
 from vfmalign.finetuning.checks.similarity import Measures
 from vfmalign.finetuning.checks.stages import Validated
 from vfmalign.finetuning.checks.trainings import Training, name_stage
+from vfmalign.finetuning.jobs.converters import to_curve_point
 from vfmalign.finetuning.jobs.request import NETWORKS
 
 
@@ -185,10 +185,8 @@ def _network(training: Training, check_id: str, valid: Validated, jobs: Mapping[
         parameters=result.parameters,
         learning_rate=valid.recipes[name].learning_rate,
         encoder_rate=None if name == "specialised" else valid.recipes[name].encoder_rate,
-        curve=tuple(
-            CurvePoint(epoch=p.epoch, step=p.step, train_loss=p.train_loss, validation_score=p.val_score)
-            for p in result.curve
-        ),
+        # Without the times, by which equal trainings differ.
+        curve=tuple(to_curve_point(point).model_copy(update={"elapsed_seconds": None}) for point in result.curve),
         convergence=measure_convergence(result.curve, baseline.curve, higher_is_better=metric.higher_is_better),
         selected_epoch=result.selected_epoch,
         selected_step=result.selected_step,

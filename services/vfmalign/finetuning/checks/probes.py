@@ -15,6 +15,7 @@ from vfmalign.core.domain.jobs import JobProgress, probe_id
 from vfmalign.core.domain.record import Record
 from vfmalign.core.storage.keys import check_key
 from vfmalign.core.storage.lost_objects import lost_as
+from vfmalign.core.storage.model_cards import load_card
 from vfmalign.finetuning.checks.artifacts import (
     RESTORE,
     Outputs,
@@ -32,7 +33,6 @@ from vfmalign.finetuning.checks.stages import (
     refuse_unfinished,
 )
 from vfmalign.finetuning.checks.trainings import MAIN
-from vfmalign.finetuning.jobs.request import load_card
 
 
 class TakenProbe(Record):
@@ -98,7 +98,7 @@ async def _take(context: StageContext, outputs: Outputs, step: int) -> TakenProb
     comparison, _ = await compare(context.mmd, comparison_request.model_copy(update=only_primary))
     layer = comparison.get_layer(valid.primary_layer)
     taken = TakenProbe(
-        probe=Probe(step=step, shift=(layer.standardised or layer.raw).mmd2, validation_score=point.val_score),
+        probe=Probe(step=step, shift=(layer.standardised or layer.raw).mmd2, validation_score=point.validation_score),
         model=card.id,
         model_sha256=card.checkpoint.sha256,
         feature_set=features.feature_set,

@@ -133,7 +133,7 @@ def _write_report(
             stages=tuple(time for time in stage_times(runs) if time.stage != "report"),
             losses=list_losses(runs),
             job_attempts={name: jobs.get(name).attempts for name in (one.job_id(check.id) for one in trainings)},
-            trained_by={one.stage.removeprefix("job_"): result.job for one, result in jobs_results.items()},
+            trained_by={one.stage.removeprefix("job_"): result.job_id for one, result in jobs_results.items()},
             devices={
                 "features": outputs.get("features_before", FeatureSetRef).device,
                 "mmd": measured.device,

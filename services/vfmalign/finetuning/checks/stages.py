@@ -19,15 +19,14 @@ from vfmalign.analysis.checks.records import FeatureShift
 from vfmalign.client.messages.common import Progress
 from vfmalign.client.messages.features import ExtractDatasetRequest
 from vfmalign.client.messages.jobs import JobSpec
-from vfmalign.client.recipes import get_recipe
+from vfmalign.client.recipes import make_request
 from vfmalign.core.domain.datasets import Split
 from vfmalign.core.domain.errors import VfmalignError
 from vfmalign.core.domain.jobs import JobResult, Network, TrainingRecipe
-from vfmalign.core.domain.modality_map import resolve_input
 from vfmalign.core.domain.models import ModelCard
 from vfmalign.core.domain.record import Record
-from vfmalign.core.domain.tasks import get_task_spec
 from vfmalign.core.storage.datasets import check_leakage, load_dataset
+from vfmalign.core.storage.model_cards import load_card
 from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.finetuning.checks.artifacts import (
     Outputs,
@@ -40,18 +39,10 @@ from vfmalign.finetuning.checks.artifacts import (
 )
 from vfmalign.finetuning.checks.clients import ComparisonRequest, FeatureSetRef, compare, extract
 from vfmalign.finetuning.checks.repository import StoredCheck
-from vfmalign.finetuning.checks.request import choose_layers
+from vfmalign.finetuning.checks.request import resolve_check
 from vfmalign.finetuning.checks.trainings import Training, list_trainings, name_stage, parse_stage
 from vfmalign.finetuning.jobs.repository import StoredJob
-from vfmalign.finetuning.jobs.request import (
-    FINETUNING_SPLITS,
-    NETWORKS,
-    baseline_digest,
-    check_splits,
-    finetuning_spec,
-    load_card,
-    to_recipe,
-)
+from vfmalign.finetuning.jobs.request import baseline_digest, finetuning_spec
 from vfmalign.finetuning.jobs.results import check_encoder, check_weights
 from vfmalign.finetuning.lifecycle import NO_FREE_SLOT
 
@@ -90,35 +81,29 @@ def validate(store: ObjectStore, check: StoredCheck) -> Validated:
     Raises:
         NotFound: the model or the dataset does not exist.
         DigestMismatch: one of them has another digest than requested.
+        InvalidInput: as `resolve_check`.
         DataLoss: the model's weights are missing.
-        BadOption: a layer that the model does not have, a channel that its input lacks for the task, or a parameter
-            of the task that the dataset does not declare.
-        BadDataset: a split without a case, or a case without what the task needs.
         Leakage: a test case was seen in training, validation or pretraining.
     """
     request = check.request
+    dataset = load_dataset(store, request.dataset_id, request.dataset_digest or None)
     card = load_card(store, request.model_id, request.model_sha256)
     check_weights(store, card)
-    dataset = load_dataset(store, request.dataset_id, request.dataset_digest or None)
-    check_splits(dataset, FINETUNING_SPLITS)
+    resolved = resolve_check(request, dataset, card)
     check_leakage(dataset, card.pretraining)
-    task = get_task_spec(str(request.task), dataset.declaration)
-    task.check_cases(dataset)
-    model_input = resolve_input(card.id, card.preprocessing, request.modality_map, dataset.declaration)
-    task.check_input(card.id, model_input.modalities)
     return Validated(
         card=card,
         dataset_digest=dataset.digest(),
-        layers=choose_layers(card, request.layers),
+        layers=resolved.layers,
         primary_layer=card.primary_layer,
-        input_transform=task.input_transform,
-        naive_baseline=task.naive_baseline,
+        input_transform=resolved.task.input_transform,
+        naive_baseline=resolved.task.naive_baseline,
         held_out=dataset.held_out,
         phantom=dataset.phantom,
         leakage_known=bool(card.pretraining) or card.objective == "random",
         test_groups=len({case.group for case in dataset.test}),
         reference_groups=len({case.group for case in dataset.train}),
-        recipes={network: get_recipe(request, network, model_input.shape_DHW) for network in NETWORKS},
+        recipes=resolved.recipes,
     )
 
 
@@ -219,7 +204,7 @@ def _create_job(context: StageContext, valid: Validated, training: Training) -> 
         model_id=valid.card.id,
         model_sha256=valid.card.checkpoint.sha256,
         task=check.task,
-        recipe=to_recipe(recipe, check.recipe.preset),
+        recipe=make_request(recipe, check.recipe.preset),
         seed=training.seed(check),
         publish_as=training.encoder_id(context.check.id),
         modality_map=check.modality_map,
@@ -236,7 +221,7 @@ def _epochs(job: StoredJob) -> Progress | None:
     if not job.curve:
         return None
     last = job.curve[-1]
-    return Progress(done=last.epoch, total=last.epochs, unit="epoch", elapsed_seconds=last.elapsed_s)
+    return Progress(done=last.epoch, total=last.epochs, unit="epoch", elapsed_seconds=last.elapsed_seconds)
 
 
 def comparison_with(context: StageContext, outputs: Outputs, after: FeatureSetRef) -> ComparisonRequest:

@@ -16,15 +16,15 @@ from vfmalign.client.messages.checks import CheckSpec
 from vfmalign.client.messages.experiments import ExperimentSpec
 from vfmalign.core.domain.datasets import DatasetManifest
 from vfmalign.core.domain.errors import BadOption
-from vfmalign.core.domain.modality_map import ModalityMap, resolve_input
+from vfmalign.core.domain.modality_map import ModalityMap
 from vfmalign.core.domain.models import ModelCard
 from vfmalign.core.domain.record import Record, Sha256
 from vfmalign.core.domain.task_text import to_id_part
 from vfmalign.core.domain.tasks import TaskSpec, get_task_spec
 from vfmalign.core.storage.datasets import load_dataset
+from vfmalign.core.storage.model_cards import load_card
 from vfmalign.core.storage.store.object_store import ObjectStore
-from vfmalign.finetuning.checks.request import check_spec
-from vfmalign.finetuning.jobs.request import FINETUNING_SPLITS, check_splits, load_card
+from vfmalign.finetuning.checks.request import check_spec, resolve_check
 
 MAX_RUNNING = 64
 MAX_MODELS = 32
@@ -120,19 +120,24 @@ def pin_inputs(store: ObjectStore, spec: ExperimentSpec) -> PinnedInputs:
         NotFound: a model or the dataset does not exist.
         PreconditionFailed: the dataset has another digest than requested.
         BadDataset: a split has no case, or a case lacks what a task needs.
-        BadOption: the input of a model lacks a channel that a task requires, or the dataset does not declare what a
-            task is about.
+        BadOption: the input of a model lacks a channel that a task requires or is smaller than a patch, or the dataset
+            does not declare what a task is about.
     """
     dataset = load_dataset(store, spec.dataset_id, spec.dataset_digest or None)
-    check_splits(dataset, FINETUNING_SPLITS)
     tasks = _resolve_tasks(spec, dataset)
     _check_smallest_differences(spec, tasks)
     cards = [load_card(store, model) for model in spec.model_ids]
     maps = _split_map(spec, cards)
     for card, modality_map in zip(cards, maps, strict=True):
-        model_input = resolve_input(card.id, card.preprocessing, modality_map, dataset.declaration, "spec.modality_map")
-        for task in tasks:
-            task.check_input(card.id, model_input.modalities)
+        for task in spec.tasks:
+            cell = CheckSpec(
+                model_id=card.id,
+                dataset_id=spec.dataset_id,
+                task=task,
+                recipe=spec.recipe,
+                modality_map=modality_map,
+            )
+            resolve_check(cell, dataset, card)
     return PinnedInputs(
         dataset_digest=dataset.digest(),
         model_sha256=tuple(card.checkpoint.sha256 for card in cards),
@@ -158,9 +163,8 @@ def _split_map(spec: ExperimentSpec, cards: Sequence[ModelCard]) -> tuple[Modali
 
 
 def _resolve_tasks(spec: ExperimentSpec, dataset: DatasetManifest) -> list[TaskSpec]:
-    tasks = [get_task_spec(str(task), dataset.declaration) for task in spec.tasks]
+    tasks = [get_task_spec(task, dataset.declaration) for task in spec.tasks]
     for place, task in enumerate(tasks):
-        task.check_cases(dataset)
         for earlier, other in enumerate(tasks[:place]):
             if task == other:
                 raise BadOption(

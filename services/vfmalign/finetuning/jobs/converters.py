@@ -44,13 +44,7 @@ def to_job(job: StoredJob, store: ObjectStore, *, whole: bool = True, log_comman
 
 def to_curve_point(point: JobProgress) -> messages.CurvePoint:
     """Returns one point of a learning curve."""
-    return messages.CurvePoint(
-        epoch=point.epoch,
-        step=point.step,
-        train_loss=point.train_loss,
-        validation_score=point.val_score,
-        elapsed_seconds=point.elapsed_s,
-    )
+    return messages.CurvePoint.model_validate(point, from_attributes=True)
 
 
 def with_remedy(failure: Failure | None, noun: str, resource_id: str) -> Failure | None:
@@ -85,5 +79,5 @@ def _to_progress(job: StoredJob) -> Progress:
     if not job.curve:
         return job.progress
     last = job.curve[-1]
-    counts = {"done": last.epoch, "total": last.epochs, "unit": "epoch", "elapsed_seconds": last.elapsed_s}
+    counts = {"done": last.epoch, "total": last.epochs, "unit": "epoch", "elapsed_seconds": last.elapsed_seconds}
     return job.progress.model_copy(update=counts)

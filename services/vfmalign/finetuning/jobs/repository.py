@@ -97,7 +97,7 @@ class JobRepository(LifecycleRepository[JobRow, StoredJob]):
             Conflict: the id was used with another request.
         """
         row = JobRow(
-            id=spec.id,
+            id=spec.job_id,
             check_id=check_id,
             request_id=logs.request_id.get(),
             spec=spec.model_dump(mode="json"),
@@ -294,11 +294,11 @@ class JobRepository(LifecycleRepository[JobRow, StoredJob]):
         row.not_before = now() + timedelta(seconds=delay_s)
         self._set_progress(row, progress)
 
-    def _end(self, session: Session, row: Any, state: State, detail: str, failure: Failure | None = None) -> None:
+    def _end(self, session: Session, row: JobRow, state: State, detail: str, failure: Failure | None = None) -> None:
         super()._end(session, row, state, detail, failure)
         row.handle, row.not_before = None, None
 
-    def _reset(self, row: Any) -> None:
+    def _reset(self, row: JobRow) -> None:
         _set_setbacks(row, Setbacks(step=row.checkpoint_step))
         row.not_before = None
 

@@ -41,10 +41,10 @@ def _fine_tuning(plan: JobPlan, encoder: Encoder | None, device: torch.device) -
     if plan.task is None:
         raise TypeError("a fine-tuning has a task")
     task = get_task(plan.task)
-    if task.classifies_cases and plan.spec.recipe.patch_shape_DHW not in (None, plan.preprocessing.shape_DHW):
+    if task.classifies_cases and plan.spec.recipe.patch_shape_dhw not in (None, plan.preprocessing.shape_DHW):
         raise BadOption(
             "classification needs whole volumes instead of patches",
-            field="recipe.patch_shape_DHW",
+            field="recipe.patch_shape_dhw",
             remedy="leave it out",
         )
     network = build_network(task, encoder, plan.preprocessing)
@@ -73,8 +73,8 @@ def build_network(
 
 def _check_shapes(plan: JobPlan, stride_DHW: tuple[int, int, int]) -> None:
     check_shape(plan.preprocessing.shape_DHW, stride_DHW, field="architecture")
-    if plan.spec.recipe.patch_shape_DHW is not None:
-        check_shape(plan.spec.recipe.patch_shape_DHW, stride_DHW, field="recipe.patch_shape_DHW")
+    if plan.spec.recipe.patch_shape_dhw is not None:
+        check_shape(plan.spec.recipe.patch_shape_dhw, stride_DHW, field="recipe.patch_shape_dhw")
 
 
 def _starting_encoder(store: ObjectStore, plan: JobPlan, device: torch.device) -> Encoder:

@@ -108,7 +108,7 @@ def test_maps_have_bounds(message, modality_map, says):
 
 def test_a_job_without_a_map_or_cut_organs_keeps_its_stored_spec():
     spec = TrainingSpec(
-        id="j", kind="finetune", dataset="d", dataset_digest="a" * 64, architecture="x", seed=0,
+        job_id="j", kind="finetune", dataset_id="d", dataset_digest="a" * 64, architecture="x", seed=0,
         recipe=get_finetuning_recipe("pretrained", "segmentation"),
     )  # fmt: skip
     assert b"modality_map" not in spec.to_json()

@@ -31,21 +31,21 @@ def test_baselines_share_the_budget_and_keep_their_own_rates():
     )
     for network in ("scratch", "specialised"):
         own, preset = get_recipe(spec, network), get_finetuning_recipe(network, "segmentation", "demo")
-        assert (own.epochs, own.batch_size, own.patch_shape_DHW) == (3, 5, (8, 32, 32))
+        assert (own.epochs, own.batch_size, own.patch_shape_dhw) == (3, 5, (8, 32, 32))
         assert own.steps_per_epoch == get_recipe(spec, "pretrained").steps_per_epoch
         assert (own.learning_rate, own.layer_decay) == (preset.learning_rate, 1.0)
 
 
 def test_patches_of_a_preset_fit_the_models_input_and_those_of_a_request_stay():
     for network in NETWORKS:
-        assert get_recipe(make_spec(recipe=Recipe(preset="demo")), network, (24, 16, 40)).patch_shape_DHW == (
+        assert get_recipe(make_spec(recipe=Recipe(preset="demo")), network, (24, 16, 40)).patch_shape_dhw == (
             16,
             16,
             32,
         )
         requested = make_spec(recipe=Recipe(preset="demo", patch_shape_dhw=(16, 32, 32)))
-        assert get_recipe(requested, network, (24, 16, 40)).patch_shape_DHW == (16, 32, 32)
-        assert get_recipe(make_spec(), network, (24, 16, 40)).patch_shape_DHW is None
+        assert get_recipe(requested, network, (24, 16, 40)).patch_shape_dhw == (16, 32, 32)
+        assert get_recipe(make_spec(), network, (24, 16, 40)).patch_shape_dhw is None
 
 
 def test_a_baselines_own_recipe_is_followed():

@@ -159,7 +159,7 @@ def test_digests_are_pinned_when_the_experiment_is_created(stored):
 @pytest.mark.parametrize(
     ("change", "error", "words"),
     [
-        ({"model_ids": ("m1", "gone")}, NotFound, "gone: no such model"),
+        ({"model_ids": ("m1", "gone")}, NotFound, "gone: no model has this id"),
         ({"dataset_id": "gone"}, NotFound, "not found"),
         ({"dataset_digest": "0" * 64}, PreconditionFailed, "its digest is"),
         ({"dataset_id": "no-val"}, BadDataset, "'val' holds no case"),
@@ -285,7 +285,7 @@ def test_checks_and_jobs_with_a_wrong_map_are_refused_before_they_are_stored(sto
 @pytest.mark.parametrize(
     ("changes", "error", "says"),
     [
-        ({"model_id": "m9"}, NotFound, "no such model"),
+        ({"model_id": "m9"}, NotFound, "no model has this id"),
         ({"model_sha256": "d" * 64}, DigestMismatch, "the stored weights have"),
         ({"dataset_id": "e"}, NotFound, "dataset e: not found"),
         ({"dataset_id": "no-val"}, BadDataset, "'val' holds no case"),

@@ -20,7 +20,7 @@ from vfmalign.finetuning.lifecycle import NO_FREE_SLOT, StoredRef
 
 def spec(name: str, seed: int = 0) -> TrainingSpec:
     return TrainingSpec(
-        id=name, kind="finetune", dataset="demo", dataset_digest="0" * 64, architecture="profound_conv_micro",
+        job_id=name, kind="finetune", dataset_id="demo", dataset_digest="0" * 64, architecture="profound_conv_micro",
         task="segmentation", seed=seed,
         recipe=TrainingRecipe(epochs=1, steps_per_epoch=1, batch_size=1, learning_rate=0.1),
     )  # fmt: skip

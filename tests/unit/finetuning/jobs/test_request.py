@@ -4,11 +4,11 @@ import pytest
 
 from vfmalign.client.messages.jobs import JobSpec, Recipe
 from vfmalign.client.messages.tasks import Task
-from vfmalign.client.recipes import apply_recipe
+from vfmalign.client.recipes import apply_recipe, make_request
 from vfmalign.core.domain.errors import BadOption
 from vfmalign.core.domain.models import ModelCard
 from vfmalign.core.domain.recipes import get_finetuning_recipe
-from vfmalign.finetuning.jobs.request import baseline_digest, check_objective, finetuning_spec, to_recipe
+from vfmalign.finetuning.jobs.request import baseline_digest, check_objective, finetuning_spec
 from vfmalign.v1 import features_pb2, finetuning_pb2
 
 CARD = ModelCard.model_validate(
@@ -23,9 +23,9 @@ CARD = ModelCard.model_validate(
 
 def test_a_recipe_of_a_spec_sets_every_field_of_its_training():
     training = get_finetuning_recipe("scratch", "segmentation", "demo").model_copy(
-        update={"patch_shape_DHW": (8, 16, 16)}
+        update={"patch_shape_dhw": (8, 16, 16)}
     )
-    recipe = to_recipe(training, "demo")
+    recipe = make_request(training, "demo")
     assert (recipe.preset, recipe.epochs, recipe.patch_shape_dhw) == ("demo", training.epochs, (8, 16, 16))
     assert apply_recipe(recipe, get_finetuning_recipe("pretrained", "translation", "default")) == training
 

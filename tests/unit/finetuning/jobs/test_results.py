@@ -36,7 +36,7 @@ def jobs(database, store):
     jobs = JobRepository(database)
     recipe = TrainingRecipe(epochs=1, steps_per_epoch=1, batch_size=1, learning_rate=0.1)
     spec = TrainingSpec(
-        id="a", kind="finetune", dataset="d", dataset_digest="0" * 64, architecture="profound_conv_micro",
+        job_id="a", kind="finetune", dataset_id="d", dataset_digest="0" * 64, architecture="profound_conv_micro",
         task="segmentation", seed=0, recipe=recipe, publish_as="a-encoder",
     )  # fmt: skip
     jobs.create(JobSpec(kind="finetune", dataset_id="d", model_id="m", task="segmentation"), spec)
@@ -54,7 +54,7 @@ def jobs(database, store):
     store.write(CARD, card)
     metric = MetricSpec(name="lesion_dice", unit="", higher_is_better=True, floor=0.05)
     result = JobResult(
-        job="a", metrics=(metric,), primary_metric="lesion_dice", curve=(), selected_epoch=1, selected_step=1,
+        job_id="a", metrics=(metric,), primary_metric="lesion_dice", curve=(), selected_epoch=1, selected_step=1,
         test_scores=(), weight_change=0.1, encoder="a-encoder", encoder_sha256=checkpoint.sha256,
         encoder_card_sha256=card.digest(), parameters=1, device="cpu", stage_seconds={"fit": 1.0},
         processor_seconds=1.0, software={},

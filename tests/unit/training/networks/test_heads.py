@@ -175,8 +175,8 @@ def test_specialised_network_grows_with_the_volume():
 
 def test_a_shape_that_is_no_multiple_of_the_stride_is_refused():
     check_shape((16, 32, 32), (16, 16, 16), field="f")
-    with pytest.raises(BadOption, match=r"recipe\.patch_shape_DHW.*multiples of \(16, 16, 16\)"):
-        check_shape((16, 24, 32), (16, 16, 16), field="recipe.patch_shape_DHW")
+    with pytest.raises(BadOption, match=r"recipe\.patch_shape_dhw.*multiples of \(16, 16, 16\)"):
+        check_shape((16, 24, 32), (16, 16, 16), field="recipe.patch_shape_dhw")
 
 
 def test_a_residual_is_over_the_channels_that_are_put_out(encoder):

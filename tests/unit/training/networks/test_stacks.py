@@ -84,8 +84,8 @@ def test_projection(encoder, volumes):
 def test_an_hourglass_states_the_size_that_it_can_restore():
     encoder = DilatedStack(StackDescription.model_validate({"layers": HOURGLASS, "input": INPUT}))
     with pytest.raises(BadOption, match=r"a shape of \(7, 8, 8\) voxels does not fit"):
-        check_shape((7, 8, 8), encoder.input_multiple(), field="recipe.patch_shape_DHW")
-    check_shape((6, 8, 10), encoder.input_multiple(), field="recipe.patch_shape_DHW")
+        check_shape((7, 8, 8), encoder.input_multiple(), field="recipe.patch_shape_dhw")
+    check_shape((6, 8, 10), encoder.input_multiple(), field="recipe.patch_shape_dhw")
 
 
 @pytest.mark.parametrize("encoder", [MESH, HOURGLASS], indirect=True, ids=["meshnet", "hourglass"])

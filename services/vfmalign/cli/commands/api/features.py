@@ -26,6 +26,7 @@ from vfmalign.client.features import ExtractedFeatureSet
 from vfmalign.client.messages.features import ExtractDatasetRequest, ExtractDatasetResponse
 from vfmalign.core.domain.datasets import SPLITS
 from vfmalign.core.domain.documents import pluralise
+from vfmalign.core.domain.task_text import Task
 from vfmalign.core.domain.tasks import get_task_spec
 
 SplitOption = Annotated[str, typer.Option("--split", metavar="SPLIT", help=f"Split: {', '.join(SPLITS)}.")]
@@ -80,7 +81,7 @@ def extract(
         transform = ""
         if task:
             declaration = (await client.features.get_dataset(dataset)).declaration
-            transform = get_task_spec(task, declaration).input_transform
+            transform = get_task_spec(Task.parse(task), declaration).input_transform
         with View(output) as view:
             return await client.features.extract_dataset(
                 request.model_copy(update={"input_transform": transform}),
