@@ -1,7 +1,7 @@
 """What a training may be: the rules on its dataset, its task, its model's input, its patches and what it publishes.
 
 Services apply them before they store a request. The training process applies them again, because a spec may be old or
-written by hand.
+written by hand (docs/adr/0095-*.md).
 """
 
 from __future__ import annotations
