@@ -187,7 +187,7 @@ async def test_hostile_programs_in_the_bucket_do_not_run(service, server, store,
     ("change", "code", "words"),
     [
         ({"model_id": "absent"}, grpc.StatusCode.NOT_FOUND, "absent: no model has this id"),
-        ({"checkpoint_sha256": "0" * 64}, grpc.StatusCode.FAILED_PRECONDITION, "the model's weights have digest"),
+        ({"checkpoint_sha256": "0" * 64}, grpc.StatusCode.FAILED_PRECONDITION, "the stored weights have SHA-256"),
         (
             {"layers": ["stages.9"]},
             INVALID,
