@@ -14,7 +14,8 @@ from tests.unit.imaging.datasets.brain_files import Files, lay_out_decathlon, lo
 from vfmalign.client import Client
 from vfmalign.client.messages.checks import CheckSpec
 from vfmalign.client.messages.jobs import Recipe
-from vfmalign.client.messages.tasks import Task, TaskParameters
+from vfmalign.client.messages.tasks import Task
+from vfmalign.core.domain.declarations import TaskParameters
 from vfmalign.v1 import alignment_pb2
 
 pytestmark = pytest.mark.e2e

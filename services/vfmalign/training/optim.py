@@ -25,15 +25,7 @@ _TOKEN_SUFFIXES = ("pos_embed", "token", "tokens")
 
 
 class ParameterGroup(TypedDict):
-    """Parameters of a torch optimiser that share a learning rate and a weight decay.
-
-    Attributes:
-        params: the parameters.
-        names: their names, in the same order.
-        lr_scale: their share of the learning rate.
-        weight_decay: of these parameters.
-        lr: the present learning rate.
-    """
+    """Parameters of a torch optimiser with one share of the learning rate (`lr_scale`) and one weight decay."""
 
     params: list[nn.Parameter]
     names: list[str]

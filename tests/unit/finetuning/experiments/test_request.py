@@ -168,6 +168,11 @@ def test_digests_are_pinned_when_the_experiment_is_created(stored):
             BadOption,
             "distortion needs dwi, which t2-only does not take as input",
         ),
+        (
+            {"recipe": Recipe(patch_shape_dhw=(32, 64, 64))},
+            BadOption,
+            "a patch of (32, 64, 64) voxels does not fit the model's input",
+        ),
     ],
 )
 def test_inputs_that_would_make_cells_fail_are_rejected(stored, change, error, words):
