@@ -12,7 +12,7 @@ import re
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 
@@ -36,7 +36,7 @@ Layers: TypeAlias = dict[str, FeatureArray]
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _MAX_LAYERS = get_bounds(InlineFeatures.DESCRIPTOR.fields_by_name["layers"]).max_count
 _MAX_LAYER_NAME = get_bounds(InlineLayer.DESCRIPTOR.fields_by_name["layer"]).max_length
-_DTYPES: dict[str, np.dtype[Any]] = {"F16": np.dtype("<f2"), "F32": np.dtype("<f4"), "F64": np.dtype("<f8")}
+_DTYPES: dict[str, np.dtype[np.floating]] = {"F16": np.dtype("<f2"), "F32": np.dtype("<f4"), "F64": np.dtype("<f8")}
 
 
 @dataclass(frozen=True)
