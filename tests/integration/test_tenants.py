@@ -41,7 +41,7 @@ from vfmalign.features.servicer import FeatureServicer
 from vfmalign.features.settings import FeaturesOptions
 from vfmalign.features.workers import Workers
 from vfmalign.imaging.volumes import Volume, encode
-from vfmalign.mmd.comparison.options import ComputeConfig
+from vfmalign.mmd.engine.compute_config import ComputeConfig
 from vfmalign.mmd.service.servicer import MmdServicer
 from vfmalign.mmd.service.uploads import Uploads
 from vfmalign.mmd.settings import MmdOptions

@@ -188,7 +188,7 @@ class Mmd(mmd_pb2_grpc.MmdServiceServicer):
         def shift(scale):
             return mmd_pb2.ShiftResult(
                 mmd2=common_pb2.Estimate(value=scale * value),
-                p_value=common_pb2.Estimate(value=0.001) if request.HasField("test") else common_pb2.Estimate(),
+                p_value=common_pb2.Estimate(value=0.001) if request.test.permutations else common_pb2.Estimate(),
                 sigma=1.0,
             )
 

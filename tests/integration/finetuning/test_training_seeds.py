@@ -45,7 +45,7 @@ async def test_each_network_is_trained_and_compared_with_every_seed(service, sto
     assert [list(job.spec.recipe.probe_steps) for job in jobs] == [[10], [], [], [], [], []]
     assert all(stage.attempts == 1 and stage.HasField("end_time") for stage in check.stages)
 
-    main = [call for call in peers.mmd.calls if call.HasField("test") and len(call.layers) == 2]
+    main = [call for call in peers.mmd.calls if call.test.permutations and len(call.layers) == 2]
     assert len(main) == 2
     assert main[0].x == main[1].x, "the cases before are the same"
     assert main[0].y != main[1].y

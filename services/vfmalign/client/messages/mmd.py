@@ -6,17 +6,22 @@ Samples have no records here: their tensors are too large for a detour through J
 from __future__ import annotations
 
 from datetime import datetime
-from typing import ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from google.protobuf.message import Message
+from pydantic import Field
+from pydantic.fields import FieldInfo
 
 from vfmalign.client.messages.base import ApiMessage
 from vfmalign.client.messages.common import Cost, Estimate, ObjectRef
 from vfmalign.client.messages.imports import FileContent, FileUpload
+from vfmalign.core.rpc.limits.bounds import get_bounds
 from vfmalign.v1 import mmd_pb2
 
 UNNAMED_LAYER = "features"
 """Name of a layer that the caller does not name, such as that of a sample that is one array."""
+DEFAULT_LEVEL = 0.95
+"""Coverage of intervals."""
 
 Pairing = Literal["paired", "independent"]
 Estimator = Literal["biased", "unbiased_paired", "unbiased_independent", "random_fourier"]
@@ -33,6 +38,13 @@ BandwidthRule = Literal["fixed", "reference_median", "pooled_median"]
 TestMethod = Literal["permutation", "wild_bootstrap"]
 Precision = Literal["fast", "high", "exact"]
 Measure = Literal["cka", "frechet", "energy"]
+
+
+def _within_bounds(message: type[Message], name: str) -> FieldInfo:
+    """Returns the constraint of a number to the bounds that the proto states for it."""
+    bounds = get_bounds(message.DESCRIPTOR.fields_by_name[name])
+    constraint: FieldInfo = Field(ge=bounds.min, le=bounds.max)
+    return constraint
 
 
 class UploadedFeatures(ApiMessage):
@@ -73,14 +85,13 @@ class Kernel(ApiMessage):
     """Kernel and bandwidth.
 
     Attributes:
-        family: absent means Gaussian.
         bandwidth_rule: absent means `fixed_sigma` where it is set, else the reference's median.
-        fixed_sigma: σ in units of the (standardised) features; 0 where the rule takes a median.
+        fixed_sigma: σ in units of the (standardised) features, 1e-100 to 1e100; 0 where the rule takes a median.
     """
 
     PROTO: ClassVar[type[Message]] = mmd_pb2.Kernel
 
-    family: KernelFamily | None = None
+    family: KernelFamily = "gaussian"
     bandwidth_rule: BandwidthRule | None = None
     fixed_sigma: float = 0.0
 
@@ -91,28 +102,31 @@ class TestOptions(ApiMessage):
     Attributes:
         permutations: 0 makes no test.
         seed: of the permutations and of everything else that is random.
-        method: absent means permutations.
+        method: how the null distribution is generated.
         aggregated: whether to test over a grid of bandwidths as well.
     """
 
     __test__: ClassVar[bool] = False  # pytest would collect it by its name
     PROTO: ClassVar[type[Message]] = mmd_pb2.TestOptions
 
-    permutations: int = 0
-    seed: int = 0
-    method: TestMethod | None = None
+    permutations: Annotated[int, _within_bounds(mmd_pb2.TestOptions, "permutations")] = 0
+    seed: int = Field(default=0, ge=0, le=2**64 - 1)
+    method: TestMethod = "permutation"
     aggregated: bool = False
 
 
 class ComputeOptions(ApiMessage):
-    """A `ComputeRequest` without its samples.
+    """What to compare and how: a `ComputeRequest` without its samples. The engine takes this record as it is.
+
+    A field checks its own value; `mmd.comparison.options` checks what the fields say together.
 
     Attributes:
+        pairing: `paired` where row i of x and y comes from the same case, else `independent`.
         estimator: absent means the unbiased one that fits the pairing.
-        layers: empty means all that both samples have.
+        layers: empty means all that the samples have in common.
         primary_layer: its result comes first; empty means the first layer.
-        test: absent makes none.
-        interval_level: coverage in (0, 1); 0 means 0.95.
+        interval_level: coverage of intervals, in (0, 1).
+        projection: whether to return 2-D coordinates of the primary layer.
         precision: least precision; absent means the service's setting.
         frequencies: of the random Fourier estimator, at least 256; 0 means 1,024.
         measures: measures of shift beside MMD².
@@ -123,14 +137,14 @@ class ComputeOptions(ApiMessage):
 
     pairing: Pairing
     estimator: Estimator | None = None
-    kernel: Kernel | None = None
+    kernel: Kernel = Kernel()
     layers: tuple[str, ...] = ()
     primary_layer: str = ""
-    test: TestOptions | None = None
-    interval_level: float = 0.0
+    test: TestOptions = TestOptions()
+    interval_level: Annotated[float, _within_bounds(mmd_pb2.ComputeRequest, "interval_level")] = DEFAULT_LEVEL
     projection: bool = False
     precision: Precision | None = None
-    frequencies: int = 0
+    frequencies: Annotated[int, _within_bounds(mmd_pb2.ComputeRequest, "frequencies")] = 0
     measures: tuple[Measure, ...] = ()
 
 

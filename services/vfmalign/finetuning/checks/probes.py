@@ -95,7 +95,7 @@ async def _take(context: StageContext, outputs: Outputs, step: int) -> TakenProb
     verified = request.model_copy(update=only_primary | {"verify": context.repairing})
     features = await extract(context.features, verified, report)
     comparison_request = comparison_with(context, outputs, features)
-    comparison, _ = await compare(context.mmd, comparison_request.model_copy(update=only_primary))
+    comparison, _ = await compare(context.mmd, comparison_request.with_options(**only_primary))
     layer = comparison.get_layer(valid.primary_layer)
     taken = TakenProbe(
         probe=Probe(step=step, shift=(layer.standardised or layer.raw).mmd2, validation_score=point.val_score),

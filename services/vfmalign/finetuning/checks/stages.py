@@ -19,6 +19,7 @@ from vfmalign.analysis.checks.records import FeatureShift
 from vfmalign.client.messages.common import Progress
 from vfmalign.client.messages.features import ExtractDatasetRequest
 from vfmalign.client.messages.jobs import JobSpec
+from vfmalign.client.messages.mmd import ComputeOptions, TestOptions
 from vfmalign.client.recipes import get_recipe
 from vfmalign.core.domain.datasets import Split
 from vfmalign.core.domain.errors import VfmalignError
@@ -38,7 +39,7 @@ from vfmalign.finetuning.checks.artifacts import (
     read_job_result,
     verify_feature_set,
 )
-from vfmalign.finetuning.checks.clients import ComparisonRequest, FeatureSetRef, compare, extract
+from vfmalign.finetuning.checks.clients import KERNEL, ComparisonRequest, FeatureSetRef, compare, extract
 from vfmalign.finetuning.checks.repository import StoredCheck
 from vfmalign.finetuning.checks.request import choose_layers
 from vfmalign.finetuning.checks.trainings import Training, list_trainings, name_stage, parse_stage
@@ -246,12 +247,15 @@ def comparison_with(context: StageContext, outputs: Outputs, after: FeatureSetRe
         before=outputs.get("features_before", FeatureSetRef).to_sample(),
         after=after.to_sample(),
         reference=outputs.get("features_reference", FeatureSetRef).to_sample(),
-        layers=valid.layers,
-        primary_layer=valid.primary_layer,
-        permutations=spec.permutations,
-        seed=spec.seed,
-        interval_level=spec.interval_level,
-        projection=False,
+        options=ComputeOptions(
+            pairing="paired",
+            estimator="unbiased_paired",
+            kernel=KERNEL,
+            layers=valid.layers,
+            primary_layer=valid.primary_layer,
+            test=TestOptions(permutations=spec.permutations, seed=spec.seed),
+            interval_level=spec.interval_level,
+        ),
     )
 
 
@@ -259,9 +263,9 @@ async def _make_mmd(context: StageContext, outputs: Outputs, *, number: int) -> 
     random = outputs.get("features_random", FeatureSetRef).to_sample()
     await context.set_status("comparing features before and after")
     request = comparison_with(context, outputs, outputs.get(name_stage("features_after", number), FeatureSetRef))
-    after, device = await compare(context.mmd, request.model_copy(update={"projection": number == 1}))
-    plain = request.model_copy(update={"permutations": 0})
-    biased, _ = await compare(context.mmd, plain.model_copy(update={"estimator": "biased"}))
+    after, device = await compare(context.mmd, request.with_options(projection=number == 1))
+    plain = request.with_options(test=TestOptions())
+    biased, _ = await compare(context.mmd, plain.with_options(estimator="biased"))
     reinitialised, _ = await compare(context.mmd, plain.model_copy(update={"after": random}))
     return FeatureShift(
         before_id=request.before.feature_set_id,
