@@ -13,7 +13,8 @@ from typing import Annotated, Any, TypeVar, get_args
 import typer
 from pydantic import ValidationError
 
-from vfmalign.client.messages.checks import MAX_SEEDS
+from vfmalign.client.messages.base import ApiMessage
+from vfmalign.client.messages.checks import CheckSpec
 from vfmalign.client.messages.jobs import Recipe
 from vfmalign.client.messages.tasks import Task
 from vfmalign.core.domain.declarations import TaskParameters
@@ -28,6 +29,13 @@ T = TypeVar("T", bound=str)
 NETWORKS: tuple[Network, ...] = get_args(Network)
 OBJECTIVES: tuple[Objective, ...] = get_args(Objective)
 PRETRAINING_OBJECTIVES: tuple[Objective, ...] = ("masked_reconstruction", "contrastive")
+
+
+def _count(option: str, record: type[ApiMessage], field: str, text: str) -> Any:
+    """Returns an option of a number, which has the range of a field of the API."""
+    bounds = record.get_bounds(field)
+    return typer.Option(option, metavar="N", min=int(bounds.min), max=int(bounds.max), help=text)
+
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Write one JSON document to stdout; progress goes to stderr.")]
 HomeOption = Annotated[
@@ -118,16 +126,15 @@ SmallestDifferencesOption = Annotated[
     ),
 ]
 PermutationsOption = Annotated[
-    int, typer.Option("--permutations", metavar="N", min=1, max=100_000, help="Permutations of each test.")
+    int, _count("--permutations", CheckSpec, "permutations", text="Permutations of each test.")
 ]
 BootstrapOption = Annotated[
     int,
-    typer.Option(
+    _count(
         "--bootstrap",
-        metavar="N",
-        min=100,
-        max=100_000,
-        help="Bootstrap resamples of the gains' intervals, where they are bootstrapped.",
+        CheckSpec,
+        "bootstrap_resamples",
+        text="Bootstrap resamples of the gains' intervals, where they are bootstrapped.",
     ),
 ]
 SeedOption = Annotated[
@@ -135,12 +142,11 @@ SeedOption = Annotated[
 ]
 SeedsOption = Annotated[
     int,
-    typer.Option(
+    _count(
         "--seeds",
-        metavar="N",
-        min=1,
-        max=MAX_SEEDS,
-        help="Train each network this often, with the seeds that follow --seed. With one, the intervals of gains cover "
+        CheckSpec,
+        "seeds",
+        text="Train each network this often, with the seeds that follow --seed. With one, the intervals of gains cover "
         "patients, not training.",
     ),
 ]
@@ -160,13 +166,11 @@ DetachOption = Annotated[
 ]
 ReportsOption = Annotated[Path, typer.Option("--reports", metavar="DIR", help="Folder for the downloaded report.")]
 PresetOption = Annotated[str, typer.Option("--preset", metavar="NAME", help="Recipe to start from: default or demo.")]
-EpochsOption = Annotated[int | None, typer.Option("--epochs", metavar="N", min=1, max=10_000, help="Number of epochs.")]
+EpochsOption = Annotated[int | None, _count("--epochs", Recipe, "epochs", text="Number of epochs.")]
 StepsOption = Annotated[
-    int | None, typer.Option("--steps-per-epoch", metavar="N", min=1, max=100_000, help="Optimiser steps per epoch.")
+    int | None, _count("--steps-per-epoch", Recipe, "steps_per_epoch", text="Optimiser steps per epoch.")
 ]
-BatchOption = Annotated[
-    int | None, typer.Option("--batch-size", metavar="N", min=1, max=1024, help="Volumes or patches per step.")
-]
+BatchOption = Annotated[int | None, _count("--batch-size", Recipe, "batch_size", text="Volumes or patches per step.")]
 RateOption = Annotated[float | None, typer.Option("--learning-rate", metavar="X", help="Peak learning rate.")]
 WeightDecayOption = Annotated[float | None, typer.Option("--weight-decay", metavar="X", help="Weight decay of AdamW.")]
 LayerDecayOption = Annotated[

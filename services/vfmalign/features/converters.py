@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
@@ -10,10 +9,10 @@ from vfmalign.client.messages import features as messages
 from vfmalign.client.messages.base import get_enum_label
 from vfmalign.client.messages.common import Cost, ObjectRef, Progress, StageTiming
 from vfmalign.core.domain.datasets import StoredObject
-from vfmalign.core.domain.declarations import VOLUME_PATTERN, VolumeKind
+from vfmalign.core.domain.declarations import VolumeKind
 from vfmalign.core.domain.errors import BadOption, TooLarge
 from vfmalign.core.domain.models import LayerSpec, ModelCard
-from vfmalign.core.domain.record import SHA256_PATTERN, is_id
+from vfmalign.core.domain.record import VOLUME_KIND
 from vfmalign.core.rpc.tensors import to_tensor
 from vfmalign.features.extraction.dataset_extraction import ExtractionResult
 from vfmalign.features.extraction.parts import Features
@@ -33,21 +32,6 @@ ToUri = Callable[[str], str]
 # --- requests ---------------------------------------------------------------------------------------------------------
 
 
-def check_id(text: str, field: str) -> str:
-    """Returns the id of a request.
-
-    Raises:
-        BadOption: it is not an id.
-    """
-    if not is_id(text):
-        raise BadOption(
-            f"{text[:64]!r} is not a valid id" if text else "no id is given",
-            field=field,
-            remedy="use lower-case letters, digits, `_`, `.` and `-`, at most 128 characters",
-        )
-    return text
-
-
 def to_study_request(request: features_pb2.ExtractRequest, to_key: ToKey) -> StudyRequest:
     """Checks a request of Extract.
 
@@ -56,15 +40,15 @@ def to_study_request(request: features_pb2.ExtractRequest, to_key: ToKey) -> Stu
         InvalidInput: a stored volume lies in another bucket.
     """
     if request.store_as:
-        check_study_id(check_id(request.store_as, "store_as"))
+        check_study_id(request.store_as)
     input_transform = request.input_transform or "identity"
     get_input_transform(input_transform)
     pooling = get_enum_label(features_pb2.Pooling.DESCRIPTOR, request.pooling) or "mean"
     if pooling not in {"mean", "none"}:
         raise BadOption("unknown pooling", field="pooling", remedy="choose POOLING_MEAN or POOLING_NONE")
     return StudyRequest(
-        model=check_id(request.model_id, "model_id"),
-        model_sha256=_check_sha256(request.checkpoint_sha256, "checkpoint_sha256"),
+        model=request.model_id,
+        model_sha256=request.checkpoint_sha256,
         sources=tuple(_to_sources(request.study, to_key)),
         layers=tuple(request.layers),
         pooling=cast(messages.Pooling, pooling),
@@ -85,17 +69,11 @@ def to_extraction_request(request: features_pb2.ExtractDatasetRequest) -> messag
     return record
 
 
-def _check_sha256(text: str, field: str, *, required: bool = False) -> str:
-    if re.fullmatch(SHA256_PATTERN, text) or (not text and not required):
-        return text
-    raise BadOption("not a SHA-256 digest", field=field, remedy="give 64 lower-case hexadecimal digits")
-
-
 def _to_sources(study: features_pb2.Study, to_key: ToKey) -> list[Source]:
     sources = []
     for i, volume in enumerate(study.volumes):
         field = f"study.volumes[{i}]"
-        if not re.fullmatch(VOLUME_PATTERN, volume.modality) or volume.modality == "gland":
+        if not VOLUME_KIND.matches(volume.modality) or volume.modality == "gland":
             raise BadOption(
                 f"{volume.modality[:64]!r} is not a modality" if volume.modality else "no modality is given",
                 field=f"{field}.modality",
@@ -115,10 +93,9 @@ def _to_source(
         raise BadOption(f"{kind} has no source", field=field, remedy="set `nifti` or `stored`")
     if source == "nifti":
         return Source(kind, field, message.nifti)
-    sha256 = _check_sha256(message.stored.sha256, f"{field}.stored.sha256", required=True)
     with in_field(f"{field}.stored.uri"):
         key = to_key(message.stored.uri)
-    return Source(kind, field, StoredObject(key=key, sha256=sha256))
+    return Source(kind, field, StoredObject(key=key, sha256=message.stored.sha256))
 
 
 # --- responses --------------------------------------------------------------------------------------------------------

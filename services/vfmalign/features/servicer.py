@@ -71,7 +71,7 @@ class FeatureServicer(features_pb2_grpc.FeatureServiceServicer):
 
     async def GetModel(self, request: pb.GetModelRequest, context: Context) -> pb.GetModelResponse:
         """See the proto."""
-        card = await STORE.run(load_card, self._store, converters.check_id(request.model_id, "model_id"))
+        card = await STORE.run(load_card, self._store, request.model_id)
         return pb.GetModelResponse(model=converters.to_model(card, self._store.uri).to_proto())
 
     async def ListDatasets(self, request: pb.ListDatasetsRequest, context: Context) -> pb.ListDatasetsResponse:
@@ -82,8 +82,7 @@ class FeatureServicer(features_pb2_grpc.FeatureServiceServicer):
 
     async def GetDataset(self, request: pb.GetDatasetRequest, context: Context) -> pb.GetDatasetResponse:
         """See the proto."""
-        dataset_id = converters.check_id(request.dataset_id, "dataset_id")
-        dataset = await STORE.run(load_dataset, self._store, dataset_id)
+        dataset = await STORE.run(load_dataset, self._store, request.dataset_id)
         return pb.GetDatasetResponse(dataset=describe_dataset(dataset).to_proto())
 
     async def Extract(self, request: pb.ExtractRequest, context: Context) -> pb.ExtractResponse:

@@ -11,7 +11,6 @@ from typing import Any, Generic, TypeVar
 
 import grpc
 from google.protobuf.descriptor import EnumDescriptor
-from pydantic import TypeAdapter, ValidationError
 
 from vfmalign.client.messages.base import ApiMessage, enum_labels, get_enum_label
 from vfmalign.client.messages.common import ObjectRef
@@ -167,23 +166,6 @@ async def stream_report(
     content = await STORE.run(read)
     for start in range(0, len(content), _PART_BYTES):
         yield content[start : start + _PART_BYTES]
-
-
-def parse_id(kind: Any, text: str, field: str) -> str:
-    """Validates an id that a client chose.
-
-    Raises:
-        BadOption: it has another form.
-    """
-    try:
-        name: str = TypeAdapter(kind).validate_python(text)
-    except ValidationError as error:
-        raise BadOption(
-            "not an id",
-            field=field,
-            remedy="use lower-case letters, digits, `_`, `.` and `-`, and begin with a letter or digit",
-        ) from error
-    return name
 
 
 def parse_states(states: Sequence[int], enum: EnumDescriptor) -> tuple[str, ...]:

@@ -164,7 +164,7 @@ def mmd_test(
         groups_x: group (patient) of each row of x; rows of a group are swapped, permuted and left out together. Empty
             where every row is a group of its own.
         groups_y: group of each row of y; for paired samples, the groups of x apply to both.
-        permutations: B, at most 100,000. Paired samples swap x and y within groups, independent ones are permuted.
+        permutations: B. Paired samples swap x and y within groups, independent ones are permuted.
         seed: of the permutations, 0 to 2⁶⁴ − 1.
         method: `wild_bootstrap` flips signs of pairs of rows instead of permuting independent samples (n = m).
         aggregated: whether to test over a grid of bandwidths as well, which needs no choice of σ.

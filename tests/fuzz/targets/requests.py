@@ -19,7 +19,7 @@ from vfmalign.client.messages.imports import (
     PublishDatasetRequest,
     PublishModelRequest,
 )
-from vfmalign.client.messages.jobs import JobId, JobSpec
+from vfmalign.client.messages.jobs import JobSpec
 from vfmalign.client.messages.mmd import CreateUploadRequest
 from vfmalign.core.domain.datasets import Case, DatasetManifest, StoredObject
 from vfmalign.core.domain.errors import VfmalignError
@@ -36,7 +36,7 @@ from vfmalign.finetuning.experiments.request import check_experiment_spec, pin_i
 from vfmalign.finetuning.experiments.tables import ExperimentRow
 from vfmalign.finetuning.jobs.request import check_objective, resolve_job
 from vfmalign.finetuning.jobs.tables import JobRow
-from vfmalign.finetuning.servicers import parse_id, parse_states
+from vfmalign.finetuning.servicers import parse_states
 from vfmalign.mmd.service.converters import to_options, to_source
 from vfmalign.v1 import (
     alignment_pb2,
@@ -92,9 +92,9 @@ def run(data: bytes) -> None:
 
 
 def _job(request: Any) -> None:
-    job_id, spec = parse_id(JobId, request.job_id, "job_id"), JobSpec.from_proto(request.spec, "spec")
+    spec = JobSpec.from_proto(request.spec, "spec")
     check_objective(spec)
-    resolve_job(_STORE, job_id, spec).to_json()
+    resolve_job(_STORE, request.job_id, spec).to_json()
 
 
 def _check(request: Any) -> None:

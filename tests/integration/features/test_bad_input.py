@@ -194,7 +194,7 @@ async def test_hostile_programs_in_the_bucket_do_not_run(service, server, store,
             "choose from stages.0, stages.1, stages.2, stages.3",
         ),
         ({"input_transform": "blur"}, INVALID, "unknown input transform 'blur'"),
-        ({"model_id": "Not An Id"}, INVALID, "is not a valid id"),
+        ({"model_id": "Not An Id"}, INVALID, "not a valid id"),
     ],
 )
 async def test_bad_options(service, phantoms, change, code, words, study_of):

@@ -18,11 +18,11 @@ from vfmalign.client.messages.checks import Check, CheckSpec, VerdictLabel
 from vfmalign.client.messages.common import JOB_STATES, STATES, Estimate
 from vfmalign.client.messages.experiments import ExperimentSpec
 from vfmalign.client.messages.jobs import JobKind
+from vfmalign.core.domain.bounds import get_bounds
 from vfmalign.core.domain.documents import to_json_dict
 from vfmalign.core.domain.errors import BadOption
 from vfmalign.core.domain.jobs import Network
 from vfmalign.core.domain.models import Objective
-from vfmalign.core.rpc.limits.bounds import get_bounds
 from vfmalign.v1 import alignment_pb2, common_pb2, experiment_pb2, features_pb2, finetuning_pb2
 
 for module in pkgutil.iter_modules(vfmalign.client.messages.__path__):

@@ -9,6 +9,7 @@ import torch
 from vfmalign.core.domain.datasets import StoredObject
 from vfmalign.core.domain.errors import BadOption, BadVolume, Conflict, Exhausted, InvalidInput, PreconditionFailed
 from vfmalign.core.domain.models import ModelCard
+from vfmalign.core.rpc.limits.bounds import check_request
 from vfmalign.core.rpc.tensors import to_array
 from vfmalign.core.runtime.metrics import Stages
 from vfmalign.core.storage.datasets import save_dataset
@@ -86,8 +87,12 @@ def volume(**source):
     ],
 )
 def test_wrong_extract_requests_name_the_field(change, field):
+    def receive(request):
+        check_request(request)
+        converters.to_study_request(request, key_of)
+
     with pytest.raises(InvalidInput) as caught:
-        converters.to_study_request(extract_request(**change), key_of)
+        receive(extract_request(**change))
     assert caught.value.field == field
 
 

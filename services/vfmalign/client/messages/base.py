@@ -8,17 +8,18 @@ unspecified value as an absent field.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, ClassVar, ParamSpec, Self, TypeVar
+from typing import Any, ClassVar, ParamSpec, Self, TypeVar
 
 from google.protobuf.descriptor import EnumDescriptor, FieldDescriptor
 from google.protobuf.json_format import MessageToDict, Parse, ParseDict
 from google.protobuf.message import Message
-from pydantic import StringConstraints, ValidationError
+from pydantic import ValidationError
 
-from vfmalign.core.domain.declarations import OPTIONAL_VOLUME_PATTERN, VOLUME_PATTERN
+from vfmalign.core.domain.bounds import get_bounds
 from vfmalign.core.domain.documents import to_json_dict
 from vfmalign.core.domain.errors import BadOption, Internal
-from vfmalign.core.domain.record import ID_PATTERN, SHA256_PATTERN, Record
+from vfmalign.core.domain.record import FORMATS, Record
+from vfmalign.v1.bounds_pb2 import Bounds
 
 Convert = Callable[[EnumDescriptor, Any], Any]
 P = ParamSpec("P")
@@ -33,10 +34,6 @@ _LIMITS = {
     "less_than_equal": ("le", "of at most"),
 }
 """The key of the limit and how a value compares with it, by pydantic's name of the error."""
-
-OPTIONAL_SHA256_PATTERN = r"^([0-9a-f]{64})?$"
-OptionalSha256 = Annotated[str, StringConstraints(pattern=OPTIONAL_SHA256_PATTERN)]
-"""A digest, or empty where any is accepted."""
 
 
 class ApiMessage(Record):
@@ -65,6 +62,11 @@ class ApiMessage(Record):
             return cls.model_validate(content)
         except ValidationError as error:
             raise to_bad_option(error, field) from error
+
+    @classmethod
+    def get_bounds(cls, field: str) -> Bounds:
+        """Returns the bound of a field, as the proto states it."""
+        return get_bounds(cls.PROTO.DESCRIPTOR.fields_by_name[field])
 
     @classmethod
     def from_response(cls, message: Message) -> Self:
@@ -139,13 +141,10 @@ def _describe_problem(kind: str, message: str, context: dict[str, Any]) -> tuple
     if kind == "literal_error":
         return "unknown value", f"choose {context['expected']}"
     if kind == "string_pattern_mismatch":
-        if context["pattern"] == ID_PATTERN:
-            return "not a valid id", "use lower-case letters, digits, `_`, `.` and `-`, at most 128 characters"
-        if context["pattern"] in {VOLUME_PATTERN, OPTIONAL_VOLUME_PATTERN}:
-            return "not a valid id", "use a lower-case letter, then at most 31 lower-case letters, digits and `_`"
-        if context["pattern"] in {SHA256_PATTERN, OPTIONAL_SHA256_PATTERN}:
-            return "not a SHA-256 digest", "give 64 lower-case hexadecimal digits"
-        return "not an id or digest of the expected form", ""
+        for text_format in FORMATS:
+            if context["pattern"] in {text_format.pattern, text_format.optional_pattern}:
+                return text_format.problem, text_format.remedy
+        return "not a name of the expected form", ""
     if kind == "path_not_file":
         return "there is no such file", "give the path of a file that exists"
     return message, str(context.get("remedy", ""))

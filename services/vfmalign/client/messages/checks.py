@@ -6,27 +6,26 @@ from datetime import datetime
 from typing import Annotated, Any, ClassVar, Literal
 
 from google.protobuf.message import Message
-from pydantic import BeforeValidator, Field, StringConstraints
+from pydantic import BeforeValidator, Field
 
-from vfmalign.client.messages.base import ApiMessage, OptionalSha256
+from vfmalign.client.messages.base import ApiMessage
 from vfmalign.client.messages.common import Estimate, Failure, Interval, ObjectRef, Progress, SoftwareVersion, State
 from vfmalign.client.messages.jobs import CurvePoint, Recipe, Seed
 from vfmalign.client.messages.mmd import LayerResult
 from vfmalign.client.messages.tasks import Task
+from vfmalign.core.domain.bounds import get_range
 from vfmalign.core.domain.field_of_view import CutStructure
 from vfmalign.core.domain.jobs import MetricSpec, Network
 from vfmalign.core.domain.modality_map import ModalityMap
-from vfmalign.core.domain.record import Id
+from vfmalign.core.domain.record import Id, OptionalSha256
 from vfmalign.v1 import alignment_pb2
 
-CheckId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.-]{0,79}$")]
 VerdictLabel = Literal["gain", "equivalent", "harm", "inconclusive", "insufficient_data", "insufficient_training"]
 
+_SPEC = alignment_pb2.CheckSpec
 DEFAULT_PERMUTATIONS = 1_000
 DEFAULT_BOOTSTRAP_RESAMPLES = 2_000
 DEFAULT_INTERVAL_LEVEL = 0.95
-MAX_SEEDS = 10
-MAX_SMALLEST_DIFFERENCE = 1_000.0
 
 
 def _zero_means(default: float) -> BeforeValidator:
@@ -38,10 +37,10 @@ def _zero_means(default: float) -> BeforeValidator:
     return BeforeValidator(replace)
 
 
-Permutations = Annotated[int, _zero_means(DEFAULT_PERMUTATIONS), Field(ge=1, le=100_000)]
-BootstrapResamples = Annotated[int, _zero_means(DEFAULT_BOOTSTRAP_RESAMPLES), Field(ge=100, le=100_000)]
-TrainingSeeds = Annotated[int, _zero_means(1), Field(ge=1, le=MAX_SEEDS)]
-IntervalLevel = Annotated[float, _zero_means(DEFAULT_INTERVAL_LEVEL), Field(gt=0.0, lt=1.0)]
+Permutations = Annotated[int, _zero_means(DEFAULT_PERMUTATIONS), get_range(_SPEC, "permutations")]
+BootstrapResamples = Annotated[int, _zero_means(DEFAULT_BOOTSTRAP_RESAMPLES), get_range(_SPEC, "bootstrap_resamples")]
+TrainingSeeds = Annotated[int, _zero_means(1), get_range(_SPEC, "seeds")]
+IntervalLevel = Annotated[float, _zero_means(DEFAULT_INTERVAL_LEVEL), get_range(_SPEC, "interval_level")]
 
 
 class CheckSpec(ApiMessage):
@@ -63,7 +62,7 @@ class CheckSpec(ApiMessage):
     bootstrap_resamples: BootstrapResamples = DEFAULT_BOOTSTRAP_RESAMPLES
     interval_level: IntervalLevel = DEFAULT_INTERVAL_LEVEL
     seeds: TrainingSeeds = 1
-    smallest_difference: float = Field(default=0.0, ge=0.0, le=MAX_SMALLEST_DIFFERENCE, allow_inf_nan=False)
+    smallest_difference: float = Field(default=0.0, ge=0.0, le=1_000.0, allow_inf_nan=False)
     modality_map: ModalityMap = Field(default_factory=dict)
     shuffled_labels: bool = Field(default=False, exclude_if=lambda shuffled: not shuffled)
     allow_cut_organs: bool = Field(default=False, exclude_if=lambda allowed: not allowed)

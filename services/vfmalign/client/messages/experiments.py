@@ -8,12 +8,11 @@ from typing import Annotated, ClassVar
 from google.protobuf.message import Message
 from pydantic import BeforeValidator, Field
 
-from vfmalign.client.messages.base import ApiMessage, OptionalSha256
+from vfmalign.client.messages.base import ApiMessage
 from vfmalign.client.messages.checks import (
     DEFAULT_BOOTSTRAP_RESAMPLES,
     DEFAULT_INTERVAL_LEVEL,
     DEFAULT_PERMUTATIONS,
-    MAX_SMALLEST_DIFFERENCE,
     BootstrapResamples,
     IntervalLevel,
     Permutations,
@@ -22,7 +21,7 @@ from vfmalign.client.messages.common import Failure, ObjectRef, Progress, State
 from vfmalign.client.messages.jobs import Recipe, Seed
 from vfmalign.client.messages.tasks import Task
 from vfmalign.core.domain.modality_map import ModalityMap
-from vfmalign.core.domain.record import Id
+from vfmalign.core.domain.record import Id, OptionalSha256
 from vfmalign.v1 import experiment_pb2
 
 DEFAULT_SEEDS = (0,)
@@ -37,7 +36,7 @@ class SmallestDifference(ApiMessage):
     PROTO: ClassVar[type[Message]] = experiment_pb2.SmallestDifference
 
     metric: str
-    value: float = Field(gt=0.0, le=MAX_SMALLEST_DIFFERENCE, allow_inf_nan=False)
+    value: float = Field(gt=0.0, le=1_000.0, allow_inf_nan=False)
 
 
 class ExperimentSpec(ApiMessage):

@@ -10,13 +10,13 @@ from typing import ClassVar, Literal, Self
 from google.protobuf.message import Message
 from pydantic import Field, ValidationError
 
-from vfmalign.client.messages.base import ApiMessage, OptionalSha256, to_bad_option
+from vfmalign.client.messages.base import ApiMessage, to_bad_option
 from vfmalign.client.messages.common import Cost, ObjectRef, Progress
 from vfmalign.core.domain.datasets import Split
 from vfmalign.core.domain.declarations import DatasetDeclaration
 from vfmalign.core.domain.modality_map import ModalityMap
 from vfmalign.core.domain.models import QUANTILES, Objective, PreprocessingSpec
-from vfmalign.core.domain.record import Id
+from vfmalign.core.domain.record import Id, OptionalSha256
 from vfmalign.v1 import features_pb2
 
 Initialisation = Literal["checkpoint", "random"]

@@ -6,21 +6,18 @@ from datetime import datetime
 from typing import Annotated, Any, ClassVar, Literal
 
 from google.protobuf.message import Message
-from pydantic import BeforeValidator, Field, PlainSerializer, SerializationInfo, StringConstraints, field_validator
+from pydantic import BeforeValidator, Field, PlainSerializer, SerializationInfo, field_validator
 
-from vfmalign.client.messages.base import ApiMessage, OptionalSha256
+from vfmalign.client.messages.base import ApiMessage
 from vfmalign.client.messages.common import Failure, JobState, ObjectRef, Progress
 from vfmalign.client.messages.tasks import Task
 from vfmalign.core.domain.jobs import Network
 from vfmalign.core.domain.modality_map import ModalityMap
 from vfmalign.core.domain.models import Objective
-from vfmalign.core.domain.record import Id
+from vfmalign.core.domain.record import Id, OptionalId, OptionalSha256
 from vfmalign.v1 import finetuning_pb2
 
 JobKind = Literal["pretrain", "finetune"]
-OptionalId = Annotated[str, StringConstraints(pattern=r"^([a-z0-9][a-z0-9_.-]{0,127})?$")]
-"""An id, or empty for the default."""
-JobId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.-]{0,99}$")]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, FiniteFloat
 
+from vfmalign.core.domain.bounds import get_range
 from vfmalign.core.domain.field_of_view import CaseInside
 from vfmalign.core.domain.modality_map import ModalityMap
 from vfmalign.core.domain.models import Objective
 from vfmalign.core.domain.record import Id, Record, Sha256
+from vfmalign.v1.finetuning_pb2 import JobSpec, Recipe
 
 Network = Literal["pretrained", "scratch", "specialised"]
 
 
 class TrainingRecipe(Record):
-    """Settings of a training. `core.domain.recipes` holds the defaults; requests can override every field.
+    """Settings of a training. `core.domain.recipes` holds the defaults; requests can override them (`Recipe`).
 
     Attributes:
         epochs: number of epochs; validation runs at step 0 and after each.
@@ -29,14 +31,14 @@ class TrainingRecipe(Record):
         probe_steps: steps after which the current encoder is published (`recipes.check_probe_steps`).
     """
 
-    epochs: int = Field(ge=1, le=10_000)
-    steps_per_epoch: int = Field(ge=1, le=100_000)
-    batch_size: int = Field(ge=1, le=1024)
-    learning_rate: float = Field(ge=0.0, le=10.0)
-    weight_decay: float = Field(default=0.05, ge=0.0, le=10.0)
-    layer_decay: float = Field(default=1.0, gt=0.0, le=1.0)
-    encoder_rate: float = Field(default=1.0, ge=0.0, le=1.0)
-    warmup_fraction: float = Field(default=0.1, ge=0.0, le=1.0)
+    epochs: Annotated[int, get_range(Recipe, "epochs")]
+    steps_per_epoch: Annotated[int, get_range(Recipe, "steps_per_epoch")]
+    batch_size: Annotated[int, get_range(Recipe, "batch_size")]
+    learning_rate: Annotated[float, get_range(Recipe, "learning_rate")]
+    weight_decay: Annotated[float, get_range(Recipe, "weight_decay")] = 0.05
+    layer_decay: Annotated[float, get_range(Recipe, "layer_decay")] = 1.0
+    encoder_rate: Annotated[float, get_range(Recipe, "encoder_rate")] = 1.0
+    warmup_fraction: Annotated[float, get_range(Recipe, "warmup_fraction")] = 0.1
     gradient_clip: float = Field(default=1.0, gt=0.0)
     patch_shape_DHW: tuple[int, int, int] | None = None
     probe_steps: tuple[int, ...] = ()
@@ -71,7 +73,7 @@ class TrainingSpec(Record):
     model_sha256: str = ""
     task: str = ""
     recipe: TrainingRecipe
-    seed: int = Field(ge=0, lt=2**63)
+    seed: Annotated[int, get_range(JobSpec, "seed")]
     publish_as: str = ""
     modality_map: ModalityMap = Field(default_factory=dict)
     # Left out where it has its default, so that specs of earlier versions keep their digests.

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
-from typing import Annotated
 
-from pydantic import Field, StringConstraints
+from pydantic import Field
 
 from vfmalign.client.messages.checks import CheckSpec
 from vfmalign.client.messages.experiments import ExperimentSpec
+from vfmalign.core.domain.bounds import get_bounds
 from vfmalign.core.domain.datasets import DatasetManifest
 from vfmalign.core.domain.errors import BadOption
 from vfmalign.core.domain.modality_map import ModalityMap, resolve_input
@@ -25,15 +25,14 @@ from vfmalign.core.storage.datasets import load_dataset
 from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.finetuning.checks.request import check_spec
 from vfmalign.finetuning.jobs.request import FINETUNING_SPLITS, check_splits, load_card
+from vfmalign.v1.alignment_pb2 import CreateCheckRequest
 
 MAX_RUNNING = 64
 MAX_MODELS = 32
 MAX_CELLS = 1_000
 MAX_TITLE = 200
-MAX_CHECK_ID = 80
+MAX_CHECK_ID = get_bounds(CreateCheckRequest.DESCRIPTOR.fields_by_name["check_id"]).max_length
 _DIGEST_DIGITS = 12
-
-ExperimentId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.-]{0,79}$")]
 
 
 class PinnedInputs(Record):

@@ -11,10 +11,12 @@ from pydantic_core import PydanticCustomError
 
 from vfmalign.client.messages.base import to_bad_option
 from vfmalign.client.messages.mmd import BandwidthRule, Estimator, KernelFamily, Measure, Pairing, Precision, TestMethod
+from vfmalign.core.domain.bounds import get_range
 from vfmalign.core.domain.record import Record
 from vfmalign.core.runtime.work_context import UNLIMITED, WorkContext
 from vfmalign.mmd.engine.distributed import SINGLE_PROCESS, Communicator
 from vfmalign.mmd.engine.lru_cache import NO_CACHE, SizedLruCache
+from vfmalign.v1 import mmd_pb2
 
 Backend = Literal["torch", "triton"]
 BackendChoice = Literal["auto", "torch", "triton"]
@@ -66,7 +68,7 @@ class ComparisonOptions(Record):
         fixed_sigma: σ in units of the (scaled) features; None for a median distance.
         layers: layers to compare; empty for all that the samples have in common.
         primary_layer: layer that is reported first; empty for the first one.
-        permutations: number of permutations, at most 100,000; 0 for no test.
+        permutations: number of permutations; 0 for no test.
         seed: of the permutations, from 0 to 2⁶⁴ − 1.
         interval_level: coverage of intervals, in (0, 1).
         projection: whether to project the primary layer.
@@ -90,8 +92,8 @@ class ComparisonOptions(Record):
     fixed_sigma: Annotated[float | None, AfterValidator(_check_sigma)] = None
     layers: tuple[str, ...] = ()
     primary_layer: str = ""
-    permutations: int = Field(default=0, ge=0, le=100_000)
-    seed: int = Field(default=0, ge=0, lt=2**64)
+    permutations: Annotated[int, get_range(mmd_pb2.TestOptions, "permutations")] = 0
+    seed: Annotated[int, get_range(mmd_pb2.TestOptions, "seed")] = 0
     interval_level: float = Field(default=0.95, gt=0.0, lt=1.0)
     projection: bool = False
     bandwidth: BandwidthRule | None = None

@@ -84,7 +84,12 @@ MeasureOption = Annotated[
 ]
 PermutationsOption = Annotated[
     int,
-    typer.Option(metavar="N", min=0, max=100_000, help="Permutations of the test, such as 1000; 0 for no test."),
+    typer.Option(
+        metavar="N",
+        min=0,
+        max=int(TestOptions.get_bounds("permutations").max),
+        help="Permutations of the test, such as 1000; 0 for no test.",
+    ),
 ]
 WildBootstrapOption = Annotated[
     bool, typer.Option("--wild-bootstrap", help="Draw random signs for pairs of rows instead of permutations.")

@@ -15,7 +15,6 @@ from pydantic import ValidationError
 
 from vfmalign.client.messages.base import to_bad_option
 from vfmalign.core.domain.declarations import (
-    VOLUME_PATTERN,
     DatasetDeclaration,
     LabelMap,
     VolumeKind,
@@ -24,6 +23,7 @@ from vfmalign.core.domain.declarations import (
 )
 from vfmalign.core.domain.documents import pluralise
 from vfmalign.core.domain.errors import BadDataset, BadOption, BadVolume
+from vfmalign.core.domain.record import VOLUME_KIND
 from vfmalign.core.domain.untrusted import read_regular_file
 from vfmalign.imaging.datasets.layouts.sources import CaseSource, VolumeFile, describe_unreadable
 from vfmalign.imaging.volumes import MAX_ENCODED_BYTES, decode
@@ -74,7 +74,7 @@ def to_volume_id(text: Any, default: str) -> VolumeKind:
     """Turns a name into an id, such as `T1w (MPRAGE)` into `t1w_mprage`; `default` where no letter comes first."""
     ascii_text = unicodedata.normalize("NFKD", str(text)).encode("ascii", "ignore").decode()
     candidate = re.sub(r"[^a-z0-9]+", "_", ascii_text.lower()).strip("_")[:32].rstrip("_")
-    return candidate if re.fullmatch(VOLUME_PATTERN, candidate) else default
+    return candidate if VOLUME_KIND.matches(candidate) else default
 
 
 def declare(
