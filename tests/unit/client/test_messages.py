@@ -18,7 +18,7 @@ from vfmalign.client.messages.checks import Check, CheckSpec, VerdictLabel
 from vfmalign.client.messages.common import JOB_STATES, STATES, Estimate
 from vfmalign.client.messages.experiments import ExperimentSpec
 from vfmalign.client.messages.jobs import JobKind
-from vfmalign.core.domain.bounds import get_bounds
+from vfmalign.core.domain.bounds import INTEGERS, get_bounds
 from vfmalign.core.domain.documents import to_json_dict
 from vfmalign.core.domain.errors import BadOption
 from vfmalign.core.domain.jobs import Network
@@ -27,7 +27,18 @@ from vfmalign.v1 import alignment_pb2, common_pb2, experiment_pb2, features_pb2,
 
 for module in pkgutil.iter_modules(vfmalign.client.messages.__path__):
     importlib.import_module(f"vfmalign.client.messages.{module.name}")
-RECORDS = sorted(ApiMessage.__subclasses__(), key=lambda record: record.__name__)
+
+
+def list_records(record=ApiMessage):
+    """Every record of a message."""
+    for subclass in record.__subclasses__():
+        if "PROTO" in vars(subclass):
+            yield subclass
+        yield from list_records(subclass)
+
+
+RECORDS = sorted(list_records(), key=lambda record: record.__name__)
+PERMUTATIONS = int(CheckSpec.get_bounds("permutations").max)
 
 # Ids of a declaration differ from each other, unlike the generated values.
 DECLARATION = common_pb2.DatasetDeclaration(
@@ -56,8 +67,8 @@ def field_value(field):
         return field.enum_type.values[-1].number
     if field.full_name == "vfmalign.v1.Metric.of_set":  # a string in the message, a choice in the record
         return "auroc"
-    if field.full_name == "vfmalign.v1.CheckSpec.seeds":  # at most 10
-        return 3
+    if field.cpp_type in INTEGERS and (bounds := get_bounds(field)).HasField("max"):
+        return min(200, int(bounds.max))
     return {
         FieldDescriptor.TYPE_STRING: "a" * 64 if "sha256" in field.name or "digest" in field.name else "a",
         FieldDescriptor.TYPE_BOOL: True,
@@ -155,9 +166,9 @@ def test_enum_labels_are_the_proto_s_without_prefix(enum, labels):
 @pytest.mark.parametrize(
     ("field", "value", "remedy"),
     [
-        ("seed", 2**63, "choose a value below 9223372036854775808"),
+        ("seed", 2**63, "choose a value of at most 9223372036854775807"),
         ("bootstrap_resamples", 99, "choose a value of at least 100"),
-        ("permutations", 100_001, "choose a value of at most 100000"),
+        ("permutations", PERMUTATIONS + 1, f"choose a value of at most {PERMUTATIONS}"),
         ("interval_level", -0.5, "choose a value above 0.0"),
         ("smallest_difference", -0.01, "choose a value of at least 0.0"),
         ("smallest_difference", 1000.1, "choose a value of at most 1000.0"),

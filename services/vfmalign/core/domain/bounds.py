@@ -39,11 +39,16 @@ def get_range(message: type[Message], field: str) -> Interval:
         message: class of the message, such as `Recipe`.
         field: name of the field, such as `epochs`.
     """
-    descriptor = message.DESCRIPTOR.fields_by_name[field]
-    bounds = get_bounds(descriptor)
+    descriptor: Any = message.DESCRIPTOR.fields_by_name[field]  # the stubs of protobuf give it two types
+    return to_range(descriptor)
+
+
+def to_range(field: FieldDescriptor) -> Interval:
+    """Returns the range of a number as a constraint of pydantic."""
+    bounds = get_bounds(field)
     low, high = bounds.min, bounds.max
-    if descriptor.cpp_type in INTEGERS:  # as a double, the largest 64-bit integer is rounded up
-        low, high = int(low), min(int(high), _LARGEST[descriptor.cpp_type])
+    if field.cpp_type in INTEGERS:  # as a double, the largest 64-bit integer is rounded up
+        low, high = int(low), min(int(high), _LARGEST[field.cpp_type])
     return Interval(
         gt=low if bounds.above_min else None,
         ge=None if bounds.above_min else low,

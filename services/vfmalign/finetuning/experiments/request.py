@@ -27,10 +27,7 @@ from vfmalign.finetuning.checks.request import check_spec
 from vfmalign.finetuning.jobs.request import FINETUNING_SPLITS, check_splits, load_card
 from vfmalign.v1.alignment_pb2 import CreateCheckRequest
 
-MAX_RUNNING = 64
-MAX_MODELS = 32
 MAX_CELLS = 1_000
-MAX_TITLE = 200
 MAX_CHECK_ID = get_bounds(CreateCheckRequest.DESCRIPTOR.fields_by_name["check_id"]).max_length
 _DIGEST_DIGITS = 12
 
@@ -83,12 +80,6 @@ def check_experiment_spec(spec: ExperimentSpec) -> None:
     _check_list(spec.model_ids, "model_ids", "model")
     _check_list(spec.tasks, "tasks", "task")
     _check_list(spec.seeds, "seeds", "seed")
-    if len(spec.model_ids) > MAX_MODELS:
-        raise BadOption(
-            f"{len(spec.model_ids)} models are more than {MAX_MODELS}",
-            field="spec.model_ids",
-            remedy="create several experiments",
-        )
     cells = len(spec.model_ids) * len(spec.tasks) * len(spec.seeds)
     if cells > MAX_CELLS:
         raise BadOption(
@@ -96,18 +87,8 @@ def check_experiment_spec(spec: ExperimentSpec) -> None:
             field="spec",
             remedy="create several experiments, or use fewer seeds",
         )
-    if spec.max_running > MAX_RUNNING:
-        raise BadOption(
-            f"expected at most {MAX_RUNNING}, got {spec.max_running}",
-            field="spec.max_running",
-            remedy="run fewer checks at once",
-        )
-    if len(spec.title) > MAX_TITLE or not spec.title.isprintable():
-        raise BadOption(
-            f"the title is not a line of at most {MAX_TITLE} printable characters",
-            field="spec.title",
-            remedy="shorten it, or leave it empty",
-        )
+    if not spec.title.isprintable():
+        raise BadOption("the title is not a line of printable characters", field="spec.title", remedy="change it")
     for task in spec.tasks:
         check_spec(CheckSpec(model_id=spec.model_ids[0], dataset_id=spec.dataset_id, task=task, recipe=spec.recipe))
 

@@ -74,8 +74,8 @@ def check_request(message: Message, path: str = "") -> None:
             _check_values(field, bounds, [(name, value)])
             continue
         _check_count(len(value), bounds, name)
-        if is_map(field):
-            _check_map(field, bounds, value, name)
+        if field.message_type is not None and is_map(field):
+            _check_map(field.message_type, bounds, value, name)
         else:
             _check_values(field, bounds, ((f"{name}[{index}]", entry) for index, entry in enumerate(value)))
     for field in _get_required(message.DESCRIPTOR):
@@ -85,8 +85,7 @@ def check_request(message: Message, path: str = "") -> None:
 
 def is_map(field: FieldDescriptor) -> bool:
     """Returns whether a repeated field is a map."""
-    entry: Descriptor | None = field.message_type
-    return entry is not None and bool(entry.GetOptions().map_entry)
+    return field.message_type is not None and bool(field.message_type.GetOptions().map_entry)
 
 
 @cache
@@ -103,8 +102,7 @@ def _check_missing(field: FieldDescriptor, name: str) -> None:
     raise BadOption("this field is required", field=name, remedy=remedy)
 
 
-def _check_map(field: FieldDescriptor, bounds: bounds_pb2.Bounds, content: Mapping[Any, Any], name: str) -> None:
-    entry: Any = field.message_type
+def _check_map(entry: Descriptor, bounds: bounds_pb2.Bounds, content: Mapping[Any, Any], name: str) -> None:
     _check_values(entry.fields_by_name["key"], bounds, ((name, key) for key in content))
     _check_values(entry.fields_by_name["value"], bounds, ((name, content[key]) for key in content))
 
