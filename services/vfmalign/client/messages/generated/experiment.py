@@ -46,13 +46,13 @@ class ExperimentSpec(ExperimentSpecMethods):
 
     PROTO: ClassVar[type[Message]] = experiment_pb2.ExperimentSpec
 
-    model_ids: tuple[Id, ...]
+    model_ids: tuple[Id, ...] = ()
     """Pretrained model ids, each once."""
     dataset_id: Id
     """Dataset id."""
     dataset_digest: OptionalSha256 = ""
     """Expected digest of the dataset, hex; empty accepts the stored one and pins it for all checks."""
-    tasks: tuple[Task, ...]
+    tasks: tuple[Task, ...] = ()
     """Tasks, each once."""
     seeds: Annotated[tuple[Annotated[int, Field(ge=0, le=9223372036854775807)], ...], unset_means((0,))] = (0,)
     """Seeds of all random numbers, each once."""
