@@ -198,8 +198,8 @@ def test_too_many_permutations_are_refused_before_they_are_drawn(rng):
             x,
             y,
             None,
-            ComparisonOptions("paired", fixed_sigma=1.0, permutations=100_000),
-            ComputeConfig(memory_bytes=2**28),
+            ComparisonOptions("paired", fixed_sigma=1.0, permutations=20_000),
+            ComputeConfig(memory_bytes=2**26),
         )
 
 

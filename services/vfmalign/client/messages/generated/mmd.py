@@ -84,8 +84,8 @@ class Kernel(ApiMessage):
 
     PROTO: ClassVar[type[Message]] = mmd_pb2.Kernel
 
-    family: KernelFamily | None = None
-    """Family; unspecified means Gaussian."""
+    family: KernelFamily = "gaussian"
+    """Family."""
     bandwidth_rule: BandwidthRule | None = None
     """Rule; unspecified means `fixed_sigma` where it is set, else the reference median where there is a reference. A
     request with neither is refused, as is a median rule with `fixed_sigma`. Kernels without a bandwidth ignore it.
@@ -108,8 +108,8 @@ class TestOptions(ApiMessage):
     seed: int = Field(default=0, ge=0, le=18446744073709551615)
     """Seed of the permutations, of wild bootstrap signs, of random frequencies and of rows sampled for a pooled median.
     """
-    method: TestMethod | None = None
-    """How the null distribution is generated; unspecified means by permutation. A wild bootstrap needs permutations."""
+    method: TestMethod = "permutation"
+    """How the null distribution is generated. A wild bootstrap needs permutations."""
     aggregated: bool = False
     """Whether to test over a grid of bandwidths as well, which avoids choosing one (`aggregated_p_value`). A request
     for it without permutations is refused.
