@@ -23,7 +23,7 @@ from vfmalign.core.domain.errors import (
     PreconditionFailed,
 )
 from vfmalign.core.domain.models import LayerSpec, ModelCard, Objective, PreprocessingSpec, PretrainingDataset
-from vfmalign.core.domain.record import is_id
+from vfmalign.core.domain.record import ID, is_id
 from vfmalign.core.runtime.work_context import UNLIMITED, WorkContext
 from vfmalign.core.storage.keys import model_card_key, weights_key
 from vfmalign.core.storage.lost_objects import describe_publishing, lost_as
@@ -322,5 +322,5 @@ def _check_id(model_id: str) -> None:
         raise BadOption(
             f"{model_id[:64]!r} is not a model id",
             field="model_id",
-            remedy="use lower-case letters, digits, `_`, `.` and `-`, at most 128 characters",
+            remedy=ID.remedy,
         )

@@ -10,7 +10,7 @@ from vfmalign.core.domain.jobs import TrainingSpec, probe_id
 from vfmalign.core.domain.modality_map import resolve_input
 from vfmalign.core.domain.models import ModelCard, PreprocessingSpec, PretrainingDataset
 from vfmalign.core.domain.recipes import check_patch, check_probe_steps
-from vfmalign.core.domain.record import is_id
+from vfmalign.core.domain.record import ID, is_id
 from vfmalign.core.domain.tasks import TaskSpec, get_task_spec
 from vfmalign.core.storage.datasets import check_leakage, load_dataset
 from vfmalign.core.storage.store.object_store import ObjectStore
@@ -107,7 +107,7 @@ def _check_publications(store: ObjectStore, spec: TrainingSpec) -> None:
     finetunes = spec.kind == "finetune"
     specialised = finetunes and spec.network == "specialised"
     _require(specialised == (not spec.publish_as), "publish_as", _PUBLISH_AS_REMEDY)
-    _require(specialised or is_id(spec.publish_as), "publish_as", "use lower-case letters, digits, `_`, `.` and `-`")
+    _require(specialised or is_id(spec.publish_as), "publish_as", ID.remedy)
     check_probe_steps(spec.recipe)
     published = publications(spec)
     _require(

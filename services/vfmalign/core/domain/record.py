@@ -10,6 +10,8 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints, ValidationError
 
+from vfmalign.core.domain.errors import BadOption
+
 
 @dataclass(frozen=True)
 class TextFormat:
@@ -39,11 +41,21 @@ class TextFormat:
         """Returns whether a text has this form."""
         return re.fullmatch(self.form, text) is not None
 
+    def check(self, text: str, field: str) -> str:
+        """Returns a text of this form.
+
+        Raises:
+            BadOption: it has another form; the error names the field.
+        """
+        if not self.matches(text):
+            raise BadOption(self.problem, field=field, remedy=self.remedy)
+        return text
+
 
 ID = TextFormat(
     r"[a-z0-9][a-z0-9_.-]{0,127}",
     "not a valid id",
-    "use lower-case letters, digits, `_`, `.` and `-`, begin with a letter or digit, and use at most 128 characters",
+    "use lower-case letters, digits, `_`, `.` and `-`, the first a letter or digit, and at most 128 in all",
 )
 SHA256 = TextFormat(r"[0-9a-f]{64}", "not a SHA-256 digest", "give 64 lower-case hexadecimal digits")
 VOLUME_KIND = TextFormat(

@@ -40,7 +40,7 @@ from vfmalign.client.dataset_description import describe_dataset
 from vfmalign.client.messages.features import Dataset
 from vfmalign.core.domain.datasets import SPLITS, Split
 from vfmalign.core.domain.errors import BadOption
-from vfmalign.core.domain.record import is_id
+from vfmalign.core.domain.record import ID
 
 if TYPE_CHECKING:
     from vfmalign.imaging.datasets.cut_organs import ImportingModel
@@ -151,7 +151,7 @@ def import_(
         from vfmalign.imaging.datasets.preparation import ImportOptions
 
     output, state_directory = Output.to_terminal(as_json=as_json), StateDirectory(home)
-    name = _check_id(dataset_id or new_id("dataset"))
+    name = ID.check(dataset_id or new_id("dataset"), "dataset id")
     options = ImportOptions(
         layout=layout,
         declaration=read_declaration(declaration) if declaration is not None else None,
@@ -306,7 +306,7 @@ def phantoms(
     output = Output.to_terminal(as_json=as_json)
     target = Target.find(StateDirectory(home))
     counts: dict[Split, int] = {"pretrain": pretrain, "train": train, "val": val, "test": test}
-    name = _check_id(dataset_id or f"phantoms-{seed}")
+    name = ID.check(dataset_id or f"phantoms-{seed}", "dataset id")
     with _progress_bar(output) as progress:
         dataset = import_phantoms(target, PhantomDataset(name, seed, counts), progress)
     output.emit(to_dataset_document(dataset), *show_dataset(dataset))
@@ -340,21 +340,13 @@ def show(
 ) -> None:
     """Show one dataset."""
     output, target = Output.to_terminal(as_json=as_json), Target.find(StateDirectory(home))
-    _emit_dataset(target, _check_id(dataset_id), output)
+    _emit_dataset(target, ID.check(dataset_id, "dataset id"), output)
 
 
 def _emit_dataset(target: Target, dataset_id: str, output: Output) -> None:
     """Writes a stored dataset."""
     dataset = target.run(lambda client: client.features.get_dataset(dataset_id))
     output.emit(to_dataset_document(dataset), *show_dataset(dataset))
-
-
-def _check_id(dataset_id: str) -> str:
-    if not is_id(dataset_id):
-        raise BadOption(
-            "is not a valid id", field="dataset id", remedy="use lower-case letters, digits, `_`, `.` and `-`"
-        )
-    return dataset_id
 
 
 def _parse_shares(texts: list[str]) -> dict[Split, float]:

@@ -31,7 +31,7 @@ from vfmalign.cli.views.output import Output
 from vfmalign.cli.views.tables import list_models, show_model
 from vfmalign.client.messages.jobs import JobSpec, Recipe
 from vfmalign.core.domain.errors import BadOption
-from vfmalign.core.domain.record import is_id
+from vfmalign.core.domain.record import ID
 
 T = TypeVar("T", int, float)
 
@@ -188,8 +188,8 @@ def import_(
 
     output = Output.to_terminal(as_json=as_json)
     parse_choice(objective, OBJECTIVES, "--objective")
-    if model_id and not is_id(model_id):
-        raise BadOption("is not a valid id", field="--id", remedy="use lower-case letters, digits, `_`, `.` and `-`")
+    if model_id:
+        ID.check(model_id, "--id")
     target = Target.find(StateDirectory(home))
     model_input = InputDescription(
         tuple(_split_list(modalities)),

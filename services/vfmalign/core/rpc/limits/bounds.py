@@ -140,8 +140,8 @@ def _check_text(value: str, bounds: bounds_pb2.Bounds, name: str) -> None:
     _check_length(len(value), bounds, "characters", name)
     if not value.isprintable() and (match := _CONTROL_CHARACTER.search(value)):
         raise BadOption(f"contains the control character U+{ord(match[0]):04X}", field=name, remedy="remove it")
-    if bounds.format and not (text_format := _FORMATS[bounds.format]).matches(value):
-        raise BadOption(text_format.problem, field=name, remedy=text_format.remedy)
+    if bounds.format:
+        _FORMATS[bounds.format].check(value, name)
 
 
 def _check_number(value: float, bounds: bounds_pb2.Bounds, name: str) -> None:

@@ -165,11 +165,11 @@ def test_a_required_field_that_is_missing_is_refused_by_name(request_type: Descr
 
 
 def test_a_missing_choice_names_the_choices() -> None:
-    request = mmd_pb2.ComputeRequest(x={"feature_set_id": "a"}, y={"feature_set_id": "b"})
+    request = finetuning_pb2.CreateJobRequest(job_id="a", spec={"dataset_id": "d"})
     with pytest.raises(BadOption) as caught:
         check_request(request)
-    assert (caught.value.field, caught.value.message) == ("pairing", "this field is required")
-    assert caught.value.remedy == "choose one of PAIRING_PAIRED, PAIRING_INDEPENDENT"
+    assert (caught.value.field, caught.value.message) == ("spec.kind", "this field is required")
+    assert caught.value.remedy == "choose one of JOB_KIND_PRETRAIN, JOB_KIND_FINETUNE"
 
 
 def test_a_required_number_is_in_its_range_where_it_is_not_set() -> None:
