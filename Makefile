@@ -46,9 +46,14 @@ $(VENV)/.ready: $(VENV)/.ready-local
 	$(BIN)/python -c "import pytest"
 	@touch $@
 
-proto: setup  ## generate the stubs from proto/ into services/vfmalign/v1
-	PATH=$(abspath $(BIN)):$$PATH $(BIN)/python -m grpc_tools.protoc -Iproto --python_out=services --pyi_out=services \
-	  --grpc_python_out=services --mypy_grpc_out=quiet:services proto/vfmalign/v1/*.proto
+# Records are generated from the stubs, and so in a second run.
+PROTOC  := PATH=$(abspath $(BIN)):$$PATH $(BIN)/python -m grpc_tools.protoc -Iproto
+STUBS    = --python_out=$(1) --pyi_out=$(1) --grpc_python_out=$(1) --mypy_grpc_out=quiet:$(1) proto/vfmalign/v1/*.proto
+RECORDS  = --plugin=protoc-gen-records=proto/generate_records.py --records_out=$(1) proto/vfmalign/v1/*.proto
+
+proto: setup  ## generate the stubs (services/vfmalign/v1) and records (client/messages/generated) from proto/
+	$(PROTOC) $(call STUBS,services)
+	$(PROTOC) $(call RECORDS,services)
 
 proto-release: setup  ## record the protos as the released API that `make protos` compares with
 	$(BIN)/buf build proto --exclude-source-info -o proto/released.binpb
@@ -71,13 +76,13 @@ site: setup  ## build docs/ as a site into build/site, without network, and chec
 	@echo "open build/site/index.html"
 
 fmt: setup  ## format the code
-	$(BIN)/ruff format services tests bench docs deploy
-	$(BIN)/ruff check --fix-only -q services tests bench docs deploy
+	$(BIN)/ruff format services tests bench docs deploy proto
+	$(BIN)/ruff check --fix-only -q services tests bench docs deploy proto
 	$(BIN)/buf format -w proto
 
 lint: setup  ## ruff, hadolint
-	$(BIN)/ruff format --check services tests bench docs deploy
-	$(BIN)/ruff check services tests bench docs deploy
+	$(BIN)/ruff format --check services tests bench docs deploy proto
+	$(BIN)/ruff check services tests bench docs deploy proto
 	$(BIN)/hadolint deploy/Dockerfile
 
 types: setup  ## mypy --strict
@@ -91,9 +96,10 @@ protos: setup  ## buf lint, format, breaking changes, and drift between protos a
 	$(BIN)/buf format -d --exit-code proto
 	$(BIN)/buf breaking proto --against proto/released.binpb
 	@tmp=$$(mktemp -d) && trap 'rm -rf $$tmp' EXIT && \
-	PATH=$(abspath $(BIN)):$$PATH $(BIN)/python -m grpc_tools.protoc -Iproto --python_out=$$tmp --pyi_out=$$tmp \
-	  --grpc_python_out=$$tmp --mypy_grpc_out=quiet:$$tmp proto/vfmalign/v1/*.proto && \
-	diff -r -x __init__.py -x __pycache__ $$tmp/vfmalign/v1 services/vfmalign/v1 && echo "stubs match the protos"
+	$(PROTOC) $(call STUBS,$$tmp) && $(PROTOC) $(call RECORDS,$$tmp) && \
+	for part in v1 client/messages/generated; do \
+	  diff -r -x __init__.py -x __pycache__ $$tmp/vfmalign/$$part services/vfmalign/$$part || exit 1; \
+	done && echo "stubs and records match the protos"
 
 # BENCH passes options: make bench BENCH='--only one_mmd --repeats 5 --competitors torch_plain,torch_cdist'
 bench: setup  ## the MMD engine beside its competitors on this CPU (BENCH='--only one_mmd --slow')

@@ -61,7 +61,7 @@ def measure(name: str) -> dict[str, object]:
 
     architecture = get_architecture(name)
     encoder = build_encoder(architecture, random_state(architecture, 0))
-    shape = (encoder.in_channels, *architecture.preprocessing.shape_DHW)
+    shape = (encoder.in_channels, *architecture.preprocessing.shape_dhw)
     input_NCDHW = torch.randn(1, *shape, generator=torch.Generator().manual_seed(0))
     before_mb = _peak_mb()
     seconds = []

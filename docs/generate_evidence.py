@@ -127,7 +127,7 @@ def _render_claims(claims: Sequence[Claim]) -> str:
 def _render_averages(averages: Sequence[SeedAverage]) -> str:
     rows = [
         (
-            f"`{one.task}`", f"`{one.model}`", one.seeds, one.patients, format_value(one.shift),
+            f"`{one.task}`", f"`{one.model_id}`", one.seeds, one.patients, format_value(one.shift),
             format_interval(one.shift), format_value(one.shift_ratio), format_number(one.score),
             format_number(one.baseline), format_value(one.gain_difference), format_interval(one.gain_difference),
             format_number(one.smallest_difference), VERDICT_TEXTS[one.verdict.label], format_value(one.gain),
@@ -161,7 +161,7 @@ def _format_steps(average: SeedAverage) -> str:
 def _render_controls(averages: Sequence[SeedAverage]) -> str:
     rows = [
         (
-            f"`{one.task}`", f"`{one.model}`", format_value(one.shift),
+            f"`{one.task}`", f"`{one.model_id}`", format_value(one.shift),
             format_number(one.controls.get("shuffled_labels")), format_number(one.controls.get("between_seeds")),
             format_value(one.shift_ratio),
         )
@@ -236,7 +236,7 @@ def _render_sensitivity(report: ExperimentReport) -> str:
 def _render_missing(report: ExperimentReport) -> str:
     if not report.missing:
         return ""
-    rows = [(f"`{cell.task}`", f"`{cell.model}`", cell.seed, cell.reason) for cell in report.missing]
+    rows = [(f"`{cell.task}`", f"`{cell.model_id}`", cell.seed, cell.reason) for cell in report.missing]
     text = f"{len(rows)} of {len(rows) + len(report.cells)} cells have no result"
     return _section("Cells without results", ("task", "model", "seed", "reason"), rows, text)
 
@@ -250,7 +250,7 @@ def _render_cost(results: Sequence[CellResult]) -> str:
     if not results:
         return ""
     trainings = {
-        one.report.run.trained_by.get(name, one.report.result.network(name).job): seconds
+        one.report.run.trained_by.get(name, one.report.result.network(name).job_id): seconds
         for one in results
         for name, seconds in one.processor_seconds.items()
     }

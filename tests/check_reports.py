@@ -87,8 +87,8 @@ def _network(name, best, rate, rng):
     scores = [0.02, *(best * (1 - np.exp(-np.arange(1, 11) * rate)) + rng.normal(0, 0.008, 10))]
     points = [
         JobProgress(
-            epoch=i, epochs=10, step=12 * i, steps=120, train_loss=1.0 / (i + 1) if i else None, val_score=float(score),
-            elapsed_s=3.0 * i,
+            epoch=i, epochs=10, step=12 * i, steps=120, train_loss=1.0 / (i + 1) if i else None,
+            validation_score=float(score), elapsed_seconds=3.0 * i,
         )
         for i, score in enumerate(scores)
     ]  # fmt: skip
@@ -97,10 +97,10 @@ def _network(name, best, rate, rng):
         update={"steps_to_baseline": to_baseline}
     )
     return NetworkResult(
-        network=name, job=f"check-7f3a-{name}", architecture="profound_conv_micro", parameters=1_234_567,
+        network=name, job_id=f"check-7f3a-{name}", architecture="profound_conv_micro", parameters=1_234_567,
         learning_rate=3e-3, encoder_rate={"pretrained": 0.0625, "scratch": 1.0}.get(name),
         curve=tuple(
-            CurvePoint(epoch=p.epoch, step=p.step, train_loss=p.train_loss, validation_score=p.val_score)
+            CurvePoint(epoch=p.epoch, step=p.step, train_loss=p.train_loss, validation_score=p.validation_score)
             for p in points
         ),
         convergence=convergence,
@@ -123,7 +123,7 @@ def make_report():
         gain = estimate_gain(pairs, metrics[0], seed=1)
         shift, random = _comparison(1.0, rng), _comparison(6.0, rng)
         values = {
-            "check": "check-7f3a", "task": "segmentation", "held_out": True, "phantom": False, "leakage_known": True,
+            "check_id": "check-7f3a", "task": "segmentation", "held_out": True, "phantom": False, "leakage_known": True,
             "test_groups": 12,
             "verdict": decide_verdict(gain, metrics[0], held_out=True),
             "metrics": metrics, "primary_metric": "lesion_dice",
@@ -145,7 +145,7 @@ def make_report():
             },
             "shift_by_bandwidth": {"0.5": Estimate(value=0.09), "2": Estimate(value=0.07)},
             "settings": {
-                "model": "profound-micro", "model_sha256": "ab" * 32, "dataset": "prostate-demo",
+                "model_id": "profound-micro", "model_sha256": "ab" * 32, "dataset_id": "prostate-demo",
                 "dataset_digest": "cd" * 32, "seed": "7", "input_transform": "identity", "preset": "demo",
             },
         }  # fmt: skip

@@ -8,10 +8,10 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from vfmalign.core.domain.models import PreprocessingSpec
+from vfmalign.core.domain.models import Preprocessing
 from vfmalign.imaging.volumes import Volume
 
-INPUT = PreprocessingSpec(modalities=("t2w", "dwi", "adc"), spacing_mm=(1.0, 1.0, 1.0), shape_DHW=(16, 32, 32))
+INPUT = Preprocessing(modalities=("t2w", "dwi", "adc"), spacing_mm=(1.0, 1.0, 1.0), shape_dhw=(16, 32, 32))
 """The centre of the cases' 48 x 40 x 16 voxels of 1 mm: columns 8 to 39, rows 4 to 35 and every slice."""
 SHAPE_XYZ = (48, 40, 16)
 EDGE = 40

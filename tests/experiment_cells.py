@@ -38,8 +38,8 @@ def _curve(rng, level, best, rate, budget):
             step=int(s),
             steps=budget,
             train_loss=1.0 if i else None,
-            val_score=float(v),
-            elapsed_s=i,
+            validation_score=float(v),
+            elapsed_seconds=i,
         )
         for i, (s, v) in enumerate(zip(steps, scores, strict=True))
     ]
@@ -87,7 +87,7 @@ def _cell(model, task, seed, *, place, models, noise, patients, phantom, probes)
     se = 0.006
     architecture, objective = MODELS[model]
     return Cell(
-        model=model, task=task, seed=seed, check=f"experiment-{model}-{task}-{seed}", architecture=architecture,
+        model_id=model, task=task, seed=seed, check_id=f"experiment-{model}-{task}-{seed}", architecture=architecture,
         objective=objective, phantom=phantom, leakage_known=True,
         flags=Flags(not_beaten=boost < -0.04, saturated=False, degenerate=shift < 0.03),
         naive_baseline="the input", metric=metric, layer="stages.3", patients=patients,
@@ -123,10 +123,10 @@ def _cell(model, task, seed, *, place, models, noise, patients, phantom, probes)
             Curve(
                 network=name,
                 points=tuple(
-                    CurvePoint(epoch=p.epoch, step=p.step, train_loss=p.train_loss, validation_score=p.val_score)
+                    CurvePoint(epoch=p.epoch, step=p.step, train_loss=p.train_loss, validation_score=p.validation_score)
                     for p in curve
                 ),
-                selected_step=max(curve, key=lambda p: p.val_score).step,
+                selected_step=max(curve, key=lambda p: p.validation_score).step,
             )
             for name, curve in curves.items()
         ),
@@ -191,7 +191,11 @@ def with_numbers():
 def missing():
     """A cell without numbers."""
     return MissingCell(
-        model="provicnet-small", task="distortion", seed=9, check="c-9", reason="exit code 3: bad data, " + "x" * 200
+        model_id="provicnet-small",
+        task="distortion",
+        seed=9,
+        check_id="c-9",
+        reason="exit code 3: bad data, " + "x" * 200,
     )
 
 

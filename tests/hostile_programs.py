@@ -11,14 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vfmalign.core.domain.datasets import StoredObject
-from vfmalign.core.domain.models import LayerSpec, ModelCard, PreprocessingSpec
+from vfmalign.core.domain.models import Layer, ModelCard, Preprocessing
+from vfmalign.core.domain.stored_objects import StoredObject
 from vfmalign.core.storage.keys import model_card_key, weights_key
 from vfmalign.models.formats.exported_program import ARCHITECTURE
 from vfmalign.models.formats.program_graph import PROGRAM
 from vfmalign.models.weights import to_safetensors
 
-INPUT = PreprocessingSpec(modalities=("t2w", "dwi", "adc"), spacing_mm=(3.75, 1.75, 1.75), shape_DHW=(4, 8, 8))
+INPUT = Preprocessing(modalities=("t2w", "dwi", "adc"), spacing_mm=(3.75, 1.75, 1.75), shape_dhw=(4, 8, 8))
 Node = list[Any]
 
 
@@ -72,7 +72,7 @@ def store_program(store: Any, model_id: str, state: Mapping[str, Tensor]) -> Non
         objective="supervised",
         checkpoint=StoredObject(key=ref.key, sha256=sha256),
         preprocessing=INPUT,
-        layers=(LayerSpec(name="out", channels=2),),
+        layers=(Layer(name="out", channels=2),),
         primary_layer="out",
     )
     store.put(model_card_key(model_id), card.to_json())

@@ -17,7 +17,7 @@ import importlib
 import json
 import os
 import runpy
-import select
+import selectors
 import signal
 import socket
 import struct
@@ -146,7 +146,10 @@ def attend(connection: socket.socket) -> None:
         os.close(file)
     connection.send(_NUMBER.pack(pid))
     end = os.pidfd_open(pid)
-    ready, _, _ = select.select([connection, end], [], [])
+    with selectors.DefaultSelector() as selector:  # takes descriptors of any number, where `select` ends at 1,023
+        selector.register(connection, selectors.EVENT_READ)
+        selector.register(end, selectors.EVENT_READ)
+        ready = {key.fd for key, _ in selector.select()}
     if end not in ready:
         os.kill(pid, signal.SIGKILL)
     _, status = os.waitpid(pid, 0)

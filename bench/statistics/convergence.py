@@ -237,7 +237,13 @@ def _to_progress(scores_T: Array) -> list[JobProgress]:
     last = len(scores_T) - 1
     return [
         JobProgress(
-            epoch=index, epochs=last, step=index, steps=last, train_loss=None, val_score=float(score), elapsed_s=0.0
+            epoch=index,
+            epochs=last,
+            step=index,
+            steps=last,
+            train_loss=None,
+            validation_score=float(score),
+            elapsed_seconds=0.0,
         )
         for index, score in enumerate(scores_T)
     ]

@@ -13,10 +13,10 @@ import torch
 from numpy.typing import NDArray
 
 from bench.workloads import formulas
-from vfmalign.client.messages.mmd import Precision
+from vfmalign.client.messages.mmd import ComputeOptions, Kernel, Precision
 from vfmalign.mmd.comparison.compare import compare, get_value
-from vfmalign.mmd.comparison.options import BackendChoice, ComparisonOptions, ComputeConfig
 from vfmalign.mmd.comparison.samples import Sample
+from vfmalign.mmd.engine.compute_config import BackendChoice, ComputeConfig
 
 Array = NDArray[np.floating]
 
@@ -25,7 +25,7 @@ def vfmalign_mmd2(x: Array, y: Array, *, sigma: float, precision: Precision, bac
     """Runs vfmalign with one of its backends and returns which one it used."""
 
     def run() -> dict[str, Any]:
-        options = ComparisonOptions("independent", fixed_sigma=sigma)
+        options = ComputeOptions(pairing="independent", kernel=Kernel(fixed_sigma=sigma))
         engine = ComputeConfig(torch.device("cuda"), precision=precision, backend=backend, memory_bytes=2**40)
         result = compare(Sample("x", {"features": x}), Sample("y", {"features": y}), None, options, engine)
         return {

@@ -10,10 +10,11 @@ import numpy as np
 import torch
 
 from bench.noise import GaussianRows
+from vfmalign.client.messages.mmd import ComputeOptions, Kernel, TestOptions
 from vfmalign.mmd import mmd2
 from vfmalign.mmd.comparison.compare import compare, get_value
-from vfmalign.mmd.comparison.options import ComparisonOptions, ComputeConfig
 from vfmalign.mmd.comparison.samples import Sample
+from vfmalign.mmd.engine.compute_config import ComputeConfig
 from vfmalign.mmd.engine.row_streams import NpyRows
 from vfmalign.mmd.single_pass.fourier import fourier_mmd2
 
@@ -21,7 +22,8 @@ from vfmalign.mmd.single_pass.fourier import fourier_mmd2
 def fourier_features(*, rows: int, channels: int, shift: float, sigma: float, permutations: int) -> dict[str, Any]:
     """Runs random Fourier features over noise and its shifted copy."""
     x, y = _shifted(rows, channels, shift)
-    result = fourier_mmd2(x, y, paired=True, sigma=sigma, permutations=permutations)
+    options = ComputeOptions(pairing="paired", test=TestOptions(permutations=permutations))
+    result = fourier_mmd2(x, y, options, ComputeConfig(), sigma=sigma)
     interval = result.mmd2.interval
     return {
         "value": result.mmd2.value,
@@ -48,7 +50,7 @@ def in_memory(*, x: str, y: str, sigma: float) -> float:
 
 def from_files(*, x: str, y: str, sigma: float, memory_mib: int) -> float:
     """Compares two `.npy` files exactly within a memory budget."""
-    options = ComparisonOptions("independent", fixed_sigma=sigma)
+    options = ComputeOptions(pairing="independent", kernel=Kernel(fixed_sigma=sigma))
     engine = ComputeConfig(memory_bytes=memory_mib * 2**20)
     pair = [Sample(name, {"features": NpyRows(Path(path), name)}) for name, path in (("x", x), ("y", y))]
     return get_value(compare(pair[0], pair[1], None, options, engine).layers[0].raw)

@@ -20,7 +20,7 @@ UNITS = {"classification": "AUROC", "segmentation": "Dice", "super_resolution": 
 def draw_experiment() -> Canvas:
     """Every model in every task: the difference from the specialised network and the shift."""
     report = ExperimentReport.model_validate_json(REPORT.read_bytes())
-    averages = {(one.model, one.task): one for one in report.averages}
+    averages = {(one.model_id, one.task): one for one in report.averages}
     models, tasks = sorted({model for model, _ in averages}), sorted({task for _, task in averages})
     bottom = TOP + len(models) * (CELL[1] + GAP)
     canvas = Canvas(

@@ -14,7 +14,8 @@ from tests.unit.imaging.datasets.brain_files import Files, lay_out_decathlon, lo
 from vfmalign.client import Client
 from vfmalign.client.messages.checks import CheckSpec
 from vfmalign.client.messages.jobs import Recipe
-from vfmalign.client.messages.tasks import Task, TaskParameters
+from vfmalign.client.messages.tasks import Task
+from vfmalign.core.domain.declarations import TaskParameters
 from vfmalign.v1 import alignment_pb2
 
 pytestmark = pytest.mark.e2e
@@ -22,7 +23,7 @@ pytestmark = pytest.mark.e2e
 CHANNELS = 8
 STACK = {
     "layers": [{"channels": CHANNELS, "dilation": dilation, "activation": "silu"} for dilation in (1, 2, 1)],
-    "input": {"modalities": ["input"], "spacing_mm": [2, 2, 2], "shape_DHW": [16, 24, 16]},
+    "input": {"modalities": ["input"], "spacing_mm": [2, 2, 2], "shape_dhw": [16, 24, 16]},
 }
 BUDGET = ["--preset", "demo", "--epochs", "1", "--steps-per-epoch", "2", "--permutations", "99", "--bootstrap", "100"]
 

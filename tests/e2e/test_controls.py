@@ -8,14 +8,16 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from vfmalign.core.domain.datasets import Case, DatasetManifest, StoredObject
+from vfmalign.core.domain.datasets import Case, DatasetManifest
 from vfmalign.core.domain.record import canonical_json
+from vfmalign.core.domain.stored_objects import StoredObject
 from vfmalign.core.rpc.tensors import to_tensor
 from vfmalign.core.storage.datasets import load_dataset, to_datalist
 from vfmalign.core.storage.feature_set_writer import FeatureSetWriter
 from vfmalign.core.storage.feature_sets import FeatureRequest, read_feature_set
 from vfmalign.core.storage.keys import dataset_key
-from vfmalign.models.cards import load_card, load_encoder, publish
+from vfmalign.core.storage.model_cards import load_card
+from vfmalign.models.cards import load_encoder, publish
 from vfmalign.v1 import alignment_pb2, features_pb2, mmd_pb2
 
 pytestmark = pytest.mark.e2e
@@ -135,9 +137,9 @@ def test_two_swapped_cases_after_stop_the_check(world: Any, undisturbed: Any) ->
     )
     dataset = load_dataset(store, DATASET)
     request = FeatureRequest(
-        model="swapped-encoder",
+        model_id="swapped-encoder",
         model_sha256=published.checkpoint.sha256,
-        dataset=DATASET,
+        dataset_id=DATASET,
         dataset_digest=dataset.digest(),
         split="test",
         layers=tuple(shift.mmd.layer for shift in undisturbed.result.shifts),

@@ -48,7 +48,9 @@ class Training:
         self._store, self._supervisor, self._jobs = store, supervisor, jobs
 
     def create(self, spec: TrainingSpec) -> str:
-        request = JobSpec(kind="finetune", dataset_id=spec.dataset, model_id=spec.model, task=spec.task, seed=spec.seed)
+        request = JobSpec(
+            kind="finetune", dataset_id=spec.dataset_id, model_id=spec.model_id, task=str(spec.task), seed=spec.seed
+        )
         return self._jobs.create(request, spec).id
 
     def get(self, name: str) -> StoredJob:

@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from tests.mmd_options import make_options
 
 from vfmalign.mmd.comparison import layer_pass
 from vfmalign.mmd.comparison.compare import compare
-from vfmalign.mmd.comparison.options import ComparisonOptions, ComputeConfig
 from vfmalign.mmd.comparison.samples import Sample
+from vfmalign.mmd.engine.compute_config import ComputeConfig
 
 pytestmark = [
     pytest.mark.gpu,
@@ -24,7 +25,7 @@ def test_cuda_equals_cpu(pairing, precision, monkeypatch):
     x = rng.normal(size=(300, 64)).astype(np.float32)
     y = (0.5 * x + rng.normal(size=(300, 64))).astype(np.float32)
     reference = Sample("reference", {"a": rng.normal(size=(200, 64)).astype(np.float32)})
-    options = ComparisonOptions(pairing, permutations=300, projection=True)
+    options = make_options(pairing, permutations=300, projection=True)
     results = [
         compare(
             Sample("x", {"a": x}),

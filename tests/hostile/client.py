@@ -23,7 +23,7 @@ from tests.hostile.token_rows import ISSUER, OWNER
 from tests.token_issuer import bearer
 
 from vfmalign.core.domain.datasets import Case, DatasetManifest
-from vfmalign.core.domain.models import PreprocessingSpec
+from vfmalign.core.domain.models import Preprocessing
 from vfmalign.core.rpc.status_mapping import DETAILS_KEY
 from vfmalign.core.storage.datasets import save_dataset
 from vfmalign.core.storage.feature_set_writer import FeatureSetWriter
@@ -43,7 +43,7 @@ SPEC = PhantomSpec(
     adc=SliceStack((48, 48, 16), (2.6, 2.6, 3.75)),
 )
 MODALITIES = ("t2w", "dwi", "adc")
-INPUT = PreprocessingSpec(modalities=MODALITIES, spacing_mm=(3.75, 1.75, 1.75), shape_DHW=(16, 64, 64))
+INPUT = Preprocessing(modalities=MODALITIES, spacing_mm=(3.75, 1.75, 1.75), shape_dhw=(16, 64, 64))
 STREAMING = (
     *("ExtractDataset", "PublishDataset", "PublishModel", "ComputeBatch"),
     *("WatchJob", "WatchCheck", "WatchExperiment", "GetCheckReport", "GetExperimentReport"),
@@ -86,10 +86,10 @@ def store_inputs(store: ObjectStore) -> Inputs:
         splits[split] = (Case(id=split, group=f"patient-{split}", volumes=refs),)
     save_dataset(store, DatasetManifest(id="phantoms", **splits))
     request = FeatureRequest(
-        model="micro",
+        model_id="micro",
         model_sha256="0" * 64,
         init_seed=uuid.uuid4().int % 2**62,
-        dataset="phantoms",
+        dataset_id="phantoms",
         dataset_digest="1" * 64,
         split="test",
         layers=("stages.3",),

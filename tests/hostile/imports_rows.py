@@ -11,8 +11,9 @@ from tests.hostile.row import Inputs, Row
 from tests.hostile.token_rows import ISSUER
 from tests.hostile_programs import make_graph, make_state, node
 
-from vfmalign.core.domain.datasets import Case, DatasetManifest, StoredObject
+from vfmalign.core.domain.datasets import Case, DatasetManifest
 from vfmalign.core.domain.record import canonical_json
+from vfmalign.core.domain.stored_objects import StoredObject
 from vfmalign.core.rpc.access.authorisation import ROLES
 from vfmalign.core.storage.datasets import to_datalist as to_stored
 from vfmalign.core.storage.keys import volume_key

@@ -22,9 +22,9 @@ from tests.hostile_programs import make_graph, make_state
 from vfmalign.cli.views.output import Output
 from vfmalign.cli.views.tables import new_table
 from vfmalign.core.domain.errors import InvalidInput, VfmalignError
-from vfmalign.core.domain.models import LayerSpec
+from vfmalign.core.domain.models import Layer
 from vfmalign.core.domain.record import check_key
-from vfmalign.core.domain.untrusted import MAX_JSON_DEPTH, parse_json, read_regular_file, to_printable
+from vfmalign.core.formats.untrusted import MAX_JSON_DEPTH, parse_json, read_regular_file, to_printable
 from vfmalign.core.rpc.access.signing_keys import parse_keys
 from vfmalign.core.storage.arrays import read_npy
 from vfmalign.core.storage.safetensors_header import parse_header
@@ -254,7 +254,7 @@ LAYERS = {
 @pytest.mark.parametrize("name", LAYERS.values(), ids=LAYERS)
 def test_a_layer_with_another_name_than_a_path_of_modules_is_refused(name: str) -> None:
     with pytest.raises(ValidationError):
-        LayerSpec(name=name, channels=1)
+        Layer(name=name, channels=1)
     graph = make_graph(layers=[[name, "out"]], channels={name: 2}, strides=[[name, [1, 1, 1]]])
     with pytest.raises(InvalidInput):
         build_exported(make_state(graph), "program")
@@ -263,7 +263,7 @@ def test_a_layer_with_another_name_than_a_path_of_modules_is_refused(name: str) 
 def test_layers_of_every_architecture_and_usual_paths_are_names() -> None:
     own = [layer.name for architecture in ARCHITECTURES.values() for layer in architecture.layers]
     for name in (*own, "encoder.blocks.3", "_orig_mod.net-1.conv", "add_12", "0", "blocks:3", "getitem_2"):
-        LayerSpec(name=name, channels=1)
+        Layer(name=name, channels=1)
     assert PROGRAM_INPUT.modalities
     assert build_exported(make_state(make_graph()), "program").layer_names() == ["out"]
 

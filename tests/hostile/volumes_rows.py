@@ -35,7 +35,7 @@ def volume(name: str, names: str, data: bytes) -> Row:
 
 def card(name: str, names: str, **change: Any) -> Row:
     """A request of GetModel for a model whose card is valid but for its input or layers."""
-    preprocessing = {"modalities": ["t2w"], "spacing_mm": [3.0, 1.0, 1.0], "shape_DHW": [16, 64, 64]} | change
+    preprocessing = {"modalities": ["t2w"], "spacing_mm": [3.0, 1.0, 1.0], "shape_dhw": [16, 64, 64]} | change
     content = {
         "id": "broken",
         "architecture": "profound_conv_micro",
@@ -66,8 +66,8 @@ ROWS = (
         "volume of no scale", "study.volumes[2]: damaged NIfTI header", nifti((4, 4, 4), scl_slope=1, scl_inter=np.inf)
     ),
     volume("volume of 1e30 bytes before the voxels", "data offset", nifti((4, 4, 4), vox_offset=1e30)),
-    card("card of 100,000 cubed voxels", "broken: ", shape_DHW=[100_000] * 3),
-    card("card of 2^62 rows", "shape_DHW", shape_DHW=[16, 2**62, 64]),
+    card("card of 100,000 cubed voxels", "broken: ", shape_dhw=[100_000] * 3),
+    card("card of 2^62 rows", "shape_dhw", shape_dhw=[16, 2**62, 64]),
     card("card of a NaN spacing", "spacing_mm", spacing_mm=[float("nan"), 1.0, 1.0]),
     card("card of spacing 1e-300", "spacing_mm", spacing_mm=[1e-300, 1.0, 1.0]),
     card("card of 2^62 channels", "channels", layers=[{"name": "stages.3", "channels": 2**62}]),

@@ -29,7 +29,7 @@ from vfmalign.finetuning.jobs.repository import JobRepository
 from vfmalign.finetuning.jobs.servicer import FineTuningServicer
 from vfmalign.finetuning.schema import open_database
 from vfmalign.finetuning.servicers import Watching
-from vfmalign.mmd.comparison.options import ComputeConfig
+from vfmalign.mmd.engine.compute_config import ComputeConfig
 from vfmalign.mmd.service.servicer import MmdServicer
 from vfmalign.v1 import (
     alignment_pb2,

@@ -20,7 +20,7 @@ from tests.token_issuer import TokenIssuer
 
 from vfmalign.core.domain.datasets import Case, DatasetManifest
 from vfmalign.core.domain.errors import Forbidden, InvalidInput, NotFound, VfmalignError
-from vfmalign.core.domain.models import PreprocessingSpec
+from vfmalign.core.domain.models import Preprocessing
 from vfmalign.core.rpc.access.credentials import BearerToken
 from vfmalign.core.rpc.access.tenants import by_tenant
 from vfmalign.core.rpc.channels import connect
@@ -41,7 +41,7 @@ from vfmalign.features.servicer import FeatureServicer
 from vfmalign.features.settings import FeaturesOptions
 from vfmalign.features.workers import Workers
 from vfmalign.imaging.volumes import Volume, encode
-from vfmalign.mmd.comparison.options import ComputeConfig
+from vfmalign.mmd.engine.compute_config import ComputeConfig
 from vfmalign.mmd.service.servicer import MmdServicer
 from vfmalign.mmd.service.uploads import Uploads
 from vfmalign.mmd.settings import MmdOptions
@@ -53,7 +53,7 @@ from vfmalign.v1 import features_pb2 as pb
 
 TENANTS = ("default", "ward-7")
 MODALITIES = ("t2w", "dwi", "adc")
-INPUT = PreprocessingSpec(modalities=MODALITIES, spacing_mm=(3.75, 1.75, 1.75), shape_DHW=(16, 64, 64))
+INPUT = Preprocessing(modalities=MODALITIES, spacing_mm=(3.75, 1.75, 1.75), shape_dhw=(16, 64, 64))
 KERNEL = mmd_pb2.Kernel(
     family=mmd_pb2.KERNEL_FAMILY_GAUSSIAN, bandwidth_rule=mmd_pb2.BANDWIDTH_RULE_FIXED, fixed_sigma=1.0
 )
@@ -206,9 +206,9 @@ async def test_a_uri_of_another_tenant_is_refused_whether_or_not_it_names_an_obj
 
 async def test_feature_sets_of_another_tenant_are_not_found(open_api: Any, stores: dict[str, ObjectStore]) -> None:
     request = FeatureRequest(
-        model="m",
+        model_id="m",
         model_sha256="0" * 64,
-        dataset="d",
+        dataset_id="d",
         dataset_digest="0" * 64,
         split="test",
         layers=("stages.3",),

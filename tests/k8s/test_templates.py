@@ -54,7 +54,7 @@ def test_a_comparison_has_as_many_processes_as_pods():
     arguments = command("vfmalign-mmd")
     assert arguments[:3] == ["python", "-m", "vfmalign.mmd.comparison"]
     options = converters.to_options(comparison.build_request(comparison.parse(arguments[3:])))
-    assert (options.pairing, options.layers, options.fixed_sigma) == ("paired", ("stages.3",), 12.0)
+    assert (options.pairing, options.layers, options.kernel.fixed_sigma) == ("paired", ("stages.3",), 12.0)
     variables = {one["name"]: one.get("value") for one in pod("vfmalign-mmd")["containers"][0]["env"]}
     assert int(variables["WORLD_SIZE"]) == JOBS["vfmalign-mmd"]["completions"] == JOBS["vfmalign-mmd"]["parallelism"]
 

@@ -33,7 +33,7 @@ def test_the_page_is_up_to_date(page: str) -> None:
 def test_it_lists_calls_fields_bounds_and_values(page: str) -> None:
     assert "| `Compute` | [ComputeRequest](#computerequest) | [ComputeResponse](#computeresponse) |" in page
     assert "| `shape` | repeated `int64` | Size per axis, outermost first; 1 to 6 axes, each at least 1. " in page
-    assert "*Bound: at most 6 entries, 0 to 16,777,216.*" in page
+    assert "*Bound: at most 6 entries, from 0 to 16,777,216.*" in page
     assert "| `inline` | [InlineFeatures](#inlinefeatures) | One of `source`. " in page
     assert "| `values` | map of `uint32` to `string` |" in page
     assert "| `PAIRING_PAIRED` = 1 | Row i of x" in page

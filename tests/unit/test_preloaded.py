@@ -6,7 +6,23 @@ import sys
 
 import psutil
 import pytest
-from tests.preloaded import get_command
+from tests.preloaded import ROOT, get_command
+
+MANY_FILES = """
+import json, os, resource, socket
+from tests.preloaded import attend
+
+resource.setrlimit(resource.RLIMIT_NOFILE, (2048, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+starter, server = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+files = [os.open(os.devnull, os.O_RDONLY) for _ in range(1100)]
+request = [["-c", "import sys; sys.exit(3)"], os.getcwd(), dict(os.environ)]
+socket.send_fds(starter, [json.dumps(request).encode()], [0, 1, 2])
+if os.fork() == 0:
+    attend(server.dup())
+server.close()
+pid, status = (int.from_bytes(starter.recv(4), "little") for _ in range(2))
+print(os.waitstatus_to_exitcode(status))
+"""
 
 
 def run(python, code, *arguments, **options):
@@ -53,6 +69,13 @@ def test_the_process_ends_with_the_one_that_started_it(python):
     assert child.wait(60) is None
     process.returncode = 0
     process.communicate()
+
+
+def test_a_server_with_many_open_files_waits_for_its_processes():
+    done = subprocess.run(
+        [sys.executable, "-c", MANY_FILES], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "3\n", "")
 
 
 @pytest.fixture

@@ -13,54 +13,64 @@ import tempfile
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Annotated, Any
+from importlib import import_module
+from typing import Annotated, Any, NamedTuple
 
 import typer
+from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
 from vfmalign import __version__
 from vfmalign.cli.exits import BAD_INPUT, FAILED, INTERRUPTED, OK, epilog, get_exit_code
-from vfmalign.cli.lazy_group import LazyCommand, lazy_group
-from vfmalign.core.domain.errors import BadOption, Internal, VfmalignError
+from vfmalign.cli.option_names import name_option
+from vfmalign.core.domain.errors import BadOption, Internal, InvalidInput, VfmalignError
+
+
+class Command(NamedTuple):
+    """A command of the program.
+
+    Attributes:
+        target: `module:attribute` of its function, or of the `typer.Typer` of a group of commands.
+        help: its line in `vfmalign --help`: the help of a group, or the first sentence of a function's docstring (a
+            test compares them).
+    """
+
+    target: str
+    help: str
+
 
 _SETUP = "vfmalign.cli.commands.setup"
 _API = "vfmalign.cli.commands.api"
-COMMANDS: dict[str, LazyCommand] = {
-    "up": LazyCommand(
-        f"{_SETUP}.stack:up", "Start a local stack: object storage and the three services, or MMD alone."
-    ),
-    "down": LazyCommand(f"{_SETUP}.stack:down", "Stop the local stack and every process it started."),
-    "status": LazyCommand(f"{_SETUP}.stack:status", "Show the processes of the local stack and their addresses."),
-    "doctor": LazyCommand(f"{_SETUP}.doctor:doctor", "Check that the environment is ready to run alignment checks."),
-    "login": LazyCommand(
+COMMANDS: dict[str, Command] = {
+    "up": Command(f"{_SETUP}.stack:up", "Start a local stack: object storage and the three services, or MMD alone."),
+    "down": Command(f"{_SETUP}.stack:down", "Stop the local stack and every process it started."),
+    "status": Command(f"{_SETUP}.stack:status", "Show the processes of the local stack and their addresses."),
+    "doctor": Command(f"{_SETUP}.doctor:doctor", "Check that the environment is ready to run alignment checks."),
+    "login": Command(
         f"{_SETUP}.login:login",
         "Log in to a deployment elsewhere: confirm a code in a browser, on this or another machine.",
     ),
-    "logout": LazyCommand(
-        f"{_SETUP}.login:logout", "Delete the login, and end it at the provider where that is possible."
-    ),
-    "whoami": LazyCommand(f"{_SETUP}.login:whoami", "Show whose token commands send, and where it comes from."),
-    "store": LazyCommand(f"{_SETUP}.store:app", "Prepare the object storage of a deployment."),
-    "demo": LazyCommand(f"{_SETUP}.demo:demo", "Run one alignment check on phantoms, on a stack of its own."),
-    "rehearse": LazyCommand(
+    "logout": Command(f"{_SETUP}.login:logout", "Delete the login, and end it at the provider where that is possible."),
+    "whoami": Command(f"{_SETUP}.login:whoami", "Show whose token commands send, and where it comes from."),
+    "store": Command(f"{_SETUP}.store:app", "Prepare the object storage of a deployment."),
+    "demo": Command(f"{_SETUP}.demo:demo", "Run one alignment check on phantoms, on a stack of its own."),
+    "rehearse": Command(
         f"{_SETUP}.rehearse:rehearse",
         "Run a whole experiment on phantoms, or on real volumes, on a stack of its own.",
     ),
-    "dataset": LazyCommand(f"{_API}.dataset:app", "Import, generate, list and show datasets."),
-    "models": LazyCommand(f"{_API}.models:app", "List, show, import and pretrain models."),
-    "extract": LazyCommand(f"{_API}.features:extract", "Extract the features of a dataset's split."),
-    "mmd": LazyCommand(f"{_API}.mmd:mmd", "Compare two samples of features, layer by layer."),
-    "finetune": LazyCommand(f"{_API}.jobs:finetune", "Fine-tune a model on a task, without an alignment check."),
-    "check": LazyCommand(f"{_API}.checks:check", "Run an alignment check."),
-    "experiment": LazyCommand(
-        f"{_API}.experiments:experiment", "Run an alignment check for every model, task and seed."
-    ),
-    "watch": LazyCommand(f"{_API}.watch:watch", "Follow an experiment, a check or a job until it finishes."),
-    "checks": LazyCommand(f"{_API}.checks:app", "List, show, cancel and retry checks, and fetch their reports."),
-    "experiments": LazyCommand(
+    "dataset": Command(f"{_API}.dataset:app", "Import, generate, list and show datasets."),
+    "models": Command(f"{_API}.models:app", "List, show, import and pretrain models."),
+    "extract": Command(f"{_API}.features:extract", "Extract the features of a dataset's split."),
+    "mmd": Command(f"{_API}.mmd:mmd", "Compare two samples of features, layer by layer."),
+    "finetune": Command(f"{_API}.jobs:finetune", "Fine-tune a model on a task, without an alignment check."),
+    "check": Command(f"{_API}.checks:check", "Run an alignment check."),
+    "experiment": Command(f"{_API}.experiments:experiment", "Run an alignment check for every model, task and seed."),
+    "watch": Command(f"{_API}.watch:watch", "Follow an experiment, a check or a job until it finishes."),
+    "checks": Command(f"{_API}.checks:app", "List, show, cancel and retry checks, and fetch their reports."),
+    "experiments": Command(
         f"{_API}.experiments:app", "List, show, cancel and retry experiments, and fetch their reports."
     ),
-    "jobs": LazyCommand(f"{_API}.jobs:app", "List, show, cancel and retry training jobs."),
+    "jobs": Command(f"{_API}.jobs:app", "List, show, cancel and retry training jobs."),
 }
 
 # \b keeps the line breaks of a paragraph.
@@ -70,14 +80,46 @@ Examples:
   vfmalign check DATASET --model MODEL --task segmentation --require gain
   vfmalign --install-completion     # complete commands and options with Tab"""
 
+
+class LazyGroup(TyperGroup):
+    """Lists the commands by their lines in `COMMANDS`, and imports the one that is run or completed."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Returns the command that the first argument names, with its name and the other arguments."""
+        name, command, rest = super().resolve_command(ctx, args)
+        if name is not None:
+            command = self.commands[name] = _load(name)
+        return name, command, rest
+
+
 app = typer.Typer(
     name="vfmalign",
-    cls=lazy_group(COMMANDS),
+    cls=LazyGroup,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     epilog=f"{EXAMPLES}\n\n{epilog()}",
 )
+
+
+def _stand_in() -> None:
+    """Stands for a command until it is imported."""
+
+
+for _name, _command in COMMANDS.items():
+    app.command(_name, short_help=_command.help)(_stand_in)
+
+
+def _load(name: str) -> Any:
+    """Imports a command, or a group of commands."""
+    module, _, attribute = COMMANDS[name].target.partition(":")
+    target = getattr(import_module(module), attribute)
+    parent = typer.Typer(rich_markup_mode=None)
+    if isinstance(target, typer.Typer):
+        parent.add_typer(target, name=name, help=COMMANDS[name].help, no_args_is_help=True)
+    else:
+        parent.command(name)(target)
+    return typer.main.get_group(parent).commands[name]
 
 
 def _print_version(requested: bool) -> None:
@@ -102,9 +144,12 @@ def root(
 def run(arguments: Sequence[str]) -> int:
     """Runs one command and returns its exit code; never raises."""
     as_json = "--json" in arguments
+    program = typer.main.get_command(app)
     try:
-        code = typer.main.get_command(app).main(args=list(arguments), prog_name="vfmalign", standalone_mode=False)
+        code = program.main(args=list(arguments), prog_name="vfmalign", standalone_mode=False)
     except VfmalignError as error:
+        if isinstance(error, InvalidInput):
+            error.subject = name_option(error.subject, program, arguments)
         return _report(error, as_json=as_json)
     except TyperException as error:
         return _report_usage(error, arguments, as_json=as_json)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -12,11 +11,10 @@ from vfmalign.cli.target import Target
 from vfmalign.client.messages.mmd import UploadedFeatures
 from vfmalign.client.samples import Array, Sample, StoredFeatureSet
 from vfmalign.core.domain.errors import BadOption, BadTensor, PreconditionFailed
-from vfmalign.core.domain.record import is_id
+from vfmalign.core.domain.record import SHA256, is_id
 from vfmalign.core.rpc.transport import MESSAGE_BYTES
 from vfmalign.core.storage.arrays import NPY, read_npy
 
-_SHA256 = re.compile("[0-9a-f]{64}")
 _OTHER_BYTES = 64 * 2**10
 """Upper bound of what a request holds beside its arrays."""
 
@@ -45,7 +43,7 @@ def parse_sample(text: str, field: str) -> str | StoredFeatureSet | Array:
             "an archive of arrays (.npz) is not read", field=field, remedy="save the array by numpy.save as a .npy file"
         )
     feature_set, at, manifest_sha256 = text.partition("@")
-    if not is_id(feature_set) or (at and not _SHA256.fullmatch(manifest_sha256)):
+    if not is_id(feature_set) or (at and not SHA256.matches(manifest_sha256)):
         raise BadOption(
             "is neither the id of a feature set nor a .npy file",
             field=field,

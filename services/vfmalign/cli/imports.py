@@ -5,14 +5,15 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from vfmalign.cli.target import Target
 from vfmalign.client import AsyncClient
-from vfmalign.client.messages.features import Dataset, Model, Preprocessing
+from vfmalign.client.messages.features import Dataset, Model
 from vfmalign.client.messages.imports import PublishDatasetRequest, PublishModelRequest
 from vfmalign.core.domain.datasets import DatasetManifest
-from vfmalign.core.domain.errors import Conflict, NotFound, PreconditionFailed
+from vfmalign.core.domain.errors import NotFound, PreconditionFailed
+from vfmalign.core.domain.models import Objective
 from vfmalign.core.domain.record import canonical_json
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def import_dataset(target: Target, checked: DatasetToImport, on_cases: OnCases =
     total = len(checked.discovered.cases)
 
     async def run(client: AsyncClient) -> Dataset:
-        await _check_id_is_free(client, checked.dataset)
+        await _check_id_is_free(client, target, checked.dataset)
         for done, volumes in enumerate(checked.encode_cases(), start=1):
             await client.datasets.upload(import_id, volumes)
             on_cases("upload", done, total)
@@ -78,28 +79,33 @@ def to_stored_datalist(dataset: DatasetManifest) -> bytes:
     return canonical_json(to_datalist(dataset))
 
 
-async def _check_id_is_free(client: AsyncClient, dataset: DatasetManifest) -> None:
+async def _check_id_is_free(client: AsyncClient, target: Target, dataset: DatasetManifest) -> None:
     """Spares the upload where the service would refuse the dataset in the end."""
     try:
         stored = await client.features.get_dataset(dataset.id)
     except (NotFound, PreconditionFailed):
         return
-    if stored.dataset_digest != dataset.digest():
-        raise Conflict(
-            "the dataset exists with different content",
-            subject=f"dataset {dataset.id}",
-            remedy="choose another dataset id",
-        )
+    dataset.check_is_stored(stored.dataset_digest, target.get_command(f"dataset show {dataset.id}"))
 
 
-def import_model(target: Target, model_id: str, imported: ImportedModel, **fields: Any) -> Model:
+def import_model(
+    target: Target,
+    model_id: str,
+    imported: ImportedModel,
+    *,
+    objective: Objective,
+    source: str,
+    primary_layer: str = "",
+) -> Model:
     """Uploads a converted model and publishes it.
 
     Args:
         target: the deployment.
         model_id: id to publish under; derived from architecture and weights where empty.
         imported: the model.
-        **fields: `objective`, `primary_layer` and `source` of `PublishModelRequest`.
+        objective: what the weights were trained by.
+        source: origin and licence of the weights.
+        primary_layer: layer of the main result; the architecture's own where empty.
 
     Raises:
         Conflict: the id belongs to another model.
@@ -114,8 +120,10 @@ def import_model(target: Target, model_id: str, imported: ImportedModel, **field
         model_id=model_id or f"{imported.architecture.partition(':')[0]}-{sha256[:8]}",
         weights_sha256=sha256,
         architecture=imported.architecture,
-        preprocessing=None if imported.preprocessing is None else Preprocessing.from_spec(imported.preprocessing),
-        **fields,
+        preprocessing=imported.preprocessing,
+        objective=objective,
+        primary_layer=primary_layer,
+        source=source,
     )
 
     async def run(client: AsyncClient) -> Model:

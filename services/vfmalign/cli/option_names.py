@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from functools import wraps
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from typer.core import TyperArgument, TyperCommand, TyperGroup
-
-from vfmalign.core.domain.errors import InvalidInput
+from typer.core import TyperArgument, TyperGroup
 
 _SAMPLES = ("x", "y", "reference")
 """Fields whose whole content one argument names."""
@@ -16,54 +13,43 @@ _MESSAGES = frozenset({"kernel", "modality_map", "parameters", "recipe", "spec",
 """Parts of paths that hold such fields. Others, such as the declaration in a file, keep the path within them."""
 _PARAMETERS = {
     "bandwidth_rule": "bandwidth",
-    "bootstrap_resamples": "bootstrap",
     "check_id": "resource_id",
-    "dataset_id": "dataset",
     "experiment_id": "resource_id",
     "family": "kernel",
     "fixed_sigma": "sigma",
-    "inputs": "from_modality",
+    "inputs": "from_modalities",
     "interval_level": "level",
     "job_id": "resource_id",
-    "labels": "label",
     "layers": "layer",
     "measures": "measure",
-    "modalities": "modality",
-    "model_id": "model",
-    "model_ids": "model",
+    "model_id": "model_ids",
     "patch_shape_dhw": "patch",
-    "probe_steps": "probe_step",
-    "seeds": "seed",
-    "smallest_differences": "smallest_difference",
-    "structures": "structure",
+    "seed": "seeds",
     "target": "to_modality",
-    "tasks": "task",
+    "task": "tasks",
     "x": "a",
     "y": "b",
 }
 """Parameters of commands by the field that they fill, where their names differ."""
 
 
-def name_options(command: TyperCommand | TyperGroup) -> None:
-    """Lets a command, or every command of a group, name its options in the errors that it raises."""
-    if isinstance(command, TyperGroup):
-        for member in command.commands.values():
-            name_options(member)  # type: ignore[arg-type]
-        return
-    callback: Any = command.callback
+def name_option(field: str, program: Any, arguments: Sequence[str]) -> str:
+    """Returns the option or argument that fills a field of the API.
+
+    Args:
+        field: path of the field, such as `spec.recipe.epochs`.
+        program: the program, which has run.
+        arguments: with which it ran.
+
+    Returns:
+        Its name, such as `--epochs` or `DATASET`; the field where the command has none for it.
+    """
+    command = program
+    for argument in arguments:
+        if isinstance(command, TyperGroup):
+            command = command.commands.get(argument, command)
     names = {str(parameter.name): _get_label(parameter) for parameter in command.params}
-
-    @wraps(callback)
-    def run(*args: Any, **arguments: Any) -> Any:
-        try:
-            return callback(*args, **arguments)
-        except InvalidInput as error:
-            error.subject = next(
-                (names[name] for name in _list_parameters(error.subject) if name in names), error.subject
-            )
-            raise
-
-    command.callback = run
+    return next((names[name] for name in _list_parameters(field) if name in names), field)
 
 
 def _list_parameters(path: str) -> Iterator[str]:

@@ -1,19 +1,18 @@
-"""Options that several commands share, and the recipe that some of them describe."""
+"""Options that several commands share, and the recipe and the task that some of them describe."""
 
 from __future__ import annotations
 
-import inspect
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args
 
 import typer
 from pydantic import ValidationError
 
-from vfmalign.client.messages.checks import MAX_SEEDS
+from vfmalign.client.messages.base import ApiMessage
+from vfmalign.client.messages.checks import CheckSpec
 from vfmalign.client.messages.jobs import Recipe
 from vfmalign.client.messages.tasks import Task
 from vfmalign.core.domain.declarations import TaskParameters
@@ -28,6 +27,13 @@ T = TypeVar("T", bound=str)
 NETWORKS: tuple[Network, ...] = get_args(Network)
 OBJECTIVES: tuple[Objective, ...] = get_args(Objective)
 PRETRAINING_OBJECTIVES: tuple[Objective, ...] = ("masked_reconstruction", "contrastive")
+
+
+def _count(option: str, record: type[ApiMessage], field: str, text: str) -> Any:
+    """Returns an option of a number, which has the range of a field of the API."""
+    bounds = record.get_bounds(field)
+    return typer.Option(option, metavar="N", min=int(bounds.min), max=int(bounds.max), help=text)
+
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Write one JSON document to stdout; progress goes to stderr.")]
 HomeOption = Annotated[
@@ -118,16 +124,15 @@ SmallestDifferencesOption = Annotated[
     ),
 ]
 PermutationsOption = Annotated[
-    int, typer.Option("--permutations", metavar="N", min=1, max=100_000, help="Permutations of each test.")
+    int, _count("--permutations", CheckSpec, "permutations", text="Permutations of each test.")
 ]
 BootstrapOption = Annotated[
     int,
-    typer.Option(
+    _count(
         "--bootstrap",
-        metavar="N",
-        min=100,
-        max=100_000,
-        help="Bootstrap resamples of the gains' intervals, where they are bootstrapped.",
+        CheckSpec,
+        "bootstrap_resamples",
+        text="Bootstrap resamples of the gains' intervals, where they are bootstrapped.",
     ),
 ]
 SeedOption = Annotated[
@@ -135,13 +140,19 @@ SeedOption = Annotated[
 ]
 SeedsOption = Annotated[
     int,
-    typer.Option(
+    _count(
         "--seeds",
-        metavar="N",
-        min=1,
-        max=MAX_SEEDS,
-        help="Train each network this often, with the seeds that follow --seed. With one, the intervals of gains cover "
+        CheckSpec,
+        "seeds",
+        text="Train each network this often, with the seeds that follow --seed. With one, the intervals of gains cover "
         "patients, not training.",
+    ),
+]
+ShuffledLabelsOption = Annotated[
+    bool,
+    typer.Option(
+        "--shuffled-labels",
+        help="Run a control for every model and task: a fine-tuning on targets of other cases, with the first seed.",
     ),
 ]
 LimitOption = Annotated[
@@ -160,13 +171,11 @@ DetachOption = Annotated[
 ]
 ReportsOption = Annotated[Path, typer.Option("--reports", metavar="DIR", help="Folder for the downloaded report.")]
 PresetOption = Annotated[str, typer.Option("--preset", metavar="NAME", help="Recipe to start from: default or demo.")]
-EpochsOption = Annotated[int | None, typer.Option("--epochs", metavar="N", min=1, max=10_000, help="Number of epochs.")]
+EpochsOption = Annotated[int | None, _count("--epochs", Recipe, "epochs", text="Number of epochs.")]
 StepsOption = Annotated[
-    int | None, typer.Option("--steps-per-epoch", metavar="N", min=1, max=100_000, help="Optimiser steps per epoch.")
+    int | None, _count("--steps-per-epoch", Recipe, "steps_per_epoch", text="Optimiser steps per epoch.")
 ]
-BatchOption = Annotated[
-    int | None, typer.Option("--batch-size", metavar="N", min=1, max=1024, help="Volumes or patches per step.")
-]
+BatchOption = Annotated[int | None, _count("--batch-size", Recipe, "batch_size", text="Volumes or patches per step.")]
 RateOption = Annotated[float | None, typer.Option("--learning-rate", metavar="X", help="Peak learning rate.")]
 WeightDecayOption = Annotated[float | None, typer.Option("--weight-decay", metavar="X", help="Weight decay of AdamW.")]
 LayerDecayOption = Annotated[
@@ -195,18 +204,18 @@ DEFAULT_REPORTS = Path("reports")
 
 def build_recipe(
     *,
-    preset: PresetOption = "default",
-    epochs: EpochsOption = None,
-    steps_per_epoch: StepsOption = None,
-    batch_size: BatchOption = None,
-    learning_rate: RateOption = None,
-    weight_decay: WeightDecayOption = None,
-    layer_decay: LayerDecayOption = None,
-    encoder_rate: EncoderRateOption = None,
-    patch: PatchOption = None,
-    probe_step: ProbeOption = None,
+    preset: str = "default",
+    epochs: int | None = None,
+    steps_per_epoch: int | None = None,
+    batch_size: int | None = None,
+    learning_rate: float | None = None,
+    weight_decay: float | None = None,
+    layer_decay: float | None = None,
+    encoder_rate: float | None = None,
+    patch: str | None = None,
+    probe_steps: Sequence[int] | None = None,
 ) -> Recipe:
-    """Builds the recipe of a fine-tuning from its options.
+    """Builds the recipe of a training from its options.
 
     Raises:
         BadOption: the patch is not three positive integers, or a number is out of range.
@@ -221,39 +230,19 @@ def build_recipe(
         layer_decay=layer_decay,
         encoder_rate=encoder_rate,
         patch_shape_dhw=parse_shape(patch, "--patch") if patch is not None else (),
-        probe_steps=tuple(sorted(probe_step or ())),
-    )
-
-
-def build_pretraining_recipe(
-    *,
-    preset: PresetOption = "default",
-    epochs: EpochsOption = None,
-    steps_per_epoch: StepsOption = None,
-    batch_size: BatchOption = None,
-    learning_rate: RateOption = None,
-    weight_decay: WeightDecayOption = None,
-) -> Recipe:
-    """Builds the recipe of a pretraining, which has fewer options."""
-    return build_recipe(
-        preset=preset,
-        epochs=epochs,
-        steps_per_epoch=steps_per_epoch,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        weight_decay=weight_decay,
+        probe_steps=tuple(sorted(probe_steps or ())),
     )
 
 
 def build_task(
+    task: str,
     *,
-    task: TaskOption,
-    label: LabelsOption = None,
-    structure: StructuresOption = None,
-    class_name: ClassOption = "",
-    from_modality: FromOption = None,
-    to_modality: ToOption = "",
-    modality: ModalitiesOption = None,
+    labels: Sequence[str] | None = None,
+    structures: Sequence[str] | None = None,
+    class_name: str = "",
+    from_modalities: Sequence[str] | None = None,
+    to_modality: str = "",
+    modalities: Sequence[str] | None = None,
 ) -> Task:
     """Builds a task from its options.
 
@@ -261,13 +250,13 @@ def build_task(
         BadOption: a name is not an id, or an option repeats a parameter that `--task` holds.
     """
     named = Task.parse(task)
-    options: dict[str, Any] = {
-        "labels": split_list(label),
-        "structures": split_list(structure),
+    options: dict[str, str | tuple[str, ...]] = {
+        "labels": split_list(labels),
+        "structures": split_list(structures),
         "class_name": class_name,
-        "inputs": split_list(from_modality),
+        "inputs": split_list(from_modalities),
         "target": to_modality,
-        "modalities": split_list(modality),
+        "modalities": split_list(modalities),
     }
     given = {field: value for field, value in options.items() if value}
     for field in given:
@@ -295,11 +284,6 @@ def split_list(values: Sequence[str] | None) -> tuple[str, ...]:
     return tuple(part.strip() for value in values or () for part in value.split(","))
 
 
-def with_recipe(build: Callable[..., Recipe]) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Decorates a command so that its parameter `recipe` becomes the options of `build`."""
-    return with_options("recipe", build)
-
-
 def parse_map(pairs: list[str] | None) -> dict[str, str]:
     """Parses the pairs of `--map`.
 
@@ -317,35 +301,6 @@ def parse_map(pairs: list[str] | None) -> dict[str, str]:
             )
         modality_map[modality] = model_input
     return modality_map
-
-
-def with_options(name: str, build: Callable[..., Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Decorates a command so that one of its parameters becomes the options of `build`."""
-    options = inspect.signature(build, eval_str=True).parameters
-
-    def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        @wraps(command)
-        def run(**arguments: Any) -> None:
-            arguments[name] = build(**{option: arguments.pop(option) for option in options})
-            command(**arguments)
-
-        parameters: list[inspect.Parameter] = []
-        for parameter in inspect.signature(command, eval_str=True).parameters.values():
-            parameters += options.values() if parameter.name == name else [parameter]
-        keyword_only = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
-        run.__signature__ = inspect.Signature(keyword_only)  # type: ignore[attr-defined]
-        return run
-
-    return decorate
-
-
-ShuffledLabelsOption = Annotated[
-    bool,
-    typer.Option(
-        "--shuffled-labels",
-        help="Run a control for every model and task: a fine-tuning on targets of other cases, with the first seed.",
-    ),
-]
 
 
 def parse_choice(text: str, choices: Sequence[T], option: str) -> T:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic
 
 from vfmalign.cli.target import Target
+from vfmalign.cli.views.follow import View, follow_check, follow_experiment, follow_job
+from vfmalign.cli.views.output import Output
 from vfmalign.client import AsyncClient
 from vfmalign.client.messages.checks import Check, CheckSpec
-from vfmalign.client.messages.common import JobState
+from vfmalign.client.messages.common import JobState, ObjectRef
 from vfmalign.client.messages.experiments import Experiment, ExperimentSpec
 from vfmalign.client.messages.jobs import Job, JobSpec
 from vfmalign.client.operations import AsyncOperationsClient, AsyncReportedClient, OperationT, ReportFormat, SpecT
@@ -22,10 +24,12 @@ class Resource(Generic[SpecT, OperationT]):
     Attributes:
         noun: `job`, `check` or `experiment`.
         select: returns the sub-client.
+        show_progress: shows a resource in a view until it has ended, and returns it.
     """
 
     noun: str
     select: Callable[[AsyncClient], AsyncOperationsClient[SpecT, OperationT]]
+    show_progress: Callable[[AsyncClient, str, View], Awaitable[OperationT]]
 
     def create(self, target: Target, resource_id: str, spec: SpecT) -> OperationT:
         """Creates a resource. The same id and spec again return the existing one."""
@@ -34,6 +38,11 @@ class Resource(Generic[SpecT, OperationT]):
     def get(self, target: Target, resource_id: str) -> OperationT:
         """Returns one resource."""
         return target.run(lambda client: self.select(client).get(resource_id))
+
+    def follow(self, target: Target, resource_id: str, output: Output) -> OperationT:
+        """Shows the progress of a resource until it has ended, and returns it."""
+        with View(output) as view:
+            return target.run(lambda client: self.show_progress(client, resource_id, view))
 
     def cancel(self, target: Target, resource_id: str) -> OperationT:
         """Requests that a resource stops. One that has ended stays as it is."""
@@ -56,9 +65,14 @@ class Resource(Generic[SpecT, OperationT]):
 
 @dataclass(frozen=True)
 class ReportedResource(Resource[SpecT, OperationT]):
-    """One kind of resource that ends in a report."""
+    """One kind of resource that ends in a report.
+
+    Attributes:
+        list_files: returns the files of a report; empty until the resource has succeeded.
+    """
 
     select: Callable[[AsyncClient], AsyncReportedClient[SpecT, OperationT]]
+    list_files: Callable[[OperationT], Mapping[ReportFormat, ObjectRef]]
 
     def get_report(
         self, target: Target, resource_id: str, formats: Iterable[ReportFormat]
@@ -71,8 +85,23 @@ class ReportedResource(Resource[SpecT, OperationT]):
         return target.run(run)
 
 
-JOBS: Resource[JobSpec, Job] = Resource("job", lambda client: client.jobs)
-CHECKS: ReportedResource[CheckSpec, Check] = ReportedResource("check", lambda client: client.checks)
+def _list_files_of_check(check: Check) -> dict[ReportFormat, ObjectRef]:
+    return {} if check.result is None else {"html": check.result.report_html, "json": check.result.report_json}
+
+
+def _list_files_of_experiment(experiment: Experiment) -> dict[ReportFormat, ObjectRef]:
+    files: dict[ReportFormat, ObjectRef | None] = {
+        "html": experiment.report_html,
+        "json": experiment.report_json,
+        "csv": experiment.cells_csv,
+    }
+    return {extension: ref for extension, ref in files.items() if ref is not None}
+
+
+JOBS: Resource[JobSpec, Job] = Resource("job", lambda client: client.jobs, follow_job)
+CHECKS: ReportedResource[CheckSpec, Check] = ReportedResource(
+    "check", lambda client: client.checks, follow_check, _list_files_of_check
+)
 EXPERIMENTS: ReportedResource[ExperimentSpec, Experiment] = ReportedResource(
-    "experiment", lambda client: client.experiments
+    "experiment", lambda client: client.experiments, follow_experiment, _list_files_of_experiment
 )

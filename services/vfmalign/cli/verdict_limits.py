@@ -8,10 +8,10 @@ from vfmalign.cli.gates import QUANTITIES, Gate
 from vfmalign.client.messages.checks import CheckSpec, VerdictLabel
 from vfmalign.client.messages.features import Dataset
 from vfmalign.client.recipes import MIN_SHARE, find_shortest_budget, list_budgets
-from vfmalign.core.domain.documents import pluralise
 from vfmalign.core.domain.errors import BadOption
 from vfmalign.core.domain.patients import MIN_FOR_CLAIM, MIN_GROUPS, MIN_PER_CLASS, explain_few_patients
 from vfmalign.core.domain.tasks import get_task_spec
+from vfmalign.core.formats.documents import pluralise
 
 _GAINS = frozenset(quantity for quantity in QUANTITIES if not quantity.startswith("mmd2"))
 _MORE_PATIENTS = "give test a larger share of the patients (`vfmalign dataset import --share`), or import more of them"
@@ -104,7 +104,7 @@ def _limit_by_dataset(spec: CheckSpec, dataset: Dataset) -> VerdictLimit | None:
         reason = "nothing is held out, because the dataset has one patient: every check ends as `insufficient_data`"
         return VerdictLimit(reason, "import more patients", frozenset(verdicts), undecidable)
     if spec.task.name == "classification":
-        case_class = get_task_spec(str(spec.task), dataset.declaration).case_class
+        case_class = get_task_spec(spec.task, dataset.declaration).case_class
         if case_class is not None and (reason := _describe_class_limit(dataset, case_class.name)):
             return VerdictLimit(reason, _MORE_PATIENTS, frozenset(verdicts), undecidable | _GAINS)
     if not (reason := _describe_patient_limit(patients)):

@@ -1,9 +1,9 @@
 """Typed Python client of the public API: numpy arrays in, records out, without torch.
 
-    from vfmalign.client import CheckSpec, Client, Task
+    from vfmalign.client import CheckSpec, Client, ComputeOptions, Task
 
     with Client(mmd_address="mmd:8001", finetuning_address="finetuning:8001") as client:
-        response = client.mmd.compute(before, after, reference=train, pairing="paired")
+        response = client.mmd.compute(before, after, ComputeOptions(pairing="paired"), reference=train)
         print(response.layers[0].standardised.mmd2)
 
         task = Task.parse("segmentation:label=hippocampus,structure=anterior")
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from vfmalign.client.messages.checks import CheckSpec
     from vfmalign.client.messages.experiments import ExperimentSpec
     from vfmalign.client.messages.jobs import JobSpec, Recipe
-    from vfmalign.client.messages.mmd import Kernel, TestOptions
+    from vfmalign.client.messages.mmd import ComputeOptions, Kernel, TestOptions
     from vfmalign.client.messages.tasks import Task
     from vfmalign.client.samples import LabelledFeatures
     from vfmalign.client.sync_client import Client
@@ -35,6 +35,7 @@ __all__ = [
     "AsyncClient",
     "CheckSpec",
     "Client",
+    "ComputeOptions",
     "ExperimentSpec",
     "JobSpec",
     "Kernel",
@@ -48,6 +49,7 @@ _MODULES = {
     "AsyncClient": "vfmalign.client.async_client",
     "CheckSpec": "vfmalign.client.messages.checks",
     "Client": "vfmalign.client.sync_client",
+    "ComputeOptions": "vfmalign.client.messages.mmd",
     "ExperimentSpec": "vfmalign.client.messages.experiments",
     "JobSpec": "vfmalign.client.messages.jobs",
     "Kernel": "vfmalign.client.messages.mmd",

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import grpc
-from numpy.typing import NDArray
 
-from vfmalign.client.messages.common import Cost, ObjectRef, Progress
+from vfmalign.client.messages.common import Cost, ObjectRef
 from vfmalign.client.messages.features import (
     Dataset,
     ExtractDatasetRequest,
@@ -21,15 +19,15 @@ from vfmalign.client.messages.features import (
     ListModelsResponse,
     Model,
     Pooling,
-    UnreadableObject,
 )
+from vfmalign.client.responses import OnProgress, fetch_pages, read_last_event
+from vfmalign.client.samples import Array
 from vfmalign.core.domain.errors import Internal
 from vfmalign.core.rpc.tensors import to_array
-from vfmalign.v1 import features_pb2, features_pb2_grpc
+from vfmalign.v1 import common_pb2, features_pb2, features_pb2_grpc
 
 Volume = bytes | Path | ObjectRef
 """A NIfTI file (`.nii` or `.nii.gz`): its bytes, its path on this machine, or an object in the deployment's storage."""
-OnProgress = Callable[[Progress], Awaitable[None] | None]
 
 _POOLINGS: dict[Pooling, features_pb2.Pooling] = {
     "mean": features_pb2.POOLING_MEAN,
@@ -48,7 +46,7 @@ class StudyFeatures:
         cost: of the call.
     """
 
-    layers: dict[str, NDArray[Any]]
+    layers: dict[str, Array]
     stored: dict[str, ObjectRef]
     checkpoint_sha256: str
     cost: Cost
@@ -149,23 +147,12 @@ class AsyncFeaturesClient:
             VfmalignError: the call failed otherwise.
         """
         call = self._stub().ExtractDataset(request.to_proto())
-        result: ExtractedFeatureSet | None = None
-        try:
-            async for message in call:
-                event = ExtractDatasetResponse.from_response(message)
-                if event.feature_set is not None:
-                    result = ExtractedFeatureSet(
-                        event.feature_set, event.cost or Cost(), event.computed_cases, event.recomputed_parts
-                    )
-                elif event.progress is not None and on_progress is not None:
-                    pending = on_progress(event.progress)
-                    if inspect.isawaitable(pending):
-                        await pending
-        finally:
-            call.cancel()  # the service goes on for a stream whose reader has left
-        if result is None:
+        event = await read_last_event(call, ExtractDatasetResponse, on_progress)
+        if event is None or event.feature_set is None:
             raise Internal("the feature service ended its answer without a feature set", subject="FeatureService")
-        return result
+        return ExtractedFeatureSet(
+            event.feature_set, event.cost or Cost(), event.computed_cases, event.recomputed_parts
+        )
 
     async def get_model(self, model_id: str) -> Model:
         """Returns a model's card.
@@ -179,16 +166,17 @@ class AsyncFeaturesClient:
 
     async def list_models(self) -> ListModelsResponse:
         """Lists all models: every page, as one."""
-        models: list[Model] = []
-        unreadable: list[UnreadableObject] = []
-        stub, page = self._stub(), ListModelsResponse()
-        while True:
-            request = features_pb2.ListModelsRequest(page_token=page.next_page_token)
-            page = ListModelsResponse.from_response(await stub.ListModels(request))
-            models += page.models
-            unreadable += page.unreadable
-            if not page.next_page_token:
-                return page.model_copy(update={"models": tuple(models), "unreadable": tuple(unreadable)})
+
+        async def fetch(page_token: str) -> ListModelsResponse:
+            request = features_pb2.ListModelsRequest(page_token=page_token)
+            return ListModelsResponse.from_response(await self._stub().ListModels(request))
+
+        pages = await fetch_pages(fetch)
+        return ListModelsResponse(
+            models=tuple(model for page in pages for model in page.models),
+            unreadable=tuple(item for page in pages for item in page.unreadable),
+            architectures=pages[-1].architectures,
+        )
 
     async def get_dataset(self, dataset_id: str) -> Dataset:
         """Describes a dataset.
@@ -202,22 +190,27 @@ class AsyncFeaturesClient:
 
     async def list_datasets(self) -> ListDatasetsResponse:
         """Lists all datasets: every page, as one."""
-        datasets: list[Dataset] = []
-        unreadable: list[UnreadableObject] = []
-        stub, page = self._stub(), ListDatasetsResponse()
-        while True:
-            request = features_pb2.ListDatasetsRequest(page_token=page.next_page_token)
-            page = ListDatasetsResponse.from_response(await stub.ListDatasets(request))
-            datasets += page.datasets
-            unreadable += page.unreadable
-            if not page.next_page_token:
-                return page.model_copy(update={"datasets": tuple(datasets), "unreadable": tuple(unreadable)})
+
+        async def fetch(page_token: str) -> ListDatasetsResponse:
+            request = features_pb2.ListDatasetsRequest(page_token=page_token)
+            return ListDatasetsResponse.from_response(await self._stub().ListDatasets(request))
+
+        pages = await fetch_pages(fetch)
+        return ListDatasetsResponse(
+            datasets=tuple(dataset for page in pages for dataset in page.datasets),
+            unreadable=tuple(item for page in pages for item in page.unreadable),
+        )
 
     def _stub(self) -> features_pb2_grpc.FeatureServiceAsyncStub:
         return features_pb2_grpc.FeatureServiceStub(self._open_channel())
 
 
-def _to_source(volume: Volume) -> dict[str, Any]:
+class _Source(TypedDict, total=False):
+    nifti: bytes
+    stored: common_pb2.ObjectRef
+
+
+def _to_source(volume: Volume) -> _Source:
     if isinstance(volume, ObjectRef):
         return {"stored": volume.to_proto()}
     return {"nifti": volume.read_bytes() if isinstance(volume, Path) else volume}

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import grpc
 
-from vfmalign.client.features import OnProgress
-from vfmalign.client.messages.common import Progress
 from vfmalign.client.messages.features import Dataset, Model
 from vfmalign.client.messages.imports import (
     CreateDatasetUploadsRequest,
@@ -23,6 +19,7 @@ from vfmalign.client.messages.imports import (
     PublishModelRequest,
     PublishModelResponse,
 )
+from vfmalign.client.responses import OnProgress, read_last_event
 from vfmalign.client.uploader import Uploader
 from vfmalign.core.domain.errors import Internal
 from vfmalign.v1 import imports_pb2_grpc
@@ -75,10 +72,10 @@ class AsyncDatasetsClient:
             VfmalignError: the call failed otherwise.
         """
         call = self._stub().PublishDataset(request.to_proto())
-        dataset: Dataset | None = await _follow(call, PublishDatasetResponse, "dataset", on_progress)
-        if dataset is None:
+        event = await read_last_event(call, PublishDatasetResponse, on_progress)
+        if event is None or event.dataset is None:
             raise Internal("the service ended its answer without a dataset", subject="DatasetService")
-        return dataset
+        return event.dataset
 
     def _stub(self) -> imports_pb2_grpc.DatasetServiceAsyncStub:
         return imports_pb2_grpc.DatasetServiceStub(self._open_channel())
@@ -120,27 +117,10 @@ class AsyncModelsClient:
             VfmalignError: the call failed otherwise.
         """
         call = self._stub().PublishModel(request.to_proto())
-        model: Model | None = await _follow(call, PublishModelResponse, "model", on_progress)
-        if model is None:
+        event = await read_last_event(call, PublishModelResponse, on_progress)
+        if event is None or event.model is None:
             raise Internal("the service ended its answer without a model", subject="ModelService")
-        return model
+        return event.model
 
     def _stub(self) -> imports_pb2_grpc.ModelServiceAsyncStub:
         return imports_pb2_grpc.ModelServiceStub(self._open_channel())
-
-
-async def _follow(call: Any, response: type[Any], field: str, on_progress: OnProgress | None) -> Any:
-    """Reads a stream of progress to its end; returns the result, the response's field of this name."""
-    result = None
-    try:
-        async for message in call:
-            event = response.from_response(message)
-            result = getattr(event, field)
-            progress: Progress | None = event.progress
-            if progress is not None and on_progress is not None:
-                pending = on_progress(progress)
-                if inspect.isawaitable(pending):
-                    await pending
-    finally:
-        call.cancel()  # the service goes on for a stream whose reader has left
-    return result

@@ -15,12 +15,6 @@ from vfmalign.client.messages.mmd import (
     ComputeResponse,
     CreateUploadRequest,
     CreateUploadResponse,
-    Estimator,
-    Kernel,
-    Measure,
-    Pairing,
-    Precision,
-    TestOptions,
     UploadedFeatures,
 )
 from vfmalign.client.samples import Array, LabelledFeatures, Sample, to_feature_source
@@ -48,19 +42,9 @@ class AsyncMmdClient:
         self,
         x: Sample,
         y: Sample,
+        options: ComputeOptions,
         *,
-        pairing: Pairing,
         reference: Sample | None = None,
-        kernel: Kernel | None = None,
-        estimator: Estimator | None = None,
-        layers: Sequence[str] = (),
-        primary_layer: str = "",
-        test: TestOptions | None = None,
-        interval_level: float = 0.95,
-        measures: Sequence[Measure] = (),
-        projection: bool = False,
-        precision: Precision | None = None,
-        frequencies: int = 0,
         timeout_s: float = COMPUTE_TIMEOUT_S,
     ) -> ComputeResponse:
         """Compares two samples, layer by layer.
@@ -68,32 +52,17 @@ class AsyncMmdClient:
         Args:
             x: features before; an array of shape (rows, channels), arrays by layer, or the id of a stored feature set.
             y: features after.
-            pairing: `paired` where row i of both comes from the same case, else `independent`.
-            reference: sample of other cases that fixes scale and bandwidth; optional where `kernel` has a fixed σ.
-            kernel: Gaussian, with the reference's median distance as bandwidth, where None.
-            estimator: the unbiased one that fits the pairing where None.
-            layers: layers to compare; all that both samples have where empty.
-            primary_layer: its result comes first; the first layer where empty.
-            test: hypothesis test; none where None.
-            interval_level: coverage of intervals, in (0, 1).
-            measures: measures of shift beside MMD².
-            projection: whether to return 2-D coordinates of the primary layer.
-            precision: least precision; the service's setting where None.
-            frequencies: of the random Fourier estimator, at least 256; 0 takes 1,024.
+            options: what to compare and how.
+            reference: sample of other cases that fixes scale and bandwidth; optional where the kernel has a fixed σ.
             timeout_s: deadline of the call, in seconds.
 
         Raises:
             BadTensor: an array cannot be sent.
-            BadOption: an option is wrong or does not fit the samples.
+            BadOption: an option does not fit the samples or the other options.
             NotFound: a feature set does not exist.
             Exhausted: the arrays do not fit into a message, or the comparison not into the service's memory.
             VfmalignError: the call failed otherwise.
         """
-        options = ComputeOptions.from_fields(
-            pairing=pairing, estimator=estimator, kernel=kernel, layers=tuple(layers), primary_layer=primary_layer,
-            test=test, interval_level=interval_level, projection=projection, precision=precision,
-            frequencies=frequencies, measures=tuple(measures),
-        )  # fmt: skip
         request = _create_request(options, x, y, reference)
         stub = mmd_pb2_grpc.MmdServiceStub(self._open_channel())
         return ComputeResponse.from_response(await stub.Compute(request, timeout=timeout_s))

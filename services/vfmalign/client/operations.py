@@ -8,20 +8,21 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from typing import Any, ClassVar, Generic, Literal, TypeVar, get_args
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
+from typing import ClassVar, Generic, Literal, TypeVar
 
 import grpc
 
 from vfmalign.client.messages.checks import Check, CheckSpec
-from vfmalign.client.messages.common import JobState
+from vfmalign.client.messages.common import JOB_STATES, STATES, JobState
 from vfmalign.client.messages.experiments import Experiment, ExperimentSpec
 from vfmalign.client.messages.jobs import Job, JobSpec
 from vfmalign.core.domain.errors import BadOption, DeadlineExceeded, Internal, Unavailable
 from vfmalign.v1 import (
     alignment_pb2,
     alignment_pb2_grpc,
-    common_pb2,
     experiment_pb2,
     experiment_pb2_grpc,
     finetuning_pb2,
@@ -36,21 +37,22 @@ _MAX_PAGE_SIZE = 1000
 ReportFormat = Literal["html", "json", "csv"]
 SpecT = TypeVar("SpecT", JobSpec, CheckSpec, ExperimentSpec)
 OperationT = TypeVar("OperationT", Job, Check, Experiment)
+RequestT = TypeVar("RequestT")
+ResponseT = TypeVar("ResponseT")
+T = TypeVar("T")
 
 
-class AsyncOperationsClient(Generic[SpecT, OperationT]):
-    """Creates, observes and cancels operations of one kind.
+class AsyncOperationsClient(ABC, Generic[SpecT, OperationT]):
+    """Creates, observes and cancels operations of one kind. Subclasses call the service.
 
     Args:
         open_channel: returns the channel to the service.
     """
 
-    RECORD: ClassVar[type[Any]]
-    """Class of the operation's record, which has the name of its message."""
-    MESSAGES: ClassVar[Any]
-    """Module of the service's messages."""
-    STUB: ClassVar[Any]
-    """Class of the service's stub."""
+    NOUN: ClassVar[str]
+    """Name of an operation, for errors."""
+    STATES: ClassVar[Sequence[JobState]]
+    """States that an operation can have."""
 
     def __init__(self, open_channel: Callable[[], grpc.aio.Channel]) -> None:
         self._open_channel = open_channel
@@ -63,7 +65,7 @@ class AsyncOperationsClient(Generic[SpecT, OperationT]):
             Conflict: the id is taken by an operation with another spec.
             VfmalignError: the call failed otherwise.
         """
-        return self._unpack(await self._call(f"Create{self._name}", self._id(operation_id) | {"spec": spec.to_proto()}))
+        return await self._create(operation_id, spec)
 
     async def get(self, operation_id: str) -> OperationT:
         """Returns an operation as it stands.
@@ -71,7 +73,7 @@ class AsyncOperationsClient(Generic[SpecT, OperationT]):
         Raises:
             NotFound: there is none of this id.
         """
-        return self._unpack(await self._call(f"Get{self._name}", self._id(operation_id)))
+        return await self._get(operation_id)
 
     async def list(self, states: Sequence[JobState] = (), *, limit: int | None = None) -> list[OperationT]:
         """Lists operations, newest first: every page, or the newest `limit` operations.
@@ -85,15 +87,19 @@ class AsyncOperationsClient(Generic[SpecT, OperationT]):
         """
         if limit is not None and limit < 1:
             raise BadOption(f"must be positive, got {limit}", field="limit", remedy="leave it out to list everything")
-        numbers = [self._state_number(state) for state in states]
+        for state in states:
+            if state not in self.STATES:
+                raise BadOption(
+                    f"{str(state)[:64]!r} is not a state",
+                    field="states",
+                    remedy=f"choose from {', '.join(self.STATES)}",
+                )
         operations: list[OperationT] = []
         token = ""
         while True:
             page_size = 0 if limit is None else min(limit - len(operations), _MAX_PAGE_SIZE)
-            fields = {"page_size": page_size, "page_token": token, "states": numbers}
-            page = await self._call(f"List{self._name}s", fields)
-            operations += [self.RECORD.from_response(message) for message in getattr(page, f"{self._noun}s")]
-            token = page.next_page_token
+            page, token = await self._list_page(states, page_size, token)
+            operations += page
             if not token or len(operations) == limit:
                 return operations
 
@@ -103,7 +109,7 @@ class AsyncOperationsClient(Generic[SpecT, OperationT]):
         Raises:
             NotFound: there is none of this id.
         """
-        return self._unpack(await self._call(f"Cancel{self._name}", self._id(operation_id)))
+        return await self._cancel(operation_id)
 
     async def retry(self, operation_id: str) -> OperationT:
         """Queues an operation again that failed or was cancelled; it continues from what it has stored.
@@ -114,7 +120,7 @@ class AsyncOperationsClient(Generic[SpecT, OperationT]):
             NotFound: there is none of this id.
             PreconditionFailed: it succeeded.
         """
-        return self._unpack(await self._call(f"Retry{self._name}", self._id(operation_id)))
+        return await self._retry(operation_id)
 
     async def watch(
         self,
@@ -122,7 +128,7 @@ class AsyncOperationsClient(Generic[SpecT, OperationT]):
         *,
         reconnect_s: float = RECONNECT_S,
         on_disconnect: Callable[[Unavailable], None] | None = None,
-    ) -> AsyncIterator[OperationT]:
+    ) -> AsyncGenerator[OperationT, None]:
         """Yields the operation at every change until it has ended, reconnecting when the service restarts.
 
         Args:
@@ -136,11 +142,11 @@ class AsyncOperationsClient(Generic[SpecT, OperationT]):
         """
         lost_at: float | None = None
         while True:
-            call = self._call(f"Watch{self._name}", self._id(operation_id))
             try:
-                async for message in call:
-                    lost_at = None
-                    yield self._unpack(message)
+                async with aclosing(self._watch(operation_id)) as operations:
+                    async for operation in operations:
+                        lost_at = None
+                        yield operation
                 return
             except DeadlineExceeded:
                 continue  # the stream's own deadline: the operation goes on
@@ -151,8 +157,6 @@ class AsyncOperationsClient(Generic[SpecT, OperationT]):
                         on_disconnect(error)
                 if time.monotonic() - lost_at > reconnect_s:
                     raise
-            finally:
-                call.cancel()  # gRPC keeps a stream open whose reader has left
             await asyncio.sleep(_PAUSE_S)
 
     async def wait(
@@ -185,51 +189,33 @@ class AsyncOperationsClient(Generic[SpecT, OperationT]):
         except TimeoutError:
             raise DeadlineExceeded(
                 f"it has not ended within {timeout_s:g} s",
-                subject=f"{self._noun} {operation_id}",
+                subject=f"{self.NOUN} {operation_id}",
                 remedy="wait longer, or cancel it",
             ) from None
         if last is None:
             raise Internal("the service ended its answer without a message", subject=operation_id)
         return last
 
-    @property
-    def _name(self) -> str:
-        return self.RECORD.__name__
+    @abstractmethod
+    async def _create(self, operation_id: str, spec: SpecT) -> OperationT: ...
 
-    @property
-    def _noun(self) -> str:
-        return self._name.lower()
+    @abstractmethod
+    async def _get(self, operation_id: str) -> OperationT: ...
 
-    def _id(self, operation_id: str) -> dict[str, Any]:
-        return {f"{self._noun}_id": operation_id}
+    @abstractmethod
+    async def _list_page(
+        self, states: Sequence[JobState], page_size: int, page_token: str
+    ) -> tuple[Sequence[OperationT], str]:
+        """Returns a page and the token of the next one, which is empty for the last one."""
 
-    def _state_number(self, state: JobState) -> int:
-        known = get_args(self.RECORD.model_fields["state"].annotation)
-        if state not in known:
-            raise BadOption(
-                f"{str(state)[:64]!r} is not a state", field="states", remedy=f"choose from {', '.join(known)}"
-            )
-        number: int = getattr(self.MESSAGES, f"{self._noun}_state_{state}".upper())
-        return number
+    @abstractmethod
+    async def _cancel(self, operation_id: str) -> OperationT: ...
 
-    def _unpack(self, response: Any) -> OperationT:
-        operation: OperationT = self.RECORD.from_response(getattr(response, self._noun))
-        return operation
+    @abstractmethod
+    async def _retry(self, operation_id: str) -> OperationT: ...
 
-    def _stub(self) -> Any:
-        return type(self).STUB(self._open_channel())
-
-    def _call(self, name: str, fields: dict[str, Any]) -> Any:
-        """Starts a call, such as `GetJob`, and returns it; its response is awaited or iterated."""
-        return getattr(self._stub(), name)(getattr(self.MESSAGES, f"{name}Request")(**fields))
-
-
-class AsyncJobsClient(AsyncOperationsClient[JobSpec, Job]):
-    """Training jobs."""
-
-    RECORD = Job
-    MESSAGES: ClassVar[Any] = finetuning_pb2
-    STUB: ClassVar[Any] = finetuning_pb2_grpc.FineTuningServiceStub
+    @abstractmethod
+    def _watch(self, operation_id: str) -> AsyncGenerator[OperationT, None]: ...
 
 
 class AsyncReportedClient(AsyncOperationsClient[SpecT, OperationT]):
@@ -246,25 +232,141 @@ class AsyncReportedClient(AsyncOperationsClient[SpecT, OperationT]):
             NotFound: there is none of this id.
             PreconditionFailed: it has no report, because it has not succeeded.
         """
-        number = common_pb2.ReportFormat.Value(f"REPORT_FORMAT_{report_format.upper()}")
-        call = self._call(f"Get{self._name}Report", self._id(operation_id) | {"format": number})
-        try:
-            return b"".join([message.content async for message in call])
-        finally:
-            call.cancel()
+        async with aclosing(self._read_report(operation_id, f"REPORT_FORMAT_{report_format.upper()}")) as parts:
+            return b"".join([part async for part in parts])
+
+    @abstractmethod
+    def _read_report(self, operation_id: str, format_name: str) -> AsyncGenerator[bytes, None]: ...
+
+
+async def _read_stream(
+    call: grpc.aio.UnaryStreamCall[RequestT, ResponseT], unpack: Callable[[ResponseT], T]
+) -> AsyncGenerator[T, None]:
+    """Yields what the messages of a stream hold, and ends the call when its reader leaves."""
+    try:
+        async for message in call:
+            yield unpack(message)
+    finally:
+        call.cancel()  # gRPC keeps a stream open whose reader has left
+
+
+class AsyncJobsClient(AsyncOperationsClient[JobSpec, Job]):
+    """Training jobs."""
+
+    NOUN = "job"
+    STATES = JOB_STATES
+
+    async def _create(self, job_id: str, spec: JobSpec) -> Job:
+        request = finetuning_pb2.CreateJobRequest(job_id=job_id, spec=spec.to_proto())
+        return Job.from_response((await self._stub().CreateJob(request)).job)
+
+    async def _get(self, job_id: str) -> Job:
+        request = finetuning_pb2.GetJobRequest(job_id=job_id)
+        return Job.from_response((await self._stub().GetJob(request)).job)
+
+    async def _list_page(
+        self, states: Sequence[JobState], page_size: int, page_token: str
+    ) -> tuple[Sequence[Job], str]:
+        names = [f"JOB_STATE_{state.upper()}" for state in states]
+        request = finetuning_pb2.ListJobsRequest(states=names, page_size=page_size, page_token=page_token)
+        page = await self._stub().ListJobs(request)
+        return [Job.from_response(job) for job in page.jobs], page.next_page_token
+
+    async def _cancel(self, job_id: str) -> Job:
+        request = finetuning_pb2.CancelJobRequest(job_id=job_id)
+        return Job.from_response((await self._stub().CancelJob(request)).job)
+
+    async def _retry(self, job_id: str) -> Job:
+        request = finetuning_pb2.RetryJobRequest(job_id=job_id)
+        return Job.from_response((await self._stub().RetryJob(request)).job)
+
+    def _watch(self, job_id: str) -> AsyncGenerator[Job, None]:
+        call = self._stub().WatchJob(finetuning_pb2.WatchJobRequest(job_id=job_id))
+        return _read_stream(call, lambda response: Job.from_response(response.job))
+
+    def _stub(self) -> finetuning_pb2_grpc.FineTuningServiceAsyncStub:
+        return finetuning_pb2_grpc.FineTuningServiceStub(self._open_channel())
 
 
 class AsyncChecksClient(AsyncReportedClient[CheckSpec, Check]):
     """Alignment checks."""
 
-    RECORD = Check
-    MESSAGES: ClassVar[Any] = alignment_pb2
-    STUB: ClassVar[Any] = alignment_pb2_grpc.AlignmentServiceStub
+    NOUN = "check"
+    STATES = STATES
+
+    async def _create(self, check_id: str, spec: CheckSpec) -> Check:
+        request = alignment_pb2.CreateCheckRequest(check_id=check_id, spec=spec.to_proto())
+        return Check.from_response((await self._stub().CreateCheck(request)).check)
+
+    async def _get(self, check_id: str) -> Check:
+        request = alignment_pb2.GetCheckRequest(check_id=check_id)
+        return Check.from_response((await self._stub().GetCheck(request)).check)
+
+    async def _list_page(
+        self, states: Sequence[JobState], page_size: int, page_token: str
+    ) -> tuple[Sequence[Check], str]:
+        names = [f"CHECK_STATE_{state.upper()}" for state in states]
+        request = alignment_pb2.ListChecksRequest(states=names, page_size=page_size, page_token=page_token)
+        page = await self._stub().ListChecks(request)
+        return [Check.from_response(check) for check in page.checks], page.next_page_token
+
+    async def _cancel(self, check_id: str) -> Check:
+        request = alignment_pb2.CancelCheckRequest(check_id=check_id)
+        return Check.from_response((await self._stub().CancelCheck(request)).check)
+
+    async def _retry(self, check_id: str) -> Check:
+        request = alignment_pb2.RetryCheckRequest(check_id=check_id)
+        return Check.from_response((await self._stub().RetryCheck(request)).check)
+
+    def _watch(self, check_id: str) -> AsyncGenerator[Check, None]:
+        call = self._stub().WatchCheck(alignment_pb2.WatchCheckRequest(check_id=check_id))
+        return _read_stream(call, lambda response: Check.from_response(response.check))
+
+    def _read_report(self, check_id: str, format_name: str) -> AsyncGenerator[bytes, None]:
+        request = alignment_pb2.GetCheckReportRequest(check_id=check_id, format=format_name)
+        return _read_stream(self._stub().GetCheckReport(request), lambda response: response.content)
+
+    def _stub(self) -> alignment_pb2_grpc.AlignmentServiceAsyncStub:
+        return alignment_pb2_grpc.AlignmentServiceStub(self._open_channel())
 
 
 class AsyncExperimentsClient(AsyncReportedClient[ExperimentSpec, Experiment]):
     """Experiments: models × tasks × seeds."""
 
-    RECORD = Experiment
-    MESSAGES: ClassVar[Any] = experiment_pb2
-    STUB: ClassVar[Any] = experiment_pb2_grpc.ExperimentServiceStub
+    NOUN = "experiment"
+    STATES = STATES
+
+    async def _create(self, experiment_id: str, spec: ExperimentSpec) -> Experiment:
+        request = experiment_pb2.CreateExperimentRequest(experiment_id=experiment_id, spec=spec.to_proto())
+        return Experiment.from_response((await self._stub().CreateExperiment(request)).experiment)
+
+    async def _get(self, experiment_id: str) -> Experiment:
+        request = experiment_pb2.GetExperimentRequest(experiment_id=experiment_id)
+        return Experiment.from_response((await self._stub().GetExperiment(request)).experiment)
+
+    async def _list_page(
+        self, states: Sequence[JobState], page_size: int, page_token: str
+    ) -> tuple[Sequence[Experiment], str]:
+        names = [f"EXPERIMENT_STATE_{state.upper()}" for state in states]
+        request = experiment_pb2.ListExperimentsRequest(states=names, page_size=page_size, page_token=page_token)
+        page = await self._stub().ListExperiments(request)
+        return [Experiment.from_response(experiment) for experiment in page.experiments], page.next_page_token
+
+    async def _cancel(self, experiment_id: str) -> Experiment:
+        request = experiment_pb2.CancelExperimentRequest(experiment_id=experiment_id)
+        return Experiment.from_response((await self._stub().CancelExperiment(request)).experiment)
+
+    async def _retry(self, experiment_id: str) -> Experiment:
+        request = experiment_pb2.RetryExperimentRequest(experiment_id=experiment_id)
+        return Experiment.from_response((await self._stub().RetryExperiment(request)).experiment)
+
+    def _watch(self, experiment_id: str) -> AsyncGenerator[Experiment, None]:
+        call = self._stub().WatchExperiment(experiment_pb2.WatchExperimentRequest(experiment_id=experiment_id))
+        return _read_stream(call, lambda response: Experiment.from_response(response.experiment))
+
+    def _read_report(self, experiment_id: str, format_name: str) -> AsyncGenerator[bytes, None]:
+        request = experiment_pb2.GetExperimentReportRequest(experiment_id=experiment_id, format=format_name)
+        return _read_stream(self._stub().GetExperimentReport(request), lambda response: response.content)
+
+    def _stub(self) -> experiment_pb2_grpc.ExperimentServiceAsyncStub:
+        return experiment_pb2_grpc.ExperimentServiceStub(self._open_channel())

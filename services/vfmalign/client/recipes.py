@@ -12,7 +12,7 @@ from vfmalign.core.domain.recipes import PRESETS, Preset, check_probe_steps, fit
 from vfmalign.core.domain.record import Record
 
 # What makes two trainings comparable; everything else is each network's own.
-BUDGET = ("epochs", "steps_per_epoch", "batch_size", "patch_shape_DHW")
+BUDGET = ("epochs", "steps_per_epoch", "batch_size", "patch_shape_dhw")
 MIN_SHARE = 0.25
 """Share of the preset's steps below which a check has no verdict (docs/adr/0087-*.md)."""
 
@@ -56,12 +56,16 @@ def apply_recipe(recipe: Recipe, base: TrainingRecipe) -> TrainingRecipe:
     Raises:
         BadOption: probes where there is no validation.
     """
-    changes = recipe.model_dump(exclude={"preset", "patch_shape_dhw"}, exclude_none=True)
-    if recipe.patch_shape_dhw:
-        changes["patch_shape_DHW"] = recipe.patch_shape_dhw
+    changes = recipe.model_dump(exclude={"preset"}, exclude_defaults=True)
     result = TrainingRecipe.model_validate(base.model_dump() | changes)
     check_probe_steps(result)
     return result
+
+
+def make_request(recipe: TrainingRecipe, preset: str) -> Recipe:
+    """Returns the request of a recipe with every field set, so that a later change of the preset does not change it."""
+    fields = recipe.model_dump(include=set(Recipe.model_fields), exclude_none=True)
+    return Recipe.model_validate(fields | {"preset": preset})
 
 
 def get_recipe(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 from functools import wraps
 from types import TracebackType
 from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar
@@ -17,7 +17,7 @@ from vfmalign.client.operations import AsyncChecksClient, AsyncExperimentsClient
 
 P = ParamSpec("P")
 T = TypeVar("T")
-W = TypeVar("W")
+WrappedT_co = TypeVar("WrappedT_co", covariant=True)
 
 
 class EventLoopThread:
@@ -50,35 +50,38 @@ class EventLoopThread:
         self._loop.close()
 
 
-class _SubClient(Generic[W]):
+class _SubClient(Generic[WrappedT_co]):
     """Blocking methods of an asynchronous sub-client."""
 
-    def __init__(self, wrapped: W, thread: EventLoopThread) -> None:
+    def __init__(self, wrapped: WrappedT_co, thread: EventLoopThread) -> None:
         self._wrapped = wrapped
         self._thread = thread
 
 
-def _blocking(method: Callable[Concatenate[Any, P], Coroutine[Any, Any, T]]) -> Callable[Concatenate[Any, P], T]:
+def _blocking(
+    method: Callable[Concatenate[WrappedT_co, P], Coroutine[Any, Any, T]],
+) -> Callable[Concatenate[_SubClient[WrappedT_co], P], T]:
     """The blocking form of a coroutine method, with its signature and docstring."""
 
     @wraps(method)
-    def call(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        result: T = self._thread.run(method(self._wrapped, *args, **kwargs))
-        return result
+    def call(self: _SubClient[WrappedT_co], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return self._thread.run(method(self._wrapped, *args, **kwargs))
 
     return call
 
 
-def _iterating(method: Callable[Concatenate[Any, P], AsyncIterator[T]]) -> Callable[Concatenate[Any, P], Iterator[T]]:
+def _iterating(
+    method: Callable[Concatenate[WrappedT_co, P], AsyncGenerator[T, None]],
+) -> Callable[Concatenate[_SubClient[WrappedT_co], P], Iterator[T]]:
     """The blocking form of an asynchronous generator method."""
 
     @wraps(method)
-    def call(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> Iterator[T]:
-        generator: Any = method(self._wrapped, *args, **kwargs)
+    def call(self: _SubClient[WrappedT_co], /, *args: P.args, **kwargs: P.kwargs) -> Iterator[T]:
+        generator = method(self._wrapped, *args, **kwargs)
         try:
             while True:
                 try:
-                    item: T = self._thread.run(generator.__anext__())
+                    item = self._thread.run(generator.__anext__())
                 except StopAsyncIteration:
                     return
                 yield item

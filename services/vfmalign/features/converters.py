@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 from vfmalign.client.messages import features as messages
 from vfmalign.client.messages.base import get_enum_label
 from vfmalign.client.messages.common import Cost, ObjectRef, Progress, StageTiming
-from vfmalign.core.domain.datasets import StoredObject
-from vfmalign.core.domain.declarations import VOLUME_PATTERN, VolumeKind
+from vfmalign.core.domain.declarations import VolumeKind
 from vfmalign.core.domain.errors import BadOption, TooLarge
-from vfmalign.core.domain.models import LayerSpec, ModelCard
-from vfmalign.core.domain.record import SHA256_PATTERN, is_id
+from vfmalign.core.domain.models import ModelCard
+from vfmalign.core.domain.record import VOLUME_KIND
+from vfmalign.core.domain.stored_objects import StoredFile, StoredObject
 from vfmalign.core.rpc.tensors import to_tensor
 from vfmalign.features.extraction.dataset_extraction import ExtractionResult
 from vfmalign.features.extraction.parts import Features
 from vfmalign.features.extraction.study import Source, StudyRequest, in_field
-from vfmalign.features.extraction.study_store import StoredFeatures, check_study_id
+from vfmalign.features.extraction.study_store import check_study_id
 from vfmalign.features.listing import ObjectPage
 from vfmalign.imaging.input_transforms import get_input_transform
 from vfmalign.models.registry import list_architectures
@@ -33,21 +32,6 @@ ToUri = Callable[[str], str]
 # --- requests ---------------------------------------------------------------------------------------------------------
 
 
-def check_id(text: str, field: str) -> str:
-    """Returns the id of a request.
-
-    Raises:
-        BadOption: it is not an id.
-    """
-    if not is_id(text):
-        raise BadOption(
-            f"{text[:64]!r} is not a valid id" if text else "no id is given",
-            field=field,
-            remedy="use lower-case letters, digits, `_`, `.` and `-`, at most 128 characters",
-        )
-    return text
-
-
 def to_study_request(request: features_pb2.ExtractRequest, to_key: ToKey) -> StudyRequest:
     """Checks a request of Extract.
 
@@ -56,15 +40,15 @@ def to_study_request(request: features_pb2.ExtractRequest, to_key: ToKey) -> Stu
         InvalidInput: a stored volume lies in another bucket.
     """
     if request.store_as:
-        check_study_id(check_id(request.store_as, "store_as"))
+        check_study_id(request.store_as)
     input_transform = request.input_transform or "identity"
     get_input_transform(input_transform)
     pooling = get_enum_label(features_pb2.Pooling.DESCRIPTOR, request.pooling) or "mean"
     if pooling not in {"mean", "none"}:
         raise BadOption("unknown pooling", field="pooling", remedy="choose POOLING_MEAN or POOLING_NONE")
     return StudyRequest(
-        model=check_id(request.model_id, "model_id"),
-        model_sha256=_check_sha256(request.checkpoint_sha256, "checkpoint_sha256"),
+        model=request.model_id,
+        model_sha256=request.checkpoint_sha256,
         sources=tuple(_to_sources(request.study, to_key)),
         layers=tuple(request.layers),
         pooling=cast(messages.Pooling, pooling),
@@ -85,17 +69,11 @@ def to_extraction_request(request: features_pb2.ExtractDatasetRequest) -> messag
     return record
 
 
-def _check_sha256(text: str, field: str, *, required: bool = False) -> str:
-    if re.fullmatch(SHA256_PATTERN, text) or (not text and not required):
-        return text
-    raise BadOption("not a SHA-256 digest", field=field, remedy="give 64 lower-case hexadecimal digits")
-
-
 def _to_sources(study: features_pb2.Study, to_key: ToKey) -> list[Source]:
     sources = []
     for i, volume in enumerate(study.volumes):
         field = f"study.volumes[{i}]"
-        if not re.fullmatch(VOLUME_PATTERN, volume.modality) or volume.modality == "gland":
+        if not VOLUME_KIND.matches(volume.modality) or volume.modality == "gland":
             raise BadOption(
                 f"{volume.modality[:64]!r} is not a modality" if volume.modality else "no modality is given",
                 field=f"{field}.modality",
@@ -115,10 +93,9 @@ def _to_source(
         raise BadOption(f"{kind} has no source", field=field, remedy="set `nifti` or `stored`")
     if source == "nifti":
         return Source(kind, field, message.nifti)
-    sha256 = _check_sha256(message.stored.sha256, f"{field}.stored.sha256", required=True)
     with in_field(f"{field}.stored.uri"):
         key = to_key(message.stored.uri)
-    return Source(kind, field, StoredObject(key=key, sha256=sha256))
+    return Source(kind, field, StoredObject(key=key, sha256=message.stored.sha256))
 
 
 # --- responses --------------------------------------------------------------------------------------------------------
@@ -130,27 +107,20 @@ def to_model(card: ModelCard, to_uri: ToUri) -> messages.Model:
         model_id=card.id,
         architecture=card.architecture,
         objective=card.objective,
-        checkpoint=_to_object_ref(card.checkpoint, to_uri),
-        preprocessing=messages.Preprocessing(
-            modalities=card.preprocessing.modalities,
-            spacing_mm=card.preprocessing.spacing_mm or (),
-            shape_dhw=card.preprocessing.shape_DHW,
-            normalisation=card.preprocessing.normalisation,
-            quantiles=card.preprocessing.quantiles if card.preprocessing.normalisation == "quantile_range" else (),
-            reference=card.preprocessing.reference,
-        ),
-        layers=_to_layers(card.layers),
+        checkpoint=ObjectRef.of(card.checkpoint, to_uri),
+        preprocessing=card.preprocessing,
+        layers=card.layers,
         primary_layer=card.primary_layer,
         pretraining=tuple(
             messages.Pretraining(
-                dataset_id=source.dataset,
+                dataset_id=source.dataset_id,
                 dataset_digest=source.dataset_digest,
                 volume_count=len(source.volume_sha256),
                 group_count=len(source.groups),
             )
             for source in card.pretraining
         ),
-        parent_model_id=card.parent,
+        parent_model_id=card.parent_model_id,
         source=card.source,
     )
 
@@ -193,10 +163,10 @@ def to_inline_layers(features: Features, limit_bytes: int) -> list[features_pb2.
     ]
 
 
-def to_stored_layers(stored: Mapping[str, StoredFeatures], to_uri: ToUri) -> list[features_pb2.LayerFeatures]:
+def to_stored_layers(stored: Mapping[str, StoredFile], to_uri: ToUri) -> list[features_pb2.LayerFeatures]:
     """Packs references to a study's stored features."""
     return [
-        features_pb2.LayerFeatures(layer=layer, stored=_to_object_ref(file.ref, to_uri, file.size_bytes).to_proto())
+        features_pb2.LayerFeatures(layer=layer, stored=ObjectRef.of(file, to_uri).to_proto())
         for layer, file in stored.items()
     ]
 
@@ -210,13 +180,13 @@ def to_progress(done: int, total: int, elapsed_s: float) -> messages.ExtractData
 def to_feature_set(result: ExtractionResult, to_uri: ToUri, cost: Cost) -> messages.ExtractDatasetResponse:
     """Builds the last message of a dataset's extraction."""
     committed, manifest = result.committed, result.committed.manifest
-    ref = StoredObject(key=committed.key, sha256=committed.sha256)
+    ref = StoredFile(key=committed.key, sha256=committed.sha256, size_bytes=committed.size_bytes)
     feature_set = messages.FeatureSet(
         feature_set_id=result.feature_set_id,
-        manifest=_to_object_ref(ref, to_uri, committed.size_bytes),
+        manifest=ObjectRef.of(ref, to_uri),
         rows=manifest.rows,
         groups=len(set(manifest.groups)),
-        layers=_to_layers(manifest.layers),
+        layers=manifest.layers,
         checkpoint_sha256=result.checkpoint_sha256,
         dataset_digest=manifest.request.dataset_digest,
     )
@@ -236,11 +206,3 @@ def to_cost(seconds: Mapping[str, float], device: str, peak_bytes: int) -> Cost:
 
 def _to_unreadable(page: ObjectPage[Any]) -> tuple[messages.UnreadableObject, ...]:
     return tuple(messages.UnreadableObject(id=name, message=str(error)) for name, error in page.unreadable.items())
-
-
-def _to_object_ref(ref: StoredObject, to_uri: ToUri, size_bytes: int = 0) -> ObjectRef:
-    return ObjectRef(uri=to_uri(ref.key), sha256=ref.sha256, size_bytes=size_bytes)
-
-
-def _to_layers(layers: Sequence[LayerSpec]) -> tuple[messages.Layer, ...]:
-    return tuple(messages.Layer(name=layer.name, channels=layer.channels) for layer in layers)

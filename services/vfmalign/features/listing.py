@@ -15,8 +15,8 @@ from vfmalign.core.runtime import logs
 from vfmalign.core.runtime.work_context import current_work
 from vfmalign.core.storage.datasets import list_datasets as list_dataset_ids
 from vfmalign.core.storage.datasets import load_dataset
+from vfmalign.core.storage.model_cards import list_model_ids, load_card
 from vfmalign.core.storage.store.object_store import ObjectStore
-from vfmalign.models.cards import list_model_ids, load_card
 
 DEFAULT_PAGE_SIZE = 100
 MAX_PAGE_SIZE = 1000

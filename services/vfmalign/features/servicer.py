@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 import torch
+from google.protobuf.message import Message
 from grpc.aio import ServicerContext
 
 from vfmalign.client.dataset_description import describe_dataset
@@ -20,6 +21,7 @@ from vfmalign.core.runtime.metrics import Stages
 from vfmalign.core.runtime.threads import STORE
 from vfmalign.core.runtime.work_context import current_work
 from vfmalign.core.storage.datasets import load_dataset
+from vfmalign.core.storage.model_cards import load_card
 from vfmalign.core.storage.store.access import STORE_ACCESS
 from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.features import converters, listing, metrics
@@ -33,13 +35,12 @@ from vfmalign.features.extraction.study_store import store_features
 from vfmalign.features.settings import FeaturesOptions
 from vfmalign.features.workers import Workers
 from vfmalign.imaging.preprocessing import PreparedStudy
-from vfmalign.models.cards import load_card
 from vfmalign.models.encoder import Encoder
 from vfmalign.v1 import features_pb2 as pb
 from vfmalign.v1 import features_pb2_grpc
 
 T = TypeVar("T")
-Context = ServicerContext[Any, Any]
+Context = ServicerContext[Message, Message]
 _STOP_POLL_S = 1.0
 
 
@@ -71,7 +72,7 @@ class FeatureServicer(features_pb2_grpc.FeatureServiceServicer):
 
     async def GetModel(self, request: pb.GetModelRequest, context: Context) -> pb.GetModelResponse:
         """See the proto."""
-        card = await STORE.run(load_card, self._store, converters.check_id(request.model_id, "model_id"))
+        card = await STORE.run(load_card, self._store, request.model_id)
         return pb.GetModelResponse(model=converters.to_model(card, self._store.uri).to_proto())
 
     async def ListDatasets(self, request: pb.ListDatasetsRequest, context: Context) -> pb.ListDatasetsResponse:
@@ -82,8 +83,7 @@ class FeatureServicer(features_pb2_grpc.FeatureServiceServicer):
 
     async def GetDataset(self, request: pb.GetDatasetRequest, context: Context) -> pb.GetDatasetResponse:
         """See the proto."""
-        dataset_id = converters.check_id(request.dataset_id, "dataset_id")
-        dataset = await STORE.run(load_dataset, self._store, dataset_id)
+        dataset = await STORE.run(load_dataset, self._store, request.dataset_id)
         return pb.GetDatasetResponse(dataset=describe_dataset(dataset).to_proto())
 
     async def Extract(self, request: pb.ExtractRequest, context: Context) -> pb.ExtractResponse:

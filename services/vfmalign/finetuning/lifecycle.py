@@ -42,21 +42,13 @@ ARTIFACT_LOST = "ARTIFACT_LOST"
 _MAX_DIFFERENCES = 8
 
 
-def list_differences(first: Any, second: Any, path: str = "") -> list[str]:
+def list_differences(first: object, second: object, path: str = "") -> list[str]:
     """Returns the paths of the fields in which two JSON values differ, such as `recipe.epochs`."""
     if not (isinstance(first, dict) and isinstance(second, dict)):
         return [] if first == second else [path]
     names = sorted(first.keys() | second.keys())
     prefix = f"{path}." if path else ""
     return [place for name in names for place in list_differences(first.get(name), second.get(name), prefix + name)]
-
-
-class StoredRef(Record):
-    """A stored object: its key, SHA-256 digest and size in bytes."""
-
-    key: str
-    sha256: str
-    size_bytes: int
 
 
 @dataclass(frozen=True)
@@ -121,7 +113,7 @@ class LifecycleRepository(ABC, Generic[Row, Item]):
         stopping: detail of the progress while a cancelled operation still runs.
     """
 
-    table: ClassVar[type[Any]]
+    table: type[Row]
     noun: ClassVar[str]
     states: ClassVar[tuple[JobState, ...]] = STATES
     stopping: ClassVar[str]
@@ -268,7 +260,7 @@ class LifecycleRepository(ABC, Generic[Row, Item]):
                 return self._same(session.get_one(self.table, self._key(row.id)), request)
         return self._to_item(row)
 
-    def _check_quota(self, session: Session, row: Any) -> None:
+    def _check_quota(self, session: Session, row: Row) -> None:
         """Checks that the creator of a row may have one more that is unfinished.
 
         Calls that arrive at once are not counted by each other, and may exceed the quota by their number.
@@ -291,7 +283,7 @@ class LifecycleRepository(ABC, Generic[Row, Item]):
         """Returns the primary key of a row."""
         return self._database.tenant, item_id
 
-    def _row(self, session: Session, item_id: str, *, lock: bool = True) -> Any:
+    def _row(self, session: Session, item_id: str, *, lock: bool = True) -> Row:
         row = session.get(self.table, self._key(item_id), with_for_update=lock or None)
         if row is None:
             raise NotFound(
@@ -301,7 +293,7 @@ class LifecycleRepository(ABC, Generic[Row, Item]):
             )
         return row
 
-    def _same(self, row: Any, request: Record) -> Item:
+    def _same(self, row: Row, request: Record) -> Item:
         if row.request_digest != request.digest():
             fields = list_differences(row.request, request.model_dump(mode="json"))[:_MAX_DIFFERENCES]
             raise Conflict(
@@ -327,25 +319,25 @@ class LifecycleRepository(ABC, Generic[Row, Item]):
         self._reset(row)
         return self._to_item(row)
 
-    def _may_retry(self, session: Session, row: Any) -> bool:
+    def _may_retry(self, session: Session, row: Row) -> bool:
         """Returns whether an item that has ended may be queued again."""
-        return bool(row.state != "succeeded")
+        return row.state != "succeeded"
 
-    def _reset(self, row: Any) -> None:
+    def _reset(self, row: Row) -> None:
         """Clears what an item that is retried does not keep."""
 
-    def _select(self, query: sa.Select[Any]) -> tuple[Item, ...]:
+    def _select(self, query: sa.Select[Row]) -> tuple[Item, ...]:
         with self._database.snapshot() as session:
             return tuple(self._to_item(row) for row in session.scalars(query))
 
-    def _set_progress(self, row: Any, progress: Progress) -> bool:
+    def _set_progress(self, row: Row, progress: Progress) -> bool:
         """Records progress, and returns whether the row still accepts it."""
         accepted = row.state not in TERMINAL_STATES and not row.cancel_requested
         if accepted:
             row.progress = _dump(progress)
-        return bool(accepted)
+        return accepted
 
-    def _end(self, session: Session, row: Any, state: State, detail: str, failure: Failure | None = None) -> None:
+    def _end(self, session: Session, row: Row, state: State, detail: str, failure: Failure | None = None) -> None:
         """Moves a row to a terminal state; the first terminal state stays."""
         if row.state in TERMINAL_STATES:
             return

@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import dataclasses
 from collections.abc import Awaitable, Callable, Mapping
-from functools import partial
 
 from vfmalign.client.async_client import AsyncClient
 from vfmalign.client.messages.common import Estimate
@@ -21,7 +20,6 @@ from vfmalign.database.database import Database
 from vfmalign.database.lease import Term
 from vfmalign.finetuning import metrics
 from vfmalign.finetuning.checks.reconciler import PollingPolicy, Reconciler
-from vfmalign.finetuning.checks.reporting import all_stages
 from vfmalign.finetuning.checks.repository import CheckRepository
 from vfmalign.finetuning.experiments.cell_results import CellResults
 from vfmalign.finetuning.experiments.report_writer import ReportWriter
@@ -69,7 +67,6 @@ class _TenantLoops:
         self.stored_checks, self.stored_experiments = checks, ExperimentRepository(tenancy.database)
         self.tenant = store.tenant
         self.checks = Reconciler(
-            get_stages=partial(all_stages, checks),
             checks=checks,
             jobs=JobRepository(tenancy.database),
             store=store,

@@ -7,11 +7,11 @@ import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import grpc
 from google.protobuf.descriptor import EnumDescriptor
-from pydantic import TypeAdapter, ValidationError
+from google.protobuf.message import Message
 
 from vfmalign.client.messages.base import ApiMessage, enum_labels, get_enum_label
 from vfmalign.client.messages.common import ObjectRef
@@ -25,8 +25,9 @@ from vfmalign.database.pagination import PageRequest
 from vfmalign.finetuning.lifecycle import LifecycleRepository, Operation
 from vfmalign.v1 import common_pb2
 
-Context = grpc.aio.ServicerContext[Any, Any]
+Context = grpc.aio.ServicerContext[Message, Message]
 Item = TypeVar("Item", bound=Operation)
+Packed = TypeVar("Packed", bound=Message)
 _PART_BYTES = 2**20
 _PAGE_BYTES = 4 * 2**20
 """A page ends before its messages exceed this size, whatever its number of rows."""
@@ -54,8 +55,24 @@ class Watching:
         self._ended.set()
 
 
-class OperationServicer(ABC, Generic[Item]):
-    """Handlers that the three servicers share; the calls differ only in their messages.
+class ListRequest(Protocol):
+    """What the requests of all lists have."""
+
+    @property
+    def page_size(self) -> int:
+        """See `PageRequest.size`."""
+
+    @property
+    def page_token(self) -> str:
+        """See `PageRequest.token`."""
+
+    @property
+    def states(self) -> Sequence[int]:
+        """Numbers of the states to list; empty means all."""
+
+
+class OperationServicer(ABC, Generic[Item, Packed]):
+    """Handlers that the three servicers share; the calls differ only in their messages, such as `Packed`.
 
     Args:
         repository: of the operations.
@@ -74,20 +91,21 @@ class OperationServicer(ABC, Generic[Item]):
     def _convert(self, item: Item, *, whole: bool = True) -> ApiMessage:
         """Converts an operation to its message; lists leave out all that can be large (`whole` is False)."""
 
-    async def _pack(self, item: Item, *, whole: bool = True) -> Any:
+    async def _pack(self, item: Item, *, whole: bool = True) -> Packed:
         # Reports, which those that have succeeded have, are in the store.
         threads = STORE if whole and item.state == "succeeded" else DATABASE
         record = await threads.run(self._convert, item, whole=whole)
-        return record.to_proto()
+        message: Packed = record.to_proto()
+        return message
 
-    async def _get(self, item_id: str) -> Any:
+    async def _get(self, item_id: str) -> Packed:
         return await self._pack(await DATABASE.run(self._repository.get, item_id))
 
-    async def _list(self, request: Any, states: EnumDescriptor) -> tuple[list[Any], str]:
+    async def _list(self, request: ListRequest, states: EnumDescriptor) -> tuple[list[Packed], str]:
         """Returns one page of messages and the token of the next page."""
         query = PageRequest(request.page_size, request.page_token, parse_states(request.states, states))
         page = await DATABASE.run(self._repository.list, query)
-        messages: list[Any] = []
+        messages: list[Packed] = []
         free_bytes = _PAGE_BYTES
         for item in page.items:
             message = await self._pack(item, whole=False)
@@ -108,19 +126,19 @@ class OperationServicer(ABC, Generic[Item]):
         item = await DATABASE.run(self._repository.get, item_id)
         check_ownership(current_identity.get(), item.created_by, item.id)
 
-    async def _cancel(self, item_id: str) -> Any:
+    async def _cancel(self, item_id: str) -> Packed:
         await self._check_owner(item_id)
         item = await DATABASE.run(self._repository.cancel, item_id)
         self._wake()
         return await self._pack(item)
 
-    async def _retry(self, item_id: str) -> Any:
+    async def _retry(self, item_id: str) -> Packed:
         await self._check_owner(item_id)
         item = await DATABASE.run(self._repository.retry, item_id)
         self._wake()
         return await self._pack(item)
 
-    async def _watch(self, item_id: str) -> AsyncIterator[Any]:
+    async def _watch(self, item_id: str) -> AsyncIterator[Packed]:
         """Yields the message at every change until the operation has ended."""
         sent = None
         while True:
@@ -167,23 +185,6 @@ async def stream_report(
     content = await STORE.run(read)
     for start in range(0, len(content), _PART_BYTES):
         yield content[start : start + _PART_BYTES]
-
-
-def parse_id(kind: Any, text: str, field: str) -> str:
-    """Validates an id that a client chose.
-
-    Raises:
-        BadOption: it has another form.
-    """
-    try:
-        name: str = TypeAdapter(kind).validate_python(text)
-    except ValidationError as error:
-        raise BadOption(
-            "not an id",
-            field=field,
-            remedy="use lower-case letters, digits, `_`, `.` and `-`, and begin with a letter or digit",
-        ) from error
-    return name
 
 
 def parse_states(states: Sequence[int], enum: EnumDescriptor) -> tuple[str, ...]:

@@ -21,7 +21,7 @@ from torch import Tensor
 from vfmalign.core.domain.declarations import VolumeKind
 from vfmalign.core.domain.errors import BadVolume
 from vfmalign.core.domain.metrics import Structure
-from vfmalign.core.domain.models import PreprocessingSpec
+from vfmalign.core.domain.models import Preprocessing
 from vfmalign.imaging.axis_weights import SNAP_VOXELS
 from vfmalign.imaging.grid import Grid, common_grid, resample
 from vfmalign.imaging.preprocessing import padding_before
@@ -60,7 +60,7 @@ class FieldOfView:
 
 def measure_field_of_view(
     volumes: Mapping[VolumeKind, Volume],
-    preprocessing: PreprocessingSpec,
+    preprocessing: Preprocessing,
     structures: Sequence[Structure],
     subject: str,
 ) -> FieldOfView:
@@ -77,8 +77,8 @@ def measure_field_of_view(
     """
     grid = common_grid(volumes[preprocessing.reference], preprocessing.spacing_mm, preprocessing.reference)
     image: Box = np.array([(0, 0, 0), grid.shape_XYZ[::-1]])
-    padding = [padding_before(*sizes) for sizes in zip(grid.shape_XYZ[::-1], preprocessing.shape_DHW, strict=True)]
-    window: Box = np.array([(0, 0, 0), preprocessing.shape_DHW]) - np.array(padding)
+    padding = [padding_before(*sizes) for sizes in zip(grid.shape_XYZ[::-1], preprocessing.shape_dhw, strict=True)]
+    window: Box = np.array([(0, 0, 0), preprocessing.shape_dhw]) - np.array(padding)
     seen: Box = np.array([np.maximum(window[0], image[0]), np.minimum(window[1], image[1])])  # padding shows nothing
     structures = [structure for structure in structures if structure.label in volumes]
     extents = {structure: _find_extent(volumes[structure.label], structure, grid) for structure in structures}

@@ -13,7 +13,6 @@ Legend: C channels (modalities), D slices, H rows, W columns.
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -24,8 +23,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vfmalign.core.domain.declarations import MAX_MODALITIES, VOLUME_PATTERN, Modality
+from vfmalign.core.domain.declarations import MAX_MODALITIES, Modality
 from vfmalign.core.domain.errors import BadOption
+from vfmalign.core.domain.record import VOLUME_KIND
 from vfmalign.imaging.distortion import displace_ratio, distort, simulate_displacement
 
 
@@ -187,7 +187,7 @@ def get_input_transform(name: str) -> InputTransform:
         return INPUT_TRANSFORMS[name]
     base, _, rest = name.partition(":")
     modalities = tuple(rest.split("+"))
-    valid = len(modalities) <= MAX_MODALITIES and all(re.fullmatch(VOLUME_PATTERN, each) for each in modalities)
+    valid = len(modalities) <= MAX_MODALITIES and all(VOLUME_KIND.matches(each) for each in modalities)
     if base in MODALITY_TRANSFORMS and valid:
         return partial(MODALITY_TRANSFORMS[base], modalities=modalities)
     known = ", ".join((*sorted(INPUT_TRANSFORMS), *(f"{each}:MODALITY" for each in sorted(MODALITY_TRANSFORMS))))

@@ -1,6 +1,6 @@
 """Preprocessing of a study: from volumes to the tensor that an encoder takes.
 
-The steps are resampling to the common grid, which one modality defines (`PreprocessingSpec.reference`), the input
+The steps are resampling to the common grid, which one modality defines (`Preprocessing.reference`), the input
 transform, cropping and padding, and normalisation. ProFound (github.com/pipiwang/ProFound, branch demo) normalises each
 channel by its z-score over nonzero voxels, then crops to the centre and pads with zeros; its data already lie on one
 grid, whereas volumes are resampled to one here (`grid`).
@@ -24,7 +24,7 @@ from torch.nn import functional
 
 from vfmalign.core.domain.declarations import LabelMap, Modality, VolumeKind
 from vfmalign.core.domain.errors import BadVolume
-from vfmalign.core.domain.models import PreprocessingSpec
+from vfmalign.core.domain.models import Preprocessing
 from vfmalign.core.runtime.work_context import UNLIMITED, WorkContext
 from vfmalign.imaging.grid import Grid, PlaneStack, common_grid, resample, resample_planes, study_grid
 from vfmalign.imaging.input_transforms import InputTransform, StudyContext, get_input_transform, identity
@@ -73,7 +73,7 @@ class PreparedStudy:
 
 def prepare_study(
     volumes: Mapping[VolumeKind, Volume],
-    preprocessing: PreprocessingSpec,
+    preprocessing: Preprocessing,
     input_transform: str = "identity",
     subject: str = "study",
     labels: Sequence[LabelMap] = (),
@@ -105,7 +105,7 @@ def prepare_study(
     x_mm, y_mm, z_mm = (round(float(s), 6) for s in np.linalg.norm(grid.affine[:3, :3], axis=0))
     label_maps = {
         label.name: _prepare_label(
-            study[label.name], label, grid, preprocessing.shape_DHW, subject, allow_cut=allow_cut
+            study[label.name], label, grid, preprocessing.shape_dhw, subject, allow_cut=allow_cut
         )
         for label in labels
     }
@@ -123,20 +123,20 @@ def prepare_study(
         clean_CDHW=input_CDHW if shared else scale.apply_(clean_CDHW),
         labels=label_maps,
         spacing_mm=(z_mm, y_mm, x_mm),
-        slices=(-padding_before(grid.shape_XYZ[2], preprocessing.shape_DHW[0]), grid.shape_XYZ[2]),
+        slices=(-padding_before(grid.shape_XYZ[2], preprocessing.shape_dhw[0]), grid.shape_XYZ[2]),
         scale=scale,
         label_max={label.name: int(study[label.name].array_XYZ.max()) for label in labels},
     )
 
 
-def _add_gland(labels: Sequence[LabelMap], preprocessing: PreprocessingSpec) -> list[LabelMap]:
+def _add_gland(labels: Sequence[LabelMap], preprocessing: Preprocessing) -> list[LabelMap]:
     """The label maps with the gland mask, where normalisation needs it."""
     needed = preprocessing.normalisation == "zscore_gland" and all(label.name != GLAND.name for label in labels)
     return [*labels, GLAND] if needed else list(labels)
 
 
 def _select_volumes(
-    volumes: Mapping[VolumeKind, Volume], preprocessing: PreprocessingSpec, labels: Sequence[LabelMap], subject: str
+    volumes: Mapping[VolumeKind, Volume], preprocessing: Preprocessing, labels: Sequence[LabelMap], subject: str
 ) -> dict[VolumeKind, Volume]:
     """The volumes that preprocessing needs, and the label maps."""
     needed = needed_kinds(preprocessing)
@@ -163,7 +163,7 @@ def _degrade(
     channels: Sequence[PlaneStack],
     transform: InputTransform,
     context: StudyContext,
-    preprocessing: PreprocessingSpec,
+    preprocessing: Preprocessing,
     subject: str,
 ) -> tuple[Tensor, Tensor, Scale]:
     """Applies the input transform to the resampled channels.
@@ -175,7 +175,7 @@ def _degrade(
     Raises:
         BadVolume: a channel has no contrast.
     """
-    shape_DHW = preprocessing.shape_DHW
+    shape_DHW = preprocessing.shape_dhw
     moments = [compute_moments(channel.planes_KHW, channel.weights) for channel in channels]
     for kind, channel_moments in zip(context.modalities, moments, strict=True):
         _check_contrast(channel_moments, kind, preprocessing.reference, subject)
@@ -193,17 +193,17 @@ def _degrade(
 
 
 def _whole_scale(
-    preprocessing: PreprocessingSpec, moments: Sequence[Moments], channels: Iterable[Tensor], subject: str
+    preprocessing: Preprocessing, moments: Sequence[Moments], channels: Iterable[Tensor], subject: str
 ) -> Scale:
     """Scales by the statistics of whole channels: their moments, or quantiles of their voxels."""
-    if preprocessing.normalisation == "quantile_range":
+    if preprocessing.quantiles is not None:
         return scale_from_quantiles(channels, preprocessing.quantiles, preprocessing.modalities, subject)
     return scale_from_moments(moments)
 
 
 def _native_gland_scale(
     study: Mapping[VolumeKind, Volume],
-    preprocessing: PreprocessingSpec,
+    preprocessing: Preprocessing,
     transform: InputTransform,
     subject: str,
     context: WorkContext,
@@ -223,7 +223,7 @@ def _native_gland_scale(
     return scale_from_gland(signal_CDHW, gland_DHW)
 
 
-def needed_kinds(preprocessing: PreprocessingSpec) -> tuple[VolumeKind, ...]:
+def needed_kinds(preprocessing: Preprocessing) -> tuple[VolumeKind, ...]:
     """Volumes that every study must have.
 
     These are the volume that defines the grid, the modalities, and the gland mask where it is needed for normalisation.

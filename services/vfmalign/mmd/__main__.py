@@ -10,6 +10,7 @@ import grpc
 import numpy as np
 from google.protobuf.descriptor import ServiceDescriptor
 
+from vfmalign.client.messages.mmd import ComputeOptions, Kernel, TestOptions
 from vfmalign.core.domain.errors import VfmalignError
 from vfmalign.core.rpc.access.tenants import by_tenant
 from vfmalign.core.rpc.server import serve
@@ -20,9 +21,9 @@ from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.core.storage.store.presigning import Presigner
 from vfmalign.core.storage.store.probe import StoreProbe
 from vfmalign.mmd.comparison.compare import compare
-from vfmalign.mmd.comparison.options import ComparisonOptions, ComputeConfig
 from vfmalign.mmd.comparison.samples import Sample
 from vfmalign.mmd.engine import products
+from vfmalign.mmd.engine.compute_config import ComputeConfig
 from vfmalign.mmd.service.servicer import MmdServicer
 from vfmalign.mmd.service.uploads import Uploads
 from vfmalign.mmd.settings import MmdSettings, to_compute_config
@@ -79,7 +80,8 @@ async def _serve(settings: MmdSettings, engine: ComputeConfig) -> None:
 def _warm_up(engine: ComputeConfig) -> None:
     """Makes the device and its libraries load before the first call pays for it."""
     x, y = (Sample(name, {"warm": np.eye(8, dtype=np.float32)}) for name in ("x", "y"))
-    compare(x, y, None, ComparisonOptions("paired", fixed_sigma=1.0, permutations=1), engine)
+    options = ComputeOptions(pairing="paired", kernel=Kernel(fixed_sigma=1.0), test=TestOptions(permutations=1))
+    compare(x, y, None, options, engine)
     products.warm_up(engine.device)
 
 

@@ -6,18 +6,21 @@ Legend: n, m rows of x and y, d channels.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TypeAlias, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import ValidationError
 from torch import Tensor
 
+from vfmalign.client.messages.base import to_bad_option
 from vfmalign.client.messages.common import Interval
 from vfmalign.client.messages.mmd import (
     UNNAMED_LAYER,
+    ComputeOptions,
     Estimator,
     ExcludedMovement,
     KernelFamily,
@@ -29,11 +32,11 @@ from vfmalign.client.messages.mmd import (
 )
 from vfmalign.core.domain.errors import BadOption, BadTensor
 from vfmalign.mmd.comparison.compare import compare, get_value
-from vfmalign.mmd.comparison.options import ComparisonOptions, ComputeConfig
 from vfmalign.mmd.comparison.samples import Sample
+from vfmalign.mmd.engine.compute_config import ComputeConfig
 from vfmalign.mmd.engine.row_streams import FeatureArray, to_numpy
 
-Features: TypeAlias = NDArray[Any] | Tensor
+Features: TypeAlias = NDArray[np.generic] | Tensor
 
 
 @dataclass(frozen=True)
@@ -119,18 +122,20 @@ def mmd2(
         BadOption: an option out of range or that does not fit the others; a bandwidth of 0.
         Exhausted: too large for the machine's memory.
     """
-    options = ComparisonOptions(
-        pairing,
-        estimator=estimator,
-        kernel=kernel,
-        fixed_sigma=sigma,
-        precision=precision,
-        frequencies=frequencies,
-        seed=seed,
-        standardise=standardised,
-        measure_channels=False,
+    options = _to_options(
+        {
+            "pairing": pairing,
+            "estimator": estimator,
+            "kernel": _to_kernel(kernel, sigma, reference),
+            "test": {"seed": seed},
+            "precision": precision,
+            "frequencies": frequencies,
+        }
     )
-    layer, _ = _compare(_sample("x", x), _sample("y", y), reference, options, device or _get_device(x))
+    samples = _sample("x", x), _sample("y", y)
+    layer, _ = _compare(
+        *samples, reference, options, device or _get_device(x), standardised=standardised, measure_channels=False
+    )
     return get_value(layer.standardised or layer.raw)
 
 
@@ -164,7 +169,7 @@ def mmd_test(
         groups_x: group (patient) of each row of x; rows of a group are swapped, permuted and left out together. Empty
             where every row is a group of its own.
         groups_y: group of each row of y; for paired samples, the groups of x apply to both.
-        permutations: B, at most 100,000. Paired samples swap x and y within groups, independent ones are permuted.
+        permutations: B. Paired samples swap x and y within groups, independent ones are permuted.
         seed: of the permutations, 0 to 2⁶⁴ − 1.
         method: `wild_bootstrap` flips signs of pairs of rows instead of permuting independent samples (n = m).
         aggregated: whether to test over a grid of bandwidths as well, which needs no choice of σ.
@@ -181,13 +186,19 @@ def mmd_test(
     Raises:
         BadTensor, BadOption, CaseOrderMismatch, Exhausted: as `mmd2`; groups that do not fit.
     """
-    options = ComparisonOptions(
-        pairing, estimator=estimator, kernel=kernel, fixed_sigma=sigma, permutations=permutations, seed=seed,
-        method=method, aggregated=aggregated, interval_level=level, precision=precision, frequencies=frequencies,
-        standardise=standardised,
-    )  # fmt: skip
+    options = _to_options(
+        {
+            "pairing": pairing,
+            "estimator": estimator,
+            "kernel": _to_kernel(kernel, sigma, reference),
+            "test": {"permutations": permutations, "seed": seed, "method": method, "aggregated": aggregated},
+            "interval_level": level,
+            "precision": precision,
+            "frequencies": frequencies,
+        }
+    )
     samples = _sample("x", x, groups_x), _sample("y", y, groups_y)
-    return _to_result(*_compare(*samples, reference, options, device or _get_device(x)))
+    return _to_result(*_compare(*samples, reference, options, device or _get_device(x), standardised=standardised))
 
 
 def _to_result(layer: LayerResult, backend: str) -> MmdResult:
@@ -217,20 +228,41 @@ def _sample(name: str, features: Features, groups: Sequence[str] = ()) -> Sample
     return Sample(name, {UNNAMED_LAYER: _array(features, name)}, tuple(groups))
 
 
+def _to_kernel(family: KernelFamily, sigma: float | None, reference: Features | None) -> Mapping[str, object]:
+    """Returns the fields of a kernel whose bandwidth is σ, or else a median distance."""
+    if sigma is not None:
+        return {"family": family, "bandwidth_rule": "fixed", "fixed_sigma": sigma}
+    return {"family": family, "bandwidth_rule": "pooled_median" if reference is None else "reference_median"}
+
+
+def _to_options(fields: Mapping[str, object]) -> ComputeOptions:
+    """Returns options from their fields; raises `BadOption`, which names a field as the API does."""
+    try:
+        return ComputeOptions.model_validate(fields)
+    except ValidationError as error:
+        raise to_bad_option(error) from error
+
+
 def _compare(
-    x: Sample, y: Sample, reference: Features | None, options: ComparisonOptions, device: str | torch.device | None
+    x: Sample,
+    y: Sample,
+    reference: Features | None,
+    options: ComputeOptions,
+    device: str | torch.device | None,
+    *,
+    standardised: bool,
+    measure_channels: bool = True,
 ) -> tuple[LayerResult, str]:
     """Compares the features; returns the result and the backend."""
-    if options.standardise and reference is None:
+    if standardised and reference is None:
         raise BadOption(
             "features can only be standardised by a reference",
             field="reference",
             remedy="give the features of the training split before fine-tuning, or leave `standardised` out",
         )
-    if options.fixed_sigma is None and reference is None:
-        options = options.model_copy(update={"bandwidth": "pooled_median"})
     engine = ComputeConfig(device=torch.device(device or "cpu"), memory_bytes=machine_memory_bytes())
-    result = compare(x, y, None if reference is None else _sample("reference", reference), options, engine)
+    fitted = None if reference is None else _sample("reference", reference)
+    result = compare(x, y, fitted, options, engine, standardise=standardised, measure_channels=measure_channels)
     return result.layers[0], result.backend
 
 
@@ -246,12 +278,12 @@ def _array(features: Features, name: str) -> FeatureArray:
         if features.is_complex():
             raise _wrong_type(features.dtype, name)
         features = to_numpy(features.detach())
-    array: NDArray[Any] = np.asarray(features)
+    array: NDArray[np.generic] = np.asarray(features)
     if array.dtype.kind in "iu":
         return array.astype(np.float64)
     if array.dtype.kind != "f" or array.dtype.itemsize > 8:
         raise _wrong_type(array.dtype, name)
-    return array
+    return cast(FeatureArray, array)
 
 
 def _wrong_type(dtype: object, name: str) -> BadTensor:

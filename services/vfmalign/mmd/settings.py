@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 
 from vfmalign.core.domain.errors import BadOption
 from vfmalign.core.runtime.settings import OptionalStoreSettings, ServiceSettings
-from vfmalign.mmd.comparison.options import ComputeConfig
+from vfmalign.mmd.engine.compute_config import ComputeConfig
 
 
 class MmdOptions(BaseModel, frozen=True):

@@ -7,12 +7,11 @@ refers to the same weights.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from vfmalign.core.domain.datasets import StoredObject
 from vfmalign.core.domain.errors import (
     BadCheckpoint,
     BadOption,
@@ -22,11 +21,12 @@ from vfmalign.core.domain.errors import (
     NotFound,
     PreconditionFailed,
 )
-from vfmalign.core.domain.models import LayerSpec, ModelCard, Objective, PreprocessingSpec, PretrainingDataset
-from vfmalign.core.domain.record import is_id
+from vfmalign.core.domain.models import Layer, ModelCard, Objective, Preprocessing, PretrainingDataset
+from vfmalign.core.domain.stored_objects import StoredObject
 from vfmalign.core.runtime.work_context import UNLIMITED, WorkContext
 from vfmalign.core.storage.keys import model_card_key, weights_key
 from vfmalign.core.storage.lost_objects import describe_publishing, lost_as
+from vfmalign.core.storage.model_cards import check_model_id, load_card
 from vfmalign.core.storage.safetensors_header import MalformedHeader, read_header
 from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.models.encoder import Encoder, StateDict
@@ -41,8 +41,6 @@ from vfmalign.models.weights import (
     to_safetensors,
 )
 
-_CARD_SUFFIX = "/model.json"
-
 
 def publish(
     store: ObjectStore,
@@ -51,7 +49,7 @@ def publish(
     *,
     architecture: str,
     objective: Objective,
-    preprocessing: PreprocessingSpec | None = None,
+    preprocessing: Preprocessing | None = None,
     primary_layer: str = "",
     pretraining: Sequence[PretrainingDataset] = (),
     parent: str = "",
@@ -84,7 +82,7 @@ def publish(
         BadOption: the id, architecture or primary layer is wrong.
         Conflict: the id belongs to another model.
     """
-    _check_id(model_id)
+    check_model_id(model_id)
     definition = get_architecture(architecture)
     context.checkpoint()
     check_state(state, definition, subject=model_id)
@@ -100,7 +98,7 @@ def publish(
         layers=definition.layers,
         primary_layer=primary_layer or definition.primary_layer,
         pretraining=tuple(pretraining),
-        parent=parent,
+        parent_model_id=parent,
         source=source,
     )
     return _commit(store, card, data, context, replace_damaged=replace_damaged)
@@ -111,7 +109,7 @@ def publish_program(
     model_id: str,
     state: Mapping[str, Tensor],
     *,
-    preprocessing: PreprocessingSpec,
+    preprocessing: Preprocessing,
     objective: Objective,
     primary_layer: str = "",
     source: str = "",
@@ -123,7 +121,7 @@ def publish_program(
         BadOption: the id or primary layer is wrong, or the input is not the one that the program takes.
         Conflict: the id belongs to another model.
     """
-    _check_id(model_id)
+    check_model_id(model_id)
     encoder = exported_program.build_exported(dict(state), model_id)
     context.checkpoint()
     layers = exported_program.get_layer_specs(encoder)
@@ -148,46 +146,6 @@ def publish_program(
     return _commit(store, card, data, context)
 
 
-def load_card(store: ObjectStore, model_id: str) -> ModelCard:
-    """Reads a model's card.
-
-    Raises:
-        BadOption: the id is malformed.
-        NotFound: no model has this id.
-        PreconditionFailed: the stored card is damaged.
-    """
-    _check_id(model_id)
-    try:
-        card = store.read(model_card_key(model_id), ModelCard)
-    except NotFound as error:
-        if error.subject != store.uri(model_card_key(model_id)):
-            raise  # the bucket itself is missing
-        raise NotFound(
-            "no model has this id",
-            subject=model_id,
-            remedy="run `vfmalign models list` to see the available ids",
-            reason="MODEL_NOT_FOUND",
-        ) from error
-    except PreconditionFailed as error:
-        raise PreconditionFailed(
-            error.message,
-            subject=model_id,
-            remedy="publish the model again under a new id, or restore its card from a backup",
-        ) from error
-    if card.id != model_id:
-        raise PreconditionFailed(
-            "the model's card names another model", subject=model_id, remedy="publish the model again under a new id"
-        )
-    return card
-
-
-def list_model_ids(store: ObjectStore) -> Iterator[str]:
-    """Iterates over the ids of all published models, in order."""
-    for key in store.list("models/"):
-        if key.endswith(_CARD_SUFFIX):
-            yield key.removeprefix("models/").removesuffix(_CARD_SUFFIX)
-
-
 def load_encoder(store: ObjectStore, model_id: str) -> tuple[Encoder, ModelCard]:
     """Loads a published encoder in evaluation mode, verified against its card.
 
@@ -203,20 +161,6 @@ def load_encoder(store: ObjectStore, model_id: str) -> tuple[Encoder, ModelCard]
     """
     card = load_card(store, model_id)
     return load_card_encoder(store, card), card
-
-
-def check_checkpoint_digest(card: ModelCard, sha256: str | None) -> None:
-    """Checks the digest that a caller expects of a model's weights; None and the empty string accept any.
-
-    Raises:
-        DigestMismatch: the card names other weights.
-    """
-    if sha256 and sha256 != card.checkpoint.sha256:
-        raise DigestMismatch(
-            f"the model's weights have digest {card.checkpoint.sha256}, not the expected {sha256[:64]}",
-            subject=card.id,
-            remedy="request the digest on the model's card, or leave it empty to accept the stored weights",
-        )
 
 
 def load_card_encoder(
@@ -260,9 +204,9 @@ def _build_program(card: ModelCard, state: StateDict, device: torch.device | str
     return encoder
 
 
-def _takes_input(encoder: exported_program.ExportedEncoder, preprocessing: PreprocessingSpec) -> bool:
+def _takes_input(encoder: exported_program.ExportedEncoder, preprocessing: Preprocessing) -> bool:
     expected = (encoder.in_channels, *encoder.shape_DHW)
-    return (len(preprocessing.modalities), *preprocessing.shape_DHW) == expected
+    return (len(preprocessing.modalities), *preprocessing.shape_dhw) == expected
 
 
 def _to_ref(model_id: str, data: bytes) -> StoredObject:
@@ -308,19 +252,10 @@ def _is_damaged(store: ObjectStore, card: ModelCard) -> bool:
     return False
 
 
-def _check_primary_layer(primary_layer: str, layers: Sequence[LayerSpec], owner: str) -> None:
+def _check_primary_layer(primary_layer: str, layers: Sequence[Layer], owner: str) -> None:
     if primary_layer and primary_layer not in {layer.name for layer in layers}:
         raise BadOption(
             f"{owner[:96]} has no layer {primary_layer!r}",
             field="primary_layer",
             remedy="choose one of " + ", ".join(layer.name for layer in layers),
-        )
-
-
-def _check_id(model_id: str) -> None:
-    if not is_id(model_id):
-        raise BadOption(
-            f"{model_id[:64]!r} is not a model id",
-            field="model_id",
-            remedy="use lower-case letters, digits, `_`, `.` and `-`, at most 128 characters",
         )

@@ -14,8 +14,8 @@ from pydantic import ValidationError
 
 from vfmalign.client.messages.base import to_bad_option
 from vfmalign.core.domain.errors import BadOption, NotFound
-from vfmalign.core.domain.models import Normalisation, PreprocessingSpec
-from vfmalign.core.domain.untrusted import describe_failure, read_regular_file
+from vfmalign.core.domain.models import Normalisation, Preprocessing
+from vfmalign.core.formats.untrusted import describe_failure, read_regular_file
 from vfmalign.models.encoder import StateDict
 from vfmalign.models.formats import exported_program, stack_checkpoint
 from vfmalign.models.formats.checkpoint import import_checkpoint, read_tensors
@@ -41,7 +41,7 @@ class ImportedModel:
 
     architecture: str
     state: StateDict
-    preprocessing: PreprocessingSpec | None
+    preprocessing: Preprocessing | None
     report: str
 
 
@@ -57,12 +57,12 @@ class InputDescription:
 
     modalities: tuple[str, ...]
     spacing_mm: tuple[float, float, float] | None
-    shape_DHW: tuple[int, int, int] | None
+    shape_dhw: tuple[int, int, int] | None
     normalisation: str = ""
     quantiles: tuple[float, float] | None = None
     reference: str = ""
 
-    def preprocessing(self, shape_DHW: tuple[int, int, int] | None = None) -> PreprocessingSpec | None:
+    def preprocessing(self, shape_dhw: tuple[int, int, int] | None = None) -> Preprocessing | None:
         """Builds the preprocessing, with the size that the model states unless the user gives one.
 
         Returns:
@@ -71,35 +71,38 @@ class InputDescription:
         Raises:
             BadOption: the description is not a valid preprocessing.
         """
-        shape = self.shape_DHW or shape_DHW
+        shape = self.shape_dhw or shape_dhw
         if shape is None or not self.modalities:
             return None
         return _validate_input(
-            {"modalities": self.modalities, "spacing_mm": self.spacing_mm, "shape_DHW": shape, **self._choices()}
+            {"modalities": self.modalities, "spacing_mm": self.spacing_mm, "shape_dhw": shape, **self._choices()}
         )
 
-    def adjust(self, default: PreprocessingSpec) -> PreprocessingSpec:
+    def adjust(self, default: Preprocessing) -> Preprocessing:
         """Builds the preprocessing from a default, any part of which the user may change; raises as `preprocessing`."""
         changes = {
             "modalities": self.modalities,
             "spacing_mm": self.spacing_mm,
-            "shape_DHW": self.shape_DHW,
+            "shape_dhw": self.shape_dhw,
             **self._choices(),
         }
-        return _validate_input(default.model_dump() | {name: value for name, value in changes.items() if value})
+        # These defaults follow from the modalities and the normalisation.
+        follow = ({"reference"} if self.modalities else set()) | ({"quantiles"} if self.normalisation else set())
+        kept = default.model_dump(exclude=follow)
+        return _validate_input(kept | {name: value for name, value in changes.items() if value})
 
     def _choices(self) -> dict[str, object]:
         choices = {
             "normalisation": self.normalisation,
             "quantiles": self.quantiles,
-            "reference_modality": self.reference,
+            "reference": self.reference,
         }
         return {name: value for name, value in choices.items() if value}
 
 
-def _validate_input(content: Mapping[str, object]) -> PreprocessingSpec:
+def _validate_input(content: Mapping[str, object]) -> Preprocessing:
     try:
-        return PreprocessingSpec.model_validate(content)
+        return Preprocessing.model_validate(content)
     except ValidationError as error:
         problem = to_bad_option(error)
         where = f"{problem.field}: " if problem.field else ""

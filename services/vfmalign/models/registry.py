@@ -9,7 +9,7 @@ from functools import partial
 
 from vfmalign.core.domain.declarations import Modality
 from vfmalign.core.domain.errors import BadOption
-from vfmalign.core.domain.models import LayerSpec, PreprocessingSpec
+from vfmalign.core.domain.models import Layer, Preprocessing
 from vfmalign.models.architectures import upstream
 from vfmalign.models.architectures.base import Architecture
 from vfmalign.models.architectures.convnextv2 import ConvNeXtV2
@@ -21,14 +21,14 @@ from vfmalign.models.formats import exported_program, monai_bundle, stack_checkp
 
 MPMRI: tuple[Modality, ...] = ("t2w", "dwi", "adc")
 # ProFound's published grid and sizes.
-PROFOUND_INPUT = PreprocessingSpec(modalities=MPMRI, spacing_mm=(1.0, 0.5, 0.5), shape_DHW=(64, 224, 224))
-PROFOUND_VIT_INPUT = PreprocessingSpec(modalities=MPMRI, spacing_mm=(1.0, 0.5, 0.5), shape_DHW=(64, 256, 256))
+PROFOUND_INPUT = Preprocessing(modalities=MPMRI, spacing_mm=(1.0, 0.5, 0.5), shape_dhw=(64, 224, 224))
+PROFOUND_VIT_INPUT = Preprocessing(modalities=MPMRI, spacing_mm=(1.0, 0.5, 0.5), shape_dhw=(64, 256, 256))
 # Small enough to train on two cores in a minute; 48 × 64 × 64 mm contains a whole prostate with a margin.
-MICRO_INPUT = PreprocessingSpec(modalities=MPMRI, spacing_mm=(3.0, 1.0, 1.0), shape_DHW=(16, 64, 64))
-MINI_INPUT = PreprocessingSpec(modalities=MPMRI, spacing_mm=(2.0, 0.75, 0.75), shape_DHW=(32, 96, 96))
+MICRO_INPUT = Preprocessing(modalities=MPMRI, spacing_mm=(3.0, 1.0, 1.0), shape_dhw=(16, 64, 64))
+MINI_INPUT = Preprocessing(modalities=MPMRI, spacing_mm=(2.0, 0.75, 0.75), shape_dhw=(32, 96, 96))
 
-SINGLE_INPUT = PreprocessingSpec(
-    modalities=("input",), spacing_mm=(1.0, 1.0, 1.0), shape_DHW=(32, 48, 32), normalisation="quantile_range"
+SINGLE_INPUT = Preprocessing(
+    modalities=("input",), spacing_mm=(1.0, 1.0, 1.0), shape_dhw=(32, 48, 32), normalisation="quantile_range"
 )
 """One volume of any modality, prepared as for `stack_checkpoint`: models of both kinds share their baselines."""
 
@@ -39,24 +39,22 @@ MICRO_STREAM = TransformerSize(dim=48, depth=4, heads=2)
 _Stages = tuple[int, int, int, int]
 
 
-def _convnextv2(size: str, depths: _Stages, dims: _Stages, preprocessing: PreprocessingSpec) -> Architecture:
+def _convnextv2(size: str, depths: _Stages, dims: _Stages, preprocessing: Preprocessing) -> Architecture:
     return Architecture(
         name=f"profound_conv_{size}",
         build=partial(ConvNeXtV2, depths, dims, in_channels=len(preprocessing.modalities)),
         preprocessing=preprocessing,
-        layers=tuple(LayerSpec(name=f"stages.{i}", channels=channels) for i, channels in enumerate(dims)),
+        layers=tuple(Layer(name=f"stages.{i}", channels=channels) for i, channels in enumerate(dims)),
         primary_layer="stages.3",
         convert=upstream.convert_profound_conv,
     )
 
 
-def _profound_vit(
-    name: str, patch_DHW: Stride, size: TransformerSize, preprocessing: PreprocessingSpec
-) -> Architecture:
+def _profound_vit(name: str, patch_DHW: Stride, size: TransformerSize, preprocessing: Preprocessing) -> Architecture:
     channels = len(preprocessing.modalities)
     return Architecture(
         name=f"profound_vit_{name}",
-        build=partial(ProFoundViT, preprocessing.shape_DHW, patch_DHW, size, in_channels=channels),
+        build=partial(ProFoundViT, preprocessing.shape_dhw, patch_DHW, size, in_channels=channels),
         preprocessing=preprocessing,
         layers=_blocks(size.depth, size.dim),
         primary_layer=f"blocks.{size.depth - 1}",
@@ -66,16 +64,16 @@ def _profound_vit(
 
 def _provicnet(name: str, *modalities: Modality, small: bool = False) -> Architecture:
     """ProViCNet's slices are 3 mm apart and show 128 mm, which are 448 pixels of 2/7 mm."""
-    pixel_mm, shape_DHW = (1.0, MICRO_INPUT.shape_DHW) if small else (2 / 7, (24, 448, 448))
+    pixel_mm, shape_DHW = (1.0, MICRO_INPUT.shape_dhw) if small else (2 / 7, (24, 448, 448))
     fused = len(modalities) > 1
     size, patch = (MICRO_STREAM if fused else MICRO, 8) if small else (TransformerSize(384, 12, 6), 14)
     return Architecture(
         name=f"provicnet_{name}",
         build=partial(FusionEncoder, modalities, size, patch) if fused else partial(SliceEncoder, size, patch),
-        preprocessing=PreprocessingSpec(
+        preprocessing=Preprocessing(
             modalities=modalities,
             spacing_mm=(3.0, pixel_mm, pixel_mm),
-            shape_DHW=shape_DHW,
+            shape_dhw=shape_DHW,
             normalisation="zscore_gland",
         ),
         layers=_blocks(size.depth, size.dim * len(modalities)),
@@ -85,8 +83,8 @@ def _provicnet(name: str, *modalities: Modality, small: bool = False) -> Archite
     )
 
 
-def _blocks(depth: int, channels: int) -> tuple[LayerSpec, ...]:
-    return tuple(LayerSpec(name=f"blocks.{i}", channels=channels) for i in range(depth))
+def _blocks(depth: int, channels: int) -> tuple[Layer, ...]:
+    return tuple(Layer(name=f"blocks.{i}", channels=channels) for i in range(depth))
 
 
 ARCHITECTURES: dict[str, Architecture] = {

@@ -15,7 +15,7 @@ from safetensors.torch import save as write_safetensors
 from torch import Tensor
 
 from vfmalign.core.domain.errors import BadCheckpoint
-from vfmalign.core.domain.untrusted import parse_json
+from vfmalign.core.formats.untrusted import parse_json
 from vfmalign.models.architectures.base import Architecture
 from vfmalign.models.encoder import Encoder, StateDict
 

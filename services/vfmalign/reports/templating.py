@@ -19,7 +19,7 @@ from vfmalign.client.formatting import (
     to_sentence,
     to_text,
 )
-from vfmalign.core.domain.untrusted import to_printable
+from vfmalign.core.formats.untrusted import to_printable
 
 _FILTERS: Mapping[str, Callable[..., Any]] = {
     "architecture": lambda text: text.partition(":")[0],  # its description may be pages of JSON

@@ -11,21 +11,24 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from vfmalign.core.domain.errors import Conflict
-from vfmalign.core.domain.jobs import CaseScore, FigureRef, JobProgress, ProbeModel, TrainingSpec, probe_id
+from vfmalign.core.domain.jobs import CaseScore, JobProgress, ProbeModel, TrainingSpec, probe_id
 from vfmalign.core.domain.models import ModelCard
 from vfmalign.core.domain.record import canonical_json
+from vfmalign.core.domain.stored_objects import StoredFigure
 from vfmalign.core.runtime import logs
 from vfmalign.core.runtime.work_queue import ShutdownRequest
 from vfmalign.core.storage.keys import job_key
+from vfmalign.core.storage.model_cards import load_card
 from vfmalign.core.storage.store.object_store import ObjectStore
-from vfmalign.models.cards import load_card, load_encoder, publish
+from vfmalign.core.storage.trainings import check_source, list_publications
+from vfmalign.models.cards import load_encoder, publish
 from vfmalign.models.encoder import Encoder
 from vfmalign.training.checkpoint import TrainerState
 from vfmalign.training.data import PreparedCase
 from vfmalign.training.figures import draw_panels
 from vfmalign.training.learner import Learner
 from vfmalign.training.optim import weight_change
-from vfmalign.training.plan import JobData, JobPlan, model_id_conflict, publications
+from vfmalign.training.plan import JobData, JobPlan
 
 N_FIGURES = 3
 _log = logs.get(__name__)
@@ -44,7 +47,7 @@ def copy_weights(encoder: Encoder | None) -> dict[str, Tensor]:
 def publish_encoder(
     store: ObjectStore, plan: JobPlan, data: JobData, learner: Learner, model_id: str
 ) -> ModelCard | None:
-    """Publishes the encoder with its current weights, without its head, under one of the ids of `publications`.
+    """Publishes the encoder with its current weights, without its head, under one of the ids of `list_publications`.
 
     Returns:
         The card of the model, or None where there is no encoder.
@@ -63,7 +66,7 @@ def publish_encoder(
             primary_layer=plan.parent.primary_layer if plan.parent else "",
             pretraining=data.pretraining,
             parent=plan.parent.id if plan.parent else "",
-            source=publications(spec)[model_id],
+            source=list_publications(spec)[model_id],
             replace_damaged=True,
         )
     except Conflict:
@@ -81,10 +84,9 @@ def _adopt_encoder(store: ObjectStore, spec: TrainingSpec, model_id: str, weight
         Conflict: the id belongs to another job.
     """
     encoder, card = load_encoder(store, model_id)
-    if card.source != publications(spec)[model_id]:
-        raise model_id_conflict(model_id)
+    check_source(card, list_publications(spec)[model_id])
     difference = weight_change(copy_weights(encoder), weights)
-    _log.warning("earlier_encoder_adopted", job=spec.id, model=card.id, relative_difference=difference)
+    _log.warning("earlier_encoder_adopted", job=spec.job_id, model=card.id, relative_difference=difference)
     return card
 
 
@@ -93,11 +95,13 @@ def load_probes(store: ObjectStore, spec: TrainingSpec, state: TrainerState) -> 
 
     Their digests are read from the cards, since an earlier attempt may have published other weights.
     """
-    scores = {point.step: point.val_score for point in state.curve}
+    scores = {point.step: point.validation_score for point in state.curve}
     probes = []
     for step in spec.recipe.probe_steps:
         card = load_card(store, probe_id(spec.publish_as, step))
-        probes.append(ProbeModel(step=step, model=card.id, sha256=card.checkpoint.sha256, val_score=scores[step]))
+        probes.append(
+            ProbeModel(step=step, model_id=card.id, sha256=card.checkpoint.sha256, validation_score=scores[step])
+        )
     return tuple(probes)
 
 
@@ -110,7 +114,7 @@ def write_figures(
     scores: Sequence[CaseScore],
     state: TrainerState,
     stop: ShutdownRequest,
-) -> tuple[FigureRef, ...]:
+) -> tuple[StoredFigure, ...]:
     """Draws slices of the first cases with a value of the primary metric, and writes the learning curve as JSON."""
     primary = learner.metrics[0].name
     title = learner.metrics[0].title
@@ -126,13 +130,16 @@ def write_figures(
             figures.append(_put_figure(store, job, f"{case.case}.png", draw_panels(panels, caption), caption))
     # Without times, which differ between attempts: the figure must be the same whichever attempt writes it.
     curve = canonical_json(
-        {"metric": primary, "curve": [point.model_dump(mode="json", exclude={"elapsed_s"}) for point in state.curve]}
+        {
+            "metric": primary,
+            "curve": [point.model_dump(mode="json", exclude={"elapsed_seconds"}) for point in state.curve],
+        }
     )
     figures.append(_put_figure(store, job, "curve.json", curve, f"{title} on the validation cases after every epoch"))
     return tuple(figures)
 
 
-def _put_figure(store: ObjectStore, job: str, name: str, data: bytes, caption: str) -> FigureRef:
+def _put_figure(store: ObjectStore, job: str, name: str, data: bytes, caption: str) -> StoredFigure:
     content_type = "image/png" if name.endswith(".png") else "application/json"
     ref = store.put(job_key(job, f"figures/{name}"), data, content_type=content_type)
-    return FigureRef(key=ref.key, sha256=ref.sha256, caption=caption)
+    return StoredFigure(**ref.model_dump(), caption=caption)

@@ -11,17 +11,16 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import torch
 from pydantic import Field, ValidationError
 from safetensors.torch import load as parse_safetensors
 from torch import Tensor, nn
 
-from vfmalign.core.domain.datasets import StoredObject
 from vfmalign.core.domain.errors import NotFound, PreconditionFailed
 from vfmalign.core.domain.jobs import JobProgress
 from vfmalign.core.domain.record import Record, Sha256
+from vfmalign.core.domain.stored_objects import StoredObject
 from vfmalign.core.runtime import logs
 from vfmalign.core.storage.keys import job_key
 from vfmalign.core.storage.store.object_store import ObjectStore
@@ -147,7 +146,7 @@ def restore_state(data: bytes, network: nn.Module, optimiser: torch.optim.Optimi
     for key, value in _strip(tensors, _OPTIMISER).items():
         name, field = key.rsplit(":", 1)
         parameter = parameters[name]
-        state: dict[str, Any] = optimiser.state[parameter]
+        state: dict[str, Tensor] = optimiser.state[parameter]
         state[field] = _match_layout(parameter, value)
     torch.set_rng_state(tensors[f"{_RNG}cpu"])
     if _is_on_cuda(network) and f"{_RNG}cuda" in tensors:

@@ -21,7 +21,7 @@ from vfmalign.core.domain.datasets import Case
 from vfmalign.core.domain.declarations import LabelMap, Modality, VolumeKind
 from vfmalign.core.domain.errors import BadDataset, DigestMismatch, NotFound
 from vfmalign.core.domain.metrics import list_structures
-from vfmalign.core.domain.models import PreprocessingSpec
+from vfmalign.core.domain.models import Preprocessing
 from vfmalign.core.domain.tasks import TaskSpec
 from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.imaging.field_of_view import WholeLabels, mask_structure, measure_field_of_view
@@ -103,7 +103,7 @@ def load_cases(
     cases: Sequence[Case],
     *,
     task: TaskSpec | None,
-    preprocessing: PreprocessingSpec,
+    preprocessing: Preprocessing,
     workers: int,
     check: Callable[[], None],
 ) -> list[PreparedCase]:
@@ -138,7 +138,7 @@ def load_cases(
     return [prepared[case.id] for case in cases]
 
 
-def _load_case(store: ObjectStore, case: Case, task: TaskSpec | None, preprocessing: PreprocessingSpec) -> PreparedCase:
+def _load_case(store: ObjectStore, case: Case, task: TaskSpec | None, preprocessing: Preprocessing) -> PreparedCase:
     labels = task.labels if task is not None else ()
     try:
         volumes = load_case(store, case, needed_kinds(preprocessing), [label.name for label in labels])
@@ -208,7 +208,7 @@ def draw_batch(
     *,
     step: int,
     batch_size: int,
-    patch_shape_DHW: tuple[int, int, int] | None,
+    patch_shape_dhw: tuple[int, int, int] | None,
     seed: int,
     device: torch.device,
 ) -> Batch:
@@ -218,7 +218,7 @@ def draw_batch(
         cases: the split to draw from. If the cases have classes, both are drawn equally often.
         step: 0-based number of the step in the whole job.
         batch_size: number of cases. A batch contains no case twice unless there are fewer cases than that.
-        patch_shape_DHW: size of the patches, None for whole volumes.
+        patch_shape_dhw: size of the patches, None for whole volumes.
         seed: the job's seed.
         device: device of the batch.
     """
@@ -230,7 +230,7 @@ def draw_batch(
         indices = batch_indices(len(cases), batch_size, step, seed)
     for place, index in enumerate(indices):
         draw = generator(seed, "augment", step * batch_size + place)
-        drawn.append(_augment(cases[index], patch_shape_DHW, draw))
+        drawn.append(_augment(cases[index], patch_shape_dhw, draw))
     return collate(drawn, device)
 
 
@@ -270,10 +270,10 @@ def collate(cases: Sequence[PreparedCase], device: torch.device) -> Batch:
     )
 
 
-def _augment(case: PreparedCase, patch_shape_DHW: tuple[int, int, int] | None, draw: torch.Generator) -> PreparedCase:
+def _augment(case: PreparedCase, patch_shape_dhw: tuple[int, int, int] | None, draw: torch.Generator) -> PreparedCase:
     region: tuple[slice, ...] = (slice(None),) * 3
-    if patch_shape_DHW is not None:
-        region = _patch(case, patch_shape_DHW, draw)
+    if patch_shape_dhw is not None:
+        region = _patch(case, patch_shape_dhw, draw)
     # Only left to right, since bodies are nearly symmetric in no other direction. All maps are flipped together.
     flip = bool(torch.rand((), generator=draw) < 0.5)
 

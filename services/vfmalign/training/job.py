@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from vfmalign.core.domain.datasets import Split
-from vfmalign.core.domain.documents import pluralise
 from vfmalign.core.domain.errors import BadDataset, BadOption
 from vfmalign.core.domain.field_of_view import REFUSE_BELOW, CaseInside, report_cut
 from vfmalign.core.domain.jobs import CaseScore, JobResult, TrainingSpec, probe_id
+from vfmalign.core.formats.documents import pluralise
 from vfmalign.core.runtime import logs
 from vfmalign.core.runtime.metrics import Stages
 from vfmalign.core.runtime.work_queue import ShutdownRequest
@@ -108,11 +108,11 @@ def run_job(
     Raises:
         VfmalignError: see `failures` for the exit code of each.
     """
-    if process_group.any_rank(store.exists(job_key(spec.id, "result.json"))):
-        _log.info("job_already_done", job=spec.id)
+    if process_group.any_rank(store.exists(job_key(spec.job_id, "result.json"))):
+        _log.info("job_already_done", job=spec.job_id)
         return
     if process_group.is_main_process:
-        failures.clear(store, spec.id)
+        failures.clear(store, spec.job_id)
     process_group.barrier()  # otherwise a failure that another process reports in this attempt could be cleared
     device = configure_torch(options, process_group)
     stages = Stages()
@@ -128,8 +128,8 @@ def run_job(
         learner,
         cases.train,
         cases.val,
-        checkpoints=CheckpointStore(store, spec.id, spec.digest()),
-        publish=lambda point: write_progress(store, spec.id, point),
+        checkpoints=CheckpointStore(store, spec.job_id, spec.digest()),
+        publish=lambda point: write_progress(store, spec.job_id, point),
         probe=lambda step: publish_encoder(store, plan, data, learner, probe_id(spec.publish_as, step)),
         stop=stop,
         stages=stages,
@@ -142,10 +142,10 @@ def run_job(
     run = _Run(store, plan, data, cases, learner, stages, stop)
     device_text = describe_device(device) + (f" × {process_group.world_size}" if process_group.world_size > 1 else "")
     result = _complete(run, state, baseline, initial_weights, device_text)
-    if store.put_if_absent(job_key(spec.id, "result.json"), result.to_json()):
-        _log.info("job_done", job=spec.id, selected_epoch=result.selected_epoch)
+    if store.put_if_absent(job_key(spec.job_id, "result.json"), result.to_json()):
+        _log.info("job_done", job=spec.job_id, selected_epoch=result.selected_epoch)
     else:
-        _log.info("job_done_by_another_process", job=spec.id)
+        _log.info("job_done_by_another_process", job=spec.job_id)
 
 
 def _complete(
@@ -159,7 +159,7 @@ def _complete(
     with run.stages.stage("figures"):
         figures = write_figures(
             store,
-            spec.id,
+            spec.job_id,
             learner=learner,
             cases=cases.test or cases.val,
             scores=scores,
@@ -170,7 +170,7 @@ def _complete(
         card = publish_encoder(store, run.plan, run.data, learner, spec.publish_as)
     finetuned = run.plan.task is not None and learner.encoder is not None
     return JobResult(
-        job=spec.id,
+        job_id=spec.job_id,
         metrics=learner.metrics,
         primary_metric=learner.metrics[0].name,
         curve=state.curve,
@@ -248,7 +248,7 @@ def _refuse_cut_organs(plan: JobPlan, cases: Sequence[CaseInside]) -> None:
     Raises:
         BadDataset: there are some; the error names those with the smallest shares.
     """
-    model = plan.spec.model or plan.spec.architecture
+    model = plan.spec.model_id or plan.spec.architecture
     if cut := report_cut(cases, REFUSE_BELOW, model):
         raise BadDataset(
             cut,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Any
+from typing import TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -24,9 +24,19 @@ _EMBEDDING = re.compile(_ENCODER_PREFIX + r"(?:patch_embed|pos_embed|cls_token|r
 _TOKEN_SUFFIXES = ("pos_embed", "token", "tokens")
 
 
+class ParameterGroup(TypedDict):
+    """Parameters of a torch optimiser with one share of the learning rate (`lr_scale`) and one weight decay."""
+
+    params: list[nn.Parameter]
+    names: list[str]
+    lr_scale: float
+    weight_decay: float
+    lr: float
+
+
 def parameter_groups(
     network: nn.Module, *, weight_decay: float, layer_decay: float, encoder_rate: float = 1.0
-) -> list[dict[str, Any]]:
+) -> list[ParameterGroup]:
     """Groups parameters by their share of the learning rate and by weight decay.
 
     In an encoder with layers 0…S−1 (stages with their downsampling, or a transformer's blocks), layer i gets the share
@@ -42,11 +52,11 @@ def parameter_groups(
         encoder_rate: share of the learning rate for the whole encoder.
 
     Returns:
-        Groups for a torch optimiser, in a fixed order, each with `lr_scale`, `weight_decay` and `names`.
+        Groups for a torch optimiser, in a fixed order.
     """
     trained = [(name, parameter) for name, parameter in network.named_parameters() if parameter.requires_grad]
     layers = 1 + max((int(match[1]) for name, _ in trained if (match := _LAYER.match(name))), default=-1)
-    groups: dict[tuple[float, float], dict[str, Any]] = {}
+    groups: dict[tuple[float, float], ParameterGroup] = {}
     for name, parameter in trained:
         scale = layer_decay ** _decay_exponent(name, layers)
         if name.startswith(_ENCODER):
@@ -68,7 +78,7 @@ def build_optimiser(network: nn.Module, recipe: TrainingRecipe) -> torch.optim.A
         layer_decay=recipe.layer_decay,
         encoder_rate=recipe.encoder_rate,
     )
-    return torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.999), eps=1e-8, fused=True)
+    return torch.optim.AdamW(map(dict, groups), lr=0.0, betas=(0.9, 0.999), eps=1e-8, fused=True)
 
 
 def learning_rate_at(step: int, recipe: TrainingRecipe) -> float:

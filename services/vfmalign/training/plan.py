@@ -5,22 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from vfmalign.core.domain.datasets import Case, DatasetManifest
-from vfmalign.core.domain.errors import BadDataset, BadOption, Conflict, NotFound, PreconditionFailed
-from vfmalign.core.domain.jobs import TrainingSpec, probe_id
-from vfmalign.core.domain.modality_map import resolve_input
-from vfmalign.core.domain.models import ModelCard, PreprocessingSpec, PretrainingDataset
-from vfmalign.core.domain.recipes import check_patch, check_probe_steps
-from vfmalign.core.domain.record import is_id
+from vfmalign.core.domain.errors import BadDataset, BadOption, NotFound, PreconditionFailed
+from vfmalign.core.domain.jobs import TrainingSpec
+from vfmalign.core.domain.models import ModelCard, Preprocessing, PretrainingDataset
 from vfmalign.core.domain.tasks import TaskSpec, get_task_spec
 from vfmalign.core.storage.datasets import check_leakage, load_dataset
+from vfmalign.core.storage.model_cards import load_card
 from vfmalign.core.storage.store.object_store import ObjectStore
+from vfmalign.core.storage.trainings import check_free, check_kind, check_publications, resolve_training
 from vfmalign.models.architectures.base import Architecture
-from vfmalign.models.cards import check_checkpoint_digest, load_card
 from vfmalign.models.registry import get_architecture
-
-_PUBLISH_AS_REMEDY = (
-    "name the model to publish the encoder as; leave it empty for a specialised network, which has none"
-)
 
 
 @dataclass(frozen=True)
@@ -39,8 +33,8 @@ class JobPlan:
 
     spec: TrainingSpec
     architecture: Architecture
-    preprocessing: PreprocessingSpec
-    model_input: PreprocessingSpec
+    preprocessing: Preprocessing
+    model_input: Preprocessing
     parent: ModelCard | None
     task: TaskSpec | None
     dataset: DatasetManifest
@@ -63,89 +57,65 @@ class JobData:
 
 
 def make_plan(store: ObjectStore, spec: TrainingSpec) -> JobPlan:
-    """Validates a spec on its own and against the stored models.
+    """Validates a spec on its own and against the stored dataset and models.
 
     Raises:
         BadOption: fields do not fit together, or a name is unknown.
-        BadDataset: the dataset is missing, damaged or different from the spec's.
+        BadDataset: the dataset is missing, damaged or different from the spec's, or a case lacks what the task needs.
         NotFound: the model to start from does not exist.
         DigestMismatch: its weights differ from those in the spec.
         Conflict: an id under which the encoder is to be published belongs to another model.
+        Leakage: a test case was seen in training or validation, or by the model from which the job starts.
     """
     architecture = get_architecture(spec.architecture)
-    finetunes = spec.kind == "finetune"
+    check_kind(spec.kind, spec.model_id, spec.task)
+    check_publications(spec)
+    check_free(store, spec)
     dataset = _load_dataset(store, spec)
-    task = get_task_spec(spec.task, dataset.declaration) if finetunes else None
-    _check_publications(store, spec)
-    _require(finetunes or not spec.model, "model", "leave it empty: pretraining starts from random weights")
-    starts_from_model = finetunes and spec.network == "pretrained"
-    _require(bool(spec.model) or not starts_from_model, "model", "name the pretrained model to start from")
-    # A baseline may name a model as well. It then uses the model's preprocessing, but not its weights.
-    card = load_card(store, spec.model) if spec.model else None
-    if card is not None:
-        check_checkpoint_digest(card, spec.model_sha256)
-        _require(card.architecture == spec.architecture, "architecture", f"use the model's: {card.architecture}")
+    task = None if spec.task is None else get_task_spec(spec.task, dataset.declaration)
+    card = _load_card(store, spec)
     model_input = card.preprocessing if card else architecture.preprocessing
-    name = spec.model or spec.architecture.partition(":")[0]
-    preprocessing = resolve_input(name, model_input, spec.modality_map, dataset.declaration)
+    name = spec.model_id or spec.architecture.partition(":")[0]
+    preprocessing = resolve_training(
+        dataset, task, name, model_input, modality_map=spec.modality_map, recipes=[spec.recipe]
+    )
+    # A baseline may name a model as well. It then uses the model's preprocessing, but not its weights.
+    parent = card if spec.network == "pretrained" else None
     if task is not None:
-        task.check_input(spec.model or spec.architecture, preprocessing.modalities)
-    check_patch(spec.recipe, preprocessing.shape_DHW)
-    parent = card if starts_from_model else None
+        check_leakage(dataset, parent.pretraining if parent else ())
     return JobPlan(spec, architecture, preprocessing, model_input, parent, task, dataset)
 
 
 def _load_dataset(store: ObjectStore, spec: TrainingSpec) -> DatasetManifest:
     try:
-        return load_dataset(store, spec.dataset, digest=spec.dataset_digest)
+        return load_dataset(store, spec.dataset_id, digest=spec.dataset_digest)
     except (NotFound, PreconditionFailed) as error:
         raise BadDataset(error.message, subject=error.subject, remedy=error.remedy, reason=error.reason) from error
 
 
-def _check_publications(store: ObjectStore, spec: TrainingSpec) -> None:
-    """Checks the ids under which the job will publish its encoder and probes."""
-    finetunes = spec.kind == "finetune"
-    specialised = finetunes and spec.network == "specialised"
-    _require(specialised == (not spec.publish_as), "publish_as", _PUBLISH_AS_REMEDY)
-    _require(specialised or is_id(spec.publish_as), "publish_as", "use lower-case letters, digits, `_`, `.` and `-`")
-    check_probe_steps(spec.recipe)
-    published = publications(spec)
-    _require(
-        not spec.recipe.probe_steps or (finetunes and not specialised and all(is_id(model) for model in published)),
-        "recipe.probe_steps",
-        "leave them out, or fine-tune an encoder and give it a short publish_as",
-    )
-    for model, source in published.items():
-        _check_id_available(store, model, source)
+def _load_card(store: ObjectStore, spec: TrainingSpec) -> ModelCard | None:
+    """The card of the model that the spec names, which must be of its architecture."""
+    if not spec.model_id:
+        if spec.kind == "finetune" and spec.network == "pretrained":
+            raise BadOption("required for fine-tuning", field="spec.model_id", remedy="name the pretrained model")
+        return None
+    card = load_card(store, spec.model_id, spec.model_sha256)
+    if card.architecture != spec.architecture:
+        raise BadOption(
+            "the model has another architecture",
+            field="spec.architecture",
+            remedy=f"use the model's: {card.architecture}",
+        )
+    return card
 
 
 def select_data(plan: JobPlan) -> JobData:
-    """Selects the splits that the job uses.
-
-    Raises:
-        BadDataset: the dataset lacks cases that the job needs, or a case lacks what the task needs.
-        Leakage: the model from which the job starts was trained on a test case.
-    """
+    """Selects the splits that the job uses."""
     spec, dataset = plan.spec, plan.dataset
+    train, test = (dataset.pretrain, ()) if plan.task is None else (dataset.train, dataset.test)
     parent_data = plan.parent.pretraining if plan.parent else ()
-    if plan.task is None:
-        train, val = _require_cases(dataset, "pretrain"), _require_cases(dataset, "val")
-        return JobData(train, val, (), (_to_pretraining_record(spec, dataset, train, val),))
-    plan.task.check_cases(dataset)
-    check_leakage(dataset, parent_data)
-    train, val, test = _require_cases(dataset, "train"), _require_cases(dataset, "val"), _require_cases(dataset, "test")
-    return JobData(train, val, test, (*parent_data, _to_pretraining_record(spec, dataset, train, val)))
-
-
-def _require_cases(dataset: DatasetManifest, split: str) -> tuple[Case, ...]:
-    cases: tuple[Case, ...] = getattr(dataset, split)
-    if not cases:
-        raise BadDataset(
-            f"the split {split!r} has no cases",
-            subject=f"dataset {dataset.id}",
-            remedy="add at least one case to the split",
-        )
-    return cases
+    record = _to_pretraining_record(spec, dataset, train, dataset.val)
+    return JobData(train, dataset.val, test, (*parent_data, record))
 
 
 def _to_pretraining_record(
@@ -154,39 +124,9 @@ def _to_pretraining_record(
     """Record of this job's dataset in the published model's card: the cases of training and selection."""
     cases = (*train, *val)
     return PretrainingDataset(
-        dataset=spec.dataset,
+        dataset_id=spec.dataset_id,
         dataset_digest=spec.dataset_digest,
         # Only images: label maps of different patients can be equal, and empty ones always are.
         volume_sha256=tuple(sorted({ref.sha256 for case in cases for ref in dataset.images(case).values()})),
         groups=tuple(sorted({case.group for case in cases})),
     )
-
-
-def publications(spec: TrainingSpec) -> dict[str, str]:
-    """Ids of the models that a job publishes, with the `source` of their cards."""
-    if not spec.publish_as:
-        return {}
-    probes = {probe_id(spec.publish_as, step): f"job {spec.id}, step {step}" for step in spec.recipe.probe_steps}
-    return probes | {spec.publish_as: f"job {spec.id}"}
-
-
-def model_id_conflict(model: str) -> Conflict:
-    """The error of a job whose model id is already in use."""
-    return Conflict(
-        "another model is published under this id", subject=model, remedy="choose another id for the model to publish"
-    )
-
-
-def _check_id_available(store: ObjectStore, model: str, source: str) -> None:
-    """Rejects an id that belongs to another model before the training rather than after it."""
-    try:
-        card = load_card(store, model)
-    except (NotFound, PreconditionFailed):  # a damaged card is replaced
-        return
-    if card.source != source:
-        raise model_id_conflict(model)
-
-
-def _require(holds: bool, field: str, remedy: str) -> None:
-    if not holds:
-        raise BadOption("the field does not fit the rest of the spec", field=field, remedy=remedy)

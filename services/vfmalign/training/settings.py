@@ -50,6 +50,8 @@ def read_spec(store: ObjectStore, uri: str) -> TrainingSpec:
         raise BadOption("no job spec is stored at this URI", subject=uri, remedy="create the job first") from error
     except PreconditionFailed as error:
         raise BadOption(error.message, subject=uri, remedy="write a spec of this version") from error
-    if key != job_key(spec.id, "spec.json"):
-        raise BadOption(f"the spec of job {spec.id} is stored at another job's address", subject=uri, remedy="move it")
+    if key != job_key(spec.job_id, "spec.json"):
+        raise BadOption(
+            f"the spec of job {spec.job_id} is stored at another job's address", subject=uri, remedy="move it"
+        )
     return spec

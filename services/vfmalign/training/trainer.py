@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from vfmalign.core.domain.datasets import StoredObject
 from vfmalign.core.domain.errors import BadOption, Cancelled, Exhausted, Unavailable
 from vfmalign.core.domain.jobs import JobProgress, TrainingSpec
+from vfmalign.core.domain.stored_objects import StoredObject
 from vfmalign.core.runtime import logs
 from vfmalign.core.runtime.metrics import Stages
 from vfmalign.core.runtime.work_queue import ShutdownRequest
@@ -100,8 +100,8 @@ class Trainer:
         except torch.OutOfMemoryError as error:
             raise Exhausted(
                 "the device has too little memory for this batch",
-                subject=f"job {self._spec.id}",
-                remedy="use a smaller recipe.batch_size or recipe.patch_shape_DHW, or a larger device",
+                subject=f"job {self._spec.job_id}",
+                remedy="use a smaller recipe.batch_size or recipe.patch_shape_dhw, or a larger device",
             ) from error
         if self._group.is_main_process:
             best = self._state.best
@@ -118,7 +118,7 @@ class Trainer:
         if not self._group.all_equal(int(ref.sha256[:15], 16) if ref else 0):
             raise Unavailable(
                 "the processes read different checkpoints: another attempt still writes",
-                subject=f"job {self._spec.id}",
+                subject=f"job {self._spec.job_id}",
                 remedy="start the job again",
             )
         if checkpoint is None:
@@ -129,7 +129,7 @@ class Trainer:
         # A kill between a commit and its progress file leaves the file out: all points are published again.
         for point in self._state.curve if self._group.is_main_process else ():
             self._publish(point)
-        _log.info("resumed", job=self._spec.id, step=self._state.step)
+        _log.info("resumed", job=self._spec.job_id, step=self._state.step)
 
     def _step(self) -> None:
         recipe, seed, step = self._spec.recipe, self._spec.seed, self._state.step
@@ -138,7 +138,7 @@ class Trainer:
                 self._train,
                 step=step,
                 batch_size=recipe.batch_size,
-                patch_shape_DHW=recipe.patch_shape_DHW,
+                patch_shape_dhw=recipe.patch_shape_dhw,
                 seed=seed,
                 device=self._device,
             )
@@ -175,8 +175,8 @@ class Trainer:
             step=self._state.step,
             steps=recipe.steps,
             train_loss=self._state.loss_sum / recipe.steps_per_epoch if epoch else None,
-            val_score=score,
-            elapsed_s=0.0,
+            validation_score=score,
+            elapsed_seconds=0.0,
         )
         self._update(best_epoch=epoch if best else self._state.best_epoch)
         if self._group.is_main_process:
@@ -197,8 +197,8 @@ class Trainer:
             replaced = self._state.best if self._state.best != ref else None
             self._update(best=ref)
         seconds = self._stages.seconds()
-        elapsed_s = sum(seconds.get(stage, 0.0) for stage in TRAINING_STAGES)
-        point = point.model_copy(update={"elapsed_s": elapsed_s})
+        elapsed_seconds = sum(seconds.get(stage, 0.0) for stage in TRAINING_STAGES)
+        point = point.model_copy(update={"elapsed_seconds": elapsed_seconds})
         self._update(curve=(*self._state.curve, point), loss_sum=0.0)
         if point.step in self._spec.recipe.probe_steps:
             # Before the commit: after a kill in between, the steps are repeated. Every committed point has its probe.
@@ -208,7 +208,13 @@ class Trainer:
         self._publish(point)
         if replaced is not None:
             self._checkpoints.delete(replaced)
-        _log.info("epoch", job=self._spec.id, epoch=point.epoch, train_loss=point.train_loss, val_score=point.val_score)
+        _log.info(
+            "epoch",
+            job=self._spec.job_id,
+            epoch=point.epoch,
+            train_loss=point.train_loss,
+            validation_score=point.validation_score,
+        )
 
     def _is_best(self, score: float) -> bool:
         """Whether a score is better than that of every epoch, so that the earliest of equal epochs is selected.
@@ -218,7 +224,7 @@ class Trainer:
         """
         if len(self._state.curve) <= 1:
             return True
-        best = self._state.curve[self._state.best_epoch].val_score
+        best = self._state.curve[self._state.best_epoch].validation_score
         return score > best if self._learner.metrics[0].higher_is_better else score < best
 
     def _commit(self) -> None:

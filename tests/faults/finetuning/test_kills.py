@@ -90,4 +90,4 @@ async def test_a_kill_between_two_seeds_repeats_nothing_of_the_first(service, st
     assert succeeded(service, name) == sorted(stage.name for stage in check.stages)
     assert sorted(service.starts()) == sorted(f"{name}-{training}" for training in FIRST + SECOND)
     assert len(peers.features.commits) == len(set(peers.features.commits)), "a finished extraction was repeated"
-    assert len([call for call in peers.mmd.calls if call.HasField("test")]) == 2
+    assert len([call for call in peers.mmd.calls if call.test.permutations]) == 2

@@ -91,18 +91,21 @@ async def test_what_is_lost_again_and_again_fails_the_check_with_object_and_reme
 async def test_features_that_differ_when_they_are_extracted_again_replace_everything_computed_from_them(
     service, store, peers
 ):
-    name = await service.create("other-bits")
+    name = await service.create("other-bits", probe_steps=[10])
     first = await service.finish(name)
     before = next(
         committed for committed in peers.features.committed
-        if committed.manifest.request.model == "vfm" and committed.manifest.request.split == "test"
+        if committed.manifest.request.model_id == "vfm" and committed.manifest.request.split == "test"
         and committed.manifest.request.initialisation == "checkpoint"
     )  # fmt: skip
     store.delete(before.manifest.parts[0].key)
     store.delete(check_key(name, "report.html"))
     peers.features.seed, calls = 1, len(peers.mmd.calls)  # as another processor
     check = await service.until(name, lambda check: check.state == SUCCEEDED)
-    assert len(peers.mmd.calls) > calls, "mmd.json belongs to the former features"
+    again = peers.mmd.calls[calls:]
+    assert any(call.projection for call in again), "mmd.json belongs to the former features"
+    probe = next(c.manifest for c in peers.features.committed if c.manifest.request.model == f"{name}-encoder-step-10")
+    assert probe.request.feature_set_id() in {call.y.feature_set_id for call in again}, "so does the probe"
     assert {name for name, number in attempts(check).items() if number > 1} == {
         "features_before", "mmd", "measures", "probes", "report"
     }  # fmt: skip

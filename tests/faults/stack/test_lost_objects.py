@@ -26,10 +26,10 @@ from tests.faults.stack.test_kills import numbers
 from vfmalign.analysis.checks.records import CheckReport
 from vfmalign.core.domain.jobs import JobResult
 from vfmalign.core.storage.keys import check_key, job_key, model_card_key
+from vfmalign.core.storage.model_cards import load_card
 from vfmalign.database.database import Database
 from vfmalign.finetuning.checks.clients import FeatureSetRef
 from vfmalign.finetuning.schema import open_database
-from vfmalign.models.cards import load_card
 from vfmalign.v1 import alignment_pb2, common_pb2, features_pb2, finetuning_pb2
 
 pytestmark = pytest.mark.e2e

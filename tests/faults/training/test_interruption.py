@@ -136,11 +136,11 @@ def launcher(api, tmp_path, monkeypatch):
 @pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not there")
 def test_a_drained_node_costs_no_attempt(store, api, launcher, long_spec, start, undisturbed):
     spec = long_spec("drained")
-    uri = store.uri(job_key(spec.id, "spec.json"))
-    handle = launcher.launch(spec.id, 1, uri).handle
+    uri = store.uri(job_key(spec.job_id, "spec.json"))
+    handle = launcher.launch(spec.job_id, 1, uri).handle
     machines = Machines(api, start)
-    machines.until(lambda: store.exists(job_key(spec.id, "progress/0001.json")))
-    assert isinstance(launcher.observe(spec.id, 1, handle), Running)
+    machines.until(lambda: store.exists(job_key(spec.job_id, "progress/0001.json")))
+    assert isinstance(launcher.observe(spec.job_id, 1, handle), Running)
 
     # Without the pause, a training that is faster than kubectl ends before it is evicted.
     machines.pods[0].process.send_signal(signal.SIGSTOP)
@@ -157,10 +157,10 @@ def test_a_drained_node_costs_no_attempt(store, api, launcher, long_spec, start,
     assert drain.returncode == 0, said
 
     def end():
-        seen = launcher.observe(spec.id, 1, handle)
+        seen = launcher.observe(spec.job_id, 1, handle)
         return seen if isinstance(seen, Exited) else None
 
     assert machines.until(end) == Exited(0)
     assert [(pod.node, pod.code) for pod in machines.pods] == [(FIRST, 143), (SECOND, 0)]
     assert api.jobs() == [handle["name"]]
-    assert comparable(store.read(job_key(spec.id, "result.json"), JobResult)) == comparable(undisturbed)
+    assert comparable(store.read(job_key(spec.job_id, "result.json"), JobResult)) == comparable(undisturbed)

@@ -10,15 +10,16 @@ import monai.networks.nets  # noqa: F401  imported here, so that no input has to
 from tests.fuzz.harness import Target
 from tests.fuzz.memory_store import MemoryStore
 
-from vfmalign.core.domain.models import PreprocessingSpec
+from vfmalign.core.domain.models import Preprocessing
 from vfmalign.core.storage.keys import model_card_key
+from vfmalign.core.storage.model_cards import load_card
 from vfmalign.features.converters import to_model
-from vfmalign.models.cards import load_card, load_encoder
+from vfmalign.models.cards import load_encoder
 from vfmalign.models.formats import exported_program
 from vfmalign.models.formats.monai_bundle import encode_architecture_name
 from vfmalign.models.registry import ARCHITECTURES, get_architecture, list_architectures
 
-_SMALL = PreprocessingSpec(modalities=("t2w",), spacing_mm=None, shape_DHW=(16, 16, 16))
+_SMALL = Preprocessing(modalities=("t2w",), spacing_mm=None, shape_dhw=(16, 16, 16))
 
 
 def run(data: bytes) -> None:
@@ -57,8 +58,8 @@ def _make_card(architecture: str) -> dict[str, Any]:
         "preprocessing": preprocessing.model_dump(mode="json"),
         "layers": [{"name": "stages.3", "channels": 128}],
         "primary_layer": "stages.3",
-        "pretraining": [{"dataset": "d", "dataset_digest": "0" * 64, "volume_sha256": ["0" * 64], "groups": ["g"]}],
-        "parent": "p",
+        "pretraining": [{"dataset_id": "d", "dataset_digest": "0" * 64, "volume_sha256": ["0" * 64], "groups": ["g"]}],
+        "parent_model_id": "p",
         "source": "made by a test",
     }
 

@@ -9,8 +9,9 @@ from tests.fuzz.harness import Target
 from tests.fuzz.memory_store import MemoryStore
 
 from vfmalign.client.dataset_description import describe_dataset
-from vfmalign.core.domain.datasets import Case, DatasetManifest, StoredObject
+from vfmalign.core.domain.datasets import Case, DatasetManifest
 from vfmalign.core.domain.declarations import DatasetDeclaration
+from vfmalign.core.domain.stored_objects import StoredObject
 from vfmalign.core.storage.datasets import check_splits, load_dataset, to_datalist
 from vfmalign.core.storage.keys import dataset_key
 

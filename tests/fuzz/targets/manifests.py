@@ -12,19 +12,19 @@ from safetensors.numpy import save
 from tests.fuzz.harness import Target
 from tests.fuzz.memory_store import MemoryStore
 
-from vfmalign.core.domain.models import LayerSpec, PreprocessingSpec
+from vfmalign.core.domain.models import Layer, Preprocessing
 from vfmalign.core.storage.feature_sets import FeatureRequest, Manifest, PartRef, read_feature_set, read_part
 from vfmalign.core.storage.keys import features_prefix, manifest_key
 from vfmalign.core.storage.safetensors_header import MalformedHeader, parse_header
 
 _REQUEST = FeatureRequest(
-    model="m",
+    model_id="m",
     model_sha256="a" * 64,
-    dataset="d",
+    dataset_id="d",
     dataset_digest="b" * 64,
     split="test",
     layers=("stages.3",),
-    preprocessing=PreprocessingSpec(modalities=("t2w",), spacing_mm=None, shape_DHW=(8, 8, 8)),
+    preprocessing=Preprocessing(modalities=("t2w",), spacing_mm=None, shape_dhw=(8, 8, 8)),
 )
 _SET = _REQUEST.feature_set_id()
 _PART = save({"stages.3": np.ones((2, 3), np.float32)}, {"start_row": "0"})
@@ -62,7 +62,7 @@ def _make_manifest(part: bytes) -> Manifest:
     return Manifest(
         request=_REQUEST,
         parts=(ref,),
-        layers=(LayerSpec(name="stages.3", channels=3),),
+        layers=(Layer(name="stages.3", channels=3),),
         rows=2,
         case_ids=("c-1", "c-2"),
         groups=("g-1", "g-2"),

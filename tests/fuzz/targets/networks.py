@@ -8,11 +8,11 @@ from collections.abc import Mapping
 import monai.networks.nets
 from tests.fuzz.harness import Target
 
-from vfmalign.core.domain.models import PreprocessingSpec
+from vfmalign.core.domain.models import Preprocessing
 from vfmalign.models.formats import monai_bundle, stack_checkpoint
 from vfmalign.models.registry import get_architecture
 
-_SMALL = PreprocessingSpec(modalities=("t2w",), spacing_mm=None, shape_DHW=(16, 16, 16))
+_SMALL = Preprocessing(modalities=("t2w",), spacing_mm=None, shape_dhw=(16, 16, 16))
 _UNET = {"spatial_dims": 3, "in_channels": 1, "out_channels": 1, "channels": [2, 4], "strides": [2]}
 _VIT = {"in_channels": 1, "img_size": [16, 16, 16], "patch_size": [8, 8, 8], "hidden_size": 12, "mlp_dim": 12}
 

@@ -9,11 +9,11 @@ import nibabel
 import numpy as np
 from tests.fuzz.harness import Target
 
-from vfmalign.core.domain.models import PreprocessingSpec
+from vfmalign.core.domain.models import Preprocessing
 from vfmalign.imaging.preprocessing import prepare_study
 from vfmalign.imaging.volumes import decode, encode
 
-_INPUT = PreprocessingSpec(modalities=("t1w",), spacing_mm=(3.0, 1.0, 1.0), shape_DHW=(8, 16, 16))
+_INPUT = Preprocessing(modalities=("t1w",), spacing_mm=(3.0, 1.0, 1.0), shape_dhw=(8, 16, 16))
 
 
 def run(data: bytes) -> None:

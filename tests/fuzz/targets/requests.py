@@ -19,11 +19,12 @@ from vfmalign.client.messages.imports import (
     PublishDatasetRequest,
     PublishModelRequest,
 )
-from vfmalign.client.messages.jobs import JobId, JobSpec
+from vfmalign.client.messages.jobs import JobSpec
 from vfmalign.client.messages.mmd import CreateUploadRequest
-from vfmalign.core.domain.datasets import Case, DatasetManifest, StoredObject
+from vfmalign.core.domain.datasets import Case, DatasetManifest
 from vfmalign.core.domain.errors import VfmalignError
-from vfmalign.core.domain.models import ModelCard, PreprocessingSpec
+from vfmalign.core.domain.models import ModelCard, Preprocessing
+from vfmalign.core.domain.stored_objects import StoredObject
 from vfmalign.core.rpc.limits.bounds import parse_request
 from vfmalign.core.storage.datasets import to_datalist
 from vfmalign.core.storage.keys import dataset_key, model_card_key
@@ -36,7 +37,7 @@ from vfmalign.finetuning.experiments.request import check_experiment_spec, pin_i
 from vfmalign.finetuning.experiments.tables import ExperimentRow
 from vfmalign.finetuning.jobs.request import check_objective, resolve_job
 from vfmalign.finetuning.jobs.tables import JobRow
-from vfmalign.finetuning.servicers import parse_id, parse_states
+from vfmalign.finetuning.servicers import parse_states
 from vfmalign.mmd.service.converters import to_options, to_source
 from vfmalign.v1 import (
     alignment_pb2,
@@ -72,7 +73,7 @@ def _make_store() -> MemoryStore:
         architecture="profound_conv_micro",
         objective="contrastive",
         checkpoint=StoredObject(key="models/m/x", sha256="0" * 64),
-        preprocessing=PreprocessingSpec(modalities=("t2w", "dwi", "adc"), spacing_mm=None, shape_DHW=(16, 64, 64)),
+        preprocessing=Preprocessing(modalities=("t2w", "dwi", "adc"), spacing_mm=None, shape_dhw=(16, 64, 64)),
         layers=(),
         primary_layer="stages.3",
     )
@@ -92,9 +93,9 @@ def run(data: bytes) -> None:
 
 
 def _job(request: Any) -> None:
-    job_id, spec = parse_id(JobId, request.job_id, "job_id"), JobSpec.from_proto(request.spec, "spec")
+    spec = JobSpec.from_proto(request.spec, "spec")
     check_objective(spec)
-    resolve_job(_STORE, job_id, spec).to_json()
+    resolve_job(_STORE, request.job_id, spec).to_json()
 
 
 def _check(request: Any) -> None:
@@ -133,9 +134,7 @@ def _list(table: type[Any], states: Any) -> Callable[[Any], None]:
 
 
 def _publish_model(request: Any) -> None:
-    record = PublishModelRequest.from_proto(request)
-    if record.preprocessing is not None:
-        record.preprocessing.to_spec("preprocessing").to_json()
+    PublishModelRequest.from_proto(request).to_json()
 
 
 def _list_objects(request: Any) -> None:

@@ -8,14 +8,14 @@ from collections.abc import Mapping
 import torch
 from tests.fuzz.harness import Target
 
-from vfmalign.core.domain.models import PreprocessingSpec
+from vfmalign.core.domain.models import Preprocessing
 from vfmalign.models.architectures.dilated_stack import ConvolutionLayer, StackDescription
 from vfmalign.models.formats.checkpoint import import_checkpoint
 from vfmalign.models.formats.stack_checkpoint import encode_stack_name
 from vfmalign.models.registry import get_architecture
 from vfmalign.models.weights import load_state, random_state, to_safetensors
 
-_INPUT = PreprocessingSpec(modalities=("input",), spacing_mm=None, shape_DHW=(4, 4, 4))
+_INPUT = Preprocessing(modalities=("input",), spacing_mm=None, shape_dhw=(4, 4, 4))
 _ARCHITECTURE = get_architecture(
     encode_stack_name(StackDescription(layers=(ConvolutionLayer(channels=2),), compared=(0,), input=_INPUT))
 )

@@ -11,17 +11,17 @@ from sqlalchemy.dialects import postgresql, sqlite
 from tests.fuzz.harness import Target
 from tests.fuzz.memory_store import MemoryStore
 
-from vfmalign.client.messages.checks import CheckId
 from vfmalign.client.messages.tasks import Task
 from vfmalign.core.domain.errors import VfmalignError
 from vfmalign.core.domain.record import check_key, is_id
+from vfmalign.core.rpc.limits.bounds import check_request
 from vfmalign.core.runtime.logs import accept_request_id
 from vfmalign.database.pagination import PageRequest
 from vfmalign.features.extraction.study_store import check_study_id
 from vfmalign.features.listing import read_page
 from vfmalign.finetuning.jobs.tables import JobRow
-from vfmalign.finetuning.servicers import parse_id
 from vfmalign.imaging.input_transforms import get_input_transform
+from vfmalign.v1 import features_pb2
 
 _STORE = MemoryStore({})
 
@@ -63,7 +63,8 @@ def _address(uri: str) -> None:
 
 def _identify(text: str) -> None:
     """An id that is accepted is a segment of a key."""
-    assert is_id(parse_id(CheckId, text, "check_id"))
+    check_request(features_pb2.GetModelRequest(model_id=text))
+    assert is_id(text)
     assert check_key(text) == text
 
 

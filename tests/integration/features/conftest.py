@@ -14,7 +14,7 @@ from tests.integration.features import callers
 
 from vfmalign.client import Client
 from vfmalign.core.domain.datasets import Case, DatasetManifest
-from vfmalign.core.domain.models import PreprocessingSpec
+from vfmalign.core.domain.models import Preprocessing
 from vfmalign.core.storage.datasets import save_dataset
 from vfmalign.core.storage.keys import volume_key
 from vfmalign.features.extraction.extractor import extract
@@ -34,7 +34,7 @@ SPEC = PhantomSpec(
     adc=SliceStack((48, 48, 16), (2.6, 2.6, 3.75)),
 )
 MODALITIES = ("t2w", "dwi", "adc")
-INPUT = PreprocessingSpec(modalities=("t2w", "dwi", "adc"), spacing_mm=(3.75, 1.75, 1.75), shape_DHW=(16, 64, 64))
+INPUT = Preprocessing(modalities=("t2w", "dwi", "adc"), spacing_mm=(3.75, 1.75, 1.75), shape_dhw=(16, 64, 64))
 
 
 class Server:

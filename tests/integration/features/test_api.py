@@ -73,7 +73,7 @@ async def test_models_are_listed_and_described(service, store, card):
     model = (await service.GetModel(pb.GetModelRequest(model_id="micro"))).model
     assert model.checkpoint.sha256 == card.checkpoint.sha256
     assert model.primary_layer == "stages.3"
-    assert tuple(model.preprocessing.shape_dhw) == card.preprocessing.shape_DHW
+    assert tuple(model.preprocessing.shape_dhw) == card.preprocessing.shape_dhw
 
 
 async def test_datasets_are_listed_and_described(service, store, dataset):

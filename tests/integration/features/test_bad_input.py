@@ -187,14 +187,14 @@ async def test_hostile_programs_in_the_bucket_do_not_run(service, server, store,
     ("change", "code", "words"),
     [
         ({"model_id": "absent"}, grpc.StatusCode.NOT_FOUND, "absent: no model has this id"),
-        ({"checkpoint_sha256": "0" * 64}, grpc.StatusCode.FAILED_PRECONDITION, "the model's weights have digest"),
+        ({"checkpoint_sha256": "0" * 64}, grpc.StatusCode.FAILED_PRECONDITION, "the stored weights have SHA-256"),
         (
             {"layers": ["stages.9"]},
             INVALID,
             "choose from stages.0, stages.1, stages.2, stages.3",
         ),
         ({"input_transform": "blur"}, INVALID, "unknown input transform 'blur'"),
-        ({"model_id": "Not An Id"}, INVALID, "is not a valid id"),
+        ({"model_id": "Not An Id"}, INVALID, "not a valid id"),
     ],
 )
 async def test_bad_options(service, phantoms, change, code, words, study_of):

@@ -151,7 +151,7 @@ def test_what_was_published_is_returned_again_and_another_content_conflicts(
     folder = write_folder(tmp_path / "other", 2)
     changed = prepare_import(folder, "ward", mapping_path=tmp_path / "mapping.csv", salt=bytes(32))
     upload_all(client, changed, "i2")
-    with pytest.raises(Conflict, match="choose another dataset id"):
+    with pytest.raises(Conflict, match=r"choose another dataset id, or see .*`vfmalign dataset show ward`"):
         client.datasets.publish(to_request(changed, "i2"))
     assert {key: store.get(key) for key in store.list("volumes/ward/")} == before
 

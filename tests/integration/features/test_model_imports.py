@@ -15,9 +15,8 @@ from tests.hostile_programs import INPUT, make_graph, make_state, node
 from tests.integration.features.callers import ADA, describe_model
 
 from vfmalign.client import Client
-from vfmalign.client.messages.features import Preprocessing
 from vfmalign.core.domain.errors import BadCheckpoint, BadOption, Conflict, TooLarge, VfmalignError
-from vfmalign.core.domain.models import PreprocessingSpec
+from vfmalign.core.domain.models import Preprocessing
 from vfmalign.core.runtime.settings import StoreSettings
 from vfmalign.core.runtime.work_queue import WorkQueue
 from vfmalign.core.storage.keys import model_card_key
@@ -47,8 +46,8 @@ def test_a_model_is_stored_byte_for_byte_as_by_the_service_itself(
 ) -> None:
     client, state = as_caller(ADA), random_state(get_architecture(ARCHITECTURE), 0)
     weights = to_safetensors(state)
-    spec = PreprocessingSpec(modalities=("t2w", "dwi", "adc"), spacing_mm=None, shape_DHW=(16, 64, 64))
-    request = describe_model(weights, preprocessing=Preprocessing.from_spec(spec))
+    spec = Preprocessing(modalities=("t2w", "dwi", "adc"), spacing_mm=None, shape_dhw=(16, 64, 64))
+    request = describe_model(weights, preprocessing=spec)
     assert client.models.upload("i1", weights) == request.weights_sha256
     model = client.models.publish(request)
     assert client.models.publish(request) == model, "the upload is deleted by then"
@@ -71,7 +70,7 @@ def test_a_program_that_may_not_run_is_refused(as_caller: Callable[[str], Client
     graph = make_graph(node("from_file.default", filename="/etc/passwd"))
     weights = to_safetensors(make_state(graph))
     client.models.upload("i1", weights)
-    request = describe_model(weights, architecture="torch_export", preprocessing=Preprocessing.from_spec(INPUT))
+    request = describe_model(weights, architecture="torch_export", preprocessing=INPUT)
     with pytest.raises(BadCheckpoint, match="from_file"):
         client.models.publish(request)
     with pytest.raises(BadOption, match="does not describe its input"):
@@ -110,11 +109,9 @@ def test_a_wrong_description_names_its_field(as_caller: Callable[[str], Client])
     client = as_caller(ADA)
     weights = to_safetensors(random_state(get_architecture(ARCHITECTURE), 0))
     client.models.upload("i1", weights)
-    wrong = Preprocessing(modalities=("t2w",), shape_dhw=(8, 8), normalisation="zscore_nonzero")
     cases: list[tuple[dict[str, Any], str]] = [
         ({"architecture": "unknown"}, "unknown"),
         ({"primary_layer": "stages.99"}, "primary_layer"),
-        ({"preprocessing": wrong}, "preprocessing.shape_dhw"),
     ]
     for changes, message in cases:
         with pytest.raises(VfmalignError, match=message):

@@ -11,10 +11,11 @@ from concurrent.futures import ThreadPoolExecutor
 import grpc
 import numpy as np
 
-from vfmalign.core.domain.datasets import Case, DatasetManifest, StoredObject
+from vfmalign.core.domain.datasets import Case, DatasetManifest
 from vfmalign.core.domain.errors import BadOption, DataLoss, NotFound
-from vfmalign.core.domain.models import ModelCard, PreprocessingSpec
+from vfmalign.core.domain.models import ModelCard, Preprocessing
 from vfmalign.core.domain.record import canonical_json
+from vfmalign.core.domain.stored_objects import StoredObject
 from vfmalign.core.rpc.access.credentials import TENANT
 from vfmalign.core.rpc.status_mapping import DETAILS_KEY, get_status_code, to_status
 from vfmalign.core.storage.datasets import save_dataset, to_datalist
@@ -51,22 +52,23 @@ store = ObjectStore(StoreSettings()).of_uri(sys.argv[1])
 spec = store.read(store.key(sys.argv[1]), TrainingSpec)
 root = Path(os.environ["TEST_FOLDER"])
 with (root / "starts").open("a") as file:
-    file.write(f"{spec.id}\\n")
+    file.write(f"{spec.job_id}\\n")
 if spec.seed == 3 and not (root / "go").exists():
-    store.write(job_key(spec.id, "failure.json"), JobFailure(exit_code=3, reason="BAD_VOLUME", message="not a volume"))
+    failure = JobFailure(exit_code=3, reason="BAD_VOLUME", message="not a volume")
+    store.write(job_key(spec.job_id, "failure.json"), failure)
     sys.exit(3)
 if spec.seed == 5:
     while not (root / "go").exists():
         time.sleep(0.05)
 level = {"pretrained": 0.6, "scratch": 0.4, "specialised": 0.5}[spec.network] + 0.01 * max(0, spec.seed - 7)
-curve = tuple(JobProgress(epoch=e, epochs=6, step=10 * e, steps=60, train_loss=None, elapsed_s=float(e),
-    val_score=level * (1 - 2.0 ** -e)) for e in range(7))
+curve = tuple(JobProgress(epoch=e, epochs=6, step=10 * e, steps=60, train_loss=None, elapsed_seconds=float(e),
+    validation_score=level * (1 - 2.0 ** -e)) for e in range(7))
 probes = []
 def publish(name, digest):
-    card = store.read(model_card_key(spec.model), ModelCard)
+    card = store.read(model_card_key(spec.model_id), ModelCard)
     store.put(f"models/{name}/{digest}.safetensors", b"weights")
     ref = StoredObject(key=f"models/{name}/{digest}.safetensors", sha256=digest)
-    card = card.model_copy(update={"id": name, "checkpoint": ref, "source": f"job {spec.id}"})
+    card = card.model_copy(update={"id": name, "checkpoint": ref, "source": f"job {spec.job_id}"})
     store.write(model_card_key(name), card)
     return card
 for point in curve:
@@ -75,11 +77,12 @@ for point in curve:
     if point.step in spec.recipe.probe_steps:
         name, digest = probe_id(spec.publish_as, point.step), f"{point.step:064x}"
         publish(name, digest)
-        probes.append(ProbeModel(step=point.step, model=name, sha256=digest, val_score=point.val_score))
-    store.write(job_key(spec.id, f"progress/{point.epoch:04d}.json"), point)
+        score = point.validation_score
+        probes.append(ProbeModel(step=point.step, model_id=name, sha256=digest, validation_score=score))
+    store.write(job_key(spec.job_id, f"progress/{point.epoch:04d}.json"), point)
 metric = MetricSpec(
     name="lesion_dice", unit="", higher_is_better=True, floor=0.05, smallest_difference=0.01)
-cases = load_dataset(store, spec.dataset, spec.dataset_digest).test
+cases = load_dataset(store, spec.dataset_id, spec.dataset_digest).test
 wobble = len(spec.network) / 1000
 scores = tuple(CaseScore(case=c.id, group=c.group, values={"lesion_dice": level + wobble * (i % 3)})
     for i, c in enumerate(cases))
@@ -87,8 +90,9 @@ naive = tuple(one.model_copy(update={"values": {"lesion_dice": 0.1 + 0.001 * i}}
 inside = tuple(CaseInside(case=c.id, split="test", inside={"gland": 1.0, "lesion": i / 10 if i < 10 else 1.0})
     for i, c in enumerate(cases) if spec.allow_cut_organs)
 encoder = publish(spec.publish_as, "e" * 64) if spec.publish_as else None
-store.write(job_key(spec.id, "result.json"), JobResult(job=spec.id, metrics=(metric,), primary_metric="lesion_dice",
-    curve=curve, selected_epoch=6, selected_step=60, test_scores=scores, naive_baseline_scores=naive,
+store.write(job_key(spec.job_id, "result.json"), JobResult(
+    job_id=spec.job_id, metrics=(metric,), primary_metric="lesion_dice", curve=curve,
+    selected_epoch=6, selected_step=60, test_scores=scores, naive_baseline_scores=naive,
     weight_change=None if spec.network == "specialised" else 0.1, encoder=spec.publish_as,
     encoder_sha256="e" * 64 if encoder else "", encoder_card_sha256=encoder.digest() if encoder else "",
     probes=tuple(probes), inside=inside, parameters=1000, device="cpu",
@@ -140,11 +144,11 @@ class Features(features_pb2_grpc.FeatureServiceServicer):
     def commit(self, request, store):
         """Writes a set of two parts, whatever is left of it, as the real service does."""
         asked = FeatureRequest(
-            model=request.model_id, model_sha256=request.checkpoint_sha256, dataset=request.dataset_id,
+            model_id=request.model_id, model_sha256=request.checkpoint_sha256, dataset_id=request.dataset_id,
             dataset_digest=request.dataset_digest, split=("pretrain", "train", "val", "test")[request.split - 1],
             init_seed=request.initialisation_seed, layers=tuple(request.layers),
             initialisation="random" if request.initialisation == features_pb2.INITIALISATION_RANDOM else "checkpoint",
-            preprocessing=PreprocessingSpec(modalities=("t2w", "dwi", "adc"), spacing_mm=None, shape_DHW=(16, 64, 64)),
+            preprocessing=Preprocessing(modalities=("t2w", "dwi", "adc"), spacing_mm=None, shape_dhw=(16, 64, 64)),
         )  # fmt: skip
         cases = [f"case-{row}" for row in range(12)]
         writer = FeatureSetWriter(store, asked, cases, cases)
@@ -188,7 +192,7 @@ class Mmd(mmd_pb2_grpc.MmdServiceServicer):
         def shift(scale):
             return mmd_pb2.ShiftResult(
                 mmd2=common_pb2.Estimate(value=scale * value),
-                p_value=common_pb2.Estimate(value=0.001) if request.HasField("test") else common_pb2.Estimate(),
+                p_value=common_pb2.Estimate(value=0.001) if request.test.permutations else common_pb2.Estimate(),
                 sigma=1.0,
             )
 
@@ -237,7 +241,7 @@ def store_inputs(store):
     card = {
         "id": "vfm", "architecture": "profound_conv_micro", "objective": "masked_reconstruction",
         "checkpoint": {"key": "models/vfm/w", "sha256": "c" * 64},
-        "preprocessing": {"modalities": ("t2w", "dwi", "adc"), "spacing_mm": None, "shape_DHW": (16, 64, 64)},
+        "preprocessing": {"modalities": ("t2w", "dwi", "adc"), "spacing_mm": None, "shape_dhw": (16, 64, 64)},
         "layers": [{"name": name, "channels": 4} for name in LAYERS], "primary_layer": "stages.1",
     }  # fmt: skip
     store.write(model_card_key("vfm"), ModelCard.model_validate(card))

@@ -110,7 +110,7 @@ async def test_a_experiment_runs_every_cell_and_ends_with_its_report(service, st
         assert check.spec.model_sha256 == "c" * 64, "the weights are fixed for all cells"
         assert len(check.spec.dataset_digest) == 64
     report = json.loads(store.get(store.key(experiment.report_json.uri), sha256=experiment.report_json.sha256))
-    assert report["experiment"] == name
+    assert report["experiment_id"] == name
     html = store.get(store.key(experiment.report_html.uri), sha256=experiment.report_html.sha256).decode()
     assert "Two models" in html
     table = store.get(store.key(experiment.cells_csv.uri), sha256=experiment.cells_csv.sha256).decode()
@@ -131,7 +131,7 @@ async def test_a_experiment_runs_every_cell_and_ends_with_its_report(service, st
     assert {cell.progress.detail for cell in again.cells} == {"its result was computed before"}
     assert len(service.starts()) == jobs
     repeated = json.loads(store.get(store.key(again.report_json.uri)))
-    assert repeated | {"experiment": name} == report
+    assert repeated | {"experiment_id": name} == report
 
 
 async def test_a_control_trains_on_shuffled_labels_alone_and_its_shift_stands_beside_the_cell(service, store):
@@ -146,7 +146,7 @@ async def test_a_control_trains_on_shuffled_labels_alone_and_its_shift_stands_be
     assert sorted(networks) == ["pretrained", "pretrained", "scratch", "specialised"], "they share the baselines"
     report = json.loads(store.get(store.key(experiment.report_json.uri)))
     (analysed,) = report["cells"]
-    assert analysed["check"] == cell.check_id
+    assert analysed["check_id"] == cell.check_id
     assert list(analysed["controls"]) == ["shuffled_labels"]
     page = store.get(f"checks/{control.check_id}/report.html").decode()
     assert "fine-tuned on targets of other cases" in page

@@ -37,21 +37,21 @@ store = ObjectStore(StoreSettings())
 spec = store.read(store.key(sys.argv[1]), TrainingSpec)
 starts = Path(os.environ["STARTS"])
 with starts.open("a") as file:
-    file.write(f"{spec.id} {os.getpid()}\\n")
-first = starts.read_text().count(f"{spec.id} ") == 1
+    file.write(f"{spec.job_id} {os.getpid()}\\n")
+first = starts.read_text().count(f"{spec.job_id} ") == 1
 mode = spec.seed
 def progress(epoch):
-    store.write(job_key(spec.id, f"progress/{epoch:04d}.json"), JobProgress(
-        epoch=epoch, epochs=2, step=epoch, steps=2, train_loss=None, val_score=0.1 * epoch, elapsed_s=1.0))
+    store.write(job_key(spec.job_id, f"progress/{epoch:04d}.json"), JobProgress(
+        epoch=epoch, epochs=2, step=epoch, steps=2, train_loss=None, validation_score=0.1 * epoch, elapsed_seconds=1.0))
 def finish():
     progress(1); progress(2)
-    store.write(job_key(spec.id, "result.json"), JobResult(
-        job=spec.id, metrics=(MetricSpec(name="m", unit="", higher_is_better=True, floor=0.1),), primary_metric="m",
-        curve=(), selected_epoch=0, selected_step=0, test_scores=(), weight_change=None, parameters=1, device="cpu",
-        stage_seconds={}, processor_seconds=0.0, software={}))
+    store.write(job_key(spec.job_id, "result.json"), JobResult(
+        job_id=spec.job_id, metrics=(MetricSpec(name="m", unit="", higher_is_better=True, floor=0.1),),
+        primary_metric="m", curve=(), selected_epoch=0, selected_step=0, test_scores=(),
+        weight_change=None, parameters=1, device="cpu", stage_seconds={}, processor_seconds=0.0, software={}))
 progress(0)
 if mode in (2, 3):
-    store.write(job_key(spec.id, "failure.json"),
+    store.write(job_key(spec.job_id, "failure.json"),
         JobFailure(exit_code=mode, reason="BAD_DATASET", message="the split 'train' holds no case", remedy="add one"))
     sys.exit(mode)
 if mode == 1:
@@ -104,7 +104,7 @@ def world(tmp_path, store, store_environment, monkeypatch):
             request = JobSpec(kind="finetune", dataset_id="d", model_id="m", task="segmentation", seed=mode)
             recipe = TrainingRecipe(epochs=2, steps_per_epoch=1, batch_size=1, learning_rate=0.1)
             spec = TrainingSpec(
-                id=name, kind="finetune", dataset="d", dataset_digest="0" * 64, architecture="a", seed=mode,
+                job_id=name, kind="finetune", dataset_id="d", dataset_digest="0" * 64, architecture="a", seed=mode,
                 recipe=recipe, publish_as=f"{name}-encoder",
             )  # fmt: skip
             return self.jobs.create(request, spec, baseline=baseline).id
@@ -324,7 +324,7 @@ def test_a_job_whose_result_exists_is_done_without_a_process(world, store):
     store.write(
         job_key(name, "result.json"),
         JobResult(
-            job=name, metrics=(MetricSpec(name="m", unit="", higher_is_better=True, floor=0.1),), primary_metric="m",
+            job_id=name, metrics=(MetricSpec(name="m", unit="", higher_is_better=True, floor=0.1),), primary_metric="m",
             curve=(), selected_epoch=0, selected_step=0, test_scores=(), weight_change=None, parameters=1,
             device="cpu", stage_seconds={}, processor_seconds=0.0, software={},
         ),
@@ -359,7 +359,7 @@ def test_a_baseline_that_several_checks_share_is_trained_once(world, store):
     assert jobs[1].curve == jobs[0].curve
     encoders = [to_job(job, store).encoder_model_id for job in jobs]
     assert encoders == [f"{first}-encoder", "", f"{other}-encoder"], "a job names an encoder that it did not publish"
-    assert store.read(job_key(second, "result.json"), JobResult).job == first
+    assert store.read(job_key(second, "result.json"), JobResult).job_id == first
     third = world.add("third", 7, baseline="b" * 64)
     assert world.finish(supervisor, third).attempts == 0
     assert world.starts(second) == world.starts(third) == []

@@ -94,19 +94,19 @@ async def test_a_check_runs_through_every_stage_to_its_report(service, store, pe
 
     asked = [call for call in peers.mmd.calls if call.measures]
     assert [list(call.measures) for call in asked] == [[1], [2], [3]]
-    assert all(list(call.layers) == ["stages.1"] and not call.HasField("test") for call in asked)
+    assert all(list(call.layers) == ["stages.1"] and not call.test.permutations for call in asked)
     narrow, wide = [call for call in peers.mmd.calls if call.kernel.fixed_sigma]
     assert (narrow.kernel.fixed_sigma, wide.kernel.fixed_sigma) == (0.5, 2.0)
-    assert all(list(call.layers) == ["stages.1"] and not call.HasField("test") for call in (narrow, wide))
+    assert all(list(call.layers) == ["stages.1"] and not call.test.permutations for call in (narrow, wide))
     test, biased, random = [call for call in peers.mmd.calls if not call.measures and not call.kernel.fixed_sigma]
     assert test.pairing == mmd_pb2.PAIRING_PAIRED
     assert test.estimator == mmd_pb2.ESTIMATOR_UNBIASED_PAIRED
     assert (test.test.permutations, test.test.seed, test.projection) == (1000, 1, True)
     assert test.reference.feature_set_id == random.reference.feature_set_id
-    assert not random.HasField("test")
+    assert random.test.permutations == 0
     assert (biased.x, biased.y, biased.kernel) == (test.x, test.y, test.kernel)
     assert biased.estimator == mmd_pb2.ESTIMATOR_BIASED
-    assert not biased.HasField("test")
+    assert biased.test.permutations == 0
     assert len(set(peers.features.calls)) == 4
     assert any(call.startswith(f"{name}-encoder/") for call in peers.features.calls)
 

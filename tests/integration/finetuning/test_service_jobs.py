@@ -25,7 +25,7 @@ async def test_jobs_through_the_api(service):
     with pytest.raises(Conflict):
         await service.jobs.CreateJob(finetuning_pb2.CreateJobRequest(job_id="solo", spec=spec))
     spec.model_id = "unknown"
-    with pytest.raises(NotFound, match="no such model"):
+    with pytest.raises(NotFound, match="no model has this id"):
         await service.jobs.CreateJob(finetuning_pb2.CreateJobRequest(job_id="other", spec=spec))
     with pytest.raises(NotFound):
         await service.jobs.GetJob(finetuning_pb2.GetJobRequest(job_id="other"))

@@ -50,7 +50,7 @@ async def test_a_task_with_parameters_reaches_the_jobs_of_its_check_and_the_repo
     job = await service.jobs.GetJob(finetuning_pb2.GetJobRequest(job_id=f"{name}-pretrained"))
     assert job.job.spec.task.parameters.structures == ["gland"]
     spec = store.read(f"jobs/{name}-pretrained/spec.json", TrainingSpec)
-    assert spec.task == "segmentation:structure=gland"
+    assert str(spec.task) == "segmentation:structure=gland"
     validated = json.loads(store.get(f"checks/{name}/stages/validate.json"))
     assert validated["naive_baseline"] == "each voxel's commonest class in the training cases"
     report = json.loads(store.get(f"checks/{name}/report.json"))

@@ -45,7 +45,7 @@ async def test_each_network_is_trained_and_compared_with_every_seed(service, sto
     assert [list(job.spec.recipe.probe_steps) for job in jobs] == [[10], [], [], [], [], []]
     assert all(stage.attempts == 1 and stage.HasField("end_time") for stage in check.stages)
 
-    main = [call for call in peers.mmd.calls if call.HasField("test") and len(call.layers) == 2]
+    main = [call for call in peers.mmd.calls if call.test.permutations and len(call.layers) == 2]
     assert len(main) == 2
     assert main[0].x == main[1].x, "the cases before are the same"
     assert main[0].y != main[1].y
@@ -56,7 +56,9 @@ async def test_each_network_is_trained_and_compared_with_every_seed(service, sto
 
     report = read_report(store, check)
     assert [seed.seed for seed in report.result.seeds] == [7, 8]
-    assert [network.job for network in report.result.seeds[1].networks] == [f"{name}-{training}" for training in SECOND]
+    assert [network.job_id for network in report.result.seeds[1].networks] == [
+        f"{name}-{training}" for training in SECOND
+    ]
     shifts = [seed.shift.layers[0].raw.mmd2.value for seed in report.result.seeds]
     assert shifts[0] != shifts[1]
     assert report.result.shift == report.result.seeds[0].shift

@@ -15,7 +15,7 @@ import pytest
 from google.rpc import error_details_pb2, status_pb2
 from safetensors.numpy import save
 
-from vfmalign.core.domain.models import PreprocessingSpec
+from vfmalign.core.domain.models import Preprocessing
 from vfmalign.core.rpc.tensors import to_tensor
 from vfmalign.core.storage.feature_set_writer import FeatureSetWriter
 from vfmalign.core.storage.feature_sets import FeatureRequest
@@ -68,14 +68,14 @@ def store_set(store, layers, cases=None, groups=None):
     """Stores features as a committed set and returns its id."""
     rows = len(next(iter(layers.values())))
     request = FeatureRequest(
-        model="profound_conv_micro",
+        model_id="profound_conv_micro",
         model_sha256="0" * 64,
         init_seed=uuid.uuid4().int % 2**62,
-        dataset="phantoms",
+        dataset_id="phantoms",
         dataset_digest="1" * 64,
         split="test",
         layers=tuple(layers),
-        preprocessing=PreprocessingSpec(modalities=("t2w", "dwi", "adc"), spacing_mm=None, shape_DHW=(8, 8, 8)),
+        preprocessing=Preprocessing(modalities=("t2w", "dwi", "adc"), spacing_mm=None, shape_dhw=(8, 8, 8)),
     )
     cases = cases or [f"case-{row:05d}" for row in range(rows)]
     writer = FeatureSetWriter(store, request, cases, groups or [f"group-{case}" for case in cases])

@@ -20,10 +20,11 @@ from tests.integration.mmd.conftest import (
     uploaded,
     works,
 )
+from tests.mmd_options import make_options
 
 from vfmalign.mmd.comparison.compare import compare
-from vfmalign.mmd.comparison.options import ComparisonOptions, ComputeConfig
 from vfmalign.mmd.comparison.samples import Sample
+from vfmalign.mmd.engine.compute_config import ComputeConfig
 from vfmalign.v1 import mmd_pb2 as pb
 
 
@@ -34,9 +35,7 @@ async def test_stored_sets_give_the_library_numbers(service, sets):
         Sample("x", arrays["x"], tuple(f"group-case-{row:05d}" for row in range(ROWS))),
         Sample("y", arrays["y"]),
         Sample("reference", arrays["reference"]),
-        ComparisonOptions(
-            "paired", primary_layer="stages.3", permutations=200, seed=7, interval_level=0.9, projection=True
-        ),
+        make_options("paired", primary_layer="stages.3", permutations=200, seed=7, interval_level=0.9, projection=True),
         ComputeConfig(),
     )
     assert [one.layer for one in response.layers] == ["stages.3", "stages.2"]
@@ -99,7 +98,7 @@ async def test_independent_inline_samples(service):
     response = await service.Compute(inline_request(x, y, pairing=pb.PAIRING_INDEPENDENT))
     assert response.estimator == pb.ESTIMATOR_UNBIASED_INDEPENDENT
     expected = compare(
-        Sample("x", x), Sample("y", y), None, ComparisonOptions("independent", fixed_sigma=2.0), ComputeConfig()
+        Sample("x", x), Sample("y", y), None, make_options("independent", fixed_sigma=2.0), ComputeConfig()
     )
     assert response.layers[0].raw.mmd2.value == pytest.approx(expected.layers[0].raw.mmd2.value, abs=1e-13)
     assert response.groups == 21
@@ -111,7 +110,7 @@ async def test_stored_sets_larger_than_the_memory_are_compared_part_by_part(serv
     asked = {"kernel": pb.Kernel(fixed_sigma=90.0), "test": pb.TestOptions(permutations=50)}
     message = request_of({}, x=stored(store_set(store, x)), y=stored(store_set(store, y)), reference=None, **asked)
     response = await service.Compute(message)
-    options = ComparisonOptions("paired", fixed_sigma=90.0, permutations=50)
+    options = make_options("paired", fixed_sigma=90.0, permutations=50)
     expected = compare(Sample("x", x), Sample("y", y), None, options, ComputeConfig())
     for layer, wanted in zip(response.layers, expected.layers, strict=True):
         assert layer.raw.mmd2.value == pytest.approx(wanted.raw.mmd2.value, abs=wanted.raw.error_bound)
@@ -147,7 +146,7 @@ async def test_every_kernel_answers(service, family):
     x, y = features(1), features(2, shift=1.0)
     response = await service.Compute(inline_request(x, y, kernel=kernel, test=pb.TestOptions(permutations=50)))
     name = family.removeprefix("KERNEL_FAMILY_").lower()
-    options = ComparisonOptions("paired", kernel=name, fixed_sigma=kernel.fixed_sigma or None, permutations=50)
+    options = make_options("paired", kernel=name, fixed_sigma=kernel.fixed_sigma, permutations=50)
     expected = compare(Sample("x", x), Sample("y", y), None, options, ComputeConfig())
     assert response.layers[0].raw.mmd2.value == pytest.approx(expected.layers[0].raw.mmd2.value, rel=1e-12)
     assert response.backend == "torch"
@@ -170,7 +169,7 @@ async def test_measures_beside_mmd_are_the_library_numbers(service, sets):
     asked = [pb.MEASURE_FRECHET, pb.MEASURE_CKA, pb.MEASURE_ENERGY]
     response = await service.Compute(request_of(ids, measures=asked))
     given = (Sample(name, arrays[name]) for name in ("x", "y", "reference"))
-    expected = compare(*given, ComparisonOptions("paired", measures=("frechet", "cka", "energy")), ComputeConfig())
+    expected = compare(*given, make_options("paired", measures=("frechet", "cka", "energy")), ComputeConfig())
     for got, want in zip(response.layers, expected.layers, strict=True):
         assert [one.measure for one in got.measures] == asked
         for message, value in zip(got.measures, want.measures, strict=True):

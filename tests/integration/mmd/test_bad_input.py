@@ -20,6 +20,7 @@ from tests.integration.mmd.conftest import (
     works,
 )
 
+from vfmalign.client.messages.mmd import TestOptions
 from vfmalign.core.rpc.tensors import to_tensor
 from vfmalign.core.storage.keys import features_prefix
 from vfmalign.v1 import common_pb2
@@ -129,7 +130,7 @@ async def test_a_constant_reference_is_refused(service, store, sets):
 
 async def test_what_does_not_fit_is_refused_with_what_would(service, store, sets):
     many = store_set(store, features(11, rows=5000))
-    test = pb.TestOptions(permutations=100_000)
+    test = pb.TestOptions(permutations=int(TestOptions.get_bounds("permutations").max))
     message = request_of(sets[1], x=stored(many), y=stored(many), reference=None, test=test)
     message.kernel.fixed_sigma = 1.0
     error = await failure(service.Compute(message))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from tests.integration.mmd.conftest import ROWS
 
-from vfmalign.client import AsyncClient, Client
+from vfmalign.client import AsyncClient, Client, ComputeOptions
 from vfmalign.client.messages.mmd import Kernel, TestOptions
 from vfmalign.client.samples import StoredFeatureSet
 from vfmalign.core.domain.errors import BadOption, DataLoss, NotFound
@@ -14,13 +14,16 @@ from vfmalign.core.storage.feature_sets import read_committed
 from vfmalign.finetuning.checks.clients import FeatureSetRef
 from vfmalign.finetuning.experiments.seed_control import CellFeatures, compare_seeds, read_features
 
+FIXED = ComputeOptions(pairing="paired", kernel=Kernel(fixed_sigma=2.0))
+
 
 async def test_arrays_and_stored_sets_give_the_same(address, sets):
     arrays, ids = sets
-    options = {"pairing": "paired", "test": TestOptions(permutations=200, seed=7), "measures": ["cka"]}
+    test = TestOptions(permutations=200, seed=7)
+    options = ComputeOptions(pairing="paired", test=test, measures=["cka"])
     async with AsyncClient(mmd_address=address) as client:
-        inline = await client.mmd.compute(arrays["x"], arrays["y"], reference=arrays["reference"], **options)
-        stored = await client.mmd.compute(ids["x"], ids["y"], reference=ids["reference"], **options)
+        inline = await client.mmd.compute(arrays["x"], arrays["y"], options, reference=arrays["reference"])
+        stored = await client.mmd.compute(ids["x"], ids["y"], options, reference=ids["reference"])
     assert [layer.layer for layer in stored.layers] == ["stages.2", "stages.3"]
     assert stored.estimator == "unbiased_paired"
     for a, b in zip(inline.layers, stored.layers, strict=True):
@@ -42,7 +45,10 @@ async def test_two_seeds_are_compared_as_before_and_after_are(address, store, se
         same = await compare_seeds(client.mmd, cells[0], cells[0], 0.9)
         missing = await compare_seeds(client.mmd, cells[0], None, 0.9)
         stored = await client.mmd.compute(
-            ids["x"], ids["y"], reference=ids["reference"], pairing="paired", layers=["stages.3"], interval_level=0.9
+            ids["x"],
+            ids["y"],
+            ComputeOptions(pairing="paired", layers=["stages.3"], interval_level=0.9),
+            reference=ids["reference"],
         )
     assert control == stored.layers[0].standardised.mmd2
     assert control.interval.level == 0.9
@@ -70,12 +76,12 @@ def make_ref(store, feature_set):
 def test_a_plain_array_and_the_errors_of_the_service(address):
     rows = np.random.default_rng(0).normal(size=(12, 4)).astype(np.float32)
     with Client(mmd_address=address) as client:
-        same = client.mmd.compute(rows, rows, pairing="paired", kernel=Kernel(fixed_sigma=2.0), estimator="biased")
+        same = client.mmd.compute(rows, rows, FIXED)
         assert same.layers[0].raw.mmd2.value == pytest.approx(0.0, abs=1e-6)
         with pytest.raises(NotFound):
-            client.mmd.compute("0" * 32, "1" * 32, pairing="paired", kernel=Kernel(fixed_sigma=2.0))
+            client.mmd.compute("0" * 32, "1" * 32, FIXED)
         with pytest.raises(BadOption) as caught:
-            client.mmd.compute(rows, rows, pairing="paired", kernel=Kernel(fixed_sigma=2.0), layers=["absent"])
+            client.mmd.compute(rows, rows, FIXED.model_copy(update={"layers": ("absent",)}))
         assert caught.value.field == "layers"
 
 
@@ -104,9 +110,9 @@ def test_a_damaged_feature_set_is_named_for_programs(address, store, new_set, da
     sample = StoredFeatureSet(feature_set, committed.sha256)
     with Client(mmd_address=address) as client:
         with pytest.raises(DataLoss) as caught:
-            client.mmd.compute(other, sample, pairing="paired", kernel=Kernel(fixed_sigma=2.0))
+            client.mmd.compute(other, sample, FIXED)
         assert (caught.value.kind, caught.value.owner) == ("feature_set", feature_set)
         assert caught.value.subject == store.uri(key)
         assert re.search("`vfmalign extract .* --verify`", caught.value.remedy)
         intact = StoredFeatureSet(other, read_committed(store, other).sha256)
-        client.mmd.compute(other, intact, pairing="paired", kernel=Kernel(fixed_sigma=2.0), estimator="biased")
+        client.mmd.compute(other, intact, FIXED)

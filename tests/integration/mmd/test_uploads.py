@@ -11,7 +11,7 @@ from safetensors.numpy import save
 
 from vfmalign.client import AsyncClient
 from vfmalign.client.messages.imports import FileContent
-from vfmalign.client.messages.mmd import Kernel
+from vfmalign.client.messages.mmd import ComputeOptions, Kernel
 from vfmalign.client.samples import LabelledFeatures
 from vfmalign.core.domain.errors import TooLarge
 from vfmalign.core.storage.keys import upload_key
@@ -46,14 +46,14 @@ def describe(data):
 async def test_uploaded_arrays_give_what_the_same_arrays_inline_give(address, store):
     samples = {"x": LabelledFeatures({"a": LAYER, "b": LAYER[:, :2]}, GROUPS), "y": LabelledFeatures(
         {"a": LAYER + 1, "b": LAYER[:, :2] - 1}, GROUPS)}  # fmt: skip
-    options = {"pairing": "paired", "kernel": Kernel(fixed_sigma=2.0)}
+    options = ComputeOptions(pairing="paired", kernel=Kernel(fixed_sigma=2.0))
     async with AsyncClient(mmd_address=address) as client:
-        inline = await client.mmd.compute(**samples, **options)
+        inline = await client.mmd.compute(**samples, options=options)
         uploaded = {name: await client.mmd.upload(sample) for name, sample in samples.items()}
-        response = await client.mmd.compute(**uploaded, **options)
+        response = await client.mmd.compute(**uploaded, options=options)
         again = await client.mmd.upload(samples["x"])
         plain = await client.mmd.upload(LAYER)
-        named = await client.mmd.compute(plain, plain, **options)
+        named = await client.mmd.compute(plain, plain, options)
     assert again == uploaded["x"]
     assert response.layers == inline.layers
     assert [layer.layer for layer in named.layers] == ["features"]

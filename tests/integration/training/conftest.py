@@ -9,12 +9,13 @@ import pytest
 import torch
 
 from vfmalign.core.domain.jobs import JobResult, TrainingRecipe, TrainingSpec
-from vfmalign.core.domain.models import PreprocessingSpec
+from vfmalign.core.domain.models import Preprocessing
 from vfmalign.core.runtime.work_queue import ShutdownRequest
 from vfmalign.core.storage.keys import job_key, model_card_key, weights_key
+from vfmalign.core.storage.model_cards import load_card
 from vfmalign.imaging.phantoms.dataset import synthesise_dataset
 from vfmalign.imaging.phantoms.rendering import PhantomSpec, SliceStack
-from vfmalign.models.cards import load_card, publish
+from vfmalign.models.cards import publish
 from vfmalign.models.registry import ARCHITECTURES
 from vfmalign.models.weights import random_state, to_safetensors
 from vfmalign.training.job import run_job
@@ -30,7 +31,7 @@ SMALL = PhantomSpec(
     adc=SliceStack((40, 40, 18), (2.0, 2.0, 3.0)),
     lesion_free_share=0.0,
 )
-INPUT = PreprocessingSpec(modalities=("t2w", "dwi", "adc"), spacing_mm=(3.0, 2.0, 2.0), shape_DHW=(16, 32, 32))
+INPUT = Preprocessing(modalities=("t2w", "dwi", "adc"), spacing_mm=(3.0, 2.0, 2.0), shape_dhw=(16, 32, 32))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -66,12 +67,12 @@ def make_spec(store, dataset, model):
 
     def make(job, **changes):
         fields = {
-            "id": job,
+            "job_id": job,
             "kind": "finetune",
-            "dataset": dataset.id,
+            "dataset_id": dataset.id,
             "dataset_digest": dataset.digest(),
             "architecture": ARCHITECTURE,
-            "model": model.id,
+            "model_id": model.id,
             "model_sha256": model.checkpoint.sha256,
             "task": "super_resolution",
             "recipe": RECIPE,
@@ -91,7 +92,7 @@ def finish(store):
 
     def run(spec, stop=None):
         run_job(store, spec, OPTIONS, stop or ShutdownRequest())
-        return store.read(job_key(spec.id, "result.json"), JobResult)
+        return store.read(job_key(spec.job_id, "result.json"), JobResult)
 
     return run
 
@@ -132,12 +133,12 @@ def comparable(result):
     The card names the job and the model, so that its digest differs as well; that of the weights must not.
     """
     content = result.model_dump()
-    for name in ("job", "encoder", "encoder_card_sha256", "stage_seconds", "processor_seconds", "figures"):
+    for name in ("job_id", "encoder", "encoder_card_sha256", "stage_seconds", "processor_seconds", "figures"):
         del content[name]
     for point in content["curve"]:
-        del point["elapsed_s"]
+        del point["elapsed_seconds"]
     for probe in content["probes"]:
-        del probe["model"]
+        del probe["model_id"]
     return content | {"figures": [figure.sha256 for figure in result.figures]}
 
 

@@ -11,13 +11,14 @@ from vfmalign.core.domain.datasets import Case, DatasetManifest
 from vfmalign.core.domain.declarations import CaseClass, DatasetDeclaration, LabelMap
 from vfmalign.core.domain.errors import BadDataset, BadOption
 from vfmalign.core.domain.jobs import TrainingRecipe
-from vfmalign.core.domain.models import PreprocessingSpec
+from vfmalign.core.domain.models import Preprocessing
 from vfmalign.core.storage.datasets import save_dataset
 from vfmalign.core.storage.keys import volume_key
+from vfmalign.core.storage.model_cards import load_card
 from vfmalign.imaging.datasets.preparation import ImportOptions
 from vfmalign.imaging.volumes import Volume, encode
 from vfmalign.models.architectures.dilated_stack import ConvolutionLayer, StackDescription
-from vfmalign.models.cards import load_card, publish
+from vfmalign.models.cards import publish
 from vfmalign.models.formats.stack_checkpoint import encode_stack_name
 from vfmalign.models.registry import get_architecture
 from vfmalign.models.weights import random_state
@@ -43,7 +44,7 @@ def _torch_as_before():
 def make_stack(shape_DHW):
     """Architecture of a small one-channel encoder."""
     layers = tuple(ConvolutionLayer(channels=4, dilation=dilation) for dilation in (1, 2, 1))
-    preprocessing = PreprocessingSpec(modalities=("t1w",), spacing_mm=(1.0, 1.0, 1.0), shape_DHW=shape_DHW)
+    preprocessing = Preprocessing(modalities=("t1w",), spacing_mm=(1.0, 1.0, 1.0), shape_dhw=shape_DHW)
     return encode_stack_name(StackDescription(layers=layers, input=preprocessing))
 
 
@@ -90,10 +91,10 @@ def run(make_spec, finish):
         spec = make_spec(
             job,
             task=task,
-            dataset=dataset.id,
+            dataset_id=dataset.id,
             dataset_digest=dataset.digest(),
             architecture=card.architecture,
-            model=card.id,
+            model_id=card.id,
             model_sha256=card.checkpoint.sha256,
             network=network,
             recipe=recipe,
@@ -169,11 +170,11 @@ def test_real_hippocampi_are_segmented(run, store, shared_folder, tmp_path):
         objective="random",
     )
     recipe = RECIPE.model_copy(
-        update={"epochs": 3, "steps_per_epoch": 10, "learning_rate": 1e-2, "patch_shape_DHW": (16, 24, 24)}
+        update={"epochs": 3, "steps_per_epoch": 10, "learning_rate": 1e-2, "patch_shape_dhw": (16, 24, 24)}
     )
     result = run("real", "segmentation:label=hippocampus,structure=anterior", dataset, card, "specialised", recipe)
     assert result.primary_metric == "anterior_dice"
     assert len(result.test_scores) == len(dataset.test)
     assert all(score.values["anterior_dice"] is not None for score in result.test_scores)
     # Thirty steps only begin to learn it.
-    assert max(point.val_score for point in result.curve) > result.curve[0].val_score + 0.05
+    assert max(point.validation_score for point in result.curve) > result.curve[0].validation_score + 0.05

@@ -57,9 +57,9 @@ def run(store, cut_dataset, make_spec, finish):
 
     def run_job(job, task, **changes):
         fields = {
-            "dataset": cut_dataset.id,
+            "dataset_id": cut_dataset.id,
             "dataset_digest": cut_dataset.digest(),
-            "model": card.id,
+            "model_id": card.id,
             "model_sha256": card.checkpoint.sha256,
             "recipe": RECIPE,
             "task": task,

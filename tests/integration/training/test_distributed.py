@@ -28,9 +28,9 @@ FIRST_STEP = {"task": "segmentation", "recipe": RECIPE.model_copy(update={"epoch
 PRETRAINING = {
     "kind": "pretrain",
     "task": "",
-    "model": "",
+    "model_id": "",
     "model_sha256": "",
-    "recipe": RECIPE.model_copy(update={"epochs": 1, "patch_shape_DHW": INPUT.shape_DHW}),
+    "recipe": RECIPE.model_copy(update={"epochs": 1, "patch_shape_dhw": INPUT.shape_dhw}),
 }
 JOBS = {
     "first-step": FIRST_STEP,
@@ -107,7 +107,7 @@ def free_port():
 
 def last_weights(store, result):
     """Weights of the network after the last step."""
-    key = store.get_json(job_key(result.job, "checkpoint/latest.json"))["state"]["key"]
+    key = store.get_json(job_key(result.job_id, "checkpoint/latest.json"))["state"]["key"]
     return {name: t for name, t in parse_safetensors(store.get(key)).items() if name.startswith("model.")}
 
 
@@ -120,7 +120,9 @@ def assert_equal_within_rounding(store, two, one):
     assert weight_change(last_weights(store, one), last_weights(store, two)) < 1e-3
     assert [(p.epoch, p.step) for p in two.curve] == [(p.epoch, p.step) for p in one.curve]
     assert two.selected_epoch == one.selected_epoch
-    assert [p.val_score for p in two.curve] == pytest.approx([p.val_score for p in one.curve], rel=1e-4, abs=1e-4)
+    assert [p.validation_score for p in two.curve] == pytest.approx(
+        [p.validation_score for p in one.curve], rel=1e-4, abs=1e-4
+    )
     assert [p.train_loss for p in two.curve[1:]] == pytest.approx([p.train_loss for p in one.curve[1:]], rel=1e-4)
     assert len(two.test_scores) == len(one.test_scores)
     for mine, other in zip(two.test_scores, one.test_scores, strict=True):
@@ -139,7 +141,7 @@ def together(store, make_spec, environment, python):
     """Every job of `JOBS` and a long one, run by two processes."""
     jobs = JOBS | {"long": LONG}
     specs = {name: make_spec(f"two-{name}", **changes) for name, changes in jobs.items()}
-    uris = [store.uri(job_key(spec.id, "spec.json")) for spec in specs.values()]
+    uris = [store.uri(job_key(spec.job_id, "spec.json")) for spec in specs.values()]
     shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     processes = [
         python(
@@ -152,14 +154,14 @@ def together(store, make_spec, environment, python):
     ]
     logs = [process.communicate(timeout=300)[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], logs
-    return {name: store.read(job_key(spec.id, "result.json"), JobResult) for name, spec in specs.items()}
+    return {name: store.read(job_key(spec.job_id, "result.json"), JobResult) for name, spec in specs.items()}
 
 
 @pytest.mark.parametrize("name", JOBS)
 def test_two_processes_train_like_one(store, make_spec, finish, together, name):
     one, two = finish(make_spec(f"one-{name}", **JOBS[name])), together[name]
     assert_equal_within_rounding(store, two, one)
-    assert one.curve[-1].val_score != one.curve[0].val_score, "the weights do not move"
+    assert one.curve[-1].validation_score != one.curve[0].validation_score, "the weights do not move"
     assert two.device == "cpu, 1 thread × 2"
 
 

@@ -8,7 +8,6 @@ import torch
 from tests.integration.training.conftest import ARCHITECTURE, OPTIONS
 from torch import nn
 
-from vfmalign.core.domain.datasets import StoredObject
 from vfmalign.core.domain.errors import (
     BadOption,
     Cancelled,
@@ -19,7 +18,8 @@ from vfmalign.core.domain.errors import (
     VfmalignError,
 )
 from vfmalign.core.domain.jobs import JobFailure, MetricSpec, TrainingRecipe, TrainingSpec
-from vfmalign.core.domain.models import PreprocessingSpec, PretrainingDataset
+from vfmalign.core.domain.models import Preprocessing, PretrainingDataset
+from vfmalign.core.domain.stored_objects import StoredObject
 from vfmalign.core.runtime.metrics import Stages
 from vfmalign.core.runtime.work_queue import ShutdownRequest
 from vfmalign.core.storage.datasets import save_dataset
@@ -38,6 +38,7 @@ from vfmalign.training.settings import read_spec
 from vfmalign.training.trainer import Trainer
 
 RECIPE = TrainingRecipe(epochs=1, steps_per_epoch=1, batch_size=1, learning_rate=1e-3)
+PRETRAIN = {"kind": "pretrain", "objective": "contrastive", "model_id": "", "task": ""}
 PROBED = RECIPE.model_copy(update={"probe_steps": (1,)})
 STACK = SliceStack((40, 40, 18), (2.0, 2.0, 3.0))
 SMALL = PhantomSpec(t2w=STACK, dwi=STACK, adc=STACK, lesion_free_share=0.0)
@@ -57,8 +58,8 @@ def make_model(store, dataset):
             random_state(ARCHITECTURES[architecture], 5),
             architecture=architecture,
             objective="masked_reconstruction",
-            preprocessing=PreprocessingSpec(
-                modalities=("t2w", "dwi", "adc"), spacing_mm=(3.0, 2.0, 2.0), shape_DHW=(16, 32, 32)
+            preprocessing=Preprocessing(
+                modalities=("t2w", "dwi", "adc"), spacing_mm=(3.0, 2.0, 2.0), shape_dhw=(16, 32, 32)
             ),
             pretraining=seen,
         )
@@ -70,12 +71,12 @@ def make_model(store, dataset):
 def fields(dataset, make_model):
     model = make_model("parent")
     return {
-        "id": "job",
+        "job_id": "job",
         "kind": "finetune",
-        "dataset": dataset.id,
+        "dataset_id": dataset.id,
         "dataset_digest": dataset.digest(),
         "architecture": ARCHITECTURE,
-        "model": model.id,
+        "model_id": model.id,
         "model_sha256": model.checkpoint.sha256,
         "task": "segmentation",
         "recipe": RECIPE,
@@ -89,15 +90,15 @@ def fail(store, fields):
     """Runs a job that must fail; returns its `failure.json` and its exit code."""
 
     def run(spec: TrainingSpec) -> JobFailure:
-        store.write(job_key(spec.id, "spec.json"), spec)
-        uri = store.uri(job_key(spec.id, "spec.json"))
+        store.write(job_key(spec.job_id, "spec.json"), spec)
+        uri = store.uri(job_key(spec.job_id, "spec.json"))
         with pytest.raises(VfmalignError) as caught:
             run_job(store, read_spec(store, uri), OPTIONS, ShutdownRequest())
         code = failures.report(store, uri, caught.value)
-        failure = store.read(job_key(spec.id, "failure.json"), JobFailure)
+        failure = store.read(job_key(spec.job_id, "failure.json"), JobFailure)
         assert failure.exit_code == code
-        assert not store.exists(job_key(spec.id, "result.json"))
-        store.delete(job_key(spec.id, "failure.json"))
+        assert not store.exists(job_key(spec.job_id, "result.json"))
+        store.delete(job_key(spec.job_id, "failure.json"))
         return failure
 
     return run
@@ -116,25 +117,26 @@ def fail(store, fields):
             "choose one of segmentation, super_resolution, denoising, distortion, translation",
         ),
         (
-            {"task": "classification", "recipe": RECIPE.model_copy(update={"patch_shape_DHW": (16, 16, 16)})},
+            {"task": "classification", "recipe": RECIPE.model_copy(update={"patch_shape_dhw": (16, 16, 16)})},
             "classification needs whole volumes",
         ),
-        ({"model": "nobody"}, "no model has this id"),
-        ({"model": ""}, "name the pretrained model"),
-        ({"model_sha256": "0" * 64}, "not the expected"),
+        ({"model_id": "nobody"}, "no model has this id"),
+        ({"model_id": ""}, "name the pretrained model"),
+        ({"task": ""}, "name the task"),
+        ({"model_sha256": "0" * 64}, "the stored weights have SHA-256"),
         ({"publish_as": ""}, "name the model to publish the encoder as"),
         ({"publish_as": "Not An Id"}, "lower-case letters"),
         ({"publish_as": "parent"}, "another model is published under this id"),
-        ({"network": "specialised"}, "leave it empty for a specialised network"),
-        ({"kind": "pretrain", "objective": "contrastive"}, "pretraining starts from random weights"),
-        ({"kind": "pretrain", "objective": "supervised", "model": ""}, "masked_reconstruction, contrastive"),
-        ({"kind": "pretrain", "objective": "contrastive", "model": ""}, "but the batch size is 1"),
-        ({"recipe": RECIPE.model_copy(update={"patch_shape_DHW": (16, 24, 32)})}, "multiples of (16, 16, 16)"),
-        ({"recipe": RECIPE.model_copy(update={"patch_shape_DHW": (32, 32, 32)})}, "at most the input's size"),
+        ({"network": "specialised"}, "no encoder to publish; leave it empty"),
+        ({"kind": "pretrain", "objective": "contrastive", "task": ""}, "pretraining starts from random weights"),
+        (PRETRAIN | {"objective": "supervised"}, "masked_reconstruction, contrastive"),
+        (PRETRAIN, "but the batch size is 1"),
+        ({"recipe": RECIPE.model_copy(update={"patch_shape_dhw": (16, 24, 32)})}, "multiples of (16, 16, 16)"),
+        ({"recipe": RECIPE.model_copy(update={"patch_shape_dhw": (32, 32, 32)})}, "at most the input's size"),
         ({"recipe": PROBED.model_copy(update={"probe_steps": (2,)})}, "choose multiples of 1"),
-        ({"recipe": PROBED, "network": "specialised", "publish_as": ""}, "fine-tune an encoder"),
-        ({"recipe": PROBED, "kind": "pretrain", "objective": "contrastive", "model": ""}, "fine-tune an encoder"),
-        ({"recipe": PROBED, "publish_as": "x" * 125}, "a short publish_as"),
+        ({"recipe": PROBED, "network": "specialised", "publish_as": ""}, "no encoder to probe; omit them"),
+        (PRETRAIN | {"recipe": PROBED}, "only fine-tuning is probed; omit them"),
+        ({"recipe": PROBED, "publish_as": "x" * 125}, "at most 100 characters"),
     ],
 )
 def test_an_invalid_spec_is_rejected(fail, fields, changes, says):
@@ -196,7 +198,7 @@ def truncated(store, case):
 def test_an_unusable_case_is_named(store, fail, fields, dataset, name, spoil, says):
     bad = dataset.model_copy(update={"id": name, "train": (spoil(store, dataset.train[0]),)})
     save_dataset(store, bad)
-    failure = fail(TrainingSpec.model_validate(fields | {"dataset": name, "dataset_digest": bad.digest()}))
+    failure = fail(TrainingSpec.model_validate(fields | {"dataset_id": name, "dataset_digest": bad.digest()}))
     assert failure.exit_code == failures.BAD_DATA
     assert says in failure.message
     assert failure.remedy
@@ -206,13 +208,13 @@ def test_an_unusable_case_is_named(store, fail, fields, dataset, name, spoil, sa
 def test_every_split_needs_a_case(store, fail, fields, dataset, split):
     bad = dataset.model_copy(update={"id": f"no-{split}", split: ()})
     save_dataset(store, bad)
-    failure = fail(TrainingSpec.model_validate(fields | {"dataset": bad.id, "dataset_digest": bad.digest()}))
+    failure = fail(TrainingSpec.model_validate(fields | {"dataset_id": bad.id, "dataset_digest": bad.digest()}))
     assert failure.exit_code == failures.BAD_DATA
-    assert f"'{split}' has no cases" in failure.message
+    assert f"'{split}' holds no case" in failure.message
 
 
 def test_a_dataset_must_exist_with_its_digest(fail, fields):
-    for changes, says in (({"dataset": "nowhere"}, "nowhere: not found"), ({"dataset_digest": "0" * 64}, "digest")):
+    for changes, says in (({"dataset_id": "nowhere"}, "nowhere: not found"), ({"dataset_digest": "0" * 64}, "digest")):
         failure = fail(TrainingSpec.model_validate(fields | changes))
         assert failure.exit_code == failures.BAD_DATA
         assert says in failure.message
@@ -221,9 +223,9 @@ def test_a_dataset_must_exist_with_its_digest(fail, fields):
 def test_a_test_case_from_the_models_pretraining_stops_the_job(fail, fields, dataset, make_model):
     (case,) = dataset.test
     digests = tuple(sorted(case.volumes[kind].sha256 for kind in ("t2w", "dwi", "adc")))
-    seen = PretrainingDataset(dataset="earlier", dataset_digest="0" * 64, volume_sha256=digests, groups=())
+    seen = PretrainingDataset(dataset_id="earlier", dataset_digest="0" * 64, volume_sha256=digests, groups=())
     model = make_model("knows-too-much", seen=(seen,))
-    changes = {"model": model.id, "model_sha256": model.checkpoint.sha256}
+    changes = {"model_id": model.id, "model_sha256": model.checkpoint.sha256}
     failure = fail(TrainingSpec.model_validate(fields | changes))
     assert (failure.exit_code, failure.reason) == (failures.BAD_DATA, "LEAKAGE")
     assert case.id in failure.message
@@ -232,7 +234,7 @@ def test_a_test_case_from_the_models_pretraining_stops_the_job(fail, fields, dat
 def test_validation_needs_a_case_with_a_value(store, fail, fields):
     healthy = PhantomSpec(t2w=STACK, dwi=STACK, adc=STACK, lesion_free_share=1.0)
     bad = synthesise_dataset(store, "healthy", 3, {"train": 1, "val": 1, "test": 1}, spec=healthy)
-    failure = fail(TrainingSpec.model_validate(fields | {"dataset": bad.id, "dataset_digest": bad.digest()}))
+    failure = fail(TrainingSpec.model_validate(fields | {"dataset_id": bad.id, "dataset_digest": bad.digest()}))
     assert failure.exit_code == failures.BAD_DATA
     assert "the validation cases have no value of lesion_dice" in failure.message
 
@@ -260,13 +262,13 @@ class Diverging:
 
 def test_diverging_training_is_reported(store, fields, monkeypatch):
     monkeypatch.setattr("vfmalign.training.trainer.draw_batch", lambda *_, **__: None)
-    spec = TrainingSpec.model_validate(fields | {"id": "nan", "recipe": RECIPE.model_copy(update={"epochs": 5})})
+    spec = TrainingSpec.model_validate(fields | {"job_id": "nan", "recipe": RECIPE.model_copy(update={"epochs": 5})})
     trainer = Trainer(
         spec,
         Diverging(),
         [],
         [],
-        checkpoints=CheckpointStore(store, spec.id, spec.digest()),
+        checkpoints=CheckpointStore(store, spec.job_id, spec.digest()),
         publish=lambda point: None,
         probe=lambda step: None,
         stop=ShutdownRequest(),
@@ -299,7 +301,7 @@ def test_transient_errors_leave_no_failure_file(store):
 
 
 def test_a_rerun_clears_the_failure_file(store, fields):
-    spec = TrainingSpec.model_validate(fields | {"id": "repaired", "publish_as": "repaired"})
+    spec = TrainingSpec.model_validate(fields | {"job_id": "repaired", "publish_as": "repaired"})
     store.write(job_key("repaired", "spec.json"), spec)
     failures.report(store, store.uri("jobs/repaired/spec.json"), BadOption("wrong"))
     run_job(store, spec, OPTIONS, ShutdownRequest())
@@ -331,7 +333,7 @@ def store_failing(store, fields):
     """Stores the spec of a job that fails, and returns its address."""
 
     def write(job, **changes):
-        store.write(job_key(job, "spec.json"), TrainingSpec.model_validate(fields | changes | {"id": job}))
+        store.write(job_key(job, "spec.json"), TrainingSpec.model_validate(fields | changes | {"job_id": job}))
         return store.uri(job_key(job, "spec.json"))
 
     return write

@@ -12,7 +12,7 @@ from vfmalign.core.domain.jobs import JobProgress
 from vfmalign.core.domain.scores import aggregate_scores
 from vfmalign.core.storage.datasets import save_dataset
 from vfmalign.core.storage.keys import job_key
-from vfmalign.models.cards import load_card
+from vfmalign.core.storage.model_cards import load_card
 from vfmalign.models.registry import ARCHITECTURES
 from vfmalign.models.weights import random_state
 from vfmalign.training.__main__ import main
@@ -50,7 +50,7 @@ def test_a_result_holds_the_curve_and_every_test_case(results, dataset):
         assert result.curve[0].train_loss is None
         assert [score.case for score in result.test_scores] == [case.id for case in dataset.test]
         assert result.metrics == SPECS[task].metrics
-        values = [point.val_score for point in result.curve]
+        values = [point.validation_score for point in result.curve]
         assert values[result.selected_epoch] == max(values[1:])
         assert result.selected_step == 3 * result.selected_epoch
         assert (result.weight_change is None) == (network == "specialised")
@@ -103,13 +103,13 @@ def test_figures_show_test_cases_by_generated_id(store, results, dataset):
 
 def test_the_encoder_is_published_without_head_and_with_its_parents_pretraining(store, results, dataset, model):
     card = load_card(store, "pretrained-segmentation-encoder")
-    assert (card.parent, card.objective, card.preprocessing) == (model.id, "supervised", INPUT)
+    assert (card.parent_model_id, card.objective, card.preprocessing) == (model.id, "supervised", INPUT)
     names = set(parse_safetensors(store.get(card.checkpoint.key, sha256=card.checkpoint.sha256)))
     assert names == set(random_state(ARCHITECTURES[ARCHITECTURE], 0))
     learned = card.pretraining[-1]
     assert learned.dataset_digest == dataset.digest()
     assert set(learned.groups) == {case.group for case in (*dataset.train, *dataset.val)}
-    assert load_card(store, "scratch-super_resolution-encoder").parent == ""
+    assert load_card(store, "scratch-super_resolution-encoder").parent_model_id == ""
     assert results["specialised", "distortion"].encoder == ""
 
 
@@ -139,7 +139,7 @@ def test_a_job_with_a_result_is_not_changed(store, store_environment, monkeypatc
 
 def forget_result(store, spec, **changes):
     """As a kill between publishing and the result leaves a job, whose rerun is to give other bits; and the card."""
-    store.delete(job_key(spec.id, "result.json"))
+    store.delete(job_key(spec.job_id, "result.json"))
     return replace_weights(store, spec.publish_as, **changes)
 
 
@@ -161,11 +161,11 @@ def test_an_encoder_of_another_job_is_never_adopted(store, make_spec, finish, mo
     with pytest.raises(Conflict, match="another model"):
         finish(spec)
     # Published between the look at the beginning and the end of the training.
-    monkeypatch.setattr("vfmalign.training.plan._check_id_available", lambda *_: None)
+    monkeypatch.setattr("vfmalign.training.plan.check_free", lambda *_: None)
     with pytest.raises(Conflict, match="another model"):
         finish(spec)
     assert load_card(store, spec.publish_as) == card
-    assert not store.exists(job_key(spec.id, "result.json"))
+    assert not store.exists(job_key(spec.job_id, "result.json"))
 
 
 @pytest.mark.parametrize(("network", "task"), [*(("pretrained", task) for task in SPECS), ("scratch", "distortion")])
@@ -174,7 +174,7 @@ def test_a_learning_rate_of_zero_changes_no_weight(store, make_spec, finish, mod
     spec = make_spec(f"still-{network}-{task}", recipe=recipe, network=network, task=task)
     result = finish(spec)
     assert result.weight_change == 0.0
-    assert len({point.val_score for point in result.curve}) == 1
+    assert len({point.validation_score for point in result.curve}) == 1
     assert result.selected_epoch == 1, "an untrained network is not a fine-tuned one, even where none is better"
     if network == "pretrained":
         assert result.encoder_sha256 == model.checkpoint.sha256
@@ -186,7 +186,7 @@ def test_another_seed_gives_another_result(make_spec, finish, results):
     other = finish(make_spec("other", seed=2))
     assert comparable(again) == comparable(first)
     assert other.encoder_sha256 != first.encoder_sha256
-    assert other.curve[1].val_score != first.curve[1].val_score
+    assert other.curve[1].validation_score != first.curve[1].validation_score
     assert other.test_scores != first.test_scores
 
 
@@ -203,13 +203,13 @@ def test_pretraining_publishes_an_encoder_and_reads_no_test_case(
     store, dataset, make_spec, finish, objective, architecture
 ):
     recipe = RECIPE.model_copy(update={"layer_decay": 1.0, "epochs": 1})
-    changes = {"kind": "pretrain", "objective": objective, "task": "", "model": "", "model_sha256": ""}
+    changes = {"kind": "pretrain", "objective": objective, "task": "", "model_id": "", "model_sha256": ""}
     job = f"pretrain-{objective}-{architecture}".replace("_", "-")
     result = finish(make_spec(job, recipe=recipe, architecture=architecture, **changes))
     assert result.test_scores == ()
     assert result.weight_change is None
     assert not result.metrics[0].higher_is_better
-    values = [point.val_score for point in result.curve]
+    values = [point.validation_score for point in result.curve]
     assert values[result.selected_epoch] == min(values)
     card = load_card(store, result.encoder)
     assert (card.objective, card.checkpoint.sha256) == (objective, result.encoder_sha256)
@@ -222,8 +222,8 @@ def test_one_case_is_trained_on_in_patches(store, dataset, make_spec, finish):
     (case, *_) = dataset.train
     alone = type(dataset)(id="alone", held_out=False, train=(case,), val=(case,), test=(case,))
     save_dataset(store, alone)
-    recipe = RECIPE.model_copy(update={"patch_shape_DHW": (16, 16, 16), "batch_size": 3})
-    changes = {"dataset": "alone", "dataset_digest": alone.digest(), "recipe": recipe, "task": "segmentation"}
+    recipe = RECIPE.model_copy(update={"patch_shape_dhw": (16, 16, 16), "batch_size": 3})
+    changes = {"dataset_id": "alone", "dataset_digest": alone.digest(), "recipe": recipe, "task": "segmentation"}
     result = finish(make_spec("one-case", **changes))
     assert [score.case for score in result.test_scores] == [case.id]
     assert result.curve[2].train_loss < result.curve[1].train_loss
@@ -231,8 +231,8 @@ def test_one_case_is_trained_on_in_patches(store, dataset, make_spec, finish):
 
 @pytest.mark.parametrize("architecture", ["profound_vit_micro", "provicnet_fusion_micro"])
 def test_transformers_are_fine_tuned_in_patches(make_spec, finish, architecture):
-    recipe = RECIPE.model_copy(update={"patch_shape_DHW": (16, 32, 32)})
-    changes = {"architecture": architecture, "network": "scratch", "model": "", "model_sha256": "", "recipe": recipe}
+    recipe = RECIPE.model_copy(update={"patch_shape_dhw": (16, 32, 32)})
+    changes = {"architecture": architecture, "network": "scratch", "model_id": "", "model_sha256": "", "recipe": recipe}
     result = finish(make_spec(f"patches-{architecture}".replace("_", "-"), **changes))
     assert [point.step for point in result.curve] == [0, 3, 6]
     assert result.encoder

@@ -7,19 +7,20 @@ from tests.integration.training.conftest import ARCHITECTURE, INPUT, RECIPE, com
 from vfmalign.core.domain.errors import Conflict
 from vfmalign.core.domain.jobs import probe_id
 from vfmalign.core.storage.keys import job_key, model_card_key
-from vfmalign.models.cards import load_card, publish
+from vfmalign.core.storage.model_cards import load_card
+from vfmalign.models.cards import publish
 from vfmalign.models.registry import ARCHITECTURES
 from vfmalign.models.weights import random_state
 
 
 def test_probes_are_encoders_of_intermediate_steps(store, dataset, model, undisturbed):
     assert [probe.step for probe in undisturbed.probes] == [4, 12]
-    curve = {point.step: point.val_score for point in undisturbed.curve}
+    curve = {point.step: point.validation_score for point in undisturbed.curve}
     for probe in undisturbed.probes:
-        assert probe.model == f"undisturbed-encoder-step-{probe.step}"
-        assert probe.val_score == curve[probe.step]
-        card = load_card(store, probe.model)
-        assert (card.parent, card.objective, card.preprocessing) == (model.id, "supervised", INPUT)
+        assert probe.model_id == f"undisturbed-encoder-step-{probe.step}"
+        assert probe.validation_score == curve[probe.step]
+        card = load_card(store, probe.model_id)
+        assert (card.parent_model_id, card.objective, card.preprocessing) == (model.id, "supervised", INPUT)
         assert card.checkpoint.sha256 == probe.sha256
         assert card.source == f"job undisturbed, step {probe.step}"
         assert card.pretraining == load_card(store, undisturbed.encoder).pretraining
@@ -53,7 +54,7 @@ def test_a_probe_is_published_before_its_validation_is_known(store, make_spec, f
 def test_a_probe_published_by_a_killed_run_is_not_replaced(store, make_spec, finish):
     spec = make_spec("killed-after-a-probe", recipe=RECIPE.model_copy(update={"probe_steps": (3,)}))
     first = finish(spec)
-    for key in list(store.list(f"jobs/{spec.id}/")):
+    for key in list(store.list(f"jobs/{spec.job_id}/")):
         if not key.endswith("spec.json"):
             store.delete(key)
     card = replace_weights(store, probe_id(spec.publish_as, 3))
@@ -73,4 +74,4 @@ def test_a_probe_id_of_another_model_fails_before_training(store, make_spec, fin
     )
     with pytest.raises(Conflict, match="another model"):
         finish(spec)
-    assert not store.exists(job_key(spec.id, "checkpoint/latest.json"))
+    assert not store.exists(job_key(spec.job_id, "checkpoint/latest.json"))

@@ -5,15 +5,15 @@ import math
 import pytest
 
 from vfmalign.core.domain.errors import BadOption
-from vfmalign.core.domain.models import PreprocessingSpec
+from vfmalign.core.domain.models import Preprocessing
 from vfmalign.models.architectures.dilated_stack import StackDescription
 from vfmalign.models.cards import load_encoder, publish
 from vfmalign.models.formats.stack_checkpoint import decode_stack_name, encode_stack_name
 from vfmalign.models.weights import random_state
 from vfmalign.training.plan import make_plan
 
-INPUT = PreprocessingSpec(
-    modalities=("input",), spacing_mm=(3.0, 2.0, 2.0), shape_DHW=(16, 32, 32), normalisation="quantile_range"
+INPUT = Preprocessing(
+    modalities=("input",), spacing_mm=(3.0, 2.0, 2.0), shape_dhw=(16, 32, 32), normalisation="quantile_range"
 )
 LAYERS = [
     {"channels": 6, "dilation": 2, "activation": "silu"},
@@ -33,7 +33,7 @@ def stack(store):
 
 @pytest.fixture
 def stack_spec(make_spec, stack):
-    fields = {"architecture": STACK, "model": stack.id, "model_sha256": stack.checkpoint.sha256}
+    fields = {"architecture": STACK, "model_id": stack.id, "model_sha256": stack.checkpoint.sha256}
     return lambda job, **changes: make_spec(job, **(fields | {"modality_map": {"t2w": "input"}} | changes))
 
 
@@ -54,8 +54,8 @@ def test_every_kind_of_head_trains(store, stack_spec, finish, task, network):
 
 def test_pretraining_takes_a_map(store, make_spec, finish):
     spec = make_spec(
-        "stack-pretraining", kind="pretrain", architecture=STACK, model="", model_sha256="", task="", network="scratch",
-        objective="masked_reconstruction", modality_map={"adc": "input"},
+        "stack-pretraining", kind="pretrain", architecture=STACK, model_id="", model_sha256="", task="",
+        network="scratch", objective="masked_reconstruction", modality_map={"adc": "input"},
     )  # fmt: skip
     finish(spec)
     _, card = load_encoder(store, "stack-pretraining-encoder")

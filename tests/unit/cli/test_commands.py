@@ -319,5 +319,5 @@ def test_the_demo_empties_no_folder_that_is_not_its_own(invoke, tmp_path: Path) 
 
 
 def test_probe_steps_are_sent_in_order() -> None:
-    assert list(build_recipe(preset="demo", probe_step=[32, 16]).probe_steps) == [16, 32]
+    assert list(build_recipe(preset="demo", probe_steps=[32, 16]).probe_steps) == [16, 32]
     assert list(build_recipe(preset="demo").probe_steps) == []

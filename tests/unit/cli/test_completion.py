@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.unit.cli.test_lazy_group import modules_after
+from tests.unit.cli.test_command_list import modules_after
 
 CALLS = {
     "bash": "COMP_WORDS=({words}); COMP_CWORD={last}; _vfmalign_completion vfmalign; echo ${{COMPREPLY[@]}}",

@@ -2,49 +2,28 @@
 
 from __future__ import annotations
 
-import inspect
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from tests.unit.cli.conftest import Invoke
 
-from vfmalign.cli.commands.api.checks import check
+from vfmalign.cli import exits
 from vfmalign.cli.commands.api.experiments import parse_smallest_differences
-from vfmalign.cli.commands.api.models import pretrain
 from vfmalign.cli.options import (
     NETWORKS,
-    build_pretraining_recipe,
     build_recipe,
     build_task,
     parse_choice,
     parse_map,
     parse_shape,
-    with_recipe,
 )
+from vfmalign.cli.resources import Resource
+from vfmalign.cli.target import Target
 from vfmalign.client.messages.experiments import SmallestDifference
 from vfmalign.client.messages.jobs import Recipe
 from vfmalign.client.messages.tasks import Task
 from vfmalign.core.domain.errors import BadOption
-
-
-def test_a_command_has_the_options_of_its_recipe_in_the_place_of_the_recipe() -> None:
-    names = list(inspect.signature(check).parameters)
-    start = names.index("preset")
-    assert names[start - 1 : start + 11] == ["layer", *inspect.signature(build_recipe).parameters, "permutations"]
-    assert "recipe" not in names
-    assert not {"layer_decay", "patch", "probe_step"} & set(inspect.signature(pretrain).parameters)
-
-
-def test_a_command_receives_the_recipe_that_its_options_describe() -> None:
-    received: dict[str, Any] = {}
-
-    @with_recipe(build_pretraining_recipe)
-    def command(dataset: str, *, recipe: Recipe, seed: int = 0) -> None:
-        received.update(dataset=dataset, recipe=recipe, seed=seed)
-
-    options = dict.fromkeys(inspect.signature(build_pretraining_recipe).parameters)
-    command(dataset="d1", seed=3, **options | {"preset": "demo", "epochs": 5, "learning_rate": 0.5})
-    recipe = Recipe(preset="demo", epochs=5, learning_rate=0.5)
-    assert received == {"dataset": "d1", "recipe": recipe, "seed": 3}
 
 
 def test_fields_that_no_option_sets_stay_absent() -> None:
@@ -105,17 +84,17 @@ def test_a_smallest_difference_that_is_none_is_refused(text: str, message: str) 
     [
         ({"task": "segmentation"}, "segmentation"),
         (
-            {"task": "segmentation", "label": ["gland,lesions"], "structure": ["lesion"]},
+            {"task": "segmentation", "labels": ["gland,lesions"], "structures": ["lesion"]},
             "segmentation:label=gland+lesions,structure=lesion",
         ),
-        ({"task": "segmentation", "label": ["gland", "lesions"]}, "segmentation:label=gland+lesions"),
-        ({"task": "segmentation:label=gland", "structure": ["gland"]}, "segmentation:label=gland,structure=gland"),
+        ({"task": "segmentation", "labels": ["gland", "lesions"]}, "segmentation:label=gland+lesions"),
+        ({"task": "segmentation:label=gland", "structures": ["gland"]}, "segmentation:label=gland,structure=gland"),
         ({"task": "classification", "class_name": "disease"}, "classification:class=disease"),
         (
-            {"task": "translation", "from_modality": ["t2w, dwi"], "to_modality": "adc"},
+            {"task": "translation", "from_modalities": ["t2w, dwi"], "to_modality": "adc"},
             "translation:from=t2w+dwi,to=adc",
         ),
-        ({"task": "distortion", "modality": ["dwi"]}, "distortion:modality=dwi"),
+        ({"task": "distortion", "modalities": ["dwi"]}, "distortion:modality=dwi"),
     ],
 )
 def test_a_task_is_built_from_its_options_and_its_short_form(options: dict[str, Any], text: str) -> None:
@@ -124,16 +103,11 @@ def test_a_task_is_built_from_its_options_and_its_short_form(options: dict[str, 
 
 def test_a_parameter_of_a_task_is_named_once_and_is_an_id() -> None:
     with pytest.raises(BadOption, match="label stands in --task as well") as caught:
-        build_task(task="segmentation:label=gland", label=["lesions"])
+        build_task(task="segmentation:label=gland", labels=["lesions"])
     assert caught.value.field == "--label"
     with pytest.raises(BadOption, match="a name is not an id") as caught:
-        build_task(task="segmentation", label=["Gland"])
+        build_task(task="segmentation", labels=["Gland"])
     assert caught.value.field == "--label"
-
-
-def test_commands_have_the_options_of_a_task() -> None:
-    names = list(inspect.signature(check).parameters)
-    assert names[:9] == ["dataset", *inspect.signature(build_task).parameters, "model"]
 
 
 def test_a_map_is_pairs_of_a_modality_and_an_input() -> None:
@@ -147,3 +121,62 @@ def test_a_pair_of_another_form_is_refused_with_an_example(pairs: list[str]) -> 
         parse_map(pairs)
     assert caught.value.field == "--map"
     assert "--map t1w=input" in caught.value.remedy
+
+
+RECIPE = (
+    "--preset demo --epochs 8 --steps-per-epoch 12 --batch-size 3 --learning-rate 0.5 --weight-decay 0.25 "
+    "--layer-decay 0.75 --encoder-rate 0.125 --patch 8,32,16 --probe-step 48 --probe-step 12"
+)
+FULL_RECIPE = Recipe(
+    preset="demo", epochs=8, steps_per_epoch=12, batch_size=3, learning_rate=0.5, weight_decay=0.25, layer_decay=0.75,
+    encoder_rate=0.125, patch_shape_dhw=(8, 32, 16), probe_steps=(12, 48),
+)  # fmt: skip
+
+
+@pytest.fixture
+def created(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """A deployment without a network behind it; holds the specifications of what was created."""
+    specs: list[Any] = []
+
+    def create(resource: object, target: object, name: str, spec: object) -> SimpleNamespace:
+        specs.append(spec)
+        return SimpleNamespace(state="queued", cells=(), to_json_dict=dict)
+
+    monkeypatch.setattr(Resource, "create", create)
+    monkeypatch.setattr(Target, "find", lambda directory: Target({}, None))
+    monkeypatch.setattr("vfmalign.cli.commands.api.checks.find_dataset", lambda *_: None)
+    return specs
+
+
+@pytest.mark.parametrize("command", ["check", "experiment", "finetune"])
+def test_every_option_of_a_recipe_reaches_the_service(invoke: Invoke, created: list[Any], command: str) -> None:
+    code, _, err = invoke(command, "d1", "--model", "m1", "--task", "segmentation", *RECIPE.split(), "--no-wait")
+    assert (code, err.count("error")) == (0, 0)
+    assert created[0].recipe == FULL_RECIPE
+
+
+def test_a_pretraining_has_the_options_of_its_recipe(invoke: Invoke, created: list[Any]) -> None:
+    options, _, rest = RECIPE.partition(" --layer-decay")
+    assert invoke("models", "pretrain", "d1", *options.split(), "--no-wait")[0] == 0
+    own = {"layer_decay": None, "encoder_rate": None, "patch_shape_dhw": (), "probe_steps": ()}
+    assert created[0].recipe == FULL_RECIPE.model_copy(update=own)
+    assert invoke("models", "pretrain", "d1", "--layer-decay", *rest.split())[0] == exits.BAD_INPUT
+
+
+@pytest.mark.parametrize("command", ["check", "finetune"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        "--task segmentation --label gland --structure peripheral",
+        "--task classification --class disease",
+        "--task translation --from t2w,dwi --to adc",
+        "--task distortion --modality dwi",
+    ],
+)
+def test_every_option_of_a_task_reaches_the_service(
+    invoke: Invoke, created: list[Any], command: str, options: str
+) -> None:
+    assert invoke(command, "d1", "--model", "m1", *options.split(), "--no-wait")[0] == 0
+    name, _, parameters = options.removeprefix("--task ").partition(" --")
+    text = ",".join(part.replace(" ", "=").replace(",", "+") for part in parameters.split(" --"))
+    assert str(created[0].task) == f"{name}:{text}"

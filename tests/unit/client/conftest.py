@@ -82,7 +82,12 @@ class Features(features_pb2_grpc.FeatureServiceServicer):
             yield features_pb2.ExtractDatasetResponse(progress={"phase": "extract", "done": done, "total": 2})
         if not self.lost:
             yield features_pb2.ExtractDatasetResponse(
-                feature_set={"feature_set_id": "f" * 32, "manifest": {"uri": "s3://b/m"}, "rows": 2, "groups": 1},
+                feature_set={
+                    "feature_set_id": "f" * 32,
+                    "manifest": {"uri": "s3://b/m", "sha256": "a" * 64},
+                    "rows": 2,
+                    "groups": 1,
+                },
                 cost={"device": "cpu"},
                 computed_cases=2,
             )

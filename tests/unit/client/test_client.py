@@ -8,7 +8,16 @@ import threading
 import numpy as np
 import pytest
 
-from vfmalign.client import AsyncClient, CheckSpec, Client, ExperimentSpec, JobSpec, LabelledFeatures, Recipe
+from vfmalign.client import (
+    AsyncClient,
+    CheckSpec,
+    Client,
+    ComputeOptions,
+    ExperimentSpec,
+    JobSpec,
+    LabelledFeatures,
+    Recipe,
+)
 from vfmalign.client.messages.checks import Check
 from vfmalign.client.messages.common import ObjectRef, Progress
 from vfmalign.client.messages.experiments import Experiment
@@ -49,12 +58,14 @@ async def test_arrays_become_inline_samples_and_the_answer_a_record(client, depl
     response = await client.mmd.compute(
         X,
         {"stages.3": X + 1},
+        ComputeOptions(
+            pairing="paired",
+            kernel=Kernel(family="laplacian", bandwidth_rule="reference_median"),
+            test=TestOptions(permutations=10, seed=3, method="wild_bootstrap"),
+            measures=["cka"],
+            precision="exact",
+        ),
         reference=LabelledFeatures({"stages.3": X}, groups=["a", "a", "b"], case_ids=["1", "2", "3"]),
-        pairing="paired",
-        kernel=Kernel(family="laplacian", bandwidth_rule="reference_median"),
-        test=TestOptions(permutations=10, seed=3, method="wild_bootstrap"),
-        measures=["cka"],
-        precision="exact",
     )
     assert isinstance(response, ComputeResponse)
     assert response.layers[0].raw.mmd2.value == -0.25
@@ -77,12 +88,12 @@ async def test_arrays_become_inline_samples_and_the_answer_a_record(client, depl
 
 async def test_stored_samples_are_named(client, deployment):
     uploaded = UploadedFeatures(object=ObjectRef(uri="s3://b/uploads/a.safetensors", sha256="a" * 64))
-    await client.mmd.compute("f" * 32, uploaded, pairing="independent")
+    await client.mmd.compute("f" * 32, uploaded, ComputeOptions(pairing="independent"))
     (request,) = deployment.mmd.requests
     assert request.x.feature_set_id == "f" * 32
     assert request.y.uploaded.object.uri == "s3://b/uploads/a.safetensors"
     assert not request.HasField("reference")
-    assert not request.HasField("test")
+    assert request.test.permutations == 0
     assert request.pairing == mmd_pb2.PAIRING_INDEPENDENT
 
 
@@ -96,20 +107,28 @@ async def test_stored_samples_are_named(client, deployment):
 )
 async def test_arrays_that_cannot_be_sent_name_their_place(client, deployment, sample, message):
     with pytest.raises(BadTensor, match=message):
-        await client.mmd.compute(X, sample, pairing="paired")
+        await client.mmd.compute(X, sample, ComputeOptions(pairing="paired"))
     assert deployment.mmd.requests == []
 
 
-async def test_a_wrong_option_is_named_before_anything_is_sent(client, deployment):
-    with pytest.raises(BadOption, match="choose 'paired' or 'independent'") as caught:
-        await client.mmd.compute(X, X, pairing="sideways")
-    assert caught.value.field == "pairing"
+@pytest.mark.parametrize(
+    ("fields", "field", "message"),
+    [
+        ({"pairing": "sideways"}, "pairing", "choose 'paired' or 'independent'"),
+        ({"pairing": "paired", "frequencies": 2**20 + 1}, "frequencies", "choose a value of at most 1048576"),
+        ({"pairing": "paired", "test": {"permutations": 100_001}}, "test.permutations", "of at most 100000"),
+    ],
+)
+def test_a_wrong_option_is_named_before_anything_is_sent(fields, field, message):
+    with pytest.raises(BadOption, match=message) as caught:
+        ComputeOptions.from_fields(**fields)
+    assert caught.value.field == field
 
 
 async def test_arrays_larger_than_a_message_are_not_sent(client, deployment):
     large = np.zeros((2**20, 5), dtype=np.float32)
     with pytest.raises(Exhausted, match="a message at most 16777216; pass what `upload` returns") as caught:
-        await client.mmd.compute(large, X, pairing="independent")
+        await client.mmd.compute(large, X, ComputeOptions(pairing="independent"))
     assert caught.value.retry_after_s is None
     assert deployment.mmd.requests == []
 
@@ -120,23 +139,23 @@ async def test_arrays_larger_than_a_message_are_not_sent(client, deployment):
 async def test_errors_of_the_service_come_back_as_the_tree(client, deployment, bad_option):
     deployment.mmd.error = bad_option
     with pytest.raises(BadOption, match=r"interval_level: must be below 1; choose 0\.95") as caught:
-        await client.mmd.compute(X, X, pairing="paired")
+        await client.mmd.compute(X, X, ComputeOptions(pairing="paired"))
     assert caught.value.field == "interval_level"
 
 
 async def test_a_service_that_is_briefly_unavailable_is_asked_again(client, deployment):
     deployment.mmd.unavailable = 2
-    await client.mmd.compute(X, X, pairing="paired")
+    await client.mmd.compute(X, X, ComputeOptions(pairing="paired"))
     assert len(deployment.mmd.requests) == 3
     deployment.mmd.unavailable = 100
     with pytest.raises(Unavailable, match="MmdService"):
-        await client.mmd.compute(X, X, pairing="paired")
+        await client.mmd.compute(X, X, ComputeOptions(pairing="paired"))
 
 
 async def test_a_deadline_ends_a_call(client, deployment):
     deployment.mmd.delay_s = 0.5
     with pytest.raises(DeadlineExceeded):
-        await client.mmd.compute(X, X, pairing="paired", timeout_s=0.05)
+        await client.mmd.compute(X, X, ComputeOptions(pairing="paired"), timeout_s=0.05)
 
 
 async def test_an_address_is_needed_at_the_first_call(deployment, monkeypatch):
@@ -146,7 +165,7 @@ async def test_an_address_is_needed_at_the_first_call(deployment, monkeypatch):
     async with AsyncClient() as client:
         assert (await client.features.get_dataset("a")).dataset_id == "a"
         with pytest.raises(BadOption, match=r"mmd_address: no address of the mmd service .* set VFMALIGN_MMD_ADDRESS"):
-            await client.mmd.compute(X, X, pairing="paired")
+            await client.mmd.compute(X, X, ComputeOptions(pairing="paired"))
 
 
 async def test_arguments_take_precedence_over_the_environment(deployment, monkeypatch):
@@ -324,7 +343,7 @@ async def test_waiting_returns_the_job_that_ended(client, deployment):
 
 def test_the_synchronous_client_gives_the_same(deployment):
     with Client(**deployment.addresses) as client:
-        assert client.mmd.compute(X, X, pairing="paired").primary_layer == "stages.3"
+        assert client.mmd.compute(X, X, ComputeOptions(pairing="paired")).primary_layer == "stages.3"
         assert [one.dataset_id for one in client.features.list_datasets().datasets] == ["a", "b"]
         client.jobs.create("one", SPEC)
         assert [job.attempts for job in client.jobs.watch("one")] == [1, 2, 3]

@@ -11,11 +11,11 @@ import pytest
 from tenacity import wait_none
 
 from vfmalign.client import uploader
-from vfmalign.client.messages.features import Preprocessing
-from vfmalign.client.messages.imports import FileContent, FileUpload
+from vfmalign.client.messages.imports import FileContent, FileUpload, PublishModelRequest
 from vfmalign.client.uploader import Uploader
 from vfmalign.core.domain.errors import BadOption, DigestMismatch, StoreUnavailable
-from vfmalign.core.domain.models import PreprocessingSpec
+from vfmalign.core.domain.models import Preprocessing
+from vfmalign.v1 import features_pb2, imports_pb2
 
 SECRET = "X-Amz-Signature=secret"
 
@@ -86,27 +86,44 @@ async def test_bytes_that_arrive_changed_are_not_sent_again(open_store: Callable
         await Uploader().upload([b"a"], open_store(400).sign)
 
 
+REQUEST = {"import_id": "i", "model_id": "m", "weights_sha256": "a" * 64, "architecture": "x"}
+
+
 @pytest.mark.parametrize(
     "spec",
     [
-        PreprocessingSpec(modalities=("t2w", "dwi"), spacing_mm=None, shape_DHW=(8, 16, 16)),
-        PreprocessingSpec(
+        Preprocessing(modalities=("t2w", "dwi"), spacing_mm=None, shape_dhw=(8, 16, 16)),
+        Preprocessing(
             modalities=("t1w",),
             spacing_mm=(1.0, 0.1, 2.5),
-            shape_DHW=(8, 16, 16),
+            shape_dhw=(8, 16, 16),
             normalisation="quantile_range",
             quantiles=(0.01, 0.99),
-            reference_modality="flair",
+            reference="flair",
         ),
     ],
 )
-def test_the_input_of_a_model_survives_the_message(spec: PreprocessingSpec) -> None:
-    message = Preprocessing.from_proto(Preprocessing.from_spec(spec).to_proto())
-    assert message.to_spec("preprocessing").to_json() == spec.to_json()
+def test_the_input_of_a_model_survives_the_message(spec: Preprocessing) -> None:
+    request = PublishModelRequest(**REQUEST, preprocessing=spec)
+    assert PublishModelRequest.from_proto(request.to_proto()).preprocessing == spec
 
 
-def test_a_wrong_input_is_named_as_in_the_request() -> None:
-    message = Preprocessing(modalities=("t2w",), shape_dhw=(8, 8), normalisation="zscore_nonzero")
+def test_empty_fields_of_an_input_have_their_defaults() -> None:
+    content = {"modalities": ("dwi",), "shape_dhw": (8, 8, 8), "normalisation": "zscore_gland"}
+    message = features_pb2.Preprocessing(**content)
+    request = PublishModelRequest.from_proto(imports_pb2.PublishModelRequest(**REQUEST, preprocessing=message))
+    assert request.preprocessing == Preprocessing(**content)
+    assert (request.preprocessing.reference, request.preprocessing.spacing_mm) == ("t2w", None)
+    assert request.preprocessing.quantiles is None
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [({"shape_dhw": (8, 8)}, "preprocessing.shape_dhw[2]"), ({"quantiles": (0.1, 0.9)}, "preprocessing")],
+)
+def test_a_wrong_input_is_named_as_in_the_request(change: dict[str, object], field: str) -> None:
+    content = {"modalities": ("t2w",), "shape_dhw": (8, 8, 8), "normalisation": "zscore_nonzero"} | change
+    message = imports_pb2.PublishModelRequest(**REQUEST, preprocessing=features_pb2.Preprocessing(**content))
     with pytest.raises(BadOption) as caught:
-        message.to_spec("preprocessing")
-    assert caught.value.field == "preprocessing.shape_dhw[2]"
+        PublishModelRequest.from_proto(message)
+    assert caught.value.field == field

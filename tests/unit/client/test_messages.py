@@ -17,17 +17,27 @@ from vfmalign.client.messages.base import ApiMessage, enum_labels
 from vfmalign.client.messages.checks import Check, CheckSpec, VerdictLabel
 from vfmalign.client.messages.common import JOB_STATES, STATES, Estimate
 from vfmalign.client.messages.experiments import ExperimentSpec
-from vfmalign.client.messages.jobs import JobKind
-from vfmalign.core.domain.documents import to_json_dict
 from vfmalign.core.domain.errors import BadOption
-from vfmalign.core.domain.jobs import Network
+from vfmalign.core.domain.jobs import JobKind, Network
 from vfmalign.core.domain.models import Objective
-from vfmalign.core.rpc.limits.bounds import get_bounds
+from vfmalign.core.formats.bounds import INTEGERS, get_bounds
+from vfmalign.core.formats.documents import to_json_dict
 from vfmalign.v1 import alignment_pb2, common_pb2, experiment_pb2, features_pb2, finetuning_pb2
 
 for module in pkgutil.iter_modules(vfmalign.client.messages.__path__):
     importlib.import_module(f"vfmalign.client.messages.{module.name}")
-RECORDS = sorted(ApiMessage.__subclasses__(), key=lambda record: record.__name__)
+
+
+def list_records(record=ApiMessage):
+    """Every record of a message."""
+    for subclass in record.__subclasses__():
+        if "PROTO" in vars(subclass):
+            yield subclass
+        yield from list_records(subclass)
+
+
+RECORDS = sorted(list_records(), key=lambda record: record.__name__)
+PERMUTATIONS = int(CheckSpec.get_bounds("permutations").max)
 
 # Ids of a declaration differ from each other, unlike the generated values.
 DECLARATION = common_pb2.DatasetDeclaration(
@@ -44,20 +54,29 @@ DECLARATION = common_pb2.DatasetDeclaration(
         )
     },
 )
+PREPROCESSING = features_pb2.Preprocessing(
+    modalities=["b", "c"],
+    spacing_mm=[0.1 + 0.2, 1.0, 2.0],
+    shape_dhw=[8, 16, 32],
+    normalisation="quantile_range",
+    quantiles=[0.1 + 0.2, 0.9],
+    reference="d",
+)
+VALID = {message.DESCRIPTOR.full_name: message for message in (DECLARATION, PREPROCESSING)}
+"""Messages whose fields must fit together."""
 
 
 def field_value(field):
     """A value of the field's type that is not its default."""
     if field.type == FieldDescriptor.TYPE_MESSAGE:
-        if field.message_type is DECLARATION.DESCRIPTOR:
-            return DECLARATION
-        return filled(field.message_type._concrete_class)
+        valid = VALID.get(field.message_type.full_name)
+        return filled(field.message_type._concrete_class) if valid is None else valid
     if field.type == FieldDescriptor.TYPE_ENUM:
         return field.enum_type.values[-1].number
     if field.full_name == "vfmalign.v1.Metric.of_set":  # a string in the message, a choice in the record
         return "auroc"
-    if field.full_name == "vfmalign.v1.CheckSpec.seeds":  # at most 10
-        return 3
+    if field.cpp_type in INTEGERS and (bounds := get_bounds(field)).HasField("max"):
+        return min(200, int(bounds.max))
     return {
         FieldDescriptor.TYPE_STRING: "a" * 64 if "sha256" in field.name or "digest" in field.name else "a",
         FieldDescriptor.TYPE_BOOL: True,
@@ -155,9 +174,9 @@ def test_enum_labels_are_the_proto_s_without_prefix(enum, labels):
 @pytest.mark.parametrize(
     ("field", "value", "remedy"),
     [
-        ("seed", 2**63, "choose a value below 9223372036854775808"),
+        ("seed", 2**63, "choose a value of at most 9223372036854775807"),
         ("bootstrap_resamples", 99, "choose a value of at least 100"),
-        ("permutations", 100_001, "choose a value of at most 100000"),
+        ("permutations", PERMUTATIONS + 1, f"choose a value of at most {PERMUTATIONS}"),
         ("interval_level", -0.5, "choose a value above 0.0"),
         ("smallest_difference", -0.01, "choose a value of at least 0.0"),
         ("smallest_difference", 1000.1, "choose a value of at most 1000.0"),

@@ -12,7 +12,7 @@ import pytest
 from tests.name_server import NameServer
 from tests.unit.client.conftest import Deployment, Mmd
 
-from vfmalign.client import AsyncClient
+from vfmalign.client import AsyncClient, ComputeOptions
 from vfmalign.core.domain.errors import Unavailable
 from vfmalign.core.rpc.channels import connect
 from vfmalign.v1 import mmd_pb2, mmd_pb2_grpc
@@ -48,7 +48,7 @@ async def test_a_name_without_address_is_looked_up_again_soon(names: NameServer,
     async with AsyncClient(mmd_address=address) as client:
 
         async def call() -> object:
-            return await client.mmd.compute([[0.0]], [[1.0]], pairing="independent")
+            return await client.mmd.compute([[0.0]], [[1.0]], ComputeOptions(pairing="independent"))
 
         assert await count_failures(call, lambda: names.look_ups >= LOOK_UPS)
         names.addresses = ["127.0.0.1"]

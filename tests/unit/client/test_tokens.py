@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vfmalign.client import AsyncClient, Client
+from vfmalign.client import AsyncClient, Client, ComputeOptions
 from vfmalign.client.messages.features import ExtractDatasetRequest
 from vfmalign.client.settings import load_client_settings
 from vfmalign.core.domain.errors import BadOption, DeadlineExceeded, Unauthenticated, Unavailable
@@ -80,12 +80,12 @@ async def test_a_token_does_not_leave_this_machine_unencrypted(authorizations, m
     address = {"mmd_address": "dns:///vfmalign.invalid:8001"}
     async with AsyncClient(**address, token="secret") as client:
         with pytest.raises(BadOption, match="unencrypted") as caught:
-            await client.mmd.compute(X, X, pairing="paired")
+            await client.mmd.compute(X, X, ComputeOptions(pairing="paired"))
     assert "secret" not in str(caught.value)
     monkeypatch.setenv("VFMALIGN_AUTH__ALLOW_PLAINTEXT", "true")
     async with AsyncClient(**address, token="secret") as client:
         with pytest.raises((Unavailable, DeadlineExceeded)):
-            await client.mmd.compute(X, X, pairing="paired", timeout_s=2)
+            await client.mmd.compute(X, X, ComputeOptions(pairing="paired"), timeout_s=2)
 
 
 def test_a_token_file_that_does_not_exist_is_named_by_its_variable(monkeypatch, tmp_path):

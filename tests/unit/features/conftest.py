@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from vfmalign.core.domain.datasets import Case, DatasetManifest
-from vfmalign.core.domain.models import PreprocessingSpec
+from vfmalign.core.domain.models import Preprocessing
 from vfmalign.core.storage.datasets import save_dataset
 from vfmalign.core.storage.keys import volume_key
 from vfmalign.features.extraction.cache import ModelCache
@@ -15,7 +15,7 @@ from vfmalign.models.registry import ARCHITECTURES
 from vfmalign.models.weights import random_state
 
 ARCHITECTURE = "profound_conv_micro"
-SMALL_INPUT = PreprocessingSpec(modalities=("t2w", "dwi", "adc"), spacing_mm=(3.0, 1.5, 1.5), shape_DHW=(16, 32, 32))
+SMALL_INPUT = Preprocessing(modalities=("t2w", "dwi", "adc"), spacing_mm=(3.0, 1.5, 1.5), shape_dhw=(16, 32, 32))
 CASES = 7
 
 

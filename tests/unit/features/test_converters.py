@@ -6,18 +6,19 @@ import math
 import pytest
 import torch
 
-from vfmalign.core.domain.datasets import StoredObject
 from vfmalign.core.domain.errors import BadOption, BadVolume, Conflict, Exhausted, InvalidInput, PreconditionFailed
 from vfmalign.core.domain.models import ModelCard
+from vfmalign.core.domain.stored_objects import StoredObject
+from vfmalign.core.rpc.limits.bounds import check_request
 from vfmalign.core.rpc.tensors import to_array
 from vfmalign.core.runtime.metrics import Stages
 from vfmalign.core.storage.datasets import save_dataset
+from vfmalign.core.storage.model_cards import load_card
 from vfmalign.features import converters
 from vfmalign.features.extraction.study import Source, prepare_sources
 from vfmalign.features.extraction.study_store import store_features
 from vfmalign.features.listing import list_datasets, list_models
 from vfmalign.imaging.volumes import encode
-from vfmalign.models.cards import load_card
 from vfmalign.v1 import common_pb2
 from vfmalign.v1 import features_pb2 as pb
 
@@ -86,8 +87,12 @@ def volume(**source):
     ],
 )
 def test_wrong_extract_requests_name_the_field(change, field):
+    def receive(request):
+        check_request(request)
+        converters.to_study_request(request, key_of)
+
     with pytest.raises(InvalidInput) as caught:
-        converters.to_study_request(extract_request(**change), key_of)
+        receive(extract_request(**change))
     assert caught.value.field == field
 
 
@@ -157,8 +162,8 @@ def test_a_modality_sent_twice(store, card, small_volume):
 def test_stored_features_keep_their_meaning(store):
     features = {"stages.3": torch.ones(3), "pooled": torch.zeros(2)}
     first = store_features(store, "kept", features)
-    assert first["pooled"].ref.key == "features/kept/pooled.safetensors"
-    assert first["pooled"].size_bytes == len(store.get(first["pooled"].ref.key, sha256=first["pooled"].ref.sha256))
+    assert first["pooled"].key == "features/kept/pooled.safetensors"
+    assert first["pooled"].size_bytes == len(store.get(first["pooled"].key, sha256=first["pooled"].sha256))
     assert store_features(store, "kept", features) == first
     with pytest.raises(Conflict, match="other features are stored under this id"):
         store_features(store, "kept", {"pooled": torch.ones(2)})
@@ -186,8 +191,8 @@ def test_models_are_listed_page_by_page(store, publish_model, capsys):
 @pytest.mark.parametrize(
     ("change", "cause"),
     [
-        ({"shape_DHW": [100_000] * 3}, "preprocessing.shape_DHW.0 Input should be less than or equal to 4096"),
-        ({"shape_DHW": [2**62, 1, 1]}, "preprocessing.shape_DHW.0 Input should be less than or equal to 4096"),
+        ({"shape_dhw": [100_000] * 3}, "preprocessing.shape_dhw.0 Input should be less than or equal to 4096"),
+        ({"shape_dhw": [2**62, 1, 1]}, "preprocessing.shape_dhw.0 Input should be less than or equal to 4096"),
         ({"spacing_mm": [math.nan, 1.0, 1.0]}, "preprocessing.spacing_mm.0 Input should be a finite number"),
     ],
 )
@@ -216,7 +221,7 @@ def test_the_largest_valid_card_can_be_shown(store, publish_model):
         "architecture": "x" * 2**14,
         "source": "x" * 4096,
         "layers": [{"name": f"{i:0128}", "channels": 2**20} for i in range(256)],
-        "preprocessing": {"modalities": ["t1w"], "spacing_mm": [50.0, 0.05, 50.0], "shape_DHW": [4096, 4096, 4]},
+        "preprocessing": {"modalities": ["t1w"], "spacing_mm": [50.0, 0.05, 50.0], "shape_dhw": [4096, 4096, 4]},
     }
     message = converters.to_model(ModelCard.model_validate_json(json.dumps(card)), store.uri).to_proto()
     assert message.ByteSize() < 2**16

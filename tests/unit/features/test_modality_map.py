@@ -8,7 +8,7 @@ from vfmalign.client.messages.features import ExtractDatasetRequest
 from vfmalign.core.domain.datasets import Case, DatasetManifest
 from vfmalign.core.domain.declarations import DatasetDeclaration
 from vfmalign.core.domain.errors import BadOption, BadVolume
-from vfmalign.core.domain.models import PreprocessingSpec
+from vfmalign.core.domain.models import Preprocessing
 from vfmalign.core.runtime.metrics import Stages
 from vfmalign.core.storage.datasets import save_dataset
 from vfmalign.core.storage.feature_sets import read_feature_set
@@ -24,8 +24,8 @@ from vfmalign.models.formats.stack_checkpoint import decode_stack_name, encode_s
 from vfmalign.models.weights import build_encoder, random_state
 
 OPTIONS = ExtractionOptions(batch_size=2, part_cases=2, readers=1)
-INPUT = PreprocessingSpec(
-    modalities=("input",), spacing_mm=(3.0, 2.0, 2.0), shape_DHW=(8, 16, 16), normalisation="quantile_range"
+INPUT = Preprocessing(
+    modalities=("input",), spacing_mm=(3.0, 2.0, 2.0), shape_dhw=(8, 16, 16), normalisation="quantile_range"
 )
 STACK = encode_stack_name(
     StackDescription.model_validate(
@@ -85,7 +85,7 @@ def test_each_modality_can_feed_the_one_input(store, models, brain, stack, small
 
 def test_the_map_is_part_of_the_id_only_where_it_changes_the_input(store, models, brain, stack):
     state = random_state(decode_stack_name(STACK), 0)
-    own = INPUT.model_copy(update={"modalities": ("t1w",)})
+    own = INPUT.model_copy(update={"modalities": ("t1w",), "reference": "t1w"})
     publish(store, "stack-t1w", state, architecture=STACK, objective="supervised", preprocessing=own)
     hooks = Hooks(lambda function: function(), Stages(), lambda *point: None, lambda: False)
     fields = {"model_id": "stack-t1w", "dataset_id": "brain", "split": "test"}

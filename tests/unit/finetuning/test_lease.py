@@ -37,7 +37,7 @@ def add_all(database):
     request = JobSpec(kind="finetune", dataset_id="d", model_id="m", task="segmentation", seed=1)
     recipe = TrainingRecipe(epochs=2, steps_per_epoch=1, batch_size=1, learning_rate=0.1)
     spec = TrainingSpec(
-        id="j", kind="finetune", dataset="d", dataset_digest="0" * 64, architecture="a", seed=1, recipe=recipe
+        job_id="j", kind="finetune", dataset_id="d", dataset_digest="0" * 64, architecture="a", seed=1, recipe=recipe
     )
     JobRepository(database).create(request, spec)
     CheckRepository(database).create("c", CheckSpec(model_id="m", dataset_id="d", task="segmentation"))

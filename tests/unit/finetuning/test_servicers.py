@@ -37,7 +37,7 @@ def servicer(tmp_path):
     request = JobSpec(kind="finetune", dataset_id="d", model_id="m", task=LARGE_TASK, recipe=Recipe(epochs=7))
     for index in range(5):
         spec = TrainingSpec(
-            id=f"job-{index}", kind="finetune", dataset="d", dataset_digest="0" * 64, architecture="a", seed=0,
+            job_id=f"job-{index}", kind="finetune", dataset_id="d", dataset_digest="0" * 64, architecture="a", seed=0,
             recipe=TrainingRecipe(epochs=1, steps_per_epoch=1, batch_size=1, learning_rate=0.1),
         )  # fmt: skip
         jobs.create(request, spec)

@@ -9,16 +9,16 @@ from vfmalign.client.messages.experiments import ExperimentSpec
 from vfmalign.client.messages.jobs import JobSpec
 from vfmalign.core.domain.errors import Exhausted, NotFound, PreconditionFailed
 from vfmalign.core.domain.jobs import TrainingRecipe, TrainingSpec
+from vfmalign.core.domain.stored_objects import StoredFile
 from vfmalign.core.rpc.access.identity import Identity, current_identity
 from vfmalign.database.pagination import PageRequest
 from vfmalign.finetuning.checks.repository import CheckRepository, ReportRefs
 from vfmalign.finetuning.experiments.repository import ExperimentRefs, ExperimentRepository
 from vfmalign.finetuning.experiments.request import PinnedInputs
 from vfmalign.finetuning.jobs.repository import JobRepository
-from vfmalign.finetuning.lifecycle import StoredRef
 from vfmalign.finetuning.schema import SCHEMA
 
-REF = StoredRef(key="k", sha256="0" * 64, size_bytes=1)
+REF = StoredFile(key="k", sha256="0" * 64, size_bytes=1)
 
 
 def to_check(seed=1):
@@ -29,7 +29,13 @@ def create_job(jobs, name, *, check="", seed=1):
     request = JobSpec(kind="finetune", dataset_id="d", model_id="m", task="segmentation", seed=seed)
     recipe = TrainingRecipe(epochs=2, steps_per_epoch=1, batch_size=1, learning_rate=0.1)
     spec = TrainingSpec(
-        id=name, kind="finetune", dataset="d", dataset_digest="0" * 64, architecture="a", seed=seed, recipe=recipe
+        job_id=name,
+        kind="finetune",
+        dataset_id="d",
+        dataset_digest="0" * 64,
+        architecture="a",
+        seed=seed,
+        recipe=recipe,
     )
     return jobs.create(request, spec, check_id=check, baseline="same")
 

@@ -14,8 +14,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from vfmalign.core.domain.datasets import StoredObject
 from vfmalign.core.domain.errors import DigestMismatch, NotFound
+from vfmalign.core.domain.stored_objects import StoredObject
 from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.imaging.phantoms.rendering import PhantomCase, generate_case
 from vfmalign.imaging.volumes import Volume, decode

@@ -41,7 +41,7 @@ def test_whole_label_maps_hold_every_voxel_and_the_crop_in_its_window(case):
 @pytest.mark.parametrize("spacing_mm", [(2.0, 0.7, 0.7), (0.5, 1.2, 1.2)])
 def test_the_share_is_that_of_the_volume_at_any_spacing(spacing_mm):
     shape = tuple(round(size / step) for size, step in zip((16, 32, 32), spacing_mm, strict=True))
-    view = measure(CASES[4].volumes, INPUT.model_copy(update={"spacing_mm": spacing_mm, "shape_DHW": shape}))
+    view = measure(CASES[4].volumes, INPUT.model_copy(update={"spacing_mm": spacing_mm, "shape_dhw": shape}))
     assert view.inside["gland"] == pytest.approx(0.6, abs=0.05)
 
 
@@ -50,7 +50,7 @@ def test_what_lies_beyond_the_image_is_outside_even_where_the_input_is_padded():
     gland = np.zeros((68, 40, 16), np.float32)
     gland[38:58, 12:20, 4:10] = 1  # the image ends at 48
     volumes = CASES[0].volumes | {"gland": Volume(gland, np.eye(4))}
-    view = measure(volumes, INPUT.model_copy(update={"shape_DHW": (16, 64, 64)}))
+    view = measure(volumes, INPUT.model_copy(update={"shape_dhw": (16, 64, 64)}))
     assert view.inside == {"gland": 0.5, "lesion": 1.0}
     assert int((view.whole.labels["gland"] > 0).sum()) == 20 * 8 * 6
 

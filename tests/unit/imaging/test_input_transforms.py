@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from vfmalign.core.domain.errors import BadOption
-from vfmalign.core.domain.models import PreprocessingSpec
+from vfmalign.core.domain.models import Preprocessing
 from vfmalign.imaging.distortion import (
     MIN_STRETCH,
     PEAK_DISPLACEMENT_MM,
@@ -177,7 +177,7 @@ def test_a_ratio_is_displaced_without_pile_up():
 
 
 def test_distortion_does_not_change_t2w_and_depends_on_the_case(phantom):
-    plain = PreprocessingSpec(modalities=("t2w", "dwi", "adc"), spacing_mm=SPACING, shape_DHW=(16, 64, 64))
+    plain = Preprocessing(modalities=("t2w", "dwi", "adc"), spacing_mm=SPACING, shape_dhw=(16, 64, 64))
     prepared = prepare_study(phantom.volumes, plain, "distorted_diffusion")
     assert torch.equal(prepared.input_CDHW[0], prepared.clean_CDHW[0])
     for channel in (1, 2):

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from tests.prostate import PROSTATE
 
 from vfmalign.core.domain.errors import BadOption, BadVolume
-from vfmalign.core.domain.models import PreprocessingSpec
+from vfmalign.core.domain.models import Preprocessing
 from vfmalign.imaging.grid import common_grid, resample
 from vfmalign.imaging.normalisation import compute_moments, scale_from_moments
 from vfmalign.imaging.preprocessing import crop_or_pad, needed_kinds, prepare_study
@@ -18,7 +18,7 @@ from vfmalign.imaging.volumes import Volume
 from vfmalign.models.architectures.provicnet import adjacent_slices
 from vfmalign.models.registry import ARCHITECTURES
 
-CPU_SIZED = PreprocessingSpec(modalities=("t2w", "dwi", "adc"), spacing_mm=(3.0, 1.0, 1.0), shape_DHW=(16, 64, 64))
+CPU_SIZED = Preprocessing(modalities=("t2w", "dwi", "adc"), spacing_mm=(3.0, 1.0, 1.0), shape_dhw=(16, 64, 64))
 
 
 def turned(volume, axes, flips):
@@ -90,7 +90,7 @@ def test_axes_run_from_feet_to_head_front_to_back_right_to_left():
     t2w[0, 0, 0] = 2.0
     t2w[3, 7, 5] = 100.0
     prepared = prepare_study(
-        own_grid(t2w=t2w), PreprocessingSpec(modalities=("t2w",), spacing_mm=None, shape_DHW=(4, 8, 6))
+        own_grid(t2w=t2w), Preprocessing(modalities=("t2w",), spacing_mm=None, shape_dhw=(4, 8, 6))
     )
     assert int(prepared.clean_CDHW.argmax()) == t2w.size - 1
 
@@ -103,7 +103,7 @@ def test_zscore_crop_and_pad_are_exact():
     shape_DHW, target = (10, 21, 30), (16, 16, 16)
     study = random_study(shape_DHW)
     prepared = prepare_study(
-        own_grid(**study), PreprocessingSpec(modalities=("t2w", "dwi", "adc"), spacing_mm=None, shape_DHW=target)
+        own_grid(**study), Preprocessing(modalities=("t2w", "dwi", "adc"), spacing_mm=None, shape_dhw=target)
     )
     for channel, kind in enumerate(("t2w", "dwi", "adc")):
         values = study[kind].astype(np.float64)
@@ -122,7 +122,7 @@ def test_cropping_planes_first_equals_cropping_the_whole_grid(phantom, spacing_m
     """The input is cut from the whole grid and normalised by all of it, though no more than the input is written."""
     study = {kind: phantom.volumes[kind] for kind in ("t2w", "dwi", "adc")}
     prepared = prepare_study(
-        study, PreprocessingSpec(modalities=("t2w", "dwi", "adc"), spacing_mm=spacing_mm, shape_DHW=shape_DHW)
+        study, Preprocessing(modalities=("t2w", "dwi", "adc"), spacing_mm=spacing_mm, shape_dhw=shape_DHW)
     )
     grid = common_grid(study["t2w"], spacing_mm)
     for input_DHW, volume in zip(prepared.input_CDHW, study.values(), strict=True):
@@ -166,7 +166,7 @@ def test_a_real_case_on_its_own_grid_equals_upstreams_transforms(picai):
     )
     for step in steps:
         volumes_CXYZ = step(volumes_CXYZ)
-    preprocessing = PreprocessingSpec(modalities=kinds, spacing_mm=None, shape_DHW=shape_XYZ[::-1])
+    preprocessing = Preprocessing(modalities=kinds, spacing_mm=None, shape_dhw=shape_XYZ[::-1])
     prepared = prepare_study(picai, preprocessing)
     expected_CDHW = torch.as_tensor(np.asarray(volumes_CXYZ)).permute(0, 3, 2, 1)
     assert float((prepared.input_CDHW - expected_CDHW).abs().max()) < 1e-4
@@ -176,7 +176,7 @@ def test_a_real_case_on_its_own_grid_equals_upstreams_transforms(picai):
 def test_rounding_errors_of_an_affine_change_no_voxel_of_a_real_case(picai, noise_voxels):
     rng = np.random.default_rng(0)
     kinds = ("t2w", "dwi", "adc")
-    preprocessing = PreprocessingSpec(modalities=kinds, spacing_mm=None, shape_DHW=(20, 224, 224))
+    preprocessing = Preprocessing(modalities=kinds, spacing_mm=None, shape_dhw=(20, 224, 224))
     exact = prepare_study({kind: picai[kind] for kind in kinds}, preprocessing).input_CDHW
     noisy = {}
     for kind in kinds:
@@ -225,7 +225,7 @@ def test_rejects_an_unknown_transform(phantom):
 def test_the_clean_study_is_on_the_scale_of_the_input():
     """What is degraded is normalised by its own statistics, as in earnest; the target must not betray others."""
     study = own_grid(**random_study((4, 16, 16)))
-    plain = PreprocessingSpec(modalities=("t2w", "dwi", "adc"), spacing_mm=None, shape_DHW=(4, 16, 16))
+    plain = Preprocessing(modalities=("t2w", "dwi", "adc"), spacing_mm=None, shape_dhw=(4, 16, 16))
     degraded = prepare_study(study, plain, "half_resolution")
     for channel, kind in enumerate(("t2w", "dwi", "adc")):
         input_N = degraded.input_CDHW[channel][degraded.input_CDHW[channel] != 0]
@@ -259,7 +259,7 @@ def test_the_grade_is_that_of_the_whole_map(phantom):
 
 # --- normalisation inside the gland -----------------------------------------------------------------------------------
 
-IN_GLAND = PreprocessingSpec(modalities=("t2w",), spacing_mm=None, shape_DHW=(6, 16, 16), normalisation="zscore_gland")
+IN_GLAND = Preprocessing(modalities=("t2w",), spacing_mm=None, shape_dhw=(6, 16, 16), normalisation="zscore_gland")
 
 
 def gland_study(shape_DHW=(4, 20, 20)):
@@ -305,7 +305,7 @@ def test_a_real_case_equals_upstreams_input(picai):
 def test_slices_say_where_a_crop_begins(phantom):
     volumes = {kind: phantom.volumes[kind] for kind in ("t2w", "dwi", "adc")}
     for depth, expected in ((4, lambda count: count // 2 - 2), (40, lambda count: -((40 - count) // 2))):
-        prepared = prepare_study(volumes, CPU_SIZED.model_copy(update={"shape_DHW": (depth, 64, 64)}))
+        prepared = prepare_study(volumes, CPU_SIZED.model_copy(update={"shape_dhw": (depth, 64, 64)}))
         first, count = prepared.slices
         assert count == common_grid(phantom.volumes["t2w"], (3.0, 1.0, 1.0)).shape_XYZ[2]
         assert first == expected(count)
@@ -321,8 +321,8 @@ def test_scale_and_offset_of_intensities_cancel():
 
 
 def test_each_slice_has_the_pixels_of_the_model(phantom):
-    preprocessing = PreprocessingSpec(
-        modalities=("t2w",), spacing_mm=(3.0, 2 / 7, 2 / 7), shape_DHW=(8, 448, 448), normalisation="zscore_gland"
+    preprocessing = Preprocessing(
+        modalities=("t2w",), spacing_mm=(3.0, 2 / 7, 2 / 7), shape_dhw=(8, 448, 448), normalisation="zscore_gland"
     )
     prepared = prepare_study(phantom.volumes, preprocessing)
     assert prepared.input_CDHW.shape == (1, 8, 448, 448)
@@ -349,10 +349,10 @@ def brain_input(*modalities, **fields):
     content = {
         "modalities": modalities,
         "spacing_mm": None,
-        "shape_DHW": (8, 10, 12),
+        "shape_dhw": (8, 10, 12),
         "normalisation": "quantile_range",
     }
-    return PreprocessingSpec.model_validate(content | fields)
+    return Preprocessing.model_validate(content | fields)
 
 
 @pytest.mark.parametrize("input_transform", ["identity", "half_resolution"])
@@ -360,7 +360,7 @@ def test_quantiles_are_those_of_the_whole_resampled_channel(input_transform):
     rng = np.random.default_rng(0)
     study = own_grid(t1w=rng.integers(0, 900, (12, 14, 16)), flair=rng.integers(0, 300, (12, 14, 16)))
     whole = prepare_study(
-        study, brain_input("t1w", "flair", shape_DHW=(12, 14, 16), quantiles=(0.0, 1.0)), input_transform
+        study, brain_input("t1w", "flair", shape_dhw=(12, 14, 16), quantiles=(0.0, 1.0)), input_transform
     )
     prepared = prepare_study(study, brain_input("t1w", "flair"), input_transform)
     again = prepare_study(study, brain_input("t1w", "flair"), input_transform)
@@ -383,6 +383,6 @@ def test_the_first_modality_defines_the_grid():
     assert needed_kinds(brain_input("t1w", "flair")) == ("t1w", "flair")
     assert prepare_study(study, brain_input("flair", "t1w")).spacing_mm == (1.0, 1.0, 1.0)
     assert prepare_study(study, brain_input("t1w", "flair")).spacing_mm == (2.0, 2.0, 2.0)
-    assert prepare_study(study, brain_input("t1w", reference_modality="flair")).spacing_mm == (1.0, 1.0, 1.0)
+    assert prepare_study(study, brain_input("t1w", reference="flair")).spacing_mm == (1.0, 1.0, 1.0)
     with pytest.raises(BadVolume, match="no t1w volume"):
         prepare_study({"flair": fine}, brain_input("t1w", "flair"))

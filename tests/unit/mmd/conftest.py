@@ -6,11 +6,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from scipy.spatial.distance import pdist
+from tests.mmd_options import make_options
 
 from vfmalign.mmd.comparison import layer_pass
 from vfmalign.mmd.comparison.compare import compare
-from vfmalign.mmd.comparison.options import ComparisonOptions, ComputeConfig
 from vfmalign.mmd.comparison.samples import Sample
+from vfmalign.mmd.engine.compute_config import ComputeConfig
 
 
 def gram(a, b, sigma):
@@ -71,7 +72,7 @@ def compare_arrays(x, y, *, groups_x=(), groups_y=(), tile_rows=None, forced=Non
         Sample("x", {"features": x}, tuple(groups_x)),
         Sample("y", {"features": y}, tuple(groups_y)),
         reference,
-        ComparisonOptions(**options),
+        make_options(**options),
         ComputeConfig(tile_shape=tile_rows and (tile_rows, 2 * tile_rows)),
     )
     return result.layers[0]

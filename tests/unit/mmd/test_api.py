@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from tests.mmd_options import make_options
 
 from vfmalign.core.domain.errors import BadOption, BadTensor
 from vfmalign.mmd import mmd2, mmd_test
 from vfmalign.mmd.comparison.compare import compare
-from vfmalign.mmd.comparison.options import ComparisonOptions, ComputeConfig
 from vfmalign.mmd.comparison.samples import Sample
+from vfmalign.mmd.engine.compute_config import ComputeConfig
 from vfmalign.mmd.statistics import permutations
 
 
@@ -35,7 +36,7 @@ def service(x, y, reference=None, groups=((), ()), **options):
         Sample(name, {"stages.3": array}, labels)
         for name, array, labels in zip("xy", (x, y), map(tuple, groups), strict=True)
     )
-    return compare(one, other, fitted, ComparisonOptions(**options), ComputeConfig()).layers[0].raw
+    return compare(one, other, fitted, make_options(**options), ComputeConfig()).layers[0].raw
 
 
 def test_default_is_the_unbiased_value_at_the_pooled_median(brute, samples, pairs):
@@ -122,7 +123,7 @@ def test_it_is_what_the_service_computes(pairs, paired):
     pairing = "paired" if paired else "independent"
     shared = {"permutations": 150, "seed": 9, "kernel": "laplacian", "aggregated": True}
     result = mmd_test(x, y, pairing=pairing, level=0.9, **shared)
-    shift = service(x, y, pairing=pairing, bandwidth="pooled_median", interval_level=0.9, **shared)
+    shift = service(x, y, pairing=pairing, bandwidth_rule="pooled_median", interval_level=0.9, **shared)
     assert result.mmd2 == shift.mmd2.value
     assert result.interval == shift.mmd2.interval
     assert result.interval.level == 0.9
@@ -325,7 +326,7 @@ def test_features_too_large_for_a_median_distance_are_refused(samples):
 @pytest.mark.parametrize(
     ("options", "field"),
     [
-        ({"kernel": "cosine"}, "kernel"),
+        ({"kernel": "cosine"}, "kernel.family"),
         ({"sigma": 0.0}, "kernel.fixed_sigma"),
         ({"sigma": -1.0}, "kernel.fixed_sigma"),
         ({"sigma": float("nan")}, "kernel.fixed_sigma"),

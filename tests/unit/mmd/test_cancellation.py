@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests.mmd_options import make_options
 from torch.utils.flop_counter import FlopCounterMode
 
 from vfmalign.core.runtime.work_context import WorkContext
 from vfmalign.mmd.comparison.compare import compare
-from vfmalign.mmd.comparison.options import ComparisonOptions, ComputeConfig
 from vfmalign.mmd.comparison.samples import Sample
 from vfmalign.mmd.engine import ordered_pool, out_of_core, products, rows
+from vfmalign.mmd.engine.compute_config import ComputeConfig
 from vfmalign.mmd.engine.row_streams import ArrayRows
 from vfmalign.mmd.statistics import permutations, similarity
 
@@ -68,7 +69,7 @@ def test_a_comparison_checks_its_context_between_bounded_products(
         for name, rows_NC in zip("xy", features, strict=False)
     )
     reference = Sample("reference", {"l": features[2]})
-    asked = ComparisonOptions(**options)
+    asked = make_options(**options)
 
     def work(context: WorkContext) -> None:
         compare(x, y, reference, asked, ComputeConfig(tile_shape=(64, 96), context=context))
@@ -117,7 +118,7 @@ def test_panels_check_while_they_are_read(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(out_of_core, "_ENTRIES_AT_ONCE", 50)
     rng = np.random.default_rng(2)
     x, y = (Sample(name, {"l": ArrayRows(rng.normal(size=(200, 5)))}) for name in "xy")
-    options = ComparisonOptions(pairing="independent", fixed_sigma=2.0)
+    options = make_options(pairing="independent", fixed_sigma=2.0)
 
     def work(context: WorkContext) -> None:
         compare(x, y, None, options, ComputeConfig(tile_shape=(512, 512), context=context))

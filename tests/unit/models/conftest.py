@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from vfmalign.core.domain.models import LayerSpec, PreprocessingSpec
+from vfmalign.core.domain.models import Layer, Preprocessing
 from vfmalign.models.architectures.base import Architecture
 from vfmalign.models.architectures.convnextv2 import ConvNeXtV2
 from vfmalign.models.architectures.upstream import convert_profound_conv
@@ -20,8 +20,8 @@ def architecture(depths: tuple[int, ...], dims: tuple[int, ...]) -> Architecture
     return Architecture(
         name="small",
         build=partial(ConvNeXtV2, depths, dims),
-        preprocessing=PreprocessingSpec(modalities=("t2w", "dwi", "adc"), spacing_mm=None, shape_DHW=(16, 32, 32)),
-        layers=tuple(LayerSpec(name=f"stages.{i}", channels=dim) for i, dim in enumerate(dims)),
+        preprocessing=Preprocessing(modalities=("t2w", "dwi", "adc"), spacing_mm=None, shape_dhw=(16, 32, 32)),
+        layers=tuple(Layer(name=f"stages.{i}", channels=dim) for i, dim in enumerate(dims)),
         primary_layer="stages.3",
         convert=convert_profound_conv,
     )

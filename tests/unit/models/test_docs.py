@@ -24,10 +24,10 @@ def test_the_documented_network_is_imported_served_and_trained(store, monkeypatc
     imported = import_checkpoint([save(architecture.build().state_dict())], architecture)
     publish(store, "documented", imported.state, architecture=architecture.name, objective="supervised")
     encoder, card = load_encoder(store, "documented")
-    input_NCDHW = torch.randn(2, 3, *card.preprocessing.shape_DHW)
+    input_NCDHW = torch.randn(2, 3, *card.preprocessing.shape_dhw)
     rows = extract(encoder, input_NCDHW, [layer.name for layer in card.layers], "mean")
     assert {layer: tuple(row.shape) for layer, row in rows.items()} == {"first": (2, 8), "second": (2, 16)}
-    assert EncoderDecoder(encoder, 2)(input_NCDHW).shape == (2, 2, *card.preprocessing.shape_DHW)
+    assert EncoderDecoder(encoder, 2)(input_NCDHW).shape == (2, 2, *card.preprocessing.shape_dhw)
 
 
 def test_every_architecture_that_is_named_exists():

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from vfmalign.core.domain.errors import BadOption
-from vfmalign.core.domain.models import PreprocessingSpec
+from vfmalign.core.domain.models import Preprocessing
 from vfmalign.models.encoder import POOLED_LAYER, pool
 from vfmalign.models.registry import ARCHITECTURES, get_architecture
 from vfmalign.models.weights import build_encoder, random_state
@@ -31,7 +31,7 @@ def test_entries_agree_with_their_encoder(name):
     assert POOLED_LAYER not in {layer.name for layer in architecture.layers}
     assert encoder.dense_layers().keys() <= {layer.name for layer in architecture.layers}
     for stride_DHW in encoder.dense_layers().values():
-        shape_DHW = architecture.preprocessing.shape_DHW
+        shape_DHW = architecture.preprocessing.shape_dhw
         assert all(size % stride == 0 for size, stride in zip(shape_DHW, stride_DHW, strict=True))
 
 
@@ -39,7 +39,7 @@ def test_entries_agree_with_their_encoder(name):
 def test_maps_have_the_declared_shapes(name):
     architecture = ARCHITECTURES[name]
     encoder = build_encoder(architecture, random_state(architecture, 0))
-    shape_DHW = architecture.preprocessing.shape_DHW
+    shape_DHW = architecture.preprocessing.shape_dhw
     with torch.inference_mode():
         maps = encoder.feature_maps(torch.randn(2, encoder.in_channels, *shape_DHW))
     assert list(maps) == list(encoder.layer_channels())
@@ -54,7 +54,7 @@ def test_maps_have_the_declared_shapes(name):
 def test_compared_layers_get_a_gradient_from_a_dense_head(name):
     architecture = ARCHITECTURES[name]
     encoder = architecture.build()
-    maps = encoder.feature_maps(torch.randn(1, encoder.in_channels, *architecture.preprocessing.shape_DHW))
+    maps = encoder.feature_maps(torch.randn(1, encoder.in_channels, *architecture.preprocessing.shape_dhw))
     torch.stack([maps[layer].square().mean() for layer in encoder.dense_layers()]).sum().backward()
     trained = {n for n, parameter in encoder.named_parameters() if parameter.requires_grad}
     without = {n for n, parameter in encoder.named_parameters() if parameter.requires_grad and parameter.grad is None}
@@ -66,7 +66,7 @@ def test_compared_layers_get_a_gradient_from_a_dense_head(name):
 def test_a_study_does_not_depend_on_its_batch(name):
     architecture = ARCHITECTURES[name]
     encoder = build_encoder(architecture, random_state(architecture, 0))
-    input_NCDHW = torch.randn(2, encoder.in_channels, *architecture.preprocessing.shape_DHW)
+    input_NCDHW = torch.randn(2, encoder.in_channels, *architecture.preprocessing.shape_dhw)
     with torch.inference_mode():
         together, alone = encoder(input_NCDHW), encoder(input_NCDHW[1:])
     assert (together[1:] - alone).abs().max() <= 1e-5 * alone.abs().max()
@@ -74,12 +74,12 @@ def test_a_study_does_not_depend_on_its_batch(name):
 
 @pytest.mark.parametrize(("name", "shape_DHW"), EXPECTED_INPUTS.items())
 def test_published_input_sizes(name, shape_DHW):
-    assert ARCHITECTURES[name].preprocessing.shape_DHW == shape_DHW
+    assert ARCHITECTURES[name].preprocessing.shape_dhw == shape_DHW
 
 
 def test_provicnets_slices_show_128_mm():
-    preprocessing: PreprocessingSpec = ARCHITECTURES["provicnet_t2w"].preprocessing
-    assert preprocessing.spacing_mm[1] * preprocessing.shape_DHW[1] == pytest.approx(128)
+    preprocessing: Preprocessing = ARCHITECTURES["provicnet_t2w"].preprocessing
+    assert preprocessing.spacing_mm[1] * preprocessing.shape_dhw[1] == pytest.approx(128)
     assert preprocessing.normalisation == "zscore_gland"
 
 

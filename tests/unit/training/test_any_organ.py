@@ -8,6 +8,7 @@ import torch
 
 from vfmalign.core.domain.declarations import CaseClass, DatasetDeclaration, LabelMap
 from vfmalign.core.domain.errors import BadDataset
+from vfmalign.core.domain.task_text import Task
 from vfmalign.core.domain.tasks import get_task_spec
 from vfmalign.imaging.normalisation import compute_moments, scale_from_moments
 from vfmalign.training.data import PreparedCase, collate, mask_structure, shuffle_targets
@@ -63,14 +64,14 @@ def to_output(classes_DHW, count):
 
 
 def test_later_maps_are_drawn_over_earlier_ones_and_values_of_one_name_are_one_structure(cases):
-    task = Segmentation(get_task_spec("segmentation:label=brain_mask+hippocampus+tumour", BRAIN))
+    task = Segmentation(get_task_spec(Task.parse("segmentation:label=brain_mask+hippocampus+tumour"), BRAIN))
     classes = task.draw(cases[0].labels)
     assert [structure.name for structure in task.structures] == ["brain", "anterior", "posterior", "edema", "core"]
     assert [int((classes == number).sum()) for number in range(1, 6)] == [864 - 64 - 16, 32, 32, 14, 2]
 
 
 def test_a_structure_covers_what_is_declared_to_lie_within_it(cases):
-    task = Segmentation(get_task_spec("segmentation:label=brain_mask+hippocampus+tumour", BRAIN))
+    task = Segmentation(get_task_spec(Task.parse("segmentation:label=brain_mask+hippocampus+tumour"), BRAIN))
     classes = task.draw(cases[0].labels)
     brain, anterior = task.structures[:2]
     assert int(task.get_region(classes, brain).sum()) == 864 - 16, "with the hippocampus, without the tumour"
@@ -78,7 +79,7 @@ def test_a_structure_covers_what_is_declared_to_lie_within_it(cases):
 
 
 def test_a_perfect_segmentation_of_several_structures(cases):
-    task = get_task(get_task_spec("segmentation:label=hippocampus", BRAIN))
+    task = get_task(get_task_spec(Task.parse("segmentation:label=hippocampus"), BRAIN))
     case = cases[0]
     classes = Segmentation(task.spec).draw(case.labels)
     values = task.score(to_output(classes, 3), case)
@@ -92,7 +93,7 @@ def test_a_perfect_segmentation_of_several_structures(cases):
 
 
 def test_one_structure_of_a_map_is_a_task_of_its_own(cases):
-    task = get_task(get_task_spec("segmentation:label=hippocampus,structure=posterior", BRAIN))
+    task = get_task(get_task_spec(Task.parse("segmentation:label=hippocampus,structure=posterior"), BRAIN))
     assert task.classes == 2
     classes = Segmentation(task.spec).draw(cases[0].labels)
     assert torch.equal(classes > 0, cases[0].labels["hippocampus"] == 2)
@@ -101,7 +102,7 @@ def test_one_structure_of_a_map_is_a_task_of_its_own(cases):
 
 
 def test_a_structure_that_a_case_may_lack_has_a_false_volume():
-    task = get_task(get_task_spec("segmentation:label=tumour", BRAIN))
+    task = get_task(get_task_spec(Task.parse("segmentation:label=tumour"), BRAIN))
     healthy = make_case(9, tumour=False)
     predicted = torch.zeros(SHAPE, dtype=torch.int64)
     predicted[0, 0, :4] = 2
@@ -113,7 +114,7 @@ def test_a_structure_that_a_case_may_lack_has_a_false_volume():
 
 
 def test_cases_state_their_class(cases):
-    task = get_task(get_task_spec("classification:class=disease", BRAIN))
+    task = get_task(get_task_spec(Task.parse("classification:class=disease"), BRAIN))
     prepared = task.prepare(cases)
     assert [case.positive for case in prepared] == [True, False, True, False]
     assert task.primary(task.naive_baseline(prepared[:3])(prepared[0]), prepared[0]) == pytest.approx(2 / 3)
@@ -122,7 +123,7 @@ def test_cases_state_their_class(cases):
 
 
 def test_a_translation_without_units_predicts_the_target_relative_to_its_mean(cases):
-    task = get_task(get_task_spec("translation:from=t1w,to=t2w", BRAIN))
+    task = get_task(get_task_spec(Task.parse("translation:from=t1w,to=t2w"), BRAIN))
     prepared = task.prepare(cases)
     targets = [case.clean_CDHW[1] for case in prepared]
     assert [float(target.mean()) for target in targets] == pytest.approx([1.0] * 4, rel=1e-5)
@@ -135,7 +136,7 @@ def test_a_translation_without_units_predicts_the_target_relative_to_its_mean(ca
 
 @pytest.mark.parametrize("name", ["super_resolution", "denoising"])
 def test_a_restoration_restores_only_its_modalities(cases, name):
-    task = get_task(get_task_spec(f"{name}:modality=t1w", BRAIN))
+    task = get_task(get_task_spec(Task.parse(f"{name}:modality=t1w"), BRAIN))
     assert (task.restores, task.residual) == (("t1w",), True)
     case = replace(cases[0], input_CDHW=cases[0].clean_CDHW + torch.tensor([0.5, 9.0])[:, None, None, None])
     output = task.naive_baseline([])(case)
@@ -155,14 +156,14 @@ def test_a_restoration_restores_only_its_modalities(cases, name):
     ],
 )
 def test_panels_can_be_drawn(cases, text):
-    task = get_task(get_task_spec(text, BRAIN))
+    task = get_task(get_task_spec(Task.parse(text), BRAIN))
     case = task.prepare(cases)[0]
     shape = (1,) if task.classifies_cases else (task.classes or 1, *SHAPE)
     assert draw_panels(task.panels(torch.zeros(shape), case), "case").startswith(b"\x89PNG")
 
 
 def test_shuffled_targets_are_those_of_other_cases_and_inputs_stay(cases):
-    prepared = get_task(get_task_spec("classification:class=disease", BRAIN)).prepare(cases)
+    prepared = get_task(get_task_spec(Task.parse("classification:class=disease"), BRAIN)).prepare(cases)
     shuffled = shuffle_targets(prepared, seed=3)
     for case, other in zip(prepared, shuffled, strict=True):
         assert (other.case, other.group) == (case.case, case.group)

@@ -11,7 +11,7 @@ CPU = torch.device("cpu")
 
 
 def draw(cases, step=0, seed=1, batch_size=2, patch=None):
-    return draw_batch(cases, step=step, batch_size=batch_size, patch_shape_DHW=patch, seed=seed, device=CPU)
+    return draw_batch(cases, step=step, batch_size=batch_size, patch_shape_dhw=patch, seed=seed, device=CPU)
 
 
 def test_a_batch_depends_on_seed_and_step_alone(cases):

@@ -8,14 +8,14 @@ import pytest
 import torch
 
 from vfmalign.core.domain.errors import BadCheckpoint
-from vfmalign.core.domain.models import PreprocessingSpec
+from vfmalign.core.domain.models import Preprocessing
 from vfmalign.models.formats.bounded_construction import MAX_MODULES
 from vfmalign.models.formats.monai_bundle import encode_architecture_name
 from vfmalign.models.registry import ARCHITECTURES, get_architecture, list_architectures
 from vfmalign.models.weights import build_encoder, random_state
 from vfmalign.training.networks.heads import CaseClassifier, EncoderDecoder, SpecialisedClassifier, SpecialisedUNet
 
-INPUT = PreprocessingSpec(modalities=("t2w",), spacing_mm=None, shape_DHW=(32, 32, 32))
+INPUT = Preprocessing(modalities=("t2w",), spacing_mm=None, shape_dhw=(32, 32, 32))
 # Networks whose `pretrained` is True by default.
 DOWNLOADING = {
     "EfficientNetBN": ({"model_name": "efficientnet-b0", "spatial_dims": 3, "in_channels": 1}, "_conv_stem"),
@@ -63,7 +63,7 @@ def test_a_training_step(net) -> None:
     architecture = ARCHITECTURES["profound_conv_micro"]
     network = net(build_encoder(architecture, random_state(architecture, 0)).train())
     optimiser = torch.optim.AdamW(network.parameters())
-    network(torch.zeros(1, 3, *architecture.preprocessing.shape_DHW)).square().mean().backward()
+    network(torch.zeros(1, 3, *architecture.preprocessing.shape_dhw)).square().mean().backward()
     optimiser.step()
 
 

@@ -36,7 +36,7 @@ def test_the_validation_loss_falls(name, architecture, cases):
     for step in range(recipe.steps_per_epoch):
         set_learning_rate(optimiser, learning_rate_at(step, recipe))
         optimiser.zero_grad()
-        batch = draw_batch(cases, step=step, batch_size=recipe.batch_size, patch_shape_DHW=None, seed=1, device=CPU)
+        batch = draw_batch(cases, step=step, batch_size=recipe.batch_size, patch_shape_dhw=None, seed=1, device=CPU)
         learner.loss(batch, generator(1, "loss", step), learner.network).backward()
         optimiser.step()
     assert learner.validate(cases, lambda: None) < 0.9 * before

@@ -12,14 +12,14 @@ import torch
 from tests.prostate import SPECS
 from tests.unit.imaging.conftest import MemoryStore
 
-from vfmalign.core.domain.models import PreprocessingSpec
+from vfmalign.core.domain.models import Preprocessing
 from vfmalign.imaging.phantoms.dataset import synthesise_dataset
 from vfmalign.imaging.phantoms.rendering import PhantomSpec, SliceStack
 from vfmalign.training.data import draw_batch, load_cases
 from vfmalign.training.tasks import get_task
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "prostate_tasks.json").read_bytes())
-INPUT = PreprocessingSpec(modalities=("t2w", "dwi", "adc"), spacing_mm=(3.0, 2.0, 2.0), shape_DHW=(16, 32, 32))
+INPUT = Preprocessing(modalities=("t2w", "dwi", "adc"), spacing_mm=(3.0, 2.0, 2.0), shape_dhw=(16, 32, 32))
 SMALL = PhantomSpec(
     t2w=SliceStack((60, 60, 18), (1.2, 1.2, 3.0)),
     dwi=SliceStack((40, 40, 18), (2.0, 2.0, 3.0)),
@@ -54,7 +54,7 @@ def test_losses_scores_and_baselines_are_those_of_the_version_without_parameters
     draw = torch.Generator().manual_seed(5)
     losses = []
     for step in range(4):
-        batch = draw_batch(train, step=step, batch_size=3, patch_shape_DHW=patch, seed=7, device=CPU)
+        batch = draw_batch(train, step=step, batch_size=3, patch_shape_dhw=patch, seed=7, device=CPU)
         shape = (3, 1) if patch is None else (3, channels, *patch)
         losses.append(float(task.loss(torch.randn(shape, generator=draw), batch)))
     assert losses == pytest.approx(expected["losses"], rel=1e-5)

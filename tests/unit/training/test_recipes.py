@@ -25,7 +25,7 @@ def test_networks_of_a_task_share_their_budget(task, preset):
     recipes = {
         network: get_finetuning_recipe(network, task, preset) for network in ("pretrained", "scratch", "specialised")
     }
-    assert len({(r.epochs, r.steps_per_epoch, r.batch_size, r.patch_shape_DHW) for r in recipes.values()}) == 1
+    assert len({(r.epochs, r.steps_per_epoch, r.batch_size, r.patch_shape_dhw) for r in recipes.values()}) == 1
     assert recipes["pretrained"].layer_decay < 1
     assert recipes["scratch"].layer_decay == recipes["specialised"].layer_decay == 1
 

@@ -8,10 +8,10 @@ from vfmalign.analysis.checks.records import CheckAnalysis
 from vfmalign.analysis.checks.shift import is_saturated
 from vfmalign.client.messages.mmd import ExcludedMovement, LayerResult, TopChannels
 from vfmalign.client.recipes import MIN_SHARE
-from vfmalign.core.domain.documents import pluralise
 from vfmalign.core.domain.field_of_view import CAUTION_BELOW, count_cases, describe_cut, format_share
 from vfmalign.core.domain.patients import MIN_FOR_CLAIM, MIN_GROUPS, MIN_WITHOUT_CAUTION, describe_unseen_subgroup
 from vfmalign.core.domain.record import Record
+from vfmalign.core.formats.documents import pluralise
 
 
 class Caution(Record):

@@ -17,8 +17,9 @@ from vfmalign.client.messages.jobs import CurvePoint
 from vfmalign.client.messages.mmd import ComputeResponse
 from vfmalign.client.recipes import TrainingBudget
 from vfmalign.core.domain.field_of_view import CutStructure
-from vfmalign.core.domain.jobs import FigureRef, MetricSpec, Network
+from vfmalign.core.domain.jobs import MetricSpec, Network
 from vfmalign.core.domain.record import Record
+from vfmalign.core.domain.stored_objects import StoredFigure
 
 MEASURE_TITLES = {
     "cka": "CKA",
@@ -72,7 +73,7 @@ class NetworkResult(Record):
     """
 
     network: Network
-    job: str
+    job_id: str
     architecture: str
     parameters: int
     learning_rate: float
@@ -158,7 +159,7 @@ class CheckAnalysis(Record):
         settings: the request, and the digests of its inputs.
     """
 
-    check: str
+    check_id: str
     task: str
     held_out: bool
     phantom: bool
@@ -232,7 +233,7 @@ class RunRecord(Record):
     trained_by: dict[str, str] = Field(default_factory=dict)
     devices: dict[str, str]
     software: dict[str, str]
-    figures: dict[str, tuple[FigureRef, ...]]
+    figures: dict[str, tuple[StoredFigure, ...]]
 
 
 class CheckReport(Record):

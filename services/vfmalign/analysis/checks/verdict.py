@@ -17,10 +17,10 @@ from vfmalign.analysis.gains.equivalence import (
 from vfmalign.client.messages.checks import Gain, VerdictLabel
 from vfmalign.client.messages.common import Interval
 from vfmalign.client.recipes import MIN_SHARE, TrainingBudget
-from vfmalign.core.domain.documents import pluralise
 from vfmalign.core.domain.jobs import MetricSpec
 from vfmalign.core.domain.patients import MIN_FOR_CLAIM, MIN_GROUPS, describe_unseen_subgroup
 from vfmalign.core.domain.record import Record
+from vfmalign.core.formats.documents import pluralise
 
 _CLAIMS: frozenset[VerdictLabel] = frozenset({"gain", "harm", "equivalent"})
 

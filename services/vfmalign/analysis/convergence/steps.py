@@ -36,8 +36,8 @@ def measure_convergence(
     scores_T = _to_oriented_scores(curve, higher_is_better)
     best_index = int(np.argmax(scores_T))
     return Convergence(
-        best=curve[best_index].val_score,
-        start=curve[0].val_score,
+        best=curve[best_index].validation_score,
+        start=curve[0].validation_score,
         best_step=curve[best_index].step,
         steps=curve[-1].step,
         noise=rms_decrease(scores_T) if scores_T.size >= MIN_VALIDATIONS else None,
@@ -89,4 +89,4 @@ def _first_at_least(fit_T: Array, target: float, scale: float) -> int | None:
 def _to_oriented_scores(curve: Sequence[JobProgress], higher_is_better: bool) -> Array:
     """Validation scores [T], negated where lower is better."""
     sign = 1.0 if higher_is_better else -1.0
-    return np.array([sign * point.val_score for point in curve], dtype=np.float64)
+    return np.array([sign * point.validation_score for point in curve], dtype=np.float64)

@@ -16,8 +16,8 @@ from vfmalign.analysis.experiments.robustness import CommonBaselines
 from vfmalign.analysis.experiments.strata import DESIGN_LABELS, MIN_UNITS, SIGNIFICANCE_LEVEL, Design
 from vfmalign.client.formatting import format_correlation, format_p_value, to_sentence, to_text
 from vfmalign.client.messages.checks import VerdictLabel
-from vfmalign.core.domain.documents import pluralise
 from vfmalign.core.domain.record import Record
+from vfmalign.core.formats.documents import pluralise
 
 Outcome = Literal["supports", "contradicts", "mixed", "no_clear_relation", "cannot support or contradict"]
 
@@ -200,7 +200,7 @@ def _explain_flags(averages: Sequence[SeedAverage], claims: Sequence[Claim]) -> 
 def _describe_rest(averages: Sequence[SeedAverage]) -> str:
     """How few pairs are left, and whether two of them make a rank correlation of their own."""
     sizes = [*Counter(average.task for average in averages).values()]
-    sizes += Counter(average.model for average in averages).values()
+    sizes += Counter(average.model_id for average in averages).values()
     two = ", in some tasks or models only two, where ρ can only be +1 or \u22121" if 2 in sizes else ""
     return f"What is left: {pluralise(len(averages), 'pair')}{two}."
 
@@ -274,7 +274,7 @@ def _explain_baselines(baselines: CommonBaselines, claims: Sequence[Claim]) -> s
 def _explain_exchangeability(averages: Sequence[SeedAverage], claims: Sequence[Claim]) -> str:
     """The condition of the test across models, where models of one architecture may behave alike."""
     tested = any(claim.design == "within_task" and claim.test is not None for claim in claims)
-    architectures = {average.model: average.architecture.partition(":")[0] for average in averages}
+    architectures = {average.model_id: average.architecture.partition(":")[0] for average in averages}
     sizes = Counter(architectures.values())
     related = sum(size for size in sizes.values() if size > 1)
     if not tested or not related:
@@ -287,7 +287,7 @@ def _explain_exchangeability(averages: Sequence[SeedAverage], claims: Sequence[C
 
 
 def _explain_scope(outcome: Outcome, averages: Sequence[SeedAverage]) -> str:
-    models, tasks = {average.model for average in averages}, {average.task for average in averages}
+    models, tasks = {average.model_id for average in averages}, {average.task for average in averages}
     seeds = max((average.seeds for average in averages), default=0)
     scope = (
         f"All of it rests on {pluralise(len(models), 'model')}, {pluralise(len(tasks), 'task')} and "

@@ -59,7 +59,7 @@ class SeedAverage(Record):
         seeds_without_value: number of seeds that lack a number, by its name.
     """
 
-    model: str
+    model_id: str
     task: str
     architecture: str
     objective: Objective
@@ -93,7 +93,7 @@ def average_seeds(point: Point, level: float) -> SeedAverage:
     reasons = dict.fromkeys(c.steps_to_95.absent_reason for c in point.cells if c.steps_to_95.absent_reason)
     gain, difference, verdict = _average_gain(point, level)
     return SeedAverage(
-        model=point.model,
+        model_id=point.model_id,
         task=point.task,
         architecture=first.architecture,
         objective=first.objective,

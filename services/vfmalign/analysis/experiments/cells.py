@@ -52,7 +52,7 @@ class Cell(Record):
     """Results of one model, task and seed.
 
     Attributes:
-        check: id of the check.
+        check_id: the check.
         phantom: the cases are generated and do not come from patients.
         leakage_known: the model card lists the pretraining data.
         naive_baseline: description of the prediction without a network.
@@ -75,10 +75,10 @@ class Cell(Record):
         scores: main metric of the test cases, by network.
     """
 
-    model: str
+    model_id: str
     task: str
     seed: int
-    check: str
+    check_id: str
     architecture: str
     objective: Objective
     phantom: bool
@@ -111,10 +111,10 @@ class Cell(Record):
 class MissingCell(Record):
     """A cell without results, and the reason."""
 
-    model: str
+    model_id: str
     task: str
     seed: int
-    check: str
+    check_id: str
     reason: str
 
 
@@ -147,10 +147,10 @@ def make_cell(
     pretrained = result.network("pretrained")
     shift, layer = get_primary_shift(result), result.shift.primary_layer
     return Cell(
-        model=card.id,
+        model_id=card.id,
         task=task,
         seed=seed,
-        check=check,
+        check_id=check,
         architecture=card.architecture,
         objective=card.objective,
         phantom=result.phantom,

@@ -175,7 +175,7 @@ def _read_task(points: Sequence[Point], name: str, step: int) -> dict[str, tuple
         return next((sign * probe.validation_score for probe in cell.probes if probe.step == step), None)
 
     return {
-        point.model: (shift, score, gain)
+        point.model_id: (shift, score, gain)
         for point in points
         if point.task == name
         and (shift := point.mean(get_shift)) is not None

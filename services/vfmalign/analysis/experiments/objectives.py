@@ -70,7 +70,7 @@ class ObjectivePair(Record):
 
 def compare_objectives(points: Sequence[Point]) -> tuple[ObjectivePair, ...]:
     """Compares all pairs of models that share an architecture and differ in their objective."""
-    kinds = {point.model: (point.cells[0].architecture, point.cells[0].objective) for point in points}
+    kinds = {point.model_id: (point.cells[0].architecture, point.cells[0].objective) for point in points}
     return tuple(
         _compare_pair(points, masked, contrastive, architecture)
         for masked, (architecture, objective) in sorted(kinds.items())
@@ -81,7 +81,7 @@ def compare_objectives(points: Sequence[Point]) -> tuple[ObjectivePair, ...]:
 
 
 def _compare_pair(points: Sequence[Point], masked: str, contrastive: str, architecture: str) -> ObjectivePair:
-    by_key = {(point.model, point.task): point for point in points}
+    by_key = {(point.model_id, point.task): point for point in points}
     rows = []
     for task in list_tasks(points):
         minuend, subtrahend = by_key.get((masked, task)), by_key.get((contrastive, task))

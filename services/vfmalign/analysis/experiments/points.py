@@ -40,7 +40,7 @@ class Quantity:
 class Point:
     """The cells of one model and task, one for each seed, in order of seeds."""
 
-    model: str
+    model_id: str
     task: str
     cells: tuple[Cell, ...]
 
@@ -64,8 +64,8 @@ class Point:
 def make_points(cells: Iterable[Cell]) -> list[Point]:
     """Groups cells by model and task, sorted by task and model."""
     groups: dict[tuple[str, str], list[Cell]] = {}
-    for cell in sorted(cells, key=lambda cell: (cell.task, cell.model, cell.seed)):
-        groups.setdefault((cell.model, cell.task), []).append(cell)
+    for cell in sorted(cells, key=lambda cell: (cell.task, cell.model_id, cell.seed)):
+        groups.setdefault((cell.model_id, cell.task), []).append(cell)
     return [Point(model, task, tuple(group)) for (model, task), group in groups.items()]
 
 

@@ -26,8 +26,8 @@ from vfmalign.analysis.experiments.strata import (
     summarise_strata,
 )
 from vfmalign.client.formatting import format_correlation, format_p_value
-from vfmalign.core.domain.documents import pluralise
 from vfmalign.core.domain.record import Record
+from vfmalign.core.formats.documents import pluralise
 
 Array = npt.NDArray[np.float64]
 

@@ -46,7 +46,7 @@ class ExperimentReport(Record):
         missing: cells without results.
     """
 
-    experiment: str
+    experiment_id: str
     title: str
     seed: int
     level: float
@@ -89,7 +89,7 @@ def analyse_cells(
     averages = tuple(average_seeds(point, level) for point in points)
     baselines = count_baselines(cells)
     return ExperimentReport(
-        experiment=experiment,
+        experiment_id=experiment,
         title=title,
         seed=seed,
         level=level,
@@ -105,7 +105,7 @@ def analyse_cells(
         averages=averages,
         baselines=baselines,
         cells=tuple(cell for point in points for cell in point.cells),
-        missing=tuple(sorted(missing, key=lambda cell: (cell.task, cell.model, cell.seed))),
+        missing=tuple(sorted(missing, key=lambda cell: (cell.task, cell.model_id, cell.seed))),
     )
 
 

@@ -82,7 +82,7 @@ def use_common_baselines(cells: Sequence[Cell]) -> list[Cell]:
     """Recomputes the gains over one specialised network per task and seed: that of the first model, by name."""
     common: dict[tuple[str, int], tuple[CaseScore, ...]] = {}
     result = []
-    for cell in sorted(cells, key=lambda cell: (cell.task, cell.model, cell.seed)):
+    for cell in sorted(cells, key=lambda cell: (cell.task, cell.model_id, cell.seed)):
         baseline = common.setdefault((cell.task, cell.seed), cell.scores["specialised"])
         if baseline == cell.scores["specialised"]:
             result.append(cell)

@@ -27,7 +27,7 @@ class HasModelAndTask(Protocol):
     """Numbers of one model and task, such as a point or an average over seeds."""
 
     @property
-    def model(self) -> str:
+    def model_id(self) -> str:
         """Id of the model."""
 
     @property
@@ -75,7 +75,7 @@ def make_strata(points: Sequence[Point], design: Design, get_x: GetNumber, get_y
 
 def get_stratum_and_unit(numbers: HasModelAndTask, design: Design) -> tuple[str, str]:
     """Names of the stratum and, within it, of the unit that the numbers belong to."""
-    return (numbers.task, numbers.model) if design == "within_task" else (numbers.model, numbers.task)
+    return (numbers.task, numbers.model_id) if design == "within_task" else (numbers.model_id, numbers.task)
 
 
 def select_common_units(strata: Sequence[Stratum]) -> list[Stratum]:

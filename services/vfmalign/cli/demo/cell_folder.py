@@ -19,7 +19,7 @@ from vfmalign.cli.views.output import Output
 from vfmalign.core.domain.errors import BadOption, Conflict, VfmalignError
 from vfmalign.core.domain.models import ModelCard
 from vfmalign.core.domain.record import is_id
-from vfmalign.core.domain.untrusted import parse_json, read_regular_file
+from vfmalign.core.formats.untrusted import parse_json, read_regular_file
 from vfmalign.core.storage.keys import cell_key, model_card_key, weights_key
 from vfmalign.core.storage.store.object_store import ObjectStore
 
@@ -67,9 +67,9 @@ class CellFolder:
         for key in store.list("cells/"):
             data = store.get(key, max_bytes=MAX_CELL_BYTES)
             content = _read(data)
-            if content.get("cell") in saved or content["report"]["result"]["settings"]["dataset"] != self.dataset:
+            if content.get("cell") in saved or content["report"]["result"]["settings"]["dataset_id"] != self.dataset:
                 continue
-            _write(self.path / f"{content['check']}.json", data)
+            _write(self.path / f"{content['check_id']}.json", data)
 
     def restore_models(self, store: ObjectStore) -> frozenset[str]:
         """Publishes the models of the folder, unless they are published; returns their ids.

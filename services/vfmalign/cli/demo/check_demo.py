@@ -14,8 +14,8 @@ from pathlib import Path
 
 from rich.text import Text
 
-from vfmalign.cli.commands.api.checks import download_check_report, list_jobs_of_check
-from vfmalign.cli.commands.api.lifecycle import create_reports_folder
+from vfmalign.cli.commands.api.checks import list_jobs_of_check
+from vfmalign.cli.commands.api.lifecycle import create_reports_folder, download_report
 from vfmalign.cli.demo.steps import (
     REHEARSAL,
     PretrainingRun,
@@ -33,7 +33,6 @@ from vfmalign.cli.resources import CHECKS
 from vfmalign.cli.target import Target
 from vfmalign.cli.views.check_summary import summarise_check
 from vfmalign.cli.views.check_tables import show_check
-from vfmalign.cli.views.follow import View, follow_check
 from vfmalign.cli.views.output import Output
 from vfmalign.client.messages.checks import Check, CheckSpec
 from vfmalign.client.messages.jobs import Job, Recipe
@@ -194,7 +193,7 @@ def _run_steps(
         check = _run_check(target, plan, output)
     if check.result is None:
         raise to_error(plan.check, check, directory)
-    report = download_check_report(target, plan.check, check.result, reports)
+    report = download_report(target, CHECKS, plan.check, CHECKS.list_files(check), reports)
     return DemoResult(check, list_jobs_of_check(target, check), report)
 
 
@@ -208,8 +207,7 @@ def _run_check(target: Target, plan: DemoPlan, output: Output) -> Check:
         seeds=plan.seeds,
     )
     CHECKS.create(target, plan.check, spec)
-    with View(output) as view:
-        return target.run(lambda client: follow_check(client, plan.check, view))
+    return CHECKS.follow(target, plan.check, output)
 
 
 def _emit(result: DemoResult, stopwatch: Stopwatch, output: Output) -> None:

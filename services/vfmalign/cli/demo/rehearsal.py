@@ -33,7 +33,6 @@ from vfmalign.cli.local.stack import running_stack
 from vfmalign.cli.local.state_directory import StateDirectory
 from vfmalign.cli.resources import EXPERIMENTS
 from vfmalign.cli.target import Target
-from vfmalign.cli.views.follow import View, follow_experiment
 from vfmalign.cli.views.output import Output
 from vfmalign.client.messages.experiments import ExperimentSpec
 from vfmalign.client.messages.jobs import Recipe
@@ -229,8 +228,7 @@ def rehearse(
             with suppress(NotFound):
                 EXPERIMENTS.cancel(target, plan.superseded)  # its finished cells are not computed again
         EXPERIMENTS.create(target, plan.experiment, plan.spec())
-        with View(output) as view:
-            experiment = target.run(lambda client: follow_experiment(client, plan.experiment, view))
+        experiment = EXPERIMENTS.follow(target, plan.experiment, output)
     if experiment.state != "succeeded":
         raise to_error(plan.experiment, experiment, directory)
     output.note(f"the data are kept in {directory.path}; {directory.get_command('up')} starts the stack again", "dim")

@@ -16,7 +16,6 @@ from vfmalign.cli.extras import needs_extra
 from vfmalign.cli.local.state_directory import StateDirectory
 from vfmalign.cli.resources import JOBS
 from vfmalign.cli.target import Target
-from vfmalign.cli.views.follow import View, follow_job
 from vfmalign.cli.views.output import Output
 from vfmalign.cli.views.tables import new_table
 from vfmalign.client.messages.checks import Check
@@ -136,16 +135,11 @@ def pretrain(
     """
     jobs = [JOBS.create(target, model.job, model.to_spec()) for model in models]
     for model, created in zip(models, jobs, strict=True):
-        job = _follow(target, model.job, output) if created.end_time is None else created
+        job = JOBS.follow(target, model.job, output) if created.end_time is None else created
         if job.state != "succeeded":
             raise to_error(model.job, job, directory)
         if not output.brief:
             output.note(f"model {model.model} is published")
-
-
-def _follow(target: Target, job_id: str, output: Output) -> Job:
-    with View(output) as view:
-        return target.run(lambda client: follow_job(client, job_id, view))
 
 
 def to_error(subject: str, operation: Job | Check | Experiment, directory: StateDirectory | None) -> VfmalignError:

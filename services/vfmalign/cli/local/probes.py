@@ -19,7 +19,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from vfmalign.cli.local import s3_server
 from vfmalign.cli.target import Target
 from vfmalign.client import AsyncClient
-from vfmalign.client.messages.mmd import Kernel
+from vfmalign.client.messages.mmd import ComputeOptions, Kernel
 from vfmalign.core.domain.errors import DigestMismatch, NotFound, PreconditionFailed, Unavailable, VfmalignError
 from vfmalign.core.rpc.tls import TlsFiles, open_channel
 from vfmalign.core.runtime.settings import StoreSettings
@@ -76,8 +76,8 @@ def call(service: str, target: Target) -> str:
             return f"lists {len(models.models)} models and {len(models.architectures)} architectures"
         if service == "mmd":
             rows = np.eye(4, dtype=np.float32)
-            kernel = Kernel(bandwidth_rule="fixed", fixed_sigma=1.0)
-            response = await client.mmd.compute(rows, rows, pairing="paired", kernel=kernel, timeout_s=CALL_TIMEOUT_S)
+            options = ComputeOptions(pairing="paired", kernel=Kernel(fixed_sigma=1.0))
+            response = await client.mmd.compute(rows, rows, options, timeout_s=CALL_TIMEOUT_S)
             return f"computes on {response.cost.device}"
         await client.jobs.list(limit=1)
         await client.checks.list(limit=1)

@@ -6,11 +6,10 @@ import base64
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from vfmalign.cli.login.stored_login import LoginFile
 from vfmalign.client.settings import ClientSettings, Token
-from vfmalign.core.domain.untrusted import parse_json
+from vfmalign.core.formats.untrusted import parse_json
 from vfmalign.core.rpc.access.credentials import MAX_TOKEN_CHARACTERS, BearerToken
 
 LOGIN_REMEDY = "run `vfmalign login`, or set VFMALIGN_TOKEN_FILE to a file that holds an access token"
@@ -52,7 +51,7 @@ class Credential:
             return None
         return cls(file.get_access_token, f"login at {login.client.issuer}", "run `vfmalign login` again")
 
-    def read_claims(self) -> dict[str, Any] | None:
+    def read_claims(self) -> Mapping[str, object] | None:
         """Returns the claims of the token, which are not verified here; None where it is not a JWT.
 
         Raises:
@@ -62,9 +61,9 @@ class Credential:
         return None if bearer is None else _decode(bearer)
 
 
-def get_claim(claims: Mapping[str, Any], path: str) -> Any:
+def get_claim(claims: Mapping[str, object], path: str) -> object:
     """Returns a claim; dots lead into objects, as in `realm_access.roles`. None where it is absent."""
-    value: Any = claims.get(path)
+    value: object = claims.get(path)
     if value is None:
         value = claims
         for name in path.split("."):
@@ -72,7 +71,7 @@ def get_claim(claims: Mapping[str, Any], path: str) -> Any:
     return value
 
 
-def _decode(bearer: BearerToken) -> dict[str, Any] | None:
+def _decode(bearer: BearerToken) -> Mapping[str, object] | None:
     _, header = bearer.get_metadata()
     parts = header.removeprefix("Bearer ").split(".")
     if len(parts) != 3:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import TypeVar
 from urllib.parse import urlencode
 
 import urllib3
@@ -16,7 +16,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from vfmalign.core.domain.errors import BadOption, DeadlineExceeded, Unauthenticated, Unavailable
 from vfmalign.core.domain.record import Record
-from vfmalign.core.domain.untrusted import parse_json
+from vfmalign.core.formats.untrusted import parse_json
 from vfmalign.core.runtime.auth_settings import is_secure_url
 
 DEVICE_GRANT = "urn:ietf:params:oauth:grant-type:device_code"
@@ -162,7 +162,7 @@ class Provider:
             return False
         return self._post("revocation_endpoint", {"token": token})[0] == 200
 
-    def _post(self, endpoint: str, fields: Mapping[str, str]) -> tuple[int, dict[str, Any]]:
+    def _post(self, endpoint: str, fields: Mapping[str, str]) -> tuple[int, Mapping[str, object]]:
         url = self._metadata.get(endpoint)
         if not isinstance(url, str):
             raise BadOption(
@@ -174,7 +174,7 @@ class Provider:
         sent = {name: value for name, value in {**fields, "client_id": self._client.client_id}.items() if value}
         return self._request("POST", url, sent)
 
-    def _request(self, method: str, url: str, fields: dict[str, str] | None = None) -> tuple[int, dict[str, Any]]:
+    def _request(self, method: str, url: str, fields: dict[str, str] | None = None) -> tuple[int, Mapping[str, object]]:
         """Returns status and JSON body; the body is empty unless it is a JSON object."""
         try:
             with self._http.request(
@@ -210,7 +210,7 @@ def _require_encrypted(url: str) -> None:
         )
 
 
-def _get_error(body: Mapping[str, Any]) -> str:
+def _get_error(body: Mapping[str, object]) -> str:
     """Returns the error code of a response, which is safe to show (RFC 6749, section 5.2)."""
     code = body.get("error")
     return code if isinstance(code, str) and _ERROR_CODE.fullmatch(code) else "no reason given"
@@ -222,7 +222,7 @@ def _refused(code: str) -> Unauthenticated:
     )
 
 
-def _parse(model: type[_Model], body: Mapping[str, Any]) -> _Model:
+def _parse(model: type[_Model], body: Mapping[str, object]) -> _Model:
     try:
         return model.model_validate(body)
     except ValidationError as error:

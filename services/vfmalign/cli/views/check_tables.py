@@ -31,7 +31,7 @@ from vfmalign.client.messages.checks import Check, CheckResult
 from vfmalign.client.messages.common import Estimate
 from vfmalign.client.messages.jobs import Job
 from vfmalign.client.messages.mmd import ShiftResult
-from vfmalign.core.domain.documents import pluralise
+from vfmalign.core.formats.documents import pluralise
 
 _STAGE_NUMBERS = ("attempts", "seconds", "without waiting")
 _VERDICT_STYLES = {"gain": "bold green", "equivalent": "bold cyan", "harm": "bold red"}

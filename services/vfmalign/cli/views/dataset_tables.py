@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from rich.console import RenderableType
 from rich.text import Text
@@ -13,15 +12,14 @@ from vfmalign.client.formatting import ABSENT
 from vfmalign.client.messages.features import Dataset
 from vfmalign.core.domain.datasets import SPLITS
 from vfmalign.core.domain.declarations import CaseClass, LabelMap
-from vfmalign.core.domain.documents import pluralise
 from vfmalign.core.domain.field_of_view import CaseInside
+from vfmalign.core.formats.documents import pluralise
 
 _PHANTOM_NOTE = Text("Phantoms rehearse the procedure: no result on them is evidence.", style="yellow")
 
 
-def to_dataset_document(dataset: Dataset) -> dict[str, Any]:
+def to_dataset_document(dataset: Dataset) -> dict[str, object]:
     """Converts a dataset to the JSON document that commands print."""
-    sizes = {size.split: {"cases": size.cases, "patients": size.patients} for size in dataset.splits}
     strata: dict[str, dict[str, int]] = {}
     for stratum in dataset.strata:
         strata.setdefault(stratum.name, {})[stratum.value] = stratum.cases
@@ -30,7 +28,7 @@ def to_dataset_document(dataset: Dataset) -> dict[str, Any]:
         "digest": dataset.dataset_digest,
         "held_out": dataset.held_out,
         "phantom": dataset.phantom,
-        "splits": {split: sizes.get(split, {"cases": 0, "patients": 0}) for split in SPLITS},
+        "splits": _count_splits(dataset),
         "declaration": dataset.declaration.model_dump(mode="json"),
         "classes": {count.name: count.model_dump(exclude={"name"}) for count in dataset.classes},
         "numbers": {entry.name: entry.model_dump(exclude={"name"}) for entry in dataset.numbers},
@@ -39,7 +37,12 @@ def to_dataset_document(dataset: Dataset) -> dict[str, Any]:
     }
 
 
-def list_shares(cases: Sequence[CaseInside]) -> dict[str, Any]:
+def _count_splits(dataset: Dataset) -> dict[str, dict[str, int]]:
+    sizes = {size.split: {"cases": size.cases, "patients": size.patients} for size in dataset.splits}
+    return {split: sizes.get(split, {"cases": 0, "patients": 0}) for split in SPLITS}
+
+
+def list_shares(cases: Sequence[CaseInside]) -> dict[str, object]:
     """Shares of the structures in a model's field of view, by case and structure; nothing where no model is known."""
     return {"inside": {case.case: case.inside for case in cases}} if cases else {}
 
@@ -67,7 +70,7 @@ def show_dataset(dataset: Dataset, **facts: str) -> list[RenderableType]:
         "held out": "yes" if dataset.held_out else "no: the same case is in several splits",
     }
     rows = new_table("", "split", "cases", "patients", numbers=["cases", "patients"])
-    for split, counts in to_dataset_document(dataset)["splits"].items():
+    for split, counts in _count_splits(dataset).items():
         rows.add_row(split, str(counts["cases"]), str(counts["patients"]))
     tables: list[RenderableType] = [list_fields(f"Dataset {dataset.dataset_id}", facts), rows]
     if dataset.classes:

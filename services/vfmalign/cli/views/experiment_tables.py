@@ -23,9 +23,9 @@ from vfmalign.cli.views.tables import (
 from vfmalign.client.formatting import format_number, format_steps
 from vfmalign.client.messages.checks import CheckResult
 from vfmalign.client.messages.experiments import Experiment
-from vfmalign.core.domain.documents import pluralise
 from vfmalign.core.domain.jobs import MetricSpec
 from vfmalign.core.domain.patients import describe_unseen_subgroup
+from vfmalign.core.formats.documents import pluralise
 
 Results = Mapping[str, CheckResult]
 """Results of the checks that succeeded, by check id."""

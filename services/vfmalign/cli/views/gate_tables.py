@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from rich.console import RenderableType
 from rich.text import Text
@@ -44,7 +43,7 @@ def observe(result: CheckResult) -> dict[str, ObservedInterval]:
 
 def gate_to_json_dict(
     verdict: VerdictDecision | None, decisions: Sequence[Decision], cautions: Sequence[str]
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Returns the outcome of a gate as JSON values; `verdict` is null where any verdict is accepted."""
     return {
         "passed": passed([*_to_list(verdict), *decisions]),

@@ -13,7 +13,7 @@ from rich.segment import Segment
 from rich.text import Text
 
 from vfmalign.core.domain.errors import VfmalignError
-from vfmalign.core.domain.untrusted import to_printable
+from vfmalign.core.formats.untrusted import to_printable
 
 PIPE_WIDTH = 160
 """Columns if the output is not a terminal, where tables would otherwise be folded at 80."""
@@ -40,7 +40,7 @@ class Output:
         """Returns the process's stdout and stderr."""
         return cls(as_json, _console(stderr=False), _console(stderr=True), brief)
 
-    def emit(self, document: Any, *renderables: RenderableType) -> None:
+    def emit(self, document: object, *renderables: RenderableType) -> None:
         """Writes the result: `document` with `--json`, else `renderables`."""
         if self.as_json:
             text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
@@ -55,7 +55,7 @@ class Output:
         self.err.print(Text(to_printable(text), style=style) if isinstance(text, str) else text)
 
     def fail(
-        self, error: VfmalignError, document: Mapping[str, Any] | None = None, *renderables: RenderableType
+        self, error: VfmalignError, document: Mapping[str, object] | None = None, *renderables: RenderableType
     ) -> None:
         """Writes an error: a sentence of cause and one of remedy; with `--json` also as the document's `error`.
 
@@ -67,7 +67,7 @@ class Output:
         self.emit({**(document or {}), **_to_document(error)}, *renderables)
         self.explain(error)
 
-    def explain(self, error: VfmalignError) -> dict[str, Any]:
+    def explain(self, error: VfmalignError) -> dict[str, object]:
         """Writes an error to stderr; returns it as a field of the document."""
         subject = f"{error.subject}: " if error.subject else ""
         message = to_printable(f"{subject}{error.message}")
@@ -90,7 +90,7 @@ class _PrintableConsole(Console):
             yield Segment(text if control else to_printable(text), style, control)
 
 
-def _to_document(error: VfmalignError) -> dict[str, Any]:
+def _to_document(error: VfmalignError) -> dict[str, object]:
     fields = {"reason": error.reason, "subject": error.subject, "message": error.message, "remedy": error.remedy}
     return {"error": fields}
 

@@ -9,7 +9,7 @@ from vfmalign.cli.views.tables import list_absent_reasons, new_table, to_text
 from vfmalign.client.formatting import ABSENT, format_number, format_steps
 from vfmalign.client.messages.checks import CheckResult, SeedSummary, SeedVariation, StepsSummary, VarianceComponents
 from vfmalign.client.messages.common import Estimate
-from vfmalign.core.domain.documents import pluralise
+from vfmalign.core.formats.documents import pluralise
 
 
 def show_seeds(result: CheckResult) -> list[RenderableType]:

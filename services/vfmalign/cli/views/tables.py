@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from rich.console import JustifyMethod, RenderableType
 from rich.table import Table
@@ -18,8 +17,8 @@ from vfmalign.client.messages.experiments import Experiment, ExperimentCell
 from vfmalign.client.messages.features import Model
 from vfmalign.client.messages.jobs import Job
 from vfmalign.client.messages.mmd import LayerResult, ShiftResult
-from vfmalign.core.domain.documents import pluralise
 from vfmalign.core.domain.jobs import MetricSpec
+from vfmalign.core.formats.documents import pluralise
 
 DEGENERATE = "† degenerate interval: the test does not reject, and the coverage is unreliable."
 BELOW_ERROR_BOUND = "‡ below the error bound: MMD² is smaller than its rounding error."
@@ -78,7 +77,7 @@ def format_time(time: datetime) -> str:
     return f"{time.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
 
 
-def list_fields(title: str, pairs: Mapping[str, Any] | Sequence[tuple[str, Any]]) -> Table:
+def list_fields(title: str, pairs: Mapping[str, object] | Sequence[tuple[str, object]]) -> Table:
     """Returns a record as a table, one field per line."""
     table = new_table(title, "field", "value")
     table.show_header = False
@@ -187,7 +186,7 @@ def show_job(job: Job) -> list[RenderableType]:
     outcome = ("status", job.progress.detail or ABSENT)
     if job.failure is not None:  # it begins with the status
         outcome = ("failure", f"{job.failure.reason}: {job.failure.message}")
-    pairs: list[tuple[str, Any]] = [
+    pairs: list[tuple[str, object]] = [
         ("state", styled_state(job.state)),
         outcome,
         ("kind", job.spec.kind),
@@ -271,7 +270,8 @@ def show_model(model: Model) -> Table:
     datasets = ", ".join(f"{s.dataset_id} ({pluralise(s.group_count, 'patient')})" for s in model.pretraining)
     shape = " × ".join(map(str, model.preprocessing.shape_dhw))
     spacing = (
-        " × ".join(f"{edge:g}" for edge in model.preprocessing.spacing_mm) or f"of {model.preprocessing.reference}"
+        " × ".join(f"{edge:g}" for edge in model.preprocessing.spacing_mm or ())
+        or f"of {model.preprocessing.reference}"
     )
     return list_fields(
         f"Model {model.model_id}",

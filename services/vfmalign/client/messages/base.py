@@ -7,25 +7,26 @@ unspecified value as an absent field.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Annotated, Any, ClassVar, ParamSpec, Self, TypeVar
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, ClassVar, ParamSpec, Self, TypeVar, cast
 
-from google.protobuf.descriptor import EnumDescriptor, FieldDescriptor
+from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
 from google.protobuf.json_format import MessageToDict, Parse, ParseDict
 from google.protobuf.message import Message
-from pydantic import StringConstraints, ValidationError
+from pydantic import BeforeValidator, JsonValue, ValidationError, ValidationInfo
 
-from vfmalign.core.domain.declarations import OPTIONAL_VOLUME_PATTERN, VOLUME_PATTERN
-from vfmalign.core.domain.documents import to_json_dict
 from vfmalign.core.domain.errors import BadOption, Internal
-from vfmalign.core.domain.record import ID_PATTERN, SHA256_PATTERN, Record
+from vfmalign.core.domain.record import FORMATS, Record
+from vfmalign.core.formats.bounds import get_bounds
+from vfmalign.core.formats.documents import to_json_dict
+from vfmalign.v1.bounds_pb2 import Bounds
 
-Convert = Callable[[EnumDescriptor, Any], Any]
+Convert = Callable[[EnumDescriptor, str | int], str | None]
 P = ParamSpec("P")
 M = TypeVar("M", bound="ApiMessage")
 
-FOR_PROTO = "proto"
-"""Context of a serialisation to protobuf, for records whose stored form is another one."""
+VIA_PROTO = "proto"
+"""Context of a conversion from or to protobuf, for what a record holds in another form."""
 _LIMITS = {
     "greater_than": ("gt", "above"),
     "greater_than_equal": ("ge", "of at least"),
@@ -34,15 +35,12 @@ _LIMITS = {
 }
 """The key of the limit and how a value compares with it, by pydantic's name of the error."""
 
-OPTIONAL_SHA256_PATTERN = r"^([0-9a-f]{64})?$"
-OptionalSha256 = Annotated[str, StringConstraints(pattern=OPTIONAL_SHA256_PATTERN)]
-"""A digest, or empty where any is accepted."""
-
 
 class ApiMessage(Record):
     """A message of the API. Subclasses set `PROTO` and declare one field per field of the message."""
 
     PROTO: ClassVar[type[Message]]
+    __test__: ClassVar[bool] = False  # pytest would collect `TestOptions` by its name
     OMITTED: ClassVar[frozenset[str]] = frozenset()
     """Fields that the record leaves out because they hold tensors, which must not take the detour through JSON."""
 
@@ -60,11 +58,16 @@ class ApiMessage(Record):
         if cls.OMITTED:
             message = _without(message, cls.OMITTED)
         content = MessageToDict(message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
-        _map_enums(message.DESCRIPTOR, content, _to_label)
+        _map_enums(cast(Descriptor, message.DESCRIPTOR), content, _to_label)
         try:
-            return cls.model_validate(content)
+            return cls.model_validate(content, context=VIA_PROTO)
         except ValidationError as error:
             raise to_bad_option(error, field) from error
+
+    @classmethod
+    def get_bounds(cls, field: str) -> Bounds:
+        """Returns the bound of a field, as the proto states it."""
+        return get_bounds(cls.PROTO.DESCRIPTOR.fields_by_name[field])
 
     @classmethod
     def from_response(cls, message: Message) -> Self:
@@ -102,13 +105,22 @@ class ApiMessage(Record):
 
     def to_proto(self) -> Any:
         """Converts to an instance of `PROTO`."""
-        content = self.model_dump(mode="json", exclude_none=True, context=FOR_PROTO)
-        _map_enums(self.PROTO.DESCRIPTOR, content, _to_name)
+        content = self.model_dump(mode="json", exclude_none=True, context=VIA_PROTO)
+        _map_enums(cast(Descriptor, self.PROTO.DESCRIPTOR), content, _to_name)
         return ParseDict(content, self.PROTO())
 
-    def to_json_dict(self) -> dict[str, Any]:
+    def to_json_dict(self) -> dict[str, JsonValue]:
         """Converts to JSON values as the API defines them: every field, and the proto's names of enum values."""
         return to_json_dict(self.to_proto())
+
+
+def unset_means(default: object) -> BeforeValidator:
+    """Replaces what protobuf sends for a field that is not set, 0 or an empty list, by what the API says it means."""
+
+    def replace(value: object, info: ValidationInfo) -> object:
+        return default if info.context == VIA_PROTO and value in (0, []) else value
+
+    return BeforeValidator(replace)
 
 
 def to_bad_option(error: ValidationError, field: str = "", names: Mapping[str, str] | None = None) -> BadOption:
@@ -127,7 +139,7 @@ def to_bad_option(error: ValidationError, field: str = "", names: Mapping[str, s
     return BadOption(message, field=path, remedy=remedy)
 
 
-def _describe_problem(kind: str, message: str, context: dict[str, Any]) -> tuple[str, str]:
+def _describe_problem(kind: str, message: str, context: Mapping[str, object]) -> tuple[str, str]:
     """The sentence and the remedy of one of pydantic's errors."""
     if kind in _LIMITS:
         name, comparison = _LIMITS[kind]
@@ -139,13 +151,10 @@ def _describe_problem(kind: str, message: str, context: dict[str, Any]) -> tuple
     if kind == "literal_error":
         return "unknown value", f"choose {context['expected']}"
     if kind == "string_pattern_mismatch":
-        if context["pattern"] == ID_PATTERN:
-            return "not a valid id", "use lower-case letters, digits, `_`, `.` and `-`, at most 128 characters"
-        if context["pattern"] in {VOLUME_PATTERN, OPTIONAL_VOLUME_PATTERN}:
-            return "not a valid id", "use a lower-case letter, then at most 31 lower-case letters, digits and `_`"
-        if context["pattern"] in {SHA256_PATTERN, OPTIONAL_SHA256_PATTERN}:
-            return "not a SHA-256 digest", "give 64 lower-case hexadecimal digits"
-        return "not an id or digest of the expected form", ""
+        for text_format in FORMATS:
+            if context["pattern"] in {text_format.pattern, text_format.optional_pattern}:
+                return text_format.problem, text_format.remedy
+        return "not a name of the expected form", ""
     if kind == "path_not_file":
         return "there is no such file", "give the path of a file that exists"
     return message, str(context.get("remedy", ""))
@@ -153,14 +162,13 @@ def _describe_problem(kind: str, message: str, context: dict[str, Any]) -> tuple
 
 def enum_labels(enum: EnumDescriptor) -> tuple[str, ...]:
     """Labels of an enum's values in the order of the proto, without the unspecified one."""
-    return tuple(_to_label(enum, value.name) for value in enum.values if value.number != 0)
+    return tuple(label for value in enum.values if (label := _to_label(enum, value.name)) is not None)
 
 
 def get_enum_label(enum: EnumDescriptor, number: int) -> str | None:
     """Label of a value's number: None where unspecified, `unknown` where this version does not have the value."""
     value = enum.values_by_number.get(number)
-    label: str | None = _to_label(enum, value.name if value is not None else None)
-    return label
+    return _to_label(enum, number if value is None else value.name)
 
 
 def _without(message: Message, names: frozenset[str]) -> Message:
@@ -178,37 +186,39 @@ def _without(message: Message, names: frozenset[str]) -> Message:
     return result
 
 
-def _map_enums(descriptor: Any, content: dict[str, Any], convert: Convert) -> None:
+def _map_enums(descriptor: Descriptor, content: dict[str, Any], convert: Convert) -> None:
     """Replaces every enum value within a message's JSON; values that convert to None are removed."""
     for field in descriptor.fields:
         if field.name not in content:
             continue
-        if field.type == FieldDescriptor.TYPE_ENUM:
-            _map_enum_field(field, content, convert)
-        elif field.type == FieldDescriptor.TYPE_MESSAGE:
-            _map_message_field(field, content[field.name], convert)
+        if field.enum_type is not None:
+            _map_enum_field(field, field.enum_type, content, convert)
+        elif field.message_type is not None:
+            _map_message_field(field, field.message_type, content[field.name], convert)
 
 
-def _map_enum_field(field: Any, content: dict[str, Any], convert: Convert) -> None:
+def _map_enum_field(field: FieldDescriptor, enum: EnumDescriptor, content: dict[str, Any], convert: Convert) -> None:
     if field.is_repeated:
-        content[field.name] = [convert(field.enum_type, value) for value in content[field.name]]
-    elif (value := convert(field.enum_type, content[field.name])) is None:
+        content[field.name] = [convert(enum, value) for value in content[field.name]]
+    elif (value := convert(enum, content[field.name])) is None:
         del content[field.name]
     else:
         content[field.name] = value
 
 
-def _map_message_field(field: Any, content: Any, convert: Convert) -> None:
-    nested = field.message_type
+def _map_message_field(field: FieldDescriptor, nested: Descriptor, content: Any, convert: Convert) -> None:
     if nested.GetOptions().map_entry:  # a JSON object whose keys are no field names
-        values = nested.fields_by_name["value"]
-        items = list(content.values()) if values.type == FieldDescriptor.TYPE_MESSAGE else []
-        nested = values.message_type
+        value = nested.fields_by_name["value"].message_type
+        if value is not None:
+            _map_message_list(value, content.values(), convert)
     else:
-        items = content if field.is_repeated else [content]
+        _map_message_list(nested, content if field.is_repeated else [content], convert)
+
+
+def _map_message_list(message: Descriptor, items: Iterable[object], convert: Convert) -> None:
     for item in items:
         if isinstance(item, dict):  # timestamps are strings
-            _map_enums(nested, item, convert)
+            _map_enums(message, item, convert)
 
 
 def _prefix(enum: EnumDescriptor) -> str:
@@ -216,7 +226,7 @@ def _prefix(enum: EnumDescriptor) -> str:
     return str(enum.values_by_number[0].name).removesuffix("UNSPECIFIED")
 
 
-def _to_label(enum: EnumDescriptor, name: Any) -> Any:
+def _to_label(enum: EnumDescriptor, name: str | int) -> str | None:
     """The label of a value's name; None where unspecified. A number is a value unknown to this version."""
     if not isinstance(name, str):
         return "unknown"
@@ -224,5 +234,5 @@ def _to_label(enum: EnumDescriptor, name: Any) -> Any:
     return None if label == "unspecified" else label
 
 
-def _to_name(enum: EnumDescriptor, label: Any) -> str:
+def _to_name(enum: EnumDescriptor, label: str | int) -> str:
     return _prefix(enum) + str(label).upper()

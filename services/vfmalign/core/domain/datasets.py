@@ -17,7 +17,9 @@ from vfmalign.core.domain.declarations import (
     VolumeKind,
     get_declaration,
 )
-from vfmalign.core.domain.record import Id, Key, Record, Sha256, canonical_json
+from vfmalign.core.domain.errors import Conflict
+from vfmalign.core.domain.record import Id, Record, canonical_json
+from vfmalign.core.domain.stored_objects import StoredObject
 
 Split = Literal["pretrain", "train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("pretrain", "train", "val", "test")
@@ -44,13 +46,6 @@ StratumValue = Annotated[
 """Value of an acquisition stratum: free text of the user."""
 Number = Annotated[float, Field(ge=-1e15, le=1e15, allow_inf_nan=False)]
 """Number of a case. The bound leaves whole numbers exact and squares finite."""
-
-
-class StoredObject(Record):
-    """Key and digest of a stored object, such as a volume or an encoder's weights."""
-
-    key: Key
-    sha256: Sha256
 
 
 class Case(Record):
@@ -138,3 +133,22 @@ class DatasetManifest(Record):
                 if not case[name]:
                     del case[name]
         return hashlib.sha256(canonical_json(content)).hexdigest()
+
+    def check_is_stored(self, digest: str, show_command: str = "") -> None:
+        """Checks that the dataset that is stored under this id is this one.
+
+        Args:
+            digest: of the stored dataset.
+            show_command: shows the stored dataset; `vfmalign dataset show` without it.
+
+        Raises:
+            Conflict: it has different content.
+        """
+        if digest != self.digest():
+            raise Conflict(
+                "the dataset exists with different content",
+                subject=f"dataset {self.id}",
+                remedy=f"choose another dataset id, or see the stored one with "
+                f"{show_command or f'`vfmalign dataset show {self.id}`'}; the same id is accepted for equal cases, "
+                "splits and declaration",
+            )

@@ -9,8 +9,8 @@ from pydantic import Field
 
 from vfmalign.core.domain.datasets import Split
 from vfmalign.core.domain.declarations import VolumeKind
-from vfmalign.core.domain.documents import pluralise
 from vfmalign.core.domain.record import Id, Record
+from vfmalign.core.formats.documents import pluralise
 
 CAUTION_BELOW = 0.98
 """Share inside below which a structure counts as cut."""

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, FiniteFloat
+from pydantic import BeforeValidator, Field, FiniteFloat
 
 from vfmalign.core.domain.field_of_view import CaseInside
 from vfmalign.core.domain.modality_map import ModalityMap
 from vfmalign.core.domain.models import Objective
 from vfmalign.core.domain.record import Id, Record, Sha256
+from vfmalign.core.domain.stored_objects import StoredFigure
+from vfmalign.core.domain.task_text import Task
+from vfmalign.core.formats.bounds import get_range
+from vfmalign.v1.finetuning_pb2 import JobSpec, Recipe
 
+JobKind = Literal["pretrain", "finetune"]
 Network = Literal["pretrained", "scratch", "specialised"]
 
 
 class TrainingRecipe(Record):
-    """Settings of a training. `core.domain.recipes` holds the defaults; requests can override every field.
+    """Settings of a training: the fields of the API's `Recipe`, each with a value. `recipes` holds the presets.
 
     Attributes:
         epochs: number of epochs; validation runs at step 0 and after each.
@@ -25,20 +30,20 @@ class TrainingRecipe(Record):
         layer_decay: factor per stage towards the input; 1.0 for none.
         encoder_rate: share of the rate that the whole encoder gets; the head gets all of it.
         warmup_fraction: share of all steps spent warming up.
-        patch_shape_DHW: size of random training patches; None trains on whole volumes.
+        patch_shape_dhw: size of random training patches; None trains on whole volumes.
         probe_steps: steps after which the current encoder is published (`recipes.check_probe_steps`).
     """
 
-    epochs: int = Field(ge=1, le=10_000)
-    steps_per_epoch: int = Field(ge=1, le=100_000)
-    batch_size: int = Field(ge=1, le=1024)
-    learning_rate: float = Field(ge=0.0, le=10.0)
-    weight_decay: float = Field(default=0.05, ge=0.0, le=10.0)
-    layer_decay: float = Field(default=1.0, gt=0.0, le=1.0)
-    encoder_rate: float = Field(default=1.0, ge=0.0, le=1.0)
-    warmup_fraction: float = Field(default=0.1, ge=0.0, le=1.0)
+    epochs: Annotated[int, get_range(Recipe, "epochs")]
+    steps_per_epoch: Annotated[int, get_range(Recipe, "steps_per_epoch")]
+    batch_size: Annotated[int, get_range(Recipe, "batch_size")]
+    learning_rate: Annotated[float, get_range(Recipe, "learning_rate")]
+    weight_decay: Annotated[float, get_range(Recipe, "weight_decay")] = 0.05
+    layer_decay: Annotated[float, get_range(Recipe, "layer_decay")] = 1.0
+    encoder_rate: Annotated[float, get_range(Recipe, "encoder_rate")] = 1.0
+    warmup_fraction: Annotated[float, get_range(Recipe, "warmup_fraction")] = 0.1
     gradient_clip: float = Field(default=1.0, gt=0.0)
-    patch_shape_DHW: tuple[int, int, int] | None = None
+    patch_shape_dhw: tuple[int, int, int] | None = None
     probe_steps: tuple[int, ...] = ()
 
     @property
@@ -50,28 +55,32 @@ class TrainingRecipe(Record):
 class TrainingSpec(Record):
     """`jobs/<id>/spec.json`: everything that a training process needs, except the store's credentials.
 
+    It is the API's `JobSpec` with the job's id, and with a value for everything that a request may leave open.
+
     Attributes:
         kind: `pretrain` trains a fresh encoder by `objective`; `finetune` trains a head and an encoder on `task`.
-        network: `pretrained` starts from `model`; `scratch` is the same architecture with random weights;
+        network: `pretrained` starts from the model; `scratch` is the same architecture with random weights;
             `specialised` is the task's own network: a UNet, or a DenseNet for classification.
+        model_id: empty for a training that neither starts from a model nor shares the input of one.
+        task: None for pretraining.
         publish_as: model id under which the encoder is published; empty for `specialised`.
         modality_map: inputs of the model by the modality of the dataset that feeds them.
         shuffled_labels: whether targets are permuted between the training cases, and between the validation cases.
         allow_cut_organs: whether the field of view may hold less than `field_of_view.REFUSE_BELOW` of a structure.
     """
 
-    id: Id
-    kind: Literal["pretrain", "finetune"]
-    dataset: Id
+    job_id: Id
+    kind: JobKind
+    dataset_id: Id
     dataset_digest: Sha256
     architecture: str
     network: Network = "pretrained"
     objective: Objective = "supervised"
-    model: str = ""
+    model_id: str = ""
     model_sha256: str = ""
-    task: str = ""
+    task: Annotated[Task | None, BeforeValidator(lambda task: task or None)] = None
     recipe: TrainingRecipe
-    seed: int = Field(ge=0, lt=2**63)
+    seed: Annotated[int, get_range(JobSpec, "seed")]
     publish_as: str = ""
     modality_map: ModalityMap = Field(default_factory=dict)
     # Left out where it has its default, so that specs of earlier versions keep their digests.
@@ -80,11 +89,11 @@ class TrainingSpec(Record):
 
 
 class JobProgress(Record):
-    """`jobs/<id>/progress/<epoch>.json`: one point of the learning curve; epoch 0 is before training.
+    """`jobs/<id>/progress/<epoch>.json`: the API's `CurvePoint` with the totals; epoch 0 is before training.
 
     Attributes:
-        val_score: the task's primary metric on `val`; the validation loss for pretraining.
-        elapsed_s: training time so far over all attempts, in seconds.
+        validation_score: the task's primary metric on `val`; the validation loss for pretraining.
+        elapsed_seconds: training time so far over all attempts, in seconds.
     """
 
     epoch: int
@@ -92,8 +101,8 @@ class JobProgress(Record):
     step: int
     steps: int
     train_loss: float | None
-    val_score: float
-    elapsed_s: float
+    validation_score: float
+    elapsed_seconds: float
 
 
 _METRIC_SPELLINGS = {"dice": "Dice", "psnr": "PSNR", "ssim": "SSIM", "auroc": "AUROC", "hd95": "HD95"}
@@ -141,25 +150,17 @@ class CaseScore(Record):
     positive: bool | None = None
 
 
-class FigureRef(Record):
-    """A figure below `jobs/<id>/figures/`."""
-
-    key: str
-    sha256: Sha256
-    caption: str
-
-
 class ProbeModel(Record):
     """The encoder after one step of its training, published under its own id (`probe_id`).
 
     Attributes:
-        val_score: validation score at that step, from the learning curve.
+        validation_score: validation score at that step, from the learning curve.
     """
 
     step: int
-    model: Id
+    model_id: Id
     sha256: Sha256
-    val_score: float
+    validation_score: float
 
 
 class JobResult(Record):
@@ -181,7 +182,7 @@ class JobResult(Record):
         processor_seconds: processor time of the process that finished the job, without those of earlier attempts.
     """
 
-    job: Id
+    job_id: Id
     metrics: tuple[MetricSpec, ...]
     primary_metric: str
     curve: tuple[JobProgress, ...]
@@ -197,7 +198,7 @@ class JobResult(Record):
     train_labels: dict[Id, bool] = Field(default_factory=dict)
     inside: tuple[CaseInside, ...] = Field(default=(), exclude_if=lambda cases: not cases)
     parameters: int
-    figures: tuple[FigureRef, ...] = ()
+    figures: tuple[StoredFigure, ...] = ()
     device: str
     stage_seconds: dict[str, float]
     processor_seconds: float

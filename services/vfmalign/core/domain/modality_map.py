@@ -10,7 +10,7 @@ from pydantic_core import PydanticCustomError
 
 from vfmalign.core.domain.declarations import DatasetDeclaration, Modality
 from vfmalign.core.domain.errors import BadOption
-from vfmalign.core.domain.models import PreprocessingSpec
+from vfmalign.core.domain.models import Preprocessing
 
 FIELD = "modality_map"
 
@@ -34,7 +34,7 @@ Records leave an empty map out, so that those of earlier versions keep their dig
 """
 
 
-def map_modalities(preprocessing: PreprocessingSpec, modality_map: Mapping[Modality, Modality]) -> PreprocessingSpec:
+def map_modalities(preprocessing: Preprocessing, modality_map: Mapping[Modality, Modality]) -> Preprocessing:
     """Returns a model's preprocessing with its inputs named as the dataset's modalities.
 
     Everything that reads cases uses this one: the volumes to load, the channels that a task restores, and the id of a
@@ -51,18 +51,16 @@ def map_modalities(preprocessing: PreprocessingSpec, modality_map: Mapping[Modal
     modalities = tuple(names.get(model_input, model_input) for model_input in preprocessing.modalities)
     seen = preprocessing.reference in preprocessing.modalities
     reference = modalities[preprocessing.modalities.index(preprocessing.reference)] if seen else modalities[0]
-    mapped = preprocessing.model_copy(update={"modalities": modalities, "reference_modality": ""})
-    # Named only where it is not the default, so that an identical input has one id.
-    return mapped if mapped.reference == reference else mapped.model_copy(update={"reference_modality": reference})
+    return preprocessing.model_copy(update={"modalities": modalities, "reference": reference})
 
 
 def resolve_input(
     model: str,
-    preprocessing: PreprocessingSpec,
+    preprocessing: Preprocessing,
     modality_map: Mapping[Modality, Modality],
     declaration: DatasetDeclaration,
     field: str = FIELD,
-) -> PreprocessingSpec:
+) -> Preprocessing:
     """Applies a map to a model's preprocessing, and checks that the dataset has every input.
 
     Args:
@@ -124,7 +122,7 @@ def check_mapped_modalities(
 
 def _check_names(
     model: str,
-    preprocessing: PreprocessingSpec,
+    preprocessing: Preprocessing,
     modality_map: Mapping[Modality, Modality],
     declaration: DatasetDeclaration,
     field: str,
@@ -139,7 +137,7 @@ def _check_names(
             )
 
 
-def _suggest_map(missing: list[Modality], mapped: PreprocessingSpec, declaration: DatasetDeclaration) -> str:
+def _suggest_map(missing: list[Modality], mapped: Preprocessing, declaration: DatasetDeclaration) -> str:
     unused = [modality for modality in declaration.modalities if modality not in mapped.modalities]
     if len(unused) < len(missing):
         return f"choose a model that takes {', '.join(declaration.modalities)}, or a dataset with more modalities"

@@ -7,9 +7,10 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
-from vfmalign.core.domain.datasets import MAX_CASES, StoredObject
+from vfmalign.core.domain.datasets import MAX_CASES
 from vfmalign.core.domain.declarations import MAX_MODALITIES, Modality
 from vfmalign.core.domain.record import Id, OptionalId, Record, Sha256
+from vfmalign.core.domain.stored_objects import StoredObject
 
 Objective = Literal["masked_reconstruction", "contrastive", "supervised", "random", "unknown"]
 
@@ -31,52 +32,55 @@ LayerName = Annotated[str, StringConstraints(min_length=1, max_length=128, patte
 """Name of a layer, such as the path of a module: `encoder.blocks.3`. It names tensors in files, and is shown."""
 
 
-class PreprocessingSpec(Record):
-    """Input that an encoder expects.
+class Preprocessing(Record):
+    """Input that an encoder expects. It is the API's message as well, of which empty fields have their defaults.
 
     Attributes:
         modalities: in channel order, each once.
         spacing_mm: target spacing along D, H, W; None keeps the reference's own.
-        shape_DHW: size after centre crop and zero padding, in voxels; at most `MAX_INPUT_VALUES` over all modalities.
+        shape_dhw: size after centre crop and zero padding, in voxels; at most `MAX_INPUT_VALUES` over all modalities.
         normalisation: `zscore_nonzero` is the z-score of each channel by mean and SD of the non-zero voxels and leaves
             zeros unchanged; `zscore_gland` uses those inside the gland mask, which every study must then have;
             `quantile_range` scales each channel so that two quantiles of its voxels become 0 and 1, and clips it.
-        quantiles: lower and upper quantile of `quantile_range`.
-        reference_modality: see `reference`; empty for the default.
+        quantiles: lower and upper quantile of `quantile_range`; None for other normalisations.
+        reference: the modality whose volume defines the grid of a study: directions, centre and field of view. The
+            default is `t2w` for models that read only `t2w`, `dwi` and `adc`, even if they do not read `t2w` itself,
+            because diffusion volumes are coarser. For other models it is the first modality of the input.
     """
 
     modalities: tuple[Modality, ...] = Field(min_length=1, max_length=MAX_MODALITIES)
-    spacing_mm: tuple[Spacing, Spacing, Spacing] | None
-    shape_DHW: tuple[Side, Side, Side]
+    spacing_mm: tuple[Spacing, Spacing, Spacing] | None = None
+    shape_dhw: tuple[Side, Side, Side]
     normalisation: Normalisation = "zscore_nonzero"
-    # Left out where they have their defaults, so that records of earlier versions keep their digests.
-    quantiles: tuple[Quantile, Quantile] = Field(default=QUANTILES, exclude_if=lambda value: value == QUANTILES)
-    reference_modality: Modality | Literal[""] = Field(default="", exclude_if=lambda value: not value)
+    quantiles: tuple[Quantile, Quantile] | None = Field(
+        default_factory=lambda content: QUANTILES if content["normalisation"] == "quantile_range" else None
+    )
+    reference: Modality = Field(default_factory=lambda content: _get_default_reference(content["modalities"]))
+
+    @model_validator(mode="before")
+    @classmethod
+    def _leave_out_empty_fields(cls, content: object) -> object:
+        return {name: value for name, value in content.items() if value} if isinstance(content, dict) else content
 
     @model_validator(mode="after")
     def _check_content(self) -> Self:
         if len(set(self.modalities)) != len(self.modalities):
             raise ValueError("a modality is named twice")
-        if self.quantiles[0] >= self.quantiles[1]:
+        if (self.quantiles is None) == (self.normalisation == "quantile_range"):
+            raise ValueError("quantiles belong to the normalisation quantile_range")
+        if self.quantiles is not None and self.quantiles[0] >= self.quantiles[1]:
             raise ValueError("the lower quantile is not below the upper one")
-        if len(self.modalities) * math.prod(self.shape_DHW) > MAX_INPUT_VALUES:
+        if len(self.modalities) * math.prod(self.shape_dhw) > MAX_INPUT_VALUES:
             raise ValueError(f"the input has more than {MAX_INPUT_VALUES} values")
         return self
 
-    @property
-    def reference(self) -> Modality:
-        """The modality whose volume defines the grid of a study: directions, centre and field of view.
 
-        The default is `t2w` for models that read only `t2w`, `dwi` and `adc`, even if they do not read `t2w` itself,
-        because diffusion volumes are coarser. For other models it is the first modality of the input.
-        """
-        if self.reference_modality:
-            return self.reference_modality
-        return "t2w" if _MODALITIES_ON_T2W_GRID.issuperset(self.modalities) else self.modalities[0]
+def _get_default_reference(modalities: tuple[Modality, ...]) -> Modality:
+    return "t2w" if _MODALITIES_ON_T2W_GRID.issuperset(modalities) else modalities[0]
 
 
-class LayerSpec(Record):
-    """A layer whose features can be extracted, and its number of channels."""
+class Layer(Record):
+    """A layer whose features can be extracted, and its number of channels. It is the API's message as well."""
 
     name: LayerName
     channels: int = Field(ge=1, le=MAX_LAYER_CHANNELS)
@@ -85,7 +89,7 @@ class LayerSpec(Record):
 class PretrainingDataset(Record):
     """A dataset that a model was pretrained on, with what is needed to detect leakage into a test split."""
 
-    dataset: Id
+    dataset_id: Id
     dataset_digest: Sha256
     volume_sha256: tuple[Sha256, ...] = Field(max_length=MAX_CASES * MAX_MODALITIES)
     groups: tuple[Id, ...] = Field(max_length=MAX_CASES)
@@ -100,7 +104,7 @@ class ModelCard(Record):
         primary_layer: the layer declared in advance for a check's main number.
         pretraining: datasets that the model was pretrained on; empty where unknown, so that leakage cannot be
             excluded, which the report states.
-        parent: id of the model this one was fine-tuned from; empty for a pretrained one.
+        parent_model_id: the model this one was fine-tuned from; empty for a pretrained one.
         source: origin and licence of the weights; free text without patient data.
     """
 
@@ -108,9 +112,9 @@ class ModelCard(Record):
     architecture: str = Field(min_length=1, max_length=2**14)
     objective: Objective
     checkpoint: StoredObject
-    preprocessing: PreprocessingSpec
-    layers: tuple[LayerSpec, ...] = Field(max_length=MAX_LAYERS)
+    preprocessing: Preprocessing
+    layers: tuple[Layer, ...] = Field(max_length=MAX_LAYERS)
     primary_layer: LayerName
     pretraining: tuple[PretrainingDataset, ...] = Field(default=(), max_length=64)
-    parent: OptionalId = ""
+    parent_model_id: OptionalId = ""
     source: str = Field(default="", max_length=4096)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vfmalign.core.domain.documents import pluralise
+from vfmalign.core.formats.documents import pluralise
 
 MIN_GROUPS = 8
 """Patients below which no interval, p-value or verdict is given."""

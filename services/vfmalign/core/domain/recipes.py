@@ -10,7 +10,7 @@ ProFound; rates tuned on seeded phantoms (`demo`).
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeVar
+from typing import Literal, NotRequired, TypedDict, TypeVar
 
 from vfmalign.core.domain.errors import BadOption
 from vfmalign.core.domain.jobs import Network, TrainingRecipe
@@ -26,26 +26,39 @@ Family = Literal["convolutional", "transformer"]
 _TRANSFORMERS = ("profound_vit_", "provicnet_")
 
 
+class _Budget(TypedDict):
+    """What all networks of a task share."""
+
+    epochs: int
+    steps_per_epoch: int
+    batch_size: int
+    patch_shape_dhw: NotRequired[tuple[int, int, int]]
+
+
 def _finetuning(
-    budget: dict[str, Any], rates: dict[Network, float], *, encoder_rate: float = 1.0
+    budget: _Budget, rates: dict[Network, float], *, encoder_rate: float = 1.0
 ) -> dict[Network, TrainingRecipe]:
     """Recipes of one task: one budget, a learning rate per network, and layer decay for pretrained weights."""
-    pretrained = {"layer_decay": 0.8, "encoder_rate": encoder_rate}
     return {
-        network: TrainingRecipe(**budget, learning_rate=rate, **(pretrained if network == "pretrained" else {}))
+        network: TrainingRecipe(
+            **budget,
+            learning_rate=rate,
+            layer_decay=0.8 if network == "pretrained" else 1.0,
+            encoder_rate=encoder_rate if network == "pretrained" else 1.0,
+        )
         for network, rate in rates.items()
     }
 
 
 # `demo`: about twenty 16×64×64 cases on two cores in 15 seconds. A patch has a quarter of the volume and takes a
 # quarter of the time; half of the patches are centred on a lesion.
-_DEMO = {"epochs": 8, "steps_per_epoch": 16, "batch_size": 4, "patch_shape_DHW": (16, 32, 32)}
+_DEMO: _Budget = {"epochs": 8, "steps_per_epoch": 16, "batch_size": 4, "patch_shape_dhw": (16, 32, 32)}
 # The encoder learns at a hundredth of the head's rate. At higher rates MMD² saturates within a few steps, while Dice
 # and PSNR stay the same (docs/adr/0020-*.md).
 # Classification needs the whole volume, so there are no patches; without a decoder a step is cheap enough.
-_DEMO_CASES = {"epochs": 8, "steps_per_epoch": 16, "batch_size": 4}
+_DEMO_CASES: _Budget = {"epochs": 8, "steps_per_epoch": 16, "batch_size": 4}
 # `default`: some hundred cases of any size on one GPU in hours.
-_DEFAULT = {"epochs": 100, "steps_per_epoch": 100, "batch_size": 2}
+_DEFAULT: _Budget = {"epochs": 100, "steps_per_epoch": 100, "batch_size": 2}
 
 FINETUNING_RECIPES: dict[str, dict[Preset, dict[Network, TrainingRecipe]]] = {
     "segmentation": {
@@ -132,10 +145,10 @@ def fit_patch(recipe: TrainingRecipe, input_shape_DHW: tuple[int, int, int] | No
         recipe: a preset, without fields of a request: a patch that a request sets too large is an error.
         input_shape_DHW: in voxels; None where it is not known yet.
     """
-    if recipe.patch_shape_DHW is None or input_shape_DHW is None:
+    if recipe.patch_shape_dhw is None or input_shape_DHW is None:
         return recipe
-    depth, height, width = map(min, recipe.patch_shape_DHW, input_shape_DHW)
-    return recipe.model_copy(update={"patch_shape_DHW": (depth, height, width)})
+    depth, height, width = map(min, recipe.patch_shape_dhw, input_shape_DHW)
+    return recipe.model_copy(update={"patch_shape_dhw": (depth, height, width)})
 
 
 def check_patch(recipe: TrainingRecipe, input_shape_DHW: tuple[int, int, int]) -> None:
@@ -144,7 +157,7 @@ def check_patch(recipe: TrainingRecipe, input_shape_DHW: tuple[int, int, int]) -
     Raises:
         BadOption: they do not.
     """
-    patch = recipe.patch_shape_DHW
+    patch = recipe.patch_shape_dhw
     if patch is not None and not all(0 < size <= whole for size, whole in zip(patch, input_shape_DHW, strict=True)):
         raise BadOption(
             f"a patch of {patch} voxels does not fit the model's input",

@@ -5,18 +5,72 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from typing import Annotated, Any
+from dataclasses import dataclass
+from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints, ValidationError
 
-ID_PATTERN = r"^[a-z0-9][a-z0-9_.-]{0,127}$"
-Id = Annotated[str, StringConstraints(pattern=ID_PATTERN)]
-SHA256_PATTERN = r"^[0-9a-f]{64}$"
-OPTIONAL_ID_PATTERN = r"^([a-z0-9][a-z0-9_.-]{0,127})?$"
-OptionalId = Annotated[str, StringConstraints(pattern=OPTIONAL_ID_PATTERN)]
-"""An id, or empty for none."""
-Sha256 = Annotated[str, StringConstraints(pattern=SHA256_PATTERN)]
+from vfmalign.core.domain.errors import BadOption
 
+
+@dataclass(frozen=True)
+class TextFormat:
+    """The form of a text, such as an id. Requests (`bounds.proto`), records and files have the same formats.
+
+    Attributes:
+        form: regular expression of the whole text.
+        problem: what is wrong with a text of another form, as errors say it.
+        remedy: what to do about it.
+    """
+
+    form: str
+    problem: str
+    remedy: str
+
+    @property
+    def pattern(self) -> str:
+        """Pattern of a text that is required."""
+        return f"^{self.form}$"
+
+    @property
+    def optional_pattern(self) -> str:
+        """Pattern of a text that may be empty."""
+        return f"^({self.form})?$"
+
+    def matches(self, text: str) -> bool:
+        """Returns whether a text has this form."""
+        return re.fullmatch(self.form, text) is not None
+
+    def check(self, text: str, field: str) -> str:
+        """Returns a text of this form.
+
+        Raises:
+            BadOption: it has another form; the error names the field.
+        """
+        if not self.matches(text):
+            raise BadOption(self.problem, field=field, remedy=self.remedy)
+        return text
+
+
+ID = TextFormat(
+    r"[a-z0-9][a-z0-9_.-]{0,127}",
+    "not a valid id",
+    "use lower-case letters, digits, `_`, `.` and `-`, the first a letter or digit, and at most 128 in all",
+)
+SHA256 = TextFormat(r"[0-9a-f]{64}", "not a SHA-256 digest", "give 64 lower-case hexadecimal digits")
+VOLUME_KIND = TextFormat(
+    r"[a-z][a-z0-9_]{0,31}",
+    "not a valid id",
+    "use a lower-case letter, then at most 31 lower-case letters, digits and `_`",
+)
+FORMATS = (ID, SHA256, VOLUME_KIND)
+
+Id = Annotated[str, StringConstraints(pattern=ID.pattern)]
+OptionalId = Annotated[str, StringConstraints(pattern=ID.optional_pattern)]
+"""An id, or empty for none or for the default."""
+Sha256 = Annotated[str, StringConstraints(pattern=SHA256.pattern)]
+OptionalSha256 = Annotated[str, StringConstraints(pattern=SHA256.optional_pattern)]
+"""A digest, or empty where any is accepted."""
 
 MAX_KEY_BYTES = 1024
 
@@ -52,7 +106,7 @@ class Record(BaseModel):
         return hashlib.sha256(self.to_json()).hexdigest()
 
 
-def canonical_json(value: Any) -> bytes:
+def canonical_json(value: object) -> bytes:
     """Encodes a value as JSON with sorted keys, no spaces and no NaN, so that equal values have equal bytes."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
@@ -76,4 +130,4 @@ def _get_field_names(record: type[Record]) -> set[str]:
 
 def is_id(text: str) -> bool:
     """Returns whether `text` is an id: lower-case letters, digits, `_`, `.`, `-`; at most 128 characters."""
-    return re.fullmatch(ID_PATTERN, text) is not None
+    return ID.matches(text)

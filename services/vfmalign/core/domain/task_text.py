@@ -1,14 +1,17 @@
-"""Short form of a task with its parameters: `segmentation:label=hippocampus,structure=anterior`.
+"""Tasks with their parameters, and their short form: `segmentation:label=hippocampus,structure=anterior`.
 
-It stands in tables, in stored specs and on the command line. A task without parameters is its name alone.
+The short form stands in tables, in stored specs and on the command line. A task without parameters is its name alone.
 """
 
 from __future__ import annotations
 
-from pydantic import ValidationError
+from typing import Self
+
+from pydantic import ValidationError, field_validator, model_serializer, model_validator
 
 from vfmalign.core.domain.declarations import TaskParameters
 from vfmalign.core.domain.errors import BadOption
+from vfmalign.core.domain.record import Record
 
 PARAMETER_KEYS = {
     "labels": "label",
@@ -23,23 +26,57 @@ _FIELDS = {key: field for field, key in PARAMETER_KEYS.items()}
 _REMEDY = "write NAME:KEY=VALUE+VALUE,KEY=VALUE, such as segmentation:label=hippocampus,structure=anterior"
 
 
-def format_task(name: str, parameters: TaskParameters) -> str:
-    """Returns the short form, from which `parse_task` returns the same name and parameters."""
-    entries = []
-    for field, key in PARAMETER_KEYS.items():
-        value: str | tuple[str, ...] = getattr(parameters, field)
-        if value:
-            entries.append(f"{key}={value if isinstance(value, str) else '+'.join(value)}")
-    return f"{name}:{','.join(entries)}" if entries else name
+class Task(Record):
+    """A task with its parameters. Records store its short form, from which they read it back.
 
-
-def parse_task(text: str) -> tuple[str, TaskParameters]:
-    """Returns the name and the parameters of a short form.
-
-    Raises:
-        BadOption: the text has another form.
+    Attributes:
+        name: key in `tasks.TASKS`, unless the task is unknown.
+        parameters: what the task is about; empty ones take the dataset's defaults.
     """
+
+    name: str
+    parameters: TaskParameters = TaskParameters()
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Returns the task of a short form.
+
+        Raises:
+            BadOption: the text has another form.
+        """
+        return cls.model_validate(_parse(text))
+
+    def __str__(self) -> str:
+        """Returns the short form, from which `parse` returns an equal task."""
+        entries = []
+        for field, key in PARAMETER_KEYS.items():
+            value: str | tuple[str, ...] = getattr(self.parameters, field)
+            if value:
+                entries.append(f"{key}={value if isinstance(value, str) else '+'.join(value)}")
+        return f"{self.name}:{','.join(entries)}" if entries else self.name
+
+    @model_validator(mode="before")
+    @classmethod
+    def _parse_short_form(cls, value: object) -> object:
+        return _parse(value) if isinstance(value, str) else value
+
+    @field_validator("name")
+    @classmethod
+    def _check_name(cls, name: str) -> str:
+        if not name:
+            raise ValueError("no task is named")
+        return name
+
+    @model_serializer
+    def _to_short_form(self) -> str:
+        return str(self)
+
+
+def _parse(text: str) -> dict[str, object]:
+    """The fields of the task that a short form stands for."""
     name, colon, entries = text.partition(":")
+    if not name:
+        raise BadOption("no task is named", field="task.name", remedy=_REMEDY)
     fields: dict[str, str | list[str]] = {}
     for entry in entries.split(",") if colon else ():
         key, _, value = entry.partition("=")
@@ -51,7 +88,7 @@ def parse_task(text: str) -> tuple[str, TaskParameters]:
             raise BadOption(f"{key} {problem} in {text[:64]!r}", field="task", remedy=_REMEDY)
         fields[field] = value if field in {"class_name", "target"} else value.split("+")
     try:
-        return name, TaskParameters.model_validate(fields)
+        return {"name": name, "parameters": TaskParameters.model_validate(fields)}
     except ValidationError as error:
         key = PARAMETER_KEYS[str(error.errors()[0]["loc"][0])]
         raise BadOption(f"{key} of {text[:64]!r} is not a list of ids", field="task", remedy=_REMEDY) from None

@@ -27,11 +27,12 @@ from vfmalign.core.domain.metrics import (
     get_segmentation_metrics,
     list_structures,
 )
-from vfmalign.core.domain.task_text import PARAMETER_KEYS, parse_task
+from vfmalign.core.domain.task_text import PARAMETER_KEYS, Task
 
 QUANTITATIVE: tuple[Modality, ...] = ("adc",)
 """Modalities whose values are a quantity in a known unit, so that a translation predicts the values themselves."""
-_SPLITS: tuple[Split, ...] = ("train", "val", "test")
+FINETUNING_SPLITS: tuple[Split, ...] = ("train", "val", "test")
+"""Splits that a fine-tuning trains on, selects by and is scored on."""
 
 
 @dataclass(frozen=True)
@@ -78,13 +79,13 @@ class TaskSpec:
             if modality not in modalities:
                 raise BadOption(
                     f"{self.name} needs {modality}, which {model} does not take as input",
-                    field="model",
+                    field="model_id",
                     remedy=f"choose a model with the modalities {', '.join(self.modalities)}",
                 )
         if self.restores and not set(self.restores) & set(modalities):
             raise BadOption(
                 f"{self.name} restores {', '.join(self.restores)}, of which {model} takes none as input",
-                field="model",
+                field="model_id",
                 remedy="choose a model with one of these modalities",
             )
 
@@ -94,7 +95,7 @@ class TaskSpec:
         Raises:
             BadDataset: a case has no label map, or its class is not known; the error names it.
         """
-        rows = [(split, case) for split in _SPLITS for case in dataset.split(split)]
+        rows = [(split, case) for split in FINETUNING_SPLITS for case in dataset.split(split)]
         lacking = {label.name: [row for row in rows if label.name not in row[1].volumes] for label in self.labels}
         volumes = set(lacking)
         if self.case_class is not None and not self.case_class.label:
@@ -118,7 +119,7 @@ class TaskSpec:
 
 
 @dataclass(frozen=True)
-class _Task:
+class _Definition:
     """One entry of `TASKS`.
 
     Attributes:
@@ -243,30 +244,30 @@ def _resolve_classification(parameters: TaskParameters, declaration: DatasetDecl
     )
 
 
-TASKS: dict[str, _Task] = {
-    "segmentation": _Task(("labels", "structures"), "Dice", _resolve_segmentation),
-    "super_resolution": _Task(("modalities",), "PSNR", _resolve_super_resolution),
-    "denoising": _Task(("modalities",), "PSNR", _resolve_denoising),
-    "distortion": _Task(("modalities",), "PSNR", _resolve_distortion),
-    "translation": _Task(("inputs", "target"), "PSNR", _resolve_translation),
-    "classification": _Task(("class_name",), "AUROC", _resolve_classification),
+TASKS: dict[str, _Definition] = {
+    "segmentation": _Definition(("labels", "structures"), "Dice", _resolve_segmentation),
+    "super_resolution": _Definition(("modalities",), "PSNR", _resolve_super_resolution),
+    "denoising": _Definition(("modalities",), "PSNR", _resolve_denoising),
+    "distortion": _Definition(("modalities",), "PSNR", _resolve_distortion),
+    "translation": _Definition(("inputs", "target"), "PSNR", _resolve_translation),
+    "classification": _Definition(("class_name",), "AUROC", _resolve_classification),
 }
 
 
-def get_task_spec(task: str, declaration: DatasetDeclaration) -> TaskSpec:
+def get_task_spec(task: Task, declaration: DatasetDeclaration) -> TaskSpec:
     """Resolves a task on a dataset.
 
     Args:
-        task: short form of the task and its parameters (`task_text`).
+        task: the task, whose parameters may be empty.
         declaration: what the dataset's cases hold.
 
     Raises:
         BadOption: no task has this name; the task does not use a parameter; a parameter names what the dataset does not
             declare; or a parameter is empty and the dataset has no default for it.
     """
-    name, parameters = parse_task(task)
-    entry = check_task(name, parameters)
-    complete = _add_defaults(parameters, declaration.defaults.get(name, TaskParameters()))
+    name = task.name
+    entry = check_task(task)
+    complete = _add_defaults(task.parameters, declaration.defaults.get(name, TaskParameters()))
     if "labels" in entry.parameters and not complete.labels and len(declaration.labels) == 1:
         complete = complete.model_copy(update={"labels": declaration.label_names})
     for field in entry.parameters:
@@ -290,17 +291,18 @@ def get_task_spec(task: str, declaration: DatasetDeclaration) -> TaskSpec:
     return entry.resolve(complete.model_copy(update=ordered), declaration)
 
 
-def check_task(name: str, parameters: TaskParameters) -> _Task:
+def check_task(task: Task) -> _Definition:
     """Checks a task without a dataset.
 
     Raises:
         BadOption: no task has this name, or the task does not use one of the parameters.
     """
+    name = task.name
     if name not in TASKS:
         raise BadOption(f"unknown task {name[:64]!r}", field="task.name", remedy=f"choose one of {', '.join(TASKS)}")
     used = [PARAMETER_KEYS[field] for field in TASKS[name].parameters]
     for field in TaskParameters.model_fields:
-        if getattr(parameters, field) and field not in TASKS[name].parameters:
+        if getattr(task.parameters, field) and field not in TASKS[name].parameters:
             raise BadOption(
                 f"{name} does not use {PARAMETER_KEYS[field]}",
                 field=f"task.parameters.{field}",

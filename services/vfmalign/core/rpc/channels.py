@@ -7,8 +7,8 @@ RPCs are idempotent: creations take an id that the client chooses, all others co
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import TypeVar
 
 import grpc
 
@@ -21,6 +21,9 @@ from vfmalign.core.runtime import logs
 
 CALL_TIMEOUT_S = 60.0
 STREAM_TIMEOUT_S = 24 * 3600.0
+
+_Request = TypeVar("_Request")
+_Response = TypeVar("_Response")
 
 _RETRY_POLICY = {
     "maxAttempts": 4,
@@ -109,7 +112,14 @@ def _target(details: grpc.aio.ClientCallDetails) -> str:
 
 
 class _Unary(_Interceptor, grpc.aio.UnaryUnaryClientInterceptor):
-    async def intercept_unary_unary(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
+    async def intercept_unary_unary(
+        self,
+        continuation: Callable[
+            [grpc.aio.ClientCallDetails, _Request], Awaitable[grpc.aio.UnaryUnaryCall[_Request, _Response]]
+        ],
+        client_call_details: grpc.aio.ClientCallDetails,
+        request: _Request,
+    ) -> grpc.aio.UnaryUnaryCall[_Request, _Response]:
         call = await continuation(self._prepare(client_call_details), request)
         try:
             await call
@@ -119,12 +129,19 @@ class _Unary(_Interceptor, grpc.aio.UnaryUnaryClientInterceptor):
 
 
 class _Stream(_Interceptor, grpc.aio.UnaryStreamClientInterceptor):
-    async def intercept_unary_stream(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
+    async def intercept_unary_stream(
+        self,
+        continuation: Callable[
+            [grpc.aio.ClientCallDetails, _Request], Awaitable[grpc.aio.UnaryStreamCall[_Request, _Response]]
+        ],
+        client_call_details: grpc.aio.ClientCallDetails,
+        request: _Request,
+    ) -> AsyncIterator[_Response]:
         call = await continuation(self._prepare(client_call_details), request)
         return _messages(call, _target(client_call_details))
 
 
-async def _messages(call: Any, target: str) -> AsyncIterator[Any]:
+async def _messages(call: grpc.aio.UnaryStreamCall[_Request, _Response], target: str) -> AsyncIterator[_Response]:
     """Yields the messages of a streaming call and cancels it when the reader stops early."""
     try:
         async for message in call:

@@ -16,12 +16,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import grpc
+from google.protobuf.message import Message
 from prometheus_client import Counter, Histogram
 
 from vfmalign.core.domain.errors import (
@@ -36,6 +37,7 @@ from vfmalign.core.rpc.access.authentication import Authenticator, get_key_id
 from vfmalign.core.rpc.access.authorisation import check_access, choose_tenant, needs_identity
 from vfmalign.core.rpc.access.identity import current_identity, current_tenant
 from vfmalign.core.rpc.call_log import CallLog
+from vfmalign.core.rpc.limits.admission import Context
 from vfmalign.core.rpc.limits.bounds import parse_request
 from vfmalign.core.rpc.limits.holds import Hold, Holds
 from vfmalign.core.rpc.status_mapping import (
@@ -60,6 +62,14 @@ _ALWAYS_OPEN = "grpc."
 """Prefix of the services that answer while the process starts and shuts down: health and reflection."""
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 _LOG = logs.get("rpc")
+
+_Parse = Callable[[bytes], Message]
+_Serialise = Callable[[Message], bytes]
+_Unary = Callable[[Message, Context], Awaitable[Message]]
+_Streaming = Callable[[Message, Context], AsyncGenerator[Message, None]]
+_Conversation = Callable[[AsyncIterator[Message], Context], AsyncGenerator[Message, None]]
+_Wrapped = Callable[[object, Context], Awaitable[bytes] | AsyncIterator[bytes]]
+_Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 
 @dataclass
@@ -132,13 +142,13 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         self._authenticator = authenticator
         self._holds = holds
         self._log = CallLog()
-        self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
+        self._wrapped: dict[str, _Handler] = {}
 
     async def intercept_service(
         self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[_Handler | None]],
         handler_call_details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+    ) -> _Handler | None:
         """Returns the method's wrapped handler; each method is wrapped once."""
         path = handler_call_details.method
         if path in self._wrapped:
@@ -149,7 +159,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         self._wrapped[path] = self._wrap(handler, path)
         return self._wrapped[path]
 
-    def _wrap(self, handler: grpc.RpcMethodHandler[Any, Any], path: str) -> grpc.RpcMethodHandler[Any, Any]:
+    def _wrap(self, handler: Any, path: str) -> _Handler:  # the stub of handlers knows the synchronous API alone
         service, name = path.lstrip("/").split("/", 1)
         parse, serialise = handler.request_deserializer, handler.response_serializer
         if handler.request_streaming:  # reflection
@@ -162,8 +172,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             return grpc.stream_unary_rpc_method_handler(self._unary(handler.unary_unary, method, parse, serialise))
         return grpc.stream_stream_rpc_method_handler(self._streaming(handler.unary_stream, method, parse, serialise))
 
-    def _unary(self, function: Any, method: _Method, parse: Any, serialise: Any) -> Any:
-        async def call(_: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+    def _unary(self, function: _Unary, method: _Method, parse: _Parse, serialise: _Serialise) -> _Wrapped:
+        async def call(_: object, context: Context) -> bytes:
             async with self._around(context, method):
                 hold = self._holds.begin(context, method.path)
                 async with self._request(context, parse, hold) as request:
@@ -173,8 +183,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
         return call
 
-    def _streaming(self, function: Any, method: _Method, parse: Any, serialise: Any) -> Any:
-        async def call(_: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
+    def _streaming(self, function: _Streaming, method: _Method, parse: _Parse, serialise: _Serialise) -> _Wrapped:
+        async def call(_: object, context: Context) -> AsyncIterator[bytes]:
             async with self._around(context, method):
                 hold = self._holds.begin(context, method.path)
                 async with (
@@ -189,10 +199,10 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
         return call
 
-    def _conversation(self, function: Any, method: _Method, parse: Any, serialise: Any) -> Any:
+    def _conversation(self, function: _Conversation, method: _Method, parse: _Parse, serialise: _Serialise) -> _Wrapped:
         """Wraps a handler of a stream of requests."""
 
-        async def call(_: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
+        async def call(_: object, context: Context) -> AsyncIterator[bytes]:
             async with self._around(context, method):
                 hold = self._holds.begin(context, method.path)
                 async with aclosing(function(self._requests(context, parse, hold), context)) as responses:
@@ -205,7 +215,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         return call
 
     @asynccontextmanager
-    async def _request(self, context: grpc.aio.ServicerContext[Any, Any], parse: Any, hold: Hold) -> AsyncIterator[Any]:
+    async def _request(self, context: Context, parse: _Parse, hold: Hold) -> AsyncIterator[Message]:
         """Reads and checks the request of a call. The end of its work frees its memory."""
         async with hold.admission.reserve(hold.caller) as reservation:
             data = await hold.admission.read(context, reservation)
@@ -215,7 +225,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 return
         await _refuse_missing_message(context, hold.admission.message_bytes)
 
-    async def _parse(self, parse: Any, data: bytes) -> Any:
+    async def _parse(self, parse: _Parse, data: bytes) -> Message:
         """Parses and checks a request.
 
         A large one takes a while, for which other calls should not wait.
@@ -224,9 +234,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             return parse_request(parse, data)
         return await MESSAGES.run(parse_request, parse, data)
 
-    async def _requests(
-        self, context: grpc.aio.ServicerContext[Any, Any], parse: Any, hold: Hold
-    ) -> AsyncIterator[Any]:
+    async def _requests(self, context: Context, parse: _Parse, hold: Hold) -> AsyncIterator[Message]:
         """Yields the requests of a call, each with memory of its own."""
         while True:
             async with hold.admission.reserve(hold.caller) as reservation:
@@ -235,7 +243,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                     return
                 yield await self._parse(parse, data)
 
-    async def _identify(self, context: grpc.aio.ServicerContext[Any, Any], method: _Method) -> None:
+    async def _identify(self, context: Context, method: _Method) -> None:
         """Makes caller and tenant known to the running context, and checks that the caller may make this call.
 
         Raises:
@@ -255,7 +263,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             check_access(identity, path)
 
     @asynccontextmanager
-    async def _around(self, context: grpc.aio.ServicerContext[Any, Any], method: _Method) -> AsyncIterator[None]:
+    async def _around(self, context: Context, method: _Method) -> AsyncIterator[None]:
         """Admits and identifies a call, runs its handler as the body of the context, and accounts for how it ended.
 
         Binds the request id to the running context, turns exceptions into a status that carries the request id, and
@@ -320,7 +328,7 @@ def register_methods(services: dict[str, list[tuple[str, bool]]]) -> None:
             _Method.create(service, name, "server_stream" if streams else "unary")
 
 
-async def _refuse_missing_message(context: grpc.aio.ServicerContext[Any, Any], message_bytes: int) -> None:
+async def _refuse_missing_message(context: Context, message_bytes: int) -> None:
     """Fails a call whose stream of requests ended without a message.
 
     If a message exceeds its limit, the handler sees only that the stream ended. gRPC answers the client itself, and
@@ -344,11 +352,11 @@ async def _refuse_missing_message(context: grpc.aio.ServicerContext[Any, Any], m
     raise InvalidInput("the call has no message", subject="message", remedy="send one message", reason="NO_MESSAGE")
 
 
-def _is_late(context: grpc.aio.ServicerContext[Any, Any]) -> bool:
+def _is_late(context: Context) -> bool:
     left_s = context.time_remaining()
     return left_s is not None and left_s <= _DEADLINE_SLACK_S
 
 
-def _code_in(context: grpc.aio.ServicerContext[Any, Any]) -> grpc.StatusCode:
-    code: Any = context.code()
+def _code_in(context: Context) -> grpc.StatusCode:
+    code: grpc.StatusCode | int = context.code()
     return code if isinstance(code, grpc.StatusCode) else _CODES.get(code, grpc.StatusCode.UNKNOWN)

@@ -6,7 +6,7 @@ import ipaddress
 import json
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, Field, FilePath, ValidationInfo, field_validator
@@ -25,7 +25,7 @@ _NAME = re.compile(r"[!-~]{1,512}")
 _REFERENCE = re.compile(r"\$\(\w+\)")
 
 
-def split_names(text: str) -> Any:
+def split_names(text: str) -> object:
     """Returns the entries of a setting that is separated by commas, or a JSON list.
 
     Raises:
@@ -122,7 +122,7 @@ class AuthSettings(BaseModel, frozen=True):
 
     @field_validator("issuers", "tenants", mode="before")
     @classmethod
-    def _split(cls, value: Any) -> Any:
+    def _split(cls, value: object) -> object:
         return split_names(value) if isinstance(value, str) else value
 
     @field_validator("tenants")
@@ -146,7 +146,7 @@ class AuthSettings(BaseModel, frozen=True):
 
     @field_validator("jwks_files", "subject_roles")
     @classmethod
-    def _belong_to_issuers(cls, value: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+    def _belong_to_issuers(cls, value: dict[str, object], info: ValidationInfo) -> dict[str, object]:
         names = [*value, *(subject for own in value.values() if isinstance(own, dict) for subject in own)]
         if reference := next(filter(None, map(_REFERENCE.search, names)), None):
             variable = reference[0][2:-1]

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType
-from typing import Any, Literal, get_args, get_origin
+from typing import Literal, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le
 from pydantic import BaseModel, SecretStr
@@ -15,7 +15,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 from pydantic_settings import BaseSettings
 
-_TYPES: dict[Any, str] = {
+_TYPES: dict[object, str] = {
     bool: "boolean",
     int: "integer",
     float: "number",
@@ -88,11 +88,11 @@ def _list_fields(group: type[BaseModel], prefix: str, path: tuple[str, ...]) -> 
 
 
 def _get_group(field: FieldInfo) -> type[BaseModel] | None:
-    candidates: tuple[Any, ...] = (field.annotation, *get_args(field.annotation))
+    candidates: tuple[object, ...] = (field.annotation, *get_args(field.annotation))
     return next((one for one in candidates if isinstance(one, type) and issubclass(one, BaseModel)), None)
 
 
-def _describe_type(annotation: Any) -> str:
+def _describe_type(annotation: object) -> str:
     origin, arguments = get_origin(annotation), [one for one in get_args(annotation) if one is not NoneType]
     if origin is Literal:
         return "one of " + ", ".join(f"`{value}`" for value in arguments)

@@ -11,7 +11,7 @@ import contextvars
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from typing import Any, Generic, ParamSpec, TypeVar
+from typing import Generic, ParamSpec, TypeVar
 
 from vfmalign.core.runtime.work_context import current_work
 
@@ -31,7 +31,7 @@ class _Call(Generic[_T]):
             raise RuntimeError("a call runs once, and not after its caller has left")
         return function()
 
-    def release(self, _: Future[Any]) -> None:
+    def release(self, _: Future[_T]) -> None:
         """Drops the function and its arguments: the executor keeps a cancelled call until it would be its turn."""
         self._function = None
 

@@ -10,9 +10,8 @@ import asyncio
 import signal
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
 from functools import partial
-from typing import Any, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 from vfmalign.core.domain.errors import Cancelled, Exhausted, Unavailable
 from vfmalign.core.runtime import metrics
@@ -125,7 +124,7 @@ class WorkQueue:
             self._depth += 1
             self._gauge.set(self._depth)
 
-    def _leave(self, _: Future[Any] | None = None) -> None:
+    def _leave(self, _: object = None) -> None:
         """Accounts for a call that ended, or whose caller left while it waited."""
         with self._lock:
             self._depth -= 1

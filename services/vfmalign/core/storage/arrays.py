@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vfmalign.core.domain.errors import BadOption, BadTensor
-from vfmalign.core.domain.untrusted import open_regular_file
+from vfmalign.core.formats.untrusted import open_regular_file
 
 NPY = ".npy"
 MAX_NPY_BYTES = 2**36

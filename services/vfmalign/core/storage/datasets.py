@@ -87,14 +87,14 @@ def save_dataset(store: ObjectStore, dataset: DatasetManifest) -> str:
     return dataset.digest()
 
 
-def to_datalist(dataset: DatasetManifest) -> dict[str, Any]:
+def to_datalist(dataset: DatasetManifest) -> dict[str, object]:
     """Converts a dataset to a datalist whose paths are keys of the bucket.
 
     `label` of an item is the last label map that the case has, which a segmentation draws over the others.
     """
     declaration = dataset.declaration
     values = declaration.labels[-1].values if declaration.labels else {}
-    content: dict[str, Any] = {
+    content: dict[str, object] = {
         "name": dataset.id,
         "held_out": dataset.held_out,
         "phantom": dataset.phantom,
@@ -117,7 +117,7 @@ def from_datalist(content: Any, dataset_id: str) -> DatasetManifest:
         PreconditionFailed: fields are missing or wrong.
     """
     try:
-        fields: dict[str, Any] = {split: [_from_item(item) for item in content[_LISTS[split]]] for split in SPLITS}
+        fields: dict[str, object] = {split: [_from_item(item) for item in content[_LISTS[split]]] for split in SPLITS}
         fields |= {"id": dataset_id, "held_out": content["held_out"], "phantom": content["phantom"]}
         if "declaration" in content:
             fields["declaration"] = DatasetDeclaration.model_validate(content["declaration"])
@@ -174,7 +174,7 @@ def check_leakage(dataset: DatasetManifest, pretraining: Sequence[PretrainingDat
     for source in pretraining:
         known = {f"volume {digest[:12]}…" for digest in source.volume_sha256}
         known |= {f"patient {group}" for group in source.groups}
-        seen.append((f"the model's pretraining set {source.dataset}", known))
+        seen.append((f"the model's pretraining set {source.dataset_id}", known))
     for case in dataset.test:
         for where, known in seen:
             shared = _identities(dataset, [case]).keys() & known
@@ -199,10 +199,10 @@ def _identities(dataset: DatasetManifest, cases: Iterable[Case]) -> dict[str, st
     return owners
 
 
-def _to_item(dataset: DatasetManifest, case: Case) -> dict[str, Any]:
+def _to_item(dataset: DatasetManifest, case: Case) -> dict[str, object]:
     images, label_maps = dataset.images(case), dataset.label_maps(case)
     keys = {kind: ref.key for kind, ref in label_maps.items()}
-    item: dict[str, Any] = {
+    item: dict[str, object] = {
         "case": case.id,
         "group": case.group,
         "image": [ref.key for ref in images.values()],
@@ -215,8 +215,8 @@ def _to_item(dataset: DatasetManifest, case: Case) -> dict[str, Any]:
     return item | {name: values for name in _FACTS if (values := getattr(case, name))}
 
 
-def _from_item(item: dict[str, Any]) -> dict[str, Any]:
+def _from_item(item: dict[str, Any]) -> dict[str, object]:
     keys: dict[str, str] = dict(zip(item["modality"], item["image"], strict=True)) | item["label_maps"]
     volumes = {kind: {"key": key, "sha256": item["sha256"][kind]} for kind, key in keys.items()}
-    facts: dict[str, Any] = {name: item[name] for name in _FACTS if name in item}
+    facts: dict[str, object] = {name: item[name] for name in _FACTS if name in item}
     return {"id": item["case"], "group": item["group"], "volumes": volumes, **facts}

@@ -13,7 +13,7 @@ import numpy as np
 from safetensors.numpy import save
 
 from vfmalign.core.domain.errors import BadTensor, DigestMismatch, NotFound, PreconditionFailed
-from vfmalign.core.domain.models import LayerSpec
+from vfmalign.core.domain.models import Layer
 from vfmalign.core.storage.feature_sets import (
     CommittedSet,
     FeatureRequest,
@@ -122,7 +122,7 @@ class FeatureSetWriter:
         manifest = Manifest(
             request=self._request,
             parts=self._cover(),
-            layers=tuple(LayerSpec(name=name, channels=self._channels[name]) for name in self._request.layers),
+            layers=tuple(Layer(name=name, channels=self._channels[name]) for name in self._request.layers),
             rows=len(self._case_ids),
             case_ids=self._case_ids,
             groups=self._groups,

@@ -20,8 +20,9 @@ from safetensors.numpy import load
 
 from vfmalign.core.domain.datasets import Split
 from vfmalign.core.domain.errors import DataLoss, DigestMismatch, InvalidInput, NotFound, PreconditionFailed
-from vfmalign.core.domain.models import LayerSpec, PreprocessingSpec
+from vfmalign.core.domain.models import Layer, Preprocessing
 from vfmalign.core.domain.record import Id, Record, Sha256, describe_invalid
+from vfmalign.core.domain.stored_objects import StoredFile
 from vfmalign.core.runtime.threads import Threads
 from vfmalign.core.storage.keys import features_prefix, manifest_key
 from vfmalign.core.storage.lost_objects import EXTRACT_AGAIN, lost_as
@@ -49,17 +50,17 @@ class FeatureRequest(Record):
             not reused.
     """
 
-    model: Id
+    model_id: Id
     model_sha256: Sha256
     initialisation: Literal["checkpoint", "random"] = "checkpoint"
     init_seed: int = Field(default=0, ge=0, lt=2**63)
-    dataset: Id
+    dataset_id: Id
     dataset_digest: Sha256
     split: Split
     layers: tuple[str, ...] = Field(min_length=1)
     pooling: Literal["mean"] = "mean"
     input_transform: str = "identity"
-    preprocessing: PreprocessingSpec
+    preprocessing: Preprocessing
     format: Literal[2] = 2
 
     def feature_set_id(self) -> str:
@@ -69,7 +70,7 @@ class FeatureRequest(Record):
 
 def describe_extraction(request: FeatureRequest) -> str:
     """Returns the command that computes the damaged parts of a set again."""
-    arguments = ["vfmalign", "extract", request.dataset, "--model", request.model, "--split", request.split]
+    arguments = ["vfmalign", "extract", request.dataset_id, "--model", request.model_id, "--split", request.split]
     arguments += ["--random", "--seed", str(request.init_seed)] if request.initialisation == "random" else []
     arguments += [argument for layer in request.layers for argument in ("--layer", layer)]
     options = "--map" if request.input_transform == "identity" else "--task and --map"
@@ -79,14 +80,11 @@ def describe_extraction(request: FeatureRequest) -> str:
     )
 
 
-class PartRef(Record):
-    """One part: rows `start_row` to `start_row + rows − 1`, in an object of `size_bytes`."""
+class PartRef(StoredFile):
+    """One part: the file of rows `start_row` to `start_row + rows − 1`."""
 
-    key: str
-    sha256: Sha256
     start_row: int = Field(ge=0)
     rows: int = Field(ge=1)
-    size_bytes: int = Field(ge=1)
 
 
 class Manifest(Record):
@@ -94,7 +92,7 @@ class Manifest(Record):
 
     request: FeatureRequest
     parts: tuple[PartRef, ...]
-    layers: tuple[LayerSpec, ...]
+    layers: tuple[Layer, ...]
     dtype: Literal["float32"] = "float32"
     rows: int
     case_ids: tuple[Id, ...]

@@ -8,10 +8,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeGuard
+from typing import TypeGuard
+
+from pydantic import JsonValue
 
 from vfmalign.core.domain.errors import NotFound
-from vfmalign.core.domain.untrusted import parse_json
+from vfmalign.core.formats.untrusted import parse_json
 from vfmalign.core.storage.store.object_store import ObjectStore
 
 LENGTH_BYTES = 8
@@ -91,7 +93,7 @@ def parse_header(data: bytes | memoryview, total_bytes: int) -> SafetensorsHeade
     if not isinstance(content, dict):
         raise MalformedHeader("its header is not a JSON object")
     metadata = content.pop("__metadata__", {})
-    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+    if not _is_texts(metadata):
         raise MalformedHeader("its metadata are not text")
     tensors = {name: _parse_tensor(entry) for name, entry in content.items()}
     position = 0
@@ -111,7 +113,7 @@ def _parse_length(data: bytes | memoryview, total_bytes: int) -> int:
     return length
 
 
-def _parse_tensor(entry: Any) -> TensorEntry:
+def _parse_tensor(entry: JsonValue) -> TensorEntry:
     if not isinstance(entry, dict):
         raise MalformedHeader("a tensor is not described by a JSON object")
     dtype, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
@@ -125,5 +127,9 @@ def _parse_tensor(entry: Any) -> TensorEntry:
     return TensorEntry(dtype, tuple(shape), begin, end)
 
 
-def _is_sizes(value: Any) -> TypeGuard[list[int]]:
+def _is_texts(value: object) -> TypeGuard[dict[str, str]]:
+    return isinstance(value, dict) and all(isinstance(text, str) for text in value.values())
+
+
+def _is_sizes(value: object) -> TypeGuard[list[int]]:
     return isinstance(value, list) and all(type(size) is int and 0 <= size < 2**53 for size in value)

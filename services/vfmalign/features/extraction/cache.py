@@ -18,8 +18,9 @@ import torch
 from vfmalign.core.domain.errors import Cancelled, DeadlineExceeded, InvalidInput, TooLarge
 from vfmalign.core.domain.models import ModelCard
 from vfmalign.core.runtime.work_context import current_work
+from vfmalign.core.storage.model_cards import load_card
 from vfmalign.core.storage.store.object_store import ObjectStore
-from vfmalign.models.cards import check_checkpoint_digest, load_card, load_card_encoder
+from vfmalign.models.cards import load_card_encoder
 from vfmalign.models.encoder import Encoder
 from vfmalign.models.registry import get_architecture
 from vfmalign.models.weights import build_encoder, random_state
@@ -62,8 +63,7 @@ class ModelCache:
 
     def get(self, model_id: str, sha256: str = "") -> tuple[Encoder, ModelCard]:
         """Returns a published encoder and its card; raises as `models.cards.load_encoder`."""
-        card = load_card(self._store, model_id)
-        check_checkpoint_digest(card, sha256)
+        card = load_card(self._store, model_id, sha256)
         return self.get_by_card(card), card
 
     def get_by_card(self, card: ModelCard) -> Encoder:

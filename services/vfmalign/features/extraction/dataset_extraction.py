@@ -20,6 +20,7 @@ from vfmalign.core.runtime import logs, metrics
 from vfmalign.core.storage.datasets import load_dataset
 from vfmalign.core.storage.feature_set_writer import FeatureSetWriter
 from vfmalign.core.storage.feature_sets import CommittedSet, FeatureRequest, find_damaged_parts, read_committed
+from vfmalign.core.storage.model_cards import load_card
 from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.features.extraction.cache import ModelCache
 from vfmalign.features.extraction.extractor import check_layers
@@ -32,7 +33,6 @@ from vfmalign.features.extraction.parts import (
     split_rows,
 )
 from vfmalign.imaging.input_transforms import get_input_transform
-from vfmalign.models.cards import check_checkpoint_digest, load_card
 from vfmalign.models.encoder import Encoder
 
 SOFTWARE = ("vfmalign", "torch", "monai", "nibabel", "numpy", "scipy")
@@ -192,8 +192,7 @@ def _resolve(store: ObjectStore, request: ExtractDatasetRequest) -> ExtractionPl
     """Checks the request against the stored model and dataset, and resolves everything that it leaves open."""
     input_transform = request.input_transform or "identity"
     get_input_transform(input_transform)
-    card = load_card(store, request.model_id)
-    check_checkpoint_digest(card, request.checkpoint_sha256)
+    card = load_card(store, request.model_id, request.checkpoint_sha256)
     dataset = load_dataset(store, request.dataset_id, digest=request.dataset_digest or None)
     cases = dataset.split(request.split)
     if not cases:
@@ -204,11 +203,11 @@ def _resolve(store: ObjectStore, request: ExtractDatasetRequest) -> ExtractionPl
         card,
         cases,
         FeatureRequest(
-            model=card.id,
+            model_id=card.id,
             model_sha256=card.checkpoint.sha256,
             initialisation=request.initialisation,
             init_seed=request.initialisation_seed if request.initialisation == "random" else 0,
-            dataset=dataset.id,
+            dataset_id=dataset.id,
             dataset_digest=dataset.digest(),
             split=request.split,
             layers=_order_layers(card, request.layers),

@@ -92,5 +92,5 @@ def warm_up(device: torch.device) -> None:
     """Runs the smallest encoder once, so that the first request does not wait for the device's libraries to load."""
     architecture = next(iter(ARCHITECTURES.values()))
     encoder = build_encoder(architecture, random_state(architecture, 0), device)
-    input_NCDHW = torch.zeros(1, encoder.in_channels, *architecture.preprocessing.shape_DHW)
+    input_NCDHW = torch.zeros(1, encoder.in_channels, *architecture.preprocessing.shape_dhw)
     extract(encoder, input_NCDHW, [architecture.primary_layer], "mean")

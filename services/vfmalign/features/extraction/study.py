@@ -7,10 +7,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from vfmalign.client.messages.features import Pooling
-from vfmalign.core.domain.datasets import StoredObject
 from vfmalign.core.domain.declarations import VolumeKind
 from vfmalign.core.domain.errors import BadVolume, InvalidInput
-from vfmalign.core.domain.models import PreprocessingSpec
+from vfmalign.core.domain.models import Preprocessing
+from vfmalign.core.domain.stored_objects import StoredObject
 from vfmalign.core.runtime.metrics import Stages
 from vfmalign.core.runtime.work_context import UNLIMITED, WorkContext
 from vfmalign.core.storage.store.object_store import ObjectStore
@@ -59,7 +59,7 @@ class StudyRequest:
 def prepare_sources(
     store: ObjectStore,
     sources: Sequence[Source],
-    preprocessing: PreprocessingSpec,
+    preprocessing: Preprocessing,
     input_transform: str,
     stages: Stages,
     *,

@@ -5,16 +5,14 @@ Stored features are immutable: storing other features under the same id is a con
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from safetensors.torch import save
 from torch import Tensor
 
-from vfmalign.core.domain.datasets import StoredObject
 from vfmalign.core.domain.errors import BadOption, Conflict
+from vfmalign.core.domain.stored_objects import StoredFile
 from vfmalign.core.storage.keys import features_prefix
 from vfmalign.core.storage.store.object_store import ObjectStore
 
@@ -30,15 +28,7 @@ def check_study_id(study_id: str) -> None:
         )
 
 
-@dataclass(frozen=True)
-class StoredFeatures:
-    """Stored features of one layer and their size in bytes."""
-
-    ref: StoredObject
-    size_bytes: int
-
-
-def store_features(store: ObjectStore, study_id: str, features: Mapping[str, Tensor]) -> dict[str, StoredFeatures]:
+def store_features(store: ObjectStore, study_id: str, features: Mapping[str, Tensor]) -> dict[str, StoredFile]:
     """Stores a study's features: one file per layer, with one tensor named like the layer.
 
     Raises:
@@ -49,12 +39,10 @@ def store_features(store: ObjectStore, study_id: str, features: Mapping[str, Ten
     stored = {}
     for layer, tensor in features.items():
         data = save({layer: tensor.contiguous()})
-        ref = StoredObject(
-            key=f"{features_prefix(study_id)}{layer}.safetensors", sha256=hashlib.sha256(data).hexdigest()
-        )
-        if not store.put_if_absent(ref.key, data) and store.get(ref.key) != data:
+        file = StoredFile.of(f"{features_prefix(study_id)}{layer}.safetensors", data)
+        if not store.put_if_absent(file.key, data) and store.get(file.key) != data:
             raise Conflict(
-                "other features are stored under this id", subject=store.uri(ref.key), remedy="store under a new id"
+                "other features are stored under this id", subject=store.uri(file.key), remedy="store under a new id"
             )
-        stored[layer] = StoredFeatures(ref, len(data))
+        stored[layer] = file
     return stored

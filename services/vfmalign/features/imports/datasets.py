@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 
-from vfmalign.core.domain.datasets import SPLITS, Case, DatasetManifest, StoredObject
+from vfmalign.core.domain.datasets import SPLITS, Case, DatasetManifest
 from vfmalign.core.domain.errors import (
     BadDataset,
     Conflict,
@@ -20,7 +20,8 @@ from vfmalign.core.domain.errors import (
     PreconditionFailed,
 )
 from vfmalign.core.domain.record import canonical_json
-from vfmalign.core.domain.untrusted import parse_json
+from vfmalign.core.domain.stored_objects import StoredObject
+from vfmalign.core.formats.untrusted import parse_json
 from vfmalign.core.runtime.work_context import WorkContext
 from vfmalign.core.storage.datasets import check_splits, from_datalist, load_dataset, save_dataset, to_datalist
 from vfmalign.core.storage.keys import dataset_key, volume_key
@@ -126,12 +127,7 @@ def _check_id_is_free(store: ObjectStore, dataset: DatasetManifest) -> bool:
     """Refuses the id of another dataset; returns whether the dataset is committed, so that its volumes are restored."""
     if not store.exists(dataset_key(dataset.id)):
         return False
-    if load_dataset(store, dataset.id).digest() != dataset.digest():
-        raise Conflict(
-            "the dataset exists with different content",
-            subject=f"dataset {dataset.id}",
-            remedy="choose another dataset id",
-        )
+    dataset.check_is_stored(load_dataset(store, dataset.id).digest())
     return True
 
 

@@ -42,7 +42,7 @@ def publish_model(uploads: UploadArea, request: PublishModelRequest, max_bytes: 
         "objective": request.objective,
         "primary_layer": request.primary_layer,
         "source": request.source,
-        "preprocessing": None if request.preprocessing is None else request.preprocessing.to_spec("preprocessing"),
+        "preprocessing": request.preprocessing,
         "context": context,
     }
     if request.architecture != exported_program.ARCHITECTURE:

@@ -7,9 +7,10 @@ import threading
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from google.protobuf.descriptor import ServiceDescriptor
+from google.protobuf.message import Message
 from grpc.aio import Server, ServicerContext
 
 from vfmalign.client.dataset_description import describe_dataset
@@ -34,7 +35,7 @@ from vfmalign.v1 import imports_pb2 as pb
 from vfmalign.v1 import imports_pb2_grpc
 
 T = TypeVar("T")
-Context = ServicerContext[Any, Any]
+Context = ServicerContext[Message, Message]
 
 
 @dataclass(frozen=True)

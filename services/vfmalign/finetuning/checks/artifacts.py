@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
@@ -18,7 +18,7 @@ from vfmalign.core.storage.keys import check_key
 from vfmalign.core.storage.lost_objects import lost_as
 from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.finetuning.checks.clients import FeatureSetRef
-from vfmalign.finetuning.checks.repository import StoredCheck
+from vfmalign.finetuning.checks.repository import CheckRepository, StoredCheck
 from vfmalign.finetuning.checks.trainings import Training
 from vfmalign.finetuning.jobs.repository import JobRepository, StoredJob
 from vfmalign.finetuning.jobs.results import check_encoder, read_result
@@ -54,6 +54,7 @@ class StageContext:
 
     check: StoredCheck
     store: ObjectStore
+    checks: CheckRepository
     jobs: JobRepository
     features: AsyncFeaturesClient
     mmd: AsyncMmdClient
@@ -67,8 +68,8 @@ class StageContext:
 class Outputs:
     """Artifacts of the finished stages, by stage."""
 
-    def __init__(self) -> None:
-        self._records: dict[str, Record] = {}
+    def __init__(self, records: Mapping[str, Record] | None = None) -> None:
+        self._records = dict(records or {})
 
     def __contains__(self, stage: str) -> bool:
         return stage in self._records
@@ -85,10 +86,15 @@ class Outputs:
         """Returns every stage with its artifact."""
         return list(self._records.items())
 
+    def restrict_to(self, stages: Iterable[str]) -> Outputs:
+        """Returns the artifacts of these stages alone."""
+        return Outputs({stage: self._records[stage] for stage in stages if stage in self._records})
+
     def get(self, stage: str, record: type[AnyRecord]) -> AnyRecord:
         """Returns the artifact of a stage.
 
         Raises:
+            KeyError: it is not there: the stage that asks for it does not declare that it reads it.
             TypeError: the stage creates artifacts of another type.
         """
         artifact = self._records[stage]
@@ -99,21 +105,36 @@ class Outputs:
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage.
+    """One stage. Those that it names in `reads`, `after` and `follows` come before it in the list of all stages.
 
     Attributes:
-        needs: stages whose artifacts it reads, directly or through others.
+        reads: stages whose artifacts it computes with. It begins once they are there, and is given no others.
         find: returns the artifact where it exists, else None. Raises DataLoss where the stage has finished, but its
             artifact or an object that this refers to is missing or changed: the stage is then not done.
         make: does the work, stores the artifact and returns it.
         artifact: its name below `checks/<id>/`; empty for jobs.
+        after: stages that have to be done before it begins, but that it does not compute with.
+        follows: stages that it runs beside, and whose work it computes with as soon as that is there.
+        training: what its job trains, where it waits for one.
     """
 
     name: str
-    needs: tuple[str, ...]
+    reads: tuple[str, ...]
     find: Callable[[StageContext], Awaitable[Record | None]]
     make: Callable[[StageContext, Outputs], Awaitable[Record]]
     artifact: str = ""
+    after: tuple[str, ...] = ()
+    follows: tuple[str, ...] = ()
+    training: Training | None = None
+
+
+def get_readers(stages: Iterable[Stage], name: str) -> tuple[str, ...]:
+    """Returns the stages that compute with the output of a stage, directly or through others, in the order of all."""
+    outdated = [name]
+    for stage in stages:
+        if not {*stage.reads, *stage.follows}.isdisjoint(outdated):
+            outdated.append(stage.name)
+    return tuple(outdated[1:])
 
 
 # --- artifacts in the store -------------------------------------------------------------------------------------------
@@ -129,21 +150,25 @@ async def find_artifact(context: StageContext, name: str, record: type[AnyRecord
 
 def make_stage(
     name: str,
-    needs: tuple[str, ...],
+    reads: tuple[str, ...],
     make: Callable[[StageContext, Outputs], Awaitable[Record]],
     record: type[AnyRecord],
     artifact: str = "",
     *,
+    after: tuple[str, ...] = (),
+    follows: tuple[str, ...] = (),
     verify: Callable[[StageContext, AnyRecord], None] | None = None,
 ) -> Stage:
     """Returns a stage whose artifact is `checks/<id>/<artifact>`; by default `stages/<name>.json`.
 
     Args:
         name: its name.
-        needs: stages whose artifacts it reads.
+        reads: see `Stage`.
         make: does the work and returns the artifact.
         record: type of the artifact.
         artifact: its name.
+        after: see `Stage`.
+        follows: see `Stage`.
         verify: raises DataLoss where an object that the artifact refers to is missing or changed.
     """
     artifact = artifact or f"stages/{name}.json"
@@ -168,7 +193,7 @@ def make_stage(
         await asyncio.to_thread(context.store.write, check_key(context.check.id, artifact), made)
         return made
 
-    return Stage(name, needs, find, make_and_store, artifact)
+    return Stage(name, reads, find, make_and_store, artifact, after, follows)
 
 
 def verify_feature_set(context: StageContext, ref: FeatureSetRef) -> None:

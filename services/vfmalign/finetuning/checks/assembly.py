@@ -22,7 +22,6 @@ from vfmalign.analysis.gains.gain import estimate_gain
 from vfmalign.analysis.gains.paired_scores import pair_scores, pair_seeds
 from vfmalign.client.messages.checks import CheckSpec, Gain
 from vfmalign.client.messages.common import Estimate
-from vfmalign.client.messages.jobs import CurvePoint
 from vfmalign.client.recipes import find_shortest_budget
 from vfmalign.core.domain.field_of_view import list_cut
 from vfmalign.core.domain.jobs import JobResult, MetricSpec, Network
@@ -32,6 +31,7 @@ from vfmalign.finetuning.checks.probes import TakenProbes
 from vfmalign.finetuning.checks.similarity import Measures
 from vfmalign.finetuning.checks.stages import Validated
 from vfmalign.finetuning.checks.trainings import Training, name_stage
+from vfmalign.finetuning.jobs.converters import to_curve_point
 from vfmalign.finetuning.jobs.request import NETWORKS
 
 
@@ -74,7 +74,7 @@ def assemble(
     shortest = find_shortest_budget(request)
     shortened = shortest if shortest.share < 1 else None
     return CheckAnalysis(
-        check=check_id,
+        check_id=check_id,
         task=str(request.task),
         held_out=valid.held_out,
         phantom=valid.phantom,
@@ -180,15 +180,13 @@ def _network(training: Training, check_id: str, valid: Validated, jobs: Mapping[
     specialised = "densenet" if result.metrics[0].of_set != "mean" else "unet"
     return NetworkResult(
         network=name,
-        job=training.job_id(check_id),
+        job_id=training.job_id(check_id),
         architecture=specialised if name == "specialised" else valid.card.architecture,
         parameters=result.parameters,
         learning_rate=valid.recipes[name].learning_rate,
         encoder_rate=None if name == "specialised" else valid.recipes[name].encoder_rate,
-        curve=tuple(
-            CurvePoint(epoch=p.epoch, step=p.step, train_loss=p.train_loss, validation_score=p.val_score)
-            for p in result.curve
-        ),
+        # Without the times, by which equal trainings differ.
+        curve=tuple(to_curve_point(point).model_copy(update={"elapsed_seconds": None}) for point in result.curve),
         convergence=measure_convergence(result.curve, baseline.curve, higher_is_better=metric.higher_is_better),
         selected_epoch=result.selected_epoch,
         selected_step=result.selected_step,
@@ -209,7 +207,7 @@ def _settings(
         for name in NETWORKS
     }
     encoders = {
-        f"encoder_after_step_{taken.probe.step}": f"{taken.model}, SHA-256 {taken.model_sha256}"
+        f"encoder_after_step_{taken.probe.step}": f"{taken.model_id}, SHA-256 {taken.model_sha256}"
         for taken in probes.probes
     }
     for number, artifacts in enumerate(trained, start=1):
@@ -226,9 +224,9 @@ def _settings(
         | encoders
         | ({"modality_map": pairs} if pairs else {})
         | {
-            "model": valid.card.id,
+            "model_id": valid.card.id,
             "model_sha256": valid.card.checkpoint.sha256,
-            "dataset": request.dataset_id,
+            "dataset_id": request.dataset_id,
             "dataset_digest": valid.dataset_digest,
             "task": str(request.task),
             "input_transform": valid.input_transform,

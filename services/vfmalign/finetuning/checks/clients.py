@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from typing import Self
 
 from vfmalign.client.features import AsyncFeaturesClient
 from vfmalign.client.messages.common import Estimate, Progress
 from vfmalign.client.messages.features import ExtractDatasetRequest
-from vfmalign.client.messages.mmd import ComputeResponse, Estimator, Kernel, Measure, TestOptions
+from vfmalign.client.messages.mmd import ComputeOptions, ComputeResponse, Kernel, Measure
 from vfmalign.client.mmd import AsyncMmdClient
 from vfmalign.client.samples import StoredFeatureSet
 from vfmalign.core.domain.record import Record
@@ -39,24 +40,16 @@ class FeatureSetRef(Record):
 
 
 class ComparisonRequest(Record):
-    """A paired comparison of two stored feature sets.
-
-    Attributes:
-        permutations: 0 requests no test.
-        sigma: bandwidth; None takes the median distance of the reference.
-    """
+    """A comparison of two stored feature sets, on the scale of a third one."""
 
     before: StoredFeatureSet
     after: StoredFeatureSet
     reference: StoredFeatureSet
-    layers: tuple[str, ...]
-    primary_layer: str
-    permutations: int
-    seed: int
-    interval_level: float
-    projection: bool
-    estimator: Estimator = "unbiased_paired"
-    sigma: float | None = None
+    options: ComputeOptions
+
+    def with_options(self, **changes: object) -> Self:
+        """Returns the request with other values of some options."""
+        return self.model_copy(update={"options": self.options.model_copy(update=changes)})
 
 
 async def extract(features: AsyncFeaturesClient, request: ExtractDatasetRequest, report: Report) -> FeatureSetRef:
@@ -77,32 +70,11 @@ async def extract(features: AsyncFeaturesClient, request: ExtractDatasetRequest,
 
 async def compare(mmd: AsyncMmdClient, request: ComparisonRequest) -> tuple[ComputeResponse, str]:
     """Compares two feature sets; returns the result and the device that computed it."""
-    response = await _compute(mmd, request)
+    response = await mmd.compute(request.before, request.after, request.options, reference=request.reference)
     return response.without_cost(), response.cost.device
 
 
 async def measure(mmd: AsyncMmdClient, request: ComparisonRequest, name: Measure) -> Estimate:
     """Computes a measure of the primary layer beside MMD²."""
-    response = await _compute(mmd, request, name)
+    response, _ = await compare(mmd, request.with_options(measures=(name,)))
     return response.layers[0].measures[0].value
-
-
-async def _compute(mmd: AsyncMmdClient, request: ComparisonRequest, *measures: Measure) -> ComputeResponse:
-    kernel = KERNEL
-    if request.sigma is not None:
-        kernel = KERNEL.model_copy(update={"bandwidth_rule": "fixed", "fixed_sigma": request.sigma})
-    test = TestOptions(permutations=request.permutations, seed=request.seed) if request.permutations else None
-    return await mmd.compute(
-        request.before,
-        request.after,
-        reference=request.reference,
-        pairing="paired",
-        estimator=request.estimator,
-        kernel=kernel,
-        layers=request.layers,
-        primary_layer=request.primary_layer,
-        interval_level=request.interval_level,
-        projection=request.projection,
-        test=test,
-        measures=measures,
-    )

@@ -8,10 +8,10 @@ from vfmalign.analysis.checks.cautions import list_cautions
 from vfmalign.analysis.checks.records import MEASURE_MEANINGS, CheckAnalysis, CheckReport, SeedAnalysis
 from vfmalign.analysis.checks.shift import is_saturated
 from vfmalign.client.messages import checks as messages
-from vfmalign.client.messages.common import Progress, SoftwareVersion
+from vfmalign.client.messages.common import ObjectRef, Progress, SoftwareVersion
 from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.finetuning.checks.repository import ReportRefs, StageRun, StoredCheck
-from vfmalign.finetuning.jobs.converters import to_object_ref, with_remedy
+from vfmalign.finetuning.jobs.converters import with_remedy
 
 MAX_CUT_STRUCTURES = 1_000
 """Cut structures in a message, whose size is limited."""
@@ -49,7 +49,7 @@ def _outline(spec: messages.CheckSpec) -> messages.CheckSpec:
 
 
 def to_stages(
-    names: Sequence[str], runs: Sequence[StageRun], progress: Sequence[Progress]
+    names: Sequence[str], runs: Sequence[StageRun], progress: Sequence[Progress] = ()
 ) -> list[messages.CheckStage]:
     """Returns every stage in order, started or not.
 
@@ -97,8 +97,8 @@ def _to_result(report: CheckReport, refs: ReportRefs, store: ObjectStore) -> mes
         held_out=result.held_out,
         cut_structures=result.cut_structures[:MAX_CUT_STRUCTURES],
         cautions=tuple(f"{caution.title}. {caution.text}" for caution in list_cautions(result)),
-        report_json=to_object_ref(refs.json_ref, store),
-        report_html=to_object_ref(refs.html_ref, store),
+        report_json=ObjectRef.of(refs.json_ref, store.uri),
+        report_html=ObjectRef.of(refs.html_ref, store.uri),
         software=tuple(
             SoftwareVersion(name=name, version=version) for name, version in sorted(report.run.software.items())
         ),
@@ -127,7 +127,7 @@ def _to_seed_result(seed: SeedAnalysis) -> messages.SeedResult:
         convergence=main.convergence,
         curves=tuple(network.to_curve() for network in seed.networks),
         weight_change=main.weight_change or 0.0,
-        job_ids=tuple(network.job for network in seed.networks),
+        job_ids=tuple(network.job_id for network in seed.networks),
     )
 
 

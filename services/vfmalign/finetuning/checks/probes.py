@@ -15,6 +15,7 @@ from vfmalign.core.domain.jobs import JobProgress, probe_id
 from vfmalign.core.domain.record import Record
 from vfmalign.core.storage.keys import check_key
 from vfmalign.core.storage.lost_objects import lost_as
+from vfmalign.core.storage.model_cards import load_card
 from vfmalign.finetuning.checks.artifacts import (
     RESTORE,
     Outputs,
@@ -23,8 +24,10 @@ from vfmalign.finetuning.checks.artifacts import (
     find_artifact,
     make_stage,
 )
-from vfmalign.finetuning.checks.clients import compare, extract
+from vfmalign.finetuning.checks.clients import FeatureSetRef, compare, extract
 from vfmalign.finetuning.checks.stages import (
+    BEFORE_TRAINING,
+    COMPARED,
     Validated,
     comparison_with,
     ensure_job,
@@ -32,16 +35,20 @@ from vfmalign.finetuning.checks.stages import (
     refuse_unfinished,
 )
 from vfmalign.finetuning.checks.trainings import MAIN
-from vfmalign.finetuning.jobs.request import load_card
 
 
 class TakenProbe(Record):
-    """`checks/<id>/stages/probe_<step>.json`: a probe, with its encoder and feature set."""
+    """`checks/<id>/stages/probe_<step>.json`: a probe, with its encoder and feature set.
+
+    Attributes:
+        compared_with: digests of the features before and of the reference; with others it is taken again.
+    """
 
     probe: Probe
-    model: str
+    model_id: str
     model_sha256: str
     feature_set: str
+    compared_with: tuple[str, str]
 
 
 class TakenProbes(Record):
@@ -51,9 +58,8 @@ class TakenProbes(Record):
 
 
 def probes_stage() -> Stage:
-    """Returns the stage that computes the probes beside the training."""
-    needs = ("features_reference", "features_before", "features_random")  # those of the job that it probes
-    return make_stage("probes", needs, _make, TakenProbes)
+    """Returns the stage that computes the probes beside the training, which it creates where it comes first."""
+    return make_stage("probes", COMPARED, _make, TakenProbes, after=BEFORE_TRAINING, follows=(MAIN.stage,))
 
 
 async def _make(context: StageContext, outputs: Outputs) -> Record:
@@ -61,9 +67,10 @@ async def _make(context: StageContext, outputs: Outputs) -> Record:
     steps = outputs.get("validate", Validated).recipes["pretrained"].probe_steps
     for step in steps:
         stored = await find_artifact(context, _artifact(step), TakenProbe)
-        latest = stored if stored is not None else await _take(context, outputs, step)
-        taken.append(latest)
-        shift, score = latest.probe.shift.value, latest.probe.validation_score
+        if stored is None or stored.compared_with != _compared_with(outputs):
+            stored = await _take(context, outputs, step)
+        taken.append(stored)
+        shift, score = stored.probe.shift.value, stored.probe.validation_score
         shown = "absent" if shift is None else f"{shift:.3g}"
         await context.set_status(
             f"probe after step {step}: MMD² {shown}, validation {score:.3g}",
@@ -74,6 +81,11 @@ async def _make(context: StageContext, outputs: Outputs) -> Record:
 
 def _artifact(step: int) -> str:
     return f"stages/probe_{step}.json"
+
+
+def _compared_with(outputs: Outputs) -> tuple[str, str]:
+    before, reference = (outputs.get(name, FeatureSetRef) for name in ("features_before", "features_reference"))
+    return before.manifest_sha256, reference.manifest_sha256
 
 
 async def _take(context: StageContext, outputs: Outputs, step: int) -> TakenProbe:
@@ -95,13 +107,14 @@ async def _take(context: StageContext, outputs: Outputs, step: int) -> TakenProb
     verified = request.model_copy(update=only_primary | {"verify": context.repairing})
     features = await extract(context.features, verified, report)
     comparison_request = comparison_with(context, outputs, features)
-    comparison, _ = await compare(context.mmd, comparison_request.model_copy(update=only_primary))
+    comparison, _ = await compare(context.mmd, comparison_request.with_options(**only_primary))
     layer = comparison.get_layer(valid.primary_layer)
     taken = TakenProbe(
-        probe=Probe(step=step, shift=(layer.standardised or layer.raw).mmd2, validation_score=point.val_score),
-        model=card.id,
+        probe=Probe(step=step, shift=(layer.standardised or layer.raw).mmd2, validation_score=point.validation_score),
+        model_id=card.id,
         model_sha256=card.checkpoint.sha256,
         feature_set=features.feature_set,
+        compared_with=_compared_with(outputs),
     )
     await asyncio.to_thread(context.store.write, check_key(context.check.id, _artifact(step)), taken)
     return taken

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import re
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -32,14 +31,15 @@ from vfmalign.core.domain.errors import (
     VfmalignError,
 )
 from vfmalign.core.domain.record import Record
+from vfmalign.core.domain.stored_objects import StoredFile
 from vfmalign.core.runtime import logs
 from vfmalign.core.storage.keys import check_key
 from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.finetuning.checks.artifacts import Outputs, Stage, StageContext
 from vfmalign.finetuning.checks.repairs import ArtifactLost, Repairs
+from vfmalign.finetuning.checks.reporting import all_stages
 from vfmalign.finetuning.checks.repository import CheckRepository, ReportRefs, StoredCheck
 from vfmalign.finetuning.jobs.repository import JobRepository
-from vfmalign.finetuning.lifecycle import StoredRef
 
 # Errors that end by themselves, or once an operator has fixed the deployment: failing the check would cost its finished
 # stages.
@@ -112,7 +112,7 @@ class Reconciler:
     def __init__(
         self,
         *,
-        get_stages: Callable[[int], Sequence[Stage]],
+        get_stages: Callable[[int], Sequence[Stage]] = all_stages,
         checks: CheckRepository,
         jobs: JobRepository,
         store: ObjectStore,
@@ -206,7 +206,8 @@ class Reconciler:
         try:
             while True:
                 for stage in stages:
-                    ready = all(need in outputs for need in stage.needs) and not repairs.blocks(stage.name)
+                    ready = all(name in outputs for name in stage.reads + stage.after)
+                    ready = ready and not repairs.blocks(stage.name)
                     if ready and stage.name not in outputs and stage.name not in running:
                         work = self._run_stage(check, stage, outputs, board, repairs)
                         running[stage.name] = asyncio.create_task(work)
@@ -234,6 +235,7 @@ class Reconciler:
         context = StageContext(
             check=check,
             store=self._store,
+            checks=self._checks,
             jobs=self._jobs,
             features=self._client.features,
             mmd=self._client.mmd,
@@ -252,7 +254,7 @@ class Reconciler:
                 if not begun:  # a retry within this process belongs to the same run of the stage
                     await asyncio.to_thread(self._checks.begin_stage, check.id, stage.name)
                     begun = True
-                record = await stage.make(context, outputs)
+                record = await stage.make(context, outputs.restrict_to(stage.reads))
                 digest = record.digest() if stage.artifact else ""  # a job's result is recorded with the job
             await asyncio.to_thread(self._checks.end_stage, check.id, stage.name, "succeeded", artifact_sha256=digest)
             return record
@@ -314,10 +316,9 @@ class Reconciler:
     def _report_refs(self, check_id: str) -> ReportRefs:
         return ReportRefs(json_ref=self._ref(check_id, "report.json"), html_ref=self._ref(check_id, "report.html"))
 
-    def _ref(self, check_id: str, name: str) -> StoredRef:
+    def _ref(self, check_id: str, name: str) -> StoredFile:
         key = check_key(check_id, name)
-        data = self._store.get(key)
-        return StoredRef(key=key, sha256=hashlib.sha256(data).hexdigest(), size_bytes=len(data))
+        return StoredFile.of(key, self._store.get(key))
 
 
 async def _end_tasks(running: dict[str, asyncio.Task[Record]], names: Iterable[str]) -> None:

@@ -13,22 +13,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from vfmalign.core.domain.errors import DataLoss, NotFound, PreconditionFailed
-from vfmalign.core.domain.jobs import JobResult
 from vfmalign.core.domain.record import Record
 from vfmalign.core.runtime import logs, metrics
 from vfmalign.core.storage.keys import check_key
 from vfmalign.core.storage.store.object_store import ObjectStore
-from vfmalign.finetuning.checks.artifacts import Outputs, Stage
+from vfmalign.finetuning.checks.artifacts import Outputs, Stage, get_readers
 from vfmalign.finetuning.checks.clients import FeatureSetRef
 from vfmalign.finetuning.checks.repository import CheckRepository, StoredCheck
-from vfmalign.finetuning.checks.trainings import MAIN, Training, list_trainings, name_stage, parse_stage
+from vfmalign.finetuning.checks.trainings import MAIN, Training
 from vfmalign.finetuning.jobs.repository import JobRepository
 from vfmalign.finetuning.jobs.results import reopen
 
 MAX_REPAIRS = 3
 """Repairs of one stage during one run of a check."""
-_JOB = "job_"
-_FEATURES = "features_"
 _log = logs.get(__name__)
 
 
@@ -45,6 +42,7 @@ class Repairs:
     """The repairs during one run of a check.
 
     Attributes:
+        stages: all of the check, in order, by name.
         active: the loss that a stage repairs while it runs again, by stage.
     """
 
@@ -79,8 +77,8 @@ class Repairs:
         await asyncio.to_thread(self.checks.record_loss, self.check.id, creator, f"{loss.subject}: {loss.message}")
         self.active[creator] = loss
         outputs.remove(creator)
-        if creator.startswith(_JOB):
-            await asyncio.to_thread(self._reopen_job, creator, loss)
+        if (training := self.stages[creator].training) is not None:
+            await asyncio.to_thread(self._reopen_job, training, loss)
             await self._invalidate(creator, outputs)
         return self._get_readers(creator)
 
@@ -90,7 +88,7 @@ class Repairs:
 
     async def before_store(self, stage: str, record: Record, outputs: Outputs) -> None:
         """Invalidates what was computed from the features of a stage, unless these are the same as before."""
-        if stage.startswith(_FEATURES) and not await asyncio.to_thread(self._is_same_set, stage, record):
+        if isinstance(record, FeatureSetRef) and not await asyncio.to_thread(self._is_same_set, stage, record):
             await self._invalidate(stage, outputs)
 
     def end(self, stage: str) -> None:
@@ -105,64 +103,45 @@ class Repairs:
 
     def _find_creator(self, stage: str, loss: DataLoss, outputs: Outputs) -> str:
         """Returns the stage that creates an object again; empty where there is none, as for imported models."""
-        if loss.kind in {"job_result", "model"} and stage.startswith(_JOB):
+        if loss.kind in {"job_result", "model"} and self.stages[stage].training is not None:
             return stage
         for name, record in outputs.items():
             if isinstance(record, FeatureSetRef) and (loss.kind, loss.owner) == ("feature_set", record.feature_set):
                 return name
-            if isinstance(record, JobResult) and self._has_created(name, record, loss):
+            training = self.stages[name].training
+            if training is not None and self._has_created(training, loss):
                 return name
-        # The sets of the probes are no artifacts of stages of their own.
-        return stage if loss.kind == "feature_set" and stage == "probes" else ""
+        # What a stage follows has no artifact yet, so the stage has made sets of its own from it.
+        return stage if loss.kind == "feature_set" and self.stages[stage].follows else ""
 
-    def _has_created(self, stage: str, result: JobResult, loss: DataLoss) -> bool:
+    def _has_created(self, training: Training, loss: DataLoss) -> bool:
         if loss.kind == "model":
-            is_encoder = bool(result.encoder) and loss.owner == result.encoder
-            return is_encoder or (stage == MAIN.stage and self._is_probe(loss))
-        return loss.kind == "job_result" and loss.owner == self._get_training(stage).job_id(self.check.id)
+            is_encoder = bool(loss.owner) and loss.owner == training.encoder_id(self.check.id)
+            return is_encoder or (training == MAIN and self._is_probe(loss))
+        return loss.kind == "job_result" and loss.owner == training.job_id(self.check.id)
 
     def _is_probe(self, loss: DataLoss) -> bool:
         return loss.owner.startswith(f"{MAIN.encoder_id(self.check.id)}-step-")
 
-    def _reopen_job(self, stage: str, loss: DataLoss) -> None:
+    def _reopen_job(self, training: Training, loss: DataLoss) -> None:
         detail = f"{loss.subject}: {loss.message}; it is created again"
         is_probe = loss.kind == "model" and self._is_probe(loss)
-        job_id = self._get_training(stage).job_id(self.check.id)
-        reopen(self.jobs, self.store, job_id, detail, from_start=is_probe)
+        reopen(self.jobs, self.store, training.job_id(self.check.id), detail, from_start=is_probe)
 
     async def _invalidate(self, stage: str, outputs: Outputs) -> None:
         """Removes the artifacts that were computed with the former output of a stage."""
-        readers = [name for name in self._get_readers(stage) if name in self.stages]
+        readers = self._get_readers(stage)
         for name in readers:
             outputs.remove(name)
             await asyncio.to_thread(self.store.delete, check_key(self.check.id, self.stages[name].artifact))
         await asyncio.to_thread(self.checks.forget_artifacts, self.check.id, readers)
 
     def _get_readers(self, stage: str) -> tuple[str, ...]:
-        return get_readers(stage, self.check.request.seeds)
+        return get_readers(self.stages.values(), stage)
 
-    def _get_training(self, stage: str) -> Training:
-        return next(training for training in list_trainings(self.check.request.seeds) if training.stage == stage)
-
-    def _is_same_set(self, stage: str, record: Record) -> bool:
+    def _is_same_set(self, stage: str, record: FeatureSetRef) -> bool:
         try:
             before = self.store.read(check_key(self.check.id, self.stages[stage].artifact), FeatureSetRef)
         except (NotFound, PreconditionFailed):
             return False
-        return isinstance(record, FeatureSetRef) and before.to_sample() == record.to_sample()
-
-
-def get_readers(stage: str, seeds: int) -> tuple[str, ...]:
-    """Returns the stages of a check with so many training seeds that compute with the output of a stage."""
-    name, number = parse_stage(stage)
-    if name in {"job_scratch", "job_specialised"}:
-        return ("report",)
-    if not name.startswith((_FEATURES, _JOB)):
-        return ()
-    numbers = [number] if name in {"job_pretrained", "features_after"} else list(range(1, seeds + 1))
-    readers = [name_stage("mmd", one) for one in numbers]
-    if name == "job_pretrained":
-        readers.append(name_stage("features_after", number))
-    if 1 in numbers:
-        readers += ["measures", "probes"]
-    return (*readers, "report")
+        return before.to_sample() == record.to_sample()

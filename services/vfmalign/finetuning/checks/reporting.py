@@ -17,8 +17,9 @@ from vfmalign.analysis.checks.records import (
     StageTime,
 )
 from vfmalign.core.domain.errors import NotFound
-from vfmalign.core.domain.jobs import FigureRef, JobResult, Network
+from vfmalign.core.domain.jobs import JobResult, Network
 from vfmalign.core.domain.record import Record
+from vfmalign.core.domain.stored_objects import StoredFigure
 from vfmalign.core.storage.keys import check_key
 from vfmalign.core.storage.lost_objects import lost_as
 from vfmalign.core.storage.store.object_store import ObjectStore
@@ -26,12 +27,12 @@ from vfmalign.database.tables import now
 from vfmalign.finetuning.checks.artifacts import RESTORE, Outputs, Stage, StageContext, make_stage
 from vfmalign.finetuning.checks.assembly import SeedArtifacts, assemble
 from vfmalign.finetuning.checks.clients import FeatureSetRef
+from vfmalign.finetuning.checks.converters import to_stages
 from vfmalign.finetuning.checks.probes import TakenProbes, probes_stage
-from vfmalign.finetuning.checks.repository import CheckRepository, StageRun, StoredCheck
+from vfmalign.finetuning.checks.repository import StageRun, StoredCheck
 from vfmalign.finetuning.checks.similarity import Measures, measures_stage
 from vfmalign.finetuning.checks.stages import Validated, measuring_stages
 from vfmalign.finetuning.checks.trainings import Training, list_trainings, name_stage
-from vfmalign.finetuning.jobs.repository import JobRepository
 from vfmalign.finetuning.jobs.request import NETWORKS
 from vfmalign.reports.checks.page import ExampleSlice, PageSources, render
 
@@ -41,17 +42,12 @@ SOFTWARE = ("vfmalign", "numpy", "scipy", "matplotlib")
 
 def stage_times(runs: Sequence[StageRun]) -> tuple[StageTime, ...]:
     """Returns every started stage with the wall time from its first start to its first end, interruptions included."""
-    times = []
-    for name in dict.fromkeys(run.stage for run in runs):
-        own = [run for run in runs if run.stage == name and run.outcome != "lost"]
-        if not own:
-            continue
-        done = next((run for run in own if run.outcome == "succeeded"), None)
-        seconds = None
-        if done is not None and done.finished_at is not None:
-            seconds = (done.finished_at - own[0].started_at).total_seconds()
-        times.append(StageTime(stage=name, attempts=len(own), seconds=seconds))
-    return tuple(times)
+    stages = to_stages(list(dict.fromkeys(run.stage for run in runs)), runs)
+    return tuple(
+        StageTime(stage=stage.name, attempts=stage.attempts, seconds=None if stage.end_time is None else stage.seconds)
+        for stage in stages
+        if stage.attempts
+    )
 
 
 def list_losses(runs: Sequence[StageRun]) -> tuple[LostArtifact, ...]:
@@ -59,17 +55,17 @@ def list_losses(runs: Sequence[StageRun]) -> tuple[LostArtifact, ...]:
     return tuple(LostArtifact(stage=run.stage, message=run.message) for run in runs if run.outcome == "lost")
 
 
-def report_stage(checks: CheckRepository, seeds: int) -> Stage:
+def report_stage(seeds: int) -> Stage:
     """Returns the stage that ends a check."""
-    trainings = list_trainings(seeds)
+    comparisons = (name_stage("mmd", number) for number in range(1, seeds + 1))
+    jobs = (training.stage for training in list_trainings(seeds))
+    reads = ("validate", "features_before", *comparisons, "measures", "probes", *jobs)
+    return make_stage("report", reads, _make, CheckReport, "report.json", verify=_verify_page)
 
-    async def make(context: StageContext, outputs: Outputs) -> Record:
-        await context.set_status("writing the report")
-        return await asyncio.to_thread(_write_report, checks, context.jobs, context.store, context.check, outputs)
 
-    comparisons = dict.fromkeys(name_stage("mmd", training.number) for training in trainings)
-    needs = (*comparisons, "measures", "probes", *(training.stage for training in trainings))
-    return make_stage("report", needs, make, CheckReport, "report.json", verify=_verify_page)
+async def _make(context: StageContext, outputs: Outputs) -> Record:
+    await context.set_status("writing the report")
+    return await asyncio.to_thread(_write_report, context, outputs)
 
 
 def read_report(store: ObjectStore, check: StoredCheck) -> CheckReport:
@@ -96,14 +92,13 @@ def _verify_page(context: StageContext, report: CheckReport) -> None:
         context.store.get(check_key(context.check.id, "report.html"), sha256=expected)
 
 
-def all_stages(checks: CheckRepository, seeds: int) -> tuple[Stage, ...]:
+def all_stages(seeds: int) -> tuple[Stage, ...]:
     """Returns every stage of a check with so many training seeds, in order."""
-    return (*measuring_stages(seeds), measures_stage(), probes_stage(), report_stage(checks, seeds))
+    return (*measuring_stages(seeds), measures_stage(), probes_stage(), report_stage(seeds))
 
 
-def _write_report(
-    checks: CheckRepository, jobs: JobRepository, store: ObjectStore, check: StoredCheck, outputs: Outputs
-) -> CheckReport:
+def _write_report(context: StageContext, outputs: Outputs) -> CheckReport:
+    check, store = context.check, context.store
     trainings = list_trainings(check.request.seeds)
     jobs_results = {training: outputs.get(training.stage, JobResult) for training in trainings}
     trained = [
@@ -123,7 +118,7 @@ def _write_report(
         probes=outputs.get("probes", TakenProbes),
     )
     figures = {name: tuple(ref for ref in job.figures if ref.key.endswith(".png")) for name, job in results.items()}
-    runs = checks.stages(check.id)
+    runs = context.checks.stages(check.id)
     report = CheckReport(
         result_digest=result.digest(),
         result=result,
@@ -132,8 +127,10 @@ def _write_report(
             finished_at=now(),
             stages=tuple(time for time in stage_times(runs) if time.stage != "report"),
             losses=list_losses(runs),
-            job_attempts={name: jobs.get(name).attempts for name in (one.job_id(check.id) for one in trainings)},
-            trained_by={one.stage.removeprefix("job_"): result.job for one, result in jobs_results.items()},
+            job_attempts={
+                name: context.jobs.get(name).attempts for name in (one.job_id(check.id) for one in trainings)
+            },
+            trained_by={name_stage(one.network, one.number): result.job_id for one, result in jobs_results.items()},
             devices={
                 "features": outputs.get("features_before", FeatureSetRef).device,
                 "mmd": measured.device,
@@ -156,7 +153,9 @@ def _write_report(
     return report
 
 
-def _pictures(store: ObjectStore, check_id: str, figures: Mapping[Network, Sequence[FigureRef]]) -> list[ExampleSlice]:
+def _pictures(
+    store: ObjectStore, check_id: str, figures: Mapping[Network, Sequence[StoredFigure]]
+) -> list[ExampleSlice]:
     slices = []
     for network, refs in figures.items():
         with lost_as("job_result", Training(network).job_id(check_id), RESTORE):

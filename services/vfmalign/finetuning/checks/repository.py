@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal
+from typing import Literal
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session, defer
@@ -13,10 +13,11 @@ from sqlalchemy.orm import Session, defer
 from vfmalign.client.messages.checks import CheckSpec
 from vfmalign.client.messages.common import Failure, Progress, State
 from vfmalign.core.domain.record import Record
+from vfmalign.core.domain.stored_objects import StoredFile
 from vfmalign.database.tables import now
 from vfmalign.finetuning.checks.tables import CheckRow, StageRow
 from vfmalign.finetuning.jobs.tables import JobRow
-from vfmalign.finetuning.lifecycle import LifecycleRepository, Operation, StoredRef, common_fields
+from vfmalign.finetuning.lifecycle import LifecycleRepository, Operation, common_fields
 
 StageOutcome = Literal["running", "succeeded", "failed", "interrupted", "cancelled", "lost"]
 """`lost` records that the output of an earlier run was lost, so that the stage runs again."""
@@ -25,8 +26,8 @@ StageOutcome = Literal["running", "succeeded", "failed", "interrupted", "cancell
 class ReportRefs(Record):
     """The stored report of a finished check."""
 
-    json_ref: StoredRef
-    html_ref: StoredRef
+    json_ref: StoredFile
+    html_ref: StoredFile
 
 
 @dataclass(frozen=True)
@@ -189,14 +190,14 @@ class CheckRepository(LifecycleRepository[CheckRow, StoredCheck]):
             _end_stage(row, "lost", message)
             session.add(row)
 
-    def job_results(self, check_id: str) -> dict[str, StoredRef]:
+    def job_results(self, check_id: str) -> dict[str, StoredFile]:
         """Returns the stored results of a check's jobs, by job."""
         query = sa.select(JobRow.id, JobRow.result).where(JobRow.check_id == check_id)
         with self._database.snapshot() as session:
             rows = session.execute(query).all()
-        return {row.id: StoredRef.model_validate(row.result) for row in rows if row.result is not None}
+        return {row.id: StoredFile.model_validate(row.result) for row in rows if row.result is not None}
 
-    def _end(self, session: Session, row: Any, state: State, detail: str, failure: Failure | None = None) -> None:
+    def _end(self, session: Session, row: CheckRow, state: State, detail: str, failure: Failure | None = None) -> None:
         super()._end(session, row, state, detail, failure)
         row.stage_progress = []
         if state != "succeeded":

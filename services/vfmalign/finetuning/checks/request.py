@@ -1,22 +1,22 @@
-"""Rules of a requested check."""
+"""Rules of a requested check, and the inputs that it names."""
 
 from __future__ import annotations
 
+from contextlib import suppress
+from dataclasses import dataclass
+
 from vfmalign.client.messages.checks import CheckSpec
 from vfmalign.client.recipes import get_recipe
+from vfmalign.core.domain.datasets import DatasetManifest
 from vfmalign.core.domain.errors import BadOption, Unavailable
-from vfmalign.core.domain.modality_map import resolve_input
+from vfmalign.core.domain.jobs import Network, TrainingRecipe
 from vfmalign.core.domain.models import ModelCard
-from vfmalign.core.domain.recipes import check_patch
-from vfmalign.core.domain.tasks import check_task, get_task_spec
+from vfmalign.core.domain.tasks import TaskSpec, check_task, get_task_spec
 from vfmalign.core.storage.datasets import load_dataset
+from vfmalign.core.storage.model_cards import load_card
 from vfmalign.core.storage.store.object_store import ObjectStore
-from vfmalign.finetuning.jobs.request import (
-    FINETUNING_SPLITS,
-    NETWORKS,
-    check_splits,
-    load_card,
-)
+from vfmalign.core.storage.trainings import resolve_training
+from vfmalign.finetuning.jobs.request import NETWORKS
 
 
 def check_spec(spec: CheckSpec) -> None:
@@ -26,7 +26,7 @@ def check_spec(spec: CheckSpec) -> None:
         BadOption: an unknown task or preset, a layer named twice, a seed out of range, or probes of a baseline or
             without validation.
     """
-    check_task(spec.task.name, spec.task.parameters)
+    check_task(spec.task)
     for name, own in (("scratch", spec.scratch_recipe), ("specialised", spec.specialised_recipe)):
         if own is not None and own.probe_steps:
             raise BadOption(
@@ -44,33 +44,56 @@ def check_spec(spec: CheckSpec) -> None:
         raise BadOption("a layer is named twice", field="layers", remedy="name each layer once")
 
 
+@dataclass(frozen=True)
+class ResolvedCheck:
+    """A check that fits its dataset and its model.
+
+    Attributes:
+        task: the task on the dataset.
+        layers: compared layers, the primary one first.
+        recipes: of the three trainings.
+    """
+
+    task: TaskSpec
+    layers: tuple[str, ...]
+    recipes: dict[Network, TrainingRecipe]
+
+
+def resolve_check(spec: CheckSpec, dataset: DatasetManifest, card: ModelCard) -> ResolvedCheck:
+    """Resolves what a check leaves open, and checks that its trainings fit the dataset and the model that it names.
+
+    Raises:
+        BadOption: the dataset does not declare what the task is about, the model's input lacks a channel, the model
+            lacks a layer, or a patch is too large.
+        BadDataset: a split without a case, or a case without what the task needs.
+    """
+    task = get_task_spec(spec.task, dataset.declaration)
+    recipes = {network: get_recipe(spec, network, card.preprocessing.shape_dhw) for network in NETWORKS}
+    resolve_training(
+        dataset,
+        task,
+        card.id,
+        card.preprocessing,
+        modality_map=spec.modality_map,
+        recipes=tuple(recipes.values()),
+    )
+    return ResolvedCheck(task, choose_layers(card, spec.layers), recipes)
+
+
 def check_inputs(store: ObjectStore, spec: CheckSpec) -> None:
-    """Checks the task against the dataset and the model, before anything is stored.
+    """Checks a requested check against its dataset and its model, before anything is stored.
 
     While the store is unavailable, this is left to the stage `validate`, which waits for it.
 
     Raises:
         NotFound: the model or the dataset does not exist.
         DigestMismatch: one of them has another digest than requested.
-        BadOption: the dataset does not declare what the task is about, the model's input lacks a channel, or the model
-            lacks a layer.
-        BadDataset: a split without a case, or a case without what the task needs.
+        InvalidInput: as `resolve_check`.
     """
-    try:
+    with suppress(Unavailable):
         dataset = load_dataset(store, spec.dataset_id, spec.dataset_digest or None)
         card = load_card(store, spec.model_id, spec.model_sha256)
-    except Unavailable:
-        return
-    check_splits(dataset, FINETUNING_SPLITS)
-    choose_layers(card, spec.layers)
-    task = get_task_spec(str(spec.task), dataset.declaration)
-    task.check_cases(dataset)
-    model_input = resolve_input(
-        card.id, card.preprocessing, spec.modality_map, dataset.declaration, "spec.modality_map"
-    )
-    task.check_input(card.id, model_input.modalities)
-    for network in NETWORKS:
-        check_patch(get_recipe(spec, network, card.preprocessing.shape_DHW), card.preprocessing.shape_DHW)
+        resolve_check(spec, dataset, card)
 
 
 def choose_layers(card: ModelCard, requested: tuple[str, ...]) -> tuple[str, ...]:

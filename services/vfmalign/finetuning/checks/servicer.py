@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 
-from vfmalign.client.messages.checks import Check, CheckId, CheckSpec
+from vfmalign.client.messages.checks import Check, CheckSpec
 from vfmalign.core.domain.errors import DataLoss
 from vfmalign.core.runtime import logs
 from vfmalign.core.runtime.threads import DATABASE, STORE
@@ -14,14 +14,16 @@ from vfmalign.finetuning.checks.reporting import all_stages, read_report
 from vfmalign.finetuning.checks.repository import CheckRepository, StoredCheck
 from vfmalign.finetuning.checks.request import check_inputs, check_spec
 from vfmalign.finetuning.jobs.repository import JobRepository
-from vfmalign.finetuning.servicers import Context, OperationServicer, Watching, parse_id, stream_report
+from vfmalign.finetuning.servicers import Context, OperationServicer, Watching, stream_report
 from vfmalign.v1 import alignment_pb2, alignment_pb2_grpc
 
 _log = logs.get(__name__)
 _STATES = alignment_pb2.CheckState.DESCRIPTOR
 
 
-class AlignmentServicer(OperationServicer[StoredCheck], alignment_pb2_grpc.AlignmentServiceServicer):
+class AlignmentServicer(
+    OperationServicer[StoredCheck, alignment_pb2.Check], alignment_pb2_grpc.AlignmentServiceServicer
+):
     """Serves `AlignmentService`.
 
     Args:
@@ -49,10 +51,9 @@ class AlignmentServicer(OperationServicer[StoredCheck], alignment_pb2_grpc.Align
         self, request: alignment_pb2.CreateCheckRequest, context: Context
     ) -> alignment_pb2.CreateCheckResponse:
         """Creates a check."""
-        check_id = parse_id(CheckId, request.check_id, "check_id")
         spec = CheckSpec.from_proto(request.spec, "spec")
         check_spec(spec)
-        check = await STORE.run(self._create, check_id, spec)
+        check = await STORE.run(self._create, request.check_id, spec)
         self._wake()
         return alignment_pb2.CreateCheckResponse(check=await self._pack(check))
 
@@ -114,7 +115,7 @@ class AlignmentServicer(OperationServicer[StoredCheck], alignment_pb2_grpc.Align
             except DataLoss as loss:
                 _log.warning("report_lost", check=item.id, error=str(loss))
                 item = self._checks.reopen(item.id, f"{loss.subject}: {loss.message}; it is created again")
-        stages = [stage.name for stage in all_stages(self._checks, item.request.seeds)]
+        stages = [stage.name for stage in all_stages(item.request.seeds)]
         return to_check(
             item,
             self._store,

@@ -17,7 +17,7 @@ from vfmalign.analysis.checks.records import FeatureShift
 from vfmalign.analysis.transferability.h_score import h_score
 from vfmalign.analysis.transferability.logme import logme
 from vfmalign.client.messages.common import Estimate, absent
-from vfmalign.client.messages.mmd import Measure
+from vfmalign.client.messages.mmd import Kernel, Measure, TestOptions
 from vfmalign.client.mmd import AsyncMmdClient
 from vfmalign.client.samples import StoredFeatureSet
 from vfmalign.core.domain.errors import Exhausted, InvalidInput
@@ -27,7 +27,8 @@ from vfmalign.core.storage.feature_sets import read_feature_set, read_manifest
 from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.finetuning.checks.artifacts import Outputs, Stage, StageContext, make_stage
 from vfmalign.finetuning.checks.clients import ComparisonRequest, FeatureSetRef, compare, measure
-from vfmalign.finetuning.checks.stages import Validated, comparison_with
+from vfmalign.finetuning.checks.stages import COMPARED, Validated, comparison_with
+from vfmalign.finetuning.checks.trainings import MAIN
 
 MMD_SERVICE_MEASURES: tuple[Measure, ...] = ("cka", "frechet", "energy")
 """Measures that `MmdService` computes."""
@@ -50,20 +51,20 @@ class Measures(Record):
 
 
 def measures_stage() -> Stage:
-    """Returns the stage that computes the measures, once the features after exist and MMD² has set the bandwidth."""
-    return make_stage("measures", ("features_after", "mmd"), _make, Measures)
+    """Returns the stage that computes the measures, with the bandwidth of MMD² and the classes that the job names."""
+    return make_stage("measures", (*COMPARED, "features_after", "mmd", MAIN.stage), _make, Measures)
 
 
 async def _make(context: StageContext, outputs: Outputs) -> Record:
     valid = outputs.get("validate", Validated)
     await context.set_status("measuring the primary layer beside MMD²")
     request = comparison_with(context, outputs, outputs.get("features_after", FeatureSetRef))
-    request = request.model_copy(update={"layers": (valid.primary_layer,), "permutations": 0})
+    request = request.with_options(layers=(valid.primary_layer,), test=TestOptions())
     # One call each: the service rejects a call as a whole, and one measure may be rejected alone.
     values = {name: await value_or_absent(measure(context.mmd, request, name)) for name in MMD_SERVICE_MEASURES}
     standardised = outputs.get("mmd", FeatureShift).after.get_layer(valid.primary_layer).standardised
     sigma = None if standardised is None else standardised.sigma
-    labels = outputs.get("job_pretrained", JobResult).train_labels
+    labels = outputs.get(MAIN.stage, JobResult).train_labels
     by_class = await asyncio.to_thread(
         compute_class_measures, context.store, request.reference, valid.primary_layer, labels
     )
@@ -86,8 +87,9 @@ async def compute_shift_by_bandwidth(
         return dict.fromkeys(BANDWIDTH_FACTORS, absent("the features could not be standardised"))
 
     async def compute(factor: float) -> Estimate:
-        response, _ = await compare(mmd, request.model_copy(update={"sigma": factor * sigma}))
-        standardised = response.get_layer(request.primary_layer).standardised
+        kernel = Kernel(bandwidth_rule="fixed", fixed_sigma=factor * sigma)
+        response, _ = await compare(mmd, request.with_options(kernel=kernel))
+        standardised = response.get_layer(request.options.primary_layer).standardised
         return absent("the features could not be standardised") if standardised is None else standardised.mmd2
 
     return {name: await value_or_absent(compute(factor)) for name, factor in BANDWIDTH_FACTORS.items()}

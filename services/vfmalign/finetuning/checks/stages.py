@@ -1,33 +1,35 @@
 """Stages of an alignment check: their order, their artifacts and how each is computed.
 
-    validate → features_reference, features_before, features_random → job_* → features_after → mmd, measures → report
+    validate → features_reference, features_before, features_random → job_* → features_after → mmd → measures → report
                                                                     ↘ probes, while the pretrained network trains ↗
 
 With further training seeds, jobs, `features_after` and `mmd` have a stage for each of them (`trainings`). Measures and
 probes are those of the first seed.
 
-A stage whose artifact exists and is intact is done (`artifacts`). The reconciler runs the stages and retries them;
-`probes`, `similarity` and `reporting` define the stages that are not here.
+Each stage declares what it reads and what it comes after (`artifacts.Stage`). When it begins follows from that, and
+what is invalid once a lost output differs. A stage whose artifact exists and is intact is done. The reconciler runs the
+stages and retries them; `probes`, `similarity` and `reporting` define those that are not here.
 """
 
 from __future__ import annotations
 
 import asyncio
 from functools import partial
+from typing import Literal
 
 from vfmalign.analysis.checks.records import FeatureShift
 from vfmalign.client.messages.common import Progress
 from vfmalign.client.messages.features import ExtractDatasetRequest
 from vfmalign.client.messages.jobs import JobSpec
-from vfmalign.client.recipes import get_recipe
+from vfmalign.client.messages.mmd import ComputeOptions, TestOptions
+from vfmalign.client.recipes import make_request
 from vfmalign.core.domain.datasets import Split
 from vfmalign.core.domain.errors import VfmalignError
 from vfmalign.core.domain.jobs import JobResult, Network, TrainingRecipe
-from vfmalign.core.domain.modality_map import resolve_input
 from vfmalign.core.domain.models import ModelCard
 from vfmalign.core.domain.record import Record
-from vfmalign.core.domain.tasks import get_task_spec
 from vfmalign.core.storage.datasets import check_leakage, load_dataset
+from vfmalign.core.storage.model_cards import load_card
 from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.finetuning.checks.artifacts import (
     Outputs,
@@ -38,22 +40,21 @@ from vfmalign.finetuning.checks.artifacts import (
     read_job_result,
     verify_feature_set,
 )
-from vfmalign.finetuning.checks.clients import ComparisonRequest, FeatureSetRef, compare, extract
+from vfmalign.finetuning.checks.clients import KERNEL, ComparisonRequest, FeatureSetRef, compare, extract
 from vfmalign.finetuning.checks.repository import StoredCheck
-from vfmalign.finetuning.checks.request import choose_layers
-from vfmalign.finetuning.checks.trainings import Training, list_trainings, name_stage, parse_stage
+from vfmalign.finetuning.checks.request import resolve_check
+from vfmalign.finetuning.checks.trainings import Training, list_trainings, name_stage
 from vfmalign.finetuning.jobs.repository import StoredJob
-from vfmalign.finetuning.jobs.request import (
-    FINETUNING_SPLITS,
-    NETWORKS,
-    baseline_digest,
-    check_splits,
-    finetuning_spec,
-    load_card,
-    to_recipe,
-)
+from vfmalign.finetuning.jobs.request import baseline_digest, finetuning_spec
 from vfmalign.finetuning.jobs.results import check_encoder, check_weights
 from vfmalign.finetuning.lifecycle import NO_FREE_SLOT
+
+Moment = Literal["reference", "before", "random", "after"]
+"""Which features a stage extracts: of the training cases, or of the test cases with one of three encoders."""
+COMPARED = ("validate", "features_before", "features_reference")
+"""Stages that a comparison reads beside the features that it compares with (`comparison_with`)."""
+BEFORE_TRAINING = ("features_reference", "features_before", "features_random")
+"""Training costs most, so it starts after the features before have proved that model and data can be read."""
 
 
 class Validated(Record):
@@ -90,35 +91,29 @@ def validate(store: ObjectStore, check: StoredCheck) -> Validated:
     Raises:
         NotFound: the model or the dataset does not exist.
         DigestMismatch: one of them has another digest than requested.
+        InvalidInput: as `resolve_check`.
         DataLoss: the model's weights are missing.
-        BadOption: a layer that the model does not have, a channel that its input lacks for the task, or a parameter
-            of the task that the dataset does not declare.
-        BadDataset: a split without a case, or a case without what the task needs.
         Leakage: a test case was seen in training, validation or pretraining.
     """
     request = check.request
+    dataset = load_dataset(store, request.dataset_id, request.dataset_digest or None)
     card = load_card(store, request.model_id, request.model_sha256)
     check_weights(store, card)
-    dataset = load_dataset(store, request.dataset_id, request.dataset_digest or None)
-    check_splits(dataset, FINETUNING_SPLITS)
+    resolved = resolve_check(request, dataset, card)
     check_leakage(dataset, card.pretraining)
-    task = get_task_spec(str(request.task), dataset.declaration)
-    task.check_cases(dataset)
-    model_input = resolve_input(card.id, card.preprocessing, request.modality_map, dataset.declaration)
-    task.check_input(card.id, model_input.modalities)
     return Validated(
         card=card,
         dataset_digest=dataset.digest(),
-        layers=choose_layers(card, request.layers),
+        layers=resolved.layers,
         primary_layer=card.primary_layer,
-        input_transform=task.input_transform,
-        naive_baseline=task.naive_baseline,
+        input_transform=resolved.task.input_transform,
+        naive_baseline=resolved.task.naive_baseline,
         held_out=dataset.held_out,
         phantom=dataset.phantom,
         leakage_known=bool(card.pretraining) or card.objective == "random",
         test_groups=len({case.group for case in dataset.test}),
         reference_groups=len({case.group for case in dataset.train}),
-        recipes={network: get_recipe(request, network, model_input.shape_DHW) for network in NETWORKS},
+        recipes=resolved.recipes,
     )
 
 
@@ -131,10 +126,9 @@ async def _make_features(
     context: StageContext,
     outputs: Outputs,
     *,
-    stage: str,
+    moment: Moment,
     split: Split,
     after: Training | None = None,
-    random: bool = False,
 ) -> Record:
     valid = outputs.get("validate", Validated)
     model, sha256 = valid.card.id, valid.card.checkpoint.sha256
@@ -145,10 +139,10 @@ async def _make_features(
     request = extraction_request(context, valid, model, sha256, split)
     if context.repairing:
         request = request.model_copy(update={"verify": True})
-    if random:
+    if moment == "random":
         update = {"initialisation": "random", "initialisation_seed": context.check.request.seed}
         request = request.model_copy(update=update)
-    detail = f"extracting features of {split} ({parse_stage(stage)[0].removeprefix('features_')})"
+    detail = f"extracting features of {split} ({moment})"
     if after is not None and context.check.request.seeds > 1:
         detail += f", seed {after.seed(context.check.request)}"
     await context.set_status(detail)
@@ -219,7 +213,7 @@ def _create_job(context: StageContext, valid: Validated, training: Training) -> 
         model_id=valid.card.id,
         model_sha256=valid.card.checkpoint.sha256,
         task=check.task,
-        recipe=to_recipe(recipe, check.recipe.preset),
+        recipe=make_request(recipe, check.recipe.preset),
         seed=training.seed(check),
         publish_as=training.encoder_id(context.check.id),
         modality_map=check.modality_map,
@@ -236,22 +230,28 @@ def _epochs(job: StoredJob) -> Progress | None:
     if not job.curve:
         return None
     last = job.curve[-1]
-    return Progress(done=last.epoch, total=last.epochs, unit="epoch", elapsed_seconds=last.elapsed_s)
+    return Progress(done=last.epoch, total=last.epochs, unit="epoch", elapsed_seconds=last.elapsed_seconds)
 
 
 def comparison_with(context: StageContext, outputs: Outputs, after: FeatureSetRef) -> ComparisonRequest:
-    """Returns the request that compares the features before with a feature set, on the scale of the reference."""
+    """Returns the request that compares the features before with a feature set, on the scale of the reference.
+
+    The stages that call it read `COMPARED`.
+    """
     valid, spec = outputs.get("validate", Validated), context.check.request
     return ComparisonRequest(
         before=outputs.get("features_before", FeatureSetRef).to_sample(),
         after=after.to_sample(),
         reference=outputs.get("features_reference", FeatureSetRef).to_sample(),
-        layers=valid.layers,
-        primary_layer=valid.primary_layer,
-        permutations=spec.permutations,
-        seed=spec.seed,
-        interval_level=spec.interval_level,
-        projection=False,
+        options=ComputeOptions(
+            pairing="paired",
+            estimator="unbiased_paired",
+            kernel=KERNEL,
+            layers=valid.layers,
+            primary_layer=valid.primary_layer,
+            test=TestOptions(permutations=spec.permutations, seed=spec.seed),
+            interval_level=spec.interval_level,
+        ),
     )
 
 
@@ -259,9 +259,9 @@ async def _make_mmd(context: StageContext, outputs: Outputs, *, number: int) -> 
     random = outputs.get("features_random", FeatureSetRef).to_sample()
     await context.set_status("comparing features before and after")
     request = comparison_with(context, outputs, outputs.get(name_stage("features_after", number), FeatureSetRef))
-    after, device = await compare(context.mmd, request.model_copy(update={"projection": number == 1}))
-    plain = request.model_copy(update={"permutations": 0})
-    biased, _ = await compare(context.mmd, plain.model_copy(update={"estimator": "biased"}))
+    after, device = await compare(context.mmd, request.with_options(projection=number == 1))
+    plain = request.with_options(test=TestOptions())
+    biased, _ = await compare(context.mmd, plain.with_options(estimator="biased"))
     reinitialised, _ = await compare(context.mmd, plain.model_copy(update={"after": random}))
     return FeatureShift(
         before_id=request.before.feature_set_id,
@@ -278,28 +278,28 @@ async def _make_mmd(context: StageContext, outputs: Outputs, *, number: int) -> 
 # --- stages -----------------------------------------------------------------------------------------------------------
 
 
-def _features(
-    name: str, needs: tuple[str, ...], split: Split, *, after: Training | None = None, random: bool = False
-) -> Stage:
-    make = partial(_make_features, stage=name, split=split, after=after, random=random)
-    return make_stage(name, needs, make, FeatureSetRef, verify=verify_feature_set)
+def _features(moment: Moment, split: Split, after: Training | None = None) -> Stage:
+    number, reads = (1, ()) if after is None else (after.number, (after.stage,))
+    make = partial(_make_features, moment=moment, split=split, after=after)
+    name = name_stage(f"features_{moment}", number)
+    return make_stage(name, ("validate", *reads), make, FeatureSetRef, verify=verify_feature_set)
 
 
 def _job(training: Training) -> Stage:
-    # Training costs most, so it starts after the features before have proved that model and data can be read.
-    needs = ("features_reference", "features_before", "features_random")
     return Stage(
-        training.stage, needs, partial(find_job_result, training=training), partial(_make_job, training=training)
+        training.stage,
+        ("validate",),
+        partial(find_job_result, training=training),
+        partial(_make_job, training=training),
+        after=BEFORE_TRAINING,
+        training=training,
     )
 
 
-def _shift(training: Training) -> tuple[Stage, ...]:
-    features = name_stage("features_after", training.number)
-    mmd = name_stage("mmd", training.number)
-    return (
-        _features(features, (training.stage,), "test", after=training),
-        make_stage(mmd, (features,), partial(_make_mmd, number=training.number), FeatureShift, f"{mmd}.json"),
-    )
+def _mmd(number: int) -> Stage:
+    name = name_stage("mmd", number)
+    reads = (*COMPARED, "features_random", name_stage("features_after", number))
+    return make_stage(name, reads, partial(_make_mmd, number=number), FeatureShift, f"{name}.json")
 
 
 def measuring_stages(seeds: int) -> tuple[Stage, ...]:
@@ -307,9 +307,14 @@ def measuring_stages(seeds: int) -> tuple[Stage, ...]:
     trainings = list_trainings(seeds)
     return (
         make_stage("validate", (), _make_validate, Validated),
-        _features("features_reference", ("validate",), "train"),
-        _features("features_before", ("validate",), "test"),
-        _features("features_random", ("validate",), "test", random=True),
+        _features("reference", "train"),
+        _features("before", "test"),
+        _features("random", "test"),
         *(_job(training) for training in trainings),
-        *(stage for training in trainings if training.network == "pretrained" for stage in _shift(training)),
+        *(
+            stage
+            for training in trainings
+            if training.network == "pretrained"
+            for stage in (_features("after", "test", training), _mmd(training.number))
+        ),
     )

@@ -6,14 +6,11 @@ trainings have a suffix, such as `check-pretrained-s2`.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 from vfmalign.client.messages.checks import CheckSpec
 from vfmalign.core.domain.jobs import Network
 from vfmalign.finetuning.jobs.request import NETWORKS
-
-_SUFFIX = re.compile(r"_s(\d+)$")
 
 
 @dataclass(frozen=True)
@@ -69,9 +66,3 @@ def list_trainings(seeds: int) -> tuple[Training, ...]:
 def name_stage(name: str, number: int) -> str:
     """Returns the name of a stage that runs once for each seed."""
     return name if number == 1 else f"{name}_s{number}"
-
-
-def parse_stage(stage: str) -> tuple[str, int]:
-    """Returns the name of a stage without the suffix of its seed, and the position of the seed."""
-    suffix = _SUFFIX.search(stage)
-    return (stage, 1) if suffix is None else (stage[: suffix.start()], int(suffix[1]))

@@ -40,7 +40,7 @@ class CellResult(Record):
 
     Attributes:
         cell: digest of the cell, see `PlannedCell.result_digest`.
-        check: id of the check that computed it, in the deployment where it ran.
+        check_id: the check that computed it, in the deployment where it ran.
         card: of the model, without the digests of what it was pretrained on.
         report: of the check, without its figures.
         scores: main metric of the test cases, by network.
@@ -50,7 +50,7 @@ class CellResult(Record):
     """
 
     cell: Sha256
-    check: str
+    check_id: str
     card: ModelCard
     report: CheckReport
     scores: Mapping[Network, tuple[CaseScore, ...]]
@@ -120,7 +120,7 @@ class CellResults:
             after = self._read_stage(check_id, "features_after", FeatureSetRef, digests)
             features = read_features(self._store, report.result.shift.primary_layer, reference, after)
             for network in NETWORKS:
-                job = report.result.network(network).job
+                job = report.result.network(network).job_id
                 expected = results[job].sha256 if job in results else None
                 result = self._store.read(job_key(job, "result.json"), JobResult, expected)
                 scores[network] = tuple(
@@ -130,7 +130,7 @@ class CellResults:
                 processor_seconds[network] = result.processor_seconds
         return CellResult(
             cell=cell.result_digest,
-            check=check_id,
+            check_id=check_id,
             card=validated.card.model_copy(update={"pretraining": ()}),
             report=report.model_copy(update={"run": report.run.model_copy(update={"figures": {}})}),
             scores=scores,

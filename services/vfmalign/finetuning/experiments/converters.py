@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from vfmalign.client.messages import experiments as messages
-from vfmalign.client.messages.common import Progress
+from vfmalign.client.messages.common import ObjectRef, Progress
 from vfmalign.client.messages.tasks import Task
 from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.finetuning.experiments.cell_status import CellStatus, count_states
 from vfmalign.finetuning.experiments.repository import StoredExperiment
-from vfmalign.finetuning.jobs.converters import to_object_ref, with_remedy
+from vfmalign.finetuning.jobs.converters import with_remedy
 
 
 def to_message(
@@ -36,9 +36,9 @@ def to_message(
         cells=tuple(_to_cell(cell) for cell in cells) if whole else (),
         counts=messages.ExperimentCounts(**count_states(cells)),
         failure=with_remedy(experiment.failure, "experiment", experiment.id),
-        report_json=None if report is None else to_object_ref(report.json_ref, store),
-        report_html=None if report is None else to_object_ref(report.html_ref, store),
-        cells_csv=None if report is None else to_object_ref(report.csv_ref, store),
+        report_json=None if report is None else ObjectRef.of(report.json_ref, store.uri),
+        report_html=None if report is None else ObjectRef.of(report.html_ref, store.uri),
+        cells_csv=None if report is None else ObjectRef.of(report.csv_ref, store.uri),
     )
 
 
@@ -51,7 +51,7 @@ def _outline(spec: messages.ExperimentSpec) -> messages.ExperimentSpec:
 
 def _to_cell(status: CellStatus) -> messages.ExperimentCell:
     return messages.ExperimentCell(
-        model_id=status.cell.model,
+        model_id=status.cell.model_id,
         task=status.cell.task,
         seed=status.cell.seed,
         check_id=status.cell.check_id,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 
 from vfmalign.analysis.experiments.cells import (
@@ -15,6 +14,7 @@ from vfmalign.analysis.experiments.cells import (
 from vfmalign.analysis.experiments.report import analyse_cells
 from vfmalign.client.messages.common import Estimate
 from vfmalign.core.domain.errors import NotFound
+from vfmalign.core.domain.stored_objects import StoredFile
 from vfmalign.core.storage.keys import experiment_key
 from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.finetuning.experiments.cell_results import CellResult, CellResults
@@ -22,7 +22,6 @@ from vfmalign.finetuning.experiments.cell_status import CellStatus
 from vfmalign.finetuning.experiments.repository import ExperimentRefs, StoredExperiment
 from vfmalign.finetuning.experiments.request import PlannedCell
 from vfmalign.finetuning.experiments.seed_control import CellFeatures
-from vfmalign.finetuning.lifecycle import StoredRef
 from vfmalign.reports.experiments.cells_table import to_csv
 from vfmalign.reports.experiments.page import render
 
@@ -79,7 +78,11 @@ class ReportWriter:
 
     def _make_cells(self, results: Sequence[tuple[PlannedCell, CellResult]], level: float) -> list[Cell]:
         shuffled, plain = (
-            {(cell.model, cell.task, cell.seed): result for cell, result in results if cell.shuffled_labels == control}
+            {
+                (cell.model_id, cell.task, cell.seed): result
+                for cell, result in results
+                if cell.shuffled_labels == control
+            }
             for control in (True, False)
         )
         cells = []
@@ -96,7 +99,7 @@ class ReportWriter:
                     result.card,
                     result.report,
                     result.scores,
-                    check=result.check,
+                    check=result.check_id,
                     task=task,
                     seed=seed,
                     controls=controls,
@@ -116,10 +119,9 @@ class ReportWriter:
             csv_ref=self._get_ref(experiment, "cells.csv"),
         )
 
-    def _get_ref(self, experiment: StoredExperiment, name: str) -> StoredRef:
+    def _get_ref(self, experiment: StoredExperiment, name: str) -> StoredFile:
         key = _get_key(experiment, name)
-        data = self._store.get(key)
-        return StoredRef(key=key, sha256=hashlib.sha256(data).hexdigest(), size_bytes=len(data))
+        return StoredFile.of(key, self._store.get(key))
 
 
 def _get_key(experiment: StoredExperiment, name: str) -> str:
@@ -130,4 +132,4 @@ def _get_key(experiment: StoredExperiment, name: str) -> str:
 def _make_missing_cell(status: CellStatus) -> MissingCell:
     cell = status.cell
     reason = status.failure.message if status.failure is not None else f"its check is {status.state}"
-    return MissingCell(model=cell.model, task=cell.task, seed=cell.seed, check=cell.check_id, reason=reason)
+    return MissingCell(model_id=cell.model_id, task=cell.task, seed=cell.seed, check_id=cell.check_id, reason=reason)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -11,19 +10,20 @@ from sqlalchemy.orm import Session
 from vfmalign.client.messages.common import Progress, State
 from vfmalign.client.messages.experiments import ExperimentSpec
 from vfmalign.core.domain.record import Record
+from vfmalign.core.domain.stored_objects import StoredFile
 from vfmalign.database.tables import now
 from vfmalign.finetuning.checks.tables import CheckRow
 from vfmalign.finetuning.experiments.request import PinnedInputs, PlannedCell, plan_cells
 from vfmalign.finetuning.experiments.tables import ExperimentRow
-from vfmalign.finetuning.lifecycle import LifecycleRepository, Operation, StoredRef, common_fields
+from vfmalign.finetuning.lifecycle import LifecycleRepository, Operation, common_fields
 
 
 class ExperimentRefs(Record):
     """The stored report of a finished experiment."""
 
-    json_ref: StoredRef
-    html_ref: StoredRef
-    csv_ref: StoredRef
+    json_ref: StoredFile
+    html_ref: StoredFile
+    csv_ref: StoredFile
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class ExperimentRepository(LifecycleRepository[ExperimentRow, StoredExperiment])
                 row.report = report.model_dump(mode="json")
                 self._end(session, row, "succeeded", detail)
 
-    def _may_retry(self, session: Session, row: Any) -> bool:
+    def _may_retry(self, session: Session, row: ExperimentRow) -> bool:
         """A report may lack cells, whose checks failed then; one that lacks none stays."""
         if row.state != "succeeded":
             return True
@@ -112,7 +112,7 @@ class ExperimentRepository(LifecycleRepository[ExperimentRow, StoredExperiment])
         query = sa.select(sa.func.count()).select_from(CheckRow).where(CheckRow.id.in_(ids) & in_report)
         return session.scalar(query) != len(ids)
 
-    def _reset(self, row: Any) -> None:
+    def _reset(self, row: ExperimentRow) -> None:
         row.report = None
 
     def _to_item(self, row: ExperimentRow) -> StoredExperiment:

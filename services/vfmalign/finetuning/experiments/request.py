@@ -8,32 +8,28 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
-from typing import Annotated
 
-from pydantic import Field, StringConstraints
+from pydantic import Field
 
 from vfmalign.client.messages.checks import CheckSpec
 from vfmalign.client.messages.experiments import ExperimentSpec
 from vfmalign.core.domain.datasets import DatasetManifest
 from vfmalign.core.domain.errors import BadOption
-from vfmalign.core.domain.modality_map import ModalityMap, resolve_input
+from vfmalign.core.domain.modality_map import ModalityMap
 from vfmalign.core.domain.models import ModelCard
 from vfmalign.core.domain.record import Record, Sha256
 from vfmalign.core.domain.task_text import to_id_part
 from vfmalign.core.domain.tasks import TaskSpec, get_task_spec
+from vfmalign.core.formats.bounds import get_bounds
 from vfmalign.core.storage.datasets import load_dataset
+from vfmalign.core.storage.model_cards import load_card
 from vfmalign.core.storage.store.object_store import ObjectStore
-from vfmalign.finetuning.checks.request import check_spec
-from vfmalign.finetuning.jobs.request import FINETUNING_SPLITS, check_splits, load_card
+from vfmalign.finetuning.checks.request import check_spec, resolve_check
+from vfmalign.v1.alignment_pb2 import CreateCheckRequest
 
-MAX_RUNNING = 64
-MAX_MODELS = 32
 MAX_CELLS = 1_000
-MAX_TITLE = 200
-MAX_CHECK_ID = 80
+MAX_CHECK_ID = get_bounds(CreateCheckRequest.DESCRIPTOR.fields_by_name["check_id"]).max_length
 _DIGEST_DIGITS = 12
-
-ExperimentId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.-]{0,79}$")]
 
 
 class PinnedInputs(Record):
@@ -60,7 +56,7 @@ class PlannedCell:
         result_digest: names the cell's result, which equal requests share in every experiment of this version.
     """
 
-    model: str
+    model_id: str
     task: str
     seed: int
     check_id: str
@@ -84,12 +80,6 @@ def check_experiment_spec(spec: ExperimentSpec) -> None:
     _check_list(spec.model_ids, "model_ids", "model")
     _check_list(spec.tasks, "tasks", "task")
     _check_list(spec.seeds, "seeds", "seed")
-    if len(spec.model_ids) > MAX_MODELS:
-        raise BadOption(
-            f"{len(spec.model_ids)} models are more than {MAX_MODELS}",
-            field="spec.model_ids",
-            remedy="create several experiments",
-        )
     cells = len(spec.model_ids) * len(spec.tasks) * len(spec.seeds)
     if cells > MAX_CELLS:
         raise BadOption(
@@ -97,18 +87,8 @@ def check_experiment_spec(spec: ExperimentSpec) -> None:
             field="spec",
             remedy="create several experiments, or use fewer seeds",
         )
-    if spec.max_running > MAX_RUNNING:
-        raise BadOption(
-            f"expected at most {MAX_RUNNING}, got {spec.max_running}",
-            field="spec.max_running",
-            remedy="run fewer checks at once",
-        )
-    if len(spec.title) > MAX_TITLE or not spec.title.isprintable():
-        raise BadOption(
-            f"the title is not a line of at most {MAX_TITLE} printable characters",
-            field="spec.title",
-            remedy="shorten it, or leave it empty",
-        )
+    if not spec.title.isprintable():
+        raise BadOption("the title is not a line of printable characters", field="spec.title", remedy="change it")
     for task in spec.tasks:
         check_spec(CheckSpec(model_id=spec.model_ids[0], dataset_id=spec.dataset_id, task=task, recipe=spec.recipe))
 
@@ -120,19 +100,24 @@ def pin_inputs(store: ObjectStore, spec: ExperimentSpec) -> PinnedInputs:
         NotFound: a model or the dataset does not exist.
         PreconditionFailed: the dataset has another digest than requested.
         BadDataset: a split has no case, or a case lacks what a task needs.
-        BadOption: the input of a model lacks a channel that a task requires, or the dataset does not declare what a
-            task is about.
+        BadOption: the input of a model lacks a channel that a task requires or is smaller than a patch, or the dataset
+            does not declare what a task is about.
     """
     dataset = load_dataset(store, spec.dataset_id, spec.dataset_digest or None)
-    check_splits(dataset, FINETUNING_SPLITS)
     tasks = _resolve_tasks(spec, dataset)
     _check_smallest_differences(spec, tasks)
     cards = [load_card(store, model) for model in spec.model_ids]
     maps = _split_map(spec, cards)
     for card, modality_map in zip(cards, maps, strict=True):
-        model_input = resolve_input(card.id, card.preprocessing, modality_map, dataset.declaration, "spec.modality_map")
-        for task in tasks:
-            task.check_input(card.id, model_input.modalities)
+        for task in spec.tasks:
+            cell = CheckSpec(
+                model_id=card.id,
+                dataset_id=spec.dataset_id,
+                task=task,
+                recipe=spec.recipe,
+                modality_map=modality_map,
+            )
+            resolve_check(cell, dataset, card)
     return PinnedInputs(
         dataset_digest=dataset.digest(),
         model_sha256=tuple(card.checkpoint.sha256 for card in cards),
@@ -158,9 +143,8 @@ def _split_map(spec: ExperimentSpec, cards: Sequence[ModelCard]) -> tuple[Modali
 
 
 def _resolve_tasks(spec: ExperimentSpec, dataset: DatasetManifest) -> list[TaskSpec]:
-    tasks = [get_task_spec(str(task), dataset.declaration) for task in spec.tasks]
+    tasks = [get_task_spec(task, dataset.declaration) for task in spec.tasks]
     for place, task in enumerate(tasks):
-        task.check_cases(dataset)
         for earlier, other in enumerate(tasks[:place]):
             if task == other:
                 raise BadOption(

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vfmalign.client.messages.common import Estimate, absent
+from vfmalign.client.messages.mmd import ComputeOptions
 from vfmalign.client.mmd import AsyncMmdClient
 from vfmalign.client.samples import LabelledFeatures
 from vfmalign.core.domain.record import Record
@@ -98,13 +99,15 @@ async def compare_seeds(
         response = await mmd.compute(
             one.get_after(),
             other.get_after(),
+            ComputeOptions(
+                pairing="paired",
+                estimator="unbiased_paired",
+                kernel=KERNEL,
+                layers=(one.layer,),
+                primary_layer=one.layer,
+                interval_level=level,
+            ),
             reference=one.get_reference(),
-            pairing="paired",
-            estimator="unbiased_paired",
-            kernel=KERNEL,
-            layers=(one.layer,),
-            primary_layer=one.layer,
-            interval_level=level,
         )
         standardised = response.layers[0].standardised
         return absent("the features could not be standardised") if standardised is None else standardised.mmd2

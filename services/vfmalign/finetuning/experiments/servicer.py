@@ -16,14 +16,16 @@ from vfmalign.finetuning.checks.repository import CheckRepository
 from vfmalign.finetuning.experiments.cell_status import get_cell_statuses
 from vfmalign.finetuning.experiments.converters import to_message
 from vfmalign.finetuning.experiments.repository import ExperimentRepository, StoredExperiment
-from vfmalign.finetuning.experiments.request import ExperimentId, check_experiment_spec, pin_inputs
-from vfmalign.finetuning.servicers import Context, OperationServicer, Watching, parse_id, stream_report
+from vfmalign.finetuning.experiments.request import check_experiment_spec, pin_inputs
+from vfmalign.finetuning.servicers import Context, OperationServicer, Watching, stream_report
 from vfmalign.v1 import experiment_pb2, experiment_pb2_grpc
 
 _log = logs.get(__name__)
 
 
-class ExperimentServicer(OperationServicer[StoredExperiment], experiment_pb2_grpc.ExperimentServiceServicer):
+class ExperimentServicer(
+    OperationServicer[StoredExperiment, experiment_pb2.Experiment], experiment_pb2_grpc.ExperimentServiceServicer
+):
     """Serves `ExperimentService`.
 
     Args:
@@ -45,10 +47,9 @@ class ExperimentServicer(OperationServicer[StoredExperiment], experiment_pb2_grp
         self, request: experiment_pb2.CreateExperimentRequest, context: Context
     ) -> experiment_pb2.CreateExperimentResponse:
         """Creates an experiment."""
-        experiment_id = parse_id(ExperimentId, request.experiment_id, "experiment_id")
         spec = ExperimentSpec.from_proto(request.spec, "spec")
         check_experiment_spec(spec)
-        experiment = await STORE.run(self._create, experiment_id, spec)
+        experiment = await STORE.run(self._create, request.experiment_id, spec)
         return experiment_pb2.CreateExperimentResponse(experiment=await self._pack(experiment))
 
     async def GetExperiment(

@@ -8,7 +8,6 @@ from vfmalign.core.domain.errors import BadOption, Conflict
 from vfmalign.core.domain.jobs import JobProgress
 from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.finetuning.jobs.repository import StoredJob
-from vfmalign.finetuning.lifecycle import StoredRef
 
 _IN_THE_SPEC = (BadOption.reason, Conflict.reason)
 """Reasons of failures whose cause is the specification."""
@@ -36,7 +35,7 @@ def to_job(job: StoredJob, store: ObjectStore, *, whole: bool = True, log_comman
         progress=_to_progress(job),
         curve=tuple(to_curve_point(point) for point in job.curve) if whole else (),
         failure=with_remedy(job.failure, *(("check", job.check_id) if job.check_id else ("job", job.id))),
-        result=None if job.result is None else to_object_ref(job.result, store),
+        result=None if job.result is None else ObjectRef.of(job.result, store.uri),
         encoder_model_id=job.spec.publish_as if published else "",
         log_command=log_command,
     )
@@ -44,13 +43,7 @@ def to_job(job: StoredJob, store: ObjectStore, *, whole: bool = True, log_comman
 
 def to_curve_point(point: JobProgress) -> messages.CurvePoint:
     """Returns one point of a learning curve."""
-    return messages.CurvePoint(
-        epoch=point.epoch,
-        step=point.step,
-        train_loss=point.train_loss,
-        validation_score=point.val_score,
-        elapsed_seconds=point.elapsed_s,
-    )
+    return messages.CurvePoint.model_validate(point, from_attributes=True)
 
 
 def with_remedy(failure: Failure | None, noun: str, resource_id: str) -> Failure | None:
@@ -69,11 +62,6 @@ def with_remedy(failure: Failure | None, noun: str, resource_id: str) -> Failure
     return failure.model_copy(update={"message": f"{failure.message}; {remedy}"})
 
 
-def to_object_ref(ref: StoredRef, store: ObjectStore) -> ObjectRef:
-    """Returns the address of a stored object."""
-    return ObjectRef(uri=store.uri(ref.key), sha256=ref.sha256, size_bytes=ref.size_bytes)
-
-
 def _outline(spec: messages.JobSpec) -> messages.JobSpec:
     return messages.JobSpec(
         kind=spec.kind, dataset_id=spec.dataset_id, network=spec.network, model_id=spec.model_id, task=spec.task
@@ -85,5 +73,5 @@ def _to_progress(job: StoredJob) -> Progress:
     if not job.curve:
         return job.progress
     last = job.curve[-1]
-    counts = {"done": last.epoch, "total": last.epochs, "unit": "epoch", "elapsed_seconds": last.elapsed_s}
+    counts = {"done": last.epoch, "total": last.epochs, "unit": "epoch", "elapsed_seconds": last.elapsed_seconds}
     return job.progress.model_copy(update=counts)

@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -20,19 +19,13 @@ from sqlalchemy.orm import Session
 from vfmalign.client.messages.common import JOB_STATES, TERMINAL_STATES, Failure, Progress, State
 from vfmalign.client.messages.jobs import JobSpec
 from vfmalign.core.domain.jobs import JobProgress, TrainingSpec
+from vfmalign.core.domain.stored_objects import StoredFile
 from vfmalign.core.runtime import logs
 from vfmalign.database.tables import now
 from vfmalign.finetuning.jobs.retries import NextAttempt, Setbacks
 from vfmalign.finetuning.jobs.tables import AttemptRow, JobRow
-from vfmalign.finetuning.launchers.base import Outcome
-from vfmalign.finetuning.lifecycle import (
-    ARTIFACT_LOST,
-    NO_FREE_SLOT,
-    LifecycleRepository,
-    Operation,
-    StoredRef,
-    common_fields,
-)
+from vfmalign.finetuning.launchers.base import Handle, Outcome
+from vfmalign.finetuning.lifecycle import ARTIFACT_LOST, NO_FREE_SLOT, LifecycleRepository, Operation, common_fields
 
 
 @dataclass(frozen=True)
@@ -61,10 +54,10 @@ class StoredJob(Operation):
     attempts: int
     setbacks: Setbacks
     not_before: datetime | None
-    handle: dict[str, Any] | None
+    handle: Handle | None
     curve: tuple[JobProgress, ...]
     exit_code: int | None
-    result: StoredRef | None
+    result: StoredFile | None
 
 
 @dataclass(frozen=True)
@@ -97,7 +90,7 @@ class JobRepository(LifecycleRepository[JobRow, StoredJob]):
             Conflict: the id was used with another request.
         """
         row = JobRow(
-            id=spec.id,
+            id=spec.job_id,
             check_id=check_id,
             request_id=logs.request_id.get(),
             spec=spec.model_dump(mode="json"),
@@ -166,9 +159,7 @@ class JobRepository(LifecycleRepository[JobRow, StoredJob]):
         with self._database.session():
             pass  # the check that begins every writing transaction of the leader
 
-    def record(
-        self, job_id: str, handle: dict[str, Any] | None, progress: Progress, *, started: bool | None
-    ) -> float | None:
+    def record(self, job_id: str, handle: Handle | None, progress: Progress, *, started: bool | None) -> float | None:
         """Records how to find the attempt, its progress, and whether its processes have started.
 
         Args:
@@ -216,7 +207,7 @@ class JobRepository(LifecycleRepository[JobRow, StoredJob]):
             row = self._row(session, job_id)
             row.curve = [*row.curve, *(point.model_dump(mode="json") for point in points)]
 
-    def succeed(self, job_id: str, result: StoredRef, exit_code: int | None = None, detail: str = "finished") -> None:
+    def succeed(self, job_id: str, result: StoredFile, exit_code: int | None = None, detail: str = "finished") -> None:
         """Ends a job whose result is stored."""
         with self._database.session() as session:
             row = self._row(session, job_id)
@@ -294,11 +285,11 @@ class JobRepository(LifecycleRepository[JobRow, StoredJob]):
         row.not_before = now() + timedelta(seconds=delay_s)
         self._set_progress(row, progress)
 
-    def _end(self, session: Session, row: Any, state: State, detail: str, failure: Failure | None = None) -> None:
+    def _end(self, session: Session, row: JobRow, state: State, detail: str, failure: Failure | None = None) -> None:
         super()._end(session, row, state, detail, failure)
         row.handle, row.not_before = None, None
 
-    def _reset(self, row: Any) -> None:
+    def _reset(self, row: JobRow) -> None:
         _set_setbacks(row, Setbacks(step=row.checkpoint_step))
         row.not_before = None
 
@@ -319,7 +310,7 @@ class JobRepository(LifecycleRepository[JobRow, StoredJob]):
             handle=row.handle,
             curve=tuple(JobProgress.model_validate(point) for point in row.curve or ()),
             exit_code=row.exit_code,
-            result=None if row.result is None else StoredRef.model_validate(row.result),
+            result=None if row.result is None else StoredFile.model_validate(row.result),
         )
 
 

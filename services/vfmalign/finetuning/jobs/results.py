@@ -29,7 +29,7 @@ def check_encoder(store: ObjectStore, result: JobResult, *, read: bool = False) 
         DataLoss: the card is missing or changed, or the weights are; see `check_weights`.
     """
     key = model_card_key(result.encoder)
-    with lost_as("model", result.encoder, _to_remedy(result.job)):
+    with lost_as("model", result.encoder, _to_remedy(result.job_id)):
         card = store.read(key, ModelCard, result.encoder_card_sha256)
         if card.checkpoint.sha256 != result.encoder_sha256:
             raise DigestMismatch("the card names other weights than the job's result", subject=store.uri(key))
@@ -62,7 +62,7 @@ def reopen_if_lost(jobs: JobRepository, store: ObjectStore, job_id: str) -> None
         return
     try:
         result = read_result(store, job)
-        if result.job == job.id and result.encoder:
+        if result.job_id == job.id and result.encoder:
             check_encoder(store, result, read=True)
     except DataLoss as loss:
         reopen(jobs, store, job_id, f"{loss.subject}: {loss.message}; it is created again")

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 
-from vfmalign.client.messages.jobs import Job, JobId, JobSpec
+from vfmalign.client.messages.jobs import Job, JobSpec
 from vfmalign.core.runtime.threads import STORE
 from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.finetuning.jobs.converters import to_job
 from vfmalign.finetuning.jobs.repository import JobRepository, StoredJob
 from vfmalign.finetuning.jobs.request import check_job_id, check_objective, resolve_job
 from vfmalign.finetuning.jobs.results import reopen_if_lost
-from vfmalign.finetuning.servicers import Context, OperationServicer, Watching, parse_id
+from vfmalign.finetuning.servicers import Context, OperationServicer, Watching
 from vfmalign.v1 import finetuning_pb2, finetuning_pb2_grpc
 
 _STATES = finetuning_pb2.JobState.DESCRIPTOR
 
 
-class FineTuningServicer(OperationServicer[StoredJob], finetuning_pb2_grpc.FineTuningServiceServicer):
+class FineTuningServicer(
+    OperationServicer[StoredJob, finetuning_pb2.Job], finetuning_pb2_grpc.FineTuningServiceServicer
+):
     """Serves `FineTuningService`.
 
     Args:
@@ -46,11 +48,10 @@ class FineTuningServicer(OperationServicer[StoredJob], finetuning_pb2_grpc.FineT
         self, request: finetuning_pb2.CreateJobRequest, context: Context
     ) -> finetuning_pb2.CreateJobResponse:
         """Creates a job."""
-        job_id = parse_id(JobId, request.job_id, "job_id")
-        check_job_id(job_id)
+        check_job_id(request.job_id)
         spec = JobSpec.from_proto(request.spec, "spec")
         check_objective(spec)
-        job = await STORE.run(self._create, job_id, spec)
+        job = await STORE.run(self._create, request.job_id, spec)
         self._wake()
         return finetuning_pb2.CreateJobResponse(job=await self._pack(job))
 

@@ -23,6 +23,7 @@ from vfmalign.core.domain.errors import (
     VfmalignError,
 )
 from vfmalign.core.domain.jobs import JobFailure, JobProgress, JobResult
+from vfmalign.core.domain.stored_objects import StoredFile
 from vfmalign.core.runtime import logs
 from vfmalign.core.runtime.metrics import artifacts_recomputed
 from vfmalign.core.storage.keys import job_key
@@ -32,7 +33,6 @@ from vfmalign.finetuning import metrics
 from vfmalign.finetuning.jobs.repository import JobRepository, StoredJob
 from vfmalign.finetuning.jobs.retries import GivenUp, Limits, decide
 from vfmalign.finetuning.launchers.base import EventReason, Exited, JobEvent, Launcher, Origin, Running
-from vfmalign.finetuning.lifecycle import StoredRef
 
 BASELINE_IN_TRAINING = "BASELINE_IN_TRAINING"
 """`Progress.reason` of a job that waits for another one, which trains the same baseline."""
@@ -307,8 +307,7 @@ class Supervisor:
         if job.attempts:
             self._record_unseen_start(job)
         self._stop_requests.pop(job.id, None)
-        ref = StoredRef(key=key, sha256=hashlib.sha256(data).hexdigest(), size_bytes=len(data))
-        self.jobs.succeed(job.id, ref, exit_code, detail)
+        self.jobs.succeed(job.id, StoredFile.of(key, data), exit_code, detail)
         self._announce(job, "Succeeded", "the result of the training is stored")
         _log.info("job_succeeded", job=job.id)
         return True

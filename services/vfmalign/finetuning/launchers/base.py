@@ -15,6 +15,8 @@ from vfmalign.core.domain.errors import DONE, PROCESS_LOST, RETRYABLE, STORE_UNA
 Outcome = Literal["succeeded", "retryable", "interrupted", "unavailable", "permanent"]
 EventReason = Literal["Started", "Checkpointed", "Succeeded", "Failed", "Retried", "Cancelled"]
 Cause = Literal["exit", "platform", "memory", "limit"]
+Handle = dict[str, Any]
+"""What a launcher needs to find an attempt again, as JSON values."""
 
 _SIGNAL_BASE = 128
 # Sent from outside. Other signals are raised by the process's own instructions, as in a segmentation fault.
@@ -86,13 +88,13 @@ class Running:
     """The job's process is alive, or waits for resources.
 
     Attributes:
-        handle: what the launcher needs to find it again; JSON values only. None until it is known.
+        handle: None until it is known.
         message: what it waits for and the remedy; empty while it trains.
         reason: UPPER_SNAKE_CASE constant of what it waits for; empty while it trains.
         started: whether all of its processes have started; None where that cannot be determined now.
     """
 
-    handle: dict[str, Any] | None
+    handle: Handle | None
     message: str = ""
     reason: str = ""
     started: bool | None = True
@@ -147,14 +149,14 @@ class Launcher(Protocol):
             Unavailable: nothing was started; the same call may succeed later.
         """
 
-    def observe(self, job: str, attempt: int, handle: dict[str, Any] | None) -> Running | Exited:
+    def observe(self, job: str, attempt: int, handle: Handle | None) -> Running | Exited:
         """Returns whether this attempt is alive; works without a handle too.
 
         Raises:
             Unavailable: it cannot be determined now.
         """
 
-    def stop(self, job: str, attempt: int, handle: dict[str, Any] | None, *, force: bool) -> None:
+    def stop(self, job: str, attempt: int, handle: Handle | None, *, force: bool) -> None:
         """Asks the attempt to checkpoint and end, or ends it at once; returns without waiting."""
 
     def log_command(self, job: str, attempt: int) -> str:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 from vfmalign.core.runtime.auth_settings import DEFAULT_TENANT
 from vfmalign.finetuning.launchers.base import (
     UNKNOWN_ORIGIN,
     Confirm,
     Exited,
+    Handle,
     JobEvent,
     Launcher,
     Origin,
@@ -43,11 +43,11 @@ class TenantLauncher:
         origin = replace(origin, tenant=self.tenant)
         return self.launcher.launch(self._name(job), attempt, spec_uri, confirm, origin=origin)
 
-    def observe(self, job: str, attempt: int, handle: dict[str, Any] | None) -> Running | Exited:
+    def observe(self, job: str, attempt: int, handle: Handle | None) -> Running | Exited:
         """See `Launcher`."""
         return self.launcher.observe(self._name(job), attempt, handle)
 
-    def stop(self, job: str, attempt: int, handle: dict[str, Any] | None, *, force: bool) -> None:
+    def stop(self, job: str, attempt: int, handle: Handle | None, *, force: bool) -> None:
         """See `Launcher`."""
         self.launcher.stop(self._name(job), attempt, handle, force=force)
 

@@ -20,12 +20,20 @@ import stat
 import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import psutil
 
 from vfmalign.core.domain.errors import Unavailable
-from vfmalign.finetuning.launchers.base import UNKNOWN_ORIGIN, Confirm, Exited, JobEvent, Origin, Running, lead_always
+from vfmalign.finetuning.launchers.base import (
+    UNKNOWN_ORIGIN,
+    Confirm,
+    Exited,
+    Handle,
+    JobEvent,
+    Origin,
+    Running,
+    lead_always,
+)
 
 _REAP_TIMEOUT_S = 5.0
 _SAME_START_S = 2.0  # a process's start time moves a little with the system clock
@@ -109,7 +117,7 @@ class LocalLauncher:
         self._children[job] = child
         return Running(_handle(child.pid))
 
-    def observe(self, job: str, attempt: int, handle: dict[str, Any] | None) -> Running | Exited:
+    def observe(self, job: str, attempt: int, handle: Handle | None) -> Running | Exited:
         """Returns `Running` while any process holds the lock; kills workers whose main process has ended."""
         if not self._locked(job):
             # The kernel releases the lock of an ending process shortly before its exit code can be read.
@@ -128,7 +136,7 @@ class LocalLauncher:
                     process.kill()
         return Running(handle)
 
-    def stop(self, job: str, attempt: int, handle: dict[str, Any] | None, *, force: bool) -> None:
+    def stop(self, job: str, attempt: int, handle: Handle | None, *, force: bool) -> None:
         """Sends SIGTERM to the main process, which checkpoints, or SIGKILL to its process group."""
         if not self._locked(job):
             return
@@ -182,7 +190,7 @@ class LocalLauncher:
         del self._children[job]
         return True
 
-    def _find(self, job: str) -> dict[str, Any] | None:
+    def _find(self, job: str) -> Handle | None:
         main = _find_main(self._holders(job))
         return None if main is None else _handle(main.pid)
 
@@ -208,14 +216,14 @@ def _own_processes() -> Iterator[psutil.Process]:
                 yield process
 
 
-def _handle(pid: int) -> dict[str, Any] | None:
+def _handle(pid: int) -> Handle | None:
     try:
         return {"pid": pid, "started": psutil.Process(pid).create_time()}
     except psutil.NoSuchProcess:
         return None
 
 
-def _alive(handle: dict[str, Any]) -> bool:
+def _alive(handle: Handle) -> bool:
     try:
         process = psutil.Process(handle["pid"])
         same = abs(process.create_time() - handle["started"]) < _SAME_START_S

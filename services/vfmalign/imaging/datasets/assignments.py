@@ -9,11 +9,11 @@ from __future__ import annotations
 import csv
 import io
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from vfmalign.core.domain.datasets import Split
 from vfmalign.core.domain.errors import BadDataset
-from vfmalign.core.domain.untrusted import read_json, read_regular_file
+from vfmalign.core.formats.untrusted import read_json, read_regular_file
 from vfmalign.imaging.datasets.layouts.sources import describe_unreadable
 
 MAX_TABLE_BYTES = 64 * 2**20
@@ -38,7 +38,7 @@ def read_splits(path: Path) -> dict[str, Split]:
         table = _read_table(path, "split", "splits")
     else:
         try:
-            content = read_json(path, MAX_TABLE_BYTES)
+            content: Any = read_json(path, MAX_TABLE_BYTES)
             pairs = [(str(folder), str(split)) for split, folders in content.items() for folder in folders]
         except OSError as error:
             raise _to_unreadable(error, "splits") from None

@@ -10,7 +10,7 @@ from vfmalign.core.domain.declarations import DatasetDeclaration, VolumeKind
 from vfmalign.core.domain.field_of_view import CAUTION_BELOW, REFUSE_BELOW, CaseInside, report_cut
 from vfmalign.core.domain.metrics import list_structures
 from vfmalign.core.domain.modality_map import ModalityMap, resolve_input
-from vfmalign.core.domain.models import PreprocessingSpec
+from vfmalign.core.domain.models import Preprocessing
 from vfmalign.imaging.field_of_view import measure_field_of_view
 from vfmalign.imaging.volumes import Volume
 
@@ -27,7 +27,7 @@ class ImportingModel:
     """
 
     id: str
-    preprocessing: PreprocessingSpec
+    preprocessing: Preprocessing
     modality_map: ModalityMap
     allow_cut_organs: bool = False
 

@@ -17,7 +17,7 @@ import numpy as np
 from vfmalign.core.domain.datasets import Split
 from vfmalign.core.domain.declarations import CaseClass, LabelMap
 from vfmalign.core.domain.errors import BadDataset
-from vfmalign.core.domain.untrusted import read_regular_file
+from vfmalign.core.formats.untrusted import read_regular_file
 from vfmalign.imaging.datasets.layouts.sources import SourceDataset
 from vfmalign.imaging.datasets.preparation import DiscoveredDataset, PseudonymousCase, read_volumes
 from vfmalign.imaging.volumes import MAX_ENCODED_BYTES

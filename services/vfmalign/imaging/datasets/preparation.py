@@ -7,7 +7,6 @@ can only fail in the transfer.
 from __future__ import annotations
 
 import errno
-import hashlib
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,12 +15,13 @@ import numpy as np
 from pydantic import ValidationError
 
 from vfmalign.client.messages.base import to_bad_option
-from vfmalign.core.domain.datasets import Case, DatasetManifest, Split, StoredObject
+from vfmalign.core.domain.datasets import Case, DatasetManifest, Split
 from vfmalign.core.domain.declarations import DatasetDeclaration, LabelMap, VolumeKind
-from vfmalign.core.domain.documents import pluralise
 from vfmalign.core.domain.errors import BadDataset, BadOption, BadVolume, VfmalignError
 from vfmalign.core.domain.field_of_view import CaseInside
-from vfmalign.core.domain.untrusted import read_regular_file
+from vfmalign.core.domain.stored_objects import StoredObject
+from vfmalign.core.formats.documents import pluralise
+from vfmalign.core.formats.untrusted import read_regular_file
 from vfmalign.core.storage.datasets import check_splits
 from vfmalign.core.storage.keys import volume_key
 from vfmalign.imaging.datasets.cut_organs import CutOrgansCheck, ImportingModel
@@ -347,7 +347,7 @@ def _check_case(
         if label.name in volumes:
             check_label_map(volumes[label.name], label, f"{case.id}/{label.name}")
     refs = {
-        kind: StoredObject(key=volume_key(dataset_id, case.id, kind), sha256=hashlib.sha256(encode(volume)).hexdigest())
+        kind: StoredObject.of(volume_key(dataset_id, case.id, kind), encode(volume))
         for kind, volume in sorted(volumes.items())
     }
     source = case.source

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
 
-from vfmalign.core.domain.datasets import SPLITS, Case, DatasetManifest, Split, StoredObject
+from vfmalign.core.domain.datasets import SPLITS, Case, DatasetManifest, Split
 from vfmalign.core.domain.declarations import VolumeKind, get_declaration
-from vfmalign.core.domain.errors import BadDataset, Conflict
+from vfmalign.core.domain.errors import BadDataset
+from vfmalign.core.domain.stored_objects import StoredObject
 from vfmalign.core.storage.datasets import load_dataset, save_dataset
 from vfmalign.core.storage.keys import dataset_key, volume_key
 from vfmalign.core.storage.store.object_store import ObjectStore
@@ -53,10 +53,7 @@ class PhantomDataset:
             for number in range(self._counts.get(name, 0)):
                 case_id, volumes = _encoded_case(self._seed, place * SPLIT_STRIDE + number, self._spec)
                 keys = {kind: volume_key(self._id, case_id, kind) for kind in volumes}
-                refs = {
-                    kind: StoredObject(key=keys[kind], sha256=hashlib.sha256(data).hexdigest())
-                    for kind, data in volumes.items()
-                }
+                refs = {kind: StoredObject.of(keys[kind], data) for kind, data in volumes.items()}
                 self._cases.setdefault(name, []).append(Case(id=case_id, group=case_id, volumes=refs))
                 yield {keys[kind]: data for kind, data in volumes.items()}
 
@@ -98,14 +95,10 @@ def synthesise_dataset(
             for key, data in volumes.items():
                 store.put(key, data)
     dataset = phantoms.to_manifest()
-    if not exists:
+    if exists:
+        dataset.check_is_stored(load_dataset(store, dataset_id).digest())
+    else:
         save_dataset(store, dataset)
-    elif load_dataset(store, dataset_id).digest() != dataset.digest():
-        raise Conflict(
-            "the dataset exists with different content",
-            subject=f"dataset {dataset_id}",
-            remedy="choose another dataset id",
-        )
     return dataset
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from google.protobuf.json_format import ParseDict, ParseError
 from pydantic import Field
 
-from vfmalign.client.messages.mmd import UNNAMED_LAYER
+from vfmalign.client.messages.mmd import UNNAMED_LAYER, ComputeOptions
 from vfmalign.core.domain.errors import BadOption, Exhausted, InvalidInput, NotFound, PreconditionFailed, VfmalignError
 from vfmalign.core.runtime.auth_settings import DEFAULT_TENANT, TENANT_OF_KEYS, TenantName
 from vfmalign.core.runtime.metrics import Stages
@@ -23,10 +23,11 @@ from vfmalign.core.storage.arrays import NPY, read_npy
 from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.mmd.api import machine_memory_bytes
 from vfmalign.mmd.comparison import memory_budget
-from vfmalign.mmd.comparison.compare import check_combination, compare
-from vfmalign.mmd.comparison.options import ComparisonOptions, ComputeConfig
+from vfmalign.mmd.comparison.compare import compare_checked
+from vfmalign.mmd.comparison.options import check_options
 from vfmalign.mmd.comparison.samples import Sample
 from vfmalign.mmd.engine import distributed
+from vfmalign.mmd.engine.compute_config import ComputeConfig
 from vfmalign.mmd.engine.row_streams import NpyRows
 from vfmalign.mmd.service import comparison_job, converters
 from vfmalign.mmd.service.feature_reader import FeatureReader, Stored
@@ -134,15 +135,17 @@ def _run(arguments: argparse.Namespace) -> None:
     if "memory_mib" not in settings.model_fields_set:
         engine = replace(engine, memory_bytes=machine_memory_bytes())
     options = converters.to_options(build_request(arguments))
-    check_combination(options, has_reference=arguments.reference is not None)
+    check_options(options, has_reference=arguments.reference is not None)
     stages = Stages()
     with stages.stage("read"):
         places = _places(arguments)
         read = _read_stored if _is_stored(arguments.x) else _read_files
-        x, y, *more = read(places, options, engine)
+        samples = read(places, options, engine)
+    memory_budget.check_samples_fit(samples, options, engine)
+    x, y, *more = samples
     with stages.stage("compare"), distributed.join_process_group() as processes:
         engine = replace(engine, device=distributed.local_device(engine.device), communicator=processes)
-        result = compare(x, y, more[0] if more else None, options, engine)
+        result = compare_checked(x, y, more[0] if more else None, options, engine)
     if not processes.is_main_process:
         return
     response = result.model_copy(update={"cost": comparison_job.to_cost(stages, engine.device)})
@@ -171,7 +174,7 @@ def _is_stored(place: str) -> bool:
     return not place.endswith(NPY)
 
 
-def _read_stored(places: Mapping[str, str], options: ComparisonOptions, engine: ComputeConfig) -> list[Sample]:
+def _read_stored(places: Mapping[str, str], options: ComputeOptions, engine: ComputeConfig) -> list[Sample]:
     """Returns feature sets as arrays or, where they do not fit into memory, x and y as streams."""
     store = ObjectStore(load(StoreSettings)).of_tenant(load(_ComparisonSettings).tenant)
     sources = []
@@ -190,7 +193,7 @@ def _read_stored(places: Mapping[str, str], options: ComparisonOptions, engine: 
     return [*reader.streams(sources[:2]), *reader.read(sources[2:], UNLIMITED)]
 
 
-def _read_files(places: Mapping[str, str], options: ComparisonOptions, engine: ComputeConfig) -> list[Sample]:
+def _read_files(places: Mapping[str, str], options: ComputeOptions, engine: ComputeConfig) -> list[Sample]:
     """Returns .npy files as arrays or, where they do not fit into memory, x and y as streams."""
     paths = {name: Path(place) for name, place in places.items()}
     if _MOST_GROWTH * sum(path.stat().st_size for path in paths.values() if path.is_file()) > engine.memory_bytes:

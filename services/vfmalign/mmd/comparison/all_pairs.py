@@ -11,12 +11,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from vfmalign.client.messages.common import Estimate, absent
-from vfmalign.client.messages.mmd import ShiftResult
-from vfmalign.mmd.comparison import dispatcher
+from vfmalign.client.messages.mmd import ComputeOptions, ShiftResult
+from vfmalign.mmd.comparison.fourier_shift import absent_shift
 from vfmalign.mmd.comparison.layer_pass import LayerPlan, LayerStatistics, compute_layer
-from vfmalign.mmd.comparison.options import Backend, ComparisonOptions
 from vfmalign.mmd.comparison.samples import Sample
 from vfmalign.mmd.comparison.standardisation import Scaled
+from vfmalign.mmd.engine.compute_config import Backend
 from vfmalign.mmd.statistics import uncertainty
 from vfmalign.mmd.statistics.permutations import Permutations
 
@@ -33,7 +33,7 @@ class EvaluatedShift:
     backend_note: str = ""
 
 
-def compute_shifts(
+def compute_exact_shifts(
     x: Sample, y: Sample, scaled_by_layer: Mapping[str, Scaled], plan: LayerPlan
 ) -> dict[str, EvaluatedShift]:
     """Computes all layers, raw or standardised, with shared permutations, so that max-T can adjust over layers.
@@ -68,7 +68,7 @@ def _shift(measured: LayerStatistics, adjusted: Estimate | None, plan: LayerPlan
     permutations, options = plan.permutations, plan.options
     statistics = measured.statistics
     if statistics is None or adjusted is None:
-        return dispatcher.absent_shift(measured.absent_reason, measured.sigma, measured.precision)
+        return absent_shift(measured.absent_reason, measured.sigma, measured.precision)
     p = uncertainty.p_value(statistics.observed, statistics.permuted_B, measured.bound, permutations)
     interval = (
         uncertainty.jackknife(statistics.observed, statistics.left_out, options.interval_level, p.value)
@@ -89,9 +89,9 @@ def _shift(measured: LayerStatistics, adjusted: Estimate | None, plan: LayerPlan
     )
 
 
-def _aggregated(measured: LayerStatistics, permutations: Permutations, options: ComparisonOptions) -> Estimate:
+def _aggregated(measured: LayerStatistics, permutations: Permutations, options: ComputeOptions) -> Estimate:
     """Returns the p-value of the test over a grid of kernels."""
-    if not options.aggregated:
+    if not options.test.aggregated:
         return absent("no test over a grid of bandwidths was requested")
     if permutations.absent_reason:
         return absent(permutations.absent_reason)

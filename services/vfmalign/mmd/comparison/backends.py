@@ -9,9 +9,9 @@ import numpy as np
 import torch
 
 from vfmalign.core.runtime import logs
-from vfmalign.mmd.comparison.options import Backend, ComputeConfig
 from vfmalign.mmd.engine import products
 from vfmalign.mmd.engine import tiles as torch_engine
+from vfmalign.mmd.engine.compute_config import Backend, ComputeConfig
 from vfmalign.mmd.engine.distributed import Communicator
 from vfmalign.mmd.engine.kernels import BoundKernel
 from vfmalign.mmd.engine.tiles import Layout, Matrix, Sums

@@ -6,12 +6,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
 
 from vfmalign.client.messages.common import Estimate, absent
 from vfmalign.client.messages.mmd import (
+    ComputeOptions,
     ComputeResponse,
     ExcludedMovement,
     LayerResult,
@@ -19,35 +21,44 @@ from vfmalign.client.messages.mmd import (
     MeasureResult,
     Projection,
     ShiftResult,
+    TestOptions,
     TopChannels,
 )
 from vfmalign.core.domain.errors import BadOption
 from vfmalign.core.runtime.work_context import WorkContext
-from vfmalign.mmd.comparison import dispatcher, memory_budget, samples
-from vfmalign.mmd.comparison.all_pairs import EvaluatedShift, compute_shifts
+from vfmalign.mmd.comparison import memory_budget, samples
+from vfmalign.mmd.comparison.all_pairs import EvaluatedShift, compute_exact_shifts
 from vfmalign.mmd.comparison.designs import Design, create_design
 from vfmalign.mmd.comparison.excluded_movement import measure_excluded_movement
+from vfmalign.mmd.comparison.fourier_shift import approximate_shift
 from vfmalign.mmd.comparison.layer_pass import LayerPlan
-from vfmalign.mmd.comparison.options import ComparisonOptions, ComputeConfig
+from vfmalign.mmd.comparison.options import check_options
 from vfmalign.mmd.comparison.samples import Features, Sample
 from vfmalign.mmd.comparison.standardisation import Scaled, scalings
 from vfmalign.mmd.comparison.top_channels import measure_top_channels
 from vfmalign.mmd.engine import rows
-from vfmalign.mmd.engine.kernels import WITHOUT_BANDWIDTH
+from vfmalign.mmd.engine.compute_config import ComputeConfig
 from vfmalign.mmd.engine.precision import PRECISIONS
 from vfmalign.mmd.engine.row_streams import to_stream
 from vfmalign.mmd.statistics import estimators
 from vfmalign.mmd.statistics.permutations import Permutations, no_permutations
 from vfmalign.mmd.statistics.projection import project
-from vfmalign.mmd.statistics.similarity import MEASURES, PAIRED_MEASURES, MeasureInput, MeasureValue
+from vfmalign.mmd.statistics.similarity import MEASURES, MeasureInput, MeasureValue
 
 _NO_INTERVAL = "measures beside MMD² are values alone, without an interval"
 
 
 def compare(
-    x: Sample, y: Sample, reference_sample: Sample | None, options: ComparisonOptions, engine: ComputeConfig
+    x: Sample,
+    y: Sample,
+    reference_sample: Sample | None,
+    options: ComputeOptions,
+    engine: ComputeConfig,
+    *,
+    standardise: bool = True,
+    measure_channels: bool = True,
 ) -> ComputeResponse:
-    """Compares two samples layer by layer.
+    """Checks options and sizes, and compares two samples layer by layer.
 
     Args:
         x: the first sample (before). Features that do not fit into memory are streams, which are compared in panels of
@@ -57,35 +68,61 @@ def compare(
             for the bandwidth.
         options: layers, estimator, kernel and test.
         engine: device, precision and memory limit.
+        standardise: whether to compare standardised features too, where there is a reference.
+        measure_channels: whether to measure what the channels that move most contribute to standardised features, and
+            how far those move that standardisation excludes.
 
     Raises:
-        BadOption: an estimator that does not fit the pairing, or a bandwidth of 0.
+        BadOption: options that do not fit together or to the samples, or a bandwidth of 0.
         BadTensor: features that are not finite or do not fit together.
         CaseOrderMismatch: paired samples that are not the same cases in the same order.
         TooLarge: the comparison does not fit into memory.
         Cancelled, DeadlineExceeded: see `WorkContext`.
     """
+    check_options(options, has_reference=reference_sample is not None)
+    memory_budget.check_samples_fit([x, y] if reference_sample is None else [x, y, reference_sample], options, engine)
+    return compare_checked(
+        x, y, reference_sample, options, engine, standardise=standardise, measure_channels=measure_channels
+    )
+
+
+def compare_checked(
+    x: Sample,
+    y: Sample,
+    reference_sample: Sample | None,
+    options: ComputeOptions,
+    engine: ComputeConfig,
+    *,
+    standardise: bool = True,
+    measure_channels: bool = True,
+) -> ComputeResponse:
+    """Compares two samples as `compare` does, whose options and sizes were checked before they were read.
+
+    The checks are `options.check_options` and `memory_budget.check_sizes`.
+    """
     all_samples = [x, y] if reference_sample is None else [x, y, reference_sample]
+    engine = replace(engine, precision=options.precision or engine.precision)
     names = _check_samples(all_samples, options, engine.context)
-    engine = _check_memory(all_samples, options, engine)
-    scaled, projection = _scale_layers(all_samples, names, options, engine)
+    scaled, projection = _scale_layers(all_samples, names, options, engine, standardise=standardise)
     if x.is_streamed or y.is_streamed:
         x, y = samples.number_groups(x), samples.number_groups(y)
+        reference = [memory_budget.get_sample_shape(sample) for sample in all_samples[2:]]
+        engine = memory_budget.reserve_for_reference(reference, engine)
     design = create_design(x, y, options)
-    estimator = estimators.resolve(options.pairing, options.estimator, options.method)
+    estimator = options.estimator or estimators.get_default(options.pairing, options.test.method)
     plan = None
     if estimator == "random_fourier":
         shifts = {scaling: _approximate(x, y, by_layer, options, engine) for scaling, by_layer in scaled.items()}
     else:
-        plan = LayerPlan(options, estimator, design, _permutations(design, options, engine), engine)
-        shifts = {scaling: compute_shifts(x, y, by_layer, plan) for scaling, by_layer in scaled.items()}
+        plan = LayerPlan(options, estimator, design, _permutations(design, options.test, engine.context), engine)
+        shifts = {scaling: compute_exact_shifts(x, y, by_layer, plan) for scaling, by_layer in scaled.items()}
     channels: dict[str, tuple[TopChannels, ExcludedMovement]] = {}
-    for layer, result in shifts.get("standardised", {}).items() if options.measure_channels else ():
+    for layer, result in shifts.get("standardised", {}).items() if measure_channels else ():
         standardised = scaled["standardised"][layer]
         pair, raw = [sample.layers[layer] for sample in all_samples[:2]], shifts["raw"][layer].shift
         channels[layer] = (
             measure_top_channels(all_samples, layer, standardised, result.shift, plan),
-            measure_excluded_movement(pair, standardised, raw, options, engine),
+            measure_excluded_movement(pair, standardised, raw, options.pairing, engine),
         )
     evaluated = [result for by_layer in shifts.values() for result in by_layer.values()]
     return ComputeResponse(
@@ -106,38 +143,29 @@ def compare(
     )
 
 
-def _check_samples(all_samples: Sequence[Sample], options: ComparisonOptions, context: WorkContext) -> tuple[str, ...]:
+def _check_samples(all_samples: Sequence[Sample], options: ComputeOptions, context: WorkContext) -> tuple[str, ...]:
     """Checks the samples and whether the options fit them; returns the layers to compare, the primary one first."""
-    check_combination(options, has_reference=len(all_samples) > 2)
     for sample in all_samples:
         samples.check(sample, context)
     names = samples.common_layers(all_samples, options.layers, options.primary_layer)
     samples.check_relation(all_samples[0], all_samples[1], options.pairing)
-    memory_budget.check_projection(all_samples, options)
     return names
 
 
-def _check_memory(all_samples: Sequence[Sample], options: ComparisonOptions, engine: ComputeConfig) -> ComputeConfig:
-    """Checks that the comparison fits into memory; returns the engine with the memory left for streams."""
-    is_streamed = all_samples[0].is_streamed or all_samples[1].is_streamed
-    shapes = [memory_budget.get_sample_shape(sample) for sample in all_samples]
-    memory_budget.check_measures(shapes, options, streamed=is_streamed)
-    if is_streamed:
-        memory_budget.check_streams_fit(shapes, options, engine)
-        return memory_budget.reserve_for_reference(shapes[2:], engine)
-    memory_budget.check_fits(shapes, options, engine)
-    return engine
-
-
 def _scale_layers(
-    all_samples: Sequence[Sample], names: Sequence[str], options: ComparisonOptions, engine: ComputeConfig
+    all_samples: Sequence[Sample],
+    names: Sequence[str],
+    options: ComputeOptions,
+    engine: ComputeConfig,
+    *,
+    standardise: bool,
 ) -> tuple[dict[str, dict[str, Scaled]], Projection | None]:
     """Returns every layer raw and standardised, and the projection of the primary one if it is requested."""
     scaled: dict[str, dict[str, Scaled]] = {}
     projection: Projection | None = None
     for layer in names:
         features = [sample.layers[layer] for sample in all_samples]
-        for scaling in scalings(features, layer, options, engine):
+        for scaling in scalings(features, layer, options.kernel, engine, standardise=standardise):
             scaled.setdefault(scaling.name, {})[layer] = scaling
             if options.projection and layer == names[0]:
                 arrays = [array for array in features if isinstance(array, np.ndarray)]
@@ -152,7 +180,7 @@ def _to_layer_result(
     shifts: Mapping[str, Mapping[str, EvaluatedShift]],
     channels: tuple[TopChannels, ExcludedMovement] | None,
     *,
-    options: ComparisonOptions,
+    options: ComputeOptions,
     engine: ComputeConfig,
 ) -> LayerResult:
     scaling = _choose_scaling(scaled, layer)
@@ -182,47 +210,11 @@ def get_value(shift: ShiftResult) -> float:
     return shift.mmd2.value
 
 
-def check_combination(options: ComparisonOptions, *, has_reference: bool) -> None:
-    """Checks that options fit together, before any feature is read.
-
-    Raises:
-        BadOption: options that exclude each other.
-    """
-    estimators.resolve(options.pairing, options.estimator, options.method)
-    needs_sigma = options.kernel not in WITHOUT_BANDWIDTH and options.bandwidth != "pooled_median"
-    if needs_sigma and options.fixed_sigma is None and not has_reference:
-        raise BadOption(
-            "there is neither a reference nor a fixed σ to take the bandwidth from",
-            field="kernel",
-            remedy="send `reference` (features of the training split before fine-tuning), `kernel.fixed_sigma`, or "
-            "BANDWIDTH_RULE_POOLED_MEDIAN, whose values fit a test but cannot be ranked",
-        )
-    if options.permutations == 0 and (options.aggregated or options.method != "permutation"):
-        raise BadOption(
-            "belongs to the test, and without permutations there is none",
-            field="test.aggregated" if options.aggregated else "test.method",
-            remedy="set `test.permutations`, such as 1000, or leave it out",
-        )
-    if options.frequencies and options.estimator != "random_fourier":
-        raise BadOption(
-            "only the estimator `random_fourier` has frequencies",
-            field="frequencies",
-            remedy="set `estimator` to `random_fourier` (ESTIMATOR_RANDOM_FOURIER), or leave the frequencies out",
-        )
-    for name in options.measures:
-        if name in PAIRED_MEASURES and options.pairing != "paired":
-            raise BadOption(
-                f"`{name}` needs row i of x and of y to be of one case, and the samples are independent",
-                field="measures",
-                remedy="leave it out, or compare the same cases before and after",
-            )
-
-
-def _permutations(design: Design, options: ComparisonOptions, engine: ComputeConfig) -> Permutations:
+def _permutations(design: Design, test: TestOptions, context: WorkContext) -> Permutations:
     """The permutations that all layers share."""
-    if options.permutations == 0:
+    if test.permutations == 0:
         return no_permutations(design.groups, "no test was requested")
-    return design.permutations(options.permutations, options.seed, engine.context)
+    return design.permutations(test.permutations, test.seed, context)
 
 
 def _choose_scaling(scaled: Mapping[str, Mapping[str, Scaled]], layer: str) -> Scaled:
@@ -231,7 +223,7 @@ def _choose_scaling(scaled: Mapping[str, Mapping[str, Scaled]], layer: str) -> S
 
 
 def _measures(
-    features: Sequence[Features], scaled: Scaled, options: ComparisonOptions, engine: ComputeConfig
+    features: Sequence[Features], scaled: Scaled, options: ComputeOptions, engine: ComputeConfig
 ) -> tuple[MeasureResult, ...]:
     """The measures beside MMD² that the options name, of features in memory."""
     if scaled.absent_reason:
@@ -260,12 +252,12 @@ def _to_result(measure: Measure, value: MeasureValue) -> MeasureResult:
 
 
 def _approximate(
-    x: Sample, y: Sample, scaled_by_layer: Mapping[str, Scaled], options: ComparisonOptions, engine: ComputeConfig
+    x: Sample, y: Sample, scaled_by_layer: Mapping[str, Scaled], options: ComputeOptions, engine: ComputeConfig
 ) -> dict[str, EvaluatedShift]:
     """Computes all layers, raw or standardised, by random Fourier features."""
     return {
         layer: EvaluatedShift(
-            dispatcher.compute_shift(
+            approximate_shift(
                 to_stream(x.layers[layer], x.name),
                 to_stream(y.layers[layer], y.name),
                 scaled,

@@ -12,10 +12,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import ArrayLike
 
-from vfmalign.client.messages.mmd import Estimator
+from vfmalign.client.messages.mmd import ComputeOptions, Estimator
 from vfmalign.core.domain.errors import BadOption
 from vfmalign.core.runtime.work_context import UNLIMITED, WorkContext
-from vfmalign.mmd.comparison.options import ComparisonOptions
 from vfmalign.mmd.comparison.samples import Sample
 from vfmalign.mmd.engine.rows import FloatArray, IntArray, Rows
 from vfmalign.mmd.engine.tiles import Matrix, PairedMatrix, PooledMatrix, Sums
@@ -252,7 +251,7 @@ class WildBootstrapDesign(PairedDesign):
         super().__init__(Sample(x.name, x.layers), Sample(y.name, y.layers))
 
 
-def create_design(x: Sample, y: Sample, options: ComparisonOptions) -> Design:
+def create_design(x: Sample, y: Sample, options: ComputeOptions) -> Design:
     """Creates the design for a pairing and tests.
 
     Raises:
@@ -260,4 +259,4 @@ def create_design(x: Sample, y: Sample, options: ComparisonOptions) -> Design:
     """
     if options.pairing == "paired":
         return PairedDesign(x, y)
-    return WildBootstrapDesign(x, y) if options.method == "wild_bootstrap" else IndependentDesign(x, y)
+    return WildBootstrapDesign(x, y) if options.test.method == "wild_bootstrap" else IndependentDesign(x, y)

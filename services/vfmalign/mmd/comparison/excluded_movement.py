@@ -18,11 +18,11 @@ import torch
 from torch import Tensor
 
 from vfmalign.client.messages.common import Estimate, absent
-from vfmalign.client.messages.mmd import ExcludedMovement, ShiftResult
-from vfmalign.mmd.comparison.options import ComparisonOptions, ComputeConfig
+from vfmalign.client.messages.mmd import ExcludedMovement, Pairing, ShiftResult
 from vfmalign.mmd.comparison.samples import Features
 from vfmalign.mmd.comparison.standardisation import SCALE_FLOOR, SMALLEST_RELATIVE_SD, Scaled
 from vfmalign.mmd.comparison.top_channels import get_displacement
+from vfmalign.mmd.engine.compute_config import ComputeConfig
 from vfmalign.mmd.engine.row_streams import RowStream, to_stream
 from vfmalign.mmd.engine.rows import Affine, FloatArray
 
@@ -33,7 +33,7 @@ _OUT_OF_RANGE = "the displacement of the channels that standardisation excludes 
 
 
 def measure_excluded_movement(
-    features: Sequence[Features], scaled: Scaled, raw: ShiftResult, options: ComparisonOptions, engine: ComputeConfig
+    features: Sequence[Features], scaled: Scaled, raw: ShiftResult, pairing: Pairing, engine: ComputeConfig
 ) -> ExcludedMovement:
     """Measures the movement of the excluded channels of a layer; it reads x and y once more if there are any.
 
@@ -41,7 +41,7 @@ def measure_excluded_movement(
         features: of x and y.
         scaled: the layer standardised.
         raw: the result of the raw features, which include these channels.
-        options: whether the samples are paired.
+        pairing: whether the rows of x and y are pairs.
         engine: context and communicator.
 
     Raises:
@@ -52,7 +52,7 @@ def measure_excluded_movement(
     x, y = (to_stream(sample, name) for sample, name in zip(features, ("x", "y"), strict=True))
     excluded_C = ~scaled.affine.get_channel_mask(x.channels)
     in_median_sds = Affine(sd_C=np.full(x.channels, scaled.median_sd), channel_mask_C=excluded_C)
-    measure = get_displacement if options.pairing == "paired" else get_marginal_displacement
+    measure = get_displacement if pairing == "paired" else get_marginal_displacement
     displacement_E = measure(x, y, in_median_sds, engine)[excluded_C]
     moved_E = displacement_E[~(displacement_E < SMALLEST_RELATIVE_SD**2)]  # NaN where squares overflow
     count, norm = len(moved_E), math.hypot(*np.sqrt(moved_E))

@@ -17,9 +17,9 @@ import numpy as np
 
 from vfmalign.mmd.comparison.designs import Statistics
 from vfmalign.mmd.comparison.memory_budget import BANDWIDTHS
-from vfmalign.mmd.comparison.options import ComputeConfig
 from vfmalign.mmd.comparison.samples import Features
 from vfmalign.mmd.comparison.standardisation import Scaled, prepare_bandwidth_rows
+from vfmalign.mmd.engine.compute_config import ComputeConfig
 from vfmalign.mmd.engine.kernels import BoundKernel, gaussian, laplacian
 from vfmalign.mmd.engine.tiles import Sums
 from vfmalign.mmd.statistics import bandwidths

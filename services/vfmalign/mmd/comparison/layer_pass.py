@@ -10,14 +10,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vfmalign.client.messages.mmd import Estimator
+from vfmalign.client.messages.mmd import ComputeOptions, Estimator
 from vfmalign.core.domain.errors import BadTensor
 from vfmalign.mmd.comparison import backends, kernel_aggregation
 from vfmalign.mmd.comparison.designs import Design, Statistics
-from vfmalign.mmd.comparison.options import Backend, ComparisonOptions, ComputeConfig
 from vfmalign.mmd.comparison.samples import Features, get_shape
 from vfmalign.mmd.comparison.standardisation import Scaled
 from vfmalign.mmd.engine import out_of_core, precision, rows
+from vfmalign.mmd.engine.compute_config import Backend, ComputeConfig
 from vfmalign.mmd.engine.kernels import BoundKernel
 from vfmalign.mmd.engine.precision import Magnitudes, PrecisionName
 from vfmalign.mmd.engine.row_streams import FeatureArray, RowStream, to_stream
@@ -31,7 +31,7 @@ from vfmalign.mmd.statistics.permutations import Permutations
 class LayerPlan:
     """What all layers of a comparison have in common."""
 
-    options: ComparisonOptions
+    options: ComputeOptions
     estimator: Estimator
     design: Design
     permutations: Permutations
@@ -75,12 +75,8 @@ def compute_layer(scaled: Scaled, x: Features, y: Features, plan: LayerPlan, lay
         reason = f"an unbiased estimate needs at least 2 rows per sample, got {fewest}"
     if reason:
         return LayerStatistics(scaled.sigma, None, 0.0, "float64", reason)
-    chosen = precision.choose(
-        plan.options.precision or plan.engine.precision,
-        get_shape(x)[0] + get_shape(y)[0],
-        get_shape(x)[1],
-        plan.engine.device,
-    )
+    count = get_shape(x)[0] + get_shape(y)[0]
+    chosen = precision.choose(plan.engine.precision, count, get_shape(x)[1], plan.engine.device)
     layer_statistics = _sum_pairs(scaled, x, y, plan, chosen)
     if layer_statistics is None or (chosen != "float64" and _loses_digits(layer_statistics)):
         layer_statistics = _sum_pairs(scaled, x, y, plan, "float64")
@@ -118,10 +114,10 @@ def _sum_pairs(
     scaled: Scaled, x: Features, y: Features, plan: LayerPlan, chosen: PrecisionName
 ) -> LayerStatistics | None:
     """Computes the statistics at one precision; None if squares would overflow in it."""
-    design, engine, aggregate = plan.design, plan.engine, plan.options.aggregated
+    design, engine, aggregate = plan.design, plan.engine, plan.options.test.aggregated
     channel_mask_C = scaled.affine.channel_mask_C
     channels = get_shape(x)[1] if channel_mask_C is None else int(channel_mask_C.sum())
-    kernel = scaled.kernel(plan.options.kernel, channels)
+    kernel = scaled.kernel(plan.options.kernel.family, channels)
     kernels = [kernel, *(kernel_aggregation.make_kernels(x, y, scaled, engine) if aggregate else ())]
     if isinstance(x, np.ndarray) and isinstance(y, np.ndarray):
         pair_sums = _sum_arrays(kernels, x, y, scaled.affine, plan=plan, chosen=chosen)
@@ -164,7 +160,7 @@ def _sum_arrays(
     if not float(pooled.norms_N.max()) <= rows.LARGEST_SQUARED_NORM[chosen]:
         return None
     matrix = design.matrix(pooled)
-    summed = backends.accumulate(matrix, kernels, plan.layout, engine, squares=plan.options.aggregated)
+    summed = backends.accumulate(matrix, kernels, plan.layout, engine, squares=plan.options.test.aggregated)
     magnitudes = Magnitudes(kernels[0])
     magnitudes.add(pooled.norms_N)
     return _PairSums(summed.sums, magnitudes, pooled.effective_count / pooled.count, summed.backend, summed.note)
@@ -193,7 +189,7 @@ def _sum_streams(
             device=engine.device,
             tile_shape=engine.tile_shape,
             context=engine.context,
-            squares=plan.options.aggregated,
+            squares=plan.options.test.aggregated,
             shard=engine.communicator.shard,
         )
     except out_of_core.SquaredNormOverflow:

@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from vfmalign.client.messages.mmd import ComputeOptions, TestOptions
 from vfmalign.core.domain.errors import BadOption, TooLarge
-from vfmalign.mmd.comparison.options import ComparisonOptions, ComputeConfig
 from vfmalign.mmd.comparison.samples import Sample, get_shape
 from vfmalign.mmd.engine import out_of_core
+from vfmalign.mmd.engine.compute_config import ComputeConfig
 from vfmalign.mmd.engine.kernels import WITHOUT_BANDWIDTH
 from vfmalign.mmd.engine.ordered_pool import choose_threads
 from vfmalign.mmd.engine.tiles import Layout, default_tile_shape
@@ -43,7 +44,7 @@ def get_sample_shape(sample: Sample) -> SampleShape:
     return SampleShape(rows, channels, len(set(sample.groups)) or rows)
 
 
-def widths(shape: SampleShape, options: ComparisonOptions) -> list[int]:
+def widths(shape: SampleShape, options: ComputeOptions) -> list[int]:
     """Returns the channels of each compared layer."""
     selected = set(options.layers) | ({options.primary_layer} if options.layers else set())
     return [channels for layer, channels in shape.channels.items() if not selected or layer in selected]
@@ -62,25 +63,25 @@ class _MemoryNeed:
         return self.rows * self.bytes_per_row + self.other_bytes
 
 
-def get_peak_bytes(shapes: Sequence[SampleShape], options: ComparisonOptions, engine: ComputeConfig) -> int:
+def get_peak_bytes(shapes: Sequence[SampleShape], options: ComputeOptions, engine: ComputeConfig) -> int:
     """Returns the peak memory in bytes of comparing x, y and an optional reference, without the process itself."""
     return _estimate_memory(shapes, options, engine).total
 
 
-def _estimate_memory(shapes: Sequence[SampleShape], options: ComparisonOptions, engine: ComputeConfig) -> _MemoryNeed:
+def _estimate_memory(shapes: Sequence[SampleShape], options: ComputeOptions, engine: ComputeConfig) -> _MemoryNeed:
     """Estimates the memory: features of all layers, and for one layer its ordered rows and work space in float64."""
     channels = [width for shape in shapes for width in shape.channels.values()]
     layers = max((len(shape.channels) for shape in shapes), default=0)
     per_row = 8 * (max((sum(shape.channels.values()) for shape in shapes), default=0) + max(channels, default=0))
-    pairs = _distances(shapes, options)
+    test, pairs = options.test, _distances(shapes, options)
     groups = sum(shape.groups for shape in shapes[:2])
-    permuted = options.permutations * (2 * groups + 16 * layers)
-    kernels = 1 + 2 * BANDWIDTHS if options.aggregated else 1
+    permuted = test.permutations * (2 * groups + 16 * layers)
+    kernels = 1 + 2 * BANDWIDTHS if test.aggregated else 1
     most = max((shape.rows for shape in shapes), default=0)
     height, width = (min(side, most) for side in engine.tile_shape or default_tile_shape(engine.device))
     threads = choose_threads(engine.device, most**2 // max(height * width, 1) * 2)
-    tiles = 8 * height * (width * (3 + kernels) + min(options.permutations, width)) * threads
-    weights = 8 * width * min(options.permutations, width) * threads
+    tiles = 8 * height * (width * (3 + kernels) + min(test.permutations, width)) * threads
+    weights = 8 * width * min(test.permutations, width) * threads
     beside = 0
     if options.measures:
         per_row += 8 * max(channels, default=0)  # rows centred on their own mean
@@ -89,21 +90,22 @@ def _estimate_memory(shapes: Sequence[SampleShape], options: ComparisonOptions, 
     return _MemoryNeed(sum(shape.rows for shape in shapes), per_row, 16 * pairs + permuted + tiles + weights + beside)
 
 
-def _distances(shapes: Sequence[SampleShape], options: ComparisonOptions) -> int:
+def _distances(shapes: Sequence[SampleShape], options: ComputeOptions) -> int:
     """Returns how many distances are in memory at once to compute a bandwidth."""
-    fitted = shapes[:2] if options.bandwidth == "pooled_median" or len(shapes) < 3 else shapes[2:]
-    taken = [fitted] if options.fixed_sigma is None and options.kernel not in WITHOUT_BANDWIDTH else []
-    if options.aggregated:
+    kernel = options.kernel
+    fitted = shapes[:2] if kernel.bandwidth_rule == "pooled_median" or len(shapes) < 3 else shapes[2:]
+    taken = [] if kernel.fixed_sigma or kernel.family in WITHOUT_BANDWIDTH else [fitted]
+    if options.test.aggregated:
         taken.append(shapes[:2])
     return max((min(sum(shape.rows for shape in some), EXACT_ROWS) ** 2 // 2 for some in taken), default=0)
 
 
-def fits(shapes: Sequence[SampleShape], options: ComparisonOptions, engine: ComputeConfig) -> bool:
+def fits(shapes: Sequence[SampleShape], options: ComputeOptions, engine: ComputeConfig) -> bool:
     """Whether a comparison of features in memory stays within the memory limit."""
     return _estimate_memory(shapes, options, engine).total <= engine.memory_bytes
 
 
-def is_short(shapes: Sequence[SampleShape], options: ComparisonOptions, engine: ComputeConfig) -> bool:
+def is_short(shapes: Sequence[SampleShape], options: ComputeOptions, engine: ComputeConfig) -> bool:
     """Whether a comparison takes so little time and memory that it may run beside a long one.
 
     The rule affects only the order of work, never a result.
@@ -114,7 +116,7 @@ def is_short(shapes: Sequence[SampleShape], options: ComparisonOptions, engine: 
         engine: holds the memory limit.
     """
     rows = sum(shape.rows for shape in shapes)
-    operations = rows**2 * sum(channels + options.permutations for channels in widths(shapes[0], options))
+    operations = rows**2 * sum(channels + options.test.permutations for channels in widths(shapes[0], options))
     return (
         operations <= SHORT_OPERATIONS
         and SHORT_MEMORY_SHARE * get_peak_bytes(shapes, options, engine) <= engine.memory_bytes
@@ -127,7 +129,33 @@ def reserve_for_reference(reference: Sequence[SampleShape], engine: ComputeConfi
     return replace(engine, memory_bytes=engine.memory_bytes - held)
 
 
-def check_streams_fit(shapes: Sequence[SampleShape], options: ComparisonOptions, engine: ComputeConfig) -> None:
+def check_sizes(
+    shapes: Sequence[SampleShape], options: ComputeOptions, engine: ComputeConfig, *, streamed: bool
+) -> None:
+    """Checks that a comparison of samples of these sizes can be computed.
+
+    Args:
+        shapes: of x, y and an optional reference.
+        options: what to compute.
+        engine: holds the memory limit.
+        streamed: whether x and y are read part by part.
+
+    Raises:
+        BadOption: a measure or the projection cannot be computed at these sizes.
+        TooLarge: the comparison needs more memory than the limit, now and later; the message says what would fit.
+    """
+    _check_measures(shapes, options, streamed=streamed)
+    _check_projection(shapes, options, streamed=streamed)
+    (_check_streams_fit if streamed else _check_fits)(shapes, options, engine)
+
+
+def check_samples_fit(samples: Sequence[Sample], options: ComputeOptions, engine: ComputeConfig) -> None:
+    """Checks the sizes of samples that are in memory or streams; raises as `check_sizes`."""
+    shapes = [get_sample_shape(sample) for sample in samples]
+    check_sizes(shapes, options, engine, streamed=any(sample.is_streamed for sample in samples[:2]))
+
+
+def _check_streams_fit(shapes: Sequence[SampleShape], options: ComputeOptions, engine: ComputeConfig) -> None:
     """Checks that the sums over streamed samples and the reference fit into memory.
 
     Raises:
@@ -135,24 +163,24 @@ def check_streams_fit(shapes: Sequence[SampleShape], options: ComparisonOptions,
     """
     x, y, *reference = shapes
     if reference:
-        check_fits(reference, options.model_copy(update={"permutations": 0, "aggregated": False}), engine)
+        _check_fits(reference, options.model_copy(update={"test": TestOptions()}), engine)
     if options.estimator == "random_fourier":
         return
     engine = reserve_for_reference(reference, engine)
     groups = x.groups if options.pairing == "paired" else x.groups + y.groups
-    sizes = (x.rows,) if options.pairing == "paired" or options.method == "wild_bootstrap" else (x.rows, y.rows)
-    nothing = np.broadcast_to(np.int8(0), (groups, options.permutations))
+    sizes = (x.rows,) if options.pairing == "paired" or options.test.method == "wild_bootstrap" else (x.rows, y.rows)
+    nothing = np.broadcast_to(np.int8(0), (groups, options.test.permutations))
     out_of_core.plan_panels(
         max(x.channels.values(), default=1),
         Layout(sizes, np.zeros(0, np.int64), nothing),
-        1 + 2 * BANDWIDTHS if options.aggregated else 1,
+        1 + 2 * BANDWIDTHS if options.test.aggregated else 1,
         engine.memory_bytes,
         precision="float64",
         shape=engine.tile_shape or default_tile_shape(engine.device),
     )
 
 
-def check_fits(shapes: Sequence[SampleShape], options: ComparisonOptions, engine: ComputeConfig) -> None:
+def _check_fits(shapes: Sequence[SampleShape], options: ComputeOptions, engine: ComputeConfig) -> None:
     """Checks that a comparison of samples in memory fits.
 
     Raises:
@@ -161,26 +189,21 @@ def check_fits(shapes: Sequence[SampleShape], options: ComparisonOptions, engine
     need = _estimate_memory(shapes, options, engine)
     if need.total <= engine.memory_bytes:
         return
-    fitting = (engine.memory_bytes - need.other_bytes) // need.bytes_per_row
+    fitting = (engine.memory_bytes - need.other_bytes) // max(need.bytes_per_row, 1)
     if fitting >= 2 * len(shapes):
         remedy = f"send at most {fitting} rows over all samples, or fewer layers at once"
     else:
         remedy = "request fewer permutations, or fewer layers at once"
     raise TooLarge(
-        f"{need.rows} rows and {options.permutations} permutations need {need.total / 2**20:.0f} MiB, and "
+        f"{need.rows} rows and {options.test.permutations} permutations need {need.total / 2**20:.0f} MiB, and "
         f"the limit is {engine.memory_bytes / 2**20:.0f} MiB",
         subject="request",
         remedy=remedy,
     )
 
 
-def check_measures(shapes: Sequence[SampleShape], options: ComparisonOptions, *, streamed: bool) -> None:
+def _check_measures(shapes: Sequence[SampleShape], options: ComputeOptions, *, streamed: bool) -> None:
     """Checks that the requested measures can be computed for samples of these sizes.
-
-    Args:
-        shapes: of x, y and an optional reference.
-        options: the measures.
-        streamed: whether x and y are read part by part.
 
     Raises:
         BadOption: the first measure that cannot be computed.
@@ -199,18 +222,14 @@ def check_measures(shapes: Sequence[SampleShape], options: ComparisonOptions, *,
                 check_size(measure, names[index], shape.rows, channels, fitted=index == fitted)
 
 
-def check_projection(samples: Sequence[Sample], options: ComparisonOptions) -> None:
+def _check_projection(shapes: Sequence[SampleShape], options: ComputeOptions, *, streamed: bool) -> None:
     """Checks that a projection fits into memory and into a message.
-
-    Args:
-        samples: x, y and an optional reference.
-        options: whether to project.
 
     Raises:
         BadOption: x or y has too many rows, or does not fit into memory.
     """
-    rows = max(sample.rows for sample in samples[:2])
-    if options.projection and any(sample.is_streamed for sample in samples[:2]):
+    rows = max(shape.rows for shape in shapes[:2])
+    if options.projection and streamed:
         raise BadOption(
             "features that do not fit into memory cannot be projected",
             field="projection",

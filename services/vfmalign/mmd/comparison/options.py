@@ -1,136 +1,89 @@
-"""Options of a comparison, with every default resolved, and where to compute it."""
+"""Checks of a comparison's options, before any feature is read.
+
+Each field of `ComputeOptions` checks its own value; what the fields say together is checked here, once for each
+comparison.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
-
-import torch
-from pydantic import AfterValidator, Field, ValidationError
-from pydantic_core import PydanticCustomError
-
-from vfmalign.client.messages.base import to_bad_option
-from vfmalign.client.messages.mmd import BandwidthRule, Estimator, KernelFamily, Measure, Pairing, Precision, TestMethod
-from vfmalign.core.domain.record import Record
-from vfmalign.core.runtime.work_context import UNLIMITED, WorkContext
-from vfmalign.mmd.engine.distributed import SINGLE_PROCESS, Communicator
-from vfmalign.mmd.engine.lru_cache import NO_CACHE, SizedLruCache
-
-Backend = Literal["torch", "triton"]
-BackendChoice = Literal["auto", "torch", "triton"]
+from vfmalign.client.messages.mmd import ComputeOptions, Kernel
+from vfmalign.core.domain.errors import BadOption
+from vfmalign.mmd.engine.kernels import WITHOUT_BANDWIDTH
+from vfmalign.mmd.statistics import estimators
+from vfmalign.mmd.statistics.similarity import PAIRED_MEASURES
 
 MIN_FREQUENCIES = 256  # of fewer, the bound of the error covers less than it states (`bench.statistics`)
-MAX_FREQUENCIES = 2**20
-_API_FIELDS = {
-    "fixed_sigma": "kernel.fixed_sigma",
-    "permutations": "test.permutations",
-    "seed": "test.seed",
-    "method": "test.method",
-}
-"""Fields that a `ComputeRequest` holds in a message of their own."""
 
 
-def _check_sigma(sigma: float | None) -> float | None:
-    # The square of σ and its inverse must be finite in float64.
-    if sigma is None or 1e-100 <= sigma <= 1e100:
-        return sigma
-    raise PydanticCustomError(
-        "bandwidth",
-        "expected σ from 1e-100 to 1e100, got {sigma}",
-        {"sigma": sigma, "remedy": "give σ in units of the features, such as their median distance"},
-    )
-
-
-def _check_frequencies(count: int) -> int:
-    if count == 0 or MIN_FREQUENCIES <= count <= MAX_FREQUENCIES:
-        return count
-    raise PydanticCustomError(
-        "frequencies",
-        "expected {lowest} to {highest} frequencies, got {count}",
-        {
-            "lowest": MIN_FREQUENCIES,
-            "highest": MAX_FREQUENCIES,
-            "count": count,
-            "remedy": "start with 1,024; the error decreases with the square root of their number",
-        },
-    )
-
-
-class ComparisonOptions(Record):
-    """What to compare and how. Each option is checked here, their combination in `compare`.
-
-    Attributes:
-        pairing: `paired` (row i of x and y is one case) or `independent`.
-        estimator: None for the unbiased one that fits the pairing.
-        kernel: a name in `KERNELS`.
-        fixed_sigma: σ in units of the (scaled) features; None for a median distance.
-        layers: layers to compare; empty for all that the samples have in common.
-        primary_layer: layer that is reported first; empty for the first one.
-        permutations: number of permutations, at most 100,000; 0 for no test.
-        seed: of the permutations, from 0 to 2⁶⁴ − 1.
-        interval_level: coverage of intervals, in (0, 1).
-        projection: whether to project the primary layer.
-        bandwidth: None for `fixed` where σ is given, else `reference_median`.
-        precision: minimum precision; None for that of the engine.
-        method: method of the test's null distribution.
-        aggregated: whether to test over a grid of bandwidths as well.
-        frequencies: of random Fourier features, from 256 to 2²⁰; 0 for 1,024.
-        measures: names in `MEASURES`, computed in addition to MMD².
-        standardise: whether to compare standardised features too, where there is a reference.
-        measure_channels: whether to measure what the channels that move most contribute to standardised features, and
-            how far those move that standardisation excludes.
+def check_options(options: ComputeOptions, *, has_reference: bool) -> None:
+    """Checks that options can be computed with and fit together.
 
     Raises:
-        BadOption: an option is out of range or unknown; the error names it as the API does.
+        BadOption: an option out of range, or options that exclude each other; it is named as in the API.
     """
-
-    pairing: Pairing
-    estimator: Estimator | None = None
-    kernel: KernelFamily = "gaussian"
-    fixed_sigma: Annotated[float | None, AfterValidator(_check_sigma)] = None
-    layers: tuple[str, ...] = ()
-    primary_layer: str = ""
-    permutations: int = Field(default=0, ge=0, le=100_000)
-    seed: int = Field(default=0, ge=0, lt=2**64)
-    interval_level: float = Field(default=0.95, gt=0.0, lt=1.0)
-    projection: bool = False
-    bandwidth: BandwidthRule | None = None
-    precision: Precision | None = None
-    method: TestMethod = "permutation"
-    aggregated: bool = False
-    frequencies: Annotated[int, AfterValidator(_check_frequencies)] = 0
-    measures: tuple[Measure, ...] = ()
-    standardise: bool = True
-    measure_channels: bool = True
-
-    def __init__(self, pairing: Pairing, **fields: Any) -> None:
-        try:
-            super().__init__(**{"pairing": pairing, **fields})
-        except ValidationError as error:
-            raise to_bad_option(error, names=_API_FIELDS) from error
+    _check_sigma(options.kernel)
+    estimators.check(options.pairing, options.estimator, options.test.method)
+    _check_bandwidth(options.kernel, has_reference=has_reference)
+    _check_test(options)
+    _check_frequencies(options)
+    for name in options.measures:
+        if name in PAIRED_MEASURES and options.pairing != "paired":
+            raise BadOption(
+                f"`{name}` needs row i of x and of y to be of one case, and the samples are independent",
+                field="measures",
+                remedy="leave it out, or compare the same cases before and after",
+            )
 
 
-@dataclass(frozen=True)
-class ComputeConfig:
-    """Device, precision and resources of a computation.
+def _check_sigma(kernel: Kernel) -> None:
+    sigma = kernel.fixed_sigma
+    if sigma == 0.0 and kernel.bandwidth_rule != "fixed":
+        return
+    if kernel.bandwidth_rule not in (None, "fixed"):
+        raise BadOption(
+            "the request sets a fixed σ, but the bandwidth rule takes a median",
+            field="kernel.fixed_sigma",
+            remedy="set BANDWIDTH_RULE_FIXED, or leave fixed_sigma out",
+        )
+    if not 1e-100 <= sigma <= 1e100:  # its square and the inverse of that must be finite in float64
+        raise BadOption(
+            f"expected σ from 1e-100 to 1e100, got {sigma}",
+            field="kernel.fixed_sigma",
+            remedy="give σ in units of the features, such as their median distance",
+        )
 
-    Attributes:
-        precision: minimum precision: `fast` rounds rows to bfloat16 on CUDA and equals `high` on a CPU, `high` is
-            float32, `exact` float64. Small comparisons, and those that would lose digits, always use float64.
-        backend: backend that sums kernel matrices; `auto`: triton on CUDA if available, else torch.
-        memory_bytes: memory limit of one comparison, checked before it starts.
-        tile_shape: largest tile, rows × columns; None for the default of the device.
-        context: checked before every tile, or every few milliseconds where several threads form tiles; raises
-            Cancelled or DeadlineExceeded to stop.
-        cache: prepared rows that several comparisons share. By default none.
-        communicator: processes that share the work of one comparison. By default this one alone.
-    """
 
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    precision: Precision = "high"
-    backend: BackendChoice = "auto"
-    memory_bytes: int = 4 * 2**30
-    tile_shape: tuple[int, int] | None = None
-    context: WorkContext = UNLIMITED
-    cache: SizedLruCache = NO_CACHE
-    communicator: Communicator = SINGLE_PROCESS
+def _check_bandwidth(kernel: Kernel, *, has_reference: bool) -> None:
+    has_bandwidth = kernel.family in WITHOUT_BANDWIDTH or kernel.fixed_sigma or kernel.bandwidth_rule == "pooled_median"
+    if not has_bandwidth and not has_reference:
+        raise BadOption(
+            "there is neither a reference nor a fixed σ to take the bandwidth from",
+            field="kernel",
+            remedy="send `reference` (features of the training split before fine-tuning), `kernel.fixed_sigma`, or "
+            "BANDWIDTH_RULE_POOLED_MEDIAN, whose values fit a test but cannot be ranked",
+        )
+
+
+def _check_test(options: ComputeOptions) -> None:
+    test = options.test
+    if test.permutations == 0 and (test.aggregated or test.method != "permutation"):
+        raise BadOption(
+            "belongs to the test, and without permutations there is none",
+            field="test.aggregated" if test.aggregated else "test.method",
+            remedy="set `test.permutations`, such as 1000, or leave it out",
+        )
+
+
+def _check_frequencies(options: ComputeOptions) -> None:
+    if 0 < options.frequencies < MIN_FREQUENCIES:
+        raise BadOption(
+            f"expected at least {MIN_FREQUENCIES} frequencies, got {options.frequencies}",
+            field="frequencies",
+            remedy="start with 1,024; the error decreases with the square root of their number",
+        )
+    if options.frequencies and options.estimator != "random_fourier":
+        raise BadOption(
+            "only the estimator `random_fourier` has frequencies",
+            field="frequencies",
+            remedy="set `estimator` to `random_fourier` (ESTIMATOR_RANDOM_FOURIER), or leave the frequencies out",
+        )

@@ -14,11 +14,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from vfmalign.client.messages.mmd import Kernel
 from vfmalign.core.domain.errors import BadOption
 from vfmalign.core.runtime.work_context import WorkContext
-from vfmalign.mmd.comparison.options import ComparisonOptions, ComputeConfig
 from vfmalign.mmd.comparison.samples import Features, get_shape
 from vfmalign.mmd.engine import rows
+from vfmalign.mmd.engine.compute_config import ComputeConfig
 from vfmalign.mmd.engine.kernels import KERNELS, WITHOUT_BANDWIDTH, BoundKernel
 from vfmalign.mmd.engine.lru_cache import IdentityKey
 from vfmalign.mmd.engine.row_streams import FeatureArray, read_rows, to_numpy
@@ -63,7 +64,7 @@ class Scaled:
 
 
 def scalings(
-    features: Sequence[Features], layer: str, options: ComparisonOptions, engine: ComputeConfig
+    features: Sequence[Features], layer: str, kernel: Kernel, engine: ComputeConfig, *, standardise: bool = True
 ) -> Iterator[Scaled]:
     """Yields the layer raw and, with a reference, standardised by it.
 
@@ -72,8 +73,9 @@ def scalings(
     Args:
         features: of x, y and an optional reference, which is in memory.
         layer: name of the layer in errors.
-        options: kernel, rule of the bandwidth, and whether to standardise.
+        kernel: family and rule of the bandwidth.
         engine: device, cache and context.
+        standardise: whether to yield the standardised layer too.
 
     Raises:
         BadOption: no channel varies, or the bandwidth is 0.
@@ -83,8 +85,8 @@ def scalings(
         ("centring", IdentityKey(fitted_FC)), lambda: Affine(rows.central_point(fitted_FC, engine.context)), _bytes
     )
     # Kernels of inner products depend on the origin, so that their features are not centred.
-    raw = Scaled("raw", UNCHANGED if options.kernel in WITHOUT_BANDWIDTH else centring)
-    standardises = len(features) > 2 and options.standardise
+    raw = Scaled("raw", UNCHANGED if kernel.family in WITHOUT_BANDWIDTH else centring)
+    standardises = len(features) > 2 and standardise
     if len(features) > 2 and fitted_FC.shape[0] < 2:
         yield replace(raw, absent_reason=_ONE_ROW)
         if standardises:
@@ -97,9 +99,9 @@ def scalings(
             lambda: _standardise(fitted_FC, layer, engine.context),
             lambda scaled: _bytes(scaled.affine),
         )
-    yield replace(raw, sigma=_sigma(features, raw.affine, layer, options, engine))
+    yield replace(raw, sigma=_sigma(features, raw.affine, layer, kernel, engine))
     if standardised is not None:
-        yield replace(standardised, sigma=_sigma(features, standardised.affine, layer, options, engine))
+        yield replace(standardised, sigma=_sigma(features, standardised.affine, layer, kernel, engine))
 
 
 def leave_out(
@@ -108,7 +110,7 @@ def leave_out(
     features: Sequence[Features],
     *,
     layer: str,
-    options: ComparisonOptions,
+    kernel: Kernel,
     engine: ComputeConfig,
 ) -> Scaled:
     """Returns a layer without some channels of the input, and with the bandwidth of the others by the same rule.
@@ -121,7 +123,7 @@ def leave_out(
     if not channel_mask_C.any():
         raise BadOption("no channel remains without them", field="layers", remedy="send more channels")
     affine = replace(scaled.affine, channel_mask_C=channel_mask_C)
-    return replace(scaled, affine=affine, sigma=_sigma(features, affine, layer, options, engine))
+    return replace(scaled, affine=affine, sigma=_sigma(features, affine, layer, kernel, engine))
 
 
 def _standardise(reference_FC: FeatureArray, layer: str, context: WorkContext) -> Scaled:
@@ -158,15 +160,13 @@ def _read_first_rows(features: Features) -> FeatureArray:
     return to_numpy(features.read(0, min(features.rows, _CENTRING_ROWS)))
 
 
-def _sigma(
-    features: Sequence[Features], affine: Affine, layer: str, options: ComparisonOptions, engine: ComputeConfig
-) -> float:
+def _sigma(features: Sequence[Features], affine: Affine, layer: str, kernel: Kernel, engine: ComputeConfig) -> float:
     """Returns the bandwidth by the requested rule, in units of the transformed features."""
-    if options.kernel in WITHOUT_BANDWIDTH:
+    if kernel.family in WITHOUT_BANDWIDTH:
         return 0.0
-    if options.fixed_sigma is not None:
-        return options.fixed_sigma
-    fitted = features[:2] if options.bandwidth == "pooled_median" else features[2:]
+    if kernel.fixed_sigma:
+        return kernel.fixed_sigma
+    fitted = features[:2] if kernel.bandwidth_rule == "pooled_median" else features[2:]
     return engine.cache.get_or_create(
         ("median", IdentityKey(affine), *map(IdentityKey, fitted)),
         lambda: bandwidths.median_distance(prepare_bandwidth_rows(fitted, affine, engine), layer, engine.context),

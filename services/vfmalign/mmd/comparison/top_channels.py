@@ -15,14 +15,14 @@ import numpy as np
 import torch
 
 from vfmalign.client.messages.common import Estimate, absent
-from vfmalign.client.messages.mmd import ShiftResult, TopChannels
+from vfmalign.client.messages.mmd import ShiftResult, TestOptions, TopChannels
 from vfmalign.core.domain.errors import BadOption
-from vfmalign.mmd.comparison.all_pairs import compute_shifts
-from vfmalign.mmd.comparison.dispatcher import absent_shift
+from vfmalign.mmd.comparison.all_pairs import compute_exact_shifts
+from vfmalign.mmd.comparison.fourier_shift import absent_shift
 from vfmalign.mmd.comparison.layer_pass import LayerPlan
-from vfmalign.mmd.comparison.options import ComputeConfig
 from vfmalign.mmd.comparison.samples import Sample
 from vfmalign.mmd.comparison.standardisation import Scaled, leave_out
+from vfmalign.mmd.engine.compute_config import ComputeConfig
 from vfmalign.mmd.engine.lru_cache import NO_CACHE
 from vfmalign.mmd.engine.row_streams import RowStream, to_stream
 from vfmalign.mmd.engine.rows import Affine, FloatArray, IntArray
@@ -108,18 +108,18 @@ def _compute_without(
     engine = replace(plan.engine, cache=NO_CACHE)
     features = [sample.layers[layer] for sample in all_samples]
     try:
-        remaining = leave_out(scaled, channels_T, features, layer=layer, options=plan.options, engine=engine)
+        remaining = leave_out(scaled, channels_T, features, layer=layer, kernel=plan.options.kernel, engine=engine)
     except BadOption as error:
         return absent_shift(error.message, 0.0, "float64")
     untested = LayerPlan(
-        plan.options.model_copy(update={"permutations": 0, "aggregated": False}),
+        plan.options.model_copy(update={"test": TestOptions()}),
         plan.estimator,
         plan.design,
         no_permutations(plan.design.groups, _NO_TEST),
         engine,
     )
     x, y = all_samples[:2]
-    shift = compute_shifts(x, y, {layer: remaining}, untested)[layer].shift
+    shift = compute_exact_shifts(x, y, {layer: remaining}, untested)[layer].shift
     if shift.mmd2.value is None:
         return shift
     return shift.model_copy(update={"mmd2": Estimate(value=shift.mmd2.value, absent_reason=_NO_INTERVAL)})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar, cast
 
 from cachetools import LRUCache
 
@@ -37,7 +37,7 @@ class SizedLruCache:
     def __init__(self, max_bytes: int = 0) -> None:
         self.max_bytes = max_bytes
         self._lock = threading.Lock()
-        self._entries: LRUCache[Hashable, tuple[Any, int]] = LRUCache(max_bytes, getsizeof=lambda entry: entry[1])
+        self._entries: LRUCache[Hashable, tuple[object, int]] = LRUCache(max_bytes, getsizeof=lambda entry: entry[1])
 
     @property
     def used_bytes(self) -> int:
@@ -54,7 +54,7 @@ class SizedLruCache:
         """
         with self._lock:
             if (entry := self._entries.get(key)) is not None:
-                return entry[0]  # type: ignore[no-any-return]
+                return cast(_T, entry[0])
         value = factory()
         size = sizeof(value)
         if size <= self.max_bytes:

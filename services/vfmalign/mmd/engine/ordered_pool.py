@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import torch
 
@@ -45,7 +45,7 @@ def cpu_seconds() -> float:
     return time.thread_time() + float(getattr(_pool_time, "seconds", 0.0))
 
 
-def wait_for_all(futures: Iterable[Future[Any]], context: WorkContext) -> None:
+def wait_for_all(futures: Iterable[Future[Result]], context: WorkContext) -> None:
     """Waits until all futures are done, checking `context` before each and every few milliseconds."""
     for future in futures:
         context.checkpoint()

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
-from typing import Any
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -90,8 +90,14 @@ def matrix_units(precision: PrecisionName, device: torch.device) -> Iterator[Non
         yield
 
 
+class _ProductBackend(Protocol):
+    """A backend of torch whose precision of float32 products can be set; torch's stubs lack it."""
+
+    fp32_precision: str
+
+
 @contextmanager
-def _fp32_precision(backend: Any, setting: str) -> Iterator[None]:
+def _fp32_precision(backend: _ProductBackend, setting: str) -> Iterator[None]:
     """Sets torch's precision of float32 products in one backend, and restores it."""
     previous = backend.fp32_precision
     backend.fp32_precision = setting

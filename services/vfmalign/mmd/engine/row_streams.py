@@ -23,7 +23,7 @@ from vfmalign.core.storage.feature_sets import Features, Manifest, read_part
 from vfmalign.core.storage.store.object_store import ObjectStore
 
 Block = TypeVar("Block")
-FeatureArray = NDArray[np.floating[Any]]
+FeatureArray = NDArray[np.floating]
 
 
 class RowStream(Protocol):
@@ -55,7 +55,7 @@ class ArrayRows:
         BadTensor: not two axes, an empty axis, or not floating point.
     """
 
-    def __init__(self, features_NC: Tensor | NDArray[Any], name: str = "x") -> None:
+    def __init__(self, features_NC: Tensor | NDArray[np.generic], name: str = "x") -> None:
         floating = (
             features_NC.is_floating_point()
             if isinstance(features_NC, Tensor)
@@ -102,9 +102,9 @@ class NpyRows:
         _check_range(self, start, stop)
         return _check_finite(to_tensor(np.array(self._map()[start:stop], order="C")), start, self._name)
 
-    def _map(self) -> NDArray[Any]:
+    def _map(self) -> NDArray[np.generic]:
         try:
-            mapped: NDArray[Any] = np.load(self._path, mmap_mode="r", allow_pickle=False)
+            mapped: NDArray[np.generic] = np.load(self._path, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError, EOFError):
             mapped = np.empty(0)
         if not isinstance(mapped, np.memmap):
@@ -239,7 +239,7 @@ def _check_shape(shape: tuple[int, ...], floating: bool, name: str) -> None:
         raise BadTensor("expected floating-point numbers", field=name, remedy="convert it to float32")
 
 
-def to_tensor(block_RC: NDArray[Any]) -> Tensor:
+def to_tensor(block_RC: NDArray[np.generic]) -> Tensor:
     """Converts a block to a tensor, without a copy where its data type, byte order, strides and flags allow it."""
     native = block_RC.dtype.newbyteorder("=")
     usable = native if native.itemsize <= 8 else np.dtype(np.float64)

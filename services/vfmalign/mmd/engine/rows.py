@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -63,7 +62,7 @@ class Affine:
                 computing it; None to allocate.
         """
 
-        def on_device(values_C: NDArray[Any]) -> Tensor:
+        def on_device(values_C: FloatArray | NDArray[np.bool_]) -> Tensor:
             return torch.from_numpy(values_C).to(block_IC.device)
 
         result_IC = block_IC.double() if buffer_IC is None else buffer_IC.copy_(block_IC)

@@ -8,16 +8,17 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from vfmalign.client.messages.common import Cost, StageTiming
-from vfmalign.client.messages.mmd import ComputeResponse
+from vfmalign.client.messages.mmd import ComputeOptions, ComputeResponse
 from vfmalign.core.domain.errors import Exhausted
 from vfmalign.core.runtime.metrics import Stages, gpu_memory_used_bytes
 from vfmalign.core.runtime.threads import Threads
 from vfmalign.core.runtime.work_context import UNLIMITED, WorkContext
 from vfmalign.mmd import metrics
 from vfmalign.mmd.comparison import memory_budget
-from vfmalign.mmd.comparison.compare import check_combination, compare
-from vfmalign.mmd.comparison.options import ComparisonOptions, ComputeConfig
+from vfmalign.mmd.comparison.compare import compare_checked
+from vfmalign.mmd.comparison.options import check_options
 from vfmalign.mmd.comparison.samples import Sample
+from vfmalign.mmd.engine.compute_config import ComputeConfig
 from vfmalign.mmd.engine.ordered_pool import cpu_seconds, wait_for_all
 from vfmalign.mmd.service.feature_reader import FeatureReader, Source
 
@@ -39,7 +40,7 @@ class ComparisonJob:
     """
 
     sources: Sequence[Source]
-    options: ComparisonOptions
+    options: ComputeOptions
     reader: FeatureReader
     context: WorkContext = UNLIMITED
     stages: Stages = field(default_factory=lambda: Stages("mmd."))
@@ -80,15 +81,13 @@ def prepare(job: ComparisonJob, engine: ComputeConfig) -> PreparedComparison:
         Cancelled, DeadlineExceeded: see `WorkContext`.
     """
     job.context.checkpoint()
-    check_combination(job.options, has_reference=len(job.sources) > 2)
+    check_options(job.options, has_reference=len(job.sources) > 2)
     with job.stages.stage("read"):
         shapes = job.reader.shapes(job.sources)
         streamed = job.reader.are_in_parts(job.sources[:2]) and not memory_budget.fits(shapes, job.options, engine)
-        memory_budget.check_measures(shapes, job.options, streamed=streamed)
+        memory_budget.check_sizes(shapes, job.options, engine, streamed=streamed)
         if streamed:
-            memory_budget.check_streams_fit(shapes, job.options, engine)
             return PreparedComparison(job, None, short=False, streamed=True)
-        memory_budget.check_fits(shapes, job.options, engine)
         short = memory_budget.is_short(shapes, job.options, engine)
         samples = job.reader.read(job.sources, job.context) if short else None
     return PreparedComparison(job, samples, short)
@@ -138,7 +137,7 @@ def _compare(samples: Sequence[Sample], job: ComparisonJob, engine: ComputeConfi
     reference = samples[2] if len(samples) > 2 else None
     started = cpu_seconds()
     try:
-        return compare(samples[0], samples[1], reference, job.options, replace(engine, context=job.context))
+        return compare_checked(samples[0], samples[1], reference, job.options, replace(engine, context=job.context))
     except (torch.OutOfMemoryError, MemoryError):
         raise Exhausted(
             "the comparison did not fit into memory",

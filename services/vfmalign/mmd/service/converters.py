@@ -5,62 +5,22 @@ Options go through the message's record (`client.messages.mmd`); tensors do not,
 
 from __future__ import annotations
 
-from vfmalign.client.messages.mmd import UNNAMED_LAYER, BandwidthRule, ComputeOptions, Kernel, TestOptions
+from vfmalign.client.messages.mmd import UNNAMED_LAYER, ComputeOptions
 from vfmalign.core.domain.errors import BadOption, BadTensor
 from vfmalign.core.rpc.tensors import to_array
-from vfmalign.mmd.comparison.options import ComparisonOptions
 from vfmalign.mmd.comparison.samples import Sample
 from vfmalign.mmd.service.feature_reader import Source, Stored, Uploaded
 from vfmalign.v1 import mmd_pb2
 
-DEFAULT_LEVEL = 0.95
 
-
-def to_options(request: mmd_pb2.ComputeRequest) -> ComparisonOptions:
-    """Converts the options of a request and fills in their defaults.
+def to_options(request: mmd_pb2.ComputeRequest) -> ComputeOptions:
+    """Converts the options of a request, in which a measure counts once.
 
     Raises:
-        BadOption: an enum value is missing or unknown, or a median rule has a fixed σ.
+        BadOption: a field is missing, unknown or out of range.
     """
     options = ComputeOptions.from_proto(request)
-    kernel, test = options.kernel or Kernel(), options.test or TestOptions()
-    bandwidth = _resolve_bandwidth(kernel, has_reference=request.HasField("reference"))
-    return ComparisonOptions(
-        pairing=options.pairing,
-        estimator=options.estimator,
-        kernel=kernel.family or "gaussian",
-        fixed_sigma=kernel.fixed_sigma if bandwidth == "fixed" else None,
-        bandwidth=bandwidth,
-        layers=options.layers,
-        primary_layer=options.primary_layer,
-        permutations=test.permutations,
-        seed=test.seed,
-        method=test.method or "permutation",
-        aggregated=test.aggregated,
-        interval_level=options.interval_level or DEFAULT_LEVEL,
-        projection=options.projection,
-        precision=options.precision,
-        frequencies=options.frequencies,
-        measures=tuple(dict.fromkeys(options.measures)),
-    )
-
-
-def _resolve_bandwidth(kernel: Kernel, *, has_reference: bool) -> BandwidthRule | None:
-    """Returns the rule for the bandwidth; None if the request sets none.
-
-    Raises:
-        BadOption: a median rule with a fixed σ.
-    """
-    rule, has_sigma = kernel.bandwidth_rule, kernel.fixed_sigma != 0.0
-    if rule is None:
-        return "fixed" if has_sigma else "reference_median" if has_reference else None
-    if rule != "fixed" and has_sigma:
-        raise BadOption(
-            "the request sets a fixed σ, but the bandwidth rule takes a median",
-            field="kernel.fixed_sigma",
-            remedy="set BANDWIDTH_RULE_FIXED, or leave fixed_sigma out",
-        )
-    return rule
+    return options.model_copy(update={"measures": tuple(dict.fromkeys(options.measures))})
 
 
 def to_source(message: mmd_pb2.FeatureSource, field: str) -> Source:

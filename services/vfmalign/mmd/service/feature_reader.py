@@ -8,17 +8,16 @@ Legend: N rows, C channels.
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 
 from vfmalign.core.domain.errors import BadOption, BadTensor, InvalidInput, PreconditionFailed
-from vfmalign.core.domain.record import is_id
-from vfmalign.core.rpc.limits.bounds import get_bounds
+from vfmalign.core.domain.record import SHA256, is_id
+from vfmalign.core.formats.bounds import get_bounds
 from vfmalign.core.runtime.work_context import WorkContext
 from vfmalign.core.storage.feature_sets import Manifest, read_manifest, read_part
 from vfmalign.core.storage.safetensors_header import MalformedHeader, SafetensorsHeader, parse_header, read_header
@@ -33,10 +32,9 @@ from vfmalign.v1.mmd_pb2 import InlineFeatures, InlineLayer
 
 Layers: TypeAlias = dict[str, FeatureArray]
 
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 _MAX_LAYERS = get_bounds(InlineFeatures.DESCRIPTOR.fields_by_name["layers"]).max_count
 _MAX_LAYER_NAME = get_bounds(InlineLayer.DESCRIPTOR.fields_by_name["layer"]).max_length
-_DTYPES: dict[str, np.dtype[Any]] = {"F16": np.dtype("<f2"), "F32": np.dtype("<f4"), "F64": np.dtype("<f8")}
+_DTYPES: dict[str, np.dtype[np.floating]] = {"F16": np.dtype("<f2"), "F32": np.dtype("<f4"), "F64": np.dtype("<f8")}
 
 
 @dataclass(frozen=True)
@@ -169,7 +167,7 @@ class FeatureReader:
                 field=f"{source.name}.feature_set_id",
                 remedy="send the id that ExtractDataset returned",
             )
-        if source.manifest_sha256 and not _SHA256.fullmatch(source.manifest_sha256):
+        if source.manifest_sha256 and not SHA256.matches(source.manifest_sha256):
             raise BadOption(
                 "is not a SHA-256 digest in hexadecimal",
                 field=f"{source.name}.manifest_sha256",
@@ -194,7 +192,7 @@ class FeatureReader:
     def _read_header(self, source: Uploaded) -> SafetensorsHeader:
         """Reads the header of an object, whose size it must account for; rows are compared with the features."""
         field = f"{source.name}.uploaded.object"
-        if not _SHA256.fullmatch(source.sha256):
+        if not SHA256.matches(source.sha256):
             raise BadOption(
                 "is not a SHA-256 digest in hexadecimal",
                 field=f"{field}.sha256",

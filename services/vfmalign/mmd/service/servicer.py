@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from typing import Any
 
 import grpc
+from google.protobuf.message import Message
 
 from vfmalign.client.messages.mmd import ComputeResponse, CreateUploadRequest, PairError
 from vfmalign.core.domain.errors import BadOption, Exhausted, VfmalignError
@@ -16,7 +16,7 @@ from vfmalign.core.runtime.threads import MESSAGES, STORE
 from vfmalign.core.runtime.work_context import current_work
 from vfmalign.core.runtime.work_queue import WorkQueue
 from vfmalign.core.storage.store.object_store import ObjectStore
-from vfmalign.mmd.comparison.options import ComputeConfig
+from vfmalign.mmd.engine.compute_config import ComputeConfig
 from vfmalign.mmd.engine.lru_cache import SizedLruCache
 from vfmalign.mmd.service import comparison_job, converters
 from vfmalign.mmd.service.comparison_job import ComparisonJob
@@ -27,7 +27,7 @@ from vfmalign.v1 import mmd_pb2, mmd_pb2_grpc
 MAX_PAIRS = 1000
 _BATCH_RETRY_S = 0.2
 
-Context = grpc.aio.ServicerContext[Any, Any]
+Context = grpc.aio.ServicerContext[Message, Message]
 
 
 class MmdServicer(mmd_pb2_grpc.MmdServiceServicer):

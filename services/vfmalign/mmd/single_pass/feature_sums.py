@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from vfmalign.core.runtime.work_context import UNLIMITED, WorkContext
-from vfmalign.mmd.engine.distributed import Communicator
+from vfmalign.mmd.engine.compute_config import ComputeConfig
 from vfmalign.mmd.engine.precision import PrecisionName
 from vfmalign.mmd.engine.products import multiply
 from vfmalign.mmd.engine.row_streams import RowStream, check_group_count, read_ahead, to_numpy
@@ -38,13 +38,13 @@ class RandomFeatureMap:
         self,
         spectrum: Spectrum,
         precision: PrecisionName,
-        device: torch.device,
         x: RowStream,
+        engine: ComputeConfig,
         *,
         block_bytes: int,
-        communicator: Communicator,
-        context: WorkContext = UNLIMITED,
     ) -> None:
+        device = engine.device
+        self.spectrum = spectrum
         self.precision = precision
         self.dtype = torch.float64 if precision == "float64" else torch.float32
         self.device = device
@@ -52,12 +52,11 @@ class RandomFeatureMap:
         width = torch.finfo(self.dtype).bits // 8
         self.rows_at_once = max(64, block_bytes // (width * (x.channels + 6 * spectrum.count)))
         first_IC = x.read(0, min(x.rows, self.rows_at_once))
-        self._centre_C = torch.from_numpy(central_point(to_numpy(first_IC), context)).to(device)
-        self.frequencies = spectrum.count
+        self._centre_C = torch.from_numpy(central_point(to_numpy(first_IC), engine.context)).to(device)
         self.phases_2R = torch.zeros(2, spectrum.count, dtype=torch.float64, device=device)
         self._sums: dict[int, Tensor] = {}
         self._squares = torch.zeros((), dtype=torch.float64, device=device)
-        self._communicator, self._context = communicator, context
+        self._communicator, self._context = engine.communicator, engine.context
 
     def blocks(self, stream: RowStream, sample_index: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yields features and row numbers of each block of this process, [I, F] and [I], valid until the next block.
@@ -68,8 +67,8 @@ class RandomFeatureMap:
         """
         total_C = torch.zeros(stream.channels, dtype=torch.float64, device=self.device)
         starts = range(0, stream.rows, self.rows_at_once)[self._communicator.rank :: self._communicator.world_size]
-        phases_IR = torch.empty(self.rows_at_once, self.frequencies, dtype=self.dtype, device=self.device)
-        features_IF = torch.empty(self.rows_at_once, 2 * self.frequencies, dtype=self.dtype, device=self.device)
+        phases_IR = torch.empty(self.rows_at_once, self.spectrum.count, dtype=self.dtype, device=self.device)
+        features_IF = torch.empty(self.rows_at_once, 2 * self.spectrum.count, dtype=self.dtype, device=self.device)
         reads = (stream.read(start, min(start + self.rows_at_once, stream.rows)) for start in starts)
         for start, read_IC in zip(starts, read_ahead(reads), strict=True):
             block_IC = read_IC.to(self.device)
@@ -83,8 +82,8 @@ class RandomFeatureMap:
             block_phases_IR = multiply(centred_IC, self._omega_CR, self._context, phases_IR[: len(centred_IC)])
             self.phases_2R[sample_index] += block_phases_IR.sum(dim=0)
             block_features_IF = features_IF[: len(centred_IC)]
-            torch.cos(block_phases_IR, out=block_features_IF[:, : self.frequencies])
-            torch.sin(block_phases_IR, out=block_features_IF[:, self.frequencies :])
+            torch.cos(block_phases_IR, out=block_features_IF[:, : self.spectrum.count])
+            torch.sin(block_phases_IR, out=block_features_IF[:, self.spectrum.count :])
             yield block_features_IF, rows_I
         self._sums[sample_index] = total_C
 
@@ -198,7 +197,7 @@ class PairSums:
     def __init__(self, buckets: Buckets, feature_map: RandomFeatureMap) -> None:
         self._buckets, self._feature_map = buckets, feature_map
         self.groups, self.device = buckets.count, feature_map.device
-        frequencies, device = feature_map.frequencies, feature_map.device
+        frequencies, device = feature_map.spectrum.count, feature_map.device
         self._sums_GF = torch.zeros(buckets.count, 2 * frequencies, dtype=torch.float64, device=device)
         self._diagonal_R = torch.zeros(frequencies, dtype=torch.float64, device=device)
         self._diagonal_G = torch.zeros(buckets.count, 1, dtype=torch.float64, device=device)
@@ -266,7 +265,7 @@ class SampleSums:
     def __init__(self, x: Buckets, y: Buckets, feature_map: RandomFeatureMap) -> None:
         self._x, self._y, self._feature_map = x, y, feature_map
         self.groups, self.device = x.count + y.count, feature_map.device
-        frequencies, device = feature_map.frequencies, feature_map.device
+        frequencies, device = feature_map.spectrum.count, feature_map.device
         self._sums_GF = torch.zeros(self.groups, 2 * frequencies, dtype=torch.float64, device=device)
         self._rows_G = torch.from_numpy(np.concatenate([x.sizes(), y.sizes()])).to(device)
 

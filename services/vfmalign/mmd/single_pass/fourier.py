@@ -24,10 +24,11 @@ import torch
 from scipy.special import stdtrit
 
 from vfmalign.client.messages.common import Estimate, Interval
+from vfmalign.client.messages.mmd import ComputeOptions
 from vfmalign.core.domain.errors import BadTensor
-from vfmalign.core.runtime.work_context import UNLIMITED, WorkContext
+from vfmalign.core.runtime.work_context import WorkContext
 from vfmalign.mmd.engine import products
-from vfmalign.mmd.engine.distributed import SINGLE_PROCESS, Communicator
+from vfmalign.mmd.engine.compute_config import ComputeConfig
 from vfmalign.mmd.engine.precision import UNIT_ROUNDOFF, PrecisionName
 from vfmalign.mmd.engine.row_streams import RowStream, check_compatible
 from vfmalign.mmd.engine.rows import FloatArray
@@ -89,21 +90,13 @@ class FourierEstimate:
 def fourier_mmd2(
     x: RowStream,
     y: RowStream,
+    options: ComputeOptions,
+    engine: ComputeConfig,
     *,
-    paired: bool,
     sigma: float,
-    kernel: str = "gaussian",
-    frequencies: int = 0,
-    seed: int = 0,
-    permutations: int = 0,
+    precision: PrecisionName = "float32",
     groups_x: Sequence[str] | None = None,
     groups_y: Sequence[str] | None = None,
-    level: float = 0.95,
-    precision: PrecisionName = "float32",
-    device: torch.device | None = None,
-    context: WorkContext = UNLIMITED,
-    communicator: Communicator = SINGLE_PROCESS,
-    memory_bytes: int = 2**30,
 ) -> FourierEstimate:
     """Estimates MMD² by random Fourier features in one pass.
 
@@ -112,41 +105,34 @@ def fourier_mmd2(
 
     Args:
         x: first sample.
-        y: second sample; with `paired`, row i of both is one case.
-        paired: whether rows are pairs; the test then swaps within pairs instead of permuting rows.
+        y: second sample; where paired, row i of both is one case.
+        options: pairing, kernel, frequencies, test and level of the interval. The time is proportional to the number R
+            of frequencies and the error to 1/√R. The test of pairs swaps within pairs instead of permuting rows.
+        engine: device, memory, context and the processes that share the blocks of rows. The memory determines the size
+            of blocks and the number of buckets; at most 1 GiB is used.
         sigma: bandwidth in feature units.
-        kernel: a kernel of a distance.
-        frequencies: R, 0 for 1,024; the time is proportional to R and the error to 1/√R.
-        seed: of frequencies and permutations.
-        permutations: B; 0 for no test.
+        precision: of the phases, float32 or float64; kernels with very high frequencies always use float64.
         groups_x: group of each row of x, or of each pair; None where each is a group of its own.
         groups_y: group of each row of y; unused for pairs.
-        level: of the interval.
-        precision: of the phases, float32 or float64; kernels with very high frequencies always use float64.
-        device: where features are computed.
-        context: checked before every block of rows, product and few permutations.
-        communicator: processes that share the blocks of rows.
-        memory_bytes: limit that determines the size of blocks and the number of buckets; at most 1 GiB is used.
 
     Raises:
         BadOption: a kernel without a spectrum.
         BadTensor: channels, rows or groups that do not match, or too few rows.
+        Cancelled, DeadlineExceeded: see `WorkContext`.
     """
+    paired, test = options.pairing == "paired", options.test
     _check_rows(x, y, paired=paired)
-    spectrum = spectra.draw_spectrum(kernel, sigma, x.channels, frequencies, seed)
+    spectrum = spectra.draw_spectrum(options.kernel.family, sigma, x.channels, options.frequencies, test.seed)
     precision = "float64" if spectrum.heavy_tailed or precision == "float64" else "float32"
-    block_bytes, bucket_bytes = (min(largest, memory_bytes // divisor) for largest, divisor in (_BLOCK, _BUCKETS))
-    device = device or torch.device("cpu")
-    feature_map = RandomFeatureMap(
-        spectrum, precision, device, x, block_bytes=block_bytes, communicator=communicator, context=context
+    block_bytes, bucket_bytes = (
+        min(largest, engine.memory_bytes // divisor) for largest, divisor in (_BLOCK, _BUCKETS)
     )
+    feature_map = RandomFeatureMap(spectrum, precision, x, engine, block_bytes=block_bytes)
     max_buckets = max(4 * MIN_GROUPS, min(BUCKETS, bucket_bytes // (16 * spectrum.count)))
     samples = _create_sums(x, y, (groups_x, groups_y), max_buckets, feature_map, paired=paired)
     with products.matrix_units(precision, feature_map.device):
-        samples.fill(x, y, context)
-    return _result(
-        samples, feature_map, spectrum, x, y, permutations=permutations, seed=seed, level=level, context=context
-    )
+        samples.fill(x, y, engine.context)
+    return _result(samples, feature_map, x, y, options=options, context=engine.context)
 
 
 def _check_rows(x: RowStream, y: RowStream, *, paired: bool) -> None:
@@ -231,16 +217,14 @@ def _rounding_bound(uncorrected: float, norm: float, spectrum: Spectrum, rows: i
 def _result(
     samples: PairSums | SampleSums,
     feature_map: RandomFeatureMap,
-    spectrum: Spectrum,
     x: RowStream,
     y: RowStream,
     *,
-    permutations: int,
-    seed: int,
-    level: float,
+    options: ComputeOptions,
     context: WorkContext,
 ) -> FourierEstimate:
     """Returns estimate, test, interval and bounds from the sums."""
+    spectrum = feature_map.spectrum
     mean = _apply_control_variate(
         samples.terms_R(),
         feature_map.mean_phase_difference(x, y),
@@ -248,12 +232,12 @@ def _result(
     )
     uncorrected = samples.uncorrected()
     norm, rows = feature_map.norm(x.rows + y.rows), min(x.rows, y.rows)
-    drawn = _draw_permutations(samples, permutations, seed, context)
+    drawn = _draw_permutations(samples, options.test.permutations, options.test.seed, context)
     permuted_B = _permuted_statistics(samples, drawn, context)
     tie_bound = 256.0 * float(np.finfo(np.float64).eps)
     p_value = uncertainty.p_value(uncorrected, permuted_B, tie_bound, drawn)
     left_out, reason = _left_out(samples, uncorrected, tie_bound)
-    interval = _interval(mean, left_out, level, p_value.value) if left_out else None
+    interval = _interval(mean, left_out, options.interval_level, p_value.value) if left_out else None
     return FourierEstimate(
         mmd2=Estimate(value=mean.value, interval=interval, absent_reason=reason),
         p_value=p_value,

@@ -94,20 +94,24 @@ INDEPENDENT: dict[Estimator, Callable[[IndependentSums], FloatArray]] = {
 }
 
 
-def resolve(pairing: Pairing, estimator: Estimator | None, method: TestMethod = "permutation") -> Estimator:
-    """Returns the estimator to use: the unbiased one for the pairing and the test, unless another is named.
+def get_default(pairing: Pairing, method: TestMethod) -> Estimator:
+    """Returns the unbiased estimator for a pairing and a test.
 
     A wild bootstrap flips the signs of h(z_i, z_j) and therefore needs an estimator over pairs. For independent samples
     of equal size that of Lemma 6 is unbiased as well.
+    """
+    return "unbiased_paired" if _is_over_pairs(pairing, method) else "unbiased_independent"
+
+
+def check(pairing: Pairing, estimator: Estimator | None, method: TestMethod) -> None:
+    """Checks that an estimator, None for the default, is valid for a pairing and a test.
 
     Raises:
-        BadOption: an estimator that is not valid for this pairing or this test.
+        BadOption: it is not.
     """
-    over_pairs = pairing == "paired" or method == "wild_bootstrap"
-    if estimator is None:
-        return "unbiased_paired" if over_pairs else "unbiased_independent"
-    if estimator == "random_fourier" and method == "permutation":
-        return estimator
+    if estimator is None or (estimator == "random_fourier" and method == "permutation"):
+        return
+    over_pairs = _is_over_pairs(pairing, method)
     if pairing == "paired" and estimator == "unbiased_independent":
         raise BadOption(
             "the estimator for independent samples is biased on paired ones, whose cross term includes k(x_i, y_i)",
@@ -128,7 +132,10 @@ def resolve(pairing: Pairing, estimator: Estimator | None, method: TestMethod = 
             remedy="use `unbiased_independent` (ESTIMATOR_UNBIASED_INDEPENDENT) or `biased` (ESTIMATOR_BIASED), or set "
             "`pairing` to paired",
         )
-    return estimator
+
+
+def _is_over_pairs(pairing: Pairing, method: TestMethod) -> bool:
+    return pairing == "paired" or method == "wild_bootstrap"
 
 
 def min_rows(estimator: Estimator) -> int:

@@ -17,15 +17,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import linalg
 
 from vfmalign.core.domain.errors import BadOption, BadTensor
 from vfmalign.core.runtime.work_context import UNLIMITED, WorkContext
 from vfmalign.mmd.engine.products import MAX_FLOP_UNCHECKED
+from vfmalign.mmd.engine.row_streams import FeatureArray
 from vfmalign.mmd.engine.rows import FloatArray, central_point
 
 MAX_ROWS = 8192
@@ -71,14 +70,14 @@ class MeasureInput:
         context: checked before every block of rows.
     """
 
-    x_NC: NDArray[Any]
-    y_MC: NDArray[Any]
-    reference_FC: NDArray[Any] | None = None
+    x_NC: FeatureArray
+    y_MC: FeatureArray
+    reference_FC: FeatureArray | None = None
     paired: bool = False
     context: WorkContext = UNLIMITED
 
 
-def cka(x: NDArray[Any], y: NDArray[Any], *, context: WorkContext = UNLIMITED) -> MeasureValue:
+def cka(x: FeatureArray, y: FeatureArray, *, context: WorkContext = UNLIMITED) -> MeasureValue:
     """Returns the debiased linear centred kernel alignment of paired rows, a similarity in [−1, 1].
 
     HSIC₁(K, L) / √(HSIC₁(K, K) HSIC₁(L, L)) of K = xxᵀ and L = yyᵀ (the ratio: Kornblith et al., ICML 2019; unbiased
@@ -125,7 +124,7 @@ def cka(x: NDArray[Any], y: NDArray[Any], *, context: WorkContext = UNLIMITED) -
 
 
 def frechet(
-    x: NDArray[Any], y: NDArray[Any], reference: NDArray[Any] | None = None, *, context: WorkContext = UNLIMITED
+    x: FeatureArray, y: FeatureArray, reference: FeatureArray | None = None, *, context: WorkContext = UNLIMITED
 ) -> MeasureValue:
     """Returns the squared Fréchet distance of Gaussians fitted to x and y on principal axes of the reference.
 
@@ -169,7 +168,7 @@ def frechet(
     return MeasureValue(float(value), axes_CA.shape[1])
 
 
-def energy(x: NDArray[Any], y: NDArray[Any], *, paired: bool = False, context: WorkContext = UNLIMITED) -> MeasureValue:
+def energy(x: FeatureArray, y: FeatureArray, *, paired: bool = False, context: WorkContext = UNLIMITED) -> MeasureValue:
     """Returns the energy distance 2E‖X−Y‖ − E‖X−X'‖ − E‖Y−Y'‖ (Székely and Rizzo, J. Stat. Plan. Inference 143 (2013)).
 
     The estimate is unbiased: its means are over i ≠ j, for paired rows in the cross term as well. It is MMD² with
@@ -247,7 +246,7 @@ def check_size(measure: str, sample: str, rows: int, channels: int, *, fitted: b
         )
 
 
-def _to_float64(measure: str, name: str, rows: NDArray[Any], *, fitted: bool = False) -> FloatArray:
+def _to_float64(measure: str, name: str, rows: FeatureArray, *, fitted: bool = False) -> FloatArray:
     """Checks a sample and returns its rows in float64."""
     rows_RC: FloatArray = np.asarray(rows, dtype=np.float64)
     if rows_RC.ndim != 2 or 0 in rows_RC.shape:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from vfmalign.core.domain.models import LayerSpec, PreprocessingSpec
+from vfmalign.core.domain.models import Layer, Preprocessing
 from vfmalign.models.architectures import upstream
 from vfmalign.models.encoder import Encoder
 
@@ -30,8 +30,8 @@ class Architecture:
 
     name: str
     build: Callable[[], Encoder]
-    preprocessing: PreprocessingSpec
-    layers: tuple[LayerSpec, ...]
+    preprocessing: Preprocessing
+    layers: tuple[Layer, ...]
     primary_layer: str
     convert: upstream.Converter = upstream.convert_dense
     files: tuple[str, ...] = ("weights",)

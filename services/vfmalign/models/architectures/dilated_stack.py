@@ -17,7 +17,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vfmalign.core.domain.models import PreprocessingSpec
+from vfmalign.core.domain.models import Preprocessing
 from vfmalign.core.domain.record import Record
 from vfmalign.models.encoder import POOLED_LAYER, Encoder, Stride, pool
 
@@ -75,7 +75,7 @@ class StackDescription(Record):
 
     layers: tuple[ConvolutionLayer, ...] = Field(min_length=1, max_length=64)
     compared: tuple[int, ...] = Field(default=(), max_length=64)
-    input: PreprocessingSpec
+    input: Preprocessing
     initialisation: Literal["layer_sequential_unit_variance"] = "layer_sequential_unit_variance"
 
     @model_validator(mode="after")
@@ -84,8 +84,8 @@ class StackDescription(Record):
             raise ValueError("`compared` does not list indices of layers in ascending order")
         strides = self.strides
         coarsest = max(strides)
-        if any(side % coarsest for side in self.input.shape_DHW):
-            raise ValueError(f"the input's sides {self.input.shape_DHW} are not multiples of the stride {coarsest}")
+        if any(side % coarsest for side in self.input.shape_dhw):
+            raise ValueError(f"the input's sides {self.input.shape_dhw} are not multiples of the stride {coarsest}")
         if (weights := self._count_weights()) > MAX_WEIGHTS:
             raise ValueError(f"the stack has {weights:,} weights, more than {MAX_WEIGHTS:,}")
         return self
@@ -204,14 +204,14 @@ class DilatedStack(Encoder):
             map_NCDHW = block(map_NCDHW)
 
 
-def _make_probe(preprocessing: PreprocessingSpec) -> Tensor:
+def _make_probe(preprocessing: Preprocessing) -> Tensor:
     """The volume by which random weights are scaled: smooth noise in the range of the input's normalisation."""
     draw = torch.Generator().manual_seed(0)
-    coarse_DHW = [max(1, side // 6) for side in preprocessing.shape_DHW]
+    coarse_DHW = [max(1, side // 6) for side in preprocessing.shape_dhw]
     noise = torch.randn((1, len(preprocessing.modalities), *coarse_DHW), generator=draw)
     if preprocessing.normalisation == "quantile_range":
         noise = noise.mul(0.25).add(0.5).clamp(0, 1)
-    return functional.interpolate(noise, size=preprocessing.shape_DHW, mode="trilinear")
+    return functional.interpolate(noise, size=preprocessing.shape_dhw, mode="trilinear")
 
 
 def _build_convolution(in_channels: int, layer: ConvolutionLayer) -> nn.Conv3d | nn.ConvTranspose3d:

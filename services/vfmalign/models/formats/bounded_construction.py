@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as registration
 from torch.overrides import TorchFunctionMode
+from torch.utils.hooks import RemovableHandle
 
 from vfmalign.core.domain.errors import BadCheckpoint
 
@@ -27,8 +28,8 @@ class _BoundedRanges(TorchFunctionMode):
         self._options = {"device": "cpu"} if readable else {}
 
     def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
+        self, func: Callable[..., Any], types: object, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> object:
         if func is not torch.linspace:
             return func(*args, **(kwargs or {}))
         values = func(*args, **{**(kwargs or {}), **self._options})
@@ -63,7 +64,7 @@ def bounded_construction(*, readable_ranges: bool = False) -> Iterator[None]:
         count("elements", 0 if tensor is None else tensor.numel(), MAX_ELEMENTS)
 
     with ExitStack() as hooks:
-        handles: list[Any] = [
+        handles: list[RemovableHandle] = [
             registration.register_module_module_registration_hook(count_module),
             registration.register_module_parameter_registration_hook(count_tensor),
             registration.register_module_buffer_registration_hook(count_tensor),

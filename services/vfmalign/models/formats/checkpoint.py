@@ -11,7 +11,6 @@ import io
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -114,7 +113,7 @@ def read_tensors(data: bytes, subject: str) -> tuple[StateDict, list[str]]:
     return dict(content), other_entries
 
 
-def _read_weights_only(data: bytes, subject: str) -> Any:
+def _read_weights_only(data: bytes, subject: str) -> object:
     try:
         # ProFound's checkpoints store their command line as a Namespace, which only holds attributes and runs no code.
         with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():

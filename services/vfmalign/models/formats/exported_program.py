@@ -11,7 +11,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from vfmalign.core.domain.models import LayerSpec
+from vfmalign.core.domain.models import Layer
 from vfmalign.models.encoder import POOLED_LAYER, Encoder, StateDict, Stride, pool
 from vfmalign.models.formats.hooked_encoder import as_map
 from vfmalign.models.formats.program_check import check_program
@@ -72,10 +72,10 @@ class ExportedEncoder(Encoder):
         return {name: output[:count] for name, output in layers.items()}
 
 
-def get_layer_specs(encoder: ExportedEncoder) -> tuple[LayerSpec, ...]:
+def get_layer_specs(encoder: ExportedEncoder) -> tuple[Layer, ...]:
     """Layers of an exported program, for its model card."""
     channels = encoder.layer_channels()
-    return tuple(LayerSpec(name=name, channels=channels[name]) for name in encoder.layer_names())
+    return tuple(Layer(name=name, channels=channels[name]) for name in encoder.layer_names())
 
 
 def build_exported(state: StateDict, subject: str, device: torch.device | str = "cpu") -> ExportedEncoder:

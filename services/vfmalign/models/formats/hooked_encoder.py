@@ -5,8 +5,8 @@ Axes as in `encoder`; L tokens.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, cast
+from collections.abc import Callable, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -50,11 +50,11 @@ class HookedEncoder(Encoder):
         maps = {layer: as_map(output, layer) for layer, output in self.outputs(input_NCDHW).items()}
         return {**maps, POOLED_LAYER: pool(maps[self.layers[-1]])}
 
-    def outputs(self, input_NCDHW: Tensor) -> dict[str, Any]:
+    def outputs(self, input_NCDHW: Tensor) -> dict[str, object]:
         """Outputs of the named submodules; None for a submodule that the network does not call."""
-        outputs_by_layer: dict[str, Any] = dict.fromkeys(self.layers)
+        outputs_by_layer: dict[str, object] = dict.fromkeys(self.layers)
 
-        def make_hook(layer: str) -> Any:
+        def make_hook(layer: str) -> Callable[[nn.Module, object, object], None]:
             return lambda module, arguments, output: outputs_by_layer.__setitem__(layer, output)
 
         hooks = [self.network.get_submodule(layer).register_forward_hook(make_hook(layer)) for layer in self.layers]
@@ -66,7 +66,7 @@ class HookedEncoder(Encoder):
         return outputs_by_layer
 
 
-def as_map(output: Any, layer: str) -> Tensor:
+def as_map(output: object, layer: str) -> Tensor:
     """Converts a layer's output to (N, C, D, H, W).
 
     Raises:
@@ -88,7 +88,7 @@ def as_map(output: Any, layer: str) -> Tensor:
     )
 
 
-def outputs_on_meta(encoder: HookedEncoder, shape_DHW: Stride) -> dict[str, Any]:
+def outputs_on_meta(encoder: HookedEncoder, shape_DHW: Stride) -> dict[str, object]:
     """Outputs of the layers as tensors on the meta device.
 
     Only shapes are computed, with weights replaced by meta tensors, so that the call takes neither time nor memory.
@@ -99,7 +99,7 @@ def outputs_on_meta(encoder: HookedEncoder, shape_DHW: Stride) -> dict[str, Any]
     encoder.eval()
     try:
         with torch.no_grad():
-            return cast(dict[str, Any], torch.func.functional_call(_Outputs(encoder), state, (probe_NCDHW,)))
+            return cast(dict[str, object], torch.func.functional_call(_Outputs(encoder), state, (probe_NCDHW,)))
     except Exception as error:  # a network may raise any type on an input that does not fit
         raise BadOption(
             f"the network does not take an input of {[encoder.in_channels, *shape_DHW]}: {str(error)[:200]}",
@@ -117,11 +117,11 @@ class _Outputs(nn.Module):
         super().__init__()
         self.encoder = encoder
 
-    def forward(self, input_NCDHW: Tensor) -> dict[str, Any]:
+    def forward(self, input_NCDHW: Tensor) -> dict[str, object]:
         return self.encoder.outputs(input_NCDHW)
 
 
-def get_stride(output: Any, shape_DHW: Stride) -> Stride | None:
+def get_stride(output: object, shape_DHW: Stride) -> Stride | None:
     """Stride of a map; None for tokens and vectors, and where a side does not divide the input's."""
     if not isinstance(output, Tensor) or output.ndim != 5:
         return None

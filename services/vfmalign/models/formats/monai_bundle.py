@@ -14,16 +14,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 import torch
-from pydantic import Field, StrictBool, StrictInt, StringConstraints, ValidationError
+from pydantic import Field, JsonValue, StrictBool, StrictInt, StringConstraints, ValidationError
 from torch import nn
 
 from vfmalign.core.domain.errors import BadCheckpoint, BadOption, VfmalignError
-from vfmalign.core.domain.models import LayerSpec, PreprocessingSpec
+from vfmalign.core.domain.models import Layer, Preprocessing
 from vfmalign.core.domain.record import Record, canonical_json
-from vfmalign.core.domain.untrusted import describe_failure, read_json, read_regular_file
+from vfmalign.core.formats.untrusted import describe_failure, read_json, read_regular_file
 from vfmalign.models.architectures.base import Architecture
 from vfmalign.models.architectures.upstream import Conversion
 from vfmalign.models.encoder import StateDict
@@ -56,7 +56,7 @@ class NetworkDefinition(Record):
     net: str = Field(max_length=64)
     arguments: dict[str, Argument | Options | list[Argument | Options]] = Field(max_length=64)
     layers: tuple[Annotated[str, StringConstraints(max_length=256)], ...] = Field(max_length=256)
-    input: PreprocessingSpec
+    input: Preprocessing
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Bundle:
     weights: bytes
 
 
-def read_bundle(folder: Path, layers: Sequence[str], preprocessing: PreprocessingSpec | None, subject: str) -> Bundle:
+def read_bundle(folder: Path, layers: Sequence[str], preprocessing: Preprocessing | None, subject: str) -> Bundle:
     """Reads a bundle's folder.
 
     Args:
@@ -105,8 +105,8 @@ def read_bundle(folder: Path, layers: Sequence[str], preprocessing: Preprocessin
 
 
 def parse_network_definition(
-    network: Mapping[str, Any], config: Mapping[str, Any], subject: str
-) -> tuple[str, dict[str, Any]]:
+    network: Mapping[str, object], config: Mapping[str, object], subject: str
+) -> tuple[str, dict[str, object]]:
     """Parses a configuration's network definition into the class's name and its arguments.
 
     `@name` is replaced by the plain value of that name in the configuration. Expressions (`$…`), other references and
@@ -115,19 +115,18 @@ def parse_network_definition(
     target = network.get("_target_")
     if not isinstance(target, str) or not (target.isidentifier() or target.startswith(f"{_NETS}.")):
         raise _rejection(f"the network is {str(target)[:96]!r}, not a class of {_NETS}", subject)
-    arguments = {}
+    arguments: dict[str, object] = {}
     for name, value in network.items():
         if name in {"_target_", "_desc_"}:
             continue
         if name.startswith("_"):
             raise _rejection(f"the network has the directive {name[:32]!r}", subject)
-        refers = isinstance(value, str) and value.startswith("@")
-        arguments[name] = config.get(value[1:], value) if refers else value
+        arguments[name] = config.get(value[1:], value) if isinstance(value, str) and value.startswith("@") else value
     return target.rpartition(".")[2], arguments
 
 
 def encode_architecture_name(
-    net: str, arguments: Mapping[str, Any], layers: Sequence[str], preprocessing: PreprocessingSpec
+    net: str, arguments: Mapping[str, object], layers: Sequence[str], preprocessing: Preprocessing
 ) -> str:
     """Encodes a network as the name of its architecture."""
     definition = {
@@ -169,7 +168,7 @@ def decode_architecture_name(name: str) -> Architecture:
     channels = len(preprocessing.modalities)
 
     def build() -> HookedEncoder:
-        return HookedEncoder(_instantiate(cls, arguments), layers, preprocessing.shape_DHW, channels)
+        return HookedEncoder(_instantiate(cls, arguments), layers, preprocessing.shape_dhw, channels)
 
     with torch.device("meta"):
         network = _instantiate(cls, arguments)
@@ -193,9 +192,9 @@ def decode_architecture_name(name: str) -> Architecture:
     )
 
 
-def _describe_layers(layers: Sequence[str], widths: Mapping[str, int]) -> tuple[LayerSpec, ...]:
+def _describe_layers(layers: Sequence[str], widths: Mapping[str, int]) -> tuple[Layer, ...]:
     try:
-        return tuple(LayerSpec(name=layer, channels=widths[layer]) for layer in layers)
+        return tuple(Layer(name=layer, channels=widths[layer]) for layer in layers)
     except ValidationError as error:
         raise BadOption(
             f"a layer is beyond the bounds of a card: {error.errors(include_input=False, include_url=False)[0]['msg']}",
@@ -215,14 +214,18 @@ def _convert(files: Sequence[StateDict], subject: str) -> Conversion:
 def _get_network_class(net: str) -> type[nn.Module]:
     import monai.networks.nets  # imported here: it takes seconds, and only bundles need it
 
-    cls: Any = getattr(monai.networks.nets, net, None) if net.isidentifier() and not net.startswith("_") else None
-    is_network = inspect.isclass(cls) and issubclass(cls, nn.Module) and cls.__module__.startswith(_NETS)
-    if not is_network or cls.__name__ in REJECTED_NETWORKS:
-        raise _rejection(f"{net[:64]!r} is not a network of {_NETS}", PREFIX.rstrip(":"))
-    return cast(type[nn.Module], cls)
+    cls: object = getattr(monai.networks.nets, net, None) if net.isidentifier() and not net.startswith("_") else None
+    if (
+        inspect.isclass(cls)
+        and issubclass(cls, nn.Module)
+        and cls.__module__.startswith(_NETS)
+        and cls.__name__ not in REJECTED_NETWORKS
+    ):
+        return cls
+    raise _rejection(f"{net[:64]!r} is not a network of {_NETS}", PREFIX.rstrip(":"))
 
 
-def _instantiate(cls: type[nn.Module], arguments: Mapping[str, Any]) -> nn.Module:
+def _instantiate(cls: type[nn.Module], arguments: Mapping[str, object]) -> nn.Module:
     if "pretrained" in inspect.signature(cls).parameters:  # True by default in some networks, which then download
         arguments = {**arguments, "pretrained": False}
     try:
@@ -240,7 +243,7 @@ def _instantiate(cls: type[nn.Module], arguments: Mapping[str, Any]) -> nn.Modul
         raise _rejection(f"MONAI rejects the arguments: {str(error)[:200]}", cls.__name__) from error
 
 
-def _check_plain(value: Any, where: str) -> None:
+def _check_plain(value: object, where: str) -> None:
     """Rejects anything but numbers, strings, null, and lists and objects of them."""
     if isinstance(value, dict):
         for name, inner in value.items():
@@ -259,7 +262,7 @@ def _format_submodules(network: nn.Module) -> str:
     return ", ".join(names[:40]) + (" …" if len(names) > 40 else "")
 
 
-def _read_json(path: Path, subject: str) -> dict[str, Any]:
+def _read_json(path: Path, subject: str) -> dict[str, JsonValue]:
     try:
         content = read_json(path, MAX_CONFIG_BYTES)
     except FileNotFoundError:

@@ -14,11 +14,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 import torch
+from torch._ops import OpOverload
 
 from vfmalign.models.formats.program_graph import Argument, reject
+
+Operator: TypeAlias = "OpOverload[..., object]"
 
 _LISTED = {
     "convolutions": """
@@ -106,7 +109,7 @@ TEXT_ARGUMENTS = {
 }
 """The arguments that may be text, and the text that they may be."""
 
-_REQUIRED_VALUES: dict[str, dict[str, Any]] = {
+_REQUIRED_VALUES: dict[str, dict[str, bool | float]] = {
     "alpha_dropout.default": {"train": False},
     "batch_norm.default": {"training": False},
     "dropout.default": {"train": False},
@@ -119,7 +122,7 @@ _MAX_SCALE = 64.0
 """Largest factor of an upsampling; a kernel computes positions in its input from the factor that it is given."""
 
 
-def find_operator(operator: str, overload: str, subject: str) -> Any:
+def find_operator(operator: str, overload: str, subject: str) -> Operator:
     """Looks up an operator.
 
     Raises:
@@ -128,13 +131,13 @@ def find_operator(operator: str, overload: str, subject: str) -> Any:
     name = f"{operator}.{overload}"
     if name not in ALLOWED_OPERATORS:
         raise reject(f"the graph calls 'aten.{name[:96]}', which is not allowed", subject)
-    function = getattr(getattr(torch.ops.aten, operator, None), overload, None)
+    function: Operator | None = getattr(getattr(torch.ops.aten, operator, None), overload, None)
     if function is None:
         raise reject(f"this torch has no operator 'aten.{name}'", subject)
     return function
 
 
-def check_arguments(function: Any, arguments: Iterable[tuple[str, Argument]], subject: str) -> None:
+def check_arguments(function: Operator, arguments: Iterable[tuple[str, Argument]], subject: str) -> None:
     """Checks the arguments of an allowed operator, as far as they are not tensors.
 
     Raises:
@@ -153,7 +156,7 @@ def check_arguments(function: Any, arguments: Iterable[tuple[str, Argument]], su
             raise reject(f"{function} has an argument {name[:32]!r} that is not allowed", subject)
 
 
-def _get_required_values(operator: str, arguments: Mapping[str, Argument]) -> Mapping[str, Any]:
+def _get_required_values(operator: str, arguments: Mapping[str, Argument]) -> Mapping[str, bool | float]:
     if "pin_memory" in arguments:
         return {"pin_memory": False}
     if operator == "aten.batch_norm.default" and arguments.get("running_mean", ("value", None))[1] is None:

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from vfmalign.core.domain.errors import BadOption
-from vfmalign.core.domain.untrusted import parse_json
+from vfmalign.core.formats.untrusted import parse_json
 from vfmalign.models.encoder import StateDict
 from vfmalign.models.formats.operators import ASSERTIONS, DTYPES, FORMATS, TEXT_ARGUMENTS, find_operator
 from vfmalign.models.formats.program_check import measure_layers
@@ -72,7 +72,7 @@ def read_program(data: bytes, layers: Sequence[str], subject: str) -> StateDict:
 
 def _convert(
     entries: Mapping[str, bytes], model: Any, layers: Sequence[str], subject: str
-) -> tuple[dict[str, Any], StateDict]:
+) -> tuple[Mapping[str, object], StateDict]:
     """Converts the graph to the values of a `ProgramGraph`; also read the weights."""
     module = model["graph_module"]
     graph, signature = module["graph"], module["signature"]
@@ -110,11 +110,11 @@ def _read_inputs(
     return images[0], weights, state
 
 
-def _convert_nodes(graph: Mapping[str, Any], image: str, weights: set[str], subject: str) -> list[list[Any]]:
+def _convert_nodes(graph: Mapping[str, Any], image: str, weights: set[str], subject: str) -> list[list[object]]:
     """The graph's operators in order, each with its arguments and the names of its results."""
     # Every argument must be the result of an earlier node: the interpreter runs the nodes in this order.
     known = {image, *weights}
-    nodes: list[list[Any]] = []
+    nodes: list[list[object]] = []
     for node in graph["nodes"]:
         match = _OPERATOR.fullmatch(node["target"])
         if not match:
@@ -138,7 +138,7 @@ def _run_once(graph: ProgramGraph, state: StateDict, subject: str) -> None:
         ProgramInterpreter(graph, subject).run(values, torch.device("cpu"))
 
 
-def _encode_argument(name: str, argument: Mapping[str, Any], known: set[str], subject: str) -> Any:
+def _encode_argument(name: str, argument: Mapping[str, Any], known: set[str], subject: str) -> list[object]:
     """Encodes an argument as JSON: a pair of its kind, such as `tensor` or `value`, and its name or plain value.
 
     `program_interpreter` decodes them.

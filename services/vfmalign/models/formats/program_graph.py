@@ -5,7 +5,8 @@ The JSON text is stored next to the weights as a tensor of bytes, so that one sa
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field, StrictBool, StrictFloat, StrictInt, StringConstraints, ValidationError
@@ -88,7 +89,7 @@ def parse_graph(state: StateDict, subject: str) -> ProgramGraph:
     return validate_graph(text.numpy().tobytes(), subject)
 
 
-def validate_graph(content: bytes | dict[str, Any], subject: str) -> ProgramGraph:
+def validate_graph(content: bytes | Mapping[str, object], subject: str) -> ProgramGraph:
     """Checks a graph, as JSON or as values, against the bounds of `ProgramGraph`; see `parse_graph` for errors."""
     try:
         if isinstance(content, bytes):

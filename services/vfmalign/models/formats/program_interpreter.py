@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from vfmalign.core.domain.errors import VfmalignError
-from vfmalign.models.formats.operators import DTYPES, FORMATS, find_operator
+from vfmalign.models.formats.operators import DTYPES, FORMATS, Operator, find_operator
 from vfmalign.models.formats.program_graph import Argument, Node, ProgramGraph, reject
 
 
@@ -66,7 +66,7 @@ class ProgramInterpreter:
         """Removes and returns the values that no operator after this one takes."""
         return {name: values.pop(name) for name in self._released[number]}
 
-    def _call(self, node: Node, function: Any, arguments: dict[str, Any]) -> Sequence[Tensor]:
+    def _call(self, node: Node, function: Operator, arguments: dict[str, object]) -> Sequence[Tensor]:
         positional, named = _bind(function, arguments)
         try:
             output = function(*positional, **named)
@@ -108,7 +108,7 @@ def _list_released(graph: ProgramGraph) -> list[list[str]]:
     return released[::-1]
 
 
-def _decode(argument: Argument, values: Mapping[str, Tensor]) -> Any:
+def _decode(argument: Argument, values: Mapping[str, Tensor]) -> object:
     kind, content = cast(tuple[str, Any], argument)
     match kind:
         case "tensor":
@@ -126,7 +126,7 @@ def _decode(argument: Argument, values: Mapping[str, Tensor]) -> Any:
     return content
 
 
-def _list_tensors(arguments: Sequence[Any]) -> list[Tensor]:
+def _list_tensors(arguments: Sequence[object]) -> list[Tensor]:
     tensors: list[Tensor] = []
     for argument in arguments:
         if isinstance(argument, Tensor):
@@ -136,12 +136,12 @@ def _list_tensors(arguments: Sequence[Any]) -> list[Tensor]:
     return tensors
 
 
-def _bind(function: Any, arguments: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+def _bind(function: Operator, arguments: dict[str, object]) -> tuple[list[object], dict[str, object]]:
     """Splits arguments into positional and keyword arguments of an operator.
 
     Arguments are passed by position as far as possible, because not every operator accepts `self` by name.
     """
-    positional: list[Any] = []
+    positional: list[object] = []
     for argument in function._schema.arguments:
         if argument.kwarg_only or argument.name not in arguments:
             break

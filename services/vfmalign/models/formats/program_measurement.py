@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 from vfmalign.core.domain.errors import BadCheckpoint
 from vfmalign.models.encoder import StateDict
-from vfmalign.models.formats.operators import DTYPES
+from vfmalign.models.formats.operators import DTYPES, Operator
 from vfmalign.models.formats.program_constants import ProgramConstants, get_storage_id
 from vfmalign.models.formats.program_graph import Node, ProgramGraph, reject
 from vfmalign.models.formats.program_interpreter import ProgramInterpreter
@@ -137,7 +136,9 @@ class _DispatchMeter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         before, self._taken_cost = self._taken_cost, self.elements + self.flops
         return self._taken_cost - before
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self, func: Operator, types: object, args: tuple[object, ...] = (), kwargs: dict[str, object] | None = None
+    ) -> object:
         output = func(*args, **(kwargs or {}))
         for argument, value in zip(func._schema.arguments, args, strict=False):
             if argument.is_write and func is not torch.ops.aten.detach_.default:  # which changes no value
@@ -150,5 +151,5 @@ class _DispatchMeter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return output
 
 
-def _list_tensors(values: Any) -> list[Tensor]:
+def _list_tensors(values: object) -> list[Tensor]:
     return [item for item in tree_leaves(values) if isinstance(item, Tensor)]

@@ -15,14 +15,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 from torch import Tensor
 
 from vfmalign.core.domain.errors import BadCheckpoint, BadOption, NotFound
-from vfmalign.core.domain.models import LayerSpec, PreprocessingSpec
+from vfmalign.core.domain.models import Layer, Preprocessing
 from vfmalign.core.domain.record import canonical_json
-from vfmalign.core.domain.untrusted import describe_failure, read_json
+from vfmalign.core.formats.untrusted import describe_failure, read_json
 from vfmalign.models.architectures.base import Architecture
 from vfmalign.models.architectures.dilated_stack import ConvolutionLayer, DilatedStack, StackDescription
 from vfmalign.models.architectures.upstream import TASK_HEAD, Conversion
@@ -30,8 +31,8 @@ from vfmalign.models.encoder import StateDict
 
 FAMILY = "dilated_stack"
 PREFIX = f"{FAMILY}:"
-DEFAULT_INPUT = PreprocessingSpec(
-    modalities=("input",), spacing_mm=(1.0, 1.0, 1.0), shape_DHW=(96, 96, 96), normalisation="quantile_range"
+DEFAULT_INPUT = Preprocessing(
+    modalities=("input",), spacing_mm=(1.0, 1.0, 1.0), shape_dhw=(96, 96, 96), normalisation="quantile_range"
 )
 MESHNET_DILATIONS = (16, 8, 4, 2, 1)
 AUTOENCODER_DILATIONS = (1, 2, 4, 6, 8, 1, 10, 12, 16, 12, 10, 1, 8, 6, 4, 2, 1)
@@ -64,9 +65,7 @@ def decode_stack_name(name: str) -> Architecture:
         name=encode_stack_name(description),
         build=partial(DilatedStack, description),
         preprocessing=description.input,
-        layers=tuple(
-            LayerSpec(name=f"layers.{i}", channels=description.layers[i].channels) for i in description.outputs
-        ),
+        layers=tuple(Layer(name=f"layers.{i}", channels=description.layers[i].channels) for i in description.outputs),
         primary_layer=f"layers.{len(description.layers) - 1}",
         convert=partial(_convert, description),
     )
@@ -92,7 +91,7 @@ def parse_description(content: str | bytes | Mapping[str, object], field: str) -
         ) from None
 
 
-def read_description(path: Path, adjust: Callable[[PreprocessingSpec], PreprocessingSpec]) -> StackDescription:
+def read_description(path: Path, adjust: Callable[[Preprocessing], Preprocessing]) -> StackDescription:
     """Reads a description from a JSON file, whose `input` is optional.
 
     Args:
@@ -104,7 +103,7 @@ def read_description(path: Path, adjust: Callable[[PreprocessingSpec], Preproces
         NotFound: the file does not exist.
     """
     try:
-        content = read_json(path, MAX_DESCRIPTION_BYTES)
+        content: Any = read_json(path, MAX_DESCRIPTION_BYTES)
     except FileNotFoundError:
         raise NotFound("the file does not exist", subject="description", remedy="check the path") from None
     except (OSError, ValueError) as error:
@@ -114,7 +113,7 @@ def read_description(path: Path, adjust: Callable[[PreprocessingSpec], Preproces
             remedy="give the description alone, in a file that this account may read (docs/models.md)",
         ) from None
     try:
-        preprocessing = PreprocessingSpec.model_validate(content.get("input", DEFAULT_INPUT))
+        preprocessing = Preprocessing.model_validate(content.get("input", DEFAULT_INPUT))
     except (ValueError, AttributeError):  # pydantic's errors are ValueErrors
         raise BadOption(
             "the file is not a JSON object, or its `input` is not an input",
@@ -125,7 +124,7 @@ def read_description(path: Path, adjust: Callable[[PreprocessingSpec], Preproces
 
 
 def describe_checkpoint(
-    family: str, tensors: StateDict, preprocessing: PreprocessingSpec, subject: str
+    family: str, tensors: StateDict, preprocessing: Preprocessing, subject: str
 ) -> StackDescription:
     """Derives the description of a checkpoint of a family in `FAMILIES`.
 

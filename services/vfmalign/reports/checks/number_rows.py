@@ -14,7 +14,7 @@ from vfmalign.client.formatting import (
 )
 from vfmalign.client.messages.checks import Gain
 from vfmalign.client.messages.common import Estimate
-from vfmalign.core.domain.documents import pluralise
+from vfmalign.core.formats.documents import pluralise
 from vfmalign.reports.checks.plots import NETWORK_LABELS
 
 MEASURE_SCALES = {

@@ -26,10 +26,16 @@ def to_csv(report: ExperimentReport) -> bytes:
         for cell in report.cells
     ]
     rows += [
-        {"model": cell.model, "task": cell.task, "seed": cell.seed, "check": cell.check, "missing": cell.reason}
+        {
+            "model_id": cell.model_id,
+            "task": cell.task,
+            "seed": cell.seed,
+            "check_id": cell.check_id,
+            "missing": cell.reason,
+        }
         for cell in report.missing
     ]
-    columns = [*rows[0], "missing"] if report.cells else ["model", "task", "seed", "check", "missing"]
+    columns = [*rows[0], "missing"] if report.cells else ["model_id", "task", "seed", "check_id", "missing"]
     out = io.StringIO()
     writer = csv.DictWriter(out, columns, lineterminator="\n")
     writer.writeheader()
@@ -40,7 +46,7 @@ def to_csv(report: ExperimentReport) -> bytes:
 def _to_row(cell: Cell) -> dict[str, object]:
     share = get_step_share(cell)
     return {
-        "model": cell.model, "task": cell.task, "seed": cell.seed, "check": cell.check,
+        "model_id": cell.model_id, "task": cell.task, "seed": cell.seed, "check_id": cell.check_id,
         "architecture": cell.architecture, "objective": cell.objective, "phantom": cell.phantom,
         "patients": cell.patients, "layer": cell.layer, "mmd2_std": cell.shift.value,
         "mmd2_std_lower": cell.shift.interval.lower if cell.shift.interval else None,

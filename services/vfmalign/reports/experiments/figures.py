@@ -85,7 +85,7 @@ def embed_curves(report: ExperimentReport) -> list[ImageGroup]:
         cells = list(task_cells)
         limits = plots.score_limits(cells)
         images = []
-        for model, model_cells in groupby(cells, key=lambda cell: cell.model):
+        for model, model_cells in groupby(cells, key=lambda cell: cell.model_id):
             alt = f"{to_text(task)}, {model}: validation score of the three networks against optimiser steps"
             images.append(_embed_svg(plots.draw_curves(list(model_cells), limits), alt, model))
         groups.append(ImageGroup(f"{to_text(task)}: {describe_metric(cells[0])}", tuple(images)))

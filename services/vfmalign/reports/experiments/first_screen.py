@@ -15,7 +15,7 @@ from vfmalign.analysis.experiments.strata import Design
 from vfmalign.client.formatting import format_correlation, format_p_value
 from vfmalign.client.messages.checks import VerdictLabel
 from vfmalign.client.messages.common import Estimate
-from vfmalign.core.domain.documents import pluralise
+from vfmalign.core.formats.documents import pluralise
 from vfmalign.reports.drawing.charts import ForestRow, SharePart, draw_forest, draw_shares
 
 _COMPARISONS: dict[Design, str] = {"within_task": "across models", "within_model": "across tasks"}
@@ -78,7 +78,7 @@ def list_cautions(report: ExperimentReport) -> tuple[Caution, ...]:
     if any(cell.flags.not_held_out for cell in report.cells):
         text = "In some cells the same case is in several splits. The numbers describe these runs only."
         cautions.append(Caution(title="Not held out", text=text))
-    if unknown := sorted({cell.model for cell in report.cells if not cell.leakage_known}):
+    if unknown := sorted({cell.model_id for cell in report.cells if not cell.leakage_known}):
         verb = "is" if len(unknown) == 1 else "are"
         text = f"The pretraining data of {', '.join(unknown)} {verb} unknown and may include test cases."
         cautions.append(Caution(title="Pretraining set unknown", text=text))

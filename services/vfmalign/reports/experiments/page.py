@@ -26,7 +26,7 @@ def render(report: ExperimentReport) -> bytes:
     html = template.render(
         r=report,
         first=make_first_screen(report),
-        models=sorted({average.model for average in report.averages}),
+        models=sorted({average.model_id for average in report.averages}),
         tasks=sorted({average.task for average in report.averages}),
         patients=_describe_patients(report),
         seeds=sorted({cell.seed for cell in report.cells}),
@@ -60,7 +60,7 @@ def list_absent_numbers(report: ExperimentReport) -> list[str]:
     """Lists the numbers that a model lacks in a task, with the reasons."""
     lines = []
     for average in report.averages:
-        place = f"{average.model}, {to_text(average.task)}"
+        place = f"{average.model_id}, {to_text(average.task)}"
         reasons = (
             ("gain", average.gain.absent_reason if average.gain.value is None else ""),
             ("shift", average.shift.absent_reason if average.shift.value is None else ""),

@@ -76,7 +76,7 @@ def draw_scatter(
         if outcome == "gain":
             axes.axhline(0, color=FAINT, linewidth=0.8)
         for average in averages:
-            marker = styles[getattr(average, by)]
+            marker = styles[average.model_id if by == "model" else average.task]
             y = average.gain if outcome == "gain" else _to_percent(average.convergence)
             if average.shift.value is None or y.value is None:
                 continue
@@ -127,13 +127,13 @@ def draw_curves(cells: Sequence[Cell], limits: tuple[float, float]) -> bytes:
 
 def draw_heat_map(averages: Sequence[SeedAverage], quantity: str) -> bytes:
     """Draws models × tasks: shift (darker is more) or gain (orange below zero, violet above), with symbols of flags."""
-    models = sorted({average.model for average in averages})
+    models = sorted({average.model_id for average in averages})
     tasks = sorted({average.task for average in averages})
     value_MT = np.full((len(models), len(tasks)), np.nan)
     symbols = {}
     for average in averages:
         estimate = average.shift if quantity == "shift" else average.gain
-        index = models.index(average.model), tasks.index(average.task)
+        index = models.index(average.model_id), tasks.index(average.task)
         value_MT[index] = np.nan if estimate.value is None else estimate.value
         symbols[index] = flag_symbols(average.flags)
     with figure_style():

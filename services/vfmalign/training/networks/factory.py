@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from vfmalign.core.domain.errors import BadOption
-from vfmalign.core.domain.models import PreprocessingSpec
+from vfmalign.core.domain.models import Preprocessing
 from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.models.cards import load_card_encoder
 from vfmalign.models.encoder import Encoder
@@ -41,10 +41,10 @@ def _fine_tuning(plan: JobPlan, encoder: Encoder | None, device: torch.device) -
     if plan.task is None:
         raise TypeError("a fine-tuning has a task")
     task = get_task(plan.task)
-    if task.classifies_cases and plan.spec.recipe.patch_shape_DHW not in (None, plan.preprocessing.shape_DHW):
+    if task.classifies_cases and plan.spec.recipe.patch_shape_dhw not in (None, plan.preprocessing.shape_dhw):
         raise BadOption(
             "classification needs whole volumes instead of patches",
-            field="recipe.patch_shape_DHW",
+            field="recipe.patch_shape_dhw",
             remedy="leave it out",
         )
     network = build_network(task, encoder, plan.preprocessing)
@@ -56,10 +56,10 @@ def _fine_tuning(plan: JobPlan, encoder: Encoder | None, device: torch.device) -
 
 
 def build_network(
-    task: TrainableTask, encoder: Encoder | None, preprocessing: PreprocessingSpec
+    task: TrainableTask, encoder: Encoder | None, preprocessing: Preprocessing
 ) -> CaseClassifier | EncoderDecoder | SpecialisedClassifier | SpecialisedUNet:
     """Builds the task's head on the encoder, or its specialised network where there is none."""
-    modalities, shape_DHW = preprocessing.modalities, preprocessing.shape_DHW
+    modalities, shape_DHW = preprocessing.modalities, preprocessing.shape_dhw
     if task.classifies_cases:
         return CaseClassifier(encoder) if encoder else SpecialisedClassifier(len(modalities), shape_DHW)
     restored = [channel for channel, modality in enumerate(modalities) if modality in task.restores]
@@ -72,9 +72,9 @@ def build_network(
 
 
 def _check_shapes(plan: JobPlan, stride_DHW: tuple[int, int, int]) -> None:
-    check_shape(plan.preprocessing.shape_DHW, stride_DHW, field="architecture")
-    if plan.spec.recipe.patch_shape_DHW is not None:
-        check_shape(plan.spec.recipe.patch_shape_DHW, stride_DHW, field="recipe.patch_shape_DHW")
+    check_shape(plan.preprocessing.shape_dhw, stride_DHW, field="architecture")
+    if plan.spec.recipe.patch_shape_dhw is not None:
+        check_shape(plan.spec.recipe.patch_shape_dhw, stride_DHW, field="recipe.patch_shape_dhw")
 
 
 def _starting_encoder(store: ObjectStore, plan: JobPlan, device: torch.device) -> Encoder:

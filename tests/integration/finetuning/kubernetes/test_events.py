@@ -26,7 +26,9 @@ def reasons(api: Api, job: str) -> set[str]:
 
 def write_epoch(world: World, job: str, epoch: int) -> None:
     """What training leaves after an epoch."""
-    point = JobProgress(epoch=epoch, epochs=9, step=epoch, steps=9, train_loss=None, val_score=0.1, elapsed_s=1.0)
+    point = JobProgress(
+        epoch=epoch, epochs=9, step=epoch, steps=9, train_loss=None, validation_score=0.1, elapsed_seconds=1.0
+    )
     world.store.write(job_key(job, f"progress/{epoch:04d}.json"), point)
 
 

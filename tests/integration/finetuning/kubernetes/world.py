@@ -23,7 +23,7 @@ def result_of(job: str) -> JobResult:
     """The least that a job leaves."""
     metric = MetricSpec(name="m", unit="", higher_is_better=True, floor=0.1)
     return JobResult(
-        job=job, metrics=(metric,), primary_metric="m", curve=(), selected_epoch=0, selected_step=0, test_scores=(),
+        job_id=job, metrics=(metric,), primary_metric="m", curve=(), selected_epoch=0, selected_step=0, test_scores=(),
         weight_change=None, parameters=1, device="cpu", stage_seconds={}, processor_seconds=0.0, software={},
     )  # fmt: skip
 
@@ -49,8 +49,8 @@ class World:
         """A job that is asked for."""
         recipe = TrainingRecipe(epochs=2, steps_per_epoch=1, batch_size=1, learning_rate=0.1)
         spec = TrainingSpec(
-            id=f"{self.prefix}-{name}", kind="finetune", dataset="d", dataset_digest="0" * 64, architecture="a", seed=1,
-            recipe=recipe,
+            job_id=f"{self.prefix}-{name}", kind="finetune", dataset_id="d", dataset_digest="0" * 64, architecture="a",
+            seed=1, recipe=recipe,
         )  # fmt: skip
         request = JobSpec(kind="finetune", dataset_id="d", model_id="m", task="segmentation", seed=1)
         return self.jobs.create(request, spec).id
@@ -77,7 +77,9 @@ class World:
 
     def write_result(self, job: str) -> None:
         """What a pod leaves."""
-        point = JobProgress(epoch=0, epochs=1, step=0, steps=1, train_loss=None, val_score=0.1, elapsed_s=1.0)
+        point = JobProgress(
+            epoch=0, epochs=1, step=0, steps=1, train_loss=None, validation_score=0.1, elapsed_seconds=1.0
+        )
         self.store.write(job_key(job, "progress/0000.json"), point)
         self.store.write(job_key(job, "result.json"), result_of(job))
 

@@ -14,7 +14,7 @@ def curve(scores, steps_per_epoch=10):
     return [
         JobProgress(
             epoch=i, epochs=len(scores) - 1, step=i * steps_per_epoch, steps=total,
-            train_loss=None, val_score=float(score), elapsed_s=float(i),
+            train_loss=None, validation_score=float(score), elapsed_seconds=float(i),
         )
         for i, score in enumerate(scores)
     ]  # fmt: skip

@@ -5,15 +5,15 @@ import pytest
 from vfmalign.analysis.experiments.cells import get_shift_variants, make_cell, standard_error
 from vfmalign.client.messages.common import Estimate, Interval, absent
 from vfmalign.client.messages.mmd import ShiftResult, TopChannels
-from vfmalign.core.domain.datasets import StoredObject
 from vfmalign.core.domain.errors import InvalidInput
 from vfmalign.core.domain.jobs import CaseScore
-from vfmalign.core.domain.models import LayerSpec, ModelCard, PreprocessingSpec
+from vfmalign.core.domain.models import Layer, ModelCard, Preprocessing
+from vfmalign.core.domain.stored_objects import StoredObject
 
 CARD = ModelCard(
     id="profound-micro", architecture="profound_conv_micro", objective="contrastive",
-    checkpoint=StoredObject(key="models/x", sha256="0" * 64), layers=(LayerSpec(name="stages.3", channels=128),),
-    preprocessing=PreprocessingSpec(modalities=("t2w", "dwi", "adc"), spacing_mm=None, shape_DHW=(8, 8, 8)),
+    checkpoint=StoredObject(key="models/x", sha256="0" * 64), layers=(Layer(name="stages.3", channels=128),),
+    preprocessing=Preprocessing(modalities=("t2w", "dwi", "adc"), spacing_mm=None, shape_dhw=(8, 8, 8)),
     primary_layer="stages.3",
 )  # fmt: skip
 SCORES = {
@@ -32,7 +32,7 @@ def cell(make_report):
 
 def test_a_cell_holds_the_check_s_numbers(cell, make_report):
     result, built = make_report().result, cell()
-    assert (built.model, built.objective, built.architecture) == (
+    assert (built.model_id, built.objective, built.architecture) == (
         "profound-micro",
         "contrastive",
         "profound_conv_micro",
@@ -70,7 +70,7 @@ def test_flags_are_those_of_the_check(cell, make_report):
 def test_variants_change_one_choice_each(cell, make_report):
     shift = make_report().result.shift
     names = [layer.layer for layer in shift.layers]
-    card = CARD.model_copy(update={"layers": tuple(LayerSpec(name=name, channels=8) for name in sorted(names))})
+    card = CARD.model_copy(update={"layers": tuple(Layer(name=name, channels=8) for name in sorted(names))})
     result = make_report(shift_by_bandwidth={"0.5": Estimate(value=0.5), "2": absent("no bandwidth")}).result
     variants = get_shift_variants(card, result)
     primary = shift.get_layer(shift.primary_layer)

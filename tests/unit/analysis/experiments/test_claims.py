@@ -29,10 +29,10 @@ def built(make_cells, with_numbers):
         orders = {}
         cells = []
         plain = make_cells(models, tasks, **fields)
-        names = sorted({cell.model for cell in plain})
+        names = sorted({cell.model_id for cell in plain})
         for cell in plain:
             order = orders.setdefault(cell.task, np.random.default_rng(len(orders)).permutation(models))
-            place = int(order[names.index(cell.model)])
+            place = int(order[names.index(cell.model_id)])
             cells.append(
                 with_numbers(cell, shift=0.1 + place / 10, gain=5 + gain * place, share=0.3 + share * place * 0.05)
             )
@@ -105,9 +105,9 @@ def test_five_models_decide_in_one_task(evaluate, built):
 
 def test_models_that_keep_one_order_in_all_tasks_are_no_more_evidence_than_one_task(evaluate, built, with_numbers):
     plain = built()
-    models = sorted({cell.model for cell in plain})
+    models = sorted({cell.model_id for cell in plain})
     order = dict(zip(models, (0, 1, 4, 2, 3), strict=True))
-    cells = [with_numbers(cell, models.index(cell.model) / 10, -float(order[cell.model])) for cell in plain]
+    cells = [with_numbers(cell, models.index(cell.model_id) / 10, -float(order[cell.model_id])) for cell in plain]
     claim = evaluate(cells)[0]["gain", "within_task", "mmd2_std"]
     single = evaluate([cell for cell in cells if cell.task == "segmentation"])[0]["gain", "within_task", "mmd2_std"]
     assert claim.rho == pytest.approx(-0.7)
@@ -124,9 +124,9 @@ def stats_p_value(rho):
 
 def test_ties_that_no_order_can_break_leave_the_claim_open(evaluate, built, with_numbers):
     plain = built()
-    models = sorted({cell.model for cell in plain})
+    models = sorted({cell.model_id for cell in plain})
     cells = [
-        with_numbers(cell, models.index(cell.model) / 10, share=0.4 if cell.model == models[0] else math.inf)
+        with_numbers(cell, models.index(cell.model_id) / 10, share=0.4 if cell.model_id == models[0] else math.inf)
         for cell in plain
     ]
     claim = evaluate(cells)[0]["convergence", "within_task", "mmd2_std"]
@@ -150,10 +150,10 @@ def test_a_gain_under_the_floor_is_no_value_and_counted(evaluate, built, with_nu
 def test_a_model_without_a_number_in_one_task_is_left_out_of_the_test(evaluate, built, with_numbers):
     """The model that is left out spoils the order in every other task."""
     whole = built(models=6)
-    left_out = whole[0].model
+    left_out = whole[0].model_id
     cells = [
-        with_numbers(cell, cell.shift.value, gain=None if cell.check == whole[0].check else 99.0, share=0.5)
-        if cell.model == left_out
+        with_numbers(cell, cell.shift.value, gain=None if cell.check_id == whole[0].check_id else 99.0, share=0.5)
+        if cell.model_id == left_out
         else cell
         for cell in whole
     ]
@@ -162,7 +162,9 @@ def test_a_model_without_a_number_in_one_task_is_left_out_of_the_test(evaluate, 
     assert claim.test.permutations == 120
     assert claim.rho == pytest.approx(-1)
     assert claim.verdict == "supports"
-    fewer = evaluate([cell for cell in cells if cell.model != whole[-1].model])[0]["gain", "within_task", "mmd2_std"]
+    fewer = evaluate([cell for cell in cells if cell.model_id != whole[-1].model_id])[0][
+        "gain", "within_task", "mmd2_std"
+    ]
     assert fewer.verdict == "cannot support or contradict"
     assert "4 models have both numbers" in fewer.sentence
 

@@ -157,7 +157,7 @@ def test_a_shift_that_is_the_score_adds_nothing():
 
 def test_models_without_a_probe_in_one_task_are_left_out(cells_with_random_gains):
     cells = add_probes(cells_with_random_gains, lambda c, rng: (-c.gain.value, rng.normal()))
-    whole = evaluate_early_probes(make_points([cell for cell in cells if cell.model != cells[0].model]), seed=1)
+    whole = evaluate_early_probes(make_points([cell for cell in cells if cell.model_id != cells[0].model_id]), seed=1)
     cells[0] = cells[0].model_copy(update={"probes": ()})
     step = evaluate_early_probes(make_points(cells), seed=1).steps[0]
     assert step == whole.steps[0]

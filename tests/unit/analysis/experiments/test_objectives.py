@@ -11,15 +11,15 @@ def test_objectives_are_compared_within_one_architecture_alone(make_cells):
     (pair,) = compare_objectives(make_points(make_cells(4, 5)))
     assert (pair.masked, pair.contrastive) == ("profound-tiny-mae", "profound-tiny-contrastive")
     assert len(pair.rows) == 5
-    assert compare_objectives(make_points([c for c in make_cells(4, 5) if c.model != pair.masked])) == ()
+    assert compare_objectives(make_points([c for c in make_cells(4, 5) if c.model_id != pair.masked])) == ()
     unknown = {pair.masked: {"objective": "unknown"}}
-    cells = [cell.model_copy(update=unknown.get(cell.model, {})) for cell in make_cells(4, 5)]
+    cells = [cell.model_copy(update=unknown.get(cell.model_id, {})) for cell in make_cells(4, 5)]
     assert compare_objectives(make_points(cells)) == (), "an unknown objective is none of the two"
 
 
 def test_differences_are_masked_minus_contrastive(make_cells, with_numbers):
     numbers = {"profound-tiny-mae": (0.1, 8.0, 0.25), "profound-tiny-contrastive": (0.3, 5.0, 0.5)}
-    cells = [with_numbers(cell, *numbers[cell.model]) for cell in make_cells(2, 5)]
+    cells = [with_numbers(cell, *numbers[cell.model_id]) for cell in make_cells(2, 5)]
     cells[0] = with_numbers(cells[0], None, None, np.inf)
     (pair,) = compare_objectives(make_points(cells))
     row = pair.rows[0]

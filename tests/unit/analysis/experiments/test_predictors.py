@@ -58,8 +58,8 @@ def get_numbers(cells, get):
     """Numbers of every model in every task, models sorted by name."""
     tasks = sorted({cell.task for cell in cells})
     by_model = {}
-    for cell in sorted(cells, key=lambda cell: cell.model):
-        by_model.setdefault(cell.model, {})[cell.task] = get(cell)
+    for cell in sorted(cells, key=lambda cell: cell.model_id):
+        by_model.setdefault(cell.model_id, {})[cell.task] = get(cell)
     return np.array([[numbers[task] for task in tasks] for numbers in by_model.values()])
 
 
@@ -101,7 +101,7 @@ def test_predictors_are_compared_over_the_models_that_all_of_them_have(random_ce
     first = random_cells[0]
     cells = [first.model_copy(update={"weight_change": None}), *random_cells[1:]]
     comparison = compare_predictors(make_points(cells), seed=1)
-    without = compare_predictors([point for point in whole if point.model != first.model], seed=1)
+    without = compare_predictors([point for point in whole if point.model_id != first.model_id], seed=1)
     assert comparison.models == 4
     assert [predictor.rho for predictor in comparison.predictors] == [one.rho for one in without.predictors]
     assert comparison.p_best is None

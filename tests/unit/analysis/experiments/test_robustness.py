@@ -43,16 +43,16 @@ def test_equal_baselines_change_nothing(make_cells):
     shared = {cell.task: cell.scores["specialised"] for cell in one}
     cells = [cell.model_copy(update={"scores": cell.scores | {"specialised": shared[cell.task]}}) for cell in one]
     assert count_baselines(cells).model_dump() == {"several": 0, "total": 2}
-    assert use_common_baselines(cells) == sorted(cells, key=lambda cell: (cell.task, cell.model))
+    assert use_common_baselines(cells) == sorted(cells, key=lambda cell: (cell.task, cell.model_id))
 
 
 def test_gains_are_recomputed_over_the_baseline_of_the_first_model(make_cells):
     cells = make_cells(3, 2)
     assert count_baselines(cells).model_dump() == {"several": 2, "total": 2}
     common = use_common_baselines(cells)
-    first = min(cells, key=lambda cell: cell.model)
+    first = min(cells, key=lambda cell: cell.model_id)
     for task in {cell.task for cell in cells}:
-        baseline = next(c.scores["specialised"] for c in cells if (c.task, c.model) == (task, first.model))
+        baseline = next(c.scores["specialised"] for c in cells if (c.task, c.model_id) == (task, first.model_id))
         for cell in common:
             if cell.task == task:
                 score = aggregate_scores(cell.metric, cell.scores["pretrained"])

@@ -17,8 +17,8 @@ from vfmalign.analysis.experiments.strata import (
 
 @pytest.mark.parametrize(("design", "names"), [("within_task", ("t", "m")), ("within_model", ("m", "t"))])
 def test_points_and_averages_belong_to_the_same_stratum(small, make_cells, design, names):
-    average = small.averages[0].model_copy(update={"model": "m", "task": "t"})
-    point = replace(make_points(make_cells(1, 1))[0], model="m", task="t")
+    average = small.averages[0].model_copy(update={"model_id": "m", "task": "t"})
+    point = replace(make_points(make_cells(1, 1))[0], model_id="m", task="t")
     assert get_stratum_and_unit(average, design) == get_stratum_and_unit(point, design) == names
 
 
@@ -28,11 +28,11 @@ def test_a_stratum_holds_the_units_with_both_values_by_name(make_cells, with_num
     points = make_points(cells)
     strata = {stratum.name: stratum for stratum in make_strata(points, "within_task", SHIFT.get, get_gain)}
     assert list(strata) == sorted({cell.task for cell in cells})
-    models = sorted({cell.model for cell in cells})
-    assert strata[cells[0].task].units == tuple(model for model in models if model != cells[0].model)
+    models = sorted({cell.model_id for cell in cells})
+    assert strata[cells[0].task].units == tuple(model for model in models if model != cells[0].model_id)
     assert strata[cells[1].task].units == tuple(models)
     by_model = make_strata(points, "within_model", SHIFT.get, get_gain)
-    assert {stratum.name: len(stratum.units) for stratum in by_model}[cells[0].model] == 1
+    assert {stratum.name: len(stratum.units) for stratum in by_model}[cells[0].model_id] == 1
 
 
 def stratum(name, **pairs):

@@ -17,8 +17,8 @@ from vfmalign.models.weights import random_state
 
 
 def make_cell(digit: str, dataset: str = "brains") -> bytes:
-    report = {"result": {"settings": {"dataset": dataset}}}
-    return json.dumps({"cell": digit * 64, "check": f"check-{digit}", "report": report}).encode()
+    report = {"result": {"settings": {"dataset_id": dataset}}}
+    return json.dumps({"cell": digit * 64, "check_id": f"check-{digit}", "report": report}).encode()
 
 
 def test_cells_go_into_a_store_and_come_out_of_it(store: Any, tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ def test_the_experiment_has_every_model_and_five_tasks_with_three_seeds(plan: Re
     assert spec.seeds == (7, 8, 9)
     assert spec.modality_map == {"t1w": "input"}
     declared = HIPPOCAMPUS.model_copy(update={"classes": (CaseClass(name="derived_hippocampus_volume_high"),)})
-    names = [get_task_spec(str(task), declared).name for task in spec.tasks]
+    names = [get_task_spec(task, declared).name for task in spec.tasks]
     assert sorted(names) == ["classification", "denoising", "segmentation", "segmentation", "super_resolution"]
     assert "derived_" in str(spec.tasks[1]), "a class that nobody stated says so wherever its task is named"
 
@@ -45,11 +45,11 @@ def test_the_experiment_has_every_model_and_five_tasks_with_three_seeds(plan: Re
 def test_every_training_sees_whole_volumes(plan: RealPlan) -> None:
     for architecture, _ in SIZE.models:
         assert get_architecture(architecture).preprocessing == DEFAULT_INPUT.model_copy(
-            update={"shape_DHW": SHAPE_DHW}
+            update={"shape_dhw": SHAPE_DHW}
         ), "else the models would not share their specialised baseline"
     for task in plan.spec().tasks:
         recipe = get_recipe(CheckSpec(model_id="m", dataset_id="d", task=task, recipe=SIZE.finetuning), "pretrained")
-        assert (recipe.patch_shape_DHW, recipe.batch_size) == (SHAPE_DHW, 1)
+        assert (recipe.patch_shape_dhw, recipe.batch_size) == (SHAPE_DHW, 1)
 
 
 def test_the_size_for_evidence_splits_the_260_patients_of_the_decathlon() -> None:

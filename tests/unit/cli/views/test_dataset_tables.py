@@ -29,7 +29,9 @@ def brain(**fields: Any) -> Dataset:
         }
     )
     sizes = (SplitSize(split="train", cases=5, patients=4),)
-    return Dataset(dataset_id="b", dataset_digest="0" * 64, splits=sizes, declaration=declaration, **fields)
+    return Dataset(
+        dataset_id="b", dataset_digest="0" * 64, splits=sizes, declaration=declaration, held_out=True, **fields
+    )
 
 
 def test_the_declaration_and_the_counts_are_shown() -> None:
@@ -65,6 +67,8 @@ def test_the_document_holds_what_the_tables_show() -> None:
 
 def test_phantoms_are_marked() -> None:
     declaration = get_declaration("prostate_mpmri")
-    text = render(Dataset(dataset_id="p", dataset_digest="0" * 64, phantom=True, declaration=declaration))
+    text = render(
+        Dataset(dataset_id="p", dataset_digest="0" * 64, phantom=True, held_out=True, declaration=declaration)
+    )
     assert "no result on them is evidence" in text
     assert "no result on them is evidence" not in render(brain())

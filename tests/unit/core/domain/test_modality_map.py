@@ -10,15 +10,15 @@ from vfmalign.core.domain.declarations import DatasetDeclaration
 from vfmalign.core.domain.errors import BadOption
 from vfmalign.core.domain.jobs import TrainingSpec
 from vfmalign.core.domain.modality_map import map_modalities, resolve_input
-from vfmalign.core.domain.models import PreprocessingSpec
+from vfmalign.core.domain.models import Preprocessing
 from vfmalign.core.domain.recipes import get_finetuning_recipe
 
 BRAIN = DatasetDeclaration(name="brain", modalities=("t1w", "flair"))
 STROKE = DatasetDeclaration(name="stroke", modalities=("dwi", "adc"))
 
 
-def make_input(*modalities: str) -> PreprocessingSpec:
-    return PreprocessingSpec(modalities=modalities, spacing_mm=None, shape_DHW=(8, 8, 8))
+def make_input(*modalities: str) -> Preprocessing:
+    return Preprocessing(modalities=modalities, spacing_mm=None, shape_dhw=(8, 8, 8))
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_maps_have_bounds(message, modality_map, says):
 
 def test_a_job_without_a_map_or_cut_organs_keeps_its_stored_spec():
     spec = TrainingSpec(
-        id="j", kind="finetune", dataset="d", dataset_digest="a" * 64, architecture="x", seed=0,
+        job_id="j", kind="finetune", dataset_id="d", dataset_digest="a" * 64, architecture="x", seed=0,
         recipe=get_finetuning_recipe("pretrained", "segmentation"),
     )  # fmt: skip
     assert b"modality_map" not in spec.to_json()

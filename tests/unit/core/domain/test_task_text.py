@@ -5,7 +5,7 @@ import pytest
 from vfmalign.core.domain.declarations import TaskParameters
 from vfmalign.core.domain.errors import BadOption
 from vfmalign.core.domain.record import is_id
-from vfmalign.core.domain.task_text import format_task, parse_task, to_id_part
+from vfmalign.core.domain.task_text import Task, to_id_part
 
 FORMS = {
     "segmentation": TaskParameters(),
@@ -22,18 +22,21 @@ FORMS = {
 
 @pytest.mark.parametrize("text", FORMS)
 def test_a_short_form_is_parsed_to_what_it_was_made_of(text):
-    name, parameters = parse_task(text)
-    assert (name, parameters) == (text.split(":")[0], FORMS[text])
-    assert format_task(name, parameters) == text
+    task = Task.parse(text)
+    assert (task.name, task.parameters) == (text.split(":")[0], FORMS[text])
+    assert str(task) == text
+    assert Task.model_validate_json(task.to_json()) == task, "records store the short form"
 
 
 def test_the_order_of_keys_and_commas_do_not_matter_to_the_canonical_form():
-    assert format_task(*parse_task("translation:to=adc,from=t2w+dwi")) == "translation:from=t2w+dwi,to=adc"
+    assert str(Task.parse("translation:to=adc,from=t2w+dwi")) == "translation:from=t2w+dwi,to=adc"
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        ("", "no task is named"),
+        (":label=a", "no task is named"),
         ("segmentation:", "no parameter ''"),
         ("segmentation:organ=liver", "no parameter 'organ'"),
         ("segmentation:label", "label has no value"),
@@ -46,7 +49,7 @@ def test_the_order_of_keys_and_commas_do_not_matter_to_the_canonical_form():
 )
 def test_another_form_is_refused_with_the_right_one(text, message):
     with pytest.raises(BadOption, match="write NAME:KEY=VALUE") as caught:
-        parse_task(text)
+        Task.parse(text)
     assert message in str(caught.value)
 
 

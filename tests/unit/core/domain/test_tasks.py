@@ -5,9 +5,11 @@ import re
 import pytest
 from tests.prostate import PROSTATE, SPECS
 
-from vfmalign.core.domain.datasets import Case, DatasetManifest, StoredObject
+from vfmalign.core.domain.datasets import Case, DatasetManifest
 from vfmalign.core.domain.declarations import CaseClass, DatasetDeclaration, LabelMap, TaskParameters
 from vfmalign.core.domain.errors import BadDataset, BadOption
+from vfmalign.core.domain.stored_objects import StoredObject
+from vfmalign.core.domain.task_text import Task
 from vfmalign.core.domain.tasks import get_task_spec
 
 BRAIN = DatasetDeclaration(
@@ -23,8 +25,12 @@ BRAIN = DatasetDeclaration(
 )
 
 
+def resolve(text, declaration):
+    return get_task_spec(Task.parse(text), declaration)
+
+
 def get_metrics(task, declaration=BRAIN):
-    return [metric.name for metric in get_task_spec(task, declaration).metrics]
+    return [metric.name for metric in resolve(task, declaration).metrics]
 
 
 # --- prostate mpMRI ---------------------------------------------------------------------------------------------------
@@ -79,9 +85,9 @@ def test_the_defaults_of_prostate_mpmri_are_its_tasks():
         "classification": "classification:class=significant_cancer",
     }
     for name, text in explicit.items():
-        resolved = get_task_spec(text, PROSTATE)
+        resolved = resolve(text, PROSTATE)
         assert (resolved.input_transform, resolved.metrics) == (SPECS[name].input_transform, SPECS[name].metrics)
-    assert get_task_spec(explicit["translation"], PROSTATE) == SPECS["translation"], "modalities have no order"
+    assert resolve(explicit["translation"], PROSTATE) == SPECS["translation"], "modalities have no order"
 
 
 # --- parameters -------------------------------------------------------------------------------------------------------
@@ -98,36 +104,36 @@ def test_a_segmentation_has_metrics_for_each_structure():
 
 
 def test_structures_are_drawn_in_the_order_of_the_maps():
-    spec = get_task_spec("segmentation:label=mask+tumour", BRAIN)
+    spec = resolve("segmentation:label=mask+tumour", BRAIN)
     assert [(s.name, s.label, s.values) for s in spec.structures] == [
         ("brain", "mask", ()),
         ("edema", "tumour", (1,)),
         ("core", "tumour", (2, 4)),
     ]
-    only_core = get_task_spec("segmentation:label=mask+tumour,structure=core", BRAIN)
+    only_core = resolve("segmentation:label=mask+tumour,structure=core", BRAIN)
     assert [label.name for label in only_core.labels] == ["tumour"], "maps without a wanted structure are not read"
 
 
 def test_empty_parameters_take_the_defaults_of_the_dataset():
     assert get_metrics("segmentation") == ["anterior_dice", "anterior_hd95"]
     assert get_metrics("segmentation:structure=posterior") == ["posterior_dice", "posterior_hd95"]
-    assert len(get_task_spec("segmentation:label=hippocampus", BRAIN).structures) == 2, "the default is of other maps"
+    assert len(resolve("segmentation:label=hippocampus", BRAIN).structures) == 2, "the default is of other maps"
 
 
 def test_tasks_on_images_name_their_modalities():
-    super_resolution = get_task_spec("super_resolution:modality=t1w", BRAIN)
+    super_resolution = resolve("super_resolution:modality=t1w", BRAIN)
     assert (super_resolution.input_transform, super_resolution.modalities) == ("half_resolution:t1w", ("t1w",))
-    every = get_task_spec("super_resolution:modality=t2w+t1w+flair", BRAIN)
+    every = resolve("super_resolution:modality=t2w+t1w+flair", BRAIN)
     assert (every.input_transform, every.modalities) == ("half_resolution", ())
-    denoising = get_task_spec("denoising:modality=flair+t1w", BRAIN)
+    denoising = resolve("denoising:modality=flair+t1w", BRAIN)
     assert (denoising.input_transform, denoising.naive_baseline) == ("noisy:t1w+flair", "the noisy T1W, FLAIR")
-    assert get_task_spec("denoising:modality=t2w+t1w+flair", BRAIN).input_transform == "noisy"
-    distortion = get_task_spec("distortion:modality=t2w+flair", BRAIN)
+    assert resolve("denoising:modality=t2w+t1w+flair", BRAIN).input_transform == "noisy"
+    distortion = resolve("distortion:modality=t2w+flair", BRAIN)
     assert (distortion.input_transform, distortion.naive_baseline) == (
         "distorted:flair+t2w",
         "the uncorrected FLAIR, T2W",
     )
-    translation = get_task_spec("translation:from=t1w,to=t2w", BRAIN)
+    translation = resolve("translation:from=t1w,to=t2w", BRAIN)
     assert (translation.input_transform, translation.modalities) == ("hidden:flair+t2w", ("t1w", "t2w"))
     assert translation.naive_baseline == (
         "least squares: T2W linear in T1W and their logarithms, fitted on the training cases"
@@ -135,8 +141,8 @@ def test_tasks_on_images_name_their_modalities():
 
 
 def test_a_class_is_stated_by_cases_or_derives_from_a_label_map():
-    stated = get_task_spec("classification:class=disease", BRAIN)
-    derived = get_task_spec("classification:class=malignant", BRAIN)
+    stated = resolve("classification:class=disease", BRAIN)
+    derived = resolve("classification:class=malignant", BRAIN)
     assert (stated.labels, derived.labels) == ((), (BRAIN.labels[1],))
     assert stated.case_class == BRAIN.classes[0]
 
@@ -160,7 +166,7 @@ def test_a_class_is_stated_by_cases_or_derives_from_a_label_map():
 )  # fmt: skip
 def test_a_parameter_that_does_not_fit_is_refused_by_name(task, field, message):
     with pytest.raises(BadOption, match=re.escape(message)) as caught:
-        get_task_spec(task, BRAIN)
+        resolve(task, BRAIN)
     assert caught.value.field == field
 
 
@@ -171,23 +177,23 @@ def test_structures_of_one_name_and_one_called_mean_are_refused():
         labels=(LabelMap(name="a", values={1: "bone"}), LabelMap(name="b", values={1: "bone"})),
     )
     with pytest.raises(BadOption, match="structures of one name"):
-        get_task_spec("segmentation:label=a+b", twice)
+        resolve("segmentation:label=a+b", twice)
     mean = DatasetDeclaration(
         name="x", modalities=("ct",), labels=(LabelMap(name="a", values={1: "mean", 2: "median"}),)
     )
     with pytest.raises(BadOption, match="a structure is called mean"):
-        get_task_spec("segmentation:label=a", mean)
+        resolve("segmentation:label=a", mean)
 
 
 def test_the_only_label_map_is_segmented_where_none_is_named():
     only = DatasetDeclaration(name="x", modalities=("ct",), labels=(LabelMap(name="liver", values={1: "liver"}),))
-    assert get_task_spec("segmentation", only) == get_task_spec("segmentation:label=liver", only)
+    assert resolve("segmentation", only) == resolve("segmentation:label=liver", only)
 
 
 def test_a_dataset_that_declares_nothing_of_a_kind_is_named():
     bare = DatasetDeclaration(name="bare", modalities=("ct",))
     with pytest.raises(BadOption, match=r"needs label.*choose another dataset: it declares no label map"):
-        get_task_spec("segmentation", bare)
+        resolve("segmentation", bare)
 
 
 def make_dataset(**case):
@@ -199,14 +205,14 @@ def make_dataset(**case):
 
 def test_a_case_without_what_the_task_needs_is_named():
     for task in ("segmentation", "classification:class=disease", "super_resolution:modality=t1w"):
-        get_task_spec(task, BRAIN).check_cases(make_dataset())
+        resolve(task, BRAIN).check_cases(make_dataset())
     with pytest.raises(
         BadDataset, match="brains: segmentation needs mask, which is missing in 3 of 3 cases, such as train of"
     ) as error:
-        get_task_spec("segmentation:label=mask", BRAIN).check_cases(make_dataset())
+        resolve("segmentation:label=mask", BRAIN).check_cases(make_dataset())
     for part in ("`--only-with mask`", "another `--id`", "private/mapping.csv"):
         assert part in error.value.remedy
     with pytest.raises(
         BadDataset, match=r"classification needs disease.*with disease of every case and another `--id`"
     ):
-        get_task_spec("classification:class=disease", BRAIN).check_cases(make_dataset(classes={}))
+        resolve("classification:class=disease", BRAIN).check_cases(make_dataset(classes={}))

@@ -20,7 +20,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from vfmalign.cli.local.probes import get_health
 from vfmalign.cli.local.state_directory import StateDirectory
 from vfmalign.cli.target import Target
-from vfmalign.client import AsyncClient
+from vfmalign.client import AsyncClient, ComputeOptions
 from vfmalign.core.domain import errors
 from vfmalign.core.rpc.channels import connect
 from vfmalign.core.rpc.server import serve
@@ -194,7 +194,7 @@ async def test_a_client_presents_its_renewed_certificate_and_ends_its_calls_on_t
     certificate, key = callers.issue("caller")
 
     async def call(uri: str) -> str:
-        return (await client.mmd.compute(uri, "y", pairing="paired")).primary_layer
+        return (await client.mmd.compute(uri, "y", ComputeOptions(pairing="paired"))).primary_layer
 
     address = f"127.0.0.1:{mutual['grpc']}"
     async with AsyncClient(mmd_address=address, ca_file=trusted.file, cert_file=certificate, key_file=key) as client:
@@ -230,7 +230,7 @@ async def test_the_command_line_trusts_the_file_that_its_environment_names(
     target = Target.find(StateDirectory(tmp_path))
 
     async def compute(client: AsyncClient) -> str:
-        return (await client.mmd.compute("x", "y", pairing="paired")).primary_layer
+        return (await client.mmd.compute("x", "y", ComputeOptions(pairing="paired"))).primary_layer
 
     assert await asyncio.to_thread(target.run, compute)
     assert await asyncio.to_thread(get_health, address, target.files) == "serving"

@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from vfmalign.core.domain.datasets import SPLITS, Case, DatasetManifest, StoredObject
+from vfmalign.core.domain.datasets import SPLITS, Case, DatasetManifest
 from vfmalign.core.domain.declarations import DatasetDeclaration
 from vfmalign.core.domain.errors import BadDataset, Conflict, Leakage, NotFound, PreconditionFailed
 from vfmalign.core.domain.models import PretrainingDataset
 from vfmalign.core.domain.record import canonical_json
+from vfmalign.core.domain.stored_objects import StoredObject
 from vfmalign.core.storage.datasets import (
     check_leakage,
     check_splits,
@@ -173,7 +174,7 @@ def test_a_test_case_that_the_model_has_seen_is_leakage() -> None:
 
     def source(**fields: Any) -> PretrainingDataset:
         return PretrainingDataset(
-            dataset="big", dataset_digest="0" * 64, **{"volume_sha256": (), "groups": ("group-else",), **fields}
+            dataset_id="big", dataset_digest="0" * 64, **{"volume_sha256": (), "groups": ("group-else",), **fields}
         )
 
     check_leakage(dataset(), [source()])

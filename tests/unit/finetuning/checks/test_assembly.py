@@ -34,7 +34,7 @@ def test_settings_list_the_modality_map_where_there_is_one(modality_map, listed)
     request = CheckSpec.from_fields(model_id="m", dataset_id="d", task="segmentation", modality_map=modality_map)
     settings = assembly._settings(request, *make_inputs())
     assert settings.get("modality_map") == listed
-    assert settings["model"] == "m"
+    assert settings["model_id"] == "m"
 
 
 def test_a_result_names_its_budget_only_where_that_is_below_the_recipe(make_report):

@@ -7,9 +7,9 @@ import pytest
 from vfmalign.client.messages import checks as messages
 from vfmalign.client.messages.common import Progress
 from vfmalign.core.domain.field_of_view import CutStructure
+from vfmalign.core.domain.stored_objects import StoredFile
 from vfmalign.finetuning.checks.converters import to_check
 from vfmalign.finetuning.checks.repository import ReportRefs, StoredCheck
-from vfmalign.finetuning.lifecycle import StoredRef
 
 
 class Store:
@@ -23,7 +23,7 @@ def convert():
 
     def to_message(report):
         refs = {
-            kind: StoredRef(key=f"checks/c/report.{kind}", sha256="ab" * 32, size_bytes=3) for kind in ("json", "html")
+            kind: StoredFile(key=f"checks/c/report.{kind}", sha256="ab" * 32, size_bytes=3) for kind in ("json", "html")
         }
         moment = datetime(2026, 3, 1, tzinfo=UTC)
         check = StoredCheck(

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import Counter, defaultdict
+from functools import partial
 
 import pytest
 
@@ -9,11 +10,11 @@ from vfmalign.client.async_client import AsyncClient
 from vfmalign.client.messages.checks import CheckSpec
 from vfmalign.client.messages.common import Progress
 from vfmalign.core.domain.errors import BadOption, Exhausted, Forbidden, StoreUnavailable, Unauthenticated, Unavailable
+from vfmalign.core.domain.stored_objects import StoredFile
 from vfmalign.finetuning.checks.artifacts import Stage
 from vfmalign.finetuning.checks.reconciler import PollingPolicy, Reconciler, StatusBoard, is_transient
 from vfmalign.finetuning.checks.repository import CheckRepository, ReportRefs
 from vfmalign.finetuning.jobs.repository import JobRepository
-from vfmalign.finetuning.lifecycle import StoredRef
 
 WAIT_S = 30
 
@@ -109,6 +110,45 @@ class RefusedStage:
         return [Stage("refused", (), self.find, self.make, "stages/refused.json")]
 
 
+class SharingStages:
+    """A stage, one that reads its artifact, and one that only comes after it."""
+
+    def __init__(self):
+        self.given = {}
+
+    async def find(self, context):
+        return None
+
+    async def make(self, context, outputs, *, name):
+        self.given[name] = dict(outputs.items())
+        return Progress(phase=name)
+
+    def get_all(self, seeds):
+        first = Stage("first", (), self.find, partial(self.make, name="first"), "first.json")
+        reads = Stage("reads", ("first",), self.find, partial(self.make, name="reads"), "reads.json")
+        after = Stage("after", (), self.find, partial(self.make, name="after"), "after.json", after=("first",))
+        return [first, reads, after]
+
+
+async def test_a_stage_is_given_the_artifacts_that_it_declares_to_read_and_no_others(database, store):
+    checks, stages = CheckRepository(database), SharingStages()
+    checks.create("c", CheckSpec(model_id="m", dataset_id="d", task="segmentation"))
+    async with asyncio.timeout(WAIT_S), AsyncClient() as client:
+        reconciler = Reconciler(
+            get_stages=stages.get_all,
+            checks=checks,
+            jobs=JobRepository(database),
+            store=store,
+            client=client,
+            policy=PollingPolicy(),
+        )
+        await reconciler.reconcile()
+        while len(stages.given) < 3:  # noqa: ASYNC110 - the driver of the check changes it
+            await asyncio.sleep(0.02)
+        await reconciler.end()
+    assert stages.given == {"first": {}, "reads": {"first": Progress(phase="first")}, "after": {}}
+
+
 async def test_checks_that_wait_are_counted_by_the_kind_of_the_error(database, store):
     checks = CheckRepository(database)
     refused = Unauthenticated("the token's signature is wrong", reason="BAD_SIGNATURE")
@@ -142,7 +182,7 @@ async def test_checks_that_wait_are_counted_by_the_kind_of_the_error(database, s
 
 
 async def test_a_cancelled_check_ends_though_a_reopened_one_takes_it_beyond_the_limit(database, store):
-    checks, stage, ref = CheckRepository(database), EndlessStage(), StoredRef(key="k", sha256="0" * 64, size_bytes=1)
+    checks, stage, ref = CheckRepository(database), EndlessStage(), StoredFile(key="k", sha256="0" * 64, size_bytes=1)
     for check_id in ("c0", "c1", "c2"):
         checks.create(check_id, CheckSpec(model_id="m", dataset_id="d", task="segmentation"))
     checks.begin("c0")

@@ -7,18 +7,18 @@ import pytest
 from vfmalign.client.messages.checks import CheckSpec
 from vfmalign.client.messages.common import Progress
 from vfmalign.core.domain.errors import Conflict, NotFound, PreconditionFailed
+from vfmalign.core.domain.stored_objects import StoredFile
 from vfmalign.database.pagination import PageRequest
 from vfmalign.database.tables import now
 from vfmalign.finetuning.checks.reporting import list_losses, stage_times
 from vfmalign.finetuning.checks.repository import CheckRepository, ReportRefs, summarise
-from vfmalign.finetuning.lifecycle import StoredRef
 
 
 def request(seed=0, epochs=1):
     return CheckSpec(model_id="m", dataset_id="d", task="segmentation", seed=seed, recipe={"epochs": epochs})
 
 
-REF = StoredRef(key="k", sha256="0" * 64, size_bytes=1)
+REF = StoredFile(key="k", sha256="0" * 64, size_bytes=1)
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ def test_cancel_ends_a_queued_check_marks_a_running_one_and_leaves_a_finished_on
     assert running.cancel("a").cancel_requested
     running.set_stage_progress("a", (Progress(phase="mmd", detail="still busy"),))
     assert running.get("a").progress.phase == "stopping"
-    ref = StoredRef(key="k", sha256="0" * 64, size_bytes=1)
+    ref = StoredFile(key="k", sha256="0" * 64, size_bytes=1)
     running.succeed("a", ReportRefs(json_ref=ref, html_ref=ref))
     assert running.cancel("a").state == "succeeded"
     assert running.get("a").report.json_ref == ref
@@ -187,7 +187,7 @@ def test_a_lost_artifact_is_no_attempt_and_the_latest_digest_counts(running):
 
 
 def test_a_check_whose_report_was_lost_runs_again_and_others_stay_as_they_ended(running):
-    ref = StoredRef(key="k", sha256="0" * 64, size_bytes=1)
+    ref = StoredFile(key="k", sha256="0" * 64, size_bytes=1)
     running.succeed("a", ReportRefs(json_ref=ref, html_ref=ref))
     check = running.reopen("a", "s3://b/k: missing")
     assert (check.state, check.finished_at, check.progress.reason) == ("running", None, "ARTIFACT_LOST")

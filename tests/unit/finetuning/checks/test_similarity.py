@@ -6,13 +6,13 @@ import pytest
 from vfmalign.analysis.transferability.h_score import h_score
 from vfmalign.analysis.transferability.logme import logme
 from vfmalign.client.messages.common import Estimate
-from vfmalign.client.messages.mmd import ComputeResponse, LayerResult, MeasureResult, ShiftResult
+from vfmalign.client.messages.mmd import ComputeOptions, ComputeResponse, LayerResult, MeasureResult, ShiftResult
 from vfmalign.client.samples import StoredFeatureSet
 from vfmalign.core.domain.errors import BadOption, CaseOrderMismatch, DataLoss, Exhausted, Unavailable
-from vfmalign.core.domain.models import PreprocessingSpec
+from vfmalign.core.domain.models import Preprocessing
 from vfmalign.core.storage.feature_set_writer import FeatureSetWriter
 from vfmalign.core.storage.feature_sets import FeatureRequest
-from vfmalign.finetuning.checks.clients import ComparisonRequest, measure
+from vfmalign.finetuning.checks.clients import KERNEL, ComparisonRequest, measure
 from vfmalign.finetuning.checks.similarity import (
     MAX_CASES,
     compute_class_measures,
@@ -22,10 +22,11 @@ from vfmalign.finetuning.checks.similarity import (
 
 BEFORE, AFTER, REFERENCE = (StoredFeatureSet(name, f"{name}-digest") for name in ("before", "after", "reference"))
 REQUEST = ComparisonRequest(
-    before=BEFORE, after=AFTER, reference=REFERENCE, layers=("stages.3",), primary_layer="stages.3",
-    permutations=0, seed=1,
-    interval_level=0.95, projection=False,
-)  # fmt: skip
+    before=BEFORE,
+    after=AFTER,
+    reference=REFERENCE,
+    options=ComputeOptions(pairing="paired", kernel=KERNEL, layers=("stages.3",), primary_layer="stages.3"),
+)
 CASES = [f"case-{i}" for i in range(12)]
 
 
@@ -36,19 +37,19 @@ class Mmd:
         self.error = error
         self.kernels = []
 
-    async def compute(self, before, after, *, primary_layer, measures, **options):
+    async def compute(self, before, after, options, *, reference):
         if self.error is not None:
             raise self.error
-        assert (before, after, options["reference"], options["test"]) == (BEFORE, AFTER, REFERENCE, None)
-        results = [MeasureResult(measure=name, value=Estimate(value=0.5)) for name in measures]
-        self.kernels.append(options["kernel"])
-        sigma = options["kernel"].fixed_sigma or 1.0
+        assert (before, after, reference, options.test.permutations) == (BEFORE, AFTER, REFERENCE, 0)
+        results = [MeasureResult(measure=name, value=Estimate(value=0.5)) for name in options.measures]
+        self.kernels.append(options.kernel)
+        sigma = options.kernel.fixed_sigma or 1.0
         raw, standardised = (ShiftResult(mmd2=Estimate(value=scale * sigma), sigma=sigma) for scale in (0.1, 0.25))
         layer = LayerResult(
-            layer=primary_layer, channels=4, raw=raw, standardised=standardised, measures=tuple(results)
+            layer=options.primary_layer, channels=4, raw=raw, standardised=standardised, measures=tuple(results)
         )
         return ComputeResponse(
-            layers=(layer,), primary_layer=primary_layer, estimator="unbiased_paired", rows_x=2, rows_y=2, groups=2,
+            layers=(layer,), primary_layer=layer.layer, estimator="unbiased_paired", rows_x=2, rows_y=2, groups=2,
             precision="float64",
         )  # fmt: skip
 
@@ -95,9 +96,9 @@ async def test_a_shift_without_a_bandwidth_is_absent_with_the_reason():
 def feature_set(store):
     """Features of twelve cases in two layers, stored in two parts."""
     request = FeatureRequest(
-        model="m", model_sha256="a" * 64, dataset="d", dataset_digest="b" * 64, split="train",
+        model_id="m", model_sha256="a" * 64, dataset_id="d", dataset_digest="b" * 64, split="train",
         layers=("stages.2", "stages.3"),
-        preprocessing=PreprocessingSpec(modalities=("t2w", "dwi", "adc"), spacing_mm=None, shape_DHW=(16, 64, 64)),
+        preprocessing=Preprocessing(modalities=("t2w", "dwi", "adc"), spacing_mm=None, shape_dhw=(16, 64, 64)),
     )  # fmt: skip
     writer = FeatureSetWriter(store, request, CASES, CASES)
     rng = np.random.default_rng(0)

@@ -4,8 +4,7 @@ import pytest
 
 from vfmalign.client.messages.checks import CheckSpec
 from vfmalign.core.domain.errors import BadOption
-from vfmalign.finetuning.checks.reporting import all_stages
-from vfmalign.finetuning.checks.trainings import Training, list_trainings, parse_stage
+from vfmalign.finetuning.checks.trainings import Training, list_trainings
 from vfmalign.finetuning.jobs.request import check_job_id
 
 
@@ -50,26 +49,3 @@ def test_seeds_follow_the_first():
 def test_sentences_name_the_seed_where_there_are_several():
     assert Training("scratch").describe(spec(seed=7)) == "the scratch network"
     assert Training("scratch", 2).describe(spec(seed=7, seeds=2)) == "the scratch network (seed 8)"
-
-
-@pytest.mark.parametrize("number", [1, 2, 10])
-@pytest.mark.parametrize("network", ["pretrained", "scratch", "specialised"])
-def test_a_stage_names_its_network_and_seed(network, number):
-    assert parse_stage(Training(network, number).stage) == (f"job_{network}", number)
-
-
-def test_a_check_with_one_seed_has_the_same_stages_as_ever():
-    assert [stage.name for stage in all_stages(None, 1)] == [
-        "validate", "features_reference", "features_before", "features_random", "job_pretrained", "job_scratch",
-        "job_specialised", "features_after", "mmd", "measures", "probes", "report",
-    ]  # fmt: skip
-
-
-def test_every_seed_adds_jobs_features_after_and_mmd_and_the_report_needs_them_all():
-    first, second = all_stages(None, 1), all_stages(None, 2)
-    added = [stage.name for stage in second if stage.name not in {stage.name for stage in first}]
-    assert added == ["job_pretrained_s2", "job_scratch_s2", "job_specialised_s2", "features_after_s2", "mmd_s2"]
-    assert {"mmd", "mmd_s2", "job_scratch_s2", "job_specialised_s2"} <= set(second[-1].needs)
-    stages = {stage.name: stage for stage in second}
-    assert stages["features_after_s2"].needs == ("job_pretrained_s2",)
-    assert stages["mmd_s2"].artifact == "mmd_s2.json"

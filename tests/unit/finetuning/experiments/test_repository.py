@@ -5,14 +5,14 @@ import pytest
 from vfmalign.client.messages.common import Progress
 from vfmalign.client.messages.experiments import ExperimentSpec
 from vfmalign.core.domain.errors import Conflict, NotFound, PreconditionFailed
+from vfmalign.core.domain.stored_objects import StoredFile
 from vfmalign.database.pagination import PageRequest
 from vfmalign.finetuning.checks.repository import CheckRepository, ReportRefs
 from vfmalign.finetuning.experiments.repository import ExperimentRefs, ExperimentRepository
 from vfmalign.finetuning.experiments.request import PinnedInputs
-from vfmalign.finetuning.lifecycle import StoredRef
 
 PINNED = PinnedInputs(dataset_digest="d" * 64, model_sha256=("a" * 64,), primary_metrics=("lesion_dice",))
-REF = StoredRef(key="k", sha256="0" * 64, size_bytes=1)
+REF = StoredFile(key="k", sha256="0" * 64, size_bytes=1)
 REFS = ExperimentRefs(json_ref=REF, html_ref=REF, csv_ref=REF)
 
 

@@ -9,7 +9,7 @@ from vfmalign.client.messages.checks import CheckSpec
 from vfmalign.client.messages.experiments import ExperimentSpec, SmallestDifference
 from vfmalign.client.messages.jobs import JobSpec, Recipe
 from vfmalign.client.recipes import get_recipe
-from vfmalign.core.domain.datasets import Case, DatasetManifest, StoredObject
+from vfmalign.core.domain.datasets import Case, DatasetManifest
 from vfmalign.core.domain.errors import (
     BadDataset,
     BadOption,
@@ -20,6 +20,7 @@ from vfmalign.core.domain.errors import (
     StoreUnavailable,
 )
 from vfmalign.core.domain.models import ModelCard
+from vfmalign.core.domain.stored_objects import StoredObject
 from vfmalign.core.storage.datasets import load_dataset, save_dataset
 from vfmalign.core.storage.keys import model_card_key
 from vfmalign.finetuning.checks.request import check_inputs
@@ -53,7 +54,7 @@ def card(name, modalities=("t2w", "dwi", "adc"), sha256="c" * 64):
     return ModelCard.model_validate({
         "id": name, "architecture": "profound_conv_micro", "objective": "contrastive",
         "checkpoint": {"key": f"models/{name}/w", "sha256": sha256},
-        "preprocessing": {"modalities": modalities, "spacing_mm": None, "shape_DHW": (16, 64, 64)},
+        "preprocessing": {"modalities": modalities, "spacing_mm": None, "shape_dhw": (16, 64, 64)},
         "layers": [{"name": "stages.0", "channels": 4}], "primary_layer": "stages.0",
     })  # fmt: skip
 
@@ -77,7 +78,7 @@ def stored(store):
 
 def test_every_model_task_and_seed_is_a_cell_of_its_own():
     cells = plan_cells("s", make_spec(), PINNED)
-    assert [(cell.seed, cell.task, cell.model) for cell in cells] == [
+    assert [(cell.seed, cell.task, cell.model_id) for cell in cells] == [
         (seed, task, model) for seed in (1, 2) for task in ("segmentation", "distortion") for model in ("m1", "m2")
     ]
     assert len({cell.check_id for cell in cells}) == 8
@@ -116,22 +117,20 @@ def test_long_ids_of_checks_are_cut_and_stay_apart():
         ({"tasks": ["segmentation", "segmentation"]}, "spec.tasks", "named twice"),
         ({"seeds": [3, 3]}, "spec.seeds", "named twice"),
         ({"tasks": ["astrology"]}, "task.name", "choose one of segmentation"),
-        ({"model_ids": [f"m{i}" for i in range(33)]}, "spec.model_ids", "more than 32; create several experiments"),
         ({"seeds": range(501)}, "spec", "1,002 cells, more than 1,000"),
         ({"seeds": [-1]}, "spec.seeds[0]", "at least 0"),
         ({"recipe": finetuning_pb2.Recipe(preset="nope")}, "recipe.preset", "choose one of demo, default"),
         ({"recipe": finetuning_pb2.Recipe(epochs=0)}, "spec.recipe.epochs", "at least 1"),
         ({"model_ids": ["Not An Id"]}, "spec.model_ids[0]", "not a valid id"),
         ({"dataset_digest": "x"}, "spec.dataset_digest", "digest"),
-        ({"permutations": 200_000}, "spec.permutations", "at most 100000"),
+        ({"permutations": 2**31 - 1}, "spec.permutations", "choose a value of at most"),
         ({"bootstrap_resamples": 99}, "spec.bootstrap_resamples", "at least 100"),
         ({"interval_level": 1.0}, "spec.interval_level", "below 1.0"),
-        ({"max_running": 65}, "spec.max_running", "at most 64, got 65"),
+        ({"max_running": 65}, "spec.max_running", "at most 64"),
         ({"max_running": -1}, "spec.max_running", "at least 1"),
         ({"recipe": finetuning_pb2.Recipe(patch_shape_dhw=[8, 8])}, "spec.recipe.patch_shape_dhw", "3 sizes, got 2"),
         ({"dataset_id": ""}, "spec.dataset_id", "not a valid id"),
         ({"title": "a\nb"}, "spec.title", "printable"),
-        ({"title": "t" * 201}, "spec.title", "shorten it"),
     ],
 )
 def test_specs_that_can_never_succeed_are_rejected_with_the_field(change, field, words):
@@ -159,7 +158,7 @@ def test_digests_are_pinned_when_the_experiment_is_created(stored):
 @pytest.mark.parametrize(
     ("change", "error", "words"),
     [
-        ({"model_ids": ("m1", "gone")}, NotFound, "gone: no such model"),
+        ({"model_ids": ("m1", "gone")}, NotFound, "gone: no model has this id"),
         ({"dataset_id": "gone"}, NotFound, "not found"),
         ({"dataset_digest": "0" * 64}, PreconditionFailed, "its digest is"),
         ({"dataset_id": "no-val"}, BadDataset, "'val' holds no case"),
@@ -167,6 +166,11 @@ def test_digests_are_pinned_when_the_experiment_is_created(stored):
             {"model_ids": ("m1", "t2-only")},
             BadOption,
             "distortion needs dwi, which t2-only does not take as input",
+        ),
+        (
+            {"recipe": Recipe(patch_shape_dhw=(32, 64, 64))},
+            BadOption,
+            "a patch of (32, 64, 64) voxels does not fit the model's input",
         ),
     ],
 )
@@ -285,7 +289,7 @@ def test_checks_and_jobs_with_a_wrong_map_are_refused_before_they_are_stored(sto
 @pytest.mark.parametrize(
     ("changes", "error", "says"),
     [
-        ({"model_id": "m9"}, NotFound, "no such model"),
+        ({"model_id": "m9"}, NotFound, "no model has this id"),
         ({"model_sha256": "d" * 64}, DigestMismatch, "the stored weights have"),
         ({"dataset_id": "e"}, NotFound, "dataset e: not found"),
         ({"dataset_id": "no-val"}, BadDataset, "'val' holds no case"),
@@ -332,7 +336,7 @@ def test_controls_shuffle_the_labels_of_every_model_and_task_with_the_first_seed
     cells = plan_cells("s", make_spec(shuffled_labels=True), PINNED)
     assert cells[: len(plain)] == plain, "their results stay valid"
     controls = cells[len(plain) :]
-    assert [(cell.task, cell.model, cell.seed) for cell in controls] == [
+    assert [(cell.task, cell.model_id, cell.seed) for cell in controls] == [
         (task, model, 1) for task in ("segmentation", "distortion") for model in ("m1", "m2")
     ]
     for cell, control in zip(plain, controls, strict=False):

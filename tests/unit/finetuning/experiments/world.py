@@ -3,14 +3,14 @@
 import uuid
 
 from vfmalign.client.messages.experiments import ExperimentSpec
+from vfmalign.core.domain.stored_objects import StoredFile
 from vfmalign.finetuning.checks.repository import CheckRepository, ReportRefs
 from vfmalign.finetuning.experiments.cell_status import get_cell_statuses
 from vfmalign.finetuning.experiments.repository import ExperimentRefs, ExperimentRepository
 from vfmalign.finetuning.experiments.request import PinnedInputs
 from vfmalign.finetuning.experiments.runner import ExperimentRunner
-from vfmalign.finetuning.lifecycle import StoredRef
 
-REF = StoredRef(key="k", sha256="0" * 64, size_bytes=1)
+REF = StoredFile(key="k", sha256="0" * 64, size_bytes=1)
 MODELS = ("m1", "m2")
 TASKS = ("segmentation", "distortion")
 

@@ -22,7 +22,7 @@ def jobs(database):
 def add(jobs, name):
     recipe = TrainingRecipe(epochs=1, steps_per_epoch=1, batch_size=1, learning_rate=0.1)
     spec = TrainingSpec(
-        id=name, kind="finetune", dataset="demo", dataset_digest="0" * 64, architecture="profound_conv_micro",
+        job_id=name, kind="finetune", dataset_id="demo", dataset_digest="0" * 64, architecture="profound_conv_micro",
         task="segmentation", seed=0, recipe=recipe,
     )  # fmt: skip
     jobs.create(JobSpec(kind="finetune", dataset_id="demo", model_id="m", task="segmentation"), spec)

@@ -9,18 +9,19 @@ from vfmalign.client.messages.common import Progress
 from vfmalign.client.messages.jobs import JobSpec
 from vfmalign.core.domain.errors import Conflict, NotFound, PreconditionFailed
 from vfmalign.core.domain.jobs import TrainingRecipe, TrainingSpec
+from vfmalign.core.domain.stored_objects import StoredFile
 from vfmalign.core.runtime import logs
 from vfmalign.core.runtime.metrics import REGISTRY
 from vfmalign.database.pagination import PageRequest
 from vfmalign.database.tables import now
 from vfmalign.finetuning.jobs.repository import JobRepository
 from vfmalign.finetuning.jobs.retries import NextAttempt, Setbacks
-from vfmalign.finetuning.lifecycle import NO_FREE_SLOT, StoredRef
+from vfmalign.finetuning.lifecycle import NO_FREE_SLOT
 
 
 def spec(name: str, seed: int = 0) -> TrainingSpec:
     return TrainingSpec(
-        id=name, kind="finetune", dataset="demo", dataset_digest="0" * 64, architecture="profound_conv_micro",
+        job_id=name, kind="finetune", dataset_id="demo", dataset_digest="0" * 64, architecture="profound_conv_micro",
         task="segmentation", seed=seed,
         recipe=TrainingRecipe(epochs=1, steps_per_epoch=1, batch_size=1, learning_rate=0.1),
     )  # fmt: skip
@@ -40,7 +41,7 @@ def next_attempt(outcome, setbacks, delay_s=0.0):
 
 TRAINING = Progress(phase="training", detail="training, attempt 1")
 WAITING = Progress(phase="pending", detail="its pod fits no node", reason="UNSCHEDULABLE")
-REF = StoredRef(key="jobs/a/result.json", sha256="0" * 64, size_bytes=2)
+REF = StoredFile(key="jobs/a/result.json", sha256="0" * 64, size_bytes=2)
 
 
 def start(jobs, name):

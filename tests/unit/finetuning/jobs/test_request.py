@@ -4,18 +4,18 @@ import pytest
 
 from vfmalign.client.messages.jobs import JobSpec, Recipe
 from vfmalign.client.messages.tasks import Task
-from vfmalign.client.recipes import apply_recipe
+from vfmalign.client.recipes import apply_recipe, make_request
 from vfmalign.core.domain.errors import BadOption
 from vfmalign.core.domain.models import ModelCard
 from vfmalign.core.domain.recipes import get_finetuning_recipe
-from vfmalign.finetuning.jobs.request import baseline_digest, check_objective, finetuning_spec, to_recipe
+from vfmalign.finetuning.jobs.request import baseline_digest, check_objective, finetuning_spec
 from vfmalign.v1 import features_pb2, finetuning_pb2
 
 CARD = ModelCard.model_validate(
     {
         "id": "vfm", "architecture": "profound_conv_micro", "objective": "masked_reconstruction",
         "checkpoint": {"key": "models/vfm/w", "sha256": "c" * 64},
-        "preprocessing": {"modalities": ("t2w", "dwi", "adc"), "spacing_mm": None, "shape_DHW": (16, 64, 64)},
+        "preprocessing": {"modalities": ("t2w", "dwi", "adc"), "spacing_mm": None, "shape_dhw": (16, 64, 64)},
         "layers": [{"name": "stages.3", "channels": 4}], "primary_layer": "stages.3",
     }
 )  # fmt: skip
@@ -23,9 +23,9 @@ CARD = ModelCard.model_validate(
 
 def test_a_recipe_of_a_spec_sets_every_field_of_its_training():
     training = get_finetuning_recipe("scratch", "segmentation", "demo").model_copy(
-        update={"patch_shape_DHW": (8, 16, 16)}
+        update={"patch_shape_dhw": (8, 16, 16)}
     )
-    recipe = to_recipe(training, "demo")
+    recipe = make_request(training, "demo")
     assert (recipe.preset, recipe.epochs, recipe.patch_shape_dhw) == ("demo", training.epochs, (8, 16, 16))
     assert apply_recipe(recipe, get_finetuning_recipe("pretrained", "translation", "default")) == training
 
@@ -72,7 +72,7 @@ def test_baselines_are_the_same_whatever_model_is_checked_against_them(network):
         "recipe": digest_of(network, recipe=Recipe(epochs=3)),
         "input": digest_of(
             network,
-            CARD.model_copy(update={"preprocessing": CARD.preprocessing.model_copy(update={"shape_DHW": (8, 64, 64)})}),
+            CARD.model_copy(update={"preprocessing": CARD.preprocessing.model_copy(update={"shape_dhw": (8, 64, 64)})}),
         ),
     }
     assert len({digest_of(network), *different.values()}) == 1 + len(different)

@@ -6,10 +6,10 @@ from vfmalign.client.messages.jobs import JobSpec
 from vfmalign.core.domain.errors import DataLoss
 from vfmalign.core.domain.jobs import JobResult, MetricSpec, TrainingRecipe, TrainingSpec
 from vfmalign.core.domain.models import ModelCard
+from vfmalign.core.domain.stored_objects import StoredFile
 from vfmalign.core.storage.keys import job_key, model_card_key
 from vfmalign.finetuning.jobs.repository import JobRepository
 from vfmalign.finetuning.jobs.results import check_encoder, read_result, reopen, reopen_if_lost
-from vfmalign.finetuning.lifecycle import StoredRef
 
 WEIGHTS = b"weights"
 RESULT, CARD, CHECKPOINT = job_key("a", "result.json"), model_card_key("a-encoder"), "a-encoder/w"
@@ -36,7 +36,7 @@ def jobs(database, store):
     jobs = JobRepository(database)
     recipe = TrainingRecipe(epochs=1, steps_per_epoch=1, batch_size=1, learning_rate=0.1)
     spec = TrainingSpec(
-        id="a", kind="finetune", dataset="d", dataset_digest="0" * 64, architecture="profound_conv_micro",
+        job_id="a", kind="finetune", dataset_id="d", dataset_digest="0" * 64, architecture="profound_conv_micro",
         task="segmentation", seed=0, recipe=recipe, publish_as="a-encoder",
     )  # fmt: skip
     jobs.create(JobSpec(kind="finetune", dataset_id="d", model_id="m", task="segmentation"), spec)
@@ -46,7 +46,7 @@ def jobs(database, store):
         {
             "id": "a-encoder", "architecture": "profound_conv_micro", "objective": "supervised",
             "checkpoint": checkpoint.model_dump(), "layers": [{"name": "stages.1", "channels": 4}],
-            "preprocessing": {"modalities": ("t2w", "dwi", "adc"), "spacing_mm": None, "shape_DHW": (16, 64, 64)},
+            "preprocessing": {"modalities": ("t2w", "dwi", "adc"), "spacing_mm": None, "shape_dhw": (16, 64, 64)},
             "primary_layer": "stages.1",
             "source": "job a",
         }
@@ -54,13 +54,13 @@ def jobs(database, store):
     store.write(CARD, card)
     metric = MetricSpec(name="lesion_dice", unit="", higher_is_better=True, floor=0.05)
     result = JobResult(
-        job="a", metrics=(metric,), primary_metric="lesion_dice", curve=(), selected_epoch=1, selected_step=1,
+        job_id="a", metrics=(metric,), primary_metric="lesion_dice", curve=(), selected_epoch=1, selected_step=1,
         test_scores=(), weight_change=0.1, encoder="a-encoder", encoder_sha256=checkpoint.sha256,
         encoder_card_sha256=card.digest(), parameters=1, device="cpu", stage_seconds={"fit": 1.0},
         processor_seconds=1.0, software={},
     )  # fmt: skip
     ref = store.write(RESULT, result)
-    jobs.succeed("a", StoredRef(key=ref.key, sha256=ref.sha256, size_bytes=1))
+    jobs.succeed("a", StoredFile(key=ref.key, sha256=ref.sha256, size_bytes=1))
     return jobs
 
 

@@ -12,7 +12,7 @@ from tests.dataset_imports import import_dataset
 from tests.prostate import PROSTATE
 
 from vfmalign.core.domain.errors import BadDataset, BadOption, Conflict, DataLoss, NotFound
-from vfmalign.core.domain.models import PreprocessingSpec
+from vfmalign.core.domain.models import Preprocessing
 from vfmalign.core.storage.datasets import load_dataset
 from vfmalign.imaging.datasets.identities import MAPPING_COLUMNS, add_to_mapping, keyed_id, load_salt
 from vfmalign.imaging.datasets.preparation import ImportOptions
@@ -135,7 +135,7 @@ def test_repeating_an_import_is_idempotent_and_another_conflicts(folder, memory_
     first = do_import(folder, memory_store)
     stored = dict(memory_store.objects)
     assert do_import(folder, memory_store) == first
-    with pytest.raises(Conflict, match="choose another dataset id"):
+    with pytest.raises(Conflict, match=r"choose another dataset id, or see .*`vfmalign dataset show ward`"):
         do_import(folder, memory_store, seed=1)
     assert {key: data for key, data in memory_store.objects.items() if not key.startswith("incoming/")} == stored
 
@@ -304,7 +304,7 @@ def test_the_real_case(memory_store, picai, picai_folder, tmp_path):
         np.testing.assert_array_equal(volumes[kind].array_XYZ, volume.array_XYZ)
     prepared = prepare_study(
         volumes,
-        PreprocessingSpec(modalities=("t2w", "dwi", "adc"), spacing_mm=(3.0, 1.0, 1.0), shape_DHW=(16, 64, 64)),
+        Preprocessing(modalities=("t2w", "dwi", "adc"), spacing_mm=(3.0, 1.0, 1.0), shape_dhw=(16, 64, 64)),
         labels=PROSTATE.labels,
     )
     assert set(prepared.labels["lesions"].unique().tolist()) == {0, 3}

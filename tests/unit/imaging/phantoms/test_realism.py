@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from tests.prostate import PROSTATE
 
-from vfmalign.core.domain.models import PreprocessingSpec
+from vfmalign.core.domain.models import Preprocessing
 from vfmalign.imaging.grid import common_grid, resample
 from vfmalign.imaging.preprocessing import prepare_study
 
 MODALITIES = ("t2w", "dwi", "adc")
-CPU_SIZED = PreprocessingSpec(modalities=("t2w", "dwi", "adc"), spacing_mm=(3.0, 1.0, 1.0), shape_DHW=(16, 64, 64))
+CPU_SIZED = Preprocessing(modalities=("t2w", "dwi", "adc"), spacing_mm=(3.0, 1.0, 1.0), shape_dhw=(16, 64, 64))
 BANDS_PER_MM = np.linspace(0.02, 0.5, 13)
 # The real diffusion volumes were interpolated from about 2 mm: above 0.25 cycles/mm they hold no signal of their own.
 USABLE_BANDS = {"t2w": 12, "dwi": 6, "adc": 6}

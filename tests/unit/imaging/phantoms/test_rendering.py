@@ -7,7 +7,7 @@ import pytest
 import torch
 from tests.prostate import PROSTATE
 
-from vfmalign.core.domain.models import PreprocessingSpec
+from vfmalign.core.domain.models import Preprocessing
 from vfmalign.imaging.grid import Grid, common_grid, coverage, resample
 from vfmalign.imaging.phantoms.anatomy import LESIONS
 from vfmalign.imaging.phantoms.patients import draw_anatomy
@@ -17,7 +17,7 @@ from vfmalign.imaging.volumes import encode
 
 KINDS = ("t2w", "dwi", "adc", "gland", "lesions")
 GOLDEN_MEANS = {"t2w": 284.307678, "dwi": 6.678672, "adc": 452.906677, "gland": 0.051867, "lesions": 0.006891}
-CPU_SIZED = PreprocessingSpec(modalities=("t2w", "dwi", "adc"), spacing_mm=(3.0, 1.0, 1.0), shape_DHW=(16, 64, 64))
+CPU_SIZED = Preprocessing(modalities=("t2w", "dwi", "adc"), spacing_mm=(3.0, 1.0, 1.0), shape_dhw=(16, 64, 64))
 
 
 @pytest.fixture

@@ -8,25 +8,28 @@ from importlib.util import find_spec
 
 import numpy as np
 import pytest
+from tests.mmd_options import make_options
 
 from vfmalign.mmd.comparison.compare import compare
-from vfmalign.mmd.comparison.options import ComparisonOptions, ComputeConfig
 from vfmalign.mmd.comparison.samples import Sample
+from vfmalign.mmd.engine.compute_config import ComputeConfig
 from vfmalign.mmd.engine.row_streams import ArrayRows
 
 needs_triton = pytest.mark.skipif(find_spec("triton") is None, reason="needs triton, which runs on Linux only")
 IN_THE_INTERPRETER = """
 import json, sys
 import numpy as np
+from vfmalign.client.messages.mmd import ComputeOptions, Kernel, TestOptions
 from vfmalign.mmd.engine import precision
 from vfmalign.mmd.comparison.compare import compare
-from vfmalign.mmd.comparison.options import ComputeConfig, ComparisonOptions
+from vfmalign.mmd.engine.compute_config import ComputeConfig
 from vfmalign.mmd.comparison.samples import Sample
 precision.EXACT_FLOP["cpu"] = 0.0
 x, y = np.load(sys.argv[1])
 found = {}
 for least in ("high", "exact"):
-    options = ComparisonOptions("paired", fixed_sigma=3.0, permutations=9, precision=least)
+    kernel, test = Kernel(fixed_sigma=3.0), TestOptions(permutations=9)
+    options = ComputeOptions(pairing="paired", kernel=kernel, test=test, precision=least)
     shift = compare(Sample("x", {"f": x}), Sample("y", {"f": y}), None, options, ComputeConfig(backend="triton"))
     found[least] = [shift.layers[0].raw.mmd2.value, shift.backend, shift.backend_note]
 print(json.dumps(found))
@@ -40,7 +43,7 @@ def pair(rng):
 
 def asked(pair, backend, wrap=np.asarray):
     x, y = (Sample(name, {"f": wrap(part)}) for name, part in zip("xy", pair, strict=True))
-    options = ComparisonOptions("paired", fixed_sigma=3.0, permutations=9)
+    options = make_options("paired", fixed_sigma=3.0, permutations=9)
     return compare(x, y, None, options, ComputeConfig(backend=backend))
 
 

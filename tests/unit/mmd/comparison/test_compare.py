@@ -4,16 +4,17 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from tests.mmd_options import make_options
 
 from vfmalign.core.domain.errors import BadOption, BadTensor, Cancelled, CaseOrderMismatch, Exhausted
 from vfmalign.core.runtime.work_context import WorkContext
 from vfmalign.mmd.comparison.compare import compare
-from vfmalign.mmd.comparison.options import ComparisonOptions, ComputeConfig
 from vfmalign.mmd.comparison.samples import Sample
+from vfmalign.mmd.engine.compute_config import ComputeConfig
 from vfmalign.mmd.engine.row_streams import ArrayRows
 from vfmalign.mmd.statistics import similarity
 
-PAIRED = ComparisonOptions("paired", fixed_sigma=1.0)
+PAIRED = make_options("paired", fixed_sigma=1.0)
 
 
 def sample(rng, name, rows=10, channels=3, layers=("a", "b"), **labels):
@@ -54,7 +55,7 @@ def test_independent_samples_may_not_share_a_patient(rng, labels):
     x = sample(rng, "x", **{labels: tuple(f"p{i}" for i in range(10))})
     y = sample(rng, "y", **{labels: tuple(f"p{i}" for i in range(9, 19))})
     with pytest.raises(BadOption, match=r"1 (groups|cases) occur in both samples.*row 9 of `x`"):
-        compare(x, y, None, ComparisonOptions("independent", fixed_sigma=1.0), ComputeConfig())
+        compare(x, y, None, make_options("independent", fixed_sigma=1.0), ComputeConfig())
 
 
 @pytest.mark.parametrize("wrap", [np.asarray, lambda rows: ArrayRows(rows, "x")], ids=["arrays", "streams"])
@@ -69,7 +70,7 @@ def test_a_reference_that_shares_cases_or_groups_brings_a_caution(rng, labels, w
         )
         for name, numbers in names.items()
     }
-    options = ComparisonOptions("independent")
+    options = make_options("independent")
     caution = compare(*samples.values(), options, ComputeConfig()).reference_caution
     assert caution.startswith(f"The reference shares {what} with the samples (3 with `x`, 7 with `y`), so that")
     assert "p07" not in caution
@@ -83,7 +84,7 @@ def test_a_reference_that_shares_cases_or_groups_brings_a_caution(rng, labels, w
 def test_rows_of_one_case_must_be_in_one_group(rng, pairing, groups):
     cases = ("c0", "c0", *(f"c{i}" for i in range(2, 10)))
     x, y = sample(rng, "x", case_ids=cases, groups=groups), sample(rng, "y")
-    options = ComparisonOptions(pairing, fixed_sigma=1.0)
+    options = make_options(pairing, fixed_sigma=1.0)
     with pytest.raises(BadOption, match=r"row 1 .from 0. repeats the case.*name one group") as error:
         compare(x, y, None, options, ComputeConfig())
     assert error.value.field == "x.case_ids"
@@ -116,18 +117,18 @@ def test_bad_features_are_refused_by_field(rng):
     ("options", "field", "remedy"),
     [
         ({}, "kernel", "send `reference`"),
-        ({"fixed_sigma": 0.0}, "kernel.fixed_sigma", "give σ in units of the features"),
-        ({"fixed_sigma": float("nan")}, "kernel.fixed_sigma", "give σ in units of the features"),
-        ({"kernel": "cosine", "fixed_sigma": 1.0}, "kernel", "choose 'gaussian'"),
+        ({"bandwidth_rule": "fixed"}, "kernel.fixed_sigma", "give σ in units of the features"),
+        ({"fixed_sigma": float("nan")}, "kernel.fixed_sigma", "choose a finite number"),
+        ({"kernel": "cosine", "fixed_sigma": 1.0}, "kernel.family", "choose 'gaussian'"),
         ({"interval_level": 1.0}, "interval_level", "choose a value below 1"),
         ({"interval_level": 0.0}, "interval_level", "choose a value above 0"),
-        ({"interval_level": float("nan")}, "interval_level", "choose a value"),
+        ({"interval_level": float("nan")}, "interval_level", "choose a finite number"),
         ({"permutations": -1}, "test.permutations", "choose a value of at least 0"),
-        ({"permutations": 100_001}, "test.permutations", "choose a value of at most 100000"),
+        ({"permutations": 2**31 - 1}, "test.permutations", "choose a value of at most"),
         ({"seed": -1}, "test.seed", "choose a value of at least 0"),
-        ({"seed": 2**64}, "test.seed", "choose a value below"),
-        ({"frequencies": 255}, "frequencies", "start with 1,024"),
-        ({"frequencies": 2**20 + 1}, "frequencies", "start with 1,024"),
+        ({"seed": 2**64}, "test.seed", "choose a value of at most"),
+        ({"fixed_sigma": 1.0, "estimator": "random_fourier", "frequencies": 255}, "frequencies", "start with 1,024"),
+        ({"frequencies": 2**20 + 1}, "frequencies", "choose a value of at most 1048576"),
         ({"estimator": "linear"}, "estimator", "choose 'biased', 'unbiased_paired', 'unbiased_independent' or"),
         ({"method": "bootstrap"}, "test.method", "choose 'permutation'"),
         ({"fixed_sigma": 1.0, "aggregated": True}, "test.aggregated", "set `test.permutations`"),
@@ -140,7 +141,7 @@ def test_bad_features_are_refused_by_field(rng):
 def test_bad_options_are_refused_by_field_with_a_remedy(rng, options, field, remedy):
     x, y = sample(rng, "x"), sample(rng, "y")
     with pytest.raises(BadOption) as error:
-        compare(x, y, None, ComparisonOptions("paired", **options), ComputeConfig())
+        compare(x, y, None, make_options("paired", **options), ComputeConfig())
     assert error.value.field == field
     assert error.value.remedy.startswith(remedy)
 
@@ -150,7 +151,7 @@ def test_primary_layer_comes_first_and_layers_are_those_in_common(rng):
     result = compare(x, y, None, PAIRED, ComputeConfig())
     assert [one.layer for one in result.layers] == ["b", "c"]
     result = compare(
-        x, y, None, ComparisonOptions("paired", fixed_sigma=1.0, layers=("b",), primary_layer="c"), ComputeConfig()
+        x, y, None, make_options("paired", fixed_sigma=1.0, layers=("b",), primary_layer="c"), ComputeConfig()
     )
     assert [one.layer for one in result.layers] == ["c", "b"]
     assert result.primary_layer == "c"
@@ -178,7 +179,7 @@ def test_too_large_is_refused_with_the_size_that_fits(rng):
 
     engine = ComputeConfig(tile_shape=(64, 64), memory_bytes=2**20, context=WorkContext(is_cancelled=stop))
     x, y = sample(rng, "x", 40_000, layers=("a",)), sample(rng, "y", 40_000, layers=("a",))
-    biased = ComparisonOptions("paired", estimator="biased", fixed_sigma=1.0)
+    biased = make_options("paired", estimator="biased", fixed_sigma=1.0)
     with pytest.raises(Exhausted, match=r"send at most (\d+) rows over all samples") as error:
         compare(x, y, None, biased, engine)
     assert error.value.retry_after_s is None
@@ -198,7 +199,7 @@ def test_too_many_permutations_are_refused_before_they_are_drawn(rng):
             x,
             y,
             None,
-            ComparisonOptions("paired", fixed_sigma=1.0, permutations=100_000),
+            make_options("paired", fixed_sigma=1.0, permutations=100_000),
             ComputeConfig(memory_bytes=2**28),
         )
 
@@ -206,7 +207,7 @@ def test_too_many_permutations_are_refused_before_they_are_drawn(rng):
 def test_input_is_left_as_it_was(rng):
     x, y, reference = (sample(rng, name, layers=("a",)) for name in ("x", "y", "reference"))
     before = [one.layers["a"].copy() for one in (x, y, reference)]
-    compare(x, y, reference, ComparisonOptions("paired", permutations=20, projection=True), ComputeConfig())
+    compare(x, y, reference, make_options("paired", permutations=20, projection=True), ComputeConfig())
     for array, one in zip(before, (x, y, reference), strict=True):
         np.testing.assert_array_equal(array, one.layers["a"])
 
@@ -216,7 +217,7 @@ def test_projection_is_the_reference_pca_in_row_order(rng):
     reference = Sample("reference", {"a": rng.normal(size=(50, 3)) * spread})
     x = Sample("x", {"a": rng.normal(size=(8, 3)) * spread}, groups=tuple("hgfedcba"))
     y = Sample("y", {"a": x.layers["a"] + 1.0})
-    result = compare(x, y, reference, ComparisonOptions("paired", projection=True), ComputeConfig())
+    result = compare(x, y, reference, make_options("paired", projection=True), ComputeConfig())
     ref = reference.layers["a"]
     mean, sd = ref.mean(0), ref.std(0, ddof=1)
     _, values, axes = np.linalg.svd((ref - mean) / sd, full_matrices=False)
@@ -233,7 +234,7 @@ def coordinates(points):
 
 def test_projection_of_one_row_is_a_point(rng):
     x, y = sample(rng, "x", 1), sample(rng, "y", 1)
-    result = compare(x, y, None, ComparisonOptions("paired", fixed_sigma=1.0, projection=True), ComputeConfig())
+    result = compare(x, y, None, make_options("paired", fixed_sigma=1.0, projection=True), ComputeConfig())
     np.testing.assert_array_equal(coordinates(result.projection.x), np.zeros((1, 2)))
     assert result.projection.explained_variance == (0.0, 0.0)
 
@@ -242,7 +243,7 @@ def test_measures_are_taken_of_standardised_features_where_there_is_a_reference(
     x, y, reference = (sample(rng, name, 20, layers=("a",)) for name in ("x", "y", "reference"))
     x_rows, y_rows, fitted = (one.layers["a"] * [1.0, 5.0, 0.1] for one in (x, y, reference))
     samples = [Sample(name, {"a": rows}) for name, rows in (("x", x_rows), ("y", y_rows), ("reference", fitted))]
-    options = ComparisonOptions("paired", fixed_sigma=1.0, measures=("energy", "cka", "frechet"))
+    options = make_options("paired", fixed_sigma=1.0, measures=("energy", "cka", "frechet"))
     measures = compare(*samples, options, ComputeConfig()).layers[0].measures
     centre, sd = fitted.mean(axis=0), fitted.std(axis=0, ddof=1)
     x_scaled, y_scaled, fitted = ((rows - centre) / sd for rows in (x_rows, y_rows, fitted))
@@ -261,14 +262,14 @@ def test_measures_are_taken_of_standardised_features_where_there_is_a_reference(
 def test_measures_that_cannot_be_taken_are_refused_or_absent_with_the_reason(rng):
     x, y = sample(rng, "x"), sample(rng, "y")
     with pytest.raises(BadOption, match=r"measures\[0\]: unknown value; choose 'cka', 'frechet' or 'energy'"):
-        compare(x, y, None, ComparisonOptions("paired", fixed_sigma=1.0, measures=("logme",)), ComputeConfig())
+        compare(x, y, None, make_options("paired", fixed_sigma=1.0, measures=("logme",)), ComputeConfig())
     with pytest.raises(BadOption, match="`cka` needs row i of x and of y to be of one case"):
-        compare(x, y, None, ComparisonOptions("independent", fixed_sigma=1.0, measures=("cka",)), ComputeConfig())
+        compare(x, y, None, make_options("independent", fixed_sigma=1.0, measures=("cka",)), ComputeConfig())
     streamed = Sample("x", {layer: ArrayRows(rows, "x") for layer, rows in x.layers.items()})
     with pytest.raises(BadOption, match="`frechet` cannot be computed for features that do not fit into memory"):
-        compare(streamed, y, None, ComparisonOptions("paired", fixed_sigma=1.0, measures=("frechet",)), ComputeConfig())
+        compare(streamed, y, None, make_options("paired", fixed_sigma=1.0, measures=("frechet",)), ComputeConfig())
     one_row = Sample("reference", {layer: rows[:1] for layer, rows in x.layers.items()})
-    options = ComparisonOptions("paired", fixed_sigma=1.0, measures=("energy",))
+    options = make_options("paired", fixed_sigma=1.0, measures=("energy",))
     (found,) = compare(x, y, one_row, options, ComputeConfig()).layers[0].measures
     assert found.value.value is None
     assert "the reference has one row" in found.value.absent_reason

@@ -5,14 +5,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from tests.mmd_options import make_options
 
 from vfmalign.core.domain.errors import Cancelled
 from vfmalign.core.runtime.work_context import WorkContext
 from vfmalign.mmd import mmd2, mmd_test
 from vfmalign.mmd.comparison.compare import compare
 from vfmalign.mmd.comparison.excluded_movement import get_marginal_displacement
-from vfmalign.mmd.comparison.options import ComparisonOptions, ComputeConfig
 from vfmalign.mmd.comparison.samples import Sample
+from vfmalign.mmd.engine.compute_config import ComputeConfig
 from vfmalign.mmd.engine.distributed import Communicator
 from vfmalign.mmd.engine.row_streams import ArrayRows
 from vfmalign.mmd.engine.rows import Affine
@@ -21,7 +22,7 @@ from vfmalign.mmd.engine.rows import Affine
 def compute(reference, x, y, engine=None, wrap=np.asarray, **options):
     samples = Sample("x", {"features": wrap(x)}), Sample("y", {"features": wrap(y)})
     reference = None if reference is None else Sample("reference", {"features": reference})
-    options = ComparisonOptions(**{"pairing": "paired", **options})
+    options = make_options(**{"pairing": "paired", **options})
     return compare(*samples, reference, options, engine or ComputeConfig()).layers[0]
 
 

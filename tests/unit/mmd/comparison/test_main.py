@@ -85,7 +85,7 @@ def test_a_reference_adds_standardised_features(files, answer):
             {"kernel": {"bandwidth_rule": "BANDWIDTH_RULE_POOLED_MEDIAN"}},
             "the bandwidth rule takes a median",
         ),
-        (("--sigma", "-1"), {}, "expected σ from 1e-100 to 1e100"),
+        (("--sigma", "-1"), {}, "kernel.fixed_sigma: out of range; choose a value of at least 0"),
         (("--sigma", "1"), {"estimator": "ESTIMATOR_UNBIASED_PAIRED"}, "needs rows of the same cases"),
         (
             ("--sigma", "1"),

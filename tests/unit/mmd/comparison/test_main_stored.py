@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from tests.unit.mmd.comparison import two_processes
 
-from vfmalign.core.domain.models import PreprocessingSpec
+from vfmalign.core.domain.models import Preprocessing
 from vfmalign.core.storage.feature_set_writer import FeatureSetWriter
 from vfmalign.core.storage.feature_sets import FeatureRequest, read_committed
 from vfmalign.core.storage.keys import features_prefix
@@ -19,16 +19,16 @@ OPTIONS = {"test": {"permutations": 40}, "precision": "PRECISION_EXACT"}
 
 def store_set(store, layers, seed):
     request = FeatureRequest(
-        model="m",
+        model_id="m",
         model_sha256="a" * 64,
         initialisation="random",
         init_seed=seed,
-        dataset="d",
+        dataset_id="d",
         dataset_digest="b" * 64,
         split="test",
         layers=tuple(layers),
-        preprocessing=PreprocessingSpec(
-            modalities=("t2w", "dwi", "adc"), spacing_mm=(3.0, 1.0, 1.0), shape_DHW=(16, 64, 64)
+        preprocessing=Preprocessing(
+            modalities=("t2w", "dwi", "adc"), spacing_mm=(3.0, 1.0, 1.0), shape_dhw=(16, 64, 64)
         ),
     )
     cases = [f"case-{row:04d}" for row in range(ROWS)]

@@ -3,11 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from tests.mmd_options import make_options
 
+from vfmalign.client.messages.mmd import Kernel
 from vfmalign.core.domain.errors import BadOption, Cancelled
 from vfmalign.core.runtime.work_context import UNLIMITED, WorkContext
-from vfmalign.mmd.comparison.options import ComparisonOptions, ComputeConfig
 from vfmalign.mmd.comparison.standardisation import scalings
+from vfmalign.mmd.engine.compute_config import ComputeConfig
 from vfmalign.mmd.engine.rows import Affine, mean, prepare, standard_deviation
 from vfmalign.mmd.statistics import bandwidths
 
@@ -17,7 +19,7 @@ def rows(x):
 
 
 def scaled(given, **options):
-    return list(scalings(given, "a", ComparisonOptions("paired", **options), ComputeConfig()))
+    return list(scalings(given, "a", make_options(**options).kernel, ComputeConfig()))
 
 
 def test_sigma_is_the_median_over_pairs(rng, monkeypatch):
@@ -33,7 +35,7 @@ def test_many_rows_are_sampled_reproducibly_and_from_both_samples(rng, monkeypat
     both = np.concatenate([x, y])
     exact = np.median(np.linalg.norm(both[:, None] - both[None], axis=2)[np.triu_indices(2000, 1)])
     monkeypatch.setattr(bandwidths, "EXACT_ROWS", 300)
-    first, second = (scaled([x, y], bandwidth="pooled_median")[0].sigma for _ in range(2))
+    first, second = (scaled([x, y], bandwidth_rule="pooled_median")[0].sigma for _ in range(2))
     assert first == second == pytest.approx(exact, rel=0.05)
     assert first != exact
 
@@ -99,9 +101,8 @@ def test_one_varying_channel_is_standardised_by_its_own_sd(rng):
 
 def test_raw_features_alone_need_no_scale(rng):
     constant = np.full((5, 3), 0.1)
-    assert [
-        one.name for one in scaled([rng.normal(size=(5, 3)), constant, constant], fixed_sigma=1.0, standardise=False)
-    ] == ["raw"]
+    features, kernel = [rng.normal(size=(5, 3)), constant, constant], Kernel(fixed_sigma=1.0)
+    assert [one.name for one in scalings(features, "a", kernel, ComputeConfig(), standardise=False)] == ["raw"]
 
 
 def test_constant_reference_is_refused():

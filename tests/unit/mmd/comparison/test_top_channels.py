@@ -5,14 +5,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 import torch
+from tests.mmd_options import make_options
 
 from vfmalign.core.domain.errors import BadOption, Cancelled
 from vfmalign.core.runtime.work_context import WorkContext
 from vfmalign.mmd import mmd2, mmd_test
 from vfmalign.mmd.comparison.compare import compare
-from vfmalign.mmd.comparison.options import ComparisonOptions, ComputeConfig
 from vfmalign.mmd.comparison.samples import Sample
 from vfmalign.mmd.comparison.top_channels import get_displacement
+from vfmalign.mmd.engine.compute_config import ComputeConfig
 from vfmalign.mmd.engine.distributed import Communicator
 from vfmalign.mmd.engine.row_streams import ArrayRows
 from vfmalign.mmd.engine.rows import UNCHANGED, Affine
@@ -31,9 +32,7 @@ def pairs(rng, rows, channels, moved=()):
 def compute(reference, x, y, engine=None, wrap=np.asarray, **options):
     samples = Sample("x", {"features": wrap(x)}), Sample("y", {"features": wrap(y)})
     reference = None if reference is None else Sample("reference", {"features": reference})
-    return compare(
-        *samples, reference, ComparisonOptions(**{"pairing": "paired", **options}), engine or ComputeConfig()
-    )
+    return compare(*samples, reference, make_options(**{"pairing": "paired", **options}), engine or ComputeConfig())
 
 
 @pytest.fixture
@@ -72,7 +71,7 @@ def test_one_channel_that_hardly_varies_no_longer_determines_mmd2(brute, dominat
 def test_share_and_mmd2_without_are_those_of_plain_formulas(brute, rng, estimator, rule):
     parts = pairs(rng, 23, 230, {5: 2.0, 77: -3.0, 200: 0.5})
     parts = [np.column_stack([part, np.full(len(part), 4.0)]) for part in parts]  # one is constant and does not count
-    options = {"fixed_sigma": 20.0} if rule == "fixed" else {"bandwidth": rule}
+    options = {"fixed_sigma": 20.0} if rule == "fixed" else {"bandwidth_rule": rule}
     layer = compute(*parts, estimator=estimator, permutations=50, **options).layers[0]
     fitted, x, y = brute.standardise(parts[0][:, :230], *(part[:, :230] for part in parts))
     displacement = np.square(y - x).mean(axis=0)
@@ -175,7 +174,7 @@ def test_every_layer_has_its_own(rng):
     x, y, reference = (
         Sample(name, {"a": parts[0][at], "b": parts[1][at]}) for name, at in (("x", 1), ("y", 2), ("reference", 0))
     )
-    layers = compare(x, y, reference, ComparisonOptions("paired"), ComputeConfig()).layers
+    layers = compare(x, y, reference, make_options("paired"), ComputeConfig()).layers
     for layer, one in zip(layers, parts, strict=True):
         alone = compute(*one).layers[0].top_channels
         assert layer.top_channels == alone

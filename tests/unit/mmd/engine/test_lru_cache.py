@@ -7,11 +7,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from tests.mmd_options import make_options
 
 from vfmalign.mmd.comparison import standardisation
-from vfmalign.mmd.comparison.options import ComparisonOptions, ComputeConfig
 from vfmalign.mmd.comparison.samples import Sample
 from vfmalign.mmd.engine import rows
+from vfmalign.mmd.engine.compute_config import ComputeConfig
 from vfmalign.mmd.engine.lru_cache import IdentityKey, SizedLruCache
 from vfmalign.mmd.service import comparison_job
 from vfmalign.mmd.service.comparison_job import ComparisonJob
@@ -104,9 +105,7 @@ def _batch(max_bytes, copies):
     for shift in (0.1, 0.2, 0.3):
         x, ref = (before.copy(), reference.copy()) if copies else (before, reference)
         given = [Sample("x", {"a": x}, groups), Sample("y", {"a": before + np.float32(shift)}, groups)]
-        job = ComparisonJob(
-            [*given, Sample("reference", {"a": ref})], ComparisonOptions("paired", permutations=100), sets
-        )
+        job = ComparisonJob([*given, Sample("reference", {"a": ref})], make_options("paired", permutations=100), sets)
         layer = comparison_job.run(comparison_job.prepare(job, engine), engine).layers[0]
         values.append((layer.raw, layer.standardised))
     return values, cache

@@ -3,13 +3,14 @@
 import numpy as np
 import pytest
 from bench.noise import GaussianRows
+from tests.mmd_options import make_options
 
 from vfmalign.core.domain.errors import BadOption, BadTensor, Cancelled, Exhausted
 from vfmalign.core.runtime.work_context import WorkContext
 from vfmalign.mmd.comparison.compare import compare
-from vfmalign.mmd.comparison.options import ComparisonOptions, ComputeConfig
 from vfmalign.mmd.comparison.samples import Sample
 from vfmalign.mmd.engine import out_of_core
+from vfmalign.mmd.engine.compute_config import ComputeConfig
 from vfmalign.mmd.engine.kernels import KERNELS
 from vfmalign.mmd.engine.row_streams import ArrayRows, NpyRows
 from vfmalign.mmd.engine.rows import Affine
@@ -130,7 +131,7 @@ def test_a_comparison_is_that_of_arrays(samples, tight, monkeypatch, tmp_path, p
     x, y = samples(90, 90 if pairing == "paired" else 71)
     groups = [f"g{9 - i // 10}" for i in range(len(x))], [f"h{i // 4:02d}" for i in range(len(y))]
     groups = (groups[0], ()) if pairing == "paired" else groups
-    options = ComparisonOptions(pairing, fixed_sigma=2.0, permutations=99, seed=3, precision=precision)
+    options = make_options(pairing, fixed_sigma=2.0, permutations=99, seed=3, precision=precision)
     np.save(tmp_path / "y.npy", y)
     streams = ArrayRows(x), NpyRows(tmp_path / "y.npy")
     layout = Layout((90,) if pairing == "paired" else (90, 71), np.arange(161), np.zeros((30, 256), np.int8))
@@ -160,7 +161,7 @@ def run(labels):
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_every_kernel_and_the_pooled_median(samples, kernel):
     x, y = samples(60, 45)
-    options = ComparisonOptions("independent", kernel=kernel, bandwidth="pooled_median", permutations=19)
+    options = make_options("independent", kernel=kernel, bandwidth_rule="pooled_median", permutations=19)
     found = compute_shift(ArrayRows(x), ArrayRows(y), options, ComputeConfig())
     wanted = compare(Sample("x", {"f": x}), Sample("y", {"f": y}), None, options, ComputeConfig()).layers[0].raw
     assert found.sigma == pytest.approx(wanted.sigma, rel=1e-12)
@@ -173,7 +174,7 @@ def test_the_median_of_many_rows_is_that_of_the_rows_that_arrays_draw():
     arrays = [stream.read(0, stream.rows).numpy() for stream in (x, y)]
     sigmas = []
     for pair in ((x, y), arrays):
-        options = ComparisonOptions("independent", bandwidth="pooled_median", estimator="random_fourier")
+        options = make_options("independent", bandwidth_rule="pooled_median", estimator="random_fourier")
         sigmas.append(compute_shift(*pair, options, ComputeConfig()).sigma)
     assert sigmas[0] == pytest.approx(sigmas[1], rel=1e-12)
 
@@ -182,7 +183,7 @@ def test_layers_are_raw_and_standardised_and_share_their_test(samples, tight, rn
     x, y = samples(90, 90)
     layers = {"a": (x, y), "b": (rng.normal(size=(90, 5)), rng.normal(size=(90, 5)))}
     reference = Sample("reference", {name: rng.normal(2.0, 3.0, size=(40, 5)) for name in layers})
-    options = ComparisonOptions("paired", permutations=99, aggregated=True)
+    options = make_options("paired", permutations=99, aggregated=True)
 
     def asked(wrap, memory_bytes):
         pair = (Sample(name, {layer: wrap(of[at]) for layer, of in layers.items()}) for at, name in enumerate("xy"))
@@ -201,7 +202,7 @@ def test_layers_are_raw_and_standardised_and_share_their_test(samples, tight, rn
 
 def test_random_fourier_reads_streams_as_it_reads_arrays(samples):
     x, y = samples(300, 300)
-    options = ComparisonOptions(
+    options = make_options(
         "independent", fixed_sigma=2.0, estimator="random_fourier", permutations=19, precision="exact"
     )
     found, wanted = (
@@ -238,7 +239,7 @@ def test_parts_of_the_work_add_up_to_all_of_it(samples, tight, paired, parts):
 def test_too_little_memory_is_refused_before_anything_is_read_and_the_size_that_fits_fits(samples):
     x, y = samples(500, 400)
     streams = Counted(ArrayRows(x)), Counted(ArrayRows(y))
-    options = ComparisonOptions("independent", fixed_sigma=2.0, permutations=1000)
+    options = make_options("independent", fixed_sigma=2.0, permutations=1000)
     with pytest.raises(Exhausted, match=r"two blocks of 64 rows.*allow (\d+) MiB") as caught:
         compute_shift(*streams, options, ComputeConfig(memory_bytes=2**20))
     assert streams[0].read_rows + streams[1].read_rows == 0
@@ -253,38 +254,36 @@ def test_what_does_not_go_with_streams_is_refused_by_name(samples):
     x, y = (ArrayRows(part) for part in samples(40, 40))
     for options, field in (
         ({"projection": True}, "projection"),
-        ({"fixed_sigma": None}, "kernel"),
-        ({"kernel": "no such"}, "kernel"),
+        ({"fixed_sigma": 0.0}, "kernel"),
+        ({"kernel": "no such"}, "kernel.family"),
         ({"estimator": "unbiased_independent"}, "estimator"),
     ):
         with pytest.raises(BadOption) as caught:
-            compute_shift(
-                x, y, ComparisonOptions(**({"pairing": "paired", "fixed_sigma": 1.0} | options)), ComputeConfig()
-            )
+            compute_shift(x, y, make_options(**({"pairing": "paired", "fixed_sigma": 1.0} | options)), ComputeConfig())
         assert caught.value.field == field
     with pytest.raises(BadOption, match="rows of a group of `x` are not contiguous"):
         compute_shift(
             x,
             y,
-            ComparisonOptions("paired", fixed_sigma=1.0),
+            make_options("paired", fixed_sigma=1.0),
             ComputeConfig(),
             groups_x=[str(i % 20) for i in range(40)],
         )
     shared = [str(i) for i in range(40)]
     with pytest.raises(BadOption, match="occur in both samples"):
         compute_shift(
-            x, y, ComparisonOptions("independent", fixed_sigma=1.0), ComputeConfig(), groups_x=shared, groups_y=shared
+            x, y, make_options("independent", fixed_sigma=1.0), ComputeConfig(), groups_x=shared, groups_y=shared
         )
     with pytest.raises(BadTensor, match="equal row counts"):
-        compute_shift(x, ArrayRows(np.zeros((3, 5))), ComparisonOptions("paired", fixed_sigma=1.0), ComputeConfig())
+        compute_shift(x, ArrayRows(np.zeros((3, 5))), make_options("paired", fixed_sigma=1.0), ComputeConfig())
     with pytest.raises(BadTensor, match="too large to square"):
         compute_shift(
-            x, ArrayRows(np.full((40, 5), 1e200)), ComparisonOptions("independent", fixed_sigma=1.0), ComputeConfig()
+            x, ArrayRows(np.full((40, 5), 1e200)), make_options("independent", fixed_sigma=1.0), ComputeConfig()
         )
     single = compute_shift(
         ArrayRows(np.zeros((1, 2))),
         ArrayRows(np.ones((9, 2))),
-        ComparisonOptions("independent", fixed_sigma=1.0),
+        make_options("independent", fixed_sigma=1.0),
         ComputeConfig(),
     )
     assert "at least 2 rows" in single.mmd2.absent_reason
@@ -303,7 +302,7 @@ def test_it_stops_between_tiles_when_told_to(samples):
         compute_shift(
             x,
             y,
-            ComparisonOptions("independent", fixed_sigma=1.0),
+            make_options("independent", fixed_sigma=1.0),
             ComputeConfig(tile_shape=TILE, context=WorkContext(is_cancelled=stop)),
         )
     assert len(calls) == 4

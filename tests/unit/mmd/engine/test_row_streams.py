@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from vfmalign.core.domain.errors import BadOption, BadTensor, DataLoss
-from vfmalign.core.domain.models import PreprocessingSpec
+from vfmalign.core.domain.models import Preprocessing
 from vfmalign.core.storage.feature_set_writer import FeatureSetWriter
 from vfmalign.core.storage.feature_sets import FeatureRequest, read_part
 from vfmalign.mmd.engine.row_streams import (
@@ -29,15 +29,15 @@ def stored(store, rng):
 
     def build(init_seed):
         request = FeatureRequest(
-            model="m",
+            model_id="m",
             model_sha256="a" * 64,
             init_seed=init_seed,
-            dataset="d",
+            dataset_id="d",
             dataset_digest="b" * 64,
             split="test",
             layers=("stages.2", "stages.3"),
-            preprocessing=PreprocessingSpec(
-                modalities=("t2w", "dwi", "adc"), spacing_mm=(3.0, 1.0, 1.0), shape_DHW=(16, 64, 64)
+            preprocessing=Preprocessing(
+                modalities=("t2w", "dwi", "adc"), spacing_mm=(3.0, 1.0, 1.0), shape_dhw=(16, 64, 64)
             ),
         )
         layers = {name: rng.normal(size=(23, width)).astype("f4") for name, width in (("stages.2", 3), ("stages.3", 5))}

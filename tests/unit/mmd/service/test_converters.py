@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
+from tests.mmd_options import make_options
 
 from vfmalign.client.messages.mmd import BandwidthRule, Estimator, Precision, TestMethod
 from vfmalign.core.domain.errors import BadOption, Cancelled, DeadlineExceeded, Exhausted
@@ -17,9 +18,11 @@ from vfmalign.core.rpc.tensors import to_tensor
 from vfmalign.core.runtime.work_context import WorkContext
 from vfmalign.mmd.comparison import memory_budget
 from vfmalign.mmd.comparison.memory_budget import SampleShape
-from vfmalign.mmd.comparison.options import ComparisonOptions, ComputeConfig
+from vfmalign.mmd.comparison.options import check_options
 from vfmalign.mmd.comparison.samples import Sample
+from vfmalign.mmd.comparison.standardisation import scalings
 from vfmalign.mmd.engine import ordered_pool, precision
+from vfmalign.mmd.engine.compute_config import ComputeConfig
 from vfmalign.mmd.engine.kernels import KERNELS
 from vfmalign.mmd.engine.precision import EXACT_FLOP
 from vfmalign.mmd.service import comparison_job, converters
@@ -34,33 +37,45 @@ MEDIAN, FIXED = pb.BANDWIDTH_RULE_REFERENCE_MEDIAN, pb.BANDWIDTH_RULE_FIXED
 POOLED = pb.BANDWIDTH_RULE_POOLED_MEDIAN
 
 
+def to_checked_options(request):
+    options = converters.to_options(request)
+    check_options(options, has_reference=request.HasField("reference"))
+    return options
+
+
 @pytest.mark.parametrize(
     ("rule", "sigma", "reference", "expected"),
     [
-        (0, 0.0, True, ("reference_median", None)),
-        (0, 0.0, False, (None, None)),
-        (0, 2.0, False, ("fixed", 2.0)),
-        (0, 2.0, True, ("fixed", 2.0)),
-        (FIXED, 2.0, True, ("fixed", 2.0)),
-        (MEDIAN, 0.0, True, ("reference_median", None)),
-        (POOLED, 0.0, True, ("pooled_median", None)),
-        (POOLED, 0.0, False, ("pooled_median", None)),
+        (0, 0.0, True, "reference"),
+        (0, 2.0, False, 2.0),
+        (0, 2.0, True, 2.0),
+        (FIXED, 2.0, True, 2.0),
+        (MEDIAN, 0.0, True, "reference"),
+        (POOLED, 0.0, True, "pooled"),
+        (POOLED, 0.0, False, "pooled"),
     ],
 )
-def test_bandwidth_rules(rule, sigma, reference, expected):
-    request = pb.ComputeRequest(
-        pairing=pb.PAIRING_PAIRED,
-        kernel=pb.Kernel(bandwidth_rule=rule, fixed_sigma=sigma),
-        reference=SOURCE if reference else None,
-    )
-    options = converters.to_options(request)
-    assert (options.bandwidth, options.fixed_sigma) == expected
+def test_bandwidth_rules(rng, brute, rule, sigma, reference, expected):
+    kernel = pb.Kernel(bandwidth_rule=rule, fixed_sigma=sigma)
+    request = pb.ComputeRequest(pairing=pb.PAIRING_PAIRED, kernel=kernel, reference=SOURCE if reference else None)
+    x, y, fitted = (rng.normal(scale=scale, size=(12, 3)) for scale in (1.0, 2.0, 5.0))
+    sigmas = {"reference": brute.median(fitted), "pooled": brute.median(np.concatenate([x, y]))}
+    features = [x, y, fitted] if reference else [x, y]
+    raw = next(scalings(features, "a", to_checked_options(request).kernel, ComputeConfig()))
+    assert raw.sigma == pytest.approx(sigmas.get(expected, expected), rel=1e-12)
+
+
+def test_a_bandwidth_from_nowhere_is_refused():
+    for rule in (0, MEDIAN):
+        with pytest.raises(BadOption, match="neither a reference nor a fixed σ") as caught:
+            to_checked_options(pb.ComputeRequest(pairing=pb.PAIRING_PAIRED, kernel=pb.Kernel(bandwidth_rule=rule)))
+        assert caught.value.field == "kernel"
 
 
 def test_a_fixed_bandwidth_of_zero_is_refused():
     kernel = pb.Kernel(bandwidth_rule=FIXED)
-    with pytest.raises(BadOption, match="expected σ from 1e-100 to 1e100") as caught:
-        converters.to_options(pb.ComputeRequest(pairing=pb.PAIRING_PAIRED, kernel=kernel, reference=SOURCE))
+    with pytest.raises(BadOption, match="expected σ from 1e-100 to 1e100, got 0") as caught:
+        to_checked_options(pb.ComputeRequest(pairing=pb.PAIRING_PAIRED, kernel=kernel, reference=SOURCE))
     assert caught.value.field == "kernel.fixed_sigma"
 
 
@@ -68,12 +83,12 @@ def test_a_fixed_bandwidth_of_zero_is_refused():
 def test_a_median_with_a_fixed_bandwidth_is_refused(rule):
     kernel = pb.Kernel(bandwidth_rule=rule, fixed_sigma=2.0)
     with pytest.raises(BadOption):
-        converters.to_options(pb.ComputeRequest(pairing=pb.PAIRING_PAIRED, kernel=kernel, reference=SOURCE))
+        to_checked_options(pb.ComputeRequest(pairing=pb.PAIRING_PAIRED, kernel=kernel, reference=SOURCE))
 
 
 def test_options_have_the_documented_defaults():
     options = converters.to_options(pb.ComputeRequest(pairing=pb.PAIRING_INDEPENDENT))
-    assert options == ComparisonOptions("independent", interval_level=0.95)
+    assert options == make_options("independent", interval_level=0.95)
 
 
 def _words(enum):
@@ -95,7 +110,7 @@ def test_every_word_of_the_api_is_one_of_the_engine():
         request = pb.ComputeRequest(**paired, measures=[number, number])
         assert converters.to_options(request).measures == (word,)
     for word, number in _words(pb.KernelFamily).items():
-        assert asked(kernel=pb.Kernel(family=number, fixed_sigma=1.0)).kernel == word
+        assert asked(kernel=pb.Kernel(family=number, fixed_sigma=1.0)).kernel.family == word
     assert set(_words(pb.Estimator)) == set(get_args(Estimator))
     for word, number in _words(pb.Estimator).items():
         assert asked(estimator=number).estimator == word
@@ -104,10 +119,10 @@ def test_every_word_of_the_api_is_one_of_the_engine():
         assert asked(precision=number).precision == word
     assert set(_words(pb.TestMethod)) == set(get_args(TestMethod))
     for word, number in _words(pb.TestMethod).items():
-        assert asked(test=pb.TestOptions(method=number)).method == word
+        assert asked(test=pb.TestOptions(method=number)).test.method == word
     assert set(_words(pb.BandwidthRule)) == set(get_args(BandwidthRule))
     options = asked(frequencies=700, test=pb.TestOptions(permutations=3, seed=2, aggregated=True))
-    assert (options.frequencies, options.aggregated) == (700, True)
+    assert (options.frequencies, options.test.aggregated) == (700, True)
 
 
 @pytest.mark.parametrize(
@@ -131,7 +146,7 @@ def test_an_unnamed_inline_layer_is_called_features():
 def _job(rows=50, **fields):
     rng = np.random.default_rng(0)
     x, y = (Sample(name, {"a": rng.normal(size=(rows, 2))}) for name in ("x", "y"))
-    return ComparisonJob([x, y], ComparisonOptions("paired", fixed_sigma=1.0), FeatureReader(None), **fields)
+    return ComparisonJob([x, y], make_options("paired", fixed_sigma=1.0), FeatureReader(None), **fields)
 
 
 def _run(job, engine=None):
@@ -202,7 +217,7 @@ def test_a_job_that_runs_out_of_memory_is_refused(monkeypatch):
     def fails(*_):
         raise torch.OutOfMemoryError
 
-    monkeypatch.setattr(comparison_job, "compare", fails)
+    monkeypatch.setattr(comparison_job, "compare_checked", fails)
     with pytest.raises(Exhausted, match="did not fit"):
         _run(_job())
 
@@ -222,13 +237,13 @@ def _shapes(rows, channels, samples=2):
     ],
 )
 def test_what_computes_little_is_short(rows, channels, options, short):
-    asked = ComparisonOptions("independent", fixed_sigma=1.0, **options)
+    asked = make_options("independent", fixed_sigma=1.0, **options)
     assert memory_budget.is_short(_shapes(rows, channels), asked, ComputeConfig()) == short
 
 
 def test_every_layer_and_the_reference_count_for_what_is_short():
     small, reference = SampleShape(64, {"a": 768}, 64), SampleShape(4096, {"a": 768}, 4096)
-    options = ComparisonOptions("paired")
+    options = make_options("paired")
     assert memory_budget.is_short([small, small, small], options, ComputeConfig())
     assert not memory_budget.is_short([small, small, reference], options, ComputeConfig())
     layers = [SampleShape(300, {str(layer): 768 for layer in range(4)}, 300)] * 2
@@ -237,7 +252,7 @@ def test_every_layer_and_the_reference_count_for_what_is_short():
 
 
 def test_what_needs_much_of_the_memory_is_not_short():
-    options, engine = ComparisonOptions("paired", fixed_sigma=1.0), ComputeConfig(memory_bytes=2**31)
+    options, engine = make_options("paired", fixed_sigma=1.0), ComputeConfig(memory_bytes=2**31)
     assert memory_budget.is_short(_shapes(100, 8), options, engine)
     needed = memory_budget.get_peak_bytes(_shapes(100, 8), options, engine)
     assert not memory_budget.is_short(_shapes(100, 8), options, replace(engine, memory_bytes=3 * needed))
@@ -254,7 +269,7 @@ def test_too_many_rows_are_not_projected(monkeypatch, rng):
     monkeypatch.setattr(memory_budget, "MAX_PROJECTED_ROWS", 9)
     sample = Sample("x", {"a": rng.normal(size=(10, 2))})
     with pytest.raises(BadOption, match="9 rows"):
-        memory_budget.check_projection([sample, sample], ComparisonOptions("paired", projection=True))
+        memory_budget.check_samples_fit([sample, sample], make_options("paired", projection=True), ComputeConfig())
 
 
 def test_settings_choose_the_engine():
@@ -267,26 +282,35 @@ def test_settings_choose_the_engine():
         MmdOptions(device="tpu")
 
 
+def test_samples_without_channels_that_do_not_fit_are_too_large():
+    shapes = [memory_budget.get_sample_shape(Sample(name, {"a": np.zeros(900)})) for name in ("x", "y")]
+    options = make_options("independent", fixed_sigma=1.0, permutations=100_000)
+    with pytest.raises(Exhausted, match="fewer permutations"):
+        memory_budget.check_sizes(shapes, options, ComputeConfig(memory_bytes=2**20), streamed=False)
+
+
 def test_a_measure_of_too_many_rows_is_refused_before_anything_is_read():
     given = [SampleShape(MAX_ROWS + 1, {"a": 4}, 9), SampleShape(9, {"a": 4}, 9)]
-    options = ComparisonOptions("independent", fixed_sigma=1.0, measures=("energy",))
+
+    def check(shapes, *, streamed=False, **fields):
+        options = make_options("independent", fixed_sigma=1.0, **fields)
+        memory_budget.check_sizes(shapes, options, ComputeConfig(), streamed=streamed)
+
     with pytest.raises(BadOption, match=f"at most {MAX_ROWS} rows of a sample, got {MAX_ROWS + 1} in `x`"):
-        memory_budget.check_measures(given, options, streamed=False)
+        check(given, measures=("energy",))
     with pytest.raises(BadOption, match="`energy` cannot be computed for features that do not fit into memory"):
-        memory_budget.check_measures(given[1:] * 2, options, streamed=True)
-    memory_budget.check_measures(given, options.model_copy(update={"measures": ()}), streamed=True)
+        check(given[1:] * 2, streamed=True, measures=("energy",))
+    check(given, streamed=True)
     axes = [given[1], given[1], SampleShape(5000, {"wide": 5000, "a": 4}, 9)]
-    memory_budget.check_measures(
-        axes, options.model_copy(update={"measures": ("frechet",), "layers": ("a",)}), streamed=False
-    )
+    check(axes, measures=("frechet",), layers=("a",))
     with pytest.raises(BadOption, match="at most 1536 rows or channels, got 5000 rows of 5000 channels in `reference`"):
-        memory_budget.check_measures(axes, options.model_copy(update={"measures": ("frechet",)}), streamed=False)
+        check(axes, measures=("frechet",))
 
 
 @pytest.mark.parametrize("measure", MEASURES)
 def test_a_measure_counts_in_memory(measure):
     given = [SampleShape(4000, {"a": 768}, 4000)] * 2
-    plain = ComparisonOptions("paired", fixed_sigma=1.0)
+    plain = make_options("paired", fixed_sigma=1.0)
     asked = plain.model_copy(update={"measures": (measure,)})
     assert (
         memory_budget.get_peak_bytes(given, asked, ComputeConfig())

@@ -44,8 +44,9 @@ def test_groups_do_not_change_the_estimate(brute, rng, grouped, pairing):
 
 
 def test_default_is_the_unbiased_form_that_fits():
-    assert estimators.resolve("paired", None) == "unbiased_paired"
-    assert estimators.resolve("independent", None) == "unbiased_independent"
+    assert estimators.get_default("paired", "permutation") == "unbiased_paired"
+    assert estimators.get_default("independent", "permutation") == "unbiased_independent"
+    assert estimators.get_default("independent", "wild_bootstrap") == "unbiased_paired"
 
 
 def test_independent_form_is_refused_for_pairs(brute, rng):
@@ -59,9 +60,9 @@ def test_independent_form_is_refused_for_pairs(brute, rng):
 
 @pytest.mark.parametrize("pairing", ["paired", "independent"])
 def test_random_fourier_suits_both_pairings_and_not_the_wild_bootstrap(pairing):
-    assert estimators.resolve(pairing, "random_fourier") == "random_fourier"
+    estimators.check(pairing, "random_fourier", "permutation")
     with pytest.raises(BadOption, match="`random_fourier` is not a sum over pairs") as error:
-        estimators.resolve(pairing, "random_fourier", "wild_bootstrap")
+        estimators.check(pairing, "random_fourier", "wild_bootstrap")
     assert error.value.field == "estimator"
 
 

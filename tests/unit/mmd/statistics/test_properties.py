@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.mmd_options import make_options
 
 from vfmalign.mmd import mmd2, mmd_test
 from vfmalign.mmd.comparison.compare import compare
-from vfmalign.mmd.comparison.options import ComparisonOptions, ComputeConfig
 from vfmalign.mmd.comparison.samples import Sample
+from vfmalign.mmd.engine.compute_config import ComputeConfig
 from vfmalign.mmd.engine.kernels import KERNELS, WITHOUT_BANDWIDTH
 from vfmalign.mmd.statistics import permutations
 
@@ -181,9 +182,7 @@ def test_tiles_change_nothing(samples, kernel, height, width):
     x, y, pairs = samples
 
     def shift(tile_shape):
-        options = ComparisonOptions(
-            "paired" if pairs else "independent", kernel=kernel, fixed_sigma=2.0, permutations=60
-        )
+        options = make_options("paired" if pairs else "independent", kernel=kernel, fixed_sigma=2.0, permutations=60)
         engine = ComputeConfig(tile_shape=tile_shape)
         return compare(Sample("x", {"a": x}), Sample("y", {"a": y}), None, options, engine).layers[0].raw
 

@@ -5,11 +5,12 @@ from itertools import product
 import numpy as np
 import pytest
 from scipy import stats
+from tests.mmd_options import make_options
 
 from vfmalign.core.runtime.work_context import WorkContext
 from vfmalign.mmd.comparison.compare import compare
-from vfmalign.mmd.comparison.options import ComparisonOptions, ComputeConfig
 from vfmalign.mmd.comparison.samples import Sample
+from vfmalign.mmd.engine.compute_config import ComputeConfig
 from vfmalign.mmd.statistics import permutations, uncertainty
 from vfmalign.mmd.statistics.uncertainty import max_t_p_values, p_value
 
@@ -262,7 +263,7 @@ def _layers(rng, n):
 
 def test_max_t_equals_brute_force_over_shared_swaps(brute, rng):
     x, y = _layers(rng, 9)
-    options = ComparisonOptions("paired", fixed_sigma=1.5, permutations=10, primary_layer="c")
+    options = make_options("paired", fixed_sigma=1.5, permutations=10, primary_layer="c")
     result = compare(Sample("x", x), Sample("y", y), None, options, ComputeConfig(tile_shape=(4, 7)))
     assert [one.layer for one in result.layers] == ["c", "a", "b"]
     formula, labels = brute.estimators["unbiased_paired"], np.arange(9)
@@ -287,7 +288,7 @@ def test_max_t_equals_brute_force_over_shared_swaps(brute, rng):
 def test_max_t_of_an_unchanged_layer_is_one_and_does_not_disturb_the_others(rng):
     x, y = _layers(rng, 20)
     y["a"] = x["a"].copy()
-    options = ComparisonOptions("paired", fixed_sigma=1.5, permutations=400)
+    options = make_options("paired", fixed_sigma=1.5, permutations=400)
     result = compare(Sample("x", x), Sample("y", y), None, options, ComputeConfig())
     alone = compare(
         Sample("x", {k: x[k] for k in "bc"}), Sample("y", {k: y[k] for k in "bc"}), None, options, ComputeConfig()

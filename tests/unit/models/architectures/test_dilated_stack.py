@@ -6,15 +6,15 @@ from pydantic import ValidationError
 from torch import nn
 from torch.nn import functional
 
-from vfmalign.core.domain.models import PreprocessingSpec
+from vfmalign.core.domain.models import Preprocessing
 from vfmalign.models.architectures.dilated_stack import DilatedStack, StackDescription, _make_probe
 from vfmalign.models.encoder import POOLED_LAYER, pool
 from vfmalign.models.formats.stack_checkpoint import make_autoencoder
 
 
-def brain_input(side: int, **changed) -> PreprocessingSpec:
-    fields = {"modalities": ("input",), "spacing_mm": (1.0, 1.0, 1.0), "shape_DHW": (side,) * 3}
-    return PreprocessingSpec.model_validate(fields | {"normalisation": "quantile_range"} | changed)
+def brain_input(side: int, **changed) -> Preprocessing:
+    fields = {"modalities": ("input",), "spacing_mm": (1.0, 1.0, 1.0), "shape_dhw": (side,) * 3}
+    return Preprocessing.model_validate(fields | {"normalisation": "quantile_range"} | changed)
 
 
 def describe(*layers, side: int = 8, **fields) -> StackDescription:

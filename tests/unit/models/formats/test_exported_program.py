@@ -112,7 +112,7 @@ def test_whole_encoders_survive_the_way_through_an_archive(name):
     architecture = ARCHITECTURES[name]
     encoder = architecture.build()
     encoder.load_state_dict(random_state(architecture, 1))
-    shape = (1, encoder.in_channels, *architecture.preprocessing.shape_DHW)
+    shape = (1, encoder.in_channels, *architecture.preprocessing.shape_dhw)
     program = build_exported(read_program(export(encoder, *shape), [], "x"), "x")
     input_NCDHW = torch.randn(2, *shape[1:])
     with torch.inference_mode():
@@ -124,7 +124,7 @@ def test_a_program_is_published_and_loaded_back(archive, store, tmp_path):
     (tmp_path / "model.pt2").write_bytes(archive)
     described = InputDescription(("t2w", "adc"), (3.0, 1.0, 1.0), None, "zscore_nonzero")
     imported = import_model([tmp_path / "model.pt2"], "", ["block"], described, "x")
-    assert imported.preprocessing.shape_DHW == (8, 16, 16)
+    assert imported.preprocessing.shape_dhw == (8, 16, 16)
     assert "its sample inputs were not read" in imported.report
     options = {"preprocessing": imported.preprocessing, "objective": "supervised"}
     card = publish_program(store, "a-program", imported.state, **options)

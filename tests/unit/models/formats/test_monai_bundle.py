@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save
 
 from vfmalign.core.domain.errors import BadCheckpoint, BadOption
-from vfmalign.core.domain.models import PreprocessingSpec
+from vfmalign.core.domain.models import Preprocessing
 from vfmalign.models.cards import load_encoder, publish
 from vfmalign.models.encoder import pool
 from vfmalign.models.formats.monai_bundle import PREFIX, encode_architecture_name
@@ -28,7 +28,7 @@ ARGUMENTS = {
     "blocks_up": [1],
 }
 SWIN = {"in_channels": 1, "out_channels": 2, "depths": [1, 1, 1, 1], "feature_size": 12, "dropout_path_rate": 0.1}
-SWIN_INPUT = PreprocessingSpec(modalities=("t2w",), spacing_mm=None, shape_DHW=(64, 64, 64))
+SWIN_INPUT = Preprocessing(modalities=("t2w",), spacing_mm=None, shape_dhw=(64, 64, 64))
 LAYERS = ["down_layers.0", "down_layers.1"]
 INPUT = InputDescription(("t2w", "adc"), (3.0, 1.0, 1.0), (8, 16, 16), "zscore_nonzero")
 
@@ -100,7 +100,7 @@ def test_tokens_and_vectors_are_layers_too():
         "in_channels": 1, "img_size": [8, 16, 16], "patch_size": [4, 8, 8], "hidden_size": 12, "mlp_dim": 24,
         "num_layers": 1, "num_heads": 3, "proj_type": "conv", "classification": True, "num_classes": 5,
     }  # fmt: skip
-    preprocessing = PreprocessingSpec(modalities=("t2w",), spacing_mm=None, shape_DHW=(8, 16, 16))
+    preprocessing = Preprocessing(modalities=("t2w",), spacing_mm=None, shape_dhw=(8, 16, 16))
     architecture = get_architecture(
         encode_architecture_name("ViT", vit, ["blocks.0", "classification_head"], preprocessing)
     )
@@ -175,7 +175,7 @@ def test_a_name_is_as_strict_as_a_file():
     for text in ("{}", "nonsense", json.dumps(spelt)):
         with pytest.raises(BadOption, match="does not encode a network"):
             get_architecture(PREFIX + text)
-    preprocessing = PreprocessingSpec(modalities=("t2w", "adc"), spacing_mm=None, shape_DHW=(8, 16, 16))
+    preprocessing = Preprocessing(modalities=("t2w", "adc"), spacing_mm=None, shape_dhw=(8, 16, 16))
     for arguments in ({**ARGUMENTS, "norm": "$1"}, {**ARGUMENTS, "norm": {"_target_": "x"}}):
         with pytest.raises(BadCheckpoint):
             get_architecture(encode_architecture_name("SegResNet", arguments, LAYERS, preprocessing))

@@ -286,7 +286,7 @@ def test_the_verdict_and_the_numbers_name_the_smallest_relevant_difference(make_
 
 
 def test_text_is_escaped(make_report):
-    html = html_of(make_report(settings=make_report().result.settings | {"model": "<script>alert(1)</script>"}))
+    html = html_of(make_report(settings=make_report().result.settings | {"model_id": "<script>alert(1)</script>"}))
     assert "<script>" not in html
 
 

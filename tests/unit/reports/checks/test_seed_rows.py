@@ -54,8 +54,8 @@ def make_seeds_report(make_report):
 
 
 def change(network, steps):
-    job = f"{network.job}-s2"
-    return network.model_copy(update={"job": job, "convergence": network.convergence.model_copy(update=steps)})
+    job = f"{network.job_id}-s2"
+    return network.model_copy(update={"job_id": job, "convergence": network.convergence.model_copy(update=steps)})
 
 
 def test_every_seed_their_mean_and_spread_are_rows(make_seeds_report):

@@ -10,9 +10,9 @@ import pytest
 from vfmalign.analysis.experiments.answers import VERDICT_TEXTS
 from vfmalign.analysis.experiments.report import ExperimentReport
 from vfmalign.client.formatting import format_correlation, format_interval, format_number, format_p_value
-from vfmalign.core.domain.datasets import StoredObject
 from vfmalign.core.domain.errors import InvalidInput
-from vfmalign.core.domain.models import LayerSpec, ModelCard, PreprocessingSpec
+from vfmalign.core.domain.models import Layer, ModelCard, Preprocessing
+from vfmalign.core.domain.stored_objects import StoredObject
 from vfmalign.finetuning.experiments.cell_results import CellResult
 
 DOCS = Path(__file__).resolve().parents[4] / "docs"
@@ -69,7 +69,7 @@ def test_the_prose_of_the_page_follows_from_the_report(published, claims):
     autoencoders = {"sae-big-robust-tissue", "sae-robust-tissue"}
     assert set(across_models.reversal.without) == autoencoders
     assert f"without them the correlation is {format_correlation(across_models.reversal.rho)}." in page
-    gaining = [one.model for one in averages if one.verdict.label == "gain"]
+    gaining = [one.model_id for one in averages if one.verdict.label == "gain"]
     assert (len(gaining), set(gaining)) == (4, autoencoders), "all four verdicts gain are theirs"
     energy = next(one for one in published.claims if one.shift_measure == "energy")
     assert (energy.claim, energy.design, energy.reversal) == ("gain", "within_task", None), "it keeps its sign"
@@ -124,7 +124,7 @@ def test_no_result_stands_outside_of_the_generated_part():
 def test_every_number_of_the_report_stands_in_its_table(folder, large):
     text = render_results(folder)
     for average in large.averages:
-        row = next(line for line in text.splitlines() if line.startswith(f"| `{average.task}` | `{average.model}` "))
+        row = next(line for line in text.splitlines() if line.startswith(f"| `{average.task}` | `{average.model_id}` "))
         cells = [cell.strip() for cell in row.strip("|").split("|")]
         assert cells[4] == format_number(average.shift.value)
         assert cells[7:10] == [
@@ -189,12 +189,12 @@ def write_cell(tmp_path, make_report):
         )
         card = ModelCard(
             id=model, architecture="profound_conv_micro", objective="contrastive",
-            checkpoint=StoredObject(key="x", sha256="0" * 64), layers=(LayerSpec(name="stages.3", channels=128),),
-            preprocessing=PreprocessingSpec(modalities=("t2w",), spacing_mm=None, shape_DHW=(8, 8, 8)),
+            checkpoint=StoredObject(key="x", sha256="0" * 64), layers=(Layer(name="stages.3", channels=128),),
+            preprocessing=Preprocessing(modalities=("t2w",), spacing_mm=None, shape_dhw=(8, 8, 8)),
             primary_layer="stages.3",
         )  # fmt: skip
         fields = {"scores": {}, "features": None, "processor_seconds": COST} | fields
-        result = CellResult(cell=f"{number:064x}", check=f"c-{number}", card=card, report=report, **fields)
+        result = CellResult(cell=f"{number:064x}", check_id=f"c-{number}", card=card, report=report, **fields)
         (tmp_path / "cells").mkdir(exist_ok=True)
         (tmp_path / "cells" / f"{number}.json").write_bytes(result.to_json())
 

@@ -154,7 +154,7 @@ def test_controls_are_shown_where_a_cell_has_them(pages, large):
     assert report.averages[0].controls == {"shuffled_labels": 0.03125}
     words = Outline(render(report).decode()).words()
     shift = format_number(report.averages[0].shift.value)
-    assert f"{report.averages[0].model} {shift} 0.0312 – " in words
+    assert f"{report.averages[0].model_id} {shift} 0.0312 – " in words
     row = next(csv.DictReader(io.StringIO(to_csv(report).decode())))
     assert (row["control_shuffled_labels"], row["control_between_seeds"]) == ("0.03125", "")
 
@@ -166,7 +166,7 @@ def test_it_never_calls_a_model_aligned_or_safe(pages):
 
 def test_an_unknown_pretraining_set_is_stated(pages, make_cells):
     assert "may include test cases" not in Outline(pages["large"]).words()
-    cells = [c.model_copy(update={"leakage_known": c.model != "profound-tiny-mae"}) for c in make_cells(2, 1)]
+    cells = [c.model_copy(update={"leakage_known": c.model_id != "profound-tiny-mae"}) for c in make_cells(2, 1)]
     words = Outline(render(analyse_cells("s", "S", cells, [], seed=1, level=0.95)).decode()).words()
     assert "The pretraining data of profound-tiny-mae is unknown" in words
 
@@ -221,7 +221,7 @@ def test_the_table_has_one_row_per_cell(small):
     rows = list(csv.DictReader(io.StringIO(to_csv(small).decode())))
     assert len(rows) == 16
     assert [row["missing"] for row in rows].count("") == 15
-    first = next(cell for cell in small.cells if cell.check == rows[0]["check"])
+    first = next(cell for cell in small.cells if cell.check_id == rows[0]["check_id"])
     assert float(rows[0]["mmd2_std"]) == first.shift.value
     assert float(rows[0]["rpg_specialised"]) == first.gain.value
     assert float(rows[0]["mmd2_raw"]) == first.shift_variants["raw"].value

@@ -57,9 +57,9 @@ def test_decoders_fit_transformers(name):
     """Four maps of one stride, slices kept apart: back to the input's grid, with a gradient in every block."""
     architecture = ARCHITECTURES[name]
     network = EncoderDecoder(architecture.build(), 2)
-    input_NCDHW = torch.randn(1, network.encoder.in_channels, *architecture.preprocessing.shape_DHW)
+    input_NCDHW = torch.randn(1, network.encoder.in_channels, *architecture.preprocessing.shape_dhw)
     output_NCDHW = network(input_NCDHW)
-    assert output_NCDHW.shape == (1, 2, *architecture.preprocessing.shape_DHW)
+    assert output_NCDHW.shape == (1, 2, *architecture.preprocessing.shape_dhw)
     output_NCDHW.square().mean().backward()
     blocks = [p.grad for n, p in network.encoder.named_parameters() if "blocks" in n]
     assert all(gradient is not None and gradient.abs().sum() > 0 for gradient in blocks)
@@ -77,7 +77,7 @@ def test_decoders_of_transformers_take_training_patches(name, input_skip):
 def test_decoders_fit_published_transformers_at_their_real_size(name):
     """448 pixels in patches of 14 among them; the decoder stays smaller than what it decodes."""
     architecture = ARCHITECTURES[name]
-    shape_DHW = architecture.preprocessing.shape_DHW
+    shape_DHW = architecture.preprocessing.shape_dhw
     with torch.device("meta"):
         encoder = architecture.build()
         channels, strides = stage_shapes(encoder)
@@ -175,8 +175,8 @@ def test_specialised_network_grows_with_the_volume():
 
 def test_a_shape_that_is_no_multiple_of_the_stride_is_refused():
     check_shape((16, 32, 32), (16, 16, 16), field="f")
-    with pytest.raises(BadOption, match=r"recipe\.patch_shape_DHW.*multiples of \(16, 16, 16\)"):
-        check_shape((16, 24, 32), (16, 16, 16), field="recipe.patch_shape_DHW")
+    with pytest.raises(BadOption, match=r"recipe\.patch_shape_dhw.*multiples of \(16, 16, 16\)"):
+        check_shape((16, 24, 32), (16, 16, 16), field="recipe.patch_shape_dhw")
 
 
 def test_a_residual_is_over_the_channels_that_are_put_out(encoder):

@@ -6,12 +6,12 @@ from torch import nn
 from torch.nn import functional
 
 from vfmalign.core.domain.errors import BadOption
-from vfmalign.core.domain.models import PreprocessingSpec
+from vfmalign.core.domain.models import Preprocessing
 from vfmalign.models.architectures.dilated_stack import DilatedStack, StackDescription
 from vfmalign.training.networks.heads import CaseClassifier, EncoderDecoder, Projector, check_shape
 
-INPUT = PreprocessingSpec(
-    modalities=("input",), spacing_mm=(1.0, 1.0, 1.0), shape_DHW=(8, 8, 8), normalisation="quantile_range"
+INPUT = Preprocessing(
+    modalities=("input",), spacing_mm=(1.0, 1.0, 1.0), shape_dhw=(8, 8, 8), normalisation="quantile_range"
 )
 MESH = [{"channels": 5, "dilation": d, "norm": "instance", "activation": "gelu", "bias": False} for d in (4, 2, 1)]
 HOURGLASS = [
@@ -84,8 +84,8 @@ def test_projection(encoder, volumes):
 def test_an_hourglass_states_the_size_that_it_can_restore():
     encoder = DilatedStack(StackDescription.model_validate({"layers": HOURGLASS, "input": INPUT}))
     with pytest.raises(BadOption, match=r"a shape of \(7, 8, 8\) voxels does not fit"):
-        check_shape((7, 8, 8), encoder.input_multiple(), field="recipe.patch_shape_DHW")
-    check_shape((6, 8, 10), encoder.input_multiple(), field="recipe.patch_shape_DHW")
+        check_shape((7, 8, 8), encoder.input_multiple(), field="recipe.patch_shape_dhw")
+    check_shape((6, 8, 10), encoder.input_multiple(), field="recipe.patch_shape_dhw")
 
 
 @pytest.mark.parametrize("encoder", [MESH, HOURGLASS], indirect=True, ids=["meshnet", "hourglass"])

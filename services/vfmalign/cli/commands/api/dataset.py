@@ -10,16 +10,15 @@ import secrets
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
 from vfmalign.cli.exits import BAD_INPUT
 from vfmalign.cli.extras import needs_extra
 from vfmalign.cli.imports import import_dataset, import_phantoms
-from vfmalign.cli.lazy_group import new_group
 from vfmalign.cli.local.state_directory import DEFAULT_HOME, StateDirectory
 from vfmalign.cli.options import (
     AllowCutOrgansOption,
@@ -40,13 +39,13 @@ from vfmalign.client.dataset_description import describe_dataset
 from vfmalign.client.messages.features import Dataset
 from vfmalign.core.domain.datasets import SPLITS, Split
 from vfmalign.core.domain.errors import BadOption
-from vfmalign.core.domain.record import is_id
+from vfmalign.core.domain.record import ID
 
 if TYPE_CHECKING:
     from vfmalign.imaging.datasets.cut_organs import ImportingModel
     from vfmalign.imaging.datasets.preparation import ImportOptions
 
-app = new_group("Import, generate, list and show datasets.")
+app = typer.Typer()
 
 _ONE_PATIENT = "there is only one patient: it is in train, val and test, so nothing is held out"
 
@@ -126,7 +125,7 @@ def import_(
     patients: PatientsOption = None,
     only_with: OnlyWithOption = None,
     mapping: MappingOption = None,
-    model: ForModelOption = None,
+    model_id: ForModelOption = None,
     modality_map: MapOption = None,
     allow_cut_organs: AllowCutOrgansOption = False,
     dry_run: DryRunOption = False,
@@ -151,7 +150,7 @@ def import_(
         from vfmalign.imaging.datasets.preparation import ImportOptions
 
     output, state_directory = Output.to_terminal(as_json=as_json), StateDirectory(home)
-    name = _check_id(dataset_id or new_id("dataset"))
+    name = ID.check(dataset_id or new_id("dataset"), "dataset id")
     options = ImportOptions(
         layout=layout,
         declaration=read_declaration(declaration) if declaration is not None else None,
@@ -161,7 +160,7 @@ def import_(
         only_with=split_list(only_with),
         show_names=show_names,
         seed=seed,
-        model=_find_model(state_directory, model, modality_map, allow_cut=allow_cut_organs),
+        model=_find_model(state_directory, model_id, modality_map, allow_cut=allow_cut_organs),
     )
     try:
         if dry_run:
@@ -274,7 +273,7 @@ def _find_model(
     model = Target.find(state_directory).run(lambda client: client.features.get_model(model_id))
     return ImportingModel(
         id=model.model_id,
-        preprocessing=model.preprocessing.to_spec("preprocessing"),
+        preprocessing=model.preprocessing,
         modality_map=parse_map(modality_map),
         allow_cut_organs=allow_cut,
     )
@@ -306,7 +305,7 @@ def phantoms(
     output = Output.to_terminal(as_json=as_json)
     target = Target.find(StateDirectory(home))
     counts: dict[Split, int] = {"pretrain": pretrain, "train": train, "val": val, "test": test}
-    name = _check_id(dataset_id or f"phantoms-{seed}")
+    name = ID.check(dataset_id or f"phantoms-{seed}", "dataset id")
     with _progress_bar(output) as progress:
         dataset = import_phantoms(target, PhantomDataset(name, seed, counts), progress)
     output.emit(to_dataset_document(dataset), *show_dataset(dataset))
@@ -340,21 +339,13 @@ def show(
 ) -> None:
     """Show one dataset."""
     output, target = Output.to_terminal(as_json=as_json), Target.find(StateDirectory(home))
-    _emit_dataset(target, _check_id(dataset_id), output)
+    _emit_dataset(target, ID.check(dataset_id, "dataset id"), output)
 
 
 def _emit_dataset(target: Target, dataset_id: str, output: Output) -> None:
     """Writes a stored dataset."""
     dataset = target.run(lambda client: client.features.get_dataset(dataset_id))
     output.emit(to_dataset_document(dataset), *show_dataset(dataset))
-
-
-def _check_id(dataset_id: str) -> str:
-    if not is_id(dataset_id):
-        raise BadOption(
-            "is not a valid id", field="dataset id", remedy="use lower-case letters, digits, `_`, `.` and `-`"
-        )
-    return dataset_id
 
 
 def _parse_shares(texts: list[str]) -> dict[Split, float]:
@@ -378,7 +369,7 @@ def _progress_bar(output: Output) -> Iterator[Callable[[str, int, int], None]]:
     """Shows a progress bar for `progress(stage, done, total)`, in cases."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=output.err, transient=True, disable=not output.err.is_terminal) as bars:
-        tasks: dict[str, Any] = {}
+        tasks: dict[str, TaskID] = {}
 
         def show_progress(stage: str, done: int, total: int) -> None:
             if stage not in tasks:

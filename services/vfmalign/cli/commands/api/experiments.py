@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import RenderableType
@@ -15,51 +15,55 @@ from vfmalign.cli.commands.api.lifecycle import (
     add_lifecycle,
     create_reports_folder,
     describe_state,
-    download_report,
+    download_final_report,
+    emit_created,
+    emit_report,
     follow,
-    get_next_step,
-    no_report,
     warn_without_leader,
 )
-from vfmalign.cli.exits import FAILED, OK, get_exit_code
-from vfmalign.cli.lazy_group import new_group
+from vfmalign.cli.exits import FAILED
 from vfmalign.cli.local.state_directory import DEFAULT_HOME, StateDirectory
 from vfmalign.cli.options import (
     DEFAULT_REPORTS,
     AllowCutOrgansOption,
+    BatchOption,
     BootstrapOption,
     DatasetArgument,
     DetachOption,
+    EncoderRateOption,
+    EpochsOption,
     HomeOption,
     JsonOption,
+    LayerDecayOption,
     LevelOption,
     MapOption,
+    PatchOption,
     PermutationsOption,
+    PresetOption,
+    ProbeOption,
+    RateOption,
     ReportsOption,
     ShuffledLabelsOption,
     SmallestDifferencesOption,
+    StepsOption,
+    WeightDecayOption,
     build_recipe,
     new_id,
     parse_map,
-    with_recipe,
 )
 from vfmalign.cli.resources import EXPERIMENTS
 from vfmalign.cli.target import Target
 from vfmalign.cli.views.experiment_tables import show_experiment
-from vfmalign.cli.views.follow import follow_experiment
 from vfmalign.cli.views.output import Output
 from vfmalign.cli.views.tables import list_experiments
 from vfmalign.client import AsyncClient
 from vfmalign.client.messages.checks import CheckResult
-from vfmalign.client.messages.common import ObjectRef
 from vfmalign.client.messages.experiments import Experiment, ExperimentSpec, SmallestDifference
-from vfmalign.client.messages.jobs import Recipe
 from vfmalign.client.messages.tasks import Task
-from vfmalign.client.operations import ReportFormat
 from vfmalign.core.domain.errors import BadOption, NotFound
 from vfmalign.core.domain.tasks import TASKS
 
-app = new_group("List, show, cancel and retry experiments, and fetch their reports.")
+app = typer.Typer()
 add_lifecycle(app, EXPERIMENTS, list_experiments)
 
 ExperimentArgument = Annotated[str, typer.Argument(metavar="ID", help="Id of the experiment.")]
@@ -83,21 +87,29 @@ MaxRunningOption = Annotated[
 ]
 
 
-@with_recipe(build_recipe)
 def experiment(
-    dataset: DatasetArgument,
+    dataset_id: DatasetArgument,
     *,
-    model: ModelsOption,
-    task: TasksOption,
-    seed: SeedsOption = None,
+    model_ids: ModelsOption,
+    tasks: TasksOption,
+    seeds: SeedsOption = None,
     experiment_id: IdOption = None,
     title: TitleOption = "",
     max_running: MaxRunningOption = 2,
-    recipe: Recipe,
+    preset: PresetOption = "default",
+    epochs: EpochsOption = None,
+    steps_per_epoch: StepsOption = None,
+    batch_size: BatchOption = None,
+    learning_rate: RateOption = None,
+    weight_decay: WeightDecayOption = None,
+    layer_decay: LayerDecayOption = None,
+    encoder_rate: EncoderRateOption = None,
+    patch: PatchOption = None,
+    probe_steps: ProbeOption = None,
     permutations: PermutationsOption = 1000,
-    bootstrap: BootstrapOption = 2000,
-    level: LevelOption = 0.95,
-    smallest_difference: SmallestDifferencesOption = None,
+    bootstrap_resamples: BootstrapOption = 2000,
+    interval_level: LevelOption = 0.95,
+    smallest_differences: SmallestDifferencesOption = None,
     modality_map: MapOption = None,
     shuffled_labels: ShuffledLabelsOption = False,
     allow_cut_organs: AllowCutOrgansOption = False,
@@ -111,18 +123,23 @@ def experiment(
     One report covers all checks of the experiment. The recipe's options apply to the pretrained networks; the
     baselines share their budget and keep their own learning rates.
     """
+    recipe = build_recipe(
+        preset=preset, epochs=epochs, steps_per_epoch=steps_per_epoch, batch_size=batch_size,
+        learning_rate=learning_rate, weight_decay=weight_decay, layer_decay=layer_decay, encoder_rate=encoder_rate,
+        patch=patch, probe_steps=probe_steps,
+    )  # fmt: skip
     spec = ExperimentSpec.from_fields(
-        model_ids=tuple(model),
-        dataset_id=dataset,
-        tasks=tuple(map(Task.parse, task)),
-        seeds=tuple(seed or ()),
+        model_ids=tuple(model_ids),
+        dataset_id=dataset_id,
+        tasks=tuple(map(Task.parse, tasks)),
+        seeds=tuple(seeds or ()),
         recipe=recipe,
         permutations=permutations,
-        bootstrap_resamples=bootstrap,
-        interval_level=level,
+        bootstrap_resamples=bootstrap_resamples,
+        interval_level=interval_level,
         max_running=max_running,
         title=title,
-        smallest_differences=parse_smallest_differences(smallest_difference or ()),
+        smallest_differences=parse_smallest_differences(smallest_differences or ()),
         modality_map=parse_map(modality_map),
         shuffled_labels=shuffled_labels,
         allow_cut_organs=allow_cut_organs,
@@ -134,10 +151,9 @@ def experiment(
     created = EXPERIMENTS.create(target, name, spec)
     opening = f"experiment {name} {describe_state(created.state)}: {len(created.cells)} checks"
     if no_wait:
-        output.note(opening)
-        output.emit({"experiment": created.to_json_dict()}, get_next_step(target, "experiment", name, created.state))
-        return
-    finish_experiment(target, watch_experiment(target, name, output, opening), output, reports)
+        emit_created(target, EXPERIMENTS, name, created, output, opening=opening)
+    else:
+        finish_experiment(target, follow(target, EXPERIMENTS, name, output, opening), output, reports)
 
 
 @app.command()
@@ -157,13 +173,7 @@ def report(
     as_json: JsonOption = False,
 ) -> None:
     """Download the report of a finished experiment. It is a page, JSON and CSV."""
-    output, target = Output.to_terminal(as_json=as_json), Target.find(StateDirectory(home))
-    stored = EXPERIMENTS.get(target, experiment_id)
-    files = _get_report_files(stored)
-    if not files:
-        raise no_report(target, "experiment", experiment_id, stored.state, stored.progress)
-    places = download_report(target, EXPERIMENTS, experiment_id, files, reports)
-    output.emit({"report": places}, places["html"])
+    emit_report(EXPERIMENTS, experiment_id, reports, home, as_json=as_json)
 
 
 def list_results(target: Target, experiment: Experiment) -> dict[str, CheckResult]:
@@ -181,18 +191,13 @@ def list_results(target: Target, experiment: Experiment) -> dict[str, CheckResul
     return target.run(call)
 
 
-def watch_experiment(target: Target, experiment_id: str, output: Output, opening: str = "") -> Experiment:
-    """Follows an experiment until it has ended; see `follow`."""
-    return follow(target, EXPERIMENTS, experiment_id, output, follow_experiment, opening=opening)
-
-
 def finish_experiment(
     target: Target,
     experiment: Experiment,
     output: Output,
     reports: Path,
     further_lines: Sequence[RenderableType] = (),
-    **fields: Any,
+    **fields: object,
 ) -> None:
     """Writes an experiment that has ended, with its report.
 
@@ -207,29 +212,12 @@ def finish_experiment(
     Raises:
         typer.Exit: code 1 if the experiment did not succeed, 2 if the report cannot be written, else 0.
     """
-    content: dict[str, Any] = {"experiment": experiment.to_json_dict()}
-    page, headline, report_code = None, (), OK
-    if files := _get_report_files(experiment):
-        try:
-            places = content["report"] = download_report(target, EXPERIMENTS, experiment.experiment_id, files, reports)
-            page = Path(places["html"])
-            headline = json.loads(Path(places["json"]).read_bytes()).get("headline", ())
-        except BadOption as error:
-            content |= output.explain(error)
-            report_code = get_exit_code(error)
-    lines = show_experiment(experiment, list_results(target, experiment), headline, page)
-    output.emit(content | fields, *lines, *further_lines)
-    raise typer.Exit(report_code if experiment.state == "succeeded" else FAILED)
-
-
-def _get_report_files(experiment: Experiment) -> dict[ReportFormat, ObjectRef]:
-    """Returns the files of the report by extension; empty until the experiment has succeeded."""
-    files: dict[ReportFormat, ObjectRef | None] = {
-        "html": experiment.report_html,
-        "json": experiment.report_json,
-        "csv": experiment.cells_csv,
-    }
-    return {extension: ref for extension, ref in files.items() if ref is not None}
+    report = download_final_report(target, EXPERIMENTS, experiment.experiment_id, experiment, reports, output=output)
+    headline = json.loads(Path(report.places["json"]).read_bytes()).get("headline", ()) if report.places else ()
+    lines = show_experiment(experiment, list_results(target, experiment), headline, report.page)
+    document = {"experiment": experiment.to_json_dict(), **report.document, **fields}
+    output.emit(document, *lines, *further_lines)
+    raise typer.Exit(report.code if experiment.state == "succeeded" else FAILED)
 
 
 def parse_smallest_differences(texts: Sequence[str]) -> tuple[SmallestDifference, ...]:

@@ -25,8 +25,9 @@ from vfmalign.client import AsyncClient
 from vfmalign.client.features import ExtractedFeatureSet
 from vfmalign.client.messages.features import ExtractDatasetRequest, ExtractDatasetResponse
 from vfmalign.core.domain.datasets import SPLITS
-from vfmalign.core.domain.documents import pluralise
+from vfmalign.core.domain.task_text import Task
 from vfmalign.core.domain.tasks import get_task_spec
+from vfmalign.core.formats.documents import pluralise
 
 SplitOption = Annotated[str, typer.Option("--split", metavar="SPLIT", help=f"Split: {', '.join(SPLITS)}.")]
 InputTaskOption = Annotated[
@@ -46,11 +47,11 @@ VerifyOption = Annotated[bool, typer.Option("--verify", help="Read stored parts 
 
 
 def extract(
-    dataset: DatasetArgument,
+    dataset_id: DatasetArgument,
     *,
-    model: Annotated[str, typer.Option("--model", metavar="ID", help="Id of the model.")],
+    model_id: Annotated[str, typer.Option("--model", metavar="ID", help="Id of the model.")],
     split: SplitOption = "test",
-    layer: LayerOption = None,
+    layers: LayerOption = None,
     task: InputTaskOption = "",
     random: RandomOption = False,
     seed: SeedOption = 0,
@@ -66,10 +67,10 @@ def extract(
     """
     output = Output.to_terminal(as_json=as_json)
     request = ExtractDatasetRequest.from_fields(
-        model_id=model,
-        dataset_id=dataset,
+        model_id=model_id,
+        dataset_id=dataset_id,
         split=parse_choice(split, SPLITS, "--split"),
-        layers=tuple(layer or ()),
+        layers=tuple(layers or ()),
         initialisation="random" if random else "checkpoint",
         initialisation_seed=seed if random else 0,
         verify=verify,
@@ -79,8 +80,8 @@ def extract(
     async def call(client: AsyncClient) -> ExtractedFeatureSet:
         transform = ""
         if task:
-            declaration = (await client.features.get_dataset(dataset)).declaration
-            transform = get_task_spec(task, declaration).input_transform
+            declaration = (await client.features.get_dataset(dataset_id)).declaration
+            transform = get_task_spec(Task.parse(task), declaration).input_transform
         with View(output) as view:
             return await client.features.extract_dataset(
                 request.model_copy(update={"input_transform": transform}),

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import RenderableType
 
+from vfmalign.cli.exits import OK, get_exit_code
 from vfmalign.cli.local.state_directory import DEFAULT_HOME, StateDirectory
 from vfmalign.cli.options import HomeOption, JsonOption, LimitOption, StateOption, parse_choice
 from vfmalign.cli.resources import ReportedResource, Resource
 from vfmalign.cli.target import Target
-from vfmalign.cli.views.follow import View
 from vfmalign.cli.views.output import Output
-from vfmalign.client import AsyncClient
 from vfmalign.client.messages.common import STATES, TERMINAL_STATES, JobState, ObjectRef, Progress
 from vfmalign.client.operations import OperationT, ReportFormat, SpecT
 from vfmalign.core.domain.errors import BadOption, DigestMismatch, PreconditionFailed
@@ -77,13 +77,7 @@ def add_lifecycle(
 
 
 def follow(
-    target: Target,
-    resource: Resource[SpecT, OperationT],
-    resource_id: str,
-    output: Output,
-    follow_on: Callable[[AsyncClient, str, View], Awaitable[OperationT]],
-    *,
-    opening: str = "",
+    target: Target, resource: Resource[SpecT, OperationT], resource_id: str, output: Output, opening: str = ""
 ) -> OperationT:
     """Follows a resource until it has ended. Ctrl-C leaves it running and prints how to continue.
 
@@ -92,19 +86,32 @@ def follow(
         resource: its kind.
         resource_id: its id.
         output: where progress goes.
-        follow_on: shows it in a view and returns its last state.
         opening: first line of the progress.
     """
     try:
         if opening:
             output.note(opening)
-        with View(output) as view:
-            return target.run(lambda client: follow_on(client, resource_id, view))
+        return resource.follow(target, resource_id, output)
     except KeyboardInterrupt:
         watch = target.get_command(f"watch {resource_id}")
         cancel = target.get_command(f"{resource.noun}s cancel {resource_id}")
         output.note(f"\n{resource.noun} {resource_id} continues; follow it with {watch}, stop it with {cancel}")
         raise
+
+
+def emit_created(
+    target: Target,
+    resource: Resource[SpecT, OperationT],
+    resource_id: str,
+    created: OperationT,
+    output: Output,
+    *,
+    opening: str,
+) -> None:
+    """Writes a resource that was created, for a user who does not wait, with the command that goes on."""
+    output.note(opening)
+    next_step = get_next_step(target, resource.noun, resource_id, created.state)
+    output.emit({resource.noun: created.to_json_dict()}, next_step)
 
 
 def describe_state(state: JobState) -> str:
@@ -138,6 +145,64 @@ def create_reports_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
+
+
+def emit_report(
+    resource: ReportedResource[SpecT, OperationT], resource_id: str, reports: Path, home: Path, *, as_json: bool
+) -> None:
+    """Downloads the report of a resource that has succeeded, and writes where it is.
+
+    Raises:
+        PreconditionFailed: there is no report.
+        BadOption: the folder cannot be written.
+    """
+    output, target = Output.to_terminal(as_json=as_json), Target.find(StateDirectory(home))
+    stored = resource.get(target, resource_id)
+    files = resource.list_files(stored)
+    if not files:
+        raise no_report(target, resource.noun, resource_id, stored.state, stored.progress)
+    places = download_report(target, resource, resource_id, files, reports)
+    output.emit({"report": places}, places["html"])
+
+
+@dataclass(frozen=True)
+class FinalReport:
+    """The report of a resource that has ended.
+
+    Attributes:
+        places: the path of every file by extension; empty without a report, or if it cannot be written.
+        document: what `--json` adds.
+        code: exit code of the download.
+    """
+
+    places: dict[str, str]
+    document: dict[str, object]
+    code: int
+
+    @property
+    def page(self) -> Path | None:
+        """The page; None where there is none."""
+        return Path(self.places["html"]) if self.places else None
+
+
+def download_final_report(
+    target: Target,
+    resource: ReportedResource[SpecT, OperationT],
+    resource_id: str,
+    ended: OperationT,
+    folder: Path,
+    *,
+    output: Output,
+) -> FinalReport:
+    """Downloads the report of a resource that has ended. A folder that cannot be written keeps no result back."""
+    files = resource.list_files(ended)
+    if not files:
+        return FinalReport({}, {}, OK)
+    try:
+        places = download_report(target, resource, resource_id, files, folder)
+    except BadOption as error:
+        return FinalReport({}, output.explain(error), get_exit_code(error))
+    return FinalReport(places, {"report": places}, OK)
 
 
 def download_report(

@@ -84,7 +84,12 @@ MeasureOption = Annotated[
 ]
 PermutationsOption = Annotated[
     int,
-    typer.Option(metavar="N", min=0, max=100_000, help="Permutations of the test, such as 1000; 0 for no test."),
+    typer.Option(
+        metavar="N",
+        min=0,
+        max=int(TestOptions.get_bounds("permutations").max),
+        help="Permutations of the test, such as 1000; 0 for no test.",
+    ),
 ]
 WildBootstrapOption = Annotated[
     bool, typer.Option("--wild-bootstrap", help="Draw random signs for pairs of rows instead of permutations.")
@@ -129,7 +134,7 @@ def mmd(
     --reference, --sigma and --bandwidth pooled_median. Arrays that are too large for one message are uploaded, and the
     service deletes them after a day.
     """
-    options = ComputeOptions(
+    options = ComputeOptions.from_fields(
         pairing=_to_pairing(paired=paired, independent=independent),
         layers=tuple(layer or ()),
         interval_level=level,
@@ -159,11 +164,14 @@ def _compare_on_service(
     to_send = upload_large_samples(
         {_NAMES[field]: arrays[text] for field, text in samples.items()}, target, lambda text: output.note(text, "dim")
     )
-    arguments: dict[str, Any] = {name: getattr(options, name) for name in ComputeOptions.model_fields}
-    arguments |= {field: to_send[_NAMES[field]] for field in samples}
+    x, y, *reference = (to_send[_NAMES[field]] for field in samples)
     with View(output) as view:
         view.show_bar("mmd", "comparing", None)
-        return target.run(lambda client: client.mmd.compute(**arguments, timeout_s=timeout_s))
+        return target.run(
+            lambda client: client.mmd.compute(
+                x, y, options, reference=reference[0] if reference else None, timeout_s=timeout_s
+            )
+        )
 
 
 def _compare_locally(
@@ -195,7 +203,7 @@ def _to_pairing(*, paired: bool, independent: bool) -> Pairing:
     return "paired" if paired else "independent"
 
 
-def _to_test(permutations: int, seed: int, *, aggregated: bool, wild_bootstrap: bool) -> TestOptions | None:
+def _to_test(permutations: int, seed: int, *, aggregated: bool, wild_bootstrap: bool) -> TestOptions:
     if permutations == 0:
         if aggregated or wild_bootstrap:
             raise BadOption(
@@ -203,7 +211,7 @@ def _to_test(permutations: int, seed: int, *, aggregated: bool, wild_bootstrap: 
                 field="--aggregated or --wild-bootstrap",
                 remedy="add --permutations 1000, or remove the option",
             )
-        return None
+        return TestOptions()
     method: TestMethod = "wild_bootstrap" if wild_bootstrap else "permutation"
     return TestOptions(permutations=permutations, seed=seed, aggregated=aggregated, method=method)
 

@@ -10,32 +10,36 @@ import typer
 from vfmalign.cli.commands.api.jobs import JobOption, create_job
 from vfmalign.cli.extras import needs_extra
 from vfmalign.cli.imports import import_model as publish_model
-from vfmalign.cli.lazy_group import new_group
 from vfmalign.cli.local.state_directory import DEFAULT_HOME, StateDirectory
 from vfmalign.cli.options import (
     OBJECTIVES,
     PRETRAINING_OBJECTIVES,
+    BatchOption,
     DetachOption,
+    EpochsOption,
     HomeOption,
     JsonOption,
     MapOption,
+    PresetOption,
+    RateOption,
     SeedOption,
-    build_pretraining_recipe,
+    StepsOption,
+    WeightDecayOption,
+    build_recipe,
     new_id,
     parse_choice,
     parse_map,
-    with_recipe,
 )
 from vfmalign.cli.target import Target
 from vfmalign.cli.views.output import Output
 from vfmalign.cli.views.tables import list_models, show_model
-from vfmalign.client.messages.jobs import JobSpec, Recipe
+from vfmalign.client.messages.jobs import JobSpec
 from vfmalign.core.domain.errors import BadOption
-from vfmalign.core.domain.record import is_id
+from vfmalign.core.domain.record import ID
 
 T = TypeVar("T", int, float)
 
-app = new_group("List, show, import and pretrain models.")
+app = typer.Typer()
 
 ModelArgument = Annotated[str, typer.Argument(metavar="ID", help="Id of the model.")]
 FilesArgument = Annotated[
@@ -187,9 +191,9 @@ def import_(
         from vfmalign.models.importer import InputDescription, import_model
 
     output = Output.to_terminal(as_json=as_json)
-    parse_choice(objective, OBJECTIVES, "--objective")
-    if model_id and not is_id(model_id):
-        raise BadOption("is not a valid id", field="--id", remedy="use lower-case letters, digits, `_`, `.` and `-`")
+    trained_by = parse_choice(objective, OBJECTIVES, "--objective")
+    if model_id:
+        ID.check(model_id, "--id")
     target = Target.find(StateDirectory(home))
     model_input = InputDescription(
         tuple(_split_list(modalities)),
@@ -203,8 +207,7 @@ def import_(
         files, architecture, _split_list(layers), model_input, model_id or "checkpoint", description=description
     )
     output.note(imported.report)
-    fields = {"objective": objective, "primary_layer": primary_layer, "source": source}
-    model = publish_model(target, model_id, imported, **fields)
+    model = publish_model(target, model_id, imported, objective=trained_by, primary_layer=primary_layer, source=source)
     kind = imported.architecture.partition(":")[0]
     output.emit(
         model.to_json_dict() | {"imported": imported.report},
@@ -214,9 +217,8 @@ def import_(
 
 
 @app.command()
-@with_recipe(build_pretraining_recipe)
 def pretrain(
-    dataset: Annotated[
+    dataset_id: Annotated[
         str,
         typer.Argument(
             metavar="DATASET", help="Id of the dataset: trained on its split `pretrain`, validated on its split `val`."
@@ -233,7 +235,12 @@ def pretrain(
         str, typer.Option("--id", metavar="ID", help="Id of the model; <job>-encoder by default.")
     ] = "",
     job_id: JobOption = None,
-    recipe: Recipe,
+    preset: PresetOption = "default",
+    epochs: EpochsOption = None,
+    steps_per_epoch: StepsOption = None,
+    batch_size: BatchOption = None,
+    learning_rate: RateOption = None,
+    weight_decay: WeightDecayOption = None,
     seed: SeedOption = 0,
     modality_map: MapOption = None,
     no_wait: DetachOption = False,
@@ -241,9 +248,13 @@ def pretrain(
     as_json: JsonOption = False,
 ) -> None:
     """Pretrain a new encoder and publish it. It is trained on the dataset's split `pretrain`."""
+    recipe = build_recipe(
+        preset=preset, epochs=epochs, steps_per_epoch=steps_per_epoch, batch_size=batch_size,
+        learning_rate=learning_rate, weight_decay=weight_decay,
+    )  # fmt: skip
     spec = JobSpec.from_fields(
         kind="pretrain",
-        dataset_id=dataset,
+        dataset_id=dataset_id,
         architecture=architecture,
         objective=parse_choice(objective, PRETRAINING_OBJECTIVES, "--objective"),
         recipe=recipe,

@@ -22,6 +22,7 @@ from vfmalign.cli.options import (
 from vfmalign.cli.target import Target
 from vfmalign.cli.views.output import Output
 from vfmalign.core.domain.declarations import get_declaration
+from vfmalign.core.domain.task_text import Task
 from vfmalign.core.domain.tasks import get_task_spec
 
 
@@ -52,7 +53,7 @@ def demo(
     procedure; it is not evidence. If VFMALIGN_FEATURES_ADDRESS, VFMALIGN_MMD_ADDRESS and VFMALIGN_FINETUNING_ADDRESS
     name a deployment, the check runs there and its data stay there.
     """
-    get_task_spec(task, get_declaration("prostate_mpmri"))
+    get_task_spec(Task.parse(task), get_declaration("prostate_mpmri"))
     output = Output.to_terminal(as_json=as_json, brief=not verbose)
     plan = check_demo.DemoPlan(seed, task, parse_choice(objective, PRETRAINING_OBJECTIVES, "--objective"), seeds)
     if (target := Target.from_environment()) is not None:

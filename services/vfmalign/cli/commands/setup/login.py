@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.table import Table
@@ -126,7 +126,7 @@ def whoami(
         raise Unauthenticated("there is no token", remedy=LOGIN_REMEDY, reason="NO_TOKEN")
     claims = credential.read_claims()
     chosen = load_client_settings().tenant or None
-    document: dict[str, Any] = {"source": credential.source, "readable": claims is not None, "calls_for": chosen}
+    document: dict[str, object] = {"source": credential.source, "readable": claims is not None, "calls_for": chosen}
     if claims is not None:
         document |= {
             "subject": claims.get("sub"),
@@ -165,13 +165,13 @@ def _find_credential(directory: StateDirectory) -> Credential | None:
     return Credential.find(load_client_settings()) if target is None else target.credential
 
 
-def _format_time(seconds: Any) -> str | None:
+def _format_time(seconds: object) -> str | None:
     if not isinstance(seconds, int | float):
         return None
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
 
 
-def _show(document: dict[str, Any]) -> Table:
+def _show(document: dict[str, object]) -> Table:
     table = new_table("Token", "", "value")
     for name, value in document.items():
         if name != "readable":

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.table import Table
@@ -233,7 +233,7 @@ def _await_ready(
     )
 
 
-def _to_json_dict(directory: StateDirectory, state: StackState) -> dict[str, Any]:
+def _to_json_dict(directory: StateDirectory, state: StackState) -> dict[str, object]:
     """Returns what other programs need to reach the stack. The credentials stay in their files."""
     store = state.store
     return {

@@ -9,7 +9,6 @@ from typing import Annotated
 import typer
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_fixed
 
-from vfmalign.cli.lazy_group import new_group
 from vfmalign.cli.local.probes import check_store
 from vfmalign.cli.options import JsonOption
 from vfmalign.cli.views.output import Output
@@ -21,7 +20,7 @@ from vfmalign.core.storage.store.object_store import ObjectStore
 
 _POLL_S = 2.0
 
-app = new_group("Prepare the object storage of a deployment.")
+app = typer.Typer()
 
 
 @app.command()

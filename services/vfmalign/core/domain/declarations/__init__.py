@@ -9,14 +9,12 @@ from typing import Annotated, Self
 from pydantic import Field, StringConstraints, model_validator
 
 from vfmalign.core.domain.errors import BadOption
-from vfmalign.core.domain.record import Record
+from vfmalign.core.domain.record import VOLUME_KIND, Record
 
-VOLUME_PATTERN = r"^[a-z][a-z0-9_]{0,31}$"
-VolumeKind = Annotated[str, StringConstraints(pattern=VOLUME_PATTERN)]
+VolumeKind = Annotated[str, StringConstraints(pattern=VOLUME_KIND.pattern)]
 """What a volume shows: the id of a modality or of a label map, in lower case."""
 Modality = VolumeKind
-OPTIONAL_VOLUME_PATTERN = r"^([a-z][a-z0-9_]{0,31})?$"
-OptionalKind = Annotated[str, StringConstraints(pattern=OPTIONAL_VOLUME_PATTERN)]
+OptionalKind = Annotated[str, StringConstraints(pattern=VOLUME_KIND.optional_pattern)]
 """An id of such a form, or empty for none."""
 MAX_MODALITIES = 16
 MAX_LABEL_MAPS = 16

@@ -213,15 +213,15 @@ def _get_token(metadata: Iterable[tuple[str, str | bytes]]) -> str:
     return token
 
 
-def _find(claims: Mapping[str, Any], name: str) -> Any:
+def _find(claims: Mapping[str, object], name: str) -> object:
     """Returns a claim; dots lead into objects, as in `realm_access.roles`. None where it is absent."""
-    value: Any = claims
+    value: object = claims
     for part in [name] if name in claims else name.split("."):
         value = value.get(part) if isinstance(value, Mapping) else None
     return value
 
 
-def _to_texts(value: Any) -> list[str]:
+def _to_texts(value: object) -> list[str]:
     """Returns the texts of a claim, which may be a list, or one text with spaces as in the claim `scope`."""
     if isinstance(value, str):
         return value.split()

@@ -16,13 +16,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from threading import Event, Timer
-from typing import Any
 from urllib.parse import urlsplit
 
 import jwt
+from pydantic import JsonValue
 
 from vfmalign.core.domain.errors import Unauthenticated, Unavailable
-from vfmalign.core.domain.untrusted import parse_json
+from vfmalign.core.formats.untrusted import parse_json
 from vfmalign.core.runtime import logs
 from vfmalign.core.runtime.auth_settings import is_secure_url
 from vfmalign.core.runtime.threads import Threads
@@ -52,10 +52,10 @@ def parse_keys(document: bytes) -> Keys:
     Raises:
         ValueError: it is not a JWKS document, or has no such key.
     """
-    try:
-        entries = list(parse_json(document, _MAX_DOCUMENT_BYTES)["keys"])
-    except (KeyError, TypeError):
-        raise ValueError("not a JWKS document") from None
+    content = parse_json(document, _MAX_DOCUMENT_BYTES)
+    entries = content.get("keys") if isinstance(content, dict) else None
+    if not isinstance(entries, list):
+        raise ValueError("not a JWKS document")
     usable = [entry for entry in entries if isinstance(entry, dict) and entry.get("use", "sig") == "sig"]
     parsed = [(entry.get("kid", ""), _parse_key(entry)) for entry in usable[:_MAX_KEYS]]
     keys = {key_id: key for key_id, key in parsed if key is not None and isinstance(key_id, str)}
@@ -71,7 +71,7 @@ def _find(keys: Keys, key_id: str | None) -> jwt.PyJWK | None:
     return keys.get(key_id)
 
 
-def _parse_key(entry: dict[str, Any]) -> jwt.PyJWK | None:
+def _parse_key(entry: dict[str, JsonValue]) -> jwt.PyJWK | None:
     try:
         key = jwt.PyJWK(entry)
         is_short = key.algorithm_name == "RS256" and key.key.key_size < _MIN_RSA_BITS

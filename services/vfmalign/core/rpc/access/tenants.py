@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing
-from typing import Any, TypeVar, cast
+from typing import TypeVar, cast
+
+import grpc
+from google.protobuf.message import Message
 
 from vfmalign.core.rpc.access.identity import current_tenant
 
 Servicer = TypeVar("Servicer")
+_Context = grpc.aio.ServicerContext[Message, Message]
 
 
 def by_tenant(servicers: Mapping[str, Servicer]) -> Servicer:
@@ -22,16 +26,17 @@ def by_tenant(servicers: Mapping[str, Servicer]) -> Servicer:
 
 
 class _ByTenant:
-    def __init__(self, servicers: Mapping[str, Any]) -> None:
+    def __init__(self, servicers: Mapping[str, object]) -> None:
         self._servicers = servicers
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> Callable[[Message, _Context], Awaitable[Message] | AsyncIterator[Message]]:
         """Returns the method of this name, as the generated code that registers a servicer asks for it."""
 
-        async def call(request: Any, context: Any) -> Any:
-            return await getattr(self._servicers[current_tenant.get()], name)(request, context)
+        async def call(request: Message, context: _Context) -> Message:
+            response: Message = await getattr(self._servicers[current_tenant.get()], name)(request, context)
+            return response
 
-        async def stream(request: Any, context: Any) -> AsyncIterator[Any]:
+        async def stream(request: Message, context: _Context) -> AsyncIterator[Message]:
             method = getattr(self._servicers[current_tenant.get()], name)
             async with aclosing(method(request, context)) as responses:
                 async for response in responses:

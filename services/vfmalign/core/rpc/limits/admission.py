@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 import grpc
 
@@ -24,7 +24,8 @@ from vfmalign.core.domain.errors import Exhausted, TooLarge
 GRACE_S = 2.0
 WAIT_S = 5.0
 
-Context = grpc.aio.ServicerContext[Any, Any]
+Context = grpc.aio.ServicerContext[bytes, bytes]
+"""Of a handler that reads and writes encoded messages."""
 
 
 class _Deadline(Protocol):

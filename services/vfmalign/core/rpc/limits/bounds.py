@@ -1,9 +1,9 @@
 """Bounds of requests: every field of a message is checked against the bound that its proto states.
 
 A server checks a request before anything else looks at it, so no servicer sees a text, a list or a number beyond its
-bound, a control character, a number that is not finite, or an enum value that this version does not know. Counts are
-checked before entries are read. What a bound cannot state, such as the pattern of an id, is checked by the message's
-record.
+bound, a text of another format, a control character, a number that is not finite, or an enum value that this version
+does not know, and none misses a required field. Counts are checked before entries are read. What a bound cannot state,
+such as how fields fit together, is checked by the message's record.
 """
 
 from __future__ import annotations
@@ -14,21 +14,19 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from typing import Any
 
-from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
 from google.protobuf.message import DecodeError, Message
 
 from vfmalign.core.domain.errors import BadOption, InvalidInput
+from vfmalign.core.domain.record import ID, SHA256, VOLUME_KIND
+from vfmalign.core.formats.bounds import INTEGERS, REALS, describe_range, get_bounds
 from vfmalign.v1 import bounds_pb2
 
-INTEGERS = frozenset(
-    {
-        FieldDescriptor.CPPTYPE_INT32,
-        FieldDescriptor.CPPTYPE_INT64,
-        FieldDescriptor.CPPTYPE_UINT32,
-        FieldDescriptor.CPPTYPE_UINT64,
-    }
-)
-REALS = frozenset({FieldDescriptor.CPPTYPE_DOUBLE, FieldDescriptor.CPPTYPE_FLOAT})
+_FORMATS = {
+    bounds_pb2.FORMAT_ID: ID,
+    bounds_pb2.FORMAT_SHA256: SHA256,
+    bounds_pb2.FORMAT_VOLUME_KIND: VOLUME_KIND,
+}
 _CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
@@ -41,7 +39,7 @@ def parse_request(parse: Callable[[bytes], Message], data: bytes) -> Message:
 
     Raises:
         InvalidInput: the bytes are no such message.
-        BadOption: a field is beyond its bound; the error names it.
+        BadOption: a field is beyond its bound, or is required and missing; the error names it.
     """
     try:
         message = parse(data)
@@ -68,35 +66,43 @@ def check_request(message: Message, path: str = "") -> None:
     """
     if not message.DESCRIPTOR.full_name.startswith(f"{bounds_pb2.DESCRIPTOR.package}."):
         return  # health and reflection
-    for field, value in message.ListFields():
+    content = dict(message.ListFields())
+    for field, value in content.items():
         name = f"{path}.{field.name}" if path else field.name
         bounds = get_bounds(field)
         if not field.is_repeated:
             _check_values(field, bounds, [(name, value)])
             continue
         _check_count(len(value), bounds, name)
-        if is_map(field):
-            _check_map(field, bounds, value, name)
+        if field.message_type is not None and is_map(field):
+            _check_map(field.message_type, bounds, value, name)
         else:
             _check_values(field, bounds, ((f"{name}[{index}]", entry) for index, entry in enumerate(value)))
-
-
-@cache
-def get_bounds(field: FieldDescriptor) -> bounds_pb2.Bounds:
-    """Returns the bound that the proto states for a field; an empty one where it states none."""
-    extension: Any = bounds_pb2.bounds  # the stubs of protobuf give it two types
-    result: bounds_pb2.Bounds = field.GetOptions().Extensions[extension]
-    return result
+    for field in _get_required(message.DESCRIPTOR):
+        if field not in content:
+            _check_missing(field, f"{path}.{field.name}" if path else field.name)
 
 
 def is_map(field: FieldDescriptor) -> bool:
     """Returns whether a repeated field is a map."""
-    entry: Descriptor | None = field.message_type
-    return entry is not None and bool(entry.GetOptions().map_entry)
+    return field.message_type is not None and bool(field.message_type.GetOptions().map_entry)
 
 
-def _check_map(field: FieldDescriptor, bounds: bounds_pb2.Bounds, content: Mapping[Any, Any], name: str) -> None:
-    entry: Any = field.message_type
+@cache
+def _get_required(message: Descriptor) -> tuple[FieldDescriptor, ...]:
+    return tuple(field for field in message.fields if get_bounds(field).required)
+
+
+def _check_missing(field: FieldDescriptor, name: str) -> None:
+    """Refuses a required field that is not set; a number is then 0, which may be in its range."""
+    if field.cpp_type in INTEGERS | REALS and not field.is_repeated:
+        _check_number(0, get_bounds(field), name)
+        return
+    remedy = "set it" if field.enum_type is None else f"choose one of {_list_names(field.enum_type)}"
+    raise BadOption("this field is required", field=name, remedy=remedy)
+
+
+def _check_map(entry: Descriptor, bounds: bounds_pb2.Bounds, content: Mapping[object, object], name: str) -> None:
     _check_values(entry.fields_by_name["key"], bounds, ((name, key) for key in content))
     _check_values(entry.fields_by_name["value"], bounds, ((name, content[key]) for key in content))
 
@@ -104,15 +110,17 @@ def _check_map(field: FieldDescriptor, bounds: bounds_pb2.Bounds, content: Mappi
 def _check_values(field: FieldDescriptor, bounds: bounds_pb2.Bounds, values: Iterable[tuple[str, Any]]) -> None:
     kind = field.cpp_type
     if kind == FieldDescriptor.CPPTYPE_STRING:
-        limit, is_text = bounds.max_length, field.type == FieldDescriptor.TYPE_STRING
         for name, value in values:
-            _check_length(value, limit, name, is_text=is_text)
+            if field.type == FieldDescriptor.TYPE_STRING:
+                _check_text(value, bounds, name)
+            else:
+                _check_length(len(value), bounds, "bytes", name)
     elif kind in INTEGERS or kind in REALS:
         for name, value in values:
             _check_number(value, bounds, name)
-    elif kind == FieldDescriptor.CPPTYPE_ENUM:
+    elif (enum := field.enum_type) is not None:
         for name, value in values:
-            _check_enum(field, value, name)
+            _check_enum(enum, value, name)
     elif kind == FieldDescriptor.CPPTYPE_MESSAGE:
         for name, value in values:
             check_request(value, name)
@@ -123,26 +131,32 @@ def _check_count(count: int, bounds: bounds_pb2.Bounds, name: str) -> None:
         raise BadOption(f"{count:,} entries, at most {bounds.max_count:,}", field=name, remedy="send fewer")
 
 
-def _check_length(value: str | bytes, limit: int, name: str, *, is_text: bool) -> None:
-    if len(value) > limit:
-        unit = "characters" if is_text else "bytes"
-        raise BadOption(f"{len(value):,} {unit}, at most {limit:,}", field=name, remedy="shorten it")
-    if isinstance(value, str) and not value.isprintable() and (match := _CONTROL_CHARACTER.search(value)):
+def _check_length(length: int, bounds: bounds_pb2.Bounds, unit: str, name: str) -> None:
+    if length > bounds.max_length:
+        raise BadOption(f"{length:,} {unit}, at most {bounds.max_length:,}", field=name, remedy="shorten it")
+
+
+def _check_text(value: str, bounds: bounds_pb2.Bounds, name: str) -> None:
+    _check_length(len(value), bounds, "characters", name)
+    if not value.isprintable() and (match := _CONTROL_CHARACTER.search(value)):
         raise BadOption(f"contains the control character U+{ord(match[0]):04X}", field=name, remedy="remove it")
+    if bounds.format:
+        _FORMATS[bounds.format].check(value, name)
 
 
 def _check_number(value: float, bounds: bounds_pb2.Bounds, name: str) -> None:
     if not math.isfinite(value):
         raise BadOption("not a finite number", field=name, remedy="choose a finite number")
-    if not bounds.min <= value <= bounds.max:
-        raise BadOption(
-            "out of range", field=name, remedy=f"choose a value from {bounds.min:.12g} to {bounds.max:.12g}"
-        )
+    above = value > bounds.min if bounds.above_min else value >= bounds.min
+    below = value < bounds.max if bounds.below_max else value <= bounds.max
+    if bounds.HasField("max") and not (above and below):
+        raise BadOption("out of range", field=name, remedy=f"choose a value {describe_range(bounds)}")
 
 
-def _check_enum(field: FieldDescriptor, value: int, name: str) -> None:
-    enum: Any = field.enum_type
-    known = enum.values_by_number
-    if value not in known:
-        names = ", ".join(entry.name for number, entry in sorted(known.items()) if number)
-        raise BadOption(f"unknown value {value}", field=name, remedy=f"choose one of {names}")
+def _check_enum(enum: EnumDescriptor, value: int, name: str) -> None:
+    if value not in enum.values_by_number:
+        raise BadOption(f"unknown value {value}", field=name, remedy=f"choose one of {_list_names(enum)}")
+
+
+def _list_names(enum: EnumDescriptor) -> str:
+    return ", ".join(entry.name for number, entry in sorted(enum.values_by_number.items()) if number)

@@ -11,11 +11,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
-import grpc
-
 from vfmalign.core.rpc.access.authorisation import SERVICES, needs_identity
 from vfmalign.core.rpc.access.identity import current_identity
-from vfmalign.core.rpc.limits.admission import Admission
+from vfmalign.core.rpc.limits.admission import Admission, Context
 from vfmalign.core.rpc.limits.connections import Connections
 from vfmalign.core.runtime import logs, metrics
 
@@ -83,7 +81,7 @@ class Holds:
     strangers: Admission
     connections: Connections
 
-    def begin(self, context: grpc.aio.ServicerContext[Any, Any], path: str) -> Hold:
+    def begin(self, context: Context, path: str) -> Hold:
         """Counts a call among those of its caller until gRPC is done with it.
 
         Services call on behalf of everybody and have no limit.

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
 
 
 @dataclass(frozen=True)
@@ -31,11 +30,11 @@ class StoreAccess:
             write=tuple(f"{tenant}/{prefix}" for tenant in names for prefix in self.write),
         )
 
-    def to_policy(self, bucket: str) -> dict[str, Any]:
+    def to_policy(self, bucket: str) -> dict[str, object]:
         """Returns the access as a policy document of AWS, which MinIO, Ceph and others understand as well."""
         arn = f"arn:aws:s3:::{bucket}"
 
-        def allow(actions: list[str], resources: list[str]) -> dict[str, Any]:
+        def allow(actions: list[str], resources: list[str]) -> dict[str, object]:
             return {"Effect": "Allow", "Action": [f"s3:{action}" for action in actions], "Resource": resources}
 
         statements = [

@@ -20,7 +20,6 @@ from minio import Minio
 from minio.error import S3Error
 from pydantic import ValidationError
 
-from vfmalign.core.domain.datasets import StoredObject
 from vfmalign.core.domain.errors import (
     DigestMismatch,
     InvalidInput,
@@ -28,7 +27,8 @@ from vfmalign.core.domain.errors import (
     PreconditionFailed,
 )
 from vfmalign.core.domain.record import Record, describe_invalid
-from vfmalign.core.domain.untrusted import parse_json
+from vfmalign.core.domain.stored_objects import StoredObject
+from vfmalign.core.formats.untrusted import parse_json
 from vfmalign.core.runtime.settings import StoreSettings
 from vfmalign.core.runtime.work_context import UNLIMITED, WorkContext
 from vfmalign.core.storage.store.attempts import Attempts, Operation
@@ -235,7 +235,7 @@ class ObjectStore(TenantKeys):
     def put(self, key: str, data: bytes, content_type: str = "application/octet-stream") -> StoredObject:
         """Writes an object atomically and returns its key and digest."""
         self._write("put", key, lambda: self._request("PUT", key, data, {"Content-Type": content_type}))
-        return StoredObject(key=key, sha256=hashlib.sha256(data).hexdigest())
+        return StoredObject.of(key, data)
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
         """Writes an object unless the key exists; of several concurrent writers exactly one wins.

@@ -20,8 +20,7 @@ from kubernetes.client.exceptions import ApiException
 from kubernetes.config.incluster_config import InClusterConfigLoader
 
 from vfmalign.core.domain.errors import BadOption, Unavailable
-
-Json = dict[str, Any]
+from vfmalign.finetuning.launchers.kubernetes.manifest import Json
 
 _ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 _TIMEOUT_S = (5.0, 20.0)  # to connect, and to wait for an answer

@@ -14,14 +14,12 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Any
 
 from vfmalign.core.domain.errors import Unavailable
 from vfmalign.core.runtime import logs
 from vfmalign.finetuning.launchers.base import JobEvent
 from vfmalign.finetuning.launchers.kubernetes.api import Cluster, Refused
-
-Json = dict[str, Any]
+from vfmalign.finetuning.launchers.kubernetes.manifest import Json
 
 _EXISTS = 409
 _MAX_WAITING = 1_000

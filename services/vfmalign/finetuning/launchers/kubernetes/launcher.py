@@ -17,11 +17,19 @@ import contextlib
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 from vfmalign.core.domain.errors import DONE, TERMINATED, Conflict, Unavailable
 from vfmalign.core.runtime import logs
-from vfmalign.finetuning.launchers.base import UNKNOWN_ORIGIN, Confirm, Exited, JobEvent, Origin, Running, lead_always
+from vfmalign.finetuning.launchers.base import (
+    UNKNOWN_ORIGIN,
+    Confirm,
+    Exited,
+    Handle,
+    JobEvent,
+    Origin,
+    Running,
+    lead_always,
+)
 from vfmalign.finetuning.launchers.kubernetes import pods
 from vfmalign.finetuning.launchers.kubernetes.api import Cluster, Refused, Unanswered
 from vfmalign.finetuning.launchers.kubernetes.events import EventRecorder
@@ -34,14 +42,13 @@ from vfmalign.finetuning.launchers.kubernetes.manifest import (
     QUEUE_LABEL,
     SPEC_ANNOTATION,
     STOPPED_ANNOTATION,
+    Json,
     Options,
     job_name,
     label_value,
     manifest,
 )
 from vfmalign.finetuning.launchers.kubernetes.watch import JobCache
-
-Json = dict[str, Any]
 
 _FORBIDDEN, _NOT_FOUND, _EXISTS, _SERVER_ERROR = 403, 404, 409, 500
 _LOG_LINES = 40
@@ -102,7 +109,7 @@ class KubernetesLauncher:
         self._jobs.add(created)
         return Running({"name": name}, "its Job is created; no pod of it runs yet", pods.NO_POD, started=False)
 
-    def observe(self, job: str, attempt: int, handle: dict[str, Any] | None) -> Running | Exited:
+    def observe(self, job: str, attempt: int, handle: Handle | None) -> Running | Exited:
         """Returns the state of the attempt's Job. One that the watch does not know is read before it counts as gone."""
         name = _name(job, attempt, handle)
         resource = self._jobs.get(name)
@@ -121,7 +128,7 @@ class KubernetesLauncher:
             self._disruptions.pop(name, None)
         return seen
 
-    def stop(self, job: str, attempt: int, handle: dict[str, Any] | None, *, force: bool) -> None:
+    def stop(self, job: str, attempt: int, handle: Handle | None, *, force: bool) -> None:
         """Suspends the Job, which lets its pods checkpoint and keeps the Job, or deletes it.
 
         A Job of a queue is deleted either way, because Kueue would resume a Job that is suspended here.
@@ -305,7 +312,7 @@ class KubernetesLauncher:
                     self._cluster.delete_job(job["metadata"]["name"], propagation="Background")
 
 
-def _name(job: str, attempt: int, handle: dict[str, Any] | None) -> str:
+def _name(job: str, attempt: int, handle: Handle | None) -> str:
     """Returns the name of the attempt's Job. A handle of another launcher has none; the settings may have changed."""
     return str((handle or {}).get("name") or job_name(job, attempt))
 

@@ -15,6 +15,8 @@ from typing import Any
 from vfmalign.core.domain.errors import BAD_DATA, BAD_SPEC, UNEXPECTED
 from vfmalign.finetuning.launchers.base import UNKNOWN_ORIGIN, Origin
 
+Json = dict[str, Any]
+"""An object of the Kubernetes API."""
 JOB_LABEL = "vfmalign.io/job"
 TENANT_LABEL = "vfmalign.io/tenant"
 CHECK_LABEL = "vfmalign.io/check"
@@ -102,14 +104,14 @@ def identity_labels(job: str, attempt: int, origin: Origin) -> dict[str, str]:
 
 
 def manifest(
-    pod_template: dict[str, Any],
+    pod_template: Json,
     job: str,
     attempt: int,
     spec_uri: str,
     options: Options,
     *,
     origin: Origin = UNKNOWN_ORIGIN,
-) -> dict[str, Any]:
+) -> Json:
     """Returns the Job of one attempt.
 
     Args:
@@ -135,7 +137,7 @@ def manifest(
     spec = pod.setdefault("spec", {})
     spec["restartPolicy"] = "Never"
     _command(spec, name, spec_uri, options)
-    result: dict[str, Any] = {
+    result: Json = {
         "apiVersion": "batch/v1",
         "kind": "Job",
         "metadata": {
@@ -167,7 +169,7 @@ def _annotations(job: str, origin: Origin) -> dict[str, str]:
     return {name: value for name, value in annotations.items() if value}
 
 
-def _command(spec: dict[str, Any], name: str, spec_uri: str, options: Options) -> None:
+def _command(spec: Json, name: str, spec_uri: str, options: Options) -> None:
     container = next((one for one in spec.get("containers") or () if one.get("name") == CONTAINER), None)
     if container is None:
         raise LookupError(CONTAINER)
@@ -183,7 +185,7 @@ def _command(spec: dict[str, Any], name: str, spec_uri: str, options: Options) -
     ]
 
 
-def _failure_rules(*, together: bool) -> list[dict[str, Any]]:
+def _failure_rules(*, together: bool) -> list[Json]:
     """Returns the rules by which the Job controller replaces only pods whose node was removed.
 
     The first matching rule decides; with `backoffLimit: 0` a pod that matches none fails the Job as well, and the

@@ -5,13 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from vfmalign.core.domain.errors import PROCESS_LOST
 from vfmalign.finetuning.launchers.base import Exited
-from vfmalign.finetuning.launchers.kubernetes.manifest import CONTAINER, Options
-
-Json = dict[str, Any]
+from vfmalign.finetuning.launchers.kubernetes.manifest import CONTAINER, Json, Options
 
 NO_POD = "NO_POD"
 _IMAGE_REASONS = frozenset(

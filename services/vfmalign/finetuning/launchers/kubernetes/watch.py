@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import Any
 
 import kubernetes.watch
 
 from vfmalign.core.domain.errors import Unavailable
 from vfmalign.core.runtime import logs
 from vfmalign.finetuning.launchers.kubernetes.api import Cluster, Refused
-
-Json = dict[str, Any]
+from vfmalign.finetuning.launchers.kubernetes.manifest import Json
 
 _GONE = 410
 _CLOSE_S = 5.0

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TypeAlias
 
 from vfmalign.core.domain.declarations import DatasetDeclaration, VolumeKind
-from vfmalign.core.domain.documents import pluralise
 from vfmalign.core.domain.errors import BadDataset
+from vfmalign.core.formats.documents import pluralise
 from vfmalign.imaging.datasets.layouts.derivation import DECLARE, declare, derive_label_maps, to_volume_id
 from vfmalign.imaging.datasets.layouts.draft import describe, find_shared_words
 from vfmalign.imaging.datasets.layouts.sources import (

@@ -14,8 +14,8 @@ from typing import Any
 
 from vfmalign.core.domain.datasets import Split
 from vfmalign.core.domain.declarations import DatasetDeclaration, VolumeKind
-from vfmalign.core.domain.documents import pluralise
 from vfmalign.core.domain.errors import BadDataset
+from vfmalign.core.formats.documents import pluralise
 from vfmalign.imaging.datasets.layouts import nnunet
 from vfmalign.imaging.datasets.layouts.derivation import DECLARE, declare, declare_from_json, derive_label_maps
 from vfmalign.imaging.datasets.layouts.sources import (

@@ -15,16 +15,16 @@ from pydantic import ValidationError
 
 from vfmalign.client.messages.base import to_bad_option
 from vfmalign.core.domain.declarations import (
-    VOLUME_PATTERN,
     DatasetDeclaration,
     LabelMap,
     VolumeKind,
     get_declaration,
     list_declarations,
 )
-from vfmalign.core.domain.documents import pluralise
 from vfmalign.core.domain.errors import BadDataset, BadOption, BadVolume
-from vfmalign.core.domain.untrusted import read_regular_file
+from vfmalign.core.domain.record import VOLUME_KIND
+from vfmalign.core.formats.documents import pluralise
+from vfmalign.core.formats.untrusted import read_regular_file
 from vfmalign.imaging.datasets.layouts.sources import CaseSource, VolumeFile, describe_unreadable
 from vfmalign.imaging.volumes import MAX_ENCODED_BYTES, decode
 
@@ -70,11 +70,11 @@ def read_declaration(text: str) -> DatasetDeclaration:
         raise to_bad_option(error, "declaration") from None
 
 
-def to_volume_id(text: Any, default: str) -> VolumeKind:
+def to_volume_id(text: object, default: str) -> VolumeKind:
     """Turns a name into an id, such as `T1w (MPRAGE)` into `t1w_mprage`; `default` where no letter comes first."""
     ascii_text = unicodedata.normalize("NFKD", str(text)).encode("ascii", "ignore").decode()
     candidate = re.sub(r"[^a-z0-9]+", "_", ascii_text.lower()).strip("_")[:32].rstrip("_")
-    return candidate if re.fullmatch(VOLUME_PATTERN, candidate) else default
+    return candidate if VOLUME_KIND.matches(candidate) else default
 
 
 def declare(
@@ -125,7 +125,7 @@ def declare_from_json(content: Mapping[str, Any]) -> DatasetDeclaration:
     return declare(name, modalities, [LabelMap(name=label, values=values)] if values else ())
 
 
-def _read_label_names(labels: Any) -> dict[int, VolumeKind]:
+def _read_label_names(labels: object) -> dict[int, VolumeKind]:
     """Names of the values other than 0, from `{"1": "anterior"}` or from `{"anterior": 1}`."""
     if not isinstance(labels, dict | list):
         raise BadDataset("`labels` is not an object", subject="dataset.json", remedy=DECLARE)

@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from vfmalign.core.domain.declarations import DatasetDeclaration, VolumeKind, get_declaration
-from vfmalign.core.domain.documents import pluralise
 from vfmalign.core.domain.errors import BadDataset
+from vfmalign.core.formats.documents import pluralise
 from vfmalign.imaging.datasets.layouts.draft import describe, name_files
 from vfmalign.imaging.datasets.layouts.sources import (
     OUTSIDE,

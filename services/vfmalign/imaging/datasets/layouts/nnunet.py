@@ -9,8 +9,8 @@ import re
 from pathlib import Path
 
 from vfmalign.core.domain.declarations import DatasetDeclaration, VolumeKind
-from vfmalign.core.domain.documents import pluralise
 from vfmalign.core.domain.errors import BadDataset
+from vfmalign.core.formats.documents import pluralise
 from vfmalign.imaging.datasets.layouts.derivation import declare_from_json
 from vfmalign.imaging.datasets.layouts.sources import (
     OUTSIDE,

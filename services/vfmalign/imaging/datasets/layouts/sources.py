@@ -10,12 +10,13 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any
+
+from pydantic import JsonValue
 
 from vfmalign.core.domain.datasets import Split
 from vfmalign.core.domain.declarations import DatasetDeclaration, VolumeKind
 from vfmalign.core.domain.errors import BadDataset
-from vfmalign.core.domain.untrusted import read_json
+from vfmalign.core.formats.untrusted import read_json
 
 MAX_JSON_BYTES = 64 * 2**20
 """Largest `dataset.json` that is read."""
@@ -154,7 +155,7 @@ def is_below(root: Path, path: Path) -> bool:
         return False
 
 
-def read_dataset_json(root: Path) -> dict[str, Any] | None:
+def read_dataset_json(root: Path) -> dict[str, JsonValue] | None:
     """Reads `dataset.json`; None where there is none.
 
     Raises:

@@ -14,7 +14,8 @@ from typing import Any
 
 import grpc
 import pytest
-from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor, ServiceDescriptor
+from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -23,6 +24,7 @@ from tests.token_issuer import TokenIssuer, bearer
 
 import vfmalign.v1
 from vfmalign.core.domain.errors import BadOption, Forbidden
+from vfmalign.core.formats.bounds import get_bounds
 from vfmalign.core.rpc.access.authorisation import (
     PEOPLE,
     ROLES,
@@ -40,6 +42,7 @@ from vfmalign.core.rpc.status_mapping import DETAILS_KEY
 from vfmalign.core.runtime import logs, metrics
 from vfmalign.core.runtime.auth_settings import AuthSettings
 from vfmalign.core.runtime.settings import LogSettings, ServerSettings, ServiceSettings, StoreSettings
+from vfmalign.v1 import bounds_pb2
 
 DOCUMENT = Path(__file__).parents[5] / "docs" / "security.md"
 REFLECTION = {f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo" for version in ("v1", "v1alpha")}
@@ -135,6 +138,8 @@ class Api:
         return answer
 
     async def _call(self, path: str, metadata: list[tuple[str, str]], message: bytes) -> tuple[str, str]:
+        if not message and path in METHODS:
+            message = create_message(METHODS[path].input_type).SerializeToString()
         try:
             if path in REFLECTION:
                 request = reflection_pb2.ServerReflectionRequest(list_services="").SerializeToString()
@@ -148,6 +153,24 @@ class Api:
         except grpc.aio.AioRpcError as error:
             return error.code().name, get_reason(error)
         return "OK", ""
+
+
+def create_message(descriptor: Descriptor) -> Message:
+    """Returns a message that has its required fields."""
+    message = GetMessageClass(descriptor)()
+    for field in descriptor.fields:
+        bounds = get_bounds(field)
+        if not bounds.required:
+            continue
+        if field.message_type is not None:
+            target = getattr(message, field.name)
+            (target.add() if field.is_repeated else target).MergeFrom(create_message(field.message_type))
+        elif field.enum_type is not None:
+            setattr(message, field.name, field.enum_type.values[-1].number)
+        else:
+            text = "a" * (64 if bounds.format == bounds_pb2.FORMAT_SHA256 else 1)
+            setattr(message, field.name, text if field.type == FieldDescriptor.TYPE_STRING else 1)
+    return message
 
 
 def get_reason(error: grpc.aio.AioRpcError) -> str:

@@ -10,8 +10,9 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message_factory import GetMessageClass
 
 from vfmalign.core.domain.errors import BadOption, InvalidInput
-from vfmalign.core.rpc.limits.bounds import INTEGERS, REALS, get_bounds, is_map, parse_request
-from vfmalign.v1 import alignment_pb2, experiment_pb2, features_pb2, finetuning_pb2, imports_pb2, mmd_pb2
+from vfmalign.core.formats.bounds import INTEGERS, REALS, get_bounds
+from vfmalign.core.rpc.limits.bounds import check_request, is_map, parse_request
+from vfmalign.v1 import alignment_pb2, bounds_pb2, experiment_pb2, features_pb2, finetuning_pb2, imports_pb2, mmd_pb2
 
 MODULES = (features_pb2, imports_pb2, mmd_pb2, finetuning_pb2, alignment_pb2, experiment_pb2)
 REQUESTS = sorted(
@@ -77,18 +78,20 @@ def list_excesses(field: FieldDescriptor) -> Iterator[Any]:
         long = "k" * (bounds.max_length + 1)
         yield from (dict.fromkeys(keys, "v"), {long: "v"}, {"k": long}, {"k\0": "v"}, {"k": "\0"})
         return
-    entries: list[Any] = []
+    entries: list[Any] = [0] if bounds.above_min and field.has_presence else []
     if field.cpp_type == FieldDescriptor.CPPTYPE_STRING:
         text = field.type == FieldDescriptor.TYPE_STRING
         entries = ["x" * (bounds.max_length + 1), "a\0b", "a\nb"] if text else [bytes(bounds.max_length + 1)]
+        entries += _OTHER_FORMS.get(bounds.format, [])
     elif field.cpp_type in INTEGERS:
         lowest, highest = int(bounds.min), int(bounds.max)
         bits = 64 if field.cpp_type in {FieldDescriptor.CPPTYPE_INT64, FieldDescriptor.CPPTYPE_UINT64} else 32
         signed = field.cpp_type in {FieldDescriptor.CPPTYPE_INT32, FieldDescriptor.CPPTYPE_INT64}
         limit = 2 ** (bits - 1) if signed else 2**bits
         entries = [value for value in (lowest - 1, highest + 1) if (-limit if signed else 0) <= value < limit]
+        entries = [value for value in entries if value or field.has_presence or field.is_repeated]  # 0 is not set
     elif field.cpp_type in REALS:
-        entries = [float("nan"), float("inf"), bounds.min - 1, bounds.max * 1.01 + 1]
+        entries += [float("nan"), float("inf"), bounds.min - 1, bounds.max * 1.01 + 1, *[bounds.max] * bounds.below_max]
     elif field.cpp_type == FieldDescriptor.CPPTYPE_ENUM:
         entries = [77, -1]
     if not field.is_repeated:
@@ -96,6 +99,13 @@ def list_excesses(field: FieldDescriptor) -> Iterator[Any]:
         return
     yield from ([entry] for entry in entries)
     yield [_least(field)] * (bounds.max_count + 1)
+
+
+_OTHER_FORMS = {
+    bounds_pb2.FORMAT_ID: ["UPPER", "a/b", "..", "-a", "a\n", "SURNAME^GIVEN"],
+    bounds_pb2.FORMAT_SHA256: ["a", "A" * 64, "a" * 63],
+    bounds_pb2.FORMAT_VOLUME_KIND: ["T1w", "1a", "a-b", "SURNAME^GIVEN"],
+}
 
 
 def _least(field: FieldDescriptor) -> Any:
@@ -131,6 +141,51 @@ def test_what_is_beyond_a_bound_is_refused_by_name(request_type: Descriptor) -> 
                 parse_request(type(message).FromString, message.SerializeToString())
             assert caught.value.field in {show(path), show(path).removesuffix("[0]")}
             assert caught.value.remedy
+            assert "SURNAME" not in str(caught.value)
+
+
+@pytest.mark.parametrize("request_type", REQUESTS, ids=lambda descriptor: descriptor.name)
+def test_a_required_field_that_is_missing_is_refused_by_name(request_type: Descriptor) -> None:
+    for path in list_fields(request_type):
+        if not get_bounds(path[-1]).required:
+            continue
+        message = GetMessageClass(request_type)()
+        target: Any = message
+        for field in path[:-1]:
+            target = getattr(target, field.name)
+            target = target.add() if field.is_repeated else target
+            if not field.is_repeated:
+                target.SetInParent()
+        with pytest.raises(BadOption) as caught:
+            parse_request(type(message).FromString, message.SerializeToString())
+        # The message may lack several; the error names one that is as deep.
+        above, _, _ = show(path).rpartition(".")
+        assert caught.value.field.rpartition(".")[0] == above
+        assert caught.value.remedy
+
+
+def test_a_missing_choice_names_the_choices() -> None:
+    request = finetuning_pb2.CreateJobRequest(job_id="a", spec={"dataset_id": "d"})
+    with pytest.raises(BadOption) as caught:
+        check_request(request)
+    assert (caught.value.field, caught.value.message) == ("spec.kind", "this field is required")
+    assert caught.value.remedy == "choose one of JOB_KIND_PRETRAIN, JOB_KIND_FINETUNE"
+
+
+def test_a_required_number_is_in_its_range_where_it_is_not_set() -> None:
+    with pytest.raises(BadOption, match=r"weights.size_bytes: out of range; choose a value from 1 to 5,368,709,120"):
+        check_request(imports_pb2.CreateModelUploadsRequest(import_id="a", weights={"sha256": "a" * 64}))
+
+
+def test_what_a_field_means_where_it_is_not_set_is_a_value_of_the_field() -> None:
+    fields = {path[-1] for request in REQUESTS for path in list_fields(request)}
+    stated = {field: bounds.unset_means for field in fields if (bounds := get_bounds(field)).unset_means}
+    assert stated
+    for field, text in stated.items():
+        if field.enum_type is not None:
+            assert text in field.enum_type.values_by_name
+        else:
+            assert get_bounds(field).min <= float(text) <= get_bounds(field).max
 
 
 def test_bytes_that_are_no_message_are_invalid() -> None:
@@ -140,8 +195,10 @@ def test_bytes_that_are_no_message_are_invalid() -> None:
         assert caught.value.reason == "MALFORMED_MESSAGE"
 
 
-def test_what_is_not_set_is_not_checked() -> None:
-    for request in REQUESTS:
+def test_what_is_not_set_is_not_checked_unless_it_is_required() -> None:
+    empty = [request for request in REQUESTS if not any(get_bounds(field).required for field in request.fields)]
+    assert len(empty) > 15
+    for request in empty:
         parse_request(GetMessageClass(request).FromString, b"")
 
 

@@ -15,13 +15,13 @@ from typing import Any
 
 import pytest
 
-from vfmalign.core.domain.datasets import StoredObject
 from vfmalign.core.domain.errors import (
     DigestMismatch,
     InvalidInput,
     NotFound,
     PreconditionFailed,
 )
+from vfmalign.core.domain.stored_objects import StoredObject
 from vfmalign.core.runtime.settings import StoreSettings
 from vfmalign.core.storage.store.object_store import ObjectStore
 

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from vfmalign.core.domain.record import ID_PATTERN
+from vfmalign.core.domain.record import ID
 from vfmalign.finetuning.launchers.base import UNKNOWN_ORIGIN, Origin
 from vfmalign.finetuning.launchers.kubernetes.manifest import Options, job_name, label_value, manifest
 
 URI = "s3://vfmalign/default/jobs/a/spec.json"
-IDS = st.from_regex(ID_PATTERN, fullmatch=True)
+IDS = st.from_regex(ID.form, fullmatch=True)
 TEMPLATE = {
     "apiVersion": "v1",
     "kind": "PodTemplate",

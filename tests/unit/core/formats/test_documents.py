@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vfmalign.core.domain.documents import pluralise, to_json_dict
+from vfmalign.core.formats.documents import pluralise, to_json_dict
 from vfmalign.v1 import common_pb2, features_pb2
 
 

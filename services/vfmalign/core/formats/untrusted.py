@@ -10,7 +10,9 @@ import re
 import stat
 import unicodedata
 from pathlib import Path
-from typing import Any, BinaryIO, Never
+from typing import BinaryIO, Never
+
+from pydantic import JsonValue
 
 MAX_JSON_DEPTH = 64
 """Most levels of nested lists and objects. A graph of `torch.export` has about 15."""
@@ -42,7 +44,7 @@ def read_regular_file(path: Path, max_bytes: int) -> bytes:
         return file.read(os.fstat(file.fileno()).st_size)
 
 
-def parse_json(data: bytes | str, max_bytes: int, *, unique_names: bool = False) -> Any:
+def parse_json(data: bytes | str, max_bytes: int, *, unique_names: bool = False) -> JsonValue:
     """Returns the value of a JSON document.
 
     Args:
@@ -57,7 +59,7 @@ def parse_json(data: bytes | str, max_bytes: int, *, unique_names: bool = False)
     if len(data) > max_bytes:
         raise ValueError(f"larger than {_format_size(max_bytes)}")
     try:
-        value = json.loads(
+        value: JsonValue = json.loads(
             data,
             parse_constant=_refuse_constant,
             parse_float=_parse_float,
@@ -71,7 +73,7 @@ def parse_json(data: bytes | str, max_bytes: int, *, unique_names: bool = False)
     return value
 
 
-def read_json(path: Path, max_bytes: int) -> Any:
+def read_json(path: Path, max_bytes: int) -> JsonValue:
     """Returns the value of a JSON file.
 
     Raises:
@@ -121,14 +123,14 @@ def _parse_float(text: str) -> float:
     return value
 
 
-def _to_dict(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _to_dict(pairs: list[tuple[str, JsonValue]]) -> dict[str, JsonValue]:
     content = dict(pairs)
     if len(content) != len(pairs):
         raise ValueError("names a member of an object twice")
     return content
 
 
-def _check_depth(value: Any) -> None:
+def _check_depth(value: JsonValue) -> None:
     level = [value]
     for _ in range(MAX_JSON_DEPTH + 1):
         if not (level := [part for part in level if isinstance(part, dict | list)]):

@@ -8,6 +8,7 @@ from typing import Any
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
+from pydantic import JsonValue
 
 _INTEGERS = {
     FieldDescriptor.TYPE_INT64,
@@ -18,9 +19,9 @@ _INTEGERS = {
 }
 
 
-def to_json_dict(message: Message) -> dict[str, Any]:
+def to_json_dict(message: Message) -> dict[str, JsonValue]:
     """Converts a message to JSON values: the protos' field names, all fields present, 64-bit integers as numbers."""
-    content: dict[str, Any] = MessageToDict(
+    content: dict[str, JsonValue] = MessageToDict(
         message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
     )
     return _with_numbers(message, content)
@@ -31,7 +32,7 @@ def pluralise(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
-def _with_numbers(message: Message, content: dict[str, Any]) -> dict[str, Any]:
+def _with_numbers(message: Message, content: dict[str, JsonValue]) -> dict[str, JsonValue]:
     """Converts proto3 JSON's quoted 64-bit integers to numbers, which Python and jq read without loss."""
     if message.DESCRIPTOR.full_name.startswith("google.protobuf."):
         return content
@@ -39,10 +40,10 @@ def _with_numbers(message: Message, content: dict[str, Any]) -> dict[str, Any]:
         if field.name not in content:
             continue
         value, nested = content[field.name], getattr(message, field.name)
-        if (entry := field.message_type) is not None and entry.GetOptions().map_entry:
-            content[field.name] = _map_with_numbers(entry, nested, value)
+        if isinstance(value, dict) and (entry := field.message_type) is not None and entry.GetOptions().map_entry:
+            content[field.name] = _map_with_numbers(entry.fields_by_name["value"].type, nested, value)
         elif field.type in _INTEGERS:
-            content[field.name] = [int(item) for item in value] if isinstance(value, list) else int(value)
+            content[field.name] = list(nested) if field.is_repeated else nested
         elif field.type == FieldDescriptor.TYPE_MESSAGE and isinstance(value, list):
             content[field.name] = [_nested(inner, item) for inner, item in zip(nested, value, strict=True)]
         elif field.type == FieldDescriptor.TYPE_MESSAGE:
@@ -50,15 +51,14 @@ def _with_numbers(message: Message, content: dict[str, Any]) -> dict[str, Any]:
     return content
 
 
-def _map_with_numbers(entry: Any, nested: Mapping[Any, Any], content: dict[str, Any]) -> dict[str, Any]:
-    """Converts the values of a map field; its keys are strings in JSON."""
-    kind = entry.fields_by_name["value"].type
+def _map_with_numbers(kind: int, nested: Mapping[object, Any], content: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    """Converts the values of a map field, which are of type `kind`; its keys are strings in JSON."""
+    # Keys in JSON are strings; those of bools are in lower case, unlike str().
+    values = {str(key).lower() if isinstance(key, bool) else str(key): value for key, value in nested.items()}
     if kind == FieldDescriptor.TYPE_MESSAGE:
-        # Keys in JSON are strings; those of bools are in lower case, unlike str().
-        values = {str(key).lower() if isinstance(key, bool) else str(key): value for key, value in nested.items()}
         return {key: _nested(values[key], value) for key, value in content.items()}
-    return {key: int(value) for key, value in content.items()} if kind in _INTEGERS else content
+    return {key: values[key] for key in content} if kind in _INTEGERS else content
 
 
-def _nested(message: Message, content: Any) -> Any:
+def _nested(message: Message, content: JsonValue) -> JsonValue:
     return _with_numbers(message, content) if isinstance(content, dict) else content

@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from tests.mmd_options import make_options
 
 from vfmalign.core.domain.errors import Cancelled
-from vfmalign.core.runtime.work_context import WorkContext
-from vfmalign.mmd.comparison.dispatcher import AffineRows, compute_shift
-from vfmalign.mmd.comparison.options import ComparisonOptions, ComputeConfig
+from vfmalign.core.runtime.work_context import UNLIMITED, WorkContext
+from vfmalign.mmd.comparison.fourier_shift import AffineRows, approximate_shift
 from vfmalign.mmd.comparison.standardisation import Scaled
+from vfmalign.mmd.engine.compute_config import ComputeConfig
 from vfmalign.mmd.engine.row_streams import ArrayRows
 from vfmalign.mmd.engine.rows import Affine
 from vfmalign.mmd.single_pass.fourier import fourier_mmd2
@@ -22,16 +23,17 @@ def samples(rng):
     return x, (0.6 * x + 0.8 * rng.normal(size=x.shape) + 0.4).astype("f4")
 
 
-def ask(x, y, scaled=RAW, engine=None, pairing="paired", **options):
-    asked = ComparisonOptions(pairing, estimator="random_fourier", **options)
-    return compute_shift(ArrayRows(x), ArrayRows(y), scaled, asked, engine or ComputeConfig())
+def ask(x, y, scaled=RAW, *, context=UNLIMITED, precision="high", **options):
+    asked = make_options(estimator="random_fourier", **options)
+    engine = ComputeConfig(precision=precision, context=context)
+    return approximate_shift(ArrayRows(x), ArrayRows(y), scaled, asked, engine)
 
 
 def test_values_are_the_estimators_own(samples):
     x, y = samples
     streams, options = (ArrayRows(x), ArrayRows(y)), {"frequencies": 300, "seed": 4, "permutations": 50}
     shift = ask(x, y, **options, precision="exact")
-    found = fourier_mmd2(*streams, paired=True, sigma=2.0, precision="float64", **options)
+    found = fourier_mmd2(*streams, make_options(**options), ComputeConfig(), sigma=2.0, precision="float64")
     assert (shift.mmd2.value, shift.p_value) == (pytest.approx(found.mmd2.value, rel=1e-13), found.p_value)
     assert shift.approximation_error == pytest.approx(found.approximation_error, rel=1e-9)
     assert (shift.permutations, shift.enumerated) == (50, False)
@@ -73,4 +75,4 @@ def test_the_engine_stops_it(samples):
         raise Cancelled("enough")
 
     with pytest.raises(Cancelled):
-        ask(*samples, engine=ComputeConfig(context=WorkContext(is_cancelled=stop)))
+        ask(*samples, context=WorkContext(is_cancelled=stop))

@@ -12,10 +12,10 @@ from collections.abc import Iterator, Sequence
 from torch import Tensor
 
 from vfmalign.client.messages.common import absent
-from vfmalign.client.messages.mmd import ShiftResult
-from vfmalign.mmd.comparison.options import ComparisonOptions, ComputeConfig
+from vfmalign.client.messages.mmd import ComputeOptions, ShiftResult
 from vfmalign.mmd.comparison.standardisation import Scaled
 from vfmalign.mmd.engine import precision
+from vfmalign.mmd.engine.compute_config import ComputeConfig
 from vfmalign.mmd.engine.precision import PrecisionName
 from vfmalign.mmd.engine.row_streams import RowStream
 from vfmalign.mmd.engine.rows import Affine
@@ -45,11 +45,11 @@ class AffineRows:
         return self._affine.apply(block_IC)
 
 
-def compute_shift(
+def approximate_shift(
     x: RowStream,
     y: RowStream,
     scaled: Scaled,
-    options: ComparisonOptions,
+    options: ComputeOptions,
     engine: ComputeConfig,
     *,
     groups_x: Sequence[str] = (),
@@ -73,25 +73,16 @@ def compute_shift(
     """
     if scaled.absent_reason:
         return absent_shift(scaled.absent_reason, scaled.sigma, "float64")
-    paired = options.pairing == "paired"
     rows_x, rows_y = AffineRows(x, scaled.affine), AffineRows(y, scaled.affine)
     estimate = fourier_mmd2(
         rows_x,
         rows_y,
-        paired=paired,
+        options,
+        engine,
         sigma=scaled.sigma,
-        kernel=options.kernel,
-        frequencies=options.frequencies,
-        seed=options.seed,
-        permutations=options.permutations,
-        groups_x=groups_x or (groups_y if paired else ()),
+        precision=_choose_precision(rows_x, rows_y, engine),
+        groups_x=groups_x or (groups_y if options.pairing == "paired" else ()),
         groups_y=groups_y,
-        level=options.interval_level,
-        precision=_choose_precision(rows_x, rows_y, options, engine),
-        device=engine.device,
-        context=engine.context,
-        communicator=engine.communicator,
-        memory_bytes=engine.memory_bytes,
     )
     return ShiftResult(
         mmd2=estimate.mmd2,
@@ -120,8 +111,7 @@ def absent_shift(reason: str, sigma: float, precision: PrecisionName) -> ShiftRe
     )
 
 
-def _choose_precision(x: RowStream, y: RowStream, options: ComparisonOptions, engine: ComputeConfig) -> PrecisionName:
+def _choose_precision(x: RowStream, y: RowStream, engine: ComputeConfig) -> PrecisionName:
     """Chooses float64 on request or if there are few products, else float32."""
-    is_exact = (options.precision or engine.precision) == "exact"
     rows = int((x.rows + y.rows) ** 0.5)  # whose pairs are as many products as the rows have with one frequency
-    return precision.choose("exact" if is_exact else "high", rows, x.channels, engine.device)
+    return precision.choose("exact" if engine.precision == "exact" else "high", rows, x.channels, engine.device)

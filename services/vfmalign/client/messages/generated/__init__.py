@@ -1,0 +1,1 @@
+"""Records of the API, by `make proto`; do not edit. Import them from `vfmalign.client.messages`."""

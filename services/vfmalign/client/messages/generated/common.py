@@ -1,0 +1,132 @@
+"""Records of `common.proto`, by `make proto`; do not edit."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from google.protobuf.message import Message
+from pydantic import Field
+
+from vfmalign.client.messages.base import ApiMessage
+from vfmalign.client.messages.methods import EstimateMethods, ObjectRefMethods
+from vfmalign.core.domain.record import Sha256
+from vfmalign.v1 import common_pb2
+
+__all__ = [
+    "ObjectRef",
+    "StageTiming",
+    "Cost",
+    "Interval",
+    "Estimate",
+    "Progress",
+    "SoftwareVersion",
+    "DataType",
+    "ReportFormat",
+]
+DataType = Literal["float16", "float32", "float64"]
+"""Element type of a tensor. Bytes are little-endian."""
+ReportFormat = Literal["html", "json", "csv"]
+"""A file of a report."""
+
+
+class ObjectRef(ObjectRefMethods):
+    """An object in the deployment's object storage."""
+
+    PROTO: ClassVar[type[Message]] = common_pb2.ObjectRef
+
+    uri: str
+    """`s3://<bucket>/<key>` in the bucket that the service serves."""
+    sha256: Sha256
+    """SHA-256 of the object's bytes. Read data are verified against it."""
+    size_bytes: int = Field(default=0, ge=0, le=9223372036854775807)
+    """Size in bytes; 0 in requests where unknown."""
+
+
+class StageTiming(ApiMessage):
+    """Wall time of one stage of the work."""
+
+    PROTO: ClassVar[type[Message]] = common_pb2.StageTiming
+
+    stage: str
+    """Name of the stage, such as `read`, `prepare` or `forward`."""
+    seconds: float
+    """Wall time in seconds."""
+
+
+class Cost(ApiMessage):
+    """What a response cost."""
+
+    PROTO: ClassVar[type[Message]] = common_pb2.Cost
+
+    stages: tuple[StageTiming, ...] = ()
+    """Stages in order of first use."""
+    device: str = ""
+    """Device that computed: `cpu` or `cuda:<index> <name>`."""
+    peak_device_memory_bytes: int = 0
+    """Peak accelerator memory in bytes; 0 on the CPU."""
+
+
+class Interval(ApiMessage):
+    """A confidence interval."""
+
+    PROTO: ClassVar[type[Message]] = common_pb2.Interval
+
+    lower: float
+    """Lower end, in the unit of the estimate."""
+    upper: float
+    """Upper end, in the unit of the estimate."""
+    level: float
+    """Nominal coverage, in (0, 1)."""
+    method: str
+    """How it was computed, such as `delete-one-group jackknife`."""
+    degenerate: bool = False
+    """True where the coverage is unreliable: of MMD², where a test was made and does not reject, so that the estimator
+    is degenerate. False where no test was made.
+    """
+
+
+class Estimate(EstimateMethods):
+    """A number that may be absent, with the reason."""
+
+    PROTO: ClassVar[type[Message]] = common_pb2.Estimate
+
+    value: float | None = None
+    """The value; where absent, `absent_reason` gives the reason. Generated code reads an absent value as 0: test its
+    presence first (`HasField` in Python).
+    """
+    interval: Interval | None = None
+    """Its interval; absent where none can be given."""
+    absent_reason: str = ""
+    """Why the value or the interval is absent, in one sentence; empty otherwise."""
+
+
+class Progress(ApiMessage):
+    """Progress of a long operation."""
+
+    PROTO: ClassVar[type[Message]] = common_pb2.Progress
+
+    phase: str = ""
+    """Name of the running phase, such as `features_before`; for programs."""
+    done: int = 0
+    """Units finished."""
+    total: int = 0
+    """Units in all; 0 where unknown."""
+    unit: str = ""
+    """What one unit is, such as `case` or `epoch`."""
+    elapsed_seconds: float = 0.0
+    """Wall time so far in seconds."""
+    detail: str = ""
+    """One sentence for people: the current activity, or what it waits for."""
+    reason: str = ""
+    """UPPER_SNAKE_CASE constant where the operation waits, such as `SERVICE_UNAVAILABLE`; else empty."""
+
+
+class SoftwareVersion(ApiMessage):
+    """One label-value pair that names a software version."""
+
+    PROTO: ClassVar[type[Message]] = common_pb2.SoftwareVersion
+
+    name: str
+    """Distribution name, such as `torch`."""
+    version: str
+    """Its version."""

@@ -1,0 +1,162 @@
+"""Records of `experiment.proto`, by `make proto`; do not edit."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, ClassVar, Literal
+
+from google.protobuf.message import Message
+from pydantic import Field
+
+from vfmalign.client.messages.base import ApiMessage, unset_means
+from vfmalign.client.messages.generated.alignment import CheckState
+from vfmalign.client.messages.generated.common import ObjectRef, Progress
+from vfmalign.client.messages.generated.finetuning import Failure, Recipe
+from vfmalign.client.messages.methods import ExperimentSpecMethods
+from vfmalign.client.messages.tasks import Task
+from vfmalign.core.domain.modality_map import ModalityMap
+from vfmalign.core.domain.record import Id, OptionalSha256
+from vfmalign.v1 import experiment_pb2
+
+__all__ = [
+    "SmallestDifference",
+    "ExperimentSpec",
+    "ExperimentCell",
+    "ExperimentCounts",
+    "Experiment",
+    "ExperimentState",
+]
+ExperimentState = Literal["queued", "running", "succeeded", "failed", "cancelled"]
+"""State of an experiment."""
+
+
+class SmallestDifference(ApiMessage):
+    """The smallest relevant difference of a metric."""
+
+    PROTO: ClassVar[type[Message]] = experiment_pb2.SmallestDifference
+
+    metric: str
+    """Name of the metric, such as `lesion_dice`."""
+    value: float = Field(gt=0.0, le=1000.0, allow_inf_nan=False)
+    """The difference, in the metric's unit."""
+
+
+class ExperimentSpec(ExperimentSpecMethods):
+    """What an experiment runs. It has at most 1,000 cells: models × tasks × seeds."""
+
+    PROTO: ClassVar[type[Message]] = experiment_pb2.ExperimentSpec
+
+    model_ids: tuple[Id, ...] = ()
+    """Pretrained model ids, each once."""
+    dataset_id: Id
+    """Dataset id."""
+    dataset_digest: OptionalSha256 = ""
+    """Expected digest of the dataset, hex; empty accepts the stored one and pins it for all checks."""
+    tasks: tuple[Task, ...] = ()
+    """Tasks, each once."""
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0, le=9223372036854775807)], ...], unset_means((0,))] = (0,)
+    """Seeds of all random numbers, each once."""
+    recipe: Recipe = Recipe()
+    """How the pretrained networks are fine-tuned, in every check; the baselines share its budget as in `CheckSpec`."""
+    permutations: Annotated[int, unset_means(1000)] = Field(default=1000, ge=1, le=100000)
+    """Permutations of each check's tests."""
+    bootstrap_resamples: Annotated[int, unset_means(2000)] = Field(default=2000, ge=100, le=100000)
+    """Bootstrap resamples of each check's intervals."""
+    interval_level: Annotated[float, unset_means(0.95)] = Field(default=0.95, gt=0.0, lt=1.0, allow_inf_nan=False)
+    """Coverage of intervals."""
+    max_running: Annotated[int, unset_means(2)] = Field(default=2, ge=1, le=64)
+    """Checks of this experiment that run at once. The service's own limit applies as well."""
+    title: str = ""
+    """Title of the report; empty means the experiment's id. It must not identify a patient."""
+    smallest_differences: tuple[SmallestDifference, ...] = ()
+    """Smallest relevant differences that replace the metrics' own, each of the primary metric of one of the tasks and
+    once.
+    """
+    modality_map: ModalityMap = Field(default_factory=dict)
+    """Which modality of the dataset feeds which input of the models, such as `t1w` to `input`; an entry applies to the
+    models that have this input, at least one. Inputs that are not named take the modality of the same name. No input
+    occurs twice.
+    """
+    shuffled_labels: bool = False
+    """Run a control for every model and task with the first seed: a check with `CheckSpec.shuffled_labels`, whose shift
+    stands beside that of the cell.
+    """
+    allow_cut_organs: bool = False
+    """`CheckSpec.allow_cut_organs` of every check; false by default."""
+
+
+class ExperimentCell(ApiMessage):
+    """One cell: a model on a task with a seed."""
+
+    PROTO: ClassVar[type[Message]] = experiment_pb2.ExperimentCell
+
+    model_id: str
+    """Model id."""
+    task: str
+    """Short form of the task, such as `segmentation` or `segmentation:label=hippocampus,structure=anterior`."""
+    seed: int
+    """Seed."""
+    check_id: str
+    """Id of its check; the check exists once the cell has started."""
+    state: CheckState
+    """State of its check; QUEUED also before the check exists."""
+    progress: Progress = Progress()
+    """What its check is doing or waiting for."""
+    end_time: datetime | None = None
+    """When its check ended; absent if it has not."""
+    failure: Failure | None = None
+    """Set when its check failed."""
+    shuffled_labels: bool = False
+    """Whether the cell is a control whose check has `CheckSpec.shuffled_labels`."""
+
+
+class ExperimentCounts(ApiMessage):
+    """Number of cells in each state."""
+
+    PROTO: ClassVar[type[Message]] = experiment_pb2.ExperimentCounts
+
+    queued: int = 0
+    """Waiting to start."""
+    running: int = 0
+    """Running."""
+    succeeded: int = 0
+    """With results."""
+    failed: int = 0
+    """Without results, because the check failed."""
+    cancelled: int = 0
+    """Without results, because the check was cancelled."""
+
+
+class Experiment(ApiMessage):
+    """An experiment."""
+
+    PROTO: ClassVar[type[Message]] = experiment_pb2.Experiment
+
+    experiment_id: str
+    """Id."""
+    spec: ExperimentSpec
+    """The request, with defaults filled in."""
+    state: ExperimentState
+    """State."""
+    progress: Progress = Progress()
+    """Checks that have ended, of all, and what the experiment is doing or waiting for. Phases are `queued`, `starting`,
+    `checks`, `report`, `stopping` and `finished`; the unit is `check`.
+    """
+    create_time: datetime
+    """When it was created."""
+    start_time: datetime | None = None
+    """When it started; absent if it has not."""
+    end_time: datetime | None = None
+    """When it ended; absent if it has not."""
+    cells: tuple[ExperimentCell, ...] = ()
+    """Cells in the order in which they start: by seed, then task, then model."""
+    counts: ExperimentCounts = ExperimentCounts()
+    """Cells by state."""
+    failure: Failure | None = None
+    """Set when it failed."""
+    report_json: ObjectRef | None = None
+    """`experiments/<id>/report.json`; absent until it succeeded."""
+    report_html: ObjectRef | None = None
+    """`experiments/<id>/report.html`, self-contained; absent until it succeeded."""
+    cells_csv: ObjectRef | None = None
+    """`experiments/<id>/cells.csv`, one line per cell; absent until it succeeded."""

@@ -1,0 +1,165 @@
+"""Records of `imports.proto`, by `make proto`; do not edit."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import ClassVar
+
+from google.protobuf.message import Message
+from pydantic import Field
+
+from vfmalign.client.messages.base import ApiMessage
+from vfmalign.client.messages.generated.common import Progress
+from vfmalign.client.messages.generated.features import Dataset, Model
+from vfmalign.core.domain.models import Objective, Preprocessing
+from vfmalign.core.domain.record import Id, Sha256
+from vfmalign.v1 import imports_pb2
+
+__all__ = [
+    "FileContent",
+    "FileUpload",
+    "CreateDatasetUploadsRequest",
+    "CreateDatasetUploadsResponse",
+    "PublishDatasetRequest",
+    "PublishDatasetResponse",
+    "CreateModelUploadsRequest",
+    "CreateModelUploadsResponse",
+    "PublishModelRequest",
+    "PublishModelResponse",
+]
+
+
+class FileContent(ApiMessage):
+    """A file to upload."""
+
+    PROTO: ClassVar[type[Message]] = imports_pb2.FileContent
+
+    sha256: Sha256
+    """SHA-256 of its bytes, hex."""
+    size_bytes: int = Field(ge=1, le=5368709120)
+    """Its size in bytes, at most 5 GiB, the most that one request to S3 stores. Volumes have at most 256 MiB."""
+
+
+class FileUpload(ApiMessage):
+    """Where a file is uploaded."""
+
+    PROTO: ClassVar[type[Message]] = imports_pb2.FileUpload
+
+    sha256: str
+    """SHA-256 of the file's bytes, hex."""
+    url: str = Field(default="", repr=False)
+    """URL of one PUT request. Whoever has it may upload this file: it is valid for the announced size alone, and where
+    the store verifies checksums for the announced content alone. Empty where the file is complete.
+    """
+    headers: dict[str, str] = Field(default_factory=dict, repr=False)
+    """Headers of the request, beside `Content-Length`."""
+    complete: bool = False
+    """Whether the store has the file already."""
+
+
+class CreateDatasetUploadsRequest(ApiMessage):
+    """Request of CreateDatasetUploads."""
+
+    PROTO: ClassVar[type[Message]] = imports_pb2.CreateDatasetUploadsRequest
+
+    import_id: Id
+    """Id of the import, which the client chooses. Imports of different callers never meet."""
+    files: tuple[FileContent, ...]
+    """Files, each once."""
+
+
+class CreateDatasetUploadsResponse(ApiMessage):
+    """Response of CreateDatasetUploads."""
+
+    PROTO: ClassVar[type[Message]] = imports_pb2.CreateDatasetUploadsResponse
+
+    uploads: tuple[FileUpload, ...]
+    """One for each file, in the order of the request."""
+    expire_time: datetime
+    """When the URLs expire. An upload that has begun goes on."""
+
+
+class PublishDatasetRequest(ApiMessage):
+    """Request of PublishDataset."""
+
+    PROTO: ClassVar[type[Message]] = imports_pb2.PublishDatasetRequest
+
+    import_id: Id
+    """Id of the import."""
+    dataset_id: Id
+    """Id of the dataset."""
+    datalist_sha256: Sha256
+    """SHA-256 of the datalist, hex: one of the uploaded files, exactly as it is stored (docs/datasets.md). It names
+    every other file by its digest.
+    """
+
+
+class PublishDatasetResponse(ApiMessage):
+    """One message of PublishDataset: progress any number of times, then the dataset once."""
+
+    PROTO: ClassVar[type[Message]] = imports_pb2.PublishDatasetResponse
+
+    progress: Progress | None = None
+    """Cases done so far, in the phases `verify` and `publish`."""
+    dataset: Dataset | None = None
+    """The dataset; the last message."""
+
+
+class CreateModelUploadsRequest(ApiMessage):
+    """Request of CreateModelUploads."""
+
+    PROTO: ClassVar[type[Message]] = imports_pb2.CreateModelUploadsRequest
+
+    import_id: Id
+    """Id of the import, as in CreateDatasetUploadsRequest."""
+    weights: FileContent
+    """The weights."""
+
+
+class CreateModelUploadsResponse(ApiMessage):
+    """Response of CreateModelUploads."""
+
+    PROTO: ClassVar[type[Message]] = imports_pb2.CreateModelUploadsResponse
+
+    upload: FileUpload
+    """Where the weights are uploaded."""
+    expire_time: datetime
+    """When the URL expires. An upload that has begun goes on."""
+
+
+class PublishModelRequest(ApiMessage):
+    """Request of PublishModel."""
+
+    PROTO: ClassVar[type[Message]] = imports_pb2.PublishModelRequest
+
+    import_id: Id
+    """Id of the import."""
+    model_id: Id
+    """Id to publish the model under."""
+    weights_sha256: Sha256
+    """SHA-256 of the uploaded safetensors file, hex."""
+    architecture: str
+    """Name of the architecture, as ListModels shows it, `torch_export`, or the description of a network as a card holds
+    it.
+    """
+    objective: Objective = "unknown"
+    """Training objective."""
+    preprocessing: Preprocessing | None = None
+    """Input preparation; the architecture's own where absent, which an exported program does not have. An empty
+    `reference` is the first modality, or `t2w` for models of prostate MRI; empty `quantiles` are 0.02 and 0.98.
+    """
+    primary_layer: str = ""
+    """Layer of a check's main number; the architecture's own where empty."""
+    source: str = ""
+    """Origin and licence of the weights, without data of patients."""
+
+
+class PublishModelResponse(ApiMessage):
+    """One message of PublishModel: progress any number of times, then the model once."""
+
+    PROTO: ClassVar[type[Message]] = imports_pb2.PublishModelResponse
+
+    progress: Progress | None = None
+    """The phase that runs."""
+    model: Model | None = None
+    """The published model; the last message."""

@@ -1,0 +1,55 @@
+"""Responses in several messages: the pages of a list, and streams of progress that end with a result."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import grpc
+from google.protobuf.message import Message
+
+from vfmalign.client.messages.common import Progress
+from vfmalign.client.messages.features import ExtractDatasetResponse, ListDatasetsResponse, ListModelsResponse
+from vfmalign.client.messages.imports import PublishDatasetResponse, PublishModelResponse
+
+OnProgress = Callable[[Progress], Awaitable[None] | None]
+
+EventT = TypeVar("EventT", ExtractDatasetResponse, PublishDatasetResponse, PublishModelResponse)
+PageT = TypeVar("PageT", ListDatasetsResponse, ListModelsResponse)
+RequestT = TypeVar("RequestT", bound=Message)
+MessageT = TypeVar("MessageT", bound=Message)
+
+
+async def fetch_pages(fetch: Callable[[str], Awaitable[PageT]]) -> list[PageT]:
+    """Fetches every page of a list; `fetch` takes the token of a page, which is empty for the first one."""
+    pages = [await fetch("")]
+    while token := pages[-1].next_page_token:
+        pages.append(await fetch(token))
+    return pages
+
+
+async def read_last_event(
+    call: grpc.aio.UnaryStreamCall[RequestT, MessageT], record: type[EventT], on_progress: OnProgress | None
+) -> EventT | None:
+    """Reads a stream of progress to its end.
+
+    Args:
+        call: the stream.
+        record: class of its messages.
+        on_progress: called with every progress; may be a coroutine function.
+
+    Returns:
+        The last message, which holds the result; None where there was none.
+    """
+    event: EventT | None = None
+    try:
+        async for message in call:
+            event = record.from_response(message)
+            if event.progress is not None and on_progress is not None:
+                pending = on_progress(event.progress)
+                if inspect.isawaitable(pending):
+                    await pending
+    finally:
+        call.cancel()  # the service goes on for a stream whose reader has left
+    return event

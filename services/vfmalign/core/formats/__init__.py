@@ -1,0 +1,1 @@
+"""Bounds, JSON and text of what comes from outside, for records and readers."""
