@@ -68,15 +68,25 @@ class Connections:
 
     def _close_all(self, peers: set[str]) -> None:
         for name in os.listdir(_DESCRIPTORS):
-            # A descriptor may be closed and reused at any time. Its duplicate stays what it is, and is looked at. The
-            # family only makes room for the longer addresses: a socket knows its own.
-            with (
-                contextlib.suppress(OSError),
-                socket.fromfd(int(name), socket.AF_INET6, socket.SOCK_STREAM) as duplicate,
-            ):
+            with contextlib.suppress(OSError), _open_duplicate(int(name)) as duplicate:
                 own, client = duplicate.getsockname(), duplicate.getpeername()
                 if isinstance(own, tuple) and own[1] == self.port and _to_peer(client) in peers:
                     duplicate.shutdown(socket.SHUT_RDWR)
+
+
+def _open_duplicate(descriptor: int) -> socket.socket:
+    """Returns a duplicate of a socket: a descriptor may be closed and reused at any time, its duplicate stays.
+
+    Raises:
+        OSError: it is no socket, or closed.
+    """
+    duplicate = os.dup(descriptor)
+    try:
+        # The family only makes room for the longer addresses: a socket knows its own.
+        return socket.socket(socket.AF_INET6, socket.SOCK_STREAM, fileno=duplicate)
+    except OSError:  # `socket.fromfd` leaves the duplicate open here
+        os.close(duplicate)
+        raise
 
 
 def _to_peer(address: tuple[str, int]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -50,6 +51,20 @@ async def test_a_connection_of_several_callers_is_not_closed(connected) -> None:
         with connections.joined(peer, "ada"):
             assert not connections.close(peer)
         assert connections.close(peer)
+
+
+async def test_closing_leaves_no_descriptor_behind(connected) -> None:
+    connections, clients, peers = connected
+    reader, writer = os.pipe()  # descriptors that are no sockets
+    clients[0].settimeout(30)
+    with connections.joined(peers[0], "eve"):
+        await asyncio.to_thread(connections._close_all, {"nobody"})
+        before = len(os.listdir("/proc/self/fd"))
+        await asyncio.to_thread(connections._close_all, {peers[0]})
+        assert clients[0].recv(1) == b""
+        assert len(os.listdir("/proc/self/fd")) == before
+    os.close(reader)
+    os.close(writer)
 
 
 async def test_no_connection_of_another_port_is_closed(connected) -> None:
