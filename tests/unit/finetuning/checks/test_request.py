@@ -84,7 +84,10 @@ def test_a_patch_shape_has_three_axes():
 
 
 def test_one_seed_is_the_default():
-    assert make_spec().seeds == make_spec(seeds=0).seeds == 1
+    assert make_spec().seeds == 1
+    message = make_spec(seeds=3).to_proto()
+    message.ClearField("seeds")
+    assert CheckSpec.from_proto(message).seeds == 1
 
 
 def test_seeds_beyond_the_largest_are_refused():
