@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
-from vfmalign.core.domain.declarations import DatasetDeclaration, Modality
+from vfmalign.core.domain.declarations import MAX_MODALITIES, DatasetDeclaration, Modality
 from vfmalign.core.domain.errors import BadOption
 from vfmalign.core.domain.models import Preprocessing
 
@@ -25,7 +25,7 @@ def _check_unique(modality_map: dict[Modality, Modality]) -> dict[Modality, Moda
 
 ModalityMap = Annotated[
     dict[Modality, Modality],
-    Field(max_length=16, exclude_if=lambda modality_map: not modality_map),
+    Field(max_length=MAX_MODALITIES, exclude_if=lambda modality_map: not modality_map),
     AfterValidator(_check_unique),
 ]
 """Inputs of a model by the modality of the dataset that feeds them; inputs that it leaves out have the same name.

@@ -11,6 +11,8 @@ from vfmalign.core.domain.datasets import MAX_CASES
 from vfmalign.core.domain.declarations import MAX_MODALITIES, Modality
 from vfmalign.core.domain.record import Id, OptionalId, Record, Sha256
 from vfmalign.core.domain.stored_objects import StoredObject
+from vfmalign.core.formats.bounds import get_bounds, get_field, get_range
+from vfmalign.v1 import features_pb2
 
 Objective = Literal["masked_reconstruction", "contrastive", "supervised", "random", "unknown"]
 
@@ -18,16 +20,16 @@ Objective = Literal["masked_reconstruction", "contrastive", "supervised", "rando
 Normalisation = Literal["zscore_nonzero", "zscore_gland", "quantile_range"]
 QUANTILES = (0.02, 0.98)
 _MODALITIES_ON_T2W_GRID = {"t2w", "dwi", "adc"}
-Quantile = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
-MIN_SPACING_MM, MAX_SPACING_MM = 0.05, 50.0
+Quantile = Annotated[float, get_range(features_pb2.Preprocessing, "quantiles"), Field(allow_inf_nan=False)]
+_SPACINGS = get_bounds(get_field(features_pb2.Preprocessing, "spacing_mm"))
+MIN_SPACING_MM, MAX_SPACING_MM = _SPACINGS.min, _SPACINGS.max
 """Range of voxel spacings, of volumes and of the grids of models."""
-MAX_INPUT_SIDE = 4096
 MAX_INPUT_VALUES = 2**26
 """Largest input of a model, channels times voxels: 256 MiB in float32."""
 MAX_LAYERS = 256
 MAX_LAYER_CHANNELS = 2**20
-Spacing = Annotated[float, Field(ge=MIN_SPACING_MM, le=MAX_SPACING_MM, allow_inf_nan=False)]
-Side = Annotated[int, Field(ge=1, le=MAX_INPUT_SIDE)]
+Spacing = Annotated[float, get_range(features_pb2.Preprocessing, "spacing_mm"), Field(allow_inf_nan=False)]
+Side = Annotated[int, get_range(features_pb2.Preprocessing, "shape_dhw")]
 LayerName = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9_][A-Za-z0-9._:-]*$")]
 """Name of a layer, such as the path of a module: `encoder.blocks.3`. It names tensors in files, and is shown."""
 

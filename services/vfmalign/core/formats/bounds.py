@@ -32,15 +32,26 @@ def get_bounds(field: FieldDescriptor) -> bounds_pb2.Bounds:
     return result
 
 
-def get_range(message: type[Message], field: str) -> Interval:
-    """Returns the range of a number as a constraint of pydantic.
+def get_field(message: type[Message], name: str) -> FieldDescriptor:
+    """Returns a field of a message, such as `epochs` of `Recipe`."""
+    field: Any = message.DESCRIPTOR.fields_by_name[name]  # the stubs of protobuf give it two types
+    result: FieldDescriptor = field
+    return result
 
-    Args:
-        message: class of the message, such as `Recipe`.
-        field: name of the field, such as `epochs`.
-    """
-    descriptor: Any = message.DESCRIPTOR.fields_by_name[field]  # the stubs of protobuf give it two types
-    return to_range(descriptor)
+
+def get_range(message: type[Message], field: str) -> Interval:
+    """Returns the range of a number as a constraint of pydantic."""
+    return to_range(get_field(message, field))
+
+
+def get_max_count(message: type[Message], field: str) -> int:
+    """Returns the most entries of a list or map."""
+    return get_bounds(get_field(message, field)).max_count
+
+
+def get_max_length(message: type[Message], field: str) -> int:
+    """Returns the most characters of a string."""
+    return get_bounds(get_field(message, field)).max_length
 
 
 def to_range(field: FieldDescriptor) -> Interval:

@@ -20,7 +20,7 @@ from vfmalign.core.domain.models import ModelCard
 from vfmalign.core.domain.record import Record, Sha256
 from vfmalign.core.domain.task_text import to_id_part
 from vfmalign.core.domain.tasks import TaskSpec, get_task_spec
-from vfmalign.core.formats.bounds import get_bounds
+from vfmalign.core.formats.bounds import get_max_length
 from vfmalign.core.storage.datasets import load_dataset
 from vfmalign.core.storage.model_cards import load_card
 from vfmalign.core.storage.store.object_store import ObjectStore
@@ -28,7 +28,7 @@ from vfmalign.finetuning.checks.request import check_spec, resolve_check
 from vfmalign.v1.alignment_pb2 import CreateCheckRequest
 
 MAX_CELLS = 1_000
-MAX_CHECK_ID = get_bounds(CreateCheckRequest.DESCRIPTOR.fields_by_name["check_id"]).max_length
+MAX_CHECK_ID = get_max_length(CreateCheckRequest, "check_id")
 _DIGEST_DIGITS = 12
 
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from vfmalign.core.domain.errors import BadOption, BadTensor, InvalidInput, PreconditionFailed
 from vfmalign.core.domain.record import SHA256, is_id
-from vfmalign.core.formats.bounds import get_bounds
+from vfmalign.core.formats.bounds import get_max_count, get_max_length
 from vfmalign.core.runtime.work_context import WorkContext
 from vfmalign.core.storage.feature_sets import Manifest, read_manifest, read_part
 from vfmalign.core.storage.safetensors_header import MalformedHeader, SafetensorsHeader, parse_header, read_header
@@ -32,8 +32,8 @@ from vfmalign.v1.mmd_pb2 import InlineFeatures, InlineLayer
 
 Layers: TypeAlias = dict[str, FeatureArray]
 
-_MAX_LAYERS = get_bounds(InlineFeatures.DESCRIPTOR.fields_by_name["layers"]).max_count
-_MAX_LAYER_NAME = get_bounds(InlineLayer.DESCRIPTOR.fields_by_name["layer"]).max_length
+_MAX_LAYERS = get_max_count(InlineFeatures, "layers")
+_MAX_LAYER_NAME = get_max_length(InlineLayer, "layer")
 _DTYPES: dict[str, np.dtype[np.floating]] = {"F16": np.dtype("<f2"), "F32": np.dtype("<f4"), "F64": np.dtype("<f8")}
 
 

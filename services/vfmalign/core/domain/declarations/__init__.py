@@ -10,16 +10,18 @@ from pydantic import Field, StringConstraints, model_validator
 
 from vfmalign.core.domain.errors import BadOption
 from vfmalign.core.domain.record import VOLUME_KIND, Record
+from vfmalign.core.formats.bounds import get_max_count
+from vfmalign.v1 import common_pb2
 
 VolumeKind = Annotated[str, StringConstraints(pattern=VOLUME_KIND.pattern)]
 """What a volume shows: the id of a modality or of a label map, in lower case."""
 Modality = VolumeKind
 OptionalKind = Annotated[str, StringConstraints(pattern=VOLUME_KIND.optional_pattern)]
 """An id of such a form, or empty for none."""
-MAX_MODALITIES = 16
-MAX_LABEL_MAPS = 16
+MAX_MODALITIES = get_max_count(common_pb2.TaskParameters, "modalities")
+MAX_LABEL_MAPS = get_max_count(common_pb2.TaskParameters, "labels")
+MAX_STRUCTURES = get_max_count(common_pb2.TaskParameters, "structures")
 MAX_CLASSES = 64
-MAX_STRUCTURES = 255
 MAX_DEFAULTS = 16
 
 
