@@ -61,7 +61,9 @@ def test_a_subset_of_the_experiment_on_real_volumes_ends_with_its_cells(
     report = json.loads(Path(experiment["report"]["json"]).read_text())
     assert not report["phantom"]
     models = {"sae-robust-tissue", plan.pretrainings()[0].model}
-    assert {(cell["model_id"], cell["task"]) for cell in report["cells"]} == {(m, t) for m in models for t in plan.tasks()}
+    assert {(cell["model_id"], cell["task"]) for cell in report["cells"]} == {
+        (m, t) for m in models for t in plan.tasks()
+    }
     results = [CellResult.model_validate_json(file.read_bytes()) for file in folder.path.glob("*.json")]
     assert len(results) == 4
     assert [card.parent.name for card in folder.path.glob("models/*/model.json")] == [plan.pretrainings()[0].model]

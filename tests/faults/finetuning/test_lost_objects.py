@@ -104,7 +104,9 @@ async def test_features_that_differ_when_they_are_extracted_again_replace_everyt
     check = await service.until(name, lambda check: check.state == SUCCEEDED)
     again = peers.mmd.calls[calls:]
     assert any(call.projection for call in again), "mmd.json belongs to the former features"
-    probe = next(c.manifest for c in peers.features.committed if c.manifest.request.model == f"{name}-encoder-step-10")
+    probe = next(
+        c.manifest for c in peers.features.committed if c.manifest.request.model_id == f"{name}-encoder-step-10"
+    )
     assert probe.request.feature_set_id() in {call.y.feature_set_id for call in again}, "so does the probe"
     assert {name for name, number in attempts(check).items() if number > 1} == {
         "features_before", "mmd", "measures", "probes", "report"
