@@ -36,7 +36,9 @@ class Uploader:
         URLs are requested anew for every attempt, because they may have expired.
         """
         by_digest = {hashlib.sha256(content).hexdigest(): content for content in contents}
-        files = [FileContent(sha256=sha256, size_bytes=len(content)) for sha256, content in by_digest.items()]
+        files = [
+            FileContent.from_fields(sha256=sha256, size_bytes=len(content)) for sha256, content in by_digest.items()
+        ]
         policy = AsyncRetrying(
             stop=stop_after_attempt(_ATTEMPTS),
             wait=wait_random_exponential(multiplier=0.2, max=5),

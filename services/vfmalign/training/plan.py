@@ -68,7 +68,7 @@ def make_plan(store: ObjectStore, spec: TrainingSpec) -> JobPlan:
         Leakage: a test case was seen in training or validation, or by the model from which the job starts.
     """
     architecture = get_architecture(spec.architecture)
-    check_kind(spec.kind, spec.model_id, spec.task)
+    check_kind(spec.kind, spec.model_id, spec.task, spec.recipe.probe_steps)
     check_publications(spec)
     check_free(store, spec)
     dataset = _load_dataset(store, spec)

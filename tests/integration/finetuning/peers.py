@@ -39,7 +39,7 @@ PROGRAM = """
 import gc, os, signal, sys, time
 gc.disable()
 from pathlib import Path
-from vfmalign.core.domain.datasets import StoredObject
+from vfmalign.core.domain.stored_objects import StoredObject
 from vfmalign.core.domain.field_of_view import CaseInside
 from vfmalign.core.domain.jobs import *
 from vfmalign.core.domain.models import ModelCard

@@ -86,6 +86,20 @@ async def test_bytes_that_arrive_changed_are_not_sent_again(open_store: Callable
         await Uploader().upload([b"a"], open_store(400).sign)
 
 
+class HugeFile(bytes):
+    def __len__(self) -> int:
+        return 5 * 2**30 + 1
+
+
+async def test_a_file_that_is_too_large_is_refused_before_the_service_is_asked(
+    open_store: Callable[..., Store],
+) -> None:
+    store = open_store(200)
+    with pytest.raises(BadOption, match="size_bytes: out of range; choose a value of at most 5368709120"):
+        await Uploader().upload([HugeFile(b"a")], store.sign)
+    assert not store.signed
+
+
 REQUEST = {"import_id": "i", "model_id": "m", "weights_sha256": "a" * 64, "architecture": "x"}
 
 

@@ -153,7 +153,7 @@ def _describe_problem(kind: str, message: str, context: Mapping[str, object]) ->
     if kind == "string_pattern_mismatch":
         for text_format in FORMATS:
             if context["pattern"] in {text_format.pattern, text_format.optional_pattern}:
-                return text_format.problem, text_format.remedy
+                return text_format.problem, text_format.full_remedy
         return "not a name of the expected form", ""
     if kind == "path_not_file":
         return "there is no such file", "give the path of a file that exists"

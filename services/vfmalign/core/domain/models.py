@@ -6,6 +6,7 @@ import math
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
+from pydantic_core import PydanticCustomError
 
 from vfmalign.core.domain.datasets import MAX_CASES
 from vfmalign.core.domain.declarations import MAX_MODALITIES, Modality
@@ -62,14 +63,20 @@ class Preprocessing(Record):
     @model_validator(mode="before")
     @classmethod
     def _leave_out_empty_fields(cls, content: object) -> object:
-        return {name: value for name, value in content.items() if value} if isinstance(content, dict) else content
+        if not isinstance(content, dict):
+            return content
+        return {name: value for name, value in content.items() if value or name not in cls.model_fields}
 
     @model_validator(mode="after")
     def _check_content(self) -> Self:
         if len(set(self.modalities)) != len(self.modalities):
             raise ValueError("a modality is named twice")
         if (self.quantiles is None) == (self.normalisation == "quantile_range"):
-            raise ValueError("quantiles belong to the normalisation quantile_range")
+            raise PydanticCustomError(
+                "quantiles",
+                "quantiles belong to the normalisation quantile_range",
+                {"remedy": "leave them out, or choose quantile_range"},
+            )
         if self.quantiles is not None and self.quantiles[0] >= self.quantiles[1]:
             raise ValueError("the lower quantile is not below the upper one")
         if len(self.modalities) * math.prod(self.shape_dhw) > MAX_INPUT_VALUES:

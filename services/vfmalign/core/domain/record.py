@@ -21,11 +21,18 @@ class TextFormat:
         form: regular expression of the whole text.
         problem: what is wrong with a text of another form, as errors say it.
         remedy: what to do about it.
+        length: most characters; None where the remedy says it.
     """
 
     form: str
     problem: str
     remedy: str
+    length: int | None = None
+
+    @property
+    def full_remedy(self) -> str:
+        """What to do about a text that may be too long as well."""
+        return self.remedy if self.length is None else f"{self.remedy}, and at most {self.length} characters"
 
     @property
     def pattern(self) -> str:
@@ -48,20 +55,24 @@ class TextFormat:
             BadOption: it has another form; the error names the field.
         """
         if not self.matches(text):
-            raise BadOption(self.problem, field=field, remedy=self.remedy)
+            # A field may allow fewer characters than the format, so the length is named only where it is the problem.
+            is_long = self.length is not None and len(text) > self.length
+            raise BadOption(self.problem, field=field, remedy=self.full_remedy if is_long else self.remedy)
         return text
 
 
 ID = TextFormat(
     r"[a-z0-9][a-z0-9_.-]{0,127}",
     "not a valid id",
-    "use lower-case letters, digits, `_`, `.` and `-`, the first a letter or digit, and at most 128 in all",
+    "use lower-case letters, digits, `_`, `.` and `-`, the first a letter or digit",
+    length=128,
 )
 SHA256 = TextFormat(r"[0-9a-f]{64}", "not a SHA-256 digest", "give 64 lower-case hexadecimal digits")
 VOLUME_KIND = TextFormat(
     r"[a-z][a-z0-9_]{0,31}",
     "not a valid id",
-    "use a lower-case letter, then at most 31 lower-case letters, digits and `_`",
+    "use a lower-case letter, then lower-case letters, digits and `_`",
+    length=32,
 )
 FORMATS = (ID, SHA256, VOLUME_KIND)
 

@@ -34,7 +34,7 @@ def resolve_training(
     modality_map: Mapping[Modality, Modality],
     recipes: Sequence[TrainingRecipe],
 ) -> Preprocessing:
-    """Checks that a training fits its dataset and its model, and returns the model's input.
+    """Checks that a training fits its dataset (`check_data`) and its model (`fit_model`); returns the model's input.
 
     Leakage is not checked here but where a check or a job begins (`datasets.check_leakage`): an experiment may
     hold a model that has seen test cases, and its report says so of that cell.
@@ -54,9 +54,35 @@ def resolve_training(
         BadDataset: a split without a case, or a case without what the task needs.
         BadOption: the map, the model's input or a patch does not fit.
     """
+    check_data(dataset, task)
+    return fit_model(dataset, task, model, preprocessing, modality_map=modality_map, recipes=recipes)
+
+
+def check_data(dataset: DatasetManifest, task: TaskSpec | None) -> None:
+    """Checks that every split has cases, and every case what the task needs; looks at every case.
+
+    Raises:
+        BadDataset: a split without a case, or a case without what the task needs.
+    """
     check_splits(dataset, "pretrain" if task is None else "finetune")
     if task is not None:
         task.check_cases(dataset)
+
+
+def fit_model(
+    dataset: DatasetManifest,
+    task: TaskSpec | None,
+    model: str,
+    preprocessing: Preprocessing,
+    *,
+    modality_map: Mapping[Modality, Modality],
+    recipes: Sequence[TrainingRecipe],
+) -> Preprocessing:
+    """Checks that a model fits a task on a dataset whose cases are checked; arguments and result as above.
+
+    Raises:
+        BadOption: the map, the model's input or a patch does not fit.
+    """
     model_input = resolve_input(model, preprocessing, modality_map, dataset.declaration, MAP_FIELD)
     if task is not None:
         task.check_input(model, model_input.modalities)
@@ -65,12 +91,14 @@ def resolve_training(
     return model_input
 
 
-def check_kind(kind: JobKind, model_id: str, task: Task | None) -> None:
+def check_kind(kind: JobKind, model_id: str, task: Task | None, probe_steps: Sequence[int]) -> None:
     """Checks what a pretraining must not have and a fine-tuning must.
 
     Raises:
-        BadOption: a pretraining has a model or a task, or a fine-tuning has no task.
+        BadOption: a pretraining has a model, a task or probes, or a fine-tuning has no task.
     """
+    if kind == "pretrain" and probe_steps:
+        raise BadOption("only fine-tuning is probed", field="spec.recipe.probe_steps", remedy="omit them")
     if kind == "pretrain" and (model_id or task):
         raise BadOption(
             "only fine-tuning has a model and a task: pretraining starts from random weights",
@@ -111,8 +139,6 @@ def check_publications(spec: TrainingSpec) -> None:
     Raises:
         BadOption: the ids do not fit the network, or are not ids; or the probe steps are wrong.
     """
-    if spec.kind == "pretrain" and spec.recipe.probe_steps:
-        raise BadOption("only fine-tuning is probed", field="spec.recipe.probe_steps", remedy="omit them")
     if spec.kind == "finetune" and spec.network == "specialised":
         _check_unpublished(spec)
         return

@@ -15,7 +15,7 @@ from vfmalign.core.domain.tasks import TaskSpec, check_task, get_task_spec
 from vfmalign.core.storage.datasets import load_dataset
 from vfmalign.core.storage.model_cards import load_card
 from vfmalign.core.storage.store.object_store import ObjectStore
-from vfmalign.core.storage.trainings import resolve_training
+from vfmalign.core.storage.trainings import check_data, fit_model
 from vfmalign.finetuning.jobs.request import NETWORKS
 
 
@@ -68,8 +68,18 @@ def resolve_check(spec: CheckSpec, dataset: DatasetManifest, card: ModelCard) ->
         BadDataset: a split without a case, or a case without what the task needs.
     """
     task = get_task_spec(spec.task, dataset.declaration)
+    check_data(dataset, task)
+    return fit_check(spec, task, dataset, card)
+
+
+def fit_check(spec: CheckSpec, task: TaskSpec, dataset: DatasetManifest, card: ModelCard) -> ResolvedCheck:
+    """Resolves what a check leaves open, where the cases of its dataset are checked (`check_data`).
+
+    Raises:
+        BadOption: the model's input lacks a channel, the model lacks a layer, or a patch is too large.
+    """
     recipes = {network: get_recipe(spec, network, card.preprocessing.shape_dhw) for network in NETWORKS}
-    resolve_training(
+    fit_model(
         dataset,
         task,
         card.id,

@@ -24,7 +24,8 @@ from vfmalign.core.formats.bounds import get_max_length
 from vfmalign.core.storage.datasets import load_dataset
 from vfmalign.core.storage.model_cards import load_card
 from vfmalign.core.storage.store.object_store import ObjectStore
-from vfmalign.finetuning.checks.request import check_spec, resolve_check
+from vfmalign.core.storage.trainings import check_data
+from vfmalign.finetuning.checks.request import check_spec, fit_check
 from vfmalign.v1.alignment_pb2 import CreateCheckRequest
 
 MAX_CELLS = 1_000
@@ -88,7 +89,11 @@ def check_experiment_spec(spec: ExperimentSpec) -> None:
             remedy="create several experiments, or use fewer seeds",
         )
     if not spec.title.isprintable():
-        raise BadOption("the title is not a line of printable characters", field="spec.title", remedy="change it")
+        raise BadOption(
+            "the title is not a line of printable characters",
+            field="spec.title",
+            remedy="remove what cannot be printed",
+        )
     for task in spec.tasks:
         check_spec(CheckSpec(model_id=spec.model_ids[0], dataset_id=spec.dataset_id, task=task, recipe=spec.recipe))
 
@@ -109,15 +114,15 @@ def pin_inputs(store: ObjectStore, spec: ExperimentSpec) -> PinnedInputs:
     cards = [load_card(store, model) for model in spec.model_ids]
     maps = _split_map(spec, cards)
     for card, modality_map in zip(cards, maps, strict=True):
-        for task in spec.tasks:
+        for requested, task in zip(spec.tasks, tasks, strict=True):
             cell = CheckSpec(
                 model_id=card.id,
                 dataset_id=spec.dataset_id,
-                task=task,
+                task=requested,
                 recipe=spec.recipe,
                 modality_map=modality_map,
             )
-            resolve_check(cell, dataset, card)
+            fit_check(cell, task, dataset, card)
     return PinnedInputs(
         dataset_digest=dataset.digest(),
         model_sha256=tuple(card.checkpoint.sha256 for card in cards),
@@ -145,6 +150,7 @@ def _split_map(spec: ExperimentSpec, cards: Sequence[ModelCard]) -> tuple[Modali
 def _resolve_tasks(spec: ExperimentSpec, dataset: DatasetManifest) -> list[TaskSpec]:
     tasks = [get_task_spec(task, dataset.declaration) for task in spec.tasks]
     for place, task in enumerate(tasks):
+        check_data(dataset, task)  # once for all models: it looks at every case
         for earlier, other in enumerate(tasks[:place]):
             if task == other:
                 raise BadOption(

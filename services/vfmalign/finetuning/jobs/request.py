@@ -73,7 +73,7 @@ def resolve_job(store: ObjectStore, job_id: str, request: JobSpec) -> TrainingSp
         DigestMismatch: one of them has another digest than requested.
         Conflict: another model has an id under which the job publishes.
     """
-    check_kind(request.kind, request.model_id, request.task)
+    check_kind(request.kind, request.model_id, request.task, request.recipe.probe_steps)
     dataset = load_dataset(store, request.dataset_id, request.dataset_digest or None)
     if request.task is None:
         spec = _resolve_pretraining(job_id, request, dataset)

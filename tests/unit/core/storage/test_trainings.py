@@ -3,10 +3,11 @@
 import pytest
 from tests.prostate import PROSTATE, SPECS
 
-from vfmalign.core.domain.datasets import Case, DatasetManifest, StoredObject
+from vfmalign.core.domain.datasets import Case, DatasetManifest
 from vfmalign.core.domain.errors import BadDataset, BadOption, Conflict
 from vfmalign.core.domain.jobs import TrainingRecipe, TrainingSpec
 from vfmalign.core.domain.models import ModelCard, Preprocessing
+from vfmalign.core.domain.stored_objects import StoredObject
 from vfmalign.core.domain.task_text import Task
 from vfmalign.core.storage.keys import model_card_key
 from vfmalign.core.storage.trainings import (
@@ -67,14 +68,16 @@ def test_a_pretraining_needs_no_split_and_no_label_of_a_task():
     resolve(task=None, train=(), test=(), val=(make_case("val"),))
 
 
-def test_a_pretraining_has_neither_model_nor_task_and_a_fine_tuning_has_a_task():
-    check_kind("pretrain", "", None)
-    check_kind("finetune", "", Task.parse("segmentation"))
+def test_a_pretraining_has_neither_model_nor_task_nor_probes_and_a_fine_tuning_has_a_task():
+    check_kind("pretrain", "", None, ())
+    check_kind("finetune", "", Task.parse("segmentation"), (5,))
+    with pytest.raises(BadOption, match=r"spec\.recipe\.probe_steps: only fine-tuning is probed; omit them"):
+        check_kind("pretrain", "", None, (5,))
     for model, task in (("m", None), ("", Task.parse("segmentation"))):
         with pytest.raises(BadOption, match=r"spec\.kind: only fine-tuning has a model and a task.*leave them empty"):
-            check_kind("pretrain", model, task)
+            check_kind("pretrain", model, task, ())
     with pytest.raises(BadOption, match=r"spec\.task: required for fine-tuning; name the task"):
-        check_kind("finetune", "m", None)
+        check_kind("finetune", "m", None, ())
 
 
 def make_spec(**changes):
@@ -108,7 +111,6 @@ def test_a_job_publishes_its_encoder_and_that_of_every_probe():
         ({"publish_as": "Not An Id"}, "spec.publish_as", "lower-case letters"),
         ({"network": "specialised"}, "spec.publish_as", "no encoder to publish; leave it empty"),
         ({"network": "specialised", "publish_as": "", "recipe": PROBED}, "spec.recipe.probe_steps", "omit them"),
-        ({"kind": "pretrain", "recipe": PROBED}, "spec.recipe.probe_steps", "only fine-tuning is probed; omit them"),
         ({"publish_as": "x" * 125, "recipe": PROBED}, "spec.publish_as", "use at most 100 characters"),
         (
             {"recipe": RECIPE.model_copy(update={"probe_steps": (7,)})},

@@ -21,6 +21,7 @@ from vfmalign.core.domain.errors import (
 )
 from vfmalign.core.domain.models import ModelCard
 from vfmalign.core.domain.stored_objects import StoredObject
+from vfmalign.core.domain.tasks import TaskSpec
 from vfmalign.core.storage.datasets import load_dataset, save_dataset
 from vfmalign.core.storage.keys import model_card_key
 from vfmalign.finetuning.checks.request import check_inputs
@@ -153,6 +154,13 @@ def test_digests_are_pinned_when_the_experiment_is_created(stored):
     pinned = pin_inputs(stored, make_spec())
     assert pinned.model_sha256 == ("c" * 64, "b" * 64)
     assert len(pinned.dataset_digest) == 64
+
+
+def test_the_cases_are_looked_at_once_for_all_models(stored, monkeypatch):
+    looked = []
+    monkeypatch.setattr(TaskSpec, "check_cases", lambda task, _: looked.append(task))
+    pin_inputs(stored, make_spec())
+    assert [task.name for task in looked] == ["segmentation", "distortion"]
 
 
 @pytest.mark.parametrize(
@@ -315,6 +323,9 @@ def test_jobs_that_cannot_succeed_are_refused_before_they_are_stored(stored):
     pretraining = JobSpec(kind="pretrain", dataset_id="d", objective="contrastive")
     with pytest.raises(BadDataset, match="'pretrain' holds no case"):
         resolve_job(stored, "j", pretraining)
+    probed = pretraining.model_copy(update={"recipe": Recipe(epochs=2, steps_per_epoch=4, probe_steps=(1,))})
+    with pytest.raises(BadOption, match=r"spec\.recipe\.probe_steps: only fine-tuning is probed; omit them"):
+        resolve_job(stored, "j", probed)
     manifest = load_dataset(stored, "d")
     save_dataset(stored, manifest.model_copy(update={"id": "whole", "pretrain": manifest.train, "train": ()}))
     pretraining = pretraining.model_copy(update={"dataset_id": "whole", "publish_as": "m1"})

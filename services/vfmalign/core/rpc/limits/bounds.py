@@ -18,7 +18,7 @@ from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescript
 from google.protobuf.message import DecodeError, Message
 
 from vfmalign.core.domain.errors import BadOption, InvalidInput
-from vfmalign.core.domain.record import ID, SHA256, VOLUME_KIND
+from vfmalign.core.domain.record import ID, SHA256, VOLUME_KIND, TextFormat
 from vfmalign.core.formats.bounds import INTEGERS, REALS, describe_range, get_bounds
 from vfmalign.v1 import bounds_pb2
 
@@ -71,6 +71,8 @@ def check_request(message: Message, path: str = "") -> None:
         name = f"{path}.{field.name}" if path else field.name
         bounds = get_bounds(field)
         if not field.is_repeated:
+            if value == 0 and not field.has_presence and not bounds.required:
+                continue  # −0.0, which protobuf lists although it means the same as 0
             _check_values(field, bounds, [(name, value)])
             continue
         _check_count(len(value), bounds, name)
@@ -110,11 +112,12 @@ def _check_map(entry: Descriptor, bounds: bounds_pb2.Bounds, content: Mapping[ob
 def _check_values(field: FieldDescriptor, bounds: bounds_pb2.Bounds, values: Iterable[tuple[str, Any]]) -> None:
     kind = field.cpp_type
     if kind == FieldDescriptor.CPPTYPE_STRING:
+        limit, text_format = bounds.max_length, _FORMATS.get(bounds.format)  # read once: there may be many values
+        is_text = field.type == FieldDescriptor.TYPE_STRING
         for name, value in values:
-            if field.type == FieldDescriptor.TYPE_STRING:
-                _check_text(value, bounds, name)
-            else:
-                _check_length(len(value), bounds, "bytes", name)
+            _check_length(len(value), limit, "characters" if is_text else "bytes", name)
+            if is_text:
+                _check_text(value, text_format, name)
     elif kind in INTEGERS or kind in REALS:
         for name, value in values:
             _check_number(value, bounds, name)
@@ -131,17 +134,16 @@ def _check_count(count: int, bounds: bounds_pb2.Bounds, name: str) -> None:
         raise BadOption(f"{count:,} entries, at most {bounds.max_count:,}", field=name, remedy="send fewer")
 
 
-def _check_length(length: int, bounds: bounds_pb2.Bounds, unit: str, name: str) -> None:
-    if length > bounds.max_length:
-        raise BadOption(f"{length:,} {unit}, at most {bounds.max_length:,}", field=name, remedy="shorten it")
+def _check_length(length: int, limit: int, unit: str, name: str) -> None:
+    if length > limit:
+        raise BadOption(f"{length:,} {unit}, at most {limit:,}", field=name, remedy="shorten it")
 
 
-def _check_text(value: str, bounds: bounds_pb2.Bounds, name: str) -> None:
-    _check_length(len(value), bounds, "characters", name)
+def _check_text(value: str, text_format: TextFormat | None, name: str) -> None:
     if not value.isprintable() and (match := _CONTROL_CHARACTER.search(value)):
         raise BadOption(f"contains the control character U+{ord(match[0]):04X}", field=name, remedy="remove it")
-    if bounds.format:
-        _FORMATS[bounds.format].check(value, name)
+    if text_format is not None:
+        text_format.check(value, name)
 
 
 def _check_number(value: float, bounds: bounds_pb2.Bounds, name: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -200,6 +201,18 @@ def test_what_is_not_set_is_not_checked_unless_it_is_required() -> None:
     assert len(empty) > 15
     for request in empty:
         parse_request(GetMessageClass(request).FromString, b"")
+
+
+def test_a_negative_zero_is_not_set() -> None:
+    check_request(mmd_pb2.ComputeRequest(interval_level=-0.0))
+
+
+def test_the_remedy_of_a_malformed_id_names_no_other_limit_than_that_of_the_field() -> None:
+    with pytest.raises(BadOption, match="check_id: not a valid id") as caught:
+        check_request(alignment_pb2.CreateCheckRequest(check_id="A"))
+    assert not re.search(r"\d", caught.value.remedy)
+    with pytest.raises(BadOption, match="check_id: 81 characters, at most 80"):
+        check_request(alignment_pb2.CreateCheckRequest(check_id="a" * 81))
 
 
 def test_many_labels_are_refused_before_they_are_read() -> None:
