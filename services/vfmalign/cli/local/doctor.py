@@ -99,7 +99,7 @@ def _check_storage(target: Target) -> Step:
 
 
 def _describe_storage(target: Target) -> str:
-    store = target.open_store(attempts=1, timeout_s=probes.CALL_TIMEOUT_S)
+    store = target.open_store(attempts=1, timeout_s=probes.STORE_CALL_TIMEOUT_S)
     return f"{probes.check_store(store)} in bucket {store.bucket}"
 
 

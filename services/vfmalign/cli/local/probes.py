@@ -28,7 +28,9 @@ from vfmalign.core.storage.store.object_store import ObjectStore
 HEALTH_TIMEOUT_S = 3.0
 CALL_TIMEOUT_S = 5.0
 STORE_TIMEOUT_S = 12.0
-"""Time for what `doctor` asks of the object store, where each call has `CALL_TIMEOUT_S`."""
+"""Time for what `doctor` asks of the object store."""
+STORE_CALL_TIMEOUT_S = 8.0
+"""Time for each of these calls: the first write to a new store makes room on the disk, which takes seconds."""
 CONCURRENT_WRITERS = 8
 CONCURRENT_ROUNDS = 3
 PACKAGES = ("vfmalign", "torch", "monai", "grpcio", "protobuf", "numpy", "nibabel", "minio", "sqlalchemy")
