@@ -6,6 +6,7 @@ code calls it in `threads.STORE`.
 
 from __future__ import annotations
 
+import base64
 import copy
 import hashlib
 import re
@@ -354,7 +355,13 @@ class ObjectStore(TenantKeys):
             response.release_conn()
 
     def _request(self, method: str, key: str, data: bytes, headers: dict[str, str]) -> int:
-        """Sends one presigned request, because minio's own calls do not support conditional headers."""
+        """Sends one presigned request, because minio's own calls do not support conditional headers.
+
+        The digest makes the store refuse a body that ends early: when a writer is killed between its headers and its
+        body, SeaweedFS otherwise stores an empty object, at a key that a conditional write then finds taken.
+        """
+        digest = hashlib.md5(data, usedforsecurity=False).digest()
+        headers = {**headers, "Content-MD5": base64.b64encode(digest).decode()}
         url = self._client.get_presigned_url(method, self.bucket, self.name(key), expires=timedelta(minutes=15))
         response = self._http.request(method, url, body=data, headers=headers)
         if response.status in {200, 412}:

@@ -8,7 +8,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -82,7 +82,37 @@ def test_of_many_conditional_writers_one_wins(store: ObjectStore) -> None:
 @pytest.fixture
 def forgetful(store: ObjectStore, store_settings: StoreSettings) -> Iterator[ObjectStore]:
     """The same bucket through a line that loses the first answer."""
-    host, port = store_settings.endpoint.removeprefix("http://").split(":")
+
+    def lose_answer(client: socket.socket, server: socket.socket) -> None:
+        server.sendall(client.recv(65_536))
+        server.recv(65_536)  # what was asked for is done
+
+    with _open_through(store_settings, lose_answer) as result:
+        yield result
+
+
+@pytest.fixture
+def interrupted(store: ObjectStore, store_settings: StoreSettings) -> Iterator[ObjectStore]:
+    """The same bucket through a line that breaks after the headers of the first request."""
+
+    def pass_headers(client: socket.socket, server: socket.socket) -> None:
+        received = b""
+        while b"\r\n\r\n" not in received:
+            received += client.recv(65_536)
+        server.sendall(received[: received.index(b"\r\n\r\n") + 4])
+        server.shutdown(socket.SHUT_WR)
+        server.recv(65_536)  # what was asked for is done or refused
+
+    with _open_through(store_settings, pass_headers) as result:
+        yield result
+
+
+@contextmanager
+def _open_through(
+    settings: StoreSettings, serve_first: Callable[[socket.socket, socket.socket], None]
+) -> Iterator[ObjectStore]:
+    """Opens the bucket through a line whose first connection, of client and server, ends after `serve_first`."""
+    host, port = settings.endpoint.removeprefix("http://").split(":")
     listener = socket.create_server(("127.0.0.1", 0))
     opened = [listener]
     threads: list[threading.Thread] = []
@@ -91,12 +121,10 @@ def forgetful(store: ObjectStore, store_settings: StoreSettings) -> Iterator[Obj
         threads.append(threading.Thread(target=function, args=arguments))
         threads[-1].start()
 
-    def answer(client: socket.socket, server: socket.socket, lost: bool) -> None:
-        data = server.recv(65_536)  # what was asked for is done
-        if not lost:
-            client.sendall(data)
-            _pump(server, client)
+    def serve(client: socket.socket, server: socket.socket) -> None:
+        serve_first(client, server)
         _hang_up(client)
+        _hang_up(server)
 
     def accept() -> None:
         with suppress(OSError):
@@ -104,12 +132,15 @@ def forgetful(store: ObjectStore, store_settings: StoreSettings) -> Iterator[Obj
                 client, _ = listener.accept()
                 server = socket.create_connection((host, int(port)))
                 opened.extend((client, server))
-                begin(_pump, client, server)
-                begin(answer, client, server, number == 0)
+                if number == 0:
+                    begin(serve, client, server)
+                else:
+                    begin(_pump, client, server)
+                    begin(_pump, server, client)
 
     begin(accept)
     endpoint = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    yield ObjectStore(store_settings.model_copy(update={"endpoint": endpoint}))
+    yield ObjectStore(settings.model_copy(update={"endpoint": endpoint}))
     for line in opened:
         _hang_up(line)
     for thread in threads:
@@ -138,6 +169,11 @@ def test_a_conditional_write_that_another_won_meanwhile_is_not_ours(store: Objec
     store.put("lost-and-theirs", b"theirs")
     assert not forgetful.put_if_absent("lost-and-theirs", b"ours")
     assert store.get("lost-and-theirs") == b"theirs"
+
+
+def test_a_write_that_ended_before_its_body_leaves_nothing(store: ObjectStore, interrupted: ObjectStore) -> None:
+    assert interrupted.put_if_absent("no-body", bytes(3000))
+    assert store.get("no-body") == bytes(3000)
 
 
 def test_a_write_into_a_missing_bucket_names_the_bucket(store_settings: StoreSettings) -> None:
