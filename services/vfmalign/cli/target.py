@@ -97,9 +97,9 @@ class Target:
             return deployment
         state = directory.read()
         if not state.running or not state.services:
-            others = registry.describe_running()
+            others = "" if state.killed else registry.describe_running()
             raise Unavailable(
-                "no stack runs in this state folder",
+                state.describe_absence(),
                 subject=str(directory.path),
                 remedy=f"{others}{'; or ' if others else ''}start one with {directory.get_command('up --detach')}, or "
                 "set VFMALIGN_FEATURES_ADDRESS, VFMALIGN_MMD_ADDRESS and VFMALIGN_FINETUNING_ADDRESS",

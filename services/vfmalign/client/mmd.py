@@ -111,7 +111,7 @@ def _check_size(request: mmd_pb2.ComputeRequest) -> None:
     if (size := request.ByteSize()) <= MESSAGE_BYTES:
         return
     raise TooLarge(
-        f"the request has {size} bytes, a message at most {MESSAGE_BYTES}",
+        f"the request has {size:,} bytes, a message at most {MESSAGE_BYTES:,}",
         subject="MmdService",
         remedy="pass what `upload` returns for the arrays, or compare fewer layers",
         reason=MESSAGE_TOO_LARGE,

@@ -153,7 +153,7 @@ def to_inline_layers(features: Features, limit_bytes: int) -> list[features_pb2.
     size = sum(tensor.numel() * tensor.element_size() for tensor in features.values())
     if size > limit_bytes:
         raise TooLarge(
-            f"the features take {size} bytes, a message at most {limit_bytes}",
+            f"the features take {size:,} bytes, a message at most {limit_bytes:,}",
             subject="layers",
             remedy="set `store_as` to have them stored, ask for fewer layers, or pool them",
             reason="MESSAGE_TOO_LARGE",

@@ -77,7 +77,7 @@ def test_a_supervisor_that_was_killed_leaves_nothing_in_the_way(cli: Cli, datase
     assert before.supervisor is not None
     os.kill(before.supervisor.pid, signal.SIGKILL)
     wait_until(lambda: not before.running, "the supervisor's end")
-    assert "no stack runs" in cli.run("dataset", "list", code=3).err
+    assert "the stack of this state folder was killed" in cli.run("dataset", "list", code=3).err
     token = (cli.home.tokens / "owner" / "token").read_text()
     cli.run("up", "--detach")
     assert (cli.home.tokens / "owner" / "token").read_text() == token

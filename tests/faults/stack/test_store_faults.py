@@ -112,7 +112,7 @@ def assert_lost(cli: Cli, folder: Path) -> None:
 def assert_commands_name_the_store(cli: Cli, health: str) -> None:
     doctor = run_doctor(cli)
     assert doctor.code == 3, doctor.out + doctor.err
-    assert "✗ s3" in doctor.out
+    assert "✗ s3         s3://vfmalign: the object store does not answer" in doctor.out
     assert "the first failing step is `s3`" in doctor.err
     status = run_command(cli, "status", "--json")
     assert (status.code, status.document["health"]["s3"]) == (3, health), status.out + status.err

@@ -211,3 +211,4 @@ async def test_an_empty_batch_is_refused(service):
 
     error = await failure(read())
     assert (error.code, error.field) == (Code.INVALID_ARGUMENT, "requests")
+    assert "send at least one pair" in error.text

@@ -18,6 +18,7 @@ from vfmalign.cli import exits, extras
 from vfmalign.cli.local import doctor
 from vfmalign.cli.options import build_recipe
 from vfmalign.core.domain import errors
+from vfmalign.core.storage.store.object_store import ObjectStore
 
 NEED_A_STACK = [
     ("dataset", "list"),
@@ -266,6 +267,7 @@ def test_doctor_asks_a_deployment_for_nothing_that_only_a_local_stack_needs(
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{closed.getsockname()[1]}")
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "b")
+        monkeypatch.setattr(ObjectStore, "probe", lambda _: None)
         monkeypatch.setattr(doctor.probes, "check_store", lambda *_: "write")
         code, out, _ = invoke("doctor", "--json")
     steps = {step["name"]: step["outcome"] for step in json.loads(out)["steps"]}
@@ -295,6 +297,19 @@ def test_doctor_goes_on_without_the_object_storage(
     assert code == exits.UNAVAILABLE
     assert (steps["s3"]["outcome"], steps["features"]["outcome"]) == (outcome, "failed")
     assert words in steps["s3"]["detail"]
+
+
+def test_doctor_tells_a_store_that_hangs_from_one_that_is_slow(invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor.probes, "CALL_TIMEOUT_S", 0.1)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("VFMALIGN_MMD_ADDRESS", f"127.0.0.1:{silent.getsockname()[1]}")
+        monkeypatch.setenv("VFMALIGN_FEATURES_ADDRESS", f"127.0.0.1:{silent.getsockname()[1]}")
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "b")
+        _, out, _ = invoke("doctor", "--json")
+    steps = {step["name"]: step for step in json.loads(out)["steps"]}
+    assert steps["s3"]["detail"] == "s3://vfmalign: the object store does not answer"
 
 
 def test_doctor_names_missing_packages_and_a_full_disk(invoke, monkeypatch: pytest.MonkeyPatch) -> None:

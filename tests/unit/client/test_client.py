@@ -125,9 +125,18 @@ def test_a_wrong_option_is_named_before_anything_is_sent(fields, field, message)
     assert caught.value.field == field
 
 
+def test_a_field_that_does_not_exist_is_named_with_the_remedy() -> None:
+    with pytest.raises(BadOption) as caught:
+        TestOptions.from_fields(permutation=99)  # type: ignore[call-arg]
+    assert caught.value.field == "permutation"
+    assert (caught.value.message, caught.value.remedy) == (
+        "there is no field of this name", "correct the name, or leave the field out"
+    )  # fmt: skip
+
+
 async def test_arrays_larger_than_a_message_are_not_sent(client, deployment):
     large = np.zeros((2**20, 5), dtype=np.float32)
-    with pytest.raises(Exhausted, match="a message at most 16777216; pass what `upload` returns") as caught:
+    with pytest.raises(Exhausted, match="a message at most 16,777,216; pass what `upload` returns") as caught:
         await client.mmd.compute(large, X, ComputeOptions(pairing="independent"))
     assert caught.value.retry_after_s is None
     assert deployment.mmd.requests == []

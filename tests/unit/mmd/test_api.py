@@ -308,7 +308,7 @@ def bad(array, value):
         (lambda x: torch.from_numpy(x + 1j), r"torch\.complex128 is not a feature type"),
         (lambda x: torch.from_numpy(x + 1j).conj(), r"torch\.complex128 is not a feature type"),
         (lambda x: x.astype(str), "is not a feature type"),
-        (lambda x: x * 1e200, "too large to square"),
+        (lambda x: x * 1e200, "too large for the kernel"),
     ],
 )
 def test_bad_features_are_refused_by_name(samples, change, message):

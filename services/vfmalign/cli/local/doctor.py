@@ -99,6 +99,8 @@ def _check_storage(target: Target) -> Step:
 
 
 def _describe_storage(target: Target) -> str:
+    # Names a store that hangs before the time is over that writes may take.
+    target.open_store(attempts=1, timeout_s=probes.CALL_TIMEOUT_S).probe()
     store = target.open_store(attempts=1, timeout_s=probes.STORE_CALL_TIMEOUT_S)
     return f"{probes.check_store(store)} in bucket {store.bucket}"
 

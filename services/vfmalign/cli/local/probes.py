@@ -8,7 +8,7 @@ import secrets
 import shutil
 import subprocess
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +27,10 @@ from vfmalign.core.storage.store.object_store import ObjectStore
 
 HEALTH_TIMEOUT_S = 3.0
 CALL_TIMEOUT_S = 5.0
-STORE_TIMEOUT_S = 12.0
+STORE_TIMEOUT_S = 9.0
 """Time for what `doctor` asks of the object store."""
 STORE_CALL_TIMEOUT_S = 8.0
-"""Time for each of these calls: the first write to a new store makes room on the disk, which takes seconds."""
+"""Time for each write and read of these: the first write to a new store makes room on the disk, which takes seconds."""
 CONCURRENT_WRITERS = 8
 CONCURRENT_ROUNDS = 3
 PACKAGES = ("vfmalign", "torch", "monai", "grpcio", "protobuf", "numpy", "nibabel", "minio", "sqlalchemy")
@@ -118,29 +118,36 @@ def _check_concurrent_puts(store: ObjectStore) -> None:
     A server that first looks for the key and then writes passes a sequential test and fails this one. Two
     orchestrators could then both commit the same feature set or job.
     """
-    with ThreadPoolExecutor(CONCURRENT_WRITERS) as pool:
-        for _ in range(CONCURRENT_ROUNDS):
-            key = f"doctor/{secrets.token_hex(8)}"
-            start = threading.Barrier(CONCURRENT_WRITERS)
+    for _ in range(CONCURRENT_ROUNDS):
+        key = f"doctor/{secrets.token_hex(8)}"
+        try:
+            winners = _put_concurrently(store, key)
+            if len(winners) != 1:
+                raise _no_conditional_put(
+                    store.uri(key), f"{len(winners)} of {CONCURRENT_WRITERS} concurrent conditional writes succeeded"
+                )
+            if store.get(key) != winners[0]:
+                raise _no_conditional_put(store.uri(key), "a conditional write that was refused replaced the object")
+        finally:
+            store.delete(key)
 
-            def write(content: bytes, key: str = key, start: threading.Barrier = start) -> bool:
-                start.wait()
-                return store.put_if_absent(key, content)
 
-            contents = [secrets.token_bytes(64) for _ in range(CONCURRENT_WRITERS)]
-            try:
-                winners = [content for content, won in zip(contents, pool.map(write, contents), strict=True) if won]
-                if len(winners) != 1:
-                    raise _no_conditional_put(
-                        store.uri(key),
-                        f"{len(winners)} of {CONCURRENT_WRITERS} concurrent conditional writes succeeded",
-                    )
-                if store.get(key) != winners[0]:
-                    raise _no_conditional_put(
-                        store.uri(key), "a conditional write that was refused replaced the object"
-                    )
-            finally:
-                store.delete(key)
+def _put_concurrently(store: ObjectStore, key: str) -> list[bytes]:
+    """Returns the contents whose writers succeeded."""
+    start = threading.Barrier(CONCURRENT_WRITERS)
+    outcomes: dict[bytes, Future[bool]] = {secrets.token_bytes(64): Future() for _ in range(CONCURRENT_WRITERS)}
+
+    def write(content: bytes) -> None:
+        start.wait()
+        try:
+            outcomes[content].set_result(store.put_if_absent(key, content))
+        except VfmalignError as error:
+            outcomes[content].set_exception(error)
+
+    for content in outcomes:
+        # A daemon, because the process would wait for the threads of a pool on a slow store.
+        threading.Thread(target=write, args=(content,), daemon=True).start()
+    return [content for content, outcome in outcomes.items() if outcome.result()]
 
 
 def _no_conditional_put(uri: str, message: str) -> PreconditionFailed:

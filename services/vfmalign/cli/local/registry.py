@@ -57,7 +57,7 @@ def describe_running(other_than: StateDirectory | None = None) -> str:
         return ""
     one, more = ("a stack", "stacks") if other_than is None else ("another stack", "other stacks")
     what = f"{one} runs" if len(paths) == 1 else f"{len(paths)} {more} run"
-    return f"{what} in {', '.join(paths)}: name it with `--home` or VFMALIGN_HOME"
+    return f"{what} in {', '.join(paths)}: name {'it' if len(paths) == 1 else 'one'} with `--home` or VFMALIGN_HOME"
 
 
 def _runs(directory: StateDirectory) -> bool:

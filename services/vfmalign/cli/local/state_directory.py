@@ -124,6 +124,19 @@ class StackState(Record):
         return self.supervisor is not None and self.supervisor.alive()
 
     @property
+    def killed(self) -> bool:
+        """Whether the supervisor has ended without stopping the stack, as after a kill or a restart of the machine."""
+        return self.supervisor is not None and not self.supervisor.alive()
+
+    def describe_absence(self) -> str:
+        """Returns why no stack runs in its state folder."""
+        if not self.killed or self.supervisor is None:
+            return "no stack runs in this state folder"
+        return (
+            f"the stack of this state folder was killed (supervisor {self.supervisor.pid}), and its processes end too"
+        )
+
+    @property
     def ready(self) -> bool:
         """Whether every service serves."""
         return self.running and bool(self.services) and all(service.serving for service in self.services.values())

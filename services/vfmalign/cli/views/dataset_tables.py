@@ -42,6 +42,18 @@ def _count_splits(dataset: Dataset) -> dict[str, dict[str, int]]:
     return {split: sizes.get(split, {"cases": 0, "patients": 0}) for split in SPLITS}
 
 
+def list_patient_notes(dataset: Dataset, layout: str) -> list[str]:
+    """Returns that the folders at the top count as patients, where one has several cases: it may be a site."""
+    sizes = _count_splits(dataset).values()
+    cases, patients = sum(size["cases"] for size in sizes), sum(size["patients"] for size in sizes)
+    if layout != "folders" or not dataset.held_out or cases == patients:
+        return []
+    return [
+        f"{cases} cases are of {patients} patients, one for every folder at the top; where these are sites, tell the "
+        "patients of their cases with --patients FILE"
+    ]
+
+
 def list_shares(cases: Sequence[CaseInside]) -> dict[str, object]:
     """Shares of the structures in a model's field of view, by case and structure; nothing where no model is known."""
     return {"inside": {case.case: case.inside for case in cases}} if cases else {}

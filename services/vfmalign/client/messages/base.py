@@ -146,6 +146,8 @@ def _describe_problem(kind: str, message: str, context: Mapping[str, object]) ->
         return "out of range", f"choose a value {comparison} {context[name]}"
     if kind == "missing":
         return "this field is required", "set it"
+    if kind == "extra_forbidden":
+        return "there is no field of this name", "correct the name, or leave the field out"
     if kind == "finite_number":
         return "not a finite number", "choose a finite number"
     if kind == "literal_error":

@@ -51,7 +51,7 @@ def to_array(tensor: common_pb2.Tensor, field: str = "tensor") -> NDArray[Any]:
     expected = math.prod(shape) * dtype.itemsize
     if len(data) != expected:
         raise BadTensor(
-            f"{len(data)} bytes, but shape {_shown(shape)} of {dtype.name} needs {expected}",
+            f"{len(data):,} bytes, but shape {_shown(shape)} of {dtype.name} needs {expected:,}",
             field=f"{field}.data",
             remedy="send row-major little-endian elements, exactly as many as the shape says",
         )

@@ -117,7 +117,7 @@ class ModelCache:
             return  # unknown architecture, which the loader reports, or a program whose size its weights determine
         if (size := _size_bytes(empty)) > self._budget_bytes:
             raise TooLarge(
-                f"its weights take {size} bytes, the whole model cache has {self._budget_bytes}",
+                f"its weights take {size:,} bytes, the whole model cache has {self._budget_bytes:,}",
                 subject=key.architecture,
                 remedy="raise VFMALIGN_FEATURES__MODEL_CACHE_BYTES",
                 reason="MODEL_TOO_LARGE",

@@ -66,7 +66,7 @@ def compute_layer(scaled: Scaled, x: Features, y: Features, plan: LayerPlan, lay
     """Computes the statistics in one pass, and again in float64 if the first leaves less than one reliable digit.
 
     Raises:
-        BadTensor: features too large to square.
+        BadTensor: features too large to square, or σ too small beside them.
         Cancelled, DeadlineExceeded: see `WorkContext`.
     """
     fewest = min(get_shape(x)[0], get_shape(y)[0])
@@ -82,7 +82,9 @@ def compute_layer(scaled: Scaled, x: Features, y: Features, plan: LayerPlan, lay
         layer_statistics = _sum_pairs(scaled, x, y, plan, "float64")
     if layer_statistics is None:
         raise BadTensor(
-            f"features of layer `{layer}` are too large to square", field="layers", remedy="scale them down"
+            f"features of layer `{layer}` are too large for the kernel, by themselves or beside its σ",
+            field="layers",
+            remedy="scale the features down, or choose a larger σ",
         )
     return layer_statistics
 
@@ -113,7 +115,7 @@ class _PairSums:
 def _sum_pairs(
     scaled: Scaled, x: Features, y: Features, plan: LayerPlan, chosen: PrecisionName
 ) -> LayerStatistics | None:
-    """Computes the statistics at one precision; None if squares would overflow in it."""
+    """Computes the statistics at one precision; None if squares or kernel values overflow in it."""
     design, engine, aggregate = plan.design, plan.engine, plan.options.test.aggregated
     channel_mask_C = scaled.affine.channel_mask_C
     channels = get_shape(x)[1] if channel_mask_C is None else int(channel_mask_C.sum())
@@ -124,7 +126,7 @@ def _sum_pairs(
     else:
         streams = to_stream(x, "x"), to_stream(y, "y")
         pair_sums = _sum_streams(kernels, *streams, scaled.affine, plan=plan, chosen=chosen)
-    if pair_sums is None:
+    if pair_sums is None or not np.isfinite(bound := _bound(pair_sums, channels, design, chosen)):
         return None
     statistics = [design.statistics(plan.estimator, sums, plan.permutations, engine.context) for sums in pair_sums.sums]
     rows_of_both = get_shape(x)[0] + get_shape(y)[0]
@@ -135,7 +137,7 @@ def _sum_pairs(
     return LayerStatistics(
         scaled.sigma,
         statistics[0],
-        _bound(pair_sums, channels, design, chosen),
+        bound,
         chosen,
         aggregate=largest,
         backend=pair_sums.backend,
@@ -200,17 +202,18 @@ def _sum_streams(
 
 
 def _bound(pair_sums: _PairSums, channels: int, design: Design, chosen: PrecisionName) -> float:
-    """Returns the error bound of a pass."""
+    """Returns the error bound of a pass, infinite or not a number where kernel values overflow."""
     fewest, sums = min(design.block_sizes), pair_sums.sums[0]
-    bound = precision.error_bound(
-        pair_sums.magnitudes,
-        channels=channels,
-        rows=fewest * pair_sums.distinct_share,
-        witness=_witness(sums, design.block_sizes),
-        # No entry of a positive definite matrix exceeds the geometric mean of its two on the diagonal.
-        entries=float(np.abs(sums.diagonal_N).mean()),
-        precision=chosen,
-    )
+    with np.errstate(over="ignore", invalid="ignore"):
+        bound = precision.error_bound(
+            pair_sums.magnitudes,
+            channels=channels,
+            rows=fewest * pair_sums.distinct_share,
+            witness=_witness(sums, design.block_sizes),
+            # No entry of a positive definite matrix exceeds the geometric mean of its two on the diagonal.
+            entries=float(np.abs(sums.diagonal_N).mean()),
+            precision=chosen,
+        )
     return bound * fewest / max(fewest - 1, 1)
 
 

@@ -13,13 +13,14 @@ from typing import TypeAlias
 
 import numpy as np
 
-from vfmalign.client.messages.mmd import Pairing
+from vfmalign.client.messages.mmd import UNNAMED_LAYER, Pairing
 from vfmalign.core.domain.errors import BadOption, BadTensor, CaseOrderMismatch
 from vfmalign.core.runtime.work_context import UNLIMITED, WorkContext
 from vfmalign.mmd.engine.row_streams import FeatureArray, RowStream
 
 Features: TypeAlias = FeatureArray | RowStream
 _ENTRIES_AT_ONCE = 2**24
+_NAMED_LAYERS = 5
 
 
 def get_shape(features: Features) -> tuple[int, ...]:
@@ -148,7 +149,12 @@ def common_layers(samples: Sequence[Sample], selected: Sequence[str], primary: s
         layer for layer in samples[0].layers if all(layer in sample.layers for sample in samples[1:])
     ]
     if not names:
-        raise BadOption("the samples have no layer in common", field="layers", remedy="compare the same layers")
+        text = ", ".join(f"{', '.join(list(sample.layers)[:_NAMED_LAYERS])} in `{sample.name}`" for sample in samples)
+        raise BadOption(
+            f"the samples have no layer in common, such as {text}",
+            field="layers",
+            remedy=f"give the same layers the same names; an inline one without a name is called `{UNNAMED_LAYER}`",
+        )
     if primary:
         names = [primary, *(layer for layer in names if layer != primary)]
     for layer in names:

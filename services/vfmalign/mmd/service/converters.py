@@ -19,6 +19,12 @@ def to_options(request: mmd_pb2.ComputeRequest) -> ComputeOptions:
     Raises:
         BadOption: a field is missing, unknown or out of range.
     """
+    if request.pairing == mmd_pb2.PAIRING_UNSPECIFIED:
+        raise BadOption(
+            "this field is required",
+            field="pairing",
+            remedy="set PAIRING_PAIRED where row i of x and row i of y are one case, else PAIRING_INDEPENDENT",
+        )
     options = ComputeOptions.from_proto(request)
     return options.model_copy(update={"measures": tuple(dict.fromkeys(options.measures))})
 

@@ -63,9 +63,9 @@ class MmdServicer(mmd_pb2_grpc.MmdServiceServicer):
         """Compares many pairs in order; a pair that fails is reported and the next one runs."""
         if not 1 <= len(request.requests) <= MAX_PAIRS:
             raise BadOption(
-                f"expected 1 to {MAX_PAIRS} pairs, got {len(request.requests)}",
+                f"expected 1 to {MAX_PAIRS:,} pairs, got {len(request.requests):,}",
                 field="requests",
-                remedy="split the batch",
+                remedy="send at least one pair, and split a batch that is too large",
             )
         cache = SizedLruCache(self._cache_bytes if len(request.requests) > 1 else 0)
         reader, engine = FeatureReader(self._store, cache), replace(self._engine, cache=cache)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from vfmalign.cli.local import probes
-from vfmalign.cli.local.probes import CONCURRENT_ROUNDS, check_store, get_s3_program_version
+from vfmalign.cli.local.probes import CONCURRENT_ROUNDS, CONCURRENT_WRITERS, check_store, get_s3_program_version
 from vfmalign.core.domain.errors import PreconditionFailed, Unavailable
 
 
@@ -21,6 +21,7 @@ class Store:
     def __init__(self) -> None:
         self.objects: dict[str, bytes] = {}
         self.keys: set[str] = set()
+        self.writers: set[threading.Thread] = set()
         self.lock = threading.Lock()
 
     def uri(self, key: str) -> str:
@@ -36,6 +37,7 @@ class Store:
     def put_if_absent(self, key: str, data: bytes) -> bool:
         with self.lock:
             self.keys.add(key)
+            self.writers.add(threading.current_thread())
             if key in self.objects:
                 return False
             self.objects[key] = data
@@ -81,6 +83,29 @@ def test_a_store_with_atomic_conditional_writes_passes_and_is_left_empty() -> No
     store = Store()
     assert "concurrent conditional writes" in check_store(store)  # type: ignore[arg-type]
     assert len(store.keys) == 1 + CONCURRENT_ROUNDS
+    assert store.objects == {}
+
+
+def test_writers_do_not_keep_the_process_from_ending() -> None:
+    store = Store()
+    check_store(store)  # type: ignore[arg-type]
+    writers = store.writers - {threading.current_thread()}
+    assert len(writers) >= CONCURRENT_WRITERS
+    assert all(writer.daemon for writer in writers)
+
+
+def test_the_error_of_a_writer_is_that_of_the_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise Unavailable("the object store does not answer")
+
+    store = Store()
+    put_if_absent = store.put_if_absent
+    main = threading.current_thread()
+    monkeypatch.setattr(
+        store, "put_if_absent", lambda *call: put_if_absent(*call) if threading.current_thread() is main else fail()
+    )
+    with pytest.raises(Unavailable, match="does not answer"):
+        check_store(store)  # type: ignore[arg-type]
     assert store.objects == {}
 
 

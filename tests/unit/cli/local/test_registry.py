@@ -34,7 +34,7 @@ def test_stacks_that_run_are_listed_until_they_stop(tmp_path: Path) -> None:
     assert registry.describe_running() == ""
     second, first = start_stack(tmp_path / "b"), start_stack(tmp_path / "a")
     assert [directory.path for directory in registry.list_running()] == [first.path, second.path]
-    assert registry.describe_running().startswith(f"2 stacks run in {first.path}, {second.path}: ")
+    assert registry.describe_running().startswith(f"2 stacks run in {first.path}, {second.path}: name one ")
     registry.unregister(first)
     assert registry.describe_running().startswith(f"a stack runs in {second.path}: name it with `--home`")
 

@@ -51,6 +51,14 @@ def test_the_state_is_its_owners_alone_and_comes_back_as_written(tmp_path: Path)
     assert [path.name for path in home.path.glob(".state*")] == []
 
 
+def test_a_stack_that_was_killed_is_told_from_one_that_was_stopped() -> None:
+    assert StackState().describe_absence() == "no stack runs in this state folder"
+    state = StackState(supervisor=ProcessRef(pid=os.getpid(), started=0.0))
+    assert state.killed
+    assert f"was killed (supervisor {os.getpid()})" in state.describe_absence()
+    assert not StackState(supervisor=ProcessRef.from_pid(os.getpid())).killed
+
+
 def test_a_command_names_the_folder_unless_it_is_the_default_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -155,8 +155,8 @@ def test_primary_layer_comes_first_and_layers_are_those_in_common(rng):
     )
     assert [one.layer for one in result.layers] == ["c", "b"]
     assert result.primary_layer == "c"
-    with pytest.raises(BadOption, match="no layer in common"):
-        compare(sample(rng, "x", layers=("a",)), sample(rng, "y", layers=("b",)), None, PAIRED, ComputeConfig())
+    with pytest.raises(BadOption, match="no layer in common, such as a in `x`, b, c in `y`"):
+        compare(sample(rng, "x", layers=("a",)), sample(rng, "y", layers=("b", "c")), None, PAIRED, ComputeConfig())
 
 
 def test_it_stops_at_the_next_tile(rng):

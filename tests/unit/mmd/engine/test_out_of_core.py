@@ -276,7 +276,7 @@ def test_what_does_not_go_with_streams_is_refused_by_name(samples):
         )
     with pytest.raises(BadTensor, match="equal row counts"):
         compute_shift(x, ArrayRows(np.zeros((3, 5))), make_options("paired", fixed_sigma=1.0), ComputeConfig())
-    with pytest.raises(BadTensor, match="too large to square"):
+    with pytest.raises(BadTensor, match="too large for the kernel"):
         compute_shift(
             x, ArrayRows(np.full((40, 5), 1e200)), make_options("independent", fixed_sigma=1.0), ComputeConfig()
         )

@@ -193,6 +193,25 @@ def test_features_that_overflow_are_refused(brute, rng):
     assert brute.compare(x * 1e30, x * 2e30, fixed_sigma=1e30).raw.precision == "float64"
 
 
+@pytest.mark.parametrize(
+    ("kernel", "sigma", "scale"),
+    [("gaussian", 1e-90, 1.0), ("laplacian", 1e-10, 1e70), ("polynomial", 0.0, 1e40), ("linear", 0.0, 1e90)],
+)
+def test_features_too_large_for_the_kernel_are_refused(brute, rng, kernel, sigma, scale):
+    """Their bound is not a number, and every permutation would count as smaller than what was observed."""
+    x, y = rng.normal(size=(2, 9, 4)) * scale
+    with pytest.raises(BadTensor, match="beside its σ"):
+        brute.compare(x, y, kernel=kernel, fixed_sigma=sigma, permutations=99)
+
+
+def test_values_that_overflow_float32_are_computed_in_float64(brute, rng, monkeypatch):
+    monkeypatch.setattr(precision, "EXACT_FLOP", {"cpu": 0.0})
+    x, y = rng.normal(size=(2, 30, 4)) * 1e14
+    raw = brute.compare(x, y, kernel="polynomial", fixed_sigma=0.0, pairing="independent").raw
+    assert raw.precision == "float64"
+    assert np.isfinite(raw.mmd2.value)
+
+
 @pytest.mark.parametrize("pairing", ["paired", "independent"])
 @pytest.mark.parametrize("name", ["float32", "float64"])
 def test_the_bound_holds_for_equal_rows_under_a_kernel_without_a_slope_at_0(brute, rng, name, pairing):

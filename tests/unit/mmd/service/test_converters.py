@@ -43,6 +43,14 @@ def to_checked_options(request):
     return options
 
 
+def test_a_request_without_a_pairing_is_told_the_choices():
+    with pytest.raises(BadOption) as caught:
+        converters.to_options(pb.ComputeRequest())
+    assert caught.value.field == "pairing"
+    assert "PAIRING_PAIRED" in caught.value.remedy
+    assert "PAIRING_INDEPENDENT" in caught.value.remedy
+
+
 @pytest.mark.parametrize(
     ("rule", "sigma", "reference", "expected"),
     [

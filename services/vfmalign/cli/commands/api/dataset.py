@@ -32,7 +32,13 @@ from vfmalign.cli.options import (
 )
 from vfmalign.cli.target import Target
 from vfmalign.cli.verdict_limits import list_limits_of_dataset
-from vfmalign.cli.views.dataset_tables import describe_content, list_shares, show_dataset, to_dataset_document
+from vfmalign.cli.views.dataset_tables import (
+    describe_content,
+    list_patient_notes,
+    list_shares,
+    show_dataset,
+    to_dataset_document,
+)
 from vfmalign.cli.views.output import Output
 from vfmalign.cli.views.tables import new_table
 from vfmalign.client.dataset_description import describe_dataset
@@ -208,7 +214,7 @@ def _import(
         output.fail(error, {"dataset": dataset_id, "problems": error.problems, "mapping": str(mapping)})
         output.note(mapping_note)
         raise typer.Exit(BAD_INPUT) from None
-    notes = [*checked.notes, *list_limits_of_dataset(dataset)]
+    notes = [*checked.notes, *_list_notes(dataset, checked.discovered.layout, options)]
     document = to_dataset_document(dataset) | {"mapping": str(mapping), "notes": notes}
     document |= list_shares(checked.inside)
     output.emit(document, *show_dataset(dataset))
@@ -235,7 +241,7 @@ def _dry_run(
     with _progress_bar(output) as progress:
         prepared = prepare(discovered, dataset_id, options, progress)
     dataset = describe_dataset(prepared.dataset)
-    notes = [*prepared.notes, *list_limits_of_dataset(dataset)]
+    notes = [*prepared.notes, *_list_notes(dataset, discovered.layout, options)]
     document = to_dataset_document(dataset) | {
         "layout": discovered.layout,
         "notes": notes,
@@ -279,10 +285,15 @@ def _find_model(
     )
 
 
+def _list_notes(dataset: Dataset, layout: str, options: ImportOptions) -> list[str]:
+    patient_notes = list_patient_notes(dataset, layout) if options.patients is None else []
+    return [*patient_notes, *list_limits_of_dataset(dataset)]
+
+
 def _write_notes(notes: Sequence[str], output: Output, dataset: Dataset | None = None) -> None:
     for note in notes:
         output.note(note, "yellow")
-    if dataset is not None and not dataset.held_out:
+    if dataset is not None and not dataset.held_out and any(size.cases for size in dataset.splits):
         output.note(_ONE_PATIENT, "yellow")
 
 

@@ -131,8 +131,9 @@ def status(home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None
         health = {"s3": get_store_health(state.store.to_settings()) if alive else "down"} | health
     serving = state.running and bool(state.services) and set(health.values()) == {"serving"}
     if not state.running:
-        output.note(f"no stack runs in {directory.path}; start one with {directory.get_command('up --detach')}")
-        if others := registry.describe_running():
+        start = f"start it with {directory.get_command('up --detach')}"
+        output.note(f"{directory.path}: {state.describe_absence()}; {start}")
+        if not state.killed and (others := registry.describe_running()):
             output.note(others)
     content = _to_json_dict(directory, state) | {"running": state.running, "health": health, "serving": serving}
     output.emit(content, _show_stack(state, health))

@@ -66,6 +66,30 @@ def test_a_dry_run_shows_the_dataset_and_leaves_nothing(invoke, tmp_path: Path) 
     assert "surname" not in out + err
 
 
+def test_without_a_usable_case_nobody_is_called_the_only_patient(invoke, tmp_path: Path) -> None:
+    path = lay_out_csv(tmp_path / "d", CASES)
+    write_table(path / "cases.csv", [row | {"number:age": "old"} for row in list_rows(CASES)])
+    code, _, err = invoke("dataset", "import", "d", "--dry-run")
+    assert code == exits.BAD_INPUT
+    assert "not a finite number" in err
+    assert "only one patient" not in err
+
+
+def test_folders_that_may_be_sites_are_counted_as_patients_with_a_note(invoke, tmp_path: Path) -> None:
+    cases = [Files(f"site{n % 3}/surname{n}", case.image, case.label) for n, case in enumerate(CASES)]
+    lay_out_folders(tmp_path / "d", cases)
+    put(tmp_path / "brain.json", BRAIN.model_dump(mode="json"))
+    (tmp_path / "patients.csv").write_text("folder,patient\n" + "".join(f"{case.name},{case.name}\n" for case in cases))
+    options = ("d", "--declaration", "brain.json", "--dry-run")
+    code, _, err = invoke("dataset", "import", *options)
+    assert code == exits.OK, err
+    assert "4 cases are of 3 patients" in err
+    assert "--patients FILE" in err
+    code, _, err = invoke("dataset", "import", *options, "--patients", "patients.csv")
+    assert code == exits.OK, err
+    assert "cases are of" not in err
+
+
 def test_a_dry_run_lists_every_problem_and_ends_with_the_code_of_bad_input(invoke, tmp_path: Path) -> None:
     path = lay_out_decathlon(tmp_path / "surname", CASES)
     for number in (0, 2):
