@@ -22,6 +22,7 @@ from vfmalign.client.messages.features import (
 )
 from vfmalign.client.responses import OnProgress, fetch_pages, read_last_event
 from vfmalign.client.samples import Array
+from vfmalign.core.domain.declarations import Unit
 from vfmalign.core.domain.errors import Internal
 from vfmalign.core.rpc.tensors import to_array
 from vfmalign.v1 import common_pb2, features_pb2, features_pb2_grpc
@@ -82,6 +83,7 @@ class AsyncFeaturesClient:
         model_id: str,
         volumes: Mapping[str, Volume],
         *,
+        units: Mapping[str, Unit] | None = None,
         gland_mask: Volume | None = None,
         layers: Sequence[str] = (),
         pooling: Pooling = "mean",
@@ -94,6 +96,7 @@ class AsyncFeaturesClient:
         Args:
             model_id: a published model.
             volumes: one volume per modality that the model takes, such as `t2w`.
+            units: units by modality, `HU` where a model normalises by a window; arbitrary where left out.
             gland_mask: label map, for models that normalise inside the gland.
             layers: the model's primary layer where empty.
             pooling: `mean` over space, or `none` for whole feature maps.
@@ -112,7 +115,9 @@ class AsyncFeaturesClient:
             checkpoint_sha256=checkpoint_sha256,
             study=features_pb2.Study(
                 volumes=[
-                    features_pb2.StudyVolume(modality=modality, **_to_source(volume))
+                    features_pb2.StudyVolume(
+                        modality=modality, unit=(units or {}).get(modality, ""), **_to_source(volume)
+                    )
                     for modality, volume in volumes.items()
                 ],
                 gland_mask=None if gland_mask is None else features_pb2.GlandMask(**_to_source(gland_mask)),

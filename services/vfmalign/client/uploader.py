@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import io
 from collections.abc import Awaitable, Callable, Sequence
 from urllib.parse import urlsplit
 
@@ -58,7 +59,9 @@ class Uploader:
     def _send(self, upload: FileUpload, content: bytes) -> None:
         host = urlsplit(upload.url).netloc
         try:
-            response = self._http.request("PUT", upload.url, body=content, headers=upload.headers)
+            # Read in blocks: the time to send bytes as a whole is limited by the timeout of the connection's set-up.
+            headers = {**upload.headers, "Content-Length": str(len(content))}
+            response = self._http.request("PUT", upload.url, body=io.BytesIO(content), headers=headers)
         except (urllib3.exceptions.HTTPError, OSError):
             # The error's own message holds the URL, which is a secret.
             raise StoreUnavailable(

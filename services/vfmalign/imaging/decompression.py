@@ -6,6 +6,8 @@ import zlib
 from dataclasses import dataclass, field
 from types import ModuleType
 
+import numpy as np
+
 from vfmalign.core.domain.errors import BadVolume
 from vfmalign.core.runtime.work_context import WorkContext
 
@@ -20,10 +22,12 @@ else:
 MAX_GZIP_MEMBERS = 1024
 CHUNK_BYTES = 2**16
 """Compressed bytes passed to a decompressor at a time: it copies the input that follows its member."""
+_PIECE_BYTES = 2**22
+"""Uncompressed bytes that are copied at a time; a chunk may expand to a thousand times its size."""
 _GZIP_MAGIC = b"\x1f\x8b"
 
 
-def decompress(data: bytes, limit: int, name: str, context: WorkContext) -> bytes | bytearray:
+def decompress(data: bytes | memoryview, limit: int, name: str, context: WorkContext) -> memoryview:
     """The first `limit` uncompressed bytes of a file (all where it has fewer), without decompressing more than that.
 
     Args:
@@ -37,14 +41,14 @@ def decompress(data: bytes, limit: int, name: str, context: WorkContext) -> byte
         Cancelled, DeadlineExceeded: see `WorkContext`.
     """
     if data[:2] != _GZIP_MAGIC:
-        return data[:limit]
+        return memoryview(data)[:limit]
     file = _GzipFile(data, limit, name, context)
     # A gzip file may consist of several members in a row (pigz, bgzip), and end in zero padding.
     for _ in range(MAX_GZIP_MEMBERS):
         file.inflate_member()
         file.skip_zeros()
-        if file.position >= len(data) or len(file.content) >= limit:
-            return file.content
+        if file.position >= len(data) or file.size >= limit:
+            return file.content[: file.size]
     raise BadVolume(
         f"more than {MAX_GZIP_MEMBERS} gzip members",
         subject=name,
@@ -54,28 +58,40 @@ def decompress(data: bytes, limit: int, name: str, context: WorkContext) -> byte
 
 @dataclass
 class _GzipFile:
-    """A file that is decompressed from a position on, into `content`; see `decompress` for the other attributes."""
+    """A file that is decompressed from a position on.
 
-    data: bytes
+    Attributes:
+        data, limit, name, context: see `decompress`.
+        content: `limit` bytes, of which `size` are filled. The system provides the memory of those alone, and a buffer
+            that grows would be copied.
+    """
+
+    data: bytes | memoryview
     limit: int
     name: str
     context: WorkContext
     position: int = 0
-    content: bytearray = field(default_factory=bytearray)
+    size: int = 0
+    content: memoryview = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.content = np.empty(self.limit, np.uint8).data
 
     def inflate_member(self) -> None:
         """Decompresses the member at the position and moves behind it, or stops at the limit."""
         decompressor = _inflater.decompressobj(wbits=31)
-        while not decompressor.eof and len(self.content) < self.limit:
+        while not decompressor.eof and self.size < self.limit:
             chunk = self._get_chunk()
             if not chunk:
                 raise BadVolume("truncated .nii.gz", subject=self.name, remedy="copy or export the file again")
             try:
-                self.content += decompressor.decompress(chunk, self.limit - len(self.content))
+                piece = decompressor.decompress(chunk, min(_PIECE_BYTES, self.limit - self.size))
             except _inflater.error:
                 raise BadVolume(
                     "damaged gzip data", subject=self.name, remedy="copy or export the file again"
                 ) from None
+            self.content[self.size : self.size + len(piece)] = piece
+            self.size += len(piece)
             self.position += len(chunk) - len(decompressor.unused_data) - len(decompressor.unconsumed_tail)
 
     def skip_zeros(self) -> None:
@@ -88,4 +104,4 @@ class _GzipFile:
 
     def _get_chunk(self) -> bytes:
         self.context.checkpoint()
-        return self.data[self.position : self.position + CHUNK_BYTES]
+        return bytes(self.data[self.position : self.position + CHUNK_BYTES])

@@ -23,9 +23,9 @@ from vfmalign.core.domain.errors import BadVolume
 from vfmalign.core.domain.metrics import Structure
 from vfmalign.core.domain.models import Preprocessing
 from vfmalign.imaging.axis_weights import SNAP_VOXELS
-from vfmalign.imaging.grid import Grid, common_grid, resample
+from vfmalign.imaging.grid import MAX_GRID_VOXELS, Grid, common_grid, resample
 from vfmalign.imaging.preprocessing import padding_before
-from vfmalign.imaging.volumes import MAX_VOXELS, Volume
+from vfmalign.imaging.volumes import Volume
 
 Box = NDArray[np.int64]
 Window = tuple[slice, slice, slice]
@@ -73,7 +73,7 @@ def measure_field_of_view(
         subject: name of the case in errors.
 
     Raises:
-        BadVolume: the structures span more than `volumes.MAX_VOXELS` voxels at the model's spacing.
+        BadVolume: the structures span more than `grid.MAX_GRID_VOXELS` voxels at the model's spacing.
     """
     grid = common_grid(volumes[preprocessing.reference], preprocessing.spacing_mm, preprocessing.reference)
     image: Box = np.array([(0, 0, 0), grid.shape_XYZ[::-1]])
@@ -115,9 +115,9 @@ def mask_structure(structure: Structure, labels: Mapping[VolumeKind, Tensor]) ->
 
 def _find_extent(volume: Volume, structure: Structure, grid: Grid) -> Box | None:
     """The box of the grid's voxels that may take their value from a structure; None for an absent structure."""
-    array_XYZ = volume.array_XYZ
-    mask_XYZ = np.isin(array_XYZ, structure.values) if structure.values else array_XYZ > 0
-    indices = [np.flatnonzero(mask_XYZ.any(axis=other)) for other in ((1, 2), (0, 2), (0, 1))]
+    masks = (np.isin(slab, structure.values) if structure.values else slab > 0 for slab in volume.slabs())
+    x, y, z = zip(*([mask.any(axis=other) for other in ((1, 2), (0, 2), (0, 1))] for mask in masks), strict=True)
+    indices = list(map(np.flatnonzero, (np.logical_or.reduce(x), np.logical_or.reduce(y), np.concatenate(z))))
     if not len(indices[0]):
         return None
     corners = np.array(list(product(*((index[0] - 0.5, index[-1] + 0.5) for index in indices))))
@@ -141,10 +141,10 @@ def _resample_labels(
     volumes: Mapping[VolumeKind, Volume], names: set[VolumeKind], grid: Grid, box: Box, subject: str
 ) -> dict[VolumeKind, Tensor]:
     depth, height, width = (int(size) for size in box[1] - box[0])
-    if depth * height * width > MAX_VOXELS:
+    if depth * height * width > MAX_GRID_VOXELS:
         raise BadVolume(
-            f"its structures span {width} x {height} x {depth} voxels at the model's spacing, more than {MAX_VOXELS} "
-            "in all",
+            f"its structures span {width} x {height} x {depth} voxels at the model's spacing, more than "
+            f"{MAX_GRID_VOXELS} in all",
             subject=subject,
             remedy="crop the label maps around the organ",
         )

@@ -31,9 +31,12 @@ from vfmalign.imaging.axis_weights import (
     is_within_extent,
     snap,
 )
+from vfmalign.imaging.headers import MAX_AXIS_VOXELS
 from vfmalign.imaging.normalisation import SLAB_SLICES
-from vfmalign.imaging.volumes import MAX_AXIS_VOXELS, MAX_VOXELS, Volume
+from vfmalign.imaging.volumes import Volume, Voxels
 
+MAX_GRID_VOXELS = 2**26
+"""Largest grid: 256 MiB for each channel in float32, which resampling and input transforms hold as a whole."""
 MIN_COVERAGE = 0.5
 """Share of the reference's field of view that every other volume must cover."""
 MAX_REDUCTION = 32.0
@@ -44,6 +47,8 @@ MAX_FACTORED_WIDTH = 16
 """Planes that contribute to one slice of a `PlaneStack`: its statistics take the product of every two of them."""
 _LINES_PER_PRODUCT = 16
 """Output lines per matrix product: few enough that each product reads a narrow band of the input."""
+_VOXELS_PER_SLAB = 2**23
+"""Voxels of a volume that are converted to float32 and resampled at a time: most MR volumes as a whole."""
 _VOXELS_PER_LOOKUP = 2**18
 """Output voxels interpolated at a time where axes do not agree: their positions take 150 bytes each."""
 MAX_OBLIQUENESS_VOXELS = 1e-2
@@ -69,18 +74,17 @@ def common_grid(reference: Volume, spacing_DHW_mm: tuple[float, float, float] | 
         name: name of the reference in errors.
 
     Raises:
-        BadVolume: the grid would hold more than `volumes.MAX_VOXELS` voxels, or `volumes.MAX_AXIS_VOXELS` along an
-            axis.
+        BadVolume: the grid would hold more than `MAX_GRID_VOXELS` voxels, or `headers.MAX_AXIS_VOXELS` along an axis.
     """
     reference_lps = _to_lps(reference)
     reference_mm = np.linalg.norm(reference_lps.affine[:3, :3], axis=0)
     grid_mm = reference_mm if spacing_DHW_mm is None else np.array(spacing_DHW_mm[::-1], dtype=np.float64)
     sizes = np.array(reference_lps.array_XYZ.shape)
     grid_sizes = np.maximum(1, np.rint(sizes * reference_mm / grid_mm)).astype(int)
-    if float(np.prod(grid_sizes.astype(float))) > MAX_VOXELS or grid_sizes.max() > MAX_AXIS_VOXELS:
+    if float(np.prod(grid_sizes.astype(float))) > MAX_GRID_VOXELS or grid_sizes.max() > MAX_AXIS_VOXELS:
         raise BadVolume(
             f"the field of view holds too many voxels at the model's voxel spacing: {_format_sizes(grid_sizes)}, "
-            f"at most {MAX_VOXELS} in all and {MAX_AXIS_VOXELS} along an axis",
+            f"at most {MAX_GRID_VOXELS} in all and {MAX_AXIS_VOXELS} along an axis",
             subject=name,
             remedy="crop the series around the organ",
         )
@@ -120,7 +124,7 @@ class PlaneStack:
         return values_DHW
 
 
-def resample(volume: Volume, grid: Grid, *, labels: bool, name: str = "volume") -> NDArray[np.float32]:
+def resample(volume: Volume, grid: Grid, *, labels: bool, name: str = "volume") -> Voxels:
     """Resamples a volume to a grid; voxels outside the volume are 0.
 
     Images are interpolated linearly, after a Gaussian low-pass along axes on which the grid is coarser than the volume
@@ -138,8 +142,11 @@ def resample(volume: Volume, grid: Grid, *, labels: bool, name: str = "volume") 
     return _resample_nearest(volume, grid) if labels else resample_planes(volume, grid, name).values().numpy().T
 
 
-def resample_planes(volume: Volume, grid: Grid, name: str = "volume") -> PlaneStack:
+def resample_planes(volume: Volume, grid: Grid, name: str = "volume", origin: float = 0.0) -> PlaneStack:
     """Resamples an image to a grid like `resample`, returning it as planes and weights.
+
+    Values are measured from `origin`, so that voxels outside the volume, which are 0, have that value. The volume is
+    converted to float32 in slabs, unless it is oblique.
 
     Where the axes of volume and grid agree, linear interpolation is separable: one set of weights per axis replaces the
     lookup of every voxel, which is about ten times faster. Axes that become shorter come first, so that no intermediate
@@ -151,18 +158,35 @@ def resample_planes(volume: Volume, grid: Grid, name: str = "volume") -> PlaneSt
     _check_reduction(steps, volume, name)
     sigmas = _low_pass_sigmas(steps)
     if not _axes_aligned(matrix, grid):
-        values_XYZ = _interpolate_voxelwise(_low_pass(source.array_XYZ, sigmas), matrix, offset, grid, order=1)
-        return _dense_stack(torch.from_numpy(np.ascontiguousarray(values_XYZ.T)))
+        array_XYZ = _low_pass(source.array_XYZ, sigmas)
+        values_XYZ = _interpolate_voxelwise(array_XYZ, matrix, offset, grid, order=1, outside=origin)
+        return _dense_stack(torch.from_numpy(np.ascontiguousarray(values_XYZ.T)).sub_(origin))
     axes = zip(source.array_XYZ.shape, grid.shape_XYZ, np.diag(matrix), offset, sigmas, strict=True)
     across, down, through = (AxisWeights.interpolate(*axis) for axis in axes)
-    values_ZYX = torch.from_numpy(np.require(source.array_XYZ.T, requirements=["C", "W"]))
     # Where the grid has fewer slices than the source, each slice is a sum of many planes, and computing statistics from
     # the planes would cost more than from the slices.
     if through.size > len(through):
-        values_ZYX = PlaneStack(values_ZYX, through).values()
-        return _dense_stack(_resample_in_plane(values_ZYX, down, across))
-    stack = PlaneStack(_resample_in_plane(values_ZYX, down, across), through)
+        values_DHW = torch.empty((len(through), len(down), len(across)))
+        for weights, band, slices in through.split_products(SLAB_SLICES):
+            planes_KYX = _read_planes(source.array_XYZ, band, origin)
+            slab_DYX = torch.mm(weights, planes_KYX.flatten(1)).view(-1, *planes_KYX.shape[1:])
+            values_DHW[slices] = _resample_in_plane(slab_DYX, down, across)
+        return _dense_stack(values_DHW)
+    planes_KHW = torch.empty((through.size, len(down), len(across)))
+    step = max(1, _VOXELS_PER_SLAB // (down.size * across.size))
+    for first in range(0, through.size, step):
+        slab = slice(first, first + step)
+        planes_KHW[slab] = _resample_in_plane(_read_planes(source.array_XYZ, slab, origin), down, across)
+    stack = PlaneStack(planes_KHW, through)
     return stack if through.width <= MAX_FACTORED_WIDTH else _dense_stack(stack.values())
+
+
+def _read_planes(array_XYZ: Voxels, planes: slice, origin: float) -> Tensor:
+    """Planes of a volume as contiguous float32, measured from the origin: (K, Y, X)."""
+    stored_KYX = array_XYZ[..., planes].T
+    if origin:
+        return torch.from_numpy(np.subtract(stored_KYX, np.float32(origin), dtype=np.float32, order="C"))
+    return torch.from_numpy(np.require(stored_KYX, np.float32, ["C", "W", "A"]))
 
 
 def _check_reduction(steps: NDArray[np.float64], volume: Volume, name: str) -> None:
@@ -252,7 +276,8 @@ def _low_pass_sigmas(steps: NDArray[np.float64]) -> NDArray[np.float64]:
 def _low_pass(values: NDArray[Any], sigmas: NDArray[np.float64]) -> NDArray[Any]:
     if not sigmas.any():
         return values
-    return np.asarray(ndimage.gaussian_filter(values, sigmas, mode="nearest", truncate=TRUNCATE_SIGMAS))
+    filtered = ndimage.gaussian_filter(values, sigmas, output=np.float32, mode="nearest", truncate=TRUNCATE_SIGMAS)
+    return np.asarray(filtered)
 
 
 def _axes_aligned(matrix: NDArray[np.float64], grid: Grid) -> bool:
@@ -261,7 +286,7 @@ def _axes_aligned(matrix: NDArray[np.float64], grid: Grid) -> bool:
     return bool(off_axis.max() < MAX_OBLIQUENESS_VOXELS)
 
 
-def _resample_nearest(volume: Volume, grid: Grid) -> NDArray[np.float32]:
+def _resample_nearest(volume: Volume, grid: Grid) -> Voxels:
     source = _to_lps(volume)
     matrix, offset = _index_map(source, grid)
     # A position midway between two voxels must not be rounded up or down by the rounding errors of the affine.
@@ -275,17 +300,18 @@ def _resample_nearest(volume: Volume, grid: Grid) -> NDArray[np.float32]:
         position = get_positions(grid.shape_XYZ[axis], matrix[axis, axis], offset[axis])
         index = np.clip(np.floor(position + 0.5).astype(int), 0, size - 1)
         values_XYZ = np.take(values_XYZ, index, axis)
-        np.moveaxis(values_XYZ, axis, 0)[~is_within_extent(position, size)] = 0.0
+        np.moveaxis(values_XYZ, axis, 0)[~is_within_extent(position, size)] = 0
     return values_XYZ
 
 
 def _interpolate_voxelwise(
-    array_XYZ: NDArray[np.float32],
+    array_XYZ: Voxels,
     matrix: NDArray[np.float64],
     offset: NDArray[np.float64],
     grid: Grid,
     *,
     order: Literal[0, 1],
+    outside: float = 0.0,
 ) -> NDArray[np.float32]:
     """Nearest or linearly interpolated values where the axes do not agree, part by part to bound the memory."""
     values_XYZ = np.empty(grid.shape_XYZ, np.float32)
@@ -299,7 +325,7 @@ def _interpolate_voxelwise(
         for plane in range(depth):
             position_XY = snap(first_plane_XY + plane * matrix[:, 2, None, None])
             ndimage.map_coordinates(array_XYZ, position_XY, part_XYZ[..., plane], order=order, mode="nearest")
-    values_XYZ[~_inside_mask(matrix, offset, array_XYZ.shape, grid.shape_XYZ)] = 0.0
+    values_XYZ[~_inside_mask(matrix, offset, array_XYZ.shape, grid.shape_XYZ)] = outside
     return values_XYZ
 
 

@@ -2,7 +2,10 @@
 
 A transform is applied to the signal on the common grid, before normalisation and cropping. At that point zero means no
 signal, sums are meaningful, and the later normalisation gives what a study acquired in the degraded form would have
-given. Transforms are deterministic, and feature requests and manifests name them, so that the features before and after
+given. Where a model normalises by a window in Hounsfield units, the signal is measured from its lower bound, and no
+voxel is empty.
+
+Transforms are deterministic, and feature requests and manifests name them, so that the features before and after
 fine-tuning are computed from the same inputs. A name such as `hidden:t2w+flair` applies a transform to some modalities
 alone. To add a transform, write one function and add one entry to `INPUT_TRANSFORMS`, or to `MODALITY_TRANSFORMS` if it
 takes modalities.
@@ -20,13 +23,13 @@ from typing import Protocol, cast
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from vfmalign.core.domain.declarations import MAX_MODALITIES, Modality
 from vfmalign.core.domain.errors import BadOption
 from vfmalign.core.domain.record import VOLUME_KIND
 from vfmalign.imaging.distortion import displace_ratio, distort, simulate_displacement
+from vfmalign.imaging.volumes import Voxels
 
 
 @dataclass(frozen=True)
@@ -36,12 +39,14 @@ class StudyContext:
     Attributes:
         modalities: names of the channels.
         spacing_mm: along D, H, W.
-        reference_XYZ: the T2-weighted voxels as stored.
+        reference_XYZ: the voxels of the reference as stored.
+        window: bounds of a normalisation by a window in HU; None for others.
     """
 
     modalities: tuple[Modality, ...]
     spacing_mm: tuple[float, float, float]
-    reference_XYZ: NDArray[np.float32]
+    reference_XYZ: Voxels
+    window: tuple[float, float] | None = None
 
     def seed(self, purpose: str = "") -> int:
         """A seed derived from the case's own values, and from a purpose where a case needs several.
@@ -49,13 +54,19 @@ class StudyContext:
         The values are sorted first, so that a case is degraded in the same way wherever it is read and however its axes
         are ordered.
         """
-        values = np.sort(self.reference_XYZ, axis=None).astype("<f4")
-        digest = hashlib.sha256(values.tobytes() + purpose.encode()).digest()
-        return int.from_bytes(digest[:8], "big")
+        values_N = np.sort(self.reference_XYZ, axis=None)
+        digest = hashlib.sha256()
+        for start in range(0, len(values_N), _VALUES_PER_UPDATE):
+            digest.update(values_N[start : start + _VALUES_PER_UPDATE].astype("<f4").data)
+        digest.update(purpose.encode())
+        return int.from_bytes(digest.digest()[:8], "big")
 
 
+_VALUES_PER_UPDATE = 2**20
 NOISE_SHARE = 0.09
-"""SD of the noise relative to the bright tissue: the highest level of BrainWeb (Cocosco et al., NeuroImage 5, 1997)."""
+"""SD of the noise relative to the bright tissue, the highest level of BrainWeb (Cocosco et al., NeuroImage 5, 1997), or
+to the width of a window: 36 HU for −160 to 240 HU.
+"""
 BRIGHT_QUANTILE = 0.98
 RATIOS: tuple[Modality, ...] = ("adc",)
 """Ratios of two signals acquired in one field, which is displaced with them without piling up."""
@@ -72,14 +83,14 @@ def half_resolution(signal_CDHW: Tensor, context: StudyContext) -> Tensor:
 
     As in an acquisition at half resolution, the inner half of k-space along H and W is kept and the rest is filled with
     zeros. Frequencies within the band are exact, the others are lost, and edges ring slightly, as they do in MRI.
-    Voxels that the scanner left empty stay empty.
+    Voxels that the scanner left empty stay empty; in Hounsfield units there are none.
     """
     height, width = signal_CDHW.shape[-2:]
     passband_H = torch.fft.fftfreq(height).abs() < 0.25
     passband_W = torch.fft.rfftfreq(width) < 0.25
     spectrum = torch.fft.rfft2(signal_CDHW) * (passband_H[:, None] & passband_W)
     filtered_CDHW: Tensor = torch.fft.irfft2(spectrum, s=(height, width))
-    return filtered_CDHW * (signal_CDHW != 0)
+    return filtered_CDHW if context.window is not None else filtered_CDHW * (signal_CDHW != 0)
 
 
 def half_resolution_of(signal_CDHW: Tensor, context: StudyContext, modalities: tuple[Modality, ...]) -> Tensor:
@@ -89,25 +100,32 @@ def half_resolution_of(signal_CDHW: Tensor, context: StudyContext, modalities: t
 
 
 def noisy(signal_CDHW: Tensor, context: StudyContext) -> Tensor:
-    """Adds Rician noise to every modality: the input of the denoising task; see `noisy_of`."""
+    """Adds noise to every modality: the input of the denoising task; see `noisy_of`."""
     return noisy_of(signal_CDHW, context, context.modalities)
 
 
 def noisy_of(signal_CDHW: Tensor, context: StudyContext, modalities: tuple[Modality, ...]) -> Tensor:
-    """Adds Rician noise to some modalities.
+    """Adds Rician noise to some modalities, or normal noise where they are in Hounsfield units.
 
-    An image shows the magnitude of a complex signal, whose two parts have independent normal noise of one SD
+    A magnitude image shows the magnitude of a complex signal, whose two parts have independent normal noise of one SD
     (Gudbjartsson & Patz, "The Rician distribution of noisy MRI data", MRM 34, 1995). The SD is `NOISE_SHARE` of the
-    channel's bright tissue. Voxels that the scanner left empty stay empty.
+    channel's bright tissue. Voxels that the scanner left empty stay empty. CT shows no magnitudes: its noise has either
+    sign, and its SD is `NOISE_SHARE` of the window.
     """
     channels = []
     for modality, channel_DHW in zip(context.modalities, signal_CDHW, strict=True):
         if modality in modalities:
             draw = torch.Generator().manual_seed(context.seed(modality))
-            noise_2DHW = torch.randn((2, *channel_DHW.shape), generator=draw) * (NOISE_SHARE * _bright(channel_DHW))
-            channel_DHW = torch.hypot(channel_DHW + noise_2DHW[0], noise_2DHW[1]) * (channel_DHW != 0)  # noqa: PLW2901
+            channel_DHW = _add_noise(channel_DHW, draw, context.window)  # noqa: PLW2901
         channels.append(channel_DHW)
     return torch.stack(channels)
+
+
+def _add_noise(channel_DHW: Tensor, draw: torch.Generator, window: tuple[float, float] | None) -> Tensor:
+    if window is not None:
+        return channel_DHW + torch.randn(channel_DHW.shape, generator=draw) * (NOISE_SHARE * (window[1] - window[0]))
+    noise_2DHW = torch.randn((2, *channel_DHW.shape), generator=draw) * (NOISE_SHARE * _bright(channel_DHW))
+    return torch.hypot(channel_DHW + noise_2DHW[0], noise_2DHW[1]) * (channel_DHW != 0)
 
 
 def _bright(channel_DHW: Tensor) -> float:
@@ -126,7 +144,17 @@ def distorted_diffusion(signal_CDHW: Tensor, context: StudyContext) -> Tensor:
 
 
 def distorted(signal_CDHW: Tensor, context: StudyContext, modalities: tuple[Modality, ...]) -> Tensor:
-    """Displaces some modalities by one simulated susceptibility field; see `distorted_diffusion`."""
+    """Displaces some modalities by one simulated susceptibility field; see `distorted_diffusion`.
+
+    Raises:
+        BadOption: they are in Hounsfield units.
+    """
+    if context.window is not None:
+        raise BadOption(
+            "CT has no susceptibility distortion",
+            field="input_transform",
+            remedy="choose another transform, such as half_resolution or noisy",
+        )
     field_DEW = simulate_displacement(
         cast(tuple[int, int, int], tuple(signal_CDHW.shape[1:])), context.spacing_mm, context.seed()
     )

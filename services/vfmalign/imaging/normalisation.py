@@ -1,4 +1,4 @@
-"""Normalisation of a study's channels by z-scores or quantiles: the statistics of a signal and their application.
+"""Normalisation of a study's channels by z-scores, quantiles or a window: a signal's statistics and their application.
 
 Legend: C channels (modalities), D slices, H rows, W columns, K planes whose weighted sums are the slices, N voxels of a
 plane.
@@ -48,10 +48,11 @@ class Moments:
 
 @dataclass(frozen=True, eq=False)
 class Scale:
-    """Normalised channels: (signal − mean) / SD for z-scores, (signal − low) / (high − low) for quantiles.
+    """Normalised channels: (signal − mean) / SD for z-scores, (signal − low) / (high − low) for quantiles and windows.
 
     Attributes:
-        mean_C, std_C: float32, mean and SD, or low and high − low; 0 and 1 for a channel without contrast.
+        mean_C, std_C: float32, mean and SD, or low and high − low; 0 and 1 for a channel without contrast. The signal
+            of a window is measured from its lower bound, so that `low` is 0.
         preserves_zeros: whether voxels without signal stay 0 instead of becoming −mean / SD.
         clipped_C: bool, channels whose values are clipped to [0, 1]; None for none.
     """
@@ -187,6 +188,16 @@ def scale_from_quantiles(
         clipped.append(not hidden)
     low_C, range_C = torch.tensor(pairs, dtype=torch.float32).unbind(1)
     return Scale(low_C, range_C, preserves_zeros=False, clipped_C=torch.tensor(clipped))
+
+
+def scale_from_window(window: tuple[float, float], channels: int) -> Scale:
+    """Scales so that the bounds of a window become 0 and 1, and clips to [0, 1].
+
+    The signal is measured from the lower bound, which thereby is what padding and hidden channels show.
+    """
+    width_C = torch.full((channels,), window[1] - window[0])
+    clipped_C = torch.ones(channels, dtype=torch.bool)
+    return Scale(torch.zeros(channels), width_C, preserves_zeros=False, clipped_C=clipped_C)
 
 
 def _slabs(volume_DHW: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:

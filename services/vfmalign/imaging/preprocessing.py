@@ -3,7 +3,8 @@
 The steps are resampling to the common grid, which one modality defines (`Preprocessing.reference`), the input
 transform, cropping and padding, and normalisation. ProFound (github.com/pipiwang/ProFound, branch demo) normalises each
 channel by its z-score over nonzero voxels, then crops to the centre and pads with zeros; its data already lie on one
-grid, whereas volumes are resampled to one here (`grid`).
+grid, whereas volumes are resampled to one here (`grid`). A window in Hounsfield units needs no statistics: signals are
+measured from its lower bound, so that 0 stands for it in padding, outside a volume and in a hidden channel.
 ProViCNet (github.com/pimed/ProViCNet) crops 128 mm, normalises by mean and SD inside the gland and resizes each slice
 to 448 pixels. A grid spacing of 2/7 mm is equivalent to that resizing and interpolates every volume only once.
 
@@ -18,7 +19,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
@@ -36,8 +36,9 @@ from vfmalign.imaging.normalisation import (
     scale_from_gland,
     scale_from_moments,
     scale_from_quantiles,
+    scale_from_window,
 )
-from vfmalign.imaging.volumes import Volume
+from vfmalign.imaging.volumes import Volume, Voxels
 
 MIN_COVERAGE = 0.5
 """Share of the voxels of a label map that must lie in the centre crop, where the map may not be empty."""
@@ -109,8 +110,10 @@ def prepare_study(
         )
         for label in labels
     }
-    channels = _resample_channels(study, grid, preprocessing.modalities, subject, context)
-    properties = StudyContext(preprocessing.modalities, (z_mm, y_mm, x_mm), study[preprocessing.reference].array_XYZ)
+    channels = _resample_channels(study, grid, preprocessing, subject, context)
+    properties = StudyContext(
+        preprocessing.modalities, (z_mm, y_mm, x_mm), study[preprocessing.reference].array_XYZ, preprocessing.window
+    )
     clean_CDHW, degraded_CDHW, scale = _degrade(channels, transform, properties, preprocessing, subject)
     context.checkpoint()
     if preprocessing.normalisation == "zscore_gland":
@@ -176,9 +179,11 @@ def _degrade(
         BadVolume: a channel has no contrast.
     """
     shape_DHW = preprocessing.shape_dhw
-    moments = [compute_moments(channel.planes_KHW, channel.weights) for channel in channels]
-    for kind, channel_moments in zip(context.modalities, moments, strict=True):
-        _check_contrast(channel_moments, kind, preprocessing.reference, subject)
+    moments: list[Moments] = []
+    if preprocessing.window is None:
+        moments = [compute_moments(channel.planes_KHW, channel.weights) for channel in channels]
+        for kind, channel_moments in zip(context.modalities, moments, strict=True):
+            _check_contrast(channel_moments, kind, preprocessing.reference, subject)
     if transform is identity:
         # Cropping planes and weights first means that voxels outside the crop are never formed.
         signal_CDHW = _stack_channels([_crop_or_pad_planes(channel, shape_DHW) for channel in channels])
@@ -188,14 +193,16 @@ def _degrade(
     whole_CDHW = _stack_channels(channels)
     clean_CDHW = crop_or_pad(whole_CDHW, shape_DHW)
     whole_CDHW = transform(whole_CDHW, context)
-    moments = [compute_moments(channel_DHW) for channel_DHW in whole_CDHW]
-    return clean_CDHW, crop_or_pad(whole_CDHW, shape_DHW), _whole_scale(preprocessing, moments, whole_CDHW, subject)
+    scale = _whole_scale(preprocessing, map(compute_moments, whole_CDHW), whole_CDHW, subject)
+    return clean_CDHW, crop_or_pad(whole_CDHW, shape_DHW), scale
 
 
 def _whole_scale(
-    preprocessing: Preprocessing, moments: Sequence[Moments], channels: Iterable[Tensor], subject: str
+    preprocessing: Preprocessing, moments: Iterable[Moments], channels: Iterable[Tensor], subject: str
 ) -> Scale:
-    """Scales by the statistics of whole channels: their moments, or quantiles of their voxels."""
+    """Scales by the statistics of whole channels, their moments or quantiles of their voxels, or by the window."""
+    if preprocessing.window is not None:
+        return scale_from_window(preprocessing.window, len(preprocessing.modalities))
     if preprocessing.quantiles is not None:
         return scale_from_quantiles(channels, preprocessing.quantiles, preprocessing.modalities, subject)
     return scale_from_moments(moments)
@@ -215,7 +222,7 @@ def _native_gland_scale(
     modalities, reference = preprocessing.modalities, study[preprocessing.reference]
     grid = common_grid(reference, None, preprocessing.reference)
     gland_DHW = _resample_labels(study["gland"], grid)
-    signal_CDHW = _stack_channels(_resample_channels(study, grid, modalities, subject, context))
+    signal_CDHW = _stack_channels(_resample_channels(study, grid, preprocessing, subject, context))
     _check_contrast_in_gland(signal_CDHW, gland_DHW, modalities, subject)
     if transform is not identity:
         x_mm, y_mm, z_mm = (float(step) for step in np.linalg.norm(grid.affine[:3, :3], axis=0))
@@ -265,14 +272,15 @@ def _crop_or_pad_planes(channel: PlaneStack, shape_DHW: tuple[int, int, int]) ->
 def _resample_channels(
     study: Mapping[VolumeKind, Volume],
     grid: Grid,
-    modalities: Sequence[Modality],
+    preprocessing: Preprocessing,
     subject: str,
     context: WorkContext,
 ) -> list[PlaneStack]:
+    origin = 0.0 if preprocessing.window is None else preprocessing.window[0]
     channels = []
-    for kind in modalities:
+    for kind in preprocessing.modalities:
         context.checkpoint()
-        channels.append(resample_planes(study[kind], grid, f"{kind} of {subject}"))
+        channels.append(resample_planes(study[kind], grid, f"{kind} of {subject}", origin))
     return channels
 
 
@@ -312,7 +320,7 @@ def _check_contrast(moments: Moments, kind: VolumeKind, reference: VolumeKind, s
         )
 
 
-def _check_not_empty(mask: Tensor | NDArray[np.float32], name: VolumeKind, subject: str) -> None:
+def _check_not_empty(mask: Tensor | Voxels, name: VolumeKind, subject: str) -> None:
     if not mask.any():
         raise BadVolume(
             f"the {name} mask is empty on the reference's grid",

@@ -52,6 +52,7 @@ class InputDescription:
     Attributes:
         normalisation: empty for the default of the model's form.
         quantiles: of `quantile_range`; None for its default.
+        window: bounds of `window` in HU; None for other normalisations.
         reference: modality that defines the grid; empty for the default.
     """
 
@@ -60,6 +61,7 @@ class InputDescription:
     shape_dhw: tuple[int, int, int] | None
     normalisation: str = ""
     quantiles: tuple[float, float] | None = None
+    window: tuple[float, float] | None = None
     reference: str = ""
 
     def preprocessing(self, shape_dhw: tuple[int, int, int] | None = None) -> Preprocessing | None:
@@ -87,7 +89,8 @@ class InputDescription:
             **self._choices(),
         }
         # These defaults follow from the modalities and the normalisation.
-        follow = ({"reference"} if self.modalities else set()) | ({"quantiles"} if self.normalisation else set())
+        follow = {"reference"} if self.modalities else set()
+        follow |= {"quantiles", "window"} if self.normalisation else set()
         kept = default.model_dump(exclude=follow)
         return _validate_input(kept | {name: value for name, value in changes.items() if value})
 
@@ -95,6 +98,7 @@ class InputDescription:
         choices = {
             "normalisation": self.normalisation,
             "quantiles": self.quantiles,
+            "window": self.window,
             "reference": self.reference,
         }
         return {name: value for name, value in choices.items() if value}

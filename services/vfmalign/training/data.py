@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -195,7 +194,7 @@ def shuffle_targets(cases: Sequence[PreparedCase], seed: int) -> list[PreparedCa
 def _check_values(volume: Volume, label: LabelMap, case: str) -> None:
     if len(label.structures) == 1:  # a mask, whatever its values
         return
-    if undeclared := {int(value) for value in np.unique(volume.array_XYZ)} - {0, *label.values}:
+    if undeclared := volume.list_values() - set(label.values):
         raise BadDataset(
             f"the label map {label.name} holds {min(undeclared)}, which the dataset does not declare",
             subject=f"case {case}",

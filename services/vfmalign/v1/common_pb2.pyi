@@ -119,7 +119,7 @@ class Task(_message.Message):
     def __init__(self, name: _Optional[str] = ..., parameters: _Optional[_Union[TaskParameters, _Mapping]] = ...) -> None: ...
 
 class DatasetDeclaration(_message.Message):
-    __slots__ = ("name", "modalities", "labels", "classes", "defaults")
+    __slots__ = ("name", "modalities", "labels", "classes", "defaults", "units")
     class DefaultsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -127,17 +127,26 @@ class DatasetDeclaration(_message.Message):
         key: str
         value: TaskParameters
         def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[TaskParameters, _Mapping]] = ...) -> None: ...
+    class UnitsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     NAME_FIELD_NUMBER: _ClassVar[int]
     MODALITIES_FIELD_NUMBER: _ClassVar[int]
     LABELS_FIELD_NUMBER: _ClassVar[int]
     CLASSES_FIELD_NUMBER: _ClassVar[int]
     DEFAULTS_FIELD_NUMBER: _ClassVar[int]
+    UNITS_FIELD_NUMBER: _ClassVar[int]
     name: str
     modalities: _containers.RepeatedScalarFieldContainer[str]
     labels: _containers.RepeatedCompositeFieldContainer[LabelMap]
     classes: _containers.RepeatedCompositeFieldContainer[CaseClass]
     defaults: _containers.MessageMap[str, TaskParameters]
-    def __init__(self, name: _Optional[str] = ..., modalities: _Optional[_Iterable[str]] = ..., labels: _Optional[_Iterable[_Union[LabelMap, _Mapping]]] = ..., classes: _Optional[_Iterable[_Union[CaseClass, _Mapping]]] = ..., defaults: _Optional[_Mapping[str, TaskParameters]] = ...) -> None: ...
+    units: _containers.ScalarMap[str, str]
+    def __init__(self, name: _Optional[str] = ..., modalities: _Optional[_Iterable[str]] = ..., labels: _Optional[_Iterable[_Union[LabelMap, _Mapping]]] = ..., classes: _Optional[_Iterable[_Union[CaseClass, _Mapping]]] = ..., defaults: _Optional[_Mapping[str, TaskParameters]] = ..., units: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class StageTiming(_message.Message):
     __slots__ = ("stage", "seconds")

@@ -51,20 +51,22 @@ class Layer(_message.Message):
     def __init__(self, name: _Optional[str] = ..., channels: _Optional[int] = ...) -> None: ...
 
 class Preprocessing(_message.Message):
-    __slots__ = ("modalities", "spacing_mm", "shape_dhw", "normalisation", "quantiles", "reference")
+    __slots__ = ("modalities", "spacing_mm", "shape_dhw", "normalisation", "quantiles", "reference", "window")
     MODALITIES_FIELD_NUMBER: _ClassVar[int]
     SPACING_MM_FIELD_NUMBER: _ClassVar[int]
     SHAPE_DHW_FIELD_NUMBER: _ClassVar[int]
     NORMALISATION_FIELD_NUMBER: _ClassVar[int]
     QUANTILES_FIELD_NUMBER: _ClassVar[int]
     REFERENCE_FIELD_NUMBER: _ClassVar[int]
+    WINDOW_FIELD_NUMBER: _ClassVar[int]
     modalities: _containers.RepeatedScalarFieldContainer[str]
     spacing_mm: _containers.RepeatedScalarFieldContainer[float]
     shape_dhw: _containers.RepeatedScalarFieldContainer[int]
     normalisation: str
     quantiles: _containers.RepeatedScalarFieldContainer[float]
     reference: str
-    def __init__(self, modalities: _Optional[_Iterable[str]] = ..., spacing_mm: _Optional[_Iterable[float]] = ..., shape_dhw: _Optional[_Iterable[int]] = ..., normalisation: _Optional[str] = ..., quantiles: _Optional[_Iterable[float]] = ..., reference: _Optional[str] = ...) -> None: ...
+    window: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, modalities: _Optional[_Iterable[str]] = ..., spacing_mm: _Optional[_Iterable[float]] = ..., shape_dhw: _Optional[_Iterable[int]] = ..., normalisation: _Optional[str] = ..., quantiles: _Optional[_Iterable[float]] = ..., reference: _Optional[str] = ..., window: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class Pretraining(_message.Message):
     __slots__ = ("dataset_id", "dataset_digest", "volume_count", "group_count")
@@ -254,14 +256,16 @@ class GetDatasetResponse(_message.Message):
     def __init__(self, dataset: _Optional[_Union[Dataset, _Mapping]] = ...) -> None: ...
 
 class StudyVolume(_message.Message):
-    __slots__ = ("modality", "nifti", "stored")
+    __slots__ = ("modality", "nifti", "stored", "unit")
     MODALITY_FIELD_NUMBER: _ClassVar[int]
     NIFTI_FIELD_NUMBER: _ClassVar[int]
     STORED_FIELD_NUMBER: _ClassVar[int]
+    UNIT_FIELD_NUMBER: _ClassVar[int]
     modality: str
     nifti: bytes
     stored: _common_pb2.ObjectRef
-    def __init__(self, modality: _Optional[str] = ..., nifti: _Optional[bytes] = ..., stored: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ...) -> None: ...
+    unit: str
+    def __init__(self, modality: _Optional[str] = ..., nifti: _Optional[bytes] = ..., stored: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ..., unit: _Optional[str] = ...) -> None: ...
 
 class GlandMask(_message.Message):
     __slots__ = ("nifti", "stored")

@@ -67,6 +67,14 @@ def _make_card(architecture: str) -> dict[str, Any]:
 TARGET = Target(
     run,
     make_seeds,
-    words=(*list_architectures(), "masked_reconstruction", "random", "zscore_gland", "quantile_range", "spacing_mm"),
+    words=(
+        *list_architectures(),
+        "masked_reconstruction",
+        "random",
+        "zscore_gland",
+        "quantile_range",
+        "window",
+        "spacing_mm",
+    ),
     is_json=True,
 )

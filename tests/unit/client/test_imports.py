@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -70,6 +71,23 @@ async def test_an_expired_url_and_a_broken_connection_are_tried_again(open_store
     (sha256,) = await Uploader().upload([b"a"], store.sign)
     assert sha256 == hashlib.sha256(b"a").hexdigest()
     assert (store.signed, store.answers) == (3, [])
+
+
+async def test_a_large_file_is_sent_in_blocks_each_with_a_timeout_of_its_own(
+    open_store: Callable[..., Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One send of everything would have to end within the timeout of the connection's set-up, 5 s."""
+    sizes: list[int] = []
+    send = socket.socket.sendall
+
+    def record(connection: socket.socket, data: bytes) -> None:
+        sizes.append(len(data))
+        send(connection, data)
+
+    monkeypatch.setattr(socket.socket, "sendall", record)
+    await Uploader().upload([bytes(2**20)], open_store(200).sign)
+    assert sum(sizes) > 2**20
+    assert max(sizes) <= 2**16
 
 
 async def test_a_store_that_stays_away_is_named_without_the_url(open_store: Callable[..., Store]) -> None:

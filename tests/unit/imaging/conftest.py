@@ -16,6 +16,7 @@ import pytest
 
 from vfmalign.core.domain.errors import DigestMismatch, NotFound
 from vfmalign.core.domain.stored_objects import StoredObject
+from vfmalign.core.runtime.work_context import UNLIMITED, WorkContext
 from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.imaging.phantoms.rendering import PhantomCase, generate_case
 from vfmalign.imaging.volumes import Volume, decode
@@ -38,6 +39,11 @@ class MemoryStore(ObjectStore):
         if sha256 is not None and hashlib.sha256(data).hexdigest() != sha256:
             raise DigestMismatch("wrong digest", subject=self.uri(key))
         return data
+
+    def get_large(
+        self, key: str, sha256: str | None = None, max_bytes: int | None = None, context: WorkContext = UNLIMITED
+    ) -> memoryview:
+        return memoryview(self.get(key, sha256, max_bytes))
 
     def put(self, key: str, data: bytes, content_type: str = "application/octet-stream") -> StoredObject:
         self.objects[key] = data

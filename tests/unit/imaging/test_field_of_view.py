@@ -73,7 +73,7 @@ def test_structures_that_the_task_does_not_use_cut_nothing():
 
 
 def test_structures_of_more_voxels_than_a_volume_may_have_are_refused(monkeypatch):
-    monkeypatch.setattr(field_of_view, "MAX_VOXELS", 16 * 32 * 32 + 1)
+    monkeypatch.setattr(field_of_view, "MAX_GRID_VOXELS", 16 * 32 * 32 + 1)
     with pytest.raises(BadVolume, match="case c-1: its structures span 38 x 32 x 16 voxels at the model's spacing"):
         measure(CASES[6].volumes)
 

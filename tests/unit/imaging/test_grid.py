@@ -9,8 +9,9 @@ import pytest
 
 from vfmalign.core.domain.errors import BadVolume
 from vfmalign.imaging.grid import Grid, check_study, common_grid, coverage, resample, resample_planes, study_grid
+from vfmalign.imaging.headers import MAX_AXIS_VOXELS
 from vfmalign.imaging.phantoms.rendering import _rotation
-from vfmalign.imaging.volumes import MAX_AXIS_VOXELS, Volume
+from vfmalign.imaging.volumes import Volume
 
 
 def placed(shape, spacing, centre=(0.0, 0.0, 0.0), angles=(0.0, 0.0, 0.0), values=None):

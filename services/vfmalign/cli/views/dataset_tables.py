@@ -72,7 +72,8 @@ def show_dataset(dataset: Dataset, **facts: str) -> list[RenderableType]:
         facts: further lines of the first table.
     """
     declaration = dataset.declaration
-    facts |= {
+    units = ", ".join(f"{modality} in {unit}" for modality, unit in declaration.units.items())
+    facts |= ({"units": units} if units else {}) | {
         "content": describe_content(dataset),
         "declaration": declaration.name,
         "modalities": ", ".join(declaration.modalities),

@@ -273,6 +273,7 @@ def show_model(model: Model) -> Table:
         " × ".join(f"{edge:g}" for edge in model.preprocessing.spacing_mm or ())
         or f"of {model.preprocessing.reference}"
     )
+    window = "" if model.preprocessing.window is None else " of {:g} to {:g} HU".format(*model.preprocessing.window)
     return list_fields(
         f"Model {model.model_id}",
         {
@@ -281,7 +282,7 @@ def show_model(model: Model) -> Table:
             "weights": model.checkpoint.uri,
             "sha256": model.checkpoint.sha256,
             "input": f"{', '.join(model.preprocessing.modalities)}; {shape} voxels (D × H × W), spacing {spacing} mm, "
-            f"{model.preprocessing.normalisation}; grid of {model.preprocessing.reference}",
+            f"{model.preprocessing.normalisation}{window}; grid of {model.preprocessing.reference}",
             "layers": ", ".join(f"{layer.name} ({layer.channels})" for layer in model.layers),
             "primary layer": model.primary_layer,
             "pretrained on": datasets or "unknown: leakage cannot be excluded",

@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
-from vfmalign.core.domain.declarations import MAX_MODALITIES, DatasetDeclaration, Modality
+from vfmalign.core.domain.declarations import HU, MAX_MODALITIES, DatasetDeclaration, Modality
 from vfmalign.core.domain.errors import BadOption
 from vfmalign.core.domain.models import Preprocessing
 
@@ -61,7 +61,7 @@ def resolve_input(
     declaration: DatasetDeclaration,
     field: str = FIELD,
 ) -> Preprocessing:
-    """Applies a map to a model's preprocessing, and checks that the dataset has every input.
+    """Applies a map to a model's preprocessing, and checks that the dataset has every input in a unit that fits.
 
     Args:
         model: id of the model, for errors.
@@ -71,7 +71,8 @@ def resolve_input(
         field: path of the map within a request.
 
     Raises:
-        BadOption: the map names what the dataset or the model does not have, or an input has no modality.
+        BadOption: the map names what the dataset or the model does not have, or an input has no modality, or one whose
+            unit does not fit.
     """
     _check_names(model, preprocessing, modality_map, declaration, field)
     mapped = map_modalities(preprocessing, modality_map)
@@ -100,7 +101,39 @@ def resolve_input(
             field=field,
             remedy=f"map its first input, which then defines the grid: --map {first}={first}",
         )
+    check_units(mapped, declaration.units, field)
     return mapped
+
+
+def check_units(preprocessing: Preprocessing, units: Mapping[Modality, str], field: str) -> None:
+    """Checks that a model's normalisation fits the units of its modalities: `window` takes HU, and the others do not.
+
+    The others read 0 as "no signal", as in MRI; 0 HU is water, and air is −1000 HU.
+
+    Args:
+        preprocessing: the model's, with its inputs named as the modalities.
+        units: units by modality; empty or absent for an arbitrary one.
+        field: path in the request, for errors.
+
+    Raises:
+        BadOption: a modality does not fit.
+    """
+    takes_hu = preprocessing.normalisation == "window"
+    for modality in preprocessing.modalities:
+        is_hu = units.get(modality) == HU
+        if takes_hu and not is_hu:
+            raise BadOption(
+                f"the model normalises by a window in HU, and {modality} is not stated to be in HU",
+                field=field,
+                remedy=f"if {modality} is in HU, state it, in `units` of the dataset's declaration or as `unit` of the "
+                "volume; otherwise choose a model with another normalisation",
+            )
+        if is_hu and not takes_hu:
+            raise BadOption(
+                f"{modality} is in HU, and the model's {preprocessing.normalisation} takes 0 for no signal",
+                field=field,
+                remedy="choose a model with the normalisation window",
+            )
 
 
 def check_mapped_modalities(

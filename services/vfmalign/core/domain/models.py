@@ -18,10 +18,12 @@ from vfmalign.v1 import features_pb2
 Objective = Literal["masked_reconstruction", "contrastive", "supervised", "random", "unknown"]
 
 
-Normalisation = Literal["zscore_nonzero", "zscore_gland", "quantile_range"]
+Normalisation = Literal["zscore_nonzero", "zscore_gland", "quantile_range", "window"]
 QUANTILES = (0.02, 0.98)
 _MODALITIES_ON_T2W_GRID = {"t2w", "dwi", "adc"}
 Quantile = Annotated[float, get_range(features_pb2.Preprocessing, "quantiles"), Field(allow_inf_nan=False)]
+WindowBound = Annotated[float, get_range(features_pb2.Preprocessing, "window"), Field(allow_inf_nan=False)]
+MIN_WINDOW_HU = 1.0
 _SPACINGS = get_bounds(get_field(features_pb2.Preprocessing, "spacing_mm"))
 MIN_SPACING_MM, MAX_SPACING_MM = _SPACINGS.min, _SPACINGS.max
 """Range of voxel spacings, of volumes and of the grids of models."""
@@ -44,11 +46,13 @@ class Preprocessing(Record):
         shape_dhw: size after centre crop and zero padding, in voxels; at most `MAX_INPUT_VALUES` over all modalities.
         normalisation: `zscore_nonzero` is the z-score of each channel by mean and SD of the non-zero voxels and leaves
             zeros unchanged; `zscore_gland` uses those inside the gland mask, which every study must then have;
-            `quantile_range` scales each channel so that two quantiles of its voxels become 0 and 1, and clips it.
+            `quantile_range` scales each channel so that two quantiles of its voxels become 0 and 1, and clips it;
+            `window` does so with fixed bounds in Hounsfield units, and takes modalities in that unit alone.
         quantiles: lower and upper quantile of `quantile_range`; None for other normalisations.
         reference: the modality whose volume defines the grid of a study: directions, centre and field of view. The
             default is `t2w` for models that read only `t2w`, `dwi` and `adc`, even if they do not read `t2w` itself,
             because diffusion volumes are coarser. For other models it is the first modality of the input.
+        window: lower and upper bound of `window` in HU, at least `MIN_WINDOW_HU` apart; None for other normalisations.
     """
 
     modalities: tuple[Modality, ...] = Field(min_length=1, max_length=MAX_MODALITIES)
@@ -59,6 +63,8 @@ class Preprocessing(Record):
         default_factory=lambda content: QUANTILES if content["normalisation"] == "quantile_range" else None
     )
     reference: Modality = Field(default_factory=lambda content: _get_default_reference(content["modalities"]))
+    # Left out where there is none, so that cards and feature sets of earlier versions keep their digests.
+    window: tuple[WindowBound, WindowBound] | None = Field(default=None, exclude_if=lambda window: window is None)
 
     @model_validator(mode="before")
     @classmethod
@@ -79,6 +85,14 @@ class Preprocessing(Record):
             )
         if self.quantiles is not None and self.quantiles[0] >= self.quantiles[1]:
             raise ValueError("the lower quantile is not below the upper one")
+        if (self.window is None) == (self.normalisation == "window"):
+            raise PydanticCustomError(
+                "window",
+                "the normalisation window needs two bounds in HU, and nothing else has them",
+                {"remedy": "give the lower and the upper bound, such as -160 and 240, or choose another normalisation"},
+            )
+        if self.window is not None and self.window[1] - self.window[0] < MIN_WINDOW_HU:
+            raise ValueError(f"the upper bound of the window is not at least {MIN_WINDOW_HU:g} HU above the lower one")
         if len(self.modalities) * math.prod(self.shape_dhw) > MAX_INPUT_VALUES:
             raise ValueError(f"the input has more than {MAX_INPUT_VALUES} values")
         return self

@@ -188,6 +188,12 @@ def _resolve_denoising(parameters: TaskParameters, declaration: DatasetDeclarati
 
 
 def _resolve_distortion(parameters: TaskParameters, declaration: DatasetDeclaration) -> TaskSpec:
+    if in_hu := [modality for modality in parameters.modalities if modality in declaration.units]:
+        raise BadOption(
+            f"{in_hu[0]} is in HU: CT has no susceptibility distortion",
+            field="task.parameters.modalities",
+            remedy="choose the tasks super_resolution or denoising, or modalities of MRI",
+        )
     # DWI and ADC are distorted by one field, so that either of them implies the other.
     diffusion = set(parameters.modalities) <= {"dwi", "adc"}
     names = ", ".join(modality.upper() for modality in parameters.modalities)

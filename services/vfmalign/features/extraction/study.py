@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from vfmalign.client.messages.features import Pooling
 from vfmalign.core.domain.declarations import VolumeKind
 from vfmalign.core.domain.errors import BadVolume, InvalidInput
+from vfmalign.core.domain.modality_map import check_units
 from vfmalign.core.domain.models import Preprocessing
 from vfmalign.core.domain.stored_objects import StoredObject
 from vfmalign.core.runtime.metrics import Stages
 from vfmalign.core.runtime.work_context import UNLIMITED, WorkContext
 from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.imaging.preprocessing import GLAND, PreparedStudy, needed_kinds, prepare_study
-from vfmalign.imaging.volumes import MAX_ENCODED_BYTES, Volume, decode
+from vfmalign.imaging.volumes import MAX_ENCODED_BYTES, Volume, check_study_size, decode
 
 
 @dataclass(frozen=True)
@@ -26,11 +27,13 @@ class Source:
         kind: modality or label map.
         field: field of the request, for errors.
         content: the NIfTI bytes, or the stored object.
+        unit: `HU`, or empty for an arbitrary one.
     """
 
     kind: VolumeKind
     field: str
     content: bytes | StoredObject
+    unit: str = ""
 
 
 @dataclass(frozen=True)
@@ -76,19 +79,22 @@ def prepare_sources(
         context: checked before every volume and while it is decompressed.
 
     Raises:
-        BadVolume: a volume is missing, sent twice, cannot be decoded, or does not overlap the others.
-        BadOption: the input transform is unknown.
+        BadVolume: a volume is missing, sent twice, cannot be decoded, or does not overlap the others, or all of them
+            are too large together.
+        BadOption: the input transform is unknown, or the unit of a volume does not fit the model's normalisation.
         NotFound: a stored volume does not exist.
         DigestMismatch: the digest of a stored volume is not the expected one.
         Cancelled, DeadlineExceeded: see `WorkContext`.
     """
     needed = needed_kinds(preprocessing)
     _check_kinds([source.kind for source in sources], sources, needed)
+    check_units(preprocessing, {source.kind: source.unit for source in sources}, "study.volumes")
     volumes: dict[VolumeKind, Volume] = {}
     for source in sources:
         if source.kind in {*needed, GLAND.name}:
             with in_field(source.field):
                 volumes[source.kind] = _read(store, source, stages, context)
+            check_study_size((volume.size_bytes for volume in volumes.values()), "study")
     with stages.stage("prepare"):
         return prepare_study(volumes, preprocessing, input_transform, subject="study", labels=(GLAND,), context=context)
 
@@ -109,11 +115,14 @@ def _check_kinds(kinds: Sequence[VolumeKind], sources: Sequence[Source], needed:
 
 def _read(store: ObjectStore, source: Source, stages: Stages, context: WorkContext) -> Volume:
     context.checkpoint()
+    data: bytes | memoryview
     if isinstance(source.content, bytes):
         data, name = source.content, source.field
     else:
         with stages.stage("read"):
-            data = store.get(source.content.key, sha256=source.content.sha256, max_bytes=MAX_ENCODED_BYTES)
+            data = store.get_large(
+                source.content.key, sha256=source.content.sha256, max_bytes=MAX_ENCODED_BYTES, context=context
+            )
         name = store.uri(source.content.key)
     with stages.stage("decode"):
         return decode(data, name, source.kind, is_label=source.kind == "gland", context=context)

@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Callable
 
 from vfmalign.core.domain.datasets import SPLITS, Case, DatasetManifest
+from vfmalign.core.domain.declarations import LabelMap, VolumeKind
 from vfmalign.core.domain.errors import (
     BadDataset,
     Conflict,
@@ -29,7 +30,7 @@ from vfmalign.core.storage.store.object_store import MAX_DOCUMENT_BYTES, ObjectS
 from vfmalign.core.storage.uploads import UploadArea
 from vfmalign.imaging.datasets.preparation import check_label_map
 from vfmalign.imaging.grid import check_study
-from vfmalign.imaging.volumes import MAX_ENCODED_BYTES, Volume, check_encoding, decode
+from vfmalign.imaging.volumes import MAX_ENCODED_BYTES, Volume, check_encoding, check_study_size, decode
 
 Report = Callable[[str, int, int], None]
 """Called as `report(phase, done, total)`."""
@@ -151,15 +152,25 @@ def _check_case(uploads: UploadArea, dataset: DatasetManifest, case: Case, conte
     labels = {label.name: label for label in declaration.labels}
     reference = declaration.modalities[0]
     study: dict[str, Volume] = {}
+    sizes_bytes: list[int] = []
     for kind in sorted(case.volumes, key=lambda kind: (kind != reference, kind)):
         context.checkpoint()
-        name = f"{case.id}/{kind}"
-        data = uploads.read(case.volumes[kind].sha256, MAX_ENCODED_BYTES)
-        volume = decode(data, name, kind, is_label=kind in labels, context=context)
-        check_encoding(data, volume, name)
-        if kind in labels:
-            check_label_map(volume, labels[kind], name)
-        study = {name: first for name, first in study.items() if name == reference} | {kind: volume}
+        study = {name: first for name, first in study.items() if name == reference}
+        study[kind] = _read_volume(uploads, case, kind, labels.get(kind), context)
+        sizes_bytes.append(study[kind].size_bytes)
+        check_study_size(sizes_bytes, case.id)
         check_study(study, reference, case.id)
     if not case.volumes:
         check_study({}, reference, case.id)
+
+
+def _read_volume(
+    uploads: UploadArea, case: Case, kind: VolumeKind, label: LabelMap | None, context: WorkContext
+) -> Volume:
+    name = f"{case.id}/{kind}"
+    data = uploads.read(case.volumes[kind].sha256, MAX_ENCODED_BYTES)
+    volume = decode(data, name, kind, is_label=label is not None, context=context)
+    check_encoding(data, volume, name)
+    if label is not None:
+        check_label_map(volume, label, name)
+    return volume

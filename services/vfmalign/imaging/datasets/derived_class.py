@@ -78,7 +78,7 @@ def _measure_volume(case: PseudonymousCase, discovered: DiscoveredDataset, label
             problem, subject=case.label, remedy="correct the case; `vfmalign dataset import --dry-run` lists all"
         )
     volume = read_volumes(case, discovered.source.declaration)[label.name]
-    labelled = int(np.isin(volume.array_XYZ, list(label.values)).sum())
+    labelled = sum(int(np.isin(slab, list(label.values)).sum()) for slab in volume.slabs())
     if not labelled:
         raise BadDataset("the label map is empty", subject=case.label, remedy="correct the file, or leave the case out")
     return labelled * math.prod(volume.spacing_mm)

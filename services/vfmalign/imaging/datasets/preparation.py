@@ -11,7 +11,6 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 from pydantic import ValidationError
 
 from vfmalign.client.messages.base import to_bad_option
@@ -37,7 +36,14 @@ from vfmalign.imaging.datasets.layouts.sources import (
 from vfmalign.imaging.datasets.problems import Problem
 from vfmalign.imaging.datasets.splits import DEFAULT_SHARES, split_groups
 from vfmalign.imaging.grid import check_study
-from vfmalign.imaging.volumes import MAX_ENCODED_BYTES, Volume, decode, decode_channels, encode
+from vfmalign.imaging.volumes import (
+    MAX_ENCODED_BYTES,
+    Volume,
+    check_study_size,
+    decode,
+    decode_channels,
+    encode,
+)
 
 _MAX_IN_LINE = 10
 _CHECK_SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -246,7 +252,8 @@ def read_volumes(case: PseudonymousCase, declaration: DatasetDeclaration) -> dic
     """Reads all volumes of a case; a file of several channels is read once.
 
     Raises:
-        BadVolume: a file cannot be read or used; the error names it by generated id and kind.
+        BadVolume: a file cannot be read or used; the error names it by generated id and kind. Or the volumes are too
+            large together.
     """
     by_path: dict[Path, dict[VolumeKind, VolumeFile]] = {}
     for kind, file in sorted(case.source.files.items()):
@@ -260,6 +267,7 @@ def read_volumes(case: PseudonymousCase, declaration: DatasetDeclaration) -> dic
         if channels := [kind for kind, file in files.items() if file.channels > 1]:
             ordered = sorted(channels, key=lambda kind: files[kind].channel)
             volumes |= decode_channels(data, f"{case.id}/{ordered[0]}", ordered)
+        check_study_size((volume.size_bytes for volume in volumes.values()), case.id)
     return volumes
 
 
@@ -363,7 +371,7 @@ def _check_case(
 
 def check_label_map(volume: Volume, label: LabelMap, name: str) -> None:
     """Refuses values that are not declared, and an empty map where it may not be empty."""
-    values = {int(value) for value in np.unique(volume.array_XYZ)} - {0}
+    values = volume.list_values()
     if undeclared := sorted(values - set(label.values)):
         raise BadVolume(
             f"the values {', '.join(map(str, undeclared))} are not declared",

@@ -209,7 +209,7 @@ def _make_probe(preprocessing: Preprocessing) -> Tensor:
     draw = torch.Generator().manual_seed(0)
     coarse_DHW = [max(1, side // 6) for side in preprocessing.shape_dhw]
     noise = torch.randn((1, len(preprocessing.modalities), *coarse_DHW), generator=draw)
-    if preprocessing.normalisation == "quantile_range":
+    if preprocessing.normalisation in {"quantile_range", "window"}:
         noise = noise.mul(0.25).add(0.5).clamp(0, 1)
     return functional.interpolate(noise, size=preprocessing.shape_dhw, mode="trilinear")
 

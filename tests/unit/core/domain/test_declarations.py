@@ -51,6 +51,9 @@ def test_grades_of_one_structure_are_one_structure() -> None:
         {"labels": [{"name": "hippocampus", "values": {"1": "anterior"}, "within": "hippocampus"}]},
         {"classes": [{"name": "atrophy"}, {"name": "atrophy"}]},
         {"classes": [{"name": "atrophy", "label": "thalamus"}]},
+        {"units": {"t1w": "mm"}},
+        {"units": {"ct": "HU"}},
+        {"units": {"hippocampus": "HU"}},
     ],
 )
 def test_a_wrong_declaration_is_refused(change: dict[str, Any]) -> None:
@@ -65,8 +68,16 @@ def test_the_digest_of_a_dataset_depends_on_all_that_it_declares() -> None:
         DatasetManifest(id="d", train=(case,)),
         DatasetManifest(id="d", train=(case,), declaration=brain),
         DatasetManifest(id="d", train=(case,), declaration=brain.model_copy(update={"classes": ()})),
+        DatasetManifest(id="d", train=(case,), declaration=brain.model_copy(update={"units": {"t1w": "HU"}})),
         DatasetManifest(id="d", train=(case.model_copy(update={"classes": {"atrophy": False}}),), declaration=brain),
         DatasetManifest(id="d", train=(case.model_copy(update={"strata": {"site": "a"}}),), declaration=brain),
         DatasetManifest(id="d", train=(case.model_copy(update={"numbers": {"age_years": 0.0}}),), declaration=brain),
     ]
     assert len({manifest.digest() for manifest in manifests}) == len(manifests)
+
+
+def test_datasets_without_units_keep_the_digests_of_earlier_versions() -> None:
+    hippocampus = DatasetManifest(id="d", declaration=get_declaration("hippocampus"))
+    assert hippocampus.digest() == "2be4482cd234000c1ae0cbb75a29d992db524af683d442cda9b8e373fc50a1eb"
+    assert DatasetManifest(id="d").digest() == "f49df38ce6e21503e32c7cd2631041e140a36b0efc6c5f03163a98a9f9f50065"
+    assert "units" not in hippocampus.declaration.model_dump(mode="json")

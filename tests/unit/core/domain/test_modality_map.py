@@ -73,6 +73,24 @@ def test_a_grid_that_the_dataset_lacks_is_refused_with_the_map_that_helps():
     assert resolve_input("net", make_input("dwi"), {"dwi": "dwi"}, STROKE).reference == "dwi"
 
 
+CT = DatasetDeclaration(name="abdomen", modalities=("ct", "mr"), units={"ct": "HU"})
+WINDOW = Preprocessing(modalities=("input",), shape_dhw=(8, 8, 8), normalisation="window", window=(-160, 240))
+
+
+@pytest.mark.parametrize("normalisation", ["zscore_nonzero", "zscore_gland", "quantile_range", "window"])
+def test_a_window_takes_modalities_in_hu_and_nothing_else_does(normalisation):
+    window = WINDOW.window if normalisation == "window" else None
+    preprocessing = Preprocessing(
+        modalities=("input",), shape_dhw=(8, 8, 8), normalisation=normalisation, window=window
+    )
+    fits, other = ("ct", "mr") if normalisation == "window" else ("mr", "ct")
+    assert resolve_input("net", preprocessing, {fits: "input"}, CT).modalities == (fits,)
+    with pytest.raises(BadOption, match=f"{other} is (not stated to be )?in HU") as caught:
+        resolve_input("net", preprocessing, {other: "input"}, CT, "spec.modality_map")
+    assert caught.value.field == "spec.modality_map"
+    assert "choose a model with" in caught.value.remedy
+
+
 REQUESTS = {
     CheckSpec: {"model_id": "m", "dataset_id": "d", "task": "segmentation"},
     ExperimentSpec: {"dataset_id": "d"},

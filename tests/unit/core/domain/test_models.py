@@ -41,6 +41,8 @@ def test_an_input_that_differs_has_another_digest():
         make_input("t1w", normalisation="quantile_range"),
         make_input("t1w", normalisation="quantile_range", quantiles=(0.01, 0.99)),
         make_input("t1w", reference="flair"),
+        make_input("t1w", normalisation="window", window=(-160, 240)),
+        make_input("t1w", normalisation="window", window=(0, 400)),
     ]
     assert len({preprocessing.digest() for preprocessing in inputs}) == len(inputs)
     assert [Preprocessing.model_validate_json(p.to_json()) for p in inputs] == inputs
@@ -56,11 +58,20 @@ def test_an_input_that_differs_has_another_digest():
         (("t1w",), {"quantiles": (0.98, 0.02)}),
         (("t1w",), {"quantiles": (-0.1, 0.98)}),
         (("t1w",), {"normalisation": "minmax"}),
+        (("ct",), {"normalisation": "window"}),
+        (("ct",), {"window": (-160, 240)}),
+        (("ct",), {"normalisation": "window", "window": (240, -160)}),
+        (("ct",), {"normalisation": "window", "window": (40, 40.5)}),
+        (("ct",), {"normalisation": "window", "window": (-1e6, 240)}),
     ],
 )
 def test_inputs_out_of_bounds_are_rejected(modalities, fields):
     with pytest.raises(ValidationError):
         make_input(*modalities, **fields)
+
+
+def test_an_input_without_a_window_keeps_the_digest_of_earlier_versions():
+    assert PROSTATE.digest() == "df8927747cfa9c92cf3bf6a2d99cfe40c5a78aa01b61ea865e2032fd8c8b57b7"
 
 
 def test_a_card_names_its_modalities():
@@ -110,6 +121,7 @@ def change_card(path, value):
         ("preprocessing.shape_dhw.0", 2**62),
         ("preprocessing.quantiles", [math.nan, 0.98]),
         ("preprocessing.quantiles", [0.02, math.inf]),
+        ("preprocessing.window", [math.nan, 240.0]),
         ("preprocessing.modalities", [f"m{i}" for i in range(17)]),
         ("layers.0.channels", 2**62),
         ("layers.0.channels", 0),

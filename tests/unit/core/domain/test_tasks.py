@@ -216,3 +216,10 @@ def test_a_case_without_what_the_task_needs_is_named():
         BadDataset, match=r"classification needs disease.*with disease of every case and another `--id`"
     ):
         resolve("classification:class=disease", BRAIN).check_cases(make_dataset(classes={}))
+
+
+def test_ct_is_not_distorted():
+    ct = DatasetDeclaration(name="abdomen", modalities=("ct", "mr"), units={"ct": "HU"})
+    assert resolve("distortion:modality=mr", ct).input_transform == "distorted:mr"
+    with pytest.raises(BadOption, match="ct is in HU: CT has no susceptibility distortion"):
+        resolve("distortion:modality=mr+ct", ct)

@@ -134,6 +134,15 @@ def test_the_published_brain_encoders_agree_with_a_plain_forward_pass(file):
     assert kept == sum(tensor.numel() for tensor in state.values()) - sum(t.numel() for t in head.values())
 
 
+def test_a_window_replaces_the_quantiles_of_a_stack():
+    described = InputDescription(("ct",), None, None, "window", window=(-160.0, 240.0))
+    preprocessing = described.adjust(DEFAULT_INPUT)
+    assert (preprocessing.window, preprocessing.quantiles, preprocessing.reference) == ((-160.0, 240.0), None, "ct")
+    with pytest.raises(BadOption, match="window needs two bounds in HU") as caught:
+        InputDescription(("ct",), None, None, "window").adjust(DEFAULT_INPUT)
+    assert "such as -160 and 240" in caught.value.remedy
+
+
 def test_a_description_imports_any_stack_and_is_published_on_the_card(tmp_path, store):
     net = nn.Sequential(nn.Conv3d(2, 4, 5, padding=4, dilation=2), nn.ReLU(), nn.Conv3d(4, 8, 2, 2), nn.ELU())
     content = {

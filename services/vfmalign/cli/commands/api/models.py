@@ -108,7 +108,7 @@ NormalisationOption = Annotated[
     typer.Option(
         "--normalisation",
         metavar="NAME",
-        help="zscore_nonzero (default), zscore_gland, or quantile_range (default for a stack).",
+        help="zscore_nonzero (default), zscore_gland, quantile_range (default for a stack), or window.",
     ),
 ]
 QuantilesOption = Annotated[
@@ -116,6 +116,10 @@ QuantilesOption = Annotated[
     typer.Option(
         "--quantiles", metavar="LOW,HIGH", help="Quantiles that quantile_range scales to 0 and 1; 0.02,0.98 by default."
     ),
+]
+WindowOption = Annotated[
+    str,
+    typer.Option("--window", metavar="LOW,HIGH", help="Bounds in HU that window scales to 0 and 1, such as -160,240."),
 ]
 SourceOption = Annotated[str, typer.Option("--source", metavar="TEXT", help="Origin and licence of the weights.")]
 PrimaryLayerOption = Annotated[
@@ -172,6 +176,7 @@ def import_(
     shape: ShapeOption = "",
     normalisation: NormalisationOption = "",
     quantiles: QuantilesOption = "",
+    window: WindowOption = "",
     reference: ReferenceOption = "",
     objective: ImportObjectiveOption = "unknown",
     source: SourceOption = "",
@@ -200,7 +205,8 @@ def import_(
         _parse_three(spacing, float, "--spacing"),
         _parse_three(shape, int, "--shape"),
         normalisation,
-        _parse_quantiles(quantiles),
+        _parse_two(quantiles, "--quantiles", "0.02,0.98"),
+        _parse_two(window, "--window", "-160,240"),
         reference,
     )
     imported = import_model(
@@ -283,7 +289,7 @@ def _parse_three(text: str, kind: type[T], option: str) -> tuple[T, T, T] | None
     return d, h, w
 
 
-def _parse_quantiles(text: str) -> tuple[float, float] | None:
+def _parse_two(text: str, option: str, example: str) -> tuple[float, float] | None:
     """Parses two numbers separated by a comma; None for an empty text."""
     if not text:
         return None
@@ -291,6 +297,6 @@ def _parse_quantiles(text: str) -> tuple[float, float] | None:
         low, high = map(float, _split_list(text))
     except ValueError:
         raise BadOption(
-            f"{text[:32]!r} is not two numbers", field="--quantiles", remedy="use LOW,HIGH, such as 0.02,0.98"
+            f"{text[:32]!r} is not two numbers", field=option, remedy=f"use LOW,HIGH, such as {example}"
         ) from None
     return low, high

@@ -37,7 +37,7 @@ class FileContent(ApiMessage):
     sha256: Sha256
     """SHA-256 of its bytes, hex."""
     size_bytes: int = Field(ge=1, le=5368709120)
-    """Its size in bytes, at most 5 GiB, the most that one request to S3 stores. Volumes have at most 256 MiB."""
+    """Its size in bytes, at most 5 GiB, the most that one request to S3 stores. Volumes have at most 544 MiB."""
 
 
 class FileUpload(ApiMessage):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 from importlib import resources
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
@@ -23,6 +23,10 @@ MAX_LABEL_MAPS = get_max_count(common_pb2.TaskParameters, "labels")
 MAX_STRUCTURES = get_max_count(common_pb2.TaskParameters, "structures")
 MAX_CLASSES = 64
 MAX_DEFAULTS = 16
+HU = "HU"
+"""Hounsfield units: −1000 is air, 0 is water."""
+Unit = Literal["HU"]
+"""Unit of a modality's voxels that is the same in every scan."""
 
 
 class LabelMap(Record):
@@ -94,6 +98,7 @@ class DatasetDeclaration(Record):
         labels: label maps that a case may have.
         classes: classes that a case may belong to.
         defaults: default parameters by name of task.
+        units: units by modality; modalities that are left out have an arbitrary unit.
     """
 
     name: VolumeKind
@@ -101,6 +106,10 @@ class DatasetDeclaration(Record):
     labels: tuple[LabelMap, ...] = Field(default=(), max_length=MAX_LABEL_MAPS)
     classes: tuple[CaseClass, ...] = Field(default=(), max_length=MAX_CLASSES)
     defaults: dict[VolumeKind, TaskParameters] = Field(default_factory=dict, max_length=MAX_DEFAULTS)
+    # Left out where it is empty, so that datasets of earlier versions keep their digests.
+    units: dict[VolumeKind, Unit] = Field(
+        default_factory=dict, max_length=MAX_MODALITIES, exclude_if=lambda units: not units
+    )
 
     @property
     def label_names(self) -> tuple[VolumeKind, ...]:
@@ -115,6 +124,8 @@ class DatasetDeclaration(Record):
             raise ValueError("a modality, label map or class is declared twice")
         if unknown := {entry.label for entry in self.classes if entry.label} - set(self.label_names):
             raise ValueError(f"a class derives from the undeclared label map {sorted(unknown)[0]}")
+        if unknown := set(self.units) - set(self.modalities):
+            raise ValueError(f"a unit is declared for {sorted(unknown)[0]}, which is not a modality")
         single = {label.name for label in self.labels if len(label.structures) == 1}
         for label in self.labels:
             if label.within and (label.within == label.name or label.within not in single):

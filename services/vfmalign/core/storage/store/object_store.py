@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import copy
 import hashlib
+import io
 import re
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
@@ -361,9 +362,10 @@ class ObjectStore(TenantKeys):
         body, SeaweedFS otherwise stores an empty object, at a key that a conditional write then finds taken.
         """
         digest = hashlib.md5(data, usedforsecurity=False).digest()
-        headers = {**headers, "Content-MD5": base64.b64encode(digest).decode()}
+        headers = {**headers, "Content-MD5": base64.b64encode(digest).decode(), "Content-Length": str(len(data))}
         url = self._client.get_presigned_url(method, self.bucket, self.name(key), expires=timedelta(minutes=15))
-        response = self._http.request(method, url, body=data, headers=headers)
+        # Read in blocks: the time to send bytes as a whole is limited by the timeout of the connection's set-up.
+        response = self._http.request(method, url, body=io.BytesIO(data), headers=headers)
         if response.status in {200, 412}:
             return response.status
         match = _ERROR_CODE.search(response.data)

@@ -10,7 +10,6 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 from pydantic import ValidationError
 
 from vfmalign.client.messages.base import to_bad_option
@@ -196,4 +195,4 @@ def read_values(file: VolumeFile) -> set[int] | None:
         volume = decode(read_regular_file(file.path, MAX_ENCODED_BYTES), "label map", "label", is_label=True)
     except (OSError, BadVolume):
         return None
-    return {int(value) for value in np.unique(volume.array_XYZ)} - {0}
+    return volume.list_values()

@@ -84,7 +84,10 @@ def forgetful(store: ObjectStore, store_settings: StoreSettings) -> Iterator[Obj
     """The same bucket through a line that loses the first answer."""
 
     def lose_answer(client: socket.socket, server: socket.socket) -> None:
-        server.sendall(client.recv(65_536))
+        received = b""
+        while not received.endswith(b"ours"):  # headers and body arrive one after the other
+            received += client.recv(65_536)
+        server.sendall(received)
         server.recv(65_536)  # what was asked for is done
 
     with _open_through(store_settings, lose_answer) as result:

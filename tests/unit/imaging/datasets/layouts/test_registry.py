@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tests.dataset_imports import import_dataset
 from tests.unit.imaging.datasets.brain_files import (
@@ -72,7 +73,10 @@ def test_the_stored_volumes_are_those_of_the_files(
     monai = pytest.importorskip("monai.data.decathlon_datalist")
     dataset = import_brain(lay_out_decathlon(tmp_path / "d", brain_cases), store, "volumes")
     images = {decode(case.image, "image", "t1w").array_XYZ.tobytes() for case in brain_cases}
-    labels = {decode(case.label, "label", "hippocampus", is_label=True).array_XYZ.tobytes() for case in brain_cases}
+    labels = {
+        decode(case.label, "label", "hippocampus", is_label=True).array_XYZ.astype(np.uint8).tobytes()
+        for case in brain_cases
+    }
     for case in (*dataset.train, *dataset.val, *dataset.test):
         volumes = load_case(store, case, ("t1w",), ("hippocampus",))
         images.remove(volumes["t1w"].array_XYZ.tobytes())
