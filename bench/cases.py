@@ -220,6 +220,7 @@ CASE_MODULES = {
     "stream": "bench.stream",
     "endpoint": "bench.endpoint.measurements",
     "load": "bench.endpoint.load",
+    "dicom": "bench.dicom_import",
 }
 """Modules with a function `run(settings)`, imported late because they need more than the other cases."""
 

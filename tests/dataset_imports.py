@@ -12,7 +12,8 @@ from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.core.storage.uploads import UploadArea
 from vfmalign.features.imports.datasets import publish_dataset
 from vfmalign.imaging.datasets.importer import DatasetToImport, prepare_discovered, prepare_import
-from vfmalign.imaging.datasets.preparation import DiscoveredDataset, ImportOptions, ProgressCallback
+from vfmalign.imaging.datasets.layouts.sources import ProgressCallback
+from vfmalign.imaging.datasets.preparation import DiscoveredDataset, ImportOptions
 
 
 def import_dataset(

@@ -30,7 +30,7 @@ from vfmalign.core.storage.arrays import read_npy
 from vfmalign.core.storage.safetensors_header import parse_header
 from vfmalign.features.imports.datasets import parse_datalist
 from vfmalign.imaging.datasets.assignments import read_patients, read_splits
-from vfmalign.imaging.datasets.layouts.derivation import read_declaration
+from vfmalign.imaging.datasets.layouts.derivation import parse_declaration, read_declaration
 from vfmalign.imaging.datasets.layouts.folders import read as read_folder
 from vfmalign.imaging.datasets.layouts.sources import OUTSIDE, read_dataset_json
 from vfmalign.models.formats.exported_program import build_exported
@@ -99,6 +99,7 @@ READERS: dict[str, Callable[[Path, bytes], object]] = {
     "splits": lambda d, data: read_splits(make_file(d, data)),
     "dataset.json": lambda d, data: read_dataset_json(make_file(d, data, "dataset.json").parent),
     "declaration": lambda d, data: read_declaration(str(make_file(d, data))),
+    "selections": lambda d, data: parse_declaration(b'{"name": "d", "modalities": ["m"], "selections": ' + data + b"}"),
     "datalist": lambda d, data: parse_datalist(data, "d"),
     "keys of an issuer": lambda d, data: parse_keys(data),
 }

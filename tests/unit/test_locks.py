@@ -20,6 +20,14 @@ SEPARATE = "torch"
 """The package with a lock of its own, which selects the CPU or CUDA build."""
 
 
+def list_requirements(extra: str) -> list[Requirement]:
+    """Returns what an extra needs, and the extras that it includes."""
+    requirements = [Requirement(text) for text in PROJECT["optional-dependencies"].get(extra, ())]
+    included = [name for own in requirements if own.name == PROJECT["name"] for name in own.extras]
+    others = [requirement for requirement in requirements if requirement.name != PROJECT["name"]]
+    return others + [requirement for name in included for requirement in list_requirements(name)]
+
+
 def locked(name: str) -> dict[str, str]:
     """Returns the version of each package in a lock."""
     text = (LOCKS / f"{name}.txt").read_text()
@@ -29,14 +37,15 @@ def locked(name: str) -> dict[str, str]:
 @pytest.mark.parametrize("image", IMAGES)
 def test_an_image_has_the_packages_of_its_extra(image: str) -> None:
     versions = locked(image) | locked("torch-cpu")
-    for text in [*PROJECT["dependencies"], *PROJECT["optional-dependencies"].get(image, ())]:
-        requirement = Requirement(text)
+    for requirement in [*map(Requirement, PROJECT["dependencies"]), *list_requirements(image)]:
         if requirement.name in CLI_ONLY and image != "cli":
             assert requirement.name not in versions
             continue
         version = versions.get(canonicalize_name(requirement.name))
         assert version is not None, f"{requirement.name} is not locked. Run make locks"
-        assert requirement.specifier.contains(version), f"{text} is required, {version} is locked. Run make locks"
+        assert requirement.specifier.contains(version), (
+            f"{requirement} is required, {version} is locked. Run make locks"
+        )
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in LOCKS.glob("*.txt")))

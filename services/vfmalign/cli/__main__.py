@@ -59,6 +59,7 @@ COMMANDS: dict[str, Command] = {
         "Run a whole experiment on phantoms, or on real volumes, on a stack of its own.",
     ),
     "dataset": Command(f"{_API}.dataset:app", "Import, generate, list and show datasets."),
+    "dicom": Command(f"{_SETUP}.dicom:app", "Show what DICOM files hold, and which series rules take."),
     "models": Command(f"{_API}.models:app", "List, show, import and pretrain models."),
     "extract": Command(f"{_API}.features:extract", "Extract the features of a dataset's split."),
     "mmd": Command(f"{_API}.mmd:mmd", "Compare two samples of features, layer by layer."),
@@ -185,14 +186,14 @@ def _report(error: VfmalignError, *, as_json: bool) -> int:
 
 
 def _report_usage(error: TyperException, arguments: Sequence[str], *, as_json: bool) -> int:
-    """Prints a usage error. A folder's name is often a patient's name, so `import` commands do not repeat it."""
+    """Prints a usage error. A folder's name is often a patient's name, so what reads one does not repeat it."""
     _add_longer_options(error)
     message: str = getattr(error, "format_message", lambda: str(error))()
     if type(error).__name__ == "NoArgsIsHelpError":  # not a public class of typer; its message is the help text
         typer.echo(message)
         return BAD_INPUT
     command: str = getattr(getattr(error, "ctx", None), "command_path", "vfmalign")
-    if command.endswith(" import"):
+    if command.endswith((" import", " dicom show")):
         for argument in arguments:
             if not argument.startswith("-") and argument not in command.split():
                 message = message.replace(argument, "…")

@@ -1,1 +1,1 @@
-"""Volumes in, tensors out: NIfTI, grids, preprocessing, input transforms, datasets and phantoms."""
+"""Volumes in, tensors out: NIfTI, DICOM, grids, preprocessing, input transforms, datasets and phantoms."""

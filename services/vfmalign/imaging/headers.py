@@ -98,6 +98,20 @@ def parse_shape(header: nib.Nifti1Header, name: str, channels: int) -> tuple[int
         _check_channels(sizes, name, channels)
     elif len(sizes) != 3:
         raise BadVolume(f"expected 3 axes, got {len(sizes)}", subject=name, remedy="split the series first")
+    check_shape(sizes, name)
+    return sizes[0], sizes[1], sizes[2]
+
+
+def check_shape(sizes: Sequence[int], name: str) -> None:
+    """Checks that a volume has voxels, and no more than are decoded.
+
+    Args:
+        sizes: of each axis, the first three of space.
+        name: name of the volume in errors.
+
+    Raises:
+        BadVolume: it has none, or too many.
+    """
     if min(sizes) < 1:
         raise BadVolume(f"empty volume: sizes {sizes}", subject=name, remedy="export the series again")
     if (voxels := math.prod(sizes)) > MAX_VOXELS:
@@ -112,7 +126,6 @@ def parse_shape(header: nib.Nifti1Header, name: str, channels: int) -> tuple[int
             subject=name,
             remedy="resample the series to thicker slices first, or split it",
         )
-    return sizes[0], sizes[1], sizes[2]
 
 
 def _check_channels(sizes: Sequence[int], name: str, channels: int) -> None:
@@ -142,6 +155,21 @@ def parse_affine(header: nib.Nifti1Header, shape_XYZ: tuple[int, int, int], name
             affine = np.asarray(header.get_best_affine(), dtype=np.float64)
     except Exception:  # nibabel raises many types, whose messages may quote the header
         raise BadVolume("the affine cannot be read", subject=name, remedy="export the file again") from None
+    check_affine(affine, shape_XYZ, name)
+    return affine
+
+
+def check_affine(affine: NDArray[np.float64], shape_XYZ: tuple[int, int, int], name: str) -> None:
+    """Checks that a scanner may have this geometry.
+
+    Args:
+        affine: 4×4, voxel index to patient position in mm.
+        shape_XYZ: of the volume.
+        name: name of the volume in errors.
+
+    Raises:
+        BadVolume: it is not plausible.
+    """
     remedy = "export the series again with its geometry in mm"
     if not np.isfinite(affine).all():
         raise BadVolume("the affine holds NaN or infinity", subject=name, remedy=remedy)
@@ -161,7 +189,6 @@ def parse_affine(header: nib.Nifti1Header, shape_XYZ: tuple[int, int, int], name
         raise BadVolume("singular affine: its axes are not independent", subject=name, remedy=remedy)
     if np.abs(affine[:3, 3]).max() > MAX_POSITION_MM:
         raise BadVolume(f"the position is over {MAX_POSITION_MM:.0f} mm from the origin", subject=name, remedy=remedy)
-    return affine
 
 
 def parse_layout(header: nib.Nifti1Header, shape_XYZC: tuple[int, int, int, int], name: str) -> VoxelLayout:

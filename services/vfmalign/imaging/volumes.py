@@ -111,7 +111,7 @@ def decode(
     """
     array_XYZ1, affine = _decode_channels(data, name, 1, context)
     volume = Volume(array_XYZ1[..., 0], affine)
-    _check_values(volume, name, kind, is_label=is_label)
+    check_values(volume, name, kind, is_label=is_label)
     return volume
 
 
@@ -130,7 +130,7 @@ def decode_channels(data: bytes, name: str, kinds: Sequence[VolumeKind]) -> dict
     volumes: dict[VolumeKind, Volume] = {}
     for channel, kind in enumerate(kinds):
         volumes[kind] = Volume(array_XYZC[..., channel], affine)
-        _check_values(volumes[kind], name, kind, is_label=False)
+        check_values(volumes[kind], name, kind, is_label=False)
     return volumes
 
 
@@ -252,7 +252,8 @@ def _choose_dtype(stored_N: NDArray[Any], slope: float, inter: float) -> np.dtyp
     return np.dtype(np.float32)
 
 
-def _check_values(volume: Volume, name: str, kind: VolumeKind, *, is_label: bool | None) -> None:
+def check_values(volume: Volume, name: str, kind: VolumeKind, *, is_label: bool | None) -> None:
+    """Checks that values can be used; for arguments and errors, see `decode`."""
     low, high = float(volume.array_XYZ.min()), float(volume.array_XYZ.max())
     if not (math.isfinite(low) and math.isfinite(high)):  # minimum and maximum are NaN if any value is
         raise BadVolume(

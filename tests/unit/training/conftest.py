@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from vfmalign.imaging.input_transforms import half_resolution
+from vfmalign.imaging.input_transforms import StudyContext, half_resolution
 from vfmalign.imaging.normalisation import Scale, compute_moments, scale_from_moments
 from vfmalign.training.data import PreparedCase
 
@@ -49,7 +49,11 @@ def cases() -> list[PreparedCase]:
 def blurred_cases(cases) -> list[PreparedCase]:
     from dataclasses import replace
 
-    return [replace(case, input_CDHW=half_resolution(case.clean_CDHW, None)) for case in cases]
+    def blur(case: PreparedCase) -> PreparedCase:
+        context = StudyContext(case.modalities, case.spacing_mm, case.clean_CDHW[0].numpy())
+        return replace(case, input_CDHW=half_resolution(case.clean_CDHW, context))
+
+    return list(map(blur, cases))
 
 
 @pytest.fixture(scope="session")

@@ -17,10 +17,8 @@ import numpy as np
 from vfmalign.core.domain.datasets import Split
 from vfmalign.core.domain.declarations import CaseClass, LabelMap
 from vfmalign.core.domain.errors import BadDataset
-from vfmalign.core.formats.untrusted import read_regular_file
 from vfmalign.imaging.datasets.layouts.sources import SourceDataset
 from vfmalign.imaging.datasets.preparation import DiscoveredDataset, PseudonymousCase, read_volumes
-from vfmalign.imaging.volumes import MAX_ENCODED_BYTES
 
 _MAX_NAME = 12
 """Characters of a label map's name in the id of the class, which has at most 32."""
@@ -65,9 +63,8 @@ def digest_files(source: SourceDataset) -> bytes:
     Raises:
         OSError: a file cannot be read.
     """
-    paths = {file.path for case in source.cases for file in case.files.values()}
-    digests = sorted(hashlib.sha256(read_regular_file(path, MAX_ENCODED_BYTES)).digest() for path in paths)
-    return hashlib.sha256(b"".join(digests)).digest()
+    files = {file for case in source.cases for file in case.files.values()}
+    return hashlib.sha256(b"".join(sorted(file.digest() for file in files))).digest()
 
 
 def _measure_volume(case: PseudonymousCase, discovered: DiscoveredDataset, label: LabelMap) -> float:

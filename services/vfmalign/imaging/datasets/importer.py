@@ -15,10 +15,10 @@ from vfmalign.core.domain.datasets import SPLITS, DatasetManifest
 from vfmalign.core.domain.errors import BadDataset
 from vfmalign.core.domain.field_of_view import CaseInside
 from vfmalign.imaging.datasets.identities import add_to_mapping
+from vfmalign.imaging.datasets.layouts.sources import ProgressCallback, ignore_progress
 from vfmalign.imaging.datasets.preparation import (
     DiscoveredDataset,
     ImportOptions,
-    ProgressCallback,
     discover,
     prepare,
     read_volumes,
@@ -70,7 +70,7 @@ def prepare_import(
     salt: bytes,
     progress: ProgressCallback | None = None,
 ) -> DatasetToImport:
-    """Reads and checks a dataset in a folder or a CSV file.
+    """Reads and checks a dataset in a folder, a CSV file or a zip of DICOM files.
 
     Args:
         path: see `layouts.LAYOUTS`.
@@ -78,7 +78,7 @@ def prepare_import(
         options: layout, declaration, splits and patients.
         mapping_path: local file that maps ids to patients (mode 0600); rows are added to it.
         salt: the machine's secret, see `identities.load_salt`.
-        progress: called after every case.
+        progress: called after every DICOM file that is scanned, and after every case.
 
     Returns:
         The dataset. A single patient is placed in train, val and test alike, and the dataset is marked as not held out.
@@ -88,7 +88,7 @@ def prepare_import(
         BadDataset: no case can be found, or the splits cannot be made.
     """
     chosen = options or ImportOptions()
-    discovered = discover(path, dataset_id, salt, chosen)
+    discovered = discover(path, dataset_id, salt, chosen, progress or ignore_progress)
     return prepare_discovered(discovered, dataset_id, chosen, mapping_path=mapping_path, progress=progress)
 
 
@@ -105,7 +105,7 @@ def prepare_discovered(
     rows = [(dataset_id, case.id, case.group, case.source.name, case.patient) for case in cases]
     # Written before validation: its problems name cases by id, and the user looks the folder up in this file.
     add_to_mapping(mapping_path, rows)
-    prepared = prepare(discovered, dataset_id, options, progress or (lambda stage, done, total: None))
+    prepared = prepare(discovered, dataset_id, options, progress or ignore_progress)
     if prepared.problems:
         raise UnusableCases(dataset_id, prepared.problems)
     return DatasetToImport(prepared.dataset, discovered, prepared.notes, prepared.inside)

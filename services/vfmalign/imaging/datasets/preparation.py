@@ -6,9 +6,8 @@ can only fail in the transfer.
 
 from __future__ import annotations
 
-import errno
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -20,7 +19,6 @@ from vfmalign.core.domain.errors import BadDataset, BadOption, BadVolume, Vfmali
 from vfmalign.core.domain.field_of_view import CaseInside
 from vfmalign.core.domain.stored_objects import StoredObject
 from vfmalign.core.formats.documents import pluralise
-from vfmalign.core.formats.untrusted import read_regular_file
 from vfmalign.core.storage.datasets import check_splits
 from vfmalign.core.storage.keys import volume_key
 from vfmalign.imaging.datasets.cut_organs import CutOrgansCheck, ImportingModel
@@ -28,28 +26,21 @@ from vfmalign.imaging.datasets.identities import keyed_id
 from vfmalign.imaging.datasets.layouts.registry import read_source
 from vfmalign.imaging.datasets.layouts.sources import (
     CaseSource,
+    DicomOptions,
+    ProgressCallback,
     SourceDataset,
-    VolumeFile,
-    describe_unreadable,
+    VolumeSource,
+    ignore_progress,
     list_some,
 )
 from vfmalign.imaging.datasets.problems import Problem
 from vfmalign.imaging.datasets.splits import DEFAULT_SHARES, split_groups
 from vfmalign.imaging.grid import check_study
-from vfmalign.imaging.volumes import (
-    MAX_ENCODED_BYTES,
-    Volume,
-    check_study_size,
-    decode,
-    decode_channels,
-    encode,
-)
+from vfmalign.imaging.volumes import Volume, check_study_size, encode
 
 _MAX_IN_LINE = 10
+_NO_PATIENT = "the files state no patient (PatientID); name the patients of the cases with --patients"
 _CHECK_SPLITS: tuple[Split, ...] = ("train", "val", "test")
-
-ProgressCallback = Callable[[str, int, int], None]
-"""Called as `progress(stage, done, total)` with the stage `validate` or `upload`, counting cases."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +56,7 @@ class ImportOptions:
         patients: patient of each case by name, where the layout does not tell; see `assignments.read_patients`.
         only_with: modalities and label maps without which a case is left out.
         show_names: name cases by what their folder, file or cell is called as well, which may be a patient's name.
+        dicom: options of the layout `dicom`.
         seed: seed of the split.
         model: the model that the dataset is for; None if it is not known.
     """
@@ -76,6 +68,7 @@ class ImportOptions:
     patients: Mapping[str, str] | None = None
     only_with: tuple[VolumeKind, ...] = ()
     show_names: bool = False
+    dicom: DicomOptions = field(default_factory=DicomOptions)
     seed: int = 0
     model: ImportingModel | None = None
 
@@ -138,23 +131,27 @@ class PreparedDataset:
     inside: tuple[CaseInside, ...] = ()
 
 
-def discover(path: Path, dataset_id: str, salt: bytes, options: ImportOptions) -> DiscoveredDataset:
-    """Finds the cases and gives them ids.
+def discover(
+    path: Path, dataset_id: str, salt: bytes, options: ImportOptions, report: ProgressCallback = ignore_progress
+) -> DiscoveredDataset:
+    """Finds the cases and gives them ids; `report` is called after every DICOM file.
 
     Raises:
         BadDataset: no case can be found or would be left, or the patient table names unknown cases.
         BadOption: the layout is unknown, or `only_with` names something that is not declared.
     """
-    layout, source = read_source(path, options.layout, options.declaration)
+    layout, source = read_source(path, options.layout, options.declaration, replace(options.dicom, progress=report))
     patients = options.patients or {}
     if unknown := _find_unknown(patients, {case.name for case in source.cases}):
         raise BadDataset(
             f"the table of patients names cases that do not exist ({unknown})",
             field="patients",
-            remedy="name cases as the layout does, by folder, file or cell",
+            remedy="name cases as the layout does, by folder, file, cell or StudyInstanceUID",
         )
     cases = []
-    for number, case in enumerate(source.cases, start=1):
+    for number, found in enumerate(source.cases, start=1):
+        is_known = found.patient or found.name in patients
+        case = found if is_known else replace(found, problems=(*found.problems, _NO_PATIENT))
         place = case.place or f"case {number} of {len(source.cases)}"
         # A case whose name cannot be read is told apart by its place.
         name, patient = case.name or f"\0{place}", patients.get(case.name, case.patient)
@@ -207,7 +204,12 @@ def prepare(
     """
     declaration = discovered.source.declaration
     cut_organs = None if options.model is None else CutOrgansCheck(options.model, declaration)
-    assigned = _assign_splits(discovered, options)
+    try:
+        assigned = _assign_splits(discovered, options)
+    except BadDataset:
+        if not any(case.source.problems for case in discovered.cases):
+            raise
+        assigned = {}  # what is wrong with the cases comes first: without them, the splits would be others
     records: dict[str, Case] = {}
     problems: list[Problem] = []
     for done, case in enumerate(discovered.cases, start=1):
@@ -255,18 +257,12 @@ def read_volumes(case: PseudonymousCase, declaration: DatasetDeclaration) -> dic
         BadVolume: a file cannot be read or used; the error names it by generated id and kind. Or the volumes are too
             large together.
     """
-    by_path: dict[Path, dict[VolumeKind, VolumeFile]] = {}
-    for kind, file in sorted(case.source.files.items()):
-        by_path.setdefault(file.path, {})[kind] = file
+    kinds_by_source: dict[VolumeSource, list[VolumeKind]] = {}
+    for kind, source in sorted(case.source.files.items()):
+        kinds_by_source.setdefault(source, []).append(kind)
     volumes: dict[VolumeKind, Volume] = {}
-    for path, files in by_path.items():
-        data = _read_bytes(path, f"{case.id}/{min(files)}")
-        for kind, file in files.items():
-            if file.channels == 1:
-                volumes[kind] = decode(data, f"{case.id}/{kind}", kind, is_label=kind in declaration.label_names)
-        if channels := [kind for kind, file in files.items() if file.channels > 1]:
-            ordered = sorted(channels, key=lambda kind: files[kind].channel)
-            volumes |= decode_channels(data, f"{case.id}/{ordered[0]}", ordered)
+    for source, kinds in kinds_by_source.items():
+        volumes |= source.read(case.id, kinds, declaration.label_names)
         check_study_size((volume.size_bytes for volume in volumes.values()), case.id)
     return volumes
 
@@ -303,7 +299,7 @@ def _look_up_splits(discovered: DiscoveredDataset, splits: Mapping[str, Split]) 
         raise BadDataset(
             f"the splits {' and '.join(problems)}",
             field="splits",
-            remedy="name every case once, as the layout does, by folder, file or cell",
+            remedy="name every case once, as the layout does, by folder, file, cell or StudyInstanceUID",
         )
     return {case.id: splits[case.source.name] for case in cases}
 
@@ -383,12 +379,3 @@ def check_label_map(volume: Volume, label: LabelMap, name: str) -> None:
         raise BadVolume(
             f"{what} is empty", subject=name, remedy="remove or redraw it, or declare it with `may_be_empty`"
         )
-
-
-def _read_bytes(path: Path, name: str) -> bytes:
-    try:
-        return read_regular_file(path, MAX_ENCODED_BYTES)
-    except OSError as error:
-        is_large = error.errno == errno.EFBIG
-        remedy = "crop the series" if is_large else "replace the file, or allow this account to read it"
-        raise BadVolume(describe_unreadable(error), subject=name, remedy=remedy) from None

@@ -19,7 +19,7 @@ from tests.unit.imaging.datasets.brain_files import (
 from tests.unit.imaging.datasets.problems import CASES, NAME, list_problems, run
 
 from vfmalign.core.domain.errors import BadOption
-from vfmalign.imaging.datasets import preparation
+from vfmalign.imaging.datasets.layouts import sources
 from vfmalign.imaging.datasets.layouts.derivation import read_declaration
 
 pytestmark = pytest.mark.usefixtures("unprivileged")
@@ -98,7 +98,7 @@ def test_the_remedy_of_a_volume_fits_its_cause(tmp_path: Path, monkeypatch: pyte
     image.chmod(0)
     assert f": t1w: {DENIED}; replace the file, or allow this account to read it" in list_problems(path)
     image.chmod(0o644)
-    monkeypatch.setattr(preparation, "MAX_ENCODED_BYTES", 2**10)
+    monkeypatch.setattr(sources, "MAX_ENCODED_BYTES", 2**10)
     assert ": t1w: cannot be read (larger than 1024 bytes); crop the series" in list_problems(path)
 
 

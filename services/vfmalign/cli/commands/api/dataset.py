@@ -62,13 +62,15 @@ IdOption = Annotated[
 
 
 LayoutOption = Annotated[
-    str | None, typer.Option(metavar="NAME", help="folders, decathlon, nnunet, bids or csv; detected by default.")
+    str | None,
+    typer.Option(metavar="NAME", help="folders, decathlon, nnunet, bids, csv or dicom; detected by default."),
 ]
 DeclarationOption = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help="Modalities, label maps and classes: a JSON file, prostate_mpmri or hippocampus; derived by default.",
+        help="Modalities, label maps and classes: a JSON file, prostate_mpmri, brain_t1w or hippocampus; derived by "
+        "default. For DICOM, its selections choose the series.",
     ),
 ]
 ShareOption = Annotated[
@@ -98,6 +100,14 @@ ShowNamesOption = Annotated[
         help="Print the folder, file or cell of every case that problems and notes name: it may be a patient's name.",
     ),
 ]
+AllowOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAMES",
+        help="Use DICOM series that are refused because their pixels may name a patient: burned_in_annotation, "
+        "secondary_capture or overlay, separated by commas. Look at them first. It is recorded with their cases.",
+    ),
+]
 MappingOption = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Local file that maps ids to folders [<home>/private/mapping.csv].")
 ]
@@ -120,7 +130,10 @@ ForModelOption = Annotated[
 @app.command("import")
 def import_(
     directory: Annotated[
-        Path, typer.Argument(metavar="DIR", help="Folder of the dataset, or a CSV file that lists its cases.")
+        Path,
+        typer.Argument(
+            metavar="DIR", help="Folder of the dataset, a CSV file that lists its cases, or a zip of DICOM."
+        ),
     ],
     *,
     dataset_id: IdOption = None,
@@ -130,6 +143,7 @@ def import_(
     splits: SplitsOption = None,
     patients: PatientsOption = None,
     only_with: OnlyWithOption = None,
+    allow: AllowOption = None,
     mapping: MappingOption = None,
     model_id: ForModelOption = None,
     modality_map: MapOption = None,
@@ -140,12 +154,14 @@ def import_(
     home: HomeOption = DEFAULT_HOME,
     as_json: JsonOption = False,
 ) -> None:
-    """Import NIfTI files as a dataset with generated ids. Your token needs the role curator.
+    """Import NIfTI or DICOM files as a dataset with generated ids. Your token needs the role curator.
 
     Examples:
     vfmalign dataset import prostate/
 
     vfmalign dataset import Task04_Hippocampus/ --dry-run
+
+    vfmalign dataset import export.zip --layout dicom --declaration prostate_mpmri
 
     vfmalign dataset import cases.csv --declaration brain.json --share train=0.7 --share val=0.1 --share test=0.2
     """
@@ -153,13 +169,16 @@ def import_(
         from vfmalign.imaging.datasets.assignments import read_patients, read_splits
         from vfmalign.imaging.datasets.layouts.derivation import read_declaration
         from vfmalign.imaging.datasets.layouts.draft import UndescribedData
+        from vfmalign.imaging.datasets.layouts.sources import DicomOptions
         from vfmalign.imaging.datasets.preparation import ImportOptions
 
     output, state_directory = Output.to_terminal(as_json=as_json), StateDirectory(home)
     name = ID.check(dataset_id or new_id("dataset"), "dataset id")
+    declared = read_declaration(declaration) if declaration is not None else None
     options = ImportOptions(
         layout=layout,
-        declaration=read_declaration(declaration) if declaration is not None else None,
+        declaration=None if declared is None else declared.declaration,
+        dicom=DicomOptions(() if declared is None else declared.selections, split_list(allow)),
         shares=_parse_shares(share) if share else None,
         splits=read_splits(splits) if splits is not None else None,
         patients=read_patients(patients) if patients is not None else None,
@@ -237,8 +256,8 @@ def _dry_run(
     salt_path = state_directory.private / "salt"
     # Without a secret, ids are drawn for this run alone: creating it would write a file.
     salt = load_salt(salt_path) if salt_path.exists() else secrets.token_bytes(SALT_BYTES)
-    discovered = discover(path, dataset_id, salt, options)
     with _progress_bar(output) as progress:
+        discovered = discover(path, dataset_id, salt, options, progress)
         prepared = prepare(discovered, dataset_id, options, progress)
     dataset = describe_dataset(prepared.dataset)
     notes = [*prepared.notes, *_list_notes(dataset, discovered.layout, options)]
@@ -377,14 +396,14 @@ def _parse_shares(texts: list[str]) -> dict[Split, float]:
 
 @contextmanager
 def _progress_bar(output: Output) -> Iterator[Callable[[str, int, int], None]]:
-    """Shows a progress bar for `progress(stage, done, total)`, in cases."""
+    """Shows a progress bar for `progress(stage, done, total)`, in files where they are scanned, and in cases."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=output.err, transient=True, disable=not output.err.is_terminal) as bars:
         tasks: dict[str, TaskID] = {}
 
         def show_progress(stage: str, done: int, total: int) -> None:
             if stage not in tasks:
-                tasks[stage] = bars.add_task(f"{stage} cases", total=total)
+                tasks[stage] = bars.add_task(f"{stage} {'files' if stage == 'scan' else 'cases'}", total=total)
             bars.update(tasks[stage], completed=done)
 
         yield show_progress

@@ -183,4 +183,5 @@ def _read_item(root: Path, item: Any, modalities: Sequence[VolumeKind], label: V
 
 
 def _split_channels(path: Path, modalities: Sequence[VolumeKind]) -> dict[VolumeKind, VolumeFile]:
-    return {kind: VolumeFile(path, channel, len(modalities)) for channel, kind in enumerate(modalities)}
+    """The file of every modality: one file, whose fourth axis holds them where they are several."""
+    return dict.fromkeys(modalities, VolumeFile(path, tuple(modalities) if len(modalities) > 1 else ()))

@@ -23,9 +23,9 @@ from vfmalign.core.domain.declarations import (
 from vfmalign.core.domain.errors import BadDataset, BadOption, BadVolume
 from vfmalign.core.domain.record import VOLUME_KIND
 from vfmalign.core.formats.documents import pluralise
-from vfmalign.core.formats.untrusted import read_regular_file
-from vfmalign.imaging.datasets.layouts.sources import CaseSource, VolumeFile, describe_unreadable
-from vfmalign.imaging.volumes import MAX_ENCODED_BYTES, decode
+from vfmalign.core.formats.untrusted import parse_json, read_regular_file
+from vfmalign.imaging.datasets.layouts.sources import CaseSource, VolumeSource, describe_unreadable
+from vfmalign.imaging.dicom.rules import Selection, Selections, check_selections, get_selections
 
 MAX_DECLARATION_BYTES = 2**20
 MAX_DERIVED_VALUES = 64
@@ -35,14 +35,26 @@ RARE_SHARE = 0.1
 DECLARE = "describe the data with --declaration"
 
 
-def read_declaration(text: str) -> DatasetDeclaration:
+class DeclarationFile(NamedTuple):
+    """What a declaration's file says.
+
+    Attributes:
+        declaration: what the cases hold.
+        selections: which DICOM series they take; empty where it says nothing of them.
+    """
+
+    declaration: DatasetDeclaration
+    selections: tuple[Selection, ...] = ()
+
+
+def read_declaration(text: str) -> DeclarationFile:
     """Reads a declaration: the name of one that comes along, or the path of a JSON file.
 
     Raises:
         BadOption: there is no such file or name, or the file is not a declaration; the error names the wrong field.
     """
     if text in list_declarations():
-        return get_declaration(text)
+        return DeclarationFile(get_declaration(text), get_selections(text))
     try:
         content = read_regular_file(Path(text), MAX_DECLARATION_BYTES)
     except (FileNotFoundError, ValueError):
@@ -57,16 +69,34 @@ def read_declaration(text: str) -> DatasetDeclaration:
             field="declaration",
             remedy="give a JSON file that this account may read",
         ) from None
+    return parse_declaration(content)
+
+
+def parse_declaration(content: bytes) -> DeclarationFile:
+    """Parses the JSON of a declaration, which may have a member `selections`.
+
+    Raises:
+        BadOption: it is not JSON, or a field is wrong; the error names the field.
+    """
     try:
-        return DatasetDeclaration.model_validate_json(content)
+        document = parse_json(content, MAX_DECLARATION_BYTES, unique_names=True)
+    except ValueError as error:
+        raise BadOption(
+            f"the file is not JSON: {error}",
+            field="declaration",
+            remedy="give a JSON file, such as the declaration that `--dry-run --json` prints",
+        ) from None
+    selections = document.pop("selections", []) if isinstance(document, dict) else []
+    try:
+        declaration = DatasetDeclaration.model_validate(document)
+        rules = Selections.model_validate({"selections": selections}).selections
     except ValidationError as error:
-        if error.errors()[0]["type"] == "json_invalid":
-            raise BadOption(
-                "the file is not JSON",
-                field="declaration",
-                remedy="give a JSON file, such as the declaration that `--dry-run --json` prints",
-            ) from None
         raise to_bad_option(error, "declaration") from None
+    if rules:
+        check_selections(declaration, rules)
+    elif declaration.name in list_declarations() and declaration == get_declaration(declaration.name):
+        rules = get_selections(declaration.name)
+    return DeclarationFile(declaration, rules)
 
 
 def to_volume_id(text: object, default: str) -> VolumeKind:
@@ -171,7 +201,7 @@ def derive_label_maps(cases: Iterable[CaseSource], names: Iterable[VolumeKind]) 
     return DerivedLabelMaps(maps, tuple(notes))
 
 
-def _derive_label_map(name: VolumeKind, files: Sequence[VolumeFile]) -> tuple[LabelMap, list[str]]:
+def _derive_label_map(name: VolumeKind, files: Sequence[VolumeSource]) -> tuple[LabelMap, list[str]]:
     values_by_file = [read_values(file) for file in files]
     readable = [values for values in values_by_file if values is not None]
     # Where no file can be read, any value will do: the validation lists the files.
@@ -189,10 +219,10 @@ def _derive_label_map(name: VolumeKind, files: Sequence[VolumeFile]) -> tuple[La
     return LabelMap(name=name, values={v: f"value_{v}" for v in values}, may_be_empty=not all(readable)), rare
 
 
-def read_values(file: VolumeFile) -> set[int] | None:
+def read_values(file: VolumeSource) -> set[int] | None:
     """Values of a label map other than 0; None where the file cannot be read as one, which the validation reports."""
     try:
-        volume = decode(read_regular_file(file.path, MAX_ENCODED_BYTES), "label map", "label", is_label=True)
-    except (OSError, BadVolume):
+        volume = file.read("label map", ("label",), ("label",))["label"]
+    except BadVolume:
         return None
     return volume.list_values()

@@ -69,7 +69,9 @@ def _find_files(directory: Path) -> tuple[dict[str, list[Path]], list[OSError]]:
     """Files by folder of a case, and why other folders cannot be read."""
     if not directory.is_dir():
         raise BadDataset(
-            "it is neither a folder nor a CSV file", field="directory", remedy="give a folder of NIfTI files"
+            "it is neither a folder nor a CSV file",
+            field="directory",
+            remedy="give a folder of NIfTI or DICOM files, a zip of DICOM files, or a CSV file",
         )
     by_folder: dict[str, list[Path]] = {}
     unreadable: list[OSError] = []
@@ -80,7 +82,9 @@ def _find_files(directory: Path) -> tuple[dict[str, list[Path]], list[OSError]]:
     if not by_folder:
         if unreadable:
             raise unreadable[0]
-        raise BadDataset("no .nii or .nii.gz file found", field="directory", remedy="convert the DICOM series first")
+        raise BadDataset(
+            "no .nii or .nii.gz file found", field="directory", remedy="import DICOM files with --layout dicom"
+        )
     if "." in by_folder:
         if len(by_folder) > 1:
             raise BadDataset(

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from vfmalign.core.domain.datasets import MAX_CASES
 from vfmalign.core.domain.declarations import DatasetDeclaration
 from vfmalign.core.domain.errors import BadDataset, BadOption
+from vfmalign.core.formats.untrusted import open_regular_file
 from vfmalign.imaging.datasets.layouts import bids, decathlon, folders, nnunet, table
-from vfmalign.imaging.datasets.layouts.sources import SourceDataset, describe_unreadable
+from vfmalign.imaging.datasets.layouts.sources import DicomOptions, SourceDataset, describe_unreadable
+
+_MAX_PROBED = 100
 
 
 @dataclass(frozen=True)
@@ -18,21 +24,52 @@ class DatasetLayout:
     """A way to lay out a dataset on disk.
 
     Attributes:
-        matches: whether a folder or file is laid out in this way, by names alone.
-        read: finds the cases, with the user's declaration or a derived one.
+        matches: whether a folder or file is laid out in this way, by names and the first bytes of files.
+        read: finds the cases, with the user's declaration or a derived one, and with options that DICOM alone has.
     """
 
     matches: Callable[[Path], bool]
-    read: Callable[[Path, DatasetDeclaration | None], SourceDataset]
+    read: Callable[[Path, DatasetDeclaration | None, DicomOptions], SourceDataset]
+
+
+def _matches_dicom(path: Path) -> bool:
+    """Whether a path is a zip, a DICOMDIR, or a folder without NIfTI files in which one of the first files is DICOM."""
+    if path.is_file():
+        return path.suffix.lower() == ".zip" or path.name.upper() == "DICOMDIR"
+    if folders.matches(path):
+        return False
+    files = (Path(parent, name) for parent, _, names in os.walk(path) for name in sorted(names))
+    return any(map(_begins_like_dicom, islice(files, _MAX_PROBED)))
+
+
+def _begins_like_dicom(path: Path) -> bool:
+    try:
+        with open_regular_file(path, sys.maxsize) as file:
+            return file.read(132)[128:] == b"DICM"
+    except OSError:
+        return False
+
+
+def _read_dicom(path: Path, declaration: DatasetDeclaration | None, options: DicomOptions) -> SourceDataset:
+    from vfmalign.imaging.datasets.layouts import dicom  # takes long to import
+
+    return dicom.read(path, declaration, options)
+
+
+def _read_nifti(
+    read: Callable[[Path, DatasetDeclaration | None], SourceDataset],
+) -> Callable[[Path, DatasetDeclaration | None, DicomOptions], SourceDataset]:
+    return lambda path, declaration, options: read(path, declaration)
 
 
 FOLDERS = "folders"
 LAYOUTS: dict[str, DatasetLayout] = {
-    "csv": DatasetLayout(table.matches, table.read),
-    "nnunet": DatasetLayout(nnunet.matches, nnunet.read),
-    "decathlon": DatasetLayout(decathlon.matches, decathlon.read),
-    "bids": DatasetLayout(bids.matches, bids.read),
-    FOLDERS: DatasetLayout(folders.matches, folders.read),
+    "csv": DatasetLayout(table.matches, _read_nifti(table.read)),
+    "nnunet": DatasetLayout(nnunet.matches, _read_nifti(nnunet.read)),
+    "decathlon": DatasetLayout(decathlon.matches, _read_nifti(decathlon.read)),
+    "bids": DatasetLayout(bids.matches, _read_nifti(bids.read)),
+    "dicom": DatasetLayout(_matches_dicom, _read_dicom),
+    FOLDERS: DatasetLayout(folders.matches, _read_nifti(folders.read)),
 }
 """By name; `folders` is what a folder is that matches no other."""
 
@@ -55,7 +92,10 @@ def detect_layout(path: Path) -> str:
 
 
 def read_source(
-    path: Path, layout: str | None = None, declaration: DatasetDeclaration | None = None
+    path: Path,
+    layout: str | None = None,
+    declaration: DatasetDeclaration | None = None,
+    dicom: DicomOptions = DicomOptions(),  # noqa: B008 - it is frozen
 ) -> tuple[str, SourceDataset]:
     """Finds the cases of a folder or file.
 
@@ -63,6 +103,7 @@ def read_source(
         path: what to import.
         layout: a name in `LAYOUTS`; None detects it.
         declaration: what the cases hold; None derives it.
+        dicom: options of the layout `dicom`.
 
     Returns:
         The name of the layout, and the cases.
@@ -78,10 +119,10 @@ def read_source(
             raise BadDataset(  # without the path, which may hold the name of a patient
                 "the folder to import does not exist",
                 field="directory",
-                remedy="give a folder of NIfTI files, or a CSV file",
+                remedy="give a folder of NIfTI or DICOM files, a zip of DICOM files, or a CSV file",
             )
         name = detect_layout(path) if layout is None else layout
-        source = LAYOUTS[name].read(path, declaration)
+        source = LAYOUTS[name].read(path, declaration, dicom)
     except OSError as error:
         raise BadDataset(
             f"it, or something in it, {describe_unreadable(error)}",
@@ -89,7 +130,8 @@ def read_source(
             remedy="allow this account to read it; `find DIR ! -readable` lists what it may not read",
         ) from None
     if not source.cases:
-        raise BadDataset("there is no case", field="directory", remedy="check the folder and its layout (--layout)")
+        message = "; ".join(("there is no case", *source.notes))
+        raise BadDataset(message, field="directory", remedy="check the folder and its layout (--layout)")
     if len(source.cases) > MAX_CASES:
         raise BadDataset(f"more than {MAX_CASES} cases", field="directory", remedy="import them as several datasets")
     return name, source

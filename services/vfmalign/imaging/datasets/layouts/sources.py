@@ -6,17 +6,24 @@ never quote them.
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import TYPE_CHECKING, Protocol
 
 from pydantic import JsonValue
 
 from vfmalign.core.domain.datasets import Split
 from vfmalign.core.domain.declarations import DatasetDeclaration, VolumeKind
-from vfmalign.core.domain.errors import BadDataset
-from vfmalign.core.formats.untrusted import read_json
+from vfmalign.core.domain.errors import BadDataset, BadVolume
+from vfmalign.core.formats.untrusted import read_json, read_regular_file
+from vfmalign.imaging.volumes import MAX_ENCODED_BYTES, Volume, decode, decode_channels
+
+if TYPE_CHECKING:
+    from vfmalign.imaging.dicom.rules import Selection
 
 MAX_JSON_BYTES = 64 * 2**20
 """Largest `dataset.json` that is read."""
@@ -26,19 +33,52 @@ MAX_NAMED = 5
 OUTSIDE = "the path leaves the folder, is absolute, or contains `..`"
 
 
+class VolumeSource(Protocol):
+    """What one or several volumes of a case are read from."""
+
+    def read(self, case: str, kinds: Sequence[VolumeKind], labels: Collection[VolumeKind]) -> dict[VolumeKind, Volume]:
+        """Reads and checks the volumes.
+
+        Args:
+            case: generated id of the case, which errors name.
+            kinds: what the case takes from this source.
+            labels: ids of the dataset's label maps.
+
+        Raises:
+            BadVolume: something cannot be read or used; the subject is `case/kind`.
+        """
+
+    def digest(self) -> bytes:
+        """Returns the SHA-256 of the content, whatever its names and place; raises as `read`, or an OSError."""
+
+
 @dataclass(frozen=True)
 class VolumeFile:
-    """A file of a case.
+    """A NIfTI file of a case.
 
     Attributes:
         path: where it is.
-        channel: index of the volume in a file of several channels.
-        channels: number of channels that the file must have; 1 for a file of three axes.
+        channels: what its fourth axis holds, in order; empty for a file of three axes.
     """
 
     path: Path
-    channel: int = 0
-    channels: int = 1
+    channels: tuple[VolumeKind, ...] = ()
+
+    def read(self, case: str, kinds: Sequence[VolumeKind], labels: Collection[VolumeKind]) -> dict[VolumeKind, Volume]:
+        """See `VolumeSource`."""
+        try:
+            data = read_regular_file(self.path, MAX_ENCODED_BYTES)
+        except OSError as error:
+            is_large = error.errno == errno.EFBIG
+            remedy = "crop the series" if is_large else "replace the file, or allow this account to read it"
+            raise BadVolume(describe_unreadable(error), subject=f"{case}/{min(kinds)}", remedy=remedy) from None
+        if self.channels:
+            return decode_channels(data, f"{case}/{self.channels[0]}", self.channels)
+        return {kind: decode(data, f"{case}/{kind}", kind, is_label=kind in labels) for kind in kinds}
+
+    def digest(self) -> bytes:
+        """See `VolumeSource`."""
+        return hashlib.sha256(read_regular_file(self.path, MAX_ENCODED_BYTES)).digest()
 
 
 @dataclass(frozen=True)
@@ -48,7 +88,7 @@ class CaseSource:
     Attributes:
         name: what tells the case apart from others: a folder, the stem of a file, or the name in a table.
         patient: the patient, as far as the layout tells; else the name.
-        files: files by modality and label map.
+        files: what the modalities and label maps are read from.
         split: the split that the data state; None where they state none.
         classes, numbers, strata: see `core.domain.datasets.Case`.
         problems: reasons why the case cannot be imported, without names.
@@ -58,7 +98,7 @@ class CaseSource:
 
     name: str
     patient: str
-    files: Mapping[VolumeKind, VolumeFile]
+    files: Mapping[VolumeKind, VolumeSource]
     split: Split | None = None
     classes: Mapping[VolumeKind, bool] = field(default_factory=dict)
     numbers: Mapping[VolumeKind, float] = field(default_factory=dict)
@@ -85,6 +125,30 @@ class SourceDataset:
     declaration: DatasetDeclaration
     cases: Sequence[CaseSource]
     notes: tuple[str, ...] = ()
+
+
+ProgressCallback = Callable[[str, int, int], None]
+"""Called as `progress(stage, done, total)`: with the stage `scan` in files, and `validate` or `upload` in cases."""
+
+
+def ignore_progress(stage: str, done: int, total: int) -> None:
+    """Ignores the progress."""
+
+
+@dataclass(frozen=True)
+class DicomOptions:
+    """What the user chooses about DICOM.
+
+    Attributes:
+        selections: which series a modality and which segmentation a label map takes; none for those that come along
+            with the declaration.
+        allowed: names of `imaging.dicom.refusals.REFUSALS` that are lifted.
+        progress: called after every file that is scanned.
+    """
+
+    selections: tuple[Selection, ...] = ()
+    allowed: tuple[str, ...] = ()
+    progress: ProgressCallback = ignore_progress
 
 
 def is_volume(name: str) -> bool:

@@ -281,7 +281,7 @@ def test_the_help_has_examples(invoke) -> None:
     code, out, _ = invoke("dataset", "import", "--help")
     assert code == exits.OK
     assert "vfmalign dataset import Task04_Hippocampus/ --dry-run" in out
-    assert "folders, decathlon, nnunet, bids or csv" in " ".join(out.split())
+    assert "folders, decathlon, nnunet, bids, csv or dicom" in " ".join(out.split())
 
 
 @pytest.mark.parametrize("option", [("--allow-cut-organs",), ("--map", "t1w=input")])

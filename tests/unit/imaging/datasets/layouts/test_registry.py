@@ -123,8 +123,8 @@ def test_several_layouts_at_once_are_refused_and_one_can_be_chosen(tmp_path: Pat
         read_source(tmp_path / "d")
     assert read_source(tmp_path / "d", "csv")[0] == "csv"
     assert read_source(tmp_path / "d", "decathlon")[0] == "decathlon"
-    with pytest.raises(BadOption, match="is not a layout; choose one of csv, nnunet, decathlon, bids, folders"):
-        read_source(tmp_path / "d", "dicom")
+    with pytest.raises(BadOption, match="is not a layout; choose one of csv, nnunet, decathlon, bids, dicom, folders"):
+        read_source(tmp_path / "d", "nrrd")
 
 
 def test_a_folder_whose_name_ends_like_a_table_is_none(tmp_path: Path, made_cases: Sequence[Files]) -> None:

@@ -1,0 +1,126 @@
+"""`vfmalign dicom`: show DICOM files before they are imported.
+
+Neither names of files nor identifiers are printed, and text of headers is screened for names, unless it is asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from vfmalign.cli.extras import needs_extra
+from vfmalign.cli.options import JsonOption
+from vfmalign.cli.views.dicom_tables import ShownStudy, show_study, to_study_document
+from vfmalign.cli.views.output import Output
+from vfmalign.core.domain.errors import BadDataset, BadOption
+
+if TYPE_CHECKING:
+    from vfmalign.imaging.dicom.scanning import Examinations
+
+_DEFAULT = "prostate_mpmri"
+_MAX_SHOWN = 20
+
+app = typer.Typer()
+
+
+@app.command()
+def show(
+    directory: Annotated[Path, typer.Argument(metavar="SOURCE", help="Folder, zip or DICOMDIR.")],
+    *,
+    declaration: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help=f"Declaration whose selections choose series: a JSON file or a name [{_DEFAULT}]."
+        ),
+    ] = None,
+    show_names: Annotated[
+        bool,
+        typer.Option(
+            "--show-names", help="Print patient and study identifiers, and text that may hold a patient's name."
+        ),
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Show studies and series, which series each selection takes, and why not the others.
+
+    Examples:
+    vfmalign dicom show export.zip
+
+    vfmalign dicom show export/ --declaration brain.json --json
+    """
+    with needs_extra("dicom", "reading DICOM"):
+        from vfmalign.imaging.datasets.layouts.derivation import read_declaration
+        from vfmalign.imaging.dicom.rules import check_selections
+        from vfmalign.imaging.dicom.selection import choose
+    output = Output.to_terminal(as_json=as_json)
+    declared, selections = read_declaration(declaration or _DEFAULT)
+    examinations = _scan(directory, output)
+    try:
+        check_selections(declared, selections)
+    except BadOption as error:  # what is there is shown nevertheless: rules are written from it
+        output.note(f"{error.message}; {error.remedy}", "yellow")
+    attributes = [name for selection in selections for name in selection.conditions.list_attributes()]
+    shown: list[ShownStudy] = []
+    for number, study in enumerate(examinations.studies, start=1):
+        printable = replace(study, private_words=frozenset()) if show_names else study
+        identity = {"patient": study.patient, "uid": study.uid} if show_names else {}
+        choice = choose(printable, declared, selections)
+        shown.append(ShownStudy(number, printable, choice, attributes, identity))
+    _write(shown, examinations, declared.name, output)
+    if declaration is None:
+        output.note(f"the rules are those of {_DEFAULT}; --declaration names others")
+
+
+def _scan(source: Path, output: Output) -> Examinations:
+    """Reads the header of every file.
+
+    Raises:
+        BadDataset: the source cannot be read.
+    """
+    from vfmalign.imaging.datasets.layouts.sources import describe_unreadable
+    from vfmalign.imaging.dicom.scanning import scan
+    from vfmalign.imaging.dicom.sources import open_source
+
+    if not source.exists():
+        raise BadDataset("there is no such folder or file", field="SOURCE", remedy="give a folder, a zip or a DICOMDIR")
+    try:
+        opened = open_source(source)
+    except OSError as error:
+        raise BadDataset(
+            f"it, or something in it, {describe_unreadable(error)}",
+            field="SOURCE",
+            remedy="allow this account to read it",
+        ) from None
+    with closing(opened), output.err.status("reading headers") as status:
+        return scan(opened, (), lambda _, done, total: status.update(f"reading file {done:,} of {total:,}"))
+
+
+def _write(shown: Sequence[ShownStudy], examinations: Examinations, declaration: str, output: Output) -> None:
+    from vfmalign.imaging.dicom.frames import DERIVED, KEYWORDS
+
+    unusable = [{"place": file.place, "problem": file.problem} for file in examinations.unusable]
+    document = {
+        "declaration": declaration,
+        "studies": [to_study_document(study) for study in shown],
+        "attributes": [*KEYWORDS, *DERIVED],
+        "unusable": unusable,
+        "notes": list(examinations.notes),
+    }
+    output.emit(document, *(part for study in shown[:_MAX_SHOWN] for part in show_study(study)))
+    for note in examinations.notes:
+        output.note(note, "yellow")
+    for file in unusable[:_MAX_SHOWN]:
+        output.note(f"{file['place']}: {file['problem']}", "yellow")
+    for items, noun in ((shown, "studies"), (unusable, "unusable files")):
+        if len(items) > _MAX_SHOWN:
+            output.note(f"{_MAX_SHOWN} of {len(items):,} {noun} are shown; --json has all")
+    if not shown:
+        output.note("no DICOM image was found", "yellow")
+    elif wrong := [str(study.number) for study in shown if study.problems]:
+        listed = ", ".join(wrong[:_MAX_SHOWN]) + (" …" if len(wrong) > _MAX_SHOWN else "")
+        output.note(f"{len(wrong)} of {len(shown)} studies have problems: {listed}", "yellow")

@@ -1,0 +1,219 @@
+"""What DICOM files hold and which series rules take, as tables and as a JSON document."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.table import Table
+from rich.text import Text
+
+from vfmalign.cli.views.tables import new_table
+from vfmalign.client.formatting import ABSENT
+from vfmalign.core.formats.documents import pluralise
+
+if TYPE_CHECKING:
+    from vfmalign.imaging.dicom.examinations import Segmentation, Study
+    from vfmalign.imaging.dicom.selection import Candidate, Choice
+    from vfmalign.imaging.dicom.stacks import Stack
+
+_COLUMNS = ("orientation", "slices", "b_value", "diffusion")
+"""Attributes that stand first, where a volume has them."""
+_LAST = "SeriesDescription"
+_USUAL = (
+    "Modality",
+    "EchoTime",
+    "RepetitionTime",
+    "InversionTime",
+    "ScanningSequence",
+    "MRAcquisitionType",
+    "ImageType",
+)
+"""Attributes that are shown where no rule names others."""
+_MAX_COLUMNS = 9
+_MAX_TEXT = 26
+_ANY_WIDTH = 1_000
+"""Columns of a screen that every table fits on."""
+
+
+@dataclass(frozen=True)
+class ShownStudy:
+    """A study with what selections take of it.
+
+    Attributes:
+        number: from 1, in the order in which an import counts its cases.
+        study: the study.
+        choice: what selections take, and what there is.
+        attributes: those that the selections test.
+        identity: what identifies it, if it may be printed.
+    """
+
+    number: int
+    study: Study
+    choice: Choice
+    attributes: Sequence[str]
+    identity: Mapping[str, str]
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """Why it cannot be imported."""
+        return (*self.study.problems, *self.choice.problems)
+
+    def list_taking(self, label: str) -> list[str]:
+        """Returns the selections that take a candidate."""
+        return [name for name, reasons in self.choice.reasons.items() if reasons.get(label) == ""]
+
+
+def to_study_document(shown: ShownStudy) -> dict[str, object]:
+    """Converts a study to the JSON document that `vfmalign dicom show` prints."""
+    study, choice = shown.study, shown.choice
+    return {
+        "study": shown.number,
+        **shown.identity,
+        "problems": list(shown.problems),
+        "series": [
+            {"series": series.label, "volumes": len(series.stacks), "problem": series.problem}
+            for series in study.series
+        ],
+        "volumes": [_to_candidate_document(shown, candidate) for candidate in choice.images],
+        "segmentations": [
+            _to_candidate_document(shown, candidate) | {"segments": _list_segments(candidate)}
+            for candidate in choice.segmentations
+        ],
+    }
+
+
+def _to_candidate_document(
+    shown: ShownStudy, candidate: Candidate[Stack] | Candidate[Segmentation]
+) -> dict[str, object]:
+    reasons = shown.choice.reasons.items()
+    return {
+        "volume": candidate.label,
+        "problem": candidate.problem,
+        "taken_as": shown.list_taking(candidate.label),
+        "not_taken": {name: by_label[candidate.label] for name, by_label in reasons if by_label.get(candidate.label)},
+        "attributes": candidate.printable,
+    }
+
+
+def _list_segments(candidate: Candidate[Segmentation]) -> list[dict[str, Any]]:
+    return [
+        {
+            "number": segment.number,
+            "label": candidate.screen(segment.label),
+            "codes": [candidate.screen_code(code) for code in segment.codes],
+        }
+        for segment in candidate.item.segments
+    ]
+
+
+def show_study(shown: ShownStudy) -> list[RenderableType]:
+    """Returns a study as tables: its volumes, its segmentations, and why each selection does not take the others."""
+    study, choice = shown.study, shown.choice
+    identity = "".join(f", {name} {value}" for name, value in shown.identity.items())
+    title = f"Study {shown.number}{identity}: {len(study.series)} series, {pluralise(len(choice.images), 'volume')}"
+    parts: list[RenderableType] = [Text(title, style="bold"), _Volumes(shown)]
+    if choice.segmentations:
+        parts.append(_list_segmentations(shown))
+    if choice.reasons:
+        parts.append(_list_reasons(choice))
+    # A series without images, such as of truncated files alone, has no volume that would name its problem.
+    unusable = {series.label: series.problem for series in study.series}
+    unusable |= {candidate.label: candidate.problem for candidate in choice.images}
+    parts += [Text(f"{label}: {problem}", style="yellow") for label, problem in unusable.items() if problem]
+    return [*parts, *(Text(f"problem: {problem}", style="red") for problem in shown.problems)]
+
+
+@dataclass(frozen=True)
+class _Volumes:
+    """The table of a study's volumes, without the attributes for which the screen is too narrow."""
+
+    shown: ShownStudy
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Renders the table."""
+        images = self.shown.choice.images
+        columns = _choose_columns(images, self.shown.attributes)
+        divided = {name for image in images for name in image.item.divided_by}
+        optional = [name for name in columns if name not in (*_COLUMNS, _LAST) and name not in divided]
+        hidden: list[str] = []
+        table = _list_volumes(self.shown, columns)
+        while optional and console.measure(table, options=options.update(width=_ANY_WIDTH)).maximum > options.max_width:
+            hidden.insert(0, optional.pop())
+            table = _list_volumes(self.shown, [name for name in columns if name not in hidden])
+        yield table
+        if hidden:
+            yield Text(f"for a wider screen, or --json: {', '.join(hidden)}", style="dim")
+
+
+def _list_volumes(shown: ShownStudy, columns: Sequence[str]) -> Table:
+    images = shown.choice.images
+    headers = [re.sub(r"(?<=[a-z])(?=[A-Z])", "\n", name) for name in columns]
+    table = new_table("", "series", *headers, "taken\nas", whole=["series", "taken\nas"])
+    table.title, table.collapse_padding = None, True
+    for name, column in zip(columns, table.columns[1:], strict=False):
+        is_number = all(isinstance(image.item.attributes.get(name, 0.0), float) for image in images)
+        column.justify = "right" if is_number else "left"
+        column.no_wrap, column.overflow, column.max_width = True, "ellipsis", _MAX_TEXT
+    for image in images:
+        # What divides a series stands in columns of its own.
+        series = re.sub(r" \(.*\)", "", _shorten(image.label))
+        values = [image.show(name) if name in image.item.attributes else ABSENT for name in columns]
+        table.add_row(series, *map(Text, values), Text(", ".join(shown.list_taking(image.label)), "green"))
+    return table
+
+
+def _choose_columns(images: Sequence[Candidate[Stack]], tested: Iterable[str]) -> list[str]:
+    """The attributes that differ between volumes: those that divide series, that rules test, and the description."""
+    divided = [name for image in images for name in image.item.divided_by]
+    names = dict.fromkeys((*_COLUMNS, *divided, *(tested or _USUAL)))
+    differing = [
+        name
+        for name in names
+        if name != _LAST and (len({image.item.attributes.get(name) for image in images}) > 1 or name in _COLUMNS[:2])
+    ]
+    return [*differing[: _MAX_COLUMNS - 1], _LAST]
+
+
+def _list_segmentations(shown: ShownStudy) -> Table:
+    table = new_table("", "segmentation", "segments", "taken as")
+    for candidate in shown.choice.segmentations:
+        segments = [
+            f"{segment['number']} {segment['label']} ({', '.join(segment['codes'])})"
+            for segment in _list_segments(candidate)
+        ]
+        taken = Text(", ".join(shown.list_taking(candidate.label)), style="green")
+        table.add_row(_shorten(candidate.label), Text("; ".join(segments)), taken)
+    return table
+
+
+def _list_reasons(choice: Choice) -> Table:
+    table = new_table("", "rule", "takes", "why not the others, by series", whole=["rule", "takes"])
+    table.title = None
+    for name, reasons in choice.reasons.items():
+        taken = [_shorten(label) for label, reason in reasons.items() if not reason]
+        others = [f"{', '.join(labels)}: {reason}" for reason, labels in _group_by_reason(reasons).items()]
+        why = "; ".join(others) if reasons else f"the study holds no {'segmentation' if choice.images else 'image'}"
+        table.add_row(name, ", ".join(taken) or Text("nothing", style="yellow"), Text(why))
+    return table
+
+
+def _group_by_reason(reasons: Mapping[str, str]) -> dict[str, list[str]]:
+    """Candidates by the reason against them; volumes of a series that share it are named by their series alone."""
+    by_series: dict[str, dict[str, str]] = {}
+    for label, reason in reasons.items():
+        by_series.setdefault(_shorten(label).partition(" (")[0], {})[_shorten(label)] = reason
+    groups: dict[str, list[str]] = {}
+    for series, volumes in by_series.items():
+        shared = len(set(volumes.values())) == 1
+        for label, reason in [(series, next(iter(volumes.values())))] if shared else volumes.items():
+            if reason:
+                groups.setdefault(reason, []).append(label)
+    return groups
+
+
+def _shorten(label: str) -> str:
+    return label.removeprefix("series ")

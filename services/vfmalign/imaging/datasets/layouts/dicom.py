@@ -1,0 +1,145 @@
+"""Layout of DICOM files: a folder at any depth, a zip, or what a DICOMDIR lists. A case is a study.
+
+Which series is which modality, and which segmentation which label map, follows from the selections of the declaration's
+file. A case is named by its StudyInstanceUID, and its patient by PatientID with its issuer; both stay in `CaseSource`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from vfmalign.core.domain.declarations import DatasetDeclaration, VolumeKind, get_declaration, list_declarations
+from vfmalign.imaging.datasets.layouts.sources import CaseSource, DicomOptions, SourceDataset, VolumeSource
+from vfmalign.imaging.dicom.examinations import Segmentation, Study
+from vfmalign.imaging.dicom.pixels import read_stack
+from vfmalign.imaging.dicom.refusals import check_allowed
+from vfmalign.imaging.dicom.rules import Selection, check_selections, get_selections
+from vfmalign.imaging.dicom.scanning import scan
+from vfmalign.imaging.dicom.segmentations import read_label_map
+from vfmalign.imaging.dicom.selection import Choice, choose
+from vfmalign.imaging.dicom.sources import DicomSource, digest_file, open_source
+from vfmalign.imaging.dicom.stacks import Stack
+from vfmalign.imaging.dicom.strata import CaseAcquisition, make_strata
+from vfmalign.imaging.volumes import Volume
+
+_DEFAULT = "prostate_mpmri"
+
+
+@dataclass(frozen=True, eq=False)
+class DicomImage:
+    """A modality, which is read from a stack; see `VolumeSource`."""
+
+    source: DicomSource
+    stack: Stack
+
+    def read(self, case: str, kinds: Sequence[VolumeKind], labels: Collection[VolumeKind]) -> dict[VolumeKind, Volume]:
+        """See `VolumeSource`."""
+        return {kind: read_stack(self.source, self.stack, f"{case}/{kind}", kind) for kind in kinds}
+
+    def digest(self) -> bytes:
+        """See `VolumeSource`."""
+        files = dict.fromkeys(frame.file for frame in self.stack.frames)
+        return hashlib.sha256(b"".join(digest_file(self.source, file) for file in files)).digest()
+
+
+@dataclass(frozen=True, eq=False)
+class DicomLabelMap:
+    """A label map, which is read from a segmentation; see `VolumeSource` and `segmentations.read_label_map`."""
+
+    source: DicomSource
+    segmentation: Segmentation
+    values: Mapping[int, int]
+    reference: Stack
+
+    def read(self, case: str, kinds: Sequence[VolumeKind], labels: Collection[VolumeKind]) -> dict[VolumeKind, Volume]:
+        """See `VolumeSource`."""
+        return {
+            kind: read_label_map(self.source, self.segmentation, self.reference, self.values, f"{case}/{kind}")
+            for kind in kinds
+        }
+
+    def digest(self) -> bytes:
+        """See `VolumeSource`."""
+        return digest_file(self.source, self.segmentation.file)
+
+
+def read(path: Path, declaration: DatasetDeclaration | None, options: DicomOptions) -> SourceDataset:
+    """Finds the cases; without a declaration they are prostate mpMRI.
+
+    Every header is read once here. The pixels of a chosen series are read when it is validated and when it is uploaded.
+
+    Raises:
+        BadOption: the declaration does not say which series a modality takes, or a refusal is unknown.
+        BadDataset: see `open_source`.
+    """
+    chosen = declaration or get_declaration(_DEFAULT)
+    selections = options.selections or _get_selections(chosen)
+    check_selections(chosen, selections)
+    allowed = check_allowed(options.allowed)
+    source = open_source(path)
+    examinations = scan(source, allowed, options.progress)
+    choices = [choose(study, chosen, selections) for study in examinations.studies]
+    cases = [
+        _to_case(source, study, choice, f"case {number} of {len(choices)}")
+        for number, (study, choice) in enumerate(zip(examinations.studies, choices, strict=True), start=1)
+    ]
+    cases = _add_strata(cases, examinations.studies, choices, chosen.modalities)
+    cases += [
+        CaseSource(file.file, file.file, {}, problems=(file.problem,), place=file.place)
+        for file in examinations.unusable
+    ]
+    notes = [*examinations.notes, *_list_undrawn(choices, chosen)]
+    if declaration is None and cases:
+        notes.append(f"without --declaration, DICOM is read by the rules of {_DEFAULT}")
+    return SourceDataset(chosen, cases, tuple(notes))
+
+
+def _list_undrawn(choices: Sequence[Choice], declaration: DatasetDeclaration) -> list[str]:
+    """Label maps that studies with segmentations lack: their rule may match nothing, or be missing."""
+    drawn = [choice for choice in choices if choice.segmentations]
+    notes: list[str] = []
+    for name in declaration.label_names:
+        without = [choice for choice in drawn if "" not in choice.reasons.get(name, {}).values()]
+        if without and name in without[0].reasons:
+            count = f"{len(without)} of {len(drawn)} studies with segmentations"
+            notes.append(f"{name}: its selection takes nothing in {count}; `vfmalign dicom show` says why")
+        elif without:
+            notes.append(f"{name}: no selection says which segments it takes")
+    return notes
+
+
+def _get_selections(declaration: DatasetDeclaration) -> Sequence[Selection]:
+    """The selections of a declaration that comes along."""
+    name = declaration.name
+    return get_selections(name) if name in list_declarations() and declaration == get_declaration(name) else ()
+
+
+def _to_case(source: DicomSource, study: Study, choice: Choice, place: str) -> CaseSource:
+    files: dict[VolumeKind, VolumeSource] = {kind: DicomImage(source, stack) for kind, stack in choice.stacks.items()}
+    for kind, drawn in choice.label_maps.items():
+        files[kind] = DicomLabelMap(source, drawn.segmentation, drawn.values, drawn.reference)
+    problems = (*study.problems, *choice.problems)
+    return CaseSource(study.uid, study.patient, files, problems=problems, lacks=choice.lacks, place=place)
+
+
+def _add_strata(
+    cases: Sequence[CaseSource],
+    studies: Sequence[Study],
+    choices: Sequence[Choice],
+    modalities: Sequence[VolumeKind],
+) -> list[CaseSource]:
+    acquisitions = [
+        CaseAcquisition(case.patient, choice.stacks, study.private_words, _list_allowed(study, choice))
+        for case, study, choice in zip(cases, studies, choices, strict=True)
+    ]
+    strata = make_strata(acquisitions, modalities)
+    return [replace(case, strata=of_case) for case, of_case in zip(cases, strata, strict=True)]
+
+
+def _list_allowed(study: Study, choice: Choice) -> list[str]:
+    """Names of the refusals that were lifted for the series of a case."""
+    used = {stack.frames[0].series_uid for stack in choice.stacks.values()}
+    return sorted({name for series in study.series if series.uid in used for name in series.allowed})

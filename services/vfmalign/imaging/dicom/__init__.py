@@ -1,0 +1,1 @@
+"""DICOM examinations in, volumes out: reading, dividing, choosing and decoding series."""

@@ -1,0 +1,92 @@
+"""Examinations: what a source holds, as studies, series and stacks.
+
+A study is one case. Everything that identifies a patient stays in the fields that are marked as private.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from vfmalign.imaging.dicom.frames import AttributeValue
+from vfmalign.imaging.dicom.stacks import Stack
+
+
+@dataclass(frozen=True, eq=False)
+class Series:
+    """One series.
+
+    Attributes:
+        label: how problems and tables name it, such as `series 6`; unique in its study.
+        uid: private.
+        attributes: those that all of its frames share.
+        stacks: the volumes that it holds or was meant to hold; each says why it is none.
+        problem: why nothing of the series is used, such as annotation in the pixels; empty otherwise.
+        allowed: refusals that would apply, and that the user lifted; see `refusals`.
+    """
+
+    label: str
+    uid: str
+    attributes: Mapping[str, AttributeValue]
+    stacks: tuple[Stack, ...]
+    problem: str = ""
+    allowed: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One segment.
+
+    Attributes:
+        number: from 1.
+        label: free text; it may hold a name.
+        codes: concepts of its category and type, each as `scheme:value`, such as `SCT:41216001`.
+    """
+
+    number: int
+    label: str
+    codes: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Segmentation:
+    """A segmentation object (DICOM SEG).
+
+    Attributes:
+        label: as of a series.
+        file: its file in the source; private.
+        series_uid: private.
+        attributes: of its header.
+        references: identifiers of the series that it was drawn on; private.
+        segments: what its segments are called, in order of number.
+    """
+
+    label: str
+    file: str
+    series_uid: str
+    attributes: Mapping[str, AttributeValue]
+    references: tuple[str, ...]
+    segments: tuple[Segment, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Study:
+    """One examination of one patient.
+
+    Attributes:
+        patient: identifier of the patient with its issuer; private. Empty where the files state none, and one of them
+            where they state several, which is a problem.
+        uid: private.
+        series: in order of number.
+        segmentations: in order of number.
+        private_words: words of names, identifiers and places in the headers, in lower case; text that contains one is
+            never printed. Private.
+        problems: why the study cannot be used, such as a series that belongs to several studies.
+    """
+
+    patient: str
+    uid: str
+    series: tuple[Series, ...]
+    segmentations: tuple[Segmentation, ...] = ()
+    private_words: frozenset[str] = frozenset()
+    problems: tuple[str, ...] = ()

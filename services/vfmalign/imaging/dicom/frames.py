@@ -1,0 +1,263 @@
+"""Frames: the two-dimensional images of DICOM files, with what is said of each.
+
+A classic instance holds one frame. An enhanced multi-frame instance holds many, whose attributes stand in functional
+groups (PS3.3, C.7.6.16); they are read into the same record, so that nothing behind this module tells the two apart.
+
+Only the attributes of `KEYWORDS` are read. Free text among them may name a patient: see `screening`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
+
+from vfmalign.core.domain.errors import BadVolume
+from vfmalign.core.domain.models import MAX_SPACING_MM, MIN_SPACING_MM
+from vfmalign.imaging.dicom.diffusion import read_diffusion
+from vfmalign.imaging.dicom.headers import find, refuse_damage
+from vfmalign.imaging.headers import MAX_POSITION_MM
+
+AttributeValue = str | float | tuple[str, ...] | tuple[float, ...]
+"""Text, a number, or several of one kind."""
+
+TEXT_KEYWORDS = ("StudyDescription", "SeriesDescription", "ProtocolName", "SequenceName", "ContrastBolusAgent")
+"""Attributes that people write. They describe the acquisition, and may hold a patient's name as well."""
+CODE_KEYWORDS = (
+    "Modality",
+    "ImageType",
+    "BodyPartExamined",
+    "Laterality",
+    "Manufacturer",
+    "ManufacturerModelName",
+    "ScanningSequence",
+    "SequenceVariant",
+    "ScanOptions",
+    "MRAcquisitionType",
+    "PulseSequenceName",
+    "EchoPlanarPulseSequence",
+    "AcquisitionContrast",
+    "ComplexImageComponent",
+    "ConvolutionKernel",
+    "PatientPosition",
+    "PhotometricInterpretation",
+    "RescaleType",
+    "BurnedInAnnotation",
+)
+NUMBER_KEYWORDS = (
+    "SeriesNumber",
+    "Rows",
+    "Columns",
+    "SliceThickness",
+    "SpacingBetweenSlices",
+    "RepetitionTime",
+    "EchoTime",
+    "InversionTime",
+    "FlipAngle",
+    "MagneticFieldStrength",
+    "KVP",
+    "EchoNumbers",
+    "TemporalPositionIdentifier",
+    "TriggerTime",
+    "AcquisitionNumber",
+)
+KEYWORDS = (*CODE_KEYWORDS, *TEXT_KEYWORDS, *NUMBER_KEYWORDS)
+"""Keywords of PS3.6 that rules may name, beside the derived attributes."""
+DERIVED = ("orientation", "slices", "b_value", "diffusion")
+"""Attributes that are derived: words of `stacks.name_orientation`, a number, s/mm², and words of `diffusion`."""
+MAX_FRAMES = 100_000
+"""Most frames of one instance."""
+_MAX_TEXT = 256
+_MAX_VALUES = 32
+
+_IN_GROUPS = {
+    "FrameType": "ImageType",
+    "EffectiveEchoTime": "EchoTime",
+    "InversionTimes": "InversionTime",
+    "TemporalPositionIndex": "TemporalPositionIdentifier",
+    "FrameAcquisitionNumber": "AcquisitionNumber",
+}
+"""Attributes of functional groups by what classic instances call them. They come first: an instance of several frames
+states some of the others once, as those of its first frame.
+"""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class FrameGeometry:
+    """Where a frame lies, in DICOM's patient axes (LPS).
+
+    Attributes:
+        position_mm: (3,), centre of the first voxel.
+        orientation: (2, 3), unit vectors along a row (to the next column) and along a column (to the next row).
+        spacing_mm: distance between neighbouring rows, and between neighbouring columns.
+    """
+
+    position_mm: NDArray[np.float64]
+    orientation: NDArray[np.float64]
+    spacing_mm: tuple[float, float]
+
+    @property
+    def normal(self) -> NDArray[np.float64]:
+        """(3,), the unit vector perpendicular to rows and columns."""
+        return np.cross(self.orientation[0], self.orientation[1])
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Frame:
+    """One image.
+
+    Attributes:
+        file: name of its file in the source. Private: it may hold a patient's name.
+        index: number of the frame in its instance, from 0.
+        study_uid, series_uid, instance_uid: identifiers; private.
+        geometry: None where the frame states none.
+        attributes: values by keyword of `KEYWORDS` and name of `DERIVED`; those that the frame lacks are left out.
+        frame_of_reference_uid: identifier of the space that positions lie in; private.
+    """
+
+    file: str
+    index: int
+    study_uid: str
+    series_uid: str
+    instance_uid: str
+    geometry: FrameGeometry | None
+    attributes: Mapping[str, AttributeValue]
+    frame_of_reference_uid: str = ""
+
+
+def list_frames(header: Dataset, file: str) -> list[Frame]:
+    """Returns the frames of an instance.
+
+    Args:
+        header: everything before the pixels.
+        file: name of the file in its source.
+
+    Raises:
+        BadVolume: the header is damaged, or a geometry or a number of frames cannot be used.
+    """
+    with refuse_damage("instance"):
+        study_uid, series_uid, instance_uid, frame_of_reference_uid = (
+            str(header.get(f"{level}UID") or "")
+            for level in ("StudyInstance", "SeriesInstance", "SOPInstance", "FrameOfReference")
+        )
+        return [
+            Frame(
+                file=file,
+                index=index,
+                study_uid=study_uid,
+                series_uid=series_uid,
+                instance_uid=instance_uid,
+                geometry=read_geometry(datasets),
+                attributes=read_attributes(datasets) | read_diffusion(datasets),
+                frame_of_reference_uid=frame_of_reference_uid,
+            )
+            for index, datasets in enumerate(list_descriptions(header))
+        ]
+
+
+def list_descriptions(header: Dataset) -> list[list[Dataset]]:
+    """Returns the datasets that describe each frame, the most specific first.
+
+    Raises:
+        BadVolume: there are several frames without functional groups, or not one group for each.
+    """
+    per_frame = header.get("PerFrameFunctionalGroupsSequence")
+    count = int(header.get("NumberOfFrames") or 1)
+    if per_frame is None and count == 1:
+        return [[header]]
+    if per_frame is None:
+        raise BadVolume(
+            "several frames without functional groups, so that their positions are unknown",
+            subject="instance",
+            remedy="export the series as classic or enhanced images",
+        )
+    if not 1 <= len(per_frame) <= MAX_FRAMES or len(per_frame) != count:
+        raise BadVolume(
+            f"its functional groups are not one for each frame, or describe more than {MAX_FRAMES:,} frames",
+            subject="instance",
+            remedy="export the series again",
+        )
+    shared = [item for groups in header.get("SharedFunctionalGroupsSequence", []) for item in _list_items(groups)]
+    return [[*_list_items(groups), *shared, header] for groups in per_frame]
+
+
+def _list_items(groups: Dataset) -> list[Dataset]:
+    """The items of functional groups, which hold the attributes; private ones among them repeat classic attributes."""
+    return [groups, *(element.value[0] for element in groups if element.VR == "SQ" and len(element.value))]
+
+
+def read_attributes(datasets: Sequence[Dataset]) -> dict[str, AttributeValue]:
+    """Returns the attributes of `KEYWORDS` that some datasets hold, the most specific of them first."""
+    attributes: dict[str, AttributeValue] = {}
+    for keyword in (*_IN_GROUPS, *KEYWORDS) if len(datasets) > 1 else KEYWORDS:
+        name = _IN_GROUPS.get(keyword, keyword)
+        if name not in attributes:
+            value = find(datasets, keyword)
+            converted = _to_numbers(value) if name in NUMBER_KEYWORDS else _to_texts(value)
+            if converted is not None:
+                attributes[name] = converted
+    return attributes
+
+
+def _to_texts(value: Any) -> AttributeValue | None:
+    if value is None or isinstance(value, bytes):
+        return None
+    if isinstance(value, MultiValue):
+        return tuple(str(item).strip()[:_MAX_TEXT] for item in value[:_MAX_VALUES])
+    return str(value).strip()[:_MAX_TEXT] or None
+
+
+def _to_numbers(value: Any) -> AttributeValue | None:
+    try:
+        if isinstance(value, MultiValue):
+            numbers = tuple(float(item) for item in value[:_MAX_VALUES])
+            return numbers if np.isfinite(numbers).all() else None
+        return None if value is None or not np.isfinite(float(value)) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+
+
+def read_geometry(datasets: Sequence[Dataset]) -> FrameGeometry | None:
+    """Returns where a frame lies; None where position, orientation or spacing is not stated.
+
+    Raises:
+        BadVolume: the direction cosines or the spacing are those of no image.
+    """
+    position = _to_vector(find(datasets, "ImagePositionPatient"), 3)
+    orientation = _to_vector(find(datasets, "ImageOrientationPatient"), 6)
+    spacing = _to_vector(find(datasets, "PixelSpacing"), 2)
+    if position is None or orientation is None or spacing is None:
+        return None
+    axes = orientation.reshape(2, 3)
+    lengths = np.linalg.norm(axes, axis=1)
+    # Exporters round direction cosines to a few decimals; axes that are not perpendicular are a damaged header.
+    if np.abs(lengths - 1).max() > 1e-2 or abs(axes[0] @ axes[1]) > 1e-2:
+        raise BadVolume(
+            "its direction cosines are not two perpendicular unit vectors",
+            subject="instance",
+            remedy="export the series again with its geometry",
+        )
+    if (
+        not MIN_SPACING_MM <= spacing.min() <= spacing.max() <= MAX_SPACING_MM
+        or np.abs(position).max() > MAX_POSITION_MM
+    ):
+        raise BadVolume(
+            f"its pixel spacing is not between {MIN_SPACING_MM} and {MAX_SPACING_MM} mm, or it lies more than "
+            f"{MAX_POSITION_MM:.0f} mm from the origin",
+            subject="instance",
+            remedy="export the series again with its geometry",
+        )
+    return FrameGeometry(position, axes / lengths[:, None], (float(spacing[0]), float(spacing[1])))
+
+
+def _to_vector(value: Any, size: int) -> NDArray[np.float64] | None:
+    try:
+        vector = np.array([float(item) for item in value], dtype=np.float64)
+    except (TypeError, ValueError):
+        return None
+    return vector if vector.shape == (size,) and np.isfinite(vector).all() else None

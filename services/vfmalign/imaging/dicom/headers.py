@@ -1,0 +1,104 @@
+"""Reading headers without trusting them: what pydicom raises or prints for damaged content never gets further.
+
+Its messages quote values of headers, which may be patients' names.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import gdcm
+from pydicom import config
+from pydicom.datadict import tag_for_keyword
+from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
+from pydicom.tag import BaseTag
+
+from vfmalign.core.domain.errors import BadVolume, VfmalignError
+
+_LIBRARIES = ("pydicom", "pylibjpeg", "openjpeg", "jpeg_ls")
+
+
+@contextmanager
+def refuse_damage(name: str) -> Iterator[None]:
+    """Raises `BadVolume` for whatever pydicom and its decoders raise in the block, and keeps them from printing.
+
+    Args:
+        name: name of the object in errors; never one of a file, which may name a patient.
+    """
+    silence_libraries()
+    try:
+        yield
+    except VfmalignError:
+        raise
+    except OSError:
+        raise BadVolume(
+            "a file cannot be read any more", subject=name, remedy="check that the source is still there, and try again"
+        ) from None
+    except Exception:  # damaged content raises many types, from AttributeError to struct.error and RecursionError
+        raise BadVolume(
+            "damaged or truncated DICOM: its header or its pixels cannot be read",
+            subject=name,
+            remedy="copy the files or export the series again",
+        ) from None
+
+
+def silence_libraries() -> None:
+    """Keeps pydicom and the decoders from printing values of headers, from now on in the whole process."""
+    config.settings.reading_validation_mode = config.IGNORE
+    for library in _LIBRARIES:
+        logging.getLogger(library).setLevel(logging.CRITICAL + 1)
+        # No `warnings.catch_warnings`, which would undo that of another thread.
+        warnings.filterwarnings("ignore", module=rf"{library}(\.|$)")
+    gdcm.Trace.WarningOff()
+    gdcm.Trace.ErrorOff()
+
+
+def find(datasets: Sequence[Dataset], keyword: str) -> Any:
+    """Returns the first value of an attribute that is not empty; None without one.
+
+    A value that cannot be read, such as a number that is none, counts as absent: pydicom raises many types for it.
+
+    Args:
+        datasets: where to look, the most specific first.
+        keyword: of the attribute.
+    """
+    tag = BaseTag(tag_for_keyword(keyword) or 0)
+    for dataset in datasets:
+        if tag in dataset:
+            try:
+                value = dataset[tag].value
+            except Exception:  # noqa: S112 - see above
+                continue
+            if value is not None and value != "" and not (isinstance(value, MultiValue) and not value):
+                return value
+    return None
+
+
+def find_private(datasets: Sequence[Dataset], creator: str, group: int, element: int) -> Any:
+    """Returns a value of the private block of a creator; None without one that can be read."""
+    for dataset in datasets:
+        try:
+            return dataset.private_block(group, creator)[element].value
+        except Exception:  # noqa: S112 - KeyError without the block, others for a value that cannot be read
+            continue
+    return None
+
+
+def to_first_text(value: Any) -> str:
+    """The first of the values as text, or nothing; bytes are text whose type an implicit transfer syntax lost."""
+    if isinstance(value, MultiValue):
+        value = value[0] if value else ""
+    if isinstance(value, bytes):
+        value = value.split(b"\\")[0].rstrip(b"\0 ").decode("ascii", "replace")
+    return "" if value is None else str(value).strip()
+
+
+def list_texts(datasets: Sequence[Dataset], keyword: str) -> list[str]:
+    """The values of an attribute as text."""
+    value = find(datasets, keyword)
+    return [str(item).strip() for item in value] if isinstance(value, MultiValue) else [to_first_text(value)]

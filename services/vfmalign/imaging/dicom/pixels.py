@@ -1,0 +1,219 @@
+"""Pixels of DICOM frames: decoded, with the modality LUT or the rescale slope and intercept, and placed in a volume.
+
+Values are those that the vendor displays: the modality transformation always applies, that of the frame where it has
+one of its own. MONOCHROME1, a matter of display, is not inverted. Real-world value maps and vendors' private scaling
+are not applied. Pixel padding stays what it is.
+
+Legend: X, Y, Z are columns, rows and slices.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable, Container, Generator, Sequence
+from contextlib import closing
+from operator import itemgetter
+from typing import Any, BinaryIO, cast
+from zipfile import ZipExtFile
+
+import _CharLS
+import numpy as np
+from numpy.typing import NDArray
+from openjpeg.utils import get_parameters
+from pydicom import dcmread, uid
+from pydicom.dataset import Dataset
+from pydicom.encaps import get_frame
+from pydicom.pixels.processing import apply_modality_lut
+from pydicom.pixels.utils import iter_pixels
+
+from vfmalign.core.domain.declarations import VolumeKind
+from vfmalign.core.domain.errors import BadVolume
+from vfmalign.imaging.dicom.frames import list_descriptions
+from vfmalign.imaging.dicom.headers import refuse_damage
+from vfmalign.imaging.dicom.instances import read_header, to_plain
+from vfmalign.imaging.dicom.sources import DicomSource
+from vfmalign.imaging.dicom.stacks import Stack
+from vfmalign.imaging.headers import check_affine, check_shape
+from vfmalign.imaging.volumes import Volume, Voxels, check_values
+
+PLUGINS = {
+    uid.ImplicitVRLittleEndian: "",
+    uid.ExplicitVRLittleEndian: "",
+    uid.ExplicitVRBigEndian: "",
+    uid.RLELossless: "pydicom",
+    uid.JPEGBaseline8Bit: "gdcm",
+    uid.JPEGLossless: "gdcm",
+    uid.JPEGLosslessSV1: "gdcm",
+    uid.JPEGLSLossless: "pyjpegls",
+    uid.JPEGLSNearLossless: "pyjpegls",
+    uid.JPEG2000Lossless: "pylibjpeg",
+    uid.JPEG2000: "pylibjpeg",
+}
+"""What decodes each transfer syntax that is read.
+
+Chosen explicitly, because pydicom would try every plugin that is installed, Pillow among them.
+"""
+MONOCHROME = ("MONOCHROME1", "MONOCHROME2")
+_READ_SIZE: dict[str, Callable[[bytes], tuple[Any, Any]]] = {
+    "pylibjpeg": lambda frame: itemgetter("rows", "columns")(get_parameters(frame)),
+    "pyjpegls": lambda frame: itemgetter("height", "width")(_CharLS.read_header(frame)),
+}
+"""How the encoded size of a frame is read, for decoders that allocate what it asks for."""
+_Frames = Generator[NDArray[np.generic], None, None]
+_RESCALE = ("RescaleSlope", "RescaleIntercept")
+_MAX_RLE_HEADER_BYTES = 128
+"""Offsets of the segments, and their padding."""
+_PIXEL_DATA_HEADER = 12
+"""Bytes of the tag, the type and the length of encapsulated pixel data."""
+
+
+def read_stack(source: DicomSource, stack: Stack, name: str, kind: VolumeKind) -> Volume:
+    """Returns the volume of a stack.
+
+    One frame at a time is decoded, whatever else its instance holds.
+
+    Args:
+        source: what the stack's frames were listed from.
+        stack: without problem.
+        name: name of the volume in errors.
+        kind: what the volume shows.
+
+    Raises:
+        BadVolume: the stack has a problem, or its pixels cannot be read or used.
+    """
+    if stack.affine is None:
+        raise BadVolume(stack.problem, subject=name, remedy="choose another series, or export this one again")
+    sizes = (stack.attributes.get(keyword) for keyword in ("Rows", "Columns"))
+    rows, columns = (int(size) if isinstance(size, float) else 0 for size in sizes)
+    shape_XYZ = (columns, rows, len(stack.frames))
+    check_shape(shape_XYZ, name)
+    check_affine(stack.affine, shape_XYZ, name)
+    places: dict[str, dict[int, int]] = {}
+    for z, frame in enumerate(stack.frames):
+        places.setdefault(frame.file, {})[frame.index] = z
+    array_XYZ: Voxels = np.empty(shape_XYZ, np.int16)
+    for file, slices in places.items():
+        indices = sorted(slices)
+        with refuse_damage(name), source.open(file) as stream, closing(decode_frames(stream, indices, name)) as frames:
+            for index, frame_YX in zip(indices, frames, strict=True):
+                if frame_YX.shape != (rows, columns):
+                    raise _refuse("an image has changed its size since the headers were read", name)
+                if array_XYZ.dtype == np.int16 and not _fit_int16(frame_YX):
+                    array_XYZ = array_XYZ.astype(np.float32)
+                with np.errstate(over="ignore", invalid="ignore"):
+                    array_XYZ[:, :, slices[index]] = frame_YX.T
+    volume = Volume(array_XYZ, stack.affine)
+    check_values(volume, name, kind, is_label=False)
+    return volume
+
+
+def _fit_int16(values: NDArray[np.generic]) -> bool:
+    """Whether values are whole numbers that 16 bits hold, which halve the memory of a CT."""
+    limits = np.iinfo(np.int16)
+    if not limits.min <= float(values.min()) <= float(values.max()) <= limits.max:
+        return False
+    return values.dtype.kind in "iu" or bool((values == np.rint(values)).all())
+
+
+def decode_frames(
+    stream: BinaryIO,
+    indices: Sequence[int],
+    name: str,
+    photometric: Container[str] = MONOCHROME,
+    *,
+    is_rescaled: bool = True,
+) -> _Frames:
+    """Decodes frames of an instance, and yields the values of each, rows by columns; to be closed before the file.
+
+    Args:
+        stream: the file.
+        indices: of the frames, from 0.
+        name: name of the volume in errors.
+        photometric: interpretations that are read (PhotometricInterpretation).
+        is_rescaled: whether the modality transformation applies.
+
+    Raises:
+        BadVolume: the pixels are in colour, their transfer syntax is not read, or they are damaged.
+    """
+    with refuse_damage(name):
+        # A member of a zip seeks back by reading it from its beginning.
+        is_slow = isinstance(stream, ZipExtFile) and len(indices) > 1
+        plain = to_plain(io.BytesIO(stream.read()) if is_slow else stream)
+        header = read_header(plain).dataset
+        plugin = _choose_plugin(header, name, photometric)
+        if header.file_meta.TransferSyntaxUID.is_encapsulated:
+            _check_sizes(plain, indices, plugin, name)
+        if header.get("BitsAllocated") == 1:
+            _check_length(plain, name)
+        descriptions = list_descriptions(header)
+        plain.seek(0)
+        with closing(cast(_Frames, iter_pixels(plain, indices=indices, raw=True, decoding_plugin=plugin))) as decoded:
+            for index, stored_YX in zip(indices, decoded, strict=True):
+                transformation = next(filter(_has_transformation, descriptions[index]), None) if is_rescaled else None
+                yield stored_YX if transformation is None else _transform(stored_YX, transformation, name)
+
+
+def _choose_plugin(header: Dataset, name: str, photometric: Container[str]) -> str:
+    """What decodes the pixels; refuses those that are no image of one value per voxel."""
+    if header.get("SamplesPerPixel", 1) != 1 or str(header.get("PhotometricInterpretation", "")) not in photometric:
+        raise _refuse("its pixels are colours, or their kind is not stated", name)
+    syntax = header.file_meta.get("TransferSyntaxUID", uid.UID(""))
+    if syntax not in PLUGINS:
+        known = syntax.name if syntax.name != str(syntax) else "an unknown one"
+        raise BadVolume(
+            f"its transfer syntax is not read: {known}",
+            subject=name,
+            remedy="export the series uncompressed, or as JPEG lossless, JPEG-LS or JPEG 2000",
+        )
+    stored = header.get("BitsStored")
+    if not PLUGINS[syntax] and stored and header.get("HighBit", stored - 1) != stored - 1:
+        raise _refuse("its values do not begin at the lowest bit (HighBit)", name)
+    return PLUGINS[syntax]
+
+
+def _check_sizes(stream: BinaryIO, indices: Sequence[int], plugin: str, name: str) -> None:
+    """Refuses frames whose encoded size is not that of the header, before a decoder allocates it.
+
+    RLE states no size: pydicom decodes as much as there is. Its worst encoder writes two bytes for each.
+    """
+    stream.seek(0)
+    header = dcmread(stream, stop_before_pixels=True, force=True)
+    stream.read(_PIXEL_DATA_HEADER)
+    start = stream.tell()
+    most_bytes = _MAX_RLE_HEADER_BYTES + 2 * header.Rows * header.Columns * header.BitsAllocated // 8
+    tables = [header.get(keyword) for keyword in ("ExtendedOffsetTable", "ExtendedOffsetTableLengths")]
+    for index in indices:
+        stream.seek(start)
+        count = int(header.get("NumberOfFrames") or 1)
+        offsets = (tables[0], tables[1]) if all(tables) else None
+        frame = get_frame(stream, index, extended_offsets=offsets, number_of_frames=count)
+        is_other = plugin in _READ_SIZE and _READ_SIZE[plugin](frame) != (header.Rows, header.Columns)
+        if is_other or (plugin == "pydicom" and len(frame) > most_bytes):
+            raise _refuse("an image is encoded with another size than its header states", name)
+
+
+def _check_length(stream: BinaryIO, name: str) -> None:
+    """Refuses packed bits that are cut off, in whose place pydicom would return zeros."""
+    stream.seek(0)
+    header = dcmread(stream, stop_before_pixels=True, force=True)
+    bits = header.Rows * header.Columns * int(header.get("NumberOfFrames") or 1)
+    stream.seek(8 if header.original_encoding[0] else _PIXEL_DATA_HEADER, os.SEEK_CUR)
+    last = stream.tell() + -(-bits // 8) - 1
+    if stream.seek(last) != last or not stream.read(1):
+        raise _refuse("damaged or truncated DICOM: pixels are missing", name)
+
+
+def _has_transformation(dataset: Dataset) -> bool:
+    return any(keyword in dataset for keyword in ("ModalityLUTSequence", *_RESCALE))
+
+
+def _transform(stored_YX: NDArray[np.generic], transformation: Dataset, name: str) -> NDArray[np.generic]:
+    """Applies the modality transformation; pydicom ignores a slope without an intercept, and the reverse."""
+    if not transformation.get("ModalityLUTSequence") and not all(keyword in transformation for keyword in _RESCALE):
+        raise _refuse("it states a rescale slope without an intercept, or an intercept without a slope", name)
+    return apply_modality_lut(stored_YX, transformation)
+
+
+def _refuse(cause: str, name: str) -> BadVolume:
+    return BadVolume(cause, subject=name, remedy="export the series again")

@@ -1,0 +1,99 @@
+"""Refusals: images whose pixels may hold text that names a patient.
+
+De-identification leaves pixels as they are, so that what is written into them stays. Each refusal may be lifted by an
+option of the import, which is then recorded with the cases that it lets in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from typing import NamedTuple
+
+from pydicom.dataset import Dataset
+from pydicom.uid import UID
+
+from vfmalign.core.domain.errors import BadOption
+
+_SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
+_RADIOTHERAPY = "1.2.840.10008.5.1.4.1.1.481."
+_OVERLAY_DATA = 0x3000
+
+
+class Refusal(NamedTuple):
+    """Why an image is refused.
+
+    Attributes:
+        applies: whether it is, by its header.
+        text: what is wrong with its series.
+    """
+
+    applies: Callable[[Dataset], bool]
+    text: str
+
+
+def _is_burned_in(header: Dataset) -> bool:
+    return _get_text(header, "BurnedInAnnotation").upper() == "YES"
+
+
+def _is_secondary_capture(header: Dataset) -> bool:
+    return (_get_text(header, "SOPClassUID") + ".").startswith(_SECONDARY_CAPTURE + ".")
+
+
+def _has_overlay(header: Dataset) -> bool:
+    return any(tag.group & 0xFF01 == 0x6000 and tag.element == _OVERLAY_DATA for tag in header.keys())  # noqa: SIM118
+
+
+REFUSALS: Mapping[str, Refusal] = {
+    "burned_in_annotation": Refusal(_is_burned_in, "its pixels contain annotation (BurnedInAnnotation is YES)"),
+    "secondary_capture": Refusal(_is_secondary_capture, "it is a secondary capture, such as a screenshot"),
+    "overlay": Refusal(_has_overlay, "it has overlays, which often hold text"),
+}
+"""By the name that allows it."""
+
+
+def check_allowed(names: Collection[str]) -> frozenset[str]:
+    """Returns the names of refusals that are lifted.
+
+    Raises:
+        BadOption: there is no such refusal.
+    """
+    if unknown := sorted(set(names) - REFUSALS.keys()):
+        raise BadOption(
+            f"{unknown[0][:64]!r} is not refused", field="--allow", remedy=f"choose from {', '.join(REFUSALS)}"
+        )
+    return frozenset(names)
+
+
+def list_refusals(header: Dataset) -> frozenset[str]:
+    """Returns the names of the refusals that apply to an image."""
+    return frozenset(name for name, refusal in REFUSALS.items() if refusal.applies(header))
+
+
+def describe_refusals(names: Collection[str]) -> str:
+    """Returns why a series is refused, with the option that allows it; empty without a reason."""
+    listed = sorted(names)
+    if not listed:
+        return ""
+    reasons = " and ".join(REFUSALS[name].text for name in listed)
+    return f"{reasons}; look at the images, and allow them with --allow {','.join(listed)} if they name nobody"
+
+
+def is_image(header: Dataset) -> bool:
+    """Whether an instance is an image, rather than a report, a presentation state or an object of radiotherapy."""
+    if _get_text(header, "SOPClassUID").startswith(_RADIOTHERAPY):
+        return False
+    return ("Rows" in header and "Columns" in header) or name_kind(header).endswith("Image Storage")
+
+
+def name_kind(header: Dataset) -> str:
+    """Returns the standard's name for the kind of an object, such as `RT Structure Set Storage`."""
+    uid = _get_text(header, "SOPClassUID")
+    name = UID(uid).name  # the identifier itself where the standard does not know it
+    return name if name != uid else "an unknown kind"
+
+
+def _get_text(header: Dataset, keyword: str) -> str:
+    try:
+        return str(header.get(keyword, "") or "").strip()
+    except Exception:  # pydicom raises many types for a value that cannot be read
+        return ""

@@ -1,0 +1,174 @@
+"""Rules: which series of a study a modality or a label map takes. The JSON files beside this module come with vfmalign.
+
+A declaration's file may hold `selections`, one for each modality and label map. They belong to an import, not to the
+dataset: its declaration, digest and API do not know them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from importlib import resources
+from typing import Annotated, Self
+
+from pydantic import BeforeValidator, Field, StringConstraints, model_validator
+from pydantic_core import PydanticCustomError
+
+from vfmalign.core.domain.declarations import (
+    MAX_LABEL_MAPS,
+    MAX_MODALITIES,
+    MAX_STRUCTURES,
+    DatasetDeclaration,
+    VolumeKind,
+)
+from vfmalign.core.domain.errors import BadOption
+from vfmalign.core.domain.record import Record
+from vfmalign.imaging.dicom.examinations import Segment
+from vfmalign.imaging.dicom.rules.conditions import (
+    MAX_CONDITIONS,
+    MAX_DEPTH,
+    MAX_VALUES,
+    Conditions,
+    Expanded,
+    NumberKeyword,
+    find_difference,
+)
+from vfmalign.imaging.dicom.segmentations import has_code
+
+MAX_PREFERENCES = 16
+_EXAMPLE = '{"name": "%s", "conditions": {"Modality": "MR", "orientation": "transverse"}}'
+
+
+Code = Annotated[str, StringConstraints(pattern=r"^[^:]{1,16}:.{1,64}$")]
+
+
+def _to_tuple(content: object) -> object:
+    return (content,) if isinstance(content, str) else content
+
+
+class Preference(Record):
+    """What is preferred among several volumes that meet the conditions; one of these.
+
+    Attributes:
+        largest, smallest: the attribute, a number, whose largest or smallest value is preferred to others and to none.
+        conditions: those that meet them are preferred, if there are any.
+    """
+
+    largest: NumberKeyword | None = None
+    smallest: NumberKeyword | None = None
+    conditions: Conditions | None = None
+
+    @model_validator(mode="after")
+    def _check_content(self) -> Self:
+        _check_single(self)
+        return self
+
+
+class SegmentRule(Record):
+    """Which segments of a segmentation are one value of a label map; one of these.
+
+    Attributes:
+        number: the segment of this number.
+        label: segments whose label meets the condition.
+        code: segments whose category or type is this concept, such as `SCT:41216001`, or one of several.
+    """
+
+    number: int | None = Field(default=None, ge=1, le=65_535)
+    label: Expanded | None = None
+    code: Annotated[tuple[Code, ...], BeforeValidator(_to_tuple)] | None = Field(
+        default=None, min_length=1, max_length=MAX_VALUES
+    )
+
+    @model_validator(mode="after")
+    def _check_content(self) -> Self:
+        _check_single(self)
+        if self.label is not None and (self.label.is_numeric or self.label.absent is not None):
+            raise PydanticCustomError("rule", "a label is text", {"remedy": "use a text, contains, regex or in"})
+        return self
+
+    def matches(self, segment: Segment) -> bool:
+        """Returns whether a segment belongs to the value."""
+        if self.label is not None:
+            return not find_difference(self.label, segment.label, str)
+        return segment.number == self.number or any(has_code(segment, code) for code in self.code or ())
+
+
+class Selection(Record):
+    """Which volume or segmentation of a study a modality or a label map takes.
+
+    Attributes:
+        name: id of the modality or label map.
+        conditions: what the volume or segmentation meets.
+        prefer: what decides among several, the first first.
+        segments: for a label map, the segments of each of its values; several segments of one value are united.
+    """
+
+    name: VolumeKind
+    conditions: Conditions
+    prefer: tuple[Preference, ...] = Field(default=(), max_length=MAX_PREFERENCES)
+    segments: dict[Annotated[int, Field(ge=1, le=255)], SegmentRule] | None = Field(
+        default=None, min_length=1, max_length=MAX_STRUCTURES
+    )
+
+    @model_validator(mode="after")
+    def _check_size(self) -> Self:
+        groups = [self.conditions, *(entry.conditions for entry in self.prefer if entry.conditions is not None)]
+        sizes = [group.measure() for group in groups]
+        if max(depth for depth, _ in sizes) > MAX_DEPTH or sum(count for _, count in sizes) > MAX_CONDITIONS:
+            raise PydanticCustomError(
+                "rule",
+                "too many conditions",
+                {"remedy": f"use at most {MAX_CONDITIONS} conditions, nested at most {MAX_DEPTH} levels deep"},
+            )
+        return self
+
+
+class Selections(Record):
+    """The member `selections` of a declaration's file."""
+
+    selections: tuple[Selection, ...] = Field(default=(), max_length=MAX_MODALITIES + MAX_LABEL_MAPS)
+
+
+def _check_single(record: Record) -> None:
+    if len(record.model_dump(exclude_none=True)) != 1:
+        names = ", ".join(type(record).model_fields)
+        raise PydanticCustomError("rule", "it sets several things, or none", {"remedy": f"set one of {names}"})
+
+
+@cache
+def get_selections(name: str) -> tuple[Selection, ...]:
+    """Returns the selections that come with a declaration of vfmalign; none where it has none."""
+    file = resources.files(__name__).joinpath(f"{name}.json")
+    return Selections.model_validate_json(file.read_bytes()).selections if file.is_file() else ()
+
+
+def check_selections(declaration: DatasetDeclaration, selections: Sequence[Selection]) -> None:
+    """Checks that selections fit the declaration whose series they choose.
+
+    Raises:
+        BadOption: a modality has none, or one is of something that is not declared or lacks its segments.
+    """
+    values = {label.name: set(label.values) for label in declaration.labels}
+    names = [selection.name for selection in selections]
+    for index, selection in enumerate(selections):
+        field = f"declaration.selections[{index}]"
+        if selection.name not in (*declaration.modalities, *values) or names.index(selection.name) != index:
+            raise BadOption(
+                "not the name of a declared modality or label map, or the second of this name",
+                field=f"{field}.name",
+                remedy=f"give one selection to each of {', '.join((*declaration.modalities, *values))}",
+            )
+        declared = values.get(selection.name)
+        if (declared is None) != (selection.segments is None) or set(selection.segments or ()) - (declared or set()):
+            raise BadOption(
+                "the segments of a label map are named by its values, and a modality has none",
+                field=f"{field}.segments",
+                remedy='name them by value, such as {"1": {"label": "prostate"}}, or leave them out for a modality',
+            )
+    if missing := [name for name in declaration.modalities if name not in names]:
+        raise BadOption(
+            f"{declaration.name} does not say which series {', '.join(missing)} takes",
+            field="declaration.selections",
+            remedy=f'add such as "selections": [{_EXAMPLE % missing[0]}] to its file; '
+            "`vfmalign dicom show` lists the attributes that tell series apart",
+        )

@@ -1,0 +1,322 @@
+"""Segmentation objects (DICOM SEG): what their segments are called, and label maps from their frames.
+
+A frame of a segmentation shows one segment in one plane, or in a LABELMAP all of them. Planes in which a segment has no
+voxel may be left out of the file, so that the frames alone do not say how far the image reached. They are therefore
+placed on the grid of the image that they were drawn on, and every plane without a frame is empty.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import cast
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+from pydicom.sr.coding import Code
+
+from vfmalign.core.domain.errors import BadVolume
+from vfmalign.core.formats.documents import pluralise
+from vfmalign.imaging.dicom.examinations import Segment, Segmentation
+from vfmalign.imaging.dicom.frames import FrameGeometry, list_descriptions, read_attributes, read_geometry
+from vfmalign.imaging.dicom.headers import find, refuse_damage
+from vfmalign.imaging.dicom.instances import read_header
+from vfmalign.imaging.dicom.pixels import decode_frames
+from vfmalign.imaging.dicom.sources import DicomSource
+from vfmalign.imaging.dicom.stacks import Stack
+from vfmalign.imaging.headers import check_affine, check_shape
+from vfmalign.imaging.volumes import Volume
+
+SOP_CLASSES = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
+"""Segmentation Storage and Label Map Segmentation Storage."""
+GRID_TOLERANCE = 0.05
+"""Largest distance of a frame's corners from the voxels of a grid on which it is placed, in voxels along an axis.
+Exporters round positions and direction cosines.
+"""
+MAX_SEGMENTS = 1024
+"""Most segments of one object."""
+_MAX_LABEL = 64
+_MAX_CODE = 128
+_CODES = ("SegmentedPropertyCategoryCodeSequence", "SegmentedPropertyTypeCodeSequence")
+_MODIFIERS = "SegmentedPropertyTypeModifierCodeSequence"
+_PHOTOMETRIC = ("MONOCHROME2", "PALETTE COLOR")
+"""Interpretations of stored values; a palette says in which colours to show the numbers of segments."""
+_EXPORT_AGAIN = "export the segmentation again"
+
+
+@dataclass(frozen=True, eq=False)
+class _Grid:
+    """A voxel grid: sizes along columns, rows and slices, and the affine that places them in RAS+ axes."""
+
+    sizes: tuple[int, int, int]
+    affine: NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class _Plane:
+    """One frame.
+
+    Attributes:
+        index: number of the frame in the file, from 0.
+        segment: number of the segment that it shows; None in a LABELMAP, whose frames show all.
+        geometry: where it lies.
+        spacing_mm: stated distance to the next plane; 0 where none is.
+    """
+
+    index: int
+    segment: int | None
+    geometry: FrameGeometry
+    spacing_mm: float
+
+
+_Placement = NDArray[np.intp]
+"""(3, 3), from (row, column, 1) of a frame to an index of a grid."""
+_Placed = list[tuple[_Plane, _Placement]]
+
+
+def read_segmentation(header: Dataset, file: str, label: str) -> Segmentation:
+    """Reads what a segmentation object says of itself.
+
+    Args:
+        header: everything before the pixels.
+        file: name of the file in its source.
+        label: how problems and tables name it.
+
+    Raises:
+        BadVolume: it describes no segments, or cannot be read.
+    """
+    with refuse_damage("segmentation"):
+        items = list(header.get("SegmentSequence") or ())
+        if not 1 <= len(items) <= MAX_SEGMENTS:
+            raise BadVolume(
+                f"{len(items)} segments, expected 1 to {MAX_SEGMENTS}", subject="segmentation", remedy=_EXPORT_AGAIN
+            )
+        segments = sorted(map(_read_segment, items), key=lambda segment: segment.number)
+        return Segmentation(
+            label=label,
+            file=file,
+            series_uid=str(header.get("SeriesInstanceUID", "")),
+            attributes=read_attributes([header]),
+            references=tuple(dict.fromkeys(_list_references(header))),
+            segments=tuple(segments),
+        )
+
+
+def _read_segment(item: Dataset) -> Segment:
+    concepts = [concept for keyword in _CODES for concept in item.get(keyword) or ()]
+    modifiers = [modifier for concept in concepts for modifier in concept.get(_MODIFIERS) or ()]
+    codes = tuple(dict.fromkeys(filter(None, map(_read_code, [*concepts, *modifiers]))))
+    return Segment(int(item.SegmentNumber), str(item.get("SegmentLabel", "")).strip()[:_MAX_LABEL], codes)
+
+
+def _read_code(concept: Dataset) -> str:
+    values = (concept.get(keyword) for keyword in ("CodeValue", "LongCodeValue", "URNCodeValue"))
+    value = next(filter(None, values), "")
+    return f"{concept.get('CodingSchemeDesignator', '')}:{value}"[:_MAX_CODE] if value else ""
+
+
+def _list_references(header: Dataset) -> Iterator[str]:
+    for item in [header, *(header.get("StudiesContainingOtherReferencedInstancesSequence") or ())]:
+        for series in item.get("ReferencedSeriesSequence") or ():
+            yield str(series.get("SeriesInstanceUID", ""))
+
+
+def has_code(segment: Segment, code: str) -> bool:
+    """Whether a segment is described by a coded concept, such as `SCT:41216001`.
+
+    The codes of SNOMED that older objects hold (`SRT:T-92000`) are equal to those that replaced them.
+    """
+    return any(_to_code(code) == _to_code(own) for own in segment.codes)
+
+
+def _to_code(text: str) -> Code:
+    scheme, _, value = text.partition(":")
+    return Code(value, scheme, "")
+
+
+def read_label_map(
+    source: DicomSource,
+    segmentation: Segmentation,
+    reference: Stack,
+    values: Mapping[int, int],
+    name: str,
+) -> Volume:
+    """Reads segments as one label map, on the grid of an image or, where they do not lie on its voxels, on their own.
+
+    Args:
+        source: what holds the files.
+        segmentation: the object.
+        reference: the image that it was drawn on, or another in the same frame of reference.
+        values: voxel value, from 1 to 255, by number of segment. Segments that are not named are left out.
+        name: name of the label map in errors: a generated id and what the map shows.
+
+    Raises:
+        BadVolume: the object cannot be read or placed, or segments of different values overlap.
+    """
+    # Numbers that no scanner writes overflow; what comes of them lies on no grid.
+    with refuse_damage(name), np.errstate(all="ignore"), source.open(segmentation.file) as stream:
+        header = read_header(stream).dataset
+        _check_frame_of_reference(header, source, reference, name)
+        grid, placed = _place(_list_planes(header, name), header, reference, name)
+        drawn = [(plane, placement) for plane, placement in placed if plane.segment is None or plane.segment in values]
+        array_XYZ = np.zeros(grid.sizes, np.uint8)
+        if indices := [plane.index for plane, _ in drawn]:  # without any, all frames would be decoded
+            with closing(decode_frames(stream, indices, name, _PHOTOMETRIC, is_rescaled=False)) as frames:
+                _draw(array_XYZ, zip(drawn, frames, strict=True), header, values, name)
+    return Volume(array_XYZ, grid.affine)
+
+
+def _check_frame_of_reference(header: Dataset, source: DicomSource, reference: Stack, name: str) -> None:
+    with source.open(reference.frames[0].file) as stream:
+        image = read_header(stream).dataset
+    own = header.get("FrameOfReferenceUID")
+    if not own or own != image.get("FrameOfReferenceUID"):
+        raise BadVolume(
+            "the segmentation has another frame of reference than the image, so that its place in it is unknown",
+            subject=name,
+            remedy="draw it on a series with the image's frame of reference, or register the two and export both again",
+        )
+
+
+def _list_planes(header: Dataset, name: str) -> list[_Plane]:
+    planes: list[_Plane] = []
+    for index, datasets in enumerate(list_descriptions(header)):
+        geometry = read_geometry(datasets)
+        if geometry is None:
+            raise BadVolume(
+                "a frame of the segmentation states no position, orientation or pixel spacing",
+                subject=name,
+                remedy=_EXPORT_AGAIN,
+            )
+        segment = None if header.SegmentationType == "LABELMAP" else int(find(datasets, "ReferencedSegmentNumber"))
+        spacing_mm = abs(float(find(datasets, "SpacingBetweenSlices") or 0))
+        planes.append(_Plane(index, segment, geometry, spacing_mm if math.isfinite(spacing_mm) else 0.0))
+    return planes
+
+
+def _place(planes: Sequence[_Plane], header: Dataset, reference: Stack, name: str) -> tuple[_Grid, _Placed]:
+    """Places the frames on the grid of the image, or else on the one that they form at their stated spacing."""
+    grid = _to_grid(reference)
+    placed = _fit(planes, header, grid)
+    if not placed or _skips_slices(placed, grid):
+        grid = _to_own_grid(planes, header, name)
+        placed = _fit(planes, header, grid)
+    if not placed:
+        raise _refuse_place(name)
+    if len({(plane.segment, placement.tobytes()) for plane, placement in placed}) < len(placed):
+        raise BadVolume("several frames show one segment in one plane", subject=name, remedy=_EXPORT_AGAIN)
+    return grid, placed
+
+
+def _refuse_place(name: str) -> BadVolume:
+    return BadVolume(
+        "the frames of the segmentation lie neither on the image's voxels nor, at a stated spacing, on a regular grid",
+        subject=name,
+        remedy="export it on the grid of the image that it was drawn on",
+    )
+
+
+def _to_grid(reference: Stack) -> _Grid:
+    columns, rows = (int(cast(float, reference.attributes[name])) for name in ("Columns", "Rows"))
+    return _Grid((columns, rows, len(reference.frames)), cast(NDArray[np.float64], reference.affine))
+
+
+def _to_own_grid(planes: Sequence[_Plane], header: Dataset, name: str) -> _Grid:
+    """The grid from the lowest to the highest frame; refused without a stated spacing, which is not guessed."""
+    normal, spacing_mm = planes[0].geometry.normal, planes[0].spacing_mm
+    if not spacing_mm:
+        raise _refuse_place(name)
+    heights = [float(plane.geometry.position_mm @ normal) for plane in planes]
+    sizes = (header.Columns, header.Rows, round((max(heights) - min(heights)) / spacing_mm) + 1)
+    row, column, position = _to_axes(planes[int(np.argmin(heights))].geometry).T
+    affine = np.eye(4)
+    affine[:3] = np.stack([column, row, normal * (-1, -1, 1) * spacing_mm, position], axis=1)
+    check_shape(sizes, name)
+    check_affine(affine, sizes, name)
+    return _Grid(sizes, affine)
+
+
+def _to_axes(geometry: FrameGeometry) -> NDArray[np.float64]:
+    """(3, 3), from (row, column, 1) of a frame to mm in RAS+ axes."""
+    rows_mm, columns_mm = geometry.spacing_mm
+    axes = np.stack(
+        [geometry.orientation[1] * rows_mm, geometry.orientation[0] * columns_mm, geometry.position_mm], axis=1
+    )
+    axes[:2] *= -1
+    return axes
+
+
+def _fit(planes: Sequence[_Plane], header: Dataset, grid: _Grid) -> _Placed:
+    """Finds the voxels of each frame in a grid; returns nothing if a frame does not coincide with voxels of it."""
+    to_index = np.linalg.inv(grid.affine)
+    rows, columns = header.Rows - 1, header.Columns - 1
+    corners = np.array([[0, 0, 1], [rows, 0, 1], [0, columns, 1], [rows, columns, 1]]).T
+    placed: _Placed = []
+    for plane in planes:
+        exact = to_index[:3, :3] @ _to_axes(plane.geometry)
+        exact[:, 2] += to_index[:3, 3]
+        placement = np.rint(exact)
+        indices = placement @ corners
+        has_equal_steps = (np.abs(placement[:, :2]).sum(axis=0) == 1).all()
+        is_inside = (indices >= 0).all() and (indices.max(axis=1) < grid.sizes).all()
+        if not (has_equal_steps and is_inside and np.abs(exact @ corners - indices).max() <= GRID_TOLERANCE):
+            return []
+        placed.append((plane, placement.astype(np.intp)))
+    return placed
+
+
+def _skips_slices(placed: _Placed, grid: _Grid) -> bool:
+    """Whether the planes are stated to be thicker than the grid's, so that those between would count as empty."""
+    spacing_mm = placed[0][0].spacing_mm
+    through = int(np.argmin(np.abs(placed[0][1][:, :2]).sum(axis=1)))
+    grid_mm = float(np.linalg.norm(grid.affine[:3, through]))
+    heights = sorted({int(placement[through, 2]) for _, placement in placed})
+    closest_mm = min((upper - lower for lower, upper in pairwise(heights)), default=math.inf) * grid_mm
+    return spacing_mm > 1.5 * grid_mm and closest_mm > 0.99 * spacing_mm
+
+
+def _draw(
+    array_XYZ: NDArray[np.uint8],
+    frames: Iterable[tuple[tuple[_Plane, _Placement], NDArray[np.generic]]],
+    header: Dataset,
+    values: Mapping[int, int],
+    name: str,
+) -> None:
+    """Writes the values of the segments into the voxels of the grid."""
+    overlapping = 0
+    for (plane, placement), pixels in frames:
+        for value, mask in _list_masks(plane, pixels, header, values, name):
+            index = tuple((np.argwhere(mask) @ placement[:, :2].T + placement[:, 2]).T)
+            overlapping += int(((array_XYZ[index] != 0) & (array_XYZ[index] != value)).sum())
+            array_XYZ[index] = value
+    if overlapping:
+        raise BadVolume(
+            f"segments of different values overlap in {pluralise(overlapping, 'voxel')}",
+            subject=name,
+            remedy="declare a label map for each of them",
+        )
+
+
+def _list_masks(
+    plane: _Plane, pixels: NDArray[np.generic], header: Dataset, values: Mapping[int, int], name: str
+) -> Iterator[tuple[int, NDArray[np.bool_]]]:
+    """Yields the values of the segments in a frame, with where they are."""
+    if plane.segment is None:
+        numbers = [0, *(int(item.SegmentNumber) for item in header.SegmentSequence)]
+        if not np.isin(pixels, numbers).all():
+            raise BadVolume("a voxel shows a segment that is not described", subject=name, remedy=_EXPORT_AGAIN)
+        for number, value in values.items():
+            yield value, pixels == number
+        return
+    whole = header.MaximumFractionalValue if header.SegmentationType == "FRACTIONAL" else 1
+    if not np.isin(pixels, [0, whole]).all():
+        raise BadVolume(
+            "the segmentation holds fractions between nothing and the whole, which no label map has",
+            subject=name,
+            remedy="export it as binary, with the threshold that you choose",
+        )
+    yield values[plane.segment], pixels != 0

@@ -1,0 +1,319 @@
+"""The choice of a study's volumes: for each modality the stack, and for each label map the segmentation, that it takes.
+
+Nothing is chosen among equals: two volumes that meet a selection equally well are a problem of the study, whose text
+lists them with the attributes that tell them apart.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Generic, NamedTuple, TypeVar
+
+from vfmalign.core.domain.declarations import DatasetDeclaration, LabelMap, VolumeKind
+from vfmalign.imaging.dicom.examinations import Segmentation, Series, Study
+from vfmalign.imaging.dicom.frames import DERIVED, KEYWORDS, AttributeValue
+from vfmalign.imaging.dicom.rules import Preference, Selection
+from vfmalign.imaging.dicom.rules.conditions import Attributes, Conditions, find_unmet, format_value
+from vfmalign.imaging.dicom.screening import HIDDEN, names_somebody, screen_attributes, screen_text
+from vfmalign.imaging.dicom.stacks import Stack
+
+T = TypeVar("T", Stack, Segmentation)
+
+_MAX_LISTED = 5
+_MAX_DIFFERENCES = 4
+_CORRECT = "`vfmalign dicom show` lists what the study holds; correct the selection"
+_TELLING = tuple(dict.fromkeys((*DERIVED, "SeriesDescription", "ImageType", "EchoTime", "RepetitionTime", *KEYWORDS)))
+"""Attributes in the order in which they tell volumes apart for a person."""
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate(Generic[T]):
+    """A stack or segmentation that a selection may take.
+
+    Attributes:
+        label: its name within the study, such as `series 6 (b_value 800)`.
+        item: the stack or segmentation.
+        private_words: of its study; see `Study`.
+        problem: why it cannot be used; empty otherwise.
+    """
+
+    label: str
+    item: T
+    private_words: frozenset[str]
+    problem: str = ""
+
+    def find_unmet(self, conditions: Conditions) -> str:
+        """Returns why its attributes do not meet conditions; empty where they do."""
+        return find_unmet(conditions, self.item.attributes, self.show)
+
+    def screen(self, text: str) -> str:
+        """Returns a text of its headers that may be printed."""
+        return screen_text(text, self.private_words)
+
+    def screen_code(self, code: str) -> str:
+        """Returns a coded concept that may be printed; `screen` would hide the numbers of SNOMED."""
+        return HIDDEN if names_somebody(code, self.private_words) or not code.isprintable() else code
+
+    @property
+    def printable(self) -> dict[str, AttributeValue]:
+        """Its attributes as they may be printed."""
+        return screen_attributes(self.item.attributes, self.private_words)
+
+    def show(self, name: str) -> str:
+        """Returns an attribute that it has as a short text that may be printed."""
+        return show_attribute(self.item.attributes, name, self.private_words)
+
+
+class ChosenLabelMap(NamedTuple):
+    """Where a label map is read from.
+
+    Attributes:
+        segmentation: the segmentation.
+        values: value of the label map by number of segment.
+        reference: the image on whose grid it is placed: one that it was drawn on, or else the first modality.
+    """
+
+    segmentation: Segmentation
+    values: Mapping[int, int]
+    reference: Stack
+
+
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """What a study gives.
+
+    Attributes:
+        stacks: by modality; without those that have a problem.
+        label_maps: by label map; without those that the study does not have.
+        problems: why volumes cannot be chosen, in sentences without names; beside `Study.problems`.
+        lacks: modalities that no volume shows, each of which is one of the problems.
+        reasons: by selection and label of a candidate, why it is not taken; empty for the one that is.
+        images, segmentations: the candidates, in order.
+    """
+
+    stacks: Mapping[VolumeKind, Stack]
+    label_maps: Mapping[VolumeKind, ChosenLabelMap]
+    problems: tuple[str, ...]
+    lacks: tuple[VolumeKind, ...]
+    reasons: Mapping[VolumeKind, Mapping[str, str]]
+    images: Sequence[Candidate[Stack]]
+    segmentations: Sequence[Candidate[Segmentation]]
+
+
+def choose(study: Study, declaration: DatasetDeclaration, selections: Sequence[Selection]) -> Choice:
+    """Chooses what each modality and label map takes.
+
+    Args:
+        study: the study.
+        declaration: what it should hold.
+        selections: those that `rules.check_selections` accepts for the declaration, or none, which takes nothing.
+    """
+    by_name = {selection.name: selection for selection in selections}
+    images = [candidate for series in study.series for candidate in _list_stacks(series, study.private_words)]
+    segmentations = [Candidate(item.label, item, study.private_words) for item in study.segmentations]
+    matches = {name: _match_stacks(by_name[name], images) for name in declaration.modalities if name in by_name}
+    drawn = {
+        label.name: _match_segmentations(by_name[label.name], label, segmentations)
+        for label in declaration.labels
+        if label.name in by_name
+    }
+    stacks = {name: match.chosen.item for name, match in matches.items() if match.chosen is not None}
+    first = stacks.get(declaration.modalities[0])
+    references = [*stacks.values(), *(image.item for image in images)]
+    label_maps = {
+        name: ChosenLabelMap(match.chosen.item, match.values, _find_reference(match.chosen.item, references) or first)
+        for name, match in drawn.items()
+        if match.chosen is not None and first is not None
+    }
+    return Choice(
+        stacks=stacks,
+        label_maps=label_maps,
+        problems=(
+            *(match.problem for match in matches.values() if match.problem),
+            *(match.problem for match in drawn.values() if match.problem and match.is_met),
+        ),
+        lacks=tuple(name for name, match in matches.items() if not match.is_met),
+        reasons={name: match.reasons for name, match in matches.items()}
+        | {name: match.reasons for name, match in drawn.items()},
+        images=images,
+        segmentations=segmentations,
+    )
+
+
+def show_attribute(attributes: Attributes, name: str, private_words: frozenset[str]) -> str:
+    """Returns an attribute as a short text that may be printed."""
+    return format_value(screen_attributes({name: attributes[name]}, private_words)[name])
+
+
+def _list_stacks(series: Series, private_words: frozenset[str]) -> Iterable[Candidate[Stack]]:
+    labels: Counter[str] = Counter()
+    for stack in series.stacks:
+        attributes = stack.attributes
+        stated = [name for name in stack.divided_by if name in attributes]
+        divided = ", ".join(f"{name} {show_attribute(attributes, name, private_words)}" for name in stated)
+        label = f"{series.label} ({divided})" if divided else series.label
+        labels[label] += 1
+        numbered = label if labels[label] == 1 else f"{label}, volume {labels[label]}"
+        yield Candidate(numbered, stack, private_words, series.problem or stack.problem)
+
+
+def summarise_reasons(reasons: Mapping[str, str]) -> list[str]:
+    """Returns each reason once with the candidates that it is about, such as `no b_value: series 3, series 9`."""
+    labels: dict[str, list[str]] = {}
+    for label, reason in reasons.items():
+        if reason:
+            labels.setdefault(reason, []).append(label)
+    return [f"{reason}: {_list_some(members, len(members), ', ')}" for reason, members in labels.items()]
+
+
+@dataclass(frozen=True, eq=False)
+class _Match(Generic[T]):
+    """What meets one selection.
+
+    Attributes:
+        chosen: what is taken; None with a problem.
+        is_met: whether anything meets the conditions.
+        problem: why nothing is taken; empty otherwise.
+        reasons: as of `Choice`.
+        values: of the chosen segmentation, as of `ChosenLabelMap`; empty for a stack.
+    """
+
+    chosen: Candidate[T] | None
+    is_met: bool
+    problem: str
+    reasons: Mapping[str, str]
+    values: Mapping[int, int] = field(default_factory=dict)
+
+
+def _match_stacks(selection: Selection, candidates: Sequence[Candidate[Stack]]) -> _Match[Stack]:
+    reasons = {candidate.label: candidate.find_unmet(selection.conditions) for candidate in candidates}
+    return _match(selection, candidates, reasons)
+
+
+def _match_segmentations(
+    selection: Selection, label_map: LabelMap, candidates: Sequence[Candidate[Segmentation]]
+) -> _Match[Segmentation]:
+    reasons: dict[str, str] = {}
+    values: dict[str, Mapping[int, int]] = {}
+    checked: list[Candidate[Segmentation]] = []
+    for candidate in candidates:
+        item, problem = candidate.item, ""
+        reasons[candidate.label] = candidate.find_unmet(selection.conditions)
+        if not reasons[candidate.label]:
+            values[candidate.label], problem = _assign_segments(selection, item)
+            reasons[candidate.label] = "" if problem else _find_missing(label_map, values[candidate.label])
+        checked.append(replace(candidate, problem=problem))
+    match = _match(selection, checked, reasons)
+    return match if match.chosen is None else replace(match, values=values[match.chosen.label])
+
+
+def _assign_segments(selection: Selection, segmentation: Segmentation) -> tuple[dict[int, int], str]:
+    """The value of each segment that the selection names, and why they cannot be used."""
+    values: dict[int, int] = {}
+    for value, rule in sorted((selection.segments or {}).items()):
+        for segment in filter(rule.matches, segmentation.segments):
+            if values.setdefault(segment.number, value) != value:
+                problem = f"its segment {segment.number} is meant by the values {values[segment.number]} and {value}"
+                return values, problem
+    return values, ""
+
+
+def _find_missing(label_map: LabelMap, values: Mapping[int, int]) -> str:
+    """Why segments are not the label map: each of its structures has one, or any where the map may be empty."""
+    found = {label_map.values[value] for value in values.values()}
+    missing = [name for name in label_map.structures if name not in found]
+    if missing and not (label_map.may_be_empty and found):
+        return f"no segment is {' or '.join(missing)}"
+    return ""
+
+
+def _match(selection: Selection, candidates: Sequence[Candidate[T]], reasons: dict[str, str]) -> _Match[T]:
+    """Chooses among the candidates that have no reason against them."""
+    matching = [candidate for candidate in candidates if not reasons[candidate.label]]
+    reasons |= {candidate.label: candidate.problem for candidate in matching}
+    usable = [candidate for candidate in matching if not candidate.problem]
+    for preference in selection.prefer:
+        usable = _narrow(preference, usable, reasons)
+    if len(usable) == 1:
+        return _Match(usable[0], True, "", reasons)
+    name = selection.name
+    if usable:
+        problem = f"{len(usable)} volumes meet the selection of {name} equally well: {_tell_apart(usable)}; "
+        problem += "add a condition or a preference that tells them apart"
+        reasons |= {candidate.label: f"as good as {len(usable) - 1} more" for candidate in usable}
+    elif matching:
+        causes = [f"{candidate.label}: {candidate.problem}" for candidate in matching]
+        problem = f"what meets the selection of {name} cannot be used: {_list_some(causes, len(causes))}; "
+        problem += "export the series again, or select another"
+    elif reasons:
+        causes = summarise_reasons(reasons)
+        problem = f"nothing meets the selection of {name}: {_list_some(causes, len(causes))}; {_CORRECT}"
+    else:
+        problem = f"nothing meets the selection of {name}: the study holds no image; export it again"
+    return _Match(None, bool(matching), problem, reasons)
+
+
+def _narrow(preference: Preference, candidates: list[Candidate[T]], reasons: dict[str, str]) -> list[Candidate[T]]:
+    """The candidates that a preference prefers, or all where it prefers none; the others get their reason."""
+    if preference.conditions is not None:
+        against = {candidate.label: candidate.find_unmet(preference.conditions) for candidate in candidates}
+    else:
+        against = _compare(preference, candidates)
+    preferred = [candidate for candidate in candidates if not against[candidate.label]]
+    if not preferred:
+        return candidates
+    reasons |= {label: f"another is preferred: {reason}" for label, reason in against.items() if reason}
+    return preferred
+
+
+def _compare(preference: Preference, candidates: Sequence[Candidate[T]]) -> dict[str, str]:
+    """Why candidates do not have the largest or smallest value of an attribute."""
+    keyword, sign, extreme = preference.largest or "", 1.0, "largest"
+    if preference.smallest is not None:
+        keyword, sign, extreme = preference.smallest, -1.0, "smallest"
+    ranks: dict[str, float] = {}
+    for candidate in candidates:
+        value = candidate.item.attributes.get(keyword, ())
+        numbers = [sign * part for part in (value if isinstance(value, tuple) else (value,)) if isinstance(part, float)]
+        ranks |= {candidate.label: max(numbers)} if numbers else {}
+    best = max(ranks.values(), default=0.0)
+    return {
+        candidate.label: ""
+        if ranks.get(candidate.label) == best
+        else f"{keyword} is {candidate.show(keyword)}, not the {extreme}"
+        if candidate.label in ranks
+        else f"no {keyword}"
+        for candidate in candidates
+    }
+
+
+def _tell_apart(candidates: Sequence[Candidate[T]]) -> str:
+    """Lists candidates with the attributes in which they differ."""
+    attributes = [candidate.item.attributes for candidate in candidates]
+    differing = [name for name in _TELLING if len({values.get(name) for values in attributes}) > 1]
+    differing = [name for name in differing if name != "SeriesNumber"]  # it is part of the label
+    texts = [_describe(candidate, differing[:_MAX_DIFFERENCES]) for candidate in candidates[:_MAX_LISTED]]
+    same = "" if differing else "; no attribute differs, as where a series is stored twice"
+    return _list_some(texts, len(candidates)) + same
+
+
+def _describe(candidate: Candidate[T], names: Iterable[str]) -> str:
+    stated = candidate.item.attributes
+    values = [f"{name} {candidate.show(name)}" if name in stated else f"no {name}" for name in names]
+    return f"{candidate.label}: {', '.join(values)}" if values else candidate.label
+
+
+def _find_reference(segmentation: Segmentation, stacks: Iterable[Stack]) -> Stack | None:
+    """The first volume of a series that the segmentation was drawn on."""
+    drawn_on = (
+        stack for stack in stacks if not stack.problem and stack.frames[0].series_uid in segmentation.references
+    )
+    return next(drawn_on, None)
+
+
+def _list_some(texts: Sequence[str], count: int, separator: str = "; ") -> str:
+    """Lists the first of `count` texts."""
+    more = [f"and {count - _MAX_LISTED} more"] if count > _MAX_LISTED else []
+    return separator.join([*texts[:_MAX_LISTED], *more])

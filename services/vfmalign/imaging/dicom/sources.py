@@ -1,0 +1,274 @@
+"""Sources of DICOM files: a folder, a zip that is never unpacked, and what a DICOMDIR lists.
+
+Names of files may hold patients' names: errors and notes count files, and never name one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+import zipfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import BinaryIO, Protocol, cast
+
+from pydicom import dcmread
+from pydicom.multival import MultiValue
+
+from vfmalign.core.domain.errors import BadDataset, BadVolume
+from vfmalign.core.formats.documents import pluralise
+from vfmalign.core.formats.untrusted import open_regular_file
+from vfmalign.imaging.dicom.headers import refuse_damage
+from vfmalign.imaging.dicom.instances import to_plain
+
+MAX_FILES = 1_000_000
+"""Most files of a source; a thousand patients with three series of 300 slices are 900,000."""
+MAX_FILE_BYTES = 2 * 2**30
+"""Largest file. An enhanced CT of 512 × 512 × 1,024 voxels of 16 bits has a quarter of it."""
+MAX_ZIP_BYTES = 4 * 2**40
+"""Most bytes of a zip's members together, uncompressed."""
+MAX_RATIO = 100
+"""Largest ratio of these bytes to those of the zip, for a zip that holds more than `_SMALL_BYTES`. Images compress by a
+factor of 2 to 10.
+"""
+MAX_DICOMDIR_BYTES = 256 * 2**20
+_SMALL_BYTES = 2**30
+_CHUNK_BYTES = 2**20
+_COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+_DICOMDIR = "DICOMDIR"
+_FOREIGN_FOLDER = "__MACOSX"
+
+
+class DicomSource(Protocol):
+    """Files by name.
+
+    Attributes:
+        files: names in order; private, because they may hold a patient's name.
+        notes: what was left out, in sentences without names.
+    """
+
+    files: Sequence[str]
+    notes: tuple[str, ...]
+
+    def open(self, name: str) -> BinaryIO:
+        """Opens a file for reading, which may be sought in.
+
+        Raises:
+            OSError: it cannot be read, or is larger than `MAX_FILE_BYTES`.
+        """
+
+    def close(self) -> None:
+        """Closes the source."""
+
+
+class FolderSource:
+    """Files below a folder; see `DicomSource`."""
+
+    def __init__(self, folder: Path, files: Sequence[str], notes: tuple[str, ...] = ()) -> None:
+        self._folder = folder
+        self.files = files
+        self.notes = notes
+
+    def open(self, name: str) -> BinaryIO:
+        """See `DicomSource`."""
+        return open_regular_file(self._folder / name, MAX_FILE_BYTES)
+
+    def close(self) -> None:
+        """See `DicomSource`."""
+
+
+class ZipSource:
+    """Members of a zip, which are decompressed as they are read, as far as they are read; see `DicomSource`.
+
+    Raises:
+        BadDataset: it is no zip, or one that an import refuses.
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self._zip = zipfile.ZipFile(path)
+        except (zipfile.BadZipFile, NotImplementedError, ValueError, EOFError):
+            remedy = "copy it again, or give a folder or a DICOMDIR"
+            raise _refuse("the file is not a zip, or cut off", remedy) from None
+        try:
+            members = [member for member in self._zip.infolist() if not member.is_dir()]
+            _check_members(members, path.stat().st_size)
+        except BadDataset:
+            self._zip.close()
+            raise
+        self._members = {member.filename: member for member in members if not _is_hidden(member.filename)}
+        self.files: Sequence[str] = sorted(self._members)
+        self.notes: tuple[str, ...] = ()
+
+    def open(self, name: str) -> BinaryIO:
+        """See `DicomSource`."""
+        if self._members[name].file_size > MAX_FILE_BYTES:
+            raise OSError(f"larger than {MAX_FILE_BYTES // 2**20} MiB")
+        return cast(BinaryIO, self._zip.open(self._members[name]))
+
+    def close(self) -> None:
+        """See `DicomSource`."""
+        self._zip.close()
+
+
+def open_source(path: Path) -> DicomSource:
+    """Opens a folder, a zip, or the folder that a DICOMDIR lies in.
+
+    Hidden files are left out. A DICOMDIR decides which files of its folder are used. Links to folders are not followed.
+
+    Raises:
+        BadDataset: it is none of these, leads out of itself, holds too much, or is a zip that an import refuses.
+        OSError: a folder cannot be read.
+    """
+    if path.is_dir():
+        entries = (path / name for name in sorted(os.listdir(path)) if name.upper() == _DICOMDIR)
+        directory = next((entry for entry in entries if entry.is_file()), None)
+        return _open_folder(path, directory)
+    if path.name.upper() == _DICOMDIR:
+        return _open_folder(path.parent, path)
+    if not path.is_file():
+        raise _refuse("it is neither a folder nor a file", "give a folder, a zip or a DICOMDIR")
+    return ZipSource(path)
+
+
+def digest_file(source: DicomSource, name: str) -> bytes:
+    """Returns the SHA-256 of a file of a source."""
+    digest = hashlib.sha256()
+    with source.open(name) as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.digest()
+
+
+def _open_folder(folder: Path, directory: Path | None) -> FolderSource:
+    files = sorted(_list_files(folder))
+    if directory is None:
+        return FolderSource(folder, files)
+    listed = _list_referenced(directory, files)
+    others = len(files) - len(listed) - 1
+    note = f"left out: {pluralise(others, 'file')} that the DICOMDIR does not list"
+    return FolderSource(folder, listed, (note,) if others > 0 else ())
+
+
+def _list_files(folder: Path) -> Iterator[str]:
+    """Names of the files below a folder.
+
+    Raises:
+        BadDataset: a link leads out of the folder, or there are too many files.
+        OSError: a folder cannot be read.
+    """
+    root = folder.resolve()
+    outside = count = 0
+    for parent, folders, names in os.walk(folder, onerror=_raise):
+        folders[:] = [name for name in folders if not _is_hidden(name)]
+        for name in names:
+            path = Path(parent, name)
+            if _is_hidden(name):
+                continue
+            count += 1
+            if count > MAX_FILES:
+                raise _too_many()
+            if path.is_symlink() and not _resolves_below(path, root):
+                outside += 1
+            yield path.relative_to(folder).as_posix()
+    if outside:
+        raise _refuse(f"{pluralise(outside, 'link')} to files outside the folder", "replace links by the files")
+
+
+def _resolves_below(path: Path, root: Path) -> bool:
+    try:
+        return path.resolve(strict=True).is_relative_to(root)
+    except (OSError, RuntimeError):  # a link to nothing, or a loop of links
+        return False
+
+
+def _list_referenced(directory: Path, files: Sequence[str]) -> list[str]:
+    """The files that a DICOMDIR lists; names on discs are in upper case, and copies of them often in lower case."""
+    by_name = {name.upper(): name for name in files}
+    references = _read_references(directory)
+    listed = {by_name[name] for name in references if name in by_name}
+    if missing := len(references - by_name.keys()):
+        raise _refuse(
+            f"the DICOMDIR lists {pluralise(missing, 'file')} that its folder does not have",
+            "copy the medium again, or remove the DICOMDIR to import the files that are there",
+        )
+    return sorted(listed)
+
+
+def _read_references(directory: Path) -> set[str]:
+    """Names of the files that a DICOMDIR lists, with `/` between folders, in upper case."""
+    names: set[str] = set()
+    try:
+        with open_regular_file(directory, MAX_DICOMDIR_BYTES) as file, refuse_damage("DICOMDIR"):
+            for record in dcmread(to_plain(file)).DirectoryRecordSequence:
+                if (parts := record.get("ReferencedFileID")) is not None:
+                    names.add("/".join(parts if isinstance(parts, MultiValue) else [parts]).upper())
+    except (BadVolume, OSError):
+        raise _refuse("the DICOMDIR cannot be read", "copy the medium again, or remove the DICOMDIR") from None
+    return names
+
+
+def _check_members(members: Sequence[zipfile.ZipInfo], size_bytes: int) -> None:
+    """Refuses a zip that holds more than it should, or something other than files below it.
+
+    The sizes may be trusted: no more than a member declares is ever read of it.
+    """
+    if len(members) > MAX_FILES:
+        raise _too_many()
+    checks = (
+        (_leaves, "whose path leaves it, is absolute, or contains `..`", "zip the folder again"),
+        (_is_link, "that are links", "zip the files that they lead to"),
+        (_is_encrypted, "that are encrypted", "zip the folder without a password"),
+        (_is_compressed_otherwise, "that are compressed by another method than Deflate", "zip the folder with Deflate"),
+    )
+    for check, what, remedy in checks:
+        if count := sum(map(check, members)):
+            raise _refuse(f"the zip has {pluralise(count, 'member')} {what}", remedy)
+    if repeated := sum(count - 1 for count in Counter(member.filename for member in members).values()):
+        raise _refuse(f"the zip has {pluralise(repeated, 'member')} with the name of another", "zip the folder again")
+    total_bytes = sum(member.file_size for member in members)
+    if total_bytes > MAX_ZIP_BYTES:
+        raise _refuse(f"the zip holds more than {MAX_ZIP_BYTES // 2**40} TiB", "import several datasets")
+    if total_bytes > max(_SMALL_BYTES, MAX_RATIO * size_bytes):
+        raise _refuse(
+            f"the zip holds {total_bytes // 2**20:,} MiB, over {MAX_RATIO} times its own size, as no images do",
+            "unpack it, look at what it holds, and import the folder",
+        )
+
+
+def _leaves(member: zipfile.ZipInfo) -> bool:
+    name = member.orig_filename.replace("\\", "/")
+    return (
+        ".." in PurePosixPath(name).parts or name.startswith("/") or "\0" in name or bool(PureWindowsPath(name).drive)
+    )
+
+
+def _is_link(member: zipfile.ZipInfo) -> bool:
+    mode = member.external_attr >> 16
+    return stat.S_IFMT(mode) not in (0, stat.S_IFREG)
+
+
+def _is_encrypted(member: zipfile.ZipInfo) -> bool:
+    return bool(member.flag_bits & 1)
+
+
+def _is_compressed_otherwise(member: zipfile.ZipInfo) -> bool:
+    return member.compress_type not in _COMPRESSIONS
+
+
+def _is_hidden(name: str) -> bool:
+    return any(part.startswith(".") or part == _FOREIGN_FOLDER for part in PurePosixPath(name).parts)
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def _too_many() -> BadDataset:
+    return _refuse(f"more than {MAX_FILES:,} files", "import several datasets")
+
+
+def _refuse(message: str, remedy: str) -> BadDataset:
+    return BadDataset(message, field="directory", remedy=remedy)

@@ -1,0 +1,167 @@
+"""Strata: how the images of a case were acquired, as far as a dataset may say it.
+
+This list is all that enters a dataset beside voxels and geometry. Numbers are rounded to the classes in which protocols
+differ (field strength as sold, echo times to 10 ms, repetition times to 1 s), because a repetition time of 4,183 ms may
+be one patient's, and 4 s is that of a protocol. Text is what a scanner writes of itself; a text that one patient alone
+has, or that may name somebody, is left out.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+from vfmalign.core.domain.datasets import MAX_STRATA, MAX_STRATUM_VALUES
+from vfmalign.core.domain.declarations import VolumeKind
+from vfmalign.core.domain.record import VOLUME_KIND
+from vfmalign.imaging.dicom.frames import AttributeValue
+from vfmalign.imaging.dicom.screening import screen_text
+from vfmalign.imaging.dicom.stacks import Stack
+
+ALLOWED = "allowed"
+"""Stratum of cases whose images a lifted refusal lets in: the names of these refusals."""
+OTHER = "other"
+"""Stands for the rarest values of a stratum that has more than a dataset may have."""
+_VENDORS = ("siemens", "ge", "philips", "canon", "toshiba", "hitachi", "fujifilm", "united imaging", "agfa", "esaote",
+            "hologic", "neusoft", "samsung", "bruker")  # fmt: skip
+_FIELD_STRENGTHS_T = (0.2, 0.25, 0.35, 0.4, 0.5, 0.55, 0.7, 1.0, 1.2, 1.5, 3.0, 4.7, 7.0, 9.4, 10.5, 11.7)
+_MAX_NUMBER = 50_000
+"""Larger numbers are those of no protocol: they may be made of identifiers."""
+_TEXT = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._/+()-]{0,47}")
+
+
+class CaseAcquisition(NamedTuple):
+    """What the strata of a case derive from.
+
+    Attributes:
+        patient: the patient. Private.
+        stacks: by modality, in declared order.
+        private_words: see `Study`.
+        allowed: refusals that were lifted for it.
+    """
+
+    patient: str
+    stacks: Mapping[VolumeKind, Stack]
+    private_words: frozenset[str]
+    allowed: Sequence[str] = ()
+
+
+class Stratum(NamedTuple):
+    """One stratum.
+
+    Attributes:
+        name: its id, or the ending of its ids, such as `t2w_echo_time`, where every modality has one of its own.
+        keyword: the attribute.
+        to_text: the class that a value falls into; empty where it has none.
+        is_text: whether a person or a scanner writes it.
+    """
+
+    name: str
+    keyword: str
+    to_text: Callable[[AttributeValue], str]
+    is_text: bool = False
+
+
+def _round_to(step: float, unit: str) -> Callable[[AttributeValue], str]:
+    def convert(value: AttributeValue) -> str:
+        number = _get_number(value)
+        return "" if number is None else f"{round(number / step) * step:g} {unit}"
+
+    return convert
+
+
+def _to_vendor(value: AttributeValue) -> str:
+    words = re.findall("[a-z]+", str(value).lower())
+    text = f" {' '.join(words)} "
+    return next((name for name in _VENDORS if f" {name} " in text), OTHER)
+
+
+def _to_field_strength(value: AttributeValue) -> str:
+    number = _get_number(value)
+    if number is None or not 0.1 <= number <= 20:
+        return ""
+    return f"{min(_FIELD_STRENGTHS_T, key=lambda nominal: abs(nominal - number)):g} T"
+
+
+def _to_repetition_time(value: AttributeValue) -> str:
+    """Seconds for spin echo, whose repetition times are long; 10 ms for gradient echo."""
+    number = _get_number(value)
+    if number is None:
+        return ""
+    return f"{round(number / 1000):g} s" if number >= 500 else f"{round(number / 10) * 10:g} ms"
+
+
+def _to_written(value: AttributeValue) -> str:
+    text = str(value[0] if isinstance(value, tuple) and value else value)
+    return text if _TEXT.fullmatch(text) else ""
+
+
+def _get_number(value: AttributeValue) -> float | None:
+    number = value[0] if isinstance(value, tuple) and value else value
+    return number if isinstance(number, float) and math.isfinite(number) and 0 <= number < _MAX_NUMBER else None
+
+
+OF_CASE = (
+    Stratum("manufacturer", "Manufacturer", _to_vendor),
+    Stratum("scanner", "ManufacturerModelName", _to_written, is_text=True),
+    Stratum("field_strength", "MagneticFieldStrength", _to_field_strength),
+    Stratum("tube_voltage", "KVP", _round_to(10, "kV")),
+)
+OF_MODALITY = (
+    Stratum("slice_thickness", "SliceThickness", _round_to(0.5, "mm")),
+    Stratum("b_value", "b_value", _round_to(50, "s/mm²")),
+    Stratum("kernel", "ConvolutionKernel", _to_written, is_text=True),
+    Stratum("echo_time", "EchoTime", _round_to(10, "ms")),
+    Stratum("repetition_time", "RepetitionTime", _to_repetition_time),
+)
+
+
+def make_strata(cases: Sequence[CaseAcquisition], modalities: Sequence[VolumeKind]) -> list[dict[VolumeKind, str]]:
+    """Returns the strata of each case: at most `MAX_STRATA` in all, each with at most `MAX_STRATUM_VALUES` values.
+
+    Args:
+        cases: the cases that can be used.
+        modalities: in declared order.
+    """
+    patients = [case.patient for case in cases]
+    columns = {ALLOWED: ["+".join(case.allowed) for case in cases]}
+    for name, kinds, stratum in (
+        *((stratum.name, modalities, stratum) for stratum in OF_CASE),
+        *((f"{kind}_{stratum.name}", (kind,), stratum) for stratum in OF_MODALITY for kind in modalities),
+    ):
+        values = [_get_value(case, kinds, stratum) for case in cases]
+        if VOLUME_KIND.matches(name):
+            columns[name] = _limit(_drop_single(values, patients) if stratum.is_text else values)
+    filled = [name for name, values in columns.items() if any(values)][:MAX_STRATA]
+    return [{name: columns[name][index] for name in filled if columns[name][index]} for index in range(len(cases))]
+
+
+def _get_value(case: CaseAcquisition, kinds: Sequence[VolumeKind], stratum: Stratum) -> str:
+    """The classes of the volumes, joined where they differ."""
+    stacks = [case.stacks[kind] for kind in kinds if kind in case.stacks]
+    values = [stack.attributes[stratum.keyword] for stack in stacks if stratum.keyword in stack.attributes]
+    texts = [stratum.to_text(value) for value in values]
+    if stratum.is_text:
+        texts = [text for text in texts if screen_text(text, case.private_words) == text]
+    return " + ".join(dict.fromkeys(filter(None, texts)))[:64].strip()
+
+
+def _drop_single(values: Sequence[str], patients: Sequence[str]) -> list[str]:
+    """Leaves out text that one patient of several has, which may be the patient's."""
+    needed = min(2, len(set(patients)))
+    owners: dict[str, set[str]] = {}
+    for value, patient in zip(values, patients, strict=True):
+        owners.setdefault(value, set()).add(patient)
+    return [value if len(owners[value]) >= needed else OTHER if value else "" for value in values]
+
+
+def _limit(values: Sequence[str]) -> list[str]:
+    """Replaces the rarest values where there are more than a stratum may have."""
+    counts = Counter(filter(None, values))
+    if len(counts) <= MAX_STRATUM_VALUES:
+        return list(values)
+    common = {value for value, _ in counts.most_common(MAX_STRATUM_VALUES - 1)}
+    return [value if value in common else OTHER if value else "" for value in values]

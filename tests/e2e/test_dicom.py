@@ -1,0 +1,65 @@
+"""Sixteen examinations of three vendors, as a zip of DICOM, to a report: by the command line alone."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.dicom_files import Examination, write_prostate
+from tests.e2e.conftest import PHANTOMS
+from tests.integration.cli.commands import call
+
+from vfmalign.imaging.phantoms.rendering import generate_case
+from vfmalign.v1 import alignment_pb2
+
+pytestmark = pytest.mark.e2e
+
+PATIENTS = 16
+VENDORS = ("siemens", "ge", "philips")
+SHARES = ["--share", "train=0.5", "--share", "val=0.25", "--share", "test=0.25"]
+BUDGET = ["--preset", "demo", "--epochs", "1", "--steps-per-epoch", "2", "--permutations", "99", "--bootstrap", "100"]
+
+
+@pytest.fixture(scope="module")
+def export(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Examination]]:
+    """A zip of examinations, one of them enhanced, and what identifies their patients."""
+    folder = tmp_path_factory.mktemp("export")
+    examinations = [
+        write_prostate(
+            folder / f"DISC{number}",
+            generate_case(11, number, PHANTOMS),
+            vendor=VENDORS[number % len(VENDORS)],
+            enhanced=number == 2,
+            patient_name=f"Buddenbrook^Nummer{number}",
+            patient_id=f"MRN-{number:05}",
+        )
+        for number in range(PATIENTS)
+    ]
+    path = folder / "export.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as packed:
+        for file in sorted(folder.rglob("*.dcm")):
+            packed.write(file, file.relative_to(folder))
+    return path, examinations
+
+
+def test_three_commands_lead_from_a_zip_to_a_report(
+    world: Any, export: tuple[Path, list[Examination]], tmp_path: Path
+) -> None:
+    path, examinations = export
+    home = ["--home", str(world.home.path), "--json"]
+    shown = call("dicom", "show", str(path), "--declaration", "prostate_mpmri", "--json")
+    imported = call("dataset", "import", str(path), "--id", "clinic", *SHARES, *home)
+    task = ["--task", "segmentation", "--label", "gland", "--reports", str(tmp_path)]
+    call("check", "clinic", "--model", "micro", "--id", "clinic-gland", *task, *BUDGET, *home)
+    assert len(shown.document["studies"]) == PATIENTS
+    assert imported.document["strata"]["manufacturer"] == {"siemens": 6, "ge": 5, "philips": 5}
+    result = world.get("clinic-gland").result
+    assert result.verdict == alignment_pb2.VERDICT_INSUFFICIENT_TRAINING, "2 of the preset's steps"
+    assert result.metric.name == "gland_dice"
+    (page,) = tmp_path.glob("*.html")
+    printed = [shown.out, shown.err, imported.out, imported.err, page.read_text()]
+    for examination in examinations:
+        for mark in examination.marks:
+            assert not any(mark.lower() in text.lower() for text in printed), mark

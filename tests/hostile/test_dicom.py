@@ -1,0 +1,169 @@
+"""Hostile DICOM files, one row each: refused with a remedy, in little memory, and without a word of their headers."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pydicom import Dataset, uid
+from tests.dicom_files import Examination, make_array, make_enhanced, make_series, save
+
+from vfmalign.core.domain.errors import BadVolume
+from vfmalign.imaging.dicom import instances
+from vfmalign.imaging.dicom.pixels import read_stack
+from vfmalign.imaging.dicom.refusals import REFUSALS
+from vfmalign.imaging.dicom.scanning import scan
+from vfmalign.imaging.dicom.sources import open_source
+
+EXAMINATION = Examination()
+MAX_GROWTH_MIB = 400
+
+
+def change_series(**attributes: object) -> Callable[[], list[Dataset]]:
+    """A classic series with other attributes."""
+    return lambda: make_series(examination=EXAMINATION, attributes=attributes)
+
+
+def make_nested() -> list[Dataset]:
+    """Sequences in sequences, deeper than an interpreter's stack."""
+    (dataset,) = make_series(make_array((40, 34, 1)), examination=EXAMINATION)
+    # Items and sequences of undefined length, so that each costs 20 bytes.
+    nested = b"\x08\x00\x40\x11SQ\0\0\xff\xff\xff\xff\xfe\xff\x00\xe0\xff\xff\xff\xff" * 20_000
+    dataset.add_new(0x00111111, "UN", nested)
+    return [dataset]
+
+
+def make_many_groups() -> Dataset:
+    """One frame, and functional groups of more frames than are read."""
+    dataset = make_enhanced(make_array((40, 34, 1)), examination=EXAMINATION)
+    dataset.PerFrameFunctionalGroupsSequence = [Dataset()] * 100_001
+    dataset.NumberOfFrames = 100_001
+    return dataset
+
+
+def make_large_frames() -> list[Dataset]:
+    """Images whose size no volume has, and that hold next to nothing."""
+    return change_series(Rows=65_535, Columns=65_535)()
+
+
+def make_other_codestream() -> list[Dataset]:
+    """A JPEG of another size than the header's."""
+    large = make_series(make_array((200, 150, 5)), syntax=uid.JPEGLosslessSV1)
+    small = make_series(examination=EXAMINATION, syntax=uid.JPEGLosslessSV1)
+    for dataset, other in zip(small, large, strict=True):
+        dataset.PixelData = other.PixelData
+    return small
+
+
+ROWS: dict[str, Callable[[], list[Dataset] | Dataset]] = {
+    "sequences nested 20,000 deep": make_nested,
+    "functional groups of 100,001 frames": make_many_groups,
+    "images of 65,535 x 65,535": make_large_frames,
+    "JPEG of another size": make_other_codestream,
+    "2³¹ - 1 frames": change_series(NumberOfFrames=2**31 - 1),
+    "minus one frame": change_series(NumberOfFrames=-1),
+    "no rows": change_series(Rows=0),
+    "three samples of one": change_series(SamplesPerPixel=3),
+    "no bits": change_series(BitsAllocated=0, BitsStored=0),
+    "64 bits": change_series(BitsAllocated=64, BitsStored=64, HighBit=63),
+    "more bits stored than allocated": change_series(BitsStored=60_000),
+    "infinite slope": change_series(RescaleSlope=np.inf, RescaleIntercept=0),
+    "slope of zero": change_series(RescaleSlope=0, RescaleIntercept=0),
+    "slope beyond float32": change_series(RescaleSlope=1e300, RescaleIntercept=0),
+    "spacing of 1e-300 mm": change_series(PixelSpacing=[1e-300, 1e-300]),
+    "position of 1e300 mm": change_series(ImagePositionPatient=[0, 0, 1e300]),
+    "NaN for a direction": change_series(ImageOrientationPatient=["nan", 0, 0, 0, 1, 0]),
+}
+
+
+def _list_reasons(folder: Path) -> list[str]:
+    """Why nothing of the folder is used."""
+    source = open_source(folder)
+    found = scan(source, allowed=tuple(REFUSALS))
+    reasons = [file.problem for file in found.unusable] + list(found.notes)
+    for series in (series for study in found.studies for series in study.series):
+        reasons += filter(None, [series.problem, *(stack.problem for stack in series.stacks)])
+        for stack in series.stacks:
+            if not stack.problem and not series.problem:
+                with pytest.raises(BadVolume) as refused:
+                    read_stack(source, stack, "case c1", "t2w")
+                assert refused.value.remedy
+                reasons.append(str(refused.value))
+    return reasons
+
+
+@pytest.mark.filterwarnings("ignore:Invalid value for VR:UserWarning", "ignore:A value of:UserWarning")
+@pytest.mark.parametrize("make", ROWS.values(), ids=ROWS)
+def test_a_hostile_file_is_refused(make, tmp_path, caplog, capfd):
+    save(make(), tmp_path)
+    before_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+
+    reasons = _list_reasons(tmp_path)
+
+    printed = capfd.readouterr()
+    shown = " ".join([*reasons, caplog.text, printed.out, printed.err])
+    assert reasons
+    assert not [mark for mark in EXAMINATION.marks if mark in shown]
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024 - before_mib < MAX_GROWTH_MIB
+
+
+BYTES = {
+    "header of 4 GiB": (b"\x08\x00\x60\x00CS\x02\0MR", b"\x08\x00\x60\x00UN\0\0\xff\xff\xff\xfe"),
+    "name of a patient for a transfer syntax": (b"1.2.840.10008.1.2.1\0", b"Zauberberg.Walpurga\0"),
+    "name of a patient for a position": (b"-60.000000000000", b"Zauberberg      "),
+    "name of a patient for a slope": (b"1234567890", b"Zauberberg"),
+}
+
+
+@pytest.mark.parametrize(("old", "new"), BYTES.values(), ids=BYTES)
+def test_a_damaged_file_is_refused(old, new, tmp_path, caplog, capfd):
+    options = {"examination": EXAMINATION, "rescale": ("1234567890", "0")}
+    for path in save(make_series(make_array((40, 34, 2)), **options), tmp_path):
+        content = path.read_bytes()
+        assert old in content
+        path.write_bytes(content.replace(old, new))
+
+    reasons = _list_reasons(tmp_path)
+
+    printed = capfd.readouterr()
+    assert reasons
+    shown = " ".join([*reasons, caplog.text, printed.out, printed.err])
+    assert not [mark for mark in EXAMINATION.marks if mark in shown]
+
+
+def test_a_file_that_is_compressed_as_a_whole_is_inflated_up_to_a_limit(tmp_path, monkeypatch):
+    monkeypatch.setattr(instances, "MAX_INFLATED_BYTES", 2**20)
+    datasets = make_series(make_array((40, 34, 2)), syntax=uid.DeflatedExplicitVRLittleEndian)
+    for dataset in datasets:
+        dataset.private_block(0x0011, "VFMALIGN", create=True).add_new(0x01, "OB", bytes(2**22))
+    paths = save(datasets, tmp_path)
+    assert sum(path.stat().st_size for path in paths) < 2**16
+
+    reasons = _list_reasons(tmp_path)
+
+    assert [reason for reason in reasons if "holds more than 1 MiB" in reason] == reasons
+
+
+def test_a_header_of_more_items_than_a_limit_is_not_parsed(tmp_path, monkeypatch):
+    monkeypatch.setattr(instances, "MAX_ITEMS", 1000)
+    (dataset,) = make_series(make_array((40, 34, 1)))
+    dataset.ReferencedStudySequence = [Dataset()] * 1001
+    save(dataset, tmp_path)
+    monkeypatch.setattr(instances, "_parse", lambda data: pytest.fail("parsed"))
+
+    (reason,) = _list_reasons(tmp_path)
+    assert "has more than 1,000 items" in reason
+
+
+def test_an_element_of_a_gibibyte_before_the_header_is_not_allocated(tmp_path):
+    path = tmp_path / "IM00000.dcm"
+    with path.open("wb") as file:
+        file.write(bytes(128) + b"DICM" + b"\x02\x00\x02\x01OB\0\0" + (2**30).to_bytes(4, "little"))
+        file.truncate(2**30 + 2**20)  # a sparse file
+    before_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+
+    assert _list_reasons(tmp_path)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024 - before_mib < MAX_GROWTH_MIB

@@ -1,0 +1,247 @@
+"""The layout of DICOM files: how it is detected, and what a study becomes."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pydicom import uid
+from tests.dicom_files import Examination, make_affine, make_array, make_segmentation, make_series, save, write_series
+
+from vfmalign.core.domain.declarations import DatasetDeclaration, LabelMap
+from vfmalign.core.domain.errors import BadDataset, BadOption
+from vfmalign.imaging.datasets.importer import prepare_import
+from vfmalign.imaging.datasets.layouts.registry import detect_layout, read_source
+from vfmalign.imaging.datasets.layouts.sources import DicomOptions
+from vfmalign.imaging.datasets.preparation import DiscoveredDataset, ImportOptions, PreparedDataset, discover, prepare
+from vfmalign.imaging.dicom.rules import SegmentRule, Selections
+
+DECLARATION = DatasetDeclaration(
+    name="knee", modalities=("t2w",), labels=(LabelMap(name="gland", values={1: "gland"}, may_be_empty=True),)
+)
+SELECTIONS = Selections.model_validate(
+    {
+        "selections": [
+            {"name": "t2w", "conditions": {"Modality": "MR", "SeriesDescription": "t2"}},
+            {"name": "gland", "conditions": {"Modality": "SEG"}, "segments": {"1": {"label": "gland"}}},
+        ]
+    }
+).selections
+SHAPE = (40, 34, 5)
+
+
+def make_options(*allowed: str, **options: object) -> ImportOptions:
+    """Half of the patients train, and half test."""
+    dicom, shares = DicomOptions(SELECTIONS, allowed), {"train": 0.5, "test": 0.5}
+    return ImportOptions(declaration=DECLARATION, dicom=dicom, shares=shares, **options)  # type: ignore[arg-type]
+
+
+def write_study(folder: Path, number: int = 0, *, labelled: bool = True, **attributes: object) -> Examination:
+    examination = Examination(patient_id=f"PID-{number}", study_uid=f"1.2.3.{number}")
+    series = make_series(
+        make_array(SHAPE, seed=number), examination=examination, number=4, description="t2", attributes=attributes
+    )
+    save(series, folder / f"{number}/t2")
+    if labelled:
+        mask = np.zeros(SHAPE, bool)
+        mask[5:9, 4:7, 2] = True
+        save(make_segmentation(series, {"gland": mask}), folder / f"{number}/seg")
+    return examination
+
+
+def run(path: Path, options: ImportOptions) -> tuple[DiscoveredDataset, PreparedDataset]:
+    discovered = discover(path, "d", bytes(32), options)
+    return discovered, prepare(discovered, "d", options, lambda stage, done, total: None)
+
+
+def make_zip(folder: Path) -> Path:
+    path = folder.with_suffix(".zip")
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for file in sorted(folder.rglob("*.dcm")):
+            archive.write(file, file.relative_to(folder))
+    return path
+
+
+def test_a_study_becomes_a_case(tmp_path: Path) -> None:
+    examinations = [write_study(tmp_path / "d", number) for number in range(3)]
+    discovered, prepared = run(tmp_path / "d", make_options())
+    assert discovered.layout == "dicom"
+    assert not prepared.problems
+    assert [case.source.name for case in discovered.cases] == [item.study_uid for item in examinations]
+    assert [case.patient for case in discovered.cases] == [
+        f"{item.patient_id}^^^{item.issuer}" for item in examinations
+    ]
+    assert [case.place for case in discovered.cases] == ["case 1 of 3", "case 2 of 3", "case 3 of 3"]
+    cases = [case for split in ("train", "val", "test") for case in prepared.dataset.split(split)]
+    assert all(set(case.volumes) == {"t2w", "gland"} for case in cases)
+    assert cases[0].strata == {
+        "manufacturer": "siemens",
+        "scanner": "Skyra",
+        "field_strength": "3 T",
+        "t2w_slice_thickness": "3 mm",
+        "t2w_echo_time": "100 ms",
+        "t2w_repetition_time": "4 s",
+    }
+
+
+def test_a_zip_gives_what_its_folder_gives(tmp_path: Path) -> None:
+    for number in range(3):
+        write_study(tmp_path / "d", number)
+    first, second = (run(path, make_options())[1].dataset for path in (tmp_path / "d", make_zip(tmp_path / "d")))
+    assert first.digest() == second.digest()
+    assert first.train
+
+
+def test_stages_are_reported_in_files_and_cases(tmp_path: Path) -> None:
+    for number in range(2):
+        write_study(tmp_path / "d", number)
+    calls: list[tuple[str, int, int]] = []
+    checked = prepare_import(
+        tmp_path / "d", "d", make_options(), mapping_path=tmp_path / "mapping.csv", salt=bytes(32),
+        progress=lambda *call: calls.append(call),
+    )  # fmt: skip
+    assert calls == [*(("scan", done, 12) for done in range(1, 13)), ("validate", 1, 2), ("validate", 2, 2)]
+    assert sum(len(volumes) for volumes in checked.encode_cases()) == 4
+    assert "1.2.3.1,PID-1^^^SANATORIUM-BERGHOF" in (tmp_path / "mapping.csv").read_text()
+
+
+def test_a_file_that_changes_between_check_and_upload_is_noticed(tmp_path: Path) -> None:
+    write_study(tmp_path / "d")
+    checked = prepare_import(tmp_path / "d", "d", make_options(), mapping_path=tmp_path / "mapping.csv", salt=bytes(32))
+    path = next((tmp_path / "d/0/t2").iterdir())
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(BadDataset, match="a file changed during the import"):
+        list(checked.encode_cases())
+
+
+def test_layouts_are_detected(tmp_path: Path) -> None:
+    write_study(tmp_path / "d")
+    for path in (tmp_path / "d", make_zip(tmp_path / "d")):
+        assert detect_layout(path) == "dicom"
+    (tmp_path / "e").mkdir()
+    next((tmp_path / "d").rglob("*.dcm")).rename(tmp_path / "e/IM0001")
+    assert detect_layout(tmp_path / "e") == "dicom", "files need no ending"
+    (tmp_path / "e/t2.nii").touch()
+    assert detect_layout(tmp_path / "e") == "folders", "where there are NIfTI files, DICOM is named"
+    assert read_source(tmp_path / "e", "dicom")[1].notes[0] == "left out: 1 file (not DICOM)"
+
+
+def test_a_study_without_patient_needs_the_table_of_patients(tmp_path: Path) -> None:
+    examination = write_study(tmp_path / "d", PatientID="")
+    write_study(tmp_path / "d", 1)
+    _, prepared = run(tmp_path / "d", make_options())
+    (problem,) = prepared.problems
+    assert "the files state no patient (PatientID); name the patients of the cases with --patients" in str(problem)
+    discovered, prepared = run(tmp_path / "d", make_options(patients={examination.study_uid: "castorp"}))
+    assert not prepared.problems
+    assert "castorp" in {case.patient for case in discovered.cases}
+
+
+def test_a_missing_patient_is_named_beside_other_problems(tmp_path: Path) -> None:
+    examination = write_study(tmp_path / "d", SeriesDescription="t1", PatientID="")
+    write_study(tmp_path / "d", 1, PatientID=lambda index: f"PID-{index % 2}")
+    _, prepared = run(tmp_path / "d", make_options())
+    texts = [problem.text.partition(":")[0].partition(" (")[0] for problem in prepared.problems]
+    assert texts == [
+        "nothing meets the selection of t2w", "the files state no patient", "its images state 2 different patients"
+    ]  # fmt: skip
+    _, prepared = run(tmp_path / "d", make_options(patients={examination.study_uid: "castorp"}))
+    assert len(prepared.problems) == 2
+
+
+def test_a_source_without_a_case_says_what_was_left_out(tmp_path: Path) -> None:
+    (tmp_path / "zauberberg.txt").write_text("no DICOM")
+    with pytest.raises(BadDataset, match=r"there is no case; left out: 1 file \(not DICOM\)") as caught:
+        read_source(tmp_path, "dicom", DECLARATION, DicomOptions(SELECTIONS))
+    assert "zauberberg" not in str(caught.value)
+
+
+def test_a_label_map_that_no_segmentation_gives_is_noted(tmp_path: Path) -> None:
+    write_study(tmp_path / "d")
+    assert read_source(tmp_path / "d", "dicom", DECLARATION, DicomOptions(SELECTIONS))[1].notes == ()
+    _, without = read_source(tmp_path / "d", "dicom", DECLARATION, DicomOptions(SELECTIONS[:1]))
+    assert without.notes == ("gland: no selection says which segments it takes",)
+    other = SELECTIONS[1].model_copy(update={"segments": {1: SegmentRule(number=2)}})
+    _, unmet = read_source(tmp_path / "d", "dicom", DECLARATION, DicomOptions((SELECTIONS[0], other)))
+    assert unmet.notes == (
+        "gland: its selection takes nothing in 1 of 1 studies with segmentations; `vfmalign dicom show` says why",
+    )
+
+
+def test_rules_that_nobody_chose_are_noted(tmp_path: Path) -> None:
+    write_study(tmp_path / "d", labelled=False)
+    _, source = read_source(tmp_path / "d")
+    assert source.notes == ("without --declaration, DICOM is read by the rules of prostate_mpmri",)
+
+
+def test_problems_name_neither_patients_nor_files(tmp_path: Path) -> None:
+    examination = write_study(tmp_path / "d")
+    series = make_series(make_array(SHAPE, 1), examination=examination, number=5, description="t2")
+    save(series, tmp_path / "d/0/zauberberg")
+    (tmp_path / "d/zauberberg.dcm").write_bytes(bytes(128) + b"DICM" + bytes(100))
+    discovered, prepared = run(tmp_path / "d", make_options())
+    text = "\n".join(map(str, prepared.problems)).lower()
+    assert "series 4" in text
+    assert "series 5" in text
+    assert "file 12 of 12, c-" in text
+    assert not [mark for mark in (*examination.marks, "zauberberg") if mark.lower() in text]
+    assert [case.source.name for case in discovered.cases] == [examination.study_uid, "zauberberg.dcm"]
+    shown = discover(tmp_path / "d", "d", bytes(32), make_options(show_names=True))
+    assert "zauberberg.dcm" in shown.cases[1].label
+
+
+def test_refused_series_are_allowed_by_an_option_and_recorded(tmp_path: Path) -> None:
+    write_study(tmp_path / "d", BurnedInAnnotation="YES")
+    _, prepared = run(tmp_path / "d", make_options())
+    assert "annotation" in str(prepared.problems[0])
+    _, prepared = run(tmp_path / "d", make_options("burned_in_annotation"))
+    assert not prepared.problems
+    assert prepared.dataset.train[0].strata["allowed"] == "burned_in_annotation"
+
+
+def test_a_damaged_file_is_named_before_the_splits_that_it_makes_impossible(tmp_path: Path) -> None:
+    write_study(tmp_path / "d")
+    (tmp_path / "d/damaged").write_bytes(bytes(128) + b"DICM" + bytes(100))
+    _, prepared = run(tmp_path / "d", ImportOptions(declaration=DECLARATION, dicom=DicomOptions(SELECTIONS)))
+    assert "begins like DICOM, and is cut off or damaged" in prepared.problems[0].text
+
+
+def test_cases_without_a_label_map_can_be_left_out(tmp_path: Path) -> None:
+    write_study(tmp_path / "d", 0, labelled=False)
+    write_study(tmp_path / "d", 1)
+    discovered, prepared = run(tmp_path / "d", make_options(only_with=("gland",)))
+    assert [case.source.name for case in discovered.cases] == ["1.2.3.1"]
+    assert any("left out: 1 case without gland" in note for note in prepared.notes)
+
+
+def test_a_series_in_several_studies_is_a_problem_of_both(tmp_path: Path) -> None:
+    series_uid = uid.generate_uid()
+    for number in range(2):
+        write_series(
+            tmp_path / f"d/{number}", examination=Examination(study_uid=f"1.2.{number}"), number=4, description="t2",
+            series_uid=series_uid, affine=make_affine(), attributes={"PatientID": "p"},
+        )  # fmt: skip
+    _, prepared = run(tmp_path / "d", make_options())
+    assert [problem.text for problem in prepared.problems] == [
+        "series 4 has images of other studies as well; export the study again"
+    ] * 2
+
+
+def test_truncated_pixels_are_a_problem_of_the_case(tmp_path: Path) -> None:
+    write_study(tmp_path / "d")
+    path = next((tmp_path / "d/0/t2").iterdir())
+    path.write_bytes(path.read_bytes()[:-100])
+    _, prepared = run(tmp_path / "d", make_options())
+    assert "t2w: " in prepared.problems[0].text
+
+
+def test_a_declaration_that_chooses_no_series_is_refused(tmp_path: Path) -> None:
+    write_study(tmp_path / "d")
+    with pytest.raises(BadOption, match="knee does not say which series t2w takes"):
+        read_source(tmp_path / "d", "dicom", DECLARATION)
+    with pytest.raises(BadOption, match="'faces' is not refused"):
+        read_source(tmp_path / "d", "dicom", DECLARATION, DicomOptions(SELECTIONS, ("faces",)))

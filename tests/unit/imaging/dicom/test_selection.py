@@ -1,0 +1,400 @@
+"""The choice of a study's volumes: what is taken, what ties, and what problems say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from vfmalign.core.domain.declarations import DatasetDeclaration, get_declaration
+from vfmalign.imaging.dicom.examinations import Segment, Segmentation, Series, Study
+from vfmalign.imaging.dicom.frames import AttributeValue, Frame
+from vfmalign.imaging.dicom.rules import Selections, check_selections, get_selections
+from vfmalign.imaging.dicom.selection import Choice, choose, summarise_reasons
+from vfmalign.imaging.dicom.stacks import Stack
+
+Attributes = Mapping[str, AttributeValue]
+T2W: Attributes = {
+    "Modality": "MR",
+    "ImageType": ("ORIGINAL", "PRIMARY", "M"),
+    "ScanningSequence": "SE",
+    "SeriesDescription": "t2_tse_tra",
+    "MRAcquisitionType": "2D",
+    "EchoTime": 104.0,
+    "RepetitionTime": 5660.0,
+    "orientation": "transverse",
+    "slices": 19.0,
+}
+DWI: Attributes = T2W | {
+    "ImageType": ("DERIVED", "PRIMARY", "DIFFUSION", "TRACEW"),
+    "ScanningSequence": "EP",
+    "SeriesDescription": "ep2d_diff_tra",
+    "b_value": 800.0,
+    "diffusion": "trace",
+}
+ADC: Attributes = {name: value for name, value in DWI.items() if name != "b_value"} | {"diffusion": "adc"}
+T1W: Attributes = {
+    "Modality": "MR",
+    "ImageType": ("ORIGINAL", "PRIMARY", "M"),
+    "ScanningSequence": ("GR", "IR"),
+    "MRAcquisitionType": "3D",
+    "EchoTime": 2.98,
+    "RepetitionTime": 2300.0,
+    "InversionTime": 900.0,
+    "FlipAngle": 9.0,
+    "orientation": "sagittal",
+    "slices": 176.0,
+}
+
+
+def make_stack(attributes: Attributes, uid: str = "1.2", divided_by: tuple[str, ...] = (), problem: str = "") -> Stack:
+    frame = Frame("secret.dcm", 0, "1.1", uid, f"{uid}.1", None, attributes)
+    return Stack((frame,), attributes, None if problem else np.eye(4), divided_by, problem)
+
+
+def make_series(number: int, *volumes: Attributes | Stack, problem: str = "") -> Series:
+    stacks = [
+        make_stack(volume, f"1.2.{number}", ("b_value",) if len(volumes) > 1 else ())
+        if isinstance(volume, Mapping)
+        else volume
+        for volume in volumes
+    ]
+    return Series(f"series {number}", f"1.2.{number}", {}, tuple(stacks), problem)
+
+
+def make_segmentation(number: int, *labels: str, references: tuple[str, ...] = ()) -> Segmentation:
+    segments = tuple(Segment(place, label, ()) for place, label in enumerate(labels, start=1))
+    header: Attributes = {"Modality": "SEG", "SeriesDescription": f"drawn {number}"}
+    return Segmentation(f"series {number}", "secret.dcm", f"1.2.{number}", header, references, segments)
+
+
+def make_study(*series: Series, segmentations: Sequence[Segmentation] = (), words: Sequence[str] = ()) -> Study:
+    return Study("patient", "1.1", series, tuple(segmentations), frozenset(words))
+
+
+def choose_built_in(name: str, *series: Series) -> Choice:
+    return choose(make_study(*series), get_declaration(name), get_selections(name))
+
+
+def choose_by(study: Study, *selections: Mapping[str, Any], labels: Sequence[Mapping[str, Any]] = ()) -> Choice:
+    declaration = DatasetDeclaration.model_validate({"name": "d", "modalities": ["t2w"], "labels": labels})
+    rules = Selections.model_validate({"selections": selections}).selections
+    check_selections(declaration, rules)
+    return choose(study, declaration, rules)
+
+
+def list_taken(choice: Choice) -> dict[str, list[str]]:
+    return {
+        name: [label for label, reason in reasons.items() if not reason] for name, reasons in choice.reasons.items()
+    }
+
+
+SAGITTAL: Attributes = T2W | {"orientation": "sagittal"}
+ANY_MR: Mapping[str, Any] = {"name": "t2w", "conditions": {"Modality": "MR"}}
+
+
+def test_each_modality_takes_its_volume() -> None:
+    low = DWI | {"b_value": 50.0}
+    t2w, dwi, adc = make_series(4, T2W), make_series(6, low, DWI), make_series(7, ADC)
+    choice = choose_built_in("prostate_mpmri", make_series(3, SAGITTAL), t2w, dwi, adc)
+    assert choice.stacks == {"t2w": t2w.stacks[0], "dwi": dwi.stacks[1], "adc": adc.stacks[0]}
+    assert list_taken(choice) == {
+        "t2w": ["series 4"],
+        "dwi": ["series 6 (b_value 800)"],
+        "adc": ["series 7"],
+        "gland": [],
+    }
+    assert not choice.problems
+    assert not choice.lacks
+    assert choice.reasons["dwi"]["series 6 (b_value 50)"] == "b_value is 50, below 500"
+    assert summarise_reasons(choice.reasons["adc"]) == [
+        "orientation is sagittal, not transverse: series 3",
+        "no diffusion and SeriesDescription does not match: series 4",
+        "diffusion is trace, not adc and SeriesDescription does not match: series 6 (b_value 50), "
+        "series 6 (b_value 800)",
+    ]
+
+
+def test_without_a_match_the_problem_says_why_nothing_fits() -> None:
+    choice = choose_built_in("prostate_mpmri", make_series(3, SAGITTAL), make_series(6, DWI), make_series(7, ADC))
+    assert choice.problems == (
+        "nothing meets the selection of t2w: orientation is sagittal, not transverse: series 3; "
+        "diffusion is trace, but must be absent: series 6; diffusion is adc, but must be absent: series 7; "
+        "`vfmalign dicom show` lists what the study holds; correct the selection",
+    )
+    assert choice.lacks == ("t2w",)
+    assert "t2w" not in choice.stacks
+
+
+def test_a_study_without_images_lacks_all() -> None:
+    choice = choose_built_in("prostate_mpmri")
+    assert choice.lacks == ("t2w", "dwi", "adc")
+    assert "the study holds no image" in choice.problems[0]
+
+
+def test_two_equal_volumes_are_a_problem_that_tells_them_apart() -> None:
+    wide = T2W | {"EchoTime": 90.0, "SeriesDescription": "t2_tse_tra_pelvis", "Rows": 512.0}
+    choice = choose_by(make_study(make_series(4, T2W), make_series(9, wide)), ANY_MR)
+    assert choice.problems == (
+        "2 volumes meet the selection of t2w equally well: "
+        "series 4: SeriesDescription t2_tse_tra, EchoTime 104, no Rows; "
+        "series 9: SeriesDescription t2_tse_tra_pelvis, EchoTime 90, Rows 512; "
+        "add a condition or a preference that tells them apart",
+    )
+    assert not choice.stacks
+    assert not choice.lacks  # it is there, so that `--only-with` does not leave the case out
+    assert choice.reasons["t2w"] == dict.fromkeys(("series 4", "series 9"), "as good as 1 more")
+
+
+def test_a_repeated_series_says_that_nothing_tells_it_apart() -> None:
+    choice = choose_by(make_study(make_series(4, T2W), make_series(5, T2W)), ANY_MR)
+    assert "series 4; series 5; no attribute differs, as where a series is stored twice" in choice.problems[0]
+
+
+def test_a_list_of_candidates_is_bounded() -> None:
+    study = make_study(*(make_series(n, T2W | {"EchoTime": float(n)}) for n in range(1, 200)))
+    problem = choose_by(study, ANY_MR).problems[0]
+    assert "199 volumes" in problem
+    assert "and 194 more" in problem
+    assert len(problem) < 500
+
+
+def test_a_list_of_reasons_is_bounded() -> None:
+    study = make_study(*(make_series(n, SAGITTAL) for n in range(1, 200)))
+    problem = choose_by(study, ANY_MR | {"conditions": {"orientation": "transverse"}}).problems[0]
+    assert "not transverse: series 1, series 2, series 3, series 4, series 5, and 194 more; " in problem
+
+
+def test_volumes_of_one_series_that_nothing_divides_have_names_of_their_own() -> None:
+    sizes = [make_stack(T2W | {"Rows": rows}) for rows in (64.0, 128.0)]
+    choice = choose_by(make_study(make_series(4, *sizes)), ANY_MR)
+    assert list(choice.reasons["t2w"]) == ["series 4", "series 4, volume 2"]
+
+
+@pytest.mark.parametrize(
+    ("prefer", "taken"),
+    [
+        ([{"largest": "EchoTime"}], "series 3"),
+        ([{"smallest": "EchoTime"}], "series 1"),
+        ([{"largest": "b_value"}, {"smallest": "EchoTime"}], "series 1"),  # nothing has a b-value
+        ([{"conditions": {"ImageType": "ORIGINAL"}}, {"largest": "EchoTime"}], "series 2"),
+        ([{"conditions": {"Modality": "CT"}}, {"largest": "EchoTime"}], "series 3"),  # none is preferred
+        ([{"largest": "InversionTime"}], "series 2"),  # a value is preferred to none
+        ([{"largest": "EchoNumbers"}], "series 3"),  # of several values the largest counts
+    ],
+)
+def test_preferences_decide_in_order(prefer: Sequence[Mapping[str, Any]], taken: str) -> None:
+    first = T2W | {"EchoTime": 80.0, "EchoNumbers": 1.0}
+    second = T2W | {"EchoTime": 90.0, "InversionTime": 2500.0, "EchoNumbers": 1.0}
+    derived = T2W | {"EchoTime": 100.0, "ImageType": ("DERIVED", "PRIMARY"), "EchoNumbers": (1.0, 2.0)}
+    study = make_study(make_series(1, first), make_series(2, second), make_series(3, derived))
+    choice = choose_by(study, ANY_MR | {"prefer": prefer})
+    assert list_taken(choice) == {"t2w": [taken]}
+    others = [reason for reason in choice.reasons["t2w"].values() if reason]
+    assert all(reason.startswith("another is preferred: ") for reason in others)
+
+
+def test_a_volume_with_a_problem_is_not_taken() -> None:
+    broken = make_stack(T2W, "1.2.5", problem="2 slices missing between others that lie 3 mm apart")
+    choice = choose_by(make_study(make_series(4, T2W), make_series(5, broken)), ANY_MR)
+    assert list_taken(choice) == {"t2w": ["series 4"]}
+    assert choice.reasons["t2w"]["series 5"] == broken.problem
+
+
+def test_a_problem_of_the_only_match_is_told() -> None:
+    broken = make_stack(T2W, "1.2.5", problem="2 slices missing between others that lie 3 mm apart")
+    choice = choose_by(make_study(make_series(5, broken), make_series(6, {"Modality": "CT"})), ANY_MR)
+    assert choice.problems == (
+        "what meets the selection of t2w cannot be used: series 5: 2 slices missing between others that lie 3 mm "
+        "apart; export the series again, or select another",
+    )
+    assert not choice.lacks
+    refused = make_series(5, T2W, problem="its pixels contain annotation")
+    assert "its pixels contain annotation" in choose_by(make_study(refused), ANY_MR).problems[0]
+
+
+def test_problems_and_reasons_hide_private_words() -> None:
+    named = T2W | {"SeriesDescription": "t2 Zauberberg 19240712"}
+    other = T2W | {"SeriesDescription": "t2 WALPURGA"}
+    study = make_study(make_series(4, named), make_series(5, other), words=("zauberberg", "walpurga"))
+    rules = [ANY_MR, ANY_MR | {"conditions": {"SeriesDescription": "x"}}]
+    for choice in (choose_by(study, rule) for rule in rules):
+        text = " ".join((*choice.problems, *choice.reasons["t2w"].values())).lower()
+        assert not [word for word in ("zauberberg", "walpurga", "19240712", "secret", "1.2.4") if word in text]
+    assert choose_by(study, ANY_MR | {"conditions": {"SeriesDescription": {"contains": "zauber"}}}).stacks
+
+
+GLAND: Mapping[str, Any] = {"name": "gland", "values": {"1": "gland"}}
+LESIONS: Mapping[str, Any] = {
+    "name": "lesions",
+    "values": {"1": "lesion", "2": "lesion"},
+    "may_be_empty": True,
+}
+ZONES: Mapping[str, Any] = {"name": "zones", "values": {"1": "peripheral", "2": "transition"}}
+
+
+def select_label(name: str, **segments: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {
+        "name": name,
+        "conditions": {"Modality": "SEG"},
+        "segments": {key.removeprefix("v"): rule for key, rule in segments.items()},
+    }
+
+
+def choose_label(label: Mapping[str, Any], rule: Mapping[str, Any], *segmentations: Segmentation) -> Choice:
+    t2w, sagittal = make_series(4, T2W), make_series(3, SAGITTAL)
+    transverse = ANY_MR | {"conditions": {"orientation": "transverse"}}
+    return choose_by(make_study(sagittal, t2w, segmentations=segmentations), transverse, rule, labels=[label])
+
+
+def test_a_label_map_takes_the_segments_of_its_values() -> None:
+    drawn = make_segmentation(100, "Prostate", "Lesion 1", "Lesion 2", references=("1.2.4",))
+    choice = choose_label(GLAND, select_label("gland", v1={"label": "prostate"}), drawn)
+    assert choice.label_maps["gland"].segmentation is drawn
+    assert choice.label_maps["gland"].values == {1: 1}
+    assert choice.label_maps["gland"].reference is choice.stacks["t2w"]
+    # Several segments of one value are united, and a grade that nobody has may be absent.
+    rule = select_label("lesions", v1={"label": {"contains": "lesion"}}, v2={"label": "cancer"})
+    assert choose_label(LESIONS, rule, drawn).label_maps["lesions"].values == {2: 1, 3: 1}
+
+
+def test_a_label_map_lies_on_the_image_that_it_was_drawn_on() -> None:
+    rule = select_label("gland", v1={"number": 1})
+    drawn = make_segmentation(100, "Prostate", references=("1.2.3",))
+    assert choose_label(GLAND, rule, drawn).label_maps["gland"].reference.attributes["orientation"] == "sagittal"
+    unknown = replace(drawn, references=("1.2.999",))
+    choice = choose_label(GLAND, rule, unknown)
+    assert choice.label_maps["gland"].reference is choice.stacks["t2w"]
+
+
+def test_a_study_may_lack_a_label_map() -> None:
+    rule = select_label("zones", v1={"label": "pz"}, v2={"label": "tz"})
+    choice = choose_label(ZONES, rule, make_segmentation(100, "Prostate"), make_segmentation(101, "PZ"))
+    assert not choice.label_maps
+    assert not choice.problems
+    assert choice.reasons["zones"] == {
+        "series 100": "no segment is peripheral or transition",
+        "series 101": "no segment is transition",
+    }
+
+
+def test_two_equal_segmentations_are_a_problem() -> None:
+    drawn = [make_segmentation(number, "Prostate") for number in (100, 101)]
+    choice = choose_label(GLAND, select_label("gland", v1={"label": "Prostate"}), *drawn)
+    assert choice.problems == (
+        "2 volumes meet the selection of gland equally well: series 100: SeriesDescription drawn 100; "
+        "series 101: SeriesDescription drawn 101; add a condition or a preference that tells them apart",
+    )
+    assert not choice.label_maps
+
+
+def test_a_segment_of_two_values_is_a_problem() -> None:
+    rule = select_label("zones", v1={"label": {"contains": "z"}}, v2={"label": "tz"})
+    choice = choose_label(ZONES, rule, make_segmentation(100, "PZ", "TZ"))
+    assert "series 100: its segment 2 is meant by the values 1 and 2" in choice.problems[0]
+
+
+def test_a_coded_concept_that_holds_a_name_is_hidden() -> None:
+    study = make_study(segmentations=[make_segmentation(100, "Zauberberg")], words=("zauberberg",))
+    (candidate,) = choose_by(study, ANY_MR).segmentations
+    assert candidate.screen_code("99local:Zauberberg1") == "…"
+    assert candidate.screen_code("SCT:41216001") == "SCT:41216001"
+    assert candidate.screen_code("99local:\x1b[31m") == "…"
+    assert replace(candidate, private_words=frozenset({"ng"})).screen_code("99local:Ng An") == "…"
+
+
+LOCALISER: Attributes = T2W | {"EchoTime": 5.0, "ImageType": ("ORIGINAL", "PRIMARY", "LOCALIZER")}
+PROSTATES: Mapping[str, tuple[Attributes, str]] = {
+    "GE": (T2W | {"ScanningSequence": "SE", "ImageType": ("ORIGINAL", "PRIMARY", "OTHER")}, "t2w"),
+    "Philips, enhanced": ({"Modality": "MR", "AcquisitionContrast": "T2", "orientation": "transverse"}, "t2w"),
+    "enhanced of unknown contrast": (
+        {name: value for name, value in T2W.items() if name != "ScanningSequence"} | {"AcquisitionContrast": "UNKNOWN"},
+        "t2w",
+    ),
+    "3D": (T2W | {"MRAcquisitionType": "3D", "RepetitionTime": 1700.0, "EchoTime": 200.0}, "t2w"),
+    "named in German": (T2W | {"SeriesDescription": "T2 TSE axial hochaufgelöst"}, "t2w"),
+    "not named": ({name: value for name, value in T2W.items() if name != "SeriesDescription"}, "t2w"),
+    "sagittal": (SAGITTAL, ""),
+    "localiser": (LOCALISER, ""),
+    "fast localiser": (T2W | {"SeriesDescription": "Lokalizer", "RepetitionTime": 1000.0}, ""),
+    "T1w": (T2W | {"EchoTime": 11.0, "RepetitionTime": 600.0}, ""),
+    "proton density": (T2W | {"EchoTime": 30.0}, ""),
+    "dynamic": (T2W | {"ScanningSequence": "GR", "EchoTime": 1.5, "RepetitionTime": 4.0}, ""),
+    "echo-planar without b-value": (T2W | {"ScanningSequence": ("EP", "SE")}, ""),
+    "b = 0": (DWI | {"b_value": 0.0, "diffusion": "none"}, ""),
+    "b = 400": (DWI | {"b_value": 400.0}, ""),
+    "calculated": (DWI | {"b_value": 1400.0, "ImageType": ("DERIVED", "PRIMARY", "CALC_BVALUE")}, "dwi"),
+    "GE, without directions": ({name: value for name, value in DWI.items() if name != "diffusion"}, "dwi"),
+    "a single direction": (DWI | {"diffusion": "direction"}, ""),
+    "CT": (T2W | {"Modality": "CT"}, ""),
+    "ADC": (ADC, "adc"),
+    "GE's ADC": (
+        {name: value for name, value in DWI.items() if name != "diffusion"}
+        | {"SeriesDescription": "Apparent Diffusion Coefficient (mm2/s)", "b_value": 1000.0},
+        "adc",
+    ),
+    "ADC by its name": (
+        {name: value for name, value in ADC.items() if name != "diffusion"} | {"SeriesDescription": "dADC Karte"},
+        "adc",
+    ),
+    "exponential ADC": (DWI | {"SeriesDescription": "eADC", "diffusion": "none"}, ""),
+}
+
+
+@pytest.mark.parametrize(("attributes", "name"), PROSTATES.values(), ids=PROSTATES)
+def test_the_rules_of_prostates_know_a_series(attributes: Attributes, name: str) -> None:
+    choice = choose_built_in("prostate_mpmri", make_series(1, attributes))
+    assert set(choice.stacks) == ({name} if name else set())
+
+
+def test_the_dwi_of_prostates_has_the_largest_b_value_and_combines_directions() -> None:
+    combined, plain = DWI | {"b_value": 1400.0}, DWI | {"b_value": 1400.0, "diffusion": "none"}
+    direction = DWI | {"b_value": 2000.0, "diffusion": "direction"}
+    choice = choose_built_in("prostate_mpmri", *map(make_series, range(1, 5), (DWI, plain, combined, direction)))
+    assert list_taken(choice)["dwi"] == ["series 3"]
+
+
+def test_two_transverse_t2w_are_a_problem_unless_one_is_derived() -> None:
+    fine = T2W | {"SeriesDescription": "t2_tse_tra_320"}
+    choice = choose_built_in("prostate_mpmri", make_series(4, T2W), make_series(5, fine))
+    assert "2 volumes meet the selection of t2w equally well" in choice.problems[0]
+    derived = fine | {"ImageType": ("DERIVED", "SECONDARY", "MPR")}
+    choice = choose_built_in("prostate_mpmri", make_series(4, T2W), make_series(5, derived))
+    assert list_taken(choice)["t2w"] == ["series 4"]
+
+
+SPOILED: Attributes = {name: value for name, value in T1W.items() if name != "InversionTime"} | {
+    "ScanningSequence": "GR",
+    "RepetitionTime": 8.2,
+    "FlipAngle": 12.0,
+}
+BRAINS: Mapping[str, tuple[Attributes, bool]] = {
+    "MPRAGE": (T1W, True),
+    "BRAVO": (T1W | {"ScanningSequence": "GR", "RepetitionTime": 8.2, "InversionTime": 450.0}, True),
+    "spoiled": (SPOILED, True),
+    "enhanced": ({"Modality": "MR", "MRAcquisitionType": "3D", "AcquisitionContrast": "T1"}, True),
+    "with contrast": (T1W | {"ContrastBolusAgent": "Gadovist"}, True),
+    "2D": (T1W | {"MRAcquisitionType": "2D"}, False),
+    "FLAIR": (T1W | {"ScanningSequence": ("SE", "IR"), "EchoTime": 390.0, "InversionTime": 1800.0}, False),
+    "T2w SPACE": (T1W | {"ScanningSequence": "SE", "EchoTime": 400.0}, False),
+    "SWI": (SPOILED | {"EchoTime": 20.0, "RepetitionTime": 28.0}, False),
+    "angiography": (SPOILED | {"SeriesDescription": "TOF_3D_multi-slab", "EchoTime": 3.4}, False),
+    "proton density": (SPOILED | {"FlipAngle": 3.0}, False),
+    "phase": (T1W | {"ImageType": ("ORIGINAL", "PRIMARY", "P")}, False),
+    "localiser": (T1W | {"SeriesDescription": "AAHead_Scout"}, False),
+}
+
+
+@pytest.mark.parametrize(("attributes", "is_taken"), BRAINS.values(), ids=BRAINS)
+def test_the_rules_of_brains_know_a_series(attributes: Attributes, is_taken: bool) -> None:
+    assert bool(choose_built_in("brain_t1w", make_series(1, attributes)).stacks) is is_taken
+
+
+def test_the_t1w_of_brains_has_no_contrast_agent_unless_it_is_alone() -> None:
+    enhanced, derived = T1W | {"ContrastBolusAgent": "Gd"}, T1W | {"ImageType": ("DERIVED", "SECONDARY", "MPR")}
+    choice = choose_built_in("brain_t1w", *map(make_series, range(1, 4), (enhanced, derived, T1W)))
+    assert list_taken(choice)["t1w"] == ["series 3"]
+    assert choice.reasons["t1w"]["series 1"] == "another is preferred: ContrastBolusAgent is Gd, but must be absent"
