@@ -137,9 +137,11 @@ def decode_frames(
         BadVolume: the pixels are in colour, their transfer syntax is not read, or they are damaged.
     """
     with refuse_damage(name):
-        # A member of a zip seeks back by reading it from its beginning.
-        is_slow = isinstance(stream, ZipExtFile) and len(indices) > 1
-        plain = to_plain(io.BytesIO(stream.read()) if is_slow else stream)
+        if isinstance(stream, ZipExtFile) and len(indices) > 1:
+            stream.seek(0)
+            # In memory, because a member of a zip seeks back by reading it from its beginning.
+            stream = io.BytesIO(stream.read())
+        plain = to_plain(stream)
         header = read_header(plain).dataset
         plugin = _choose_plugin(header, name, photometric)
         if header.file_meta.TransferSyntaxUID.is_encapsulated:
