@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from pydicom import Dataset, uid
-from tests.dicom_files import Examination, make_array, make_enhanced, make_series, save
+from tests.dicom_files import Examination, make_array, make_enhanced, make_segmentation, make_series, save
 
 from vfmalign.core.domain.errors import BadVolume
 from vfmalign.imaging.dicom import instances
 from vfmalign.imaging.dicom.pixels import read_stack
 from vfmalign.imaging.dicom.refusals import REFUSALS
 from vfmalign.imaging.dicom.scanning import scan
+from vfmalign.imaging.dicom.segmentations import read_label_map
 from vfmalign.imaging.dicom.sources import open_source
 
 EXAMINATION = Examination()
@@ -107,6 +108,47 @@ def test_a_hostile_file_is_refused(make, tmp_path, caplog, capfd):
     shown = " ".join([*reasons, caplog.text, printed.out, printed.err])
     assert reasons
     assert not [mark for mark in EXAMINATION.marks if mark in shown]
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024 - before_mib < MAX_GROWTH_MIB
+
+
+SEGMENTATIONS: dict[str, dict[str, object]] = {
+    "frames of 65,535 x 65,535": {"Rows": 65_535, "Columns": 65_535},
+    "2³¹ - 1 frames": {"NumberOfFrames": 2**31 - 1},
+    "minus one frame": {"NumberOfFrames": -1},
+    "no segment": {"SegmentSequence": []},
+    "2,000 segments": {"SegmentSequence": [Dataset()] * 2_000},
+    "no functional groups": {"PerFrameFunctionalGroupsSequence": []},
+    "another frame of reference": {"FrameOfReferenceUID": "1.2.3"},
+    "a name for a type": {"SegmentationType": "ZAUBERBERG"},
+    "fractions of nothing": {"SegmentationType": "FRACTIONAL", "MaximumFractionalValue": 0},
+    "no pixels": {"PixelData": b""},
+}
+
+
+@pytest.mark.filterwarnings("ignore:Invalid value for VR:UserWarning", "ignore:A value of:UserWarning")
+@pytest.mark.parametrize("changes", SEGMENTATIONS.values(), ids=SEGMENTATIONS)
+def test_a_hostile_segmentation_is_refused(changes, tmp_path, caplog, capfd):
+    image = make_series(examination=EXAMINATION)
+    segmentation = make_segmentation(image, {"gland": np.ones((40, 34, 5), bool)})
+    for keyword, value in changes.items():
+        setattr(segmentation, keyword, value)
+    save([*image, segmentation], tmp_path)
+    before_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    source = open_source(tmp_path)
+
+    found = scan(source)
+    (study,) = found.studies
+    reasons = [*found.notes, *(file.problem for file in found.unusable)]
+    for item in study.segmentations:
+        with pytest.raises(BadVolume) as refused:
+            read_label_map(source, item, study.series[0].stacks[0], {1: 1}, "case c1/gland")
+        assert refused.value.remedy
+        reasons.append(str(refused.value))
+
+    printed = capfd.readouterr()
+    shown = " ".join([*reasons, caplog.text, printed.out, printed.err]).lower()
+    assert reasons
+    assert not [mark for mark in EXAMINATION.marks if mark.lower() in shown]
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024 - before_mib < MAX_GROWTH_MIB
 
 

@@ -45,6 +45,7 @@ _CODES = ("SegmentedPropertyCategoryCodeSequence", "SegmentedPropertyTypeCodeSeq
 _MODIFIERS = "SegmentedPropertyTypeModifierCodeSequence"
 _PHOTOMETRIC = ("MONOCHROME2", "PALETTE COLOR")
 """Interpretations of stored values; a palette says in which colours to show the numbers of segments."""
+_TYPES = ("BINARY", "FRACTIONAL", "LABELMAP")
 _EXPORT_AGAIN = "export the segmentation again"
 
 
@@ -160,6 +161,8 @@ def read_label_map(
     # Numbers that no scanner writes overflow; what comes of them lies on no grid.
     with refuse_damage(name), np.errstate(all="ignore"), source.open(segmentation.file) as stream:
         header = read_header(stream).dataset
+        if header.get("SegmentationType") not in _TYPES:
+            raise BadVolume(f"its SegmentationType is none of {', '.join(_TYPES)}", subject=name, remedy=_EXPORT_AGAIN)
         _check_frame_of_reference(header, source, reference, name)
         grid, placed = _place(_list_planes(header, name), header, reference, name)
         drawn = [(plane, placement) for plane, placement in placed if plane.segment is None or plane.segment in values]
