@@ -12,6 +12,7 @@ from tests.dicom_files import make_array, make_enhanced, make_series, save, writ
 
 from vfmalign.core.domain.errors import BadVolume
 from vfmalign.imaging import headers
+from vfmalign.imaging.dicom.instances import read_header
 from vfmalign.imaging.dicom.pixels import decode_frames, read_stack
 from vfmalign.imaging.dicom.scanning import scan
 from vfmalign.imaging.dicom.sources import open_source
@@ -271,3 +272,17 @@ def test_many_frames_are_read_from_a_zip_without_beginning_anew(syntax, tmp_path
 
     assert read_stack(source, series.stacks[0], "case c1", "t2w").array_XYZ.shape == (40, 34, 20)
     assert len(rewinds) < 20
+
+
+def test_a_member_of_a_zip_is_read_from_its_beginning(tmp_path):
+    (path,) = write_enhanced(tmp_path / "files", make_array((40, 34, 3)))
+    with zipfile.ZipFile(tmp_path / "export.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.write(path, "image")
+    with path.open("rb") as file:
+        expected = [frame.copy() for frame in decode_frames(file, [0, 1, 2], "case c1")]
+
+    with open_source(tmp_path / "export.zip").open("image") as member:
+        read_header(member)
+        decoded = [frame.copy() for frame in decode_frames(member, [0, 1, 2], "case c1")]
+
+    assert np.array_equal(decoded, expected)

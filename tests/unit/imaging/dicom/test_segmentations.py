@@ -6,11 +6,10 @@ Legend: X, Y, Z are columns, rows and slices of the image.
 from __future__ import annotations
 
 import io
-import zipfile
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
 
 import data_store
 import numpy as np
@@ -54,24 +53,10 @@ def _to_stack(datasets: Sequence[Dataset]) -> Stack:
     return stack
 
 
-class ZippedSource(MemorySource):
-    """The same as members of a zip."""
-
-    def open(self, name: str) -> BinaryIO:
-        file = io.BytesIO()
-        with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
-            archive.writestr(name, self.contents[name])
-        return cast(BinaryIO, zipfile.ZipFile(file).open(name))
-
-
 def _read(
-    segmentation: Dataset,
-    image: Sequence[Dataset],
-    values: Mapping[int, int],
-    change: Any = lambda content: content,
-    source_type: type[MemorySource] = MemorySource,
+    segmentation: Dataset, image: Sequence[Dataset], values: Mapping[int, int], change: Any = lambda content: content
 ) -> Volume:
-    source = source_type({"seg": segmentation} | {f"image-{index}": item for index, item in enumerate(image)})
+    source = MemorySource({"seg": segmentation} | {f"image-{index}": item for index, item in enumerate(image)})
     source.contents["seg"] = change(source.contents["seg"])
     header = dcmread(io.BytesIO(source.contents["seg"]), stop_before_pixels=True)
     return read_label_map(source, read_segmentation(header, "seg", "series 100"), _to_stack(image), values, NAME)
@@ -102,13 +87,6 @@ def _in_order(image: Sequence[Dataset]) -> list[Dataset]:
 
 def _segment(image: Sequence[Dataset], masks: Mapping[str, NDArray[np.bool_]], **options: Any) -> Dataset:
     return dicom_files.make_segmentation(_in_order(image), masks, **options)
-
-
-def test_frames_are_read_from_a_zip(image: list[Dataset]) -> None:
-    segmentation = _segment(image, {"gland": GLAND})
-    read = [_read(segmentation, image, {1: 1}, source_type=kind).array_XYZ for kind in (MemorySource, ZippedSource)]
-    assert read[0].sum() == GLAND.sum()
-    assert np.array_equal(*read)
 
 
 def test_a_header_gives_labels_codes_and_the_series_that_it_was_drawn_on(image: list[Dataset]) -> None:

@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
 from vfmalign.cli.exits import BAD_INPUT
@@ -40,6 +38,7 @@ from vfmalign.cli.views.dataset_tables import (
     to_dataset_document,
 )
 from vfmalign.cli.views.output import Output
+from vfmalign.cli.views.progress import progress_bar
 from vfmalign.cli.views.tables import new_table
 from vfmalign.client.dataset_description import describe_dataset
 from vfmalign.client.messages.features import Dataset
@@ -225,7 +224,7 @@ def _import(
     mapping = mapping or state_directory.private / "mapping.csv"
     mapping_note = f"{mapping} maps the ids to your folders; it is readable by you only and stays on this machine"
     try:
-        with _progress_bar(output) as progress:
+        with progress_bar(output) as progress:
             salt = load_salt(state_directory.private / "salt")
             checked = prepare_import(path, dataset_id, options, mapping_path=mapping, salt=salt, progress=progress)
             dataset = import_dataset(target, checked, progress)
@@ -256,7 +255,7 @@ def _dry_run(
     salt_path = state_directory.private / "salt"
     # Without a secret, ids are drawn for this run alone: creating it would write a file.
     salt = load_salt(salt_path) if salt_path.exists() else secrets.token_bytes(SALT_BYTES)
-    with _progress_bar(output) as progress:
+    with progress_bar(output) as progress:
         discovered = discover(path, dataset_id, salt, options, progress)
         prepared = prepare(discovered, dataset_id, options, progress)
     dataset = describe_dataset(prepared.dataset)
@@ -336,7 +335,7 @@ def phantoms(
     target = Target.find(StateDirectory(home))
     counts: dict[Split, int] = {"pretrain": pretrain, "train": train, "val": val, "test": test}
     name = ID.check(dataset_id or f"phantoms-{seed}", "dataset id")
-    with _progress_bar(output) as progress:
+    with progress_bar(output) as progress:
         dataset = import_phantoms(target, PhantomDataset(name, seed, counts), progress)
     output.emit(to_dataset_document(dataset), *show_dataset(dataset))
     _write_notes(list_limits_of_dataset(dataset), output, dataset)
@@ -392,18 +391,3 @@ def _parse_shares(texts: list[str]) -> dict[Split, float]:
                 remedy=f"use one of the splits {', '.join(known)}, such as train=0.6",
             ) from None
     return shares
-
-
-@contextmanager
-def _progress_bar(output: Output) -> Iterator[Callable[[str, int, int], None]]:
-    """Shows a progress bar for `progress(stage, done, total)`, in files where they are scanned, and in cases."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=output.err, transient=True, disable=not output.err.is_terminal) as bars:
-        tasks: dict[str, TaskID] = {}
-
-        def show_progress(stage: str, done: int, total: int) -> None:
-            if stage not in tasks:
-                tasks[stage] = bars.add_task(f"{stage} {'files' if stage == 'scan' else 'cases'}", total=total)
-            bars.update(tasks[stage], completed=done)
-
-        yield show_progress
