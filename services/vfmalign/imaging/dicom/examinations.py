@@ -22,7 +22,7 @@ class Series:
         attributes: those that all of its frames share.
         stacks: the volumes that it holds or was meant to hold; each says why it is none.
         problem: why nothing of the series is used, such as annotation in the pixels; empty otherwise.
-        allowed: refusals that would apply, and that the user lifted; see `refusals`.
+        allowed: refusals that would apply to its images, and that the user lifted; see `refusals`.
     """
 
     label: str

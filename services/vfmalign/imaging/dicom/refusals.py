@@ -1,4 +1,4 @@
-"""Refusals: images whose pixels may hold text that names a patient.
+"""Refusals: images whose pixels may hold text that names a patient, and volumes that nothing places to each other.
 
 De-identification leaves pixels as they are, so that what is written into them stays. Each refusal may be lifted by an
 option of the import, which is then recorded with the cases that it lets in.
@@ -20,15 +20,15 @@ _OVERLAY_DATA = 0x3000
 
 
 class Refusal(NamedTuple):
-    """Why an image is refused.
+    """Why an image or a study is refused.
 
     Attributes:
-        applies: whether it is, by its header.
-        text: what is wrong with its series.
+        text: what is wrong with the series or the study.
+        applies: whether an image is refused, by its header; None for what `selection.choose` finds in a study.
     """
 
-    applies: Callable[[Dataset], bool]
     text: str
+    applies: Callable[[Dataset], bool] | None = None
 
 
 def _is_burned_in(header: Dataset) -> bool:
@@ -43,10 +43,12 @@ def _has_overlay(header: Dataset) -> bool:
     return any(tag.group & 0xFF01 == 0x6000 and tag.element == _OVERLAY_DATA for tag in header.keys())  # noqa: SIM118
 
 
+FRAMES_OF_REFERENCE = "frames_of_reference"
 REFUSALS: Mapping[str, Refusal] = {
-    "burned_in_annotation": Refusal(_is_burned_in, "its pixels contain annotation (BurnedInAnnotation is YES)"),
-    "secondary_capture": Refusal(_is_secondary_capture, "it is a secondary capture, such as a screenshot"),
-    "overlay": Refusal(_has_overlay, "it has overlays, which often hold text"),
+    "burned_in_annotation": Refusal("its pixels contain annotation (BurnedInAnnotation is YES)", _is_burned_in),
+    "secondary_capture": Refusal("it is a secondary capture, such as a screenshot", _is_secondary_capture),
+    "overlay": Refusal("it has overlays, which often hold text", _has_overlay),
+    FRAMES_OF_REFERENCE: Refusal("its volumes are not known to lie in one frame of reference"),
 }
 """By the name that allows it."""
 
@@ -66,7 +68,7 @@ def check_allowed(names: Collection[str]) -> frozenset[str]:
 
 def list_refusals(header: Dataset) -> frozenset[str]:
     """Returns the names of the refusals that apply to an image."""
-    return frozenset(name for name, refusal in REFUSALS.items() if refusal.applies(header))
+    return frozenset(name for name, refusal in REFUSALS.items() if refusal.applies and refusal.applies(header))
 
 
 def describe_refusals(names: Collection[str]) -> str:

@@ -7,13 +7,14 @@ lists them with the attributes that tell them apart.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Generic, NamedTuple, TypeVar
 
 from vfmalign.core.domain.declarations import DatasetDeclaration, LabelMap, VolumeKind
 from vfmalign.imaging.dicom.examinations import Segmentation, Series, Study
 from vfmalign.imaging.dicom.frames import DERIVED, KEYWORDS, AttributeValue
+from vfmalign.imaging.dicom.refusals import FRAMES_OF_REFERENCE, REFUSALS
 from vfmalign.imaging.dicom.rules import Preference, Selection
 from vfmalign.imaging.dicom.rules.conditions import Attributes, Conditions, find_unmet, format_value
 from vfmalign.imaging.dicom.screening import HIDDEN, names_somebody, screen_attributes, screen_text
@@ -91,6 +92,7 @@ class Choice:
         lacks: modalities that no volume shows, each of which is one of the problems.
         reasons: by selection and label of a candidate, why it is not taken; empty for the one that is.
         images, segmentations: the candidates, in order.
+        allowed: refusals that would apply to what is taken, and that the user lifted; see `refusals`.
     """
 
     stacks: Mapping[VolumeKind, Stack]
@@ -100,15 +102,19 @@ class Choice:
     reasons: Mapping[VolumeKind, Mapping[str, str]]
     images: Sequence[Candidate[Stack]]
     segmentations: Sequence[Candidate[Segmentation]]
+    allowed: tuple[str, ...] = ()
 
 
-def choose(study: Study, declaration: DatasetDeclaration, selections: Sequence[Selection]) -> Choice:
+def choose(
+    study: Study, declaration: DatasetDeclaration, selections: Sequence[Selection], allowed: Collection[str] = ()
+) -> Choice:
     """Chooses what each modality and label map takes.
 
     Args:
         study: the study.
         declaration: what it should hold.
         selections: those that `rules.check_selections` accepts for the declaration, or none, which takes nothing.
+        allowed: names of `refusals.REFUSALS` that are lifted, as of the scan.
     """
     by_name = {selection.name: selection for selection in selections}
     images = [candidate for series in study.series for candidate in _list_stacks(series, study.private_words)]
@@ -127,18 +133,23 @@ def choose(study: Study, declaration: DatasetDeclaration, selections: Sequence[S
         for name, match in drawn.items()
         if match.chosen is not None and first is not None
     }
+    displaced = _find_displaced(stacks | {name: drawn.reference for name, drawn in label_maps.items()})
+    is_allowed = FRAMES_OF_REFERENCE in allowed
+    lifted = [FRAMES_OF_REFERENCE] if displaced and is_allowed else []
     return Choice(
         stacks=stacks,
         label_maps=label_maps,
         problems=(
             *(match.problem for match in matches.values() if match.problem),
             *(match.problem for match in drawn.values() if match.problem and match.is_met),
+            *([displaced] if displaced and not is_allowed else []),
         ),
         lacks=tuple(name for name, match in matches.items() if not match.is_met),
         reasons={name: match.reasons for name, match in matches.items()}
         | {name: match.reasons for name, match in drawn.items()},
         images=images,
         segmentations=segmentations,
+        allowed=tuple(sorted({*lifted, *_list_allowed(study, stacks.values())})),
     )
 
 
@@ -311,6 +322,26 @@ def _find_reference(segmentation: Segmentation, stacks: Iterable[Stack]) -> Stac
         stack for stack in stacks if not stack.problem and stack.frames[0].series_uid in segmentation.references
     )
     return next(drawn_on, None)
+
+
+def _find_displaced(volumes: Mapping[VolumeKind, Stack]) -> str:
+    """Says which volumes nothing places to each other; a label map lies where the image does that it is drawn on."""
+    kinds: dict[str, list[VolumeKind]] = {}
+    for kind, stack in volumes.items():
+        kinds.setdefault(stack.frame_of_reference_uid, []).append(kind)
+    if len(set(volumes.values())) <= 1 or (len(kinds) == 1 and "" not in kinds):
+        return ""
+    groups = [", ".join(members) if uid else f"{', '.join(members)}: none stated" for uid, members in kinds.items()]
+    return (
+        f"{REFUSALS[FRAMES_OF_REFERENCE].text} ({'; '.join(groups)}), so that their places to each other are unknown; "
+        f"register the series and export them again, or allow it with --allow {FRAMES_OF_REFERENCE}"
+    )
+
+
+def _list_allowed(study: Study, stacks: Iterable[Stack]) -> list[str]:
+    """Names of the refusals that were lifted for the series of stacks."""
+    used = {stack.frames[0].series_uid for stack in stacks}
+    return [name for series in study.series if series.uid in used for name in series.allowed]
 
 
 def _list_some(texts: Sequence[str], count: int, separator: str = "; ") -> str:

@@ -49,6 +49,11 @@ class Stack:
     divided_by: tuple[str, ...] = ()
     problem: str = ""
 
+    @property
+    def frame_of_reference_uid(self) -> str:
+        """That of all frames, where they form a volume; empty where they state none. Private."""
+        return self.frames[0].frame_of_reference_uid
+
 
 def divide(frames: Sequence[Frame]) -> list[Stack]:
     """Divides the frames of a series into stacks, in order of what divides them."""

@@ -23,6 +23,8 @@ from vfmalign.imaging.dicom.stacks import Stack
 
 ALLOWED = "allowed"
 """Stratum of cases whose images a lifted refusal lets in: the names of these refusals."""
+_MAX_VALUE = 64
+"""Most characters of a value. The names of all refusals have 66; the last stays recognisable without its end."""
 OTHER = "other"
 """Stands for the rarest values of a stratum that has more than a dataset may have."""
 _VENDORS = ("siemens", "ge", "philips", "canon", "toshiba", "hitachi", "fujifilm", "united imaging", "agfa", "esaote",
@@ -127,7 +129,7 @@ def make_strata(cases: Sequence[CaseAcquisition], modalities: Sequence[VolumeKin
         modalities: in declared order.
     """
     patients = [case.patient for case in cases]
-    columns = {ALLOWED: ["+".join(case.allowed) for case in cases]}
+    columns = {ALLOWED: ["+".join(case.allowed)[:_MAX_VALUE] for case in cases]}
     for name, kinds, stratum in (
         *((stratum.name, modalities, stratum) for stratum in OF_CASE),
         *((f"{kind}_{stratum.name}", (kind,), stratum) for stratum in OF_MODALITY for kind in modalities),
@@ -146,7 +148,7 @@ def _get_value(case: CaseAcquisition, kinds: Sequence[VolumeKind], stratum: Stra
     texts = [stratum.to_text(value) for value in values]
     if stratum.is_text:
         texts = [text for text in texts if screen_text(text, case.private_words) == text]
-    return " + ".join(dict.fromkeys(filter(None, texts)))[:64].strip()
+    return " + ".join(dict.fromkeys(filter(None, texts)))[:_MAX_VALUE].strip()
 
 
 def _drop_single(values: Sequence[str], patients: Sequence[str]) -> list[str]:

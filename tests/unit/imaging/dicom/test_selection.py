@@ -50,8 +50,14 @@ T1W: Attributes = {
 }
 
 
-def make_stack(attributes: Attributes, uid: str = "1.2", divided_by: tuple[str, ...] = (), problem: str = "") -> Stack:
-    frame = Frame("secret.dcm", 0, "1.1", uid, f"{uid}.1", None, attributes)
+def make_stack(
+    attributes: Attributes,
+    uid: str = "1.2",
+    divided_by: tuple[str, ...] = (),
+    problem: str = "",
+    frame_of_reference_uid: str = "1.9",
+) -> Stack:
+    frame = Frame("secret.dcm", 0, "1.1", uid, f"{uid}.1", None, attributes, frame_of_reference_uid)
     return Stack((frame,), attributes, None if problem else np.eye(4), divided_by, problem)
 
 
@@ -268,6 +274,51 @@ def test_a_label_map_lies_on_the_image_that_it_was_drawn_on() -> None:
     unknown = replace(drawn, references=("1.2.999",))
     choice = choose_label(GLAND, rule, unknown)
     assert choice.label_maps["gland"].reference is choice.stacks["t2w"]
+
+
+def make_placed(number: int, attributes: Attributes, uid: str) -> Series:
+    """A series of one volume in a frame of reference."""
+    return make_series(number, make_stack(attributes, f"1.2.{number}", frame_of_reference_uid=uid))
+
+
+@pytest.mark.parametrize(
+    ("uids", "groups"),
+    [
+        (("1.9", "1.9", "1.9"), ""),
+        (("1.9", "1.8", "1.8"), "t2w; dwi, adc"),
+        (("1.9", "1.8", "1.7"), "t2w; dwi; adc"),
+        (("1.9", "1.9", ""), "t2w, dwi; adc: none stated"),
+        (("", "", ""), "t2w, dwi, adc: none stated"),
+    ],
+)
+def test_modalities_in_several_frames_of_reference_are_a_problem(uids: tuple[str, ...], groups: str) -> None:
+    series = [make_placed(4, T2W, uids[0]), make_placed(6, DWI, uids[1]), make_placed(7, ADC, uids[2])]
+    choice = choose_built_in("prostate_mpmri", *series)
+    problem = (
+        f"its volumes are not known to lie in one frame of reference ({groups}), so that their places to each other "
+        "are unknown; register the series and export them again, or allow it with --allow frames_of_reference"
+    )
+    assert choice.problems == ((problem,) if groups else ())
+    assert not choice.allowed
+    study, allowed = make_study(*series), ("frames_of_reference",)
+    lifted = choose(study, get_declaration("prostate_mpmri"), get_selections("prostate_mpmri"), allowed)
+    assert lifted.problems == ()
+    assert lifted.allowed == (allowed if groups else ())
+    assert lifted.stacks == choice.stacks
+
+
+def test_one_volume_alone_needs_no_frame_of_reference() -> None:
+    assert not choose_by(make_study(make_placed(4, T2W, "")), ANY_MR).problems
+
+
+def test_a_label_map_lies_in_the_frame_of_reference_of_its_image() -> None:
+    rule, drawn = select_label("gland", v1={"number": 1}), make_segmentation(100, "Prostate", references=("1.2.3",))
+    transverse = ANY_MR | {"conditions": {"orientation": "transverse"}}
+    for uid, groups in (("1.9", ""), ("1.8", "(t2w; gland)")):
+        study = make_study(make_placed(3, SAGITTAL, uid), make_placed(4, T2W, "1.9"), segmentations=[drawn])
+        choice = choose_by(study, transverse, rule, labels=[GLAND])
+        assert len(choice.problems) == bool(groups)
+        assert groups in "".join(choice.problems)
 
 
 def test_a_study_may_lack_a_label_map() -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 from dicomanonymizer.dicom_anonymization_databases import dicomfields_2026c
+from pydantic import TypeAdapter
 from pydicom.datadict import tag_for_keyword
 
-from vfmalign.core.domain.datasets import MAX_STRATA, MAX_STRATUM_VALUES
+from vfmalign.core.domain.datasets import MAX_STRATA, MAX_STRATUM_VALUES, StratumValue
 from vfmalign.imaging.dicom.frames import AttributeValue
+from vfmalign.imaging.dicom.refusals import REFUSALS
 from vfmalign.imaging.dicom.stacks import Stack
 from vfmalign.imaging.dicom.strata import OF_CASE, OF_MODALITY, CaseAcquisition, make_strata
 
@@ -68,6 +70,9 @@ def test_text_that_names_somebody_or_one_patient_alone_is_left_out() -> None:
 def test_allowed_refusals_are_recorded() -> None:
     cases = [acquire("p1"), acquire("p2", allowed=("burned_in_annotation", "overlay"))]
     assert make_strata(cases, ["t2w"]) == [{}, {"allowed": "burned_in_annotation+overlay"}]
+    (strata,) = make_strata([acquire("p1", allowed=tuple(sorted(REFUSALS)))], ["t2w"])
+    TypeAdapter(StratumValue).validate_python(strata["allowed"])
+    assert strata["allowed"].startswith("burned_in_annotation+frames_of_reference+overlay+secondary_c")
 
 
 def test_the_classes_of_several_volumes_are_joined() -> None:

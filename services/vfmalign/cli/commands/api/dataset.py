@@ -103,8 +103,9 @@ AllowOption = Annotated[
     list[str] | None,
     typer.Option(
         metavar="NAMES",
-        help="Use DICOM series that are refused because their pixels may name a patient: burned_in_annotation, "
-        "secondary_capture or overlay, separated by commas. Look at them first. It is recorded with their cases.",
+        help="Use DICOM that is refused: because its pixels may name a patient (burned_in_annotation, "
+        "secondary_capture, overlay), or because nothing places its volumes to each other (frames_of_reference); "
+        "separated by commas. Look at the images first. It is recorded with their cases.",
     ),
 ]
 MappingOption = Annotated[

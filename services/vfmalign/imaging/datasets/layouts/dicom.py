@@ -81,7 +81,7 @@ def read(path: Path, declaration: DatasetDeclaration | None, options: DicomOptio
     allowed = check_allowed(options.allowed)
     source = open_source(path)
     examinations = scan(source, allowed, options.progress)
-    choices = [choose(study, chosen, selections) for study in examinations.studies]
+    choices = [choose(study, chosen, selections, allowed) for study in examinations.studies]
     cases = [
         _to_case(source, study, choice, f"case {number} of {len(choices)}")
         for number, (study, choice) in enumerate(zip(examinations.studies, choices, strict=True), start=1)
@@ -132,14 +132,8 @@ def _add_strata(
     modalities: Sequence[VolumeKind],
 ) -> list[CaseSource]:
     acquisitions = [
-        CaseAcquisition(case.patient, choice.stacks, study.private_words, _list_allowed(study, choice))
+        CaseAcquisition(case.patient, choice.stacks, study.private_words, choice.allowed)
         for case, study, choice in zip(cases, studies, choices, strict=True)
     ]
     strata = make_strata(acquisitions, modalities)
     return [replace(case, strata=of_case) for case, of_case in zip(cases, strata, strict=True)]
-
-
-def _list_allowed(study: Study, choice: Choice) -> list[str]:
-    """Names of the refusals that were lifted for the series of a case."""
-    used = {stack.frames[0].series_uid for stack in choice.stacks.values()}
-    return sorted({name for series in study.series if series.uid in used for name in series.allowed})

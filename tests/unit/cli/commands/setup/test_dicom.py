@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydicom import dcmread
 from tests.dicom_files import (
     Examination,
     make_affine,
@@ -148,6 +149,19 @@ def test_problems_are_shown_with_their_studies(tmp_path: Path, invoke: Invoke) -
     assert code == 0
     assert "problem: 2 volumes meet the selection of t2w equally well: series 4: " in " ".join(out.split())
     assert "1 of 2 studies have problems: 2" in err
+
+
+def test_a_series_in_another_frame_of_reference_is_shown(tmp_path: Path, invoke: Invoke) -> None:
+    examination = write_study(tmp_path / "export")
+    for path in (tmp_path / "export/7").iterdir():
+        dataset = dcmread(path)
+        dataset.FrameOfReferenceUID = "1.2.826.0.1.77"
+        dataset.save_as(path)
+    code, out, err = invoke("dicom", "show", str(tmp_path / "export"))
+    assert code == 0
+    assert "not known to lie in one frame of reference (t2w, dwi; adc)" in " ".join(out.split())
+    assert "1 of 1 studies have problems: 1" in err
+    assert not [mark for mark in (*examination.marks, "1.2.826.0.1.77") if mark.lower() in (out + err).lower()]
 
 
 def test_volumes_that_cannot_be_used_say_why(tmp_path: Path, invoke: Invoke) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -201,6 +202,22 @@ def test_refused_series_are_allowed_by_an_option_and_recorded(tmp_path: Path) ->
     _, prepared = run(tmp_path / "d", make_options("burned_in_annotation"))
     assert not prepared.problems
     assert prepared.dataset.train[0].strata["allowed"] == "burned_in_annotation"
+
+
+def test_volumes_of_several_frames_of_reference_are_allowed_by_an_option_and_recorded(tmp_path: Path) -> None:
+    # The segmentation is drawn on another series than the modality, which it was not registered to.
+    examination = write_study(tmp_path / "d", labelled=False)
+    moved = replace(examination, frame_of_reference_uid=uid.generate_uid())
+    other = make_series(make_array(SHAPE), examination=moved, number=5, description="t1")
+    save(other, tmp_path / "d/0/t1")
+    save(make_segmentation(other, {"gland": np.ones(SHAPE, bool)}), tmp_path / "d/0/seg")
+    _, prepared = run(tmp_path / "d", make_options())
+    (problem,) = prepared.problems
+    assert "its volumes are not known to lie in one frame of reference (t2w; gland)" in str(problem)
+    assert not [mark for mark in (*examination.marks, moved.frame_of_reference_uid) if mark in str(problem)]
+    _, prepared = run(tmp_path / "d", make_options("frames_of_reference"))
+    assert not prepared.problems
+    assert prepared.dataset.train[0].strata["allowed"] == "frames_of_reference"
 
 
 def test_a_damaged_file_is_named_before_the_splits_that_it_makes_impossible(tmp_path: Path) -> None:
