@@ -34,9 +34,9 @@ _ALL: Mapping[str, AttributeValue] = {
 
 
 def _make_series(number: int, attributes: Mapping[str, AttributeValue], problem: str = "") -> Series:
-    frame = Frame("x.dcm", 0, "1", f"1.{number}", f"1.{number}.1", None, attributes)
+    frame = Frame("x.dcm", 0, f"1.{number}", f"1.{number}.1", None, attributes)
     stack = Stack((frame,), attributes, None if problem else np.eye(4), ("EchoTime",), problem)
-    return Series(f"series {number}", f"1.{number}", attributes, (stack, stack))
+    return Series(f"series {number}", f"1.{number}", (stack, stack))
 
 
 _SEGMENTS = (Segment(1, "Prostate", ("SCT:41216001",)), Segment(2, "Lesion 1", ("SCT:52988006", "99x:")))
@@ -44,7 +44,7 @@ _STUDY = Study(
     "p",
     "1",
     (_make_series(1, _T2W), _make_series(2, _ALL), _make_series(3, {}), _make_series(4, _T2W, "one slice alone")),
-    tuple(Segmentation(f"series {n}", "s.dcm", f"1.{n}", {"Modality": "SEG"}, ("1.1",), _SEGMENTS) for n in (5, 6)),
+    tuple(Segmentation(f"series {n}", "s.dcm", {"Modality": "SEG"}, ("1.1",), _SEGMENTS) for n in (5, 6)),
     frozenset({"prostate"}),
 )
 

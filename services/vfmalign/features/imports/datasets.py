@@ -28,7 +28,7 @@ from vfmalign.core.storage.datasets import check_splits, from_datalist, load_dat
 from vfmalign.core.storage.keys import dataset_key, volume_key
 from vfmalign.core.storage.store.object_store import MAX_DOCUMENT_BYTES, ObjectStore
 from vfmalign.core.storage.uploads import UploadArea
-from vfmalign.imaging.datasets.preparation import check_label_map
+from vfmalign.imaging.datasets.label_maps import check_label_map
 from vfmalign.imaging.grid import check_study
 from vfmalign.imaging.volumes import MAX_ENCODED_BYTES, Volume, check_encoding, check_study_size, decode
 

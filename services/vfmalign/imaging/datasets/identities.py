@@ -52,7 +52,9 @@ def load_salt(path: Path) -> bytes:
 def keyed_id(salt: bytes, *parts: str) -> str:
     """Derives an id of 16 hex digits from the parts; without the salt, neither can be derived from the other."""
     # Each part is preceded by its length, so that ("ab", "c") and ("a", "bc") give different ids.
-    message = b"".join(len(part.encode()).to_bytes(4, "big") + part.encode() for part in parts)
+    # Names of files that are no UTF-8 hold surrogates (PEP 383).
+    encoded = [part.encode(errors="surrogateescape") for part in parts]
+    message = b"".join(len(part).to_bytes(4, "big") + part for part in encoded)
     return hmac.new(salt, message, hashlib.sha256).hexdigest()[:16]
 
 
@@ -73,11 +75,11 @@ def add_to_mapping(path: Path, rows: Sequence[tuple[str, ...]]) -> None:
     known: list[tuple[str, ...]] = []
     try:
         if path.exists():
-            with path.open(newline="", encoding="utf-8") as old:
+            with path.open(newline="", encoding="utf-8", errors="surrogateescape") as old:
                 known = [tuple(row[column] for column in MAPPING_COLUMNS) for row in csv.DictReader(old)]
         # mkstemp creates files of mode 0600.
         descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".mapping-")
-        with os.fdopen(descriptor, "w", newline="", encoding="utf-8") as new:
+        with os.fdopen(descriptor, "w", newline="", encoding="utf-8", errors="surrogateescape") as new:
             cells = dict.fromkeys(tuple(map(_to_cell, row)) for row in (*known, *rows))
             csv.writer(new).writerows([MAPPING_COLUMNS, *cells])
         os.replace(temporary, path)

@@ -14,8 +14,8 @@ from pydantic import ValidationError
 
 from vfmalign.client.messages.base import to_bad_option
 from vfmalign.core.domain.datasets import Case, DatasetManifest, Split
-from vfmalign.core.domain.declarations import DatasetDeclaration, LabelMap, VolumeKind
-from vfmalign.core.domain.errors import BadDataset, BadOption, BadVolume, VfmalignError
+from vfmalign.core.domain.declarations import DatasetDeclaration, VolumeKind
+from vfmalign.core.domain.errors import BadDataset, BadOption, VfmalignError
 from vfmalign.core.domain.field_of_view import CaseInside
 from vfmalign.core.domain.stored_objects import StoredObject
 from vfmalign.core.formats.documents import pluralise
@@ -23,6 +23,7 @@ from vfmalign.core.storage.datasets import check_splits
 from vfmalign.core.storage.keys import volume_key
 from vfmalign.imaging.datasets.cut_organs import CutOrgansCheck, ImportingModel
 from vfmalign.imaging.datasets.identities import keyed_id
+from vfmalign.imaging.datasets.label_maps import check_label_map
 from vfmalign.imaging.datasets.layouts.registry import read_source
 from vfmalign.imaging.datasets.layouts.sources import (
     CaseSource,
@@ -158,7 +159,7 @@ def discover(
         # Case ids belong to one dataset; group ids do not, so that one patient is recognised in several datasets.
         case_id = "c-" + keyed_id(salt, "case", dataset_id, name)
         if options.show_names and case.name:
-            place += f" ({case.name})"
+            place += f" ({case.name.encode(errors='replace').decode()})"
         cases.append(PseudonymousCase(case_id, "g-" + keyed_id(salt, "group", patient), patient, case, place))
     return _leave_out(DiscoveredDataset(layout, source, tuple(cases)), options.only_with)
 
@@ -210,6 +211,7 @@ def prepare(
         if not any(case.source.problems for case in discovered.cases):
             raise
         assigned = {}  # what is wrong with the cases comes first: without them, the splits would be others
+    strata = _make_strata(discovered)
     records: dict[str, Case] = {}
     problems: list[Problem] = []
     for done, case in enumerate(discovered.cases, start=1):
@@ -217,7 +219,7 @@ def prepare(
         if not case.source.problems:
             try:
                 volumes = read_volumes(case, declaration)
-                records[case.id] = _check_case(case, volumes, dataset_id, declaration)
+                records[case.id] = _check_case(case, volumes, dataset_id, declaration, strata.get(case.id, {}))
                 if cut_organs is not None:
                     cut_organs.measure(case.id, volumes)
             except VfmalignError as error:
@@ -241,6 +243,23 @@ def prepare(
     notes = (*notes, *cut_organs.list_notes(dataset, labels))
     problems += map(Problem, cut_organs.list_problems(dataset, labels))
     return PreparedDataset(dataset, tuple(problems), notes, cut_organs.list_shares(dataset))
+
+
+def _make_strata(discovered: DiscoveredDataset) -> dict[str, dict[VolumeKind, str]]:
+    """Strata by case of what was acquired as DICOM, among the cases that can be used."""
+    acquired = [
+        (case, case.source.acquisition)
+        for case in discovered.cases
+        if case.source.acquisition is not None and not case.source.problems
+    ]
+    if not acquired:
+        return {}
+    from vfmalign.imaging.dicom.strata import make_strata
+
+    groups = [case.group for case, _ in acquired]
+    modalities = discovered.source.declaration.modalities
+    strata = make_strata([acquisition for _, acquisition in acquired], groups, modalities)
+    return {case.id: of_case for (case, _), of_case in zip(acquired, strata, strict=True)}
 
 
 def _to_problem(error: VfmalignError, case: PseudonymousCase) -> Problem:
@@ -344,7 +363,11 @@ def _describe_gaps(
 
 
 def _check_case(
-    case: PseudonymousCase, volumes: Mapping[VolumeKind, Volume], dataset_id: str, declaration: DatasetDeclaration
+    case: PseudonymousCase,
+    volumes: Mapping[VolumeKind, Volume],
+    dataset_id: str,
+    declaration: DatasetDeclaration,
+    acquired: Mapping[VolumeKind, str],
 ) -> Case:
     check_study(volumes, declaration.modalities[0], case.id)
     for label in declaration.labels:
@@ -361,21 +384,5 @@ def _check_case(
         volumes=refs,
         classes=dict(source.classes),
         numbers=dict(source.numbers),
-        strata=dict(source.strata),
+        strata={**source.strata, **acquired},
     )
-
-
-def check_label_map(volume: Volume, label: LabelMap, name: str) -> None:
-    """Refuses values that are not declared, and an empty map where it may not be empty."""
-    values = volume.list_values()
-    if undeclared := sorted(values - set(label.values)):
-        raise BadVolume(
-            f"the values {', '.join(map(str, undeclared))} are not declared",
-            subject=name,
-            remedy=f"declare them, or correct the file; declared are {', '.join(map(str, sorted(label.values)))}",
-        )
-    if not values and not label.may_be_empty:
-        what = f"the {label.name} mask" if len(label.structures) == 1 else f"the label map {label.name}"
-        raise BadVolume(
-            f"{what} is empty", subject=name, remedy="remove or redraw it, or declare it with `may_be_empty`"
-        )

@@ -19,7 +19,6 @@ class Series:
     Attributes:
         label: how problems and tables name it, such as `series 6`; unique in its study.
         uid: private.
-        attributes: those that all of its frames share.
         stacks: the volumes that it holds or was meant to hold; each says why it is none.
         problem: why nothing of the series is used, such as annotation in the pixels; empty otherwise.
         allowed: refusals that would apply to its images, and that the user lifted; see `refusals`.
@@ -27,7 +26,6 @@ class Series:
 
     label: str
     uid: str
-    attributes: Mapping[str, AttributeValue]
     stacks: tuple[Stack, ...]
     problem: str = ""
     allowed: tuple[str, ...] = ()
@@ -55,7 +53,6 @@ class Segmentation:
     Attributes:
         label: as of a series.
         file: its file in the source; private.
-        series_uid: private.
         attributes: of its header.
         references: identifiers of the series that it was drawn on; private.
         segments: what its segments are called, in order of number.
@@ -63,7 +60,6 @@ class Segmentation:
 
     label: str
     file: str
-    series_uid: str
     attributes: Mapping[str, AttributeValue]
     references: tuple[str, ...]
     segments: tuple[Segment, ...]

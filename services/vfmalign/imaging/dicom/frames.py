@@ -10,17 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
-from pydicom.multival import MultiValue
 
 from vfmalign.core.domain.errors import BadVolume
 from vfmalign.core.domain.models import MAX_SPACING_MM, MIN_SPACING_MM
 from vfmalign.imaging.dicom.diffusion import read_diffusion
-from vfmalign.imaging.dicom.headers import find, refuse_damage
+from vfmalign.imaging.dicom.headers import MULTIPLE, find, refuse_damage
 from vfmalign.imaging.headers import MAX_POSITION_MM
 
 AttributeValue = str | float | tuple[str, ...] | tuple[float, ...]
@@ -104,7 +103,8 @@ class FrameGeometry:
     @property
     def normal(self) -> NDArray[np.float64]:
         """(3,), the unit vector perpendicular to rows and columns."""
-        return np.cross(self.orientation[0], self.orientation[1])
+        normal = np.cross(self.orientation[0], self.orientation[1])  # shorter where rounding leaves no right angle
+        return cast(NDArray[np.float64], normal / np.linalg.norm(normal))
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -114,7 +114,7 @@ class Frame:
     Attributes:
         file: name of its file in the source. Private: it may hold a patient's name.
         index: number of the frame in its instance, from 0.
-        study_uid, series_uid, instance_uid: identifiers; private.
+        series_uid, instance_uid: identifiers; private.
         geometry: None where the frame states none.
         attributes: values by keyword of `KEYWORDS` and name of `DERIVED`; those that the frame lacks are left out.
         frame_of_reference_uid: identifier of the space that positions lie in; private.
@@ -122,7 +122,6 @@ class Frame:
 
     file: str
     index: int
-    study_uid: str
     series_uid: str
     instance_uid: str
     geometry: FrameGeometry | None
@@ -141,23 +140,27 @@ def list_frames(header: Dataset, file: str) -> list[Frame]:
         BadVolume: the header is damaged, or a geometry or a number of frames cannot be used.
     """
     with refuse_damage("instance"):
-        study_uid, series_uid, instance_uid, frame_of_reference_uid = (
-            str(header.get(f"{level}UID") or "")
-            for level in ("StudyInstance", "SeriesInstance", "SOPInstance", "FrameOfReference")
+        series_uid, instance_uid, frame_of_reference_uid = (
+            str(header.get(f"{level}UID") or "") for level in ("SeriesInstance", "SOPInstance", "FrameOfReference")
         )
         return [
             Frame(
                 file=file,
                 index=index,
-                study_uid=study_uid,
                 series_uid=series_uid,
                 instance_uid=instance_uid,
                 geometry=read_geometry(datasets),
-                attributes=read_attributes(datasets) | read_diffusion(datasets),
+                attributes=_check_size(read_attributes(datasets)) | read_diffusion(datasets),
                 frame_of_reference_uid=frame_of_reference_uid,
             )
             for index, datasets in enumerate(list_descriptions(header))
         ]
+
+
+def _check_size(attributes: dict[str, AttributeValue]) -> dict[str, AttributeValue]:
+    if any(isinstance(attributes.get(name), tuple) for name in ("Rows", "Columns")):
+        raise BadVolume("it states several sizes", subject="instance", remedy="export the series again")
+    return attributes
 
 
 def list_descriptions(header: Dataset) -> list[list[Dataset]]:
@@ -207,14 +210,14 @@ def read_attributes(datasets: Sequence[Dataset]) -> dict[str, AttributeValue]:
 def _to_texts(value: Any) -> AttributeValue | None:
     if value is None or isinstance(value, bytes):
         return None
-    if isinstance(value, MultiValue):
+    if isinstance(value, MULTIPLE):
         return tuple(str(item).strip()[:_MAX_TEXT] for item in value[:_MAX_VALUES])
     return str(value).strip()[:_MAX_TEXT] or None
 
 
 def _to_numbers(value: Any) -> AttributeValue | None:
     try:
-        if isinstance(value, MultiValue):
+        if isinstance(value, MULTIPLE):
             numbers = tuple(float(item) for item in value[:_MAX_VALUES])
             return numbers if np.isfinite(numbers).all() else None
         return None if value is None or not np.isfinite(float(value)) else float(value)

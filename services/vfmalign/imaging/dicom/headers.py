@@ -20,6 +20,8 @@ from pydicom.tag import BaseTag
 
 from vfmalign.core.domain.errors import BadVolume, VfmalignError
 
+MULTIPLE = (MultiValue, list)
+"""What pydicom gives for several values: a list where they are binary numbers."""
 _LIBRARIES = ("pydicom", "pylibjpeg", "openjpeg", "jpeg_ls")
 
 
@@ -74,7 +76,9 @@ def find(datasets: Sequence[Dataset], keyword: str) -> Any:
                 value = dataset[tag].value
             except Exception:  # noqa: S112 - see above
                 continue
-            if value is not None and value != "" and not (isinstance(value, MultiValue) and not value):
+            if isinstance(value, MULTIPLE) and not value:
+                continue
+            if value is not None and value != "":
                 return value
     return None
 
@@ -91,7 +95,7 @@ def find_private(datasets: Sequence[Dataset], creator: str, group: int, element:
 
 def to_first_text(value: Any) -> str:
     """The first of the values as text, or nothing; bytes are text whose type an implicit transfer syntax lost."""
-    if isinstance(value, MultiValue):
+    if isinstance(value, MULTIPLE):
         value = value[0] if value else ""
     if isinstance(value, bytes):
         value = value.split(b"\\")[0].rstrip(b"\0 ").decode("ascii", "replace")
@@ -101,4 +105,4 @@ def to_first_text(value: Any) -> str:
 def list_texts(datasets: Sequence[Dataset], keyword: str) -> list[str]:
     """The values of an attribute as text."""
     value = find(datasets, keyword)
-    return [str(item).strip() for item in value] if isinstance(value, MultiValue) else [to_first_text(value)]
+    return [str(item).strip() for item in value] if isinstance(value, MULTIPLE) else [to_first_text(value)]

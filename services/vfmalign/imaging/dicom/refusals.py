@@ -13,6 +13,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
 from vfmalign.core.domain.errors import BadOption
+from vfmalign.imaging.dicom.headers import find, list_texts, to_first_text
 
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 _RADIOTHERAPY = "1.2.840.10008.5.1.4.1.1.481."
@@ -32,11 +33,11 @@ class Refusal(NamedTuple):
 
 
 def _is_burned_in(header: Dataset) -> bool:
-    return _get_text(header, "BurnedInAnnotation").upper() == "YES"
+    return "YES" in {text.upper() for text in list_texts([header], "BurnedInAnnotation")}
 
 
 def _is_secondary_capture(header: Dataset) -> bool:
-    return (_get_text(header, "SOPClassUID") + ".").startswith(_SECONDARY_CAPTURE + ".")
+    return (_get_kind(header) + ".").startswith(_SECONDARY_CAPTURE + ".")
 
 
 def _has_overlay(header: Dataset) -> bool:
@@ -82,20 +83,17 @@ def describe_refusals(names: Collection[str]) -> str:
 
 def is_image(header: Dataset) -> bool:
     """Whether an instance is an image, rather than a report, a presentation state or an object of radiotherapy."""
-    if _get_text(header, "SOPClassUID").startswith(_RADIOTHERAPY):
+    if _get_kind(header).startswith(_RADIOTHERAPY):
         return False
     return ("Rows" in header and "Columns" in header) or name_kind(header).endswith("Image Storage")
 
 
 def name_kind(header: Dataset) -> str:
     """Returns the standard's name for the kind of an object, such as `RT Structure Set Storage`."""
-    uid = _get_text(header, "SOPClassUID")
+    uid = _get_kind(header)
     name = UID(uid).name  # the identifier itself where the standard does not know it
     return name if name != uid else "an unknown kind"
 
 
-def _get_text(header: Dataset, keyword: str) -> str:
-    try:
-        return str(header.get(keyword, "") or "").strip()
-    except Exception:  # pydicom raises many types for a value that cannot be read
-        return ""
+def _get_kind(header: Dataset) -> str:
+    return to_first_text(find([header], "SOPClassUID"))

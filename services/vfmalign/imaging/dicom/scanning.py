@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
+from collections.abc import Callable, Collection, Hashable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, TypeVar
 
@@ -18,7 +18,7 @@ from pydicom.dataset import Dataset
 from vfmalign.core.domain.errors import BadDataset, VfmalignError
 from vfmalign.core.formats.documents import pluralise
 from vfmalign.imaging.dicom.examinations import Segmentation, Series, Study
-from vfmalign.imaging.dicom.frames import AttributeValue, Frame, FrameGeometry, list_frames
+from vfmalign.imaging.dicom.frames import Frame, FrameGeometry, list_frames
 from vfmalign.imaging.dicom.headers import silence_libraries
 from vfmalign.imaging.dicom.instances import Header, has_preamble, is_zip, may_be_dicom, read_header, read_start
 from vfmalign.imaging.dicom.labels.segmentations import SOP_CLASSES as SEGMENTATION_CLASSES
@@ -90,6 +90,7 @@ class _ScannedStudy:
 
     series: dict[str, _ScannedSeries] = field(default_factory=dict)
     patients: set[str] = field(default_factory=set)
+    issuers: set[str] = field(default_factory=set)
     private_words: set[str] = field(default_factory=set)
 
 
@@ -175,8 +176,10 @@ class _Scanner:
             self._add_image(header, file, series)
 
     def _add_identity(self, header: Dataset, study: _ScannedStudy) -> None:
-        issuer, patient = (str(header.get(name) or "").strip() for name in ("IssuerOfPatientID", "PatientID"))
-        study.patients.add(f"{patient}^^^{issuer}" if patient and issuer else patient)
+        # An object that leaves one of them out, such as a segmentation made elsewhere, contradicts no other.
+        for values, keyword in ((study.patients, "PatientID"), (study.issuers, "IssuerOfPatientID")):
+            if value := str(header.get(keyword) or "").strip():
+                values.add(value)
         if len(study.private_words) < MAX_PRIVATE_WORDS:
             study.private_words |= set(map(self._share, list_private_words(header)))
 
@@ -212,7 +215,6 @@ class _Scanner:
             geometry = FrameGeometry(geometry.position_mm, orientation, self._share(geometry.spacing_mm))
         return replace(
             frame,
-            study_uid=self._share(frame.study_uid),
             series_uid=self._share(frame.series_uid),
             frame_of_reference_uid=self._share(frame.frame_of_reference_uid),
             geometry=geometry,
@@ -239,10 +241,12 @@ def _to_study(uid: str, study: _ScannedStudy, shared: Collection[str], allowed: 
     problems = [
         f"{labels[key]} has images of other studies as well; {_EXPORT_AGAIN}" for key in ordered if key in shared
     ]
-    if len(study.patients) > 1:
-        problems.append(f"its images state {len(study.patients)} different patients (PatientID); {_EXPORT_AGAIN}")
+    for keyword, values in (("PatientID", study.patients), ("IssuerOfPatientID", study.issuers)):
+        if len(values) > 1:
+            problems.append(f"its images state {len(values)} different patients ({keyword}); {_EXPORT_AGAIN}")
+    patient, issuer = max(study.patients, default=""), max(study.issuers, default="")
     return Study(
-        patient=max(study.patients, default=""),
+        patient=f"{patient}^^^{issuer}" if patient and issuer else patient,
         uid=uid,
         series=tuple(
             _to_series(labels[key], key, study.series[key], allowed)
@@ -263,22 +267,18 @@ def _to_series(label: str, uid: str, scanned: _ScannedSeries, allowed: frozenset
     problems = [f"{pluralise(count, 'image')}: {text}" for text, count in sorted(scanned.problems.items())]
     if refused := scanned.refusals - allowed:
         problems.append(describe_refusals(refused))
+    try:
+        stacks = divide(scanned.frames)
+    except VfmalignError as error:
+        stacks = []
+        problems.append(f"{error.message}; export the series again")
     return Series(
         label=label,
         uid=uid,
-        attributes=_find_common(frame.attributes for frame in scanned.frames),
-        stacks=tuple(divide(scanned.frames)),
+        stacks=tuple(stacks),
         problem="; ".join(problems),
         allowed=tuple(sorted(scanned.refusals & allowed)),
     )
-
-
-def _find_common(mappings: Iterable[Mapping[str, AttributeValue]]) -> dict[str, AttributeValue]:
-    """The attributes that have one value in all of them."""
-    different = list({id(mapping): mapping for mapping in mappings}.values())
-    if not different:
-        return {}
-    return {name: value for name, value in different[0].items() if all(value == other.get(name) for other in different)}
 
 
 def _name_series(series: Mapping[str, _ScannedSeries], private_words: frozenset[str]) -> dict[str, str]:

@@ -128,6 +128,8 @@ def choose(
     stacks = {name: match.chosen.item for name, match in matches.items() if match.chosen is not None}
     first = stacks.get(declaration.modalities[0])
     references = [*stacks.values(), *(image.item for image in images)]
+    if first is None:
+        drawn = {name: match.lose(f"{declaration.modalities[0]} is missing") for name, match in drawn.items()}
     label_maps = {
         name: ChosenLabelMap(match.chosen.item, match.values, _find_reference(match.chosen.item, references) or first)
         for name, match in drawn.items()
@@ -196,6 +198,12 @@ class _Match(Generic[T]):
     problem: str
     reasons: Mapping[str, str]
     values: Mapping[int, int] = field(default_factory=dict)
+
+    def lose(self, reason: str) -> _Match[T]:
+        """Returns it without what was chosen, for a reason that the study has a problem for already."""
+        if self.chosen is None:
+            return self
+        return replace(self, chosen=None, reasons={**self.reasons, self.chosen.label: reason})
 
 
 def _match_stacks(selection: Selection, candidates: Sequence[Candidate[Stack]]) -> _Match[Stack]:

@@ -6,11 +6,12 @@ Names of files may hold patients' names: errors and notes count files, and never
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import stat
 import zipfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import BinaryIO, Protocol, cast
 
@@ -100,7 +101,16 @@ class ZipSource:
             raise
         self._members = {member.filename: member for member in members if not _is_hidden(member.filename)}
         self.files: Sequence[str] = sorted(self._members)
-        self.notes: tuple[str, ...] = ()
+        self.notes = _note_left_out({("file", "hidden"): len(members) - len(self.files)})
+        directory = next((name for name in self.files if name.upper() == _DICOMDIR), None)
+        if directory is not None:
+            try:
+                with self._zip.open(directory) as file:
+                    self.files, notes = _keep_listed(self.files, cast(BinaryIO, file))
+            except BadDataset:
+                self._zip.close()
+                raise
+            self.notes += notes
 
     def open(self, name: str) -> BinaryIO:
         """See `DicomSource`."""
@@ -116,7 +126,8 @@ class ZipSource:
 def open_source(path: Path) -> DicomSource:
     """Opens a folder, a zip, or the folder that a DICOMDIR lies in.
 
-    Hidden files are left out. A DICOMDIR decides which files of its folder are used. Links to folders are not followed.
+    Hidden files and links to folders are left out, with a note. A DICOMDIR decides which files beside and below it are
+    used, in a zip as in a folder.
 
     Raises:
         BadDataset: it is none of these, leads out of itself, holds too much, or is a zip that an import refuses.
@@ -143,38 +154,49 @@ def digest_file(source: DicomSource, name: str) -> bytes:
 
 
 def _open_folder(folder: Path, directory: Path | None) -> FolderSource:
-    files = sorted(_list_files(folder))
+    files, notes = _list_files(folder)
     if directory is None:
-        return FolderSource(folder, files)
-    listed = _list_referenced(directory, files)
-    others = len(files) - len(listed) - 1
-    note = f"left out: {pluralise(others, 'file')} that the DICOMDIR does not list"
-    return FolderSource(folder, listed, (note,) if others > 0 else ())
+        return FolderSource(folder, files, notes)
+    try:
+        with open_regular_file(directory, MAX_DICOMDIR_BYTES) as file:
+            listed, others = _keep_listed(files, file)
+    except OSError:
+        raise _refuse_directory() from None
+    return FolderSource(folder, listed, notes + others)
 
 
-def _list_files(folder: Path) -> Iterator[str]:
-    """Names of the files below a folder.
+def _list_files(folder: Path) -> tuple[list[str], tuple[str, ...]]:
+    """Names of the files below a folder, in order, and notes on what is left out.
 
     Raises:
         BadDataset: a link leads out of the folder, or there are too many files.
         OSError: a folder cannot be read.
     """
     root = folder.resolve()
-    outside = count = 0
+    files: list[str] = []
+    left_out: Counter[tuple[str, str]] = Counter()
+    outside = 0
     for parent, folders, names in os.walk(folder, onerror=_raise):
+        left_out["folder", "hidden"] += sum(map(_is_hidden, folders))
         folders[:] = [name for name in folders if not _is_hidden(name)]
+        left_out["link", "to a folder"] += sum(Path(parent, name).is_symlink() for name in folders)
+        left_out["file", "hidden"] += sum(map(_is_hidden, names))
         for name in names:
             path = Path(parent, name)
             if _is_hidden(name):
                 continue
-            count += 1
-            if count > MAX_FILES:
+            if len(files) == MAX_FILES:
                 raise _too_many()
             if path.is_symlink() and not _resolves_below(path, root):
                 outside += 1
-            yield path.relative_to(folder).as_posix()
+            files.append(path.relative_to(folder).as_posix())
     if outside:
         raise _refuse(f"{pluralise(outside, 'link')} to files outside the folder", "replace links by the files")
+    return sorted(files), _note_left_out(left_out)
+
+
+def _note_left_out(counts: Mapping[tuple[str, str], int]) -> tuple[str, ...]:
+    return tuple(f"left out: {pluralise(count, noun)} ({why})" for (noun, why), count in counts.items() if count)
 
 
 def _resolves_below(path: Path, root: Path) -> bool:
@@ -184,30 +206,39 @@ def _resolves_below(path: Path, root: Path) -> bool:
         return False
 
 
-def _list_referenced(directory: Path, files: Sequence[str]) -> list[str]:
-    """The files that a DICOMDIR lists; names on discs are in upper case, and copies of them often in lower case."""
+def _keep_listed(files: Sequence[str], directory: BinaryIO) -> tuple[list[str], tuple[str, ...]]:
+    """The files that a DICOMDIR lists, and a note on the others.
+
+    Names on discs are in upper case, and copies of them often in lower case.
+    """
     by_name = {name.upper(): name for name in files}
     references = _read_references(directory)
-    listed = {by_name[name] for name in references if name in by_name}
+    listed = sorted({by_name[name] for name in references if name in by_name})
     if missing := len(references - by_name.keys()):
         raise _refuse(
             f"the DICOMDIR lists {pluralise(missing, 'file')} that its folder does not have",
             "copy the medium again, or remove the DICOMDIR to import the files that are there",
         )
-    return sorted(listed)
+    return listed, _note_left_out({("file", "not listed by the DICOMDIR"): len(files) - len(listed) - 1})
 
 
-def _read_references(directory: Path) -> set[str]:
+def _read_references(directory: BinaryIO) -> set[str]:
     """Names of the files that a DICOMDIR lists, with `/` between folders, in upper case."""
     names: set[str] = set()
     try:
-        with open_regular_file(directory, MAX_DICOMDIR_BYTES) as file, refuse_damage("DICOMDIR"):
-            for record in dcmread(to_plain(file)).DirectoryRecordSequence:
+        with refuse_damage("DICOMDIR"):
+            # From memory, which bounds what is read: a member of a zip may hold more than a directory.
+            content = io.BytesIO(directory.read(MAX_DICOMDIR_BYTES))
+            for record in dcmread(to_plain(content)).DirectoryRecordSequence:
                 if (parts := record.get("ReferencedFileID")) is not None:
                     names.add("/".join(parts if isinstance(parts, MultiValue) else [parts]).upper())
-    except (BadVolume, OSError):
-        raise _refuse("the DICOMDIR cannot be read", "copy the medium again, or remove the DICOMDIR") from None
+    except BadVolume:
+        raise _refuse_directory() from None
     return names
+
+
+def _refuse_directory() -> BadDataset:
+    return _refuse("the DICOMDIR cannot be read", "copy the medium again, or remove the DICOMDIR")
 
 
 def _check_members(members: Sequence[zipfile.ZipInfo], size_bytes: int) -> None:

@@ -7,13 +7,13 @@ cannot be detected, because no attribute says how many slices there should be.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vfmalign.core.domain.errors import BadVolume
 from vfmalign.core.formats.documents import pluralise
 from vfmalign.imaging.dicom.frames import AttributeValue, Frame, FrameGeometry
 
@@ -23,6 +23,8 @@ ROUNDING_MM = 2e-3
 """Distance that is accepted in any case, because exporters round positions to a few decimals."""
 MAX_TILT_DEGREES = 0.1
 """Largest angle between the direction in which slices follow each other and their normal."""
+MAX_PLANES = 1_000
+"""Most orientations, sizes and pixel spacings of one series. A rotating acquisition has a few hundred."""
 _PLANE_TOLERANCE = 1e-4
 """Largest difference between numbers of one plane: direction cosines, spacing in mm."""
 _DIVIDING = ("b_value", "diffusion", "EchoTime", "EchoNumbers", "TemporalPositionIdentifier", "FlipAngle",
@@ -56,7 +58,11 @@ class Stack:
 
 
 def divide(frames: Sequence[Frame]) -> list[Stack]:
-    """Divides the frames of a series into stacks, in order of what divides them."""
+    """Divides the frames of a series into stacks, in order of what divides them.
+
+    Raises:
+        BadVolume: there are more than `MAX_PLANES` kinds of planes.
+    """
     planes = _group_by_plane(frames)
     parts = [
         part
@@ -85,6 +91,8 @@ def _group_by_plane(frames: Sequence[Frame]) -> list[list[Frame]]:
         near = np.flatnonzero((np.abs(planes - plane) <= _PLANE_TOLERANCE).all(axis=1))
         if near.size:
             groups[int(near[0])].append(frame)
+        elif len(groups) == MAX_PLANES:
+            raise BadVolume(f"more than {MAX_PLANES:,} orientations, sizes and pixel spacings", subject="series")
         else:
             planes = np.vstack([planes, plane])
             groups.append([frame])
@@ -211,17 +219,3 @@ def name_orientation(geometry: FrameGeometry) -> str:
     if components.max() < 0.7:
         return "oblique"
     return ("sagittal", "coronal", "transverse")[int(components.argmax())]
-
-
-def describe_content(stacks: Sequence[Stack]) -> str:
-    """Lists what a series holds, such as `3 volumes by b_value: 50, 400, 800`."""
-    names = stacks[0].divided_by if stacks else ()
-    listed = [f"{name}: {', '.join(str(value) for value in Counter(_show(stack, name) for stack in stacks))}"
-              for name in names]  # fmt: skip
-    volumes = pluralise(len(stacks), "volume")
-    return f"{volumes} by {'; '.join(listed)}" if listed else volumes
-
-
-def _show(stack: Stack, name: str) -> str:
-    value = stack.attributes.get(name, "none")
-    return f"{value:g}" if isinstance(value, float) else str(value)

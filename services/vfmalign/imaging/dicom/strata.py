@@ -19,7 +19,6 @@ from vfmalign.core.domain.declarations import VolumeKind
 from vfmalign.core.domain.record import VOLUME_KIND
 from vfmalign.imaging.dicom.frames import AttributeValue
 from vfmalign.imaging.dicom.screening import screen_text
-from vfmalign.imaging.dicom.stacks import Stack
 
 ALLOWED = "allowed"
 """Stratum of cases whose images a lifted refusal lets in: the names of these refusals."""
@@ -39,14 +38,12 @@ class CaseAcquisition(NamedTuple):
     """What the strata of a case derive from.
 
     Attributes:
-        patient: the patient. Private.
-        stacks: by modality, in declared order.
+        attributes: of the volume that each modality takes. Private: text among them is screened before it is used.
         private_words: see `Study`.
         allowed: refusals that were lifted for it.
     """
 
-    patient: str
-    stacks: Mapping[VolumeKind, Stack]
+    attributes: Mapping[VolumeKind, Mapping[str, AttributeValue]]
     private_words: frozenset[str]
     allowed: Sequence[str] = ()
 
@@ -121,14 +118,18 @@ OF_MODALITY = (
 )
 
 
-def make_strata(cases: Sequence[CaseAcquisition], modalities: Sequence[VolumeKind]) -> list[dict[VolumeKind, str]]:
+def make_strata(
+    cases: Sequence[CaseAcquisition], patients: Sequence[str], modalities: Sequence[VolumeKind]
+) -> list[dict[VolumeKind, str]]:
     """Returns the strata of each case: at most `MAX_STRATA` in all, each with at most `MAX_STRATUM_VALUES` values.
 
+    A value that one patient of several has is `other`, because it would tell this patient from all others.
+
     Args:
-        cases: the cases that can be used.
+        cases: all cases of the dataset.
+        patients: of each case.
         modalities: in declared order.
     """
-    patients = [case.patient for case in cases]
     columns = {ALLOWED: ["+".join(case.allowed)[:_MAX_VALUE] for case in cases]}
     for name, kinds, stratum in (
         *((stratum.name, modalities, stratum) for stratum in OF_CASE),
@@ -136,15 +137,15 @@ def make_strata(cases: Sequence[CaseAcquisition], modalities: Sequence[VolumeKin
     ):
         values = [_get_value(case, kinds, stratum) for case in cases]
         if VOLUME_KIND.matches(name):
-            columns[name] = _limit(_drop_single(values, patients) if stratum.is_text else values)
+            columns[name] = _limit(_drop_single(values, patients))
     filled = [name for name, values in columns.items() if any(values)][:MAX_STRATA]
     return [{name: columns[name][index] for name in filled if columns[name][index]} for index in range(len(cases))]
 
 
 def _get_value(case: CaseAcquisition, kinds: Sequence[VolumeKind], stratum: Stratum) -> str:
     """The classes of the volumes, joined where they differ."""
-    stacks = [case.stacks[kind] for kind in kinds if kind in case.stacks]
-    values = [stack.attributes[stratum.keyword] for stack in stacks if stratum.keyword in stack.attributes]
+    stated = [case.attributes[kind] for kind in kinds if kind in case.attributes]
+    values = [attributes[stratum.keyword] for attributes in stated if stratum.keyword in attributes]
     texts = [stratum.to_text(value) for value in values]
     if stratum.is_text:
         texts = [text for text in texts if screen_text(text, case.private_words) == text]
@@ -152,7 +153,7 @@ def _get_value(case: CaseAcquisition, kinds: Sequence[VolumeKind], stratum: Stra
 
 
 def _drop_single(values: Sequence[str], patients: Sequence[str]) -> list[str]:
-    """Leaves out text that one patient of several has, which may be the patient's."""
+    """Replaces values that one patient of several has."""
     needed = min(2, len(set(patients)))
     owners: dict[str, set[str]] = {}
     for value, patient in zip(values, patients, strict=True):

@@ -18,7 +18,7 @@ def test_a_classic_instance_is_one_frame_with_what_it_states():
 
     (frame,) = list_frames(dataset, "IM2")
 
-    assert (frame.file, frame.index, frame.study_uid) == ("IM2", 0, examination.study_uid)
+    assert (frame.file, frame.index) == ("IM2", 0)
     assert frame.attributes["SeriesDescription"] == "t2_tse_tra"
     assert frame.attributes["ImageType"] == ("ORIGINAL", "PRIMARY", "M", "ND")
     assert frame.attributes["SeriesNumber"] == 4.0
@@ -34,6 +34,23 @@ def test_only_known_keywords_are_kept_and_no_mark_of_the_patient_is():
     assert set(frame.attributes) <= {*KEYWORDS, "b_value", "diffusion"}
     shown = str(frame.attributes)
     assert not [mark for mark in examination.marks if mark in shown]
+
+
+def test_several_binary_numbers_are_all_kept():
+    dataset = make_series()[0]
+    dataset.add_new("InversionTimes", "FD", [400.0, 900.0])
+    dataset.NumberOfFrames = 1
+    dataset.PerFrameFunctionalGroupsSequence = [Dataset()]
+    (frame,) = list_frames(dataset, "IM0")
+    assert frame.attributes["InversionTime"] == (400.0, 900.0)
+
+
+def test_the_normal_of_rounded_axes_has_length_one():
+    dataset = make_series()[0]
+    dataset.ImageOrientationPatient = [1, 0, 0, 0.005, 1, 0]
+    (frame,) = list_frames(dataset, "IM0")
+    assert frame.geometry is not None
+    assert np.linalg.norm(frame.geometry.normal) == pytest.approx(1, abs=1e-12)
 
 
 def test_frames_of_an_enhanced_instance_state_what_classic_ones_do():

@@ -23,7 +23,7 @@ from tests.dicom_files import (
 )
 
 from vfmalign.core.domain.errors import BadOption
-from vfmalign.imaging.dicom import instances
+from vfmalign.imaging.dicom import instances, stacks
 from vfmalign.imaging.dicom.examinations import Study
 from vfmalign.imaging.dicom.refusals import REFUSALS, check_allowed
 from vfmalign.imaging.dicom.scanning import Examinations, scan
@@ -65,8 +65,37 @@ def test_files_become_studies_series_and_stacks(tmp_path: Path) -> None:
     assert describe(study) == [("series 4", [5], ""), ("series 6", [5, 5], "")]
     assert [(item.label, len(item.segments)) for item in study.segmentations] == [("series 100", 1)]
     assert study.patient == f"{examination.patient_id}^^^{examination.issuer}"
-    assert study.series[0].attributes["EchoTime"] == 101
+    assert study.series[0].stacks[0].attributes["EchoTime"] == 101
     assert {"zauberberg", "walpurga", "davos", "behrens"} <= study.private_words
+
+
+@pytest.mark.parametrize("keyword", ["PatientID", "IssuerOfPatientID"])
+def test_an_object_that_leaves_the_patient_out_contradicts_no_other(tmp_path: Path, keyword: str) -> None:
+    examination = Examination()
+    t2w = make_series(examination=examination)
+    segmentation = make_segmentation(t2w, {"gland": np.ones((40, 34, 5), bool)})
+    delattr(segmentation, keyword)
+    save([*t2w, segmentation], tmp_path)
+    (study,) = scan_folder(tmp_path).studies
+    assert not study.problems
+    assert study.patient == f"{examination.patient_id}^^^{examination.issuer}"
+
+
+def test_several_sizes_of_one_image_are_a_problem_of_its_series(tmp_path: Path) -> None:
+    series = make_series()
+    del series[0].Rows
+    series[0].add_new(0x00280010, "IS", ["40", "40"])
+    save(series, tmp_path)
+    (study,) = scan_folder(tmp_path).studies
+    assert study.series[0].problem == "1 image: it states several sizes"
+
+
+def test_a_series_of_very_many_planes_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stacks, "MAX_PLANES", 3)
+    write_series(tmp_path, attributes={"PixelSpacing": lambda number: [1 + 0.1 * number, 1]})
+    (study,) = scan_folder(tmp_path).studies
+    assert study.series[0].problem.startswith("more than 3 orientations, sizes and pixel spacings; export")
+    assert not study.series[0].stacks
 
 
 def test_progress_counts_files(tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ def make_stack(
     problem: str = "",
     frame_of_reference_uid: str = "1.9",
 ) -> Stack:
-    frame = Frame("secret.dcm", 0, "1.1", uid, f"{uid}.1", None, attributes, frame_of_reference_uid)
+    frame = Frame("secret.dcm", 0, uid, f"{uid}.1", None, attributes, frame_of_reference_uid)
     return Stack((frame,), attributes, None if problem else np.eye(4), divided_by, problem)
 
 
@@ -68,13 +68,13 @@ def make_series(number: int, *volumes: Attributes | Stack, problem: str = "") ->
         else volume
         for volume in volumes
     ]
-    return Series(f"series {number}", f"1.2.{number}", {}, tuple(stacks), problem)
+    return Series(f"series {number}", f"1.2.{number}", tuple(stacks), problem)
 
 
 def make_segmentation(number: int, *labels: str, references: tuple[str, ...] = ()) -> Segmentation:
     segments = tuple(Segment(place, label, ()) for place, label in enumerate(labels, start=1))
     header: Attributes = {"Modality": "SEG", "SeriesDescription": f"drawn {number}"}
-    return Segmentation(f"series {number}", "secret.dcm", f"1.2.{number}", header, references, segments)
+    return Segmentation(f"series {number}", "secret.dcm", header, references, segments)
 
 
 def make_study(*series: Series, segmentations: Sequence[Segmentation] = (), words: Sequence[str] = ()) -> Study:

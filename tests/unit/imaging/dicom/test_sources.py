@@ -8,6 +8,7 @@ import stat
 import warnings
 import zipfile
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -70,11 +71,18 @@ def test_links_that_lead_out_of_a_folder_are_refused(tmp_path: Path) -> None:
     assert NAME not in str(caught.value)
 
 
-def test_links_to_folders_are_not_followed(tmp_path: Path) -> None:
+def test_links_to_folders_and_hidden_files_are_left_out_with_a_note(tmp_path: Path) -> None:
     folder = tmp_path / "d"
-    folder.mkdir()
+    (folder / ".cache/more").mkdir(parents=True)
+    (folder / ".DS_Store").write_bytes(b"")
     (folder / "again").symlink_to(folder)
-    assert not open_source(folder).files
+    source = open_source(folder)
+    assert not source.files
+    assert source.notes == (
+        "left out: 1 folder (hidden)", "left out: 1 link (to a folder)", "left out: 1 file (hidden)",
+    )  # fmt: skip
+    with closing(open_source(make_zip(tmp_path / "d.zip", ("a", b""), ("__MACOSX/._a", b"")))) as archive:
+        assert archive.notes == ("left out: 1 file (hidden)",)
 
 
 def _member(name: str, mode: int = 0) -> zipfile.ZipInfo:
@@ -180,9 +188,24 @@ def test_a_dicomdir_says_which_files_are_used(tmp_path: Path) -> None:
     for path in (medium, medium / "DICOMDIR"):
         source = open_source(path)
         assert len(source.files) == 5
-        assert source.notes == ("left out: 1 file that the DICOMDIR does not list",)
+        assert source.notes == ("left out: 1 file (not listed by the DICOMDIR)",)
         with source.open(source.files[0]) as file:
             assert dcmread(file).Modality == "MR"
+
+
+def test_a_dicomdir_decides_in_a_zip_as_in_a_folder(tmp_path: Path) -> None:
+    medium = _make_medium(tmp_path / "medium")
+    (medium / "viewer.exe").write_bytes(b"MZ")
+    with zipfile.ZipFile(tmp_path / "medium.zip", "w") as archive:
+        for path in sorted(path for path in medium.rglob("*") if path.is_file()):
+            archive.write(path, path.relative_to(medium))
+    with closing(open_source(tmp_path / "medium.zip")) as source:
+        assert list(source.files) == list(open_source(medium).files)
+        assert source.notes == ("left out: 1 file (not listed by the DICOMDIR)",)
+    with zipfile.ZipFile(tmp_path / "medium.zip", "w") as archive:
+        archive.write(medium / "DICOMDIR", "DICOMDIR")
+    with pytest.raises(BadDataset, match="the DICOMDIR lists 5 files that its folder does not have"):
+        open_source(tmp_path / "medium.zip")
 
 
 def test_a_dicomdir_may_be_copied_in_lower_case(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pydicom import Dataset
 from tests.dicom_files import AXES, make_affine, make_array, make_enhanced, make_series
 
 from vfmalign.imaging.dicom.frames import FrameGeometry, list_frames
-from vfmalign.imaging.dicom.stacks import Stack, describe_content, divide, name_orientation
+from vfmalign.imaging.dicom.stacks import Stack, divide, name_orientation
 
 
 def divide_datasets(datasets: Sequence[Dataset]) -> list[Stack]:
@@ -33,11 +33,16 @@ def test_slices_are_in_order_of_position_and_not_of_file():
     assert [frame.file for frame in stack.frames] == ["IM1", "IM3", "IM4", "IM0", "IM2"]
 
 
+def test_axes_that_rounding_leaves_without_a_right_angle_are_no_tilt():
+    (stack,) = divide_datasets(make_series(attributes={"ImageOrientationPatient": [1, 0, 0, 0.005, 1, 0]}))
+
+    assert not stack.problem
+
+
 def test_volumes_are_in_order_of_what_divides_them():
     stacks = divide_datasets(make_series(b_values=(1500, 50, 800, 0)))
 
     assert [stack.attributes["b_value"] for stack in stacks] == [0.0, 50.0, 800.0, 1500.0]
-    assert describe_content(stacks) == "4 volumes by b_value: 0, 50, 800, 1500; diffusion: none, trace"
 
 
 def test_interleaved_frames_of_an_enhanced_instance_are_divided():

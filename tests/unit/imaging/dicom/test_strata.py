@@ -10,17 +10,15 @@ from pydicom.datadict import tag_for_keyword
 from vfmalign.core.domain.datasets import MAX_STRATA, MAX_STRATUM_VALUES, StratumValue
 from vfmalign.imaging.dicom.frames import AttributeValue
 from vfmalign.imaging.dicom.refusals import REFUSALS
-from vfmalign.imaging.dicom.stacks import Stack
 from vfmalign.imaging.dicom.strata import OF_CASE, OF_MODALITY, CaseAcquisition, make_strata
 
 
-def acquire(patient: str, *words: str, allowed: tuple[str, ...] = (), **attributes: AttributeValue) -> CaseAcquisition:
-    stack = Stack((), attributes, None)
-    return CaseAcquisition(patient, {"t2w": stack}, frozenset(words), allowed)
+def acquire(*words: str, allowed: tuple[str, ...] = (), **attributes: AttributeValue) -> CaseAcquisition:
+    return CaseAcquisition({"t2w": attributes}, frozenset(words), allowed)
 
 
 def make_one(**attributes: AttributeValue) -> dict[str, str]:
-    return make_strata([acquire("p", **attributes)], ["t2w"])[0]
+    return make_strata([acquire(**attributes)], ["p"], ["t2w"])[0]
 
 
 @pytest.mark.parametrize(
@@ -55,29 +53,35 @@ def test_attributes_fall_into_classes(attributes: dict[str, AttributeValue], exp
 
 def test_text_that_names_somebody_or_one_patient_alone_is_left_out() -> None:
     cases = [
-        acquire("p1", ManufacturerModelName="Skyra"),
-        acquire("p2", ManufacturerModelName="Skyra"),
-        acquire("p3", ManufacturerModelName="Scanner of Castorp"),
-        acquire("p4", "berghof", ManufacturerModelName="Berghof 3"),
-        acquire("p4", ManufacturerModelName="Unique"),
-        acquire("p4", ManufacturerModelName="Unique"),
+        acquire(ManufacturerModelName="Skyra"),
+        acquire(ManufacturerModelName="Skyra"),
+        acquire(ManufacturerModelName="Scanner of Castorp"),
+        acquire("berghof", ManufacturerModelName="Berghof 3"),
+        acquire(ManufacturerModelName="Unique"),
+        acquire(ManufacturerModelName="Unique"),
     ]
-    assert [case.get("scanner") for case in make_strata(cases, ["t2w"])] == [
+    assert [case.get("scanner") for case in make_strata(cases, ["p1", "p2", "p3", "p4", "p4", "p4"], ["t2w"])] == [
         "Skyra", "Skyra", "other", None, "other", "other",
     ]  # fmt: skip
 
 
+def test_a_number_that_one_patient_alone_has_tells_nobody_apart() -> None:
+    cases = [acquire(RepetitionTime=time_ms) for time_ms in (4000.0, 4100.0, 7000.0, 7000.0)]
+    strata = make_strata(cases, ["p1", "p2", "p3", "p3"], ["t2w"])
+    assert [case["t2w_repetition_time"] for case in strata] == ["4 s", "4 s", "other", "other"]
+
+
 def test_allowed_refusals_are_recorded() -> None:
-    cases = [acquire("p1"), acquire("p2", allowed=("burned_in_annotation", "overlay"))]
-    assert make_strata(cases, ["t2w"]) == [{}, {"allowed": "burned_in_annotation+overlay"}]
-    (strata,) = make_strata([acquire("p1", allowed=tuple(sorted(REFUSALS)))], ["t2w"])
+    cases = [acquire(), acquire(allowed=("burned_in_annotation", "overlay"))]
+    assert make_strata(cases, ["p1", "p2"], ["t2w"]) == [{}, {"allowed": "burned_in_annotation+overlay"}]
+    (strata,) = make_strata([acquire(allowed=tuple(sorted(REFUSALS)))], ["p1"], ["t2w"])
     TypeAdapter(StratumValue).validate_python(strata["allowed"])
     assert strata["allowed"].startswith("burned_in_annotation+frames_of_reference+overlay+secondary_c")
 
 
 def test_the_classes_of_several_volumes_are_joined() -> None:
-    stacks = {kind: Stack((), {"Manufacturer": name}, None) for kind, name in (("a", "Siemens"), ("b", "Philips"))}
-    assert make_strata([CaseAcquisition("p", stacks, frozenset())], ["a", "b"]) == [
+    attributes = {kind: {"Manufacturer": name} for kind, name in (("a", "Siemens"), ("b", "Philips"))}
+    assert make_strata([CaseAcquisition(attributes, frozenset())], ["p"], ["a", "b"]) == [
         {"manufacturer": "siemens + philips"}
     ]
 
@@ -85,13 +89,12 @@ def test_the_classes_of_several_volumes_are_joined() -> None:
 def test_no_more_strata_and_values_than_a_dataset_may_have() -> None:
     modalities = [f"m{number}" for number in range(12)]
     attributes: dict[str, AttributeValue] = {"SliceThickness": 3.0, "EchoTime": 100.0}
-    stacks = {kind: Stack((), attributes, None) for kind in modalities}
-    (strata,) = make_strata([CaseAcquisition("p", stacks, frozenset())], modalities)
+    (strata,) = make_strata([CaseAcquisition(dict.fromkeys(modalities, attributes), frozenset())], ["p"], modalities)
     assert len(strata) == MAX_STRATA
     assert {f"{kind}_slice_thickness" for kind in modalities} < set(strata), "that of every modality comes first"
 
-    cases = [acquire("p", EchoTime=10.0 * max(0, number - 20)) for number in range(120)]
-    values = [case["t2w_echo_time"] for case in make_strata(cases, ["t2w"])]
+    cases = [acquire(EchoTime=10.0 * max(0, number - 20)) for number in range(120)]
+    values = [case["t2w_echo_time"] for case in make_strata(cases, ["p"] * len(cases), ["t2w"])]
     assert len(set(values)) == MAX_STRATUM_VALUES
     assert values[:22] == ["0 ms"] * 21 + ["10 ms"]
     assert values.count("other") == 100 - (MAX_STRATUM_VALUES - 1)
@@ -99,7 +102,7 @@ def test_no_more_strata_and_values_than_a_dataset_may_have() -> None:
 
 def test_an_id_that_would_be_too_long_is_left_out() -> None:
     kind = "a" * 30
-    assert make_strata([CaseAcquisition("p", {kind: Stack((), {"EchoTime": 1.0}, None)}, frozenset())], [kind]) == [{}]
+    assert make_strata([CaseAcquisition({kind: {"EchoTime": 1.0}}, frozenset())], ["p"], [kind]) == [{}]
 
 
 def test_no_attribute_of_the_basic_profile_becomes_a_stratum() -> None:

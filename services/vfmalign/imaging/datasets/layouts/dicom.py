@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from vfmalign.core.domain.declarations import DatasetDeclaration, VolumeKind, get_declaration, list_declarations
@@ -22,7 +22,7 @@ from vfmalign.imaging.dicom.scanning import scan
 from vfmalign.imaging.dicom.selection import Choice, choose
 from vfmalign.imaging.dicom.sources import DicomSource, digest_file, open_source
 from vfmalign.imaging.dicom.stacks import Stack
-from vfmalign.imaging.dicom.strata import CaseAcquisition, make_strata
+from vfmalign.imaging.dicom.strata import CaseAcquisition
 from vfmalign.imaging.volumes import Volume
 
 _DEFAULT = "prostate_mpmri"
@@ -86,7 +86,6 @@ def read(path: Path, declaration: DatasetDeclaration | None, options: DicomOptio
         _to_case(source, study, choice, f"case {number} of {len(choices)}")
         for number, (study, choice) in enumerate(zip(examinations.studies, choices, strict=True), start=1)
     ]
-    cases = _add_strata(cases, examinations.studies, choices, chosen.modalities)
     cases += [
         CaseSource(file.file, file.file, {}, problems=(file.problem,), place=file.place)
         for file in examinations.unusable
@@ -122,18 +121,13 @@ def _to_case(source: DicomSource, study: Study, choice: Choice, place: str) -> C
     for kind, drawn in choice.label_maps.items():
         files[kind] = DicomLabelMap(source, drawn.segmentation, drawn.values, drawn.reference)
     problems = (*study.problems, *choice.problems)
-    return CaseSource(study.uid, study.patient, files, problems=problems, lacks=choice.lacks, place=place)
-
-
-def _add_strata(
-    cases: Sequence[CaseSource],
-    studies: Sequence[Study],
-    choices: Sequence[Choice],
-    modalities: Sequence[VolumeKind],
-) -> list[CaseSource]:
-    acquisitions = [
-        CaseAcquisition(case.patient, choice.stacks, study.private_words, choice.allowed)
-        for case, study, choice in zip(cases, studies, choices, strict=True)
-    ]
-    strata = make_strata(acquisitions, modalities)
-    return [replace(case, strata=of_case) for case, of_case in zip(cases, strata, strict=True)]
+    attributes = {kind: stack.attributes for kind, stack in choice.stacks.items()}
+    return CaseSource(
+        name=study.uid,
+        patient=study.patient,
+        files=files,
+        problems=problems,
+        lacks=choice.lacks,
+        place=place,
+        acquisition=CaseAcquisition(attributes, study.private_words, choice.allowed),
+    )

@@ -24,6 +24,7 @@ from vfmalign.imaging.volumes import MAX_ENCODED_BYTES, Volume, decode, decode_c
 
 if TYPE_CHECKING:
     from vfmalign.imaging.dicom.rules import Selection
+    from vfmalign.imaging.dicom.strata import CaseAcquisition
 
 MAX_JSON_BYTES = 64 * 2**20
 """Largest `dataset.json` that is read."""
@@ -94,6 +95,7 @@ class CaseSource:
         problems: reasons why the case cannot be imported, without names.
         lacks: modalities and label maps whose absence is one of the problems each.
         place: where a table describes the case, such as `line 7`; empty elsewhere.
+        acquisition: what further strata derive from, once it is known which patients there are; None without DICOM.
     """
 
     name: str
@@ -106,6 +108,7 @@ class CaseSource:
     problems: tuple[str, ...] = ()
     lacks: tuple[VolumeKind, ...] = ()
     place: str = ""
+    acquisition: CaseAcquisition | None = None
 
     def is_without(self, kinds: Collection[VolumeKind]) -> bool:
         """Whether the case has no file of one of these kinds, and no other problem than what it lacks."""

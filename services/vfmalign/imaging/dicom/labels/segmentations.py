@@ -100,7 +100,6 @@ def read_segmentation(header: Dataset, file: str, label: str) -> Segmentation:
         return Segmentation(
             label=label,
             file=file,
-            series_uid=str(header.get("SeriesInstanceUID", "")),
             attributes=read_attributes([header]),
             references=tuple(dict.fromkeys(_list_references(header))),
             segments=tuple(segments),

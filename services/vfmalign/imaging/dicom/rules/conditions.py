@@ -231,7 +231,7 @@ def _find_unmet(keyword: str, condition: Condition, value: AttributeValue | None
     parts = value if isinstance(value, tuple) else (value,)
     if any(not find_difference(condition, part, str) for part in parts):
         return ""
-    return f"{keyword} {find_difference(condition, parts[0], partial(show, keyword)) if parts else 'is empty'}"
+    return f"{keyword} {find_difference(condition, parts[0], partial(show, keyword))}"
 
 
 def find_difference(condition: Condition, value: str | float, show: Callable[[], str]) -> str:
@@ -282,7 +282,9 @@ def _join(reasons: list[str]) -> str:
 
 
 def _list(values: tuple[str | float, ...]) -> str:
-    return " or ".join(format_value(value) for value in values[:_MAX_REASONS]) + (" …" if len(values) > 3 else "")
+    return " or ".join(format_value(value) for value in values[:_MAX_REASONS]) + (
+        " …" if len(values) > _MAX_REASONS else ""
+    )
 
 
 def format_value(value: AttributeValue) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from tests.dicom_files import Examination, make_affine, make_array, make_segment
 
 from vfmalign.core.domain.declarations import DatasetDeclaration, LabelMap
 from vfmalign.core.domain.errors import BadDataset, BadOption
+from vfmalign.imaging.datasets.identities import add_to_mapping
 from vfmalign.imaging.datasets.importer import prepare_import
 from vfmalign.imaging.datasets.layouts.registry import detect_layout, read_source
 from vfmalign.imaging.datasets.layouts.sources import DicomOptions
@@ -85,6 +87,30 @@ def test_a_study_becomes_a_case(tmp_path: Path) -> None:
         "t2w_echo_time": "100 ms",
         "t2w_repetition_time": "4 s",
     }
+
+
+def test_the_file_that_cannot_be_read_may_have_a_name_that_is_no_text(tmp_path: Path) -> None:
+    write_study(tmp_path / "d")
+    (tmp_path / "d" / os.fsdecode(b"M\xfcller.dcm")).write_bytes(bytes(128) + b"DICM" + bytes(100))
+    discovered = discover(tmp_path / "d", "d", bytes(32), make_options(show_names=True))
+    (case,) = (case for case in discovered.cases if case.source.problems)
+    case.label.encode()
+    mapping = tmp_path / "mapping.csv"
+    add_to_mapping(mapping, [("d", case.id, case.group, case.source.name, case.patient)])
+    add_to_mapping(mapping, [("d", "c", "g", "name", "patient")])
+    assert b"M\xfcller.dcm" in mapping.read_bytes()
+
+
+def test_strata_know_the_patients_that_are_left(tmp_path: Path) -> None:
+    for number in range(3):
+        write_study(
+            tmp_path / "d", number, labelled=number != 1, ManufacturerModelName="Vida" if number < 2 else "Skyra"
+        )
+    for options in (make_options(), make_options(only_with=("gland",))):
+        _, prepared = run(tmp_path / "d", options)
+        cases = [case for split in ("train", "val", "test") for case in prepared.dataset.split(split)]
+        scanners = sorted(case.strata["scanner"] for case in cases)
+        assert scanners == (["other", "other"] if options.only_with else ["Vida", "Vida", "other"])
 
 
 def test_a_zip_gives_what_its_folder_gives(tmp_path: Path) -> None:
