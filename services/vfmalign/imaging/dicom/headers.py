@@ -27,7 +27,7 @@ def refuse_damage(name: str) -> Iterator[None]:
     Args:
         name: name of the object in errors; never one of a file, which may name a patient.
     """
-    silence_pydicom()
+    silence_libraries()
     try:
         yield
     except VfmalignError:
@@ -44,7 +44,7 @@ def refuse_damage(name: str) -> Iterator[None]:
         ) from None
 
 
-def silence_pydicom() -> None:
+def silence_libraries() -> None:
     """Keeps pydicom from printing values of headers, from now on in the whole process."""
     config.settings.reading_validation_mode = config.IGNORE
     logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)

@@ -171,7 +171,7 @@ def _decode_encapsulated(stream: BinaryIO, header: Dataset, indices: Sequence[in
     """Decodes frames that are compressed one by one, in another process."""
     check_shape((header.Columns, header.Rows, 1), name)
     stream.seek(0)
-    dcmread(stream, stop_before_pixels=True, force=True)
+    dcmread(stream, stop_before_pixels=True, force=True)  # leaves the stream before the pixels
     start = stream.seek(_PIXEL_DATA_HEADER, os.SEEK_CUR)
     dtype = pixel_dtype(header)
     for index in indices:
@@ -180,7 +180,7 @@ def _decode_encapsulated(stream: BinaryIO, header: Dataset, indices: Sequence[in
             frame=frame,
             syntax=header.file_meta.TransferSyntaxUID,
             plugin=plugin,
-            options=as_pixel_options(header, number_of_frames=1),
+            options=as_pixel_options(header, number_of_frames=1, pixel_keyword="PixelData"),
             shape=(header.Rows, header.Columns),
             dtype=dtype,
         )

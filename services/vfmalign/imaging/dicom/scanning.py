@@ -19,7 +19,7 @@ from vfmalign.core.domain.errors import BadDataset, VfmalignError
 from vfmalign.core.formats.documents import pluralise
 from vfmalign.imaging.dicom.examinations import Segmentation, Series, Study
 from vfmalign.imaging.dicom.frames import AttributeValue, Frame, FrameGeometry, list_frames
-from vfmalign.imaging.dicom.headers import silence_pydicom
+from vfmalign.imaging.dicom.headers import silence_libraries
 from vfmalign.imaging.dicom.instances import Header, has_preamble, is_zip, may_be_dicom, read_header, read_start
 from vfmalign.imaging.dicom.refusals import describe_refusals, is_image, list_refusals, name_kind
 from vfmalign.imaging.dicom.screening import list_private_words, screen_number
@@ -105,7 +105,7 @@ def scan(
     """
     scanner = _Scanner(source)
     total = len(source.files)
-    silence_pydicom()
+    silence_libraries()
     for done, file in enumerate(source.files, start=1):
         scanner.add(file, f"file {done} of {total}")
         progress("scan", done, total)

@@ -187,7 +187,7 @@ def test_an_encoded_size_that_the_header_does_not_state_is_refused(syntax, marke
 
     (stack,) = scan_series(datasets).stacks
 
-    with pytest.raises(BadVolume, match="case c1: .*has another size than its header states"):
+    with pytest.raises(BadVolume, match=r"case c1: .*has another size than its header states"):
         read_volume(stack)
 
 

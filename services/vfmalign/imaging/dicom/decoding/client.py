@@ -147,7 +147,7 @@ class _Decoder:
                 read_header(self._answers)
         except (EOFError, ValueError):
             self.end()
-            raise _fail_to_start("it ended at once") from None
+            raise _fail_to_start("it ended before it was ready") from None
 
     def decode(self, request: Request, timeout_s: float, name: str) -> NDArray[Any]:
         """Decodes a frame; see `Decoders.decode`. After an error, the process is of no use."""

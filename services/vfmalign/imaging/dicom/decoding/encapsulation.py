@@ -21,13 +21,13 @@ class _BoundedReads:
         self._file = file
         self._left = limit
 
-    def read(self, size: int) -> bytes:
+    def read(self, size: int = -1, /) -> bytes:
         if not 0 <= size <= self._left:
             raise ValueError("an encoded frame is longer than its size explains")
         self._left -= size
         return self._file.read(size)
 
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
         return self._file.seek(offset, whence)
 
     def tell(self) -> int:

@@ -17,12 +17,12 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.encaps import encapsulate
-from pydicom.pixels import get_decoder
+from pydicom.pixels.decoders.base import get_decoder
 
 from vfmalign.imaging.dicom.decoding.messages import read_header, write_message
 
 BASE_BYTES = 64 * 2**20
-"""Memory that a decoder may take beside `BYTES_PER_PIXEL`, such as for its tables and the encoded frame."""
+"""Memory that a decoder may take beside `BYTES_PER_PIXEL`, such as for its tables."""
 BYTES_PER_PIXEL = 48
 """Memory that a decoder may take for each pixel that a header states. JPEG takes most, 25 to 28 bytes."""
 _GRACE = 2
@@ -44,11 +44,11 @@ def serve(requests: BinaryIO, answers: BinaryIO) -> bool:
     """Decodes one frame; returns whether another may follow."""
     try:
         request = read_header(requests)
-        frame = requests.read(request["size"])
     except EOFError:
         return False
     options = request["options"]
-    limit_memory(BASE_BYTES + BYTES_PER_PIXEL * options["rows"] * options["columns"])
+    limit_memory(request["size"] + BASE_BYTES + BYTES_PER_PIXEL * options["rows"] * options["columns"])
+    frame = requests.read(request["size"])
     # The default action ends the process, within native code as well.
     signal.setitimer(signal.ITIMER_REAL, _GRACE * request["timeout_s"])
     try:
@@ -65,19 +65,15 @@ def limit_memory(size_bytes: int) -> None:
     """Limits what the process allocates from now on; only on Linux, because other systems enforce no such limit."""
     if sys.platform == "linux":
         pages = int(Path("/proc/self/statm").read_text().split()[0])
+        soft = pages * resource.getpagesize() + size_bytes
         _, hard = resource.getrlimit(resource.RLIMIT_AS)
-        resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + size_bytes, hard))
+        resource.setrlimit(resource.RLIMIT_AS, (soft if hard == resource.RLIM_INFINITY else min(soft, hard), hard))
 
 
 def decode(request: Mapping[str, Any], frame: bytes) -> NDArray[np.generic]:
     """Decodes a frame as pydicom does where it stands in a file."""
     pixels_YX, _ = get_decoder(request["syntax"]).as_array(
-        encapsulate([frame]),
-        index=0,
-        raw=True,
-        decoding_plugin=request["plugin"],
-        pixel_keyword="PixelData",
-        **request["options"],
+        encapsulate([frame]), index=0, raw=True, decoding_plugin=request["plugin"], **request["options"]
     )
     return pixels_YX
 

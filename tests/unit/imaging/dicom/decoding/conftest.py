@@ -25,7 +25,7 @@ def make_request(array_YX: NDArray[Any] | None = None, syntax: str = uid.JPEGLSL
     array_YX = make_array((40, 34))[...].T if array_YX is None else array_YX
     (dataset,) = make_series(np.ascontiguousarray(array_YX.T)[..., None], syntax=syntax)
     (frame,) = generate_frames(dataset.PixelData, number_of_frames=1)
-    options = as_pixel_options(dataset, number_of_frames=1)
+    options = as_pixel_options(dataset, number_of_frames=1, pixel_keyword="PixelData")
     request = Request(frame, syntax, PLUGINS[uid.UID(syntax)], options, array_YX.shape, pixel_dtype(dataset))
     return request._replace(**changes)
 

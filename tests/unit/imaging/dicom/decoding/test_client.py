@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -18,10 +19,10 @@ import pytest
 from pydicom import uid
 from pydicom.pixels.utils import iter_pixels
 from tests.dicom_files import make_array, make_series
-from tests.unit.imaging.dicom.decoding.conftest import MakeDecoders, make_request, plant
+from tests.unit.imaging.dicom.decoding.conftest import make_request, plant
 
 from vfmalign.core.domain.errors import BadVolume, Unavailable
-from vfmalign.imaging.dicom.decoding.client import get_decoders
+from vfmalign.imaging.dicom.decoding.client import COMMAND, get_decoders
 from vfmalign.imaging.dicom.pixels import PLUGINS, decode_frames
 
 COMPRESSED = [syntax for syntax, plugin in PLUGINS.items() if plugin]
@@ -34,8 +35,10 @@ def list_processes() -> set[int]:
 
 
 def wait_until(holds: Callable[[], bool]) -> None:
-    """Waits for what must come; a test that waits in vain is ended by the runner's own limit."""
+    """Waits for what must come."""
+    deadline_s = time.monotonic() + 120
     while not holds():
+        assert time.monotonic() < deadline_s, "it did not happen"
         time.sleep(0.01)
 
 
@@ -112,7 +115,7 @@ def test_a_process_that_fails_ends_one_volume(body, cause, make_decoders, capfd)
     before, decoders = list_processes(), make_decoders(timeout_s=1, command=plant(body))
 
     for _ in range(2):
-        with pytest.raises(BadVolume, match="case c1: .*an image") as refused:
+        with pytest.raises(BadVolume, match=r"case c1: .*an image") as refused:
             decoders.decode(make_request(), "case c1")
         assert cause in str(refused.value)
         assert refused.value.remedy
@@ -174,7 +177,10 @@ def test_a_process_that_was_killed_while_it_was_idle_is_replaced(make_decoders):
 
 @pytest.mark.parametrize(
     ("command", "reason"),
-    [(("/no/such/program",), "No such file or directory"), ((sys.executable, "-c", "raise SystemExit"), "at once")],
+    [
+        (("/no/such/program",), "No such file or directory"),
+        ((sys.executable, "-c", "raise SystemExit"), "before it was ready"),
+    ],
 )
 def test_a_process_that_does_not_start_is_no_fault_of_the_volume(command, reason, make_decoders):
     before = list_processes()
@@ -235,6 +241,24 @@ os.kill(os.getpid(), signal.SIGKILL)
     assert completed.returncode == -signal.SIGKILL, completed.stderr
 
     wait_until(lambda: not psutil.pid_exists(int(completed.stdout)))
+
+
+def test_a_large_frame_follows_a_small_one(make_decoders):
+    # 80 MiB are more than the memory beside pixels; what follows the end of an image is not decoded.
+    decoders, array_YX = make_decoders(), make_array((2100, 2100, 1))[..., 0].T
+    small, large = make_request(), make_request(array_YX)
+    large = large._replace(frame=large.frame + bytes(80 * 2**20))
+
+    decoders.decode(small, "case c1")
+
+    np.testing.assert_array_equal(decoders.decode(large, "case c2"), array_YX)
+
+
+def test_a_limit_of_the_whole_session_holds_as_well(make_decoders):
+    limited = ("sh", "-c", f"ulimit -Hv {2**20}; exec {shlex.join(COMMAND)}")  # KiB
+    array_YX = make_array((40, 34)).T
+
+    np.testing.assert_array_equal(make_decoders(command=limited).decode(make_request(array_YX), "case c1"), array_YX)
 
 
 def test_a_forked_process_starts_decoders_of_its_own():
