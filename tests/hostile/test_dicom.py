@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import resource
+import struct
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from pydicom import Dataset, uid
+from pydicom.encaps import encapsulate, generate_frames
 from tests.dicom_files import Examination, make_array, make_enhanced, make_segmentation, make_series, save
 
 from vfmalign.core.domain.errors import BadVolume
 from vfmalign.imaging.dicom import instances
+from vfmalign.imaging.dicom.decoding.client import Decoders
 from vfmalign.imaging.dicom.labels.segmentations import read_label_map
 from vfmalign.imaging.dicom.pixels import read_stack
 from vfmalign.imaging.dicom.refusals import REFUSALS
@@ -59,11 +63,53 @@ def make_other_codestream() -> list[Dataset]:
     return small
 
 
+def make_bomb(syntax: str, marker: bytes, place: int, size: bytes) -> Callable[[], list[Dataset]]:
+    """Small images whose encoded frames state 30,000 rows and columns, after a marker."""
+
+    def make() -> list[Dataset]:
+        array_XYZ = make_array() % 256
+        if syntax == uid.JPEGBaseline8Bit:
+            array_XYZ = array_XYZ.astype(np.uint8)
+        datasets = make_series(array_XYZ, examination=EXAMINATION, syntax=syntax)
+        for dataset in datasets:
+            (frame,) = generate_frames(dataset.PixelData, number_of_frames=1)
+            start = frame.index(marker) + place
+            dataset.PixelData = encapsulate([frame[:start] + size + frame[start + len(size) :]])
+        return datasets
+
+    return make
+
+
+def make_runs() -> list[Dataset]:
+    """Small images whose frames are runs that make 128 MiB of 2 MiB."""
+    datasets = make_series(examination=EXAMINATION, syntax=uid.RLELossless)
+    runs = b"\x81\x00" * (2**20 - 100)
+    for dataset in datasets:
+        dataset.PixelData = encapsulate([struct.pack("<3L", 2, 64, 64 + len(runs)) + bytes(52) + runs])
+    return datasets
+
+
+def make_long_fragment() -> list[Dataset]:
+    """Images whose frames say that they have 4 GiB."""
+    datasets = make_series(examination=EXAMINATION, syntax=uid.JPEGLSLossless)
+    for dataset in datasets:
+        dataset.PixelData = bytes.fromhex("feff00e000000000feff00e0f0ffffff") + bytes(64)
+    return datasets
+
+
+_SIZE = struct.pack(">2H", 30_000, 30_000)
+_LARGE_SIZE = struct.pack(">6I", 30_000, 30_000, 0, 0, 30_000, 30_000)
 ROWS: dict[str, Callable[[], list[Dataset] | Dataset]] = {
     "sequences nested 20,000 deep": make_nested,
     "functional groups of 100,001 frames": make_many_groups,
     "images of 65,535 x 65,535": make_large_frames,
     "JPEG of another size": make_other_codestream,
+    "baseline JPEG of 30,000 x 30,000": make_bomb(uid.JPEGBaseline8Bit, b"\xff\xc0", 5, _SIZE),
+    "lossless JPEG of 30,000 x 30,000": make_bomb(uid.JPEGLosslessSV1, b"\xff\xc3", 5, _SIZE),
+    "JPEG-LS of 30,000 x 30,000": make_bomb(uid.JPEGLSLossless, b"\xff\xf7", 5, _SIZE),
+    "JPEG 2000 of 30,000 x 30,000": make_bomb(uid.JPEG2000Lossless, b"\xff\x51", 6, _LARGE_SIZE),
+    "runs of 128 MiB in 2 MiB": make_runs,
+    "fragments of 4 GiB": make_long_fragment,
     "2³¹ - 1 frames": change_series(NumberOfFrames=2**31 - 1),
     "minus one frame": change_series(NumberOfFrames=-1),
     "no rows": change_series(Rows=0),
@@ -109,6 +155,31 @@ def test_a_hostile_file_is_refused(make, tmp_path, caplog, capfd):
     assert reasons
     assert not [mark for mark in EXAMINATION.marks if mark in shown]
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024 - before_mib < MAX_GROWTH_MIB
+
+
+DECODERS = {
+    "crashes": ("os.abort()", "crashes its decoder"),
+    "never ends": ("signal.pause()", "takes more than 1 s to decode"),
+    "allocates 4 GiB": ("bytearray(2**32)", "cannot be decoded"),
+}
+
+
+@pytest.mark.parametrize(("action", "cause"), DECODERS.values(), ids=DECODERS)
+def test_a_decoder_that_fails_ends_one_volume(action, cause, tmp_path, monkeypatch):
+    save(make_series(examination=EXAMINATION, syntax=uid.JPEGLSLossless), tmp_path)
+    program = (
+        "import os, signal; from vfmalign.imaging.dicom.decoding import process; "
+        f"process.decode = lambda *_: {action}; process.main()"
+    )
+    decoders = Decoders(timeout_s=1, command=(sys.executable, "-P", "-c", program))
+    monkeypatch.setattr("vfmalign.imaging.dicom.pixels.get_decoders", lambda: decoders)
+
+    (reason,) = _list_reasons(tmp_path)
+
+    assert cause in reason
+    monkeypatch.undo()
+    (study,) = scan(open_source(tmp_path)).studies
+    assert read_stack(open_source(tmp_path), study.series[0].stacks[0], "case c2", "t2w").array_XYZ.any()
 
 
 SEGMENTATIONS: dict[str, dict[str, object]] = {

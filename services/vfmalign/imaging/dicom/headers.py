@@ -11,7 +11,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import gdcm
 from pydicom import config
 from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
@@ -22,12 +21,11 @@ from vfmalign.core.domain.errors import BadVolume, VfmalignError
 
 MULTIPLE = (MultiValue, list)
 """What pydicom gives for several values: a list where they are binary numbers."""
-_LIBRARIES = ("pydicom", "pylibjpeg", "openjpeg", "jpeg_ls")
 
 
 @contextmanager
 def refuse_damage(name: str) -> Iterator[None]:
-    """Raises `BadVolume` for whatever pydicom and its decoders raise in the block, and keeps them from printing.
+    """Raises `BadVolume` for whatever pydicom raises in the block, and keeps them from printing.
 
     Args:
         name: name of the object in errors; never one of a file, which may name a patient.
@@ -50,14 +48,11 @@ def refuse_damage(name: str) -> Iterator[None]:
 
 
 def silence_libraries() -> None:
-    """Keeps pydicom and the decoders from printing values of headers, from now on in the whole process."""
+    """Keeps pydicom from printing values of headers, from now on in the whole process."""
     config.settings.reading_validation_mode = config.IGNORE
-    for library in _LIBRARIES:
-        logging.getLogger(library).setLevel(logging.CRITICAL + 1)
-        # No `warnings.catch_warnings`, which would undo that of another thread.
-        warnings.filterwarnings("ignore", module=rf"{library}(\.|$)")
-    gdcm.Trace.WarningOff()
-    gdcm.Trace.ErrorOff()
+    logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)
+    # No `warnings.catch_warnings`, which would undo that of another thread.
+    warnings.filterwarnings("ignore", module=r"pydicom(\.|$)")
 
 
 def find(datasets: Sequence[Dataset], keyword: str) -> Any:

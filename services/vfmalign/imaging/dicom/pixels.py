@@ -11,24 +11,22 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable, Container, Generator, Sequence
+from collections.abc import Container, Generator, Sequence
 from contextlib import closing
-from operator import itemgetter
-from typing import Any, BinaryIO, cast
+from typing import BinaryIO, cast
 from zipfile import ZipExtFile
 
-import _CharLS
 import numpy as np
 from numpy.typing import NDArray
-from openjpeg.utils import get_parameters
 from pydicom import dcmread, uid
 from pydicom.dataset import Dataset
-from pydicom.encaps import get_frame
 from pydicom.pixels.processing import apply_modality_lut
-from pydicom.pixels.utils import iter_pixels
+from pydicom.pixels.utils import as_pixel_options, iter_pixels, pixel_dtype
 
 from vfmalign.core.domain.declarations import VolumeKind
 from vfmalign.core.domain.errors import BadVolume
+from vfmalign.imaging.dicom.decoding.client import Request, get_decoders
+from vfmalign.imaging.dicom.decoding.encapsulation import read_frame
 from vfmalign.imaging.dicom.frames import list_descriptions
 from vfmalign.imaging.dicom.headers import refuse_damage
 from vfmalign.imaging.dicom.instances import read_header, to_plain
@@ -55,15 +53,8 @@ PLUGINS = {
 Chosen explicitly, because pydicom would try every plugin that is installed, Pillow among them.
 """
 MONOCHROME = ("MONOCHROME1", "MONOCHROME2")
-_READ_SIZE: dict[str, Callable[[bytes], tuple[Any, Any]]] = {
-    "pylibjpeg": lambda frame: itemgetter("rows", "columns")(get_parameters(frame)),
-    "pyjpegls": lambda frame: itemgetter("height", "width")(_CharLS.read_header(frame)),
-}
-"""How the encoded size of a frame is read, for decoders that allocate what it asks for."""
 _Frames = Generator[NDArray[np.generic], None, None]
 _RESCALE = ("RescaleSlope", "RescaleIntercept")
-_MAX_RLE_HEADER_BYTES = 128
-"""Offsets of the segments, and their padding."""
 _PIXEL_DATA_HEADER = 12
 """Bytes of the tag, the type and the length of encapsulated pixel data."""
 
@@ -144,13 +135,15 @@ def decode_frames(
         plain = to_plain(stream)
         header = read_header(plain).dataset
         plugin = _choose_plugin(header, name, photometric)
-        if header.file_meta.TransferSyntaxUID.is_encapsulated:
-            _check_sizes(plain, indices, plugin, name)
-        if header.get("BitsAllocated") == 1:
-            _check_length(plain, name)
         descriptions = list_descriptions(header)
-        plain.seek(0)
-        with closing(cast(_Frames, iter_pixels(plain, indices=indices, raw=True, decoding_plugin=plugin))) as decoded:
+        if header.file_meta.TransferSyntaxUID.is_encapsulated:
+            stored = _decode_encapsulated(plain, header, indices, plugin, name)
+        else:
+            if header.get("BitsAllocated") == 1:
+                _check_length(plain, name)
+            plain.seek(0)
+            stored = cast(_Frames, iter_pixels(plain, indices=indices, raw=True))
+        with closing(stored) as decoded:
             for index, stored_YX in zip(indices, decoded, strict=True):
                 transformation = next(filter(_has_transformation, descriptions[index]), None) if is_rescaled else None
                 yield stored_YX if transformation is None else _transform(stored_YX, transformation, name)
@@ -174,25 +167,24 @@ def _choose_plugin(header: Dataset, name: str, photometric: Container[str]) -> s
     return PLUGINS[syntax]
 
 
-def _check_sizes(stream: BinaryIO, indices: Sequence[int], plugin: str, name: str) -> None:
-    """Refuses frames whose encoded size is not that of the header, before a decoder allocates it.
-
-    RLE states no size: pydicom decodes as much as there is. Its worst encoder writes two bytes for each.
-    """
+def _decode_encapsulated(stream: BinaryIO, header: Dataset, indices: Sequence[int], plugin: str, name: str) -> _Frames:
+    """Decodes frames that are compressed one by one, in another process."""
+    check_shape((header.Columns, header.Rows, 1), name)
     stream.seek(0)
-    header = dcmread(stream, stop_before_pixels=True, force=True)
-    stream.read(_PIXEL_DATA_HEADER)
-    start = stream.tell()
-    most_bytes = _MAX_RLE_HEADER_BYTES + 2 * header.Rows * header.Columns * header.BitsAllocated // 8
-    tables = [header.get(keyword) for keyword in ("ExtendedOffsetTable", "ExtendedOffsetTableLengths")]
+    dcmread(stream, stop_before_pixels=True, force=True)  # leaves the stream before the pixels
+    start = stream.seek(_PIXEL_DATA_HEADER, os.SEEK_CUR)
+    dtype = pixel_dtype(header)
     for index in indices:
-        stream.seek(start)
-        count = int(header.get("NumberOfFrames") or 1)
-        offsets = (tables[0], tables[1]) if all(tables) else None
-        frame = get_frame(stream, index, extended_offsets=offsets, number_of_frames=count)
-        is_other = plugin in _READ_SIZE and _READ_SIZE[plugin](frame) != (header.Rows, header.Columns)
-        if is_other or (plugin == "pydicom" and len(frame) > most_bytes):
-            raise _refuse("an image is encoded with another size than its header states", name)
+        frame = read_frame(stream, start, index, header, header.Rows * header.Columns * dtype.itemsize)
+        request = Request(
+            frame=frame,
+            syntax=header.file_meta.TransferSyntaxUID,
+            plugin=plugin,
+            options=as_pixel_options(header, number_of_frames=1, pixel_keyword="PixelData"),
+            shape=(header.Rows, header.Columns),
+            dtype=dtype,
+        )
+        yield get_decoders().decode(request, name)
 
 
 def _check_length(stream: BinaryIO, name: str) -> None:

@@ -5,9 +5,8 @@ import zipfile
 
 import numpy as np
 import pytest
-from pydicom import Dataset, dcmread, uid
+from pydicom import Dataset, uid
 from pydicom.encaps import encapsulate, generate_frames
-from pydicom.pixels.utils import iter_pixels
 from tests.dicom_files import make_array, make_enhanced, make_series, save, write_enhanced
 
 from vfmalign.core.domain.errors import BadVolume
@@ -180,9 +179,7 @@ def test_an_image_of_another_size_than_when_it_was_listed_is_refused(scan_series
         (uid.JPEGLSLossless, b"\xff\xf7", struct.pack(">2H", 30_000, 30_000)),
     ],
 )
-def test_an_encoded_size_that_the_header_does_not_state_is_refused_undecoded(
-    syntax, marker, size, monkeypatch, scan_series, read_volume
-):
+def test_an_encoded_size_that_the_header_does_not_state_is_refused(syntax, marker, size, scan_series, read_volume):
     datasets = make_series(syntax=syntax)
     (frame,) = generate_frames(datasets[1].PixelData, number_of_frames=1)
     start = frame.index(marker) + (6 if syntax == uid.JPEG2000Lossless else 5)
@@ -190,19 +187,8 @@ def test_an_encoded_size_that_the_header_does_not_state_is_refused_undecoded(
 
     (stack,) = scan_series(datasets).stacks
 
-    monkeypatch.setattr("vfmalign.imaging.dicom.pixels.iter_pixels", _decode_all_but(datasets[1].SOPInstanceUID))
-    with pytest.raises(BadVolume, match="encoded with another size"):
+    with pytest.raises(BadVolume, match=r"case c1: .*has another size than its header states"):
         read_volume(stack)
-
-
-def _decode_all_but(instance_uid: str):
-    def decode(stream, **options):
-        stream.seek(0)
-        assert dcmread(stream, stop_before_pixels=True).SOPInstanceUID != instance_uid, "the bomb was decoded"
-        stream.seek(0)
-        return iter_pixels(stream, **options)
-
-    return decode
 
 
 def test_single_frames_are_decoded_from_a_file(tmp_path):
@@ -246,16 +232,15 @@ def test_values_in_the_upper_bits_are_refused(scan_series, read_volume):
         read_volume(stack)
 
 
-def test_more_runs_than_an_image_has_are_not_decoded(scan_series, read_volume, monkeypatch):
+@pytest.mark.parametrize("runs", [2**20 - 100, 2**20])
+def test_more_runs_than_an_image_has_are_refused(runs, scan_series, read_volume):
+    # 128 MiB in 2 MiB: more than its decoder may take, or else than is read for an image of 40 × 34.
     datasets = make_series(syntax=uid.RLELossless)
-    runs = b"\x81\x00" * 8192
-    for dataset in datasets:
-        offsets = struct.pack("<3L", 2, 64, 64 + len(runs)) + bytes(52)
-        dataset.PixelData = encapsulate([offsets + runs + runs])
+    offsets = struct.pack("<3L", 2, 64, 64 + 2 * runs) + bytes(52)
+    datasets[2].PixelData = encapsulate([offsets + b"\x81\x00" * runs + bytes(5000)])
     (stack,) = scan_series(datasets).stacks
-    monkeypatch.setattr("pydicom.pixels.decoders.rle._rle_decode_segment", lambda data: pytest.fail("decoded"))
 
-    with pytest.raises(BadVolume, match="encoded with another size than its header states"):
+    with pytest.raises(BadVolume, match="case c1: damaged or truncated DICOM"):
         read_volume(stack)
 
 

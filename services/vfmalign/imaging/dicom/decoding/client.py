@@ -1,0 +1,210 @@
+"""Frames are decoded by processes that this one starts, lends to one thread at a time, and replaces where they fail."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from io import BufferedReader, BufferedWriter
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vfmalign.core.domain.errors import BadVolume, Unavailable
+from vfmalign.imaging.dicom.decoding.messages import read_header, write_message
+
+TIMEOUT_S = 60.0
+"""Longest time for a frame. One of 4,096 × 4,096 pixels in JPEG 2000 takes about 6 s."""
+MAX_PROCESSES = 4
+"""Most processes, each of which takes about 70 MiB; another starts only where all are busy."""
+_START_TIMEOUT_S = 60.0
+_REMEDY = "try again; if that does not help, export the series uncompressed"
+_INHERITED = ("PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH")
+"""Variables by which the interpreter finds its libraries; no other one reaches a decoder, which needs no secret."""
+COMMAND = (sys.executable, "-P", "-m", f"{__package__}.process")
+"""Starts the process; modules of the current folder are not imported."""
+
+
+class Request(NamedTuple):
+    """A frame to decode.
+
+    Attributes:
+        frame: as it is stored, without its encapsulation.
+        syntax: transfer syntax.
+        plugin: of pydicom, which decodes it.
+        options: what pydicom has to know of the image, as of `as_pixel_options`.
+        shape: rows and columns.
+        dtype: of a pixel.
+    """
+
+    frame: bytes
+    syntax: str
+    plugin: str
+    options: Mapping[str, Any]
+    shape: tuple[int, int]
+    dtype: np.dtype[Any]
+
+
+class Decoders:
+    """Processes that decode frames. They start when they are needed, and stay for the next frame.
+
+    Args:
+        count: most processes. A thread waits for its turn where all of them are busy.
+        timeout_s: longest time for a frame.
+        command: starts a process.
+    """
+
+    def __init__(
+        self, count: int = MAX_PROCESSES, timeout_s: float = TIMEOUT_S, command: Sequence[str] = COMMAND
+    ) -> None:
+        self._timeout_s = timeout_s
+        self._command = command
+        self._turns = threading.BoundedSemaphore(count)
+        self._idle: deque[_Decoder] = deque()
+
+    def decode(self, request: Request, name: str) -> NDArray[Any]:
+        """Decodes a frame.
+
+        Args:
+            request: the frame.
+            name: name of its volume in errors.
+
+        Raises:
+            BadVolume: it is damaged, or its decoder crashes or takes too long.
+            Unavailable: no process can be started.
+        """
+        with self._turns:
+            decoder = self._take()
+            try:
+                pixels_YX = decoder.decode(request, self._timeout_s, name)
+            except BaseException:
+                decoder.end()
+                raise
+            self._idle.append(decoder)
+        return pixels_YX
+
+    def _take(self) -> _Decoder:
+        """An idle process, the last used first, or a new one."""
+        with contextlib.suppress(IndexError):
+            while True:
+                decoder = self._idle.pop()
+                if decoder.is_running():
+                    return decoder
+                decoder.end()
+        return _Decoder(self._command)
+
+    def close(self) -> None:
+        """Ends the idle processes."""
+        with contextlib.suppress(IndexError):
+            while True:
+                self._idle.pop().end()
+
+
+@cache
+def get_decoders() -> Decoders:
+    """Returns the decoders of this process."""
+    decoders = Decoders()
+    atexit.register(decoders.close)
+    os.register_at_fork(after_in_child=get_decoders.cache_clear)  # two processes cannot share the pipes
+    return decoders
+
+
+class _Decoder:
+    """One process.
+
+    Args:
+        command: starts it.
+
+    Raises:
+        Unavailable: it cannot be started.
+    """
+
+    def __init__(self, command: Sequence[str]) -> None:
+        environment = {name: os.environ[name] for name in _INHERITED if name in os.environ}
+        try:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,  # what decoders print may quote a header
+                env=environment | {"OPENBLAS_NUM_THREADS": "1"},
+                start_new_session=True,  # Ctrl-C is for this process, which ends its decoders
+            )
+        except OSError as error:
+            raise _fail_to_start(error.strerror or "unknown reason") from None
+        self._requests = cast(BufferedWriter, self._process.stdin)
+        self._answers = cast(BufferedReader, self._process.stdout)
+        try:
+            with self._kill_after(_START_TIMEOUT_S):
+                read_header(self._answers)
+        except (EOFError, ValueError):
+            self.end()
+            raise _fail_to_start("it ended before it was ready") from None
+
+    def decode(self, request: Request, timeout_s: float, name: str) -> NDArray[Any]:
+        """Decodes a frame; see `Decoders.decode`. After an error, the process is of no use."""
+        header = {
+            "syntax": request.syntax,
+            "plugin": request.plugin,
+            "options": dict(request.options),
+            "size": len(request.frame),
+            "timeout_s": timeout_s,
+        }
+        pixels_YX = np.empty(request.shape, request.dtype)
+        start_s = time.monotonic()
+        try:
+            with self._kill_after(timeout_s):
+                write_message(self._requests, header, request.frame)
+                is_decoded = read_header(self._answers).get("size") == pixels_YX.nbytes
+                if is_decoded and self._answers.readinto(pixels_YX.data.cast("B")) < pixels_YX.nbytes:
+                    raise EOFError
+        except (OSError, EOFError, ValueError):
+            is_late = time.monotonic() - start_s >= timeout_s
+            cause = f"takes more than {timeout_s:g} s to decode" if is_late else "crashes its decoder"
+            raise BadVolume(f"an image {cause}", subject=name, remedy=_REMEDY) from None
+        if not is_decoded:
+            raise BadVolume(
+                "damaged or truncated DICOM: an image cannot be decoded, or has another size than its header states",
+                subject=name,
+                remedy="copy the files or export the series again",
+            )
+        return pixels_YX
+
+    @contextlib.contextmanager
+    def _kill_after(self, seconds: float) -> Iterator[None]:
+        """Kills the process if the block takes longer, so that reading from it ends."""
+        timer = threading.Timer(seconds, self._process.kill)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+    def is_running(self) -> bool:
+        """Whether the process has not ended meanwhile, such as for want of memory."""
+        return self._process.poll() is None
+
+    def end(self) -> None:
+        """Ends the process."""
+        self._process.kill()
+        self._process.wait()
+        for pipe in (self._requests, self._answers):
+            with contextlib.suppress(OSError):  # what is left to write
+                pipe.close()
+
+
+def _fail_to_start(reason: str) -> Unavailable:
+    return Unavailable(
+        f"the process that decodes images could not be started ({reason})",
+        subject="DICOM",
+        remedy="check the free memory and processes of this machine",
+    )

@@ -1,0 +1,57 @@
+"""Encoded frames of a file, extracted by pydicom from as much of the file as a frame may take."""
+
+from __future__ import annotations
+
+import os
+from typing import BinaryIO
+
+from pydicom.dataset import Dataset
+from pydicom.encaps import get_frame
+
+OVERHEAD_BYTES = 2 * 2**20
+"""Read for a frame beside its pixels: the headers of 100,000 fragments and the table of their places."""
+_BYTES_PER_BYTE = 2
+"""Most bytes of an encoded frame for each of a decoded one; RLE's worst encoder writes two."""
+
+
+class _BoundedReads:
+    """A file of which no more than `limit` bytes are read: pydicom reads as much as an element says that it has."""
+
+    def __init__(self, file: BinaryIO, limit: int) -> None:
+        self._file = file
+        self._left = limit
+
+    def read(self, size: int = -1, /) -> bytes:
+        if not 0 <= size <= self._left:
+            raise ValueError("an encoded frame is longer than its size explains")
+        self._left -= size
+        return self._file.read(size)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+
+def read_frame(file: BinaryIO, start: int, index: int, header: Dataset, decoded_bytes: int) -> bytes:
+    """Reads an encoded frame.
+
+    Args:
+        file: holds encapsulated pixels.
+        start: where these begin in the file.
+        index: number of the frame, from 0.
+        header: of the instance.
+        decoded_bytes: size of the frame, decoded.
+
+    Raises:
+        Exception: there is no such frame, or it is longer than one of its size may be; of many types.
+    """
+    file.seek(start)
+    tables = [header.get(keyword) for keyword in ("ExtendedOffsetTable", "ExtendedOffsetTableLengths")]
+    return get_frame(
+        _BoundedReads(file, _BYTES_PER_BYTE * decoded_bytes + OVERHEAD_BYTES),
+        index,
+        extended_offsets=(tables[0], tables[1]) if all(tables) else None,
+        number_of_frames=int(header.get("NumberOfFrames") or 1),
+    )

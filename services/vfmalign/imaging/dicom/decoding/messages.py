@@ -1,0 +1,45 @@
+"""Messages on the pipes to a process that decodes frames: the length of a JSON header, the header, and raw bytes.
+
+Each side knows from the header, or beforehand, how many bytes follow. Nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Mapping
+from typing import Any, BinaryIO
+
+_LENGTH = struct.Struct(">I")
+_MAX_HEADER_BYTES = 2**12
+
+
+def write_message(stream: BinaryIO, header: Mapping[str, Any], payload: bytes | memoryview = b"") -> None:
+    """Writes a header and the bytes that belong to it.
+
+    Raises:
+        OSError: the other side has ended.
+    """
+    encoded = json.dumps(header).encode()
+    stream.write(_LENGTH.pack(len(encoded)) + encoded)
+    stream.write(payload)
+    stream.flush()
+
+
+def read_header(stream: BinaryIO) -> dict[str, Any]:
+    """Reads a header, after which its bytes follow.
+
+    Raises:
+        EOFError: the other side has ended.
+        ValueError: it is no header.
+    """
+    length = stream.read(_LENGTH.size)
+    if len(length) < _LENGTH.size:
+        raise EOFError
+    (size,) = _LENGTH.unpack(length)
+    if size > _MAX_HEADER_BYTES:
+        raise ValueError("the header of a message is too long")
+    header = json.loads(stream.read(size))
+    if not isinstance(header, dict):
+        raise ValueError("the header of a message is no JSON object")
+    return header
