@@ -13,10 +13,10 @@ from tests.dicom_files import Examination, make_array, make_enhanced, make_segme
 
 from vfmalign.core.domain.errors import BadVolume
 from vfmalign.imaging.dicom import instances
+from vfmalign.imaging.dicom.labels.segmentations import read_label_map
 from vfmalign.imaging.dicom.pixels import read_stack
 from vfmalign.imaging.dicom.refusals import REFUSALS
 from vfmalign.imaging.dicom.scanning import scan
-from vfmalign.imaging.dicom.segmentations import read_label_map
 from vfmalign.imaging.dicom.sources import open_source
 
 EXAMINATION = Examination()

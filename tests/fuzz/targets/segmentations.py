@@ -14,7 +14,7 @@ from tests.fuzz.harness import Target
 
 from vfmalign.imaging.dicom.frames import list_frames
 from vfmalign.imaging.dicom.instances import read_header
-from vfmalign.imaging.dicom.segmentations import read_label_map, read_segmentation
+from vfmalign.imaging.dicom.labels.segmentations import read_label_map, read_segmentation
 from vfmalign.imaging.dicom.stacks import Stack, divide
 
 _SHAPE = (16, 12, 3)

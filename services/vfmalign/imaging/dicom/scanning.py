@@ -21,10 +21,10 @@ from vfmalign.imaging.dicom.examinations import Segmentation, Series, Study
 from vfmalign.imaging.dicom.frames import AttributeValue, Frame, FrameGeometry, list_frames
 from vfmalign.imaging.dicom.headers import silence_libraries
 from vfmalign.imaging.dicom.instances import Header, has_preamble, is_zip, may_be_dicom, read_header, read_start
+from vfmalign.imaging.dicom.labels.segmentations import SOP_CLASSES as SEGMENTATION_CLASSES
+from vfmalign.imaging.dicom.labels.segmentations import read_segmentation
 from vfmalign.imaging.dicom.refusals import describe_refusals, is_image, list_refusals, name_kind
 from vfmalign.imaging.dicom.screening import list_private_words, screen_number
-from vfmalign.imaging.dicom.segmentations import SOP_CLASSES as SEGMENTATION_CLASSES
-from vfmalign.imaging.dicom.segmentations import read_segmentation
 from vfmalign.imaging.dicom.sources import DicomSource, digest_file
 from vfmalign.imaging.dicom.stacks import divide
 

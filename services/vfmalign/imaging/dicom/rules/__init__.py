@@ -24,6 +24,7 @@ from vfmalign.core.domain.declarations import (
 from vfmalign.core.domain.errors import BadOption
 from vfmalign.core.domain.record import Record
 from vfmalign.imaging.dicom.examinations import Segment
+from vfmalign.imaging.dicom.labels.segmentations import has_code
 from vfmalign.imaging.dicom.rules.conditions import (
     MAX_CONDITIONS,
     MAX_DEPTH,
@@ -33,7 +34,6 @@ from vfmalign.imaging.dicom.rules.conditions import (
     NumberKeyword,
     find_difference,
 )
-from vfmalign.imaging.dicom.segmentations import has_code
 
 MAX_PREFERENCES = 16
 _EXAMPLE = '{"name": "%s", "conditions": {"Modality": "MR", "orientation": "transverse"}}'

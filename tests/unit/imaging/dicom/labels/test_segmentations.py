@@ -21,8 +21,8 @@ from tests import dicom_files
 
 from vfmalign.core.domain.errors import BadVolume
 from vfmalign.imaging.dicom.frames import list_frames
+from vfmalign.imaging.dicom.labels.segmentations import has_code, read_label_map, read_segmentation
 from vfmalign.imaging.dicom.pixels import decode_frames
-from vfmalign.imaging.dicom.segmentations import has_code, read_label_map, read_segmentation
 from vfmalign.imaging.dicom.stacks import Stack, divide
 from vfmalign.imaging.volumes import Volume
 
