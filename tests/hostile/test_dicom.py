@@ -11,13 +11,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from pydicom import Dataset, uid
+from pydicom.dataelem import RawDataElement
 from pydicom.encaps import encapsulate, generate_frames
-from tests.dicom_files import Examination, make_array, make_enhanced, make_segmentation, make_series, save
+from tests.dicom_contours import make_structure_set, to_contour
+from tests.dicom_files import Examination, make_affine, make_array, make_enhanced, make_segmentation, make_series, save
 
 from vfmalign.core.domain.errors import BadVolume
 from vfmalign.imaging.dicom import instances
 from vfmalign.imaging.dicom.decoding.client import Decoders
-from vfmalign.imaging.dicom.labels.segmentations import read_label_map
+from vfmalign.imaging.dicom.labels.label_maps import read_label_map
 from vfmalign.imaging.dicom.pixels import read_stack
 from vfmalign.imaging.dicom.refusals import REFUSALS
 from vfmalign.imaging.dicom.scanning import scan
@@ -204,8 +206,12 @@ def test_a_hostile_segmentation_is_refused(changes, tmp_path, caplog, capfd):
     for keyword, value in changes.items():
         setattr(segmentation, keyword, value)
     save([*image, segmentation], tmp_path)
+    _check_label_maps_are_refused(tmp_path, caplog, capfd)
+
+
+def _check_label_maps_are_refused(folder, caplog, capfd):
     before_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-    source = open_source(tmp_path)
+    source = open_source(folder)
 
     found = scan(source)
     (study,) = found.studies
@@ -221,6 +227,67 @@ def test_a_hostile_segmentation_is_refused(changes, tmp_path, caplog, capfd):
     assert reasons
     assert not [mark for mark in EXAMINATION.marks if mark.lower() in shown]
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024 - before_mib < MAX_GROWTH_MIB
+
+
+SQUARE = [(5, 5), (15, 5), (15, 12), (5, 12)]
+
+
+def _change_contour(**attributes: object) -> Callable[[Dataset], None]:
+    def change(dataset: Dataset) -> None:
+        for keyword, value in attributes.items():
+            setattr(dataset.ROIContourSequence[0].ContourSequence[0], keyword, value)
+
+    return change
+
+
+def _write_points(data: bytes, count: int) -> Callable[[Dataset], None]:
+    """Points as they stand in a file, and how many the contour says that it has."""
+
+    def change(dataset: Dataset) -> None:
+        contour = dataset.ROIContourSequence[0].ContourSequence[0]
+        contour.NumberOfContourPoints = count
+        tag = contour["ContourData"].tag
+        contour["ContourData"] = RawDataElement(tag, "UN", len(data), data, 0, False, True)
+
+    return change
+
+
+def _draw_many(dataset: Dataset) -> None:
+    """A million edges in one slice, each across all of its rows: 8 MiB that ask for 34 million crossings."""
+    points = b"\\".join([b"9\\9\\40\\9\\-99\\40"] * 45_000)
+    contour = dataset.ROIContourSequence[0].ContourSequence[0]
+    _write_points(points, 90_000)(dataset)
+    dataset.ROIContourSequence[0].ContourSequence = [contour] * 12
+
+
+STRUCTURE_SETS: dict[str, Callable[[Dataset], object]] = {
+    "2³¹ - 1 points": _change_contour(NumberOfContourPoints=2**31 - 1),
+    "minus four points": _change_contour(NumberOfContourPoints=-4),
+    "5,000,000 points": _write_points(b"1\\" * 14_999_999 + b"1", 5_000_000),
+    "half a point": _write_points(b"1\\2\\3\\4", 1),
+    "NaN for a position": _write_points(b"nan\\2\\40" + b"\\1\\2\\40" * 2, 3),
+    "a position of 1e300 mm": _write_points(b"1e300\\2\\40" + b"\\1\\2\\40" * 2, 3),
+    "a name for a position": _write_points(b"Zauberberg\\2\\40" + b"\\1\\2\\40" * 2, 3),
+    "a name for a kind": _change_contour(ContourGeometricType="ZAUBERBERG"),
+    "more crossings than organs have": _draw_many,
+    "2,000 regions": lambda dataset: setattr(dataset, "StructureSetROISequence", [Dataset()] * 2_000),
+    "no regions": lambda dataset: setattr(dataset, "StructureSetROISequence", []),
+    "no contours": lambda dataset: delattr(dataset, "ROIContourSequence"),
+    "a name for a number": lambda dataset: dataset.StructureSetROISequence[0].add_new("ROINumber", "LO", "Zauberberg"),
+    "another frame of reference": lambda dataset: setattr(
+        dataset.StructureSetROISequence[0], "ReferencedFrameOfReferenceUID", "1.2.3"
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Invalid value for VR:UserWarning", "ignore:A value of:UserWarning")
+@pytest.mark.filterwarnings("ignore:The value for the data element:UserWarning")
+@pytest.mark.parametrize("change", STRUCTURE_SETS.values(), ids=STRUCTURE_SETS)
+def test_a_hostile_structure_set_is_refused(change, tmp_path, caplog, capfd):
+    image = make_series(examination=EXAMINATION)
+    structures = make_structure_set(image, {"gland": [to_contour(SQUARE, 0)]}, make_affine(), change=change)
+    save([*image, structures], tmp_path)
+    _check_label_maps_are_refused(tmp_path, caplog, capfd)
 
 
 BYTES = {

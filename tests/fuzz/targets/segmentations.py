@@ -14,7 +14,7 @@ from tests.fuzz.harness import Target
 
 from vfmalign.imaging.dicom.frames import list_frames
 from vfmalign.imaging.dicom.instances import read_header
-from vfmalign.imaging.dicom.labels.segmentations import read_label_map, read_segmentation
+from vfmalign.imaging.dicom.labels.label_maps import read_label_map, read_segmentation
 from vfmalign.imaging.dicom.stacks import Stack, divide
 
 _SHAPE = (16, 12, 3)
@@ -39,7 +39,8 @@ class _Source:
 
 
 @cache
-def _make_datasets() -> list[Dataset]:
+def make_datasets() -> list[Dataset]:
+    """The instances of the image."""
     examination = Examination(study_uid="1.2.3", frame_of_reference_uid="1.2.4")
     datasets = make_series(make_array(_SHAPE), examination=examination, series_uid="1.2.5")
     for index, dataset in enumerate(datasets):
@@ -49,18 +50,23 @@ def _make_datasets() -> list[Dataset]:
 
 @cache
 def _make_image() -> dict[str, bytes]:
-    return {f"{index}.dcm": _to_file(dataset) for index, dataset in enumerate(_make_datasets())}
+    return {f"{index}.dcm": to_file(dataset) for index, dataset in enumerate(make_datasets())}
 
 
 @cache
 def _make_stack() -> Stack:
-    (stack,) = divide([frame for name, item in zip(_make_image(), _make_datasets(), strict=True)
+    (stack,) = divide([frame for name, item in zip(_make_image(), make_datasets(), strict=True)
                        for frame in list_frames(item, name)])  # fmt: skip
     return stack
 
 
 def run(data: bytes) -> None:
     """Reads the header, and all segments as one label map."""
+    read_all(data)
+
+
+def read_all(data: bytes) -> None:
+    """Reads an object that was drawn on the image."""
     source = _Source(data)
     header = read_header(source.open(_SEGMENTATION)).dataset
     segmentation = read_segmentation(header, _SEGMENTATION, "series 100")
@@ -75,12 +81,12 @@ def make_seeds() -> Mapping[str, bytes]:
     gland[2:9, 3:10, 1:], lesion[10:14, 1:3, :1] = True, True
     masks = {"gland": gland, "lesion": lesion}
     made = {
-        "binary": make_segmentation(_make_datasets(), masks),
-        "fractional": make_segmentation(_make_datasets(), masks, kind="FRACTIONAL"),
-        "label_map": make_segmentation(_make_datasets(), masks, kind="LABELMAP", transfer_syntax_uid=uid.RLELossless),
-        "overlapping": make_segmentation(_make_datasets(), {"gland": gland, "all": gland | lesion}),
+        "binary": make_segmentation(make_datasets(), masks),
+        "fractional": make_segmentation(make_datasets(), masks, kind="FRACTIONAL"),
+        "label_map": make_segmentation(make_datasets(), masks, kind="LABELMAP", transfer_syntax_uid=uid.RLELossless),
+        "overlapping": make_segmentation(make_datasets(), {"gland": gland, "all": gland | lesion}),
     }
-    seeds = {name: _to_file(_fix(dataset)) for name, dataset in made.items()}
+    seeds = {name: to_file(_fix(dataset)) for name, dataset in made.items()}
     return seeds | {"truncated": seeds["binary"][:-20]}
 
 
@@ -99,7 +105,8 @@ def _fix(dataset: Dataset) -> Dataset:
     return dataset
 
 
-def _to_file(dataset: Dataset) -> bytes:
+def to_file(dataset: Dataset) -> bytes:
+    """The bytes of a file."""
     file = io.BytesIO()
     dataset.save_as(file, enforce_file_format=True)
     return file.getvalue()

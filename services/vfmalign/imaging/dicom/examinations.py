@@ -33,10 +33,10 @@ class Series:
 
 @dataclass(frozen=True)
 class Segment:
-    """One segment.
+    """One segment of a segmentation, or region of interest of a structure set.
 
     Attributes:
-        number: from 1.
+        number: from 1; those of regions may begin at 0.
         label: free text; it may hold a name.
         codes: concepts of its category and type, each as `scheme:value`, such as `SCT:41216001`.
     """
@@ -48,7 +48,7 @@ class Segment:
 
 @dataclass(frozen=True, eq=False)
 class Segmentation:
-    """A segmentation object (DICOM SEG).
+    """An object that shows structures: a segmentation (DICOM SEG), or a structure set (RTSTRUCT) with its contours.
 
     Attributes:
         label: as of a series.

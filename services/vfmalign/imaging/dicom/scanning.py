@@ -21,8 +21,7 @@ from vfmalign.imaging.dicom.examinations import Segmentation, Series, Study
 from vfmalign.imaging.dicom.frames import Frame, FrameGeometry, list_frames
 from vfmalign.imaging.dicom.headers import silence_libraries
 from vfmalign.imaging.dicom.instances import Header, has_preamble, is_zip, may_be_dicom, read_header, read_start
-from vfmalign.imaging.dicom.labels.segmentations import SOP_CLASSES as SEGMENTATION_CLASSES
-from vfmalign.imaging.dicom.labels.segmentations import read_segmentation
+from vfmalign.imaging.dicom.labels import label_maps
 from vfmalign.imaging.dicom.refusals import describe_refusals, is_image, list_refusals, name_kind
 from vfmalign.imaging.dicom.screening import list_private_words, screen_number
 from vfmalign.imaging.dicom.sources import DicomSource, digest_file
@@ -152,7 +151,7 @@ class _Scanner:
     def _add_header(self, read: Header, file: str) -> None:
         header = read.dataset
         kind = str(header.SOPClassUID)
-        is_segmentation = kind in SEGMENTATION_CLASSES
+        is_segmentation = kind in label_maps.SOP_CLASSES
         if kind == _DICOMDIR_CLASS:
             return
         if not is_segmentation and not is_image(header):
@@ -168,7 +167,7 @@ class _Scanner:
         if self._is_repeated(key, str(header.SOPInstanceUID), file, series):
             return
         self._add_identity(header, study)
-        if not read.has_pixels:
+        if not read.has_pixels and (not is_segmentation or label_maps.has_pixels(header)):
             series.problems["cut off before its pixels"] += 1
         elif is_segmentation:
             self._add_segmentation(header, file, series)
@@ -185,7 +184,7 @@ class _Scanner:
 
     def _add_segmentation(self, header: Dataset, file: str, series: _ScannedSeries) -> None:
         try:
-            series.segmentations.append(read_segmentation(header, file, ""))
+            series.segmentations.append(label_maps.read_segmentation(header, file, ""))
         except VfmalignError as error:
             self._left_out["segmentation", error.message] += 1
 

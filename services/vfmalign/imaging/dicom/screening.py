@@ -61,7 +61,7 @@ IDENTIFYING_KEYWORDS = (
     "ContentDate",
 )
 """Attributes that identify, beside every person's name; those of the basic profile of PS3.15 that scanners write."""
-_SEQUENCES = ("OtherPatientIDsSequence", "RequestAttributesSequence")
+_SEQUENCES = ("OtherPatientIDsSequence", "RequestAttributesSequence", "RTROIObservationsSequence")
 """Sequences whose items hold such attributes."""
 _TAGS = frozenset(tag for keyword in IDENTIFYING_KEYWORDS if (tag := tag_for_keyword(keyword)) is not None)
 _MIN_WORD = 2

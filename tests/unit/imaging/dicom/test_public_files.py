@@ -22,12 +22,12 @@ from vfmalign.imaging.dicom.sources import FolderSource
 ROOTS = (Path(pydicom.__file__).parent / "data", Path(data_store.__file__).parent / "data")
 REFUSED = {
     "not DICOM": ["*.txt", "*.json", "*.md", "*.dump", "*.icc", "*.gz", "*README", "*BigEndNoMeta*", "*/no_meta.dcm"],
-    "no image": ["palettes/*.dcm", "*/rt*.dcm", "*/waveform_ecg.dcm", "*/reportsi*", "*/test-SR.dcm",
+    "no image": ["palettes/*.dcm", "*/rtplan*.dcm", "*/rtdose*.dcm", "*/waveform_ecg.dcm", "*/reportsi*", "*/test-SR.dcm",
                  "*/badVR.dcm", "*/ExplVR_LitEndNoMeta.dcm"],
     "cut off or damaged": ["*DICOMDIR*", "*SQEncoding*", "*UN_sequence.dcm", "*/nested_priv_SQ.dcm", "*/priv_SQ.dcm",
                            "*/empty_charset_LEI.dcm", "*/meta_missing_tsyntax.dcm", "*/no_meta_group_length.dcm"],
     "states no identifier": ["*/JPEGLSNearLossless_*", "*/SC_rgb_jls_*"],
-    "a segmentation": ["*liver*.dcm"],
+    "a segmentation": ["*liver*.dcm", "*/rtstruct.dcm"],
     "cut off before its pixels": ["*/chrJap*", "*/chrKorean*", "*/TINY_ALPHA/PT*"],
     "several frames without functional groups": ["*_2frame.dcm", "emri_small*", "color3d*", "*/examples_ybr*"],
     "colours": ["*SC_*", "US1_*", "OBXXXX1A*", "OT-PAL*", "color-p*", "gdcm-US*", "*/ExplVR_BigEnd.dcm",

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from pydicom import Dataset, dcmread, dcmwrite, uid
+from tests.dicom_contours import to_contour, write_structure_set
 from tests.dicom_files import (
     Examination,
     make_affine,
@@ -96,6 +97,27 @@ def test_a_series_of_very_many_planes_is_refused(tmp_path: Path, monkeypatch: py
     (study,) = scan_folder(tmp_path).studies
     assert study.series[0].problem.startswith("more than 3 orientations, sizes and pixel spacings; export")
     assert not study.series[0].stacks
+
+
+def test_a_structure_set_is_a_segmentation_without_pixels(tmp_path: Path) -> None:
+    image = make_series(number=4)
+    contour = to_contour([(2, 2), (9, 2), (9, 9)], 1)
+    save(image, tmp_path / "a")
+    write_structure_set(tmp_path / "b", image, {"gland": [contour], "lesion": []}, make_affine())
+    study = scan_study(tmp_path)
+    assert describe(study) == [("series 4", [5], "")]
+    (item,) = study.segmentations
+    assert (item.label, [segment.label for segment in item.segments]) == ("series 101", ["gland", "lesion"])
+    assert {"settembrini", "zauberberg"} <= study.private_words
+
+
+def test_a_structure_set_without_regions_is_left_out(tmp_path: Path) -> None:
+    image = make_series(number=4)
+    save(image, tmp_path / "a")
+    write_structure_set(tmp_path / "b", image, {}, make_affine())
+    examinations = scan_folder(tmp_path)
+    assert not examinations.studies[0].segmentations
+    assert examinations.notes == ("left out: 1 segmentation (no segments, or more than 1024)",)
 
 
 def test_progress_counts_files(tmp_path: Path) -> None:

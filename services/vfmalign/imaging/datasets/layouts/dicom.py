@@ -14,7 +14,7 @@ from pathlib import Path
 from vfmalign.core.domain.declarations import DatasetDeclaration, VolumeKind, get_declaration, list_declarations
 from vfmalign.imaging.datasets.layouts.sources import CaseSource, DicomOptions, SourceDataset, VolumeSource
 from vfmalign.imaging.dicom.examinations import Segmentation, Study
-from vfmalign.imaging.dicom.labels.segmentations import read_label_map
+from vfmalign.imaging.dicom.labels.label_maps import read_label_map
 from vfmalign.imaging.dicom.pixels import read_stack
 from vfmalign.imaging.dicom.refusals import check_allowed
 from vfmalign.imaging.dicom.rules import Selection, check_selections, get_selections
@@ -47,7 +47,7 @@ class DicomImage:
 
 @dataclass(frozen=True, eq=False)
 class DicomLabelMap:
-    """A label map, which is read from a segmentation; see `VolumeSource` and `labels.segmentations.read_label_map`."""
+    """A label map, which is read from a segmentation; see `VolumeSource` and `labels.label_maps.read_label_map`."""
 
     source: DicomSource
     segmentation: Segmentation

@@ -8,53 +8,41 @@ placed on the grid of the image that they were drawn on, and every plane without
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import cast
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
-from pydicom.sr.coding import Code
 
 from vfmalign.core.domain.errors import BadVolume
-from vfmalign.core.formats.documents import pluralise
-from vfmalign.imaging.dicom.examinations import Segment, Segmentation
-from vfmalign.imaging.dicom.frames import FrameGeometry, list_descriptions, read_attributes, read_geometry
-from vfmalign.imaging.dicom.headers import find, refuse_damage
-from vfmalign.imaging.dicom.instances import read_header
+from vfmalign.imaging.dicom.examinations import Segment
+from vfmalign.imaging.dicom.frames import FrameGeometry, list_descriptions, read_geometry
+from vfmalign.imaging.dicom.headers import find
+from vfmalign.imaging.dicom.labels.codes import read_codes
+from vfmalign.imaging.dicom.labels.drawing import (
+    GRID_TOLERANCE,
+    MAX_LABEL,
+    Drawing,
+    Grid,
+    check_frame_of_reference,
+    to_grid,
+)
 from vfmalign.imaging.dicom.pixels import decode_frames
-from vfmalign.imaging.dicom.sources import DicomSource
 from vfmalign.imaging.dicom.stacks import Stack
 from vfmalign.imaging.headers import check_affine, check_shape
 from vfmalign.imaging.volumes import Volume
 
 SOP_CLASSES = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
 """Segmentation Storage and Label Map Segmentation Storage."""
-GRID_TOLERANCE = 0.05
-"""Largest distance of a frame's corners from the voxels of a grid on which it is placed, in voxels along an axis.
-Exporters round positions and direction cosines.
-"""
-MAX_SEGMENTS = 1024
-"""Most segments of one object."""
-_MAX_LABEL = 64
-_MAX_CODE = 128
 _CODES = ("SegmentedPropertyCategoryCodeSequence", "SegmentedPropertyTypeCodeSequence")
-_MODIFIERS = "SegmentedPropertyTypeModifierCodeSequence"
 _PHOTOMETRIC = ("MONOCHROME2", "PALETTE COLOR")
 """Interpretations of stored values; a palette says in which colours to show the numbers of segments."""
 _TYPES = ("BINARY", "FRACTIONAL", "LABELMAP")
 _EXPORT_AGAIN = "export the segmentation again"
-
-
-@dataclass(frozen=True, eq=False)
-class _Grid:
-    """A voxel grid: sizes along columns, rows and slices, and the affine that places them in RAS+ axes."""
-
-    sizes: tuple[int, int, int]
-    affine: NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,109 +67,45 @@ _Placement = NDArray[np.intp]
 _Placed = list[tuple[_Plane, _Placement]]
 
 
-def read_segmentation(header: Dataset, file: str, label: str) -> Segmentation:
-    """Reads what a segmentation object says of itself.
-
-    Args:
-        header: everything before the pixels.
-        file: name of the file in its source.
-        label: how problems and tables name it.
-
-    Raises:
-        BadVolume: it describes no segments, or cannot be read.
-    """
-    with refuse_damage("segmentation"):
-        items = list(header.get("SegmentSequence") or ())
-        if not 1 <= len(items) <= MAX_SEGMENTS:
-            raise BadVolume(
-                f"{len(items)} segments, expected 1 to {MAX_SEGMENTS}", subject="segmentation", remedy=_EXPORT_AGAIN
-            )
-        segments = sorted(map(_read_segment, items), key=lambda segment: segment.number)
-        return Segmentation(
-            label=label,
-            file=file,
-            attributes=read_attributes([header]),
-            references=tuple(dict.fromkeys(_list_references(header))),
-            segments=tuple(segments),
-        )
+def list_segments(header: Dataset) -> Iterator[Segment]:
+    """Yields what the segments of a segmentation are called."""
+    for item in header.get("SegmentSequence") or ():
+        label = str(item.get("SegmentLabel", "")).strip()[:MAX_LABEL]
+        yield Segment(int(item.SegmentNumber), label, read_codes([item], _CODES))
 
 
-def _read_segment(item: Dataset) -> Segment:
-    concepts = [concept for keyword in _CODES for concept in item.get(keyword) or ()]
-    modifiers = [modifier for concept in concepts for modifier in concept.get(_MODIFIERS) or ()]
-    codes = tuple(dict.fromkeys(filter(None, map(_read_code, [*concepts, *modifiers]))))
-    return Segment(int(item.SegmentNumber), str(item.get("SegmentLabel", "")).strip()[:_MAX_LABEL], codes)
-
-
-def _read_code(concept: Dataset) -> str:
-    values = (concept.get(keyword) for keyword in ("CodeValue", "LongCodeValue", "URNCodeValue"))
-    value = next(filter(None, values), "")
-    return f"{concept.get('CodingSchemeDesignator', '')}:{value}"[:_MAX_CODE] if value else ""
-
-
-def _list_references(header: Dataset) -> Iterator[str]:
+def list_references(header: Dataset) -> Iterator[str]:
+    """Yields the identifiers of the series that a segmentation was drawn on."""
     for item in [header, *(header.get("StudiesContainingOtherReferencedInstancesSequence") or ())]:
         for series in item.get("ReferencedSeriesSequence") or ():
             yield str(series.get("SeriesInstanceUID", ""))
 
 
-def has_code(segment: Segment, code: str) -> bool:
-    """Whether a segment is described by a coded concept, such as `SCT:41216001`.
-
-    The codes of SNOMED that older objects hold (`SRT:T-92000`) are equal to those that replaced them.
-    """
-    return any(_to_code(code) == _to_code(own) for own in segment.codes)
-
-
-def _to_code(text: str) -> Code:
-    scheme, _, value = text.partition(":")
-    return Code(value, scheme, "")
-
-
-def read_label_map(
-    source: DicomSource,
-    segmentation: Segmentation,
-    reference: Stack,
-    values: Mapping[int, int],
-    name: str,
-) -> Volume:
-    """Reads segments as one label map, on the grid of an image or, where they do not lie on its voxels, on their own.
+def draw(stream: BinaryIO, header: Dataset, reference: Stack, values: Mapping[int, int], name: str) -> Volume:
+    """Draws segments on the grid of an image or, where they do not lie on its voxels, on their own.
 
     Args:
-        source: what holds the files.
-        segmentation: the object.
-        reference: the image that it was drawn on, or another in the same frame of reference.
-        values: voxel value, from 1 to 255, by number of segment. Segments that are not named are left out.
-        name: name of the label map in errors: a generated id and what the map shows.
+        stream: the file.
+        header: of the segmentation.
+        reference: the image.
+        values: value by number of segment.
+        name: name of the label map in errors.
 
     Raises:
-        BadVolume: the object cannot be read or placed, or segments of different values overlap.
+        BadVolume: see `label_maps.read_label_map`.
     """
-    # Numbers that no scanner writes overflow; what comes of them lies on no grid.
-    with refuse_damage(name), np.errstate(all="ignore"), source.open(segmentation.file) as stream:
-        header = read_header(stream).dataset
-        if header.get("SegmentationType") not in _TYPES:
-            raise BadVolume(f"its SegmentationType is none of {', '.join(_TYPES)}", subject=name, remedy=_EXPORT_AGAIN)
-        _check_frame_of_reference(header, source, reference, name)
-        grid, placed = _place(_list_planes(header, name), header, reference, name)
-        drawn = [(plane, placement) for plane, placement in placed if plane.segment is None or plane.segment in values]
-        array_XYZ = np.zeros(grid.sizes, np.uint8)
-        if indices := [plane.index for plane, _ in drawn]:  # without any, all frames would be decoded
-            with closing(decode_frames(stream, indices, name, _PHOTOMETRIC, is_rescaled=False)) as frames:
-                _draw(array_XYZ, zip(drawn, frames, strict=True), header, values, name)
-    return Volume(array_XYZ, grid.affine)
-
-
-def _check_frame_of_reference(header: Dataset, source: DicomSource, reference: Stack, name: str) -> None:
-    with source.open(reference.frames[0].file) as stream:
-        image = read_header(stream).dataset
-    own = header.get("FrameOfReferenceUID")
-    if not own or own != image.get("FrameOfReferenceUID"):
-        raise BadVolume(
-            "the segmentation has another frame of reference than the image, so that its place in it is unknown",
-            subject=name,
-            remedy="draw it on a series with the image's frame of reference, or register the two and export both again",
-        )
+    if header.get("SegmentationType") not in _TYPES:
+        raise BadVolume(f"its SegmentationType is none of {', '.join(_TYPES)}", subject=name, remedy=_EXPORT_AGAIN)
+    check_frame_of_reference(header.get("FrameOfReferenceUID"), reference, name)
+    grid, placed = _place(_list_planes(header, name), header, reference, name)
+    drawn = [(plane, placement) for plane, placement in placed if plane.segment is None or plane.segment in values]
+    drawing = Drawing(grid)
+    if indices := [plane.index for plane, _ in drawn]:  # without any, all frames would be decoded
+        with closing(decode_frames(stream, indices, name, _PHOTOMETRIC, is_rescaled=False)) as frames:
+            for (plane, placement), pixels in zip(drawn, frames, strict=True):
+                for value, mask in _list_masks(plane, pixels, header, values, name):
+                    drawing.add(tuple((np.argwhere(mask) @ placement[:, :2].T + placement[:, 2]).T), value)
+    return drawing.finish(name)
 
 
 def _list_planes(header: Dataset, name: str) -> list[_Plane]:
@@ -200,9 +124,9 @@ def _list_planes(header: Dataset, name: str) -> list[_Plane]:
     return planes
 
 
-def _place(planes: Sequence[_Plane], header: Dataset, reference: Stack, name: str) -> tuple[_Grid, _Placed]:
+def _place(planes: Sequence[_Plane], header: Dataset, reference: Stack, name: str) -> tuple[Grid, _Placed]:
     """Places the frames on the grid of the image, or else on the one that they form at their stated spacing."""
-    grid = _to_grid(reference)
+    grid = to_grid(reference)
     placed = _fit(planes, header, grid)
     if not placed or _skips_slices(placed, grid):
         grid = _to_own_grid(planes, header, name)
@@ -222,12 +146,7 @@ def _refuse_place(name: str) -> BadVolume:
     )
 
 
-def _to_grid(reference: Stack) -> _Grid:
-    columns, rows = (int(cast(float, reference.attributes[name])) for name in ("Columns", "Rows"))
-    return _Grid((columns, rows, len(reference.frames)), cast(NDArray[np.float64], reference.affine))
-
-
-def _to_own_grid(planes: Sequence[_Plane], header: Dataset, name: str) -> _Grid:
+def _to_own_grid(planes: Sequence[_Plane], header: Dataset, name: str) -> Grid:
     """The grid from the lowest to the highest frame; refused without a stated spacing, which is not guessed."""
     normal, spacing_mm = planes[0].geometry.normal, planes[0].spacing_mm
     if not spacing_mm:
@@ -239,7 +158,7 @@ def _to_own_grid(planes: Sequence[_Plane], header: Dataset, name: str) -> _Grid:
     affine[:3] = np.stack([column, row, normal * (-1, -1, 1) * spacing_mm, position], axis=1)
     check_shape(sizes, name)
     check_affine(affine, sizes, name)
-    return _Grid(sizes, affine)
+    return Grid(sizes, affine)
 
 
 def _to_axes(geometry: FrameGeometry) -> NDArray[np.float64]:
@@ -252,7 +171,7 @@ def _to_axes(geometry: FrameGeometry) -> NDArray[np.float64]:
     return axes
 
 
-def _fit(planes: Sequence[_Plane], header: Dataset, grid: _Grid) -> _Placed:
+def _fit(planes: Sequence[_Plane], header: Dataset, grid: Grid) -> _Placed:
     """Finds the voxels of each frame in a grid; returns nothing if a frame does not coincide with voxels of it."""
     to_index = np.linalg.inv(grid.affine)
     rows, columns = header.Rows - 1, header.Columns - 1
@@ -271,7 +190,7 @@ def _fit(planes: Sequence[_Plane], header: Dataset, grid: _Grid) -> _Placed:
     return placed
 
 
-def _skips_slices(placed: _Placed, grid: _Grid) -> bool:
+def _skips_slices(placed: _Placed, grid: Grid) -> bool:
     """Whether the planes are stated to be thicker than the grid's, so that those between would count as empty."""
     spacing_mm = placed[0][0].spacing_mm
     through = int(np.argmin(np.abs(placed[0][1][:, :2]).sum(axis=1)))
@@ -279,28 +198,6 @@ def _skips_slices(placed: _Placed, grid: _Grid) -> bool:
     heights = sorted({int(placement[through, 2]) for _, placement in placed})
     closest_mm = min((upper - lower for lower, upper in pairwise(heights)), default=math.inf) * grid_mm
     return spacing_mm > 1.5 * grid_mm and closest_mm > 0.99 * spacing_mm
-
-
-def _draw(
-    array_XYZ: NDArray[np.uint8],
-    frames: Iterable[tuple[tuple[_Plane, _Placement], NDArray[np.generic]]],
-    header: Dataset,
-    values: Mapping[int, int],
-    name: str,
-) -> None:
-    """Writes the values of the segments into the voxels of the grid."""
-    overlapping = 0
-    for (plane, placement), pixels in frames:
-        for value, mask in _list_masks(plane, pixels, header, values, name):
-            index = tuple((np.argwhere(mask) @ placement[:, :2].T + placement[:, 2]).T)
-            overlapping += int(((array_XYZ[index] != 0) & (array_XYZ[index] != value)).sum())
-            array_XYZ[index] = value
-    if overlapping:
-        raise BadVolume(
-            f"segments of different values overlap in {pluralise(overlapping, 'voxel')}",
-            subject=name,
-            remedy="declare a label map for each of them",
-        )
 
 
 def _list_masks(

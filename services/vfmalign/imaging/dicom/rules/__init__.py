@@ -24,7 +24,7 @@ from vfmalign.core.domain.declarations import (
 from vfmalign.core.domain.errors import BadOption
 from vfmalign.core.domain.record import Record
 from vfmalign.imaging.dicom.examinations import Segment
-from vfmalign.imaging.dicom.labels.segmentations import has_code
+from vfmalign.imaging.dicom.labels.codes import has_code
 from vfmalign.imaging.dicom.rules.conditions import (
     MAX_CONDITIONS,
     MAX_DEPTH,

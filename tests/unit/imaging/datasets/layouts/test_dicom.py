@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import zipfile
 from dataclasses import replace
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from pydicom import uid
+from tests.dicom_contours import make_structure_set, to_contour
 from tests.dicom_files import Examination, make_affine, make_array, make_segmentation, make_series, save, write_series
 
 from vfmalign.core.domain.declarations import DatasetDeclaration, LabelMap
@@ -20,6 +22,7 @@ from vfmalign.imaging.datasets.layouts.registry import detect_layout, read_sourc
 from vfmalign.imaging.datasets.layouts.sources import DicomOptions
 from vfmalign.imaging.datasets.preparation import DiscoveredDataset, ImportOptions, PreparedDataset, discover, prepare
 from vfmalign.imaging.dicom.rules import SegmentRule, Selections
+from vfmalign.imaging.dicom.rules.conditions import Conditions
 
 DECLARATION = DatasetDeclaration(
     name="knee", modalities=("t2w",), labels=(LabelMap(name="gland", values={1: "gland"}, may_be_empty=True),)
@@ -197,6 +200,25 @@ def test_a_label_map_that_no_segmentation_gives_is_noted(tmp_path: Path) -> None
     assert unmet.notes == (
         "gland: its selection takes nothing in 1 of 1 studies with segmentations; `vfmalign dicom show` says why",
     )
+
+
+def test_a_structure_set_gives_the_label_map_that_a_segmentation_gives(tmp_path: Path) -> None:
+    series = make_series(make_array(SHAPE), examination=Examination(study_uid="1.2.3"), number=4, description="t2")
+    mask = np.zeros(SHAPE, bool)
+    mask[5:9, 4:7, 1:3] = True
+    contours = [to_contour([(5, 4), (9, 4), (9, 7), (5, 7)], z) for z in (1, 2)]
+    drawn = {"SEG": make_segmentation(series, {"gland": mask}),
+             "RTSTRUCT": make_structure_set(series, {"GLAND": contours, "other": []}, make_affine())}  # fmt: skip
+    digests: dict[str, str] = {}
+    for kind, dataset in drawn.items():
+        save([*series, dataset], tmp_path / kind)
+        gland = SELECTIONS[1].model_copy(update={"conditions": Conditions.model_validate({"Modality": kind})})
+        options = dataclasses.replace(make_options(), dicom=DicomOptions((SELECTIONS[0], gland)))
+        _, prepared = run(tmp_path / kind, options)
+        assert not prepared.problems
+        (case,) = prepared.dataset.split("train")
+        digests[kind] = case.volumes["gland"].sha256
+    assert digests["RTSTRUCT"] == digests["SEG"]
 
 
 def test_rules_that_nobody_chose_are_noted(tmp_path: Path) -> None:

@@ -1,0 +1,50 @@
+"""Coded concepts of what is drawn, such as `SCT:41216001` for the prostate."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from pydicom.dataset import Dataset
+from pydicom.sr.coding import Code
+
+from vfmalign.imaging.dicom.examinations import Segment
+
+_MAX_CODE = 128
+_MODIFIERS = "SegmentedPropertyTypeModifierCodeSequence"
+
+
+def read_codes(items: Iterable[Dataset], keywords: Sequence[str]) -> tuple[str, ...]:
+    """Returns the concepts of some sequences of the items, with those that modify them, each as `scheme:value`.
+
+    Args:
+        items: datasets that describe one structure.
+        keywords: of the sequences of concepts.
+    """
+    concepts = list(_list_items(items, keywords))
+    concepts += _list_items(concepts, (_MODIFIERS,))
+    return tuple(dict.fromkeys(filter(None, map(_read_code, concepts))))
+
+
+def _list_items(datasets: Iterable[Dataset], keywords: Sequence[str]) -> Iterator[Dataset]:
+    for dataset in datasets:
+        for keyword in keywords:
+            yield from dataset.get(keyword) or ()
+
+
+def _read_code(concept: Dataset) -> str:
+    values = (concept.get(keyword) for keyword in ("CodeValue", "LongCodeValue", "URNCodeValue"))
+    value = next(filter(None, values), "")
+    return f"{concept.get('CodingSchemeDesignator', '')}:{value}"[:_MAX_CODE] if value else ""
+
+
+def has_code(segment: Segment, code: str) -> bool:
+    """Whether a segment is described by a coded concept.
+
+    The codes of SNOMED that older objects hold (`SRT:T-92000`) are equal to those that replaced them.
+    """
+    return any(_to_code(code) == _to_code(own) for own in segment.codes)
+
+
+def _to_code(text: str) -> Code:
+    scheme, _, value = text.partition(":")
+    return Code(value, scheme, "")

@@ -1,0 +1,97 @@
+"""What label maps are drawn on: a grid of voxels, of which each shows one value.
+
+Legend: X, Y, Z are columns, rows and slices.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vfmalign.core.domain.errors import BadVolume
+from vfmalign.core.formats.documents import pluralise
+from vfmalign.imaging.dicom.stacks import Stack
+from vfmalign.imaging.volumes import Volume
+
+GRID_TOLERANCE = 0.05
+"""Largest distance of what is drawn from the voxels or the slice on which it is placed, in voxels along an axis.
+Exporters round positions and direction cosines.
+"""
+MAX_SEGMENTS = 1024
+"""Most segments or regions of one object."""
+MAX_LABEL = 64
+"""Characters of a label that are read, as many as the standard allows."""
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """A voxel grid: sizes along columns, rows and slices, and the affine that places them in RAS+ axes."""
+
+    sizes: tuple[int, int, int]
+    affine: NDArray[np.float64]
+
+
+def to_grid(reference: Stack) -> Grid:
+    """Returns the grid of an image, a stack without problem."""
+    columns, rows = (int(cast(float, reference.attributes[name])) for name in ("Columns", "Rows"))
+    return Grid((columns, rows, len(reference.frames)), cast(NDArray[np.float64], reference.affine))
+
+
+def check_frame_of_reference(own: object, reference: Stack, name: str) -> None:
+    """Refuses to place what lies in another frame of reference than the image, or in one that nothing states.
+
+    Args:
+        own: identifier of the frame of reference in which it was drawn; None where none is stated.
+        reference: the image.
+        name: name of the label map in errors.
+
+    Raises:
+        BadVolume: the two differ.
+    """
+    if not own or own != reference.frames[0].frame_of_reference_uid:
+        raise BadVolume(
+            "the segmentation has another frame of reference than the image, so that its place in it is unknown",
+            subject=name,
+            remedy="draw it on a series with the image's frame of reference, or register the two and export both again",
+        )
+
+
+class Drawing:
+    """A label map that is being drawn.
+
+    Args:
+        grid: what it is drawn on.
+    """
+
+    def __init__(self, grid: Grid) -> None:
+        self._affine = grid.affine
+        self._array_XYZ = np.zeros(grid.sizes, np.uint8)
+        self._overlapping = 0
+
+    def add(self, index: tuple[Any, ...], value: int) -> None:
+        """Gives voxels a value from 1 to 255.
+
+        Args:
+            index: their columns, rows and slices, as arrays or numbers.
+            value: of the label map.
+        """
+        before = self._array_XYZ[index]
+        self._overlapping += int(((before != 0) & (before != value)).sum())
+        self._array_XYZ[index] = value
+
+    def finish(self, name: str) -> Volume:
+        """Returns the label map.
+
+        Raises:
+            BadVolume: a voxel was given several values.
+        """
+        if self._overlapping:
+            raise BadVolume(
+                f"segments of different values overlap in {pluralise(self._overlapping, 'voxel')}",
+                subject=name,
+                remedy="declare a label map for each of them",
+            )
+        return Volume(self._array_XYZ, self._affine)

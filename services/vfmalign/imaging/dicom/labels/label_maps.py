@@ -1,0 +1,78 @@
+"""Objects that show structures, segmentations and structure sets: what their structures are called, and label maps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import islice
+
+import numpy as np
+from pydicom.dataset import Dataset
+
+from vfmalign.core.domain.errors import BadVolume
+from vfmalign.imaging.dicom.examinations import Segmentation
+from vfmalign.imaging.dicom.frames import read_attributes
+from vfmalign.imaging.dicom.headers import refuse_damage
+from vfmalign.imaging.dicom.instances import read_header
+from vfmalign.imaging.dicom.labels import segmentations, structure_sets
+from vfmalign.imaging.dicom.labels.drawing import MAX_SEGMENTS
+from vfmalign.imaging.dicom.sources import DicomSource
+from vfmalign.imaging.dicom.stacks import Stack
+from vfmalign.imaging.volumes import Volume
+
+SOP_CLASSES = (*segmentations.SOP_CLASSES, structure_sets.SOP_CLASS)
+"""Kinds of objects that become label maps."""
+
+
+def has_pixels(header: Dataset) -> bool:
+    """Whether an object of one of `SOP_CLASSES` holds voxels rather than contours."""
+    return bool(header.get("SOPClassUID") != structure_sets.SOP_CLASS)
+
+
+def read_segmentation(header: Dataset, file: str, label: str) -> Segmentation:
+    """Reads what an object says of itself.
+
+    Args:
+        header: everything before the pixels; of a structure set, everything.
+        file: name of the file in its source.
+        label: how problems and tables name it.
+
+    Raises:
+        BadVolume: it describes no segments, or cannot be read.
+    """
+    with refuse_damage("segmentation"):
+        module = segmentations if has_pixels(header) else structure_sets
+        segments = list(islice(module.list_segments(header), MAX_SEGMENTS + 1))
+        if not 1 <= len(segments) <= MAX_SEGMENTS:
+            raise BadVolume(
+                f"no segments, or more than {MAX_SEGMENTS}", subject="segmentation", remedy="export it again"
+            )
+        return Segmentation(
+            label=label,
+            file=file,
+            attributes=read_attributes([header]),
+            references=tuple(dict.fromkeys(module.list_references(header))),
+            segments=tuple(sorted(segments, key=lambda segment: segment.number)),
+        )
+
+
+def read_label_map(
+    source: DicomSource, segmentation: Segmentation, reference: Stack, values: Mapping[int, int], name: str
+) -> Volume:
+    """Reads segments as one label map, on the grid of an image or, where they do not lie on its voxels, on their own.
+
+    Args:
+        source: what holds the files.
+        segmentation: the object.
+        reference: the image that it was drawn on, or another in the same frame of reference.
+        values: voxel value, from 1 to 255, by number of segment. Segments that are not named are left out.
+        name: name of the label map in errors: a generated id and what the map shows.
+
+    Raises:
+        BadVolume: the object cannot be read or placed, or segments of different values overlap.
+    """
+    # Numbers that no scanner writes overflow; what comes of them lies on no grid.
+    with refuse_damage(name), np.errstate(all="ignore"), source.open(segmentation.file) as stream:
+        header = read_header(stream).dataset
+        if has_pixels(header):
+            return segmentations.draw(stream, header, reference, values, name)
+        return structure_sets.draw(header, reference, values, name)

@@ -1,0 +1,218 @@
+"""Structure sets of radiotherapy (RTSTRUCT): what their regions of interest are called, and label maps from contours.
+
+A region is drawn as contours in slices of an image. A contour belongs to the slice in whose plane it lies; nothing is
+drawn between slices, and a contour that lies between them is refused.
+
+Legend: P is points of a contour.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.dataelem import RawDataElement
+from pydicom.dataset import Dataset
+
+from vfmalign.core.domain.errors import BadVolume
+from vfmalign.imaging.dicom.examinations import Segment
+from vfmalign.imaging.dicom.labels.codes import read_codes
+from vfmalign.imaging.dicom.labels.contours import fill, find_edges
+from vfmalign.imaging.dicom.labels.drawing import (
+    GRID_TOLERANCE,
+    MAX_LABEL,
+    Drawing,
+    Grid,
+    check_frame_of_reference,
+    to_grid,
+)
+from vfmalign.imaging.dicom.stacks import Stack
+from vfmalign.imaging.headers import MAX_POSITION_MM
+from vfmalign.imaging.volumes import Volume
+
+SOP_CLASS = "1.2.840.10008.5.1.4.1.1.481.3"
+"""RT Structure Set Storage."""
+MAX_POINTS = 100_000
+"""Most points of one contour; one that follows every voxel of an organ has a few thousand."""
+MAX_CROSSINGS = 2**26
+"""Most crossings of contours with rows of voxels in one label map, some 10 s of work. Twenty organs of a CT of 300
+slices have a tenth.
+"""
+MAX_CROSSINGS_OF_SLICE = 2**21
+"""Most of them in one slice of a region, which take 250 MiB."""
+_TYPES = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
+"""Kinds of contours (ContourGeometricType) that enclose voxels."""
+_CODES = (
+    "RTROIIdentificationCodeSequence",
+    "SegmentedPropertyCategoryCodeSequence",
+    "SegmentedPropertyTypeCodeSequence",
+)
+_EXPORT_AGAIN = "export the structure set again"
+
+
+class _Contour(NamedTuple):
+    """A contour on a slice: its vertices, (vertices, 2), as columns and rows."""
+
+    slice: int
+    vertices: NDArray[np.float64]
+
+
+def list_segments(header: Dataset) -> Iterator[Segment]:
+    """Yields what the regions of a structure set are called.
+
+    Raises:
+        BadVolume: the object is cut off, or two regions have one number.
+    """
+    _check_end(header)
+    observations: dict[int, list[Dataset]] = {}
+    for item in header.get("RTROIObservationsSequence") or ():
+        observations.setdefault(int(item.ReferencedROINumber), []).append(item)
+    numbers: set[int] = set()
+    for item in header.get("StructureSetROISequence") or ():
+        number = int(item.ROINumber)
+        if number in numbers:
+            raise BadVolume("several regions have one number (ROINumber)", subject="segmentation", remedy=_EXPORT_AGAIN)
+        numbers.add(number)
+        label = str(item.get("ROIName", "")).strip()[:MAX_LABEL]
+        yield Segment(number, label, read_codes([item, *observations.get(number, ())], _CODES))
+
+
+def _check_end(header: Dataset) -> None:
+    """Refuses a file that ends within its last element; pydicom returns what is there of it."""
+    last = header.get_item(max(header.keys()))
+    if isinstance(last, RawDataElement) and last.value is not None and len(last.value) < last.length:
+        raise BadVolume("the structure set is cut off", subject="segmentation", remedy=_EXPORT_AGAIN)
+
+
+def list_references(header: Dataset) -> Iterator[str]:
+    """Yields the identifiers of the series that a structure set was drawn on."""
+    for frame in header.get("ReferencedFrameOfReferenceSequence") or ():
+        for study in frame.get("RTReferencedStudySequence") or ():
+            for series in study.get("RTReferencedSeriesSequence") or ():
+                yield str(series.get("SeriesInstanceUID", ""))
+
+
+def draw(header: Dataset, reference: Stack, values: Mapping[int, int], name: str) -> Volume:
+    """Draws regions on the grid of an image.
+
+    Args:
+        header: of the structure set.
+        reference: the image.
+        values: value by number of region.
+        name: name of the label map in errors.
+
+    Raises:
+        BadVolume: see `label_maps.read_label_map`.
+    """
+    grid = to_grid(reference)
+    drawing = Drawing(grid)
+    frames_of_reference = {
+        int(item.ROINumber): item.get("ReferencedFrameOfReferenceUID") for item in header.StructureSetROISequence
+    }
+    left = MAX_CROSSINGS
+    for number, value in values.items():
+        check_frame_of_reference(frames_of_reference.get(number), reference, name)
+        contours: dict[int, list[NDArray[np.float64]]] = {}
+        for contour in _list_contours(header, number, reference, grid, name):
+            contours.setdefault(contour.slice, []).append(contour.vertices)
+        filled: dict[int, tuple[NDArray[np.intp], NDArray[np.intp]]] = {}
+        for z in sorted(contours):
+            edges = find_edges(contours[z], *grid.sizes[:2])
+            left -= edges.crossings
+            if left < 0 or edges.crossings > MAX_CROSSINGS_OF_SLICE:
+                raise _refuse("its contours cross more rows of voxels than those of organs do", name)
+            filled[z] = fill(edges)
+        _check_gaps(filled, grid, name)
+        for z, (columns, rows) in filled.items():
+            drawing.add((columns, rows, z), value)
+    return drawing.finish(name)
+
+
+def _list_contours(header: Dataset, number: int, reference: Stack, grid: Grid, name: str) -> Iterator[_Contour]:
+    """Yields the contours of a region; there are none where it is empty.
+
+    Raises:
+        BadVolume: one is damaged, encloses nothing by its kind, or does not lie on a slice.
+    """
+    to_index = np.linalg.inv(grid.affine) @ np.diag([-1.0, -1.0, 1.0, 1.0])
+    slices = _list_slices(reference)
+    for region in header.ROIContourSequence:
+        if int(region.ReferencedROINumber) != number:
+            continue
+        for item in region.get("ContourSequence") or ():
+            if item.get("ContourGeometricType") not in _TYPES:
+                raise BadVolume(
+                    f"a contour is no {' or '.join(_TYPES)}, but such as a point or an open line, and encloses nothing",
+                    subject=name,
+                    remedy="name other regions in the selection, or draw this one with closed contours",
+                )
+            yield _place(_read_points(item, name) @ to_index[:3, :3].T + to_index[:3, 3], item, slices, grid, name)
+
+
+def _read_points(item: Dataset, name: str) -> NDArray[np.float64]:
+    """(P, 3), in mm of DICOM's patient axes."""
+    # The text as it is stored: pydicom makes an object of each number, which takes ten times as long.
+    text = item.get_item("ContourData").value
+    if text.count(b"\\") >= 3 * MAX_POINTS:
+        raise _refuse(f"a contour has more than {MAX_POINTS:,} points", name)
+    points_mm = np.array([float(number) for number in text.rstrip(b"\0 ").split(b"\\")])
+    if points_mm.size != 3 * int(item.NumberOfContourPoints):
+        raise _refuse("a contour has another number of points than it states", name)
+    if not np.abs(points_mm).max() <= MAX_POSITION_MM:  # also where it is NaN
+        raise _refuse(f"a contour has a point that is NaN, or over {MAX_POSITION_MM:.0f} mm from the origin", name)
+    return points_mm.reshape(-1, 3)
+
+
+def _list_slices(reference: Stack) -> dict[tuple[str, int], int]:
+    """Slices of an image by identifier and number of the frame."""
+    return {(frame.instance_uid, frame.index + 1): z for z, frame in enumerate(reference.frames)}
+
+
+def _place(
+    index_P3: NDArray[np.float64], item: Dataset, slices: Mapping[tuple[str, int], int], grid: Grid, name: str
+) -> _Contour:
+    """Places a contour, given as indices of the grid, on a slice."""
+    z = round(float(index_P3[:, 2].mean()))
+    if np.abs(index_P3[:, 2] - z).max() > GRID_TOLERANCE:
+        raise BadVolume(
+            "a contour does not lie in a slice of the image, but between slices or at an angle to them",
+            subject=name,
+            remedy="export the series that it was drawn on with it, or resample the structure set to the image",
+        )
+    if not 0 <= z < grid.sizes[2]:
+        raise BadVolume(
+            "a contour lies beyond the first or the last slice of the image",
+            subject=name,
+            remedy="export all slices of the series that it was drawn on",
+        )
+    for image in item.get("ContourImageSequence") or ():
+        key = (str(image.get("ReferencedSOPInstanceUID", "")), int(image.get("ReferencedFrameNumber") or 1))
+        if slices.get(key, z) != z:
+            raise _refuse("a contour names another image than the one on which it lies", name)
+    return _Contour(z, index_P3[:, :2])
+
+
+def _check_gaps(filled: Mapping[int, tuple[NDArray[np.intp], NDArray[np.intp]]], grid: Grid, name: str) -> None:
+    """Refuses slices without a contour between parts of a region that lie one above the other.
+
+    Contours of every second slice would become stripes. Parts that do not, such as several lesions, may be apart.
+    """
+    for below, above in pairwise(sorted(filled)):
+        if above > below + 1:
+            is_inside = np.zeros((2, *grid.sizes[:2]), bool)
+            for part, z in zip(is_inside, (below, above), strict=True):
+                part[filled[z]] = True
+            if is_inside.all(axis=0).any():
+                raise BadVolume(
+                    f"{above - below - 1} of the slices between others of a region have no contour",
+                    subject=name,
+                    remedy="draw them, or interpolate them where the region was drawn; parts that are meant to lie "
+                    "apart need a region each, which a selection unites",
+                )
+
+
+def _refuse(cause: str, name: str) -> BadVolume:
+    return BadVolume(cause, subject=name, remedy=_EXPORT_AGAIN)
