@@ -147,7 +147,7 @@ def test_problems_are_shown_with_their_studies(tmp_path: Path, invoke: Invoke) -
     code, out, err = invoke("dicom", "show", str(tmp_path / "export"))
     assert code == 0
     assert "problem: 2 volumes meet the selection of t2w equally well: series 4: " in " ".join(out.split())
-    assert "1 of 2 studies have problems: 2" in err
+    assert "1 of 2 studies with problems: 2" in err
 
 
 def test_volumes_that_cannot_be_used_say_why(tmp_path: Path, invoke: Invoke) -> None:
