@@ -153,7 +153,7 @@ EXCEPTIONS = {
     "of devices that no MR or CT has": r"(Plate|Generator|Cassette|XRay|SecondaryCapture|HardcopyCreation)\w*ID",
     "of cameras and lenses": r"(Camera|Lens)\w+",
     "of radiotherapy and its plans": r"(RT|ROI|Treatment|StructureSet|Source|Entity)\w+",
-    "of hanging protocols, reports, networks and structured text": r"Selector\w+|Topic\w+|(Results|Interpretation)ID\w*|"
+    "of hanging protocols, reports and networks": r"Selector\w+|Topic\w+|(Results|Interpretation)ID\w*|"
     r"NetworkID|Originator|PositionAcquisitionTemplateName|ModifyingDeviceID|TelephoneNumberTrial",
     "codes of devices, as long as no description holds them": r"UniqueDeviceIdentifier|DeviceAlternateIdentifier|"
     r"ManufacturerDeviceIdentifier|FlowIdentifier|SourceIdentifier",

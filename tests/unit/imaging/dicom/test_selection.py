@@ -76,7 +76,8 @@ def make_study(*series: Series, segmentations: Sequence[Segmentation] = (), word
 
 
 def choose_built_in(name: str, *series: Series) -> Choice:
-    return choose(make_study(*series), get_declaration(name), get_selections(name))
+    declaration = get_declaration(name)
+    return choose(make_study(*series), declaration, get_selections(declaration))
 
 
 def choose_by(study: Study, *selections: Mapping[str, Any], labels: Sequence[Mapping[str, Any]] = ()) -> Choice:

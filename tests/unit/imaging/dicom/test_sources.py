@@ -68,7 +68,9 @@ def test_links_that_lead_out_of_a_folder_are_refused(tmp_path: Path) -> None:
     (tmp_path / NAME).write_bytes(b"two")
     (folder / "outside").symlink_to(tmp_path / NAME)
     (folder / "loop").symlink_to(folder / "loop")
-    with pytest.raises(BadDataset, match="2 links to nothing, or out of the folder; replace links by the files") as caught:
+    with pytest.raises(
+        BadDataset, match="2 links to nothing, or out of the folder; replace links by the files"
+    ) as caught:
         open_source(folder)
     assert NAME not in str(caught.value)
 
@@ -101,7 +103,10 @@ def _named(name: str) -> zipfile.ZipInfo:
         (_named("/etc/passwd"), "1 member whose path leaves it"),
         (_named("..\\b"), "1 member whose path leaves it"),
         (_named("C:\\b"), "1 member whose path leaves it"),
-        (_member("a", stat.S_IFLNK | 0o777), "the zip has 1 member of another kind than a file, such as a link; zip the files alone"),
+        (
+            _member("a", stat.S_IFLNK | 0o777),
+            "the zip has 1 member of another kind than a file, such as a link; zip the files alone",
+        ),
         (_member("a", stat.S_IFIFO), "1 member of another kind than a file"),
     ],
 )

@@ -16,12 +16,12 @@ from vfmalign.cli.extras import needs_extra
 from vfmalign.cli.options import JsonOption
 from vfmalign.cli.views.dicom_tables import ShownStudy, show_study, to_study_document
 from vfmalign.cli.views.output import Output
+from vfmalign.core.domain.declarations import DEFAULT_DECLARATION
 from vfmalign.core.domain.errors import BadDataset, BadOption
 
 if TYPE_CHECKING:
     from vfmalign.imaging.dicom.scanning import Examinations
 
-_DEFAULT = "prostate_mpmri"
 _MAX_SHOWN = 20
 
 app = typer.Typer()
@@ -34,7 +34,8 @@ def show(
     declaration: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME", help=f"Declaration whose selections choose series: a JSON file or a name [{_DEFAULT}]."
+            metavar="NAME",
+            help=f"Declaration whose selections choose series: a JSON file or a name [{DEFAULT_DECLARATION}].",
         ),
     ] = None,
     show_names: Annotated[
@@ -57,7 +58,7 @@ def show(
         from vfmalign.imaging.dicom.rules import check_selections
         from vfmalign.imaging.dicom.selection import choose
     output = Output.to_terminal(as_json=as_json)
-    declared, selections = read_declaration(declaration or _DEFAULT)
+    declared, selections = read_declaration(declaration or DEFAULT_DECLARATION)
     examinations = _scan(directory, output, show_names=show_names)
     try:
         check_selections(declared, selections)
@@ -70,7 +71,7 @@ def show(
         shown.append(ShownStudy(number, study, choose(study, declared, selections), attributes, identity))
     _write(shown, examinations, declared.name, output)
     if declaration is None:
-        output.note(f"the rules are those of {_DEFAULT}; --declaration names others")
+        output.note(f"the rules are those of {DEFAULT_DECLARATION}; --declaration names others")
 
 
 def _scan(source: Path, output: Output, *, show_names: bool) -> Examinations:
