@@ -147,7 +147,7 @@ _MIN_DIGITS = 3
 _MIN_CAPITALISED = 3
 """Fewest letters of one that is hidden where capitals or digits set it off, such as in `KimT2`."""
 _MAX_TEXT = 1024
-"""Most characters of a value that identifies; no type that they have holds more."""
+"""Most characters of a value whose words count; only comments are longer."""
 _MAX_NUMBER = 99_999
 """Largest number of an attribute that is shown; longer ones are made of dates or identifiers."""
 _LONG_NUMBER = re.compile(

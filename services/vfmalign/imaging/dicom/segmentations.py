@@ -23,7 +23,7 @@ from vfmalign.core.domain.errors import BadVolume
 from vfmalign.core.formats.documents import pluralise
 from vfmalign.imaging.dicom.examinations import Segment, Segmentation
 from vfmalign.imaging.dicom.frames import FrameGeometry, list_descriptions, read_attributes, read_geometry
-from vfmalign.imaging.dicom.headers import find, refuse_damage
+from vfmalign.imaging.dicom.headers import cut_text, find, refuse_damage
 from vfmalign.imaging.dicom.instances import read_header
 from vfmalign.imaging.dicom.pixels import decode_frames
 from vfmalign.imaging.dicom.sources import DicomSource
@@ -111,7 +111,7 @@ def _read_segment(item: Dataset) -> Segment:
     concepts = [concept for keyword in _CODES for concept in item.get(keyword) or ()]
     modifiers = [modifier for concept in concepts for modifier in concept.get(_MODIFIERS) or ()]
     codes = tuple(dict.fromkeys(filter(None, map(_read_code, [*concepts, *modifiers]))))
-    return Segment(int(item.SegmentNumber), str(item.get("SegmentLabel", "")).strip()[:_MAX_LABEL], codes)
+    return Segment(int(item.SegmentNumber), cut_text(str(item.get("SegmentLabel", "")), _MAX_LABEL), codes)
 
 
 def _read_code(concept: Dataset) -> str:

@@ -9,7 +9,7 @@ import json
 import secrets
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, get_args
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.text import Text
@@ -26,6 +26,7 @@ from vfmalign.cli.options import (
     SeedOption,
     new_id,
     parse_map,
+    parse_shares,
     split_list,
 )
 from vfmalign.cli.target import Target
@@ -177,7 +178,7 @@ def import_(
         layout=layout,
         declaration=declared,
         dicom=DicomOptions(selections, split_list(allow)),
-        shares=_parse_shares(share) if share else None,
+        shares=parse_shares(share) if share else None,
         splits=read_splits(splits) if splits is not None else None,
         patients=read_patients(patients) if patients is not None else None,
         only_with=split_list(only_with),
@@ -394,19 +395,3 @@ def _emit_dataset(target: Target, dataset_id: str, output: Output) -> None:
     """Writes a stored dataset."""
     dataset = target.run(lambda client: client.features.get_dataset(dataset_id))
     output.emit(to_dataset_document(dataset), *show_dataset(dataset))
-
-
-def _parse_shares(texts: list[str]) -> dict[Split, float]:
-    shares: dict[Split, float] = {}
-    known = {str(split): split for split in get_args(Split)}
-    for text in texts:
-        name, _, value = text.partition("=")
-        try:
-            shares[known[name.strip()]] = float(value)
-        except (KeyError, ValueError):
-            raise BadOption(
-                f"{text[:64]!r} is not SPLIT=SHARE",
-                field="--share",
-                remedy=f"use one of the splits {', '.join(known)}, such as train=0.6",
-            ) from None
-    return shares

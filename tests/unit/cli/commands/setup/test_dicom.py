@@ -114,6 +114,27 @@ def test_nothing_that_identifies_is_shown_unless_asked_for(
     assert f"{examination.patient_id}^^^{examination.issuer}" in out
 
 
+def test_show_names_hides_no_number_and_no_date(tmp_path: Path, invoke: Invoke) -> None:
+    write_series(tmp_path / "d", number=20240229, description="t2 Walpurga 20240229", attributes={"EchoTime": "4711"})
+    for options, description, label in (
+        ((), "t2 … …", "unnumbered series"),
+        (("--show-names",), "t2 Walpurga 20240229", "series 20240229"),
+    ):
+        code, out, _ = invoke("dicom", "show", str(tmp_path / "d"), "--json", *options)
+        assert code == 0
+        (volume,) = json.loads(out)["studies"][0]["volumes"]
+        assert (volume["volume"], volume["attributes"]["SeriesDescription"]) == (label, description)
+        assert volume["attributes"]["EchoTime"] == (4711.0 if options else "…")
+
+
+def test_show_names_leaves_the_terminal_as_it_is(tmp_path: Path, invoke: Invoke) -> None:
+    write_series(tmp_path / "d", number=4, description="t2 \x1b[31m\u202e")
+    code, out, _ = invoke("dicom", "show", str(tmp_path / "d"), "--show-names")
+    assert code == 0
+    assert "t2" in out
+    assert not {"\x1b", "\u202e"} & set(out)
+
+
 def test_rules_of_one_s_own_choose(tmp_path: Path, invoke: Invoke) -> None:
     write_study(tmp_path / "export")
     rule = {
