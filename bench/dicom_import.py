@@ -24,6 +24,7 @@ from tests.dicom_files import write_prostate
 from bench import tables
 from bench.measure import MeasurementSettings, median_range
 from bench.tables import Section, Table
+from bench.worker import peak_bytes
 from vfmalign.core.domain.declarations import get_declaration
 from vfmalign.imaging.phantoms.rendering import PhantomCase, generate_case
 from vfmalign.imaging.volumes import encode
@@ -104,8 +105,10 @@ def _measure_memory(sources: Mapping[str, Path], phantom: PhantomCase) -> Table:
         write_studies({"dicom": sources["dicom"]}, phantom, range(written, studies))
         written = studies
         figures = _measure("dicom", sources["dicom"])
-        rows.append((f"{studies}", f"{figures['files']:,}", f"{figures['peak_mb']:.0f}", f"{figures['before_mb']:.0f}"))
-    return Table("Peak memory of an import of DICOM", ("studies", "files", "peak MB", "before MB"), rows)
+        rows.append(
+            (f"{studies}", f"{figures['files']:,}", f"{figures['peak_mib']:.0f}", f"{figures['before_mib']:.0f}")
+        )
+    return Table("Peak memory of an import of DICOM", ("studies", "files", "peak MiB", "before MiB"), rows)
 
 
 def main() -> int:
@@ -120,14 +123,14 @@ def main() -> int:
 
 
 def measure(layout: str, folder: Path, *, profile: bool) -> dict[str, Any]:
-    """Imports a folder, without the transfer; returns seconds, peak memory in MB and seconds by stage."""
+    """Imports a folder, without the transfer; returns seconds, peak memory in MiB and seconds by stage."""
     from vfmalign.imaging.datasets.importer import prepare_import
     from vfmalign.imaging.datasets.preparation import ImportOptions
     from vfmalign.imaging.dicom import pixels, scanning
 
     del pixels, scanning  # imported before the measurement
     options = ImportOptions(layout=layout, declaration=get_declaration("prostate_mpmri"))
-    before_mb = _peak_mb()
+    before_mib = peak_bytes() / 2**20
     profiler = cProfile.Profile()
     with tempfile.TemporaryDirectory() as private:
         start = time.perf_counter()
@@ -139,8 +142,8 @@ def measure(layout: str, folder: Path, *, profile: bool) -> dict[str, Any]:
     return {
         "seconds": seconds,
         "files": sum(path.is_file() for path in folder.rglob("*")),
-        "peak_mb": _peak_mb(),
-        "before_mb": before_mb,
+        "peak_mib": peak_bytes() / 2**20,
+        "before_mib": before_mib,
         "stages": _sum_stages(profiler) if profile else {},
     }
 
@@ -150,12 +153,6 @@ def _sum_stages(profiler: cProfile.Profile) -> dict[str, float]:
     stats: Any = pstats.Stats(profiler)
     found = {(Path(file).name, function): entry[3] for (file, _, function), entry in stats.stats.items()}
     return {stage: found[place] for stage, place in _STAGES.items() if place in found}
-
-
-def _peak_mb() -> float:
-    """Peak memory of this process since it began: `ru_maxrss` may be that of the process that started it."""
-    status = Path("/proc/self/status").read_text()
-    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")) / 1024
 
 
 if __name__ == "__main__":

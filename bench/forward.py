@@ -10,11 +10,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import time
 
+from bench.worker import peak_bytes
 from vfmalign.cli.local.environment import get_malloc_settings
 
 NAMES = ("profound_conv_tiny", "profound_vit_base", "provicnet_t2w", "provicnet_fusion")
@@ -63,7 +63,7 @@ def measure(name: str) -> dict[str, object]:
     encoder = build_encoder(architecture, random_state(architecture, 0))
     shape = (encoder.in_channels, *architecture.preprocessing.shape_dhw)
     input_NCDHW = torch.randn(1, *shape, generator=torch.Generator().manual_seed(0))
-    before_mb = _peak_mb()
+    before_mb = peak_bytes() / 1e6
     seconds = []
     for _ in range(2):
         start = time.perf_counter()
@@ -76,14 +76,9 @@ def measure(name: str) -> dict[str, object]:
         "parameters": sum(parameter.numel() for parameter in encoder.parameters()),
         "first_s": seconds[0],
         "second_s": seconds[1],
-        "peak_mb": _peak_mb(),
+        "peak_mb": peak_bytes() / 1e6,
         "before_mb": before_mb,
     }
-
-
-def _peak_mb() -> float:
-    """Returns the peak memory of this process, in MB of 10⁶ bytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
 
 
 if __name__ == "__main__":

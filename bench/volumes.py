@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import time
@@ -18,6 +17,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+
+from bench.worker import peak_bytes
 
 MIB = 2**20
 
@@ -82,7 +83,7 @@ def _measure(path: Path) -> Iterator[tuple[str, tuple[int, float]]]:
     grid: dict[str, Any] = {"modalities": ("ct",), "spacing_mm": (2.0, 2.0, 2.0), "shape_dhw": (96, 96, 96)}
     window = Preprocessing(**grid, normalisation="window", window=(-160.0, 240.0))
     study: dict[str, Volume] = {}
-    before = _get_peak_bytes()
+    before = peak_bytes()
     data = path.read_bytes()
 
     def decode_ct() -> None:
@@ -96,11 +97,7 @@ def _measure(path: Path) -> Iterator[tuple[str, tuple[int, float]]]:
     for name, run in steps.items():
         start = time.perf_counter()
         run()
-        yield name, (_get_peak_bytes() - before, time.perf_counter() - start)
-
-
-def _get_peak_bytes() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        yield name, (peak_bytes() - before, time.perf_counter() - start)
 
 
 if __name__ == "__main__":

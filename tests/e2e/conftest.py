@@ -165,6 +165,9 @@ def world(tmp_path_factory: pytest.TempPathFactory, python_server: Path) -> Iter
     """A stack with a dataset and a pretrained model. Trainings are forks of an interpreter that has imported torch."""
     home = StateDirectory(tmp_path_factory.mktemp("stack"))
     home.create()
+    (home.path / "tmp").mkdir()
+    monkeypatch = pytest.MonkeyPatch()
+    monkeypatch.setenv("TMPDIR", str(home.path / "tmp"))  # so that a search of the home covers temporary files
     events: list[str] = []
     command = json.dumps(get_command(python_server, ["-m", "vfmalign.training"]))
     settings = {**get_small_network_settings(), "VFMALIGN_LAUNCHER__COMMAND": command}
@@ -184,6 +187,7 @@ def world(tmp_path_factory: pytest.TempPathFactory, python_server: Path) -> Iter
         stack.request_stop()
         supervisor.join()
         stack.stop()
+        monkeypatch.undo()
 
 
 @pytest.fixture(scope="session")

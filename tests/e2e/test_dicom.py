@@ -1,14 +1,21 @@
-"""Sixteen examinations of three vendors, as a zip of DICOM, to a report: by the command line alone."""
+"""Sixteen examinations of three vendors, as a zip of DICOM, to a report: by the command line alone.
+
+Nothing that identifies is left anywhere but in the mapping.
+"""
 
 from __future__ import annotations
 
+import tempfile
+import urllib.request
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pydicom import dcmread
 from tests.dicom_files import Examination, write_prostate
 from tests.e2e.conftest import PHANTOMS
+from tests.identities import find_marks, find_marks_in_files
 from tests.integration.cli.commands import call
 
 from vfmalign.imaging.phantoms.rendering import generate_case
@@ -22,6 +29,13 @@ SHARES = ["--share", "train=0.5", "--share", "val=0.25", "--share", "test=0.25"]
 BUDGET = ["--preset", "demo", "--epochs", "1", "--steps-per-epoch", "2", "--permutations", "99", "--bootstrap", "100"]
 
 
+UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "FrameOfReferenceUID")
+UID_ROOTS = ("1.2.826.0.1.3680043.8.498.", "1.2.826.0.1.3680043.10.511.3.")
+"""Those of pydicom and highdicom, with which every UID of the examinations begins."""
+NAMES, NUMBERS = "Nummer", "MRN-0"
+"""With which every given name and every PatientID begins."""
+
+
 @pytest.fixture(scope="module")
 def export(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Examination]]:
     """A zip of examinations, one of them enhanced, and what identifies their patients."""
@@ -32,22 +46,40 @@ def export(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Examina
             generate_case(11, number, PHANTOMS),
             vendor=VENDORS[number % len(VENDORS)],
             enhanced=number == 2,
-            patient_name=f"Buddenbrook^Nummer{number}",
-            patient_id=f"MRN-{number:05}",
+            patient_name=f"Buddenbrook^{NAMES}{number}",
+            patient_id=f"{NUMBERS}{number:04}",
         )
         for number in range(PATIENTS)
     ]
     path = folder / "export.zip"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as packed:
         for file in sorted(folder.rglob("*.dcm")):
+            header = dcmread(file, stop_before_pixels=True)
+            assert all(str(header[keyword].value).startswith(UID_ROOTS) for keyword in UIDS if keyword in header)
             packed.write(file, file.relative_to(folder))
     return path, examinations
 
 
+def list_marks(examinations: list[Examination]) -> set[str]:
+    """Everything that identifies, by the beginning that several values have in common where they have one."""
+    beginnings = (NAMES, NUMBERS, *UID_ROOTS)
+    marks = {mark for examination in examinations for mark in examination.marks}
+    return {mark for mark in marks if not mark.startswith(beginnings)} | set(beginnings)
+
+
+def read_metrics(world: Any) -> dict[str, bytes]:
+    metrics: dict[str, bytes] = {}
+    for name, service in world.stack.get_state().services.items():
+        with urllib.request.urlopen(f"http://127.0.0.1:{service.ports.metrics}/metrics", timeout=30) as response:
+            metrics[name] = response.read()
+    return metrics
+
+
 def test_three_commands_lead_from_a_zip_to_a_report(
-    world: Any, export: tuple[Path, list[Examination]], tmp_path: Path
+    world: Any, export: tuple[Path, list[Examination]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, examinations = export
+    monkeypatch.setattr(tempfile, "tempdir", str(world.home.path / "tmp"))
     home = ["--home", str(world.home.path), "--json"]
     shown = call("dicom", "show", str(path), "--declaration", "prostate_mpmri", "--json")
     imported = call("dataset", "import", str(path), "--id", "clinic", *SHARES, *home)
@@ -58,8 +90,25 @@ def test_three_commands_lead_from_a_zip_to_a_report(
     result = world.get("clinic-gland").result
     assert result.verdict == alignment_pb2.VERDICT_INSUFFICIENT_TRAINING, "2 of the preset's steps"
     assert result.metric.name == "gland_dice"
-    (page,) = tmp_path.glob("*.html")
-    printed = [shown.out, shown.err, imported.out, imported.err, page.read_text()]
-    for examination in examinations:
-        for mark in examination.marks:
-            assert not any(mark.lower() in text.lower() for text in printed), mark
+
+    marks = list_marks(examinations)
+    printed = "".join([shown.out, shown.err, imported.out, imported.err])
+    assert find_marks(printed.encode(), marks) == set()
+    assert len(list(tmp_path.glob("*.html"))) == 1
+    assert find_marks_in_files(tmp_path, marks) == {}
+    metrics = read_metrics(world)
+    assert set(metrics) == {"features", "mmd", "finetuning"}
+    assert {name for name, text in metrics.items() if find_marks(text, marks)} == set()
+    keys = list(world.store.list(""))
+    assert any(key.startswith("volumes/clinic/") for key in keys)
+    assert {
+        key for key in keys if find_marks(key.encode() + b"\n", marks) | find_marks(world.store.get(key), marks)
+    } == set()
+
+    searched = {file.relative_to(world.home.path).suffix for file in world.home.path.rglob("*")}
+    assert {".log", ".db", ".dat"} <= searched, "logs, databases and the bucket's files"
+    ((name, found),) = find_marks_in_files(world.home.path, marks).items()
+    assert name == "private/mapping.csv"
+    assert found == {NUMBERS, UID_ROOTS[0], examinations[0].issuer}, "the search finds what is there"
+    mapping = (world.home.path / name).read_text()
+    assert all(examination.study_uid in mapping and examination.patient_id in mapping for examination in examinations)

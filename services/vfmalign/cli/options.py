@@ -15,6 +15,7 @@ from vfmalign.client.messages.base import ApiMessage
 from vfmalign.client.messages.checks import CheckSpec
 from vfmalign.client.messages.jobs import Recipe
 from vfmalign.client.messages.tasks import Task
+from vfmalign.core.domain.datasets import Split
 from vfmalign.core.domain.declarations import TaskParameters
 from vfmalign.core.domain.errors import BadOption
 from vfmalign.core.domain.jobs import Network
@@ -335,3 +336,24 @@ def parse_shape(text: str, option: str) -> tuple[int, ...]:
 def new_id(prefix: str) -> str:
     """Returns a new unique id that sorts by time."""
     return f"{prefix}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+
+
+def parse_shares(texts: list[str]) -> dict[Split, float]:
+    """Parses the pairs of `--share`.
+
+    Raises:
+        BadOption: a pair has another form.
+    """
+    shares: dict[Split, float] = {}
+    known = {str(split): split for split in get_args(Split)}
+    for text in texts:
+        name, _, value = text.partition("=")
+        try:
+            shares[known[name.strip()]] = float(value)
+        except (KeyError, ValueError):
+            raise BadOption(
+                f"{text[:64]!r} is not SPLIT=SHARE",
+                field="--share",
+                remedy=f"use one of the splits {', '.join(known)}, such as train=0.6",
+            ) from None
+    return shares

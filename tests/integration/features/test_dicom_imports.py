@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from tests.integration.features.callers import ADA, VIEWER
 from tests.integration.features.conftest import SPEC
 
 from vfmalign.cli import exits
+from vfmalign.core.domain.datasets import SPLITS
 from vfmalign.core.domain.declarations import get_declaration
 from vfmalign.core.storage.datasets import load_dataset
 from vfmalign.core.storage.store.object_store import ObjectStore
@@ -50,6 +52,19 @@ def encode_some(self):
             os.kill(os.getpid(), signal.SIGKILL)
         yield volumes
 DatasetToImport.encode_cases = encode_some
+from vfmalign.cli.__main__ import main
+main()
+"""
+
+# Prints the digest of every file that it sends.
+WATCHED = """
+import sys
+from vfmalign.client.uploader import Uploader
+send = Uploader._send
+def send_and_tell(self, upload, content):
+    send(self, upload, content)
+    print("sent", upload.sha256, file=sys.stderr)
+Uploader._send = send_and_tell
 from vfmalign.cli.__main__ import main
 main()
 """
@@ -193,8 +208,14 @@ def test_an_import_that_is_killed_continues(
     assert not list(store.list("datasets/killed/"))
     assert not list((tmp_path / "tmp").iterdir()), "nothing is unpacked to disk"
 
-    imported, _ = run(*command)
-    assert load_dataset(store, "killed").digest() == imported["digest"]
+    imported, printed = run(*command, program=WATCHED)
+    dataset = load_dataset(store, "killed")
+    assert dataset.digest() == imported["digest"]
+    sent = set(re.findall("^sent ([0-9a-f]{64})$", printed, re.MULTILINE))
+    volumes = {volume.sha256 for split in SPLITS for case in dataset.split(split) for volume in case.volumes.values()}
+    before = {key.rpartition("/")[2] for key in uploaded}
+    assert len(before & volumes) == 8
+    assert sent & volumes == volumes - before, "what was uploaded before is not sent again"
     assert list(store.list("incoming/")) == []
     dry, _ = run(*command, "--dry-run")
     assert dry["digest"] == imported["digest"], "the same content has the same digest"

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vfmalign.cli.demo.steps import PretrainingRun
 from vfmalign.cli.extras import needs_extra
@@ -25,6 +26,9 @@ from vfmalign.core.domain.modality_map import ModalityMap
 from vfmalign.core.domain.models import Objective
 from vfmalign.core.storage.datasets import load_dataset
 from vfmalign.core.storage.keys import model_card_key
+
+if TYPE_CHECKING:
+    from vfmalign.imaging.dicom.rules import Selection
 
 DECLARATION = "hippocampus"
 INPUT = "input"
@@ -91,6 +95,7 @@ class RealPlan:
         data: folder of the dataset, in a layout of `vfmalign dataset import`.
         encoders: folder of checkpoints, each a stack of convolutions of a known family.
         declaration: what the dataset holds: one modality, and a label map of at least two structures.
+        selections: which series of DICOM files its modality and label map take; none for other layouts.
         controls: whether every model and task has a control on shuffled labels.
     """
 
@@ -100,6 +105,7 @@ class RealPlan:
     data: Path
     encoders: Path
     declaration: DatasetDeclaration
+    selections: tuple[Selection, ...] = ()
     controls: bool = False
 
     @property
@@ -227,15 +233,15 @@ class RealPlan:
             from vfmalign.imaging.datasets.derived_class import add_volume_class, digest_files
             from vfmalign.imaging.datasets.importer import prepare_discovered
             from vfmalign.imaging.datasets.layouts.registry import read_source
+            from vfmalign.imaging.datasets.layouts.sources import DicomOptions
             from vfmalign.imaging.datasets.preparation import ImportOptions, discover, select_cases
             from vfmalign.imaging.datasets.splits import split_group_counts
 
         # Ids derive from the files, in place of the machine's secret: they are the same on every machine that has the
         # files, and nobody else can derive them from names.
-        _, source = read_source(self.data, None, self.declaration)
-        discovered = discover(
-            self.data, self.dataset, digest_files(source), ImportOptions(declaration=self.declaration)
-        )
+        chosen = ImportOptions(declaration=self.declaration, dicom=DicomOptions(self.selections))
+        _, source = read_source(self.data, None, self.declaration, chosen.dicom)
+        discovered = discover(self.data, self.dataset, digest_files(source), chosen)
         assigned = split_group_counts({case.group for case in discovered.cases}, self.size.counts, self.seed)
         discovered = select_cases(discovered, assigned)
         splits = {case.source.name: assigned[case.group] for case in discovered.cases}

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from vfmalign.imaging.dicom.frames import AttributeValue
+from vfmalign.imaging.dicom.screening import PrivateWords
 from vfmalign.imaging.dicom.stacks import Stack
 
 
@@ -75,8 +76,8 @@ class Study:
         uid: private.
         series: in order of number.
         segmentations: in order of number.
-        private_words: words of names, identifiers and places in the headers, in lower case; text that contains one is
-            never printed. Private.
+        private_words: words of names, identifiers and places in the headers; text that contains one is not printed.
+            Private.
         problems: why the study cannot be used, such as a series that belongs to several studies.
     """
 
@@ -84,5 +85,5 @@ class Study:
     uid: str
     series: tuple[Series, ...]
     segmentations: tuple[Segmentation, ...] = ()
-    private_words: frozenset[str] = frozenset()
+    private_words: PrivateWords = frozenset()
     problems: tuple[str, ...] = ()

@@ -19,7 +19,7 @@ from pydicom.dataset import Dataset
 from vfmalign.core.domain.errors import BadVolume
 from vfmalign.core.domain.models import MAX_SPACING_MM, MIN_SPACING_MM
 from vfmalign.imaging.dicom.diffusion import read_diffusion
-from vfmalign.imaging.dicom.headers import MULTIPLE, find, refuse_damage
+from vfmalign.imaging.dicom.headers import MULTIPLE, cut_text, find, refuse_damage
 from vfmalign.imaging.headers import MAX_POSITION_MM
 
 AttributeValue = str | float | tuple[str, ...] | tuple[float, ...]
@@ -211,8 +211,8 @@ def _to_texts(value: Any) -> AttributeValue | None:
     if value is None or isinstance(value, bytes):
         return None
     if isinstance(value, MULTIPLE):
-        return tuple(str(item).strip()[:_MAX_TEXT] for item in value[:_MAX_VALUES])
-    return str(value).strip()[:_MAX_TEXT] or None
+        return tuple(cut_text(str(item), _MAX_TEXT) for item in value[:_MAX_VALUES])
+    return cut_text(str(value), _MAX_TEXT) or None
 
 
 def _to_numbers(value: Any) -> AttributeValue | None:

@@ -6,6 +6,7 @@ Its messages quote values of headers, which may be patients' names.
 from __future__ import annotations
 
 import logging
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -95,6 +96,15 @@ def to_first_text(value: Any) -> str:
     if isinstance(value, bytes):
         value = value.split(b"\\")[0].rstrip(b"\0 ").decode("ascii", "replace")
     return "" if value is None else str(value).strip()
+
+
+def cut_text(text: str, most: int) -> str:
+    """Returns a text of at most `most` characters, without the word that the limit would divide.
+
+    A name whose end is missing would not be recognised where names are hidden; see `screening`.
+    """
+    stripped = text.strip()
+    return stripped if len(stripped) <= most else re.sub(r"\S*\Z", "", stripped[: most + 1]).rstrip()
 
 
 def list_texts(datasets: Sequence[Dataset], keyword: str) -> list[str]:

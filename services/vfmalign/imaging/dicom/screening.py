@@ -15,55 +15,125 @@ from functools import lru_cache
 from typing import Any
 
 from pydicom.datadict import dictionary_VR, tag_for_keyword
+from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
+from pydicom.sequence import Sequence
 
 from vfmalign.imaging.dicom.frames import AttributeValue
 
 HIDDEN = "…"
 """Stands in place of what is hidden."""
+PrivateWords = frozenset[str] | None
+"""Words that are hidden, in lower case and without diacritics; None where nothing is hidden, because the user said so.
+"""
 IDENTIFYING_KEYWORDS = (
-    "PatientID",
-    "IssuerOfPatientID",
-    "OtherPatientIDs",
-    "PatientBirthDate",
-    "PatientAddress",
-    "PatientTelephoneNumbers",
-    "PatientInstitutionResidence",
-    "CurrentPatientLocation",
-    "CountryOfResidence",
-    "RegionOfResidence",
-    "MedicalRecordLocator",
-    "InsurancePlanIdentification",
-    "Occupation",
     "AccessionNumber",
     "AdmissionID",
-    "ServiceEpisodeID",
-    "StudyID",
-    "RequestedProcedureID",
-    "ScheduledProcedureStepID",
-    "PerformedProcedureStepID",
-    "FillerOrderNumberImagingServiceRequest",
-    "PlacerOrderNumberImagingServiceRequest",
-    "InstitutionName",
-    "InstitutionAddress",
-    "InstitutionalDepartmentName",
-    "ReferringPhysicianAddress",
-    "ResponsibleOrganization",
-    "StationName",
-    "PerformedStationName",
-    "DeviceSerialNumber",
-    "ClinicalTrialSubjectID",
+    "BranchOfService",
+    "ClinicalTrialCoordinatingCenterName",
+    "ClinicalTrialSiteID",
     "ClinicalTrialSiteName",
-    "StudyDate",
-    "SeriesDate",
-    "AcquisitionDate",
-    "ContentDate",
+    "ClinicalTrialSponsorName",
+    "ClinicalTrialSubjectID",
+    "ClinicalTrialSubjectReadingID",
+    "CountryOfResidence",
+    "CurrentPatientLocation",
+    "DetectorID",
+    "DeviceSerialNumber",
+    "DistributionAddress",
+    "FillerOrderNumberImagingServiceRequest",
+    "GantryID",
+    "HumanPerformerOrganization",
+    "InstitutionAddress",
+    "InstitutionName",
+    "InstitutionalDepartmentName",
+    "InsurancePlanIdentification",
+    "IssuerOfAdmissionID",
+    "IssuerOfPatientID",
+    "IssuerOfServiceEpisodeID",
+    "MedicalRecordLocator",
+    "MilitaryRank",
+    "Occupation",
+    "OrderCallbackPhoneNumber",
+    "OrderCallbackTelecomInformation",
+    "OrderEntererLocation",
+    "OtherPatientIDs",
+    "PatientAddress",
+    "PatientComments",
+    "PatientID",
+    "PatientInstitutionResidence",
+    "PatientReligiousPreference",
+    "PatientTelecomInformation",
+    "PatientTelephoneNumbers",
+    "PerformedLocation",
+    "PerformedProcedureStepID",
+    "PerformedStationAETitle",
+    "PerformedStationName",
+    "PersonAddress",
+    "PersonTelecomInformation",
+    "PersonTelephoneNumbers",
+    "PlacerOrderNumberImagingServiceRequest",
+    "ReferringPhysicianAddress",
+    "ReferringPhysicianTelephoneNumbers",
+    "RegionOfResidence",
+    "RequestedProcedureID",
+    "RequestedProcedureLocation",
+    "RequestingService",
+    "ResponsibleOrganization",
+    "RetrieveAETitle",
+    "ScheduledPatientInstitutionResidence",
+    "ScheduledProcedureStepID",
+    "ScheduledProcedureStepLocation",
+    "ScheduledStationAETitle",
+    "ScheduledStationName",
+    "ScheduledStudyLocation",
+    "ScheduledStudyLocationAETitle",
+    "ServiceEpisodeID",
+    "StationAETitle",
+    "StationName",
+    "StudyID",
+    "StudyIDIssuer",
+    "VerifyingOrganization",
 )
-"""Attributes that identify, beside every person's name; those of the basic profile of PS3.15 that scanners write."""
-_SEQUENCES = ("OtherPatientIDsSequence", "RequestAttributesSequence", "RTROIObservationsSequence")
-"""Sequences whose items hold such attributes."""
-_TAGS = frozenset(tag for keyword in IDENTIFYING_KEYWORDS if (tag := tag_for_keyword(keyword)) is not None)
+"""Attributes that identify, beside every person's name: those of the basic profile of PS3.15 that name a person, a
+place or a device, or number them. Dates are hidden by how they are written.
+"""
+_CODED = ("PersonIdentificationCodeSequence", "InstitutionCodeSequence")
+"""Sequences of codes whose meaning is a name."""
+_CODED_KEYWORDS = ("CodeValue", "LongCodeValue", "URNCodeValue", "CodeMeaning")
+_DEFINED_TERMS = {
+    "Modality": "CR CT DX ECG MG MR NM OT PR PT REG RF RTDOSE RTIMAGE RTPLAN RTSTRUCT RWV SC SEG SR US XA",
+    "ImageType": "ORIGINAL DERIVED PRIMARY SECONDARY AXIAL LOCALIZER OTHER NONE MIXED M P R I ND DIS2D DIS3D NORM FFE "
+    "SE M_FFE M_SE M_IR DIFFUSION ADC TRACEW FA TRACE VOLUME MPR MAGNITUDE PHASE REAL IMAGINARY IMAGE",
+    "BodyPartExamined": "ABDOMEN BRAIN BREAST CHEST HEAD HEART KNEE LIVER NECK PELVIS PROSTATE SPINE",
+    "Laterality": "L R B U",
+    "ScanningSequence": "SE IR GR EP RM",
+    "SequenceVariant": "SK MTC SS TRSS SP MP OSP NONE",
+    "ScanOptions": "PER RG CG PPG FC PFF PFP SP FS",
+    "MRAcquisitionType": "2D 3D",
+    "EchoPlanarPulseSequence": "YES NO",
+    "AcquisitionContrast": "DIFFUSION FLOW_ENCODED FLUID_ATTENUATED PERFUSION PROTON_DENSITY STIR TAGGING T1 T2 "
+    "T2_STAR TOF UNKNOWN",
+    "ComplexImageComponent": "MAGNITUDE PHASE REAL IMAGINARY MIXED",
+    "PatientPosition": "HFS HFP HFDR HFDL FFS FFP FFDR FFDL",
+    "PhotometricInterpretation": "MONOCHROME1 MONOCHROME2 RGB YBR_FULL",
+    "RescaleType": "HU US",
+    "BurnedInAnnotation": "YES NO",
+    "orientation": "transverse coronal sagittal oblique",
+    "diffusion": "trace direction none adc",
+}
+DEFINED_TERMS = {name: frozenset(terms.split()) for name, terms in _DEFINED_TERMS.items()}
+"""Values that the standard, vendors or this program define: they say nothing of a patient whose name, or whose
+hospital's, has the same letters.
+"""
+_MAX_ITEMS = 16
+"""Most items of one sequence whose attributes count; that of the frames has one for each."""
+_MAX_ALL_ITEMS = 256
+"""Most items of the sequences of one header, the outer ones first."""
+_TAGS = frozenset(map(tag_for_keyword, IDENTIFYING_KEYWORDS))
+_CODED_SEQUENCES = frozenset(map(tag_for_keyword, _CODED))
+_CODED_TAGS = frozenset(map(tag_for_keyword, _CODED_KEYWORDS))
 _MIN_WORD = 2
 """Fewest letters of a private word in ASCII; family names of two are common in romanised Chinese and Korean."""
 _MIN_PART = 4
@@ -72,10 +142,12 @@ have names of one character, and may not separate words.
 """
 _MIN_NUMBER = 4
 """Fewest digits of a number that identifies: a study or step is often called 1."""
+_MIN_DIGITS = 3
+"""Fewest of them without zeros in front: 0815 is 815 where it is a number."""
 _MIN_CAPITALISED = 3
 """Fewest letters of one that is hidden where capitals or digits set it off, such as in `KimT2`."""
 _MAX_TEXT = 1024
-"""Most characters of a value that identifies; no type that they have holds more."""
+"""Most characters of a value whose words count; only comments are longer."""
 _MAX_NUMBER = 99_999
 """Largest number of an attribute that is shown; longer ones are made of dates or identifiers."""
 _LONG_NUMBER = re.compile(
@@ -90,34 +162,44 @@ _TRANSCRIBED = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue", "å": "aa", "�
 
 
 def list_private_words(header: Dataset) -> frozenset[str]:
-    """Returns the words of names, identifiers, places and dates in a header, in lower case and without diacritics."""
+    """Returns the words of names, identifiers and places in a header, in lower case and without diacritics."""
     words: set[str] = set()
-    for keyword in _SEQUENCES:
-        if keyword in header and header[keyword].VR == "SQ":
-            words.update(*map(list_private_words, header[keyword].value))
-    for element in header.elements():
-        if element.tag in _TAGS or _is_name(element.VR, element.tag):
+    items = [(header, _TAGS)]
+    for item, tags in items:  # it grows by the items of their sequences
+        for element in item.elements():
+            representation = _get_representation(element)
+            if representation not in ("PN", "SQ") and element.tag not in tags:
+                continue
             try:
-                value = header[element.tag].value
+                value = item[element.tag].value
             except Exception:  # noqa: S112 - pydicom raises many types for a value that cannot be read
                 continue
-            words |= _split(value)
+            if isinstance(value, Sequence):
+                nested = _CODED_TAGS if element.tag in _CODED_SEQUENCES else _TAGS
+                items += [(part, nested) for part in value[: min(_MAX_ITEMS, _MAX_ALL_ITEMS - len(items))]]
+            else:
+                words |= _split(value)
     return frozenset(words)
 
 
-def _is_name(representation: str | None, tag: int) -> bool:
-    if representation is not None or tag >> 16 & 1:
-        return representation == "PN"
+def _get_representation(element: DataElement | RawDataElement) -> str | None:
+    """The type of a value; that of an attribute of the standard where an implicit transfer syntax leaves it out."""
+    if element.VR is not None or element.tag >> 16 & 1:
+        return element.VR
     try:
-        return dictionary_VR(tag) == "PN"
+        return dictionary_VR(element.tag)
     except KeyError:
-        return False
+        return None
 
 
 def _split(value: Any) -> set[str]:
     texts = value if isinstance(value, MultiValue) else [value]
     words = {spelt for text in texts for word in _find_words(str(text)[:_MAX_TEXT]) for spelt in _spell(word)}
-    return {word for word in words if not word.isascii() or len(word) >= (_MIN_NUMBER if word.isdigit() else _MIN_WORD)}
+    words = {
+        word for word in words if not word.isascii() or len(word) >= (_MIN_NUMBER if word.isdigit() else _MIN_WORD)
+    }
+    bare = {word.lstrip("0") for word in words if word.isdigit()}
+    return words | {number for number in bare if len(number) >= _MIN_DIGITS}
 
 
 def _find_words(text: str) -> list[str]:
@@ -132,8 +214,10 @@ def _spell(word: str) -> set[str]:
     return {unicodedata.normalize("NFC", text) for text in bare}
 
 
-def names_somebody(text: str, private_words: frozenset[str]) -> bool:
+def names_somebody(text: str, private_words: PrivateWords) -> bool:
     """Returns whether a word of a text is private, or contains a private one."""
+    if private_words is None:
+        return False
     parts = [word for word in private_words if len(word) >= _MIN_PART or not word.isascii()]
     for word in _find_words(text):
         pieces = [piece for piece in _PIECE.findall(word) if len(piece) >= _MIN_CAPITALISED]
@@ -146,8 +230,10 @@ def names_somebody(text: str, private_words: frozenset[str]) -> bool:
 
 
 @lru_cache(maxsize=10_000)
-def screen_text(text: str, private_words: frozenset[str]) -> str:
+def screen_text(text: str, private_words: PrivateWords) -> str:
     """Returns a text with `HIDDEN` in place of private words, long numbers, dates and what is not printable."""
+    if private_words is None:
+        return text
     composed = unicodedata.normalize("NFC", text)
     printable = "".join(character if character.isprintable() else HIDDEN for character in composed)
     return _WORD.sub(
@@ -156,23 +242,29 @@ def screen_text(text: str, private_words: frozenset[str]) -> str:
     )
 
 
-def screen_number(number: float, private_words: frozenset[str]) -> str:
+def screen_number(number: float, private_words: PrivateWords) -> str:
     """Returns `HIDDEN` for a number that may identify, else nothing."""
-    return HIDDEN if number > _MAX_NUMBER or f"{number:g}" in private_words else ""
+    size = abs(number)
+    identifies = private_words is not None and (size > _MAX_NUMBER or f"{size:g}" in private_words)
+    return HIDDEN if identifies else ""
 
 
 def screen_attributes(
-    attributes: Mapping[str, AttributeValue], private_words: frozenset[str]
+    attributes: Mapping[str, AttributeValue], private_words: PrivateWords
 ) -> dict[str, AttributeValue]:
-    """Returns attributes whose text and numbers are screened."""
-    return {name: _screen_value(value, private_words) for name, value in attributes.items()}
+    """Returns attributes whose text and numbers are screened; codes are left that are `DEFINED_TERMS`."""
+    return {name: _screen_value(name, value, private_words) for name, value in attributes.items()}
 
 
-def _screen_value(value: AttributeValue, private_words: frozenset[str]) -> AttributeValue:
+def _screen_value(name: str, value: AttributeValue, private_words: PrivateWords) -> AttributeValue:
+    if isinstance(value, float):
+        return screen_number(value, private_words) or value
     if isinstance(value, str):
-        return screen_text(value, private_words)
-    if isinstance(value, tuple):
-        texts = tuple(screen_text(item, private_words) for item in value if isinstance(item, str))
-        numbers = (screen_number(item, private_words) for item in value if isinstance(item, float))
-        return texts or next(filter(None, numbers), value)
-    return screen_number(value, private_words) or value
+        return _screen_term(name, value, private_words)
+    texts = tuple(_screen_term(name, item, private_words) for item in value if isinstance(item, str))
+    numbers = (screen_number(item, private_words) for item in value if isinstance(item, float))
+    return texts or next(filter(None, numbers), value)
+
+
+def _screen_term(name: str, text: str, private_words: PrivateWords) -> str:
+    return text if text in DEFINED_TERMS.get(name, ()) else screen_text(text, private_words)

@@ -17,7 +17,7 @@ from vfmalign.imaging.dicom.frames import DERIVED, KEYWORDS, AttributeValue
 from vfmalign.imaging.dicom.refusals import FRAMES_OF_REFERENCE, REFUSALS
 from vfmalign.imaging.dicom.rules import Preference, Selection
 from vfmalign.imaging.dicom.rules.conditions import Attributes, Conditions, find_unmet, format_value
-from vfmalign.imaging.dicom.screening import HIDDEN, names_somebody, screen_attributes, screen_text
+from vfmalign.imaging.dicom.screening import HIDDEN, PrivateWords, names_somebody, screen_attributes, screen_text
 from vfmalign.imaging.dicom.stacks import Stack
 
 T = TypeVar("T", Stack, Segmentation)
@@ -42,7 +42,7 @@ class Candidate(Generic[T]):
 
     label: str
     item: T
-    private_words: frozenset[str]
+    private_words: PrivateWords
     problem: str = ""
 
     def find_unmet(self, conditions: Conditions) -> str:
@@ -155,12 +155,12 @@ def choose(
     )
 
 
-def show_attribute(attributes: Attributes, name: str, private_words: frozenset[str]) -> str:
+def show_attribute(attributes: Attributes, name: str, private_words: PrivateWords) -> str:
     """Returns an attribute as a short text that may be printed."""
     return format_value(screen_attributes({name: attributes[name]}, private_words)[name])
 
 
-def _list_stacks(series: Series, private_words: frozenset[str]) -> Iterable[Candidate[Stack]]:
+def _list_stacks(series: Series, private_words: PrivateWords) -> Iterable[Candidate[Stack]]:
     labels: Counter[str] = Counter()
     for stack in series.stacks:
         attributes = stack.attributes

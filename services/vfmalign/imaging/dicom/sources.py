@@ -191,7 +191,7 @@ def _list_files(folder: Path) -> tuple[list[str], tuple[str, ...]]:
                 outside += 1
             files.append(path.relative_to(folder).as_posix())
     if outside:
-        raise _refuse(f"{pluralise(outside, 'link')} to files outside the folder", "replace links by the files")
+        raise _refuse(f"{pluralise(outside, 'link')} to nothing, or out of the folder", "replace links by the files")
     return sorted(files), _note_left_out(left_out)
 
 
@@ -250,9 +250,9 @@ def _check_members(members: Sequence[zipfile.ZipInfo], size_bytes: int) -> None:
         raise _too_many()
     checks = (
         (_leaves, "whose path leaves it, is absolute, or contains `..`", "zip the folder again"),
-        (_is_link, "that are links", "zip the files that they lead to"),
-        (_is_encrypted, "that are encrypted", "zip the folder without a password"),
-        (_is_compressed_otherwise, "that are compressed by another method than Deflate", "zip the folder with Deflate"),
+        (_is_no_file, "of another kind than a file, such as a link", "zip the files alone"),
+        (_is_encrypted, "with encryption", "zip the folder without a password"),
+        (_is_compressed_otherwise, "compressed by another method than Deflate", "zip the folder with Deflate"),
     )
     for check, what, remedy in checks:
         if count := sum(map(check, members)):
@@ -276,7 +276,7 @@ def _leaves(member: zipfile.ZipInfo) -> bool:
     )
 
 
-def _is_link(member: zipfile.ZipInfo) -> bool:
+def _is_no_file(member: zipfile.ZipInfo) -> bool:
     mode = member.external_attr >> 16
     return stat.S_IFMT(mode) not in (0, stat.S_IFREG)
 

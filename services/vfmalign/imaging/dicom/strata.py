@@ -18,7 +18,7 @@ from vfmalign.core.domain.datasets import MAX_STRATA, MAX_STRATUM_VALUES
 from vfmalign.core.domain.declarations import VolumeKind
 from vfmalign.core.domain.record import VOLUME_KIND
 from vfmalign.imaging.dicom.frames import AttributeValue
-from vfmalign.imaging.dicom.screening import screen_text
+from vfmalign.imaging.dicom.screening import PrivateWords, screen_text
 
 ALLOWED = "allowed"
 """Stratum of cases whose images a lifted refusal lets in: the names of these refusals."""
@@ -44,7 +44,7 @@ class CaseAcquisition(NamedTuple):
     """
 
     attributes: Mapping[VolumeKind, Mapping[str, AttributeValue]]
-    private_words: frozenset[str]
+    private_words: PrivateWords
     allowed: Sequence[str] = ()
 
 

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
+import numpy as np
 import pytest
+from tests.dicom_files import Examination, make_array, make_segmentation, make_series, save
 
+from vfmalign.cli.demo import real_plan
 from vfmalign.cli.demo.real_plan import REAL_SIZES, SHAPE_DHW, RealPlan
+from vfmalign.cli.local.state_directory import StateDirectory
+from vfmalign.cli.target import Target
 from vfmalign.client.messages.checks import CheckSpec
 from vfmalign.client.recipes import get_recipe
 from vfmalign.core.domain.declarations import CaseClass, get_declaration
@@ -14,6 +21,8 @@ from vfmalign.core.domain.errors import BadOption
 from vfmalign.core.domain.record import is_id
 from vfmalign.core.domain.tasks import get_task_spec
 from vfmalign.finetuning.experiments.request import check_experiment_spec
+from vfmalign.imaging.datasets.importer import DatasetToImport
+from vfmalign.imaging.dicom.rules import Selections
 from vfmalign.models.formats.stack_checkpoint import DEFAULT_INPUT
 from vfmalign.models.registry import get_architecture
 
@@ -65,3 +74,33 @@ def test_what_cannot_be_rehearsed_is_refused_before_a_stack_starts(plan: RealPla
         prostate.check()
     with pytest.raises(BadOption, match="--encoders"):
         RealPlan("evidence", SIZE, 7, tmp_path, tmp_path / "data", HIPPOCAMPUS).check()
+
+
+def test_dicom_is_imported_by_the_selections_of_the_declaration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(3):
+        examination = Examination(patient_id=f"PID-{number}")
+        array = np.repeat(make_array((40, 34, 4), seed=number), 4, axis=2)
+        images = make_series(array, examination=examination, number=2, description="t1_mprage")
+        masks = {"Anterior": array > 3000, "Posterior": array < 1000 + number}
+        save(images, tmp_path / f"data/{number}")
+        save(make_segmentation(images, masks), tmp_path / f"data/{number}", prefix="SEG")
+    rules = [
+        {"name": "t1w", "conditions": {"Modality": "MR"}},
+        {
+            "name": "hippocampus",
+            "conditions": {"Modality": "SEG"},
+            "segments": {"1": {"label": "anterior"}, "2": {"label": "posterior"}},
+        },
+    ]
+    selections = Selections.model_validate({"selections": rules}).selections
+    imported: list[DatasetToImport] = []
+    monkeypatch.setattr(real_plan, "import_dataset", lambda target, checked: imported.append(checked))
+    directory = StateDirectory(tmp_path / "home")
+    directory.create()
+    size = replace(SIZE, counts={"train": 1, "val": 1, "test": 1})
+    plan = RealPlan("evidence", size, 7, tmp_path / "data", tmp_path, HIPPOCAMPUS, selections)
+    dataset = plan._import_dataset(cast(Target, None), directory)
+    assert [sorted(case.volumes) for case in dataset.split("train")] == [["hippocampus", "t1w"]]
+    assert imported[0].dataset is dataset

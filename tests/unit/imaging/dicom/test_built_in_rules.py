@@ -30,7 +30,8 @@ def test_the_rules_of_prostates_know_the_series_of_each_scanner(
     write_prostate(tmp_path, phantom, vendor=vendor, enhanced=enhanced)
     source = open_source(tmp_path)
     (study,) = scan(source).studies
-    choice = choose(study, get_declaration("prostate_mpmri"), get_selections("prostate_mpmri"))
+    declaration = get_declaration("prostate_mpmri")
+    choice = choose(study, declaration, get_selections(declaration))
     source.close()
     assert not (*study.problems, *choice.problems)
     taken = {

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 from pydicom import Dataset
 from tests.dicom_files import Examination, make_affine, make_enhanced, make_series
+from tests.dicom_headers import make_header
 
 from vfmalign.core.domain.errors import BadVolume
-from vfmalign.imaging.dicom.frames import KEYWORDS, list_frames
+from vfmalign.imaging.dicom.frames import KEYWORDS, list_frames, read_attributes
+from vfmalign.imaging.dicom.headers import cut_text, silence_libraries
 
 
 def test_a_classic_instance_is_one_frame_with_what_it_states():
@@ -142,3 +144,15 @@ def test_importing_the_reader_prints_no_warning():
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
 
     assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def test_a_name_is_not_cut_in_two() -> None:
+    silence_libraries()
+    header = make_header(Examination(), "siemens", "MR", 1, "", "1.2", enhanced=False)
+    header.StudyDescription = "t2 " * 84 + "Walpurga is more than 256 characters"
+    header.ImageType = ["ORIGINAL", "x" * 257, "t2 " * 85 + " a"]
+    attributes = read_attributes([header])
+    assert attributes["StudyDescription"] == "t2 " * 83 + "t2"
+    assert attributes["ImageType"] == ("ORIGINAL", "", "t2 " * 84 + "t2")
+    assert cut_text(" Walpurga t2 ", 8) == "Walpurga"
+    assert cut_text("Walpurga t2", 7) == ""

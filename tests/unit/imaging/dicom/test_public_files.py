@@ -22,7 +22,7 @@ from vfmalign.imaging.dicom.sources import FolderSource
 ROOTS = (Path(pydicom.__file__).parent / "data", Path(data_store.__file__).parent / "data")
 REFUSED = {
     "not DICOM": ["*.txt", "*.json", "*.md", "*.dump", "*.icc", "*.gz", "*README", "*BigEndNoMeta*", "*/no_meta.dcm"],
-    "no image": ["palettes/*.dcm", "*/rtplan*.dcm", "*/rtdose*.dcm", "*/waveform_ecg.dcm", "*/reportsi*", "*/test-SR.dcm",
+    "no image": ["palettes/*.dcm", "*/rt[pd]*.dcm", "*/waveform_ecg.dcm", "*/reportsi*", "*/test-SR.dcm",
                  "*/badVR.dcm", "*/ExplVR_LitEndNoMeta.dcm"],
     "cut off or damaged": ["*DICOMDIR*", "*SQEncoding*", "*UN_sequence.dcm", "*/nested_priv_SQ.dcm", "*/priv_SQ.dcm",
                            "*/empty_charset_LEI.dcm", "*/meta_missing_tsyntax.dcm", "*/no_meta_group_length.dcm"],

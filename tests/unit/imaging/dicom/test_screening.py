@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
-import pytest
-from pydicom import Dataset
+import re
 
-from vfmalign.imaging.dicom.screening import list_private_words, screen_attributes, screen_text
+import pytest
+from dicomanonymizer.dicom_anonymization_databases import dicomfields_2026c
+from pydicom import Dataset
+from pydicom.datadict import dictionary_VR, keyword_for_tag
+
+from vfmalign.imaging.dicom.headers import silence_libraries
+from vfmalign.imaging.dicom.screening import (
+    IDENTIFYING_KEYWORDS,
+    list_private_words,
+    screen_attributes,
+    screen_text,
+)
 
 
 def make_header(**attributes: object) -> Dataset:
@@ -71,12 +81,17 @@ def test_numbers_that_identify_are_hidden() -> None:
         "RepetitionTime": 4711.0,
         "EchoNumbers": (1.0, 4711.0),
         "TriggerTime": 99999.0,
+        "InversionTime": -19240712.0,
+        "FlipAngle": -4711.0,
+        "SeriesNumber": 815.0,
+        "AcquisitionNumber": 1.0,
     }
-    hidden = {"EchoTime": "…", "RepetitionTime": "…", "EchoNumbers": "…", "TriggerTime": 99999.0}
+    hidden = dict.fromkeys(attributes, "…") | {"TriggerTime": 99999.0, "AcquisitionNumber": 1.0}
     assert screen_attributes(attributes, WORDS) == hidden
 
 
 def test_only_the_beginning_of_an_endless_value_is_read() -> None:
+    silence_libraries()
     assert len(list_private_words(make_header(PatientAddress=" ".join(f"w{n}" for n in range(100_000))))) < 1024
 
 
@@ -84,3 +99,77 @@ def test_names_in_private_attributes_of_their_type_count_as_well() -> None:
     header = make_header()
     header.private_block(0x0011, "ACME", create=True).add_new(0x01, "PN", "Zauberberg^Walpurga")
     assert list_private_words(header) == {"zauberberg", "walpurga"}
+
+
+def test_names_in_every_sequence_count_at_any_depth() -> None:
+    code = make_header(CodeValue="AE-77", CodeMeaning="Doktor Krokowski")
+    person = make_header(PersonIdentificationCodeSequence=[code], InstitutionName="Haus Mylendonk")
+    step = make_header(ScheduledStationName="Leitzordner", RequestedProcedureDescription="MR prostate")
+    header = make_header(
+        ReferringPhysicianIdentificationSequence=[person],
+        ProcedureCodeSequence=[make_header(CodeMeaning="Prostate")],
+        PatientComments="Frau Stöhr",
+        RequestAttributesSequence=[step],
+    )
+    expected = {"ae", "77", "doktor", "krokowski", "haus", "mylendonk", "leitzordner", "frau", "stohr", "stoehr"}
+    assert list_private_words(header) == expected - {"77"}
+
+
+def test_sequences_without_end_are_read_up_to_a_limit() -> None:
+    nested = make_header(PatientID="deep")
+    for _ in range(400):
+        nested = make_header(PatientID="shallow", RequestAttributesSequence=[nested])
+    assert list_private_words(nested) == {"shallow"}
+    names = [make_header(PatientID=f"many{number}") for number in range(100)]
+    assert len(list_private_words(make_header(OtherPatientIDsSequence=names))) == 16
+
+
+def test_defined_terms_are_shown_whatever_a_hospital_is_called() -> None:
+    words = list_private_words(make_header(InstitutionName="MR Zentrum T2 Trace", PatientName="Se^Primary"))
+    terms = {"Modality": "MR", "ScanningSequence": ("SE", "IR"), "AcquisitionContrast": "T2", "diffusion": "trace"}
+    assert screen_attributes(terms, words) == terms
+    others = {"Modality": "Zentrum", "SeriesDescription": "MR T2", "ImageType": ("PRIMARY", "Se", "ZENTRUM")}
+    hidden = {"Modality": "…", "SeriesDescription": "… …", "ImageType": ("PRIMARY", "…", "…")}
+    assert screen_attributes(others, words) == hidden
+
+
+def test_nothing_is_hidden_where_the_user_says_so() -> None:
+    attributes = {"SeriesDescription": "t2 Müller 20240229", "SeriesNumber": 20240229.0, "EchoNumbers": (1.0, 4711.0)}
+    assert screen_attributes(attributes, None) == attributes
+
+
+NAMING = re.compile(
+    r"(Names?|ID|IDs|Identifier|Number|Numbers|Issuer|Address|Location|Residence|AETitle|Organization|Service|Rank|"
+    r"Locator|Identification|Occupation|Preference|TelecomInformation|Author|Originator|PatientComments)$"
+    r"|^(Institution|Issuer|PatientAddress)"
+)
+"""Attributes that name or number somebody or something. The others of the profile describe a procedure or a finding, in
+words that descriptions of series repeat, or are dates and times, which are hidden by how they are written.
+"""
+EXCEPTIONS = {
+    "names of a protocol, which rules test": r"ProtocolName|ClinicalTrialProtocol\w+|IssuerOfClinicalTrial\w+",
+    "number a series or a time point, as a description may": r"ClinicalTrialSeriesID|ClinicalTrialTimePointID",
+    "of specimens, which no scanner of patients images": r"\w*(Specimen|Container|Slide)\w*",
+    "of devices that no MR or CT has": r"(Plate|Generator|Cassette|XRay|SecondaryCapture|HardcopyCreation)\w*ID",
+    "of cameras and lenses": r"(Camera|Lens)\w+",
+    "of radiotherapy and its plans": r"(RT|ROI|Treatment|StructureSet|Source|Entity)\w+",
+    "of hanging protocols, reports and networks": r"Selector\w+|Topic\w+|(Results|Interpretation)ID\w*|"
+    r"NetworkID|Originator|PositionAcquisitionTemplateName|ModifyingDeviceID|TelephoneNumberTrial",
+    "codes of devices, as long as no description holds them": r"UniqueDeviceIdentifier|DeviceAlternateIdentifier|"
+    r"ManufacturerDeviceIdentifier|FlowIdentifier|SourceIdentifier",
+}
+
+
+def test_what_identifies_in_the_basic_profile_is_hidden() -> None:
+    """The list of PS3.15, E.1-1, as dicom-anonymizer has it."""
+    tags = [tag[0] << 16 | tag[1] for tag in dicomfields_2026c.ALL_TAGS if len(tag) == 2]
+    known = {keyword: dictionary_VR(tag) for tag in tags if (keyword := keyword_for_tag(tag))}
+    texts = {name for name, kind in known.items() if kind in ("SH", "LO", "ST", "LT", "UT", "UC", "AE", "CS")}
+    naming = {name for name in texts if NAMING.search(name)}
+    excepted = {name for name in naming if any(re.fullmatch(pattern, name) for pattern in EXCEPTIONS.values())}
+    assert sorted(naming - excepted - set(IDENTIFYING_KEYWORDS)) == []
+    assert not excepted & set(IDENTIFYING_KEYWORDS)
+    for reason, pattern in EXCEPTIONS.items():
+        assert any(re.fullmatch(pattern, name) for name in naming), reason
+    for name in {name for name, kind in known.items() if kind == "PN"}:
+        assert list_private_words(make_header(**{name: "Zauberberg"})) == {"zauberberg"}, name

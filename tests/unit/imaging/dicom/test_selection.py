@@ -82,7 +82,8 @@ def make_study(*series: Series, segmentations: Sequence[Segmentation] = (), word
 
 
 def choose_built_in(name: str, *series: Series) -> Choice:
-    return choose(make_study(*series), get_declaration(name), get_selections(name))
+    declaration = get_declaration(name)
+    return choose(make_study(*series), declaration, get_selections(declaration))
 
 
 def choose_by(study: Study, *selections: Mapping[str, Any], labels: Sequence[Mapping[str, Any]] = ()) -> Choice:
@@ -301,7 +302,8 @@ def test_modalities_in_several_frames_of_reference_are_a_problem(uids: tuple[str
     assert choice.problems == ((problem,) if groups else ())
     assert not choice.allowed
     study, allowed = make_study(*series), ("frames_of_reference",)
-    lifted = choose(study, get_declaration("prostate_mpmri"), get_selections("prostate_mpmri"), allowed)
+    declaration = get_declaration("prostate_mpmri")
+    lifted = choose(study, declaration, get_selections(declaration), allowed)
     assert lifted.problems == ()
     assert lifted.allowed == (allowed if groups else ())
     assert lifted.stacks == choice.stacks

@@ -9,7 +9,7 @@ import json
 import secrets
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, get_args
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.text import Text
@@ -26,6 +26,7 @@ from vfmalign.cli.options import (
     SeedOption,
     new_id,
     parse_map,
+    parse_shares,
     split_list,
 )
 from vfmalign.cli.target import Target
@@ -168,18 +169,17 @@ def import_(
     with needs_extra("local", "importing a dataset"):
         from vfmalign.imaging.datasets.assignments import read_patients, read_splits
         from vfmalign.imaging.datasets.layouts.derivation import read_declaration
-        from vfmalign.imaging.datasets.layouts.draft import UndescribedData
         from vfmalign.imaging.datasets.layouts.sources import DicomOptions
         from vfmalign.imaging.datasets.preparation import ImportOptions
 
     output, state_directory = Output.to_terminal(as_json=as_json), StateDirectory(home)
     name = ID.check(dataset_id or new_id("dataset"), "dataset id")
-    declared = read_declaration(declaration) if declaration is not None else None
+    declared, selections = read_declaration(declaration) if declaration is not None else (None, ())
     options = ImportOptions(
         layout=layout,
-        declaration=None if declared is None else declared.declaration,
-        dicom=DicomOptions(() if declared is None else declared.selections, split_list(allow)),
-        shares=_parse_shares(share) if share else None,
+        declaration=declared,
+        dicom=DicomOptions(selections, split_list(allow)),
+        shares=parse_shares(share) if share else None,
         splits=read_splits(splits) if splits is not None else None,
         patients=read_patients(patients) if patients is not None else None,
         only_with=split_list(only_with),
@@ -187,15 +187,35 @@ def import_(
         seed=seed,
         model=_find_model(state_directory, model_id, modality_map, allow_cut=allow_cut_organs),
     )
+    _run_import(directory, name, options, state_directory, mapping=mapping, dry_run=dry_run, output=output)
+
+
+def _run_import(
+    path: Path,
+    dataset_id: str,
+    options: ImportOptions,
+    state_directory: StateDirectory,
+    *,
+    mapping: Path | None,
+    dry_run: bool,
+    output: Output,
+) -> None:
+    """Imports a dataset, or shows what would be imported, or a draft of the declaration that it needs.
+
+    Raises:
+        Exit: with the code of bad input, if there are problems or a declaration is needed.
+    """
+    from vfmalign.imaging.datasets.layouts.draft import UndescribedData
+
     try:
         if dry_run:
-            _dry_run(directory, name, options, state_directory, output)
+            _dry_run(path, dataset_id, options, state_directory, output)
         else:
-            _import(directory, name, options, state_directory, mapping=mapping, output=output)
+            _import(path, dataset_id, options, state_directory, mapping=mapping, output=output)
     except UndescribedData as error:
         draft = None if error.draft is None else error.draft.model_dump(mode="json")
         drafts = [] if draft is None else [Text(json.dumps(draft, indent=2))]
-        document = {"dataset": name, "names": error.counts, "declaration": draft, "notes": error.notes}
+        document = {"dataset": dataset_id, "names": error.counts, "declaration": draft, "notes": error.notes}
         output.fail(error, document, *drafts)
         _write_notes(error.notes, output)
         raise typer.Exit(BAD_INPUT) from None
@@ -376,19 +396,3 @@ def _emit_dataset(target: Target, dataset_id: str, output: Output) -> None:
     """Writes a stored dataset."""
     dataset = target.run(lambda client: client.features.get_dataset(dataset_id))
     output.emit(to_dataset_document(dataset), *show_dataset(dataset))
-
-
-def _parse_shares(texts: list[str]) -> dict[Split, float]:
-    shares: dict[Split, float] = {}
-    known = {str(split): split for split in get_args(Split)}
-    for text in texts:
-        name, _, value = text.partition("=")
-        try:
-            shares[known[name.strip()]] = float(value)
-        except (KeyError, ValueError):
-            raise BadOption(
-                f"{text[:64]!r} is not SPLIT=SHARE",
-                field="--share",
-                remedy=f"use one of the splits {', '.join(known)}, such as train=0.6",
-            ) from None
-    return shares

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,12 +16,12 @@ from vfmalign.cli.extras import needs_extra
 from vfmalign.cli.options import JsonOption
 from vfmalign.cli.views.dicom_tables import ShownStudy, show_study, to_study_document
 from vfmalign.cli.views.output import Output
+from vfmalign.core.domain.declarations import DEFAULT_DECLARATION
 from vfmalign.core.domain.errors import BadDataset, BadOption
 
 if TYPE_CHECKING:
     from vfmalign.imaging.dicom.scanning import Examinations
 
-_DEFAULT = "prostate_mpmri"
 _MAX_SHOWN = 20
 
 app = typer.Typer()
@@ -35,13 +34,14 @@ def show(
     declaration: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME", help=f"Declaration whose selections choose series: a JSON file or a name [{_DEFAULT}]."
+            metavar="NAME",
+            help=f"Declaration whose selections choose series: a JSON file or a name [{DEFAULT_DECLARATION}].",
         ),
     ] = None,
     show_names: Annotated[
         bool,
         typer.Option(
-            "--show-names", help="Print patient and study identifiers, and text that may hold a patient's name."
+            "--show-names", help="Print patient and study identifiers, and all that headers say, with patients' names."
         ),
     ] = False,
     as_json: JsonOption = False,
@@ -58,8 +58,8 @@ def show(
         from vfmalign.imaging.dicom.rules import check_selections
         from vfmalign.imaging.dicom.selection import choose
     output = Output.to_terminal(as_json=as_json)
-    declared, selections = read_declaration(declaration or _DEFAULT)
-    examinations = _scan(directory, output)
+    declared, selections = read_declaration(declaration or DEFAULT_DECLARATION)
+    examinations = _scan(directory, output, show_names=show_names)
     try:
         check_selections(declared, selections)
     except BadOption as error:  # what is there is shown nevertheless: rules are written from it
@@ -67,16 +67,14 @@ def show(
     attributes = [name for selection in selections for name in selection.conditions.list_attributes()]
     shown: list[ShownStudy] = []
     for number, study in enumerate(examinations.studies, start=1):
-        printable = replace(study, private_words=frozenset()) if show_names else study
         identity = {"patient": study.patient, "uid": study.uid} if show_names else {}
-        choice = choose(printable, declared, selections)
-        shown.append(ShownStudy(number, printable, choice, attributes, identity))
+        shown.append(ShownStudy(number, study, choose(study, declared, selections), attributes, identity))
     _write(shown, examinations, declared.name, output)
     if declaration is None:
-        output.note(f"the rules are those of {_DEFAULT}; --declaration names others")
+        output.note(f"the rules are those of {DEFAULT_DECLARATION}; --declaration names others")
 
 
-def _scan(source: Path, output: Output) -> Examinations:
+def _scan(source: Path, output: Output, *, show_names: bool) -> Examinations:
     """Reads the header of every file.
 
     Raises:
@@ -97,7 +95,11 @@ def _scan(source: Path, output: Output) -> Examinations:
             remedy="allow this account to read it",
         ) from None
     with closing(opened), output.err.status("reading headers") as status:
-        return scan(opened, (), lambda _, done, total: status.update(f"reading file {done:,} of {total:,}"))
+        return scan(
+            opened,
+            progress=lambda _, done, total: status.update(f"reading file {done:,} of {total:,}"),
+            show_names=show_names,
+        )
 
 
 def _write(shown: Sequence[ShownStudy], examinations: Examinations, declaration: str, output: Output) -> None:
@@ -123,4 +125,4 @@ def _write(shown: Sequence[ShownStudy], examinations: Examinations, declaration:
         output.note("no DICOM image was found", "yellow")
     elif wrong := [str(study.number) for study in shown if study.problems]:
         listed = ", ".join(wrong[:_MAX_SHOWN]) + (" …" if len(wrong) > _MAX_SHOWN else "")
-        output.note(f"{len(wrong)} of {len(shown)} studies have problems: {listed}", "yellow")
+        output.note(f"{len(wrong)} of {len(shown)} studies with problems: {listed}", "yellow")

@@ -97,6 +97,6 @@ def _make_plan(size: str, data: Path | None, encoders: Path | None, declaration:
     name = parse_choice(size or "evidence", tuple(REAL_SIZES), "--size")
     with needs_extra("local", "an experiment on real volumes"):
         from vfmalign.imaging.datasets.layouts.derivation import read_declaration
-    plan = RealPlan(name, REAL_SIZES[name], seed, data, encoders, read_declaration(declaration).declaration)
+    plan = RealPlan(name, REAL_SIZES[name], seed, data, encoders, *read_declaration(declaration))
     plan.check()
     return plan

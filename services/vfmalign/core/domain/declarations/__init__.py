@@ -23,6 +23,8 @@ MAX_LABEL_MAPS = get_max_count(common_pb2.TaskParameters, "labels")
 MAX_STRUCTURES = get_max_count(common_pb2.TaskParameters, "structures")
 MAX_CLASSES = 64
 MAX_DEFAULTS = 16
+DEFAULT_DECLARATION = "prostate_mpmri"
+"""The declaration by which DICOM is read where the user names none."""
 HU = "HU"
 """Hounsfield units: −1000 is air, 0 is water."""
 Unit = Literal["HU"]

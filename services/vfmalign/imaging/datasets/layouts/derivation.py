@@ -54,7 +54,8 @@ def read_declaration(text: str) -> DeclarationFile:
         BadOption: there is no such file or name, or the file is not a declaration; the error names the wrong field.
     """
     if text in list_declarations():
-        return DeclarationFile(get_declaration(text), get_selections(text))
+        declaration = get_declaration(text)
+        return DeclarationFile(declaration, get_selections(declaration))
     try:
         content = read_regular_file(Path(text), MAX_DECLARATION_BYTES)
     except (FileNotFoundError, ValueError):
@@ -94,9 +95,7 @@ def parse_declaration(content: bytes) -> DeclarationFile:
         raise to_bad_option(error, "declaration") from None
     if rules:
         check_selections(declaration, rules)
-    elif declaration.name in list_declarations() and declaration == get_declaration(declaration.name):
-        rules = get_selections(declaration.name)
-    return DeclarationFile(declaration, rules)
+    return DeclarationFile(declaration, rules or get_selections(declaration))
 
 
 def to_volume_id(text: object, default: str) -> VolumeKind:

@@ -11,21 +11,19 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vfmalign.core.domain.declarations import DatasetDeclaration, VolumeKind, get_declaration, list_declarations
+from vfmalign.core.domain.declarations import DEFAULT_DECLARATION, DatasetDeclaration, VolumeKind, get_declaration
 from vfmalign.imaging.datasets.layouts.sources import CaseSource, DicomOptions, SourceDataset, VolumeSource
 from vfmalign.imaging.dicom.examinations import Segmentation, Study
 from vfmalign.imaging.dicom.labels.label_maps import read_label_map
 from vfmalign.imaging.dicom.pixels import read_stack
 from vfmalign.imaging.dicom.refusals import check_allowed
-from vfmalign.imaging.dicom.rules import Selection, check_selections, get_selections
+from vfmalign.imaging.dicom.rules import check_selections, get_selections
 from vfmalign.imaging.dicom.scanning import scan
 from vfmalign.imaging.dicom.selection import Choice, choose
 from vfmalign.imaging.dicom.sources import DicomSource, digest_file, open_source
 from vfmalign.imaging.dicom.stacks import Stack
 from vfmalign.imaging.dicom.strata import CaseAcquisition
 from vfmalign.imaging.volumes import Volume
-
-_DEFAULT = "prostate_mpmri"
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,8 +73,8 @@ def read(path: Path, declaration: DatasetDeclaration | None, options: DicomOptio
         BadOption: the declaration does not say which series a modality takes, or a refusal is unknown.
         BadDataset: see `open_source`.
     """
-    chosen = declaration or get_declaration(_DEFAULT)
-    selections = options.selections or _get_selections(chosen)
+    chosen = declaration or get_declaration(DEFAULT_DECLARATION)
+    selections = options.selections or get_selections(chosen)
     check_selections(chosen, selections)
     allowed = check_allowed(options.allowed)
     source = open_source(path)
@@ -92,7 +90,7 @@ def read(path: Path, declaration: DatasetDeclaration | None, options: DicomOptio
     ]
     notes = [*examinations.notes, *_list_undrawn(choices, chosen)]
     if declaration is None and cases:
-        notes.append(f"without --declaration, DICOM is read by the rules of {_DEFAULT}")
+        notes.append(f"without --declaration, DICOM is read by the rules of {DEFAULT_DECLARATION}")
     return SourceDataset(chosen, cases, tuple(notes))
 
 
@@ -108,12 +106,6 @@ def _list_undrawn(choices: Sequence[Choice], declaration: DatasetDeclaration) ->
         elif without:
             notes.append(f"{name}: no selection says which segments it takes")
     return notes
-
-
-def _get_selections(declaration: DatasetDeclaration) -> Sequence[Selection]:
-    """The selections of a declaration that comes along."""
-    name = declaration.name
-    return get_selections(name) if name in list_declarations() and declaration == get_declaration(name) else ()
 
 
 def _to_case(source: DicomSource, study: Study, choice: Choice, place: str) -> CaseSource:

@@ -122,6 +122,12 @@ def read_source(
                 remedy="give a folder of NIfTI or DICOM files, a zip of DICOM files, or a CSV file",
             )
         name = detect_layout(path) if layout is None else layout
+        if dicom.allowed and name != "dicom":
+            raise BadOption(
+                f"the layout {name} has no series to allow",
+                field="--allow",
+                remedy="leave it out, or add --layout dicom",
+            )
         source = LAYOUTS[name].read(path, declaration, dicom)
     except OSError as error:
         raise BadDataset(

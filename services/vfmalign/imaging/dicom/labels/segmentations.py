@@ -21,7 +21,7 @@ from pydicom.dataset import Dataset
 from vfmalign.core.domain.errors import BadVolume
 from vfmalign.imaging.dicom.examinations import Segment
 from vfmalign.imaging.dicom.frames import FrameGeometry, list_descriptions, read_geometry
-from vfmalign.imaging.dicom.headers import find
+from vfmalign.imaging.dicom.headers import cut_text, find
 from vfmalign.imaging.dicom.labels.codes import read_codes
 from vfmalign.imaging.dicom.labels.drawing import (
     GRID_TOLERANCE,
@@ -70,7 +70,7 @@ _Placed = list[tuple[_Plane, _Placement]]
 def list_segments(header: Dataset) -> Iterator[Segment]:
     """Yields what the segments of a segmentation are called."""
     for item in header.get("SegmentSequence") or ():
-        label = str(item.get("SegmentLabel", "")).strip()[:MAX_LABEL]
+        label = cut_text(str(item.get("SegmentLabel", "")), MAX_LABEL)
         yield Segment(int(item.SegmentNumber), label, read_codes([item], _CODES))
 
 

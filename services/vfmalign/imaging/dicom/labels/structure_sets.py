@@ -19,6 +19,7 @@ from pydicom.dataset import Dataset
 
 from vfmalign.core.domain.errors import BadVolume
 from vfmalign.imaging.dicom.examinations import Segment
+from vfmalign.imaging.dicom.headers import cut_text
 from vfmalign.imaging.dicom.labels.codes import read_codes
 from vfmalign.imaging.dicom.labels.contours import fill, find_edges
 from vfmalign.imaging.dicom.labels.drawing import (
@@ -76,7 +77,7 @@ def list_segments(header: Dataset) -> Iterator[Segment]:
         if number in numbers:
             raise BadVolume("several regions have one number (ROINumber)", subject="segmentation", remedy=_EXPORT_AGAIN)
         numbers.add(number)
-        label = str(item.get("ROIName", "")).strip()[:MAX_LABEL]
+        label = cut_text(str(item.get("ROIName", "")), MAX_LABEL)
         yield Segment(number, label, read_codes([item, *observations.get(number, ())], _CODES))
 
 

@@ -20,6 +20,8 @@ from vfmalign.core.domain.declarations import (
     MAX_STRUCTURES,
     DatasetDeclaration,
     VolumeKind,
+    get_declaration,
+    list_declarations,
 )
 from vfmalign.core.domain.errors import BadOption
 from vfmalign.core.domain.record import Record
@@ -135,9 +137,14 @@ def _check_single(record: Record) -> None:
         raise PydanticCustomError("rule", "it sets several things, or none", {"remedy": f"set one of {names}"})
 
 
+def get_selections(declaration: DatasetDeclaration) -> tuple[Selection, ...]:
+    """Returns the selections that come with a declaration of vfmalign; none for others, also of the same name."""
+    name = declaration.name
+    return _read_selections(name) if name in list_declarations() and declaration == get_declaration(name) else ()
+
+
 @cache
-def get_selections(name: str) -> tuple[Selection, ...]:
-    """Returns the selections that come with a declaration of vfmalign; none where it has none."""
+def _read_selections(name: str) -> tuple[Selection, ...]:
     file = resources.files(__name__).joinpath(f"{name}.json")
     return Selections.model_validate_json(file.read_bytes()).selections if file.is_file() else ()
 

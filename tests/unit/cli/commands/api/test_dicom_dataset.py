@@ -56,6 +56,18 @@ def test_refused_series_say_which_option_allows_them(invoke, tmp_path: Path) -> 
     assert json.loads(out)["strata"]["allowed"] == {"burned_in_annotation": 1}
 
 
+@pytest.mark.parametrize("names", ["nonsense", "burned_in_annotation"])
+def test_other_layouts_have_nothing_to_allow(invoke, tmp_path: Path, names: str) -> None:
+    (tmp_path / "d/case").mkdir(parents=True)
+    command = ("dataset", "import", "d", "--dry-run", "--allow", names)
+    code, _, err = invoke(*command)
+    assert code == exits.BAD_INPUT
+    assert "--allow: the layout folders has no series to allow" in " ".join(err.split())
+    code, _, err = invoke(*command, "--layout", "dicom")
+    assert code == exits.BAD_INPUT
+    assert ("'nonsense' is not refused" in err) == (names == "nonsense")
+
+
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"no zip"])
 def test_what_is_no_zip_is_bad_input(invoke, tmp_path: Path, content: bytes) -> None:
     (tmp_path / "Müller.zip").write_bytes(content)

@@ -115,6 +115,27 @@ def test_nothing_that_identifies_is_shown_unless_asked_for(
     assert f"{examination.patient_id}^^^{examination.issuer}" in out
 
 
+def test_show_names_hides_no_number_and_no_date(tmp_path: Path, invoke: Invoke) -> None:
+    write_series(tmp_path / "d", number=20240229, description="t2 Walpurga 20240229", attributes={"EchoTime": "4711"})
+    for options, description, label in (
+        ((), "t2 … …", "unnumbered series"),
+        (("--show-names",), "t2 Walpurga 20240229", "series 20240229"),
+    ):
+        code, out, _ = invoke("dicom", "show", str(tmp_path / "d"), "--json", *options)
+        assert code == 0
+        (volume,) = json.loads(out)["studies"][0]["volumes"]
+        assert (volume["volume"], volume["attributes"]["SeriesDescription"]) == (label, description)
+        assert volume["attributes"]["EchoTime"] == (4711.0 if options else "…")
+
+
+def test_show_names_leaves_the_terminal_as_it_is(tmp_path: Path, invoke: Invoke) -> None:
+    write_series(tmp_path / "d", number=4, description="t2 \x1b[31m\u202e")
+    code, out, _ = invoke("dicom", "show", str(tmp_path / "d"), "--show-names")
+    assert code == 0
+    assert "t2" in out
+    assert not {"\x1b", "\u202e"} & set(out)
+
+
 def test_rules_of_one_s_own_choose(tmp_path: Path, invoke: Invoke) -> None:
     write_study(tmp_path / "export")
     rule = {
@@ -148,7 +169,7 @@ def test_problems_are_shown_with_their_studies(tmp_path: Path, invoke: Invoke) -
     code, out, err = invoke("dicom", "show", str(tmp_path / "export"))
     assert code == 0
     assert "problem: 2 volumes meet the selection of t2w equally well: series 4: " in " ".join(out.split())
-    assert "1 of 2 studies have problems: 2" in err
+    assert "1 of 2 studies with problems: 2" in err
 
 
 def test_a_series_in_another_frame_of_reference_is_shown(tmp_path: Path, invoke: Invoke) -> None:
@@ -160,7 +181,7 @@ def test_a_series_in_another_frame_of_reference_is_shown(tmp_path: Path, invoke:
     code, out, err = invoke("dicom", "show", str(tmp_path / "export"))
     assert code == 0
     assert "not known to lie in one frame of reference (t2w, dwi; adc)" in " ".join(out.split())
-    assert "1 of 1 studies have problems: 1" in err
+    assert "1 of 1 studies with problems: 1" in err
     assert not [mark for mark in (*examination.marks, "1.2.826.0.1.77") if mark.lower() in (out + err).lower()]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,18 @@ def test_controls_are_an_experiment_of_their_own_that_goes_on_from_the_cells_wit
     assert controlled.dataset == plain.dataset, "else no cell would be used again"
     assert ran[0]["cells"] is None
     assert ran[1]["cells"] == CellFolder(tmp_path / "cells", plain.dataset)
+
+
+def test_a_declaration_s_selections_reach_the_plan(
+    invoke: Invoke, ran: list[dict[str, Any]], arguments: list[str], tmp_path: Path
+) -> None:
+    labels = [{"name": "gland", "values": {"1": "inner", "2": "outer"}}]
+    selections = [{"name": "t1w", "conditions": {"Modality": "MR"}}]
+    file = tmp_path / "declaration.json"
+    file.write_text(json.dumps({"name": "a", "modalities": ["t1w"], "labels": labels, "selections": selections}))
+    code, _, err = invoke(*arguments, "--declaration", str(file))
+    assert code == 0, err
+    assert [selection.name for selection in ran[0]["plan"].selections] == ["t1w"]
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,7 @@ def test_a_file_and_a_name_are_read(tmp_path: Path) -> None:
     assert read_declaration(str(path)) == parse(T1W)
     assert read_declaration("prostate_mpmri") == (
         get_declaration("prostate_mpmri"),
-        get_selections("prostate_mpmri"),
+        get_selections(get_declaration("prostate_mpmri")),
     )
     assert read_declaration("hippocampus").selections == ()
     # As `--dry-run --json` prints it.
@@ -156,6 +156,7 @@ def test_segments_are_found_by_number_label_or_code(rule: dict[str, Any], number
 
 @pytest.mark.parametrize("name", list_declarations())
 def test_the_selections_that_come_along_fit_their_declaration(name: str) -> None:
-    if selections := get_selections(name):
-        check_selections(get_declaration(name), selections)
+    declaration = get_declaration(name)
+    if selections := get_selections(declaration):
+        check_selections(declaration, selections)
     assert bool(selections) == (name in {"prostate_mpmri", "brain_t1w"})
