@@ -22,7 +22,7 @@ from vfmalign.core.domain.errors import BadVolume, Unavailable
 from vfmalign.imaging.dicom.decoding.messages import read_header, write_message
 
 TIMEOUT_S = 60.0
-"""Longest time for a frame. One of 4,096 × 4,096 pixels in JPEG 2000 takes about 6 s."""
+"""Longest time for a frame. One of 4,096 × 4,096 random pixels in JPEG 2000 takes 15 s on a busy machine."""
 MAX_PROCESSES = 4
 """Most processes, each of which takes about 70 MiB; another starts only where all are busy."""
 _START_TIMEOUT_S = 60.0
