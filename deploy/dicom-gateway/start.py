@@ -5,7 +5,8 @@ Variables: DICOM_DEVICES lists the AE titles that may send, separated by spaces,
 address may use it, as TITLE. DICOM_AE_TITLE is the title by which they call the gateway. DICOM_MAX_GIB and
 DICOM_RETENTION_DAYS bound what the gateway keeps.
 
-/run/vfmalign has `password` of the user `features`, `tls.crt` and `tls.key`; /data has the instances and their index.
+/run/vfmalign has `password` of the user `features`, `tls.crt` and `tls.key`, which may be renewed at any time. /data
+has the instances and their index.
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ from typing import IO, Any
 
 SECRETS, STATE = Path("/run/vfmalign"), Path("/tmp/gateway")  # noqa: S108 - a volume of this container alone
 ORTHANC = "http://127.0.0.1:8042"
-USER = "features"
-UPKEEP_INTERVAL_S = 3600.0
-FIRST_UPKEEP_S = 60.0
+USER = b"features"
+DELETION_INTERVAL_S = 3600.0
+FIRST_DELETION_S = 60.0
 _DEVICE = re.compile(r"([\x21-\x3f\x41-\x5b\x5d-\x7e]{1,16})(?:@([0-9a-fA-F.:]+))?")
 """An AE title without `@`, `\\` and spaces, and an address."""
 _PREFIX = re.compile(rb"[A-Z]\d{4} [\d:.]+ +(\S+) \S+\] ")
@@ -98,14 +99,18 @@ def _parse_count(variables: Mapping[str, str], name: str) -> int:
     return int(text)
 
 
-def write_users() -> None:
-    """Writes the users of nginx.
+def read_secrets() -> tuple[bytes, ...]:
+    """Returns password, certificate and key.
 
     Raises:
-        OSError: there is no password file.
+        OSError: one of the files is missing.
     """
-    password = (SECRETS / "password").read_text().strip()
-    (STATE / "users").write_text(f"{USER}:{{PLAIN}}{password}\n")
+    return tuple((SECRETS / name).read_bytes() for name in ("password", "tls.crt", "tls.key"))
+
+
+def write_users(password: bytes) -> None:
+    """Writes the users of nginx."""
+    (STATE / "users").write_bytes(b"%s:{PLAIN}%s\n" % (USER, password.strip()))
 
 
 def delete_studies(before: datetime) -> int:
@@ -123,15 +128,25 @@ def delete_studies(before: datetime) -> int:
     return len(old)
 
 
-def keep_up(nginx: Popen[bytes], retention: timedelta) -> None:
-    """Lets nginx read a renewed password and certificate, and deletes old studies."""
+def delete_old(retention: timedelta) -> None:
+    """Deletes old studies, and logs how many, or that Orthanc does not answer."""
     try:
-        write_users()
-        nginx.send_signal(signal.SIGHUP)
         if deleted := delete_studies(datetime.now(UTC) - retention):
             print(json.dumps({"event": "studies_deleted", "studies": deleted}), flush=True)
     except OSError as error:
-        print(json.dumps({"event": "upkeep_failed", "error": type(error).__name__}), flush=True)
+        print(json.dumps({"event": "studies_not_deleted", "error": type(error).__name__}), flush=True)
+
+
+def pass_on_renewed(used: tuple[bytes, ...], nginx: Popen[bytes]) -> tuple[bytes, ...]:
+    """Returns the secrets; lets nginx read them again if they are not those that it uses."""
+    try:
+        secrets = read_secrets()
+    except OSError:  # one of them is being replaced
+        return used
+    if secrets != used:
+        write_users(secrets[0])
+        nginx.send_signal(signal.SIGHUP)
+    return secrets
 
 
 def remove_details(line: bytes) -> bytes:
@@ -155,23 +170,23 @@ def copy_log(log: IO[bytes]) -> None:
         sys.stderr.buffer.flush()
 
 
-def run(retention: timedelta) -> int:
+def run(retention: timedelta, secrets: tuple[bytes, ...]) -> int:
     """Runs both programs until a signal ends them or one of them ends; returns the exit code."""
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    nginx = Popen(["nginx", "-c", "/etc/vfmalign/nginx.conf", "-e", "stderr"])
     orthanc = Popen(["Orthanc", str(STATE / "orthanc.json")], stderr=PIPE)
     threading.Thread(target=copy_log, args=[orthanc.stderr]).start()
-    programs = [orthanc, nginx]
-    due = time.monotonic() + FIRST_UPKEEP_S
-    while not stop.wait(1) and all(program.poll() is None for program in programs):
+    nginx = Popen(["nginx", "-c", "/etc/vfmalign/nginx.conf", "-e", "stderr"])
+    due = time.monotonic() + FIRST_DELETION_S
+    while not stop.wait(1) and orthanc.poll() is None and nginx.poll() is None:
+        secrets = pass_on_renewed(secrets, nginx)
         if time.monotonic() >= due:
-            keep_up(nginx, retention)
-            due = time.monotonic() + UPKEEP_INTERVAL_S
-    for program in programs:
+            delete_old(retention)
+            due = time.monotonic() + DELETION_INTERVAL_S
+    for program in (orthanc, nginx):
         program.terminate()
-    codes = [program.wait() for program in programs]
+    codes = orthanc.wait(), nginx.wait()
     if stop.is_set():
         return 0
     print(f"Orthanc and nginx have ended with the codes {codes}", file=sys.stderr)
@@ -185,11 +200,12 @@ def main() -> int:
     try:
         (STATE / "orthanc.json").write_text(json.dumps(build_configuration(os.environ)))
         retention = timedelta(days=_parse_count(os.environ, "DICOM_RETENTION_DAYS"))
-        write_users()
+        secrets = read_secrets()
+        write_users(secrets[0])
     except (ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return 2
-    return run(retention)
+    return run(retention, secrets)
 
 
 if __name__ == "__main__":

@@ -45,6 +45,7 @@ class Gateway:
     name: str
     address: str
     context: ssl.SSLContext
+    secrets: Path
 
     def connect(self, title: str = "MR1", called: str = "VFMALIGN", sop_class: str = "") -> Association:
         """Asks for an association as a device, to send the series of this module or for another purpose."""
@@ -124,13 +125,14 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     """A gateway that admits MR1 from this machine and CT1 from another one, and has the series of this module."""
     folder = tmp_path_factory.mktemp("gateway")
     network = json.loads(docker("network", "inspect", "bridge"))[0]["IPAM"]["Config"][0]["Gateway"]
-    container = start(make_credentials(folder), f"MR1@{network} CT1@192.0.2.1")
+    secrets = make_credentials(folder)
+    container = start(secrets, f"MR1@{network} CT1@192.0.2.1")
     try:
         wait_until_healthy(container)
         settings = json.loads(docker("inspect", container))[0]["NetworkSettings"]
         context = ssl.create_default_context(cafile=folder / "ca.crt")
         context.check_hostname = False  # the container has no name outside
-        running = Gateway(container, settings["IPAddress"], context)
+        running = Gateway(container, settings["IPAddress"], context, secrets)
         assert running.send(*SERIES) == [0] * len(SERIES)
         yield running
     finally:
@@ -186,6 +188,20 @@ def test_reading_needs_the_password(gateway: Gateway) -> None:
     for password in ("", "another"):
         status, body = gateway.get(STUDIES, password)
         assert (status, find_marks(body, MARKS)) == (401, set())
+
+
+@pytest.mark.timeout(300)
+def test_a_renewed_password_needs_no_restart(gateway: Gateway) -> None:
+    for renewed, replaced in (("another", PASSWORD), (PASSWORD, "another")):
+        (gateway.secrets / "password").write_text(renewed)
+        deadline = time.monotonic() + 60
+        while gateway.get(STUDIES, renewed)[0] != 200:
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        # Its former workers end once they have answered.
+        while gateway.get(STUDIES, replaced)[0] != 401:
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
 
 
 @pytest.mark.timeout(300)
@@ -256,6 +272,27 @@ def test_old_studies_are_deleted(gateway: Gateway) -> None:
     assert docker("exec", gateway.name, "python3.11", "-c", deleting).strip() == "0 1"
     assert gateway.get(f"{STUDIES}/{EXAMINATION.study_uid}/instances")[1].split() == [b"[]"]
     assert gateway.send(*SERIES) == [0] * len(SERIES)
+
+
+@pytest.mark.timeout(300)
+def test_it_ends_with_either_of_its_programs_and_in_order_when_it_is_stopped(tmp_path: Path) -> None:
+    secrets = make_credentials(tmp_path)
+    killing = (
+        "import glob, os, sys\n"
+        "names = {int(one[6:]): open(f'{one}/comm').read().strip() for one in glob.glob('/proc/[0-9]*')}\n"
+        "os.kill(min(pid for pid, name in names.items() if name == sys.argv[1]), 9)  # not a worker\n"
+    )
+    for killed, code in (("Orthanc", "1"), ("nginx", "1"), ("", "0")):
+        container = start(secrets, "MR1")
+        try:
+            wait_until_healthy(container)
+            if killed:
+                docker("exec", container, "python3.11", "-c", killing, killed)
+            else:
+                docker("stop", "--time", "60", container)
+            assert docker("wait", container, timeout_s=60).strip() == code, killed
+        finally:
+            docker("rm", "--force", "--volumes", container)
 
 
 @pytest.mark.timeout(300)

@@ -44,7 +44,7 @@ def renew(folder: Path) -> None:
 
 
 def renew_dicom_gateway(folder: Path) -> None:
-    """Replaces certificate and password of the DICOM gateway, which it reads again within an hour.
+    """Replaces certificate and password of the DICOM gateway, which reads them again.
 
     Raises:
         PreconditionFailed: a package is not installed.
