@@ -82,7 +82,7 @@ def engine() -> None:
     if not docker_runs:
         pytest.skip("no Docker engine is running")
     built = docker("images", "--filter", f"reference=vfmalign/*:{VERSION}", "--format", "{{.Repository}}").split()
-    if missing := [name for name in PACKAGES if f"vfmalign/{name}" not in built]:
+    if missing := [name for name in (*PACKAGES, "dicom-gateway") if f"vfmalign/{name}" not in built]:
         pytest.skip(f"images are missing: {', '.join(missing)}. Run make images")
 
 
@@ -110,7 +110,8 @@ class Compose:
 def compose() -> Iterator[Compose]:
     """Starts the whole system and waits until it is healthy."""
     ports = dict(zip(("FEATURES_PORT", "MMD_PORT", "FINETUNING_PORT", "PROMETHEUS_PORT"), free_ports(4), strict=True))
-    environment = {"POSTGRES_PASSWORD": secrets.token_hex(16), "VFMALIGN_VERSION": VERSION}
+    environment = {"POSTGRES_PASSWORD": secrets.token_hex(16), "VFMALIGN_VERSION": VERSION, "DICOM_DEVICES": "MR1"}
+    environment["DIMSE_PORT"] = str(free_ports(1)[0])
     environment |= {name: str(port) for name, port in ports.items()}
     stack = Compose(f"vfmalign-test-{secrets.token_hex(3)}", ports, environment)
     try:
@@ -118,7 +119,7 @@ def compose() -> Iterator[Compose]:
         yield stack
     finally:
         print(stack("logs", "--no-color", "--tail", "40"))
-        stack("--profile", "cli", "down", "--volumes", "--timeout", "5")
+        stack("--profile", "cli", "--profile", "dimse", "down", "--volumes", "--timeout", "5")
 
 
 @pytest.fixture(scope="session")

@@ -68,7 +68,8 @@ def test_a_service_has_its_own_credentials_alone(compose: Compose) -> None:
     )
     for service in ("features", "mmd", "finetuning"):
         shown = compose("exec", "-T", service, "python", "-c", listing).strip()
-        assert shown == "['credentials', 'jwks.json', 'token'] False []"
+        files = ["credentials", *(["dicom-gateway"] if service == "features" else []), "jwks.json", "token"]
+        assert shown == f"{files} False []"
 
 
 @pytest.mark.timeout(UP_TIMEOUT_S + 120)
@@ -82,6 +83,20 @@ def test_containers_reach_no_port_of_the_s3_server_but_that_of_s3(compose: Compo
     ports = "(8333, 9333, 8080, 8888)"
     connecting = f"import socket; print([one for one in {ports} if not socket.socket().connect_ex(('s3', one))])"
     assert compose("exec", "-T", "mmd", "python", "-c", connecting).strip() == "[8333]"
+
+
+@pytest.mark.timeout(UP_TIMEOUT_S + 120)
+def test_features_reads_from_the_dicom_gateway(compose: Compose) -> None:
+    compose("--profile", "dimse", "up", "--detach", "--wait", "dicom-gateway")
+    reading = (
+        "import base64, os, ssl, urllib.request as u\n"
+        "names = ('URL', 'USERNAME', 'PASSWORD_FILE', 'CA_FILE')\n"
+        "url, user, password, ca = (os.environ[f'VFMALIGN_DICOMWEB__GATEWAY__{name}'] for name in names)\n"
+        "basic = base64.b64encode(f'{user}:{open(password).read()}'.encode()).decode()\n"
+        "request = u.Request(f'{url}/studies', headers={'Authorization': f'Basic {basic}'})\n"
+        "print(u.urlopen(request, context=ssl.create_default_context(cafile=ca)).read().decode())"
+    )
+    assert compose("exec", "-T", "features", "python", "-c", reading).strip() == "[]"
 
 
 @pytest.mark.timeout(120)

@@ -60,6 +60,11 @@ def may_leave(objects: Sequence[Object], caller: Caller, address: str, port: int
     return _passes(objects, caller, "egress", address, port, {})
 
 
+def may_be_reached(objects: Sequence[Object], called: Pod, address: str, port: int) -> bool:
+    """Returns whether an address outside the cluster can reach a TCP port of a pod."""
+    return _passes(objects, to_caller(called), "ingress", address, port, _port_names(called))
+
+
 def _selecting(objects: Sequence[Object], pod: Caller) -> list[Object]:
     policies = [item for item in objects if item["kind"] == "NetworkPolicy"]
     own = [item for item in policies if item["metadata"].get("namespace") == pod.namespace]

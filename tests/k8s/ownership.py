@@ -28,6 +28,7 @@ FILES = (
     "admission/training-jobs.yaml",
     "components/kueue/cluster-queue.yaml",
     "examples/connection-limit.yaml",
+    "examples/dimse-service.yaml",
     "examples/grpc-route.yaml",
 )
 """Files that are applied by themselves."""

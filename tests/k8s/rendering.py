@@ -42,6 +42,7 @@ WHOLE: dict[str, tuple[str, ...]] = {
     "cpu-with-monitoring": ("overlays/cpu", "components/monitoring"),
     "cpu-with-tls": ("overlays/cpu", "components/tls"),
     "cpu-with-mutual-tls": ("overlays/cpu", "components/tls", "components/mutual-tls"),
+    "cpu-with-dicom-gateway": ("overlays/cpu", "components/dicom-gateway"),
     "cpu-with-quota": ("overlays/cpu", "components/quota"),
     "cpu-with-service-credentials": ("overlays/cpu", "components/service-credentials"),
     "cpu-with-web-identity": ("overlays/cpu", "components/web-identity"),
@@ -51,7 +52,17 @@ WHOLE: dict[str, tuple[str, ...]] = {
         "overlays/gpu",
         *(
             f"components/{name}"
-            for name in ("mig", "hpa", "kueue", "monitoring", "quota", "service-credentials", "tls", "mutual-tls")
+            for name in (
+                "mig",
+                "hpa",
+                "kueue",
+                "monitoring",
+                "quota",
+                "service-credentials",
+                "tls",
+                "mutual-tls",
+                "dicom-gateway",
+            )
         ),
     ),
 }

@@ -133,7 +133,17 @@ def test_the_client_is_admitted_and_may_do_no_more_than_its_token_says() -> None
         assert may_call(objects, Caller(client["metadata"]["labels"]), others[name], 8001)
 
 
-EXAMPLE_NAMES = {"client.yaml", "connection-limit.yaml", "grpc-route.yaml", "prometheus.yaml"}
+def test_the_dimse_service_leads_to_the_gateway_and_keeps_addresses() -> None:
+    service = yaml.safe_load((EXAMPLES / "dimse-service.yaml").read_text())
+    objects = [*render("cpu-with-dicom-gateway")]
+    (gateway,) = (pod for pod in pods(objects) if service["spec"]["selector"].items() <= pod.labels.items())
+    ports = {port["name"]: port["containerPort"] for port in gateway.containers[0]["ports"]}
+    assert [ports[one["targetPort"]] for one in service["spec"]["ports"]] == [4242]
+    assert service["spec"]["externalTrafficPolicy"] == "Local"
+    assert service["metadata"]["labels"].keys() == set(LABELS)
+
+
+EXAMPLE_NAMES = {"client.yaml", "connection-limit.yaml", "dimse-service.yaml", "grpc-route.yaml", "prometheus.yaml"}
 
 
 @pytest.mark.parametrize("name", sorted(EXAMPLE_NAMES))

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from tests.alert_rules import load_rules
 from tests.k8s.gpu_policy import gpu_violations, gpus
-from tests.k8s.network import Caller, isolated, may_call, may_leave, to_caller
+from tests.k8s.network import Caller, isolated, may_be_reached, may_call, may_leave, to_caller
 from tests.k8s.pod_policy import SERVERS
 from tests.k8s.policy import get_namespaces, violations
 from tests.k8s.rendering import (
@@ -40,6 +40,8 @@ from vfmalign.core.runtime.settings import load, parser
 EVERY = sorted(WHOLE)
 WITH_GPU = [name for name in EVERY if "gpu" in " ".join(WHOLE[name])]
 LOCAL = [name for name in EVERY if "overlays/local" in WHOLE[name]]
+PACS = "VFMALIGN_DICOMWEB__"
+"""Prefix of settings that have the name of a server in theirs; `load` refuses those that no server has."""
 PLACEHOLDER = "SET-THE-URL-OF-YOUR-OPENID-PROVIDER"
 CLIENT = {"app.kubernetes.io/name": "vfmalign", "app.kubernetes.io/component": "client"}
 STRANGER = {"app.kubernetes.io/name": "notebook"}
@@ -114,7 +116,7 @@ def by_component() -> dict[str, dict[str, Pod]]:
 def test_only_intended_calls_are_possible(name: str, by_component: dict[str, dict[str, Pod]]) -> None:
     objects, components = render(name), by_component[name]
     callers = {part: to_caller(pod) for part, pod in components.items()} | OTHERS
-    ports = {8001, 8002, 8003, 8333, 5432, 29400}
+    ports = {8001, 8002, 8003, 8333, 5432, 29400, 8443, 4242, 8042}
     calls = {
         (name, called, port)
         for name, caller in callers.items()
@@ -130,8 +132,22 @@ def test_only_intended_calls_are_possible(name: str, by_component: dict[str, dic
         expected |= {(caller, "s3", 8333) for caller in (*SERVERS, "training", "client")}
         expected |= {("client among jobs", "s3", 8333), ("stranger among jobs", "s3", 8333)}
         expected |= {("finetuning", "postgresql", 5432)}
+    if name == "everything":
+        expected |= {("features", "dicom-gateway", 8443), ("prometheus", "dicom-gateway", 8002)}
     assert calls == expected
     assert all(isolated(objects, pod) == {"Ingress", "Egress"} for pod in components.values())
+
+
+def test_devices_reach_the_dicom_port_of_the_gateway_which_reaches_nothing() -> None:
+    objects = render("everything")
+    gateway = next(pod for pod in pods(objects) if pod.component == "dicom-gateway")
+    reached = {
+        (address, port) for address in ("192.0.2.7", "198.51.100.7") for port in (4242, 8002, 8042, 8443)
+        if may_be_reached(objects, gateway, address, port)
+    }  # fmt: skip
+    assert reached == {("192.0.2.7", 4242)}
+    caller = to_caller(gateway)
+    assert not any(may_leave(objects, caller, "192.0.2.7", port) for port in (80, 104, 443, 4242, 5432, 6443, 8443))
 
 
 def test_external_addresses_are_reached_by_those_that_need_them(by_component: dict[str, dict[str, Pod]]) -> None:
@@ -164,9 +180,10 @@ def test_each_program_accepts_its_settings_once_the_issuer_is_set(
     known = _settings_class(program)
     listed = parser(program, known).format_help()
     unknown = {key for key in variables if key.startswith(("VFMALIGN_", "AWS_")) and f"  {key} " not in listed}
-    assert unknown == set()
+    assert {key for key in unknown if not key.startswith(PACS)} == set()
     for key, value in variables.items():
-        if not key.endswith(("_FILE", "_FILES")):  # files of volumes exist in the cluster only
+        # Files of volumes exist in the cluster only; those of a PACS are opened by its calls.
+        if not key.endswith(("_FILE", "_FILES")) or key.startswith(PACS):
             monkeypatch.setenv(key, value)
     if program != "training" and name not in LOCAL:
         with pytest.raises(SystemExit):

@@ -2,13 +2,34 @@
 
 from __future__ import annotations
 
-from prometheus_client import Histogram
+from prometheus_client import Counter, Histogram
 
-from vfmalign.core.runtime.metrics import REGISTRY
+from vfmalign.core.runtime.metrics import REGISTRY, SECONDS
 
 batch_size = Histogram(
     "vfmalign_batch_size",
     "Volumes in one forward pass.",
     buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256),
+    registry=REGISTRY,
+)
+pacs_call_seconds = Histogram(
+    "vfmalign_pacs_call_seconds",
+    "Time of a search for a study's instances, or of their download, at a PACS, with its attempts, in seconds. "
+    "`server` is the configured name, `operation` is `search` or `download`.",
+    ("server", "operation"),
+    buckets=SECONDS,
+    registry=REGISTRY,
+)
+pacs_failures = Counter(
+    "vfmalign_pacs_failures",
+    "Searches and downloads at a PACS that failed after every attempt, by the reason of the error. Calls that their "
+    "callers gave up do not count.",
+    ("server", "operation", "reason"),
+    registry=REGISTRY,
+)
+pacs_received_bytes = Counter(
+    "vfmalign_pacs_received_bytes",
+    "Bytes of instances that a PACS has sent.",
+    ("server",),
     registry=REGISTRY,
 )

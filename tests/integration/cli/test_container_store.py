@@ -171,7 +171,7 @@ def test_every_container_mounts_its_own_folder_alone() -> None:
         name: [one["volume"]["subpath"] for one in service.get("volumes", ()) if isinstance(one, dict)]
         for name, service in COMPOSE["services"].items()
     }
-    own = {"features": ["features"], "mmd": ["mmd"], "finetuning": ["finetuning"], "cli": ["owner"], "s3": ["s3"]}
+    own = {name: [name] for name in ("features", "mmd", "finetuning", "s3", "dicom-gateway")} | {"cli": ["owner"]}
     assert {name: folders for name, folders in mounts.items() if folders} == own
     whole = [
         name

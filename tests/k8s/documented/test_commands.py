@@ -32,6 +32,7 @@ FILES = {
     "store.env": "AWS_ACCESS_KEY_ID=id\nAWS_SECRET_ACCESS_KEY=key\n",
     "training.env": "AWS_ACCESS_KEY_ID=other\nAWS_SECRET_ACCESS_KEY=key\n",
     "database.env": "VFMALIGN_DATABASE__URL=postgresql://host/vfmalign\n",
+    **dict.fromkeys(("password", "tls.crt", "tls.key", "ca.crt"), "x\n"),
     "vfmalign.sql": "",
     "s3.tar": "",
 }

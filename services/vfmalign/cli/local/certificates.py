@@ -23,8 +23,8 @@ class Identity(NamedTuple):
     key: bytes
 
 
-def issue() -> Identity:
-    """Returns an identity of a new CA, for servers and clients on 127.0.0.1.
+def issue(host: str = "") -> Identity:
+    """Returns an identity of a new CA, for servers and clients on 127.0.0.1, or on a host if one is named.
 
     The key of the CA is discarded, so that nobody can issue another certificate.
     """
@@ -37,7 +37,7 @@ def issue() -> Identity:
         .sign(ca_key, hashes.SHA256())
     )
     usages = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
-    names = [x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+    names = [x509.DNSName(host) if host else x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
     certificate = (
         _build(_to_name("vfmalign local"), ca_name, key)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)

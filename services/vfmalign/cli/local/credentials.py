@@ -2,23 +2,28 @@
 
 The folder of a holder, `owner` or a service, has its token, the public key of all tokens, and its keys of the S3 server
 as an AWS credentials file. The folder `s3` has what the S3 server reads: the identities that these keys belong to, and
-certificates, without which nobody reaches its internal ports.
+certificates, without which nobody reaches its internal ports. The folder `dicom-gateway` has the certificate of the
+DICOM gateway and the password that it asks for; `features` has the same password, and the CA's certificate.
 """
 
 from __future__ import annotations
 
 import argparse
 import configparser
+import secrets
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from vfmalign.cli.extras import needs_extra
 from vfmalign.cli.local import s3_configuration, tokens
 from vfmalign.cli.local.tokens import OWNER, TokenFiles
 from vfmalign.cli.private_files import write_private
 
 S3_SERVER = "s3"
 """Folder of the S3 server, which runs in it."""
+DICOM_GATEWAY = "dicom-gateway"
+"""Folder of the DICOM gateway, and its name in the network; also that of its client's files in the client's folder."""
 
 
 def renew(folder: Path) -> None:
@@ -38,6 +43,30 @@ def renew(folder: Path) -> None:
     s3_configuration.renew_certificates(server)
 
 
+def renew_dicom_gateway(folder: Path) -> None:
+    """Replaces certificate and password of the DICOM gateway, which reads them again.
+
+    Raises:
+        PreconditionFailed: a package is not installed.
+    """
+    with needs_extra("local", "the DICOM gateway"):
+        from vfmalign.cli.local import certificates
+    identity, password = certificates.issue(DICOM_GATEWAY), secrets.token_urlsafe(30).encode()
+    files = {"tls.crt": identity.certificate, "tls.key": identity.key, "password": password}
+    _write_folder(folder / DICOM_GATEWAY, files)
+    _write_folder(_find_dicom_client(folder), {"password": password, "ca.crt": identity.ca})
+
+
+def _find_dicom_client(folder: Path) -> Path:
+    return folder / "features" / DICOM_GATEWAY
+
+
+def _write_folder(folder: Path, files: dict[str, bytes]) -> None:
+    folder.mkdir(mode=0o700, exist_ok=True)
+    for name, content in files.items():
+        write_private(folder / name, content)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Creates the credentials of a folder, unless it has them; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m vfmalign.cli.local.credentials", description=main.__doc__)
@@ -48,6 +77,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.renew or not _is_complete(options.folder):
         renew(options.folder)
+    # By itself, because an upgrade of an older stack keeps its tokens and keys.
+    if options.renew or not (_find_dicom_client(options.folder) / "ca.crt").exists():  # written last
+        renew_dicom_gateway(options.folder)
     # At every start, because what a service may do changes with the version.
     keys = {holder: _read_keys(options.folder, holder) for holder in tokens.ROLES}
     s3_configuration.write_identities(options.folder / S3_SERVER, keys.pop(OWNER), keys)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import configparser
 import json
+import shutil
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 
 from vfmalign.cli.local import s3_configuration
 from vfmalign.cli.local.credentials import main
@@ -42,11 +44,12 @@ def test_every_holder_has_the_keys_of_its_identity(tmp_path: Path) -> None:
 
 def test_a_folder_holds_what_its_holder_needs_alone(tmp_path: Path) -> None:
     main([str(tmp_path)])
-    assert {path.name for path in tmp_path.iterdir()} == {*ROLES, "s3"}
+    assert {path.name for path in tmp_path.iterdir()} == {*ROLES, "s3", "dicom-gateway"}
     secrets = {holder: read_keys(tmp_path, holder)[1] for holder in ROLES}
     for holder in ROLES:
         files = read_all(tmp_path / holder)
-        assert files.keys() == {"token", "jwks.json", "credentials"}
+        gateway = {"dicom-gateway/password", "dicom-gateway/ca.crt"} if holder == "features" else set()
+        assert files.keys() == {"token", "jwks.json", "credentials", *gateway}
         others = [secret for other, secret in secrets.items() if other != holder]
         assert not any(secret.encode() in content for secret in others for content in files.values())
     for path in tmp_path.rglob("*"):
@@ -86,6 +89,31 @@ def test_an_upgrade_gives_the_same_keys_their_new_rights(tmp_path: Path, monkeyp
     main([str(tmp_path)])
     assert {holder: read_keys(tmp_path, holder) for holder in ROLES} == keys
     assert "old/" not in (tmp_path / "s3/identities.json").read_text()
+
+
+def test_the_dicom_gateway_has_its_certificate_and_the_password_that_features_sends(tmp_path: Path) -> None:
+    main([str(tmp_path)])
+    server, client = (read_all(tmp_path / folder) for folder in ("dicom-gateway", "features/dicom-gateway"))
+    assert server.keys() == {"tls.crt", "tls.key", "password"}
+    assert client["password"] == server["password"]
+    assert len(client["password"]) == 40
+    certificate = x509.load_pem_x509_certificate(server["tls.crt"])
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert names.get_values_for_type(x509.DNSName) == ["dicom-gateway"]
+    certificate.verify_directly_issued_by(x509.load_pem_x509_certificate(client["ca.crt"]))
+
+
+def test_an_upgrade_of_a_stack_without_a_dicom_gateway_keeps_the_rest(tmp_path: Path) -> None:
+    main([str(tmp_path)])
+    first = read_all(tmp_path)
+    for folder in ("dicom-gateway", "features/dicom-gateway"):
+        shutil.rmtree(tmp_path / folder)
+    main([str(tmp_path)])
+    second = read_all(tmp_path)
+    assert second.keys() == first.keys()
+    assert {name for name in second if second[name] != first[name]} == {
+        name for name in first if "dicom-gateway" in name
+    }
 
 
 def test_a_run_that_was_interrupted_is_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
