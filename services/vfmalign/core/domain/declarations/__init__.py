@@ -25,7 +25,9 @@ MAX_CLASSES = 64
 MAX_DEFAULTS = 16
 HU = "HU"
 """Hounsfield units: −1000 is air, 0 is water."""
-Unit = Literal["HU"]
+SUVBW = "SUVbw"
+"""Standardised uptake value by body weight, g/ml: 1 where the activity of PET is spread evenly, 0 without activity."""
+Unit = Literal["HU", "SUVbw"]
 """Unit of a modality's voxels that is the same in every scan."""
 
 

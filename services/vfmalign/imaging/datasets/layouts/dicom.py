@@ -11,10 +11,11 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from vfmalign.core.domain.declarations import DatasetDeclaration, VolumeKind, get_declaration, list_declarations
+from vfmalign.core.domain.declarations import SUVBW, DatasetDeclaration, VolumeKind, get_declaration, list_declarations
 from vfmalign.imaging.datasets.layouts.sources import CaseSource, DicomOptions, SourceDataset, VolumeSource
 from vfmalign.imaging.dicom.examinations import Segmentation, Study
 from vfmalign.imaging.dicom.labels.label_maps import read_label_map
+from vfmalign.imaging.dicom.pet.suv import read_suv
 from vfmalign.imaging.dicom.pixels import read_stack
 from vfmalign.imaging.dicom.refusals import check_allowed
 from vfmalign.imaging.dicom.rules import Selection, check_selections, get_selections
@@ -30,14 +31,16 @@ _DEFAULT = "prostate_mpmri"
 
 @dataclass(frozen=True, eq=False)
 class DicomImage:
-    """A modality, which is read from a stack; see `VolumeSource`."""
+    """A modality, which is read from a stack in its declared unit; see `VolumeSource`."""
 
     source: DicomSource
     stack: Stack
+    unit: str = ""
 
     def read(self, case: str, kinds: Sequence[VolumeKind], labels: Collection[VolumeKind]) -> dict[VolumeKind, Volume]:
         """See `VolumeSource`."""
-        return {kind: read_stack(self.source, self.stack, f"{case}/{kind}", kind) for kind in kinds}
+        read_image = read_suv if self.unit == SUVBW else read_stack
+        return {kind: read_image(self.source, self.stack, f"{case}/{kind}", kind) for kind in kinds}
 
     def digest(self) -> bytes:
         """See `VolumeSource`."""
@@ -83,7 +86,7 @@ def read(path: Path, declaration: DatasetDeclaration | None, options: DicomOptio
     examinations = scan(source, allowed, options.progress)
     choices = [choose(study, chosen, selections) for study in examinations.studies]
     cases = [
-        _to_case(source, study, choice, f"case {number} of {len(choices)}")
+        _to_case(source, study, choice, chosen.units, f"case {number} of {len(choices)}")
         for number, (study, choice) in enumerate(zip(examinations.studies, choices, strict=True), start=1)
     ]
     cases = _add_strata(cases, examinations.studies, choices, chosen.modalities)
@@ -117,8 +120,12 @@ def _get_selections(declaration: DatasetDeclaration) -> Sequence[Selection]:
     return get_selections(name) if name in list_declarations() and declaration == get_declaration(name) else ()
 
 
-def _to_case(source: DicomSource, study: Study, choice: Choice, place: str) -> CaseSource:
-    files: dict[VolumeKind, VolumeSource] = {kind: DicomImage(source, stack) for kind, stack in choice.stacks.items()}
+def _to_case(
+    source: DicomSource, study: Study, choice: Choice, units: Mapping[VolumeKind, str], place: str
+) -> CaseSource:
+    files: dict[VolumeKind, VolumeSource] = {
+        kind: DicomImage(source, stack, units.get(kind, "")) for kind, stack in choice.stacks.items()
+    }
     for kind, drawn in choice.label_maps.items():
         files[kind] = DicomLabelMap(source, drawn.segmentation, drawn.values, drawn.reference)
     problems = (*study.problems, *choice.problems)

@@ -25,7 +25,7 @@ SOP_CLASSES = (*segmentations.SOP_CLASSES, structure_sets.SOP_CLASS)
 
 def has_pixels(header: Dataset) -> bool:
     """Whether an object of one of `SOP_CLASSES` holds voxels rather than contours."""
-    return header.get("SOPClassUID") != structure_sets.SOP_CLASS
+    return bool(header.get("SOPClassUID") != structure_sets.SOP_CLASS)
 
 
 def read_segmentation(header: Dataset, file: str, label: str) -> Segmentation:
