@@ -188,9 +188,18 @@ def test_contours_follow_slices_that_point_the_other_way() -> None:
 
 
 def test_contours_of_an_enhanced_image_are_placed() -> None:
+    """They may name its frames, or the instance as a whole."""
     enhanced = dicom_files.make_enhanced(dicom_files.make_array(SHAPE), AFFINE)
-    volume = read(make_structure_set(enhanced, {"gland": stretch(SQUARE, range(3, 7))}, AFFINE), [enhanced])
-    np.testing.assert_array_equal(volume.array_XYZ, make_square(3, 4, 5, 6))
+    made = make_structure_set(enhanced, {"gland": stretch(SQUARE, range(3, 7))}, AFFINE)
+    images = [contour.ContourImageSequence[0] for contour in made.ROIContourSequence[0].ContourSequence]
+    images[0].ReferencedFrameNumber = [1, 4]
+    np.testing.assert_array_equal(read(made, [enhanced]).array_XYZ, make_square(3, 4, 5, 6))
+    for image in images:
+        del image.ReferencedFrameNumber
+    np.testing.assert_array_equal(read(made, [enhanced]).array_XYZ, make_square(3, 4, 5, 6))
+    images[2].ReferencedFrameNumber = 5
+    with pytest.raises(BadVolume, match="names another image"):
+        read(made, [enhanced])
 
 
 @pytest.mark.parametrize(
