@@ -1,4 +1,4 @@
-"""Structure sets (RTSTRUCT) for tests: contours of analytic bodies, and files that hold them.
+"""Structure sets (RTSTRUCT) for tests: contours, files that hold them, and the label maps that they become.
 
 Contours are given in voxels of an image, as its columns, rows and slices, and written in mm.
 
@@ -7,6 +7,7 @@ Legend: P is points of a contour.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,12 @@ from numpy.typing import NDArray
 from pydicom import Dataset, uid
 from pydicom.dataset import FileMetaDataset
 from tests.dicom_files import save
+
+from vfmalign.imaging.dicom.frames import list_frames
+from vfmalign.imaging.dicom.instances import read_header
+from vfmalign.imaging.dicom.labels.label_maps import read_label_map, read_segmentation
+from vfmalign.imaging.dicom.stacks import Stack, divide
+from vfmalign.imaging.volumes import Volume
 
 STRUCTURE_SET = uid.RTStructureSetStorage
 Contour = NDArray[np.float64]
@@ -149,3 +156,41 @@ def _make_contour(contour: Contour, to_lps: NDArray[np.float64], kind: str, plac
     if len(contour) and round(contour[0, 2]) in places:
         item.ContourImageSequence = [places[round(contour[0, 2])]]
     return item
+
+
+class MemorySource:
+    """Files in memory."""
+
+    def __init__(self, contents: Mapping[str, bytes]) -> None:
+        self.contents = contents
+
+    def open(self, name: str) -> io.BytesIO:
+        """A file."""
+        return io.BytesIO(self.contents[name])
+
+
+def to_bytes(dataset: Dataset) -> bytes:
+    """The bytes of a file."""
+    file = io.BytesIO()
+    dataset.save_as(file, enforce_file_format=True)
+    return file.getvalue()
+
+
+def to_stack(image: Sequence[Dataset]) -> Stack:
+    """The volume of an image, whose files are `image-0` and so on."""
+    (stack,) = divide([frame for index, item in enumerate(image) for frame in list_frames(item, f"image-{index}")])
+    assert stack.problem == ""
+    return stack
+
+
+def read_drawn(content: bytes | Dataset, image: Sequence[Dataset], values: Mapping[int, int] | None = None) -> Volume:
+    """Reads regions as one label map; the first one without values."""
+    return read_file(to_bytes(content) if isinstance(content, Dataset) else content, to_stack(image), values or {1: 1})
+
+
+def read_file(content: bytes, stack: Stack, values: Mapping[int, int]) -> Volume:
+    """Reads regions of the structure set in a file."""
+    source = MemorySource({"rs": content})
+    with source.open("rs") as stream:
+        segmentation = read_segmentation(read_header(stream).dataset, "rs", "series 101")
+    return read_label_map(source, segmentation, stack, values, "c-1/gland")  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""DICOM files for tests: classic and enhanced MR and CT of three vendors, and segmentations, with any geometry.
+"""DICOM files for tests: MR, CT and PET of three vendors, classic and enhanced, and segmentations, with any geometry.
 
 `make_series` gives datasets that a test may change before `save` writes them; `write_series` does both. Geometry is an
 affine to NIfTI's RAS axes, as of `Volume`, so that a phantom's volumes become examinations as they are.
@@ -88,7 +88,7 @@ def make_series(
         affine: of the array.
         examination: the study; a new one without.
         vendor: `siemens`, `siemens-csa` (older exports), `ge` or `philips`.
-        modality: `MR` or `CT`.
+        modality: `MR`, `CT` or `PT`.
         number: of the series.
         description: of the series.
         heights: of each slice, in slices from the first: `[0, 1, 3]` misses one, `[0, 1, 1]` repeats one.

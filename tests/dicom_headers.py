@@ -14,6 +14,7 @@ from pydicom import Dataset, uid
 _CLASSES = {
     ("MR", False): uid.MRImageStorage,
     ("CT", False): uid.CTImageStorage,
+    ("PT", False): uid.PositronEmissionTomographyImageStorage,
     ("MR", True): uid.EnhancedMRImageStorage,
     ("CT", True): uid.EnhancedCTImageStorage,
 }
@@ -82,7 +83,7 @@ def make_header(
         dataset.MagneticFieldStrength, dataset.RepetitionTime, dataset.EchoTime = "3", "4200", "101"
         dataset.ScanningSequence, dataset.SequenceVariant, dataset.MRAcquisitionType = "SE", "SK", "2D"
         dataset.FlipAngle = "160"
-    else:
+    elif modality == "CT":
         dataset.KVP, dataset.ConvolutionKernel = "120", "B30f"
         if not enhanced:
             dataset.RescaleSlope, dataset.RescaleIntercept = "1", "-1024"

@@ -9,7 +9,7 @@ from typing import Any, cast
 from vfmalign.client.messages import features as messages
 from vfmalign.client.messages.base import get_enum_label
 from vfmalign.client.messages.common import Cost, ObjectRef, Progress, StageTiming
-from vfmalign.core.domain.declarations import HU, VolumeKind
+from vfmalign.core.domain.declarations import HU, SUVBW, VolumeKind
 from vfmalign.core.domain.errors import BadOption, TooLarge
 from vfmalign.core.domain.models import ModelCard
 from vfmalign.core.domain.record import VOLUME_KIND
@@ -80,8 +80,8 @@ def _to_sources(study: features_pb2.Study, to_key: ToKey) -> list[Source]:
                 field=f"{field}.modality",
                 remedy="choose a modality of the model's card, and send a gland mask as `gland_mask`",
             )
-        if volume.unit not in {"", HU}:
-            raise BadOption("unknown unit", field=f"{field}.unit", remedy=f"choose {HU}, or leave it empty")
+        if volume.unit not in {"", HU, SUVBW}:
+            raise BadOption("unknown unit", field=f"{field}.unit", remedy=f"choose {HU} or {SUVBW}, or leave it empty")
         sources.append(replace(_to_source(volume, volume.modality, field, to_key), unit=volume.unit))
     if study.HasField("gland_mask"):
         sources.append(_to_source(study.gland_mask, "gland", "study.gland_mask", to_key))

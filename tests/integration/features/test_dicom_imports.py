@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,8 +16,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from pydicom import dcmread
+from tests.dicom_contours import to_contour, write_structure_set
 from tests.dicom_files import write_prostate
 from tests.identities import find_marks, find_marks_in_files
 from tests.integration.features.callers import ADA, VIEWER
@@ -27,7 +30,7 @@ from vfmalign.core.domain.datasets import SPLITS
 from vfmalign.core.domain.declarations import get_declaration
 from vfmalign.core.storage.datasets import load_dataset
 from vfmalign.core.storage.store.object_store import ObjectStore
-from vfmalign.imaging.phantoms.rendering import generate_case
+from vfmalign.imaging.phantoms.rendering import PhantomCase, generate_case
 
 SECRETS = {"device": "SN-31337-77", "comment": "Schwester Ottilie", "private": "Ziemssen"}
 EXAMINATIONS = (
@@ -81,14 +84,28 @@ def add_secrets(folder: Path) -> None:
         header.save_as(path)
 
 
+def draw_contours(folder: Path, case: PhantomCase) -> None:
+    """Replaces a segmentation by a structure set: a box around the gland, and a region with the patient's name."""
+    shutil.rmtree(folder / "100")
+    x, y, z = np.nonzero(case.volumes["gland"].array_XYZ)
+    box = [(x.min(), y.min()), (x.max(), y.min()), (x.max(), y.max()), (x.min(), y.max())]
+    contours = [to_contour(box, slice_index) for slice_index in np.unique(z)]
+    t2w = [dcmread(path) for path in sorted((folder / "004").iterdir())]
+    write_structure_set(folder / "101", t2w, {"gland": contours, folder.name: []}, case.volumes["t2w"].affine)
+
+
 @pytest.fixture
 def archive(tmp_path: Path) -> Path:
-    """A zip of examinations; names of folders and of the zip hold patients' names as well."""
+    """A zip of examinations; names of folders and of the zip hold patients' names as well.
+
+    The gland of the last one is drawn in a structure set, the others' in segmentations.
+    """
     folder, path = tmp_path / "export", tmp_path / "Zauberberg.zip"
     for number, options in enumerate(EXAMINATIONS):
         case = generate_case(11, number, SPEC)
         name = str(options["patient_name"]).partition("^")[0]
         write_prostate(folder / name, case, patient_id=f"PID-4711-{number}", **options)  # type: ignore[arg-type]
+    draw_contours(folder / name, case)
     add_secrets(folder)
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
         for member in sorted(folder.rglob("*.dcm")):
@@ -121,7 +138,11 @@ def declaration(tmp_path: Path) -> Path:
     content = get_declaration("prostate_mpmri").model_dump(mode="json")
     rules = resources.files("vfmalign.imaging.dicom.rules").joinpath("prostate_mpmri.json").read_text()
     selections = [item for item in json.loads(rules)["selections"] if item["name"] != "gland"]
-    gland = {"name": "gland", "conditions": {"Modality": "SEG"}, "segments": {"1": {"label": "gland"}}}
+    gland = {
+        "name": "gland",
+        "conditions": {"Modality": {"in": ["SEG", "RTSTRUCT"]}},
+        "segments": {"1": {"label": "gland"}},
+    }
     path = tmp_path / "declaration.json"
     path.write_text(json.dumps({**content, "selections": [*selections, gland]}))
     return path

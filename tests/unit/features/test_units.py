@@ -33,9 +33,10 @@ def test_a_study_states_its_unit(content):
     assert 0.0 <= float(values.min()) < 0.01
     assert 0.99 < float(values.max()) <= 1.0
     assert prepare(MR, content, "").input_CDHW.shape == (1, 8, 8, 8)
+    assert prepare(MR, content, "SUVbw").input_CDHW.shape == (1, 8, 8, 8)
 
 
-@pytest.mark.parametrize(("preprocessing", "unit"), [(WINDOW, ""), (MR, "HU")])
+@pytest.mark.parametrize(("preprocessing", "unit"), [(WINDOW, ""), (WINDOW, "SUVbw"), (MR, "HU")])
 def test_a_unit_that_does_not_fit_is_refused_before_a_volume_is_read(preprocessing, unit):
     with pytest.raises(BadOption) as caught:
         prepare(preprocessing, ABSENT, unit)
@@ -50,6 +51,7 @@ def test_an_unknown_unit_is_refused():
     with pytest.raises(BadOption) as caught:
         to_study_request(request, str)
     assert caught.value.field == "study.volumes[0].unit"
-    volume.unit = "HU"
-    request = pb.ExtractRequest(model_id="m", study=pb.Study(volumes=[volume]))
-    assert to_study_request(request, str).sources[0].unit == "HU"
+    for unit in ("HU", "SUVbw"):
+        volume.unit = unit
+        request = pb.ExtractRequest(model_id="m", study=pb.Study(volumes=[volume]))
+        assert to_study_request(request, str).sources[0].unit == unit

@@ -108,7 +108,7 @@ def resolve_input(
 def check_units(preprocessing: Preprocessing, units: Mapping[Modality, str], field: str) -> None:
     """Checks that a model's normalisation fits the units of its modalities: `window` takes HU, and the others do not.
 
-    The others read 0 as "no signal", as in MRI; 0 HU is water, and air is −1000 HU.
+    The others read 0 as "no signal", as in MRI and in PET (SUVbw); 0 HU is water, and air is −1000 HU.
 
     Args:
         preprocessing: the model's, with its inputs named as the modalities.

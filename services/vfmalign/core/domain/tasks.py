@@ -188,9 +188,9 @@ def _resolve_denoising(parameters: TaskParameters, declaration: DatasetDeclarati
 
 
 def _resolve_distortion(parameters: TaskParameters, declaration: DatasetDeclaration) -> TaskSpec:
-    if in_hu := [modality for modality in parameters.modalities if modality in declaration.units]:
+    if in_unit := [modality for modality in parameters.modalities if modality in declaration.units]:
         raise BadOption(
-            f"{in_hu[0]} is in HU: CT has no susceptibility distortion",
+            f"{in_unit[0]} is in {declaration.units[in_unit[0]]}: CT and PET have no susceptibility distortion",
             field="task.parameters.modalities",
             remedy="choose the tasks super_resolution or denoising, or modalities of MRI",
         )

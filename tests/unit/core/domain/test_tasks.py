@@ -221,5 +221,5 @@ def test_a_case_without_what_the_task_needs_is_named():
 def test_ct_is_not_distorted():
     ct = DatasetDeclaration(name="abdomen", modalities=("ct", "mr"), units={"ct": "HU"})
     assert resolve("distortion:modality=mr", ct).input_transform == "distorted:mr"
-    with pytest.raises(BadOption, match="ct is in HU: CT has no susceptibility distortion"):
+    with pytest.raises(BadOption, match="ct is in HU: CT and PET have no susceptibility distortion"):
         resolve("distortion:modality=mr+ct", ct)

@@ -27,7 +27,9 @@ DEFAULT_DECLARATION = "prostate_mpmri"
 """The declaration by which DICOM is read where the user names none."""
 HU = "HU"
 """Hounsfield units: −1000 is air, 0 is water."""
-Unit = Literal["HU"]
+SUVBW = "SUVbw"
+"""Standardised uptake value by body weight, g/ml: 1 where the activity of PET is spread evenly, 0 without activity."""
+Unit = Literal["HU", "SUVbw"]
 """Unit of a modality's voxels that is the same in every scan."""
 
 

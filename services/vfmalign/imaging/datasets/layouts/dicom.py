@@ -11,10 +11,17 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vfmalign.core.domain.declarations import DEFAULT_DECLARATION, DatasetDeclaration, VolumeKind, get_declaration
+from vfmalign.core.domain.declarations import (
+    DEFAULT_DECLARATION,
+    SUVBW,
+    DatasetDeclaration,
+    VolumeKind,
+    get_declaration,
+)
 from vfmalign.imaging.datasets.layouts.sources import CaseSource, DicomOptions, SourceDataset, VolumeSource
 from vfmalign.imaging.dicom.examinations import Segmentation, Study
 from vfmalign.imaging.dicom.labels.label_maps import read_label_map
+from vfmalign.imaging.dicom.pet.suv import read_suv
 from vfmalign.imaging.dicom.pixels import read_stack
 from vfmalign.imaging.dicom.refusals import check_allowed
 from vfmalign.imaging.dicom.rules import check_selections, get_selections
@@ -28,14 +35,16 @@ from vfmalign.imaging.volumes import Volume
 
 @dataclass(frozen=True, eq=False)
 class DicomImage:
-    """A modality, which is read from a stack; see `VolumeSource`."""
+    """A modality, which is read from a stack in its declared unit; see `VolumeSource`."""
 
     source: DicomSource
     stack: Stack
+    unit: str = ""
 
     def read(self, case: str, kinds: Sequence[VolumeKind], labels: Collection[VolumeKind]) -> dict[VolumeKind, Volume]:
         """See `VolumeSource`."""
-        return {kind: read_stack(self.source, self.stack, f"{case}/{kind}", kind) for kind in kinds}
+        read_image = read_suv if self.unit == SUVBW else read_stack
+        return {kind: read_image(self.source, self.stack, f"{case}/{kind}", kind) for kind in kinds}
 
     def digest(self) -> bytes:
         """See `VolumeSource`."""
@@ -81,7 +90,7 @@ def read(path: Path, declaration: DatasetDeclaration | None, options: DicomOptio
     examinations = scan(source, allowed, options.progress)
     choices = [choose(study, chosen, selections, allowed) for study in examinations.studies]
     cases = [
-        _to_case(source, study, choice, f"case {number} of {len(choices)}")
+        _to_case(source, study, choice, chosen.units, f"case {number} of {len(choices)}")
         for number, (study, choice) in enumerate(zip(examinations.studies, choices, strict=True), start=1)
     ]
     cases += [
@@ -108,8 +117,12 @@ def _list_undrawn(choices: Sequence[Choice], declaration: DatasetDeclaration) ->
     return notes
 
 
-def _to_case(source: DicomSource, study: Study, choice: Choice, place: str) -> CaseSource:
-    files: dict[VolumeKind, VolumeSource] = {kind: DicomImage(source, stack) for kind, stack in choice.stacks.items()}
+def _to_case(
+    source: DicomSource, study: Study, choice: Choice, units: Mapping[VolumeKind, str], place: str
+) -> CaseSource:
+    files: dict[VolumeKind, VolumeSource] = {
+        kind: DicomImage(source, stack, units.get(kind, "")) for kind, stack in choice.stacks.items()
+    }
     for kind, drawn in choice.label_maps.items():
         files[kind] = DicomLabelMap(source, drawn.segmentation, drawn.values, drawn.reference)
     problems = (*study.problems, *choice.problems)

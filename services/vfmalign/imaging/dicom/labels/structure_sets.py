@@ -19,7 +19,7 @@ from pydicom.dataset import Dataset
 
 from vfmalign.core.domain.errors import BadVolume
 from vfmalign.imaging.dicom.examinations import Segment
-from vfmalign.imaging.dicom.headers import cut_text
+from vfmalign.imaging.dicom.headers import cut_text, list_texts
 from vfmalign.imaging.dicom.labels.codes import read_codes
 from vfmalign.imaging.dicom.labels.contours import fill, find_edges
 from vfmalign.imaging.dicom.labels.drawing import (
@@ -167,13 +167,25 @@ def _read_points(item: Dataset, name: str) -> NDArray[np.float64]:
     return points_mm.reshape(-1, 3)
 
 
-def _list_slices(reference: Stack) -> dict[tuple[str, int], int]:
-    """Slices of an image by identifier and number of the frame."""
-    return {(frame.instance_uid, frame.index + 1): z for z, frame in enumerate(reference.frames)}
+def _list_slices(reference: Stack) -> dict[str, dict[int, int]]:
+    """Slices of an image by identifier of the instance and number of the frame."""
+    slices: dict[str, dict[int, int]] = {}
+    for z, frame in enumerate(reference.frames):
+        slices.setdefault(frame.instance_uid, {})[frame.index + 1] = z
+    return slices
+
+
+def _list_named(item: Dataset, slices: Mapping[str, Mapping[int, int]]) -> Iterator[int]:
+    """Yields the slices that a contour names; an instance without numbers of frames is named as a whole."""
+    for image in item.get("ContourImageSequence") or ():
+        numbers = set(map(int, filter(None, list_texts([image], "ReferencedFrameNumber"))))
+        for number, z in slices.get(str(image.get("ReferencedSOPInstanceUID", "")), {}).items():
+            if not numbers or number in numbers:
+                yield z
 
 
 def _place(
-    index_P3: NDArray[np.float64], item: Dataset, slices: Mapping[tuple[str, int], int], grid: Grid, name: str
+    index_P3: NDArray[np.float64], item: Dataset, slices: Mapping[str, Mapping[int, int]], grid: Grid, name: str
 ) -> _Contour:
     """Places a contour, given as indices of the grid, on a slice."""
     z = round(float(index_P3[:, 2].mean()))
@@ -189,10 +201,8 @@ def _place(
             subject=name,
             remedy="export all slices of the series that it was drawn on",
         )
-    for image in item.get("ContourImageSequence") or ():
-        key = (str(image.get("ReferencedSOPInstanceUID", "")), int(image.get("ReferencedFrameNumber") or 1))
-        if slices.get(key, z) != z:
-            raise _refuse("a contour names another image than the one on which it lies", name)
+    if (named := set(_list_named(item, slices))) and z not in named:
+        raise _refuse("a contour names another image than the one on which it lies", name)
     return _Contour(z, index_P3[:, :2])
 
 

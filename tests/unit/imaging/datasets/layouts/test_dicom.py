@@ -221,6 +221,20 @@ def test_a_structure_set_gives_the_label_map_that_a_segmentation_gives(tmp_path:
     assert digests["RTSTRUCT"] == digests["SEG"]
 
 
+def test_a_modality_is_read_in_its_declared_unit(tmp_path: Path) -> None:
+    """Values that are SUV by themselves stay, and those that cannot become SUV are a problem of their case."""
+    for number, units in enumerate(("GML", "GML", "BQML")):
+        write_study(tmp_path / "d", number, Units=units, labelled=False)
+    options = make_options()
+    _, prepared = run(tmp_path / "d", options)
+    assert not prepared.problems
+    declaration = DECLARATION.model_copy(update={"units": {"t2w": "SUVbw"}})
+    _, prepared = run(tmp_path / "d", dataclasses.replace(options, declaration=declaration))
+    (problem,) = prepared.problems
+    assert "SUVbw cannot be computed: its CorrectedImage does not state ATTN and DECY" in problem.text
+    assert len(prepared.dataset.split("train")) + len(prepared.dataset.split("test")) == 2
+
+
 def test_rules_that_nobody_chose_are_noted(tmp_path: Path) -> None:
     write_study(tmp_path / "d", labelled=False)
     _, source = read_source(tmp_path / "d")

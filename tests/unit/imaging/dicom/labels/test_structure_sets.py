@@ -5,8 +5,7 @@ Legend: X, Y, Z are columns, rows and slices of the image.
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -17,15 +16,21 @@ from numpy.typing import NDArray
 from pydicom import Dataset, uid
 from pydicom.dataelem import RawDataElement
 from tests import dicom_files
-from tests.dicom_contours import Contour, draw_circle, make_structure_set, to_contour
+from tests.dicom_contours import (
+    Contour,
+    draw_circle,
+    make_structure_set,
+    read_drawn,
+    read_file,
+    to_bytes,
+    to_contour,
+    to_stack,
+)
 
 from vfmalign.core.domain.errors import BadVolume
-from vfmalign.imaging.dicom.frames import list_frames
-from vfmalign.imaging.dicom.instances import read_header
 from vfmalign.imaging.dicom.labels import structure_sets
 from vfmalign.imaging.dicom.labels.codes import has_code
-from vfmalign.imaging.dicom.labels.label_maps import read_label_map, read_segmentation
-from vfmalign.imaging.dicom.stacks import Stack, divide
+from vfmalign.imaging.dicom.labels.label_maps import read_segmentation
 from vfmalign.imaging.volumes import Volume
 
 SHAPE = (64, 48, 24)
@@ -34,22 +39,6 @@ NAME = "c-1/gland"
 AFFINE = dicom_files.make_affine(spacing_mm=SPACING_MM)
 SQUARE = [(5, 5), (15, 5), (15, 12), (5, 12)]
 OTHER = [(12, 9), (20, 9), (20, 20), (12, 20)]
-
-
-class MemorySource:
-    """Files in memory."""
-
-    def __init__(self, contents: Mapping[str, bytes]) -> None:
-        self.contents = contents
-
-    def open(self, name: str) -> io.BytesIO:
-        return io.BytesIO(self.contents[name])
-
-
-def to_bytes(dataset: Dataset) -> bytes:
-    file = io.BytesIO()
-    dataset.save_as(file, enforce_file_format=True)
-    return file.getvalue()
 
 
 def make_image(affine: NDArray[np.float64] = AFFINE, shape: tuple[int, int, int] = SHAPE) -> list[Dataset]:
@@ -61,27 +50,10 @@ def image() -> list[Dataset]:
     return make_image()
 
 
-def to_stack(image: Sequence[Dataset]) -> Stack:
-    (stack,) = divide([frame for index, item in enumerate(image) for frame in list_frames(item, f"image-{index}")])
-    assert stack.problem == ""
-    return stack
-
-
-def read(content: bytes | Dataset, image: Sequence[Dataset], values: Mapping[int, int] | None = None) -> Volume:
-    return read_from(to_bytes(content) if isinstance(content, Dataset) else content, to_stack(image), values or {1: 1})
-
-
-def read_from(content: bytes, stack: Stack, values: Mapping[int, int]) -> Volume:
-    source = MemorySource({"rs": content})
-    with source.open("rs") as stream:
-        segmentation = read_segmentation(read_header(stream).dataset, "rs", "series 101")
-    return read_label_map(source, segmentation, stack, values, NAME)  # type: ignore[arg-type]
-
-
 def draw(
     image: Sequence[Dataset], contours: Sequence[Contour], affine: NDArray[Any] = AFFINE, **options: Any
 ) -> Volume:
-    return read(make_structure_set(image, {"gland": contours}, affine, **options), image)
+    return read_drawn(make_structure_set(image, {"gland": contours}, affine, **options), image)
 
 
 def stretch(vertices: Sequence[tuple[float, float]], slices: range) -> list[Contour]:
@@ -175,7 +147,7 @@ def test_contours_in_slices_that_are_stored_backwards_are_placed() -> None:
     image = make_image()
     contours = make_sphere(14.0, AFFINE)
     structures = make_structure_set(image, {"gland": contours[::-1]}, AFFINE)
-    np.testing.assert_array_equal(read(structures, image[::-1]).array_XYZ, draw(image, contours).array_XYZ)
+    np.testing.assert_array_equal(read_drawn(structures, image[::-1]).array_XYZ, draw(image, contours).array_XYZ)
 
 
 def test_contours_follow_slices_that_point_the_other_way() -> None:
@@ -188,9 +160,18 @@ def test_contours_follow_slices_that_point_the_other_way() -> None:
 
 
 def test_contours_of_an_enhanced_image_are_placed() -> None:
+    """They may name its frames, or the instance as a whole."""
     enhanced = dicom_files.make_enhanced(dicom_files.make_array(SHAPE), AFFINE)
-    volume = read(make_structure_set(enhanced, {"gland": stretch(SQUARE, range(3, 7))}, AFFINE), [enhanced])
-    np.testing.assert_array_equal(volume.array_XYZ, make_square(3, 4, 5, 6))
+    made = make_structure_set(enhanced, {"gland": stretch(SQUARE, range(3, 7))}, AFFINE)
+    images = [contour.ContourImageSequence[0] for contour in made.ROIContourSequence[0].ContourSequence]
+    images[0].ReferencedFrameNumber = [1, 4]
+    np.testing.assert_array_equal(read_drawn(made, [enhanced]).array_XYZ, make_square(3, 4, 5, 6))
+    for image in images:
+        del image.ReferencedFrameNumber
+    np.testing.assert_array_equal(read_drawn(made, [enhanced]).array_XYZ, make_square(3, 4, 5, 6))
+    images[2].ReferencedFrameNumber = 5
+    with pytest.raises(BadVolume, match="names another image"):
+        read_drawn(made, [enhanced])
 
 
 @pytest.mark.parametrize(
@@ -230,17 +211,17 @@ def test_a_header_gives_names_codes_and_the_series_that_it_was_drawn_on(image: l
 
 def test_each_region_gets_its_value(image: list[Dataset]) -> None:
     regions = {"gland": stretch(SQUARE, range(3)), "ignored": [], "lesion": stretch(OTHER, range(4, 6))}
-    volume = read(make_structure_set(image, regions, AFFINE), image, {1: 3, 3: 7})
+    volume = read_drawn(make_structure_set(image, regions, AFFINE), image, {1: 3, 3: 7})
     np.testing.assert_array_equal(volume.array_XYZ, 3 * make_square(0, 1, 2) + 7 * make_square(4, 5, vertices=OTHER))
 
 
 def test_regions_that_overlap_are_refused_unless_they_have_one_value(image: list[Dataset]) -> None:
     made = make_structure_set(image, {"a": stretch(SQUARE, range(3)), "b": stretch(OTHER, range(3))}, AFFINE)
     with pytest.raises(BadVolume, match=f"overlap in {3 * 3 * 3} voxels") as caught:
-        read(made, image, {1: 1, 2: 2})
+        read_drawn(made, image, {1: 1, 2: 2})
     assert "a label map for each" in caught.value.remedy
     united = make_square(0, 1, 2) | make_square(0, 1, 2, vertices=OTHER)
-    np.testing.assert_array_equal(read(made, image, {1: 1, 2: 1}).array_XYZ, united)
+    np.testing.assert_array_equal(read_drawn(made, image, {1: 1, 2: 1}).array_XYZ, united)
 
 
 @pytest.mark.parametrize("has_item", [True, False])
@@ -248,7 +229,7 @@ def test_a_region_without_contours_is_empty(image: list[Dataset], has_item: bool
     made = make_structure_set(image, {"gland": []}, AFFINE)
     if not has_item:
         made.ROIContourSequence = []
-    assert not read(made, image).array_XYZ.any()
+    assert not read_drawn(made, image).array_XYZ.any()
 
 
 def test_contours_need_not_name_images(image: list[Dataset]) -> None:
@@ -261,7 +242,7 @@ def test_contours_may_name_images_of_another_series(image: list[Dataset]) -> Non
     for first, second in zip(image, other, strict=True):
         second.FrameOfReferenceUID = first.FrameOfReferenceUID
     made = make_structure_set(other, {"gland": stretch(SQUARE, range(2))}, AFFINE)
-    np.testing.assert_array_equal(read(made, image).array_XYZ, make_square(0, 1))
+    np.testing.assert_array_equal(read_drawn(made, image).array_XYZ, make_square(0, 1))
 
 
 def test_what_lies_outside_the_slices_is_clipped(image: list[Dataset]) -> None:
@@ -318,7 +299,7 @@ def test_parts_that_do_not_lie_above_each_other_may_be_apart(image: list[Dataset
 
 def test_regions_of_one_value_may_lie_above_each_other(image: list[Dataset]) -> None:
     regions = {"upper": stretch(SQUARE, range(2)), "lower": stretch(SQUARE, range(6, 8))}
-    volume = read(make_structure_set(image, regions, AFFINE), image, {1: 1, 2: 1})
+    volume = read_drawn(make_structure_set(image, regions, AFFINE), image, {1: 1, 2: 1})
     np.testing.assert_array_equal(volume.array_XYZ, make_square(0, 1, 6, 7))
 
 
@@ -326,9 +307,9 @@ def test_regions_of_one_value_may_lie_above_each_other(image: list[Dataset]) -> 
 def test_a_region_of_points_or_lines_is_refused_where_it_is_named(image: list[Dataset], kind: str) -> None:
     made = make_structure_set(image, {"gland": stretch(SQUARE, range(2)), "marker": stretch(OTHER, range(1))}, AFFINE)
     made.ROIContourSequence[1].ContourSequence[0].ContourGeometricType = kind
-    np.testing.assert_array_equal(read(made, image, {1: 1}).array_XYZ, make_square(0, 1))
+    np.testing.assert_array_equal(read_drawn(made, image, {1: 1}).array_XYZ, make_square(0, 1))
     with pytest.raises(BadVolume, match="a point or an open line"):
-        read(made, image, {2: 1})
+        read_drawn(made, image, {2: 1})
 
 
 def test_another_frame_of_reference_is_refused(image: list[Dataset]) -> None:
@@ -343,7 +324,7 @@ def test_a_frame_of_reference_that_nothing_states_is_refused(image: list[Dataset
     made = make_structure_set(image, {"gland": stretch(SQUARE, range(2))}, AFFINE)
     del made.StructureSetROISequence[0].ReferencedFrameOfReferenceUID
     with pytest.raises(BadVolume, match="another frame of reference"):
-        read(made, image)
+        read_drawn(made, image)
 
 
 @pytest.mark.parametrize(
@@ -365,7 +346,7 @@ def test_damaged_points_are_refused(image: list[Dataset], data: bytes, cause: st
     contour = made.ROIContourSequence[0].ContourSequence[0]
     contour["ContourData"] = RawDataElement(contour["ContourData"].tag, "UN", len(data), data, 0, False, True)
     with pytest.raises(BadVolume, match=cause) as caught:
-        read(made, image)
+        read_drawn(made, image)
     assert "Zauberberg" not in str(caught.value)
     assert caught.value.__cause__ is None
 
@@ -408,4 +389,4 @@ def test_a_truncated_structure_set_is_refused(image: list[Dataset], syntax: str,
         # The contours are complete before this sequence, whose concepts a region may lack.
         if not observations <= end <= observations + 8:
             with pytest.raises(BadVolume):
-                read_from(content[:end], stack, {1: 1})
+                read_file(content[:end], stack, {1: 1})

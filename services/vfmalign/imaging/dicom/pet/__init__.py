@@ -1,0 +1,1 @@
+"""Positron emission tomography: values that are comparable between patients."""
