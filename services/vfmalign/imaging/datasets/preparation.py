@@ -141,6 +141,13 @@ def discover(
         BadOption: the layout is unknown, or `only_with` names something that is not declared.
     """
     layout, source = read_source(path, options.layout, options.declaration, replace(options.dicom, progress=report))
+    return name_cases(layout, source, dataset_id, salt, options)
+
+
+def name_cases(
+    layout: str, source: SourceDataset, dataset_id: str, salt: bytes, options: ImportOptions
+) -> DiscoveredDataset:
+    """Gives the cases of a source ids; raises as `discover`."""
     patients = options.patients or {}
     if unknown := _find_unknown(patients, {case.name for case in source.cases}):
         raise BadDataset(

@@ -34,7 +34,7 @@ _TEXT = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._/+()-]{0,47}")
 
 
 class CaseAcquisition(NamedTuple):
-    """What the strata of a case derive from.
+    """What the classes of a case derive from.
 
     Attributes:
         patient: the patient. Private.
@@ -47,6 +47,18 @@ class CaseAcquisition(NamedTuple):
     stacks: Mapping[VolumeKind, Stack]
     private_words: frozenset[str]
     allowed: Sequence[str] = ()
+
+
+class ClassifiedCase(NamedTuple):
+    """A case by the classes that it falls into.
+
+    Attributes:
+        patient: the patient. Private.
+        classes: by stratum; see `classify`.
+    """
+
+    patient: str
+    classes: Mapping[VolumeKind, str]
 
 
 class Stratum(NamedTuple):
@@ -119,24 +131,36 @@ OF_MODALITY = (
 )
 
 
-def make_strata(cases: Sequence[CaseAcquisition], modalities: Sequence[VolumeKind]) -> list[dict[VolumeKind, str]]:
+def classify(case: CaseAcquisition, modalities: Sequence[VolumeKind]) -> dict[VolumeKind, str]:
+    """Returns the class that a case falls into, by stratum; `make_strata` says which of them a dataset may have."""
+    classes = {ALLOWED: "+".join(case.allowed)}
+    classes |= {name: _get_value(case, kinds, stratum) for name, kinds, stratum in _list_strata(modalities)}
+    return {name: text for name, text in classes.items() if text}
+
+
+def make_strata(cases: Sequence[ClassifiedCase], modalities: Sequence[VolumeKind]) -> list[dict[VolumeKind, str]]:
     """Returns the strata of each case: at most `MAX_STRATA` in all, each with at most `MAX_STRATUM_VALUES` values.
 
     Args:
-        cases: the cases that can be used.
+        cases: the cases of a dataset.
         modalities: in declared order.
     """
     patients = [case.patient for case in cases]
-    columns = {ALLOWED: ["+".join(case.allowed) for case in cases]}
-    for name, kinds, stratum in (
-        *((stratum.name, modalities, stratum) for stratum in OF_CASE),
-        *((f"{kind}_{stratum.name}", (kind,), stratum) for stratum in OF_MODALITY for kind in modalities),
-    ):
-        values = [_get_value(case, kinds, stratum) for case in cases]
-        if VOLUME_KIND.matches(name):
-            columns[name] = _limit(_drop_single(values, patients) if stratum.is_text else values)
+    columns = {ALLOWED: [case.classes.get(ALLOWED, "") for case in cases]}
+    for name, _, stratum in _list_strata(modalities):
+        values = [case.classes.get(name, "") for case in cases]
+        columns[name] = _limit(_drop_single(values, patients) if stratum.is_text else values)
     filled = [name for name, values in columns.items() if any(values)][:MAX_STRATA]
     return [{name: columns[name][index] for name in filled if columns[name][index]} for index in range(len(cases))]
+
+
+def _list_strata(modalities: Sequence[VolumeKind]) -> list[tuple[VolumeKind, Sequence[VolumeKind], Stratum]]:
+    """Name, modalities and attribute of every stratum, without those whose name is too long."""
+    strata = [
+        *((stratum.name, modalities, stratum) for stratum in OF_CASE),
+        *((f"{kind}_{stratum.name}", (kind,), stratum) for stratum in OF_MODALITY for kind in modalities),
+    ]
+    return [entry for entry in strata if VOLUME_KIND.matches(entry[0])]
 
 
 def _get_value(case: CaseAcquisition, kinds: Sequence[VolumeKind], stratum: Stratum) -> str:

@@ -9,7 +9,13 @@ from pydicom.datadict import tag_for_keyword
 from vfmalign.core.domain.datasets import MAX_STRATA, MAX_STRATUM_VALUES
 from vfmalign.imaging.dicom.frames import AttributeValue
 from vfmalign.imaging.dicom.stacks import Stack
-from vfmalign.imaging.dicom.strata import OF_CASE, OF_MODALITY, CaseAcquisition, make_strata
+from vfmalign.imaging.dicom import strata
+from vfmalign.imaging.dicom.strata import OF_CASE, OF_MODALITY, CaseAcquisition, ClassifiedCase, classify
+
+
+def make_strata(cases: list[CaseAcquisition], modalities: list[str]) -> list[dict[str, str]]:
+    classified = [ClassifiedCase(case.patient, classify(case, modalities)) for case in cases]
+    return strata.make_strata(classified, modalities)
 
 
 def acquire(patient: str, *words: str, allowed: tuple[str, ...] = (), **attributes: AttributeValue) -> CaseAcquisition:

@@ -11,7 +11,10 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from pydantic import Field
+
 from vfmalign.core.domain.declarations import DatasetDeclaration, VolumeKind, get_declaration, list_declarations
+from vfmalign.core.domain.record import Record
 from vfmalign.imaging.datasets.layouts.sources import CaseSource, DicomOptions, SourceDataset, VolumeSource
 from vfmalign.imaging.dicom.examinations import Segmentation, Study
 from vfmalign.imaging.dicom.pixels import read_stack
@@ -22,7 +25,7 @@ from vfmalign.imaging.dicom.segmentations import read_label_map
 from vfmalign.imaging.dicom.selection import Choice, choose
 from vfmalign.imaging.dicom.sources import DicomSource, digest_file, open_source
 from vfmalign.imaging.dicom.stacks import Stack
-from vfmalign.imaging.dicom.strata import CaseAcquisition, make_strata
+from vfmalign.imaging.dicom.strata import CaseAcquisition, ClassifiedCase, classify, make_strata
 from vfmalign.imaging.volumes import Volume
 
 _DEFAULT = "prostate_mpmri"
@@ -66,45 +69,148 @@ class DicomLabelMap:
         return digest_file(self.source, self.segmentation.file)
 
 
-def read(path: Path, declaration: DatasetDeclaration | None, options: DicomOptions) -> SourceDataset:
-    """Finds the cases; without a declaration they are prostate mpMRI.
+@dataclass(frozen=True)
+class Rules:
+    """What chooses the volumes of a study.
 
-    Every header is read once here. The pixels of a chosen series are read when it is validated and when it is uploaded.
+    Attributes:
+        declaration: what a case holds.
+        selections: which series and segmentations it takes.
+        allowed: names of `refusals.REFUSALS` that are lifted.
+        is_default: whether the user named no declaration.
+    """
+
+    declaration: DatasetDeclaration
+    selections: Sequence[Selection]
+    allowed: tuple[str, ...]
+    is_default: bool
+
+
+class StudyOutcome(Record):
+    """What a dataset takes of a study, beside the volumes. Private.
+
+    Attributes:
+        study_uid: StudyInstanceUID.
+        patient, problems, lacks: see `CaseSource`.
+        kinds: modalities and label maps that were chosen.
+        classes: see `strata.classify`.
+        undrawn: label maps that no segmentation gives; None for a study without segmentations.
+    """
+
+    study_uid: str
+    patient: str
+    problems: tuple[str, ...] = ()
+    lacks: tuple[VolumeKind, ...] = ()
+    kinds: tuple[VolumeKind, ...] = ()
+    classes: dict[VolumeKind, str] = Field(default_factory=dict)
+    undrawn: tuple[VolumeKind, ...] | None = None
+
+
+def get_rules(declaration: DatasetDeclaration | None, options: DicomOptions) -> Rules:
+    """Returns the rules of an import; without a declaration, those of prostate mpMRI.
 
     Raises:
         BadOption: the declaration does not say which series a modality takes, or a refusal is unknown.
-        BadDataset: see `open_source`.
     """
     chosen = declaration or get_declaration(_DEFAULT)
     selections = options.selections or _get_selections(chosen)
     check_selections(chosen, selections)
-    allowed = check_allowed(options.allowed)
+    return Rules(chosen, selections, tuple(sorted(check_allowed(options.allowed))), declaration is None)
+
+
+def read(path: Path, declaration: DatasetDeclaration | None, options: DicomOptions) -> SourceDataset:
+    """Finds the cases.
+
+    Every header is read once here. The pixels of a chosen series are read when it is validated and when it is uploaded.
+
+    Raises:
+        BadOption: see `get_rules`.
+        BadDataset: see `open_source`.
+    """
+    rules = get_rules(declaration, options)
     source = open_source(path)
-    examinations = scan(source, allowed, options.progress)
-    choices = [choose(study, chosen, selections) for study in examinations.studies]
-    cases = [
-        _to_case(source, study, choice, f"case {number} of {len(choices)}")
-        for number, (study, choice) in enumerate(zip(examinations.studies, choices, strict=True), start=1)
-    ]
-    cases = _add_strata(cases, examinations.studies, choices, chosen.modalities)
-    cases += [
+    examinations = scan(source, rules.allowed, options.progress)
+    outcomes: list[StudyOutcome] = []
+    files: list[Mapping[VolumeKind, VolumeSource]] = []
+    for study in examinations.studies:
+        choice = choose(study, rules.declaration, rules.selections)
+        outcomes.append(describe_outcome(study, choice, rules))
+        files.append(list_volumes(source, choice))
+    dataset = to_dataset(rules, outcomes, files, examinations.notes)
+    unusable = [
         CaseSource(file.file, file.file, {}, problems=(file.problem,), place=file.place)
         for file in examinations.unusable
     ]
-    notes = [*examinations.notes, *_list_undrawn(choices, chosen)]
-    if declaration is None and cases:
-        notes.append(f"without --declaration, DICOM is read by the rules of {_DEFAULT}")
-    return SourceDataset(chosen, cases, tuple(notes))
+    return replace(dataset, cases=(*dataset.cases, *unusable))
 
 
-def _list_undrawn(choices: Sequence[Choice], declaration: DatasetDeclaration) -> list[str]:
+def describe_outcome(study: Study, choice: Choice, rules: Rules) -> StudyOutcome:
+    """Returns what a dataset takes of a study."""
+    acquisition = CaseAcquisition(study.patient, choice.stacks, study.private_words, _list_allowed(study, choice))
+    taken = {name for name, reasons in choice.reasons.items() if "" in reasons.values()}
+    undrawn = tuple(name for name in rules.declaration.label_names if name not in taken)
+    return StudyOutcome(
+        study_uid=study.uid,
+        patient=study.patient,
+        problems=(*study.problems, *choice.problems),
+        lacks=choice.lacks,
+        kinds=(*choice.stacks, *choice.label_maps),
+        classes=classify(acquisition, rules.declaration.modalities),
+        undrawn=undrawn if choice.segmentations else None,
+    )
+
+
+def list_volumes(source: DicomSource, choice: Choice) -> dict[VolumeKind, VolumeSource]:
+    """Returns what each modality and label map that was chosen is read from."""
+    files: dict[VolumeKind, VolumeSource] = {kind: DicomImage(source, stack) for kind, stack in choice.stacks.items()}
+    for kind, drawn in choice.label_maps.items():
+        files[kind] = DicomLabelMap(source, drawn.segmentation, drawn.values, drawn.reference)
+    return files
+
+
+def to_dataset(
+    rules: Rules,
+    outcomes: Sequence[StudyOutcome],
+    files: Sequence[Mapping[VolumeKind, VolumeSource]],
+    notes: Sequence[str],
+) -> SourceDataset:
+    """Returns the dataset of some studies.
+
+    Args:
+        rules: by which their volumes were chosen.
+        outcomes: one for each study, in order of its identifier.
+        files: what the volumes of each are read from.
+        notes: what was left out.
+    """
+    classified = [ClassifiedCase(outcome.patient, outcome.classes) for outcome in outcomes]
+    strata = make_strata(classified, rules.declaration.modalities)
+    cases = [
+        CaseSource(
+            outcome.study_uid,
+            outcome.patient,
+            volumes,
+            strata=of_case,
+            problems=outcome.problems,
+            lacks=outcome.lacks,
+            place=f"case {number} of {len(outcomes)}",
+        )
+        for number, (outcome, volumes, of_case) in enumerate(zip(outcomes, files, strata, strict=True), start=1)
+    ]
+    listed = [*notes, *_list_undrawn(outcomes, rules)]
+    if rules.is_default and cases:
+        listed.append(f"without --declaration, DICOM is read by the rules of {_DEFAULT}")
+    return SourceDataset(rules.declaration, cases, tuple(listed))
+
+
+def _list_undrawn(outcomes: Sequence[StudyOutcome], rules: Rules) -> list[str]:
     """Label maps that studies with segmentations lack: their rule may match nothing, or be missing."""
-    drawn = [choice for choice in choices if choice.segmentations]
+    undrawn = [outcome.undrawn for outcome in outcomes if outcome.undrawn is not None]
+    selected = {selection.name for selection in rules.selections}
     notes: list[str] = []
-    for name in declaration.label_names:
-        without = [choice for choice in drawn if "" not in choice.reasons.get(name, {}).values()]
-        if without and name in without[0].reasons:
-            count = f"{len(without)} of {len(drawn)} studies with segmentations"
+    for name in rules.declaration.label_names:
+        without = sum(name in names for names in undrawn)
+        if without and name in selected:
+            count = f"{without} of {len(undrawn)} studies with segmentations"
             notes.append(f"{name}: its selection takes nothing in {count}; `vfmalign dicom show` says why")
         elif without:
             notes.append(f"{name}: no selection says which segments it takes")
@@ -115,28 +221,6 @@ def _get_selections(declaration: DatasetDeclaration) -> Sequence[Selection]:
     """The selections of a declaration that comes along."""
     name = declaration.name
     return get_selections(name) if name in list_declarations() and declaration == get_declaration(name) else ()
-
-
-def _to_case(source: DicomSource, study: Study, choice: Choice, place: str) -> CaseSource:
-    files: dict[VolumeKind, VolumeSource] = {kind: DicomImage(source, stack) for kind, stack in choice.stacks.items()}
-    for kind, drawn in choice.label_maps.items():
-        files[kind] = DicomLabelMap(source, drawn.segmentation, drawn.values, drawn.reference)
-    problems = (*study.problems, *choice.problems)
-    return CaseSource(study.uid, study.patient, files, problems=problems, lacks=choice.lacks, place=place)
-
-
-def _add_strata(
-    cases: Sequence[CaseSource],
-    studies: Sequence[Study],
-    choices: Sequence[Choice],
-    modalities: Sequence[VolumeKind],
-) -> list[CaseSource]:
-    acquisitions = [
-        CaseAcquisition(case.patient, choice.stacks, study.private_words, _list_allowed(study, choice))
-        for case, study, choice in zip(cases, studies, choices, strict=True)
-    ]
-    strata = make_strata(acquisitions, modalities)
-    return [replace(case, strata=of_case) for case, of_case in zip(cases, strata, strict=True)]
 
 
 def _list_allowed(study: Study, choice: Choice) -> list[str]:

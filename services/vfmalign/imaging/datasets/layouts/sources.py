@@ -128,7 +128,11 @@ class SourceDataset:
 
 
 ProgressCallback = Callable[[str, int, int], None]
-"""Called as `progress(stage, done, total)`: with the stage `scan` in files, and `validate` or `upload` in cases."""
+"""Called as `progress(stage, done, total)`.
+
+Stages are `scan` in files, `download` in studies, `receive` in bytes, whose total is not known, and `validate` and
+`upload` in cases.
+"""
 
 
 def ignore_progress(stage: str, done: int, total: int) -> None:

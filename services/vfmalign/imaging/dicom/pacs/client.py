@@ -14,9 +14,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+from pydicom.datadict import tag_for_keyword
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt
 
-from vfmalign.core.domain.errors import PacsUnavailable, StudyNotFound
+from vfmalign.core.domain.errors import BadOption, BadPacsAnswer, PacsUnavailable, StudyNotFound
 from vfmalign.core.formats.untrusted import parse_json
 from vfmalign.core.runtime.work_context import UNLIMITED, WorkContext
 from vfmalign.imaging.dicom.pacs.downloads import InstanceWriter, get_file_name
@@ -28,6 +29,7 @@ UID = re.compile(r"[0-9][0-9.]{0,63}")
 MAX_SEARCH_BYTES = 64 * 2**20
 """Largest answer to a search."""
 _PAGE = 1_000
+_MAX_VALUE = 1_024
 _STUDY, _SERIES, _INSTANCE = "0020000D", "0020000E", "00080018"
 _PATIENT, _ISSUER = "00100020", "00100021"
 _JSON = "application/dicom+json, application/json"
@@ -64,7 +66,7 @@ class PacsLimits:
     first_wait_s: float = 1.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, order=True)
 class FoundStudy:
     """A study that a search found. Private.
 
@@ -97,6 +99,19 @@ class Downloaded:
     size_bytes: int
 
 
+def check_query(query: Mapping[str, str]) -> None:
+    """Checks a query; see `PacsClient.find_studies`.
+
+    Raises:
+        BadOption: a key is no attribute of DICOM, or a value is empty or not printable.
+    """
+    for key, value in query.items():
+        if tag_for_keyword(key) is None:
+            raise BadOption("a key is no attribute", field="--query", remedy="use keywords such as ModalitiesInStudy")
+        if not 0 < len(value) <= _MAX_VALUE or not value.isprintable():
+            raise BadOption(f"{key} has no value that can be asked for", field="--query", remedy="write KEY=VALUE")
+
+
 class PacsClient:
     """Client of one server, for one thread at a time.
 
@@ -116,6 +131,10 @@ class PacsClient:
         self._server = server
         self._limits = limits
         self._session = PacsSession(server)
+
+    def to_bad_answer(self, what: str) -> BadPacsAnswer:
+        """Returns the error of instances that are not what they should be."""
+        return to_bad_answer(self._server, what)
 
     def close(self) -> None:
         """Closes the connections."""
