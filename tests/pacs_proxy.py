@@ -29,7 +29,6 @@ class PacsProxy:
         requests: paths in order, with what was asked for by `GET`.
         sent_bytes: bytes of answers to `GET` by path.
         fault: what it does with a request; None forwards it.
-        on_request: called before every request, with the number of those before it.
     """
 
     target: int
@@ -37,7 +36,6 @@ class PacsProxy:
     requests: list[str] = field(default_factory=list)
     sent_bytes: Counter[str] = field(default_factory=Counter)
     fault: Fault | None = None
-    on_request: Callable[[int], None] = lambda number: None
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def list_downloads(self) -> list[str]:
@@ -53,16 +51,13 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         with self.proxy.lock:
-            number = len(self.proxy.requests)
             self.proxy.requests.append(self.path.partition("?")[0])
-            self.proxy.on_request(number)
         if self.proxy.fault is not None and self.proxy.fault(self):
             return
         with self.fetch() as answer:
             self.start(answer)
             while data := answer.read(2**16):
-                self.wfile.write(data)
-                self.proxy.sent_bytes[self.path.partition("?")[0]] += len(data)
+                self.send(data)
 
     @contextmanager
     def fetch(self) -> Iterator[http.client.HTTPResponse]:
@@ -95,6 +90,19 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
         return True
+
+    def send_half(self) -> None:
+        """Sends the first half of the server's answer."""
+        with self.fetch() as answer:
+            body = answer.read()
+            self.start(answer, Content_Length=str(len(body)))
+            self.send(body[: len(body) // 2])
+
+    def send(self, data: bytes) -> None:
+        """Sends a part of a body, and counts it."""
+        self.wfile.write(data)
+        self.wfile.flush()
+        self.proxy.sent_bytes[self.path.partition("?")[0]] += len(data)
 
     def log_message(self, *_: Any) -> None:
         """Keeps quiet."""
@@ -151,10 +159,7 @@ def drop(handler: Handler) -> bool:
 
 def cut(handler: Handler) -> bool:
     """Sends the first half of the server's answer, and ends the connection."""
-    with handler.fetch() as answer:
-        body = answer.read()
-        handler.start(answer, Content_Length=str(len(body)))
-        handler.wfile.write(body[: len(body) // 2])
+    handler.send_half()
     return True
 
 

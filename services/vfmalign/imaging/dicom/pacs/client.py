@@ -223,7 +223,7 @@ class PacsClient:
         for uid in self._list_missing(uids, folder):
             self._fetch(f"{path}/instances/{uid}", [uid], folder, context, progress)
             if self._list_missing([uid], folder):
-                raise to_bad_answer(self._server, "less instances than it lists")
+                raise to_bad_answer(self._server, "fewer instances than it lists")
 
     def _fetch(
         self, path: str, uids: Collection[str], folder: Path, context: WorkContext, progress: ByteProgress

@@ -1,4 +1,4 @@
-"""HTTP session with a PACS: credentials, and limits on what an answer may be.
+"""HTTP session with a PACS: credentials, and limits on what an answer may be and how long it may take.
 
 Every answer is untrusted. A redirect is refused, as it would carry credentials and queries to another host. Errors name
 the server by its configured name alone.
@@ -100,8 +100,7 @@ class PacsSession:
     """
 
     def __init__(self, server: PacsServer) -> None:
-        # It logs the addresses of requests, which contain identifiers.
-        logging.getLogger("urllib3.connectionpool").setLevel(logging.WARNING)
+        _silence_addresses()
         self._server = server
         self._pool = PoolManager(num_pools=1, retries=False, ssl_context=_load_certificates(server))
         self._pool.pool_classes_by_scheme = {"http": _WatchedPool, "https": _WatchedTlsPool}
@@ -191,6 +190,13 @@ class PacsSession:
         return PacsRefused(message, subject=to_subject(self._server), remedy=remedy)
 
 
+def _silence_addresses() -> None:
+    """Keeps urllib3 from logging the addresses of requests, which contain identifiers."""
+    requests = logging.getLogger("urllib3.connectionpool")  # others need its warnings
+    requests.setLevel(max(requests.level, logging.WARNING))
+    logging.getLogger("urllib3.connection").setLevel(logging.CRITICAL + 1)
+
+
 def _load_certificates(server: PacsServer) -> ssl.SSLContext:
     try:
         context = ssl.create_default_context(cafile=server.ca_file)
@@ -213,20 +219,30 @@ class _Watched(HTTPConnection):
     """
 
     def getresponse(self) -> Any:
-        """Waits for the beginning of an answer."""
-        timer = threading.Timer(self.sock.gettimeout() or 0.0, _shut, [self.sock])
+        """Waits for the beginning of an answer.
+
+        Raises:
+            TimeoutError: it does not come in time.
+        """
+        ended = threading.Event()
+
+        def end(connected: socket.socket) -> None:
+            ended.set()
+            with contextlib.suppress(OSError):  # it is closed
+                # Below TLS, whose own shutdown is not safe beside a read of another thread.
+                socket.socket.shutdown(connected, socket.SHUT_RDWR)
+
+        timer = threading.Timer(self.sock.gettimeout() or 0.0, end, [self.sock])
         timer.daemon = True
         timer.start()
         try:
-            return super().getresponse()
+            answer = super().getresponse()
         finally:
             timer.cancel()
-
-
-def _shut(connected: socket.socket) -> None:
-    """Ends what another thread reads, below TLS, whose own shutdown is not safe beside a read."""
-    with contextlib.suppress(OSError):  # it is closed
-        socket.socket.shutdown(connected, socket.SHUT_RDWR)
+        if ended.is_set():
+            answer.close()
+            raise TimeoutError("the answer did not begin in time")
+        return answer
 
 
 class _WatchedTls(_Watched, HTTPSConnection):
