@@ -6,6 +6,7 @@ It forwards every request to the server's port on loopback, unless a fault is pl
 from __future__ import annotations
 
 import http.client
+import ssl
 import threading
 import time
 from collections import Counter
@@ -109,8 +110,13 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def run_proxy(target: int) -> Iterator[PacsProxy]:
-    """Runs a proxy on a free port."""
+def run_proxy(target: int, tls: ssl.SSLContext | None = None) -> Iterator[PacsProxy]:
+    """Runs a proxy on a free port.
+
+    Args:
+        target: port of the server.
+        tls: makes it speak TLS.
+    """
     proxy = PacsProxy(target)
 
     class Server(ThreadingHTTPServer):
@@ -120,6 +126,8 @@ def run_proxy(target: int) -> Iterator[PacsProxy]:
             """Connections that clients break off are what is tested."""
 
     server = Server(("127.0.0.1", 0), type("ProxyHandler", (Handler,), {"proxy": proxy}))
+    if tls is not None:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
     proxy.port = server.server_address[1]
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
     thread.start()

@@ -12,13 +12,14 @@ import socket
 import ssl
 import threading
 import time
+from base64 import b64encode
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from urllib3 import BaseHTTPResponse, HTTPConnectionPool, HTTPSConnectionPool, PoolManager, Retry, Timeout, make_headers
+from urllib3 import BaseHTTPResponse, HTTPConnectionPool, HTTPSConnectionPool, PoolManager, Retry, Timeout
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import HTTPError, InvalidHeader, SSLError
 
@@ -155,8 +156,8 @@ class PacsSession:
         if self._server.token_file is not None:
             return {"Authorization": f"Bearer {self._server.read_secret(self._server.token_file)}"}
         if self._server.password_file is not None:
-            password = self._server.read_secret(self._server.password_file)
-            return dict(make_headers(basic_auth=f"{self._server.username}:{password}"))
+            pair = f"{self._server.username}:{self._server.read_secret(self._server.password_file)}"
+            return {"Authorization": f"Basic {b64encode(pair.encode()).decode()}"}  # urllib3 knows Latin-1 alone
         return {}
 
     def _check(self, raw: BaseHTTPResponse, accept: str) -> None:
