@@ -101,15 +101,6 @@ def test_options_that_contradict_each_other_are_bad_input(run: Run, arguments: t
     assert text is None or text in done.err
 
 
-def test_a_full_staging_folder_ends_the_import(hospital: Hospital) -> None:
-    from vfmalign.core.domain.errors import BadOption
-    from vfmalign.imaging.datasets.layouts import staging
-
-    folder = staging.StagingFolder(hospital.folder / "staging", 1_000)
-    with folder.open(), pytest.raises(BadOption, match="--max-staging"):
-        folder.write_volume("1.2", "t2w", bytes(1_001))
-
-
 def test_a_real_examination_equals_its_files(orthanc: Orthanc, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if not EXAMINATION.is_file():
         pytest.skip("the real examination ../shared/data/prostatex-dicom is not on this machine")

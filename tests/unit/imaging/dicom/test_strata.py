@@ -7,9 +7,9 @@ from dicomanonymizer.dicom_anonymization_databases import dicomfields_2026c
 from pydicom.datadict import tag_for_keyword
 
 from vfmalign.core.domain.datasets import MAX_STRATA, MAX_STRATUM_VALUES
+from vfmalign.imaging.dicom import strata
 from vfmalign.imaging.dicom.frames import AttributeValue
 from vfmalign.imaging.dicom.stacks import Stack
-from vfmalign.imaging.dicom import strata
 from vfmalign.imaging.dicom.strata import OF_CASE, OF_MODALITY, CaseAcquisition, ClassifiedCase, classify
 
 
