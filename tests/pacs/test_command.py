@@ -75,6 +75,17 @@ def test_problems_are_listed_and_the_others_stay_for_the_next_import(hospital: H
     assert not [mark for study in hospital.examinations for mark in study.marks if mark in printed]
 
 
+def test_studies_of_the_server_are_shown_as_those_of_files(hospital: Hospital, monkeypatch: pytest.MonkeyPatch) -> None:
+    (temporary := hospital.folder / "temporary").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(temporary))
+    options = ["--declaration", str(hospital.declaration), "--json"]
+    query = ["--dicomweb", "orthanc", "--query", "PatientID=PID-*"]
+    shown = call("dicom", "show", *query, *options)
+    assert shown.document == call("dicom", "show", str(hospital.files), *options).document
+    assert list(temporary.iterdir()) == []
+    assert "it is ambiguous" in call("dicom", "show", str(hospital.files), *query, code=exits.BAD_INPUT).err
+
+
 def test_a_server_that_refuses_the_credentials_is_refused(hospital: Hospital, run: Run) -> None:
     hospital.orthanc.write_configuration(hospital.folder / "configuration/vfmalign/dicomweb.toml", username="nobody")
     done = run("--query", "PatientID=PID-*", "--json", code=exits.REFUSED)

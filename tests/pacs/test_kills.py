@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import os
 import random
+import signal
 import subprocess
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tests.integration.cli.commands import INTERRUPTED
 from tests.pacs.conftest import SALT, Hospital
-from tests.pacs_proxy import Handler
+from tests.pacs_proxy import Handler, drop
 
 KILLS = 30
 STUDIES = 40
@@ -40,6 +42,15 @@ def test_thirty_kills_leave_the_same_dataset_and_no_third_download(
         )
     untouched = Command(hospital, python, home="untouched")
     assert untouched.finish()["digest"] == digest
+
+
+def test_an_interrupted_dry_run_ends_and_leaves_nothing(
+    make_hospital: Callable[..., Hospital], python: Callable[..., subprocess.Popen[str]]
+) -> None:
+    hospital = make_hospital(3)
+    command = Command(hospital, python)
+    command.interrupt_at_download(2)
+    assert [path.name for path in command.home.rglob("*") if path.is_file()] == ["salt"]
 
 
 class Command:
@@ -82,6 +93,22 @@ class Command:
         process = self._start()
         process.communicate()
         assert process.returncode in (-9, 0)
+
+    def interrupt_at_download(self, number: int) -> None:
+        """Presses Ctrl-C when the command asks for instances this many times, and lets it wait for them."""
+        left = [number]
+
+        def interrupt(handler: Handler) -> bool:
+            left[0] -= "/series/" in handler.path
+            if left[0] != 0:
+                return False
+            process.send_signal(signal.SIGINT)
+            return drop(handler)
+
+        self.hospital.proxy.fault = interrupt
+        process = self._start()
+        _, err = process.communicate()
+        assert process.returncode in INTERRUPTED, err
 
     def finish(self) -> Any:
         """Lets the command end; returns its document."""

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from vfmalign.cli.local.state_directory import StateDirectory
-from vfmalign.cli.pacs_servers import find_server
+from vfmalign.cli.pacs_servers import find_server, parse_query
 from vfmalign.core.domain.errors import BadOption
 from vfmalign.imaging.datasets.assignments import read_studies
 from vfmalign.imaging.datasets.layouts.sources import ProgressCallback
@@ -109,15 +109,8 @@ def _check_path(path: Path | None, pacs: PacsChoice) -> Path:
 
 
 def _parse_query(path: Path | None, pacs: PacsChoice, options: ImportOptions) -> dict[str, str]:
-    from vfmalign.imaging.dicom.pacs.client import check_query
-
     if path is not None or options.layout not in {None, "dicom"}:
         raise BadOption("it takes the place of DIR and --layout", field="--dicomweb", remedy="leave them out")
     if bool(pacs.query) == (pacs.studies is not None):
         raise BadOption(f"it needs one of {_PACS_OPTIONS}", field="--dicomweb", remedy="say which studies to import")
-    pairs = [text.partition("=") for text in pacs.query]
-    query = {key: value for key, _, value in pairs}
-    if len(query) != len(pairs):
-        raise BadOption("a key is given twice", field="--query", remedy="give each key once")
-    check_query(query)
-    return query
+    return parse_query(pacs.query)

@@ -169,6 +169,7 @@ class _PacsReader:
         with closing(open_source(self.staging.get_download_folder(found.study_uid))) as source:
             examinations = scan(source, self.rules.allowed)
             if any(study.uid != found.study_uid for study in examinations.studies):
+                self.staging.discard_instances(found.study_uid)
                 raise self.client.to_bad_answer("images of another study than was asked for")
             count = pluralise(len(examinations.unusable), "instance")
             damaged = [f"{count} of the study: {file.problem}" for file in examinations.unusable[:1]]

@@ -112,6 +112,10 @@ class StagingFolder:
     def write(self, study_uid: str, staged: StagedStudy) -> None:
         """Notes that a study is done, and deletes its instances."""
         _write_durably(self._get_folder(study_uid) / _DONE, staged.to_json())
+        self.discard_instances(study_uid)
+
+    def discard_instances(self, study_uid: str) -> None:
+        """Deletes the instances of a study."""
         shutil.rmtree(self.get_download_folder(study_uid), ignore_errors=True)
 
     def forget(self, study_uids: Collection[str]) -> None:

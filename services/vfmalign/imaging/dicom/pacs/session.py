@@ -84,7 +84,7 @@ class Answer:
             raise to_unavailable(self._server, "it broke off its answer") from None
         self._left_bytes -= len(data)
         if self._left_bytes < 0:
-            raise to_bad_answer(self._server, "more than the limit on an answer", "name single series")
+            raise to_bad_answer(self._server, "more than the limit on a study or search", "ask for less")
         self._span_bytes += len(data)
         if self._span_bytes >= MIN_BYTES:
             self._span_bytes, self._span_end = 0, time.monotonic() + self._server.timeout_seconds
