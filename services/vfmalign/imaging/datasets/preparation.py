@@ -235,6 +235,7 @@ def prepare(
     held_out = sum(map(len, assigned.values())) <= len(discovered.cases)
     labels = {case.id: case.label for case in discovered.cases}
     content: dict[str, object] = {"id": dataset_id, "held_out": held_out, "declaration": declaration}
+    content["selections"] = discovered.source.selections
     try:
         dataset = DatasetManifest.model_validate(content | lists)
         check_splits(dataset, labels)

@@ -19,7 +19,7 @@ from vfmalign.imaging.datasets.layouts.sources import CaseSource, DicomOptions, 
 from vfmalign.imaging.dicom.examinations import Segmentation, Study
 from vfmalign.imaging.dicom.pixels import read_stack
 from vfmalign.imaging.dicom.refusals import check_allowed
-from vfmalign.imaging.dicom.rules import Selection, check_selections, get_selections
+from vfmalign.imaging.dicom.rules import Selection, check_selections, encode_selections, get_selections
 from vfmalign.imaging.dicom.scanning import scan
 from vfmalign.imaging.dicom.segmentations import read_label_map
 from vfmalign.imaging.dicom.selection import Choice, choose
@@ -199,7 +199,7 @@ def to_dataset(
     listed = [*notes, *_list_undrawn(outcomes, rules)]
     if rules.is_default and cases:
         listed.append(f"without --declaration, DICOM is read by the rules of {_DEFAULT}")
-    return SourceDataset(rules.declaration, cases, tuple(listed))
+    return SourceDataset(rules.declaration, cases, tuple(listed), encode_selections(rules.selections))
 
 
 def _list_undrawn(outcomes: Sequence[StudyOutcome], rules: Rules) -> list[str]:

@@ -120,11 +120,13 @@ class SourceDataset:
         declaration: the user's, or the one that derives from the data.
         cases: in order of name.
         notes: what was left out, in sentences without names.
+        selections: which DICOM series the volumes come from, as `DatasetManifest` keeps it; empty for other layouts.
     """
 
     declaration: DatasetDeclaration
     cases: Sequence[CaseSource]
     notes: tuple[str, ...] = ()
+    selections: str = ""
 
 
 ProgressCallback = Callable[[str, int, int], None]
