@@ -221,6 +221,7 @@ CASE_MODULES = {
     "endpoint": "bench.endpoint.measurements",
     "load": "bench.endpoint.load",
     "dicom": "bench.dicom_import",
+    "dicom_extract": "bench.dicom_extract",
 }
 """Modules with a function `run(settings)`, imported late because they need more than the other cases."""
 

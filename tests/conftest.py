@@ -31,10 +31,19 @@ gc.disable()
 
 
 # The slowest suites start first, so that the workers finish together. The order within a suite is unchanged.
-SUITES = ("tests/e2e/", "tests/faults/", "tests/integration/training/", "tests/integration/", "tests/gpu/", "")
+SUITES = (
+    "tests/e2e/",
+    "tests/faults/",
+    "tests/pacs/",
+    "tests/integration/training/",
+    "tests/integration/",
+    "tests/gpu/",
+    "",
+)
 TOGETHER = (
     "tests/e2e/",
     "tests/faults/stack/",
+    "tests/pacs/",
     "tests/unit/reports/experiments/",
     "tests/unit/imaging/phantoms/",
 )

@@ -1,4 +1,4 @@
-"""Sixteen examinations of three vendors, as a zip of DICOM, to a report: by the command line alone.
+"""Sixteen examinations of three vendors, as a zip of DICOM and from a PACS, to a report: by the command line alone.
 
 Nothing that identifies is left anywhere but in the mapping.
 """
@@ -17,6 +17,7 @@ from tests.dicom_files import Examination, write_prostate
 from tests.e2e.conftest import PHANTOMS
 from tests.identities import find_marks, find_marks_in_files
 from tests.integration.cli.commands import call
+from tests.orthanc import run_orthanc
 
 from vfmalign.imaging.phantoms.rendering import generate_case
 from vfmalign.v1 import alignment_pb2
@@ -112,3 +113,27 @@ def test_three_commands_lead_from_a_zip_to_a_report(
     assert found == {NUMBERS, UID_ROOTS[0], examinations[0].issuer}, "the search finds what is there"
     mapping = (world.home.path / name).read_text()
     assert all(examination.study_uid in mapping and examination.patient_id in mapping for examination in examinations)
+
+
+def test_an_import_from_a_pacs_equals_that_of_its_files(
+    world: Any, export: tuple[Path, list[Examination]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, examinations = export
+    for variable in ("XDG_CONFIG_HOME", "TMPDIR", "HOME"):
+        (tmp_path / variable).mkdir()
+        monkeypatch.setenv(variable, str(tmp_path / variable))
+    home = ["--home", str(world.home.path), "--json"]
+    by_files = call("dataset", "import", str(path), "--id", "clinic", *SHARES, *home)
+    with run_orthanc() as orthanc:
+        orthanc.store(sorted(path.parent.rglob("*.dcm")))
+        orthanc.write_configuration(tmp_path / "XDG_CONFIG_HOME/vfmalign/dicomweb.toml")
+        query = ["--dicomweb", "orthanc", "--query", "PatientID=MRN-*"]
+        # Another dataset of the same id would be refused.
+        by_query = call("dataset", "import", *query, "--id", "clinic", *SHARES, *home)
+    assert by_query.document["digest"] == by_files.document["digest"]
+    marks = {mark for examination in examinations for mark in examination.marks}
+    texts = [by_query.out, by_query.err]
+    assert not [mark for mark in marks if any(mark.lower() in text.lower() for text in texts)]
+    assert find_marks_in_files(tmp_path, marks) == {}
+    left = find_marks_in_files(world.home.private, marks)
+    assert set(left) == {"mapping.csv"}, "the staging folder is gone"

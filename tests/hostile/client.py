@@ -18,6 +18,7 @@ import numpy as np
 import psutil
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
+from tests.hostile.dicom_rows import STUDY_BYTES, store_rules
 from tests.hostile.row import Inputs, Row
 from tests.hostile.token_rows import ISSUER, OWNER
 from tests.token_issuer import bearer
@@ -85,6 +86,7 @@ def store_inputs(store: ObjectStore) -> Inputs:
         refs = {kind: store.put(volume_key("phantoms", split, kind), data) for kind, data in study.items()}
         splits[split] = (Case(id=split, group=f"patient-{split}", volumes=refs),)
     save_dataset(store, DatasetManifest(id="phantoms", **splits))
+    store_rules(store)
     request = FeatureRequest(
         model_id="micro",
         model_sha256="0" * 64,
@@ -192,6 +194,8 @@ def running_services(environment: Mapping[str, str], folder: Path) -> Iterator[S
         "VFMALIGN_FEATURES_ADDRESS": "127.0.0.1:9",
         "VFMALIGN_MMD_ADDRESS": "127.0.0.1:9",
         "VFMALIGN_FEATURES__DEVICE": "cpu",
+        "VFMALIGN_FEATURES__DICOM_FOLDER": str(folder / "dicom"),
+        "VFMALIGN_FEATURES__DICOM_STUDY_BYTES": str(STUDY_BYTES),
         "VFMALIGN_MMD__DEVICE": "cpu",
         "VFMALIGN_MMD__MEMORY_MIB": "256",
         "VFMALIGN_AUTH__MODE": "local",

@@ -18,8 +18,9 @@ from vfmalign.core.rpc.access.authorisation import ROLES
 from vfmalign.core.storage.datasets import to_datalist as to_stored
 from vfmalign.core.storage.keys import volume_key
 from vfmalign.core.storage.uploads import UploadArea
-from vfmalign.models.weights import to_safetensors
-from vfmalign.v1 import features_pb2
+from vfmalign.models.registry import ARCHITECTURES
+from vfmalign.models.weights import random_state, to_safetensors
+from vfmalign.v1 import common_pb2, features_pb2
 from vfmalign.v1 import imports_pb2 as pb
 
 SIGN, PUBLISH = "DatasetService/CreateDatasetUploads", "DatasetService/PublishDataset"
@@ -32,7 +33,7 @@ OTHERS = (f"Bearer {ISSUER.sign(*sorted(ROLES - {'curator'}), sub='eve')}",)
 
 def sign(name: str, names: str, import_id: str = "i", **content: Any) -> Row:
     """A request for the URL of one file, with some fields replaced."""
-    file = pb.FileContent(**{"sha256": ZEROS, "size_bytes": 1, **content})
+    file = common_pb2.FileContent(**{"sha256": ZEROS, "size_bytes": 1, **content})
     request = pb.CreateDatasetUploadsRequest(import_id=import_id, files=[file])
     return Row(name, SIGN, lambda _: request, INVALID, names)
 
@@ -75,6 +76,13 @@ def to_datalist(volume: Callable[[Inputs], bytes]) -> Callable[[Inputs], bytes]:
     return build
 
 
+def to_rules(selections: str) -> Callable[[Inputs], bytes]:
+    """A datalist without cases that has these rules for DICOM."""
+    content = to_stored(DatasetManifest(id="new")) | {"selections": selections}
+    return lambda _: canonical_json(content)
+
+
+WEIGHTS = to_safetensors(random_state(ARCHITECTURES["profound_conv_micro"], 0))
 PROGRAM = to_safetensors(make_state(make_graph(node("from_file.default", filename="/etc/passwd"))))
 PREPROCESSING = features_pb2.Preprocessing(
     modalities=["t2w", "dwi", "adc"], shape_dhw=[4, 8, 8], normalisation="zscore_nonzero"
@@ -90,6 +98,16 @@ def publish_layer(name: str) -> Row:
 
 
 ROWS = (
+    publish("rules that are no JSON", "not JSON", to_rules("{")),
+    publish("rules nested 100,000 deep", "not JSON", to_rules("[" * 100_000)),
+    publish("rules of 1 MiB", "not a datalist", to_rules("x" * 2**20)),
+    publish("rules about nothing", "does not say which series", to_rules("[]")),
+    publish("rules with a name for a number", "dataset new", to_rules('[{"name": {"a": 1}}]')),
+    publish_model("declaration nested 100,000 deep", "declaration", WEIGHTS, declaration="[" * 100_000),
+    publish_model(
+        "declaration without rules", "declaration", WEIGHTS, declaration='{"name": "x", "modalities": ["t2w"]}'
+    ),
+    publish_model("declaration of 1 MiB", "declaration", WEIGHTS, declaration="x" * 2**20),
     sign("import id that climbs", "import_id", "../models"),
     sign("import id of 1 MiB", "import_id", "a" * 2**20),
     sign("file without a size", "files[0].size_bytes", size_bytes=0),
@@ -99,7 +117,7 @@ ROWS = (
     Row(
         "one million files",
         SIGN,
-        lambda _: pb.CreateDatasetUploadsRequest(import_id="i", files=[pb.FileContent()] * 1_000_000),
+        lambda _: pb.CreateDatasetUploadsRequest(import_id="i", files=[common_pb2.FileContent()] * 1_000_000),
         INVALID,
         "files",
     ),

@@ -23,6 +23,9 @@ from vfmalign.core.runtime.settings import ServiceSettings, load
 from vfmalign.core.runtime.work_queue import WorkQueue
 from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.core.storage.store.presigning import Presigner
+from vfmalign.features.dicom.folders import PrivateFolders, get_default_folder
+from vfmalign.features.dicom.reader import DicomReader
+from vfmalign.features.dicom.uploads import StudyUploads
 from vfmalign.features.extraction.cache import ModelCache
 from vfmalign.features.extraction.device import choose_device
 from vfmalign.features.imports.servicer import Imports, add_import_services
@@ -63,12 +66,22 @@ def serve_features() -> tuple[ServiceSettings, AddServices]:
     store, options = ObjectStore(settings.store), settings.features
     models = ModelCache(store, choose_device(options.device), options.model_cache_bytes)
     workers, queue = Workers(options), WorkQueue(options.import_queue_size, "imports")
-    servicer = FeatureServicer(store, models, workers, options, settings.server.max_message_bytes)
+    imports = Imports(store, Presigner(settings.store), queue, options)
+    folders = PrivateFolders(options.dicom_folder or get_default_folder())
+    servicer = FeatureServicer(
+        store,
+        models,
+        dicom=DicomReader(store, settings.get_servers(store.tenant), folders, options),
+        uploads=StudyUploads(store, Presigner(settings.store), imports.quota, options),
+        workers=workers,
+        options=options,
+        max_message_bytes=settings.server.max_message_bytes,
+    )
 
     def add(server: grpc.aio.Server) -> Sequence[ServiceDescriptor]:
         features_pb2_grpc.add_FeatureServiceServicer_to_server(servicer, server)
-        imports = {store.tenant: Imports(store, Presigner(settings.store), queue, options)}
-        return [features_pb2.DESCRIPTOR.services_by_name["FeatureService"], *add_import_services(imports, server)]
+        services = add_import_services({store.tenant: imports}, server)
+        return [features_pb2.DESCRIPTOR.services_by_name["FeatureService"], *services]
 
     return settings, add
 

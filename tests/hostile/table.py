@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tests.hostile import (
+    dicom_rows,
     features_rows,
     finetuning_rows,
     imports_rows,
@@ -18,6 +19,7 @@ ROWS: tuple[Row, ...] = (
     *token_rows.ROWS,
     *features_rows.ROWS,
     *volumes_rows.ROWS,
+    *dicom_rows.ROWS,
     *imports_rows.ROWS,
     *mmd_rows.ROWS,
     *finetuning_rows.ROWS,

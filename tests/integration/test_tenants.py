@@ -35,6 +35,9 @@ from vfmalign.core.storage.feature_set_writer import FeatureSetWriter
 from vfmalign.core.storage.feature_sets import FeatureRequest
 from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.core.storage.store.presigning import Presigner
+from vfmalign.features.dicom.folders import PrivateFolders
+from vfmalign.features.dicom.reader import DicomReader
+from vfmalign.features.dicom.uploads import StudyUploads
 from vfmalign.features.extraction.cache import ModelCache
 from vfmalign.features.imports.servicer import Imports, add_import_services
 from vfmalign.features.servicer import FeatureServicer
@@ -91,13 +94,23 @@ async def open_api(
     workers, imports, comparisons = Workers(options), WorkQueue(4, "imports"), WorkQueue(4, "mmd")
     models = ModelCache(stores["default"], torch.device("cpu"), 2**30)
 
+    folders = PrivateFolders(tmp_path / "dicom")
+    of_imports = {tenant: Imports(own, Presigner(settings), imports, options) for tenant, own in stores.items()}
+
     def add_features(server: grpc.aio.Server) -> Any:
         servicers = {
-            tenant: FeatureServicer(own, models.of_store(own), workers, options, 2**24)
+            tenant: FeatureServicer(
+                own,
+                models.of_store(own),
+                dicom=DicomReader(own, {}, folders, options),
+                uploads=StudyUploads(own, Presigner(settings), of_imports[tenant].quota, options),
+                workers=workers,
+                options=options,
+                max_message_bytes=2**24,
+            )
             for tenant, own in stores.items()
         }
         features_pb2_grpc.add_FeatureServiceServicer_to_server(by_tenant(servicers), server)
-        of_imports = {tenant: Imports(own, Presigner(settings), imports, options) for tenant, own in stores.items()}
         return [pb.DESCRIPTOR.services_by_name["FeatureService"], *add_import_services(of_imports, server)]
 
     def add_mmd(server: grpc.aio.Server) -> Any:
@@ -135,6 +148,7 @@ async def open_api(
             )
 
         yield open_stubs
+    folders.close()
     for queue in (imports, comparisons):
         queue.close()
     workers.close()
@@ -227,7 +241,7 @@ async def test_feature_sets_of_another_tenant_are_not_found(open_api: Any, store
 async def test_uploads_go_to_the_tenant(open_api: Any) -> None:
     for tenant in TENANTS:
         curator = await open_api("curator", claim=tenant)
-        content = imports_pb2.FileContent(sha256="0" * 64, size_bytes=1)
+        content = common_pb2.FileContent(sha256="0" * 64, size_bytes=1)
         request = imports_pb2.CreateModelUploadsRequest(import_id="i", weights=content)
         assert f"/{tenant}/incoming/" in (await curator.models.CreateModelUploads(request)).upload.url
         researcher = await open_api("researcher", claim=tenant)

@@ -17,7 +17,7 @@ MEANINGS: dict[int, str] = {
     FAILED: "the check or job failed or was cancelled, or vfmalign itself failed",
     BAD_INPUT: "invalid usage or input: an option, a file, an unknown id, a wrong digest, or a missing package",
     UNAVAILABLE: "a required service is unavailable or overloaded (retry later)",
-    REFUSED: "not authenticated or not permitted, by a service or by the object store",
+    REFUSED: "not authenticated or not permitted, by a service, the object store or a PACS",
     GATE_FAILED: "the check finished, and a condition of its gate failed or could not be evaluated",
     INTERRUPTED: "interrupted by Ctrl-C; work on a service continues",
 }
@@ -30,6 +30,7 @@ _CODES: dict[type[errors.VfmalignError], int] = {
     errors.Exhausted: UNAVAILABLE,
     errors.Unavailable: UNAVAILABLE,
     errors.StoreRefused: REFUSED,
+    errors.PacsRefused: REFUSED,
     errors.DeadlineExceeded: UNAVAILABLE,
     errors.Unauthenticated: REFUSED,
     errors.Forbidden: REFUSED,

@@ -96,6 +96,7 @@ def import_model(
     objective: Objective,
     source: str,
     primary_layer: str = "",
+    declaration: str = "",
 ) -> Model:
     """Uploads a converted model and publishes it.
 
@@ -106,6 +107,7 @@ def import_model(
         objective: what the weights were trained by.
         source: origin and licence of the weights.
         primary_layer: layer of the main result; the architecture's own where empty.
+        declaration: rules for DICOM, see `ModelCard`.
 
     Raises:
         Conflict: the id belongs to another model.
@@ -124,6 +126,7 @@ def import_model(
         objective=objective,
         primary_layer=primary_layer,
         source=source,
+        declaration=declaration,
     )
 
     async def run(client: AsyncClient) -> Model:

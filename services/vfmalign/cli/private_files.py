@@ -18,8 +18,19 @@ def write_private(path: Path, content: bytes) -> None:
     partial.replace(path)
 
 
-def read_private(path: Path) -> bytes:
+def get_configuration_folder() -> Path:
+    """Returns `$XDG_CONFIG_HOME/vfmalign` or `~/.config/vfmalign`."""
+    base = os.environ.get("XDG_CONFIG_HOME", "")
+    return (Path(base) if Path(base).is_absolute() else Path.home() / ".config") / "vfmalign"
+
+
+def read_private(path: Path, what: str = "a token", before: str = "revoke the token at its issuer, then ") -> bytes:
     """Reads a file.
+
+    Args:
+        path: the file.
+        what: what it holds, as errors say it.
+        before: what to do before others are kept from reading it.
 
     Raises:
         FileNotFoundError: there is none.
@@ -29,9 +40,9 @@ def read_private(path: Path) -> bytes:
         info = os.fstat(file.fileno())
         if info.st_uid != os.getuid() or stat.S_IMODE(info.st_mode) & 0o077:
             raise PreconditionFailed(
-                "other users can read or change this file, which holds a token",
+                f"other users can read or change this file, which holds {what}",
                 subject=str(path),
-                remedy=f"revoke the token at its issuer, then run `chmod 600 {path}` or delete the file",
+                remedy=f"{before}run `chmod 600 {path}` or delete the file",
                 reason="NOT_PRIVATE",
             )
         return file.read()

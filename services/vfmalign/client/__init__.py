@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from vfmalign.client.async_client import AsyncClient
     from vfmalign.client.messages.checks import CheckSpec
     from vfmalign.client.messages.experiments import ExperimentSpec
+    from vfmalign.client.messages.features import PacsReference
     from vfmalign.client.messages.jobs import JobSpec, Recipe
     from vfmalign.client.messages.mmd import ComputeOptions, Kernel, TestOptions
     from vfmalign.client.messages.tasks import Task
@@ -40,6 +41,7 @@ __all__ = [
     "JobSpec",
     "Kernel",
     "LabelledFeatures",
+    "PacsReference",
     "Recipe",
     "Task",
     "TestOptions",
@@ -54,6 +56,7 @@ _MODULES = {
     "JobSpec": "vfmalign.client.messages.jobs",
     "Kernel": "vfmalign.client.messages.mmd",
     "LabelledFeatures": "vfmalign.client.samples",
+    "PacsReference": "vfmalign.client.messages.features",
     "Recipe": "vfmalign.client.messages.jobs",
     "Task": "vfmalign.client.messages.tasks",
     "TestOptions": "vfmalign.client.messages.mmd",

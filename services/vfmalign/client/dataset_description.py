@@ -32,6 +32,7 @@ def describe_dataset(dataset: DatasetManifest) -> Dataset:
         numbers=_describe_numbers(cases),
         strata=_count_strata(cases),
         cases_without={kind: count for kind, count in lacking.items() if count},
+        has_dicom_rules=bool(dataset.selections),
     )
 
 

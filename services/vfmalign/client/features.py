@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +10,11 @@ from typing import TypedDict
 
 import grpc
 
-from vfmalign.client.messages.common import Cost, ObjectRef
+from vfmalign.client.dicom import pack_files, read_archive, read_files
+from vfmalign.client.messages.common import Cost, FileContent, FileUpload, ObjectRef
 from vfmalign.client.messages.features import (
+    CreateStudyUploadRequest,
+    CreateStudyUploadResponse,
     Dataset,
     ExtractDatasetRequest,
     ExtractDatasetResponse,
@@ -18,18 +22,26 @@ from vfmalign.client.messages.features import (
     ListDatasetsResponse,
     ListModelsResponse,
     Model,
+    PacsReference,
     Pooling,
 )
 from vfmalign.client.responses import OnProgress, fetch_pages, read_last_event
 from vfmalign.client.samples import Array
+from vfmalign.client.uploader import Uploader
 from vfmalign.core.domain.declarations import Unit
 from vfmalign.core.domain.errors import Internal
 from vfmalign.core.rpc.tensors import to_array
+from vfmalign.core.rpc.transport import MESSAGE_BYTES
 from vfmalign.v1 import common_pb2, features_pb2, features_pb2_grpc
 
 Volume = bytes | Path | ObjectRef
 """A NIfTI file (`.nii` or `.nii.gz`): its bytes, its path on this machine, or an object in the deployment's storage."""
 
+Dicom = Path | ObjectRef | PacsReference
+"""A study as DICOM: a folder of its files or a zip on this machine, what `upload_study` returned, or one at a PACS."""
+
+_MAX_INLINE_BYTES = MESSAGE_BYTES - 2**20
+"""Most bytes of files that are sent in a message, which has other fields as well."""
 _POOLINGS: dict[Pooling, features_pb2.Pooling] = {
     "mean": features_pb2.POOLING_MEAN,
     "none": features_pb2.POOLING_NONE,
@@ -77,14 +89,17 @@ class AsyncFeaturesClient:
 
     def __init__(self, open_channel: Callable[[], grpc.aio.Channel]) -> None:
         self._open_channel = open_channel
+        self._uploader = Uploader()
 
     async def extract(
         self,
         model_id: str,
-        volumes: Mapping[str, Volume],
+        volumes: Mapping[str, Volume] | None = None,
         *,
         units: Mapping[str, Unit] | None = None,
         gland_mask: Volume | None = None,
+        dicom: Dicom | None = None,
+        rules_dataset_id: str = "",
         layers: Sequence[str] = (),
         pooling: Pooling = "mean",
         input_transform: str = "",
@@ -95,9 +110,13 @@ class AsyncFeaturesClient:
 
         Args:
             model_id: a published model.
-            volumes: one volume per modality that the model takes, such as `t2w`.
+            volumes: one volume per modality that the model takes, such as `t2w`; none with `dicom`.
             units: units by modality, `HU` where a model normalises by a window; arbitrary where left out.
             gland_mask: label map, for models that normalise inside the gland.
+            dicom: the study as DICOM, in place of volumes. Files that do not fit into a message are uploaded, in which
+                case this process holds them in memory.
+            rules_dataset_id: the dataset whose rules say which series a modality takes; with `dicom`, the rules of the
+                model's card where empty.
             layers: the model's primary layer where empty.
             pooling: `mean` over space, or `none` for whole feature maps.
             input_transform: a task's input transform; the study as it is where empty.
@@ -106,8 +125,10 @@ class AsyncFeaturesClient:
 
         Raises:
             BadVolume: a volume is missing or cannot be used.
-            NotFound: the model or a stored volume does not exist.
+            NotFound: the model, a stored volume or the study at the PACS does not exist.
             Exhausted: the features do not fit into a message, or the service is busy.
+            PacsUnavailable, PacsRefused, BadPacsAnswer: the PACS does not answer, refuses the service, or answers with
+                something else than the study.
             VfmalignError: the call failed otherwise.
         """
         request = features_pb2.ExtractRequest(
@@ -118,9 +139,10 @@ class AsyncFeaturesClient:
                     features_pb2.StudyVolume(
                         modality=modality, unit=(units or {}).get(modality, ""), **_to_source(volume)
                     )
-                    for modality, volume in volumes.items()
+                    for modality, volume in (volumes or {}).items()
                 ],
                 gland_mask=None if gland_mask is None else features_pb2.GlandMask(**_to_source(gland_mask)),
+                dicom=None if dicom is None else await self._to_dicom(dicom, rules_dataset_id),
             ),
             layers=layers,
             pooling=_POOLINGS[pooling],
@@ -135,6 +157,41 @@ class AsyncFeaturesClient:
             else:
                 arrays[layer.layer] = to_array(layer.tensor, layer.layer)
         return StudyFeatures(arrays, stored, response.checkpoint_sha256, Cost.from_response(response.cost))
+
+    async def upload_study(self, archive: bytes) -> ObjectRef:
+        """Uploads a zip of a study's DICOM files; returns what `extract` takes as `dicom`, for about an hour.
+
+        Raises:
+            Exhausted: it is larger than what the service reads, or the quota has no room.
+            StoreUnavailable: the object storage cannot be reached, or refuses the upload.
+            VfmalignError: the call failed otherwise.
+        """
+        answers: list[CreateStudyUploadResponse] = []
+
+        async def sign(files: Sequence[FileContent]) -> Sequence[FileUpload]:
+            response = await self._stub().CreateStudyUpload(CreateStudyUploadRequest(file=files[0]).to_proto())
+            answers.append(CreateStudyUploadResponse.from_response(response))
+            return [answers[-1].upload]
+
+        await self._uploader.upload([archive], sign)
+        return answers[-1].object
+
+    async def _to_dicom(self, dicom: Dicom, rules_dataset_id: str) -> features_pb2.DicomStudy:
+        """Describes a study; its files are uploaded where they do not fit into the message."""
+        if isinstance(dicom, PacsReference):
+            return features_pb2.DicomStudy(reference=dicom.to_proto(), rules_dataset_id=rules_dataset_id)
+        if isinstance(dicom, Path):
+            if dicom.is_dir():
+                contents = await asyncio.to_thread(read_files, dicom)
+                # Beside its bytes, each file has up to six bytes of tag and length.
+                if sum(len(content) + 6 for content in contents) <= _MAX_INLINE_BYTES:
+                    instances = features_pb2.InlineInstances(instances=contents)
+                    return features_pb2.DicomStudy(instances=instances, rules_dataset_id=rules_dataset_id)
+                archive = await asyncio.to_thread(pack_files, contents)
+            else:
+                archive = await asyncio.to_thread(read_archive, dicom)
+            dicom = await self.upload_study(archive)
+        return features_pb2.DicomStudy(uploaded=dicom.to_proto(), rules_dataset_id=rules_dataset_id)
 
     async def extract_dataset(
         self, request: ExtractDatasetRequest, on_progress: OnProgress | None = None

@@ -6,14 +6,13 @@ from collections.abc import Callable, Sequence
 
 import grpc
 
+from vfmalign.client.messages.common import FileContent, FileUpload
 from vfmalign.client.messages.features import Dataset, Model
 from vfmalign.client.messages.imports import (
     CreateDatasetUploadsRequest,
     CreateDatasetUploadsResponse,
     CreateModelUploadsRequest,
     CreateModelUploadsResponse,
-    FileContent,
-    FileUpload,
     PublishDatasetRequest,
     PublishDatasetResponse,
     PublishModelRequest,

@@ -8,7 +8,7 @@ import grpc
 import numpy as np
 from safetensors.numpy import save
 
-from vfmalign.client.messages.imports import FileContent, FileUpload
+from vfmalign.client.messages.common import FileContent, FileUpload
 from vfmalign.client.messages.mmd import (
     UNNAMED_LAYER,
     ComputeOptions,

@@ -96,6 +96,7 @@ class FeaturesClient(_SubClient[AsyncFeaturesClient]):
     """Extracts features and lists the stored models and datasets."""
 
     extract = _blocking(AsyncFeaturesClient.extract)
+    upload_study = _blocking(AsyncFeaturesClient.upload_study)
     extract_dataset = _blocking(AsyncFeaturesClient.extract_dataset)
     get_model = _blocking(AsyncFeaturesClient.get_model)
     list_models = _blocking(AsyncFeaturesClient.list_models)

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import urllib3
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
-from vfmalign.client.messages.imports import FileContent, FileUpload
+from vfmalign.client.messages.common import FileContent, FileUpload
 from vfmalign.core.domain.errors import DigestMismatch, StoreUnavailable
 
 _ATTEMPTS = 5

@@ -16,6 +16,9 @@ from vfmalign.core.runtime.work_queue import WorkQueue
 from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.core.storage.store.presigning import Presigner
 from vfmalign.core.storage.store.probe import StoreProbe
+from vfmalign.features.dicom.folders import PrivateFolders, get_default_folder
+from vfmalign.features.dicom.reader import DicomReader
+from vfmalign.features.dicom.uploads import StudyUploads
 from vfmalign.features.extraction.cache import ModelCache
 from vfmalign.features.extraction.device import choose_device
 from vfmalign.features.extraction.extractor import warm_up
@@ -32,6 +35,7 @@ def main() -> None:
     options = settings.features
     try:
         device = choose_device(options.device)
+        folders = PrivateFolders(options.dicom_folder or get_default_folder())
     except BadOption as error:
         print(error, file=sys.stderr)  # noqa: T201
         raise SystemExit(EXIT_BAD_SETTINGS) from None
@@ -43,11 +47,26 @@ def main() -> None:
         workers, queue = Workers(options), WorkQueue(options.import_queue_size, "imports")
         probe = StoreProbe(settings.store)
         presigner, message_bytes = Presigner(settings.store), settings.server.max_message_bytes
+        imports = {tenant: Imports(own, presigner, queue, options) for tenant, own in stores.items()}
+        uploads = {
+            tenant: StudyUploads(own, presigner, imports[tenant].quota, options) for tenant, own in stores.items()
+        }
+        sweeps: list[Imports | StudyUploads] = [*imports.values(), *uploads.values()]
+        dicom = {
+            tenant: DicomReader(own, settings.get_servers(tenant), folders, options) for tenant, own in stores.items()
+        }
         servicers = {
-            tenant: FeatureServicer(own, models.of_store(own), workers, options, message_bytes)
+            tenant: FeatureServicer(
+                own,
+                models.of_store(own),
+                dicom=dicom[tenant],
+                uploads=uploads[tenant],
+                workers=workers,
+                options=options,
+                max_message_bytes=message_bytes,
+            )
             for tenant, own in stores.items()
         }
-        imports = {tenant: Imports(own, presigner, queue, options) for tenant, own in stores.items()}
 
         def add_services(server: Server) -> list[ServiceDescriptor]:
             features_pb2_grpc.add_FeatureServiceServicer_to_server(by_tenant(servicers), server)
@@ -56,15 +75,16 @@ def main() -> None:
         async def ready() -> None:
             await workers.device.run(warm_up, device)  # loads its libraries on the thread that owns it
             probe.start()
-            for one in imports.values():
+            for one in sweeps:
                 one.start()
 
         async def stop() -> None:
             probe.close()
-            for one in imports.values():
+            for one in sweeps:
                 one.close()
             queue.close()
             workers.close()
+            folders.close()
 
         await serve("features", settings, add_services, ready=ready, stop=stop)
 

@@ -15,6 +15,7 @@ from vfmalign.core.domain.models import ModelCard
 from vfmalign.core.domain.record import VOLUME_KIND
 from vfmalign.core.domain.stored_objects import StoredFile, StoredObject
 from vfmalign.core.rpc.tensors import to_tensor
+from vfmalign.features.dicom.reader import DicomRequest
 from vfmalign.features.extraction.dataset_extraction import ExtractionResult
 from vfmalign.features.extraction.parts import Features
 from vfmalign.features.extraction.study import Source, StudyRequest, in_field
@@ -56,6 +57,38 @@ def to_study_request(request: features_pb2.ExtractRequest, to_key: ToKey) -> Stu
         input_transform=input_transform,
         store_as=request.store_as,
     )
+
+
+def to_dicom_request(study: features_pb2.Study, to_key: ToKey) -> DicomRequest | None:
+    """Checks the DICOM study of a request; None where it is sent as volumes.
+
+    Args:
+        study: of the request.
+        to_key: as `ToKey`, of the caller's uploads alone.
+
+    Raises:
+        BadOption: a field is missing or wrong; the error names it.
+        InvalidInput: the upload is not one of the caller's.
+    """
+    if not study.HasField("dicom"):
+        return None
+    if study.volumes or study.HasField("gland_mask"):
+        raise BadOption(
+            "the study is sent both as DICOM and as volumes", field="study", remedy="send `dicom` or `volumes`"
+        )
+    dicom = study.dicom
+    source = dicom.WhichOneof("source")
+    if source is None:
+        raise BadOption(
+            "the study has no source", field="study.dicom", remedy="set `instances`, `uploaded` or `reference`"
+        )
+    if source == "instances":
+        return DicomRequest(tuple(dicom.instances.instances), dicom.rules_dataset_id)
+    if source == "reference":
+        return DicomRequest(messages.PacsReference.from_proto(dicom.reference), dicom.rules_dataset_id)
+    with in_field("study.dicom.uploaded.uri"):
+        key = to_key(dicom.uploaded.uri)
+    return DicomRequest(StoredObject(key=key, sha256=dicom.uploaded.sha256), dicom.rules_dataset_id)
 
 
 def to_extraction_request(request: features_pb2.ExtractDatasetRequest) -> messages.ExtractDatasetRequest:
@@ -125,6 +158,7 @@ def to_model(card: ModelCard, to_uri: ToUri) -> messages.Model:
         ),
         parent_model_id=card.parent_model_id,
         source=card.source,
+        has_dicom_rules=bool(card.declaration),
     )
 
 

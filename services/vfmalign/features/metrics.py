@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
 from prometheus_client import Counter, Histogram
 
+from vfmalign.core.domain.errors import Cancelled, VfmalignError
 from vfmalign.core.runtime.metrics import REGISTRY, SECONDS
 
 batch_size = Histogram(
@@ -33,3 +38,16 @@ pacs_received_bytes = Counter(
     ("server",),
     registry=REGISTRY,
 )
+
+
+@contextmanager
+def observe_pacs(server: str, operation: Literal["search", "download"]) -> Iterator[None]:
+    """Measures the block as one operation at a PACS, and counts its failure."""
+    with pacs_call_seconds.labels(server, operation).time():
+        try:
+            yield
+        except Cancelled:
+            raise
+        except VfmalignError as error:
+            pacs_failures.labels(server, operation, error.reason).inc()
+            raise

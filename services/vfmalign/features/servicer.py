@@ -15,8 +15,11 @@ from google.protobuf.message import Message
 from grpc.aio import ServicerContext
 
 from vfmalign.client.dataset_description import describe_dataset
-from vfmalign.client.messages.features import Pooling
+from vfmalign.client.messages.features import CreateStudyUploadRequest, Pooling
 from vfmalign.core.domain.errors import Cancelled
+from vfmalign.core.domain.models import ModelCard
+from vfmalign.core.rpc.access.authorisation import check_extraction
+from vfmalign.core.rpc.access.identity import current_identity
 from vfmalign.core.runtime.metrics import Stages
 from vfmalign.core.runtime.threads import STORE
 from vfmalign.core.runtime.work_context import current_work
@@ -25,12 +28,14 @@ from vfmalign.core.storage.model_cards import load_card
 from vfmalign.core.storage.store.access import STORE_ACCESS
 from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.features import converters, listing, metrics
+from vfmalign.features.dicom.reader import DicomReader, DicomRequest
+from vfmalign.features.dicom.uploads import StudyUploads
 from vfmalign.features.extraction.cache import ModelCache
 from vfmalign.features.extraction.dataset_extraction import extract_dataset
 from vfmalign.features.extraction.device import MemoryMeter, describe_device
 from vfmalign.features.extraction.extractor import check_layers, extract
 from vfmalign.features.extraction.parts import ExtractionOptions, Features, Hooks
-from vfmalign.features.extraction.study import StudyRequest, prepare_sources
+from vfmalign.features.extraction.study import Source, StudyRequest, prepare_sources
 from vfmalign.features.extraction.study_store import store_features
 from vfmalign.features.settings import FeaturesOptions
 from vfmalign.features.workers import Workers
@@ -50,16 +55,28 @@ class FeatureServicer(features_pb2_grpc.FeatureServiceServicer):
     Args:
         store: objects of the tenant that it serves.
         models: cache of its encoders.
+        dicom: reads its studies.
+        uploads: of its callers.
         workers: run the work of all tenants.
         options: of the feature service.
         max_message_bytes: largest answer.
     """
 
     def __init__(
-        self, store: ObjectStore, models: ModelCache, workers: Workers, options: FeaturesOptions, max_message_bytes: int
+        self,
+        store: ObjectStore,
+        models: ModelCache,
+        *,
+        dicom: DicomReader,
+        uploads: StudyUploads,
+        workers: Workers,
+        options: FeaturesOptions,
+        max_message_bytes: int,
     ) -> None:
         self._store = store
         self._models = models
+        self._dicom = dicom
+        self._uploads = uploads
         self._workers = workers
         self._options = options
         self._max_message_bytes = max_message_bytes
@@ -88,25 +105,35 @@ class FeatureServicer(features_pb2_grpc.FeatureServiceServicer):
 
     async def Extract(self, request: pb.ExtractRequest, context: Context) -> pb.ExtractResponse:
         """See the proto."""
-        with self._workers.admit():
+        is_reference = request.study.dicom.WhichOneof("source") == "reference"
+        check_extraction(current_identity.get(), by_reference=is_reference and not request.store_as)
+        is_dicom = request.study.HasField("dicom")
+        with (self._workers.dicom_admission if is_dicom else self._workers.admission).admit():
             to_key = partial(self._store.key, prefixes=STORE_ACCESS["features"].read)
-            return await self._extract(converters.to_study_request(request, to_key))
+            to_upload_key = partial(self._store.key, prefixes=(self._uploads.get_prefix(),))
+            dicom = converters.to_dicom_request(request.study, to_upload_key)
+            return await self._extract(converters.to_study_request(request, to_key), dicom)
 
-    async def _extract(self, request: StudyRequest) -> pb.ExtractResponse:
+    async def CreateStudyUpload(
+        self, request: pb.CreateStudyUploadRequest, context: Context
+    ) -> pb.CreateStudyUploadResponse:
+        """See the proto."""
+        record = CreateStudyUploadRequest.from_proto(request)
+        response: pb.CreateStudyUploadResponse = (await STORE.run(self._uploads.create, record.file)).to_proto()
+        return response
+
+    async def _extract(self, request: StudyRequest, dicom: DicomRequest | None) -> pb.ExtractResponse:
         stages, meter = Stages(), MemoryMeter(self._models.device)
         with stages.stage("load_model"):
             encoder, card = await STORE.run(self._models.get, request.model, request.model_sha256)
         layers = request.layers or (card.primary_layer,)
         check_layers(encoder, layers)
-        study = await self._workers.studies.run(
-            prepare_sources,
-            self._store,
-            request.sources,
-            card.preprocessing,
-            request.input_transform,
-            stages,
-            context=current_work.get(),
-        )
+        if dicom is None:
+            study = await self._prepare(request, request.sources, card, stages)
+        else:
+            async with self._workers.dicom_slots:
+                sources = await self._workers.dicom.run(self._dicom.read, dicom, card, stages, current_work.get())
+                study = await self._prepare(request, sources, card, stages)
 
         def forward() -> Features:
             metrics.batch_size.observe(1)
@@ -122,6 +149,19 @@ class FeatureServicer(features_pb2_grpc.FeatureServiceServicer):
             packed = converters.to_inline_layers(features, self._max_message_bytes)
         cost = converters.to_cost(stages.seconds(), describe_device(self._models.device), meter.peak_bytes)
         return pb.ExtractResponse(layers=packed, checkpoint_sha256=card.checkpoint.sha256, cost=cost.to_proto())
+
+    async def _prepare(
+        self, request: StudyRequest, sources: Sequence[Source], card: ModelCard, stages: Stages
+    ) -> PreparedStudy:
+        return await self._workers.studies.run(
+            prepare_sources,
+            self._store,
+            sources,
+            card.preprocessing,
+            request.input_transform,
+            stages,
+            context=current_work.get(),
+        )
 
     async def ExtractDataset(
         self, request: pb.ExtractDatasetRequest, context: Context

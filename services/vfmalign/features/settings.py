@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, Field
+from pathlib import Path
+
+from pydantic import BaseModel, Field, ValidationInfo, field_validator
 
 from vfmalign.core.runtime.settings import ServiceSettings
+from vfmalign.imaging.dicom.pacs.servers import PacsServer, ServerName
 
 
 class FeaturesOptions(BaseModel, frozen=True):
@@ -45,6 +48,35 @@ class FeaturesOptions(BaseModel, frozen=True):
         le=2**60,
         description="bytes of one tenant's objects beyond which uploads are refused; 0 for no limit",
     )
+    dicom_readers: int = Field(
+        default=4, ge=1, le=64, description="DICOM studies that are downloaded and read at the same time"
+    )
+    dicom_queue_size: int = Field(
+        default=32, ge=1, le=65_536, description="Extract calls on DICOM that may run or wait, beside queue_size"
+    )
+    dicom_study_bytes: int = Field(
+        default=2 * 2**30,
+        ge=2**20,
+        le=64 * 2**30,
+        description="largest DICOM study that Extract reads: bytes of its files, unpacked",
+    )
+    dicom_timeout_s: float = Field(
+        default=300.0,
+        gt=0.0,
+        le=3600.0,
+        description="seconds within which a DICOM study must be downloaded and read, whatever the call's deadline",
+    )
+    dicom_folder: Path | None = Field(
+        default=None,
+        description="folder for the files of studies while they are read, which needs room for dicom_readers studies; "
+        "vfmalign-dicom-UID in the folder for temporary files by default",
+    )
+    study_upload_age_s: int = Field(
+        default=3600,
+        ge=600,
+        le=7 * 86_400,
+        description="age at which uploaded DICOM studies are deleted, in seconds; they are looked for every hour",
+    )
     upload_url_s: int = Field(
         default=3600, ge=1, le=7 * 86_400, description="seconds for which the URL of an upload is valid"
     )
@@ -56,7 +88,38 @@ class FeaturesOptions(BaseModel, frozen=True):
     )
 
 
+class ServicePacs(PacsServer, frozen=True):
+    """`VFMALIGN_DICOMWEB__<NAME>__*`: a PACS that requests of Extract may name; NAME is of letters, digits and `_`."""
+
+    name: ServerName = Field(default="", exclude=True)
+    tenants: tuple[str, ...] = Field(
+        default=(), description="tenants whose callers may read from it; required where the deployment has several"
+    )
+
+
 class FeaturesSettings(ServiceSettings):
     """All settings of the feature service."""
 
     features: FeaturesOptions = FeaturesOptions()
+    dicomweb: dict[ServerName, ServicePacs] = Field(default_factory=dict)
+
+    @field_validator("dicomweb")
+    @classmethod
+    def _states_tenants(cls, servers: dict[str, ServicePacs], info: ValidationInfo) -> dict[str, ServicePacs]:
+        tenants = info.data["auth"].tenants if "auth" in info.data else ()
+        for name, server in servers.items():
+            if unknown := set(server.tenants) - set(tenants):
+                raise ValueError(f"{name} is for the tenant {min(unknown)}, which this deployment does not serve")
+            if len(tenants) > 1 and not server.tenants:
+                raise ValueError(
+                    f"set VFMALIGN_DICOMWEB__{name.upper()}__TENANTS: the deployment serves several tenants"
+                )
+        return servers
+
+    def get_servers(self, tenant: str) -> dict[str, PacsServer]:
+        """Returns the PACS that a tenant's callers may read from, by name."""
+        return {
+            name: server.model_copy(update={"name": name})
+            for name, server in self.dicomweb.items()
+            if not server.tenants or tenant in server.tenants
+        }

@@ -54,6 +54,7 @@ def publish(
     pretraining: Sequence[PretrainingDataset] = (),
     parent: str = "",
     source: str = "",
+    declaration: str = "",
     replace_damaged: bool = False,
     context: WorkContext = UNLIMITED,
 ) -> ModelCard:
@@ -70,6 +71,7 @@ def publish(
         pretraining: the datasets that the weights were trained on.
         parent: id of the model from which these weights were fine-tuned.
         source: free text without patient data.
+        declaration: rules for DICOM, see `ModelCard`.
         replace_damaged: publishes the model anew where the stored one has the same source, but its card or weights are
             lost or damaged.
         context: checked after every step that takes long, before anything is stored.
@@ -100,6 +102,7 @@ def publish(
         pretraining=tuple(pretraining),
         parent_model_id=parent,
         source=source,
+        declaration=declaration,
     )
     return _commit(store, card, data, context, replace_damaged=replace_damaged)
 
@@ -113,6 +116,7 @@ def publish_program(
     objective: Objective,
     primary_layer: str = "",
     source: str = "",
+    declaration: str = "",
     context: WorkContext = UNLIMITED,
 ) -> ModelCard:
     """Stores an exported program (`program_archive.read_program`), then its card; see `publish` for the arguments.
@@ -142,6 +146,7 @@ def publish_program(
         layers=layers,
         primary_layer=primary_layer or layers[-1].name,
         source=source,
+        declaration=declaration,
     )
     return _commit(store, card, data, context)
 

@@ -12,10 +12,12 @@ class Format(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     FORMAT_ID: _ClassVar[Format]
     FORMAT_SHA256: _ClassVar[Format]
     FORMAT_VOLUME_KIND: _ClassVar[Format]
+    FORMAT_UID: _ClassVar[Format]
 FORMAT_UNSPECIFIED: Format
 FORMAT_ID: Format
 FORMAT_SHA256: Format
 FORMAT_VOLUME_KIND: Format
+FORMAT_UID: Format
 BOUNDS_FIELD_NUMBER: _ClassVar[int]
 bounds: _descriptor.FieldDescriptor
 

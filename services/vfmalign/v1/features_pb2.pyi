@@ -1,3 +1,6 @@
+import datetime
+
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from vfmalign.v1 import bounds_pb2 as _bounds_pb2
 from vfmalign.v1 import common_pb2 as _common_pb2
 from google.protobuf.internal import containers as _containers
@@ -81,7 +84,7 @@ class Pretraining(_message.Message):
     def __init__(self, dataset_id: _Optional[str] = ..., dataset_digest: _Optional[str] = ..., volume_count: _Optional[int] = ..., group_count: _Optional[int] = ...) -> None: ...
 
 class Model(_message.Message):
-    __slots__ = ("model_id", "architecture", "objective", "checkpoint", "preprocessing", "layers", "primary_layer", "pretraining", "parent_model_id", "source")
+    __slots__ = ("model_id", "architecture", "objective", "checkpoint", "preprocessing", "layers", "primary_layer", "pretraining", "parent_model_id", "source", "has_dicom_rules")
     MODEL_ID_FIELD_NUMBER: _ClassVar[int]
     ARCHITECTURE_FIELD_NUMBER: _ClassVar[int]
     OBJECTIVE_FIELD_NUMBER: _ClassVar[int]
@@ -92,6 +95,7 @@ class Model(_message.Message):
     PRETRAINING_FIELD_NUMBER: _ClassVar[int]
     PARENT_MODEL_ID_FIELD_NUMBER: _ClassVar[int]
     SOURCE_FIELD_NUMBER: _ClassVar[int]
+    HAS_DICOM_RULES_FIELD_NUMBER: _ClassVar[int]
     model_id: str
     architecture: str
     objective: Objective
@@ -102,7 +106,8 @@ class Model(_message.Message):
     pretraining: _containers.RepeatedCompositeFieldContainer[Pretraining]
     parent_model_id: str
     source: str
-    def __init__(self, model_id: _Optional[str] = ..., architecture: _Optional[str] = ..., objective: _Optional[_Union[Objective, str]] = ..., checkpoint: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ..., preprocessing: _Optional[_Union[Preprocessing, _Mapping]] = ..., layers: _Optional[_Iterable[_Union[Layer, _Mapping]]] = ..., primary_layer: _Optional[str] = ..., pretraining: _Optional[_Iterable[_Union[Pretraining, _Mapping]]] = ..., parent_model_id: _Optional[str] = ..., source: _Optional[str] = ...) -> None: ...
+    has_dicom_rules: bool
+    def __init__(self, model_id: _Optional[str] = ..., architecture: _Optional[str] = ..., objective: _Optional[_Union[Objective, str]] = ..., checkpoint: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ..., preprocessing: _Optional[_Union[Preprocessing, _Mapping]] = ..., layers: _Optional[_Iterable[_Union[Layer, _Mapping]]] = ..., primary_layer: _Optional[str] = ..., pretraining: _Optional[_Iterable[_Union[Pretraining, _Mapping]]] = ..., parent_model_id: _Optional[str] = ..., source: _Optional[str] = ..., has_dicom_rules: _Optional[bool] = ...) -> None: ...
 
 class ListModelsRequest(_message.Message):
     __slots__ = ("page_size", "page_token")
@@ -191,7 +196,7 @@ class StratumCount(_message.Message):
     def __init__(self, name: _Optional[str] = ..., value: _Optional[str] = ..., cases: _Optional[int] = ...) -> None: ...
 
 class Dataset(_message.Message):
-    __slots__ = ("dataset_id", "dataset_digest", "splits", "modalities", "label_maps", "held_out", "phantom", "declaration", "classes", "numbers", "strata", "cases_without")
+    __slots__ = ("dataset_id", "dataset_digest", "splits", "modalities", "label_maps", "held_out", "phantom", "declaration", "classes", "numbers", "strata", "cases_without", "has_dicom_rules")
     class CasesWithoutEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -211,6 +216,7 @@ class Dataset(_message.Message):
     NUMBERS_FIELD_NUMBER: _ClassVar[int]
     STRATA_FIELD_NUMBER: _ClassVar[int]
     CASES_WITHOUT_FIELD_NUMBER: _ClassVar[int]
+    HAS_DICOM_RULES_FIELD_NUMBER: _ClassVar[int]
     dataset_id: str
     dataset_digest: str
     splits: _containers.RepeatedCompositeFieldContainer[SplitSize]
@@ -223,7 +229,8 @@ class Dataset(_message.Message):
     numbers: _containers.RepeatedCompositeFieldContainer[NumberRange]
     strata: _containers.RepeatedCompositeFieldContainer[StratumCount]
     cases_without: _containers.ScalarMap[str, int]
-    def __init__(self, dataset_id: _Optional[str] = ..., dataset_digest: _Optional[str] = ..., splits: _Optional[_Iterable[_Union[SplitSize, _Mapping]]] = ..., modalities: _Optional[_Iterable[str]] = ..., label_maps: _Optional[_Iterable[str]] = ..., held_out: _Optional[bool] = ..., phantom: _Optional[bool] = ..., declaration: _Optional[_Union[_common_pb2.DatasetDeclaration, _Mapping]] = ..., classes: _Optional[_Iterable[_Union[ClassCount, _Mapping]]] = ..., numbers: _Optional[_Iterable[_Union[NumberRange, _Mapping]]] = ..., strata: _Optional[_Iterable[_Union[StratumCount, _Mapping]]] = ..., cases_without: _Optional[_Mapping[str, int]] = ...) -> None: ...
+    has_dicom_rules: bool
+    def __init__(self, dataset_id: _Optional[str] = ..., dataset_digest: _Optional[str] = ..., splits: _Optional[_Iterable[_Union[SplitSize, _Mapping]]] = ..., modalities: _Optional[_Iterable[str]] = ..., label_maps: _Optional[_Iterable[str]] = ..., held_out: _Optional[bool] = ..., phantom: _Optional[bool] = ..., declaration: _Optional[_Union[_common_pb2.DatasetDeclaration, _Mapping]] = ..., classes: _Optional[_Iterable[_Union[ClassCount, _Mapping]]] = ..., numbers: _Optional[_Iterable[_Union[NumberRange, _Mapping]]] = ..., strata: _Optional[_Iterable[_Union[StratumCount, _Mapping]]] = ..., cases_without: _Optional[_Mapping[str, int]] = ..., has_dicom_rules: _Optional[bool] = ...) -> None: ...
 
 class ListDatasetsRequest(_message.Message):
     __slots__ = ("page_size", "page_token")
@@ -275,13 +282,43 @@ class GlandMask(_message.Message):
     stored: _common_pb2.ObjectRef
     def __init__(self, nifti: _Optional[bytes] = ..., stored: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ...) -> None: ...
 
+class InlineInstances(_message.Message):
+    __slots__ = ("instances",)
+    INSTANCES_FIELD_NUMBER: _ClassVar[int]
+    instances: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, instances: _Optional[_Iterable[bytes]] = ...) -> None: ...
+
+class PacsReference(_message.Message):
+    __slots__ = ("server", "study_uid", "series_uids")
+    SERVER_FIELD_NUMBER: _ClassVar[int]
+    STUDY_UID_FIELD_NUMBER: _ClassVar[int]
+    SERIES_UIDS_FIELD_NUMBER: _ClassVar[int]
+    server: str
+    study_uid: str
+    series_uids: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, server: _Optional[str] = ..., study_uid: _Optional[str] = ..., series_uids: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class DicomStudy(_message.Message):
+    __slots__ = ("instances", "uploaded", "reference", "rules_dataset_id")
+    INSTANCES_FIELD_NUMBER: _ClassVar[int]
+    UPLOADED_FIELD_NUMBER: _ClassVar[int]
+    REFERENCE_FIELD_NUMBER: _ClassVar[int]
+    RULES_DATASET_ID_FIELD_NUMBER: _ClassVar[int]
+    instances: InlineInstances
+    uploaded: _common_pb2.ObjectRef
+    reference: PacsReference
+    rules_dataset_id: str
+    def __init__(self, instances: _Optional[_Union[InlineInstances, _Mapping]] = ..., uploaded: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ..., reference: _Optional[_Union[PacsReference, _Mapping]] = ..., rules_dataset_id: _Optional[str] = ...) -> None: ...
+
 class Study(_message.Message):
-    __slots__ = ("volumes", "gland_mask")
+    __slots__ = ("volumes", "gland_mask", "dicom")
     VOLUMES_FIELD_NUMBER: _ClassVar[int]
     GLAND_MASK_FIELD_NUMBER: _ClassVar[int]
+    DICOM_FIELD_NUMBER: _ClassVar[int]
     volumes: _containers.RepeatedCompositeFieldContainer[StudyVolume]
     gland_mask: GlandMask
-    def __init__(self, volumes: _Optional[_Iterable[_Union[StudyVolume, _Mapping]]] = ..., gland_mask: _Optional[_Union[GlandMask, _Mapping]] = ...) -> None: ...
+    dicom: DicomStudy
+    def __init__(self, volumes: _Optional[_Iterable[_Union[StudyVolume, _Mapping]]] = ..., gland_mask: _Optional[_Union[GlandMask, _Mapping]] = ..., dicom: _Optional[_Union[DicomStudy, _Mapping]] = ...) -> None: ...
 
 class ExtractRequest(_message.Message):
     __slots__ = ("model_id", "checkpoint_sha256", "study", "layers", "pooling", "input_transform", "store_as")
@@ -389,3 +426,19 @@ class ExtractDatasetResponse(_message.Message):
     computed_cases: int
     recomputed_parts: int
     def __init__(self, progress: _Optional[_Union[_common_pb2.Progress, _Mapping]] = ..., feature_set: _Optional[_Union[FeatureSet, _Mapping]] = ..., cost: _Optional[_Union[_common_pb2.Cost, _Mapping]] = ..., computed_cases: _Optional[int] = ..., recomputed_parts: _Optional[int] = ...) -> None: ...
+
+class CreateStudyUploadRequest(_message.Message):
+    __slots__ = ("file",)
+    FILE_FIELD_NUMBER: _ClassVar[int]
+    file: _common_pb2.FileContent
+    def __init__(self, file: _Optional[_Union[_common_pb2.FileContent, _Mapping]] = ...) -> None: ...
+
+class CreateStudyUploadResponse(_message.Message):
+    __slots__ = ("upload", "object", "expire_time")
+    UPLOAD_FIELD_NUMBER: _ClassVar[int]
+    OBJECT_FIELD_NUMBER: _ClassVar[int]
+    EXPIRE_TIME_FIELD_NUMBER: _ClassVar[int]
+    upload: _common_pb2.FileUpload
+    object: _common_pb2.ObjectRef
+    expire_time: _timestamp_pb2.Timestamp
+    def __init__(self, upload: _Optional[_Union[_common_pb2.FileUpload, _Mapping]] = ..., object: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...

@@ -65,6 +65,11 @@ class FeatureServiceStub:
                 request_serializer=vfmalign_dot_v1_dot_features__pb2.ExtractDatasetRequest.SerializeToString,
                 response_deserializer=vfmalign_dot_v1_dot_features__pb2.ExtractDatasetResponse.FromString,
                 _registered_method=True)
+        self.CreateStudyUpload = channel.unary_unary(
+                '/vfmalign.v1.FeatureService/CreateStudyUpload',
+                request_serializer=vfmalign_dot_v1_dot_features__pb2.CreateStudyUploadRequest.SerializeToString,
+                response_deserializer=vfmalign_dot_v1_dot_features__pb2.CreateStudyUploadResponse.FromString,
+                _registered_method=True)
 
 
 class FeatureServiceServicer:
@@ -114,6 +119,14 @@ class FeatureServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CreateStudyUpload(self, request, context):
+        """Returns the URL to which a zip of a study's DICOM files is uploaded that is too large for a message. Idempotent; a file that is
+        there already is marked as complete. The caller alone can use it, and the service deletes it after some time.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_FeatureServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -146,6 +159,11 @@ def add_FeatureServiceServicer_to_server(servicer, server):
                     servicer.ExtractDataset,
                     request_deserializer=vfmalign_dot_v1_dot_features__pb2.ExtractDatasetRequest.FromString,
                     response_serializer=vfmalign_dot_v1_dot_features__pb2.ExtractDatasetResponse.SerializeToString,
+            ),
+            'CreateStudyUpload': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateStudyUpload,
+                    request_deserializer=vfmalign_dot_v1_dot_features__pb2.CreateStudyUploadRequest.FromString,
+                    response_serializer=vfmalign_dot_v1_dot_features__pb2.CreateStudyUploadResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -311,6 +329,33 @@ class FeatureService:
             '/vfmalign.v1.FeatureService/ExtractDataset',
             vfmalign_dot_v1_dot_features__pb2.ExtractDatasetRequest.SerializeToString,
             vfmalign_dot_v1_dot_features__pb2.ExtractDatasetResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateStudyUpload(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vfmalign.v1.FeatureService/CreateStudyUpload',
+            vfmalign_dot_v1_dot_features__pb2.CreateStudyUploadRequest.SerializeToString,
+            vfmalign_dot_v1_dot_features__pb2.CreateStudyUploadResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -47,6 +47,10 @@ class FeatureServiceStub:
     """Extracts the features of a dataset's split into a feature set; streams progress, then the feature set. Idempotent: the
     same request names the same feature set, and intact stored parts are not computed again; lost or damaged ones are.
     """
+    CreateStudyUpload: _grpc.UnaryUnaryMultiCallable[_features_pb2.CreateStudyUploadRequest, _features_pb2.CreateStudyUploadResponse]
+    """Returns the URL to which a zip of a study's DICOM files is uploaded that is too large for a message. Idempotent; a file that is
+    there already is marked as complete. The caller alone can use it, and the service deletes it after some time.
+    """
 
 @_typing.type_check_only
 class FeatureServiceAsyncStub(FeatureServiceStub):
@@ -66,6 +70,10 @@ class FeatureServiceAsyncStub(FeatureServiceStub):
     ExtractDataset: _aio.UnaryStreamMultiCallable[_features_pb2.ExtractDatasetRequest, _features_pb2.ExtractDatasetResponse]  # type: ignore[assignment]
     """Extracts the features of a dataset's split into a feature set; streams progress, then the feature set. Idempotent: the
     same request names the same feature set, and intact stored parts are not computed again; lost or damaged ones are.
+    """
+    CreateStudyUpload: _aio.UnaryUnaryMultiCallable[_features_pb2.CreateStudyUploadRequest, _features_pb2.CreateStudyUploadResponse]  # type: ignore[assignment]
+    """Returns the URL to which a zip of a study's DICOM files is uploaded that is too large for a message. Idempotent; a file that is
+    there already is marked as complete. The caller alone can use it, and the service deletes it after some time.
     """
 
 class FeatureServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -119,6 +127,16 @@ class FeatureServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_features_pb2.ExtractDatasetResponse], _abc.AsyncIterator[_features_pb2.ExtractDatasetResponse]]:
         """Extracts the features of a dataset's split into a feature set; streams progress, then the feature set. Idempotent: the
         same request names the same feature set, and intact stored parts are not computed again; lost or damaged ones are.
+        """
+
+    @_abc_1.abstractmethod
+    def CreateStudyUpload(
+        self,
+        request: _features_pb2.CreateStudyUploadRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_features_pb2.CreateStudyUploadResponse, _abc.Awaitable[_features_pb2.CreateStudyUploadResponse]]:
+        """Returns the URL to which a zip of a study's DICOM files is uploaded that is too large for a message. Idempotent; a file that is
+        there already is marked as complete. The caller alone can use it, and the service deletes it after some time.
         """
 
 def add_FeatureServiceServicer_to_server(servicer: FeatureServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

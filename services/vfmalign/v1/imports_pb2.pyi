@@ -12,48 +12,21 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
-class FileContent(_message.Message):
-    __slots__ = ("sha256", "size_bytes")
-    SHA256_FIELD_NUMBER: _ClassVar[int]
-    SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
-    sha256: str
-    size_bytes: int
-    def __init__(self, sha256: _Optional[str] = ..., size_bytes: _Optional[int] = ...) -> None: ...
-
-class FileUpload(_message.Message):
-    __slots__ = ("sha256", "url", "headers", "complete")
-    class HeadersEntry(_message.Message):
-        __slots__ = ("key", "value")
-        KEY_FIELD_NUMBER: _ClassVar[int]
-        VALUE_FIELD_NUMBER: _ClassVar[int]
-        key: str
-        value: str
-        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
-    SHA256_FIELD_NUMBER: _ClassVar[int]
-    URL_FIELD_NUMBER: _ClassVar[int]
-    HEADERS_FIELD_NUMBER: _ClassVar[int]
-    COMPLETE_FIELD_NUMBER: _ClassVar[int]
-    sha256: str
-    url: str
-    headers: _containers.ScalarMap[str, str]
-    complete: bool
-    def __init__(self, sha256: _Optional[str] = ..., url: _Optional[str] = ..., headers: _Optional[_Mapping[str, str]] = ..., complete: _Optional[bool] = ...) -> None: ...
-
 class CreateDatasetUploadsRequest(_message.Message):
     __slots__ = ("import_id", "files")
     IMPORT_ID_FIELD_NUMBER: _ClassVar[int]
     FILES_FIELD_NUMBER: _ClassVar[int]
     import_id: str
-    files: _containers.RepeatedCompositeFieldContainer[FileContent]
-    def __init__(self, import_id: _Optional[str] = ..., files: _Optional[_Iterable[_Union[FileContent, _Mapping]]] = ...) -> None: ...
+    files: _containers.RepeatedCompositeFieldContainer[_common_pb2.FileContent]
+    def __init__(self, import_id: _Optional[str] = ..., files: _Optional[_Iterable[_Union[_common_pb2.FileContent, _Mapping]]] = ...) -> None: ...
 
 class CreateDatasetUploadsResponse(_message.Message):
     __slots__ = ("uploads", "expire_time")
     UPLOADS_FIELD_NUMBER: _ClassVar[int]
     EXPIRE_TIME_FIELD_NUMBER: _ClassVar[int]
-    uploads: _containers.RepeatedCompositeFieldContainer[FileUpload]
+    uploads: _containers.RepeatedCompositeFieldContainer[_common_pb2.FileUpload]
     expire_time: _timestamp_pb2.Timestamp
-    def __init__(self, uploads: _Optional[_Iterable[_Union[FileUpload, _Mapping]]] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    def __init__(self, uploads: _Optional[_Iterable[_Union[_common_pb2.FileUpload, _Mapping]]] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class PublishDatasetRequest(_message.Message):
     __slots__ = ("import_id", "dataset_id", "datalist_sha256")
@@ -78,19 +51,19 @@ class CreateModelUploadsRequest(_message.Message):
     IMPORT_ID_FIELD_NUMBER: _ClassVar[int]
     WEIGHTS_FIELD_NUMBER: _ClassVar[int]
     import_id: str
-    weights: FileContent
-    def __init__(self, import_id: _Optional[str] = ..., weights: _Optional[_Union[FileContent, _Mapping]] = ...) -> None: ...
+    weights: _common_pb2.FileContent
+    def __init__(self, import_id: _Optional[str] = ..., weights: _Optional[_Union[_common_pb2.FileContent, _Mapping]] = ...) -> None: ...
 
 class CreateModelUploadsResponse(_message.Message):
     __slots__ = ("upload", "expire_time")
     UPLOAD_FIELD_NUMBER: _ClassVar[int]
     EXPIRE_TIME_FIELD_NUMBER: _ClassVar[int]
-    upload: FileUpload
+    upload: _common_pb2.FileUpload
     expire_time: _timestamp_pb2.Timestamp
-    def __init__(self, upload: _Optional[_Union[FileUpload, _Mapping]] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    def __init__(self, upload: _Optional[_Union[_common_pb2.FileUpload, _Mapping]] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class PublishModelRequest(_message.Message):
-    __slots__ = ("import_id", "model_id", "weights_sha256", "architecture", "objective", "preprocessing", "primary_layer", "source")
+    __slots__ = ("import_id", "model_id", "weights_sha256", "architecture", "objective", "preprocessing", "primary_layer", "source", "declaration")
     IMPORT_ID_FIELD_NUMBER: _ClassVar[int]
     MODEL_ID_FIELD_NUMBER: _ClassVar[int]
     WEIGHTS_SHA256_FIELD_NUMBER: _ClassVar[int]
@@ -99,6 +72,7 @@ class PublishModelRequest(_message.Message):
     PREPROCESSING_FIELD_NUMBER: _ClassVar[int]
     PRIMARY_LAYER_FIELD_NUMBER: _ClassVar[int]
     SOURCE_FIELD_NUMBER: _ClassVar[int]
+    DECLARATION_FIELD_NUMBER: _ClassVar[int]
     import_id: str
     model_id: str
     weights_sha256: str
@@ -107,7 +81,8 @@ class PublishModelRequest(_message.Message):
     preprocessing: _features_pb2.Preprocessing
     primary_layer: str
     source: str
-    def __init__(self, import_id: _Optional[str] = ..., model_id: _Optional[str] = ..., weights_sha256: _Optional[str] = ..., architecture: _Optional[str] = ..., objective: _Optional[_Union[_features_pb2.Objective, str]] = ..., preprocessing: _Optional[_Union[_features_pb2.Preprocessing, _Mapping]] = ..., primary_layer: _Optional[str] = ..., source: _Optional[str] = ...) -> None: ...
+    declaration: str
+    def __init__(self, import_id: _Optional[str] = ..., model_id: _Optional[str] = ..., weights_sha256: _Optional[str] = ..., architecture: _Optional[str] = ..., objective: _Optional[_Union[_features_pb2.Objective, str]] = ..., preprocessing: _Optional[_Union[_features_pb2.Preprocessing, _Mapping]] = ..., primary_layer: _Optional[str] = ..., source: _Optional[str] = ..., declaration: _Optional[str] = ...) -> None: ...
 
 class PublishModelResponse(_message.Message):
     __slots__ = ("progress", "model")

@@ -3,7 +3,6 @@ import datetime
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from vfmalign.v1 import bounds_pb2 as _bounds_pb2
 from vfmalign.v1 import common_pb2 as _common_pb2
-from vfmalign.v1 import imports_pb2 as _imports_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
@@ -345,15 +344,15 @@ class ComputeBatchResponse(_message.Message):
 class CreateUploadRequest(_message.Message):
     __slots__ = ("file",)
     FILE_FIELD_NUMBER: _ClassVar[int]
-    file: _imports_pb2.FileContent
-    def __init__(self, file: _Optional[_Union[_imports_pb2.FileContent, _Mapping]] = ...) -> None: ...
+    file: _common_pb2.FileContent
+    def __init__(self, file: _Optional[_Union[_common_pb2.FileContent, _Mapping]] = ...) -> None: ...
 
 class CreateUploadResponse(_message.Message):
     __slots__ = ("upload", "object", "expire_time")
     UPLOAD_FIELD_NUMBER: _ClassVar[int]
     OBJECT_FIELD_NUMBER: _ClassVar[int]
     EXPIRE_TIME_FIELD_NUMBER: _ClassVar[int]
-    upload: _imports_pb2.FileUpload
+    upload: _common_pb2.FileUpload
     object: _common_pb2.ObjectRef
     expire_time: _timestamp_pb2.Timestamp
-    def __init__(self, upload: _Optional[_Union[_imports_pb2.FileUpload, _Mapping]] = ..., object: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    def __init__(self, upload: _Optional[_Union[_common_pb2.FileUpload, _Mapping]] = ..., object: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...

@@ -13,6 +13,7 @@ from tests.fuzz.memory_store import MemoryStore
 
 from vfmalign.client.messages.checks import CheckSpec
 from vfmalign.client.messages.experiments import ExperimentSpec
+from vfmalign.client.messages.features import CreateStudyUploadRequest
 from vfmalign.client.messages.imports import (
     CreateDatasetUploadsRequest,
     CreateModelUploadsRequest,
@@ -29,7 +30,7 @@ from vfmalign.core.rpc.limits.bounds import parse_request
 from vfmalign.core.storage.datasets import to_datalist
 from vfmalign.core.storage.keys import dataset_key, model_card_key
 from vfmalign.database.pagination import PageRequest
-from vfmalign.features.converters import to_extraction_request, to_study_request
+from vfmalign.features.converters import to_dicom_request, to_extraction_request, to_study_request
 from vfmalign.features.listing import read_page
 from vfmalign.finetuning.checks.request import check_inputs, check_spec
 from vfmalign.finetuning.checks.tables import CheckRow
@@ -137,6 +138,11 @@ def _publish_model(request: Any) -> None:
     PublishModelRequest.from_proto(request).to_json()
 
 
+def _extract(request: Any) -> None:
+    to_study_request(request, _STORE.key)
+    to_dicom_request(request.study, _STORE.key)
+
+
 def _list_objects(request: Any) -> None:
     read_page(["a", "b"], str, len, request.page_size, request.page_token)
 
@@ -150,7 +156,7 @@ _CONVERT: Mapping[str, Callable[[Any], object]] = {
     "ListExperimentsRequest": _list(ExperimentRow, experiment_pb2.ExperimentState),
     "ListModelsRequest": _list_objects,
     "ListDatasetsRequest": _list_objects,
-    "ExtractRequest": lambda request: to_study_request(request, _STORE.key),
+    "ExtractRequest": _extract,
     "ExtractDatasetRequest": to_extraction_request,
     "CreateDatasetUploadsRequest": CreateDatasetUploadsRequest.from_proto,
     "CreateModelUploadsRequest": CreateModelUploadsRequest.from_proto,
@@ -159,6 +165,7 @@ _CONVERT: Mapping[str, Callable[[Any], object]] = {
     "ComputeRequest": _compute,
     "ComputeBatchRequest": _compute_batch,
     "CreateUploadRequest": CreateUploadRequest.from_proto,
+    "CreateStudyUploadRequest": CreateStudyUploadRequest.from_proto,
 }
 
 
@@ -209,6 +216,7 @@ def make_seeds() -> Mapping[str, bytes]:
         "CreateDatasetUploadsRequest": imports_pb2.CreateDatasetUploadsRequest(import_id="i", files=[content]),
         "CreateModelUploadsRequest": imports_pb2.CreateModelUploadsRequest(import_id="i", weights=content),
         "CreateUploadRequest": mmd_pb2.CreateUploadRequest(file=content),
+        "CreateStudyUploadRequest": features_pb2.CreateStudyUploadRequest(file=content),
         "PublishDatasetRequest": imports_pb2.PublishDatasetRequest(
             import_id="i", dataset_id="d", datalist_sha256="0" * 64
         ),

@@ -14,7 +14,7 @@ from tests.integration.cli.commands import INTERRUPTED, TIMEOUT_S, Cli, wait_unt
 
 from vfmalign.cli import exits
 from vfmalign.cli.local.ports import free_ports
-from vfmalign.v1 import common_pb2, imports_pb2, mmd_pb2, mmd_pb2_grpc
+from vfmalign.v1 import common_pb2, mmd_pb2, mmd_pb2_grpc
 
 
 def test_status_shows_one_service_and_no_store(mmd_alone: Cli) -> None:
@@ -126,7 +126,7 @@ def test_a_request_by_reference_says_that_there_is_no_object_storage(mmd_alone: 
         stub = mmd_pb2_grpc.MmdServiceStub(channel)
         with pytest.raises(grpc.RpcError) as caught:
             stub.Compute(request, metadata=metadata, timeout=30)
-        file = imports_pb2.FileContent(sha256="0" * 64, size_bytes=1)
+        file = common_pb2.FileContent(sha256="0" * 64, size_bytes=1)
         with pytest.raises(grpc.RpcError) as upload:
             stub.CreateUpload(mmd_pb2.CreateUploadRequest(file=file), metadata=metadata, timeout=30)
         assert upload.value.code() is grpc.StatusCode.FAILED_PRECONDITION

@@ -5,19 +5,30 @@ import signal
 import sys
 import time
 import uuid
+from collections.abc import Iterator
+from pathlib import Path
 
 import grpc
 import numpy as np
 import pytest
 import torch
+from pydicom import dcmread
+from tests.dataset_imports import import_dataset
+from tests.dicom_files import write_prostate
 from tests.integration.features import callers
+from tests.integration.features.dicom_service import NAME, RULES, make_declaration
+from tests.orthanc import Orthanc, run_orthanc
 
 from vfmalign.client import Client
 from vfmalign.core.domain.datasets import Case, DatasetManifest
 from vfmalign.core.domain.models import Preprocessing
 from vfmalign.core.storage.datasets import save_dataset
 from vfmalign.core.storage.keys import volume_key
+from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.features.extraction.extractor import extract
+from vfmalign.imaging.datasets.layouts.derivation import parse_declaration
+from vfmalign.imaging.datasets.layouts.sources import DicomOptions
+from vfmalign.imaging.datasets.preparation import ImportOptions
 from vfmalign.imaging.phantoms.rendering import PhantomSpec, SliceStack, generate_case
 from vfmalign.imaging.preprocessing import prepare_study
 from vfmalign.imaging.volumes import decode, encode
@@ -227,3 +238,43 @@ def as_caller(import_service):
     yield open_client
     for client in clients:
         client.close()
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of one examination."""
+    folder = tmp_path_factory.mktemp("study")
+    write_prostate(
+        folder / NAME.partition("^")[0], generate_case(11, 0, SPEC), patient_name=NAME, patient_id="PID-4711"
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def marks(study: Path) -> set[str]:
+    """Every value of the files that identifies."""
+    found = {"Zauberberg", "Walpurga"}
+    for path in study.rglob("*.dcm"):
+        header = dcmread(path, stop_before_pixels=True)
+        found |= {
+            str(header[keyword].value)
+            for keyword in ("PatientID", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "AccessionNumber")
+            if keyword in header and header[keyword].value
+        }
+    return found
+
+
+@pytest.fixture(scope="module")
+def imported(study: Path, store: ObjectStore, tmp_path_factory: pytest.TempPathFactory) -> DatasetManifest:
+    """The study as an import stores it."""
+    declared = parse_declaration(make_declaration())
+    options = ImportOptions(layout="dicom", declaration=declared.declaration, dicom=DicomOptions(declared.selections))
+    mapping = tmp_path_factory.mktemp("mapping") / "mapping.csv"
+    return import_dataset(study, store, RULES, options, mapping_path=mapping, salt=b"0" * 32)
+
+
+@pytest.fixture(scope="module")
+def orthanc(study: Path) -> Iterator[Orthanc]:
+    with run_orthanc() as running:
+        running.store(sorted(study.rglob("*.dcm")))
+        yield running

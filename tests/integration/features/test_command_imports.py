@@ -18,7 +18,9 @@ from tests.unit.imaging.datasets.brain_files import lay_out_decathlon, make_case
 
 from vfmalign.cli import exits
 from vfmalign.core.storage.datasets import load_dataset
+from vfmalign.core.storage.model_cards import load_card
 from vfmalign.core.storage.store.object_store import ObjectStore
+from vfmalign.imaging.datasets.layouts.derivation import parse_declaration, read_declaration
 from vfmalign.imaging.phantoms.dataset import synthesise_dataset
 from vfmalign.models.cards import load_encoder, publish
 from vfmalign.models.registry import get_architecture
@@ -64,6 +66,15 @@ def test_a_model_is_imported(run: Run, tmp_path: Path, store: ObjectStore) -> No
     shown = run("models", "show", "remote-model")
     assert (shown["checkpoint"], shown["objective"]) == (model["checkpoint"], "OBJECTIVE_UNKNOWN")
     assert load_encoder(store, "remote-model")[1].checkpoint.sha256 == model["checkpoint"]["sha256"]
+    assert shown["has_dicom_rules"] is False
+
+
+def test_a_model_keeps_the_rules_of_its_declaration(run: Run, tmp_path: Path, store: ObjectStore) -> None:
+    torch.save(get_architecture("profound_conv_micro").build().state_dict(), tmp_path / "foreign.pth")
+    command = ("models", "import", "foreign.pth", "--as", "profound_conv_micro", "--declaration")
+    assert run(*command, "prostate_mpmri", "--id", "with-rules")["has_dicom_rules"] is True
+    rules = parse_declaration(load_card(store, "with-rules").declaration.encode())
+    assert rules == read_declaration("prostate_mpmri")
 
 
 def test_a_viewer_learns_which_role_is_missing(run: Run, tmp_path: Path, store: ObjectStore) -> None:

@@ -19,11 +19,10 @@ from tests.integration.features.callers import ADA, BOB, ISSUER, VIEWER, describ
 
 from vfmalign.cli.imports import to_stored_datalist
 from vfmalign.client import Client
+from vfmalign.client.messages.common import FileContent, FileUpload
 from vfmalign.client.messages.imports import (
     CreateDatasetUploadsRequest,
     CreateDatasetUploadsResponse,
-    FileContent,
-    FileUpload,
     PublishDatasetRequest,
 )
 from vfmalign.core.domain.datasets import SPLITS

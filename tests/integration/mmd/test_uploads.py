@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import save
 
 from vfmalign.client import AsyncClient
-from vfmalign.client.messages.imports import FileContent
+from vfmalign.client.messages.common import FileContent
 from vfmalign.client.messages.mmd import ComputeOptions, Kernel
 from vfmalign.client.samples import LabelledFeatures
 from vfmalign.core.domain.errors import TooLarge
@@ -18,7 +18,7 @@ from vfmalign.core.storage.keys import upload_key
 from vfmalign.core.storage.store.presigning import Presigner
 from vfmalign.mmd.service.uploads import Uploads
 from vfmalign.mmd.settings import MmdOptions
-from vfmalign.v1 import imports_pb2, mmd_pb2
+from vfmalign.v1 import common_pb2, mmd_pb2
 
 LAYER = np.random.default_rng(0).normal(size=(12, 3)).astype(np.float32)
 GROUPS = [f"patient-{row // 2}" for row in range(12)]
@@ -66,7 +66,7 @@ async def test_a_file_that_is_there_is_complete(service, store):
     data = save({"features": LAYER + 7})
     content = describe(data)
     request = mmd_pb2.CreateUploadRequest(
-        file=imports_pb2.FileContent(sha256=content.sha256, size_bytes=content.size_bytes)
+        file=common_pb2.FileContent(sha256=content.sha256, size_bytes=content.size_bytes)
     )
     first = await service.CreateUpload(request)
     assert not first.upload.complete

@@ -12,7 +12,8 @@ import pytest
 from tenacity import wait_none
 
 from vfmalign.client import uploader
-from vfmalign.client.messages.imports import FileContent, FileUpload, PublishModelRequest
+from vfmalign.client.messages.common import FileContent, FileUpload
+from vfmalign.client.messages.imports import PublishModelRequest
 from vfmalign.client.uploader import Uploader
 from vfmalign.core.domain.errors import BadOption, DigestMismatch, StoreUnavailable
 from vfmalign.core.domain.models import Preprocessing

@@ -78,7 +78,11 @@ def field_value(field):
     if field.cpp_type in INTEGERS and (bounds := get_bounds(field)).HasField("max"):
         return min(200, int(bounds.max))
     return {
-        FieldDescriptor.TYPE_STRING: "a" * 64 if "sha256" in field.name or "digest" in field.name else "a",
+        FieldDescriptor.TYPE_STRING: "a" * 64
+        if "sha256" in field.name or "digest" in field.name
+        else "1"
+        if "uid" in field.name
+        else "a",
         FieldDescriptor.TYPE_BOOL: True,
         FieldDescriptor.TYPE_DOUBLE: 0.1 + 0.2,
         FieldDescriptor.TYPE_BYTES: b"\x00\xff",

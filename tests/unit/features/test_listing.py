@@ -40,7 +40,15 @@ async def service(store, store_settings, models):
     workers = Workers(FeaturesOptions())
 
     def add(server):
-        servicer = FeatureServicer(store, models, workers, FeaturesOptions(), 2**20)
+        servicer = FeatureServicer(
+            store,
+            models,
+            dicom=None,
+            uploads=None,
+            workers=workers,
+            options=FeaturesOptions(),
+            max_message_bytes=2**20,
+        )
         features_pb2_grpc.add_FeatureServiceServicer_to_server(servicer, server)
         return [SERVICE]
 

@@ -35,7 +35,15 @@ async def test_a_study_that_is_being_prepared_stops_when_its_caller_leaves(monke
     card = SimpleNamespace(primary_layer="stages.3", preprocessing=None)
     models = SimpleNamespace(device=torch.device("cpu"), get=lambda *_: (None, card))
     workers = Workers(FeaturesOptions())
-    service = FeatureServicer(SimpleNamespace(key=str), models, workers, FeaturesOptions(), 2**20)
+    service = FeatureServicer(
+        SimpleNamespace(key=str),
+        models,
+        dicom=None,
+        uploads=SimpleNamespace(get_prefix=str),
+        workers=workers,
+        options=FeaturesOptions(),
+        max_message_bytes=2**20,
+    )
 
     async def extract():
         with limit_work(remaining_s=60):

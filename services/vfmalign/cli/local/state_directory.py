@@ -6,7 +6,8 @@ s3/             data of the S3 server
 state/          the finetuning service's database and the jobs' locks
 logs/           one file per process; state/logs/ has one per job
 tokens/         tokens of the owner and of each service (mode 0700); delete the folder for new ones
-private/        who is who in imported datasets (mode 0700); never leaves this machine
+private/        who is who in imported datasets, and what imports from a PACS have read so far (mode 0700); never leaves
+                this machine
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ TENANT = "default"
 OWNER = "owner"
 ROLES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
-        OWNER: ("viewer", "researcher", "curator", "admin", "auditor"),
+        OWNER: ("viewer", "researcher", "curator", "admin", "auditor", "router"),
         "features": ("features",),
         "mmd": ("mmd",),
         "finetuning": ("finetuning",),

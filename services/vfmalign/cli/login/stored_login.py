@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import os
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 from pydantic import Field, ValidationError
 
 from vfmalign.cli.login.provider import Provider, ProviderClient, Tokens
-from vfmalign.cli.private_files import read_private, write_private
+from vfmalign.cli.private_files import get_configuration_folder, read_private, write_private
 from vfmalign.core.domain.errors import PreconditionFailed, Unauthenticated
 from vfmalign.core.domain.record import Record
 
@@ -56,8 +54,7 @@ class LoginFile:
     """The file of the login, in `$XDG_CONFIG_HOME/vfmalign` or `~/.config/vfmalign`."""
 
     def __init__(self) -> None:
-        base = os.environ.get("XDG_CONFIG_HOME", "")
-        self._folder = (Path(base) if Path(base).is_absolute() else Path.home() / ".config") / "vfmalign"
+        self._folder = get_configuration_folder()
         self.path = self._folder / "login.json"
 
     def read(self) -> Login | None:

@@ -9,17 +9,27 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from vfmalign.cli.views.output import Output
 
+_UNITS = {"scan": "files", "download": "studies"}
+
 
 @contextmanager
 def progress_bar(output: Output) -> Iterator[Callable[[str, int, int], None]]:
-    """Shows a progress bar for `progress(stage, done, total)`, in files where they are scanned, and in cases."""
+    """Shows a progress bar for `progress(stage, done, total)`.
+
+    It counts files where they are scanned, studies where they are downloaded, and cases otherwise. The stage `receive`,
+    in bytes, is shown beside the downloaded studies.
+    """
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=output.err, transient=True, disable=not output.err.is_terminal) as bars:
         tasks: dict[str, TaskID] = {}
 
         def show_progress(stage: str, done: int, total: int) -> None:
-            if stage not in tasks:
-                tasks[stage] = bars.add_task(f"{stage} {'files' if stage == 'scan' else 'cases'}", total=total)
-            bars.update(tasks[stage], completed=done)
+            name = "download" if stage == "receive" else stage
+            if name not in tasks:
+                tasks[name] = bars.add_task(f"{name} {_UNITS.get(name, 'cases')}", total=None)
+            if stage == "receive":
+                bars.update(tasks[name], description=f"download studies, {done / 2**20:,.0f} MiB")
+            else:
+                bars.update(tasks[name], completed=done, total=total)
 
         yield show_progress

@@ -288,6 +288,7 @@ def show_model(model: Model) -> Table:
             "pretrained on": datasets or "unknown: leakage cannot be excluded",
             "fine-tuned from": model.parent_model_id or ABSENT,
             "source": model.source or ABSENT,
+            "rules for DICOM": "yes" if model.has_dicom_rules else ABSENT,
         },
     )
 

@@ -12,6 +12,7 @@ from vfmalign.core.domain.declarations import (
     MAX_CLASSES,
     MAX_LABEL_MAPS,
     MAX_MODALITIES,
+    MAX_RULES_LENGTH,
     DatasetDeclaration,
     Modality,
     VolumeKind,
@@ -76,6 +77,8 @@ class DatasetManifest(Record):
         declaration: what the cases hold; prostate mpMRI by default.
         held_out: False where splits share cases on purpose, such as in a run with a single case.
         phantom: True where the cases are generated: results on them are a rehearsal, not evidence.
+        selections: which DICOM series its volumes came from: the JSON of the member `selections` of a declaration's
+            file, which `imaging.dicom.rules` reads and writes; empty where they came from other files.
     """
 
     id: Id
@@ -83,6 +86,7 @@ class DatasetManifest(Record):
     # Set by the generator, never by an import, so that no rehearsal passes for evidence: reports and gates follow it.
     phantom: bool = False
     declaration: DatasetDeclaration = Field(default_factory=lambda: get_declaration("prostate_mpmri"))
+    selections: str = Field(default="", max_length=MAX_RULES_LENGTH, exclude_if=lambda text: not text)
     pretrain: tuple[Case, ...] = Field(default=(), max_length=MAX_CASES)
     train: tuple[Case, ...] = Field(default=(), max_length=MAX_CASES)
     val: tuple[Case, ...] = Field(default=(), max_length=MAX_CASES)
@@ -122,8 +126,8 @@ class DatasetManifest(Record):
     def digest(self) -> str:
         """Returns the SHA-256 of the canonical JSON, in hex.
 
-        A false `phantom`, the declaration of prostate mpMRI, and empty classes, numbers and strata of cases are left
-        out: published results are addressed by digests from before there were these fields.
+        A false `phantom`, the declaration of prostate mpMRI, empty selections, and empty classes, numbers and strata of
+        cases are left out: published results are addressed by digests from before there were these fields.
         """
         content = self.model_dump(mode="json", exclude=set() if self.phantom else {"phantom"})
         if self.declaration == get_declaration("prostate_mpmri"):

@@ -190,6 +190,38 @@ class StoreRefused(StoreUnavailable):
     retry_after_s = 30.0
 
 
+class PacsUnavailable(Unavailable):
+    """A PACS does not answer, is overloaded, or breaks off its answer.
+
+    Attributes:
+        stated_wait_s: seconds that it asks to wait; 0 where it does not say.
+    """
+
+    reason = "PACS_UNAVAILABLE"
+    stated_wait_s = 0.0
+
+
+class PacsRefused(PreconditionFailed):
+    """A PACS rejects the credentials that its operator configured, or they cannot be read.
+
+    FAILED_PRECONDITION, as for `StoreRefused` not PERMISSION_DENIED: the caller's own credentials are not the problem.
+    """
+
+    reason = "PACS_REFUSED"
+
+
+class StudyNotFound(NotFound):
+    """A PACS does not have a study, or nothing of the series that a request names."""
+
+    reason = "STUDY_NOT_FOUND"
+
+
+class BadPacsAnswer(PreconditionFailed):
+    """A PACS answers with something else than was asked for, or with more than is taken."""
+
+    reason = "BAD_PACS_ANSWER"
+
+
 class ProcessLost(Unavailable):
     """Another process of the same job has ended or cannot be reached."""
 

@@ -9,7 +9,7 @@ from pydantic import Field, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
 
 from vfmalign.core.domain.datasets import MAX_CASES
-from vfmalign.core.domain.declarations import MAX_MODALITIES, Modality
+from vfmalign.core.domain.declarations import MAX_MODALITIES, MAX_RULES_LENGTH, Modality
 from vfmalign.core.domain.record import Id, OptionalId, Record, Sha256
 from vfmalign.core.domain.stored_objects import StoredObject
 from vfmalign.core.formats.bounds import get_bounds, get_field, get_range
@@ -129,6 +129,8 @@ class ModelCard(Record):
             excluded, which the report states.
         parent_model_id: the model this one was fine-tuned from; empty for a pretrained one.
         source: origin and licence of the weights; free text without patient data.
+        declaration: how inputs are read from DICOM: the JSON of a declaration's file with its member `selections`,
+            which `imaging.datasets.layouts.derivation` reads and writes; empty for none.
     """
 
     id: Id
@@ -141,3 +143,5 @@ class ModelCard(Record):
     pretraining: tuple[PretrainingDataset, ...] = Field(default=(), max_length=64)
     parent_model_id: OptionalId = ""
     source: str = Field(default="", max_length=4096)
+    # Left out where there is none, so that cards of earlier versions keep their bytes.
+    declaration: str = Field(default="", max_length=MAX_RULES_LENGTH, exclude_if=lambda text: not text)

@@ -74,12 +74,19 @@ VOLUME_KIND = TextFormat(
     "use a lower-case letter, then lower-case letters, digits and `_`",
     length=32,
 )
-FORMATS = (ID, SHA256, VOLUME_KIND)
+UID = TextFormat(
+    r"[0-9]+(\.[0-9]+)*",
+    "not a valid UID of DICOM",
+    "use numbers separated by dots, such as 1.2.840.10008",
+    length=64,
+)
+FORMATS = (ID, SHA256, VOLUME_KIND, UID)
 
 Id = Annotated[str, StringConstraints(pattern=ID.pattern)]
 OptionalId = Annotated[str, StringConstraints(pattern=ID.optional_pattern)]
 """An id, or empty for none or for the default."""
 Sha256 = Annotated[str, StringConstraints(pattern=SHA256.pattern)]
+Uid = Annotated[str, StringConstraints(pattern=UID.pattern, max_length=64)]
 OptionalSha256 = Annotated[str, StringConstraints(pattern=SHA256.optional_pattern)]
 """A digest, or empty where any is accepted."""
 

@@ -79,12 +79,15 @@ def list_variables(settings: type[BaseSettings]) -> Iterator[Variable]:
 
 def _list_fields(group: type[BaseModel], prefix: str, path: tuple[str, ...]) -> Iterator[Variable]:
     for name, field in group.model_fields.items():
+        if field.exclude:  # set by the program
+            continue
         inner = _get_group(field)
         if inner is None:
             alias = field.validation_alias
             yield Variable(alias if isinstance(alias, str) else prefix + "__".join((*path, name)).upper(), group, field)
         else:  # a group that is a settings class itself reads its variables without the name of the field
-            yield from _list_fields(inner, prefix, () if issubclass(inner, BaseSettings) else (*path, name))
+            names = (name, "<name>") if get_origin(field.annotation) is dict else (name,)
+            yield from _list_fields(inner, prefix, () if issubclass(inner, BaseSettings) else (*path, *names))
 
 
 def _get_group(field: FieldInfo) -> type[BaseModel] | None:

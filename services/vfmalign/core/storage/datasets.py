@@ -2,7 +2,7 @@
 
 `datasets/<id>/dataset.json` is a datalist in the format of the Medical Segmentation Decathlon, which MONAI reads, with
 ids, groups, digests, label maps, classes, numbers and strata added to each item. Its key `declaration` says what the
-cases hold; a datalist without it holds prostate mpMRI.
+cases hold; a datalist without it holds prostate mpMRI. `selections` says which DICOM series they came from.
 """
 
 from __future__ import annotations
@@ -104,6 +104,8 @@ def to_datalist(dataset: DatasetManifest) -> dict[str, object]:
     if declaration != get_declaration(_PROSTATE):
         # Datasets of the declaration that comes along name it by omission: their digests outlive changes of its file.
         content["declaration"] = declaration.model_dump(mode="json")
+    if dataset.selections:
+        content["selections"] = dataset.selections
     for split in SPLITS:
         content[_LISTS[split]] = [_to_item(dataset, case) for case in dataset.split(split)]
         content[f"num{_LISTS[split].capitalize()}"] = len(dataset.split(split))
@@ -121,6 +123,8 @@ def from_datalist(content: Any, dataset_id: str) -> DatasetManifest:
         fields |= {"id": dataset_id, "held_out": content["held_out"], "phantom": content["phantom"]}
         if "declaration" in content:
             fields["declaration"] = DatasetDeclaration.model_validate(content["declaration"])
+        if "selections" in content:
+            fields["selections"] = content["selections"]
         return DatasetManifest.model_validate(fields)
     except (LookupError, TypeError, AttributeError, ValueError) as error:
         detail = f": {describe_invalid(error)}" if isinstance(error, ValidationError) else ""

@@ -75,3 +75,12 @@ INCOMING = "incoming/"
 def incoming_prefix(owner: str, import_id: str) -> str:
     """Prefix of the files of one import; `owner` is a text without slashes that stands for the caller."""
     return f"{INCOMING}{owner}/{import_id}/"
+
+
+STUDY_UPLOADS = f"{INCOMING}studies/"
+"""Prefix of zips of DICOM files that clients upload for Extract. No owner of an import has this name."""
+
+
+def study_upload_prefix(owner: str) -> str:
+    """Prefix of the zips of one caller; see `incoming_prefix`."""
+    return f"{STUDY_UPLOADS}{owner}/"

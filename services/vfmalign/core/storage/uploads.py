@@ -1,4 +1,7 @@
-"""Files that clients upload for an import, below `incoming/`, until they are published or expire."""
+"""Files that clients upload: for an import, below `incoming/`, until they are published, and for calls.
+
+All of them expire.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +17,16 @@ from vfmalign.core.runtime.threads import STORE, Threads
 from vfmalign.core.storage.keys import incoming_prefix
 from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.core.storage.store.presigning import PresignedRequest, Presigner
+from vfmalign.core.storage.store.quota import StorageQuota
 
 _PARALLEL_REQUESTS = 8
 _SWEEP_PAUSE_S = 3600.0
 _LOG = logs.get("uploads")
+
+
+def digest_caller(caller: str) -> str:
+    """Returns the text that stands for a caller (`Identity.key`) in keys."""
+    return hashlib.sha256(caller.encode()).hexdigest()[:32]
 
 
 @dataclass(frozen=True)
@@ -37,7 +46,7 @@ class UploadArea:
     @property
     def prefix(self) -> str:
         """Prefix of the files."""
-        return incoming_prefix(hashlib.sha256(self.caller.encode()).hexdigest()[:32], self.import_id)
+        return incoming_prefix(digest_caller(self.caller), self.import_id)
 
     def key(self, sha256: str) -> str:
         """Returns the key of a file."""
@@ -106,6 +115,55 @@ class UploadArea:
 
     def _name(self, sha256: str) -> str:
         return f"file {sha256[:12]}… of import {self.import_id}"
+
+
+@dataclass
+class CallUploads:
+    """Files of one tenant that are too large for a message, which calls refer to until they expire.
+
+    Attributes:
+        store: objects of the tenant.
+        presigner: signs the uploads.
+        prefix: of the keys.
+        quota: of the files together.
+        url_s: seconds for which the URL of an upload is valid.
+        age_s: age at which files are deleted, in seconds.
+    """
+
+    store: ObjectStore
+    presigner: Presigner
+    prefix: str
+    quota: StorageQuota
+    url_s: int
+    age_s: int
+    _sweep: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begins to delete expired files."""
+        self._sweep = asyncio.create_task(keep_deleting_expired(self.store, self.prefix, self.age_s))
+
+    def close(self) -> None:
+        """Ends the deletion of expired files."""
+        if self._sweep is not None:
+            self._sweep.cancel()
+
+    def sign(self, key: str, size_bytes: int, sha256: str) -> tuple[PresignedRequest | None, datetime]:
+        """Returns the request that uploads a file, None where it is there already, and when the request expires.
+
+        Raises:
+            TooLarge: the file does not fit into the quota.
+        """
+        expires = timedelta(seconds=self.url_s)
+        expire_time = datetime.now(UTC) + expires
+        self.quota.announce([(key, size_bytes)], expires.total_seconds())
+        if self._stays(key, size_bytes):
+            return None, expire_time
+        return self.presigner.sign_put(self.store.name(key), size_bytes, sha256, expires), expire_time
+
+    def _stays(self, key: str, size_bytes: int) -> bool:
+        """Whether a file is there for half of its time at least: else it is uploaded again, which renews it."""
+        old = datetime.now(UTC) - timedelta(seconds=self.age_s / 2)
+        return self.store.size_bytes(key) == size_bytes and key not in self.store.sizes_bytes(key, before=old)
 
 
 def delete_expired(store: ObjectStore, prefix: str, age_s: float) -> int:

@@ -43,7 +43,7 @@ class StudyRequest:
     Attributes:
         model: id of a published model.
         model_sha256: expected digest of its weights; empty accepts any.
-        sources: the study's volumes.
+        sources: the study's volumes; none where it is DICOM.
         layers: empty means the card's primary layer.
         pooling: `mean`, or `none` for whole feature maps.
         input_transform: name in `imaging.input_transforms.INPUT_TRANSFORMS`.

@@ -14,6 +14,7 @@ from vfmalign.core.domain.datasets import SPLITS, Case, DatasetManifest
 from vfmalign.core.domain.declarations import LabelMap, VolumeKind
 from vfmalign.core.domain.errors import (
     BadDataset,
+    BadOption,
     Conflict,
     DigestMismatch,
     InvalidInput,
@@ -29,9 +30,11 @@ from vfmalign.core.storage.keys import dataset_key, volume_key
 from vfmalign.core.storage.store.object_store import MAX_DOCUMENT_BYTES, ObjectStore
 from vfmalign.core.storage.uploads import UploadArea
 from vfmalign.imaging.datasets.label_maps import check_label_map
+from vfmalign.imaging.dicom.rules import parse_selections
 from vfmalign.imaging.grid import check_study
 from vfmalign.imaging.volumes import MAX_ENCODED_BYTES, Volume, check_encoding, check_study_size, decode
 
+_IMPORT = "import the dataset with `vfmalign dataset import`"
 Report = Callable[[str, int, int], None]
 """Called as `report(phase, done, total)`."""
 
@@ -88,7 +91,8 @@ def parse_datalist(data: bytes, dataset_id: str) -> DatasetManifest:
     """Parses a client's datalist, which must have the bytes that are stored for its dataset.
 
     Raises:
-        BadDataset: it has not, its splits overlap, or a case does not have the keys that follow from its id.
+        BadDataset: it has not, its rules for DICOM cannot be used, its splits overlap, or a case does not have the keys
+            that follow from its id.
     """
     subject = f"dataset {dataset_id}"
     try:
@@ -103,6 +107,13 @@ def parse_datalist(data: bytes, dataset_id: str) -> DatasetManifest:
             subject=subject,
             remedy="write it with `vfmalign dataset import`, or as docs/datasets.md says",
         )
+    if dataset.selections:
+        try:
+            parse_selections(dataset.selections, dataset.declaration)
+        except BadOption as error:
+            raise BadDataset(
+                f"{error.field}: {error.message}", subject=subject, remedy=error.remedy or _IMPORT
+            ) from None
     check_splits(dataset)
     first: dict[str, Case] = {}
     for case in (case for split in SPLITS for case in dataset.split(split)):

@@ -11,9 +11,11 @@ from vfmalign.core.runtime.work_context import WorkContext
 from vfmalign.core.storage.keys import weights_key
 from vfmalign.core.storage.safetensors_header import MalformedHeader, parse_header
 from vfmalign.core.storage.uploads import UploadArea
+from vfmalign.features.dicom.rules import check_card_rules
 from vfmalign.models.cards import publish, publish_program
 from vfmalign.models.encoder import StateDict
 from vfmalign.models.formats import exported_program
+from vfmalign.models.registry import get_architecture
 from vfmalign.models.weights import parse_weights, to_safetensors
 
 
@@ -33,7 +35,7 @@ def publish_model(uploads: UploadArea, request: PublishModelRequest, max_bytes: 
     Raises:
         BadCheckpoint: the weights are not safetensors as an import writes them, do not fit the architecture, or hold a
             program that is not allowed.
-        BadOption: the id, architecture, input or primary layer is wrong.
+        BadOption: the id, architecture, input, primary layer or declaration is wrong.
         Conflict: the id belongs to another model.
         PreconditionFailed: the weights were not uploaded, or have other bytes.
     """
@@ -42,10 +44,15 @@ def publish_model(uploads: UploadArea, request: PublishModelRequest, max_bytes: 
         "objective": request.objective,
         "primary_layer": request.primary_layer,
         "source": request.source,
+        "declaration": request.declaration,
         "preprocessing": request.preprocessing,
         "context": context,
     }
-    if request.architecture != exported_program.ARCHITECTURE:
+    is_program = request.architecture == exported_program.ARCHITECTURE
+    if request.declaration and (request.preprocessing is not None or not is_program):
+        preprocessing = request.preprocessing or get_architecture(request.architecture).preprocessing
+        check_card_rules(request.declaration, preprocessing)
+    if not is_program:
         card = publish(uploads.store, request.model_id, state, architecture=request.architecture, **options)
     elif options["preprocessing"] is None:
         raise BadOption(

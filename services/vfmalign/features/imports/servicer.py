@@ -15,7 +15,7 @@ from grpc.aio import Server, ServicerContext
 
 from vfmalign.client.dataset_description import describe_dataset
 from vfmalign.client.messages import imports as messages
-from vfmalign.client.messages.common import Progress
+from vfmalign.client.messages.common import FileContent, FileUpload, Progress
 from vfmalign.core.domain.errors import TooLarge
 from vfmalign.core.rpc.access.identity import current_identity
 from vfmalign.core.rpc.access.tenants import by_tenant
@@ -58,7 +58,7 @@ class Imports:
         self.options = options
         self._presigner = presigner
         self._queue = queue
-        self._quota = StorageQuota(
+        self.quota = StorageQuota(
             store, options.max_stored_bytes, setting="VFMALIGN_FEATURES__MAX_STORED_BYTES", uploads=INCOMING
         )
         self._sweep: asyncio.Task[None] | None = None
@@ -77,9 +77,7 @@ class Imports:
         identity = current_identity.get()
         return UploadArea(self.store, "" if identity is None else identity.key, import_id)
 
-    async def sign(
-        self, import_id: str, files: Sequence[messages.FileContent]
-    ) -> tuple[tuple[messages.FileUpload, ...], datetime]:
+    async def sign(self, import_id: str, files: Sequence[FileContent]) -> tuple[tuple[FileUpload, ...], datetime]:
         """Returns where files are uploaded, and when the URLs expire.
 
         Raises:
@@ -90,12 +88,12 @@ class Imports:
         contents = [(file.sha256, file.size_bytes) for file in files]
         announced = [(uploads.key(sha256), size) for sha256, size in contents]
         expire_time = datetime.now(UTC) + expires
-        await STORE.run(self._quota.announce, announced, expires.total_seconds())
+        await STORE.run(self.quota.announce, announced, expires.total_seconds())
         requests = await STORE.run(uploads.sign, self._presigner, contents, expires)
         answers = (
-            messages.FileUpload(sha256=file.sha256, complete=True)
+            FileUpload(sha256=file.sha256, complete=True)
             if request is None
-            else messages.FileUpload(sha256=file.sha256, url=request.url, headers=request.headers)
+            else FileUpload(sha256=file.sha256, url=request.url, headers=request.headers)
             for file, request in zip(files, requests, strict=True)
         )
         return tuple(answers), expire_time

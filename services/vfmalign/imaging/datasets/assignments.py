@@ -1,13 +1,14 @@
-"""The user's own tables: which cases belong to one patient, and which split a case belongs to.
+"""The user's own tables: which cases belong to one patient, which split a case belongs to, and which studies to import.
 
-A case is named as the layout names it: by its folder, by the stem of its file, or by its name in a CSV. Errors quote
-nothing of these tables, which contain patients' names.
+A case is named as the layout names it: by its folder, by the stem of its file, by its name in a CSV, or by its
+StudyInstanceUID. Errors quote nothing of these tables, which contain patients' names.
 """
 
 from __future__ import annotations
 
 import csv
 import io
+import re
 from pathlib import Path
 from typing import Any, get_args
 
@@ -17,10 +18,11 @@ from vfmalign.core.formats.untrusted import read_json, read_regular_file
 from vfmalign.imaging.datasets.layouts.sources import describe_unreadable
 
 MAX_TABLE_BYTES = 64 * 2**20
+_UID = re.compile(r"[0-9][0-9.]{0,63}")
 
 
 def read_patients(path: Path) -> dict[str, str]:
-    """Reads the user's table of patients: CSV with the columns `folder,patient` (or `case,patient`).
+    """Reads the user's table of patients: CSV with the columns `folder,patient` (`case` or `study` for `folder`).
 
     Raises:
         BadDataset: the table cannot be read or a row is incomplete.
@@ -29,7 +31,9 @@ def read_patients(path: Path) -> dict[str, str]:
 
 
 def read_splits(path: Path) -> dict[str, Split]:
-    """Reads the user's own splits: CSV with columns `folder,split` (or `case,split`), or JSON `{"train": [folder]}`.
+    """Reads the user's own splits.
+
+    They are CSV with the columns `folder,split` (`case` or `study` for `folder`), or JSON `{"train": [folder]}`.
 
     Raises:
         BadDataset: the table cannot be read, names an unknown split, or names a folder twice.
@@ -60,22 +64,47 @@ def read_splits(path: Path) -> dict[str, Split]:
     return splits
 
 
-def _read_table(path: Path, column: str, field: str) -> dict[str, str]:
+def read_studies(path: Path) -> tuple[str, ...]:
+    """Reads the user's list of studies: CSV with the column `study`, their StudyInstanceUID.
+
+    Raises:
+        BadDataset: the table cannot be read, names a study twice, or has something else in its place.
+    """
+    remedy = "name each study once in the column study, by its StudyInstanceUID"
+    uids: dict[str, None] = {}
+    for number, row in enumerate(_read_rows(path, "studies", "study"), start=2):
+        uid = _get_name(row)
+        if not _UID.fullmatch(uid):
+            raise BadDataset(f"line {number}: not a StudyInstanceUID", field="studies", remedy=remedy)
+        if uid in uids:
+            raise BadDataset(f"line {number}: the study is listed twice", field="studies", remedy=remedy)
+        uids[uid] = None
+    if not uids:
+        raise BadDataset("the studies file lists no study", field="studies", remedy=remedy)
+    return tuple(uids)
+
+
+def _read_rows(path: Path, field: str, columns: str) -> list[dict[str, str]]:
     try:
         text = read_regular_file(path, MAX_TABLE_BYTES).decode("utf-8-sig")
-        rows = list(csv.DictReader(io.StringIO(text, newline="")))
+        return list(csv.DictReader(io.StringIO(text, newline="")))
     except OSError as error:
         raise _to_unreadable(error, field) from None
     except (ValueError, csv.Error):
         raise BadDataset(
-            f"the {field} file is not CSV in UTF-8", field=field, remedy=f"export it with the columns folder,{column}"
+            f"the {field} file is not CSV in UTF-8", field=field, remedy=f"export it with the columns {columns}"
         ) from None
+
+
+def _get_name(row: dict[str, str]) -> str:
+    """What a row calls its case."""
+    return (row.get("folder") or row.get("case") or row.get("study") or "").strip().rstrip("/")
+
+
+def _read_table(path: Path, column: str, field: str) -> dict[str, str]:
     table: dict[str, str] = {}
-    for number, row in enumerate(rows, start=2):
-        folder, value = (
-            (row.get("folder") or row.get("case") or "").strip().rstrip("/"),
-            (row.get(column) or "").strip(),
-        )
+    for number, row in enumerate(_read_rows(path, field, f"folder,{column}"), start=2):
+        folder, value = _get_name(row), (row.get(column) or "").strip()
         if not folder or not value:
             raise BadDataset(
                 f"line {number}: empty folder or {column}", field=field, remedy=f"fill the columns folder,{column}"

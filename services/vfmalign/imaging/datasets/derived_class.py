@@ -53,7 +53,7 @@ def add_volume_class(discovered: DiscoveredDataset, label: LabelMap, splits: Map
     cases = tuple(map(classify, discovered.cases))
     declaration = discovered.source.declaration
     declaration = declaration.model_copy(update={"classes": (*declaration.classes, CaseClass(name=name))})
-    source = SourceDataset(declaration, [case.source for case in cases], discovered.source.notes)
+    source = replace(discovered.source, declaration=declaration, cases=[case.source for case in cases])
     return replace(discovered, source=source, cases=cases)
 
 

@@ -142,6 +142,13 @@ def discover(
         BadOption: the layout is unknown, or `only_with` names something that is not declared.
     """
     layout, source = read_source(path, options.layout, options.declaration, replace(options.dicom, progress=report))
+    return name_cases(layout, source, dataset_id, salt, options)
+
+
+def name_cases(
+    layout: str, source: SourceDataset, dataset_id: str, salt: bytes, options: ImportOptions
+) -> DiscoveredDataset:
+    """Gives the cases of a source ids; raises as `discover`."""
     patients = options.patients or {}
     if unknown := _find_unknown(patients, {case.name for case in source.cases}):
         raise BadDataset(
@@ -230,6 +237,7 @@ def prepare(
     held_out = sum(map(len, assigned.values())) <= len(discovered.cases)
     labels = {case.id: case.label for case in discovered.cases}
     content: dict[str, object] = {"id": dataset_id, "held_out": held_out, "declaration": declaration}
+    content["selections"] = discovered.source.selections
     try:
         dataset = DatasetManifest.model_validate(content | lists)
         check_splits(dataset, labels)
@@ -247,19 +255,15 @@ def prepare(
 
 def _make_strata(discovered: DiscoveredDataset) -> dict[str, dict[VolumeKind, str]]:
     """Strata by case of what was acquired as DICOM, among the cases that can be used."""
-    acquired = [
-        (case, case.source.acquisition)
-        for case in discovered.cases
-        if case.source.acquisition is not None and not case.source.problems
-    ]
+    usable = [case for case in discovered.cases if not case.source.problems]
+    acquired = {case.id: case.source.acquired for case in usable if case.source.acquired is not None}
     if not acquired:
         return {}
     from vfmalign.imaging.dicom.strata import make_strata
 
-    groups = [case.group for case, _ in acquired]
-    modalities = discovered.source.declaration.modalities
-    strata = make_strata([acquisition for _, acquisition in acquired], groups, modalities)
-    return {case.id: of_case for (case, _), of_case in zip(acquired, strata, strict=True)}
+    groups = [case.group for case in usable if case.id in acquired]
+    strata = make_strata(list(acquired.values()), groups, discovered.source.declaration.modalities)
+    return dict(zip(acquired, strata, strict=True))
 
 
 def _to_problem(error: VfmalignError, case: PseudonymousCase) -> Problem:

@@ -31,6 +31,7 @@ class UnusableCases(BadDataset):
 
     Attributes:
         problems: all of them; the message has a line for each, or for one that many cases have.
+        cases: labels of the cases that have one.
     """
 
     def __init__(self, dataset_id: str, problems: Sequence[Problem]) -> None:
@@ -42,6 +43,7 @@ class UnusableCases(BadDataset):
             remedy="nothing was uploaded; correct these cases, which are counted in order of name",
         )
         self.problems = tuple(map(str, problems))
+        self.cases = frozenset(problem.case for problem in problems)
 
 
 def _summarise(problems: Sequence[Problem]) -> list[str]:

@@ -12,6 +12,7 @@ import stat
 import zipfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import BinaryIO, Protocol, cast
 
@@ -40,6 +41,39 @@ _CHUNK_BYTES = 2**20
 _COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _DICOMDIR = "DICOMDIR"
 _FOREIGN_FOLDER = "__MACOSX"
+
+
+@dataclass(frozen=True)
+class ZipLimits:
+    """What a zip may hold.
+
+    Attributes:
+        files: most members.
+        total_bytes: most bytes of its members together, uncompressed.
+        directory_bytes: largest list of its members, which is read in one piece and takes ten times its size; no limit
+            where None.
+    """
+
+    files: int = MAX_FILES
+    total_bytes: int = MAX_ZIP_BYTES
+    directory_bytes: int | None = None
+
+
+class _LimitedReader(io.BufferedReader):
+    """A zip whose list of members has a limit: `zipfile` reads nothing else that is larger in one piece."""
+
+    def __init__(self, path: Path, limits: ZipLimits) -> None:
+        super().__init__(io.FileIO(path))
+        self._limits = limits
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        limit = self._limits.directory_bytes
+        if limit is not None and size is not None and size > limit:
+            raise _too_many(self._limits.files)
+        return super().read(size)
+
+    def __del__(self) -> None:
+        self.close()  # as `ZipFile` does with a file of its own: cases keep their source until they are imported
 
 
 class DicomSource(Protocol):
@@ -87,30 +121,31 @@ class ZipSource:
         BadDataset: it is no zip, or one that an import refuses.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, limits: ZipLimits = ZipLimits()) -> None:
+        self._file = _LimitedReader(path, limits)
         try:
-            self._zip = zipfile.ZipFile(path)
+            self._zip = zipfile.ZipFile(self._file)
+        except BadDataset:
+            self._file.close()
+            raise
         except (zipfile.BadZipFile, NotImplementedError, ValueError, EOFError):
+            self._file.close()
             remedy = "copy it again, or give a folder or a DICOMDIR"
             raise _refuse("the file is not a zip, or cut off", remedy) from None
         try:
             members = [member for member in self._zip.infolist() if not member.is_dir()]
-            _check_members(members, path.stat().st_size)
+            _check_members(members, path.stat().st_size, limits)
+            self._members = {member.filename: member for member in members if not _is_hidden(member.filename)}
+            self.files: Sequence[str] = sorted(self._members)
+            self.notes = _note_left_out({("file", "hidden"): len(members) - len(self.files)})
+            directory = next((name for name in self.files if name.upper() == _DICOMDIR), None)
+            if directory is not None:
+                with self.open(directory) as file:
+                    self.files, notes = _keep_listed(self.files, file)
+                self.notes += notes
         except BadDataset:
-            self._zip.close()
+            self.close()
             raise
-        self._members = {member.filename: member for member in members if not _is_hidden(member.filename)}
-        self.files: Sequence[str] = sorted(self._members)
-        self.notes = _note_left_out({("file", "hidden"): len(members) - len(self.files)})
-        directory = next((name for name in self.files if name.upper() == _DICOMDIR), None)
-        if directory is not None:
-            try:
-                with self._zip.open(directory) as file:
-                    self.files, notes = _keep_listed(self.files, cast(BinaryIO, file))
-            except BadDataset:
-                self._zip.close()
-                raise
-            self.notes += notes
 
     def open(self, name: str) -> BinaryIO:
         """See `DicomSource`."""
@@ -121,6 +156,7 @@ class ZipSource:
     def close(self) -> None:
         """See `DicomSource`."""
         self._zip.close()
+        self._file.close()
 
 
 def open_source(path: Path) -> DicomSource:
@@ -186,7 +222,7 @@ def _list_files(folder: Path) -> tuple[list[str], tuple[str, ...]]:
             if _is_hidden(name):
                 continue
             if len(files) == MAX_FILES:
-                raise _too_many()
+                raise _too_many(MAX_FILES)
             if path.is_symlink() and not _resolves_below(path, root):
                 outside += 1
             files.append(path.relative_to(folder).as_posix())
@@ -241,13 +277,13 @@ def _refuse_directory() -> BadDataset:
     return _refuse("the DICOMDIR cannot be read", "copy the medium again, or remove the DICOMDIR")
 
 
-def _check_members(members: Sequence[zipfile.ZipInfo], size_bytes: int) -> None:
+def _check_members(members: Sequence[zipfile.ZipInfo], size_bytes: int, limits: ZipLimits) -> None:
     """Refuses a zip that holds more than it should, or something other than files below it.
 
     The sizes may be trusted: no more than a member declares is ever read of it.
     """
-    if len(members) > MAX_FILES:
-        raise _too_many()
+    if len(members) > limits.files:
+        raise _too_many(limits.files)
     checks = (
         (_leaves, "whose path leaves it, is absolute, or contains `..`", "zip the folder again"),
         (_is_no_file, "of another kind than a file, such as a link", "zip the files alone"),
@@ -260,8 +296,8 @@ def _check_members(members: Sequence[zipfile.ZipInfo], size_bytes: int) -> None:
     if repeated := sum(count - 1 for count in Counter(member.filename for member in members).values()):
         raise _refuse(f"the zip has {pluralise(repeated, 'member')} with the name of another", "zip the folder again")
     total_bytes = sum(member.file_size for member in members)
-    if total_bytes > MAX_ZIP_BYTES:
-        raise _refuse(f"the zip holds more than {MAX_ZIP_BYTES // 2**40} TiB", "import several datasets")
+    if total_bytes > limits.total_bytes:
+        raise _refuse(f"the zip holds more than {limits.total_bytes // 2**20:,} MiB", "divide it into several")
     if total_bytes > max(_SMALL_BYTES, MAX_RATIO * size_bytes):
         raise _refuse(
             f"the zip holds {total_bytes // 2**20:,} MiB, over {MAX_RATIO} times its own size, as no images do",
@@ -297,8 +333,8 @@ def _raise(error: OSError) -> None:
     raise error
 
 
-def _too_many() -> BadDataset:
-    return _refuse(f"more than {MAX_FILES:,} files", "import several datasets")
+def _too_many(limit: int) -> BadDataset:
+    return _refuse(f"more than {limit:,} files", "divide them into several")
 
 
 def _refuse(message: str, remedy: str) -> BadDataset:

@@ -35,7 +35,7 @@ _TEXT = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._/+()-]{0,47}")
 
 
 class CaseAcquisition(NamedTuple):
-    """What the strata of a case derive from.
+    """What the classes of a case derive from.
 
     Attributes:
         attributes: of the volume that each modality takes. Private: text among them is screened before it is used.
@@ -118,28 +118,39 @@ OF_MODALITY = (
 )
 
 
+def classify(case: CaseAcquisition, modalities: Sequence[VolumeKind]) -> dict[VolumeKind, str]:
+    """Returns the class that a case falls into, by stratum; `make_strata` says which of them a dataset may have."""
+    classes = {ALLOWED: "+".join(case.allowed)[:_MAX_VALUE]}
+    classes |= {name: _get_value(case, kinds, stratum) for name, kinds, stratum in _list_strata(modalities)}
+    return {name: text for name, text in classes.items() if text}
+
+
 def make_strata(
-    cases: Sequence[CaseAcquisition], patients: Sequence[str], modalities: Sequence[VolumeKind]
+    classes: Sequence[Mapping[VolumeKind, str]], patients: Sequence[str], modalities: Sequence[VolumeKind]
 ) -> list[dict[VolumeKind, str]]:
     """Returns the strata of each case: at most `MAX_STRATA` in all, each with at most `MAX_STRATUM_VALUES` values.
 
     A value that one patient of several has is `other`, because it would tell this patient from all others.
 
     Args:
-        cases: all cases of the dataset.
+        classes: see `classify`; of all cases of the dataset.
         patients: of each case.
         modalities: in declared order.
     """
-    columns = {ALLOWED: ["+".join(case.allowed)[:_MAX_VALUE] for case in cases]}
-    for name, kinds, stratum in (
+    columns = {ALLOWED: [of_case.get(ALLOWED, "") for of_case in classes]}
+    for name, _, _ in _list_strata(modalities):
+        columns[name] = _limit(_drop_single([of_case.get(name, "") for of_case in classes], patients))
+    filled = [name for name, values in columns.items() if any(values)][:MAX_STRATA]
+    return [{name: columns[name][index] for name in filled if columns[name][index]} for index in range(len(classes))]
+
+
+def _list_strata(modalities: Sequence[VolumeKind]) -> list[tuple[VolumeKind, Sequence[VolumeKind], Stratum]]:
+    """Name, modalities and attribute of every stratum, without those whose name is too long."""
+    strata = [
         *((stratum.name, modalities, stratum) for stratum in OF_CASE),
         *((f"{kind}_{stratum.name}", (kind,), stratum) for stratum in OF_MODALITY for kind in modalities),
-    ):
-        values = [_get_value(case, kinds, stratum) for case in cases]
-        if VOLUME_KIND.matches(name):
-            columns[name] = _limit(_drop_single(values, patients))
-    filled = [name for name, values in columns.items() if any(values)][:MAX_STRATA]
-    return [{name: columns[name][index] for name in filled if columns[name][index]} for index in range(len(cases))]
+    ]
+    return [entry for entry in strata if VOLUME_KIND.matches(entry[0])]
 
 
 def _get_value(case: CaseAcquisition, kinds: Sequence[VolumeKind], stratum: Stratum) -> str:

@@ -1,19 +1,15 @@
-"""Uploads of arrays that are too large for a message: their URLs, quota and expiry."""
+"""Uploads of arrays that are too large for a message."""
 
 from __future__ import annotations
 
-import asyncio
-from datetime import UTC, datetime, timedelta
-
-from vfmalign.client.messages.common import ObjectRef
-from vfmalign.client.messages.imports import FileContent, FileUpload
+from vfmalign.client.messages.common import FileContent, FileUpload, ObjectRef
 from vfmalign.client.messages.mmd import CreateUploadResponse
 from vfmalign.core.domain.errors import TooLarge
 from vfmalign.core.storage.keys import UPLOADS, upload_key
 from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.core.storage.store.presigning import Presigner
 from vfmalign.core.storage.store.quota import StorageQuota
-from vfmalign.core.storage.uploads import keep_deleting_expired
+from vfmalign.core.storage.uploads import CallUploads
 from vfmalign.mmd.settings import MmdOptions
 
 
@@ -27,24 +23,16 @@ class Uploads:
     """
 
     def __init__(self, store: ObjectStore, presigner: Presigner, options: MmdOptions) -> None:
-        self._store, self._presigner, self._options = store, presigner, options
-        self._quota = StorageQuota(
+        self._store, self._limit_bytes = store, options.memory_mib * 2**20
+        quota = StorageQuota(
             store,
             options.max_uploaded_bytes,
             setting="VFMALIGN_MMD__MAX_UPLOADED_BYTES",
             uploads=UPLOADS,
             counted=UPLOADS,
         )
-        self._sweep: asyncio.Task[None] | None = None
-
-    def start(self) -> None:
-        """Begins to delete expired uploads."""
-        self._sweep = asyncio.create_task(keep_deleting_expired(self._store, UPLOADS, self._options.upload_age_s))
-
-    def close(self) -> None:
-        """Ends the deletion of expired uploads."""
-        if self._sweep is not None:
-            self._sweep.cancel()
+        self._files = CallUploads(store, presigner, UPLOADS, quota, options.upload_url_s, options.upload_age_s)
+        self.start, self.close = self._files.start, self._files.close
 
     def create(self, file: FileContent) -> CreateUploadResponse:
         """Returns where a file is uploaded.
@@ -52,26 +40,20 @@ class Uploads:
         Raises:
             TooLarge: no comparison may use a file of its size, or it does not fit into the quota.
         """
-        limit = self._options.memory_mib * 2**20
-        if file.size_bytes > limit:
+        if file.size_bytes > self._limit_bytes:
             raise TooLarge(
-                f"the file has {file.size_bytes:,} bytes, and a comparison may use {limit:,}",
+                f"the file has {file.size_bytes:,} bytes, and a comparison may use {self._limit_bytes:,}",
                 subject="file.size_bytes",
                 remedy="compare fewer rows or float16, extract the features into stored sets, which are read part by "
                 "part, or ask an operator to raise VFMALIGN_MMD__MEMORY_MIB",
                 reason="UPLOAD_TOO_LARGE",
             )
-        key, expires = upload_key(file.sha256), timedelta(seconds=self._options.upload_url_s)
-        expire_time = datetime.now(UTC) + expires
-        self._quota.announce([(key, file.size_bytes)], expires.total_seconds())
-        upload = FileUpload(sha256=file.sha256, complete=True)
-        if not self._stays(key, file.size_bytes):
-            request = self._presigner.sign_put(self._store.name(key), file.size_bytes, file.sha256, expires)
-            upload = FileUpload(sha256=file.sha256, url=request.url, headers=request.headers)
-        ref = ObjectRef(uri=self._store.uri(key), sha256=file.sha256, size_bytes=file.size_bytes)
-        return CreateUploadResponse(upload=upload, object=ref, expire_time=expire_time)
-
-    def _stays(self, key: str, size_bytes: int) -> bool:
-        """Whether a file is there for half of its time at least: else it is uploaded again, which renews it."""
-        old = datetime.now(UTC) - timedelta(seconds=self._options.upload_age_s / 2)
-        return self._store.size_bytes(key) == size_bytes and key not in self._store.sizes_bytes(key, before=old)
+        key = upload_key(file.sha256)
+        request, expire_time = self._files.sign(key, file.size_bytes, file.sha256)
+        return CreateUploadResponse(
+            upload=FileUpload(sha256=file.sha256, complete=True)
+            if request is None
+            else FileUpload(sha256=file.sha256, url=request.url, headers=request.headers),
+            object=ObjectRef(uri=self._store.uri(key), sha256=file.sha256, size_bytes=file.size_bytes),
+            expire_time=expire_time,
+        )

@@ -19,7 +19,7 @@ from tests.dicom_files import write_series
 
 from vfmalign.core.domain.errors import BadDataset
 from vfmalign.imaging.dicom import instances, sources
-from vfmalign.imaging.dicom.sources import digest_file, open_source
+from vfmalign.imaging.dicom.sources import ZipLimits, ZipSource, digest_file, open_source
 
 NAME = "Zauberberg^Walpurga"
 
@@ -151,12 +151,11 @@ def test_a_zip_bomb_is_refused_by_what_it_declares(tmp_path: Path, monkeypatch: 
     archive = make_zip(tmp_path / "d.zip", *((f"{number}", bytes(2**20)) for number in range(4)))
     with pytest.raises(BadDataset, match="the zip holds 4 MiB, over 100 times its own size, as no images do"):
         open_source(archive)
-    monkeypatch.setattr(sources, "MAX_ZIP_BYTES", 2**20)
-    with pytest.raises(BadDataset, match="the zip holds more than"):
-        open_source(archive)
-    monkeypatch.setattr(sources, "MAX_FILES", 3)
-    with pytest.raises(BadDataset, match="more than 3 files; import several datasets"):
-        open_source(archive)
+    with pytest.raises(BadDataset, match="the zip holds more than 1 MiB"):
+        ZipSource(archive, ZipLimits(total_bytes=2**20))
+    for limits in (ZipLimits(files=3), ZipLimits(files=3, directory_bytes=100)):
+        with pytest.raises(BadDataset, match="more than 3 files; divide them into several"):
+            ZipSource(archive, limits)
 
 
 def test_a_member_that_declares_less_than_it_holds_gives_no_more(tmp_path: Path) -> None:

@@ -8,9 +8,14 @@ from pydantic import TypeAdapter
 from pydicom.datadict import tag_for_keyword
 
 from vfmalign.core.domain.datasets import MAX_STRATA, MAX_STRATUM_VALUES, StratumValue
+from vfmalign.imaging.dicom import strata
 from vfmalign.imaging.dicom.frames import AttributeValue
 from vfmalign.imaging.dicom.refusals import REFUSALS
-from vfmalign.imaging.dicom.strata import OF_CASE, OF_MODALITY, CaseAcquisition, make_strata
+from vfmalign.imaging.dicom.strata import OF_CASE, OF_MODALITY, CaseAcquisition, classify
+
+
+def make_strata(cases: list[CaseAcquisition], patients: list[str], modalities: list[str]) -> list[dict[str, str]]:
+    return strata.make_strata([classify(case, modalities) for case in cases], patients, modalities)
 
 
 def acquire(*words: str, allowed: tuple[str, ...] = (), **attributes: AttributeValue) -> CaseAcquisition:

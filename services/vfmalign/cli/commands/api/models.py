@@ -128,6 +128,15 @@ PrimaryLayerOption = Annotated[
         "--primary-layer", metavar="LAYER", help="Layer of the main result; the architecture's own by default."
     ),
 ]
+RulesOption = Annotated[
+    str,
+    typer.Option(
+        "--declaration",
+        metavar="NAME",
+        help="Declaration whose selections say which DICOM series the model's inputs take: a JSON file or a name. "
+        "`Extract` follows them where a request names no dataset.",
+    ),
+]
 ImportObjectiveOption = Annotated[
     str,
     typer.Option(
@@ -180,6 +189,7 @@ def import_(
     reference: ReferenceOption = "",
     objective: ImportObjectiveOption = "unknown",
     source: SourceOption = "",
+    declaration: RulesOption = "",
     primary_layer: PrimaryLayerOption = "",
     home: HomeOption = DEFAULT_HOME,
     as_json: JsonOption = False,
@@ -193,12 +203,14 @@ def import_(
     meshnet --modalities t1w; models import net.pth --as dilated_stack --description net.json.
     """
     with needs_extra("local", "importing a model"):
+        from vfmalign.imaging.datasets.layouts.derivation import read_declaration
         from vfmalign.models.importer import InputDescription, import_model
 
     output = Output.to_terminal(as_json=as_json)
     trained_by = parse_choice(objective, OBJECTIVES, "--objective")
     if model_id:
         ID.check(model_id, "--id")
+    rules = read_declaration(declaration).to_text() if declaration else ""
     target = Target.find(StateDirectory(home))
     model_input = InputDescription(
         tuple(_split_list(modalities)),
@@ -213,7 +225,15 @@ def import_(
         files, architecture, _split_list(layers), model_input, model_id or "checkpoint", description=description
     )
     output.note(imported.report)
-    model = publish_model(target, model_id, imported, objective=trained_by, primary_layer=primary_layer, source=source)
+    model = publish_model(
+        target,
+        model_id,
+        imported,
+        objective=trained_by,
+        primary_layer=primary_layer,
+        source=source,
+        declaration=rules,
+    )
     kind = imported.architecture.partition(":")[0]
     output.emit(
         model.to_json_dict() | {"imported": imported.report},

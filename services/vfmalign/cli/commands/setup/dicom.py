@@ -6,7 +6,7 @@ Neither names of files nor identifiers are printed, and text of headers is scree
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +14,7 @@ import typer
 
 from vfmalign.cli.extras import needs_extra
 from vfmalign.cli.options import JsonOption
+from vfmalign.cli.pacs_servers import download_few
 from vfmalign.cli.views.dicom_tables import ShownStudy, show_study, to_study_document
 from vfmalign.cli.views.output import Output
 from vfmalign.core.domain.declarations import DEFAULT_DECLARATION
@@ -29,8 +30,18 @@ app = typer.Typer()
 
 @app.command()
 def show(
-    directory: Annotated[Path, typer.Argument(metavar="SOURCE", help="Folder, zip or DICOMDIR.")],
+    directory: Annotated[Path | None, typer.Argument(metavar="SOURCE", help="Folder, zip or DICOMDIR.")] = None,
     *,
+    dicomweb: Annotated[
+        str | None, typer.Option("--dicomweb", metavar="NAME", help="Show studies of this PACS in place of SOURCE.")
+    ] = None,
+    query: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE",
+            help=f"Studies of the PACS that match, at most {_MAX_SHOWN}. Repeatable; all must hold.",
+        ),
+    ] = None,
     declaration: Annotated[
         str | None,
         typer.Option(
@@ -52,6 +63,8 @@ def show(
     vfmalign dicom show export.zip
 
     vfmalign dicom show export/ --declaration brain.json --json
+
+    vfmalign dicom show --dicomweb hospital --query StudyDate=20250401 --query ModalitiesInStudy=MR
     """
     with needs_extra("dicom", "reading DICOM"):
         from vfmalign.imaging.datasets.layouts.derivation import read_declaration
@@ -59,7 +72,7 @@ def show(
         from vfmalign.imaging.dicom.selection import choose
     output = Output.to_terminal(as_json=as_json)
     declared, selections = read_declaration(declaration or DEFAULT_DECLARATION)
-    examinations = _scan(directory, output, show_names=show_names)
+    examinations = _scan(directory, dicomweb, query or (), output, show_names=show_names)
     try:
         check_selections(declared, selections)
     except BadOption as error:  # what is there is shown nevertheless: rules are written from it
@@ -74,12 +87,27 @@ def show(
         output.note(f"the rules are those of {DEFAULT_DECLARATION}; --declaration names others")
 
 
-def _scan(source: Path, output: Output, *, show_names: bool) -> Examinations:
-    """Reads the header of every file.
+def _scan(
+    source: Path | None, dicomweb: str | None, query: Sequence[str], output: Output, *, show_names: bool
+) -> Examinations:
+    """Reads the header of every file; studies of a PACS are downloaded first.
 
     Raises:
+        BadOption: the options contradict each other.
         BadDataset: the source cannot be read.
+        VfmalignError: the studies cannot be downloaded; see `PacsClient`.
     """
+    if dicomweb is not None and query and source is None:
+        with ExitStack() as stack:
+            with output.err.status("downloading studies"):
+                folder = stack.enter_context(download_few(dicomweb, query, _MAX_SHOWN))
+            return _scan_files(folder, output, show_names=show_names)
+    if source is None or dicomweb is not None or query:
+        raise BadOption("it is ambiguous", field="SOURCE", remedy="give SOURCE, or --dicomweb with --query")
+    return _scan_files(source, output, show_names=show_names)
+
+
+def _scan_files(source: Path, output: Output, *, show_names: bool) -> Examinations:
     from vfmalign.imaging.datasets.layouts.sources import describe_unreadable
     from vfmalign.imaging.dicom.scanning import scan
     from vfmalign.imaging.dicom.sources import open_source

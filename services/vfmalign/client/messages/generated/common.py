@@ -20,6 +20,8 @@ __all__ = [
     "Estimate",
     "Progress",
     "SoftwareVersion",
+    "FileContent",
+    "FileUpload",
     "DataType",
     "ReportFormat",
 ]
@@ -130,3 +132,31 @@ class SoftwareVersion(ApiMessage):
     """Distribution name, such as `torch`."""
     version: str
     """Its version."""
+
+
+class FileContent(ApiMessage):
+    """A file to upload."""
+
+    PROTO: ClassVar[type[Message]] = common_pb2.FileContent
+
+    sha256: Sha256
+    """SHA-256 of its bytes, hex."""
+    size_bytes: int = Field(ge=1, le=5368709120)
+    """Its size in bytes, at most 5 GiB, the most that one request to S3 stores. Volumes have at most 544 MiB."""
+
+
+class FileUpload(ApiMessage):
+    """Where a file is uploaded."""
+
+    PROTO: ClassVar[type[Message]] = common_pb2.FileUpload
+
+    sha256: str
+    """SHA-256 of the file's bytes, hex."""
+    url: str = Field(default="", repr=False)
+    """URL of one PUT request. Whoever has it may upload this file: it is valid for the announced size alone, and where
+    the store verifies checksums for the announced content alone. Empty where the file is complete.
+    """
+    headers: dict[str, str] = Field(default_factory=dict, repr=False)
+    """Headers of the request, beside `Content-Length`."""
+    complete: bool = False
+    """Whether the store has the file already."""

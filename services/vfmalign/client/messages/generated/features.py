@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import ClassVar, Literal
 
 from google.protobuf.message import Message
 from pydantic import Field
 
 from vfmalign.client.messages.base import ApiMessage
-from vfmalign.client.messages.generated.common import Cost, ObjectRef, Progress
+from vfmalign.client.messages.generated.common import Cost, FileContent, FileUpload, ObjectRef, Progress
 from vfmalign.core.domain.datasets import Split
-from vfmalign.core.domain.declarations import DatasetDeclaration
+from vfmalign.core.domain.declarations import DatasetDeclaration, VolumeKind
 from vfmalign.core.domain.modality_map import ModalityMap
 from vfmalign.core.domain.models import Layer, Objective, Preprocessing
-from vfmalign.core.domain.record import Id, OptionalSha256
+from vfmalign.core.domain.record import Id, OptionalSha256, Uid
 from vfmalign.v1 import features_pb2
 
 __all__ = [
@@ -27,9 +28,12 @@ __all__ = [
     "StratumCount",
     "Dataset",
     "ListDatasetsResponse",
+    "PacsReference",
     "ExtractDatasetRequest",
     "FeatureSet",
     "ExtractDatasetResponse",
+    "CreateStudyUploadRequest",
+    "CreateStudyUploadResponse",
     "Pooling",
     "Initialisation",
 ]
@@ -79,6 +83,8 @@ class Model(ApiMessage):
     """Id of the model this one was fine-tuned from; empty for a pretrained one."""
     source: str = ""
     """Where the weights come from and under which licence."""
+    has_dicom_rules: bool = False
+    """Whether the card has rules by which Extract reads the model's inputs from DICOM."""
 
 
 class UnreadableObject(ApiMessage):
@@ -196,6 +202,9 @@ class Dataset(ApiMessage):
     """Number of cases without a label map, by name, 1 to the number of cases; label maps that every case has are left
     out.
     """
+    has_dicom_rules: bool = False
+    """Whether the dataset has the rules by which its volumes were chosen among DICOM series, which Extract can follow.
+    """
 
 
 class ListDatasetsResponse(ApiMessage):
@@ -209,6 +218,19 @@ class ListDatasetsResponse(ApiMessage):
     """Token of the next page; empty on the last."""
     unreadable: tuple[UnreadableObject, ...] = ()
     """Datasets of this page whose description cannot be read."""
+
+
+class PacsReference(ApiMessage):
+    """A study, or some of its series, at a PACS (DICOMweb)."""
+
+    PROTO: ClassVar[type[Message]] = features_pb2.PacsReference
+
+    server: VolumeKind
+    """Name by which the service's operator has configured the PACS (VFMALIGN_DICOMWEB__NAME__URL), in lower case."""
+    study_uid: Uid
+    """StudyInstanceUID. It appears in no log and no error."""
+    series_uids: tuple[Uid, ...] = ()
+    """SeriesInstanceUID of each series to read; empty, the default, reads all of the study."""
 
 
 class ExtractDatasetRequest(ApiMessage):
@@ -287,3 +309,27 @@ class ExtractDatasetResponse(ApiMessage):
     recomputed_parts: int = 0
     """With the feature set: parts that had been committed before, were lost or damaged since, and were computed again.
     """
+
+
+class CreateStudyUploadRequest(ApiMessage):
+    """Request of CreateStudyUpload."""
+
+    PROTO: ClassVar[type[Message]] = features_pb2.CreateStudyUploadRequest
+
+    file: FileContent
+    """A zip of the DICOM files of one study, stored or deflated. The service limits its size
+    (VFMALIGN_FEATURES__DICOM_STUDY_BYTES).
+    """
+
+
+class CreateStudyUploadResponse(ApiMessage):
+    """Response of CreateStudyUpload."""
+
+    PROTO: ClassVar[type[Message]] = features_pb2.CreateStudyUploadResponse
+
+    upload: FileUpload
+    """Where the file is uploaded."""
+    object: ObjectRef
+    """What DicomStudy refers to once the file is uploaded."""
+    expire_time: datetime
+    """When the URL expires. An upload that has begun goes on."""

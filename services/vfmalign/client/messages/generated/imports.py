@@ -6,18 +6,15 @@ from datetime import datetime
 from typing import ClassVar
 
 from google.protobuf.message import Message
-from pydantic import Field
 
 from vfmalign.client.messages.base import ApiMessage
-from vfmalign.client.messages.generated.common import Progress
+from vfmalign.client.messages.generated.common import FileContent, FileUpload, Progress
 from vfmalign.client.messages.generated.features import Dataset, Model
 from vfmalign.core.domain.models import Objective, Preprocessing
 from vfmalign.core.domain.record import Id, Sha256
 from vfmalign.v1 import imports_pb2
 
 __all__ = [
-    "FileContent",
-    "FileUpload",
     "CreateDatasetUploadsRequest",
     "CreateDatasetUploadsResponse",
     "PublishDatasetRequest",
@@ -27,34 +24,6 @@ __all__ = [
     "PublishModelRequest",
     "PublishModelResponse",
 ]
-
-
-class FileContent(ApiMessage):
-    """A file to upload."""
-
-    PROTO: ClassVar[type[Message]] = imports_pb2.FileContent
-
-    sha256: Sha256
-    """SHA-256 of its bytes, hex."""
-    size_bytes: int = Field(ge=1, le=5368709120)
-    """Its size in bytes, at most 5 GiB, the most that one request to S3 stores. Volumes have at most 544 MiB."""
-
-
-class FileUpload(ApiMessage):
-    """Where a file is uploaded."""
-
-    PROTO: ClassVar[type[Message]] = imports_pb2.FileUpload
-
-    sha256: str
-    """SHA-256 of the file's bytes, hex."""
-    url: str = Field(default="", repr=False)
-    """URL of one PUT request. Whoever has it may upload this file: it is valid for the announced size alone, and where
-    the store verifies checksums for the announced content alone. Empty where the file is complete.
-    """
-    headers: dict[str, str] = Field(default_factory=dict, repr=False)
-    """Headers of the request, beside `Content-Length`."""
-    complete: bool = False
-    """Whether the store has the file already."""
 
 
 class CreateDatasetUploadsRequest(ApiMessage):
@@ -152,6 +121,10 @@ class PublishModelRequest(ApiMessage):
     """Layer of a check's main number; the architecture's own where empty."""
     source: str = ""
     """Origin and licence of the weights, without data of patients."""
+    declaration: str = ""
+    """Rules by which Extract reads the model's inputs from DICOM: the JSON of a declaration with its member
+    `selections` (docs/dicom.md). It declares every modality that the model takes. Empty, the default, for none.
+    """
 
 
 class PublishModelResponse(ApiMessage):

@@ -9,8 +9,7 @@ from google.protobuf.message import Message
 from pydantic import Field
 
 from vfmalign.client.messages.base import ApiMessage, unset_means
-from vfmalign.client.messages.generated.common import Cost, Estimate, ObjectRef
-from vfmalign.client.messages.generated.imports import FileContent, FileUpload
+from vfmalign.client.messages.generated.common import Cost, Estimate, FileContent, FileUpload, ObjectRef
 from vfmalign.client.messages.methods import ComputeResponseMethods
 from vfmalign.v1 import mmd_pb2
 

@@ -10,8 +10,8 @@ from pydantic import Field, StringConstraints, model_validator
 
 from vfmalign.core.domain.errors import BadOption
 from vfmalign.core.domain.record import VOLUME_KIND, Record
-from vfmalign.core.formats.bounds import get_max_count
-from vfmalign.v1 import common_pb2
+from vfmalign.core.formats.bounds import get_max_count, get_max_length
+from vfmalign.v1 import common_pb2, imports_pb2
 
 VolumeKind = Annotated[str, StringConstraints(pattern=VOLUME_KIND.pattern)]
 """What a volume shows: the id of a modality or of a label map, in lower case."""
@@ -25,6 +25,8 @@ MAX_CLASSES = 64
 MAX_DEFAULTS = 16
 DEFAULT_DECLARATION = "prostate_mpmri"
 """The declaration by which DICOM is read where the user names none."""
+MAX_RULES_LENGTH = get_max_length(imports_pb2.PublishModelRequest, "declaration")
+"""Most characters of the rules for DICOM that a dataset or a model's card holds."""
 HU = "HU"
 """Hounsfield units: −1000 is air, 0 is water."""
 SUVBW = "SUVbw"

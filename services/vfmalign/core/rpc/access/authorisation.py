@@ -12,26 +12,30 @@ from vfmalign.core.domain.errors import BadOption, Forbidden
 from vfmalign.core.rpc.access.credentials import TENANT
 from vfmalign.core.rpc.access.identity import Identity
 
-PEOPLE = ("viewer", "researcher", "curator", "admin", "auditor")
+PEOPLE = ("viewer", "researcher", "curator", "admin", "auditor", "router")
+"""Roles of people and programs; a router, such as an orchestrator of AI, sends studies on: see `check_extraction`."""
 SERVICES = ("features", "mmd", "finetuning")
 ROLES = frozenset((*PEOPLE, *SERVICES))
 
 _READ = frozenset({"viewer", "researcher", "curator", "admin"})
 _READ_INPUTS = _READ | {"finetuning"}
 _COMPUTE = frozenset({"researcher", "finetuning"})
+_EXTRACT = _COMPUTE | {"router"}
 _CREATE = frozenset({"researcher"})
 _IMPORT = frozenset({"curator"})
 _END = frozenset({"researcher", "admin"})
 """Cancel and retry. Without the role admin, the creator alone may (`check_ownership`)."""
 
+_EXTRACT_PATH = "/vfmalign.v1.FeatureService/Extract"
 RPC_ROLES: Mapping[str, frozenset[str]] = MappingProxyType(
     {
         "/vfmalign.v1.FeatureService/ListModels": _READ_INPUTS,
         "/vfmalign.v1.FeatureService/GetModel": _READ_INPUTS,
         "/vfmalign.v1.FeatureService/ListDatasets": _READ_INPUTS,
         "/vfmalign.v1.FeatureService/GetDataset": _READ_INPUTS,
-        "/vfmalign.v1.FeatureService/Extract": _COMPUTE,
+        _EXTRACT_PATH: _EXTRACT,
         "/vfmalign.v1.FeatureService/ExtractDataset": _COMPUTE,
+        "/vfmalign.v1.FeatureService/CreateStudyUpload": _CREATE,
         "/vfmalign.v1.DatasetService/CreateDatasetUploads": _IMPORT,
         "/vfmalign.v1.DatasetService/PublishDataset": _IMPORT,
         "/vfmalign.v1.ModelService/CreateModelUploads": _IMPORT,
@@ -124,6 +128,27 @@ def check_access(identity: Identity, path: str) -> None:
             remedy=f"ask an administrator for the role {needed}",
             reason="MISSING_ROLE",
         )
+
+
+def check_extraction(identity: Identity | None, *, by_reference: bool) -> None:
+    """Checks what a caller may send with Extract: the role router names studies at a PACS, and does nothing else.
+
+    Args:
+        identity: the caller; None where the service itself acts, outside a call.
+        by_reference: whether the study is one at a PACS, and its features are returned and not stored.
+
+    Raises:
+        Forbidden: the caller may not.
+    """
+    if identity is None or by_reference or identity.roles & _COMPUTE:
+        return
+    raise Forbidden(
+        "the role router allows Extract of a study at a PACS alone, without storing its features",
+        subject=_EXTRACT_PATH,
+        remedy="name the study as `study.dicom.reference` and leave `store_as` empty, or ask an administrator for the "
+        "role researcher",
+        reason="MISSING_ROLE",
+    )
 
 
 def check_ownership(identity: Identity | None, created_by: str, subject: str) -> None:

@@ -18,7 +18,7 @@ from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescript
 from google.protobuf.message import DecodeError, Message
 
 from vfmalign.core.domain.errors import BadOption, InvalidInput
-from vfmalign.core.domain.record import ID, SHA256, VOLUME_KIND, TextFormat
+from vfmalign.core.domain.record import ID, SHA256, UID, VOLUME_KIND, TextFormat
 from vfmalign.core.formats.bounds import INTEGERS, REALS, describe_range, get_bounds
 from vfmalign.v1 import bounds_pb2
 
@@ -26,6 +26,7 @@ _FORMATS = {
     bounds_pb2.FORMAT_ID: ID,
     bounds_pb2.FORMAT_SHA256: SHA256,
     bounds_pb2.FORMAT_VOLUME_KIND: VOLUME_KIND,
+    bounds_pb2.FORMAT_UID: UID,
 }
 _CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 

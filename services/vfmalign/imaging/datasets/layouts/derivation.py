@@ -21,11 +21,11 @@ from vfmalign.core.domain.declarations import (
     list_declarations,
 )
 from vfmalign.core.domain.errors import BadDataset, BadOption, BadVolume
-from vfmalign.core.domain.record import VOLUME_KIND
+from vfmalign.core.domain.record import VOLUME_KIND, canonical_json
 from vfmalign.core.formats.documents import pluralise
 from vfmalign.core.formats.untrusted import parse_json, read_regular_file
 from vfmalign.imaging.datasets.layouts.sources import CaseSource, VolumeSource, describe_unreadable
-from vfmalign.imaging.dicom.rules import Selection, Selections, check_selections, get_selections
+from vfmalign.imaging.dicom.rules import Selection, Selections, check_length, check_selections, get_selections
 
 MAX_DECLARATION_BYTES = 2**20
 MAX_DERIVED_VALUES = 64
@@ -45,6 +45,15 @@ class DeclarationFile(NamedTuple):
 
     declaration: DatasetDeclaration
     selections: tuple[Selection, ...] = ()
+
+    def to_text(self) -> str:
+        """Returns the file as the text that cards of models keep.
+
+        Raises:
+            BadOption: it is too long.
+        """
+        selections = Selections(selections=self.selections).model_dump(mode="json", by_alias=True, exclude_none=True)
+        return check_length(canonical_json(self.declaration.model_dump(mode="json") | selections).decode())
 
 
 def read_declaration(text: str) -> DeclarationFile:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+from pydantic import Field
 
 from vfmalign.core.domain.declarations import (
     DEFAULT_DECLARATION,
@@ -18,18 +20,19 @@ from vfmalign.core.domain.declarations import (
     VolumeKind,
     get_declaration,
 )
+from vfmalign.core.domain.record import Record
 from vfmalign.imaging.datasets.layouts.sources import CaseSource, DicomOptions, SourceDataset, VolumeSource
 from vfmalign.imaging.dicom.examinations import Segmentation, Study
 from vfmalign.imaging.dicom.labels.label_maps import read_label_map
 from vfmalign.imaging.dicom.pet.suv import read_suv
 from vfmalign.imaging.dicom.pixels import read_stack
 from vfmalign.imaging.dicom.refusals import check_allowed
-from vfmalign.imaging.dicom.rules import check_selections, get_selections
+from vfmalign.imaging.dicom.rules import Selection, check_selections, encode_selections, get_selections
 from vfmalign.imaging.dicom.scanning import scan
 from vfmalign.imaging.dicom.selection import Choice, choose
 from vfmalign.imaging.dicom.sources import DicomSource, digest_file, open_source
 from vfmalign.imaging.dicom.stacks import Stack
-from vfmalign.imaging.dicom.strata import CaseAcquisition
+from vfmalign.imaging.dicom.strata import CaseAcquisition, classify
 from vfmalign.imaging.volumes import Volume
 
 
@@ -73,66 +76,152 @@ class DicomLabelMap:
         return digest_file(self.source, self.segmentation.file)
 
 
-def read(path: Path, declaration: DatasetDeclaration | None, options: DicomOptions) -> SourceDataset:
-    """Finds the cases; without a declaration they are prostate mpMRI.
+@dataclass(frozen=True)
+class Rules:
+    """What chooses the volumes of a study.
 
-    Every header is read once here. The pixels of a chosen series are read when it is validated and when it is uploaded.
+    Attributes:
+        declaration: what a case holds.
+        selections: which series and segmentations it takes.
+        allowed: names of `refusals.REFUSALS` that are lifted.
+        is_default: whether the user named no declaration.
+    """
+
+    declaration: DatasetDeclaration
+    selections: Sequence[Selection]
+    allowed: tuple[str, ...]
+    is_default: bool
+
+
+class StudyOutcome(Record):
+    """What a dataset takes of a study, beside the volumes. Private.
+
+    Attributes:
+        study_uid: StudyInstanceUID.
+        patient, problems, lacks: see `CaseSource`.
+        kinds: modalities and label maps that were chosen.
+        classes: see `strata.classify`.
+        undrawn: label maps that no segmentation gives; None for a study without segmentations.
+    """
+
+    study_uid: str
+    patient: str
+    problems: tuple[str, ...] = ()
+    lacks: tuple[VolumeKind, ...] = ()
+    kinds: tuple[VolumeKind, ...] = ()
+    classes: dict[VolumeKind, str] = Field(default_factory=dict)
+    undrawn: tuple[VolumeKind, ...] | None = None
+
+
+def get_rules(declaration: DatasetDeclaration | None, options: DicomOptions) -> Rules:
+    """Returns the rules of an import; without a declaration, those of prostate mpMRI.
 
     Raises:
         BadOption: the declaration does not say which series a modality takes, or a refusal is unknown.
-        BadDataset: see `open_source`.
     """
     chosen = declaration or get_declaration(DEFAULT_DECLARATION)
     selections = options.selections or get_selections(chosen)
     check_selections(chosen, selections)
-    allowed = check_allowed(options.allowed)
+    return Rules(chosen, selections, tuple(sorted(check_allowed(options.allowed))), declaration is None)
+
+
+def read(path: Path, declaration: DatasetDeclaration | None, options: DicomOptions) -> SourceDataset:
+    """Finds the cases.
+
+    Every header is read once here. The pixels of a chosen series are read when it is validated and when it is uploaded.
+
+    Raises:
+        BadOption: see `get_rules`.
+        BadDataset: see `open_source`.
+    """
+    rules = get_rules(declaration, options)
     source = open_source(path)
-    examinations = scan(source, allowed, options.progress)
-    choices = [choose(study, chosen, selections, allowed) for study in examinations.studies]
-    cases = [
-        _to_case(source, study, choice, chosen.units, f"case {number} of {len(choices)}")
-        for number, (study, choice) in enumerate(zip(examinations.studies, choices, strict=True), start=1)
-    ]
-    cases += [
+    examinations = scan(source, rules.allowed, options.progress)
+    outcomes: list[StudyOutcome] = []
+    files: list[Mapping[VolumeKind, VolumeSource]] = []
+    for study in examinations.studies:
+        choice = choose(study, rules.declaration, rules.selections, rules.allowed)
+        outcomes.append(describe_outcome(study, choice, rules))
+        files.append(list_volumes(source, choice, rules.declaration.units))
+    dataset = to_dataset(rules, outcomes, files, examinations.notes)
+    unusable = [
         CaseSource(file.file, file.file, {}, problems=(file.problem,), place=file.place)
         for file in examinations.unusable
     ]
-    notes = [*examinations.notes, *_list_undrawn(choices, chosen)]
-    if declaration is None and cases:
-        notes.append(f"without --declaration, DICOM is read by the rules of {DEFAULT_DECLARATION}")
-    return SourceDataset(chosen, cases, tuple(notes))
+    return replace(dataset, cases=(*dataset.cases, *unusable))
 
 
-def _list_undrawn(choices: Sequence[Choice], declaration: DatasetDeclaration) -> list[str]:
-    """Label maps that studies with segmentations lack: their rule may match nothing, or be missing."""
-    drawn = [choice for choice in choices if choice.segmentations]
-    notes: list[str] = []
-    for name in declaration.label_names:
-        without = [choice for choice in drawn if "" not in choice.reasons.get(name, {}).values()]
-        if without and name in without[0].reasons:
-            count = f"{len(without)} of {len(drawn)} studies with segmentations"
-            notes.append(f"{name}: its selection takes nothing in {count}; `vfmalign dicom show` says why")
-        elif without:
-            notes.append(f"{name}: no selection says which segments it takes")
-    return notes
+def describe_outcome(study: Study, choice: Choice, rules: Rules) -> StudyOutcome:
+    """Returns what a dataset takes of a study."""
+    attributes = {kind: stack.attributes for kind, stack in choice.stacks.items()}
+    acquisition = CaseAcquisition(attributes, study.private_words, choice.allowed)
+    taken = {name for name, reasons in choice.reasons.items() if "" in reasons.values()}
+    undrawn = tuple(name for name in rules.declaration.label_names if name not in taken)
+    return StudyOutcome(
+        study_uid=study.uid,
+        patient=study.patient,
+        problems=(*study.problems, *choice.problems),
+        lacks=choice.lacks,
+        kinds=(*choice.stacks, *choice.label_maps),
+        classes=classify(acquisition, rules.declaration.modalities),
+        undrawn=undrawn if choice.segmentations else None,
+    )
 
 
-def _to_case(
-    source: DicomSource, study: Study, choice: Choice, units: Mapping[VolumeKind, str], place: str
-) -> CaseSource:
+def list_volumes(
+    source: DicomSource, choice: Choice, units: Mapping[VolumeKind, str]
+) -> dict[VolumeKind, VolumeSource]:
+    """Returns what each modality, in its declared unit, and each label map that was chosen is read from."""
     files: dict[VolumeKind, VolumeSource] = {
         kind: DicomImage(source, stack, units.get(kind, "")) for kind, stack in choice.stacks.items()
     }
     for kind, drawn in choice.label_maps.items():
         files[kind] = DicomLabelMap(source, drawn.segmentation, drawn.values, drawn.reference)
-    problems = (*study.problems, *choice.problems)
-    attributes = {kind: stack.attributes for kind, stack in choice.stacks.items()}
-    return CaseSource(
-        name=study.uid,
-        patient=study.patient,
-        files=files,
-        problems=problems,
-        lacks=choice.lacks,
-        place=place,
-        acquisition=CaseAcquisition(attributes, study.private_words, choice.allowed),
-    )
+    return files
+
+
+def to_dataset(
+    rules: Rules,
+    outcomes: Sequence[StudyOutcome],
+    files: Sequence[Mapping[VolumeKind, VolumeSource]],
+    notes: Sequence[str],
+) -> SourceDataset:
+    """Returns the dataset of some studies.
+
+    Args:
+        rules: by which their volumes were chosen.
+        outcomes: one for each study, in order of its identifier.
+        files: what the volumes of each are read from.
+        notes: what was left out.
+    """
+    cases = [
+        CaseSource(
+            outcome.study_uid,
+            outcome.patient,
+            volumes,
+            problems=outcome.problems,
+            lacks=outcome.lacks,
+            place=f"case {number} of {len(outcomes)}",
+            acquired=outcome.classes,
+        )
+        for number, (outcome, volumes) in enumerate(zip(outcomes, files, strict=True), start=1)
+    ]
+    listed = [*notes, *_list_undrawn(outcomes, rules)]
+    if rules.is_default and cases:
+        listed.append(f"without --declaration, DICOM is read by the rules of {DEFAULT_DECLARATION}")
+    return SourceDataset(rules.declaration, cases, tuple(listed), encode_selections(rules.selections))
+
+
+def _list_undrawn(outcomes: Sequence[StudyOutcome], rules: Rules) -> list[str]:
+    """Label maps that studies with segmentations lack: their rule may match nothing, or be missing."""
+    undrawn = [outcome.undrawn for outcome in outcomes if outcome.undrawn is not None]
+    selected = {selection.name for selection in rules.selections}
+    notes: list[str] = []
+    for name in rules.declaration.label_names:
+        without = sum(name in names for names in undrawn)
+        if without and name in selected:
+            count = f"{without} of {len(undrawn)} studies with segmentations"
+            notes.append(f"{name}: its selection takes nothing in {count}; `vfmalign dicom show` says why")
+        elif without:
+            notes.append(f"{name}: no selection says which segments it takes")
+    return notes

@@ -24,7 +24,6 @@ from vfmalign.imaging.volumes import MAX_ENCODED_BYTES, Volume, decode, decode_c
 
 if TYPE_CHECKING:
     from vfmalign.imaging.dicom.rules import Selection
-    from vfmalign.imaging.dicom.strata import CaseAcquisition
 
 MAX_JSON_BYTES = 64 * 2**20
 """Largest `dataset.json` that is read."""
@@ -95,7 +94,8 @@ class CaseSource:
         problems: reasons why the case cannot be imported, without names.
         lacks: modalities and label maps whose absence is one of the problems each.
         place: where a table describes the case, such as `line 7`; empty elsewhere.
-        acquisition: what further strata derive from, once it is known which patients there are; None without DICOM.
+        acquired: strata that DICOM states, see `imaging.dicom.strata.classify`; the dataset takes those of several
+            patients. None without DICOM.
     """
 
     name: str
@@ -108,7 +108,7 @@ class CaseSource:
     problems: tuple[str, ...] = ()
     lacks: tuple[VolumeKind, ...] = ()
     place: str = ""
-    acquisition: CaseAcquisition | None = None
+    acquired: Mapping[VolumeKind, str] | None = None
 
     def is_without(self, kinds: Collection[VolumeKind]) -> bool:
         """Whether the case has no file of one of these kinds, and no other problem than what it lacks."""
@@ -123,15 +123,21 @@ class SourceDataset:
         declaration: the user's, or the one that derives from the data.
         cases: in order of name.
         notes: what was left out, in sentences without names.
+        selections: which DICOM series the volumes come from, as `DatasetManifest` keeps it; empty for other layouts.
     """
 
     declaration: DatasetDeclaration
     cases: Sequence[CaseSource]
     notes: tuple[str, ...] = ()
+    selections: str = ""
 
 
 ProgressCallback = Callable[[str, int, int], None]
-"""Called as `progress(stage, done, total)`: with the stage `scan` in files, and `validate` or `upload` in cases."""
+"""Called as `progress(stage, done, total)`.
+
+Stages are `scan` in files, `download` in studies, `receive` in bytes, whose total is not known, and `validate` and
+`upload` in cases.
+"""
 
 
 def ignore_progress(stage: str, done: int, total: int) -> None:

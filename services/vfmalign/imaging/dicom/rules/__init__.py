@@ -1,7 +1,7 @@
 """Rules: which series of a study a modality or a label map takes. The JSON files beside this module come with vfmalign.
 
-A declaration's file may hold `selections`, one for each modality and label map. They belong to an import, not to the
-dataset: its declaration, digest and API do not know them.
+A declaration's file may hold `selections`, one for each modality and label map. A dataset and the card of a model may
+keep them as text (`encode_selections`), so that a service reads a study as the import did.
 """
 
 from __future__ import annotations
@@ -11,12 +11,14 @@ from functools import cache
 from importlib import resources
 from typing import Annotated, Self
 
-from pydantic import BeforeValidator, Field, StringConstraints, model_validator
+from pydantic import BeforeValidator, Field, StringConstraints, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
+from vfmalign.client.messages.base import to_bad_option
 from vfmalign.core.domain.declarations import (
     MAX_LABEL_MAPS,
     MAX_MODALITIES,
+    MAX_RULES_LENGTH,
     MAX_STRUCTURES,
     DatasetDeclaration,
     VolumeKind,
@@ -24,7 +26,8 @@ from vfmalign.core.domain.declarations import (
     list_declarations,
 )
 from vfmalign.core.domain.errors import BadOption
-from vfmalign.core.domain.record import Record
+from vfmalign.core.domain.record import Record, canonical_json
+from vfmalign.core.formats.untrusted import parse_json
 from vfmalign.imaging.dicom.examinations import Segment
 from vfmalign.imaging.dicom.labels.codes import has_code
 from vfmalign.imaging.dicom.rules.conditions import (
@@ -147,6 +150,50 @@ def get_selections(declaration: DatasetDeclaration) -> tuple[Selection, ...]:
 def _read_selections(name: str) -> tuple[Selection, ...]:
     file = resources.files(__name__).joinpath(f"{name}.json")
     return Selections.model_validate_json(file.read_bytes()).selections if file.is_file() else ()
+
+
+def encode_selections(selections: Sequence[Selection]) -> str:
+    """Returns selections as the text that datasets keep: JSON, the same for equal selections.
+
+    Raises:
+        BadOption: it is longer than `MAX_RULES_LENGTH`.
+    """
+    dumped = [selection.model_dump(mode="json", by_alias=True, exclude_none=True) for selection in selections]
+    return check_length(canonical_json(dumped).decode())
+
+
+def check_length(text: str) -> str:
+    """Returns the text of rules that may be stored.
+
+    Raises:
+        BadOption: it is longer than `MAX_RULES_LENGTH`.
+    """
+    if len(text) > MAX_RULES_LENGTH:
+        raise BadOption(
+            f"as JSON, the selections have {len(text):,} characters, and at most {MAX_RULES_LENGTH:,} are stored",
+            field="declaration.selections",
+            remedy="use fewer conditions, or shorter expressions",
+        )
+    return text
+
+
+def parse_selections(text: str, declaration: DatasetDeclaration) -> tuple[Selection, ...]:
+    """Returns the selections of a text, checked against the declaration that they belong to.
+
+    Raises:
+        BadOption: they are not selections, or do not fit; the error names the field.
+    """
+    try:
+        content = parse_json(text, MAX_RULES_LENGTH, unique_names=True)
+        selections = Selections.model_validate({"selections": content}).selections
+    except ValidationError as error:
+        raise to_bad_option(error) from None
+    except ValueError as error:
+        raise BadOption(
+            f"not JSON: {error}", field="selections", remedy="write them as a declaration's file does"
+        ) from None
+    check_selections(declaration, selections)
+    return selections
 
 
 def check_selections(declaration: DatasetDeclaration, selections: Sequence[Selection]) -> None:

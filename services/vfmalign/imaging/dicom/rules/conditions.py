@@ -72,7 +72,7 @@ def _check_pattern(pattern: str) -> str:
     return pattern
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=128)  # rules come from outside, and a compiled expression may take 1 MiB
 def _compile(pattern: str) -> Any:
     """Compiles a pattern with RE2, whose time is linear in the text."""
     options = re2.Options()

@@ -31,6 +31,7 @@ from vfmalign.core.rpc.access.authorisation import (
     RPC_ROLES,
     SERVICES,
     check_access,
+    check_extraction,
     check_ownership,
     choose_tenant,
 )
@@ -114,6 +115,17 @@ def test_the_creator_and_admins_may_cancel() -> None:
             with pytest.raises(Forbidden) as caught:
                 check_ownership(other, created_by, "job-1")
             assert caught.value.reason == "NOT_OWNER"
+
+
+def test_a_router_sends_studies_at_a_pacs_and_nothing_else() -> None:
+    check_extraction(identify("router"), by_reference=True)
+    check_extraction(identify("router", "researcher"), by_reference=False)
+    check_extraction(None, by_reference=False)
+    with pytest.raises(Forbidden, match="role router") as caught:
+        check_extraction(identify("router"), by_reference=False)
+    assert (caught.value.reason, "store_as" in caught.value.remedy) == ("MISSING_ROLE", True)
+    paths = {path for path, roles in RPC_ROLES.items() if "router" in roles}
+    assert paths == {"/vfmalign.v1.FeatureService/Extract", *REFLECTION}
 
 
 @dataclass

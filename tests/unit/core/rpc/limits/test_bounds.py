@@ -50,7 +50,7 @@ def needs_length(field: FieldDescriptor) -> bool:
 
 
 def test_there_are_requests() -> None:
-    assert len(REQUESTS) == 33
+    assert len(REQUESTS) == 34
     assert sum(1 for request in REQUESTS for _ in list_fields(request)) > 200
 
 
@@ -106,6 +106,7 @@ _OTHER_FORMS = {
     bounds_pb2.FORMAT_ID: ["UPPER", "a/b", "..", "-a", "a\n", "SURNAME^GIVEN"],
     bounds_pb2.FORMAT_SHA256: ["a", "A" * 64, "a" * 63],
     bounds_pb2.FORMAT_VOLUME_KIND: ["T1w", "1a", "a-b", "SURNAME^GIVEN"],
+    bounds_pb2.FORMAT_UID: ["x", ".1", "1.", "1..2", "1.2\n", "SURNAME^GIVEN"],
 }
 
 
@@ -113,7 +114,7 @@ def _least(field: FieldDescriptor) -> Any:
     if field.message_type is not None:
         return GetMessageClass(field.message_type)()
     if field.cpp_type == FieldDescriptor.CPPTYPE_STRING:
-        return "x"
+        return "x" if field.type == FieldDescriptor.TYPE_STRING else b"x"
     return 1
 
 

@@ -1,0 +1,116 @@
+"""What `vfmalign dataset import` reads: a folder or file, or the studies of a PACS."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from vfmalign.cli.local.state_directory import StateDirectory
+from vfmalign.cli.pacs_servers import find_server, parse_query
+from vfmalign.core.domain.errors import BadOption
+from vfmalign.imaging.datasets.assignments import read_studies
+from vfmalign.imaging.datasets.layouts.sources import ProgressCallback
+from vfmalign.imaging.datasets.layouts.staging import StagingFolder
+from vfmalign.imaging.datasets.preparation import DiscoveredDataset, ImportOptions, discover, name_cases
+
+_PACS_OPTIONS = "--query and --studies"
+
+
+@dataclass(frozen=True)
+class PacsChoice:
+    """The options that choose studies of a PACS.
+
+    Attributes:
+        server: name of the server; None for an import of files.
+        query: texts of the form KEY=VALUE.
+        studies: the user's list of studies.
+        max_staging_bytes: see `StagingFolder`.
+        is_dry_run: whether nothing may stay of what is read.
+    """
+
+    server: str | None
+    query: tuple[str, ...]
+    studies: Path | None
+    max_staging_bytes: int
+    is_dry_run: bool
+
+
+@dataclass(frozen=True)
+class ImportSource:
+    """What is imported.
+
+    Attributes:
+        discover: finds the cases and gives them ids; see `preparation.discover`.
+        staging: what was read of a PACS; None for files.
+    """
+
+    discover: Callable[[str, bytes, ImportOptions, ProgressCallback], DiscoveredDataset]
+    staging: StagingFolder | None = None
+
+    def remove(self) -> None:
+        """Deletes what was staged, after the dataset has been published."""
+        if self.staging is not None:
+            self.staging.remove()
+
+    def forget(self, names: Sequence[str]) -> None:
+        """Deletes what was staged of cases with problems, which may be corrected before the import is repeated."""
+        if self.staging is not None:
+            self.staging.forget(names)
+
+
+@contextmanager
+def open_import_source(
+    path: Path | None, pacs: PacsChoice, options: ImportOptions, state_directory: StateDirectory
+) -> Iterator[ImportSource]:
+    """Opens what an import reads.
+
+    Raises:
+        BadOption: the options contradict each other, or the server is not configured.
+        BadDataset: the list of studies cannot be read.
+        Conflict: another import reads the same.
+    """
+    if pacs.server is None:
+        yield ImportSource(partial(discover, _check_path(path, pacs)))
+        return
+    from vfmalign.imaging.datasets.layouts import dicomweb  # takes long to import
+    from vfmalign.imaging.dicom.pacs.client import PacsClient
+
+    query = _parse_query(path, pacs, options)
+    server = find_server(pacs.server)
+    uids = read_studies(pacs.studies) if pacs.studies is not None else ()
+    name = dicomweb.make_staging_name(server, options.declaration, options.dicom)
+    staging = StagingFolder(state_directory.private / "staging" / name, pacs.max_staging_bytes)
+    with closing(PacsClient(server)) as client, staging.open() as has_content:
+        studies = dicomweb.PacsStudies(client, query, uids)
+
+        def discover_studies(
+            dataset_id: str, salt: bytes, chosen: ImportOptions, report: ProgressCallback
+        ) -> DiscoveredDataset:
+            reported = replace(chosen.dicom, progress=report)
+            source = dicomweb.read(studies, chosen.declaration, reported, staging)
+            return name_cases("dicom", source, dataset_id, salt, chosen)
+
+        try:
+            yield ImportSource(discover_studies, staging)
+        finally:
+            if pacs.is_dry_run and not has_content:  # what an interrupted import has read stays for it
+                staging.remove()
+
+
+def _check_path(path: Path | None, pacs: PacsChoice) -> Path:
+    if pacs.query or pacs.studies is not None:
+        raise BadOption(f"{_PACS_OPTIONS} need a server", field="--dicomweb", remedy="name it, or leave them out")
+    if path is None:
+        raise BadOption("there is nothing to import", field="DIR", remedy="give a folder or file, or --dicomweb")
+    return path
+
+
+def _parse_query(path: Path | None, pacs: PacsChoice, options: ImportOptions) -> dict[str, str]:
+    if path is not None or options.layout not in {None, "dicom"}:
+        raise BadOption("it takes the place of DIR and --layout", field="--dicomweb", remedy="leave them out")
+    if bool(pacs.query) == (pacs.studies is not None):
+        raise BadOption(f"it needs one of {_PACS_OPTIONS}", field="--dicomweb", remedy="say which studies to import")
+    return parse_query(pacs.query)

@@ -1,0 +1,166 @@
+"""Reads the DICOM study of a request, wherever it is: in the message, uploaded, or at a PACS."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from vfmalign.client.messages.features import PacsReference
+from vfmalign.core.domain.errors import (
+    BadOption,
+    DigestMismatch,
+    PreconditionFailed,
+    TooLarge,
+)
+from vfmalign.core.domain.models import ModelCard
+from vfmalign.core.domain.stored_objects import StoredObject
+from vfmalign.core.runtime import logs
+from vfmalign.core.runtime.metrics import Stages
+from vfmalign.core.runtime.work_context import WorkContext
+from vfmalign.core.storage.store.object_store import ObjectStore
+from vfmalign.features import metrics
+from vfmalign.features.dicom.folders import PrivateFolders
+from vfmalign.features.dicom.reading import FIELD, InlineSource, about_study, read_study
+from vfmalign.features.dicom.rules import load_rules
+from vfmalign.features.extraction.study import Source
+from vfmalign.features.settings import FeaturesOptions
+from vfmalign.imaging.dicom.pacs.client import PacsClient, PacsLimits
+from vfmalign.imaging.dicom.pacs.servers import PacsServer
+from vfmalign.imaging.dicom.sources import DicomSource, ZipLimits, ZipSource, open_source
+from vfmalign.imaging.preprocessing import needed_kinds
+
+MAX_INSTANCES = 20_000
+"""Most files of a study; a whole-body CT has a tenth of them."""
+_MAX_DIRECTORY_BYTES = 512 * MAX_INSTANCES
+_ATTEMPTS = 3
+_LOG = logs.get("dicom")
+_HASH_KEY = secrets.token_bytes(16)
+"""Key of the hashes that stand for studies in the log: drawn by each process, so that nobody can look a UID up."""
+
+
+@dataclass(frozen=True)
+class DicomRequest:
+    """A checked DICOM study of a request.
+
+    Attributes:
+        content: its files, the zip that the caller uploaded, or where a PACS has it.
+        rules_dataset_id: dataset whose rules are followed; those of the model's card where empty.
+    """
+
+    content: tuple[bytes, ...] | StoredObject | PacsReference
+    rules_dataset_id: str
+
+
+class DicomReader:
+    """Reads studies for one tenant.
+
+    Args:
+        store: objects of the tenant.
+        servers: those that the tenant may use, by name.
+        folders: for files while they are read.
+        options: of the feature service.
+    """
+
+    def __init__(
+        self, store: ObjectStore, servers: Mapping[str, PacsServer], folders: PrivateFolders, options: FeaturesOptions
+    ) -> None:
+        self._store, self._servers, self._folders, self._options = store, servers, folders, options
+
+    def read(self, request: DicomRequest, card: ModelCard, stages: Stages, context: WorkContext) -> list[Source]:
+        """Reads the volumes that a model takes.
+
+        Raises:
+            BadOption, NotFound, PreconditionFailed: see `load_rules`; or the server, the upload or the study does not
+                exist.
+            BadVolume: see `read_study`.
+            TooLarge: the upload is.
+            PacsUnavailable, PacsRefused, BadPacsAnswer: see `PacsClient`.
+            Exhausted: the disk is full.
+            Cancelled, DeadlineExceeded: see `WorkContext`; also after `dicom_timeout_s`.
+        """
+        end = time.monotonic() + self._options.dicom_timeout_s
+        context = replace(context, deadline=end if context.deadline is None else min(end, context.deadline))
+        rules, content = load_rules(self._store, request.rules_dataset_id, card), request.content
+
+        def read_from(source: DicomSource, expected: PacsReference | None = None) -> list[Source]:
+            try:
+                return read_study(source, rules, needed_kinds(card.preprocessing), stages, context, expected=expected)
+            finally:
+                source.close()
+
+        if isinstance(content, tuple):
+            return read_from(InlineSource(content))
+        with self._folders.open() as folder:
+            if isinstance(content, StoredObject):
+                with stages.stage("download"):
+                    archive = self._open_upload(content, folder)
+                return read_from(archive)
+            self._download(content, folder, stages, context)
+            return read_from(open_source(folder), content)
+
+    def _open_upload(self, ref: StoredObject, folder: Path) -> ZipSource:
+        limit, field = self._options.dicom_study_bytes, f"{FIELD}.uploaded"
+        size_bytes = self._store.size_bytes(ref.key)
+        if size_bytes is None:
+            raise PreconditionFailed(
+                "the file was not uploaded, or its upload has expired",
+                subject=field,
+                remedy="upload it again, and call Extract within the hour",
+                reason="UPLOAD_MISSING",
+            )
+        if size_bytes > limit:
+            raise too_large(size_bytes, limit, field)
+        path = folder / "study.zip"
+        try:
+            self._store.download(ref.key, path, ref.sha256)
+            with about_study():
+                return ZipSource(path, ZipLimits(MAX_INSTANCES, limit, _MAX_DIRECTORY_BYTES))
+        except DigestMismatch:
+            raise DigestMismatch(
+                "the uploaded bytes are not those that were announced", subject=field, remedy="upload the file again"
+            ) from None
+
+    def _download(self, reference: PacsReference, folder: Path, stages: Stages, context: WorkContext) -> None:
+        name, started_s = reference.server, time.monotonic()
+        server = self._servers.get(name)
+        if server is None:
+            raise BadOption(
+                f"this service knows no PACS {name!r}",
+                field=f"{FIELD}.reference.server",
+                remedy=f"choose one of {', '.join(sorted(self._servers)) or 'none yet'}, or ask an operator to set "
+                f"VFMALIGN_DICOMWEB__{name.upper()}__URL",
+                reason="UNKNOWN_PACS",
+            )
+        limits = PacsLimits(instances=MAX_INSTANCES, study_bytes=self._options.dicom_study_bytes, attempts=_ATTEMPTS)
+        client = PacsClient(server, limits)
+        try:
+            with stages.stage("search"), metrics.observe_pacs(name, "search"):
+                listed = client.list_instances(reference.study_uid, reference.series_uids, context)
+            received = metrics.pacs_received_bytes.labels(name)
+            with stages.stage("download"), metrics.observe_pacs(name, "download"):
+                downloaded = client.download(reference.study_uid, listed, folder, context, received.inc)
+        finally:
+            client.close()
+        _LOG.info(
+            "study_downloaded",
+            server=name,
+            study=hashlib.blake2b(reference.study_uid.encode(), key=_HASH_KEY, digest_size=8).hexdigest(),
+            instances=downloaded.instances,
+            size_bytes=downloaded.size_bytes,
+            seconds=round(time.monotonic() - started_s, 3),
+        )
+
+
+def too_large(size_bytes: int, limit: int, subject: str) -> TooLarge:
+    """Returns the error for a study that is too large to be read."""
+    return TooLarge(
+        f"the study has {size_bytes:,} bytes, and {limit:,} are read",
+        subject=subject,
+        remedy="send the series that the rules take alone, or ask an operator to raise "
+        "VFMALIGN_FEATURES__DICOM_STUDY_BYTES",
+        reason="STUDY_TOO_LARGE",
+    )

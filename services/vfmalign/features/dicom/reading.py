@@ -1,0 +1,157 @@
+"""Reading of one study: the volumes that an import by the same rules would store, as NIfTI bytes."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import BinaryIO
+
+from vfmalign.client.messages.features import PacsReference
+from vfmalign.core.domain.declarations import VolumeKind
+from vfmalign.core.domain.errors import BadPacsAnswer, BadVolume, InvalidInput
+from vfmalign.core.runtime.metrics import Stages
+from vfmalign.core.runtime.work_context import WorkContext
+from vfmalign.features.extraction.study import Source
+from vfmalign.imaging.datasets.layouts.derivation import DeclarationFile
+from vfmalign.imaging.datasets.layouts.dicom import list_volumes
+from vfmalign.imaging.dicom.examinations import Study
+from vfmalign.imaging.dicom.scanning import scan
+from vfmalign.imaging.dicom.selection import Choice, choose
+from vfmalign.imaging.dicom.sources import DicomSource
+from vfmalign.imaging.volumes import check_study_size, encode
+
+FIELD = "study.dicom"
+
+
+class InlineSource:
+    """Files of a message; see `DicomSource`."""
+
+    def __init__(self, contents: Sequence[bytes]) -> None:
+        self._contents = {f"{number:05d}": content for number, content in enumerate(contents, start=1)}
+        self.files: Sequence[str] = list(self._contents)
+        self.notes: tuple[str, ...] = ()
+
+    def open(self, name: str) -> BinaryIO:
+        """See `DicomSource`."""
+        return io.BytesIO(self._contents[name])
+
+    def close(self) -> None:
+        """See `DicomSource`."""
+
+
+class _CancellableSource:
+    """A source whose files are opened only while somebody waits for the result; see `DicomSource`."""
+
+    def __init__(self, source: DicomSource, context: WorkContext) -> None:
+        self._source, self._context = source, context
+        self.files, self.notes = source.files, source.notes
+
+    def open(self, name: str) -> BinaryIO:
+        """See `DicomSource`."""
+        self._context.checkpoint()
+        return self._source.open(name)
+
+    def close(self) -> None:
+        """See `DicomSource`."""
+
+
+def read_study(
+    source: DicomSource,
+    rules: DeclarationFile,
+    kinds: Sequence[VolumeKind],
+    stages: Stages,
+    context: WorkContext,
+    *,
+    expected: PacsReference | None = None,
+) -> list[Source]:
+    """Reads the volumes of a study.
+
+    Args:
+        source: its files.
+        rules: say which series a modality takes.
+        kinds: modalities and label maps to read.
+        stages: records the seconds of each stage.
+        context: checked before every file.
+        expected: what a PACS was asked for; None for files from elsewhere.
+
+    Raises:
+        BadVolume: the files are not those of one study, or a volume cannot be chosen or read, or they are too large
+            together.
+        BadPacsAnswer: the files are not those that the PACS was asked for.
+        Cancelled, DeadlineExceeded: see `WorkContext`.
+    """
+    source = _CancellableSource(source, context)
+    with about_study():
+        with stages.stage("scan"):
+            study = _scan(source, context)
+            if expected is not None and study.uid != expected.study_uid:
+                raise BadPacsAnswer(
+                    "it answers with images of another study than was asked for",
+                    subject=f"PACS {expected.server}",
+                    remedy="ask its operator",
+                )
+            choice = _choose(study, rules, kinds)
+        files, volumes, sizes_bytes = list_volumes(source, choice, rules.declaration.units), [], []
+        for kind in kinds:
+            with stages.stage("decode_dicom"):
+                volume = files[kind].read(FIELD, [kind], rules.declaration.label_names)[kind]
+            sizes_bytes.append(volume.size_bytes)
+            check_study_size(sizes_bytes, FIELD)
+            # The bytes of an import, compressed less: features must not depend on how a study arrives.
+            unit = rules.declaration.units.get(kind, "")
+            volumes.append(Source(kind, FIELD, encode(volume, level=0), unit))
+        return volumes
+
+
+def _scan(source: DicomSource, context: WorkContext) -> Study:
+    """The study that the files hold."""
+    examinations = scan(source, progress=lambda stage, done, total: context.checkpoint())
+    if examinations.unusable:
+        raise _refuse(examinations.unusable[0].problem)
+    if len(examinations.studies) != 1:
+        count, notes = len(examinations.studies), "; ".join(examinations.notes)
+        raise BadVolume(
+            f"expected the images of one study, got {count}" + (f" ({notes})" if notes else ""),
+            remedy="send the DICOM files of one examination",
+        )
+    if examinations.studies[0].problems:
+        raise _refuse(examinations.studies[0].problems[0])
+    return examinations.studies[0]
+
+
+def _choose(study: Study, rules: DeclarationFile, kinds: Sequence[VolumeKind]) -> Choice:
+    """What an import would take; only what is read may have problems."""
+    names = {*kinds}
+    if not names.issubset(rules.declaration.modalities):
+        names.add(rules.declaration.modalities[0])  # label maps are placed beside it
+    read = [selection for selection in rules.selections if selection.name in names]
+    if problems := choose(study, rules.declaration, read).problems:
+        raise _refuse(problems[0])
+    choice = choose(study, *rules)  # of everything, because a label map may lie on the grid of another image
+    for kind in kinds:
+        if kind not in choice.stacks and kind not in choice.label_maps:
+            raise BadVolume(
+                f"the study has no segmentation that the rules take for {kind}",
+                remedy="send the segmentation with the images, or choose a model that does not need it",
+            )
+    return choice
+
+
+def _refuse(problem: str) -> BadVolume:
+    """Returns the error for a problem as imports list it: the cause, and after the last semicolon the remedy."""
+    cause, _, remedy = problem.rpartition("; ")
+    return BadVolume(cause or remedy, remedy=remedy if cause else "export the study again")
+
+
+@contextmanager
+def about_study() -> Iterator[None]:
+    """Names the field in errors, and refuses a zip that is damaged."""
+    try:
+        yield
+    except InvalidInput as error:
+        error.field = error.subject = error.subject if error.subject.startswith(FIELD) else FIELD
+        raise
+    except (zipfile.BadZipFile, EOFError, OSError):
+        raise BadVolume("a file cannot be read", field=FIELD, remedy="zip and upload the study again") from None

@@ -1,0 +1,96 @@
+"""The rules by which a request's DICOM is read: those of a dataset, or of the model's card."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from vfmalign.core.domain.declarations import DatasetDeclaration, VolumeKind
+from vfmalign.core.domain.errors import BadOption, InvalidInput, PreconditionFailed
+from vfmalign.core.domain.modality_map import check_units
+from vfmalign.core.domain.models import ModelCard, Preprocessing
+from vfmalign.core.storage.datasets import load_dataset
+from vfmalign.core.storage.store.object_store import ObjectStore
+from vfmalign.imaging.datasets.layouts.derivation import DeclarationFile, parse_declaration
+from vfmalign.imaging.dicom.rules import parse_selections
+from vfmalign.imaging.preprocessing import needed_kinds
+
+_FIELD = "study.dicom.rules_dataset_id"
+_BOTH_WAYS = (
+    "name a dataset that was imported from DICOM as `rules_dataset_id`, or import the model with "
+    "`vfmalign models import --declaration`"
+)
+
+
+def load_rules(store: ObjectStore, dataset_id: str, card: ModelCard) -> DeclarationFile:
+    """Returns the rules of a dataset, or without one of the model's card.
+
+    Args:
+        store: objects of the tenant.
+        dataset_id: empty for the card's.
+        card: of the model that takes the volumes.
+
+    Raises:
+        NotFound: there is no such dataset.
+        BadOption: the card has no rules.
+        PreconditionFailed: the dataset has none, it has none for an input of the model, or they are damaged.
+    """
+    if not dataset_id and not card.declaration:
+        raise BadOption(
+            f"neither the request nor the card of {card.id} says which series a modality takes",
+            field=_FIELD,
+            remedy=_BOTH_WAYS,
+            reason="NO_DICOM_RULES",
+        )
+    subject = f"dataset {dataset_id}" if dataset_id else card.id
+    try:
+        rules = _read_dataset(store, dataset_id) if dataset_id else parse_declaration(card.declaration.encode())
+    except InvalidInput as error:  # they were checked when they were stored
+        raise PreconditionFailed(
+            f"the stored rules cannot be used: {error}", subject=subject, remedy="import it again under a new id"
+        ) from None
+    if missing := _find_missing(rules.declaration, needed_kinds(card.preprocessing)):
+        raise PreconditionFailed(
+            f"its rules are not about {', '.join(missing)}, which {card.id} takes",
+            subject=subject,
+            remedy=_BOTH_WAYS,
+            reason="NO_DICOM_RULES",
+        )
+    return rules
+
+
+def check_card_rules(text: str, preprocessing: Preprocessing) -> None:
+    """Checks the rules that a model's card is to keep.
+
+    Raises:
+        BadOption: they are not rules, or not about every input of the model in its unit.
+    """
+    rules = parse_declaration(text.encode())
+    if not rules.selections:
+        raise BadOption(
+            "it has no selections, which say what the modalities take",
+            field="declaration.selections",
+            remedy="add them to its file (docs/dicom.md)",
+        )
+    if missing := _find_missing(rules.declaration, needed_kinds(preprocessing)):
+        raise BadOption(
+            f"it does not declare {', '.join(missing)}, which the model takes",
+            field="declaration",
+            remedy="declare every input of the model by the name that it has there",
+        )
+    check_units(preprocessing, rules.declaration.units, "declaration.units")
+
+
+def _read_dataset(store: ObjectStore, dataset_id: str) -> DeclarationFile:
+    dataset = load_dataset(store, dataset_id)
+    if not dataset.selections:
+        raise PreconditionFailed(
+            "it has no rules for DICOM, because it was not imported from DICOM by this version",
+            subject=f"dataset {dataset_id}",
+            remedy=_BOTH_WAYS,
+            reason="NO_DICOM_RULES",
+        )
+    return DeclarationFile(dataset.declaration, parse_selections(dataset.selections, dataset.declaration))
+
+
+def _find_missing(declaration: DatasetDeclaration, kinds: Sequence[VolumeKind]) -> list[VolumeKind]:
+    return [kind for kind in kinds if kind not in (*declaration.modalities, *declaration.label_names)]

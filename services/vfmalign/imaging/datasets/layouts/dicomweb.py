@@ -1,0 +1,253 @@
+"""Studies of a PACS: downloaded one ahead, read by the same rules as files, and staged as the volumes of their dataset.
+
+Memory and temporary files do not grow with the number of studies: of each, only its volumes stay, in the staging
+folder. A study that cannot be fetched is a case with a problem, and the others go on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+
+from vfmalign.core.domain.declarations import DatasetDeclaration, VolumeKind
+from vfmalign.core.domain.errors import (
+    BadDataset,
+    BadPacsAnswer,
+    PacsRefused,
+    PacsUnavailable,
+    StudyNotFound,
+    VfmalignError,
+)
+from vfmalign.core.domain.record import canonical_json
+from vfmalign.core.formats.documents import pluralise
+from vfmalign.core.runtime.work_context import WorkContext
+from vfmalign.imaging.datasets.layouts.dicom import (
+    Rules,
+    StudyOutcome,
+    describe_outcome,
+    get_rules,
+    list_volumes,
+    to_dataset,
+)
+from vfmalign.imaging.datasets.layouts.sources import DicomOptions, SourceDataset, VolumeSource, describe_unreadable
+from vfmalign.imaging.datasets.layouts.staging import StagedStudy, StagingFolder
+from vfmalign.imaging.dicom.pacs.client import ByteProgress, FoundStudy, PacsClient
+from vfmalign.imaging.dicom.pacs.downloads import get_file_name
+from vfmalign.imaging.dicom.pacs.servers import PacsServer
+from vfmalign.imaging.dicom.scanning import scan
+from vfmalign.imaging.dicom.selection import choose
+from vfmalign.imaging.dicom.sources import open_source
+from vfmalign.imaging.volumes import encode
+
+MAX_UNAVAILABLE = 3
+"""Studies one after the other that cannot be fetched because the server is away, after which the import stops."""
+_FORMAT = 1
+"""Version of what a staging folder holds; another one is not read."""
+
+
+@dataclass(frozen=True)
+class PacsStudies:
+    """What to import.
+
+    Attributes:
+        client: of the server.
+        query: what studies have to match, see `PacsClient.find_studies`; not used with `study_uids`.
+        study_uids: the studies; none for those of the query.
+    """
+
+    client: PacsClient
+    query: Mapping[str, str]
+    study_uids: Sequence[str] = ()
+
+    def list_studies(self, context: WorkContext) -> list[FoundStudy]:
+        """Returns the studies, in order of identifier.
+
+        Raises:
+            BadDataset: there are none.
+        """
+        named = (FoundStudy(uid, "") for uid in self.study_uids)
+        studies = sorted(named if self.study_uids else self.client.find_studies(self.query, context))
+        if not studies:
+            raise BadDataset("no study matches the query", field="--query", remedy="check its keys and values")
+        return studies
+
+
+def make_staging_name(server: PacsServer, declaration: DatasetDeclaration | None, options: DicomOptions) -> str:
+    """Returns the name of the staging folder of all imports from a server by the same rules."""
+    rules = get_rules(declaration, options)
+    selections = [selection.model_dump(mode="json") for selection in rules.selections]
+    declared = rules.declaration.model_dump(mode="json")
+    key = [_FORMAT, server.name, server.url, declared, selections, list(rules.allowed)]
+    return hashlib.sha256(canonical_json(key)).hexdigest()[:16]
+
+
+def read(
+    studies: PacsStudies,
+    declaration: DatasetDeclaration | None,
+    options: DicomOptions,
+    staging: StagingFolder,
+) -> SourceDataset:
+    """Finds the cases, and reads their volumes into the staging folder, which is open.
+
+    `options.progress` is called with the stages `download`, in studies, and `receive`, in bytes.
+
+    Raises:
+        BadOption: see `get_rules`; or the staging folder is full or cannot be written.
+        BadDataset: no study matches.
+        PacsUnavailable, PacsRefused, BadPacsAnswer: the server cannot be searched, or is away.
+    """
+    rules = get_rules(declaration, options)
+    ended = threading.Event()
+    context = WorkContext(is_cancelled=ended.is_set)
+    found = studies.list_studies(context)
+    staged: list[StagedStudy] = []
+    notes: Counter[str] = Counter()
+    unavailable = 0
+    reader = _PacsReader(studies.client, rules, staging, context, _count_bytes(options))
+    with ThreadPoolExecutor(1, "download") as downloads:
+        try:
+            for done, (study, fetched) in enumerate(_fetch_ahead(reader, found, downloads), start=1):
+                try:
+                    read_study = reader.read(study, fetched.result())
+                    unavailable = 0
+                    notes.update(read_study.notes)
+                except (PacsUnavailable, PacsRefused, StudyNotFound, BadPacsAnswer) as error:
+                    unavailable = unavailable + 1 if isinstance(error, PacsUnavailable) else 0
+                    if unavailable == MAX_UNAVAILABLE:
+                        raise
+                    read_study = _to_unfetched(study, error)
+                staged.append(read_study)
+                options.progress("download", done, len(found))
+        except OSError as error:
+            raise BadDataset(
+                f"the staging folder {describe_unreadable(error)}",
+                subject="--home",
+                remedy="free space for it, or allow this account to write it; a repeated import continues",
+            ) from None
+        finally:
+            ended.set()
+    return _to_dataset(rules, staged, staging, notes)
+
+
+@dataclass(frozen=True)
+class _PacsReader:
+    """Fetches studies in one thread, and reads them in another."""
+
+    client: PacsClient
+    rules: Rules
+    staging: StagingFolder
+    context: WorkContext
+    received: ByteProgress
+
+    def fetch(self, study: FoundStudy) -> str:
+        """Downloads the instances of a study that is not staged; returns the digest of what the server lists."""
+        instances = self.client.list_instances(study.study_uid, (), self.context)
+        listing = hashlib.sha256(canonical_json(instances)).hexdigest()
+        if self.staging.read(study.study_uid, listing) is None:
+            folder = self.staging.get_download_folder(study.study_uid)
+            self.client.download(study.study_uid, instances, folder, self.context, self.received)
+            names = {get_file_name(instance.instance_uid) for instance in instances}
+            for file in folder.iterdir():
+                if file.name not in names:  # the server had it when an earlier import began
+                    file.unlink()
+        return listing
+
+    def read(self, study: FoundStudy, listing: str) -> StagedStudy:
+        """Reads a study that was fetched, and stages its volumes; one that is staged is read from there."""
+        staged = self.staging.read(study.study_uid, listing)
+        if staged is None:
+            staged = self._read_instances(study, listing)
+            self.staging.write(study.study_uid, staged)
+        return staged
+
+    def _read_instances(self, found: FoundStudy, listing: str) -> StagedStudy:
+        with closing(open_source(self.staging.get_download_folder(found.study_uid))) as source:
+            examinations = scan(source, self.rules.allowed)
+            if any(study.uid != found.study_uid for study in examinations.studies):
+                self.staging.discard_instances(found.study_uid)
+                raise self.client.to_bad_answer("images of another study than was asked for")
+            count = pluralise(len(examinations.unusable), "instance")
+            damaged = [f"{count} of the study: {file.problem}" for file in examinations.unusable[:1]]
+            if not examinations.studies:
+                patient = found.patient or found.study_uid
+                outcome = StudyOutcome(study_uid=found.study_uid, patient=patient, problems=tuple(damaged))
+                return StagedStudy(listing=listing, outcome=outcome if damaged else None, notes=examinations.notes)
+            (study,) = examinations.studies
+            choice = choose(study, self.rules.declaration, self.rules.selections, self.rules.allowed)
+            outcome = describe_outcome(study, choice, self.rules)
+            problems = [*outcome.problems, *damaged]
+            if not problems:
+                problems += self._stage_volumes(
+                    found.study_uid, list_volumes(source, choice, self.rules.declaration.units)
+                )
+        return StagedStudy(
+            listing=listing,
+            outcome=outcome.model_copy(update={"problems": tuple(problems)}),
+            series={series.uid: series.label for series in study.series},
+            notes=examinations.notes,
+        )
+
+    def _stage_volumes(self, study_uid: str, sources: Mapping[VolumeKind, VolumeSource]) -> list[str]:
+        """Writes volumes as the dataset stores them, one after the other; returns what is wrong with one."""
+        for kind, source in sorted(sources.items()):
+            try:
+                volume = source.read("case", [kind], self.rules.declaration.label_names)[kind]
+            except VfmalignError as error:
+                return [f"{kind}: {error.message}; {error.remedy}"]
+            self.staging.write_volume(study_uid, kind, encode(volume))
+        return []
+
+
+def _fetch_ahead(
+    reader: _PacsReader, studies: Sequence[FoundStudy], downloads: ThreadPoolExecutor
+) -> Iterator[tuple[FoundStudy, Future[str]]]:
+    """Yields the studies, each as the next one begins to be fetched."""
+    ahead = downloads.submit(reader.fetch, studies[0])
+    for index, study in enumerate(studies):
+        fetched = ahead
+        if index + 1 < len(studies):
+            ahead = downloads.submit(reader.fetch, studies[index + 1])
+        yield study, fetched
+
+
+def _count_bytes(options: DicomOptions) -> ByteProgress:
+    received = 0
+
+    def count(size_bytes: int) -> None:
+        nonlocal received
+        received += size_bytes
+        options.progress("receive", received, 0)
+
+    return count
+
+
+def _to_unfetched(study: FoundStudy, error: VfmalignError) -> StagedStudy:
+    problem = f"{error.subject}: {error.message}; {error.remedy}"
+    patient = study.patient or study.study_uid
+    return StagedStudy(
+        listing="", outcome=StudyOutcome(study_uid=study.study_uid, patient=patient, problems=(problem,))
+    )
+
+
+def _to_dataset(
+    rules: Rules, studies: Sequence[StagedStudy], staging: StagingFolder, counted: Mapping[str, int]
+) -> SourceDataset:
+    owners = Counter(uid for study in studies for uid in study.series)
+    outcomes: list[StudyOutcome] = []
+    for study in studies:
+        if study.outcome is not None:
+            shared = [
+                f"{label} has images of other studies as well; export the study again"
+                for uid, label in study.series.items()
+                if owners[uid] > 1
+            ]
+            outcomes.append(study.outcome.model_copy(update={"problems": (*shared, *study.outcome.problems)}))
+    notes = [text if count == 1 else f"{text}, in {count} studies" for text, count in sorted(counted.items())]
+    if empty := len(studies) - len(outcomes):
+        notes.append(f"left out: {pluralise(empty, 'examination')} without images")
+    return to_dataset(rules, outcomes, [staging.list_files(outcome) for outcome in outcomes], notes)

@@ -1,0 +1,143 @@
+"""Staging: what an import from a PACS has read so far, so that a repeated import continues.
+
+A private folder of the user's machine. For each study it has the instances while they are downloaded, and then the
+volumes as the dataset stores them and a file with what else the dataset takes of the study. That file is written last:
+a study that has it is done.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pydantic import Field, ValidationError
+
+from vfmalign.core.domain.declarations import VolumeKind
+from vfmalign.core.domain.errors import BadOption, Conflict
+from vfmalign.core.domain.record import Record
+from vfmalign.imaging.datasets.layouts.dicom import StudyOutcome
+from vfmalign.imaging.datasets.layouts.sources import VolumeFile
+
+_DONE = "study.json"
+
+
+class StagedStudy(Record):
+    """A study that was read. Private.
+
+    Attributes:
+        listing: digest of the instances that the server listed.
+        outcome: what the dataset takes of the study; None for a study without an image.
+        series: label of each of its series, by identifier.
+        notes: what was left out.
+    """
+
+    listing: str
+    outcome: StudyOutcome | None
+    series: dict[str, str] = Field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+class StagingFolder:
+    """The folder of one import.
+
+    Args:
+        path: where it is; created with mode 0700 when it is opened.
+        max_bytes: most bytes of all volumes in it.
+    """
+
+    def __init__(self, path: Path, max_bytes: int) -> None:
+        self.path = path
+        self._max_bytes = max_bytes
+        self._size_bytes = 0
+
+    @contextmanager
+    def open(self) -> Iterator[bool]:
+        """Holds the folder for one import; yields whether an earlier one has left something there.
+
+        Raises:
+            Conflict: another import uses it.
+        """
+        is_new = not self.path.exists()
+        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with (self.path / "lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise Conflict(
+                    "another import from the same server by the same rules is running",
+                    subject="--dicomweb",
+                    remedy="wait until it has ended",
+                ) from None
+            self._size_bytes = sum(file.stat().st_size for file in self.path.glob("*/*.nii.gz"))
+            yield not is_new
+
+    def get_download_folder(self, study_uid: str) -> Path:
+        """Returns the folder of a study's instances."""
+        return self._get_folder(study_uid) / "instances"
+
+    def read(self, study_uid: str, listing: str) -> StagedStudy | None:
+        """Returns a study; None if it was not read, or the server lists other instances now."""
+        try:
+            staged = StagedStudy.model_validate_json((self._get_folder(study_uid) / _DONE).read_bytes())
+        except (FileNotFoundError, ValidationError):
+            return None
+        return staged if staged.listing == listing else None
+
+    def list_files(self, outcome: StudyOutcome) -> dict[VolumeKind, VolumeFile]:
+        """Returns the volumes of a study; those of one with problems were not written."""
+        folder = self._get_folder(outcome.study_uid)
+        return {kind: VolumeFile(folder / f"{kind}.nii.gz") for kind in outcome.kinds}
+
+    def write_volume(self, study_uid: str, kind: VolumeKind, data: bytes) -> None:
+        """Writes a volume.
+
+        Raises:
+            BadOption: the folder would be too large.
+        """
+        path = self._get_folder(study_uid) / f"{kind}.nii.gz"
+        self._size_bytes += len(data) - (path.stat().st_size if path.exists() else 0)
+        if self._size_bytes > self._max_bytes:
+            raise BadOption(
+                f"the volumes of the studies take more than {self._max_bytes / 2**30:g} GiB on this machine",
+                field="--max-staging",
+                remedy="raise it, which continues the import, or import fewer studies at a time",
+            )
+        _write_durably(path, data)
+
+    def write(self, study_uid: str, staged: StagedStudy) -> None:
+        """Notes that a study is done, and deletes its instances."""
+        _write_durably(self._get_folder(study_uid) / _DONE, staged.to_json())
+        self.discard_instances(study_uid)
+
+    def discard_instances(self, study_uid: str) -> None:
+        """Deletes the instances of a study."""
+        shutil.rmtree(self.get_download_folder(study_uid), ignore_errors=True)
+
+    def forget(self, study_uids: Collection[str]) -> None:
+        """Deletes what was read of some studies, so that a repeated import reads them again."""
+        for folder in map(self._get_folder, study_uids):
+            if (folder / _DONE).exists():  # else its instances are still being downloaded
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def remove(self) -> None:
+        """Deletes the folder."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    def _get_folder(self, study_uid: str) -> Path:
+        return self.path / hashlib.sha256(study_uid.encode()).hexdigest()[:32]
+
+
+def _write_durably(path: Path, data: bytes) -> None:
+    """Replaces a file so that it is whole or not there, also after the power has failed."""
+    partial = path.with_name(f"{path.name}.part")
+    path.parent.mkdir(mode=0o700, exist_ok=True)
+    with partial.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)

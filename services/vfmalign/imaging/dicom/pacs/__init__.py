@@ -1,0 +1,1 @@
+"""PACS: studies found and downloaded over DICOMweb."""

@@ -1,0 +1,316 @@
+"""Client of a PACS: searches for studies (QIDO-RS), and downloads their instances (WADO-RS).
+
+A failure that may pass is tried again; what was downloaded before is not downloaded again. Errors name the server by
+its configured name, and never an address, an identifier or a patient.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+from pydicom.datadict import tag_for_keyword
+from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt
+
+from vfmalign.core.domain.errors import BadOption, BadPacsAnswer, PacsUnavailable, StudyNotFound
+from vfmalign.core.formats.untrusted import parse_json
+from vfmalign.core.runtime.work_context import UNLIMITED, WorkContext
+from vfmalign.imaging.dicom.pacs.downloads import InstanceWriter, get_file_name
+from vfmalign.imaging.dicom.pacs.servers import PacsServer
+from vfmalign.imaging.dicom.pacs.session import PacsSession, to_bad_answer, to_subject
+
+UID = re.compile(r"[0-9][0-9.]{0,63}")
+"""What an identifier may consist of; some in use have components that begin with 0, which the standard forbids."""
+MAX_SEARCH_BYTES = 64 * 2**20
+"""Largest answer to a search."""
+_PAGE = 1_000
+_MAX_VALUE = 1_024
+_STUDY, _SERIES, _INSTANCE = "0020000D", "0020000E", "00080018"
+_PATIENT, _ISSUER = "00100020", "00100021"
+_JSON = "application/dicom+json, application/json"
+_DICOM = 'multipart/related; type="application/dicom"; transfer-syntax=*'
+"""Instances as they are stored; without the last parameter, the server would decode them."""
+_MAX_STATED_S = 300.0
+T = TypeVar("T")
+
+ByteProgress = Callable[[int], None]
+"""Called as `progress(bytes)` with what has arrived since the last call."""
+
+
+def ignore_bytes(size_bytes: int) -> None:
+    """Ignores the progress."""
+
+
+@dataclass(frozen=True)
+class PacsLimits:
+    """Limits of a client.
+
+    Attributes:
+        studies: most studies of a search.
+        instances: most instances of a study.
+        study_bytes: most bytes of a study.
+        attempts: how often an operation is tried.
+        first_wait_s: wait before the second attempt, which doubles with each further one, unless the server's
+            `Retry-After` states a longer one, of which at most five minutes count.
+    """
+
+    studies: int = 100_000
+    instances: int = 100_000
+    study_bytes: int = 16 * 2**30
+    attempts: int = 5
+    first_wait_s: float = 1.0
+
+
+@dataclass(frozen=True, order=True)
+class FoundStudy:
+    """A study that a search found. Private.
+
+    Attributes:
+        study_uid: its identifier.
+        patient: PatientID with its issuer; empty where the server does not say.
+    """
+
+    study_uid: str
+    patient: str
+
+
+class ListedInstance(NamedTuple):
+    """An instance that a server lists. Private."""
+
+    series_uid: str
+    instance_uid: str
+
+
+@dataclass(frozen=True)
+class Downloaded:
+    """A study in a folder.
+
+    Attributes:
+        instances: number of its instances.
+        size_bytes: of their files.
+    """
+
+    instances: int
+    size_bytes: int
+
+
+def check_query(query: Mapping[str, str]) -> None:
+    """Checks a query; see `PacsClient.find_studies`.
+
+    Raises:
+        BadOption: a key is no attribute of DICOM, or a value is empty or not printable.
+    """
+    for key, value in query.items():
+        if tag_for_keyword(key) is None:
+            raise BadOption("a key is no attribute", field="--query", remedy="use keywords such as ModalitiesInStudy")
+        if not 0 < len(value) <= _MAX_VALUE or not value.isprintable():
+            raise BadOption(f"{key} has no value that can be asked for", field="--query", remedy="write KEY=VALUE")
+
+
+class PacsClient:
+    """Client of one server, for one thread at a time.
+
+    All methods raise:
+        PacsUnavailable: the server does not answer, breaks off or is overloaded, after several attempts.
+        PacsRefused: it rejects the credentials, or they cannot be read.
+        StudyNotFound: it does not have what is asked for.
+        BadPacsAnswer: its answer is not one that may be used.
+        DeadlineExceeded, Cancelled: see `WorkContext`.
+
+    Args:
+        server: the server.
+        limits: of its answers.
+    """
+
+    def __init__(self, server: PacsServer, limits: PacsLimits = PacsLimits()) -> None:
+        self._server = server
+        self._limits = limits
+        self._session = PacsSession(server)
+
+    def to_bad_answer(self, what: str) -> BadPacsAnswer:
+        """Returns the error of instances that are not what they should be."""
+        return to_bad_answer(self._server, what)
+
+    def close(self) -> None:
+        """Closes the connections."""
+        self._session.close()
+
+    def find_studies(self, query: Mapping[str, str], context: WorkContext = UNLIMITED) -> Iterator[FoundStudy]:
+        """Yields the studies that match a query, each once.
+
+        Args:
+            query: values by DICOM keyword, as of QIDO-RS: `*` and `?` stand for characters, `-` for a range of dates.
+            context: limits of the work.
+        """
+        fields = {"includefield": f"{_PATIENT},{_ISSUER}"}
+        for answer in self._page("/studies", {**query, **fields}, _STUDY, self._limits.studies, context):
+            patient, issuer = _get_text(answer, _PATIENT), _get_text(answer, _ISSUER)
+            yield FoundStudy(_get_text(answer, _STUDY), f"{patient}^^^{issuer}" if patient and issuer else patient)
+
+    def list_instances(
+        self, study_uid: str, series_uids: Sequence[str] = (), context: WorkContext = UNLIMITED
+    ) -> list[ListedInstance]:
+        """Returns the instances of a study, in order of series and identifier.
+
+        Args:
+            study_uid: the study.
+            series_uids: its series to list; all of them by default.
+            context: limits of the work.
+        """
+        path, fields = f"/studies/{study_uid}/instances", {"includefield": _SERIES}
+        answers = self._page(path, fields, _INSTANCE, self._limits.instances, context)
+        listed = sorted(ListedInstance(_get_text(answer, _SERIES), _get_text(answer, _INSTANCE)) for answer in answers)
+        if not all(UID.fullmatch(instance.series_uid) for instance in listed):
+            raise to_bad_answer(self._server, "instances without an identifier of their series")
+        chosen = [instance for instance in listed if not series_uids or instance.series_uid in series_uids]
+        if not chosen or set(series_uids) - {instance.series_uid for instance in chosen}:
+            raise StudyNotFound(
+                "it lists no instance of the study, or of one of its series that are asked for",
+                subject=to_subject(self._server),
+                remedy="check the identifiers, and that the study is in the archive",
+            )
+        return chosen
+
+    def download_study(
+        self,
+        study_uid: str,
+        series_uids: Sequence[str],
+        folder: Path,
+        context: WorkContext = UNLIMITED,
+        progress: ByteProgress = ignore_bytes,
+    ) -> Downloaded:
+        """Downloads a study; see `list_instances` and `download`."""
+        return self.download(study_uid, self.list_instances(study_uid, series_uids, context), folder, context, progress)
+
+    def download(
+        self,
+        study_uid: str,
+        instances: Sequence[ListedInstance],
+        folder: Path,
+        context: WorkContext = UNLIMITED,
+        progress: ByteProgress = ignore_bytes,
+    ) -> Downloaded:
+        """Downloads instances into a folder, except those that it has from an earlier download.
+
+        Args:
+            study_uid: the study.
+            instances: what to download.
+            folder: where to; created with mode 0700. Names of files are hashes.
+            context: limits of the work.
+            progress: called with the bytes that arrive.
+        """
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        uids_by_series: dict[str, list[str]] = {}
+        for instance in instances:
+            uids_by_series.setdefault(instance.series_uid, []).append(instance.instance_uid)
+        for series_uid, uids in uids_by_series.items():
+            path = f"/studies/{study_uid}/series/{series_uid}"
+            self._retry(partial(self._fetch_series, path, uids, folder, context, progress), context)
+        sizes = [(folder / get_file_name(instance.instance_uid)).stat().st_size for instance in instances]
+        return Downloaded(len(sizes), sum(sizes))
+
+    def _fetch_series(
+        self, path: str, uids: Collection[str], folder: Path, context: WorkContext, progress: ByteProgress
+    ) -> None:
+        """Fetches a series as a whole where nothing of it is there, and then what is missing one by one."""
+        if len(self._list_missing(uids, folder)) == len(uids):
+            self._fetch(path, uids, folder, context, progress)
+        for uid in self._list_missing(uids, folder):
+            self._fetch(f"{path}/instances/{uid}", [uid], folder, context, progress)
+            if self._list_missing([uid], folder):
+                raise to_bad_answer(self._server, "fewer instances than it lists")
+
+    def _fetch(
+        self, path: str, uids: Collection[str], folder: Path, context: WorkContext, progress: ByteProgress
+    ) -> None:
+        stored_bytes = sum(file.stat().st_size for file in folder.iterdir())
+        left_bytes = max(0, self._limits.study_bytes - stored_bytes)
+        with self._session.get(path, _DICOM, context, left_bytes) as answer:
+            if not answer.content_type:
+                return
+            writer = InstanceWriter(answer.content_type, folder, uids, self._server)
+            try:
+                while data := answer.read():
+                    writer.write(data)
+                    progress(len(data))
+                writer.finish()
+            finally:
+                writer.close()
+
+    def _list_missing(self, uids: Collection[str], folder: Path) -> list[str]:
+        return [uid for uid in uids if not (folder / get_file_name(uid)).exists()]
+
+    def _page(
+        self, path: str, query: Mapping[str, str], key: str, limit: int, context: WorkContext
+    ) -> Iterator[Mapping[str, Any]]:
+        """Yields the answers of all pages, each once; a server may send fewer than a page, or ignore the offset."""
+        known: set[str] = set()
+        offset = 0
+        while True:
+            page: dict[str, str | int] = {**query, "limit": _PAGE, "offset": offset}
+            answers = self._retry(partial(self._search, path, page, context), context)
+            size = len(known)
+            for answer in answers:
+                uid = _get_text(answer, key)
+                if not UID.fullmatch(uid):
+                    raise to_bad_answer(self._server, "something else than identifiers of DICOM")
+                if uid not in known:
+                    known.add(uid)
+                    if len(known) > limit:
+                        raise to_bad_answer(self._server, f"more than {limit:,} results", "narrow the query")
+                    yield answer
+            if len(known) == size:
+                return
+            offset += len(answers)
+
+    def _search(self, path: str, query: Mapping[str, str | int], context: WorkContext) -> list[Mapping[str, Any]]:
+        with self._session.get(path, _JSON, context, MAX_SEARCH_BYTES, query) as answer:
+            data = b"".join(iter(answer.read, b""))
+            if not data:
+                return []
+        try:
+            content = parse_json(data, MAX_SEARCH_BYTES)
+        except ValueError:
+            raise to_bad_answer(self._server, "something else than JSON") from None
+        if not isinstance(content, list):
+            raise to_bad_answer(self._server, "something else than a list")
+        return [entry for entry in content if isinstance(entry, dict)]
+
+    def _retry(self, operation: Callable[[], T], context: WorkContext) -> T:
+        """Runs an operation; again where it may succeed then, and the deadline allows to wait for it."""
+
+        def get_wait_s(state: RetryCallState) -> float:
+            error = state.outcome.exception() if state.outcome else None
+            stated_s = error.stated_wait_s if isinstance(error, PacsUnavailable) else 0.0
+            wait_s = max(self._limits.first_wait_s * 2.0 ** (state.attempt_number - 1), min(stated_s, _MAX_STATED_S))
+            if error is not None and context.deadline is not None and time.monotonic() + wait_s > context.deadline:
+                raise error
+            return wait_s
+
+        retrying = Retrying(
+            retry=retry_if_exception_type(PacsUnavailable),
+            stop=stop_after_attempt(self._limits.attempts),
+            wait=get_wait_s,
+            sleep=lambda wait_s: _sleep(wait_s, context),
+            reraise=True,
+        )
+        return retrying(operation)
+
+
+def _get_text(answer: Mapping[str, Any], tag: str) -> str:
+    """The first value of an attribute in DICOM's JSON; empty where there is none."""
+    element = answer.get(tag)
+    values = element.get("Value") if isinstance(element, Mapping) else None
+    return values[0].strip() if isinstance(values, list) and values and isinstance(values[0], str) else ""
+
+
+def _sleep(wait_s: float, context: WorkContext) -> None:
+    end = time.monotonic() + wait_s
+    while (left_s := end - time.monotonic()) > 0:
+        context.checkpoint()
+        time.sleep(min(left_s, 0.2))

@@ -1,0 +1,118 @@
+"""Downloads: instances out of a multipart answer into files, in memory that does not depend on their size."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Collection
+from pathlib import Path
+from typing import BinaryIO
+
+from pydicom.filereader import read_partial
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
+
+from vfmalign.imaging.dicom.pacs.servers import PacsServer
+from vfmalign.imaging.dicom.pacs.session import to_bad_answer, to_unavailable
+from vfmalign.imaging.dicom.sources import MAX_FILE_BYTES
+
+_PARTIAL = ".part"
+_META_BYTES = 64 * 2**10
+"""Read of an instance to find its identifier; the file meta information has less than 1 KiB."""
+
+
+def get_file_name(instance_uid: str) -> str:
+    """Returns the name of an instance's file, which does not show its identifier."""
+    return f"{hashlib.sha256(instance_uid.encode()).hexdigest()[:40]}.dcm"
+
+
+class InstanceWriter:
+    """Writes the parts of one answer, each as a file that gets its name once it is complete.
+
+    Args:
+        content_type: header of the answer.
+        folder: where to write.
+        wanted: identifiers of the instances to write; others are dropped.
+        server: named in errors.
+
+    Raises:
+        BadPacsAnswer: the answer is not one of instances.
+    """
+
+    def __init__(self, content_type: str, folder: Path, wanted: Collection[str], server: PacsServer) -> None:
+        self._server = server
+        self._folder = folder
+        self._wanted = wanted
+        self._file: BinaryIO | None = None
+        self._is_complete = False
+        parameters = parse_options_header(content_type)[1]
+        kind = parameters.get(b"type", b"").lower()
+        if not parameters.get(b"boundary") or kind != b"application/dicom":
+            raise to_bad_answer(self._server, "something else than DICOM instances in parts with a boundary")
+        try:
+            self._parser = MultipartParser(
+                parameters[b"boundary"],
+                {
+                    "on_part_begin": self._begin,
+                    "on_part_data": self._add,
+                    "on_part_end": self._end,
+                    "on_end": self._complete,
+                },
+            )
+        except FormParserError:
+            raise to_bad_answer(self._server, "a boundary that is too long") from None
+
+    def write(self, data: bytes) -> None:
+        """Takes the next bytes of the answer.
+
+        Raises:
+            BadPacsAnswer: they are not what they should be.
+        """
+        try:
+            self._parser.write(data)
+        except FormParserError:
+            raise to_bad_answer(self._server, "parts that its boundary does not divide") from None
+
+    def close(self) -> None:
+        """Removes the file of a part that is not complete."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+        (self._folder / _PARTIAL).unlink(missing_ok=True)
+
+    def finish(self) -> None:
+        """Ends the answer.
+
+        Raises:
+            PacsUnavailable: its last boundary is missing.
+        """
+        if not self._is_complete:
+            raise to_unavailable(self._server, "it broke off its answer")
+
+    def _begin(self) -> None:
+        self._file = (self._folder / _PARTIAL).open("w+b")
+
+    def _add(self, data: bytes, start: int, end: int) -> None:
+        if self._file is not None:
+            if self._file.tell() + end - start > MAX_FILE_BYTES:
+                raise to_bad_answer(self._server, f"an instance of more than {MAX_FILE_BYTES // 2**20} MiB")
+            self._file.write(data[start:end])
+
+    def _end(self) -> None:
+        if self._file is not None:
+            uid = self._read_identifier(self._file)
+            self._file.close()
+            self._file = None
+            if uid in self._wanted:
+                (self._folder / _PARTIAL).replace(self._folder / get_file_name(uid))
+
+    def _complete(self) -> None:
+        self._is_complete = True
+
+    def _read_identifier(self, file: BinaryIO) -> str:
+        file.seek(0)
+        try:
+            start = read_partial(io.BytesIO(file.read(_META_BYTES)), stop_when=lambda *_: True)
+            return str(start.file_meta.MediaStorageSOPInstanceUID)
+        except Exception:  # of many types, for what is not DICOM
+            raise to_bad_answer(self._server, "a part that is not a DICOM instance") from None

@@ -1,0 +1,134 @@
+"""Servers: how a PACS is reached over DICOMweb, and as whom.
+
+Secrets are read from their files at each use, so that a token may be renewed, and never logged or part of an error.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, TypeAlias
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, BeforeValidator, Field, ValidationInfo, field_validator
+
+from vfmalign.core.domain.errors import PacsRefused
+from vfmalign.core.formats.untrusted import describe_failure, read_regular_file
+
+NAME_PATTERN = r"^[a-z][a-z0-9_]{0,31}$"
+MAX_SECRET_BYTES = 64 * 2**10
+"""Largest file of a token or password."""
+
+ServerName = Annotated[str, Field(pattern=NAME_PATTERN)]
+"""What users, requests, logs and errors call a server."""
+
+
+class PacsServer(BaseModel, frozen=True, extra="forbid"):
+    """One server, as its operator configures it.
+
+    Attributes:
+        name: see `ServerName`.
+    """
+
+    name: ServerName = ""
+    allow_http: bool = Field(
+        default=False,
+        description="whether the address may be http:// beyond loopback: images and credentials travel unencrypted",
+    )
+    url: str = Field(
+        max_length=1_024, description="address of DICOMweb, to which /studies is added, such as https://HOST/dicom-web"
+    )
+    token_file: Path | None = Field(default=None, description="file of a bearer token")
+    username: str = Field(default="", max_length=256, description="user name of basic credentials")
+    password_file: Path | None = Field(
+        default=None, validate_default=True, description="file of the password of basic credentials"
+    )
+    certificate_file: Path | None = Field(default=None, description="PEM file of the client's certificate chain")
+    key_file: Path | None = Field(
+        default=None, validate_default=True, description="PEM file of the certificate's unencrypted private key"
+    )
+    ca_file: Path | None = Field(
+        default=None,
+        description="PEM file of the authorities that the server's certificate comes from; public ones by default",
+    )
+    timeout_seconds: float = Field(
+        default=60.0,
+        ge=1.0,
+        le=3_600.0,
+        description="seconds in which an answer must begin; it must then bring 16 KiB in every span of them, or end",
+    )
+
+    @field_validator("token_file", "password_file", "certificate_file", "key_file", "ca_file")
+    @classmethod
+    def _expand_home(cls, path: Path | None) -> Path | None:
+        return None if path is None else path.expanduser()
+
+    @field_validator("url")
+    @classmethod
+    def _is_address(cls, url: str, info: ValidationInfo) -> str:
+        parts = urlsplit(url)  # a ValueError for a wrong port or address
+        if parts.scheme not in {"http", "https"} or not parts.hostname or parts.port == 0:
+            raise ValueError("it must be https://HOST/PATH")
+        if "@" in parts.netloc or parts.query or parts.fragment:
+            raise ValueError("it must have no user, query or fragment")
+        if parts.scheme == "http" and not _is_loopback(parts.hostname) and not info.data.get("allow_http"):
+            raise ValueError("it must be https://; allow_http permits unencrypted traffic")
+        return url.rstrip("/")
+
+    @field_validator("password_file")
+    @classmethod
+    def _belongs_to_username(cls, path: Path | None, info: ValidationInfo) -> Path | None:
+        if (path is None) != (not info.data.get("username")):
+            raise ValueError("username and password_file must be set together")
+        if path is not None and info.data.get("token_file") is not None:
+            raise ValueError("set either token_file or username and password_file")
+        return path
+
+    @field_validator("key_file")
+    @classmethod
+    def _belongs_to_certificate(cls, path: Path | None, info: ValidationInfo) -> Path | None:
+        if (path is None) != (info.data.get("certificate_file") is None):
+            raise ValueError("certificate_file and key_file must be set together")
+        return path
+
+    def read_secret(self, path: Path) -> str:
+        """Returns the content of a file of a token or password, without the line end.
+
+        Raises:
+            PacsRefused: it cannot be read, is empty, or has several lines.
+        """
+        try:
+            text = read_regular_file(path, MAX_SECRET_BYTES).decode().strip("\r\n")
+            problem = "" if text and text.isprintable() else "is empty, or has several lines"
+        except OSError as error:
+            text, problem = "", f"cannot be read ({describe_failure(error)})"
+        except UnicodeError:
+            text, problem = "", "is not text in UTF-8"
+        if problem:
+            raise PacsRefused(
+                f"the file of its token or password {problem}",
+                subject=f"PACS {self.name}",
+                remedy="correct the file that the server's configuration names",
+            )
+        return text
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _add_names(servers: Any) -> Any:
+    """Gives each server the name that it is listed under."""
+    if not isinstance(servers, Mapping):
+        return servers
+    return {
+        name: {**server, "name": name} if isinstance(server, Mapping) else server for name, server in servers.items()
+    }
+
+
+PacsServers: TypeAlias = Annotated[dict[ServerName, PacsServer], BeforeValidator(_add_names)]
+"""Servers by name: a field of settings, or the content of a file."""

@@ -1,0 +1,63 @@
+"""The user's file of servers: what is wrong with it, and who may read it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from vfmalign.cli.pacs_servers import FILE, find_server
+from vfmalign.core.domain.errors import BadOption, PreconditionFailed
+
+WARD = '[ward]\nurl = "https://pacs.example/dicom-web"\ntoken_file = "~/token"\ntimeout_seconds = 5\n'
+
+
+@pytest.fixture
+def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "vfmalign").mkdir()
+    return tmp_path / "vfmalign" / FILE
+
+
+def write(file: Path, text: str, mode: int = 0o600) -> None:
+    file.write_text(text)
+    file.chmod(mode)
+
+
+def test_a_server_is_found_by_name(file: Path, tmp_path: Path) -> None:
+    write(file, WARD)
+    server = find_server("ward")
+    assert (server.name, server.url, server.timeout_seconds) == ("ward", "https://pacs.example/dicom-web", 5)
+    assert server.token_file == tmp_path / "home/token"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[ward", "not TOML"),
+        ("ward = 1", "dicomweb.toml: ward"),
+        ('[ward]\nurl = "http://pacs.example"', "dicomweb.toml: ward.url: Value error, it must be https://"),
+        ('[Ward]\nurl = "https://pacs.example"', "dicomweb.toml: Ward"),
+        ('[ward]\nurl = "https://pacs.example"\npassword = "secret"', "dicomweb.toml: ward.password"),
+        ('[other]\nurl = "https://pacs.example"', "choose one of other"),
+    ],
+)
+def test_what_is_wrong_is_named_without_values(file: Path, text: str, message: str) -> None:
+    write(file, text)
+    with pytest.raises(BadOption) as raised:
+        find_server("ward")
+    assert message in str(raised.value)
+    assert raised.value.remedy
+    assert "secret" not in str(raised.value)
+
+
+def test_without_a_file_the_error_says_where_it_belongs(file: Path) -> None:
+    with pytest.raises(BadOption, match=str(file)):
+        find_server("ward")
+
+
+def test_a_file_that_others_can_read_or_change_is_refused(file: Path) -> None:
+    write(file, WARD, 0o644)
+    with pytest.raises(PreconditionFailed, match="addresses of servers"):
+        find_server("ward")

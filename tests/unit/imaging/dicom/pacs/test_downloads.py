@@ -1,0 +1,89 @@
+"""Instances out of a multipart answer, however it is cut into chunks."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+from tests.dicom_files import make_series
+
+from vfmalign.core.domain.errors import BadPacsAnswer, PacsUnavailable
+from vfmalign.imaging.dicom.pacs.downloads import InstanceWriter, get_file_name
+from vfmalign.imaging.dicom.pacs.servers import PacsServer
+
+SERVER = PacsServer(name="ward", url="https://pacs.example")
+TYPE = 'Multipart/Related; Type="application/dicom"; boundary="b-0\'9"'
+BOUNDARY = b"b-0'9"
+
+
+def make_parts(count: int = 3) -> dict[str, bytes]:
+    """Files by identifier; they hold what looks like the beginning of a boundary."""
+    parts = {}
+    for dataset in make_series()[:count]:
+        dataset.ImageComments = "\r\n--b-0\r\n--b-0'"
+        file = io.BytesIO()
+        dataset.save_as(file, enforce_file_format=True)
+        parts[str(dataset.SOPInstanceUID)] = file.getvalue()
+    return parts
+
+
+def join(parts: dict[str, bytes]) -> bytes:
+    head = b"Content-Type: application/dicom\r\n\r\n"
+    return b"".join(b"\r\n--" + BOUNDARY + b"\r\n" + head + part for part in parts.values())
+
+
+def write(data: bytes, folder: Path, wanted: list[str], size: int = 1_000) -> InstanceWriter:
+    writer = InstanceWriter(TYPE, folder, wanted, SERVER)
+    try:
+        for start in range(0, len(data), size):
+            writer.write(data[start : start + size])
+    finally:
+        writer.close()
+    return writer
+
+
+@pytest.mark.parametrize("size", [1, 7, 1_000, 2**20])
+def test_instances_are_files_whatever_the_chunks(tmp_path: Path, size: int) -> None:
+    parts = make_parts()
+    write(join(parts) + b"\r\n--" + BOUNDARY + b"--\r\n", tmp_path, list(parts), size).finish()
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {
+        get_file_name(uid): part for uid, part in parts.items()
+    }
+
+
+def test_half_an_answer_leaves_whole_instances_alone(tmp_path: Path) -> None:
+    parts = make_parts()
+    data = join(parts)
+    writer = write(data[: -len(list(parts.values())[-1]) // 2], tmp_path, list(parts))
+    with pytest.raises(PacsUnavailable):
+        writer.finish()
+    assert {path.name for path in tmp_path.iterdir()} == set(map(get_file_name, list(parts)[:2]))
+
+
+def test_what_was_not_asked_for_is_dropped(tmp_path: Path) -> None:
+    parts = make_parts()
+    first = next(iter(parts))
+    write(join(parts) + b"\r\n--" + BOUNDARY + b"--", tmp_path, [first]).finish()
+    assert [path.name for path in tmp_path.iterdir()] == [get_file_name(first)]
+
+
+@pytest.mark.parametrize("content", [b"", b"DICM", b"\0" * 128 + b"DICM", b"\0" * 200, b"\x02\0\x03\0UI\xff\xff" * 99])
+def test_a_part_that_is_no_instance_is_refused(tmp_path: Path, content: bytes) -> None:
+    with pytest.raises(BadPacsAnswer, match="not a DICOM instance"):
+        write(join({"1": content}) + b"\r\n--" + BOUNDARY + b"--", tmp_path, ["1"])
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    [
+        "multipart/related; boundary=x",
+        'multipart/related; type="application/dicom"',
+        'multipart/related; type="application/dicom+xml"; boundary=x',
+        f'multipart/related; type="application/dicom"; boundary={"x" * 10_000}',
+    ],
+)
+def test_another_content_type_is_refused(tmp_path: Path, content_type: str) -> None:
+    with pytest.raises(BadPacsAnswer):
+        InstanceWriter(content_type, tmp_path, [], SERVER)
