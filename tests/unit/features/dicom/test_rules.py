@@ -47,9 +47,9 @@ EVERYTHING = {
 
 
 def test_stored_rules_are_the_rules_that_were_written() -> None:
-    for content in (PROSTATE.name, get_declaration("brain_t1w").name):
-        selections = get_selections(content)
-        assert parse_selections(encode_selections(selections), get_declaration(content)) == selections
+    for declaration in (PROSTATE, get_declaration("brain_t1w")):
+        selections = get_selections(declaration)
+        assert parse_selections(encode_selections(selections), declaration) == selections
     written = parse_declaration(json.dumps(EVERYTHING).encode())
     assert parse_declaration(written.to_text().encode()) == written
     assert written.to_text() == parse_declaration(written.to_text().encode()).to_text()
@@ -59,7 +59,7 @@ def test_a_dataset_without_rules_has_the_bytes_and_the_digest_that_it_had() -> N
     plain = DatasetManifest(id="d")
     assert "selections" not in to_datalist(plain)
     assert plain.digest() == "f49df38ce6e21503e32c7cd2631041e140a36b0efc6c5f03163a98a9f9f50065"
-    text = encode_selections(get_selections("prostate_mpmri"))
+    text = encode_selections(get_selections(PROSTATE))
     with_rules = DatasetManifest(id="d", selections=text)
     assert with_rules.digest() != plain.digest()
     assert from_datalist(to_datalist(with_rules), "d") == with_rules
