@@ -63,7 +63,9 @@ class RowScorer:
 
     def get_kernel(self, a_MD: Array, b_ND: Array) -> Array:
         """Returns the rounded kernel values [M, N] between standardised rows."""
-        return _round_kernel(get_squared_distances(a_MD, b_ND) / -self.bandwidth)
+        exponents_MN = get_squared_distances(a_MD, b_ND)
+        exponents_MN /= -self.bandwidth
+        return _round_kernel(exponents_MN)
 
 
 def get_squares(rows_ND: Array) -> Array:
@@ -74,13 +76,17 @@ def get_squares(rows_ND: Array) -> Array:
 
 def get_squared_distances(a_MD: Array, b_ND: Array) -> Array:
     """Returns the squared distances [M, N], none of them negative."""
-    distances: Array = np.maximum(get_squares(a_MD)[:, None] + get_squares(b_ND) - 2.0 * (a_MD @ b_ND.T), 0.0)
-    return distances
+    distances: Array = a_MD @ b_ND.T
+    distances *= -2.0  # in place, because most of the time goes into memory
+    distances += get_squares(a_MD)[:, None]
+    distances += get_squares(b_ND)
+    return np.maximum(distances, 0.0, out=distances)
 
 
 def _round_kernel(exponents: Array) -> Array:
     """Returns the rounded exponentials; numpy has vector instructions for those of float32."""
-    kernel = np.exp(exponents.astype(np.float32))
+    kernel = exponents.astype(np.float32)
+    np.exp(kernel, out=kernel)
     kernel *= _KERNEL_STEPS
     np.rint(kernel, out=kernel)
     kernel /= _KERNEL_STEPS
