@@ -19,7 +19,7 @@ Array = NDArray[np.float64]
 GENERATED = ("gaussian", "t3", "log-normal")
 REAL = "hippocampus"
 SCANNERS = ("original", "contrast 0.9", "contrast 1.1")
-NEW_SCANNER = "contrast 1.3, blur 1 mm"
+NEW_SCANNER = "contrast 0.7, blur 1.5 mm"
 
 
 def make_rng(seed: int) -> np.random.Generator:

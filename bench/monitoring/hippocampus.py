@@ -57,11 +57,11 @@ VERSIONS: dict[str, Change] = {
     "original": lambda volume_XYZ, _: volume_XYZ,
     "blur 1 mm": lambda volume_XYZ, _: blur(volume_XYZ, 1.0),
     "blur 1.5 mm": lambda volume_XYZ, _: blur(volume_XYZ, 1.5),
-    "noise 20 %": lambda volume_XYZ, rng: add_noise(volume_XYZ, 0.2, rng),
+    "noise 40 %": lambda volume_XYZ, rng: add_noise(volume_XYZ, 0.4, rng),
     "bias field ±50 %": lambda volume_XYZ, rng: add_bias_field(volume_XYZ, 0.5, rng),
     "contrast 0.9": lambda volume_XYZ, _: change_contrast(volume_XYZ, 0.9),
     "contrast 1.1": lambda volume_XYZ, _: change_contrast(volume_XYZ, 1.1),
-    "contrast 1.3, blur 1 mm": lambda volume_XYZ, _: blur(change_contrast(volume_XYZ, 1.3), 1.0),
+    "contrast 0.7, blur 1.5 mm": lambda volume_XYZ, _: blur(change_contrast(volume_XYZ, 0.7), 1.5),
 }
 """What is done to a volume."""
 

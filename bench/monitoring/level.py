@@ -30,15 +30,15 @@ def simulate_level(jobs: Jobs) -> Section:
         flat = [job for cell in cells for job in cell]
         results = dict(zip(map(id, flat), jobs.run("level", run_level, flat), strict=True))
         alarms = [[alarm for job in cell for alarm in results[id(job)]] for cell in cells]
-        section.tables.append(_make_table(f"{rows:,} rows in all, d = {channels}", cells, alarms))
+        section.tables.append(_make_table(f"{rows:,} rows, d = {channels}", cells, alarms))
         section.sentences += [_judge(f"d = {channels}", alarms, index) for index in range(len(ALPHAS))]
         section.records += [
             {"case": "level", **cell[0], "alarms": found} for cell, found in zip(cells, alarms, strict=True)
         ]
     section.sentences.append(
-        "The rows of a stream are those in all less its reference. The real features keep their own width. Their "
-        "patients are drawn with replacement, reference and stream together; a patient who is drawn again counts as "
-        "another one. Both α come from the same streams, with the share of α that a first epoch spends."
+        "The rows of a stream follow its reference. The real features keep their own width of 128. Their patients are "
+        "drawn with replacement, reference and stream together; a patient who is drawn again counts as another one. "
+        "Both α come from the same streams, with the share of α that a first epoch spends."
     )
     return section
 
@@ -63,8 +63,6 @@ def run_level(job: Job) -> list[list[int | None]]:
     """Returns the row that alarms of each stream and α."""
     alarms = []
     for reference_ND, rows_ND, seed in _draw_streams(job):
-        if len(rows_ND) == 0:
-            continue
         trajectory = run_stream(reference_ND, rows_ND, seed, until_alpha=min(ALPHAS))
         alarms.append([trajectory.get_alarm(alpha) for alpha in ALPHAS])
     return alarms
@@ -108,8 +106,9 @@ def _draw_streams(job: Job) -> list[tuple[Array, Array, int]]:
     """Draws reference, rows and seed of each stream of a job."""
     streams = []
     for seed in range(job["seed"], job["seed"] + job["count"]):
-        rows_ND = draw(job["distribution"], job["rows"], job["channels"], make_rng(seed), job["features"])
-        streams.append((rows_ND[: job["reference"]], rows_ND[job["reference"] :], seed))
+        reference, rng = job["reference"], make_rng(seed)
+        rows_ND = draw(job["distribution"], reference + job["rows"], job["channels"], rng, job["features"])
+        streams.append((rows_ND[:reference], rows_ND[reference:], seed))
     return streams
 
 
