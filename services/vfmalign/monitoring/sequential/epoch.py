@@ -59,7 +59,7 @@ class Epoch:
         self.row_scores = SortedScores(scores)
         self.blocks = BlockRanks(reference.scorer, reference.calibration_CD, sums)
         self.evidence = {component: make_evidence(component) for component in Component}
-        self.mix = StratumMix(reference.strata)
+        self.mix = StratumMix(reference.scoring_strata, reference.calibration_strata)
         self.rows = 0
         self.alarm: Alarm | None = None
         self.extreme_rows: list[ExtremeRow] = []

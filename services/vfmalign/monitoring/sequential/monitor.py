@@ -84,7 +84,9 @@ class Monitor:
             blocks_are_active=epoch.blocks.is_active,
             alarm=epoch.alarm,
             mix_log_evidence=epoch.mix.largest_log_evidence,
-            mix_log_threshold=thresholds.get_log_mix_threshold(self.options.mix_alpha, epoch.draws.epoch),
+            mix_log_threshold=thresholds.get_log_mix_threshold(
+                self.options.mix_alpha, epoch.draws.epoch, len(epoch.mix.stream)
+            ),
             strata=dict(epoch.mix.stream),
             extreme_rows=sorted(epoch.extreme_rows, reverse=True),
             earlier=list(self.earlier),

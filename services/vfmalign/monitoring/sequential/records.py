@@ -160,9 +160,9 @@ class MonitorStatus:
         log_threshold: of each component, for the statistic that alarms follow from.
         blocks_are_active: whether blocks still bet; they stop after 20,000 rows of an epoch.
         alarm: the first of the epoch.
-        mix_log_evidence: largest ln E of the strata's mix in the epoch.
+        mix_log_evidence: largest ln E of the strata's mix in the epoch; 0 without strata.
         mix_log_threshold: at which the mix of strata differs from the reference's.
-        strata: rows of the epoch by stratum; "" counts strata that the reference does not have.
+        strata: rows of the epoch by stratum; "" counts strata that the scoring rows do not have.
         extreme_rows: most extreme ones of the epoch, most extreme first.
         earlier: summaries of the earlier epochs.
     """

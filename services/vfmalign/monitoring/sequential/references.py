@@ -26,6 +26,7 @@ Array = NDArray[np.float64]
 
 MIN_PATIENTS = 60
 MAX_PATIENTS = 20_000
+MAX_STRATA = 32
 MAX_SCORING_ROWS = 1000
 """Scoring costs time for every row of the stream; further patients are of more use for calibration."""
 SMALLEST_SCALE = 0.1
@@ -42,13 +43,15 @@ class Reference:
         scorer: scale, bandwidth and scoring rows.
         calibration_CD: standardised calibration rows.
         patients: digest of every patient with a row in the reference.
-        strata: number of patients per stratum; empty without strata.
+        scoring_strata: strata of the scoring rows in alphabetical order; empty without strata.
+        calibration_strata: number of calibration rows per stratum.
     """
 
     scorer: RowScorer
     calibration_CD: Array
     patients: frozenset[int]
-    strata: dict[str, int]
+    scoring_strata: tuple[str, ...]
+    calibration_strata: dict[str, int]
 
 
 def prepare_reference(
@@ -64,7 +67,8 @@ def prepare_reference(
 
     Raises:
         BadTensor: the rows are not a finite matrix, have no varying channel, overflow, or are mostly identical.
-        InvalidInput: names do not match the rows, or there are fewer than 60 or more than 20,000 patients.
+        InvalidInput: names do not match the rows, there are fewer than 60 or more than 20,000 patients, or
+            more than 32 strata.
     """
     rows_ND = check_rows(rows_ND, "reference")
     check_names(len(rows_ND), patients, "reference.patients")
@@ -81,15 +85,23 @@ def prepare_reference(
             field="reference.patients",
             remedy=f"Give one row of each of {MIN_PATIENTS} to {MAX_PATIENTS:,} patients.",
         )
+    if strata is not None and len({*strata}) > MAX_STRATA:
+        raise InvalidInput(
+            f"the reference has {len({*strata}):,} strata",
+            field="reference.strata",
+            remedy=f"Join strata until there are at most {MAX_STRATA}.",
+        )
     order = np.argsort(draws.draw_uniforms(Purpose.SPLIT, 0, len(kept)), kind="stable")
     rows_GD = rows_ND[kept][order]
     scoring = min(len(kept) // 3, MAX_SCORING_ROWS)
     scorer = make_scorer(rows_GD[:scoring])
+    named = [strata[kept[place]] for place in order] if strata is not None else []
     return Reference(
         scorer=scorer,
         calibration_CD=np.stack([scorer.standardise(row_D) for row_D in rows_GD[scoring:]]),
         patients=frozenset(get_patient_digest(patient) for patient in first),
-        strata=dict(Counter(strata[row] for row in kept if strata[row])) if strata is not None else {},
+        scoring_strata=tuple(sorted({name for name in named[:scoring] if name})),
+        calibration_strata=dict(Counter(name for name in named[scoring:] if name)),
     )
 
 

@@ -56,7 +56,8 @@ def to_bytes(monitor: Monitor) -> bytes:
         "extreme_rows": [asdict(row) for row in sorted(epoch.extreme_rows)],
         "bandwidth": epoch.reference.scorer.bandwidth,
         "mix": {
-            "reference": epoch.mix.reference,
+            "strata": epoch.reference.scoring_strata,
+            "calibration": epoch.reference.calibration_strata,
             "stream": epoch.mix.stream,
             "largest_log_evidence": epoch.mix.largest_log_evidence,
         },
@@ -67,7 +68,7 @@ def to_bytes(monitor: Monitor) -> bytes:
         },
     }
     arrays = _get_arrays(monitor)
-    arrays["header"] = np.frombuffer(json.dumps(header, sort_keys=True).encode(), np.uint8)
+    arrays["header"] = np.frombuffer(json.dumps(header).encode(), np.uint8)
     file = io.BytesIO()
     np.savez(file, allow_pickle=False, **arrays)
     return file.getvalue()
@@ -126,10 +127,10 @@ def _get_arrays(monitor: Monitor) -> Arrays:
         "bag": bag_z,
         "bag_sums": bag_sums,
     }
-    for name, one in epoch.evidence.items():
-        arrays[f"{name}.reserve"] = one.martingale.reserve_E
-        arrays[f"{name}.stakes"] = one.martingale.stakes_ES
-        arrays[f"{name}.log_R"] = one.run_length.log_R_S
+    for component, one in epoch.evidence.items():
+        arrays[f"{component}.reserve"] = one.martingale.reserve_E
+        arrays[f"{component}.stakes"] = one.martingale.stakes_ES
+        arrays[f"{component}.log_R"] = one.run_length.log_R_S
     pool = epoch.blocks.pool
     if pool is not None:
         size = np.array([pool.size])
@@ -142,7 +143,9 @@ def _to_epoch(header: Mapping[str, Any], arrays: Arrays, seed: int) -> Epoch:
     patients = frozenset(map(int, arrays["epoch_patients"]))
     epoch = Epoch.__new__(Epoch)  # as above
     epoch.draws, epoch.start = Draws(seed, header["epoch"]), EpochStart(header["start"])
-    epoch.reference = Reference(scorer, arrays["calibration"], patients, header["mix"]["reference"])
+    epoch.reference = Reference(
+        scorer, arrays["calibration"], patients, tuple(header["mix"]["strata"]), header["mix"]["calibration"]
+    )
     epoch.row_scores = SortedScores(arrays["row_scores"])
     epoch.blocks = BlockRanks(scorer, arrays["bag"], arrays["bag_sums"])
     epoch.blocks.rows = header["block_rows"]
@@ -150,7 +153,7 @@ def _to_epoch(header: Mapping[str, Any], arrays: Arrays, seed: int) -> Epoch:
         pool = Pool(int(arrays["pool.size"][0]), arrays["pool.z"], arrays["pool.kernel"], arrays["pool.sums"])
         epoch.blocks.pool = pool
     epoch.evidence = {component: _to_evidence(component, header, arrays) for component in Component}
-    epoch.mix = StratumMix(header["mix"]["reference"])
+    epoch.mix = StratumMix(header["mix"]["strata"], header["mix"]["calibration"])
     epoch.mix.stream = header["mix"]["stream"]
     epoch.mix.largest_log_evidence = header["mix"]["largest_log_evidence"]
     epoch.rows, epoch.alarm = header["rows"], _to_alarm(header["alarm"])

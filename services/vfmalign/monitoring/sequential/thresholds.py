@@ -39,6 +39,6 @@ def get_log_run_length_thresholds(run_length: int, *, calibrated: bool) -> dict[
     return dict.fromkeys(Component, math.log(COMPONENTS * run_length))
 
 
-def get_log_mix_threshold(alpha: float, epoch: int) -> float:
-    """Returns ln(1 / α_k) of the test of the strata's mix, whose α is its own."""
-    return math.log(1.0 / (alpha * get_epoch_share(epoch)))
+def get_log_mix_threshold(alpha: float, epoch: int, strata: int) -> float:
+    """Returns ln(K / α_k) of the test of the mix of K strata, whose α is its own."""
+    return math.log(max(1, strata) / (alpha * get_epoch_share(epoch)))

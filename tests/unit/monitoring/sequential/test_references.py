@@ -42,7 +42,13 @@ def test_the_split_follows_from_the_seed_and_not_from_the_features() -> None:
 def test_the_first_row_of_each_patient_is_kept() -> None:
     rows, patients = np.concatenate([ROWS, ROWS + 100.0]), NAMES + NAMES
     np.testing.assert_array_equal(prepare(rows, patients).calibration_CD, prepare().calibration_CD)
-    assert prepare(rows, patients, ["a"] * 90 + ["b"] * 90).strata == {"a": 90}
+    named = prepare(rows, patients, ["a"] * 90 + ["b"] * 90)
+    assert (named.scoring_strata, named.calibration_strata) == (("a",), {"a": 60})
+
+
+def test_too_many_strata_are_refused() -> None:
+    with pytest.raises(InvalidInput, match="the reference has 33 strata"):
+        prepare(strata=[str(row % 33) for row in range(90)])
 
 
 def test_scoring_rows_are_bounded() -> None:

@@ -10,37 +10,49 @@ import numpy as np
 import pytest
 
 from vfmalign.monitoring.sequential import Component
-from vfmalign.monitoring.sequential.stratum_mix import StratumMix
+from vfmalign.monitoring.sequential.stratum_mix import StratumMix, get_log_evidence
 
 
 @pytest.mark.parametrize("probability", [0.05, 0.3, 0.5])
 def test_the_bound_holds_over_every_sequence(probability: float) -> None:
     largest: list[tuple[float, float]] = []
-    for labels in product("ab", repeat=10):
-        weight = math.prod(probability if label == "a" else 1 - probability for label in labels)
-        mix = StratumMix({label: labels[:4].count(label) for label in sorted(set(labels[:4]))})
-        for label in labels[4:]:
-            mix.add(label)
-        largest.append((math.exp(mix.largest_log_evidence), weight))
-    for level in (1.5, 2.0, 3.0, 5.0):
-        assert sum(weight for value, weight in largest if value >= level) <= 1 / level
+    for ones in product((0, 1), repeat=11):
+        weight = math.prod(probability if one else 1 - probability for one in ones)
+        evidence = [get_log_evidence(sum(ones[:4]), 4, sum(ones[4:stop]), stop - 4) for stop in range(4, 12)]
+        largest.append((math.exp(max(evidence)), weight))
+    assert max(value for value, _ in largest) > 2.0
+    for level in sorted({value for value, _ in largest}):
+        assert sum(weight for value, weight in largest if value >= level) <= 1 / level + 1e-12
 
 
 def test_the_evidence_has_its_closed_form() -> None:
-    mix = StratumMix({"a": 2})
-    mix.add("x")
-    # Two labels, a and others: m(aa) = ½·¾, m(x) = ½, and the largest probability of {a, a, x} is (2/3)²·(1/3).
-    assert mix.log_evidence == pytest.approx(math.log(0.5 * 0.75 * 0.5 / ((2 / 3) ** 2 / 3)))
-    assert mix.stream == {"a": 0, "": 1}
+    # m(11) = ½·¾, m(0) = ½, and the largest probability of 1, 1 and 0 is (2/3)²·(1/3).
+    expected = math.log(0.5 * 0.75 * 0.5 / ((2 / 3) ** 2 / 3))
+    assert get_log_evidence(2, 2, 0, 1) == pytest.approx(expected, abs=1e-12)
 
 
-def test_unknown_strata_do_not_count() -> None:
-    mix = StratumMix({"a": 5, "b": 5})
-    mix.add("")
-    assert sum(mix.stream.values()) == 0
-    without = StratumMix({})
-    without.add("a")
-    assert without.log_evidence == 0.0
+def test_strata_that_the_scoring_rows_lack_count_as_one() -> None:
+    mix = StratumMix(("a",), {"a": 2, "x": 1})
+    for stratum in ("y", "a", ""):
+        mix.add(stratum)
+    assert mix.calibration == {"a": 2, "": 1}
+    assert mix.stream == {"a": 1, "": 1}
+
+
+def test_without_strata_there_is_no_evidence() -> None:
+    mix = StratumMix((), {"a": 5})
+    mix.add("a")
+    assert (mix.stream, mix.largest_log_evidence) == ({}, 0.0)
+
+
+@pytest.mark.parametrize("more", ["a", "b", "c", "new"])
+def test_a_larger_share_of_any_stratum_is_found(make_monitor: Any, observe: Any, more: str) -> None:
+    monitor = make_monitor(rows=150, strata=["a", "b", "c"] * 50)
+    rng = np.random.default_rng(0)
+    strata = np.where(rng.random(150) < 0.7, more, rng.choice(["a", "b", "c"], 150)).tolist()
+    observe(monitor, rng.normal(size=(150, 4)), strata=strata)
+    assert monitor.status.mix_log_evidence > monitor.status.mix_log_threshold
+    assert monitor.status.mix_log_threshold == pytest.approx(math.log(4 / 0.008))
 
 
 def test_another_mix_is_told_from_other_features(make_monitor: Any, observe: Any) -> None:

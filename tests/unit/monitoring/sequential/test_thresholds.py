@@ -19,4 +19,4 @@ def test_epochs_spend_at_most_alpha() -> None:
 
 def test_components_share_the_alpha_of_an_epoch() -> None:
     assert thresholds.get_log_martingale_threshold(0.01, 1) == pytest.approx(math.log(3 / 0.008))
-    assert thresholds.get_log_mix_threshold(0.01, 2) == pytest.approx(math.log(1 / 0.001))
+    assert thresholds.get_log_mix_threshold(0.01, 2, strata=4) == pytest.approx(math.log(4 / 0.001))
