@@ -10,6 +10,6 @@ method in a process of its own (`worker`) and alternates between them, `truth` c
 summarises results and `tables` prints them.
 
 `stream` (rows that are not in memory) and `endpoint/` (the service) are cases with modules of their own. Separate
-commands measure tests and intervals by simulation (`bench.statistics`) and encoders at full size (`bench.forward`,
-`bench.extraction`).
+commands measure tests and intervals (`bench.statistics`) and drift monitors (`bench.monitoring`) by simulation, and
+encoders at full size (`bench.forward`, `bench.extraction`).
 """

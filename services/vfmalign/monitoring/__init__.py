@@ -1,0 +1,1 @@
+"""Drift monitoring of inference-time features (docs/monitoring.md)."""

@@ -1,0 +1,42 @@
+"""Tests for drift that hold at every look: arrays in, evidence out.
+
+`Monitor` is the whole of it: rows enter one after the other, and each changes three pieces of evidence that the row's
+distribution is still that of the reference. `references` prepares what rows are compared with, `row_scores` and
+`block_scores` turn rows into ranks, `betting` turns ranks into evidence, `thresholds` says when it suffices, and
+`state` stores a monitor exactly. `stratum_mix` tests the mix of strata by itself, and `channels` describes what moved.
+
+docs/monitoring.md derives the guarantee and names the function of each step.
+"""
+
+from vfmalign.monitoring.sequential.channels import ChannelShift, get_channel_shifts
+from vfmalign.monitoring.sequential.monitor import Monitor
+from vfmalign.monitoring.sequential.records import (
+    Alarm,
+    Component,
+    EpochStart,
+    ExtremeRow,
+    MonitorOptions,
+    MonitorStatus,
+    Observation,
+    Outcome,
+)
+from vfmalign.monitoring.sequential.references import Reference, prepare_reference
+from vfmalign.monitoring.sequential.state import from_bytes, to_bytes
+
+__all__ = [
+    "Alarm",
+    "ChannelShift",
+    "Component",
+    "EpochStart",
+    "ExtremeRow",
+    "Monitor",
+    "MonitorOptions",
+    "MonitorStatus",
+    "Observation",
+    "Outcome",
+    "Reference",
+    "from_bytes",
+    "get_channel_shifts",
+    "prepare_reference",
+    "to_bytes",
+]

@@ -1,0 +1,70 @@
+"""Random numbers that depend on nothing but the seed, the epoch, their purpose and a number.
+
+They come from the counter-based generator Philox (Salmon et al., SC 2011). Its raw output is used, which is the same in
+every version of numpy, so that a monitor continues with the draws that it would have made without a restart.
+
+Legend: B subsets, W members of a subset.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Purpose(IntEnum):
+    """What numbers are drawn for; blocks of w rows have the purpose w."""
+
+    SPLIT = 1
+    TIES = 2
+    POOL = 3
+    BLOCKS_OF_4 = 4
+    BLOCKS_OF_16 = 16
+
+
+@dataclass(frozen=True)
+class Draws:
+    """The draws of one epoch of a monitor.
+
+    Attributes:
+        seed: of the monitor, 0 to 2⁶³ − 1.
+        epoch: from 1.
+    """
+
+    seed: int
+    epoch: int
+
+    def draw_uniforms(self, purpose: int, number: int, count: int) -> NDArray[np.float64]:
+        """Draws numbers in [0, 1).
+
+        Args:
+            purpose: of the numbers.
+            number: of the row or block that they are drawn for.
+            count: how many.
+        """
+        key, counter = np.array([self.seed, self.epoch], np.uint64), np.array([0, 0, purpose, number], np.uint64)
+        raw = np.random.Philox(key=key, counter=counter).random_raw(count)
+        uniforms: NDArray[np.float64] = np.asarray(raw >> np.uint64(11), np.float64) * 2.0**-53
+        return uniforms
+
+
+def choose_subset(uniforms: NDArray[np.float64], size: int) -> NDArray[np.intp]:
+    """Returns the sorted indices of the `size` smallest numbers: a uniform subset of all indices."""
+    if size >= len(uniforms):
+        return np.arange(len(uniforms))
+    return np.sort(np.argpartition(uniforms, size)[:size])
+
+
+def choose_subsets(uniforms_WB: NDArray[np.float64], members: int) -> NDArray[np.intp]:
+    """Returns B independent uniform subsets [W, B] of `members` indices, by Floyd's algorithm (CACM 30 (1987), 754)."""
+    size, subsets = uniforms_WB.shape
+    chosen_WB = np.empty((size, subsets), np.intp)
+    for index in range(size):
+        last = members - size + index
+        candidate_B = (uniforms_WB[index] * (last + 1)).astype(np.intp)
+        is_taken_B = (chosen_WB[:index] == candidate_B).any(axis=0)
+        chosen_WB[index] = np.where(is_taken_B, last, candidate_B)
+    return chosen_WB

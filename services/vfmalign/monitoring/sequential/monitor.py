@@ -1,0 +1,191 @@
+"""A monitor of one layer: observations in, evidence and alarms out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from vfmalign.core.domain.errors import BadTensor, InvalidInput
+from vfmalign.monitoring.sequential import thresholds
+from vfmalign.monitoring.sequential.draws import Draws
+from vfmalign.monitoring.sequential.epoch import Epoch
+from vfmalign.monitoring.sequential.patients import PatientRegister
+from vfmalign.monitoring.sequential.records import (
+    Alarm,
+    Component,
+    EpochStart,
+    EpochSummary,
+    MonitorOptions,
+    MonitorStatus,
+    Observation,
+    Outcome,
+)
+from vfmalign.monitoring.sequential.references import (
+    Reference,
+    check_names,
+    check_rows,
+    get_patient_digest,
+    prepare_reference,
+)
+
+
+class Monitor:
+    """Evidence that rows no longer come from the distribution of the reference.
+
+    Without drift, and if patients are exchangeable with those of the reference, the probability that any epoch with a
+    guarantee ever raises an alarm is at most α (docs/monitoring.md). The result does not depend on how observations are
+    divided into calls.
+
+    Args:
+        options: fixed for the life of the monitor.
+        rows_ND: features of the first reference; of several rows of a patient, the first is kept.
+        patients: patient of each row.
+        strata: stratum of each row, such as the scanner; empty where it is unknown.
+
+    Raises:
+        BadTensor, InvalidInput: the reference cannot be used; see `prepare_reference`.
+    """
+
+    def __init__(
+        self,
+        options: MonitorOptions,
+        rows_ND: ArrayLike,
+        patients: Sequence[str],
+        strata: Sequence[str] | None = None,
+    ) -> None:
+        self.options = options
+        self.outcomes = dict.fromkeys(Outcome, 0)
+        self.earlier: list[EpochSummary] = []
+        draws = Draws(options.seed, 1)
+        reference = prepare_reference(rows_ND, patients, draws, strata)
+        self.epoch = Epoch(draws, EpochStart.FIXED, reference)
+        self.patients = PatientRegister(options.patient_window_days, reference=reference.patients)
+
+    @property
+    def reference(self) -> Reference:
+        """The reference of the current epoch."""
+        return self.epoch.reference
+
+    @property
+    def status(self) -> MonitorStatus:
+        """The state of the monitor."""
+        epoch = self.epoch
+        return MonitorStatus(
+            epoch=epoch.draws.epoch,
+            start=epoch.start,
+            has_guarantee=epoch.start is not EpochStart.RESET,
+            rows=epoch.rows,
+            outcomes=dict(self.outcomes),
+            log_martingale={name: one.martingale.log_value for name, one in epoch.evidence.items()},
+            log_run_length={name: one.run_length.log_value for name, one in epoch.evidence.items()},
+            log_threshold=self._get_thresholds(),
+            blocks_are_active=epoch.blocks.is_active,
+            alarm=epoch.alarm,
+            mix_log_evidence=epoch.mix.largest_log_evidence,
+            mix_log_threshold=thresholds.get_log_mix_threshold(
+                self.options.mix_alpha, epoch.draws.epoch, len(epoch.mix.stream)
+            ),
+            strata=dict(epoch.mix.stream),
+            extreme_rows=sorted(epoch.extreme_rows, reverse=True),
+            earlier=list(self.earlier),
+        )
+
+    def start_epoch(
+        self, start: EpochStart, rows_ND: ArrayLike, patients: Sequence[str], strata: Sequence[str] | None = None
+    ) -> None:
+        """Begins a new epoch with a reference of its own; evidence begins anew and spends the epoch's share of α.
+
+        Args:
+            start: why it begins. `EpochStart.RESET` has no guarantee.
+            rows_ND: features of the reference, as for the first.
+            patients: patient of each row.
+            strata: stratum of each row.
+
+        Raises:
+            InvalidInput: with `EpochStart.UNSEEN_REFERENCE`, an earlier epoch has seen a patient of the reference.
+            BadTensor, InvalidInput: the reference cannot be used.
+        """
+        draws = Draws(self.options.seed, self.epoch.draws.epoch + 1)
+        reference = prepare_reference(rows_ND, patients, draws, strata)
+        if start is EpochStart.UNSEEN_REFERENCE and self.patients.has_seen(reference.patients):
+            raise InvalidInput(
+                "an earlier epoch has seen patients of the reference",
+                field="reference.patients",
+                remedy="Leave these patients out, or reset the monitor without a guarantee.",
+            )
+        self.earlier.append(EpochSummary(self.epoch.start, self.epoch.rows, self.epoch.alarm))
+        self.epoch = Epoch(draws, start, reference)
+        self.patients.reference |= reference.patients
+
+    def observe(
+        self,
+        rows_ND: ArrayLike,
+        observations: Sequence[str],
+        patients: Sequence[str],
+        strata: Sequence[str] | None = None,
+        days: Sequence[int] | None = None,
+    ) -> list[Observation]:
+        """Takes observations in the order of their arrival, and returns what each did.
+
+        Args:
+            rows_ND: features.
+            observations: id of each; the caller sends an id once.
+            patients: patient of each.
+            strata: stratum of each; empty where it is unknown.
+            days: day of each, as a number of days since any fixed day; required with `patient_window_days`.
+
+        Raises:
+            BadTensor: rows have another width than the reference. No observation is then taken.
+            InvalidInput: names do not match the rows, or days are missing.
+        """
+        rows_ND = check_rows(rows_ND, "rows")
+        channels = len(self.reference.scorer.mean_D)
+        if rows_ND.shape[1] != channels:
+            raise BadTensor(
+                f"expected {channels} channels as in the reference, got {rows_ND.shape[1]}",
+                subject="rows",
+                remedy="Observe features of the same model and layer.",
+            )
+        if days is None and self.options.patient_window_days is not None:
+            raise InvalidInput("days are missing", field="days", remedy="Give them with `patient_window_days`.")
+        strata = [""] * len(rows_ND) if strata is None else strata
+        days = [0] * len(rows_ND) if days is None else days
+        named = {"observations": observations, "patients": patients, "strata": strata, "days": days}
+        for field, values in named.items():
+            check_names(len(rows_ND), values, field)
+        columns = zip(rows_ND, observations, patients, strata, days, strict=True)
+        return [self._observe(*column) for column in columns]
+
+    def _observe(self, row_D: np.ndarray, observation: str, patient: str, stratum: str, day: int) -> Observation:
+        """Takes one observation."""
+        is_finite = bool(np.isfinite(row_D).all())
+        outcome = self.patients.enter(get_patient_digest(patient), day) if is_finite else Outcome.NOT_FINITE
+        self.outcomes[outcome] += 1
+        if outcome is not Outcome.ENTERED:
+            return Observation(observation, outcome, 0, None, self._get_log_evidence(), False)
+        p_value = self.epoch.add(row_D, observation, stratum)
+        log_evidence = self._get_log_evidence()
+        limits = self._get_thresholds()
+        reached = tuple(component for component in Component if log_evidence[component] >= limits[component])
+        raised_alarm = bool(reached) and self.epoch.alarm is None
+        if raised_alarm:
+            self.epoch.alarm = Alarm(self.epoch.rows, observation, reached)
+        return Observation(observation, outcome, self.epoch.rows, p_value, log_evidence, raised_alarm)
+
+    def _get_log_evidence(self) -> dict[Component, float]:
+        """Returns ln of the statistic that alarms follow from."""
+        uses_alpha = self.options.run_length is None
+        return {
+            component: (one.martingale if uses_alpha else one.run_length).log_value
+            for component, one in self.epoch.evidence.items()
+        }
+
+    def _get_thresholds(self) -> dict[Component, float]:
+        """Returns ln of the threshold of each component."""
+        options = self.options
+        if options.run_length is not None:
+            return thresholds.get_log_run_length_thresholds(options.run_length, calibrated=options.calibrated)
+        limit = thresholds.get_log_martingale_threshold(options.alpha, self.epoch.draws.epoch)
+        return dict.fromkeys(Component, limit)

@@ -1,0 +1,64 @@
+"""Whose observations may enter the evidence: one per patient, and none of the reference's patients."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vfmalign.monitoring.sequential.records import Outcome
+
+_RECENT_PATIENTS = 4096
+
+
+class PatientRegister:
+    """The patients that have entered, at 16 bytes each, and those of the references.
+
+    Args:
+        window_days: days after which a patient may enter again; None for never.
+        digests: of the patients that have entered, in ascending order.
+        days: day on which each entered last.
+        reference: digests of the patients of all references so far.
+    """
+
+    def __init__(
+        self,
+        window_days: int | None,
+        digests: NDArray[np.uint64] | None = None,
+        days: NDArray[np.int64] | None = None,
+        reference: frozenset[int] = frozenset(),
+    ) -> None:
+        self._window_days = window_days
+        self._digests = np.empty(0, np.uint64) if digests is None else digests
+        self._days = np.empty(0, np.int64) if days is None else days
+        self._recent: dict[int, int] = {}
+        self.reference = reference
+
+    def enter(self, digest: int, day: int) -> Outcome:
+        """Returns whether an observation of a patient may enter, and registers it if so."""
+        if digest in self.reference:
+            return Outcome.REFERENCE_PATIENT
+        last = self._get_last_day(digest)
+        if last is not None and (self._window_days is None or day - last < self._window_days):
+            return Outcome.REPEATED_PATIENT
+        self._recent[digest] = day
+        if len(self._recent) == _RECENT_PATIENTS:
+            self._digests, self._days = self.to_arrays()
+            self._recent = {}
+        return Outcome.ENTERED
+
+    def has_seen(self, digests: frozenset[int]) -> bool:
+        """Whether any of the patients has entered or belongs to a reference."""
+        return not digests.isdisjoint(self.reference) or any(self._get_last_day(one) is not None for one in digests)
+
+    def to_arrays(self) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+        """Returns the digests in ascending order, and the day on which each entered last."""
+        digests = np.concatenate([np.array(list(self._recent), np.uint64), self._digests])
+        days = np.concatenate([np.array(list(self._recent.values()), np.int64), self._days])
+        unique, first = np.unique(digests, return_index=True)  # a recent day replaces an earlier one
+        return unique, days[first]
+
+    def _get_last_day(self, digest: int) -> int | None:
+        if digest in self._recent:
+            return self._recent[digest]
+        place = int(np.searchsorted(self._digests, np.uint64(digest)))
+        return int(self._days[place]) if place < len(self._digests) and self._digests[place] == digest else None

@@ -1,0 +1,70 @@
+"""Ranks of scores as cells of a p-value, and stored scores at 8 bytes each.
+
+A cell is the interval (lower, upper) that a conformal p-value lies in: a score that `greater` of N scores exceed, its
+own included in N, has the cell (greater / N, (greater + 1) / N). Equal scores are ordered at random, because the bound
+of docs/monitoring.md needs ranks that are independent of one another: a cell as wide as the equal scores would show
+which earlier scores were equal to later ones.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right, insort
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+_RECENT_SCORES = 2048
+
+
+class Cell(NamedTuple):
+    """The interval of a p-value in [0, 1]: small where the score is unusually large."""
+
+    lower: float
+    upper: float
+
+
+def get_cell(greater: int, equal: int, others: int, uniform: float) -> Cell:
+    """Returns the cell of a score.
+
+    Args:
+        greater: number of other scores that are greater.
+        equal: number of other scores that are equal.
+        others: number of other scores.
+        uniform: draw in [0, 1) that orders the equal ones.
+    """
+    above = greater + int(uniform * (equal + 1))
+    return Cell(above / (others + 1), (above + 1) / (others + 1))
+
+
+class SortedScores:
+    """Scores in order, to which single ones are added in logarithmic time.
+
+    A small sorted list takes new scores and is merged into the sorted array when it is full.
+
+    Args:
+        scores: the first ones, in any order.
+    """
+
+    def __init__(self, scores: NDArray[np.float64]) -> None:
+        self._merged = np.sort(scores)
+        self._recent: list[float] = []
+
+    def __len__(self) -> int:
+        return len(self._merged) + len(self._recent)
+
+    def count(self, score: float) -> tuple[int, int]:
+        """Returns how many scores are greater than a score, and how many equal it."""
+        left, right = np.searchsorted(self._merged, score, "left"), np.searchsorted(self._merged, score, "right")
+        recent_left, recent_right = bisect_left(self._recent, score), bisect_right(self._recent, score)
+        return len(self) - int(right) - recent_right, int(right - left) + recent_right - recent_left
+
+    def add(self, score: float) -> None:
+        """Adds a score."""
+        insort(self._recent, score)
+        if len(self._recent) == _RECENT_SCORES:
+            self._merged, self._recent = self.to_array(), []
+
+    def to_array(self) -> NDArray[np.float64]:
+        """Returns all scores in ascending order."""
+        return np.sort(np.concatenate([self._merged, self._recent]), kind="stable")

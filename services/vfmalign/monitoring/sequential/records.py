@@ -1,0 +1,189 @@
+"""What a monitor is asked for, and what it answers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from vfmalign.core.domain.errors import BadOption
+
+CALIBRATED_RUN_LENGTH = 1000
+
+
+class Component(StrEnum):
+    """A piece of evidence with ranks of its own."""
+
+    ROWS = "rows"
+    BLOCKS_OF_4 = "blocks_of_4"
+    BLOCKS_OF_16 = "blocks_of_16"
+
+
+class Outcome(StrEnum):
+    """What became of an observation."""
+
+    ENTERED = "entered"
+    """It changed the evidence."""
+    REPEATED_PATIENT = "repeated_patient"
+    """Its patient has entered before, within `patient_window_days` where this is set."""
+    REFERENCE_PATIENT = "reference_patient"
+    """Its patient has a row in a reference of this monitor."""
+    NOT_FINITE = "not_finite"
+    """It has a value that is NaN or infinite. A later observation of its patient may enter."""
+
+
+class EpochStart(StrEnum):
+    """Why an epoch begins, which decides whether its bound holds."""
+
+    FIXED = "fixed"
+    """At a time that does not depend on the rows, such as a new model or an exchanged scanner."""
+    UNSEEN_REFERENCE = "unseen_reference"
+    """At any time, with a reference of patients that no earlier epoch has seen."""
+    RESET = "reset"
+    """At any time with any reference: no guarantee."""
+
+
+@dataclass(frozen=True)
+class MonitorOptions:
+    """Options of a monitor, fixed before its first row.
+
+    Attributes:
+        alpha: largest probability of ever raising an alarm without drift, in (0, 0.5].
+        run_length: mean number of rows between false alarms, 100 to 10⁹; if set, alarms follow from it in place of α.
+        calibrated: whether thresholds for the run length are the measured ones, which exist for 1,000.
+        mix_alpha: α of the test of the strata's mix.
+        patient_window_days: days after which a patient may enter again; None for never.
+        seed: of all draws, 0 to 2⁶³ − 1.
+
+    Raises:
+        BadOption: an option is outside its range.
+    """
+
+    alpha: float = 0.01
+    run_length: int | None = None
+    calibrated: bool = False
+    mix_alpha: float = 0.01
+    patient_window_days: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, value in (("alpha", self.alpha), ("mix_alpha", self.mix_alpha)):
+            _check(name, value, 0.0 < value <= 0.5, "a number above 0 and up to 0.5")
+        if self.run_length is not None:
+            _check("run_length", self.run_length, 100 <= self.run_length <= 10**9, "100 to 1,000,000,000 rows")
+        if self.calibrated:
+            _check("run_length", self.run_length, self.run_length == CALIBRATED_RUN_LENGTH, "1000 if `calibrated`")
+        if self.patient_window_days is not None:
+            _check("patient_window_days", self.patient_window_days, self.patient_window_days >= 1, "at least 1 day")
+        _check("seed", self.seed, 0 <= self.seed < 2**63, "0 to 2⁶³ − 1")
+
+
+@dataclass(frozen=True)
+class Alarm:
+    """The first alarm of an epoch.
+
+    Attributes:
+        row: number of the row in the epoch, from 1.
+        observation: id of the row's observation.
+        components: whose evidence had reached the threshold.
+    """
+
+    row: int
+    observation: str
+    components: tuple[Component, ...]
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What one observation did.
+
+    Attributes:
+        id: of the observation.
+        outcome: whether it entered, or why not.
+        row: number of the row in the epoch, from 1; 0 if it did not enter.
+        p_value: of the row among the calibration and earlier rows; None if it did not enter.
+        log_evidence: ln of the statistic that alarms follow from, after this observation.
+        raised_alarm: whether it raised the alarm of its epoch.
+    """
+
+    id: str
+    outcome: Outcome
+    row: int
+    p_value: float | None
+    log_evidence: dict[Component, float]
+    raised_alarm: bool
+
+
+@dataclass(frozen=True, order=True)
+class ExtremeRow:
+    """A row that is far from the reference.
+
+    Attributes:
+        score: −ln Σ exp(−d²/h) over the scoring rows.
+        row: number of the row in the epoch, from 1.
+        observation: id of its observation.
+        p_value: when it arrived.
+    """
+
+    score: float
+    row: int
+    observation: str
+    p_value: float
+
+
+@dataclass(frozen=True)
+class EpochSummary:
+    """An epoch that has ended.
+
+    Attributes:
+        start: why it began.
+        rows: that entered.
+        alarm: the first one.
+    """
+
+    start: EpochStart
+    rows: int
+    alarm: Alarm | None
+
+
+@dataclass(frozen=True)
+class MonitorStatus:
+    """State of a monitor.
+
+    Attributes:
+        epoch: number of the current epoch, from 1.
+        start: why it began.
+        has_guarantee: whether the bound covers its alarm.
+        rows: that entered in the epoch.
+        outcomes: number of observations by outcome, of all epochs.
+        log_martingale: ln M of each component.
+        log_run_length: ln R of each component; −∞ before its first cell.
+        log_threshold: of each component, for the statistic that alarms follow from.
+        blocks_are_active: whether blocks still bet; they stop after 20,000 rows of an epoch.
+        alarm: the first of the epoch.
+        mix_log_evidence: largest ln E of the strata's mix in the epoch; 0 without strata.
+        mix_log_threshold: at which the mix of strata differs from the reference's.
+        strata: rows of the epoch by stratum; "" counts strata that the scoring rows do not have.
+        extreme_rows: most extreme ones of the epoch, most extreme first.
+        earlier: summaries of the earlier epochs.
+    """
+
+    epoch: int
+    start: EpochStart
+    has_guarantee: bool
+    rows: int
+    outcomes: dict[Outcome, int]
+    log_martingale: dict[Component, float]
+    log_run_length: dict[Component, float]
+    log_threshold: dict[Component, float]
+    blocks_are_active: bool
+    alarm: Alarm | None
+    mix_log_evidence: float
+    mix_log_threshold: float
+    strata: dict[str, int]
+    extreme_rows: list[ExtremeRow]
+    earlier: list[EpochSummary] = field(default_factory=list)
+
+
+def _check(name: str, value: object, is_valid: bool, expected: str) -> None:
+    if not is_valid:
+        raise BadOption(f"{name} is {value}", field=name, remedy=f"Use {expected}.")

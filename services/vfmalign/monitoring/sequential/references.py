@@ -1,0 +1,159 @@
+"""The reference: what is fixed before the first row of an epoch arrives.
+
+One row of each patient is kept, the first in the given order, whatever its features. A seeded draw divides the patients
+into a third for scoring, which defines scale, bandwidth and scores, and the rest for calibration, among which the rows
+of the stream are ranked. Rows are standardised as for MMD² (docs/numbers.md), but no channel is left out: one that is
+constant for scoring has a tenth of the median standard deviation as its scale, so that its first movement counts.
+
+Legend: N rows, D channels, G patients, S scoring rows, C calibration rows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from vfmalign.core.domain.errors import BadTensor, InvalidInput
+from vfmalign.monitoring.sequential.draws import Draws, Purpose
+from vfmalign.monitoring.sequential.row_scores import RowScorer, get_squared_distances
+
+Array = NDArray[np.float64]
+
+MIN_PATIENTS = 60
+MAX_PATIENTS = 20_000
+MAX_STRATA = 32
+MAX_SCORING_ROWS = 1000
+"""Scoring costs time for every row of the stream; further patients are of more use for calibration."""
+SMALLEST_SCALE = 0.1
+"""Smallest scale of a channel, relative to the median standard deviation of the channels that vary."""
+SMALLEST_BANDWIDTH = 1e-9
+"""Median squared distance below which rows are identical but for rounding; that of unlike rows is about 2·D."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A prepared reference.
+
+    Attributes:
+        scorer: scale, bandwidth and scoring rows.
+        calibration_CD: standardised calibration rows.
+        patients: digest of every patient with a row in the reference.
+        scoring_strata: strata of the scoring rows in alphabetical order; empty without strata.
+        calibration_strata: number of calibration rows per stratum.
+    """
+
+    scorer: RowScorer
+    calibration_CD: Array
+    patients: frozenset[int]
+    scoring_strata: tuple[str, ...]
+    calibration_strata: dict[str, int]
+
+
+def prepare_reference(
+    rows_ND: ArrayLike, patients: Sequence[str], draws: Draws, strata: Sequence[str] | None = None
+) -> Reference:
+    """Prepares the reference of an epoch.
+
+    Args:
+        rows_ND: features; of several rows of a patient, the first is kept.
+        patients: patient of each row.
+        draws: of the epoch.
+        strata: stratum of each row, such as the scanner; empty where it is unknown.
+
+    Raises:
+        BadTensor: the rows are not a finite matrix, have no varying channel, overflow, or are mostly identical.
+        InvalidInput: names do not match the rows, there are fewer than 60 or more than 20,000 patients, or
+            more than 32 strata.
+    """
+    rows_ND = check_rows(rows_ND, "reference")
+    check_names(len(rows_ND), patients, "reference.patients")
+    if strata is not None:
+        check_names(len(rows_ND), strata, "reference.strata")
+    if not np.isfinite(rows_ND).all():
+        row = int(np.argmin(np.isfinite(rows_ND).all(axis=1)))
+        raise BadTensor(f"row {row} has a value that is not finite", subject="reference", remedy="Leave this row out.")
+    first = {patient: row for row, patient in reversed(list(enumerate(patients)))}
+    kept = sorted(first.values())
+    if not MIN_PATIENTS <= len(kept) <= MAX_PATIENTS:
+        raise InvalidInput(
+            f"the reference has rows of {len(kept):,} patients",
+            field="reference.patients",
+            remedy=f"Give one row of each of {MIN_PATIENTS} to {MAX_PATIENTS:,} patients.",
+        )
+    if strata is not None and len({*strata}) > MAX_STRATA:
+        raise InvalidInput(
+            f"the reference has {len({*strata}):,} strata",
+            field="reference.strata",
+            remedy=f"Join strata until there are at most {MAX_STRATA}.",
+        )
+    order = np.argsort(draws.draw_uniforms(Purpose.SPLIT, 0, len(kept)), kind="stable")
+    rows_GD = rows_ND[kept][order]
+    scoring = min(len(kept) // 3, MAX_SCORING_ROWS)
+    scorer = make_scorer(rows_GD[:scoring])
+    named = [strata[kept[place]] for place in order] if strata is not None else []
+    return Reference(
+        scorer=scorer,
+        calibration_CD=np.stack([scorer.standardise(row_D) for row_D in rows_GD[scoring:]]),
+        patients=frozenset(get_patient_digest(patient) for patient in first),
+        scoring_strata=tuple(sorted({name for name in named[:scoring] if name})),
+        calibration_strata=dict(Counter(name for name in named[scoring:] if name)),
+    )
+
+
+def make_scorer(rows_SD: Array) -> RowScorer:
+    """Returns the scorer of the scoring rows.
+
+    Raises:
+        BadTensor: no channel varies, values overflow, or at least half of all pairs of rows are identical.
+    """
+    varies_D = rows_SD.max(axis=0) > rows_SD.min(axis=0)
+    if not varies_D.any():
+        raise BadTensor("every channel is constant", subject="reference", remedy="Check the encoder and its input.")
+    with np.errstate(over="ignore", invalid="ignore"):
+        sd_D = np.where(varies_D, rows_SD.std(axis=0, ddof=1), 0.0)
+        scale_D = np.maximum(sd_D, SMALLEST_SCALE * np.median(sd_D[varies_D]))
+    if not np.isfinite(scale_D).all():
+        raise BadTensor("values overflow", subject="reference", remedy="Check the encoder and its input.")
+    mean_D = rows_SD.mean(axis=0)
+    scoring_SD = (rows_SD - mean_D) / scale_D
+    distances_SS = get_squared_distances(scoring_SD, scoring_SD)
+    bandwidth = float(np.median(distances_SS[np.triu_indices(len(rows_SD), 1)]))
+    if bandwidth < SMALLEST_BANDWIDTH:
+        raise BadTensor(
+            "at least half of all pairs of rows are identical",
+            subject="reference",
+            remedy="Give rows of different patients.",
+        )
+    return RowScorer(mean_D, scale_D, scoring_SD, bandwidth)
+
+
+def get_patient_digest(patient: str) -> int:
+    """Returns 64 bits of the digest of a patient's id: two patients that share it would count as one."""
+    return int.from_bytes(hashlib.blake2b(patient.encode(), digest_size=8).digest(), "little")
+
+
+def check_rows(rows_ND: ArrayLike, subject: str) -> Array:
+    """Returns rows as float64.
+
+    Raises:
+        BadTensor: they are not a real matrix.
+    """
+    rows = np.asarray(rows_ND)
+    if rows.ndim != 2 or rows.dtype.kind not in "fiu" or rows.shape[1] == 0:
+        raise BadTensor(
+            f"expected a matrix of real numbers, got {rows.ndim} axes of {rows.dtype}",
+            subject=subject,
+            remedy="Give [rows, channels].",
+        )
+    return rows.astype(np.float64)
+
+
+def check_names(rows: int, names: Sequence[object], field: str) -> None:
+    """Raises InvalidInput if there is not one name for each row."""
+    if len(names) != rows:
+        raise InvalidInput(f"expected {rows:,} values, got {len(names):,}", field=field, remedy="Give one per row.")

@@ -1,0 +1,93 @@
+"""Scores of single rows, and kernel values between rows.
+
+The kernel is k(x, y) = exp(−‖x − y‖²/h). Its values are rounded to multiples of 2⁻²⁰, about 1e-6, so that float64 adds
+any number of them without error: a sum does not depend on the order of its terms, and identical rows have identical
+sums.
+
+Legend: D channels, S scoring rows, M and N rows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+LARGEST_VALUE = 1e4
+"""Standardised values are clipped here, in standard deviations, so that squared distances keep their digits."""
+_KERNEL_STEPS = np.float32(2**20)
+
+
+@dataclass(frozen=True)
+class RowScorer:
+    """What scores a row; it depends on the scoring rows alone.
+
+    Attributes:
+        mean_D: of the scoring rows.
+        scale_D: of each channel.
+        scoring_SD: standardised scoring rows.
+        bandwidth: h, the median squared distance of the standardised scoring rows.
+    """
+
+    mean_D: Array
+    scale_D: Array
+    scoring_SD: Array
+    bandwidth: float
+
+    @cached_property
+    def _squares_S(self) -> Array:
+        return get_squares(self.scoring_SD)
+
+    def standardise(self, row_D: Array) -> Array:
+        """Returns a row in standard deviations from the mean of the scoring rows."""
+        with np.errstate(over="ignore"):
+            z_D: Array = np.clip((row_D - self.mean_D) / self.scale_D, -LARGEST_VALUE, LARGEST_VALUE)
+        return z_D
+
+    def score(self, z_D: Array) -> tuple[float, float]:
+        """Returns the score of a standardised row, and its sum of kernel values with the scoring rows.
+
+        The score is −ln Σ exp(−d²/h) over the scoring rows: large where the row is far from all of them. One row is
+        scored at a time, because a product of several rows may differ in its last bits.
+        """
+        products_S = self.scoring_SD @ z_D
+        distances_S = np.maximum(get_squares(z_D[None]) + self._squares_S - 2.0 * products_S, 0.0)
+        exponents_S = distances_S / -self.bandwidth
+        largest = exponents_S.max()
+        score = -(largest + np.log(np.exp(exponents_S - largest).sum()))
+        return float(score), float(_round_kernel(exponents_S).sum())
+
+    def get_kernel(self, a_MD: Array, b_ND: Array) -> Array:
+        """Returns the rounded kernel values [M, N] between standardised rows."""
+        exponents_MN = get_squared_distances(a_MD, b_ND)
+        exponents_MN /= -self.bandwidth
+        return _round_kernel(exponents_MN)
+
+
+def get_squares(rows_ND: Array) -> Array:
+    """Returns the squared length of each row."""
+    squares: Array = np.einsum("nd,nd->n", rows_ND, rows_ND)
+    return squares
+
+
+def get_squared_distances(a_MD: Array, b_ND: Array) -> Array:
+    """Returns the squared distances [M, N], none of them negative."""
+    distances: Array = a_MD @ b_ND.T
+    distances *= -2.0  # in place, because most of the time goes into memory
+    distances += get_squares(a_MD)[:, None]
+    distances += get_squares(b_ND)
+    return np.maximum(distances, 0.0, out=distances)
+
+
+def _round_kernel(exponents: Array) -> Array:
+    """Returns the rounded exponentials; numpy has vector instructions for those of float32."""
+    kernel = exponents.astype(np.float32)
+    np.exp(kernel, out=kernel)
+    kernel *= _KERNEL_STEPS
+    np.rint(kernel, out=kernel)
+    kernel /= _KERNEL_STEPS
+    return kernel.astype(np.float64)

@@ -1,0 +1,204 @@
+"""Which observations enter, what alarms, and what an epoch guarantees."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+from vfmalign.core.domain.errors import BadOption, BadTensor, InvalidInput
+from vfmalign.monitoring.sequential import Alarm, Component, EpochStart, MonitorOptions, Outcome, block_scores
+
+
+def get_outcomes(observations: Any) -> list[Outcome]:
+    return [one.outcome for one in observations]
+
+
+def test_only_the_first_observation_of_a_patient_enters(make_monitor: Any, observe: Any) -> None:
+    monitor = make_monitor()
+    rows = np.random.default_rng(5).normal(size=(5, 4))
+    rows[3, 2] = np.nan
+    patients = ["a", "reference-3", "a", "b", "b"]
+    observations = observe(monitor, rows, patients=patients)
+    assert get_outcomes(observations) == [
+        Outcome.ENTERED,
+        Outcome.REFERENCE_PATIENT,
+        Outcome.REPEATED_PATIENT,
+        Outcome.NOT_FINITE,
+        Outcome.ENTERED,
+    ]
+    assert [one.row for one in observations] == [1, 0, 0, 0, 2]
+    assert [one.p_value is None for one in observations] == [False, True, True, True, False]
+    assert monitor.status.rows == 2
+    assert monitor.status.outcomes == {
+        Outcome.ENTERED: 2,
+        Outcome.REPEATED_PATIENT: 1,
+        Outcome.REFERENCE_PATIENT: 1,
+        Outcome.NOT_FINITE: 1,
+    }
+    alone = make_monitor()
+    observe(alone, rows[[0, 4]], patients=["a", "b"])
+    assert alone.status.log_martingale == monitor.status.log_martingale
+
+
+def test_a_window_admits_patients_again(make_monitor: Any, observe: Any) -> None:
+    monitor = make_monitor(patient_window_days=30)
+    rows = np.random.default_rng(5).normal(size=(6, 4))
+    observations = observe(
+        monitor, rows, patients=["a", "a", "a", "reference-1", "a", "a"], days=[0, 29, 30, 400, 59, 5]
+    )
+    expected = [
+        Outcome.ENTERED,
+        Outcome.REPEATED_PATIENT,
+        Outcome.ENTERED,
+        Outcome.REFERENCE_PATIENT,
+        Outcome.REPEATED_PATIENT,
+        Outcome.REPEATED_PATIENT,
+    ]
+    assert get_outcomes(observations) == expected
+    with pytest.raises(InvalidInput, match="days are missing"):
+        observe(monitor, rows)
+
+
+@pytest.mark.parametrize(
+    ("named", "error", "message"),
+    [
+        ({"rows": np.zeros((2, 3))}, BadTensor, "expected 4 channels as in the reference, got 3"),
+        ({"rows": np.zeros(4)}, BadTensor, "expected a matrix"),
+        ({"patients": ["a"]}, InvalidInput, "patients: expected 2 values, got 1"),
+        ({"strata": ["a"]}, InvalidInput, "strata: expected 2 values, got 1"),
+    ],
+)
+def test_a_refused_call_changes_nothing(
+    make_monitor: Any, observe: Any, named: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    monitor = make_monitor()
+    before = monitor.status
+    with pytest.raises(error) as caught:
+        observe(monitor, named.pop("rows", np.zeros((2, 4))), **named)
+    assert message in str(caught.value)
+    assert monitor.status == before
+
+
+def test_absurd_rows_are_extreme_and_do_no_harm(make_monitor: Any, observe: Any) -> None:
+    monitor = make_monitor()
+    observations = observe(monitor, np.full((20, 4), 1e308) * np.array([1, -1, 1, -1]))
+    assert observations[0].p_value == pytest.approx(1 / 41)
+    assert np.isfinite(list(monitor.status.log_martingale.values())).all()
+    assert monitor.status.alarm is not None
+
+
+def test_the_alarm_is_the_first_row_at_its_threshold(make_monitor: Any, observe: Any) -> None:
+    monitor = make_monitor(rows=200, alpha=0.05)
+    rows = np.random.default_rng(6).normal(size=(120, 4))
+    rows[60:] += 3.0
+    observations = observe(monitor, rows)
+    limit = math.log(3 / (0.05 * 0.8))
+    reached = [index for index, one in enumerate(observations) if max(one.log_evidence.values()) >= limit]
+    assert 60 < reached[0] < 75
+    alarm = monitor.status.alarm
+    assert alarm == Alarm(
+        row=reached[0] + 1,
+        observation=f"stream-{reached[0]}",
+        components=tuple(name for name in Component if observations[reached[0]].log_evidence[name] >= limit),
+    )
+    assert [one.raised_alarm for one in observations].count(True) == 1
+    assert monitor.status.log_threshold == dict.fromkeys(Component, limit)
+
+
+@pytest.mark.parametrize(("calibrated", "limits"), [(False, [math.log(3000)] * 3), (True, [7.09, 7.20, 6.80])])
+def test_a_run_length_has_its_own_thresholds(
+    make_monitor: Any, observe: Any, calibrated: bool, limits: list[float]
+) -> None:
+    monitor = make_monitor(rows=200, run_length=1000, calibrated=calibrated)
+    observations = observe(monitor, np.random.default_rng(6).normal(size=(40, 4)) + 2.5)
+    assert list(monitor.status.log_threshold.values()) == limits
+    assert observations[-1].log_evidence == monitor.status.log_run_length
+    assert monitor.status.alarm is not None
+    assert monitor.status.alarm.row < 20
+
+
+def test_the_most_extreme_rows_are_named(make_monitor: Any, observe: Any) -> None:
+    monitor = make_monitor()
+    rows = np.random.default_rng(6).normal(size=(100, 4))
+    rows[[17, 55]] += [[9.0], [30.0]]
+    observe(monitor, rows)
+    extremes = monitor.status.extreme_rows
+    assert [row.observation for row in extremes[:2]] == ["stream-55", "stream-17"]
+    assert len(extremes) == 20
+    assert extremes[0].p_value == pytest.approx(1 / (40 + 56))
+    assert [row.score for row in extremes] == sorted((row.score for row in extremes), reverse=True)
+
+
+def test_blocks_stop_and_rows_go_on(make_monitor: Any, observe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(block_scores, "LAST_ROW", 32)
+    monitor = make_monitor()
+    rows = np.random.default_rng(6).normal(size=(80, 4))
+    observe(monitor, rows[:31])
+    assert monitor.status.blocks_are_active
+    observe(monitor, rows[31:33], first=31)
+    stopped = monitor.status
+    assert not stopped.blocks_are_active
+    observe(monitor, rows[33:] + 5.0, first=33)
+    blocks = (Component.BLOCKS_OF_4, Component.BLOCKS_OF_16)
+    assert all(monitor.status.log_martingale[name] == stopped.log_martingale[name] for name in blocks)
+    assert all(monitor.status.log_run_length[name] == stopped.log_run_length[name] for name in blocks)
+    assert monitor.status.log_martingale[Component.ROWS] > stopped.log_martingale[Component.ROWS] + 10
+
+
+def test_a_new_epoch_begins_anew_and_spends_its_share(make_monitor: Any, observe: Any) -> None:
+    monitor = make_monitor(alpha=0.05)
+    rows = np.random.default_rng(7).normal(size=(200, 4))
+    observe(monitor, rows[:30] + 4.0)
+    first = monitor.status
+    assert first.alarm is not None
+    patients = [f"new-{row}" for row in range(100)]
+    monitor.start_epoch(EpochStart.UNSEEN_REFERENCE, rows[100:], patients)
+    status = monitor.status
+    assert (status.epoch, status.rows, status.alarm, status.has_guarantee) == (2, 0, None, True)
+    assert status.log_martingale == dict.fromkeys(Component, 0.0)
+    assert status.log_threshold == dict.fromkeys(Component, pytest.approx(math.log(3 / (0.05 * 0.1))))
+    assert status.earlier[0].alarm == first.alarm
+    assert get_outcomes(observe(monitor, rows[:3], patients=["new-0", "reference-0", "stream-0"])) == [
+        Outcome.REFERENCE_PATIENT,
+        Outcome.REFERENCE_PATIENT,
+        Outcome.REPEATED_PATIENT,
+    ]
+
+
+@pytest.mark.parametrize("seen", ["reference-5", "stream-2"])
+def test_a_reference_that_was_seen_has_no_guarantee(make_monitor: Any, observe: Any, seen: str) -> None:
+    monitor = make_monitor()
+    rows = np.random.default_rng(7).normal(size=(70, 4))
+    observe(monitor, rows[:10])
+    patients = [seen, *(f"new-{row}" for row in range(69))]
+    with pytest.raises(InvalidInput, match="an earlier epoch has seen patients of the reference"):
+        monitor.start_epoch(EpochStart.UNSEEN_REFERENCE, rows, patients)
+    assert monitor.status.epoch == 1
+    monitor.start_epoch(EpochStart.RESET, rows, patients)
+    assert not monitor.status.has_guarantee
+    monitor.start_epoch(EpochStart.FIXED, rows, patients)
+    assert monitor.status.has_guarantee
+    assert [one.start for one in monitor.status.earlier] == [EpochStart.FIXED, EpochStart.RESET]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"alpha": 0.0},
+        {"alpha": 0.6},
+        {"alpha": math.nan},
+        {"mix_alpha": 1.0},
+        {"run_length": 10},
+        {"calibrated": True},
+        {"calibrated": True, "run_length": 2000},
+        {"patient_window_days": 0},
+        {"seed": -1},
+        {"seed": 2**63},
+    ],
+)
+def test_options_outside_their_range_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(BadOption):
+        MonitorOptions(**options)
