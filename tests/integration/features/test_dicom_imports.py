@@ -11,6 +11,7 @@ import subprocess
 import sys
 import urllib.request
 import zipfile
+from collections import Counter
 from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
@@ -200,7 +201,8 @@ def test_nothing_that_identifies_leaves_the_mapping(
     dataset = load_dataset(store, "dicom")
     assert dataset.digest() == imported["digest"]
     cases = [case for split in ("train", "val", "test") for case in dataset.split(split)]
-    assert {case.strata["manufacturer"] for case in cases} == {"siemens", "ge", "philips"}
+    # Two patients share a vendor; the others alone have theirs.
+    assert Counter(case.strata["manufacturer"] for case in cases) == {"siemens": 2, "other": 2}
     assert all({"t2w", "dwi", "adc", "gland"} <= set(case.volumes) for case in cases)
 
     for printed_text in (text, failed, printed, extracted):

@@ -62,7 +62,8 @@ async def test_closing_leaves_no_descriptor_behind(connected) -> None:
         before = len(os.listdir("/proc/self/fd"))
         await asyncio.to_thread(connections._close_all, {peers[0]})
         assert clients[0].recv(1) == b""
-        assert len(os.listdir("/proc/self/fd")) == before
+        # Fewer, where a collector meanwhile closes what an earlier test has left.
+        assert len(os.listdir("/proc/self/fd")) <= before
     os.close(reader)
     os.close(writer)
 
