@@ -67,7 +67,7 @@ from vfmalign.client.uploader import Uploader
 send = Uploader._send
 def send_and_tell(self, upload, content):
     send(self, upload, content)
-    print("sent", upload.sha256, file=sys.stderr)
+    sys.stderr.write(f"sent {upload.sha256}\\n")  # in one piece, as several threads send
 Uploader._send = send_and_tell
 from vfmalign.cli.__main__ import main
 main()
