@@ -1,7 +1,8 @@
 """`Extract` of a study at a PACS beside the same study as NIfTI in the message, and where the time goes.
 
 Service, object store and PACS (Orthanc) are processes of this machine, reached over loopback. The study is a prostate
-phantom. Calls alternate; the stages are those that each answer states.
+phantom. Calls alternate; the stages are those that each answer states. Then calls with NIfTI alternate with the same
+calls beside others that wait for a PACS that answers one byte a second.
 """
 
 from __future__ import annotations
@@ -17,11 +18,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import grpc
 import numpy as np
 from pydicom import dcmread
 from tests.dataset_imports import import_dataset
 from tests.dicom_files import write_prostate
 from tests.orthanc import Orthanc, run_orthanc
+from tests.pacs_proxy import run_proxy, trickle
 
 from bench import tables
 from bench.endpoint.server import running_store
@@ -36,11 +39,15 @@ from vfmalign.imaging.phantoms.rendering import generate_case
 from vfmalign.models.cards import publish
 from vfmalign.models.registry import ARCHITECTURES
 from vfmalign.models.weights import random_state
+from vfmalign.v1 import features_pb2, features_pb2_grpc
 
 MODEL = "profound_conv_micro"
 RULES = "rules"
 CALLS = 3
 """Calls of each kind in a turn, of which the median counts."""
+WAITING = 8
+"""Calls that wait for the slow PACS; four of them have a reader, and the others wait for one."""
+NEIGHBOUR_CALLS = 20
 MODALITIES = ("t2w", "dwi", "adc")
 NIFTI, PACS = "NIfTI in the message", "DICOM at a PACS"
 Call = Callable[[], StudyFeatures]
@@ -57,16 +64,29 @@ def run(settings: MeasurementSettings) -> Section:
         files = _write_study(folder / "study")
         volumes = _import(folder, store)
         reference = PacsReference(server="bench", study_uid=dcmread(files[0]).StudyInstanceUID)
-        with run_orthanc() as orthanc, _run_service(folder, environment | _to_settings(orthanc), settings) as address:
+        with (
+            run_orthanc() as orthanc,
+            run_proxy(orthanc.port) as proxy,
+            _run_service(
+                folder,
+                environment | _to_settings("bench", orthanc) | _to_settings("slow", orthanc, proxy.port),
+                settings,
+            ) as address,
+        ):
             orthanc.store(files)
+            proxy.fault = trickle
             with Client(features_address=address) as client:
                 calls: dict[str, Call] = {
                     NIFTI: lambda: client.features.extract(MODEL, volumes),
                     PACS: lambda: client.features.extract(MODEL, dicom=reference, rules_dataset_id=RULES),
                 }
                 turns = [_measure(calls) for _ in range(settings.repeats + 1)][1:]  # the first one warms up
+                neighbours = [
+                    _measure_beside(calls[NIFTI], address, reference.study_uid) for _ in range(settings.repeats)
+                ]
         sizes = {NIFTI: [len(data) for data in volumes.values()], PACS: [path.stat().st_size for path in files]}
         _add_times(section, turns, sizes)
+    _add_neighbours(section, neighbours)
     _add_stages(section, turns)
     section.records += [{"case": section.name, "turn": number, **turn} for number, turn in enumerate(turns)]
     return section
@@ -85,13 +105,11 @@ def _import(folder: Path, store: ObjectStore) -> dict[str, bytes]:
     return {kind: store.get(case.volumes[kind].key) for kind in MODALITIES}
 
 
-def _to_settings(orthanc: Orthanc) -> dict[str, str]:
-    server = orthanc.server
-    return {
-        "VFMALIGN_DICOMWEB__BENCH__URL": server.url,
-        "VFMALIGN_DICOMWEB__BENCH__USERNAME": server.username,
-        "VFMALIGN_DICOMWEB__BENCH__PASSWORD_FILE": str(server.password_file),
-    }
+def _to_settings(name: str, orthanc: Orthanc, port: int | None = None) -> dict[str, str]:
+    """Settings of the service by which it knows the PACS, or a proxy before it, under a name."""
+    server = orthanc.make_server(port or orthanc.port)
+    values = {"URL": server.url, "USERNAME": server.username, "PASSWORD_FILE": str(server.password_file)}
+    return {f"VFMALIGN_DICOMWEB__{name.upper()}__{key}": value for key, value in values.items()}
 
 
 @contextmanager
@@ -139,6 +157,45 @@ def _measure(calls: Mapping[str, Call]) -> Figures:
         name: {stage: statistics.median(one[stage] for one in figures) for stage in figures[0]}
         for name, figures in timed.items()
     }
+
+
+def _measure_beside(call: Call, address: str, study_uid: str) -> tuple[float, float]:
+    """Returns the median seconds of a call alone, and beside calls that wait for the slow PACS."""
+    alone = _time_calls(call)
+    reference = features_pb2.PacsReference(server="slow", study_uid=study_uid)
+    study = features_pb2.Study(dicom=features_pb2.DicomStudy(reference=reference, rules_dataset_id=RULES))
+    request = features_pb2.ExtractRequest(model_id=MODEL, study=study)
+    with grpc.insecure_channel(address) as channel:
+        stub = features_pb2_grpc.FeatureServiceStub(channel)
+        waiting = [stub.Extract.future(request, timeout=600) for _ in range(WAITING)]
+        time.sleep(1.0)
+        beside = _time_calls(call)
+        if any(future.done() for future in waiting):
+            raise RuntimeError("a call did not wait for the slow PACS")
+        for future in waiting:
+            future.cancel()
+    return alone, beside
+
+
+def _time_calls(call: Call) -> float:
+    seconds = []
+    for _ in range(NEIGHBOUR_CALLS):
+        start = time.perf_counter()
+        call()
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds)
+
+
+def _add_neighbours(section: Section, turns: Sequence[tuple[float, float]]) -> None:
+    ratios = median_range([beside / alone for alone, beside in turns])
+    section.sentences.append(
+        f"Beside {WAITING} calls that wait for a PACS of one byte a second, NIfTI in the message takes "
+        f"{tables.times(ratios)} as long as alone."
+    )
+    section.records += [
+        {"case": section.name, "turn": number, "alone": alone, "beside": beside}
+        for number, (alone, beside) in enumerate(turns)
+    ]
 
 
 def _add_times(section: Section, turns: Sequence[Figures], sizes: Mapping[str, Sequence[int]]) -> None:
