@@ -11,6 +11,7 @@ has the instances and their index.
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import os
 import re
@@ -21,6 +22,7 @@ import time
 import urllib.request
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from http.client import HTTPException
 from pathlib import Path
 from subprocess import PIPE, Popen
 from typing import IO, Any
@@ -30,8 +32,9 @@ ORTHANC = "http://127.0.0.1:8042"
 USER = b"features"
 DELETION_INTERVAL_S = 3600.0
 FIRST_DELETION_S = 60.0
-_DEVICE = re.compile(r"([\x21-\x3f\x41-\x5b\x5d-\x7e]{1,16})(?:@([0-9a-fA-F.:]+))?")
-"""An AE title without `@`, `\\` and spaces, and an address."""
+_TITLE = re.compile(r"[\x21-\x3f\x41-\x5b\x5d-\x7e]{1,16}")
+"""An AE title without `@`, `\\` and spaces."""
+_PASSWORD = re.compile(rb"[\x20-\x7e]{1,1024}")
 _PREFIX = re.compile(rb"[A-Z]\d{4} [\d:.]+ +(\S+) \S+\] ")
 """Level, time, thread and place of a line of Orthanc's log."""
 _UID = re.compile(rb"\d+(?:\.\d+){4,}")
@@ -63,7 +66,7 @@ def build_configuration(variables: Mapping[str, str]) -> dict[str, Any]:
         "SaveJobs": False,
         "DeidentifyLogs": True,
         "Warnings": {"W001_TagsBeingReadFromStorage": False},  # a line for each instance of an answer
-        "DicomAet": variables.get("DICOM_AE_TITLE", "VFMALIGN"),
+        "DicomAet": _parse_title(variables.get("DICOM_AE_TITLE", "VFMALIGN")),
         "DicomPort": 4242,
         "DicomCheckCalledAet": True,
         "DicomAlwaysAllowEcho": False,
@@ -80,16 +83,30 @@ def _parse_devices(text: str) -> dict[str, str | None]:
     """Returns the addresses of devices by their AE titles."""
     devices: dict[str, str | None] = {}
     for device in text.split():
-        found = _DEVICE.fullmatch(device)
-        if found is None or found[1] in devices:
+        title, separator, address = device.partition("@")
+        if not _TITLE.fullmatch(title) or title in devices or (separator and not _is_address(address)):
             raise ValueError(f"DICOM_DEVICES: {device!r} is not TITLE@ADDRESS or TITLE, of at most 16 characters, or "
                              "repeats a title")  # fmt: skip
-        devices[found[1]] = found[2]
+        devices[title] = address or None
     if not devices:
         raise ValueError("DICOM_DEVICES is not set. List the devices that may send, such as MR1@10.1.2.3")
     if len({address is None for address in devices.values()}) > 1:
         raise ValueError("DICOM_DEVICES: state the address of every device, or of none")
     return devices
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _parse_title(text: str) -> str:
+    if not _TITLE.fullmatch(text):
+        raise ValueError(f"DICOM_AE_TITLE is {text!r}. Set 1 to 16 characters without spaces, @ and \\")
+    return text
 
 
 def _parse_count(variables: Mapping[str, str], name: str) -> int:
@@ -109,15 +126,22 @@ def read_secrets() -> tuple[bytes, ...]:
 
 
 def write_users(password: bytes) -> None:
-    """Writes the users of nginx."""
-    (STATE / "users").write_bytes(b"%s:{PLAIN}%s\n" % (USER, password.strip()))
+    """Writes the users of nginx.
+
+    Raises:
+        ValueError: it is no password: nginx would let everybody in without one, and a second line would be a user.
+    """
+    text = password.strip()
+    if not _PASSWORD.fullmatch(text):
+        raise ValueError("the file of the password must have one line of 1 to 1024 printable ASCII characters")
+    (STATE / "users").write_bytes(b"%s:{PLAIN}%s\n" % (USER, text))
 
 
 def delete_studies(before: datetime) -> int:
     """Deletes the studies of which nothing has arrived since a time; returns their number.
 
     Raises:
-        OSError: Orthanc does not answer.
+        OSError, HTTPException, ValueError: Orthanc does not answer, or breaks off.
     """
     with urllib.request.urlopen(f"{ORTHANC}/studies?expand", timeout=300) as answer:  # noqa: S310 - a constant
         studies = json.load(answer)
@@ -133,7 +157,7 @@ def delete_old(retention: timedelta) -> None:
     try:
         if deleted := delete_studies(datetime.now(UTC) - retention):
             print(json.dumps({"event": "studies_deleted", "studies": deleted}), flush=True)
-    except OSError as error:
+    except (OSError, HTTPException, ValueError) as error:
         print(json.dumps({"event": "studies_not_deleted", "error": type(error).__name__}), flush=True)
 
 
@@ -144,7 +168,10 @@ def pass_on_renewed(used: tuple[bytes, ...], nginx: Popen[bytes]) -> tuple[bytes
     except OSError:  # one of them is being replaced
         return used
     if secrets != used:
-        write_users(secrets[0])
+        try:
+            write_users(secrets[0])
+        except ValueError as error:  # the former password stays
+            print(json.dumps({"event": "password_not_renewed", "error": str(error)}), flush=True)
         nginx.send_signal(signal.SIGHUP)
     return secrets
 

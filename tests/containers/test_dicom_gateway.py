@@ -206,7 +206,8 @@ def test_a_renewed_password_needs_no_restart(gateway: Gateway) -> None:
 
 @pytest.mark.timeout(300)
 def test_nothing_but_reading_by_dicomweb_is_possible(gateway: Gateway) -> None:
-    for path in ("/system", "/instances", "/dicom-web/servers", "/dicom-web/studies/../../system", "/modalities"):
+    outside = ("/system", "/instances", "/dicom-web/servers", "/dicom-web/studies/../../system", "/modalities")
+    for path in (*outside, "/dicom-web/studies/%0a?Injected:%20x"):
         assert gateway.get(path)[0] == 403, path
     for method in ("POST", "PUT", "DELETE"):
         assert gateway.get(f"{STUDIES}/{EXAMINATION.study_uid}", method=method)[0] == 403, method

@@ -83,7 +83,12 @@ def test_studies_of_the_server_are_shown_as_those_of_files(hospital: Hospital, m
     shown = call("dicom", "show", *query, *options)
     assert shown.document == call("dicom", "show", str(hospital.files), *options).document
     assert list(temporary.iterdir()) == []
-    assert "it is ambiguous" in call("dicom", "show", str(hospital.files), *query, code=exits.BAD_INPUT).err
+    for arguments, text in (
+        ([str(hospital.files), *query], "there is nothing, or too much, to show"),
+        (query[:2], "--dicomweb: it needs --query"),
+        ([*query[:3], "PatientID=nobody"], "no study matches the query"),
+    ):
+        assert text in call("dicom", "show", *arguments, code=exits.BAD_INPUT).err
 
 
 def test_a_server_that_refuses_the_credentials_is_refused(hospital: Hospital, run: Run) -> None:
@@ -97,7 +102,7 @@ def test_a_server_that_refuses_the_credentials_is_refused(hospital: Hospital, ru
     ("arguments", "text"),
     [
         ((), "it needs one of --query and --studies"),
-        (("--query", "PatientID=1", "--studies", "s.csv"), "it needs one of --query and --studies"),
+        (("--query", "PatientID=1", "--studies", "s.csv"), "--query and --studies exclude each other"),
         (("--query", "limit=1"), "a key is no attribute"),
         (("--query", "PatientID"), "PatientID has no value"),
         (("--query", "PatientID=1", "--query", "PatientID=2"), "a key is given twice"),

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+from datetime import timedelta
+from http.client import IncompleteRead
 from pathlib import Path
 from types import ModuleType
 
@@ -51,6 +54,10 @@ def test_without_addresses_the_titles_alone_are_checked(start: ModuleType) -> No
         ({"DICOM_DEVICES": "A-TITLE-THAT-IS-TOO-LONG"}, "of at most 16 characters"),
         ({"DICOM_DEVICES": "MR1@host.example"}, "is not TITLE@ADDRESS"),
         ({"DICOM_DEVICES": "MR\\1"}, "is not TITLE@ADDRESS"),
+        ({"DICOM_DEVICES": "MR1@999.1.2.3"}, "is not TITLE@ADDRESS"),
+        ({"DICOM_DEVICES": "MR1@"}, "is not TITLE@ADDRESS"),
+        ({"DICOM_AE_TITLE": ""}, "DICOM_AE_TITLE is ''. Set 1 to 16 characters"),
+        ({"DICOM_AE_TITLE": "A-TITLE-THAT-IS-TOO-LONG"}, "DICOM_AE_TITLE"),
         ({"DICOM_MAX_GIB": "0"}, "DICOM_MAX_GIB is '0'. Set a whole number"),
         ({"DICOM_MAX_GIB": "ten"}, "DICOM_MAX_GIB is 'ten'"),
     ],
@@ -58,6 +65,30 @@ def test_without_addresses_the_titles_alone_are_checked(start: ModuleType) -> No
 def test_a_wrong_setting_is_named(start: ModuleType, variables: dict[str, str], problem: str) -> None:
     with pytest.raises(ValueError, match=problem):
         start.build_configuration({"DICOM_DEVICES": "MR1", "DICOM_MAX_GIB": "3"} | variables)
+
+
+@pytest.mark.parametrize("password", [b"", b"\n", b"one\nroot:{PLAIN}two", b"\xff"])
+def test_what_is_no_password_lets_nobody_in(
+    start: ModuleType, password: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(start, "STATE", tmp_path)
+    with pytest.raises(ValueError, match="the password must have one line"):
+        start.write_users(password)
+    assert not (tmp_path / "users").exists()
+    start.write_users(b"secret\n")
+    assert (tmp_path / "users").read_bytes() == b"features:{PLAIN}secret\n"
+
+
+@pytest.mark.parametrize("error", [OSError(), IncompleteRead(b""), json.JSONDecodeError("", "", 0)])
+def test_what_orthanc_breaks_off_ends_nothing(
+    start: ModuleType, error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(before: object) -> int:
+        raise error
+
+    monkeypatch.setattr(start, "delete_studies", fail)
+    start.delete_old(timedelta(days=7))
+    assert json.loads(capsys.readouterr().out)["event"] == "studies_not_deleted"
 
 
 @pytest.mark.parametrize(

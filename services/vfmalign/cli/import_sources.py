@@ -111,6 +111,8 @@ def _check_path(path: Path | None, pacs: PacsChoice) -> Path:
 def _parse_query(path: Path | None, pacs: PacsChoice, options: ImportOptions) -> dict[str, str]:
     if path is not None or options.layout not in {None, "dicom"}:
         raise BadOption("it takes the place of DIR and --layout", field="--dicomweb", remedy="leave them out")
-    if bool(pacs.query) == (pacs.studies is not None):
+    if pacs.query and pacs.studies is not None:
+        raise BadOption(f"{_PACS_OPTIONS} exclude each other", field="--dicomweb", remedy="give one of them")
+    if not pacs.query and pacs.studies is None:
         raise BadOption(f"it needs one of {_PACS_OPTIONS}", field="--dicomweb", remedy="say which studies to import")
     return parse_query(pacs.query)

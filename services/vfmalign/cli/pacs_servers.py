@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from pydantic import TypeAdapter, ValidationError
 
 from vfmalign.cli.private_files import get_configuration_folder, read_private
-from vfmalign.core.domain.errors import BadOption
+from vfmalign.core.domain.errors import BadDataset, BadOption
 
 if TYPE_CHECKING:
     from vfmalign.imaging.dicom.pacs.servers import PacsServer
@@ -43,9 +43,12 @@ def find_server(name: str) -> PacsServer:
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         place = ".".join(str(part) for part in first["loc"] if part != "[key]")
-        raise BadOption(f"{FILE}: {place}: {first['msg']}", field="--dicomweb", remedy=f"correct {path}") from None
-    except ValueError:  # tomllib.TOMLDecodeError and UnicodeError are
-        raise BadOption(f"{FILE} is not TOML", field="--dicomweb", remedy=f"correct {path}") from None
+        cause = first["msg"].removeprefix("Value error, ")
+        raise BadOption(f"{FILE}: {place}: {cause}", field="--dicomweb", remedy=f"correct {path}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise BadOption(f"{FILE} is not TOML: {error}", field="--dicomweb", remedy=f"correct {path}") from None
+    except UnicodeError:
+        raise BadOption(f"{FILE} is not text in UTF-8", field="--dicomweb", remedy=f"correct {path}") from None
     if name not in servers:
         listed = f", or choose one of {', '.join(servers)}" if servers else ""
         raise BadOption("there is no server of this name", field="--dicomweb", remedy=f"{remedy}{listed}")
@@ -74,12 +77,16 @@ def download_few(server: str, query: Sequence[str], limit: int) -> Iterator[Path
 
     Raises:
         BadOption: see `parse_query` and `find_server`.
+        BadDataset: no study matches.
         BadPacsAnswer: more studies match than `limit`.
     """
     from vfmalign.imaging.dicom.pacs.client import PacsClient, PacsLimits
 
     parsed = parse_query(query)
     with closing(PacsClient(find_server(server), PacsLimits(studies=limit))) as client, TemporaryDirectory() as name:
-        for number, study in enumerate(list(client.find_studies(parsed))):
+        studies = list(client.find_studies(parsed))
+        if not studies:
+            raise BadDataset("no study matches the query", field="--query", remedy="check its keys and values")
+        for number, study in enumerate(studies):
             client.download_study(study.study_uid, (), Path(name, str(number)))
         yield Path(name)

@@ -182,7 +182,8 @@ def _list_segmentations(shown: ShownStudy) -> Table:
     table = new_table("", "segmentation", "segments", "taken as")
     for candidate in shown.choice.segmentations:
         segments = [
-            f"{segment['number']} {segment['label']} ({', '.join(segment['codes'])})"
+            f"{segment['number']} {segment['label']}"
+            + (f" ({', '.join(segment['codes'])})" if segment["codes"] else "")
             for segment in _list_segments(candidate)
         ]
         taken = Text(", ".join(shown.list_taking(candidate.label)), style="green")

@@ -72,7 +72,10 @@ def read_studies(path: Path) -> tuple[str, ...]:
     """
     remedy = "name each study once in the column study, by its StudyInstanceUID"
     uids: dict[str, None] = {}
-    for number, row in enumerate(_read_rows(path, "studies", "study"), start=2):
+    rows = _read_rows(path, "studies", "study")
+    if rows and "study" not in rows[0]:
+        raise BadDataset("there is no column study", field="studies", remedy=remedy)
+    for number, row in enumerate(rows, start=2):
         uid = _get_name(row)
         if not _UID.fullmatch(uid):
             raise BadDataset(f"line {number}: not a StudyInstanceUID", field="studies", remedy=remedy)

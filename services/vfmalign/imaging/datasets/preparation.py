@@ -355,7 +355,10 @@ def _describe_gaps(
     """Label maps that some cases lack, and splits without which no check is possible."""
     notes = []
     for kind in declaration.label_names:
-        if lacking := [labels[case.id] for case in cases if kind not in case.volumes]:
+        lacking = [labels[case.id] for case in cases if kind not in case.volumes]
+        if lacking and len(lacking) == len(cases):
+            notes.append(f"{kind}: no case has it; a task on {kind} refuses this dataset")
+        elif lacking:
             having = f"{len(cases) - len(lacking)} of {len(cases)} cases have it"
             notes.append(
                 f"{kind}: {having}, but not {list_some(lacking)}; a task on {kind} refuses this dataset: "

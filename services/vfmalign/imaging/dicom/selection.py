@@ -129,7 +129,7 @@ def choose(
     first = stacks.get(declaration.modalities[0])
     references = [*stacks.values(), *(image.item for image in images)]
     if first is None:
-        drawn = {name: match.lose(f"{declaration.modalities[0]} is missing") for name, match in drawn.items()}
+        drawn = {name: match.lose(f"no {declaration.modalities[0]} was chosen") for name, match in drawn.items()}
     label_maps = {
         name: ChosenLabelMap(match.chosen.item, match.values, _find_reference(match.chosen.item, references) or first)
         for name, match in drawn.items()

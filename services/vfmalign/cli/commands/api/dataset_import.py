@@ -251,7 +251,10 @@ def _import(
     target = Target.find(state_directory)
     state_directory.create()
     mapping = mapping or state_directory.private / "mapping.csv"
-    mapping_note = f"{mapping} maps the ids to your folders; it is readable by you only and stays on this machine"
+    mapping_note = (
+        f"{mapping} maps the ids to folders, or to studies and patients; it is readable by you only and stays on this "
+        "machine"
+    )
     try:
         with progress_bar(output) as progress:
             salt = load_salt(state_directory.private / "salt")

@@ -102,8 +102,14 @@ def _scan(
             with output.err.status("downloading studies"):
                 folder = stack.enter_context(download_few(dicomweb, query, _MAX_SHOWN))
             return _scan_files(folder, output, show_names=show_names)
+    if dicomweb is not None and source is None:
+        raise BadOption("it needs --query", field="--dicomweb", remedy="say which studies to show")
     if source is None or dicomweb is not None or query:
-        raise BadOption("it is ambiguous", field="SOURCE", remedy="give SOURCE, or --dicomweb with --query")
+        raise BadOption(
+            "there is nothing, or too much, to show",
+            field="SOURCE",
+            remedy="give either SOURCE, or --dicomweb with --query",
+        )
     return _scan_files(source, output, show_names=show_names)
 
 
