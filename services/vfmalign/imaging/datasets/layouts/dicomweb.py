@@ -21,6 +21,7 @@ from vfmalign.core.domain.errors import (
     PacsRefused,
     PacsUnavailable,
     StudyNotFound,
+    StudyTooLarge,
     VfmalignError,
 )
 from vfmalign.core.domain.record import canonical_json
@@ -116,7 +117,7 @@ def read(
                     read_study = reader.read(study, fetched.result())
                     unavailable = 0
                     notes.update(read_study.notes)
-                except (PacsUnavailable, PacsRefused, StudyNotFound, BadPacsAnswer) as error:
+                except (PacsUnavailable, PacsRefused, StudyNotFound, StudyTooLarge, BadPacsAnswer) as error:
                     unavailable = unavailable + 1 if isinstance(error, PacsUnavailable) else 0
                     if unavailable == MAX_UNAVAILABLE:
                         raise
