@@ -186,7 +186,12 @@ ROWS = (
     uploaded(
         "an upload of 65 MiB", "VFMALIGN_FEATURES__DICOM_STUDY_BYTES", lambda: bytes(65 * 2**20), "RESOURCE_EXHAUSTED"
     ),
-    uploaded("a bomb", "holds more than 64 MiB", lambda: make_zip({"a.dcm": bytes(2**26), "b.dcm": bytes(2**26)})),
+    uploaded(
+        "a bomb",
+        "VFMALIGN_FEATURES__DICOM_STUDY_BYTES",
+        lambda: make_zip({"a.dcm": bytes(2**26), "b.dcm": bytes(2**26)}),
+        "RESOURCE_EXHAUSTED",
+    ),
     uploaded("a bomb in a bomb", "one study, got 0", lambda: make_zip({"a.zip": make_zip({"b.dcm": bytes(2**26)})})),
     uploaded(
         "a zip of 30,000 files",

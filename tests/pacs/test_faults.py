@@ -9,7 +9,14 @@ from tests import pacs_proxy
 from tests.pacs.conftest import LIMITS, Hospital
 from tests.pacs_proxy import Fault, matching, respond, run_proxy
 
-from vfmalign.core.domain.errors import BadPacsAnswer, PacsRefused, PacsUnavailable, StudyNotFound, VfmalignError
+from vfmalign.core.domain.errors import (
+    BadPacsAnswer,
+    PacsRefused,
+    PacsUnavailable,
+    StudyNotFound,
+    StudyTooLarge,
+    VfmalignError,
+)
 from vfmalign.imaging.dicom.pacs import client as client_module
 from vfmalign.imaging.dicom.pacs.client import PacsClient, PacsLimits
 
@@ -128,8 +135,11 @@ def test_a_search_without_an_answer_ends_the_import(make_hospital: Callable[...,
 
 def test_the_import_stops_where_the_server_is_away(make_hospital: Callable[..., Hospital]) -> None:
     hospital = make_hospital(6)
-    hospital.proxy.fault = matching("/series/", pacs_proxy.drop)
-    with pytest.raises(PacsUnavailable):
+    first = hospital.examinations[0].study_uid
+    hospital.proxy.fault = lambda handler: (
+        f"/studies/{first}/" not in handler.path and matching("/series/", pacs_proxy.drop)(handler)
+    )
+    with pytest.raises(PacsUnavailable, match="1 of 6 studies are staged, and the same command continues"):
         hospital.import_studies()
     downloads = hospital.proxy.list_downloads()
     assert len(downloads) <= 4 * LIMITS.attempts, "three studies, and the one ahead"
@@ -147,9 +157,16 @@ def test_half_a_series_is_not_fetched_twice(make_hospital: Callable[..., Hospita
     assert 4 <= len(others) <= 12, "what the half did not hold"
 
 
-@pytest.mark.parametrize(
-    "limits", [PacsLimits(study_bytes=10_000), PacsLimits(instances=3), PacsLimits(studies=1)], ids=str
-)
+def test_a_study_that_is_too_large_is_a_problem_and_no_bad_answer(make_hospital: Callable[..., Hospital]) -> None:
+    hospital = make_hospital(2)
+    client = PacsClient(hospital.orthanc.server, PacsLimits(study_bytes=10_000))
+    with pytest.raises(StudyTooLarge, match="PACS orthanc: the study has more than 10,000 bytes"):
+        client.download_study(hospital.examinations[0].study_uid, (), hospital.folder / "d")
+    prepared = hospital.import_studies(PacsLimits(study_bytes=10_000))
+    assert ["more than 10,000 bytes" in problem.text for problem in prepared.problems] == [True, True]
+
+
+@pytest.mark.parametrize("limits", [PacsLimits(instances=3), PacsLimits(studies=1)], ids=str)
 def test_answers_beyond_a_limit_are_refused(make_hospital: Callable[..., Hospital], limits: PacsLimits) -> None:
     hospital = make_hospital(2)
     client = PacsClient(hospital.orthanc.server, limits)

@@ -37,7 +37,7 @@ from vfmalign.v1 import common_pb2, features_pb2, features_pb2_grpc
 Volume = bytes | Path | ObjectRef
 """A NIfTI file (`.nii` or `.nii.gz`): its bytes, its path on this machine, or an object in the deployment's storage."""
 
-Dicom = Path | ObjectRef | PacsReference
+Dicom = Path | str | ObjectRef | PacsReference
 """A study as DICOM: a folder of its files or a zip on this machine, what `upload_study` returned, or one at a PACS."""
 
 _MAX_INLINE_BYTES = MESSAGE_BYTES - 2**20
@@ -180,16 +180,17 @@ class AsyncFeaturesClient:
         """Describes a study; its files are uploaded where they do not fit into the message."""
         if isinstance(dicom, PacsReference):
             return features_pb2.DicomStudy(reference=dicom.to_proto(), rules_dataset_id=rules_dataset_id)
-        if isinstance(dicom, Path):
-            if dicom.is_dir():
-                contents = await asyncio.to_thread(read_files, dicom)
+        if isinstance(dicom, Path | str):
+            path = Path(dicom)
+            if await asyncio.to_thread(path.is_dir):
+                contents = await asyncio.to_thread(read_files, path)
                 # Beside its bytes, each file has up to six bytes of tag and length.
                 if sum(len(content) + 6 for content in contents) <= _MAX_INLINE_BYTES:
                     instances = features_pb2.InlineInstances(instances=contents)
                     return features_pb2.DicomStudy(instances=instances, rules_dataset_id=rules_dataset_id)
                 archive = await asyncio.to_thread(pack_files, contents)
             else:
-                archive = await asyncio.to_thread(read_archive, dicom)
+                archive = await asyncio.to_thread(read_archive, path)
             dicom = await self.upload_study(archive)
         return features_pb2.DicomStudy(uploaded=dicom.to_proto(), rules_dataset_id=rules_dataset_id)
 

@@ -27,8 +27,8 @@ pacs_call_seconds = Histogram(
 )
 pacs_failures = Counter(
     "vfmalign_pacs_failures",
-    "Searches and downloads at a PACS that failed after every attempt, by the reason of the error. Calls that their "
-    "callers gave up do not count.",
+    "Searches and downloads at a PACS that failed after every attempt, or at the deadline of the call, by the reason "
+    "of the error. Calls that their callers cancel count where an attempt has failed before.",
     ("server", "operation", "reason"),
     registry=REGISTRY,
 )

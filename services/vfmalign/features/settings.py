@@ -92,6 +92,9 @@ class ServicePacs(PacsServer, frozen=True):
     """`VFMALIGN_DICOMWEB__<NAME>__*`: a PACS that requests of Extract may name; NAME is of letters, digits and `_`."""
 
     name: ServerName = Field(default="", exclude=True)
+    timeout_seconds: float = Field(  # several attempts fit into a call, whose deadline is 60 s by default
+        default=10.0, ge=1.0, le=3_600.0, description=PacsServer.model_fields["timeout_seconds"].description
+    )
     tenants: tuple[str, ...] = Field(
         default=(), description="tenants whose callers may read from it; required where the deployment has several"
     )

@@ -16,15 +16,24 @@ from pydicom import dcmread
 from tests import pacs_proxy
 from tests.identities import find_marks
 from tests.integration.features.conftest import Server
-from tests.integration.features.dicom_service import EVE, RULES, get_pacs_settings, list_scratch, read_metrics
+from tests.integration.features.dicom_service import (
+    EVE,
+    RULES,
+    get_pacs_settings,
+    list_scratch,
+    open_client,
+    read_metrics,
+)
 from tests.orthanc import Orthanc
 from tests.pacs_proxy import Fault, PacsProxy, matching, respond, run_proxy
 from tests.token_issuer import bearer
 
+from vfmalign.client import PacsReference
 from vfmalign.core.domain.datasets import DatasetManifest
-from vfmalign.core.domain.errors import VfmalignError
+from vfmalign.core.domain.errors import PacsUnavailable, VfmalignError
 from vfmalign.core.rpc.status_mapping import from_rpc_error, get_status_code
 from vfmalign.core.rpc.tensors import to_array
+from vfmalign.features.dicom.reader import ATTEMPTS
 from vfmalign.v1 import features_pb2 as pb
 from vfmalign.v1 import features_pb2_grpc
 
@@ -130,6 +139,18 @@ def test_a_fault_of_the_pacs_has_a_status_a_reason_and_a_remedy(
     assert f'operation="download",reason="{reason}",server="main"' in read_metrics(service)
     assert not find_marks(f"{error}{service.log.read_text()}{read_metrics(service)}".encode(), marks)
     assert str(proxy.port) not in str(error)
+
+
+def test_the_client_does_not_multiply_the_attempts_of_the_service(
+    service: Server, proxy: PacsProxy, request_: pb.ExtractRequest
+) -> None:
+    proxy.fault = matching("/instances", respond(503))
+    proxy.requests.clear()
+    reference = request_.study.dicom.reference
+    study = PacsReference(server=reference.server, study_uid=reference.study_uid)
+    with open_client(service) as client, pytest.raises(PacsUnavailable):
+        client.features.extract("micro", dicom=study, rules_dataset_id=RULES)
+    assert len(proxy.requests) == ATTEMPTS
 
 
 def test_a_pacs_that_is_busy_for_a_moment_is_asked_again(

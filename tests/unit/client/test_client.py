@@ -4,6 +4,7 @@ import asyncio
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -216,6 +217,16 @@ async def test_a_study_from_bytes_files_and_stored_objects(client, deployment, t
     kept = await client.features.extract("m", {"t2w": b"x"}, layers=["a"], store_as="mine")
     assert (kept.layers, kept.stored["a"].uri) == ({}, "s3://b/features/mine/a.safetensors")
     assert not deployment.features.requests[1].study.HasField("gland_mask")
+
+
+@pytest.mark.parametrize("to_argument", [str, Path])
+async def test_a_study_as_dicom_from_a_path_or_its_text(client, deployment, tmp_path, to_argument):
+    (tmp_path / "1.dcm").write_bytes(b"dicom")
+    await client.features.extract("m", dicom=to_argument(tmp_path))
+    (request,) = deployment.features.requests
+    assert list(request.study.dicom.instances.instances) == [b"dicom"]
+    with pytest.raises(BadOption, match="dicom: a file cannot be read"):
+        await client.features.extract("m", dicom=to_argument(tmp_path / "absent"))
 
 
 async def test_a_dataset_s_extraction_reports_progress(client, deployment):

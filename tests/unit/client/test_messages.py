@@ -11,12 +11,14 @@ from annotated_types import Ge, Le, MaxLen
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
+from pydantic import ValidationError
 
 import vfmalign.client.messages
 from vfmalign.client.messages.base import ApiMessage, enum_labels
 from vfmalign.client.messages.checks import Check, CheckSpec, VerdictLabel
 from vfmalign.client.messages.common import JOB_STATES, STATES, Estimate
 from vfmalign.client.messages.experiments import ExperimentSpec
+from vfmalign.client.messages.features import PacsReference
 from vfmalign.core.domain.errors import BadOption
 from vfmalign.core.domain.jobs import JobKind, Network
 from vfmalign.core.domain.models import Objective
@@ -26,6 +28,15 @@ from vfmalign.v1 import alignment_pb2, common_pb2, experiment_pb2, features_pb2,
 
 for module in pkgutil.iter_modules(vfmalign.client.messages.__path__):
     importlib.import_module(f"vfmalign.client.messages.{module.name}")
+
+
+def test_an_error_does_not_quote_what_may_name_a_patient():
+    with pytest.raises(ValidationError, match="study_uid") as caught:
+        PacsReference(server="main", study_uid="1.2.840.4711 ")
+    assert "4711" not in str(caught.value) + repr(caught.value)
+    with pytest.raises(BadOption, match="study_uid: not a valid UID of DICOM") as named:
+        PacsReference.from_fields(server="main", study_uid="1.2.840.4711 ")
+    assert "4711" not in str(named.value)
 
 
 def list_records(record=ApiMessage):

@@ -5,9 +5,12 @@ from __future__ import annotations
 import pytest
 
 from vfmalign.core.domain.errors import BadOption
+from vfmalign.core.rpc.channels import CALL_TIMEOUT_S
 from vfmalign.core.runtime.settings import parse
 from vfmalign.core.runtime.settings_listing import list_variables
+from vfmalign.features.dicom.reader import ATTEMPTS
 from vfmalign.features.settings import FeaturesSettings
+from vfmalign.imaging.dicom.pacs.client import PacsLimits
 
 URL = "https://pacs.example/dicom-web"
 
@@ -24,6 +27,12 @@ def test_a_pacs_has_the_name_of_its_variables() -> None:
     names = [variable.name for variable in list_variables(FeaturesSettings)]
     assert "VFMALIGN_DICOMWEB__<NAME>__TOKEN_FILE" in names
     assert "VFMALIGN_DICOMWEB__<NAME>__NAME" not in names
+
+
+def test_the_attempts_at_a_pacs_that_hangs_fit_into_a_call() -> None:
+    (server,) = parse(FeaturesSettings).get_servers("default").values()
+    waits_s = sum(PacsLimits().first_wait_s * 2.0**attempt for attempt in range(ATTEMPTS - 1))
+    assert ATTEMPTS * server.timeout_seconds + waits_s < CALL_TIMEOUT_S / 1.5
 
 
 def test_a_pacs_of_a_deployment_of_several_tenants_names_those_that_may_use_it(

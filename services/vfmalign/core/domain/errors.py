@@ -160,6 +160,12 @@ class TooLarge(Exhausted):
     retry_after_s = None
 
 
+class StudyTooLarge(TooLarge):
+    """A DICOM study has more bytes than are read."""
+
+    reason = "STUDY_TOO_LARGE"
+
+
 class Unavailable(VfmalignError):
     """A required service is down, starting or shutting down; try again later (UNAVAILABLE)."""
 

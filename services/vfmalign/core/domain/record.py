@@ -111,9 +111,9 @@ Key = Annotated[str, AfterValidator(check_key)]
 
 
 class Record(BaseModel):
-    """Base of stored records: frozen, and strict about unknown fields."""
+    """Base of stored records: frozen, and strict about unknown fields. Their errors do not quote values."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     def to_json(self) -> bytes:
         """Returns canonical JSON: sorted keys and no spaces, so that equal records have equal digests."""

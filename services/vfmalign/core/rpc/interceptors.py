@@ -29,6 +29,7 @@ from vfmalign.core.domain.errors import (
     Forbidden,
     Internal,
     InvalidInput,
+    PacsUnavailable,
     TooLarge,
     Unavailable,
     VfmalignError,
@@ -43,6 +44,7 @@ from vfmalign.core.rpc.limits.holds import Hold, Holds
 from vfmalign.core.rpc.status_mapping import (
     DETAILS_KEY,
     MESSAGE_TOO_LARGE,
+    NO_RETRY,
     REQUEST_TOO_LARGE,
     get_status_code,
     to_status,
@@ -313,7 +315,9 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 self._log.log_call(method.path[1:], code.name, seconds, failure)
         if failure is not None:
             status = to_status(failure, request_id)
-            trailers = ((DETAILS_KEY, status.SerializeToString()), (logs.REQUEST_ID_HEADER, request_id))
+            # The service has made its attempts at the PACS, which retries of the client's gRPC would multiply.
+            no_retry = (NO_RETRY,) if isinstance(failure, PacsUnavailable) else ()
+            trailers = ((DETAILS_KEY, status.SerializeToString()), (logs.REQUEST_ID_HEADER, request_id), *no_retry)
             await context.abort(get_status_code(failure), status.message, trailers)
 
 

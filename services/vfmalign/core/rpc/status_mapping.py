@@ -20,6 +20,8 @@ from vfmalign.core.domain import errors
 
 DOMAIN = "vfmalign"
 DETAILS_KEY = "grpc-status-details-bin"
+NO_RETRY = ("grpc-retry-pushback-ms", "-1")
+"""Trailer that keeps the caller's gRPC from repeating a call (gRFC A6)."""
 _MAX_TEXT = 1000
 """Maximum characters of one text in the trailers, because HTTP/2 limits the size of headers."""
 # What gRPC says where only one side has TLS, or one side rejects the other's certificate.

@@ -14,7 +14,7 @@ from vfmalign.core.domain.errors import (
     BadOption,
     DigestMismatch,
     PreconditionFailed,
-    TooLarge,
+    StudyTooLarge,
 )
 from vfmalign.core.domain.models import ModelCard
 from vfmalign.core.domain.stored_objects import StoredObject
@@ -30,13 +30,16 @@ from vfmalign.features.extraction.study import Source
 from vfmalign.features.settings import FeaturesOptions
 from vfmalign.imaging.dicom.pacs.client import PacsClient, PacsLimits
 from vfmalign.imaging.dicom.pacs.servers import PacsServer
-from vfmalign.imaging.dicom.sources import DicomSource, ZipLimits, ZipSource, open_source
+from vfmalign.imaging.dicom.sources import DicomSource, OversizedZip, ZipLimits, ZipSource, open_source
 from vfmalign.imaging.preprocessing import needed_kinds
 
 MAX_INSTANCES = 20_000
 """Most files of a study; a whole-body CT has a tenth of them."""
 _MAX_DIRECTORY_BYTES = 512 * MAX_INSTANCES
-_ATTEMPTS = 3
+ATTEMPTS = 3
+"""How often an operation at a PACS is tried."""
+_ANSWER_S = 1.0
+"""Most seconds before the deadline at which a download ends."""
 _LOG = logs.get("dicom")
 _HASH_KEY = secrets.token_bytes(16)
 """Key of the hashes that stand for studies in the log: drawn by each process, so that nobody can look a UID up."""
@@ -77,13 +80,15 @@ class DicomReader:
             BadOption, NotFound, PreconditionFailed: see `load_rules`; or the server, the upload or the study does not
                 exist.
             BadVolume: see `read_study`.
-            TooLarge: the upload is.
+            StudyTooLarge: its files have more than `dicom_study_bytes`.
             PacsUnavailable, PacsRefused, BadPacsAnswer: see `PacsClient`.
             Exhausted: the disk is full.
             Cancelled, DeadlineExceeded: see `WorkContext`; also after `dicom_timeout_s`.
         """
-        end = time.monotonic() + self._options.dicom_timeout_s
-        context = replace(context, deadline=end if context.deadline is None else min(end, context.deadline))
+        now, left_s = time.monotonic(), self._options.dicom_timeout_s
+        if context.deadline is not None:
+            left_s = min(left_s, context.deadline - now)
+        context = replace(context, deadline=now + left_s)
         rules, content = load_rules(self._store, request.rules_dataset_id, card), request.content
 
         def read_from(source: DicomSource, expected: PacsReference | None = None) -> list[Source]:
@@ -99,7 +104,9 @@ class DicomReader:
                 with stages.stage("download"):
                     archive = self._open_upload(content, folder)
                 return read_from(archive)
-            self._download(content, folder, stages, context)
+            # It ends a little earlier, while the caller of a slow PACS can still be told which one it is.
+            answered = replace(context, deadline=now + left_s - min(_ANSWER_S, left_s / 10))
+            self._download(content, folder, stages, answered)
             return read_from(open_source(folder), content)
 
     def _open_upload(self, ref: StoredObject, folder: Path) -> ZipSource:
@@ -113,12 +120,14 @@ class DicomReader:
                 reason="UPLOAD_MISSING",
             )
         if size_bytes > limit:
-            raise too_large(size_bytes, limit, field)
+            raise too_large(limit, field)
         path = folder / "study.zip"
         try:
             self._store.download(ref.key, path, ref.sha256)
             with about_study():
                 return ZipSource(path, ZipLimits(MAX_INSTANCES, limit, _MAX_DIRECTORY_BYTES))
+        except OversizedZip:
+            raise too_large(limit, field) from None
         except DigestMismatch:
             raise DigestMismatch(
                 "the uploaded bytes are not those that were announced", subject=field, remedy="upload the file again"
@@ -135,7 +144,8 @@ class DicomReader:
                 f"VFMALIGN_DICOMWEB__{name.upper()}__URL",
                 reason="UNKNOWN_PACS",
             )
-        limits = PacsLimits(instances=MAX_INSTANCES, study_bytes=self._options.dicom_study_bytes, attempts=_ATTEMPTS)
+        limits = PacsLimits(instances=MAX_INSTANCES, study_bytes=self._options.dicom_study_bytes, attempts=ATTEMPTS)
+        context.checkpoint()  # a deadline that has passed before is no failure of the PACS
         client = PacsClient(server, limits)
         try:
             with stages.stage("search"), metrics.observe_pacs(name, "search"):
@@ -143,6 +153,8 @@ class DicomReader:
             received = metrics.pacs_received_bytes.labels(name)
             with stages.stage("download"), metrics.observe_pacs(name, "download"):
                 downloaded = client.download(reference.study_uid, listed, folder, context, received.inc)
+        except StudyTooLarge:
+            raise too_large(limits.study_bytes, f"{FIELD}.reference") from None
         finally:
             client.close()
         _LOG.info(
@@ -155,12 +167,11 @@ class DicomReader:
         )
 
 
-def too_large(size_bytes: int, limit: int, subject: str) -> TooLarge:
+def too_large(limit_bytes: int, subject: str) -> StudyTooLarge:
     """Returns the error for a study that is too large to be read."""
-    return TooLarge(
-        f"the study has {size_bytes:,} bytes, and {limit:,} are read",
+    return StudyTooLarge(
+        f"the study has more than {limit_bytes:,} bytes",
         subject=subject,
         remedy="send the series that the rules take alone, or ask an operator to raise "
         "VFMALIGN_FEATURES__DICOM_STUDY_BYTES",
-        reason="STUDY_TOO_LARGE",
     )

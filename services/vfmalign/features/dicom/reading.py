@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 from vfmalign.client.messages.features import PacsReference
 from vfmalign.core.domain.declarations import VolumeKind
-from vfmalign.core.domain.errors import BadPacsAnswer, BadVolume, InvalidInput
+from vfmalign.core.domain.errors import BadDataset, BadPacsAnswer, BadVolume, InvalidInput
 from vfmalign.core.runtime.metrics import Stages
 from vfmalign.core.runtime.work_context import WorkContext
 from vfmalign.features.extraction.study import Source
@@ -19,10 +19,11 @@ from vfmalign.imaging.datasets.layouts.dicom import list_volumes
 from vfmalign.imaging.dicom.examinations import Study
 from vfmalign.imaging.dicom.scanning import scan
 from vfmalign.imaging.dicom.selection import Choice, choose
-from vfmalign.imaging.dicom.sources import DicomSource
+from vfmalign.imaging.dicom.sources import DicomSource, OversizedZip
 from vfmalign.imaging.volumes import check_study_size, encode
 
 FIELD = "study.dicom"
+_ZIP_AGAIN = "zip the DICOM files of the study, without a password, and upload the zip"
 
 
 class InlineSource:
@@ -147,11 +148,15 @@ def _refuse(problem: str) -> BadVolume:
 
 @contextmanager
 def about_study() -> Iterator[None]:
-    """Names the field in errors, and refuses a zip that is damaged."""
+    """Names the field in errors, and refuses a zip that cannot be used."""
     try:
         yield
+    except OversizedZip:
+        raise
+    except BadDataset as error:  # its remedy is for imports
+        raise BadVolume(error.message, field=FIELD, remedy=_ZIP_AGAIN) from None
     except InvalidInput as error:
         error.field = error.subject = error.subject if error.subject.startswith(FIELD) else FIELD
         raise
     except (zipfile.BadZipFile, EOFError, OSError):
-        raise BadVolume("a file cannot be read", field=FIELD, remedy="zip and upload the study again") from None
+        raise BadVolume("a file cannot be read", field=FIELD, remedy=_ZIP_AGAIN) from None

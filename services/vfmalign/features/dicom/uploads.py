@@ -43,7 +43,7 @@ class StudyUploads:
             TooLarge: no study may have its size, or it does not fit into the quota.
         """
         if file.size_bytes > self._limit_bytes:
-            raise too_large(file.size_bytes, self._limit_bytes, "file.size_bytes")
+            raise too_large(self._limit_bytes, "file.size_bytes")
         key = self.get_prefix() + file.sha256
         request, expire_time = self._files.sign(key, file.size_bytes, file.sha256)
         return CreateStudyUploadResponse(

@@ -43,6 +43,10 @@ _DICOMDIR = "DICOMDIR"
 _FOREIGN_FOLDER = "__MACOSX"
 
 
+class OversizedZip(BadDataset):
+    """A zip whose members have more bytes together than `ZipLimits` allows."""
+
+
 @dataclass(frozen=True)
 class ZipLimits:
     """What a zip may hold.
@@ -297,7 +301,8 @@ def _check_members(members: Sequence[zipfile.ZipInfo], size_bytes: int, limits: 
         raise _refuse(f"the zip has {pluralise(repeated, 'member')} with the name of another", "zip the folder again")
     total_bytes = sum(member.file_size for member in members)
     if total_bytes > limits.total_bytes:
-        raise _refuse(f"the zip holds more than {limits.total_bytes // 2**20:,} MiB", "divide it into several")
+        message = f"the zip holds more than {limits.total_bytes // 2**20:,} MiB"
+        raise OversizedZip(message, field="directory", remedy="divide it into several")
     if total_bytes > max(_SMALL_BYTES, MAX_RATIO * size_bytes):
         raise _refuse(
             f"the zip holds {total_bytes // 2**20:,} MiB, over {MAX_RATIO} times its own size, as no images do",

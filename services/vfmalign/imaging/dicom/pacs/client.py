@@ -17,12 +17,21 @@ from typing import Any, NamedTuple, TypeVar
 from pydicom.datadict import tag_for_keyword
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt
 
-from vfmalign.core.domain.errors import BadOption, BadPacsAnswer, PacsUnavailable, StudyNotFound
+from vfmalign.core.domain.errors import (
+    BadOption,
+    BadPacsAnswer,
+    Cancelled,
+    DeadlineExceeded,
+    PacsUnavailable,
+    StudyNotFound,
+    StudyTooLarge,
+)
 from vfmalign.core.formats.untrusted import parse_json
 from vfmalign.core.runtime.work_context import UNLIMITED, WorkContext
 from vfmalign.imaging.dicom.pacs.downloads import InstanceWriter, get_file_name
 from vfmalign.imaging.dicom.pacs.servers import PacsServer
 from vfmalign.imaging.dicom.pacs.session import PacsSession, to_bad_answer, to_subject
+from vfmalign.imaging.private_files import make_private_folder
 
 UID = re.compile(r"[0-9][0-9.]{0,63}")
 """What an identifier may consist of; some in use have components that begin with 0, which the standard forbids."""
@@ -132,6 +141,11 @@ class PacsClient:
         self._limits = limits
         self._session = PacsSession(server)
 
+    @property
+    def subject(self) -> str:
+        """What errors call the server."""
+        return to_subject(self._server)
+
     def to_bad_answer(self, what: str) -> BadPacsAnswer:
         """Returns the error of instances that are not what they should be."""
         return to_bad_answer(self._server, what)
@@ -200,11 +214,14 @@ class PacsClient:
         Args:
             study_uid: the study.
             instances: what to download.
-            folder: where to; created with mode 0700. Names of files are hashes.
+            folder: where to; created with mode 0700, its files with 0600. Names of files are hashes.
             context: limits of the work.
             progress: called with the bytes that arrive.
+
+        Raises:
+            StudyTooLarge: the study is.
         """
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private_folder(folder)
         uids_by_series: dict[str, list[str]] = {}
         for instance in instances:
             uids_by_series.setdefault(instance.series_uid, []).append(instance.instance_uid)
@@ -229,13 +246,20 @@ class PacsClient:
         self, path: str, uids: Collection[str], folder: Path, context: WorkContext, progress: ByteProgress
     ) -> None:
         stored_bytes = sum(file.stat().st_size for file in folder.iterdir())
-        left_bytes = max(0, self._limits.study_bytes - stored_bytes)
-        with self._session.get(path, _DICOM, context, left_bytes) as answer:
+        left_bytes = self._limits.study_bytes - stored_bytes
+        with self._session.get(path, _DICOM, context) as answer:
             if not answer.content_type:
                 return
             writer = InstanceWriter(answer.content_type, folder, uids, self._server)
             try:
                 while data := answer.read():
+                    left_bytes -= len(data)
+                    if left_bytes < 0:
+                        raise StudyTooLarge(
+                            f"the study has more than {self._limits.study_bytes:,} bytes",
+                            subject=to_subject(self._server),
+                            remedy="leave it out",
+                        )
                     writer.write(data)
                     progress(len(data))
                 writer.finish()
@@ -269,12 +293,16 @@ class PacsClient:
             offset += len(answers)
 
     def _search(self, path: str, query: Mapping[str, str | int], context: WorkContext) -> list[Mapping[str, Any]]:
-        with self._session.get(path, _JSON, context, MAX_SEARCH_BYTES, query) as answer:
-            data = b"".join(iter(answer.read, b""))
-            if not data:
-                return []
+        data = bytearray()
+        with self._session.get(path, _JSON, context, query) as answer:
+            while chunk := answer.read():
+                data += chunk
+                if len(data) > MAX_SEARCH_BYTES:
+                    raise to_bad_answer(self._server, "more than the limit on a search", "narrow the query")
+        if not data:
+            return []
         try:
-            content = parse_json(data, MAX_SEARCH_BYTES)
+            content = parse_json(bytes(data), MAX_SEARCH_BYTES)
         except ValueError:
             raise to_bad_answer(self._server, "something else than JSON") from None
         if not isinstance(content, list):
@@ -283,10 +311,14 @@ class PacsClient:
 
     def _retry(self, operation: Callable[[], T], context: WorkContext) -> T:
         """Runs an operation; again where it may succeed then, and the deadline allows to wait for it."""
+        failures: list[PacsUnavailable] = []
 
         def get_wait_s(state: RetryCallState) -> float:
             error = state.outcome.exception() if state.outcome else None
-            stated_s = error.stated_wait_s if isinstance(error, PacsUnavailable) else 0.0
+            stated_s = 0.0
+            if isinstance(error, PacsUnavailable):
+                failures.append(error)
+                stated_s = error.stated_wait_s
             wait_s = max(self._limits.first_wait_s * 2.0 ** (state.attempt_number - 1), min(stated_s, _MAX_STATED_S))
             if error is not None and context.deadline is not None and time.monotonic() + wait_s > context.deadline:
                 raise error
@@ -299,7 +331,13 @@ class PacsClient:
             sleep=lambda wait_s: _sleep(wait_s, context),
             reraise=True,
         )
-        return retrying(operation)
+        try:
+            return retrying(operation)
+        except (DeadlineExceeded, Cancelled) as ended:
+            if failures:  # it took the time that is missing now
+                raise failures[-1] from None
+            ended.subject = to_subject(self._server)
+            raise
 
 
 def _get_text(answer: Mapping[str, Any], tag: str) -> str:

@@ -59,12 +59,11 @@ class Answer:
         content_type: its header; empty for an answer without content.
     """
 
-    def __init__(self, raw: BaseHTTPResponse, server: PacsServer, context: WorkContext, max_bytes: int) -> None:
+    def __init__(self, raw: BaseHTTPResponse, server: PacsServer, context: WorkContext) -> None:
         self.content_type = raw.headers.get("Content-Type", "") if raw.status == HTTPStatus.OK else ""
         self._raw = raw
         self._server = server
         self._context = context
-        self._left_bytes = max_bytes
         self._span_bytes = 0
         self._span_end = time.monotonic() + server.timeout_seconds
 
@@ -73,7 +72,6 @@ class Answer:
 
         Raises:
             PacsUnavailable: the connection broke off, or is too slow.
-            BadPacsAnswer: the answer is too large.
             DeadlineExceeded, Cancelled: see `WorkContext`.
         """
         self._context.checkpoint()
@@ -82,9 +80,6 @@ class Answer:
         except (HTTPError, OSError):
             self._context.checkpoint()
             raise to_unavailable(self._server, "it broke off its answer") from None
-        self._left_bytes -= len(data)
-        if self._left_bytes < 0:
-            raise to_bad_answer(self._server, "more than the limit on a study or search", "ask for less")
         self._span_bytes += len(data)
         if self._span_bytes >= MIN_BYTES:
             self._span_bytes, self._span_end = 0, time.monotonic() + self._server.timeout_seconds
@@ -112,7 +107,7 @@ class PacsSession:
 
     @contextmanager
     def get(
-        self, path: str, accept: str, context: WorkContext, max_bytes: int, query: Mapping[str, str | int] | None = None
+        self, path: str, accept: str, context: WorkContext, query: Mapping[str, str | int] | None = None
     ) -> Iterator[Answer]:
         """Asks for something, and yields the answer.
 
@@ -120,7 +115,6 @@ class PacsSession:
             path: below the server's address.
             accept: type of the content.
             context: limits of the work.
-            max_bytes: largest content.
             query: parameters.
 
         Raises:
@@ -142,11 +136,12 @@ class PacsSession:
                 "the TLS handshake with it fails", "correct its url, ca_file, certificate_file or key_file"
             ) from None
         except (HTTPError, OSError):
-            context.checkpoint()
+            if timeout_s < self._server.timeout_seconds:  # the deadline may have ended the wait, and not the server
+                context.checkpoint()
             raise to_unavailable(self._server, "it cannot be reached, or does not answer in time") from None
         try:
             self._check(raw, accept)
-            yield Answer(raw, self._server, context, max_bytes)
+            yield Answer(raw, self._server, context)
         except BaseException:
             raw.close()  # the rest of the answer is not read
             raise
