@@ -200,6 +200,38 @@ def trickle_headers(handler: Handler) -> bool:
         time.sleep(0.1)
 
 
+def trickle_chunk_line(handler: Handler) -> bool:
+    """Sends the size of a chunk at twenty bytes a second, without an end."""
+    start_chunks(handler, b"1;")
+    while True:
+        handler.wfile.write(b"a")
+        time.sleep(0.05)
+
+
+def trickle_trailers(handler: Handler) -> bool:
+    """Sends trailers after a complete body at twenty a second, without an end."""
+    start_chunks(handler, b"2\r\n[]\r\n0\r\n")
+    while True:
+        handler.wfile.write(b"X: b\r\n")
+        time.sleep(0.05)
+
+
+def flood_trailers(handler: Handler) -> bool:
+    """Sends trailers after a complete body as fast as they are read, without an end."""
+    start_chunks(handler, b"2\r\n[]\r\n0\r\n")
+    while True:
+        handler.wfile.write(b"X: b\r\n" * 10_000)
+
+
+def start_chunks(handler: Handler, data: bytes) -> None:
+    """Sends the headers of an answer in chunks, of the type that was asked for, and its first bytes."""
+    handler.send_response(200)
+    handler.send_header("Content-Type", f"{handler.headers['Accept']}; boundary=x")
+    handler.send_header("Transfer-Encoding", "chunked")
+    handler.end_headers()
+    handler.wfile.write(data)
+
+
 def empty_series(handler: Handler) -> bool:
     """Sends a multipart answer without a part."""
     return handler.answer(200, b"--x--\r\n", Content_Type='multipart/related; type="application/dicom"; boundary=x')

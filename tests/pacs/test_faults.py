@@ -68,7 +68,7 @@ def test_a_study_that_cannot_be_fetched_is_a_problem_and_the_others_go_on(
     assert all(second.study_uid in path for path in hospital.proxy.list_downloads()), "the others are staged"
 
 
-@pytest.mark.parametrize("slow", [pacs_proxy.trickle, pacs_proxy.trickle_headers])
+@pytest.mark.parametrize("slow", [pacs_proxy.trickle, pacs_proxy.trickle_headers, pacs_proxy.trickle_chunk_line])
 def test_a_slow_answer_ends_with_the_timeout(
     make_hospital: Callable[..., Hospital], slow: Fault, caplog: pytest.LogCaptureFixture
 ) -> None:

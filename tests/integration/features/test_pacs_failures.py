@@ -197,10 +197,11 @@ def wait_until_full(stub: Any, request: pb.ExtractRequest) -> None:
                 raise
 
 
+@pytest.mark.parametrize("slow", [pacs_proxy.trickle_headers, pacs_proxy.trickle_chunk_line])
 def test_a_call_ends_at_its_deadline_and_leaves_nothing(
-    stub: Any, proxy: PacsProxy, request_: pb.ExtractRequest, scratch: Path
+    slow: Fault, stub: Any, proxy: PacsProxy, request_: pb.ExtractRequest, scratch: Path
 ) -> None:
-    proxy.fault = matching("/series/", pacs_proxy.trickle_headers)
+    proxy.fault = matching("/series/", slow)
     error = get_error(lambda: extract(stub, request_, timeout_s=0.5))
     assert error.reason == "DEADLINE_EXCEEDED"
     for _ in range(200):

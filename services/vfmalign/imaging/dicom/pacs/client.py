@@ -35,9 +35,12 @@ from vfmalign.imaging.private_files import make_private_folder
 
 UID = re.compile(r"[0-9][0-9.]{0,63}")
 """What an identifier may consist of; some in use have components that begin with 0, which the standard forbids."""
-MAX_SEARCH_BYTES = 64 * 2**20
+MAX_SEARCH_BYTES = 8 * 2**20
 """Largest answer to a search."""
 _PAGE = 1_000
+_MAX_GROUPS = 512 * _PAGE
+"""Most lists and objects of an answer to a search, which take up to 50 times their bytes once they are parsed. An
+attribute has two of them."""
 _MAX_VALUE = 1_024
 _STUDY, _SERIES, _INSTANCE = "0020000D", "0020000E", "00080018"
 _PATIENT, _ISSUER = "00100020", "00100021"
@@ -301,6 +304,8 @@ class PacsClient:
                     raise to_bad_answer(self._server, "more than the limit on a search", "narrow the query")
         if not data:
             return []
+        if data.count(b"{") + data.count(b"[") > _MAX_GROUPS:
+            raise to_bad_answer(self._server, f"more than {_MAX_GROUPS:,} lists and objects for a page of results")
         try:
             content = parse_json(bytes(data), MAX_SEARCH_BYTES)
         except ValueError:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import socket
 import ssl
 import threading
@@ -16,7 +17,7 @@ from base64 import b64encode
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http import HTTPStatus
-from typing import Any
+from typing import Any, cast
 from urllib.parse import quote, urlencode
 
 from urllib3 import BaseHTTPResponse, HTTPConnectionPool, HTTPSConnectionPool, PoolManager, Retry, Timeout
@@ -30,6 +31,7 @@ from vfmalign.imaging.dicom.pacs.servers import PacsServer
 MIN_BYTES = 16 * 2**10
 """Fewest bytes of an answer in every span of the server's timeout; a slower one would hold a thread for days."""
 _CHUNK_BYTES = 256 * 2**10
+_WATCH_S = 0.1
 _PLAIN = "!$'()*,/:;?@"
 """Characters of a query that stay as they are: Orthanc takes their escapes literally."""
 _TRANSIENT = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS}
@@ -59,13 +61,14 @@ class Answer:
         content_type: its header; empty for an answer without content.
     """
 
-    def __init__(self, raw: BaseHTTPResponse, server: PacsServer, context: WorkContext) -> None:
+    def __init__(self, raw: BaseHTTPResponse, watch: _Watch, server: PacsServer, context: WorkContext) -> None:
         self.content_type = raw.headers.get("Content-Type", "") if raw.status == HTTPStatus.OK else ""
         self._raw = raw
+        self._watch = watch
         self._server = server
         self._context = context
         self._span_bytes = 0
-        self._span_end = time.monotonic() + server.timeout_seconds
+        self._span_left_s = server.timeout_seconds
 
     def read(self) -> bytes:
         """Returns what has arrived, or waits for it; nothing at the end.
@@ -75,16 +78,21 @@ class Answer:
             DeadlineExceeded, Cancelled: see `WorkContext`.
         """
         self._context.checkpoint()
+        started_s = time.monotonic()
+        end_s = started_s + self._span_left_s
         try:
-            data = self._raw.read1(_CHUNK_BYTES, decode_content=False) or b""
+            with self._watch.until(end_s if self._context.deadline is None else min(end_s, self._context.deadline)):
+                data = self._raw.read1(_CHUNK_BYTES, decode_content=False) or b""
+        except TimeoutError:
+            self._context.checkpoint()
+            raise to_unavailable(self._server, "it sends its answer too slowly") from None
         except (HTTPError, OSError):
             self._context.checkpoint()
             raise to_unavailable(self._server, "it broke off its answer") from None
         self._span_bytes += len(data)
+        self._span_left_s -= time.monotonic() - started_s
         if self._span_bytes >= MIN_BYTES:
-            self._span_bytes, self._span_end = 0, time.monotonic() + self._server.timeout_seconds
-        elif data and time.monotonic() > self._span_end:
-            raise to_unavailable(self._server, "it sends its answer too slowly")
+            self._span_bytes, self._span_left_s = 0, self._server.timeout_seconds
         return data
 
 
@@ -139,12 +147,15 @@ class PacsSession:
             if timeout_s < self._server.timeout_seconds:  # the deadline may have ended the wait, and not the server
                 context.checkpoint()
             raise to_unavailable(self._server, "it cannot be reached, or does not answer in time") from None
+        watch = cast(_Watched, raw.connection).watch
         try:
             self._check(raw, accept)
-            yield Answer(raw, self._server, context)
+            yield Answer(raw, watch, self._server, context)
         except BaseException:
             raw.close()  # the rest of the answer is not read
             raise
+        finally:
+            watch.close()
         raw.release_conn()
 
     def _make_credentials(self) -> dict[str, str]:
@@ -208,11 +219,62 @@ def _load_certificates(server: PacsServer) -> ssl.SSLContext:
     return context
 
 
-class _Watched(HTTPConnection):
-    """A connection whose answer must begin within the timeout, however slowly its first bytes arrive.
+class _Watch:
+    """Watch over a connection: ends a read that lasts too long, however slowly or fast bytes arrive meanwhile.
 
-    The timeout of a socket counts from the last byte.
+    The timeout of a socket counts from the last byte, and what divides the chunks of an answer is no content of it.
+
+    Args:
+        connected: the connection's socket.
     """
+
+    def __init__(self, connected: socket.socket) -> None:
+        self._socket = connected
+        self._end_s = math.inf
+        self._has_ended = False
+        self._closed = threading.Event()
+        threading.Thread(target=self._run, daemon=True).start()
+
+    @contextmanager
+    def until(self, end_s: float) -> Iterator[None]:
+        """Lets the block read until a time of `time.monotonic()`, and then shuts the connection down.
+
+        Raises:
+            TimeoutError: the connection was shut down.
+        """
+        self._end_s = end_s
+        try:
+            yield
+        except (HTTPError, OSError):
+            if not self._has_ended:
+                raise
+        finally:
+            self._end_s = math.inf
+        if self._has_ended:  # what came before may look like the end of an answer
+            raise TimeoutError("the answer did not arrive in time")
+
+    def close(self) -> None:
+        """Ends the watch."""
+        self._closed.set()
+
+    def _run(self) -> None:
+        while not self._closed.wait(_WATCH_S):
+            if time.monotonic() > self._end_s:
+                self._has_ended = True
+                with contextlib.suppress(OSError):  # it is closed
+                    # Below TLS, whose own shutdown is not safe beside a read of another thread.
+                    socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
+                return
+
+
+class _Watched(HTTPConnection):
+    """A connection whose answer must begin within the timeout.
+
+    Attributes:
+        watch: over the answer that began last; its reader closes it.
+    """
+
+    watch: _Watch
 
     def getresponse(self) -> Any:
         """Waits for the beginning of an answer.
@@ -220,25 +282,13 @@ class _Watched(HTTPConnection):
         Raises:
             TimeoutError: it does not come in time.
         """
-        ended = threading.Event()
-
-        def end(connected: socket.socket) -> None:
-            ended.set()
-            with contextlib.suppress(OSError):  # it is closed
-                # Below TLS, whose own shutdown is not safe beside a read of another thread.
-                socket.socket.shutdown(connected, socket.SHUT_RDWR)
-
-        timer = threading.Timer(self.sock.gettimeout() or 0.0, end, [self.sock])
-        timer.daemon = True
-        timer.start()
+        self.watch = _Watch(self.sock)
         try:
-            answer = super().getresponse()
-        finally:
-            timer.cancel()
-        if ended.is_set():
-            answer.close()
-            raise TimeoutError("the answer did not begin in time")
-        return answer
+            with self.watch.until(time.monotonic() + (self.sock.gettimeout() or 0.0)):
+                return super().getresponse()
+        except BaseException:
+            self.watch.close()
+            raise
 
 
 class _WatchedTls(_Watched, HTTPSConnection):
