@@ -135,8 +135,11 @@ def test_a_search_without_an_answer_ends_the_import(make_hospital: Callable[...,
 
 def test_the_import_stops_where_the_server_is_away(make_hospital: Callable[..., Hospital]) -> None:
     hospital = make_hospital(6)
-    hospital.proxy.fault = matching("/series/", pacs_proxy.drop)
-    with pytest.raises(PacsUnavailable):
+    first = hospital.examinations[0].study_uid
+    hospital.proxy.fault = lambda handler: (
+        f"/studies/{first}/" not in handler.path and matching("/series/", pacs_proxy.drop)(handler)
+    )
+    with pytest.raises(PacsUnavailable, match="1 of 6 studies are staged, and the same command continues"):
         hospital.import_studies()
     downloads = hospital.proxy.list_downloads()
     assert len(downloads) <= 4 * LIMITS.attempts, "three studies, and the one ahead"

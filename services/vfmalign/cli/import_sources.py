@@ -82,8 +82,9 @@ def open_import_source(
     server = find_server(pacs.server)
     uids = read_studies(pacs.studies) if pacs.studies is not None else ()
     name = dicomweb.make_staging_name(server, options.declaration, options.dicom)
-    staging = StagingFolder(state_directory.private / "staging" / name, pacs.max_staging_bytes)
-    with closing(PacsClient(server)) as client, staging.open() as has_content:
+    folder = state_directory.private / "staging" / name
+    staging = StagingFolder(folder, pacs.max_staging_bytes, is_temporary=pacs.is_dry_run)
+    with closing(PacsClient(server)) as client, staging.open():
         studies = dicomweb.PacsStudies(client, query, uids)
 
         def discover_studies(
@@ -93,11 +94,7 @@ def open_import_source(
             source = dicomweb.read(studies, chosen.declaration, reported, staging)
             return name_cases("dicom", source, dataset_id, salt, chosen)
 
-        try:
-            yield ImportSource(discover_studies, staging)
-        finally:
-            if pacs.is_dry_run and not has_content:  # what an interrupted import has read stays for it
-                staging.remove()
+        yield ImportSource(discover_studies, staging)
 
 
 def _check_path(path: Path | None, pacs: PacsChoice) -> Path:

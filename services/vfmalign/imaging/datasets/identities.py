@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vfmalign.core.domain.errors import BadOption
+from vfmalign.imaging.private_files import make_private_folder
 
 SALT_BYTES = 32
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
@@ -30,7 +31,7 @@ def load_salt(path: Path) -> bytes:
         BadOption: the file cannot be created or does not hold a secret.
     """
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private_folder(path.parent)
         with contextlib.suppress(FileExistsError):
             # O_EXCL: of two imports that start together, one creates the secret and both read it below.
             descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)

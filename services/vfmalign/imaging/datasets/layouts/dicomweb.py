@@ -95,7 +95,8 @@ def read(
 ) -> SourceDataset:
     """Finds the cases, and reads their volumes into the staging folder, which is open.
 
-    `options.progress` is called with the stages `download`, in studies, and `receive`, in bytes.
+    `options.progress` is called with the stages `searching PACS NAME` and `download`, in studies, and `receive`, in
+    bytes.
 
     Raises:
         BadOption: see `get_rules`; or the staging folder is full or cannot be written.
@@ -105,7 +106,10 @@ def read(
     rules = get_rules(declaration, options)
     ended = threading.Event()
     context = WorkContext(is_cancelled=ended.is_set)
+    search = f"searching {studies.client.subject}"
+    options.progress(search, 0, 0)
     found = studies.list_studies(context)
+    options.progress(search, len(found), len(found))
     staged: list[StagedStudy] = []
     notes: Counter[str] = Counter()
     unavailable = 0
@@ -120,6 +124,7 @@ def read(
                 except (PacsUnavailable, PacsRefused, StudyNotFound, StudyTooLarge, BadPacsAnswer) as error:
                     unavailable = unavailable + 1 if isinstance(error, PacsUnavailable) else 0
                     if unavailable == MAX_UNAVAILABLE:
+                        _add_progress(error, sum(bool(study.listing) for study in staged), len(found), staging)
                         raise
                     read_study = _to_unfetched(study, error)
                 staged.append(read_study)
@@ -225,6 +230,12 @@ def _count_bytes(options: DicomOptions) -> ByteProgress:
         options.progress("receive", received, 0)
 
     return count
+
+
+def _add_progress(error: VfmalignError, count: int, total: int, staging: StagingFolder) -> None:
+    """Says in the remedy of an import that stops how far it is, unless nothing of it stays."""
+    if staging.is_kept:
+        error.remedy += f"; {count} of {total} studies are staged, and the same command continues with the others"
 
 
 def _to_unfetched(study: FoundStudy, error: VfmalignError) -> StagedStudy:

@@ -135,8 +135,8 @@ class SourceDataset:
 ProgressCallback = Callable[[str, int, int], None]
 """Called as `progress(stage, done, total)`.
 
-Stages are `scan` in files, `download` in studies, `receive` in bytes, whose total is not known, and `validate` and
-`upload` in cases.
+Stages are `scan` in files, `searching PACS NAME`, which begins without a total, `download` in studies, `receive` in
+bytes, whose total is not known, and `validate` and `upload` in cases.
 """
 
 

@@ -22,6 +22,7 @@ from vfmalign.core.domain.errors import BadOption, Conflict
 from vfmalign.core.domain.record import Record
 from vfmalign.imaging.datasets.layouts.dicom import StudyOutcome
 from vfmalign.imaging.datasets.layouts.sources import VolumeFile
+from vfmalign.imaging.private_files import make_private_folder, open_private_file
 
 _DONE = "study.json"
 
@@ -46,25 +47,30 @@ class StagingFolder:
     """The folder of one import.
 
     Args:
-        path: where it is; created with mode 0700 when it is opened.
+        path: where it is; created with mode 0700 when it is opened. Its files have mode 0600.
         max_bytes: most bytes of all volumes in it.
+        is_temporary: whether the end of the import deletes it, unless an earlier one has left something there.
+
+    Attributes:
+        is_kept: whether a repeated import finds what this one has read.
     """
 
-    def __init__(self, path: Path, max_bytes: int) -> None:
+    def __init__(self, path: Path, max_bytes: int, *, is_temporary: bool = False) -> None:
         self.path = path
+        self.is_kept = not is_temporary
         self._max_bytes = max_bytes
         self._size_bytes = 0
 
     @contextmanager
-    def open(self) -> Iterator[bool]:
-        """Holds the folder for one import; yields whether an earlier one has left something there.
+    def open(self) -> Iterator[None]:
+        """Holds the folder for one import.
 
         Raises:
             Conflict: another import uses it.
         """
-        is_new = not self.path.exists()
-        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with (self.path / "lock").open("w") as lock:
+        self.is_kept = self.is_kept or self.path.exists()
+        make_private_folder(self.path)
+        with open_private_file(self.path / "lock") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -74,7 +80,11 @@ class StagingFolder:
                     remedy="wait until it has ended",
                 ) from None
             self._size_bytes = sum(file.stat().st_size for file in self.path.glob("*/*.nii.gz"))
-            yield not is_new
+            try:
+                yield
+            finally:
+                if not self.is_kept:
+                    self.remove()
 
     def get_download_folder(self, study_uid: str) -> Path:
         """Returns the folder of a study's instances."""
@@ -136,7 +146,7 @@ def _write_durably(path: Path, data: bytes) -> None:
     """Replaces a file so that it is whole or not there, also after the power has failed."""
     partial = path.with_name(f"{path.name}.part")
     path.parent.mkdir(mode=0o700, exist_ok=True)
-    with partial.open("wb") as file:
+    with open_private_file(partial) as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())

@@ -31,6 +31,7 @@ from vfmalign.core.runtime.work_context import UNLIMITED, WorkContext
 from vfmalign.imaging.dicom.pacs.downloads import InstanceWriter, get_file_name
 from vfmalign.imaging.dicom.pacs.servers import PacsServer
 from vfmalign.imaging.dicom.pacs.session import PacsSession, to_bad_answer, to_subject
+from vfmalign.imaging.private_files import make_private_folder
 
 UID = re.compile(r"[0-9][0-9.]{0,63}")
 """What an identifier may consist of; some in use have components that begin with 0, which the standard forbids."""
@@ -140,6 +141,11 @@ class PacsClient:
         self._limits = limits
         self._session = PacsSession(server)
 
+    @property
+    def subject(self) -> str:
+        """What errors call the server."""
+        return to_subject(self._server)
+
     def to_bad_answer(self, what: str) -> BadPacsAnswer:
         """Returns the error of instances that are not what they should be."""
         return to_bad_answer(self._server, what)
@@ -208,18 +214,18 @@ class PacsClient:
         Args:
             study_uid: the study.
             instances: what to download.
-            folder: where to; created with mode 0700. Names of files are hashes.
+            folder: where to; created with mode 0700, its files with 0600. Names of files are hashes.
             context: limits of the work.
             progress: called with the bytes that arrive.
+
+        Raises:
+            StudyTooLarge: the study is.
         """
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private_folder(folder)
         uids_by_series: dict[str, list[str]] = {}
         for instance in instances:
             uids_by_series.setdefault(instance.series_uid, []).append(instance.instance_uid)
         for series_uid, uids in uids_by_series.items():
-
-        Raises:
-            StudyTooLarge: the study is.
             path = f"/studies/{study_uid}/series/{series_uid}"
             self._retry(partial(self._fetch_series, path, uids, folder, context, progress), context)
         sizes = [(folder / get_file_name(instance.instance_uid)).stat().st_size for instance in instances]
@@ -247,12 +253,6 @@ class PacsClient:
             writer = InstanceWriter(answer.content_type, folder, uids, self._server)
             try:
                 while data := answer.read():
-                    writer.write(data)
-                    progress(len(data))
-                writer.finish()
-            finally:
-                writer.close()
-
                     left_bytes -= len(data)
                     if left_bytes < 0:
                         raise StudyTooLarge(
@@ -260,6 +260,12 @@ class PacsClient:
                             subject=to_subject(self._server),
                             remedy="leave it out",
                         )
+                    writer.write(data)
+                    progress(len(data))
+                writer.finish()
+            finally:
+                writer.close()
+
     def _list_missing(self, uids: Collection[str], folder: Path) -> list[str]:
         return [uid for uid in uids if not (folder / get_file_name(uid)).exists()]
 
@@ -305,6 +311,7 @@ class PacsClient:
 
     def _retry(self, operation: Callable[[], T], context: WorkContext) -> T:
         """Runs an operation; again where it may succeed then, and the deadline allows to wait for it."""
+        failures: list[PacsUnavailable] = []
 
         def get_wait_s(state: RetryCallState) -> float:
             error = state.outcome.exception() if state.outcome else None
@@ -314,7 +321,6 @@ class PacsClient:
                 stated_s = error.stated_wait_s
             wait_s = max(self._limits.first_wait_s * 2.0 ** (state.attempt_number - 1), min(stated_s, _MAX_STATED_S))
             if error is not None and context.deadline is not None and time.monotonic() + wait_s > context.deadline:
-        failures: list[PacsUnavailable] = []
                 raise error
             return wait_s
 

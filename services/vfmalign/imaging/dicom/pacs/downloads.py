@@ -15,6 +15,7 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from vfmalign.imaging.dicom.pacs.servers import PacsServer
 from vfmalign.imaging.dicom.pacs.session import to_bad_answer, to_unavailable
 from vfmalign.imaging.dicom.sources import MAX_FILE_BYTES
+from vfmalign.imaging.private_files import open_private_file
 
 _PARTIAL = ".part"
 _META_BYTES = 64 * 2**10
@@ -90,7 +91,7 @@ class InstanceWriter:
             raise to_unavailable(self._server, "it broke off its answer")
 
     def _begin(self) -> None:
-        self._file = (self._folder / _PARTIAL).open("w+b")
+        self._file = open_private_file(self._folder / _PARTIAL)
 
     def _add(self, data: bytes, start: int, end: int) -> None:
         if self._file is not None:

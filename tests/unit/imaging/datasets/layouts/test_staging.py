@@ -21,8 +21,7 @@ def staging(tmp_path: Path) -> StagingFolder:
 
 
 def test_a_study_is_done_once_its_record_is_written(staging: StagingFolder) -> None:
-    with staging.open() as has_content:
-        assert not has_content
+    with staging.open():
         downloads = staging.get_download_folder(UID)
         downloads.mkdir(parents=True)
         staging.write_volume(UID, "t2w", b"volume")
@@ -30,8 +29,7 @@ def test_a_study_is_done_once_its_record_is_written(staging: StagingFolder) -> N
         study = StagedStudy(listing="listing", outcome=OUTCOME, series={"4.5": "series 1"}, notes=("note",))
         staging.write(UID, study)
         assert not downloads.exists()
-    with staging.open() as has_content:
-        assert has_content
+    with staging.open():
         assert staging.read(UID, "listing") == study
         assert staging.read(UID, "another listing") is None
         assert staging.list_files(OUTCOME)["t2w"].path.read_bytes() == b"volume"
@@ -61,3 +59,24 @@ def test_a_full_folder_refuses_volumes_and_counts_those_of_before(staging: Stagi
         staging.write_volume(UID, "t2w", bytes(901))
     with staging.open(), pytest.raises(BadOption, match="--max-staging"):
         staging.write_volume("1.2.4", "t2w", bytes(100))
+
+
+def test_nobody_else_can_read_what_is_staged(staging: StagingFolder, tmp_path: Path) -> None:
+    with staging.open():
+        staging.write_volume(UID, "t2w", b"volume")
+        staging.write(UID, StagedStudy(listing="listing", outcome=OUTCOME))
+    paths = list(tmp_path.rglob("*"))
+    assert {stat.S_IMODE(path.stat().st_mode) for path in paths if path.is_dir()} == {0o700}
+    assert {stat.S_IMODE(path.stat().st_mode) for path in paths if path.is_file()} == {0o600}
+
+
+def test_a_temporary_folder_is_deleted_unless_something_was_there(tmp_path: Path) -> None:
+    temporary = StagingFolder(tmp_path / "x", 1_000, is_temporary=True)
+    with temporary.open():
+        assert not temporary.is_kept
+    assert not temporary.path.exists()
+    with StagingFolder(tmp_path / "x", 1_000).open():
+        pass
+    with temporary.open():
+        assert temporary.is_kept
+    assert temporary.path.exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import stat
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,7 @@ def test_instances_are_files_whatever_the_chunks(tmp_path: Path, size: int) -> N
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {
         get_file_name(uid): part for uid, part in parts.items()
     }
+    assert {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()} == {0o600}
 
 
 def test_half_an_answer_leaves_whole_instances_alone(tmp_path: Path) -> None:
