@@ -174,13 +174,15 @@ def _decode_encapsulated(stream: BinaryIO, header: Dataset, indices: Sequence[in
     dcmread(stream, stop_before_pixels=True, force=True)  # leaves the stream before the pixels
     start = stream.seek(_PIXEL_DATA_HEADER, os.SEEK_CUR)
     dtype = pixel_dtype(header)
+    options = as_pixel_options(header, number_of_frames=1, pixel_keyword="PixelData")
+    options.pop("extended_offsets", None)  # the places of all frames in the file; one frame goes out alone
     for index in indices:
         frame = read_frame(stream, start, index, header, header.Rows * header.Columns * dtype.itemsize)
         request = Request(
             frame=frame,
             syntax=header.file_meta.TransferSyntaxUID,
             plugin=plugin,
-            options=as_pixel_options(header, number_of_frames=1, pixel_keyword="PixelData"),
+            options=options,
             shape=(header.Rows, header.Columns),
             dtype=dtype,
         )

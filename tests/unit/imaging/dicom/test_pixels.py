@@ -6,7 +6,7 @@ import zipfile
 import numpy as np
 import pytest
 from pydicom import Dataset, uid
-from pydicom.encaps import encapsulate, generate_frames
+from pydicom.encaps import encapsulate, encapsulate_extended, generate_frames
 from tests.dicom_files import make_array, make_enhanced, make_series, save, write_enhanced
 
 from vfmalign.core.domain.errors import BadVolume
@@ -200,6 +200,18 @@ def test_single_frames_are_decoded_from_a_file(tmp_path):
 
     np.testing.assert_array_equal(third, array_XYZV[:, :, 3, 0].T)
     np.testing.assert_array_equal(first, array_XYZV[:, :, 0, 0].T)
+
+
+def test_compressed_frames_are_found_by_an_extended_offset_table(scan_series, read_volume):
+    array_XYZ = make_array()
+    dataset = make_enhanced(array_XYZ, syntax=uid.JPEG2000Lossless)
+    frames = list(generate_frames(dataset.PixelData, number_of_frames=5))
+    dataset.PixelData, dataset.ExtendedOffsetTable, dataset.ExtendedOffsetTableLengths = encapsulate_extended(frames)
+    dataset["PixelData"].is_undefined_length = True
+
+    (stack,) = scan_series(dataset).stacks
+
+    np.testing.assert_array_equal(read_volume(stack).array_XYZ, array_XYZ)
 
 
 @pytest.mark.parametrize("keyword", ["RescaleSlope", "NumberOfFrames"])
