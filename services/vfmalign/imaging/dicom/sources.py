@@ -60,16 +60,20 @@ class ZipLimits:
 
 
 class _LimitedReader(io.BufferedReader):
-    """A zip whose list of members has a limit: `zipfile` reads nothing else that is larger in one piece."""
+    """A zip whose list of members has a limit: `zipfile` reads nothing else that is large while it opens one.
+
+    Attributes:
+        limits: None once it is open, because members are read in pieces of any size.
+    """
 
     def __init__(self, path: Path, limits: ZipLimits) -> None:
         super().__init__(io.FileIO(path))
-        self._limits = limits
+        self.limits: ZipLimits | None = limits
 
     def read(self, size: int | None = -1, /) -> bytes:
-        limit = self._limits.directory_bytes
-        if limit is not None and size is not None and size > limit:
-            raise _too_many(self._limits.files)
+        limits = self.limits
+        if limits and limits.directory_bytes is not None and size is not None and size > limits.directory_bytes:
+            raise _too_many(limits.files)
         return super().read(size)
 
     def __del__(self) -> None:
@@ -125,6 +129,7 @@ class ZipSource:
         self._file = _LimitedReader(path, limits)
         try:
             self._zip = zipfile.ZipFile(self._file)
+            self._file.limits = None
         except BadDataset:
             self._file.close()
             raise

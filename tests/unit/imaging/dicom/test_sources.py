@@ -158,6 +158,15 @@ def test_a_zip_bomb_is_refused_by_what_it_declares(tmp_path: Path, monkeypatch: 
             ZipSource(archive, limits)
 
 
+@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_a_member_may_be_larger_than_the_list_of_members(tmp_path: Path, compression: int) -> None:
+    content = os.urandom(10_000)
+    with zipfile.ZipFile(tmp_path / "d.zip", "w", compression) as archive:
+        archive.writestr("a", content)
+    with closing(ZipSource(tmp_path / "d.zip", ZipLimits(directory_bytes=1000))) as source, source.open("a") as file:
+        assert file.read() == content
+
+
 def test_a_member_that_declares_less_than_it_holds_gives_no_more(tmp_path: Path) -> None:
     archive = make_zip(tmp_path / "d.zip", ("a", bytes(2**20)))
     data = archive.read_bytes()
