@@ -15,6 +15,7 @@ from pydicom.filewriter import write_file_meta_info
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
 
 from vfmalign.core.domain.errors import BadVolume
+from vfmalign.core.runtime.work_context import current_work
 from vfmalign.imaging.dicom.headers import refuse_damage
 
 MAX_HEADER_BYTES = 64 * 2**20
@@ -77,11 +78,13 @@ def read_header(file: BinaryIO) -> Header:
 
     Raises:
         BadVolume: it is damaged or too large; nothing of it is quoted.
+        Cancelled, DeadlineExceeded: see `WorkContext`.
     """
     with refuse_damage("file"):
         plain = to_plain(file)
         data, size = b"", _FIRST_BYTES
         while True:
+            current_work.get().checkpoint()
             data += plain.read(size - len(data))
             if max(map(data.count, _ITEMS)) > MAX_ITEMS:
                 raise _refuse(f"has more than {MAX_ITEMS:,} items in its sequences")
