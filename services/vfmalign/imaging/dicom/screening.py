@@ -20,6 +20,7 @@ from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence
 
+from vfmalign.core.domain.errors import BadVolume
 from vfmalign.imaging.dicom.frames import AttributeValue
 
 HIDDEN = "…"
@@ -168,6 +169,9 @@ def list_private_words(header: Dataset) -> frozenset[str]:
     """Returns the words of names, identifiers and places in a header, in lower case and without diacritics.
 
     Where there are more than `MAX_PRIVATE_WORDS`, these are not all of them.
+
+    Raises:
+        BadVolume: a value is too long to be read.
     """
     words: set[str] = set()
     items = [(header, _TAGS)]
@@ -178,6 +182,8 @@ def list_private_words(header: Dataset) -> frozenset[str]:
                 continue
             try:
                 value = item[element.tag].value
+            except BadVolume:  # a long value, which may hold a name
+                raise
             except Exception:  # noqa: S112 - pydicom raises many types for a value that cannot be read
                 continue
             if isinstance(value, Sequence):
