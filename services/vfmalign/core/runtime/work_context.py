@@ -65,6 +65,16 @@ current_work: ContextVar[WorkContext] = ContextVar("vfmalign_work", default=UNLI
 
 
 @contextmanager
+def work_within(context: WorkContext) -> Iterator[None]:
+    """Makes a context that of the block, in which `current_work` returns it."""
+    token = current_work.set(context)
+    try:
+        yield
+    finally:
+        current_work.reset(token)
+
+
+@contextmanager
 def limit_work(remaining_s: float | None) -> Iterator[None]:
     """Sets `current_work` of the running task. The end of the block cancels whatever still works on it elsewhere.
 

@@ -12,7 +12,7 @@ from vfmalign.client.messages.features import PacsReference
 from vfmalign.core.domain.declarations import VolumeKind
 from vfmalign.core.domain.errors import BadDataset, BadPacsAnswer, BadVolume, InvalidInput
 from vfmalign.core.runtime.metrics import Stages
-from vfmalign.core.runtime.work_context import WorkContext
+from vfmalign.core.runtime.work_context import WorkContext, work_within
 from vfmalign.features.extraction.study import Source
 from vfmalign.imaging.datasets.layouts.derivation import DeclarationFile
 from vfmalign.imaging.datasets.layouts.dicom import list_volumes
@@ -42,22 +42,6 @@ class InlineSource:
         """See `DicomSource`."""
 
 
-class _CancellableSource:
-    """A source whose files are opened only while somebody waits for the result; see `DicomSource`."""
-
-    def __init__(self, source: DicomSource, context: WorkContext) -> None:
-        self._source, self._context = source, context
-        self.files, self.notes = source.files, source.notes
-
-    def open(self, name: str) -> BinaryIO:
-        """See `DicomSource`."""
-        self._context.checkpoint()
-        return self._source.open(name)
-
-    def close(self) -> None:
-        """See `DicomSource`."""
-
-
 def read_study(
     source: DicomSource,
     rules: DeclarationFile,
@@ -74,7 +58,7 @@ def read_study(
         rules: say which series a modality takes.
         kinds: modalities and label maps to read.
         stages: records the seconds of each stage.
-        context: checked before every file.
+        context: checked after every file and before every frame.
         expected: what a PACS was asked for; None for files from elsewhere.
 
     Raises:
@@ -83,8 +67,7 @@ def read_study(
         BadPacsAnswer: the files are not those that the PACS was asked for.
         Cancelled, DeadlineExceeded: see `WorkContext`.
     """
-    source = _CancellableSource(source, context)
-    with about_study():
+    with about_study(), work_within(context):
         with stages.stage("scan"):
             study = _scan(source, context)
             if expected is not None and study.uid != expected.study_uid:

@@ -5,6 +5,7 @@ Its messages quote values of headers, which may be patients' names.
 
 from __future__ import annotations
 
+import io
 import logging
 import re
 import warnings
@@ -13,15 +14,39 @@ from contextlib import contextmanager
 from typing import Any
 
 from pydicom import config
+from pydicom.charset import default_encoding
 from pydicom.datadict import tag_for_keyword
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
+from pydicom.filereader import read_sequence
+from pydicom.hooks import hooks, raw_element_value
 from pydicom.multival import MultiValue
 from pydicom.tag import BaseTag
+from pydicom.valuerep import FLOAT_VR, INT_VR, STR_VR, VR
 
 from vfmalign.core.domain.errors import BadVolume, VfmalignError
+from vfmalign.core.runtime.work_context import current_work
 
 MULTIPLE = (MultiValue, list)
 """What pydicom gives for several values: a list where they are binary numbers."""
+MAX_VALUE_BYTES = 2**16
+"""Most bytes of text or numbers, of all values of an attribute, that are converted. Most types have a length of 16
+bits, unless the transfer syntax leaves types out.
+"""
+_CONVERTED = STR_VR | INT_VR | FLOAT_VR
+
+
+class CheckedBytes(io.BytesIO):
+    """Bytes that pydicom parses, one element after the other, as long as somebody waits for the result."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """See `io.BytesIO`.
+
+        Raises:
+            Cancelled, DeadlineExceeded: see `WorkContext`.
+        """
+        current_work.get().checkpoint()
+        return super().read(size)
 
 
 @contextmanager
@@ -49,11 +74,35 @@ def refuse_damage(name: str) -> Iterator[None]:
 
 
 def silence_libraries() -> None:
-    """Keeps pydicom from printing values of headers, from now on in the whole process."""
+    """Keeps pydicom from printing values of headers and converting long ones, from now on in the whole process."""
     config.settings.reading_validation_mode = config.IGNORE
     logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)
     # No `warnings.catch_warnings`, which would undo that of another thread.
     warnings.filterwarnings("ignore", module=r"pydicom(\.|$)")
+    hooks.register_callback("raw_element_value", _convert_value)
+
+
+def _convert_value(raw: RawDataElement, data: dict[str, Any], **options: Any) -> None:
+    """Converts a value as pydicom does, which makes objects of every two bytes of text or numbers.
+
+    Sequences are parsed as long as somebody waits for the result.
+
+    Raises:
+        BadVolume: it has more than `MAX_VALUE_BYTES`.
+    """
+    if data["VR"] in _CONVERTED and raw.value is not None and len(raw.value) > MAX_VALUE_BYTES:
+        raise BadVolume(
+            f"has an attribute with more than {MAX_VALUE_BYTES // 2**10} KiB of text or numbers",
+            subject="file",
+            remedy="export it again, or move it away",
+        )
+    if data["VR"] == VR.SQ and raw.value:
+        encoding = options.get("encoding") or [default_encoding]
+        file = CheckedBytes(raw.value)
+        offset = raw.value_tell
+        data["value"] = read_sequence(file, raw.is_implicit_VR, raw.is_little_endian, len(raw.value), encoding, offset)
+    else:
+        raw_element_value(raw, data, **options)
 
 
 def find(datasets: Sequence[Dataset], keyword: str) -> Any:

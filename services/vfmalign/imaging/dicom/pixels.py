@@ -25,6 +25,7 @@ from pydicom.pixels.utils import as_pixel_options, iter_pixels, pixel_dtype
 
 from vfmalign.core.domain.declarations import VolumeKind
 from vfmalign.core.domain.errors import BadVolume
+from vfmalign.core.runtime.work_context import current_work
 from vfmalign.imaging.dicom.decoding.client import Request, get_decoders
 from vfmalign.imaging.dicom.decoding.encapsulation import read_frame
 from vfmalign.imaging.dicom.frames import list_descriptions
@@ -126,6 +127,7 @@ def decode_frames(
 
     Raises:
         BadVolume: the pixels are in colour, their transfer syntax is not read, or they are damaged.
+        Cancelled, DeadlineExceeded: see `WorkContext`.
     """
     with refuse_damage(name):
         if isinstance(stream, ZipExtFile) and len(indices) > 1:
@@ -145,6 +147,7 @@ def decode_frames(
             stored = cast(_Frames, iter_pixels(plain, indices=indices, raw=True))
         with closing(stored) as decoded:
             for index, stored_YX in zip(indices, decoded, strict=True):
+                current_work.get().checkpoint()
                 transformation = next(filter(_has_transformation, descriptions[index]), None) if is_rescaled else None
                 yield stored_YX if transformation is None else _transform(stored_YX, transformation, name)
 
@@ -174,13 +177,15 @@ def _decode_encapsulated(stream: BinaryIO, header: Dataset, indices: Sequence[in
     dcmread(stream, stop_before_pixels=True, force=True)  # leaves the stream before the pixels
     start = stream.seek(_PIXEL_DATA_HEADER, os.SEEK_CUR)
     dtype = pixel_dtype(header)
+    options = as_pixel_options(header, number_of_frames=1, pixel_keyword="PixelData")
+    options.pop("extended_offsets", None)  # the places of all frames in the file; one frame goes out alone
     for index in indices:
         frame = read_frame(stream, start, index, header, header.Rows * header.Columns * dtype.itemsize)
         request = Request(
             frame=frame,
             syntax=header.file_meta.TransferSyntaxUID,
             plugin=plugin,
-            options=as_pixel_options(header, number_of_frames=1, pixel_keyword="PixelData"),
+            options=options,
             shape=(header.Rows, header.Columns),
             dtype=dtype,
         )

@@ -22,12 +22,10 @@ from vfmalign.imaging.dicom.headers import silence_libraries
 from vfmalign.imaging.dicom.instances import Header, has_preamble, is_zip, may_be_dicom, read_header, read_start
 from vfmalign.imaging.dicom.labels import label_maps
 from vfmalign.imaging.dicom.refusals import describe_refusals, is_image, list_refusals, name_kind
-from vfmalign.imaging.dicom.screening import PrivateWords, list_private_words, screen_number
+from vfmalign.imaging.dicom.screening import MAX_PRIVATE_WORDS, PrivateWords, list_private_words, screen_number
 from vfmalign.imaging.dicom.sources import DicomSource, digest_file
 from vfmalign.imaging.dicom.stacks import divide
 
-MAX_PRIVATE_WORDS = 1_024
-"""Most private words of one study."""
 _DICOMDIR_CLASS = "1.2.840.10008.1.3.10"
 _EXPORT_AGAIN = "export the study again"
 
@@ -183,7 +181,7 @@ class _Scanner:
         for values, keyword in ((study.patients, "PatientID"), (study.issuers, "IssuerOfPatientID")):
             if value := str(header.get(keyword) or "").strip():
                 values.add(value)
-        if len(study.private_words) < MAX_PRIVATE_WORDS:
+        if len(study.private_words) <= MAX_PRIVATE_WORDS:
             study.private_words |= set(map(self._share, list_private_words(header)))
 
     def _add_segmentation(self, header: Dataset, file: str, series: _ScannedSeries) -> None:

@@ -20,13 +20,17 @@ from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence
 
+from vfmalign.core.domain.errors import BadVolume
 from vfmalign.imaging.dicom.frames import AttributeValue
 
 HIDDEN = "…"
 """Stands in place of what is hidden."""
 PrivateWords = frozenset[str] | None
 """Words that are hidden, in lower case and without diacritics; None where nothing is hidden, because the user said so.
+All text and all numbers are hidden where there are more than `MAX_PRIVATE_WORDS`.
 """
+MAX_PRIVATE_WORDS = 1_024
+"""Most private words of one study that are collected."""
 IDENTIFYING_KEYWORDS = (
     "AccessionNumber",
     "AdmissionID",
@@ -162,7 +166,13 @@ _TRANSCRIBED = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue", "å": "aa", "�
 
 
 def list_private_words(header: Dataset) -> frozenset[str]:
-    """Returns the words of names, identifiers and places in a header, in lower case and without diacritics."""
+    """Returns the words of names, identifiers and places in a header, in lower case and without diacritics.
+
+    Where there are more than `MAX_PRIVATE_WORDS`, these are not all of them.
+
+    Raises:
+        BadVolume: a value is too long to be read.
+    """
     words: set[str] = set()
     items = [(header, _TAGS)]
     for item, tags in items:  # it grows by the items of their sequences
@@ -172,6 +182,8 @@ def list_private_words(header: Dataset) -> frozenset[str]:
                 continue
             try:
                 value = item[element.tag].value
+            except BadVolume:  # a long value, which may hold a name
+                raise
             except Exception:  # noqa: S112 - pydicom raises many types for a value that cannot be read
                 continue
             if isinstance(value, Sequence):
@@ -179,6 +191,8 @@ def list_private_words(header: Dataset) -> frozenset[str]:
                 items += [(part, nested) for part in value[: min(_MAX_ITEMS, _MAX_ALL_ITEMS - len(items))]]
             else:
                 words |= _split(value)
+                if len(words) > MAX_PRIVATE_WORDS:
+                    return frozenset(words)
     return frozenset(words)
 
 
@@ -218,6 +232,8 @@ def names_somebody(text: str, private_words: PrivateWords) -> bool:
     """Returns whether a word of a text is private, or contains a private one."""
     if private_words is None:
         return False
+    if len(private_words) > MAX_PRIVATE_WORDS:
+        return True
     parts = [word for word in private_words if len(word) >= _MIN_PART or not word.isascii()]
     for word in _find_words(text):
         pieces = [piece for piece in _PIECE.findall(word) if len(piece) >= _MIN_CAPITALISED]
@@ -244,8 +260,10 @@ def screen_text(text: str, private_words: PrivateWords) -> str:
 
 def screen_number(number: float, private_words: PrivateWords) -> str:
     """Returns `HIDDEN` for a number that may identify, else nothing."""
+    if private_words is None:
+        return ""
     size = abs(number)
-    identifies = private_words is not None and (size > _MAX_NUMBER or f"{size:g}" in private_words)
+    identifies = size > _MAX_NUMBER or len(private_words) > MAX_PRIVATE_WORDS or f"{size:g}" in private_words
     return HIDDEN if identifies else ""
 
 

@@ -16,14 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import BinaryIO, Protocol, cast
 
-from pydicom import dcmread
 from pydicom.multival import MultiValue
 
 from vfmalign.core.domain.errors import BadDataset, BadVolume
 from vfmalign.core.formats.documents import pluralise
 from vfmalign.core.formats.untrusted import open_regular_file
 from vfmalign.imaging.dicom.headers import refuse_damage
-from vfmalign.imaging.dicom.instances import to_plain
+from vfmalign.imaging.dicom.instances import read_elements
 
 MAX_FILES = 1_000_000
 """Most files of a source; a thousand patients with three series of 300 slices are 900,000."""
@@ -35,7 +34,10 @@ MAX_RATIO = 100
 """Largest ratio of these bytes to those of the zip, for a zip that holds more than `_SMALL_BYTES`. Images compress by a
 factor of 2 to 10.
 """
-MAX_DICOMDIR_BYTES = 256 * 2**20
+_ITEMS_PER_FILE = 20
+"""Most items of a DICOMDIR for each file beside it: its record, and those of its patient, study and series."""
+_ITEMS_BESIDE_FILES = 10_000
+"""Most items of a DICOMDIR beside these, such as of files that were not copied with it."""
 _SMALL_BYTES = 2**30
 _CHUNK_BYTES = 2**20
 _COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
@@ -64,16 +66,20 @@ class ZipLimits:
 
 
 class _LimitedReader(io.BufferedReader):
-    """A zip whose list of members has a limit: `zipfile` reads nothing else that is larger in one piece."""
+    """A zip whose list of members has a limit: `zipfile` reads nothing else that is large while it opens one.
+
+    Attributes:
+        limits: None once it is open, because members are read in pieces of any size.
+    """
 
     def __init__(self, path: Path, limits: ZipLimits) -> None:
         super().__init__(io.FileIO(path))
-        self._limits = limits
+        self.limits: ZipLimits | None = limits
 
     def read(self, size: int | None = -1, /) -> bytes:
-        limit = self._limits.directory_bytes
-        if limit is not None and size is not None and size > limit:
-            raise _too_many(self._limits.files)
+        limits = self.limits
+        if limits and limits.directory_bytes is not None and size is not None and size > limits.directory_bytes:
+            raise _too_many(limits.files)
         return super().read(size)
 
     def __del__(self) -> None:
@@ -129,6 +135,7 @@ class ZipSource:
         self._file = _LimitedReader(path, limits)
         try:
             self._zip = zipfile.ZipFile(self._file)
+            self._file.limits = None
         except BadDataset:
             self._file.close()
             raise
@@ -198,7 +205,7 @@ def _open_folder(folder: Path, directory: Path | None) -> FolderSource:
     if directory is None:
         return FolderSource(folder, files, notes)
     try:
-        with open_regular_file(directory, MAX_DICOMDIR_BYTES) as file:
+        with open_regular_file(directory, MAX_FILE_BYTES) as file:
             listed, others = _keep_listed(files, file)
     except OSError:
         raise _refuse_directory() from None
@@ -252,7 +259,7 @@ def _keep_listed(files: Sequence[str], directory: BinaryIO) -> tuple[list[str], 
     Names on discs are in upper case, and copies of them often in lower case.
     """
     by_name = {name.upper(): name for name in files}
-    references = _read_references(directory)
+    references = _read_references(directory, _ITEMS_BESIDE_FILES + _ITEMS_PER_FILE * len(files))
     listed = sorted({by_name[name] for name in references if name in by_name})
     if missing := len(references - by_name.keys()):
         raise _refuse(
@@ -262,14 +269,12 @@ def _keep_listed(files: Sequence[str], directory: BinaryIO) -> tuple[list[str], 
     return listed, _note_left_out({("file", "not listed by the DICOMDIR"): len(files) - len(listed) - 1})
 
 
-def _read_references(directory: BinaryIO) -> set[str]:
+def _read_references(directory: BinaryIO, max_items: int) -> set[str]:
     """Names of the files that a DICOMDIR lists, with `/` between folders, in upper case."""
     names: set[str] = set()
     try:
         with refuse_damage("DICOMDIR"):
-            # From memory, which bounds what is read: a member of a zip may hold more than a directory.
-            content = io.BytesIO(directory.read(MAX_DICOMDIR_BYTES))
-            for record in dcmread(to_plain(content)).DirectoryRecordSequence:
+            for record in read_elements(directory, max_items).dataset.DirectoryRecordSequence:
                 if (parts := record.get("ReferencedFileID")) is not None:
                     names.add("/".join(parts if isinstance(parts, MultiValue) else [parts]).upper())
     except BadVolume:

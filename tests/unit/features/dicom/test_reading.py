@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from pydicom import Dataset, dcmread
-from tests.dicom_files import make_array, make_series, write_prostate
+from tests.dicom_files import make_array, make_enhanced, make_series, write_prostate
 from tests.hostile.client import SPEC
 from tests.hostile.dicom_rows import to_bytes
 from tests.integration.features.dicom_service import make_declaration
@@ -105,6 +105,18 @@ def test_nobody_waits_for_a_study_that_is_of_no_use(study: Path) -> None:
     with pytest.raises(Cancelled):
         read(files, context=WorkContext(is_cancelled=is_cancelled))
     assert len(opened) < 10  # of more than fifty files
+
+
+def test_the_frames_of_one_file_are_read_while_somebody_waits() -> None:
+    checks: list[int] = []
+
+    def is_cancelled() -> bool:
+        checks.append(1)
+        return False
+
+    (file,) = to_bytes([make_enhanced(make_array((40, 34, 30)))])
+    read([file], ("t2w",), WorkContext(is_cancelled=is_cancelled))
+    assert len(checks) > 30
 
 
 def test_files_of_two_studies_are_refused() -> None:

@@ -6,10 +6,11 @@ import zipfile
 import numpy as np
 import pytest
 from pydicom import Dataset, uid
-from pydicom.encaps import encapsulate, generate_frames
+from pydicom.encaps import encapsulate, encapsulate_extended, generate_frames
 from tests.dicom_files import make_array, make_enhanced, make_series, save, write_enhanced
 
-from vfmalign.core.domain.errors import BadVolume
+from vfmalign.core.domain.errors import BadVolume, Cancelled
+from vfmalign.core.runtime.work_context import WorkContext, work_within
 from vfmalign.imaging import headers
 from vfmalign.imaging.dicom.instances import read_header
 from vfmalign.imaging.dicom.pixels import decode_frames, read_stack
@@ -200,6 +201,35 @@ def test_single_frames_are_decoded_from_a_file(tmp_path):
 
     np.testing.assert_array_equal(third, array_XYZV[:, :, 3, 0].T)
     np.testing.assert_array_equal(first, array_XYZV[:, :, 0, 0].T)
+
+
+def test_compressed_frames_are_found_by_an_extended_offset_table(scan_series, read_volume):
+    array_XYZ = make_array()
+    dataset = make_enhanced(array_XYZ, syntax=uid.JPEG2000Lossless)
+    frames = list(generate_frames(dataset.PixelData, number_of_frames=5))
+    dataset.PixelData, dataset.ExtendedOffsetTable, dataset.ExtendedOffsetTableLengths = encapsulate_extended(frames)
+    dataset["PixelData"].is_undefined_length = True
+
+    (stack,) = scan_series(dataset).stacks
+
+    np.testing.assert_array_equal(read_volume(stack).array_XYZ, array_XYZ)
+
+
+@pytest.mark.parametrize("syntax", [uid.ExplicitVRLittleEndian, uid.JPEGLSLossless])
+def test_no_frame_is_decoded_for_nobody(syntax, tmp_path):
+    (path,) = write_enhanced(tmp_path / "files", make_array((40, 34, 20)), syntax=syntax)
+    with zipfile.ZipFile(tmp_path / "export.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.write(path, "image")
+
+    for folder in (tmp_path / "files", tmp_path / "export.zip"):
+        source, decoded = open_source(folder), []
+        with (
+            source.open(source.files[0]) as stream,
+            pytest.raises(Cancelled),
+            work_within(WorkContext(is_cancelled=lambda: len(decoded) == 3)),  # noqa: B023 - called in this round
+        ):
+            decoded.extend(decode_frames(stream, range(20), "case c1"))
+        assert len(decoded) == 3
 
 
 @pytest.mark.parametrize("keyword", ["RescaleSlope", "NumberOfFrames"])

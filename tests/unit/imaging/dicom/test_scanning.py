@@ -28,6 +28,7 @@ from vfmalign.imaging.dicom import instances, stacks
 from vfmalign.imaging.dicom.examinations import Study
 from vfmalign.imaging.dicom.refusals import REFUSALS, check_allowed
 from vfmalign.imaging.dicom.scanning import Examinations, scan
+from vfmalign.imaging.dicom.screening import screen_text
 from vfmalign.imaging.dicom.sources import open_source
 
 
@@ -68,6 +69,15 @@ def test_files_become_studies_series_and_stacks(tmp_path: Path) -> None:
     assert study.patient == f"{examination.patient_id}^^^{examination.issuer}"
     assert study.series[0].stacks[0].attributes["EchoTime"] == 101
     assert {"zauberberg", "walpurga", "davos", "behrens"} <= study.private_words
+
+
+def test_more_private_words_than_are_collected_hide_all_text(tmp_path: Path) -> None:
+    first, second = make_series(make_array((40, 34, 2)), examination=Examination())
+    first.PatientName, first.OtherPatientIDs = "", [f"id{number:04}x" for number in range(1_100)]
+    save([first, second], tmp_path)
+    (study,) = scan_folder(tmp_path).studies
+    assert study.private_words is not None
+    assert screen_text("Zauberberg t2", study.private_words) == "… …"
 
 
 @pytest.mark.parametrize("keyword", ["PatientID", "IssuerOfPatientID"])

@@ -12,6 +12,7 @@ from pydicom.datadict import dictionary_VR, keyword_for_tag
 from vfmalign.imaging.dicom.headers import silence_libraries
 from vfmalign.imaging.dicom.screening import (
     IDENTIFYING_KEYWORDS,
+    MAX_PRIVATE_WORDS,
     list_private_words,
     screen_attributes,
     screen_text,
@@ -93,6 +94,13 @@ def test_numbers_that_identify_are_hidden() -> None:
 def test_only_the_beginning_of_an_endless_value_is_read() -> None:
     silence_libraries()
     assert len(list_private_words(make_header(PatientAddress=" ".join(f"w{n}" for n in range(100_000))))) < 1024
+
+
+def test_all_text_and_numbers_are_hidden_where_private_words_are_too_many_to_know() -> None:
+    words = list_private_words(make_header(OtherPatientIDs=[f"id{n:04}x" for n in range(2_000)]))
+    assert len(words) > MAX_PRIVATE_WORDS
+    assert screen_text("Zauberberg t2", words) == "… …"
+    assert screen_attributes({"EchoTime": 80.0, "Modality": "MR"}, words) == {"EchoTime": "…", "Modality": "MR"}
 
 
 def test_names_in_private_attributes_of_their_type_count_as_well() -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from pydicom import Dataset, dcmread, uid
 from pydicom.fileset import FileSet
-from tests.dicom_files import write_series
+from tests.dicom_files import make_array, write_series
 
 from vfmalign.core.domain.errors import BadDataset
 from vfmalign.imaging.dicom import instances, sources
@@ -158,6 +158,15 @@ def test_a_zip_bomb_is_refused_by_what_it_declares(tmp_path: Path, monkeypatch: 
             ZipSource(archive, limits)
 
 
+@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_a_member_may_be_larger_than_the_list_of_members(tmp_path: Path, compression: int) -> None:
+    content = os.urandom(10_000)
+    with zipfile.ZipFile(tmp_path / "d.zip", "w", compression) as archive:
+        archive.writestr("a", content)
+    with closing(ZipSource(tmp_path / "d.zip", ZipLimits(directory_bytes=1000))) as source, source.open("a") as file:
+        assert file.read() == content
+
+
 def test_a_member_that_declares_less_than_it_holds_gives_no_more(tmp_path: Path) -> None:
     archive = make_zip(tmp_path / "d.zip", ("a", bytes(2**20)))
     data = archive.read_bytes()
@@ -257,3 +266,16 @@ def test_a_dicomdir_that_is_compressed_as_a_whole_is_inflated_up_to_a_limit(
     monkeypatch.setattr(instances, "MAX_INFLATED_BYTES", 64)
     with pytest.raises(BadDataset, match="the DICOMDIR cannot be read"):
         open_source(medium)
+
+
+def test_a_dicomdir_of_more_records_than_its_files_need_is_not_parsed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (path,) = write_series(tmp_path, make_array((40, 34, 1)))
+    directory = Dataset()
+    directory.DirectoryRecordSequence = [Dataset()] * 10_041
+    directory.file_meta = dcmread(path).file_meta
+    directory.save_as(tmp_path / "DICOMDIR")
+    monkeypatch.setattr(instances, "_parse", lambda data: pytest.fail("parsed"))
+    with pytest.raises(BadDataset, match="the DICOMDIR cannot be read"):
+        open_source(tmp_path)
