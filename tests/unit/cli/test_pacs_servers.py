@@ -37,7 +37,7 @@ def test_a_server_is_found_by_name(file: Path, tmp_path: Path) -> None:
     [
         ("[ward", "not TOML"),
         ("ward = 1", "dicomweb.toml: ward"),
-        ('[ward]\nurl = "http://pacs.example"', "dicomweb.toml: ward.url: Value error, it must be https://"),
+        ('[ward]\nurl = "http://pacs.example"', "dicomweb.toml: ward.url: it must be https://"),
         ('[Ward]\nurl = "https://pacs.example"', "dicomweb.toml: Ward"),
         ('[ward]\nurl = "https://pacs.example"\npassword = "secret"', "dicomweb.toml: ward.password"),
         ('[other]\nurl = "https://pacs.example"', "choose one of other"),

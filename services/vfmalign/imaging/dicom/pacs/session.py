@@ -22,7 +22,7 @@ from urllib.parse import quote, urlencode
 
 from urllib3 import BaseHTTPResponse, HTTPConnectionPool, HTTPSConnectionPool, PoolManager, Retry, Timeout
 from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.exceptions import HTTPError, InvalidHeader, SSLError
+from urllib3.exceptions import HTTPError, InvalidHeader, ReadTimeoutError, SSLError
 
 from vfmalign.core.domain.errors import BadPacsAnswer, PacsRefused, PacsUnavailable, StudyNotFound
 from vfmalign.core.runtime.work_context import WorkContext
@@ -83,7 +83,7 @@ class Answer:
         try:
             with self._watch.until(end_s if self._context.deadline is None else min(end_s, self._context.deadline)):
                 data = self._raw.read1(_CHUNK_BYTES, decode_content=False) or b""
-        except TimeoutError:
+        except (TimeoutError, ReadTimeoutError):
             self._context.checkpoint()
             raise to_unavailable(self._server, "it sends its answer too slowly") from None
         except (HTTPError, OSError):
