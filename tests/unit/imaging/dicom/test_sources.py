@@ -275,7 +275,7 @@ def test_a_dicomdir_of_more_records_than_its_files_need_is_not_parsed(
     directory = Dataset()
     directory.DirectoryRecordSequence = [Dataset()] * 10_041
     directory.file_meta = dcmread(path).file_meta
-    directory.save_as(tmp_path / "DICOMDIR")
+    directory.save_as(tmp_path / "DICOMDIR", enforce_file_format=True)
     monkeypatch.setattr(instances, "_parse", lambda data: pytest.fail("parsed"))
     with pytest.raises(BadDataset, match="the DICOMDIR cannot be read"):
         open_source(tmp_path)
