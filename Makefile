@@ -209,7 +209,7 @@ image-%:
 	  --build-arg REVISION=$$(git rev-parse HEAD 2>/dev/null || echo unknown) .
 
 test-containers: setup images  ## build the images and run a check in containers, each of which is killed once
-	$(BIN)/pytest tests/containers --durations=10
+	$(BIN)/pytest -n 2 --dist loadscope --no-loadscope-reorder tests/containers --durations=10
 
 compose-up: images deploy/.env  ## start the whole system in containers (deploy/compose.yaml)
 	docker compose -f deploy/compose.yaml up --detach --wait

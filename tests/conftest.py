@@ -32,6 +32,7 @@ gc.disable()
 
 # The slowest suites start first, so that the workers finish together. The order within a suite is unchanged.
 SUITES = (
+    "tests/containers/stack/",
     "tests/e2e/",
     "tests/faults/",
     "tests/pacs/",
@@ -41,6 +42,7 @@ SUITES = (
     "",
 )
 TOGETHER = (
+    "tests/containers/stack/",
     "tests/e2e/",
     "tests/faults/stack/",
     "tests/pacs/",

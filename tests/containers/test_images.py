@@ -68,8 +68,8 @@ def test_a_service_names_a_missing_setting(name: str, missing: str) -> None:
 
 
 def test_the_orchestrator_s_image_is_small() -> None:
-    """Measures the compressed size, which registries store and nodes pull."""
-    compressor, size = zlib.compressobj(level=6), 0
+    """Measures the compressed size, which registries store and nodes pull; theirs is smaller, as they compress more."""
+    compressor, size = zlib.compressobj(level=1), 0
     with subprocess.Popen(["docker", "save", image("finetuning")], stdout=subprocess.PIPE) as saving:
         assert saving.stdout is not None
         while block := saving.stdout.read(2**20):
