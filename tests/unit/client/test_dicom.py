@@ -15,7 +15,8 @@ NAME = "Zauberberg"
 
 
 def test_a_folder_is_read_and_packed_without_its_names(tmp_path: Path) -> None:
-    for name, content in (("b.dcm", b"two"), ("a/c.dcm", b"one"), (".DS_Store", b"hidden")):
+    hidden = [(name, b"hidden") for name in (".DS_Store", ".Trash/d.dcm", "__MACOSX/b.dcm")]
+    for name, content in (("b.dcm", b"two"), ("a/c.dcm", b"one"), *hidden):
         path = tmp_path / NAME / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
@@ -28,10 +29,26 @@ def test_a_folder_is_read_and_packed_without_its_names(tmp_path: Path) -> None:
     assert NAME.encode() not in data
 
 
+def test_a_study_that_is_packed_again_has_the_same_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = pack_files([b"one"])
+    monkeypatch.setattr(zipfile.time, "time", lambda: 2e9)  # type: ignore[attr-defined]
+    assert pack_files([b"one"]) == first
+
+
 def test_what_cannot_be_read_is_refused_without_its_name(tmp_path: Path) -> None:
     (tmp_path / NAME).mkdir()
-    for read, path in ((read_files, tmp_path / NAME), (read_archive, tmp_path / f"{NAME}.zip")):
-        with pytest.raises(BadOption) as caught:
+    (tmp_path / f"{NAME}-empty.zip").touch()
+    with (tmp_path / f"{NAME}-large.zip").open("wb") as large:
+        large.truncate(2**31 + 1)
+    refused = {
+        "there is no file": (read_files, NAME),
+        "No such file": (read_archive, f"{NAME}.zip"),
+        "the file is empty": (read_archive, f"{NAME}-empty.zip"),
+        "larger than 2048 MiB.*at most 2 GiB": (read_archive, f"{NAME}-large.zip"),
+    }
+    for message, (read, name) in refused.items():
+        path = tmp_path / name
+        with pytest.raises(BadOption, match=message) as caught:
             read(path)
         assert caught.value.field == "dicom"
         assert caught.value.remedy
