@@ -31,7 +31,7 @@ def load_rules(store: ObjectStore, dataset_id: str, card: ModelCard) -> Declarat
 
     Raises:
         NotFound: there is no such dataset.
-        BadOption: the card has no rules.
+        BadOption: the card has no rules, or the unit of a modality does not fit the model's normalisation.
         PreconditionFailed: the dataset has none, it has none for an input of the model, or they are damaged.
     """
     if not dataset_id and not card.declaration:
@@ -55,6 +55,7 @@ def load_rules(store: ObjectStore, dataset_id: str, card: ModelCard) -> Declarat
             remedy=_BOTH_WAYS,
             reason="NO_DICOM_RULES",
         )
+    check_units(card.preprocessing, rules.declaration.units, _FIELD)  # before anything is downloaded
     return rules
 
 
