@@ -258,6 +258,12 @@ def test_its_log_names_nobody_whatever_arrives(gateway: Gateway) -> None:
     gateway.get(f"{STUDIES}/{EXAMINATION.study_uid}.1/metadata")
     gateway.get(f"{STUDIES}?PatientName=Zauberberg*&PatientBirthDate={EXAMINATION.birth_date}")
     gateway.get(f"{STUDIES}?PatientName=%FFZauberberg&{EXAMINATION.patient_id}=1&limit=Zauberberg")
+    # An error of the level `crit`, which quotes the request.
+    docker("exec", gateway.name, "chmod", "000", "/tmp/gateway/users")
+    try:
+        assert gateway.get(f"{STUDIES}?PatientID={EXAMINATION.patient_id}")[0] == 500
+    finally:
+        docker("exec", gateway.name, "chmod", "600", "/tmp/gateway/users")
     words = ("Orthanc has started", '"status": 404', "Bad file format", "Accessing an inexistent item", "VR DS")
     log = gateway.read_log(dict.fromkeys(words, 1))
     print(log)
