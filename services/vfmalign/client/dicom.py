@@ -8,9 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vfmalign.core.domain.errors import BadOption
+from vfmalign.core.formats.bounds import get_bounds, get_field
 from vfmalign.core.formats.untrusted import describe_failure, read_regular_file
+from vfmalign.v1 import common_pb2
 
-_MAX_FILE_BYTES = 2 * 2**30
+_MAX_BYTES = int(get_bounds(get_field(common_pb2.FileContent, "size_bytes")).max)
+"""Most bytes of the files together, which are held in memory: those of the largest upload."""
 _LEFT_OUT = (".", "__MACOSX")
 """How the names of hidden files and folders begin, which an import leaves out, too."""
 
@@ -19,8 +22,8 @@ def read_files(path: Path) -> list[bytes]:
     """Returns the content of the files below a folder; hidden files and folders are left out.
 
     Raises:
-        BadOption: it is no folder, has no files, or one cannot be read. The error does not name it, because names of
-            files may hold patients' names.
+        BadOption: it is no folder, has no files, they are too large, or one cannot be read. The error does not name it,
+            because names of files may hold patients' names.
     """
     files = [
         file
@@ -57,10 +60,16 @@ def pack_files(contents: Sequence[bytes]) -> bytes:
 
 def _read(files: Sequence[Path]) -> list[bytes]:
     try:
-        return [read_regular_file(file, _MAX_FILE_BYTES) for file in files]
+        if sum(file.stat().st_size for file in files) > _MAX_BYTES:
+            raise BadOption(
+                f"the study has more than {_MAX_BYTES // 2**20:,} MiB",
+                field="dicom",
+                remedy="give the series that the model takes alone, or name the study at a PACS",
+            )
+        return [read_regular_file(file, _MAX_BYTES) for file in files]
     except OSError as error:
         raise BadOption(
             f"a file cannot be read: {describe_failure(error)}",
             field="dicom",
-            remedy=f"give files that this account may read, each of at most {_MAX_FILE_BYTES // 2**30} GiB",
+            remedy="give files that this account may read",
         ) from None

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from vfmalign.client import dicom
 from vfmalign.client.dicom import pack_files, read_archive, read_files
 from vfmalign.core.domain.errors import BadOption
 
@@ -35,16 +36,25 @@ def test_a_study_that_is_packed_again_has_the_same_bytes(monkeypatch: pytest.Mon
     assert pack_files([b"one"]) == first
 
 
+def test_a_folder_that_is_too_large_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("1.dcm", "2.dcm"):
+        with (tmp_path / name).open("wb") as file:
+            file.truncate(3 * 2**30)
+    monkeypatch.setattr(dicom, "read_regular_file", None)
+    with pytest.raises(BadOption, match="dicom: the study has more than 5,120 MiB"):
+        read_files(tmp_path)
+
+
 def test_what_cannot_be_read_is_refused_without_its_name(tmp_path: Path) -> None:
     (tmp_path / NAME).mkdir()
     (tmp_path / f"{NAME}-empty.zip").touch()
     with (tmp_path / f"{NAME}-large.zip").open("wb") as large:
-        large.truncate(2**31 + 1)
+        large.truncate(5 * 2**30 + 1)
     refused = {
         "there is no file": (read_files, NAME),
         "No such file": (read_archive, f"{NAME}.zip"),
         "the file is empty": (read_archive, f"{NAME}-empty.zip"),
-        "larger than 2048 MiB.*at most 2 GiB": (read_archive, f"{NAME}-large.zip"),
+        "more than 5,120 MiB": (read_archive, f"{NAME}-large.zip"),
     }
     for message, (read, name) in refused.items():
         path = tmp_path / name

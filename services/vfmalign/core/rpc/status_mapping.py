@@ -73,9 +73,7 @@ def to_status(error: errors.VfmalignError, request_id: str) -> status_pb2.Status
     )
     details = [_pack(info)]
     if isinstance(error, errors.InvalidInput) and error.field:
-        violation = error_details_pb2.BadRequest.FieldViolation(
-            field=error.field, description=_shorten(error.message)
-        )
+        violation = error_details_pb2.BadRequest.FieldViolation(field=error.field, description=_shorten(error.message))
         details.append(_pack(error_details_pb2.BadRequest(field_violations=[violation])))
     if error.retry_after_s is not None:
         delay = duration_pb2.Duration()
