@@ -46,7 +46,9 @@ def load_rules(store: ObjectStore, dataset_id: str, card: ModelCard) -> Declarat
         rules = _read_dataset(store, dataset_id) if dataset_id else parse_declaration(card.declaration.encode())
     except InvalidInput as error:  # they were checked when they were stored
         raise PreconditionFailed(
-            f"the stored rules cannot be used: {error}", subject=subject, remedy="import it again under a new id"
+            f"the stored rules cannot be used: {error.field}: {error.message}",
+            subject=subject,
+            remedy="import it again under a new id",
         ) from None
     if missing := _find_missing(rules.declaration, needed_kinds(card.preprocessing)):
         raise PreconditionFailed(
