@@ -11,6 +11,8 @@ has the instances and their index.
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import ipaddress
 import json
 import os
@@ -72,9 +74,10 @@ def build_configuration(variables: Mapping[str, str]) -> dict[str, Any]:
         "DicomAlwaysAllowEcho": False,
         "DicomAlwaysAllowStore": False,
         "DicomCheckModalityHost": all(devices.values()),
+        # Orthanc ends at the start if a name has anything but letters, digits, `-` and `_`, as many AE titles have.
         "DicomModalities": {
-            title: {"AET": title, "Host": address or "0.0.0.0", "Port": 104, **_SENDS_ALONE}  # noqa: S104
-            for title, address in devices.items()
+            f"device-{number}": {"AET": title, "Host": address or "0.0.0.0", "Port": 104, **_SENDS_ALONE}  # noqa: S104
+            for number, (title, address) in enumerate(devices.items(), start=1)
         },
     }
 
@@ -111,8 +114,8 @@ def _parse_title(text: str) -> str:
 
 def _parse_count(variables: Mapping[str, str], name: str) -> int:
     text = variables.get(name, "")
-    if not re.fullmatch(r"[1-9]\d{0,5}", text):
-        raise ValueError(f"{name} is {text!r}. Set a whole number from 1 to 999999")
+    if not re.fullmatch(r"[1-9]\d{0,4}", text):
+        raise ValueError(f"{name} is {text!r}. Set a whole number from 1 to 99999")
     return int(text)
 
 
@@ -134,7 +137,9 @@ def write_users(password: bytes) -> None:
     text = password.strip()
     if not _PASSWORD.fullmatch(text):
         raise ValueError("the file of the password must have one line of 1 to 1024 printable ASCII characters")
-    (STATE / "users").write_bytes(b"%s:{PLAIN}%s\n" % (USER, text))
+    # Not as {PLAIN}: nginx ends a password at its first colon, and would take what stands before it for the whole.
+    digest = hashlib.sha1(text, usedforsecurity=False).digest()
+    (STATE / "users").write_bytes(b"%s:{SHA}%s\n" % (USER, base64.b64encode(digest)))
 
 
 def delete_studies(before: datetime) -> int:
@@ -206,14 +211,16 @@ def run(retention: timedelta, secrets: tuple[bytes, ...]) -> int:
     threading.Thread(target=copy_log, args=[orthanc.stderr]).start()
     nginx = Popen(["nginx", "-c", "/etc/vfmalign/nginx.conf", "-e", "stderr"])
     due = time.monotonic() + FIRST_DELETION_S
-    while not stop.wait(1) and orthanc.poll() is None and nginx.poll() is None:
-        secrets = pass_on_renewed(secrets, nginx)
-        if time.monotonic() >= due:
-            delete_old(retention)
-            due = time.monotonic() + DELETION_INTERVAL_S
-    for program in (orthanc, nginx):
-        program.terminate()
-    codes = orthanc.wait(), nginx.wait()
+    try:
+        while not stop.wait(1) and orthanc.poll() is None and nginx.poll() is None:
+            secrets = pass_on_renewed(secrets, nginx)
+            if time.monotonic() >= due:
+                delete_old(retention)
+                due = time.monotonic() + DELETION_INTERVAL_S
+    finally:  # else an error would leave both running, without deletions and renewals
+        for program in (orthanc, nginx):
+            program.terminate()
+        codes = orthanc.wait(), nginx.wait()
     if stop.is_set():
         return 0
     print(f"Orthanc and nginx have ended with the codes {codes}", file=sys.stderr)

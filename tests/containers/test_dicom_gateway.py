@@ -29,7 +29,7 @@ from tests.identities import find_marks
 
 from vfmalign.cli.local import certificates
 
-PASSWORD = "a-password-of-this-test"
+PASSWORD = "a:password of this test"
 STUDIES = "/dicom-web/studies"
 EXAMINATION = Examination()
 MARKS = (
@@ -122,11 +122,11 @@ def wait_until_healthy(container: str) -> None:
 
 @pytest.fixture(scope="module")
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    """A gateway that admits MR1 from this machine and CT1 from another one, and has the series of this module."""
+    """A gateway that admits MR1 from this machine and CT.1 from another one, and has the series of this module."""
     folder = tmp_path_factory.mktemp("gateway")
     network = json.loads(docker("network", "inspect", "bridge"))[0]["IPAM"]["Config"][0]["Gateway"]
     secrets = make_credentials(folder)
-    container = start(secrets, f"MR1@{network} CT1@192.0.2.1")
+    container = start(secrets, f"MR1@{network} CT.1@192.0.2.1")
     try:
         wait_until_healthy(container)
         settings = json.loads(docker("inspect", container))[0]["NetworkSettings"]
@@ -161,7 +161,7 @@ def test_a_known_device_may_ask_whether_the_gateway_answers(gateway: Gateway) ->
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     ("title", "called"),
-    [("UNKNOWN", "VFMALIGN"), ("CT1", "VFMALIGN"), ("MR1", "ANOTHER")],
+    [("UNKNOWN", "VFMALIGN"), ("CT.1", "VFMALIGN"), ("MR1", "ANOTHER")],
     ids=["unknown", "known from another address", "for another server"],
 )
 def test_another_device_is_refused(gateway: Gateway, title: str, called: str) -> None:
@@ -258,6 +258,12 @@ def test_its_log_names_nobody_whatever_arrives(gateway: Gateway) -> None:
     gateway.get(f"{STUDIES}/{EXAMINATION.study_uid}.1/metadata")
     gateway.get(f"{STUDIES}?PatientName=Zauberberg*&PatientBirthDate={EXAMINATION.birth_date}")
     gateway.get(f"{STUDIES}?PatientName=%FFZauberberg&{EXAMINATION.patient_id}=1&limit=Zauberberg")
+    # An error of the level `crit`, which quotes the request.
+    docker("exec", gateway.name, "chmod", "000", "/tmp/gateway/users")
+    try:
+        assert gateway.get(f"{STUDIES}?PatientID={EXAMINATION.patient_id}")[0] == 500
+    finally:
+        docker("exec", gateway.name, "chmod", "600", "/tmp/gateway/users")
     words = ("Orthanc has started", '"status": 404', "Bad file format", "Accessing an inexistent item", "VR DS")
     log = gateway.read_log(dict.fromkeys(words, 1))
     print(log)

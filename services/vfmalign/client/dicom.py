@@ -8,20 +8,28 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vfmalign.core.domain.errors import BadOption
+from vfmalign.core.formats.bounds import get_bounds, get_field
 from vfmalign.core.formats.untrusted import describe_failure, read_regular_file
+from vfmalign.v1 import common_pb2
 
-_MAX_FILE_BYTES = 2 * 2**30
-_HIDDEN = "."
+_MAX_BYTES = int(get_bounds(get_field(common_pb2.FileContent, "size_bytes")).max)
+"""Most bytes of the files together, which are held in memory: those of the largest upload."""
+_LEFT_OUT = (".", "__MACOSX")
+"""How the names of hidden files and folders begin, which an import leaves out, too."""
 
 
 def read_files(path: Path) -> list[bytes]:
-    """Returns the content of the files below a folder; hidden ones are left out.
+    """Returns the content of the files below a folder; hidden files and folders are left out.
 
     Raises:
-        BadOption: it is no folder, has no files, or one cannot be read. The error does not name it, because names of
-            files may hold patients' names.
+        BadOption: it is no folder, has no files, they are too large, or one cannot be read. The error does not name it,
+            because names of files may hold patients' names.
     """
-    files = [file for file in sorted(path.rglob("*")) if file.is_file() and not file.name.startswith(_HIDDEN)]
+    files = [
+        file
+        for file in sorted(path.rglob("*"))
+        if file.is_file() and not any(part.startswith(_LEFT_OUT) for part in file.relative_to(path).parts)
+    ]
     if not files:
         raise BadOption(
             "there is no file of a study", field="dicom", remedy="give a folder of DICOM files, or a zip of them"
@@ -31,21 +39,34 @@ def read_files(path: Path) -> list[bytes]:
 
 def read_archive(path: Path) -> bytes:
     """Returns the content of a zip; raises as `read_files`."""
-    return _read([path])[0]
+    (content,) = _read([path])
+    if not content:
+        raise BadOption("the file is empty", field="dicom", remedy="give a folder of DICOM files, or a zip of them")
+    return content
 
 
 def pack_files(contents: Sequence[bytes]) -> bytes:
-    """Returns a zip of files, which it names by their number: their own names may hold patients' names."""
+    """Returns a zip of files, which it names by their number: their own names may hold patients' names.
+
+    The same files make the same bytes, so that a study that is sent again is not uploaded again.
+    """
     archive = io.BytesIO()
-    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as opened:
+    with zipfile.ZipFile(archive, "w") as opened:
         for number, content in enumerate(contents, start=1):
-            opened.writestr(f"{number:05d}.dcm", content)
+            member = zipfile.ZipInfo(f"{number:05d}.dcm")  # with a constant date
+            opened.writestr(member, content, zipfile.ZIP_DEFLATED, compresslevel=1)
     return archive.getvalue()
 
 
 def _read(files: Sequence[Path]) -> list[bytes]:
     try:
-        return [read_regular_file(file, _MAX_FILE_BYTES) for file in files]
+        if sum(file.stat().st_size for file in files) > _MAX_BYTES:
+            raise BadOption(
+                f"the study has more than {_MAX_BYTES // 2**20:,} MiB",
+                field="dicom",
+                remedy="give the series that the model takes alone, or name the study at a PACS",
+            )
+        return [read_regular_file(file, _MAX_BYTES) for file in files]
     except OSError as error:
         raise BadOption(
             f"a file cannot be read: {describe_failure(error)}",

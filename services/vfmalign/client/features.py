@@ -29,7 +29,7 @@ from vfmalign.client.responses import OnProgress, fetch_pages, read_last_event
 from vfmalign.client.samples import Array
 from vfmalign.client.uploader import Uploader
 from vfmalign.core.domain.declarations import Unit
-from vfmalign.core.domain.errors import Internal
+from vfmalign.core.domain.errors import BadOption, Internal
 from vfmalign.core.rpc.tensors import to_array
 from vfmalign.core.rpc.transport import MESSAGE_BYTES
 from vfmalign.v1 import common_pb2, features_pb2, features_pb2_grpc
@@ -124,6 +124,7 @@ class AsyncFeaturesClient:
             store_as: id to store the features under; they are returned where empty.
 
         Raises:
+            BadOption: a file cannot be read, or an option does not go with the others.
             BadVolume: a volume is missing or cannot be used.
             NotFound: the model, a stored volume or the study at the PACS does not exist.
             Exhausted: the features do not fit into a message, or the service is busy.
@@ -131,6 +132,10 @@ class AsyncFeaturesClient:
                 something else than the study.
             VfmalignError: the call failed otherwise.
         """
+        if rules_dataset_id and dicom is None:
+            raise BadOption(
+                "the rules of a dataset are for a study as DICOM", field="rules_dataset_id", remedy="give `dicom`, too"
+            )
         request = features_pb2.ExtractRequest(
             model_id=model_id,
             checkpoint_sha256=checkpoint_sha256,

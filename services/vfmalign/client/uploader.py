@@ -36,7 +36,8 @@ class Uploader:
 
         URLs are requested anew for every attempt, because they may have expired.
         """
-        by_digest = {hashlib.sha256(content).hexdigest(): content for content in contents}
+        digests = await asyncio.to_thread(_digest, contents)  # seconds for gigabytes, in which other calls go on
+        by_digest = dict(zip(digests, contents, strict=True))
         files = [
             FileContent.from_fields(sha256=sha256, size_bytes=len(content)) for sha256, content in by_digest.items()
         ]
@@ -54,7 +55,7 @@ class Uploader:
             )
 
         await policy(send_all)
-        return tuple(hashlib.sha256(content).hexdigest() for content in contents)
+        return digests
 
     def _send(self, upload: FileUpload, content: bytes) -> None:
         host = urlsplit(upload.url).netloc
@@ -80,3 +81,7 @@ class Uploader:
             subject=host,
             remedy="upload it again, which sends what is missing; check this machine's clock",
         )
+
+
+def _digest(contents: Sequence[bytes]) -> tuple[str, ...]:
+    return tuple(hashlib.sha256(content).hexdigest() for content in contents)

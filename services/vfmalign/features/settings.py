@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 from pydantic import BaseModel, Field, ValidationInfo, field_validator
+from pydantic_settings import NoDecode
 
+from vfmalign.core.runtime.auth_settings import split_names
 from vfmalign.core.runtime.settings import ServiceSettings
 from vfmalign.imaging.dicom.pacs.servers import PacsServer, ServerName
 
@@ -95,9 +98,16 @@ class ServicePacs(PacsServer, frozen=True):
     timeout_seconds: float = Field(  # several attempts fit into a call, whose deadline is 60 s by default
         default=10.0, ge=1.0, le=3_600.0, description=PacsServer.model_fields["timeout_seconds"].description
     )
-    tenants: tuple[str, ...] = Field(
-        default=(), description="tenants whose callers may read from it; required where the deployment has several"
+    tenants: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="tenants whose callers may read from it, separated by commas, or a JSON list; required where the "
+        "deployment has several",
     )
+
+    @field_validator("tenants", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return split_names(value) if isinstance(value, str) else value
 
 
 class FeaturesSettings(ServiceSettings):

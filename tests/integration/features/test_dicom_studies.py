@@ -152,15 +152,20 @@ def test_an_upload_belongs_to_its_caller(service: Server, archive: Path, store: 
         with pytest.raises(PreconditionFailed, match="not uploaded, or its upload has expired") as missing:
             eve.features.extract("micro", dicom=ref, rules_dataset_id=RULES)
         assert missing.value.reason == "UPLOAD_MISSING"
-        store.put(store.key(ref.uri), b"other bytes")
-        with pytest.raises(PreconditionFailed, match="not those that were announced"):
-            eve.features.extract("micro", dicom=ref, rules_dataset_id=RULES)
+        store.put(store.key(ref.uri), bytes(ref.size_bytes))  # of the same size, as after damage on the way
+        other = ref.model_copy(update={"sha256": "0" * 64})
+        for named in (other, ref):
+            assert store.exists(store.key(ref.uri)), "another digest than that of the upload deletes nothing"
+            with pytest.raises(PreconditionFailed, match="not those that were announced"):
+                eve.features.extract("micro", dicom=named, rules_dataset_id=RULES)
+        assert eve.features.upload_study(archive.read_bytes()) == ref
+        eve.features.extract("micro", dicom=ref, rules_dataset_id=RULES)
 
 
 def test_a_router_may_extract_by_reference_alone(service: Server, study: Path) -> None:
     with open_client(service, ROUTER) as client:
         reference = PacsReference(server="other", study_uid="1.2.3")
-        with pytest.raises(InvalidInput, match="none yet"):  # it passes the check of roles
+        with pytest.raises(InvalidInput, match="knows no PACS"):  # it passes the check of roles
             client.features.extract("micro", dicom=reference, rules_dataset_id=RULES)
         forbidden = (
             lambda: client.features.extract("micro", dicom=study, rules_dataset_id=RULES),

@@ -8,6 +8,7 @@ import grpc
 import numpy as np
 import pytest
 
+from vfmalign.client import AsyncClient
 from vfmalign.core.domain.errors import BadOption, Conflict, NotFound, PreconditionFailed
 from vfmalign.core.rpc.status_mapping import DETAILS_KEY, get_status_code, to_status
 from vfmalign.core.rpc.tensors import to_tensor
@@ -293,6 +294,12 @@ def deployment():
     result = Deployment()
     yield result
     result.stop()
+
+
+@pytest.fixture
+async def client(deployment):
+    async with AsyncClient(**deployment.addresses) as result:
+        yield result
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ import asyncio
 import subprocess
 import sys
 import threading
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,9 +19,8 @@ from vfmalign.client import (
     Recipe,
 )
 from vfmalign.client.messages.checks import Check
-from vfmalign.client.messages.common import ObjectRef, Progress
+from vfmalign.client.messages.common import ObjectRef
 from vfmalign.client.messages.experiments import Experiment
-from vfmalign.client.messages.features import ExtractDatasetRequest
 from vfmalign.client.messages.jobs import Job
 from vfmalign.client.messages.mmd import ComputeResponse, Kernel, TestOptions, UploadedFeatures
 from vfmalign.client.messages.tasks import Task
@@ -38,18 +36,12 @@ from vfmalign.core.domain.errors import (
     Unavailable,
 )
 from vfmalign.core.rpc.tensors import to_array
-from vfmalign.v1 import alignment_pb2, common_pb2, features_pb2, mmd_pb2
+from vfmalign.v1 import alignment_pb2, mmd_pb2
 
 X = np.arange(12, dtype=np.float32).reshape(3, 4)
 SPEC = JobSpec(kind="finetune", dataset_id="d", task="segmentation")
 CHECK_SPEC = CheckSpec(model_id="m", dataset_id="d", task="segmentation", recipe=Recipe(preset="demo"))
 EXPERIMENT_SPEC = ExperimentSpec(model_ids=("m",), dataset_id="d", tasks=("segmentation",))
-
-
-@pytest.fixture
-async def client(deployment):
-    async with AsyncClient(**deployment.addresses) as result:
-        yield result
 
 
 # --- comparisons ---
@@ -187,81 +179,6 @@ async def test_arguments_take_precedence_over_the_environment(deployment, monkey
 def test_a_file_of_authorities_that_is_not_there_is_named(deployment, tmp_path):
     with pytest.raises(BadOption, match="ca_file"):
         AsyncClient(ca_file=tmp_path / "absent.pem", **deployment.addresses)
-
-
-# --- features ---
-
-
-async def test_a_study_from_bytes_files_and_stored_objects(client, deployment, tmp_path):
-    (tmp_path / "dwi.nii").write_bytes(b"dwi")
-    stored = ObjectRef(uri="s3://b/adc", sha256="a" * 64)
-    study = await client.features.extract(
-        "m",
-        {"t2w": b"t2w", "dwi": tmp_path / "dwi.nii", "adc": stored},
-        gland_mask=b"gland",
-        layers=["a", "b"],
-        pooling="none",
-    )
-    assert list(study.layers) == ["a", "b"]
-    np.testing.assert_array_equal(study.layers["a"], np.arange(6, dtype="f4"))
-    assert (study.stored, study.checkpoint_sha256, study.cost.device) == ({}, "c" * 64, "cpu")
-    (request,) = deployment.features.requests
-    assert [(one.modality, one.nifti, one.stored.uri) for one in request.study.volumes] == [
-        ("t2w", b"t2w", ""),
-        ("dwi", b"dwi", ""),
-        ("adc", b"", "s3://b/adc"),
-    ]
-    assert request.study.gland_mask.nifti == b"gland"
-    assert request.pooling == features_pb2.POOLING_NONE
-
-    kept = await client.features.extract("m", {"t2w": b"x"}, layers=["a"], store_as="mine")
-    assert (kept.layers, kept.stored["a"].uri) == ({}, "s3://b/features/mine/a.safetensors")
-    assert not deployment.features.requests[1].study.HasField("gland_mask")
-
-
-@pytest.mark.parametrize("to_argument", [str, Path])
-async def test_a_study_as_dicom_from_a_path_or_its_text(client, deployment, tmp_path, to_argument):
-    (tmp_path / "1.dcm").write_bytes(b"dicom")
-    await client.features.extract("m", dicom=to_argument(tmp_path))
-    (request,) = deployment.features.requests
-    assert list(request.study.dicom.instances.instances) == [b"dicom"]
-    with pytest.raises(BadOption, match="dicom: a file cannot be read"):
-        await client.features.extract("m", dicom=to_argument(tmp_path / "absent"))
-
-
-async def test_a_dataset_s_extraction_reports_progress(client, deployment):
-    request = ExtractDatasetRequest(model_id="m", dataset_id="d", split="test", layers=("a",))
-    seen: list[Progress] = []
-    result = await client.features.extract_dataset(request, seen.append)
-    assert [(one.done, one.total) for one in seen] == [(0, 2), (2, 2)]
-    assert (result.feature_set.feature_set_id, result.computed_cases, result.cost.device) == ("f" * 32, 2, "cpu")
-    (sent,) = deployment.features.requests
-    assert (sent.split, sent.initialisation) == (common_pb2.SPLIT_TEST, features_pb2.INITIALISATION_CHECKPOINT)
-
-    async def report(progress: Progress) -> None:
-        await asyncio.sleep(0)
-        seen.append(progress)
-
-    await client.features.extract_dataset(request, report)
-    assert len(seen) == 4
-    deployment.features.lost = True
-    with pytest.raises(Internal, match="without a feature set"):
-        await client.features.extract_dataset(request)
-
-
-async def test_lists_hold_every_page(client):
-    models = await client.features.list_models()
-    assert [model.model_id for model in models.models] == ["a", "b"]
-    assert models.architectures == ("x",)
-    assert [one.id for one in models.unreadable] == ["broken"]
-    assert models.next_page_token == ""
-    datasets = await client.features.list_datasets()
-    assert [one.dataset_id for one in datasets.datasets] == ["a", "b"]
-    assert [one.id for one in datasets.unreadable] == ["broken"]
-    assert datasets.datasets[1].splits[0].split == "test"
-    assert (await client.features.get_model("c")).objective == "contrastive"
-    with pytest.raises(NotFound, match="dataset absent: there is no such dataset; import it"):
-        await client.features.get_dataset("absent")
 
 
 # --- operations ---

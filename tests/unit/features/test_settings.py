@@ -44,15 +44,19 @@ def test_a_pacs_of_a_deployment_of_several_tenants_names_those_that_may_use_it(
     monkeypatch.setenv("VFMALIGN_DICOMWEB__MAIN__TENANTS", '["ward-3"]')
     with pytest.raises(BadOption, match="ward-3, which this deployment does not serve"):
         parse(FeaturesSettings)
-    monkeypatch.setenv("VFMALIGN_DICOMWEB__MAIN__TENANTS", '["ward-2"]')
-    settings = parse(FeaturesSettings)
-    assert (settings.get_servers("ward-1"), list(settings.get_servers("ward-2"))) == ({}, ["main"])
+    for tenants in ("ward-2", '["ward-2"]'):
+        monkeypatch.setenv("VFMALIGN_DICOMWEB__MAIN__TENANTS", tenants)
+        settings = parse(FeaturesSettings)
+        assert (settings.get_servers("ward-1"), list(settings.get_servers("ward-2"))) == ({}, ["main"])
+    monkeypatch.setenv("VFMALIGN_DICOMWEB__MAIN__TENANTS", "ward-1,ward-2")
+    assert all(parse(FeaturesSettings).get_servers(tenant) for tenant in ("ward-1", "ward-2"))
 
 
 @pytest.mark.parametrize(
     ("name", "value", "variable"),
     [
         ("MAIN__URL", "http://pacs.example/dicom-web", "VFMALIGN_DICOMWEB__MAIN__URL"),
+        ("MAIN__TENANTS", "[ward-1", "VFMALIGN_DICOMWEB__MAIN__TENANTS"),
         ("MAIN__PASSWORD", "secret", "VFMALIGN_DICOMWEB__MAIN__PASSWORD"),
         ("OTHER__TOKEN_FILE", "/t", "VFMALIGN_DICOMWEB__OTHER__URL"),
         ("A-B__URL", URL, "VFMALIGN_DICOMWEB__A-B"),

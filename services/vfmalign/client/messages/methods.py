@@ -16,6 +16,7 @@ from vfmalign.core.domain.stored_objects import StoredFile, StoredObject
 if TYPE_CHECKING:
     from vfmalign.client.messages.generated.common import Cost, Interval
     from vfmalign.client.messages.generated.mmd import LayerResult
+    from vfmalign.core.storage.store.presigning import PresignedRequest
 
 
 class ObjectRefMethods(ApiMessage):
@@ -31,6 +32,23 @@ class ObjectRefMethods(ApiMessage):
         """Returns the address of a stored object, of which `to_uri` gives the URI by the key."""
         size_bytes = stored.size_bytes if isinstance(stored, StoredFile) else 0
         return cls(uri=to_uri(stored.key), sha256=stored.sha256, size_bytes=size_bytes)
+
+
+class FileUploadMethods(ApiMessage):
+    """Conversion from a signed request."""
+
+    if TYPE_CHECKING:
+        sha256: str
+        url: str = ""
+        headers: dict[str, str] = {}
+        complete: bool = False
+
+    @classmethod
+    def of(cls, sha256: str, request: PresignedRequest | None) -> Self:
+        """Returns where a file is uploaded: by a request, or, without one, nowhere, because it is there already."""
+        if request is None:
+            return cls(sha256=sha256, complete=True)
+        return cls(sha256=sha256, url=request.url, headers=request.headers)
 
 
 class EstimateMethods(ApiMessage):

@@ -23,7 +23,9 @@ DETAILS_KEY = "grpc-status-details-bin"
 NO_RETRY = ("grpc-retry-pushback-ms", "-1")
 """Trailer that keeps the caller's gRPC from repeating a call (gRFC A6)."""
 _MAX_TEXT = 1000
-"""Maximum characters of one text in the trailers, because HTTP/2 limits the size of headers."""
+"""Most bytes of one text in the trailers: gRPC replaces a status whose trailers have more than 8 KiB by its own."""
+_ESCAPE_BYTES = 3
+"""Bytes of the message of a status for each byte that is not printable ASCII, such as `%C3`."""
 # What gRPC says where only one side has TLS, or one side rejects the other's certificate.
 _BROKEN_HANDSHAKE = re.compile(r"handshake failed|Socket closed|Connection reset", re.IGNORECASE)
 # What gRPC says of a message beyond a limit. It refuses the message before vfmalign sees it, so there is no ErrorInfo.
@@ -31,7 +33,8 @@ _LARGER_THAN_MAX = re.compile(r"message larger than max \((\d+) vs\. (\d+)\)")
 _ANSWER = re.compile(r"CLIENT: Received|SERVER: Sent")
 MESSAGE_TOO_LARGE = "MESSAGE_TOO_LARGE"
 REQUEST_TOO_LARGE = (
-    "upload features (`CreateUpload` of MmdService, `client.mmd.upload` in Python), and send less of anything else"
+    "upload features (`CreateUpload` of MmdService, `client.mmd.upload` in Python) or a zip of a study's DICOM files "
+    "(`CreateStudyUpload` of FeatureService, `client.features.upload_study`), and send less of anything else"
 )
 
 CODES: dict[type[errors.VfmalignError], grpc.StatusCode] = {
@@ -66,20 +69,29 @@ def to_status(error: errors.VfmalignError, request_id: str) -> status_pb2.Status
     info = error_details_pb2.ErrorInfo(
         reason=error.reason,
         domain=DOMAIN,
-        metadata={name: text[:_MAX_TEXT] for name, text in metadata.items() if text},
+        metadata={name: _shorten(text) for name, text in metadata.items() if text},
     )
     details = [_pack(info)]
     if isinstance(error, errors.InvalidInput) and error.field:
-        violation = error_details_pb2.BadRequest.FieldViolation(
-            field=error.field, description=error.message[:_MAX_TEXT]
-        )
+        violation = error_details_pb2.BadRequest.FieldViolation(field=error.field, description=_shorten(error.message))
         details.append(_pack(error_details_pb2.BadRequest(field_violations=[violation])))
     if error.retry_after_s is not None:
         delay = duration_pb2.Duration()
         delay.FromTimedelta(timedelta(seconds=error.retry_after_s))
         details.append(_pack(error_details_pb2.RetryInfo(retry_delay=delay)))
     code: int = get_status_code(error).value[0]
-    return status_pb2.Status(code=code, message=str(error)[:_MAX_TEXT], details=details)
+    return status_pb2.Status(code=code, message=_shorten(str(error), _ESCAPE_BYTES), details=details)
+
+
+def _shorten(text: str, escape_bytes: int = 1) -> str:
+    """Returns the beginning of a text that has at most `_MAX_TEXT` bytes, counting some as `escape_bytes` each."""
+    used_bytes = 0
+    for place, character in enumerate(text):
+        is_plain = " " <= character <= "~" and character != "%"
+        used_bytes += 1 if is_plain else escape_bytes * len(character.encode())
+        if used_bytes > _MAX_TEXT:
+            return text[:place]
+    return text
 
 
 def from_rpc_error(error: grpc.RpcError, target: str) -> errors.VfmalignError:

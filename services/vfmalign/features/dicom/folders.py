@@ -108,5 +108,5 @@ def _remove_abandoned(root: Path) -> None:
         try:
             with _lock(folder):
                 shutil.rmtree(folder)
-        except BlockingIOError:
-            continue  # its process runs
+        except (BlockingIOError, FileNotFoundError):
+            continue  # its process runs, or ends and removes it

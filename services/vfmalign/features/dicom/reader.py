@@ -6,12 +6,14 @@ import hashlib
 import secrets
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vfmalign.client.messages.features import PacsReference
 from vfmalign.core.domain.errors import (
     BadOption,
+    DeadlineExceeded,
     DigestMismatch,
     PreconditionFailed,
     StudyTooLarge,
@@ -85,10 +87,17 @@ class DicomReader:
             Exhausted: the disk is full.
             Cancelled, DeadlineExceeded: see `WorkContext`; also after `dicom_timeout_s`.
         """
-        now, left_s = time.monotonic(), self._options.dicom_timeout_s
-        if context.deadline is not None:
-            left_s = min(left_s, context.deadline - now)
-        context = replace(context, deadline=now + left_s)
+        limit_s = self._options.dicom_timeout_s
+        deadline = time.monotonic() + limit_s
+        if context.deadline is not None and context.deadline <= deadline:
+            return self._read(request, card, stages, context)
+        try:
+            return self._read(request, card, stages, replace(context, deadline=deadline))
+        except DeadlineExceeded as error:  # its remedy is for callers, who cannot raise this limit
+            error.remedy = f"ask an operator to raise VFMALIGN_FEATURES__DICOM_TIMEOUT_S, which is {limit_s:g} s"
+            raise
+
+    def _read(self, request: DicomRequest, card: ModelCard, stages: Stages, context: WorkContext) -> list[Source]:
         rules, content = load_rules(self._store, request.rules_dataset_id, card), request.content
 
         def read_from(source: DicomSource, expected: PacsReference | None = None) -> list[Source]:
@@ -105,8 +114,7 @@ class DicomReader:
                     archive = self._open_upload(content, folder)
                 return read_from(archive)
             # It ends a little earlier, while the caller of a slow PACS can still be told which one it is.
-            answered = replace(context, deadline=now + left_s - min(_ANSWER_S, left_s / 10))
-            self._download(content, folder, stages, answered)
+            self._download(content, folder, stages, _end_earlier(context))
             return read_from(open_source(folder), content)
 
     def _open_upload(self, ref: StoredObject, folder: Path) -> ZipSource:
@@ -129,6 +137,8 @@ class DicomReader:
         except OversizedZip:
             raise too_large(limit, field) from None
         except DigestMismatch:
+            if ref.key.endswith(f"/{ref.sha256}"):  # a file of its size counts as complete, and is not uploaded again
+                self._store.delete(ref.key)
             raise DigestMismatch(
                 "the uploaded bytes are not those that were announced", subject=field, remedy="upload the file again"
             ) from None
@@ -137,26 +147,25 @@ class DicomReader:
         name, started_s = reference.server, time.monotonic()
         server = self._servers.get(name)
         if server is None:
+            choose = f"choose one of {', '.join(sorted(self._servers))}, or " if self._servers else ""
             raise BadOption(
                 f"this service knows no PACS {name!r}",
                 field=f"{FIELD}.reference.server",
-                remedy=f"choose one of {', '.join(sorted(self._servers)) or 'none yet'}, or ask an operator to set "
-                f"VFMALIGN_DICOMWEB__{name.upper()}__URL",
+                remedy=f"{choose}ask an operator to set VFMALIGN_DICOMWEB__{name.upper()}__URL",
                 reason="UNKNOWN_PACS",
             )
         limits = PacsLimits(instances=MAX_INSTANCES, study_bytes=self._options.dicom_study_bytes, attempts=ATTEMPTS)
         context.checkpoint()  # a deadline that has passed before is no failure of the PACS
-        client = PacsClient(server, limits)
-        try:
+        with ExitStack() as opened:
             with stages.stage("search"), metrics.observe_pacs(name, "search"):
+                client = opened.enter_context(closing(PacsClient(server, limits)))
                 listed = client.list_instances(reference.study_uid, reference.series_uids, context)
             received = metrics.pacs_received_bytes.labels(name)
-            with stages.stage("download"), metrics.observe_pacs(name, "download"):
-                downloaded = client.download(reference.study_uid, listed, folder, context, received.inc)
-        except StudyTooLarge:
-            raise too_large(limits.study_bytes, f"{FIELD}.reference") from None
-        finally:
-            client.close()
+            try:
+                with stages.stage("download"), metrics.observe_pacs(name, "download"):
+                    downloaded = client.download(reference.study_uid, listed, folder, context, received.inc)
+            except StudyTooLarge:
+                raise too_large(limits.study_bytes, f"{FIELD}.reference") from None
         _LOG.info(
             "study_downloaded",
             server=name,
@@ -165,6 +174,14 @@ class DicomReader:
             size_bytes=downloaded.size_bytes,
             seconds=round(time.monotonic() - started_s, 3),
         )
+
+
+def _end_earlier(context: WorkContext) -> WorkContext:
+    """The context of work that ends before the deadline of the call, so that its error can still be sent."""
+    if context.deadline is None:
+        return context
+    left_s = max(0.0, context.deadline - time.monotonic())
+    return replace(context, deadline=context.deadline - min(_ANSWER_S, left_s / 10))
 
 
 def too_large(limit_bytes: int, subject: str) -> StudyTooLarge:

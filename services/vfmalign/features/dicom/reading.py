@@ -93,7 +93,8 @@ def _scan(source: DicomSource, context: WorkContext) -> Study:
     """The study that the files hold."""
     examinations = scan(source, progress=lambda stage, done, total: context.checkpoint())
     if examinations.unusable:
-        raise _refuse(examinations.unusable[0].problem)
+        unusable = examinations.unusable[0]
+        raise _refuse(f"{unusable.place}: {unusable.problem}")
     if len(examinations.studies) != 1:
         count, notes = len(examinations.studies), "; ".join(examinations.notes)
         raise BadVolume(

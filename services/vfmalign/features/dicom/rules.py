@@ -31,7 +31,7 @@ def load_rules(store: ObjectStore, dataset_id: str, card: ModelCard) -> Declarat
 
     Raises:
         NotFound: there is no such dataset.
-        BadOption: the card has no rules.
+        BadOption: the card has no rules, or the unit of a modality does not fit the model's normalisation.
         PreconditionFailed: the dataset has none, it has none for an input of the model, or they are damaged.
     """
     if not dataset_id and not card.declaration:
@@ -46,7 +46,9 @@ def load_rules(store: ObjectStore, dataset_id: str, card: ModelCard) -> Declarat
         rules = _read_dataset(store, dataset_id) if dataset_id else parse_declaration(card.declaration.encode())
     except InvalidInput as error:  # they were checked when they were stored
         raise PreconditionFailed(
-            f"the stored rules cannot be used: {error}", subject=subject, remedy="import it again under a new id"
+            f"the stored rules cannot be used: {error.field}: {error.message}",
+            subject=subject,
+            remedy="import it again under a new id",
         ) from None
     if missing := _find_missing(rules.declaration, needed_kinds(card.preprocessing)):
         raise PreconditionFailed(
@@ -55,6 +57,7 @@ def load_rules(store: ObjectStore, dataset_id: str, card: ModelCard) -> Declarat
             remedy=_BOTH_WAYS,
             reason="NO_DICOM_RULES",
         )
+    check_units(card.preprocessing, rules.declaration.units, _FIELD)  # before anything is downloaded
     return rules
 
 

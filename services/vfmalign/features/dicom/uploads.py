@@ -47,9 +47,7 @@ class StudyUploads:
         key = self.get_prefix() + file.sha256
         request, expire_time = self._files.sign(key, file.size_bytes, file.sha256)
         return CreateStudyUploadResponse(
-            upload=FileUpload(sha256=file.sha256, complete=True)
-            if request is None
-            else FileUpload(sha256=file.sha256, url=request.url, headers=request.headers),
+            upload=FileUpload.of(file.sha256, request),
             object=ObjectRef(uri=self._store.uri(key), sha256=file.sha256, size_bytes=file.size_bytes),
             expire_time=expire_time,
         )

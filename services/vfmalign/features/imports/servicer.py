@@ -90,12 +90,7 @@ class Imports:
         expire_time = datetime.now(UTC) + expires
         await STORE.run(self.quota.announce, announced, expires.total_seconds())
         requests = await STORE.run(uploads.sign, self._presigner, contents, expires)
-        answers = (
-            FileUpload(sha256=file.sha256, complete=True)
-            if request is None
-            else FileUpload(sha256=file.sha256, url=request.url, headers=request.headers)
-            for file, request in zip(files, requests, strict=True)
-        )
+        answers = (FileUpload.of(file.sha256, request) for file, request in zip(files, requests, strict=True))
         return tuple(answers), expire_time
 
     async def publish(self, work: Callable[[Report, WorkContext], T]) -> AsyncIterator[Progress | _Result[T]]:

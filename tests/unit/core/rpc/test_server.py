@@ -46,6 +46,9 @@ class Misbehaving(mmd_pb2_grpc.MmdServiceServicer):
             error = errors.Exhausted("too much", subject="object x", remedy="mend it")
             error.retry_after_s = 12.5 if request.primary_layer == "later" else None
             raise error
+        if request.primary_layer.startswith("long "):
+            text = request.primary_layer[-1] * 3000
+            raise errors.BadVolume(text, field="study.dicom", remedy=text)
         cls = getattr(errors, request.primary_layer)
         if issubclass(cls, errors.InvalidInput):
             raise cls("it is bad", field="study.volumes[0]", remedy="mend it")
@@ -111,6 +114,19 @@ async def test_every_error_has_its_code_its_info_and_comes_back_as_itself(runnin
             assert caught.value.remedy == "mend it"
             assert caught.value.retry_after_s == cls.retry_after_s
             assert caught.value.message == "it is bad"
+
+
+@pytest.mark.parametrize("character", ["a", "%", "é", "骨"])
+async def test_a_long_error_keeps_its_code_in_any_language(running: Running, character: str) -> None:
+    async with plain(running) as channel:
+        stub: Any = mmd_pb2_grpc.MmdServiceStub(channel)
+        for _ in range(20):  # gRPC refuses some of the trailers between 8 and 16 KiB, at random
+            with pytest.raises(grpc.RpcError) as caught:
+                await stub.Compute(mmd_pb2.ComputeRequest(primary_layer=f"long {character}"))
+            assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+            error = from_rpc_error(caught.value, "test")
+            assert (type(error), error.field) == (errors.BadVolume, "study.dicom")
+            assert error.message == character * (1000 // len(character.encode()))
 
 
 async def test_a_class_of_one_room_comes_back_as_the_one_that_its_reason_is_of(running: Running) -> None:

@@ -66,6 +66,13 @@ def test_what_a_killed_process_left_is_removed_at_the_next_start(tmp_path: Path)
     assert list(root.glob("process-*")) == []
 
 
+def test_a_process_that_ends_meanwhile_keeps_no_other_from_starting(tmp_path: Path) -> None:
+    root = tmp_path / "dicom"
+    PrivateFolders(root).close()
+    (root / "process-ended").symlink_to(root / "removed")  # listed, and gone when it is looked into
+    PrivateFolders(root).close()
+
+
 def test_a_folder_that_others_may_reach_is_refused(tmp_path: Path) -> None:
     (tmp_path / "open").mkdir(mode=0o755)
     (tmp_path / "link").symlink_to(tmp_path / "open")

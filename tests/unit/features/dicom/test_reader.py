@@ -14,7 +14,15 @@ import pytest
 from tests.integration.features.dicom_service import make_declaration
 
 from vfmalign.client.messages.features import PacsReference
-from vfmalign.core.domain.errors import BadVolume, Cancelled, DeadlineExceeded, PacsUnavailable, StudyTooLarge
+from vfmalign.core.domain.errors import (
+    BadOption,
+    BadVolume,
+    Cancelled,
+    DeadlineExceeded,
+    PacsRefused,
+    PacsUnavailable,
+    StudyTooLarge,
+)
 from vfmalign.core.domain.models import ModelCard, Preprocessing
 from vfmalign.core.domain.stored_objects import StoredObject
 from vfmalign.core.runtime.metrics import REGISTRY, Stages
@@ -45,10 +53,12 @@ def make_reader(tmp_path: Path) -> Iterator[Any]:
     folders = PrivateFolders(tmp_path / "dicom")
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
-        def make(timeout_s: float = 60.0) -> DicomReader:
+        def make(timeout_s: float = 60.0, allowed_s: float = 300.0, **settings: Any) -> DicomReader:
             url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-            server = PacsServer(name="main", url=url, timeout_seconds=timeout_s)
-            return DicomReader(cast(ObjectStore, None), {"main": server}, folders, FeaturesOptions())
+            server = PacsServer(name="main", url=url, timeout_seconds=timeout_s, **settings)
+            return DicomReader(
+                cast(ObjectStore, None), {"main": server}, folders, FeaturesOptions(dicom_timeout_s=allowed_s)
+            )
 
         yield make
     folders.close()
@@ -66,6 +76,42 @@ def test_a_deadline_that_passes_names_the_pacs_and_counts(make_reader: Any, card
     assert caught.value.remedy
     assert UID not in str(caught.value)
     assert count_failures("DEADLINE_EXCEEDED") == counted + 1
+
+
+@pytest.mark.parametrize("deadline_s", [None, 60.0])
+def test_the_time_that_the_service_allows_names_its_setting(
+    make_reader: Any, card: ModelCard, deadline_s: float | None
+) -> None:
+    reader = make_reader(allowed_s=0.5)
+    deadline = None if deadline_s is None else time.monotonic() + deadline_s
+    with pytest.raises(DeadlineExceeded, match="PACS main: the deadline passed") as caught:
+        reader.read(REQUEST, card, Stages(), WorkContext(deadline=deadline))
+    assert caught.value.remedy == "ask an operator to raise VFMALIGN_FEATURES__DICOM_TIMEOUT_S, which is 0.5 s"
+
+
+def test_certificates_that_cannot_be_read_count_as_a_failure_of_the_pacs(
+    make_reader: Any, card: ModelCard, tmp_path: Path
+) -> None:
+    counted = count_failures("PACS_REFUSED")
+    with pytest.raises(PacsRefused, match="PACS main"):
+        make_reader(ca_file=tmp_path / "absent.crt").read(REQUEST, card, Stages(), WorkContext())
+    assert count_failures("PACS_REFUSED") == counted + 1
+
+
+@pytest.mark.parametrize(
+    ("names", "remedy"),
+    [((), "ask an operator"), (("b", "a"), "choose one of a, b, or ask an operator")],
+)
+def test_an_unknown_pacs_is_told_from_those_that_there_are(
+    names: tuple[str, ...], remedy: str, card: ModelCard, tmp_path: Path
+) -> None:
+    folders = PrivateFolders(tmp_path / "dicom")
+    servers = {name: PacsServer(name=name, url="https://pacs.example") for name in names}
+    reader = DicomReader(cast(ObjectStore, None), servers, folders, FeaturesOptions())
+    with pytest.raises(BadOption, match="knows no PACS 'main'") as caught:
+        reader.read(REQUEST, card, Stages(), WorkContext())
+    folders.close()
+    assert caught.value.remedy == f"{remedy} to set VFMALIGN_DICOMWEB__MAIN__URL"
 
 
 def test_a_deadline_that_had_passed_before_is_no_failure_of_the_pacs(make_reader: Any, card: ModelCard) -> None:

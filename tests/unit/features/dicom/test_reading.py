@@ -83,6 +83,16 @@ def test_what_the_model_does_not_take_may_be_missing(study: Path) -> None:
     assert (undrawn.value.field, bool(undrawn.value.remedy)) == (FIELD, True)
 
 
+def test_a_file_that_cannot_be_used_is_told_from_the_others(study: Path) -> None:
+    files = list_files(study)
+    files[2] = files[2][:400]
+    with pytest.raises(
+        BadVolume, match=f"file 3 of {len(files)}: the file begins like DICOM, and is cut off"
+    ) as caught:
+        read(files)
+    assert caught.value.remedy == "export it again, or move it away"
+
+
 def test_a_pacs_that_answers_with_another_study_is_refused(study: Path) -> None:
     files = list_files(study)
     uid = dcmread(next(study.rglob("*.dcm"))).StudyInstanceUID

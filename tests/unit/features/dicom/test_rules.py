@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 
 import pytest
+from tests.fuzz.memory_store import MemoryStore
 
 from vfmalign.core.domain.datasets import DatasetManifest
-from vfmalign.core.domain.declarations import MAX_RULES_LENGTH, get_declaration
+from vfmalign.core.domain.declarations import MAX_RULES_LENGTH, DatasetDeclaration, get_declaration
 from vfmalign.core.domain.errors import BadDataset, BadOption
-from vfmalign.core.domain.models import Preprocessing
+from vfmalign.core.domain.models import ModelCard, Preprocessing
 from vfmalign.core.domain.record import canonical_json
 from vfmalign.core.storage.datasets import from_datalist, to_datalist
-from vfmalign.features.dicom.rules import check_card_rules
+from vfmalign.core.storage.keys import dataset_key
+from vfmalign.features.dicom.rules import check_card_rules, load_rules
 from vfmalign.features.imports.datasets import parse_datalist
 from vfmalign.imaging.datasets.layouts.derivation import parse_declaration, read_declaration
 from vfmalign.imaging.dicom.rules import encode_selections, get_selections, parse_selections
@@ -93,6 +95,25 @@ def test_rules_that_are_too_long_are_neither_stored_nor_read() -> None:
             encode()
     with pytest.raises(ValueError, match="at most 262144 characters"):
         DatasetManifest(id="d", selections="x" * (MAX_RULES_LENGTH + 1))
+
+
+def test_a_unit_that_does_not_fit_is_refused_before_a_study_is_fetched() -> None:
+    selections = encode_selections(parse_declaration(json.dumps(EVERYTHING).encode()).selections)
+    for units, normalisation, message in (
+        ({}, {"normalisation": "window", "window": (-160, 240)}, "ct is not stated to be in HU"),
+        ({"ct": "HU"}, {}, "ct is in HU"),
+    ):
+        declaration = DatasetDeclaration.model_validate(
+            {name: EVERYTHING[name] for name in ("name", "modalities", "labels")} | {"units": units}
+        )
+        content = to_datalist(DatasetManifest(id="d", declaration=declaration, selections=selections))
+        store = MemoryStore({dataset_key("d"): canonical_json(content)})
+        card = ModelCard.model_construct(
+            id="m", preprocessing=INPUT.model_copy(update={"modalities": ("ct",), "reference": "ct"} | normalisation)
+        )
+        with pytest.raises(BadOption, match=message) as caught:
+            load_rules(store, "d", card)
+        assert caught.value.field == "study.dicom.rules_dataset_id"
 
 
 def test_a_card_keeps_rules_about_every_input_in_its_unit() -> None:

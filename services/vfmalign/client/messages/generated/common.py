@@ -8,7 +8,7 @@ from google.protobuf.message import Message
 from pydantic import Field
 
 from vfmalign.client.messages.base import ApiMessage
-from vfmalign.client.messages.methods import EstimateMethods, ObjectRefMethods
+from vfmalign.client.messages.methods import EstimateMethods, FileUploadMethods, ObjectRefMethods
 from vfmalign.core.domain.record import Sha256
 from vfmalign.v1 import common_pb2
 
@@ -145,7 +145,7 @@ class FileContent(ApiMessage):
     """Its size in bytes, at most 5 GiB, the most that one request to S3 stores. Volumes have at most 544 MiB."""
 
 
-class FileUpload(ApiMessage):
+class FileUpload(FileUploadMethods):
     """Where a file is uploaded."""
 
     PROTO: ClassVar[type[Message]] = common_pb2.FileUpload
