@@ -147,6 +147,21 @@ def test_the_import_stops_where_the_server_is_away(make_hospital: Callable[..., 
     assert hospital.import_studies().dataset.digest() == hospital.import_files()
 
 
+@pytest.mark.parametrize(("status", "is_stopped"), [(401, True), (403, False)])
+def test_the_import_stops_where_the_server_rejects_the_credentials(
+    make_hospital: Callable[..., Hospital], status: int, is_stopped: bool
+) -> None:
+    hospital = make_hospital(6)
+    hospital.proxy.fault = matching("/instances", respond(status))
+    if is_stopped:
+        with pytest.raises(PacsRefused, match="0 of 6 studies are staged"):
+            hospital.import_studies()
+        asked = [path for path in hospital.proxy.requests if path.endswith("/instances")]
+        assert len(asked) <= 4, "three studies, and the one ahead"
+    else:
+        assert len(hospital.import_studies().problems) == 6, "others may be permitted"
+
+
 def test_half_a_series_is_not_fetched_twice(make_hospital: Callable[..., Hospital]) -> None:
     hospital = make_hospital(1, slices=16)
     hospital.proxy.fault = matching("/series/", pacs_proxy.cut, times=1)

@@ -172,7 +172,9 @@ class PacsSession:
         if status == HTTPStatus.UNAUTHORIZED:
             raise self._refuse("it rejects the credentials (401)", "correct the credentials in its configuration")
         if status == HTTPStatus.FORBIDDEN:
-            raise self._refuse("it does not permit the request (403)", "ask its operator for access")
+            refused = self._refuse("it does not permit the request (403)", "ask its operator for access")
+            refused.may_permit_others = True
+            raise refused
         if status == HTTPStatus.NOT_FOUND:
             remedy = "check the study, and that the url in its configuration is the address of DICOMweb"
             raise StudyNotFound("it does not have it (404)", subject=to_subject(self._server), remedy=remedy)
