@@ -142,6 +142,7 @@ MaxStagingOption = Annotated[
         "--max-staging",
         metavar="GIB",
         min=0.001,
+        max=2**20,
         help="Most GiB of volumes that an import from a PACS keeps in <home>/private/staging until it is published.",
     ),
 ]

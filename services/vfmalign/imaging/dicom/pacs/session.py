@@ -160,7 +160,13 @@ class PacsSession:
 
     def _make_credentials(self) -> dict[str, str]:
         if self._server.token_file is not None:
-            return {"Authorization": f"Bearer {self._server.read_secret(self._server.token_file)}"}
+            token = self._server.read_secret(self._server.token_file)
+            if not token.isascii():
+                raise self._refuse(
+                    "the file of its token has letters beyond ASCII, which no token has",
+                    "correct the file that the server's configuration names",
+                )
+            return {"Authorization": f"Bearer {token}"}
         if self._server.password_file is not None:
             pair = f"{self._server.username}:{self._server.read_secret(self._server.password_file)}"
             return {"Authorization": f"Basic {b64encode(pair.encode()).decode()}"}  # urllib3 knows Latin-1 alone
