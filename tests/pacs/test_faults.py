@@ -172,11 +172,15 @@ def test_half_a_series_is_not_fetched_twice(make_hospital: Callable[..., Hospita
     assert 4 <= len(others) <= 12, "what the half did not hold"
 
 
+def download(client: PacsClient, study_uid: str, hospital: Hospital) -> None:
+    client.download(study_uid, client.list_instances(study_uid), hospital.folder / "d")
+
+
 def test_a_study_that_is_too_large_is_a_problem_and_no_bad_answer(make_hospital: Callable[..., Hospital]) -> None:
     hospital = make_hospital(2)
     client = PacsClient(hospital.orthanc.server, PacsLimits(study_bytes=10_000))
     with pytest.raises(StudyTooLarge, match="PACS orthanc: the study has more than 10,000 bytes"):
-        client.download_study(hospital.examinations[0].study_uid, (), hospital.folder / "d")
+        download(client, hospital.examinations[0].study_uid, hospital)
     prepared = hospital.import_studies(PacsLimits(study_bytes=10_000))
     assert ["more than 10,000 bytes" in problem.text for problem in prepared.problems] == [True, True]
 
@@ -187,7 +191,7 @@ def test_answers_beyond_a_limit_are_refused(make_hospital: Callable[..., Hospita
     client = PacsClient(hospital.orthanc.server, limits)
     with pytest.raises(BadPacsAnswer):  # noqa: PT012 - the search, the list or the download
         for study in client.find_studies({"PatientID": "PID-*"}):
-            client.download_study(study.study_uid, (), hospital.folder / "d")
+            download(client, study.study_uid, hospital)
 
 
 def test_a_page_is_not_the_whole_and_a_repeated_one_ends_the_search(

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from pydantic import TypeAdapter, ValidationError
 
 from vfmalign.cli.private_files import get_configuration_folder, read_private
-from vfmalign.core.domain.errors import BadDataset, BadOption
+from vfmalign.core.domain.errors import BadOption
 
 if TYPE_CHECKING:
     from vfmalign.imaging.dicom.pacs.servers import PacsServer
@@ -80,13 +80,12 @@ def download_few(server: str, query: Sequence[str], limit: int) -> Iterator[Path
         BadDataset: no study matches.
         BadPacsAnswer: more studies match than `limit`.
     """
+    from vfmalign.imaging.datasets.layouts.dicomweb import PacsStudies
     from vfmalign.imaging.dicom.pacs.client import PacsClient, PacsLimits
 
     parsed = parse_query(query)
     with closing(PacsClient(find_server(server), PacsLimits(studies=limit))) as client, TemporaryDirectory() as name:
-        studies = list(client.find_studies(parsed))
-        if not studies:
-            raise BadDataset("no study matches the query", field="--query", remedy="check its keys and values")
-        for number, study in enumerate(studies):
-            client.download_study(study.study_uid, (), Path(name, str(number)))
+        for number, study in enumerate(PacsStudies(client, parsed).list_studies()):
+            instances = client.list_instances(study.study_uid)
+            client.download(study.study_uid, instances, Path(name, str(number)))
         yield Path(name)

@@ -20,9 +20,11 @@ from vfmalign.cli.imports import import_dataset
 from vfmalign.cli.local.state_directory import DEFAULT_HOME, StateDirectory
 from vfmalign.cli.options import (
     AllowCutOrgansOption,
+    DicomwebOption,
     HomeOption,
     JsonOption,
     MapOption,
+    QueryOption,
     SeedOption,
     new_id,
     parse_map,
@@ -112,24 +114,6 @@ ForModelOption = Annotated[
         metavar="ID",
         help="Model that the dataset is for: cases whose organs its field of view cuts off are named, and refused if "
         "less than 90 % of a structure lies inside.",
-    ),
-]
-
-
-DicomwebOption = Annotated[
-    str | None,
-    typer.Option(
-        "--dicomweb",
-        metavar="NAME",
-        help="Import studies of this PACS, which ~/.config/vfmalign/dicomweb.toml describes, in place of DIR.",
-    ),
-]
-QueryOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="KEY=VALUE",
-        help="Studies of the PACS that match, such as ModalitiesInStudy=MR or StudyDate=20250101-20251231. Repeatable; "
-        "all must hold.",
     ),
 ]
 StudiesOption = Annotated[

@@ -26,7 +26,7 @@ from vfmalign.core.domain.errors import (
 )
 from vfmalign.core.domain.record import canonical_json
 from vfmalign.core.formats.documents import pluralise
-from vfmalign.core.runtime.work_context import WorkContext
+from vfmalign.core.runtime.work_context import UNLIMITED, WorkContext
 from vfmalign.imaging.datasets.layouts.dicom import (
     Rules,
     StudyOutcome,
@@ -67,7 +67,7 @@ class PacsStudies:
     query: Mapping[str, str]
     study_uids: Sequence[str] = ()
 
-    def list_studies(self, context: WorkContext) -> list[FoundStudy]:
+    def list_studies(self, context: WorkContext = UNLIMITED) -> list[FoundStudy]:
         """Returns the studies, in order of identifier.
 
         Raises:
