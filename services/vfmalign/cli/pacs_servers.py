@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import signal
 import tomllib
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -73,7 +74,7 @@ def parse_query(texts: Sequence[str]) -> dict[str, str]:
 
 @contextmanager
 def download_few(server: str, query: Sequence[str], limit: int) -> Iterator[Path]:
-    """Downloads studies that match a query into a temporary folder.
+    """Downloads studies that match a query into a temporary folder, which the end of the command deletes.
 
     Raises:
         BadOption: see `parse_query` and `find_server`.
@@ -84,8 +85,27 @@ def download_few(server: str, query: Sequence[str], limit: int) -> Iterator[Path
     from vfmalign.imaging.dicom.pacs.client import PacsClient, PacsLimits
 
     parsed = parse_query(query)
-    with closing(PacsClient(find_server(server), PacsLimits(studies=limit))) as client, TemporaryDirectory() as name:
+    configured = find_server(server)
+    with (
+        _ended_as_by_ctrl_c(),
+        TemporaryDirectory() as name,
+        closing(PacsClient(configured, PacsLimits(studies=limit))) as client,
+    ):
         for number, study in enumerate(PacsStudies(client, parsed).list_studies()):
             instances = client.list_instances(study.study_uid)
             client.download(study.study_uid, instances, Path(name, str(number)))
         yield Path(name)
+
+
+@contextmanager
+def _ended_as_by_ctrl_c() -> Iterator[None]:
+    """Lets the end of a terminal, or SIGTERM, run what cleans up: by default they end the process at once."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    for number, handler in handlers.items():
+        if handler is not signal.SIG_IGN:  # as `nohup` wants it
+            signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
