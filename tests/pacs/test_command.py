@@ -109,6 +109,7 @@ def test_a_server_that_refuses_the_credentials_is_refused(hospital: Hospital, ru
         (("files", "--query", "PatientID=1"), "it takes the place of DIR and --layout"),
         (("--query", "PatientID=1", "--layout", "bids"), "it takes the place of DIR and --layout"),
         (("--query", "PatientID=nobody"), "no study matches the query"),
+        (("--query", "PatientID=PID-*", "--max-staging", "inf"), "value for '--max-staging'"),
         (("--query", "PatientID=PID-*", "--max-staging", "0.001"), None),
     ],
 )

@@ -147,6 +147,21 @@ def test_the_import_stops_where_the_server_is_away(make_hospital: Callable[..., 
     assert hospital.import_studies().dataset.digest() == hospital.import_files()
 
 
+@pytest.mark.parametrize(("status", "is_stopped"), [(401, True), (403, False)])
+def test_the_import_stops_where_the_server_rejects_the_credentials(
+    make_hospital: Callable[..., Hospital], status: int, is_stopped: bool
+) -> None:
+    hospital = make_hospital(6)
+    hospital.proxy.fault = matching("/instances", respond(status))
+    if is_stopped:
+        with pytest.raises(PacsRefused, match="0 of 6 studies are staged"):
+            hospital.import_studies()
+        asked = [path for path in hospital.proxy.requests if path.endswith("/instances")]
+        assert len(asked) <= 4, "three studies, and the one ahead"
+    else:
+        assert len(hospital.import_studies().problems) == 6, "others may be permitted"
+
+
 def test_half_a_series_is_not_fetched_twice(make_hospital: Callable[..., Hospital]) -> None:
     hospital = make_hospital(1, slices=16)
     hospital.proxy.fault = matching("/series/", pacs_proxy.cut, times=1)
@@ -157,11 +172,15 @@ def test_half_a_series_is_not_fetched_twice(make_hospital: Callable[..., Hospita
     assert 4 <= len(others) <= 12, "what the half did not hold"
 
 
+def download(client: PacsClient, study_uid: str, hospital: Hospital) -> None:
+    client.download(study_uid, client.list_instances(study_uid), hospital.folder / "d")
+
+
 def test_a_study_that_is_too_large_is_a_problem_and_no_bad_answer(make_hospital: Callable[..., Hospital]) -> None:
     hospital = make_hospital(2)
     client = PacsClient(hospital.orthanc.server, PacsLimits(study_bytes=10_000))
     with pytest.raises(StudyTooLarge, match="PACS orthanc: the study has more than 10,000 bytes"):
-        client.download_study(hospital.examinations[0].study_uid, (), hospital.folder / "d")
+        download(client, hospital.examinations[0].study_uid, hospital)
     prepared = hospital.import_studies(PacsLimits(study_bytes=10_000))
     assert ["more than 10,000 bytes" in problem.text for problem in prepared.problems] == [True, True]
 
@@ -172,7 +191,7 @@ def test_answers_beyond_a_limit_are_refused(make_hospital: Callable[..., Hospita
     client = PacsClient(hospital.orthanc.server, limits)
     with pytest.raises(BadPacsAnswer):  # noqa: PT012 - the search, the list or the download
         for study in client.find_studies({"PatientID": "PID-*"}):
-            client.download_study(study.study_uid, (), hospital.folder / "d")
+            download(client, study.study_uid, hospital)
 
 
 def test_a_page_is_not_the_whole_and_a_repeated_one_ends_the_search(

@@ -93,6 +93,23 @@ MapOption = Annotated[
         "t1w=input. Repeatable.",
     ),
 ]
+DicomwebOption = Annotated[
+    str | None,
+    typer.Option(
+        "--dicomweb",
+        metavar="NAME",
+        help="Read studies of this PACS, which ~/.config/vfmalign/dicomweb.toml describes, in place of files.",
+    ),
+]
+QueryOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--query",
+        metavar="KEY=VALUE",
+        help="Studies of the PACS that match, such as ModalitiesInStudy=MR or StudyDate=20250101-20251231. Repeatable; "
+        "all must hold.",
+    ),
+]
 AllowCutOrgansOption = Annotated[
     bool,
     typer.Option(

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import signal
 import tomllib
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING
 from pydantic import TypeAdapter, ValidationError
 
 from vfmalign.cli.private_files import get_configuration_folder, read_private
-from vfmalign.core.domain.errors import BadDataset, BadOption
+from vfmalign.core.domain.errors import BadOption
 
 if TYPE_CHECKING:
     from vfmalign.imaging.dicom.pacs.servers import PacsServer
@@ -73,20 +74,38 @@ def parse_query(texts: Sequence[str]) -> dict[str, str]:
 
 @contextmanager
 def download_few(server: str, query: Sequence[str], limit: int) -> Iterator[Path]:
-    """Downloads studies that match a query into a temporary folder.
+    """Downloads studies that match a query into a temporary folder, which the end of the command deletes.
 
     Raises:
         BadOption: see `parse_query` and `find_server`.
         BadDataset: no study matches.
         BadPacsAnswer: more studies match than `limit`.
     """
+    from vfmalign.imaging.datasets.layouts.dicomweb import PacsStudies
     from vfmalign.imaging.dicom.pacs.client import PacsClient, PacsLimits
 
     parsed = parse_query(query)
-    with closing(PacsClient(find_server(server), PacsLimits(studies=limit))) as client, TemporaryDirectory() as name:
-        studies = list(client.find_studies(parsed))
-        if not studies:
-            raise BadDataset("no study matches the query", field="--query", remedy="check its keys and values")
-        for number, study in enumerate(studies):
-            client.download_study(study.study_uid, (), Path(name, str(number)))
+    configured = find_server(server)
+    with (
+        _ended_as_by_ctrl_c(),
+        TemporaryDirectory() as name,
+        closing(PacsClient(configured, PacsLimits(studies=limit))) as client,
+    ):
+        for number, study in enumerate(PacsStudies(client, parsed).list_studies()):
+            instances = client.list_instances(study.study_uid)
+            client.download(study.study_uid, instances, Path(name, str(number)))
         yield Path(name)
+
+
+@contextmanager
+def _ended_as_by_ctrl_c() -> Iterator[None]:
+    """Lets the end of a terminal, or SIGTERM, run what cleans up: by default they end the process at once."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    for number, handler in handlers.items():
+        if handler is not signal.SIG_IGN:  # as `nohup` wants it
+            signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 
 import pytest
+from tests.pacs_proxy import Handler, respond, run_proxy
 
-from vfmalign.cli.pacs_servers import FILE, find_server
+from vfmalign.cli.pacs_servers import FILE, download_few, find_server
 from vfmalign.core.domain.errors import BadOption, PreconditionFailed
 
 WARD = '[ward]\nurl = "https://pacs.example/dicom-web"\ntoken_file = "~/token"\ntimeout_seconds = 5\n'
@@ -61,3 +64,26 @@ def test_a_file_that_others_can_read_or_change_is_refused(file: Path) -> None:
     write(file, WARD, 0o644)
     with pytest.raises(PreconditionFailed, match="addresses of servers"):
         find_server("ward")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP], ids=["SIGTERM", "a closed terminal"])
+def test_what_was_downloaded_to_be_shown_is_deleted_when_the_command_is_ended(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    (temporary := tmp_path / "temporary").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(temporary))
+    before, folders = signal.getsignal(number), []
+
+    def end_command(handler: Handler) -> bool:
+        folders.extend(temporary.iterdir())
+        os.kill(os.getpid(), number)
+        return respond(503)(handler)
+
+    with run_proxy(0) as proxy:
+        proxy.fault = end_command
+        write(file, f'[ward]\nurl = "http://127.0.0.1:{proxy.port}"\n')
+        with pytest.raises(KeyboardInterrupt), download_few("ward", ["PatientID=1"], 20):
+            pass
+    assert len(folders) == 1
+    assert list(temporary.iterdir()) == []
+    assert signal.getsignal(number) == before

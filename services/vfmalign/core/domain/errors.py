@@ -211,9 +211,13 @@ class PacsRefused(PreconditionFailed):
     """A PACS rejects the credentials that its operator configured, or they cannot be read.
 
     FAILED_PRECONDITION, as for `StoreRefused` not PERMISSION_DENIED: the caller's own credentials are not the problem.
+
+    Attributes:
+        may_permit_others: whether it takes the credentials, and does not permit this request with them.
     """
 
     reason = "PACS_REFUSED"
+    may_permit_others = False
 
 
 class StudyNotFound(NotFound):

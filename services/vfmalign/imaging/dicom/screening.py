@@ -152,12 +152,19 @@ _MIN_CAPITALISED = 3
 """Fewest letters of one that is hidden where capitals or digits set it off, such as in `KimT2`."""
 _MAX_TEXT = 1024
 """Most characters of a value whose words count; only comments are longer."""
+_MAX_LETTERS = 64
+"""Letters of a word that are kept, as many as a part of a name has. A longer word contains them, and is hidden."""
+_MAX_SCREENED = 256
+"""Texts whose screened form is kept. With each, the private words of its study stay in memory, up to 200 KiB."""
 _MAX_NUMBER = 99_999
 """Largest number of an attribute that is shown; longer ones are made of dates or identifiers."""
 _LONG_NUMBER = re.compile(
-    r"\d{5,}|\d{1,4}[-./]\d{1,2}[-./]\d{1,4}|(?<!\d)(?:\d{4}([ _])\d\d?\1\d\d?|\d\d?([ _])\d\d?\2\d{4})(?!\d)"
+    r"(?<![^\W_])[^\W_]*(?:\d{5,}|\d{1,4}[-./]\d{1,2}[-./]\d{1,4}"
+    r"|(?<!\d)(?:\d{4}([ _])\d\d?\1\d\d?|\d\d?([ _])\d\d?\2\d{4})(?!\d))[^\W_]*"
 )
-"""Numbers as identifiers have them, and dates."""
+"""Numbers as identifiers have them, and dates, with the letters beside them: of `SMITH19240712`, an identifier, the
+first half would not be found among the private words.
+"""
 _WORD = re.compile(r"[^\W_]+")
 _PIECE = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+|[^A-Za-z\d]+")
 _PLAIN = str.maketrans({"ł": "l", "đ": "d", "ø": "o", "ı": "i", "æ": "ae"})
@@ -208,7 +215,8 @@ def _get_representation(element: DataElement | RawDataElement) -> str | None:
 
 def _split(value: Any) -> set[str]:
     texts = value if isinstance(value, MultiValue) else [value]
-    words = {spelt for text in texts for word in _find_words(str(text)[:_MAX_TEXT]) for spelt in _spell(word)}
+    found = {word[:_MAX_LETTERS] for text in texts for word in _find_words(str(text)[:_MAX_TEXT])}
+    words = {spelt for word in found for spelt in _spell(word)}
     words = {
         word for word in words if not word.isascii() or len(word) >= (_MIN_NUMBER if word.isdigit() else _MIN_WORD)
     }
@@ -245,7 +253,7 @@ def names_somebody(text: str, private_words: PrivateWords) -> bool:
     return False
 
 
-@lru_cache(maxsize=10_000)
+@lru_cache(maxsize=_MAX_SCREENED)
 def screen_text(text: str, private_words: PrivateWords) -> str:
     """Returns a text with `HIDDEN` in place of private words, long numbers, dates and what is not printable."""
     if private_words is None:

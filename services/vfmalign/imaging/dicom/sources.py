@@ -144,7 +144,8 @@ class ZipSource:
             remedy = "copy it again, or give a folder or a DICOMDIR"
             raise _refuse("the file is not a zip, or cut off", remedy) from None
         try:
-            members = [member for member in self._zip.infolist() if not member.is_dir()]
+            # Not by `is_dir`, which expects a name of at least one character.
+            members = [member for member in self._zip.infolist() if not member.filename.endswith("/")]
             _check_members(members, path.stat().st_size, limits)
             self._members = {member.filename: member for member in members if not _is_hidden(member.filename)}
             self.files: Sequence[str] = sorted(self._members)

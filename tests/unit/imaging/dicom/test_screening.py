@@ -57,6 +57,8 @@ WORDS = list_private_words(HEADER)
         ("t2 20240229 0815", "t2 … …"),
         ("t2 2024-02-29", "t2 …"),
         ("t2_2024_02_29 12 07 1924", "t2_… …"),
+        ("t2 SMITH19240712 Castorp12-34-5678X", "t2 … …"),
+        ("t2_20240229Kim_tra 7.8.1924Wu", "t2_…_tra …"),
         ("ep2d_b50_400_800 3 4 5", "ep2d_b50_400_800 3 4 5"),
         ("t2 Mu\u0308ller MUELLER muller", "t2 … … …"),
         ("GÖRLITZ Gorlitz lukasz", "… Gorlitz …"),
@@ -94,6 +96,18 @@ def test_numbers_that_identify_are_hidden() -> None:
 def test_only_the_beginning_of_an_endless_value_is_read() -> None:
     silence_libraries()
     assert len(list_private_words(make_header(PatientAddress=" ".join(f"w{n}" for n in range(100_000))))) < 1024
+
+
+def test_a_word_that_is_longer_than_a_name_is_known_by_its_beginning() -> None:
+    words = list_private_words(make_header(PatientComments="Zauberberg" * 50))
+    assert max(map(len, words)) == 64
+    assert screen_text(f"t2 {'Zauberberg' * 50}", words) == "t2 …"
+
+
+def test_texts_of_many_studies_do_not_stay_in_memory() -> None:
+    for number in range(2 * screen_text.cache_info().maxsize):
+        screen_text("t2", frozenset({f"name{number}"}))
+    assert screen_text.cache_info().currsize <= 256
 
 
 def test_all_text_and_numbers_are_hidden_where_private_words_are_too_many_to_know() -> None:

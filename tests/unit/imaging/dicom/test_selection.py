@@ -6,69 +6,26 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import pytest
+from tests.unit.imaging.dicom.made_studies import (
+    ADC,
+    DWI,
+    SAGITTAL,
+    T2W,
+    Attributes,
+    choose_built_in,
+    list_taken,
+    make_series,
+    make_stack,
+    make_study,
+)
 
 from vfmalign.core.domain.declarations import DatasetDeclaration, get_declaration
 from vfmalign.imaging.dicom.examinations import Segment, Segmentation, Series, Study
-from vfmalign.imaging.dicom.frames import AttributeValue, Frame
 from vfmalign.imaging.dicom.rules import Selections, check_selections, get_selections
 from vfmalign.imaging.dicom.selection import Choice, choose, summarise_reasons
-from vfmalign.imaging.dicom.stacks import Stack
 
-Attributes = Mapping[str, AttributeValue]
-T2W: Attributes = {
-    "Modality": "MR",
-    "ImageType": ("ORIGINAL", "PRIMARY", "M"),
-    "ScanningSequence": "SE",
-    "SeriesDescription": "t2_tse_tra",
-    "MRAcquisitionType": "2D",
-    "EchoTime": 104.0,
-    "RepetitionTime": 5660.0,
-    "orientation": "transverse",
-    "slices": 19.0,
-}
-DWI: Attributes = T2W | {
-    "ImageType": ("DERIVED", "PRIMARY", "DIFFUSION", "TRACEW"),
-    "ScanningSequence": "EP",
-    "SeriesDescription": "ep2d_diff_tra",
-    "b_value": 800.0,
-    "diffusion": "trace",
-}
-ADC: Attributes = {name: value for name, value in DWI.items() if name != "b_value"} | {"diffusion": "adc"}
-T1W: Attributes = {
-    "Modality": "MR",
-    "ImageType": ("ORIGINAL", "PRIMARY", "M"),
-    "ScanningSequence": ("GR", "IR"),
-    "MRAcquisitionType": "3D",
-    "EchoTime": 2.98,
-    "RepetitionTime": 2300.0,
-    "InversionTime": 900.0,
-    "FlipAngle": 9.0,
-    "orientation": "sagittal",
-    "slices": 176.0,
-}
-
-
-def make_stack(
-    attributes: Attributes,
-    uid: str = "1.2",
-    divided_by: tuple[str, ...] = (),
-    problem: str = "",
-    frame_of_reference_uid: str = "1.9",
-) -> Stack:
-    frame = Frame("secret.dcm", 0, uid, f"{uid}.1", None, attributes, frame_of_reference_uid)
-    return Stack((frame,), attributes, None if problem else np.eye(4), divided_by, problem)
-
-
-def make_series(number: int, *volumes: Attributes | Stack, problem: str = "") -> Series:
-    stacks = [
-        make_stack(volume, f"1.2.{number}", ("b_value",) if len(volumes) > 1 else ())
-        if isinstance(volume, Mapping)
-        else volume
-        for volume in volumes
-    ]
-    return Series(f"series {number}", f"1.2.{number}", tuple(stacks), problem)
+ANY_MR: Mapping[str, Any] = {"name": "t2w", "conditions": {"Modality": "MR"}}
 
 
 def make_segmentation(number: int, *labels: str, references: tuple[str, ...] = ()) -> Segmentation:
@@ -77,30 +34,11 @@ def make_segmentation(number: int, *labels: str, references: tuple[str, ...] = (
     return Segmentation(f"series {number}", "secret.dcm", header, references, segments)
 
 
-def make_study(*series: Series, segmentations: Sequence[Segmentation] = (), words: Sequence[str] = ()) -> Study:
-    return Study("patient", "1.1", series, tuple(segmentations), frozenset(words))
-
-
-def choose_built_in(name: str, *series: Series) -> Choice:
-    declaration = get_declaration(name)
-    return choose(make_study(*series), declaration, get_selections(declaration))
-
-
 def choose_by(study: Study, *selections: Mapping[str, Any], labels: Sequence[Mapping[str, Any]] = ()) -> Choice:
     declaration = DatasetDeclaration.model_validate({"name": "d", "modalities": ["t2w"], "labels": labels})
     rules = Selections.model_validate({"selections": selections}).selections
     check_selections(declaration, rules)
     return choose(study, declaration, rules)
-
-
-def list_taken(choice: Choice) -> dict[str, list[str]]:
-    return {
-        name: [label for label, reason in reasons.items() if not reason] for name, reasons in choice.reasons.items()
-    }
-
-
-SAGITTAL: Attributes = T2W | {"orientation": "sagittal"}
-ANY_MR: Mapping[str, Any] = {"name": "t2w", "conditions": {"Modality": "MR"}}
 
 
 def test_each_modality_takes_its_volume() -> None:
@@ -357,97 +295,3 @@ def test_a_coded_concept_that_holds_a_name_is_hidden() -> None:
     assert candidate.screen_code("SCT:41216001") == "SCT:41216001"
     assert candidate.screen_code("99local:\x1b[31m") == "…"
     assert replace(candidate, private_words=frozenset({"ng"})).screen_code("99local:Ng An") == "…"
-
-
-LOCALISER: Attributes = T2W | {"EchoTime": 5.0, "ImageType": ("ORIGINAL", "PRIMARY", "LOCALIZER")}
-PROSTATES: Mapping[str, tuple[Attributes, str]] = {
-    "GE": (T2W | {"ScanningSequence": "SE", "ImageType": ("ORIGINAL", "PRIMARY", "OTHER")}, "t2w"),
-    "Philips, enhanced": ({"Modality": "MR", "AcquisitionContrast": "T2", "orientation": "transverse"}, "t2w"),
-    "enhanced of unknown contrast": (
-        {name: value for name, value in T2W.items() if name != "ScanningSequence"} | {"AcquisitionContrast": "UNKNOWN"},
-        "t2w",
-    ),
-    "3D": (T2W | {"MRAcquisitionType": "3D", "RepetitionTime": 1700.0, "EchoTime": 200.0}, "t2w"),
-    "named in German": (T2W | {"SeriesDescription": "T2 TSE axial hochaufgelöst"}, "t2w"),
-    "not named": ({name: value for name, value in T2W.items() if name != "SeriesDescription"}, "t2w"),
-    "sagittal": (SAGITTAL, ""),
-    "localiser": (LOCALISER, ""),
-    "fast localiser": (T2W | {"SeriesDescription": "Lokalizer", "RepetitionTime": 1000.0}, ""),
-    "T1w": (T2W | {"EchoTime": 11.0, "RepetitionTime": 600.0}, ""),
-    "proton density": (T2W | {"EchoTime": 30.0}, ""),
-    "dynamic": (T2W | {"ScanningSequence": "GR", "EchoTime": 1.5, "RepetitionTime": 4.0}, ""),
-    "echo-planar without b-value": (T2W | {"ScanningSequence": ("EP", "SE")}, ""),
-    "b = 0": (DWI | {"b_value": 0.0, "diffusion": "none"}, ""),
-    "b = 400": (DWI | {"b_value": 400.0}, ""),
-    "calculated": (DWI | {"b_value": 1400.0, "ImageType": ("DERIVED", "PRIMARY", "CALC_BVALUE")}, "dwi"),
-    "GE, without directions": ({name: value for name, value in DWI.items() if name != "diffusion"}, "dwi"),
-    "a single direction": (DWI | {"diffusion": "direction"}, ""),
-    "CT": (T2W | {"Modality": "CT"}, ""),
-    "ADC": (ADC, "adc"),
-    "GE's ADC": (
-        {name: value for name, value in DWI.items() if name != "diffusion"}
-        | {"SeriesDescription": "Apparent Diffusion Coefficient (mm2/s)", "b_value": 1000.0},
-        "adc",
-    ),
-    "ADC by its name": (
-        {name: value for name, value in ADC.items() if name != "diffusion"} | {"SeriesDescription": "dADC Karte"},
-        "adc",
-    ),
-    "exponential ADC": (DWI | {"SeriesDescription": "eADC", "diffusion": "none"}, ""),
-}
-
-
-@pytest.mark.parametrize(("attributes", "name"), PROSTATES.values(), ids=PROSTATES)
-def test_the_rules_of_prostates_know_a_series(attributes: Attributes, name: str) -> None:
-    choice = choose_built_in("prostate_mpmri", make_series(1, attributes))
-    assert set(choice.stacks) == ({name} if name else set())
-
-
-def test_the_dwi_of_prostates_has_the_largest_b_value_and_combines_directions() -> None:
-    combined, plain = DWI | {"b_value": 1400.0}, DWI | {"b_value": 1400.0, "diffusion": "none"}
-    direction = DWI | {"b_value": 2000.0, "diffusion": "direction"}
-    choice = choose_built_in("prostate_mpmri", *map(make_series, range(1, 5), (DWI, plain, combined, direction)))
-    assert list_taken(choice)["dwi"] == ["series 3"]
-
-
-def test_two_transverse_t2w_are_a_problem_unless_one_is_derived() -> None:
-    fine = T2W | {"SeriesDescription": "t2_tse_tra_320"}
-    choice = choose_built_in("prostate_mpmri", make_series(4, T2W), make_series(5, fine))
-    assert "2 volumes meet the selection of t2w equally well" in choice.problems[0]
-    derived = fine | {"ImageType": ("DERIVED", "SECONDARY", "MPR")}
-    choice = choose_built_in("prostate_mpmri", make_series(4, T2W), make_series(5, derived))
-    assert list_taken(choice)["t2w"] == ["series 4"]
-
-
-SPOILED: Attributes = {name: value for name, value in T1W.items() if name != "InversionTime"} | {
-    "ScanningSequence": "GR",
-    "RepetitionTime": 8.2,
-    "FlipAngle": 12.0,
-}
-BRAINS: Mapping[str, tuple[Attributes, bool]] = {
-    "MPRAGE": (T1W, True),
-    "BRAVO": (T1W | {"ScanningSequence": "GR", "RepetitionTime": 8.2, "InversionTime": 450.0}, True),
-    "spoiled": (SPOILED, True),
-    "enhanced": ({"Modality": "MR", "MRAcquisitionType": "3D", "AcquisitionContrast": "T1"}, True),
-    "with contrast": (T1W | {"ContrastBolusAgent": "Gadovist"}, True),
-    "2D": (T1W | {"MRAcquisitionType": "2D"}, False),
-    "FLAIR": (T1W | {"ScanningSequence": ("SE", "IR"), "EchoTime": 390.0, "InversionTime": 1800.0}, False),
-    "T2w SPACE": (T1W | {"ScanningSequence": "SE", "EchoTime": 400.0}, False),
-    "SWI": (SPOILED | {"EchoTime": 20.0, "RepetitionTime": 28.0}, False),
-    "angiography": (SPOILED | {"SeriesDescription": "TOF_3D_multi-slab", "EchoTime": 3.4}, False),
-    "proton density": (SPOILED | {"FlipAngle": 3.0}, False),
-    "phase": (T1W | {"ImageType": ("ORIGINAL", "PRIMARY", "P")}, False),
-    "localiser": (T1W | {"SeriesDescription": "AAHead_Scout"}, False),
-}
-
-
-@pytest.mark.parametrize(("attributes", "is_taken"), BRAINS.values(), ids=BRAINS)
-def test_the_rules_of_brains_know_a_series(attributes: Attributes, is_taken: bool) -> None:
-    assert bool(choose_built_in("brain_t1w", make_series(1, attributes)).stacks) is is_taken
-
-
-def test_the_t1w_of_brains_has_no_contrast_agent_unless_it_is_alone() -> None:
-    enhanced, derived = T1W | {"ContrastBolusAgent": "Gd"}, T1W | {"ImageType": ("DERIVED", "SECONDARY", "MPR")}
-    choice = choose_built_in("brain_t1w", *map(make_series, range(1, 4), (enhanced, derived, T1W)))
-    assert list_taken(choice)["t1w"] == ["series 3"]
-    assert choice.reasons["t1w"]["series 1"] == "another is preferred: ContrastBolusAgent is Gd, but must be absent"

@@ -125,6 +125,11 @@ def test_zips_that_lead_out_of_themselves_are_refused(tmp_path: Path, member: zi
     assert NAME not in str(caught.value)
 
 
+def test_a_member_without_a_name_is_a_file(tmp_path: Path) -> None:
+    archive = make_zip(tmp_path / "d.zip", (zipfile.ZipInfo(""), b"one"), ("a/", b""))
+    assert read_all(archive) == {"": b"one"}
+
+
 def test_encrypted_zips_are_refused(tmp_path: Path) -> None:
     archive = make_zip(tmp_path / "d.zip", ("a", b"secret"))
     data = bytearray(archive.read_bytes())

@@ -20,9 +20,11 @@ from vfmalign.cli.imports import import_dataset
 from vfmalign.cli.local.state_directory import DEFAULT_HOME, StateDirectory
 from vfmalign.cli.options import (
     AllowCutOrgansOption,
+    DicomwebOption,
     HomeOption,
     JsonOption,
     MapOption,
+    QueryOption,
     SeedOption,
     new_id,
     parse_map,
@@ -114,24 +116,6 @@ ForModelOption = Annotated[
         "less than 90 % of a structure lies inside.",
     ),
 ]
-
-
-DicomwebOption = Annotated[
-    str | None,
-    typer.Option(
-        "--dicomweb",
-        metavar="NAME",
-        help="Import studies of this PACS, which ~/.config/vfmalign/dicomweb.toml describes, in place of DIR.",
-    ),
-]
-QueryOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="KEY=VALUE",
-        help="Studies of the PACS that match, such as ModalitiesInStudy=MR or StudyDate=20250101-20251231. Repeatable; "
-        "all must hold.",
-    ),
-]
 StudiesOption = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="Studies of the PACS: CSV with the column study, their StudyInstanceUID."),
@@ -142,6 +126,7 @@ MaxStagingOption = Annotated[
         "--max-staging",
         metavar="GIB",
         min=0.001,
+        max=2**20,
         help="Most GiB of volumes that an import from a PACS keeps in <home>/private/staging until it is published.",
     ),
 ]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vfmalign.cli.extras import needs_extra
-from vfmalign.cli.options import JsonOption
+from vfmalign.cli.options import DicomwebOption, JsonOption, QueryOption
 from vfmalign.cli.pacs_servers import download_few
 from vfmalign.cli.views.dicom_tables import ShownStudy, show_study, to_study_document
 from vfmalign.cli.views.output import Output
@@ -32,16 +32,8 @@ app = typer.Typer()
 def show(
     directory: Annotated[Path | None, typer.Argument(metavar="SOURCE", help="Folder, zip or DICOMDIR.")] = None,
     *,
-    dicomweb: Annotated[
-        str | None, typer.Option("--dicomweb", metavar="NAME", help="Show studies of this PACS in place of SOURCE.")
-    ] = None,
-    query: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="KEY=VALUE",
-            help=f"Studies of the PACS that match, at most {_MAX_SHOWN}. Repeatable; all must hold.",
-        ),
-    ] = None,
+    dicomweb: DicomwebOption = None,
+    query: QueryOption = None,
     declaration: Annotated[
         str | None,
         typer.Option(
@@ -57,7 +49,7 @@ def show(
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Show studies and series, which series each selection takes, and why not the others.
+    """Show studies (of a PACS, at most 20) and series, which series each selection takes, and why not the others.
 
     Examples:
     vfmalign dicom show export.zip

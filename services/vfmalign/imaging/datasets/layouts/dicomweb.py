@@ -26,7 +26,7 @@ from vfmalign.core.domain.errors import (
 )
 from vfmalign.core.domain.record import canonical_json
 from vfmalign.core.formats.documents import pluralise
-from vfmalign.core.runtime.work_context import WorkContext
+from vfmalign.core.runtime.work_context import UNLIMITED, WorkContext
 from vfmalign.imaging.datasets.layouts.dicom import (
     Rules,
     StudyOutcome,
@@ -45,8 +45,10 @@ from vfmalign.imaging.dicom.selection import choose
 from vfmalign.imaging.dicom.sources import open_source
 from vfmalign.imaging.volumes import encode
 
-MAX_UNAVAILABLE = 3
-"""Studies one after the other that cannot be fetched because the server is away, after which the import stops."""
+MAX_FAILURES = 3
+"""Studies one after the other that cannot be fetched because the server is away or rejects the credentials, after which
+the import stops: an account may be locked after a few attempts.
+"""
 _FORMAT = 1
 """Version of what a staging folder holds; another one is not read."""
 
@@ -65,7 +67,7 @@ class PacsStudies:
     query: Mapping[str, str]
     study_uids: Sequence[str] = ()
 
-    def list_studies(self, context: WorkContext) -> list[FoundStudy]:
+    def list_studies(self, context: WorkContext = UNLIMITED) -> list[FoundStudy]:
         """Returns the studies, in order of identifier.
 
         Raises:
@@ -101,7 +103,8 @@ def read(
     Raises:
         BadOption: see `get_rules`; or the staging folder is full or cannot be written.
         BadDataset: no study matches.
-        PacsUnavailable, PacsRefused, BadPacsAnswer: the server cannot be searched, or is away.
+        PacsUnavailable, PacsRefused, BadPacsAnswer: the server cannot be searched, is away or rejects the
+            credentials.
     """
     rules = get_rules(declaration, options)
     ended = threading.Event()
@@ -112,18 +115,18 @@ def read(
     options.progress(search, len(found), len(found))
     staged: list[StagedStudy] = []
     notes: Counter[str] = Counter()
-    unavailable = 0
+    failures = 0
     reader = _PacsReader(studies.client, rules, staging, context, _count_bytes(options))
     with ThreadPoolExecutor(1, "download") as downloads:
         try:
             for done, (study, fetched) in enumerate(_fetch_ahead(reader, found, downloads), start=1):
                 try:
                     read_study = reader.read(study, fetched.result())
-                    unavailable = 0
+                    failures = 0
                     notes.update(read_study.notes)
                 except (PacsUnavailable, PacsRefused, StudyNotFound, StudyTooLarge, BadPacsAnswer) as error:
-                    unavailable = unavailable + 1 if isinstance(error, PacsUnavailable) else 0
-                    if unavailable == MAX_UNAVAILABLE:
+                    failures = failures + 1 if _concerns_all(error) else 0
+                    if failures == MAX_FAILURES:
                         _add_progress(error, sum(bool(study.listing) for study in staged), len(found), staging)
                         raise
                     read_study = _to_unfetched(study, error)
@@ -230,6 +233,11 @@ def _count_bytes(options: DicomOptions) -> ByteProgress:
         options.progress("receive", received, 0)
 
     return count
+
+
+def _concerns_all(error: VfmalignError) -> bool:
+    """Whether other studies cannot be fetched for the same reason."""
+    return isinstance(error, PacsUnavailable) or (isinstance(error, PacsRefused) and not error.may_permit_others)
 
 
 def _add_progress(error: VfmalignError, count: int, total: int, staging: StagingFolder) -> None:

@@ -8,7 +8,7 @@ Legend: P is points of a contour.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -121,6 +121,7 @@ def draw(header: Dataset, reference: Stack, values: Mapping[int, int], name: str
             contours.setdefault(contour.slice, []).append(contour.vertices)
         filled: dict[int, tuple[NDArray[np.intp], NDArray[np.intp]]] = {}
         for z in sorted(contours):
+            _check_repeated(contours[z], name)
             edges = find_edges(contours[z], *grid.sizes[:2])
             left -= edges.crossings
             if left < 0 or edges.crossings > MAX_CROSSINGS_OF_SLICE:
@@ -204,6 +205,12 @@ def _place(
     if (named := set(_list_named(item, slices))) and z not in named:
         raise _refuse("a contour names another image than the one on which it lies", name)
     return _Contour(z, index_P3[:, :2])
+
+
+def _check_repeated(contours: Sequence[NDArray[np.float64]], name: str) -> None:
+    """Refuses a contour that is there twice, from whichever point it was drawn: the two would cancel each other."""
+    if len({np.unique(vertices, axis=0).tobytes() for vertices in contours}) < len(contours):
+        raise _refuse("a contour of a slice is there twice, so that it is unknown whether it encloses anything", name)
 
 
 def _check_gaps(filled: Mapping[int, tuple[NDArray[np.intp], NDArray[np.intp]]], grid: Grid, name: str) -> None:

@@ -193,17 +193,6 @@ class PacsClient:
             )
         return chosen
 
-    def download_study(
-        self,
-        study_uid: str,
-        series_uids: Sequence[str],
-        folder: Path,
-        context: WorkContext = UNLIMITED,
-        progress: ByteProgress = ignore_bytes,
-    ) -> Downloaded:
-        """Downloads a study; see `list_instances` and `download`."""
-        return self.download(study_uid, self.list_instances(study_uid, series_uids, context), folder, context, progress)
-
     def download(
         self,
         study_uid: str,

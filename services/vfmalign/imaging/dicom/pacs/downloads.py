@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import logging
 from collections.abc import Collection
 from pathlib import Path
 from typing import BinaryIO
@@ -12,6 +13,7 @@ from pydicom.filereader import read_partial
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
+from vfmalign.imaging.dicom.headers import silence_libraries
 from vfmalign.imaging.dicom.pacs.servers import PacsServer
 from vfmalign.imaging.dicom.pacs.session import to_bad_answer, to_unavailable
 from vfmalign.imaging.dicom.sources import MAX_FILE_BYTES
@@ -46,6 +48,8 @@ class InstanceWriter:
         self._wanted = wanted
         self._file: BinaryIO | None = None
         self._is_complete = False
+        silence_libraries()  # pydicom would quote an identifier that is not quite one
+        logging.getLogger("python_multipart").setLevel(logging.CRITICAL + 1)  # the errors below say more
         parameters = parse_options_header(content_type)[1]
         kind = parameters.get(b"type", b"").lower()
         if not parameters.get(b"boundary") or kind != b"application/dicom":

@@ -160,7 +160,13 @@ class PacsSession:
 
     def _make_credentials(self) -> dict[str, str]:
         if self._server.token_file is not None:
-            return {"Authorization": f"Bearer {self._server.read_secret(self._server.token_file)}"}
+            token = self._server.read_secret(self._server.token_file)
+            if not token.isascii():
+                raise self._refuse(
+                    "the file of its token has letters beyond ASCII, which no token has",
+                    "correct the file that the server's configuration names",
+                )
+            return {"Authorization": f"Bearer {token}"}
         if self._server.password_file is not None:
             pair = f"{self._server.username}:{self._server.read_secret(self._server.password_file)}"
             return {"Authorization": f"Basic {b64encode(pair.encode()).decode()}"}  # urllib3 knows Latin-1 alone
@@ -172,7 +178,9 @@ class PacsSession:
         if status == HTTPStatus.UNAUTHORIZED:
             raise self._refuse("it rejects the credentials (401)", "correct the credentials in its configuration")
         if status == HTTPStatus.FORBIDDEN:
-            raise self._refuse("it does not permit the request (403)", "ask its operator for access")
+            refused = self._refuse("it does not permit the request (403)", "ask its operator for access")
+            refused.may_permit_others = True
+            raise refused
         if status == HTTPStatus.NOT_FOUND:
             remedy = "check the study, and that the url in its configuration is the address of DICOMweb"
             raise StudyNotFound("it does not have it (404)", subject=to_subject(self._server), remedy=remedy)

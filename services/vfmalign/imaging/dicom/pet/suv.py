@@ -10,6 +10,7 @@ Legend: X, Y, Z are columns, rows and slices.
 from __future__ import annotations
 
 import math
+import re
 from datetime import datetime, timedelta
 
 import numpy as np
@@ -127,7 +128,7 @@ def _find_scan(header: Dataset, half_life_s: float, name: str) -> datetime:
     if series <= acquisition:
         return series
     if private := find_private([header], "GEMS_PETD_01", 0x0009, 0x0D):
-        return _to_local(DT(to_first_text(private)), header, name)
+        return _to_local(to_first_text(private), "private start time (0009,xx0D)", header, name)
     reference_s = _read_number(header, "FrameReferenceTime", name, (0.0, math.inf)) / 1000
     duration_s = _read_number(header, "ActualFrameDuration", name, (1.0, math.inf)) / 1000
     decay = math.log(2) * duration_s / half_life_s
@@ -139,8 +140,8 @@ def _find_start(header: Dataset, injection: Dataset, scan: datetime, half_life_s
     """When the activity was injected."""
     stated = find([injection], "RadiopharmaceuticalStartDateTime")
     if stated is not None:
-        return _to_local(DT(str(stated)), header, name)
-    time = TM(_read_text(injection, "RadiopharmaceuticalStartTime", name))
+        return _to_local(str(stated), "RadiopharmaceuticalStartDateTime", header, name)
+    time = _to_time(injection, "RadiopharmaceuticalStartTime", name)
     if half_life_s > MAX_HALF_LIFE_S:
         raise _refuse(
             "it states no date of its injection, days before the scan (RadiopharmaceuticalStartDateTime)", name
@@ -149,10 +150,9 @@ def _find_start(header: Dataset, injection: Dataset, scan: datetime, half_life_s
     return start if start <= scan else start - timedelta(days=1)
 
 
-def _to_local(time: DT | None, header: Dataset, name: str) -> datetime:
+def _to_local(text: str, keyword: str, header: Dataset, name: str) -> datetime:
     """A time as the header's others are, without an offset."""
-    if time is None:
-        raise _refuse("it states no time that can be read (RadiopharmaceuticalStartDateTime)", name)
+    time = DT(_check_precision(text, keyword, 12, name))
     if time.tzinfo is None:
         return time
     offset = DT("20000101000000" + _read_text(header, "TimezoneOffsetFromUTC", name))
@@ -160,8 +160,19 @@ def _to_local(time: DT | None, header: Dataset, name: str) -> datetime:
 
 
 def _read_time(header: Dataset, level: str, name: str) -> datetime:
-    date, time = DA(_read_text(header, f"{level}Date", name)), TM(_read_text(header, f"{level}Time", name))
-    return datetime.combine(date, time)
+    date = DA(_check_precision(_read_text(header, f"{level}Date", name), f"{level}Date", 8, name))
+    return datetime.combine(date, _to_time(header, f"{level}Time", name))
+
+
+def _to_time(dataset: Dataset, keyword: str, name: str) -> TM:
+    return TM(_check_precision(_read_text(dataset, keyword, name), keyword, 4, name))
+
+
+def _check_precision(text: str, keyword: str, digits: int, name: str) -> str:
+    """Returns a date or time that has so many digits; those that it leaves out would count as midnight or zero."""
+    if not re.match(rf"\d{{{digits}}}", text):
+        raise _refuse(f"its {keyword} is not stated to the {'day' if digits == 8 else 'minute'}", name)
+    return text
 
 
 def _read_text(dataset: Dataset, keyword: str, name: str) -> str:

@@ -198,6 +198,12 @@ def test_a_contour_inside_another_is_a_hole(image: list[Dataset], kind: str) -> 
     np.testing.assert_array_equal(volume.array_XYZ, make_square(0, 1) & ~make_square(0, 1, vertices=hole))
 
 
+@pytest.mark.parametrize("again", [SQUARE, SQUARE[2:] + SQUARE[:2], SQUARE[::-1], [*SQUARE, SQUARE[0]]])
+def test_a_contour_that_is_there_twice_is_refused(image: list[Dataset], again: list[tuple[float, float]]) -> None:
+    with pytest.raises(BadVolume, match="a contour of a slice is there twice"):
+        draw(image, [*stretch(SQUARE, range(3)), to_contour(again, 1)])
+
+
 def test_a_header_gives_names_codes_and_the_series_that_it_was_drawn_on(image: list[Dataset]) -> None:
     codes = {"gland": CodedConcept("T-92000", "SRT", "Prostate")}
     made = make_structure_set(image, {"gland": [], "lesion": []}, AFFINE, codes=codes)

@@ -7,13 +7,14 @@ import json
 import time
 import zlib
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from tests import pacs_proxy
 from tests.pacs_proxy import Fault, PacsProxy, respond, run_proxy
 
-from vfmalign.core.domain.errors import BadPacsAnswer, DeadlineExceeded, PacsUnavailable
+from vfmalign.core.domain.errors import BadPacsAnswer, DeadlineExceeded, PacsRefused, PacsUnavailable
 from vfmalign.core.runtime.work_context import UNLIMITED, WorkContext
 from vfmalign.imaging.dicom.pacs import session as session_module
 from vfmalign.imaging.dicom.pacs.client import MAX_SEARCH_BYTES, PacsClient, PacsLimits
@@ -103,6 +104,15 @@ def test_compressed_content_is_refused_and_not_inflated(proxy: PacsProxy, encodi
     proxy.fault = respond(200, body, Content_Type=JSON, Content_Encoding=encoding)
     with pytest.raises(BadPacsAnswer, match="another type of content"):
         search(proxy)
+
+
+def test_a_token_that_no_header_can_hold_is_refused_and_not_quoted(proxy: PacsProxy, tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("gehe\N{EURO SIGN}m")
+    server = make_server(proxy).model_copy(update={"token_file": tmp_path / "token"})
+    with pytest.raises(PacsRefused, match="PACS ward: the file of its token has letters beyond ASCII") as raised:
+        PacsClient(server).list_instances("1.2")
+    assert "gehe" not in str(raised.value)
+    assert proxy.requests == []
 
 
 def test_a_compressed_transfer_is_refused_and_not_inflated(proxy: PacsProxy) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -52,6 +54,24 @@ def test_instances_are_files_whatever_the_chunks(tmp_path: Path, size: int) -> N
         get_file_name(uid): part for uid, part in parts.items()
     }
     assert {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()} == {0o600}
+
+
+def test_an_identifier_that_is_not_quite_one_is_never_printed(tmp_path: Path) -> None:
+    """In a process of its own: others may have silenced pydicom before."""
+    program = f"""
+from pathlib import Path
+from vfmalign.imaging.dicom.pacs.downloads import InstanceWriter
+from vfmalign.imaging.dicom.pacs.servers import PacsServer
+
+uid = b"1.2.840.0113619.04711"
+part = bytes(128) + b"DICM\\x02\\x00\\x03\\x00UI" + (22).to_bytes(2, "little") + uid + bytes(1)
+server = PacsServer(name="ward", url="https://pacs.example")
+writer = InstanceWriter('multipart/related; type="application/dicom"; boundary=x', Path({str(tmp_path)!r}), [], server)
+writer.write(b"--x\\r\\n\\r\\n" + part + b"\\r\\n--x\\r\\n\\r\\n" + part + b"\\r\\n--x--")
+writer.finish()
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout + done.stderr == ""
 
 
 def test_half_an_answer_leaves_whole_instances_alone(tmp_path: Path) -> None:

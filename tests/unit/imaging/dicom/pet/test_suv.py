@@ -191,6 +191,11 @@ def test_what_is_missing_is_named(keyword: str, value: str | None) -> None:
         ({"RadiopharmaceuticalStartDateTime": "20240301090000"}, "lies after the scan"),
         ({"RadiopharmaceuticalStartDateTime": "20200301090000"}, "or long before it"),
         ({"RadiopharmaceuticalStartDateTime": "20240229091112+0100"}, "states no TimezoneOffsetFromUTC"),
+        ({"RadiopharmaceuticalStartDateTime": "20240229"}, "StartDateTime is not stated to the minute"),
+        ({"RadiopharmaceuticalStartDateTime": "2024022909"}, "StartDateTime is not stated to the minute"),
+        ({"RadiopharmaceuticalStartTime": "09"}, "RadiopharmaceuticalStartTime is not stated to the minute"),
+        ({"SeriesTime": "10"}, "SeriesTime is not stated to the minute"),
+        ({"AcquisitionDate": "202402"}, "AcquisitionDate is not stated to the day"),
         ({"SeriesTime": "180000", "FrameReferenceTime": None}, "states no FrameReferenceTime"),
         ({"SeriesTime": "180000", "ActualFrameDuration": "0"}, "ActualFrameDuration is not plausible"),
     ],
@@ -218,7 +223,7 @@ def test_a_time_that_is_none_is_not_quoted() -> None:
     datasets = make_pet(change=lambda dataset: setattr(dataset, "SeriesTime", "101112"))
     for dataset in datasets:
         dataset["SeriesTime"]._value = "Zauberberg"
-    with pytest.raises(BadVolume, match="damaged") as caught:
+    with pytest.raises(BadVolume, match="its SeriesTime is not stated to the minute") as caught:
         read(datasets)
     assert "Zauberberg" not in str(caught.value)
 
