@@ -245,7 +245,7 @@ def names_somebody(text: str, private_words: PrivateWords) -> bool:
     return False
 
 
-@lru_cache(maxsize=10_000)
+@lru_cache(maxsize=256)  # not more, because it keeps the private words of the studies, each a set
 def screen_text(text: str, private_words: PrivateWords) -> str:
     """Returns a text with `HIDDEN` in place of private words, long numbers, dates and what is not printable."""
     if private_words is None:
