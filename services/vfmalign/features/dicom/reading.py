@@ -101,9 +101,10 @@ def _scan(source: DicomSource, context: WorkContext) -> Study:
             f"expected the images of one study, got {count}" + (f" ({notes})" if notes else ""),
             remedy="send the DICOM files of one examination",
         )
-    if examinations.studies[0].problems:
-        raise _refuse(examinations.studies[0].problems[0])
-    return examinations.studies[0]
+    (study,) = examinations.studies
+    if study.problems:
+        raise _refuse(study.problems[0])
+    return study
 
 
 def _choose(study: Study, rules: DeclarationFile, kinds: Sequence[VolumeKind]) -> Choice:

@@ -1,26 +1,29 @@
 """Scanning of a source: the header of every file, sorted into studies, series and stacks.
 
-Nothing of a header is kept but what `Frame` and `Segmentation` have. What frames share is stored once, so that a frame
-costs about 1 KiB, with the name of its file: 400 studies of 300 slices take 120 MiB.
+Nothing of a header is kept but what `Frame` and `Segmentation` have. Frames are packed, and unpacked for one study at a
+time.
 """
 
 from __future__ import annotations
 
 import math
+from array import array
+from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Collection, Hashable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, overload
 
 from pydicom.dataset import Dataset
 
 from vfmalign.core.domain.errors import BadDataset, VfmalignError
 from vfmalign.core.formats.documents import pluralise
 from vfmalign.imaging.dicom.examinations import Segmentation, Series, Study
-from vfmalign.imaging.dicom.frames import Frame, FrameGeometry, list_frames
+from vfmalign.imaging.dicom.frames import Frame, list_frames
 from vfmalign.imaging.dicom.headers import silence_libraries
 from vfmalign.imaging.dicom.instances import Header, has_preamble, is_zip, may_be_dicom, read_header, read_start
 from vfmalign.imaging.dicom.labels import label_maps
+from vfmalign.imaging.dicom.packing import PackedFrame, PackedList, pack_frame, unpack_frames
 from vfmalign.imaging.dicom.refusals import describe_refusals, is_image, list_refusals, name_kind
 from vfmalign.imaging.dicom.screening import MAX_PRIVATE_WORDS, PrivateWords, list_private_words, screen_number
 from vfmalign.imaging.dicom.sources import DicomSource, digest_file
@@ -53,12 +56,12 @@ class Examinations:
     """What a source holds.
 
     Attributes:
-        studies: in order of their identifier.
+        studies: in order of their identifier; each is made whenever it is read, with its frames unpacked.
         notes: what was left out, in sentences without names.
         unusable: files that look like DICOM and cannot be used.
     """
 
-    studies: tuple[Study, ...]
+    studies: Sequence[Study]
     notes: tuple[str, ...]
     unusable: tuple[UnusableFile, ...] = ()
 
@@ -70,20 +73,20 @@ class _SeriesKey(NamedTuple):
     series_uid: str
 
 
-@dataclass
+@dataclass(slots=True)
 class _ScannedSeries:
-    """What was read of a series."""
+    """What was read of a series, beside its frames."""
 
-    frames: list[Frame] = field(default_factory=list)
     segmentations: list[Segmentation] = field(default_factory=list)
-    refusals: set[str] = field(default_factory=set)
+    refusals: frozenset[str] = frozenset()
     problems: Counter[str] = field(default_factory=Counter)
 
 
-@dataclass
+@dataclass(slots=True)
 class _ScannedStudy:
-    """What was read of a study."""
+    """What was read of a study; `frames` are their numbers among those of the source."""
 
+    frames: array[int] = field(default_factory=lambda: array("I"))
     series: dict[str, _ScannedSeries] = field(default_factory=dict)
     patients: set[str] = field(default_factory=set)
     issuers: set[str] = field(default_factory=set)
@@ -108,13 +111,29 @@ def scan(
     scanner = _Scanner(source)
     total = len(source.files)
     silence_libraries()
-    for done, file in enumerate(source.files, start=1):
-        scanner.add(file, f"file {done} of {total}")
-        progress("scan", done, total)
+    for number, file in enumerate(source.files):
+        scanner.add(file, number)
+        progress("scan", number + 1, total)
     return scanner.finish(frozenset(allowed), show_names=show_names)
 
 
-T = TypeVar("T", bound=Hashable)
+class _FirstFiles:
+    """The number of every instance's first file, in 12 bytes for each: they stand in order of the instances' hashes.
+
+    Two of a million instances have the same hash of 64 bits with a probability of 3e-8; one of them would be refused.
+    """
+
+    def __init__(self) -> None:
+        self._hashes, self._files = array("q"), array("I")
+
+    def find_or_add(self, series_uid: str, instance_uid: str, file: int) -> int:
+        """Returns the first file of an instance, which is this one if there is none yet."""
+        key = hash((series_uid, instance_uid))
+        place = bisect_left(self._hashes, key)
+        if place == len(self._hashes) or self._hashes[place] != key:
+            self._hashes.insert(place, key)
+            self._files.insert(place, file)
+        return self._files[place]
 
 
 class _Scanner:
@@ -122,14 +141,15 @@ class _Scanner:
 
     def __init__(self, source: DicomSource) -> None:
         self._source = source
+        self._frames: PackedList[PackedFrame] = PackedList()
         self._studies: dict[str, _ScannedStudy] = {}
-        self._files_by_instance: dict[tuple[str, str], str] = {}
+        self._first_files = _FirstFiles()
         self._left_out: Counter[tuple[str, str]] = Counter()
         self._unusable: list[UnusableFile] = []
-        self._shared: dict[Hashable, Any] = {}
 
-    def add(self, file: str, place: str) -> None:
-        """Reads one file."""
+    def add(self, file: str, number: int) -> None:
+        """Reads one file, whose number counts from 0."""
+        place = f"file {number + 1} of {len(self._source.files)}"
         start = b""
         try:
             with self._source.open(file) as opened:
@@ -137,7 +157,7 @@ class _Scanner:
                 if is_zip(start):
                     self._left_out["zip", "inside the source; not opened"] += 1
                 elif may_be_dicom(start):
-                    self._add_header(read_header(opened), file)
+                    self._add_header(read_header(opened), file, number)
                 else:
                     self._left_out["file", "not DICOM"] += 1
         except VfmalignError as error:
@@ -150,7 +170,7 @@ class _Scanner:
                 UnusableFile(file, place, "the file cannot be read; replace it, or allow this account to read it")
             )
 
-    def _add_header(self, read: Header, file: str) -> None:
+    def _add_header(self, read: Header, file: str, number: int) -> None:
         header = read.dataset
         kind = str(header.SOPClassUID)
         is_segmentation = kind in label_maps.SOP_CLASSES
@@ -164,9 +184,9 @@ class _Scanner:
             raise BadDataset(
                 "is cut off, or states no identifier of its study, series or instance", remedy="export it again"
             )
-        study = self._studies.setdefault(self._share(key.study_uid), _ScannedStudy())
-        series = study.series.setdefault(self._share(key.series_uid), _ScannedSeries())
-        if self._is_repeated(key, str(header.SOPInstanceUID), file, series):
+        study = self._studies.setdefault(key.study_uid, _ScannedStudy())
+        series = study.series.setdefault(key.series_uid, _ScannedSeries())
+        if self._is_repeated(key.series_uid, str(header.SOPInstanceUID), number, series):
             return
         self._add_identity(header, study)
         if not read.has_pixels and (not is_segmentation or label_maps.has_pixels(header)):
@@ -174,7 +194,7 @@ class _Scanner:
         elif is_segmentation:
             self._add_segmentation(header, file, series)
         else:
-            self._add_image(header, file, series)
+            self._add_image(header, file, study, series)
 
     def _add_identity(self, header: Dataset, study: _ScannedStudy) -> None:
         # An object that leaves one of them out, such as a segmentation made elsewhere, contradicts no other.
@@ -182,7 +202,7 @@ class _Scanner:
             if value := str(header.get(keyword) or "").strip():
                 values.add(value)
         if len(study.private_words) <= MAX_PRIVATE_WORDS:
-            study.private_words |= set(map(self._share, list_private_words(header)))
+            study.private_words |= list_private_words(header)
 
     def _add_segmentation(self, header: Dataset, file: str, series: _ScannedSeries) -> None:
         try:
@@ -190,90 +210,110 @@ class _Scanner:
         except VfmalignError as error:
             self._left_out["segmentation", error.message] += 1
 
-    def _add_image(self, header: Dataset, file: str, series: _ScannedSeries) -> None:
-        series.refusals |= list_refusals(header)
+    def _add_image(self, header: Dataset, file: str, study: _ScannedStudy, series: _ScannedSeries) -> None:
+        if refusals := list_refusals(header):
+            series.refusals |= refusals
         try:
-            series.frames += map(self._compact, list_frames(header, file))
+            for frame in list_frames(header, file):
+                study.frames.append(len(self._frames))
+                self._frames.append(pack_frame(frame))
         except VfmalignError as error:
             series.problems[error.message] += 1
 
-    def _is_repeated(self, key: _SeriesKey, instance_uid: str, file: str, series: _ScannedSeries) -> bool:
+    def _is_repeated(self, series_uid: str, instance_uid: str, number: int, series: _ScannedSeries) -> bool:
         """Whether the instance was read before; a problem of its series where it was another one."""
-        first = self._files_by_instance.setdefault((self._share(key.series_uid), instance_uid), file)
-        if first == file:
+        first = self._first_files.find_or_add(series_uid, instance_uid, number)
+        if first == number:
             return False
-        if digest_file(self._source, first) == digest_file(self._source, file):
+        if len({digest_file(self._source, self._source.files[place]) for place in (first, number)}) == 1:
             self._left_out["file", "copy of another"] += 1
         else:
             series.problems["same identifier (SOPInstanceUID) as another image, and other content"] += 1
         return True
 
-    def _compact(self, frame: Frame) -> Frame:
-        """The frame, with one object for each value that it has in common with others."""
-        geometry = frame.geometry
-        if geometry is not None:
-            orientation = self._shared.setdefault(geometry.orientation.tobytes(), geometry.orientation)
-            geometry = FrameGeometry(geometry.position_mm, orientation, self._share(geometry.spacing_mm))
-        return replace(
-            frame,
-            series_uid=self._share(frame.series_uid),
-            frame_of_reference_uid=self._share(frame.frame_of_reference_uid),
-            geometry=geometry,
-            attributes=self._shared.setdefault(tuple(frame.attributes.items()), frame.attributes),
-        )
-
-    def _share(self, value: T) -> T:
-        shared: T = self._shared.setdefault(value, value)
-        return shared
-
     def finish(self, allowed: frozenset[str], *, show_names: bool) -> Examinations:
         """Sorts what was read."""
-        owners = Counter(uid for study in self._studies.values() for uid in study.series)
-        shared = {uid for uid, count in owners.items() if count > 1}
-        studies = tuple(
-            _to_study(uid, study, shared, allowed, None if show_names else frozenset(study.private_words))
-            for uid, study in sorted(self._studies.items())
-        )
+        studies = _Studies(self._studies, self._frames, allowed, show_names=show_names)
         notes = [f"left out: {pluralise(n, noun)} ({why})" for (noun, why), n in sorted(self._left_out.items())]
         return Examinations(studies, (*self._source.notes, *notes), tuple(self._unusable))
 
 
-def _to_study(
-    uid: str, study: _ScannedStudy, shared: Collection[str], allowed: frozenset[str], private_words: PrivateWords
-) -> Study:
-    labels = _name_series(study.series, private_words)
-    ordered = sorted(study.series, key=lambda key: (_get_number(study.series[key]), labels[key]))
-    problems = [
-        f"{labels[key]} has images of other studies as well; {_EXPORT_AGAIN}" for key in ordered if key in shared
-    ]
-    for keyword, values in (("PatientID", study.patients), ("IssuerOfPatientID", study.issuers)):
-        if len(values) > 1:
-            problems.append(f"its images state {len(values)} different patients ({keyword}); {_EXPORT_AGAIN}")
-    patient, issuer = max(study.patients, default=""), max(study.issuers, default="")
-    return Study(
-        patient=f"{patient}^^^{issuer}" if patient and issuer else patient,
-        uid=uid,
-        series=tuple(
-            _to_series(labels[key], key, study.series[key], allowed)
+class _Studies(Sequence[Study]):
+    """Studies in order of their identifier, each of which is made whenever it is read."""
+
+    def __init__(
+        self,
+        studies: Mapping[str, _ScannedStudy],
+        frames: PackedList[PackedFrame],
+        allowed: frozenset[str],
+        *,
+        show_names: bool,
+    ) -> None:
+        self._uids = sorted(studies)
+        self._studies, self._frames, self._allowed, self._show_names = studies, frames, allowed, show_names
+        owners = Counter(uid for study in studies.values() for uid in study.series)
+        self._shared = {uid for uid, count in owners.items() if count > 1}
+
+    def __len__(self) -> int:
+        return len(self._uids)
+
+    def __iter__(self) -> Iterator[Study]:
+        return map(self._make, self._uids)
+
+    @overload
+    def __getitem__(self, index: int) -> Study: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Study]: ...
+
+    def __getitem__(self, index: int | slice) -> Study | Sequence[Study]:
+        uids = self._uids[index]
+        return self._make(uids) if isinstance(uids, str) else [self._make(uid) for uid in uids]
+
+    def _make(self, uid: str) -> Study:
+        study = self._studies[uid]
+        private_words = None if self._show_names else frozenset(study.private_words)
+        frames: dict[str, list[Frame]] = {key: [] for key in study.series}
+        for frame in unpack_frames(self._frames[number] for number in study.frames):
+            frames[frame.series_uid].append(frame)
+        numbers = {key: _get_number(frames[key], scanned.segmentations) for key, scanned in study.series.items()}
+        labels = _name_series(numbers, private_words)
+        ordered = sorted(labels, key=lambda key: (numbers[key], labels[key]))
+        problems = [
+            f"{labels[key]} has images of other studies as well; {_EXPORT_AGAIN}"
             for key in ordered
-            if study.series[key].frames or study.series[key].problems
-        ),
-        segmentations=tuple(
-            replace(item, label=labels[key] if number == 1 else f"{labels[key]}, object {number}")
-            for key in ordered
-            for number, item in enumerate(study.series[key].segmentations, start=1)
-        ),
-        private_words=private_words,
-        problems=tuple(problems),
-    )
+            if key in self._shared
+        ]
+        for keyword, values in (("PatientID", study.patients), ("IssuerOfPatientID", study.issuers)):
+            if len(values) > 1:
+                problems.append(f"its images state {len(values)} different patients ({keyword}); {_EXPORT_AGAIN}")
+        patient, issuer = max(study.patients, default=""), max(study.issuers, default="")
+        return Study(
+            patient=f"{patient}^^^{issuer}" if patient and issuer else patient,
+            uid=uid,
+            series=tuple(
+                _to_series(labels[key], key, study.series[key], frames[key], self._allowed)
+                for key in ordered
+                if frames[key] or study.series[key].problems
+            ),
+            segmentations=tuple(
+                replace(item, label=labels[key] if number == 1 else f"{labels[key]}, object {number}")
+                for key in ordered
+                for number, item in enumerate(study.series[key].segmentations, start=1)
+            ),
+            private_words=private_words,
+            problems=tuple(problems),
+        )
 
 
-def _to_series(label: str, uid: str, scanned: _ScannedSeries, allowed: frozenset[str]) -> Series:
+def _to_series(
+    label: str, uid: str, scanned: _ScannedSeries, frames: Sequence[Frame], allowed: frozenset[str]
+) -> Series:
     problems = [f"{pluralise(count, 'image')}: {text}" for text, count in sorted(scanned.problems.items())]
     if refused := scanned.refusals - allowed:
         problems.append(describe_refusals(refused))
     try:
-        stacks = divide(scanned.frames)
+        stacks = divide(frames)
     except VfmalignError as error:
         stacks = []
         problems.append(f"{error.message}; export the series again")
@@ -286,11 +326,11 @@ def _to_series(label: str, uid: str, scanned: _ScannedSeries, allowed: frozenset
     )
 
 
-def _name_series(series: Mapping[str, _ScannedSeries], private_words: PrivateWords) -> dict[str, str]:
+def _name_series(numbers: Mapping[str, float], private_words: PrivateWords) -> dict[str, str]:
     """What problems and tables call each series; those of one number are told apart by a second one."""
     keys_by_number: dict[float, list[str]] = {}
-    for key in sorted(series):
-        keys_by_number.setdefault(_get_number(series[key]), []).append(key)
+    for key in sorted(numbers):
+        keys_by_number.setdefault(numbers[key], []).append(key)
     labels: dict[str, str] = {}
     for number, keys in keys_by_number.items():
         is_hidden = math.isinf(number) or screen_number(number, private_words)
@@ -299,9 +339,9 @@ def _name_series(series: Mapping[str, _ScannedSeries], private_words: PrivateWor
     return labels
 
 
-def _get_number(scanned: _ScannedSeries) -> float:
+def _get_number(frames: Sequence[Frame], segmentations: Sequence[Segmentation]) -> float:
     """The number of a series; infinite where it has none."""
-    numbers = [item.attributes.get("SeriesNumber") for item in scanned.frames[:1]]
-    numbers += [item.attributes.get("SeriesNumber") for item in scanned.segmentations[:1]]
+    numbers = [frame.attributes.get("SeriesNumber") for frame in frames[:1]]
+    numbers += [item.attributes.get("SeriesNumber") for item in segmentations[:1]]
     number = next(iter(numbers), None)
     return number if isinstance(number, float) and number >= 0 else math.inf

@@ -23,6 +23,7 @@ from vfmalign.core.formats.documents import pluralise
 from vfmalign.core.formats.untrusted import open_regular_file
 from vfmalign.imaging.dicom.headers import refuse_damage
 from vfmalign.imaging.dicom.instances import read_elements
+from vfmalign.imaging.dicom.packing import PackedList
 
 MAX_FILES = 1_000_000
 """Most files of a source; a thousand patients with three series of 300 slices are 900,000."""
@@ -113,7 +114,7 @@ class FolderSource:
 
     def __init__(self, folder: Path, files: Sequence[str], notes: tuple[str, ...] = ()) -> None:
         self._folder = folder
-        self.files = files
+        self.files: Sequence[str] = PackedList(files)
         self.notes = notes
 
     def open(self, name: str) -> BinaryIO:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
@@ -148,7 +149,7 @@ def _list_strata(modalities: Sequence[VolumeKind]) -> list[tuple[VolumeKind, Seq
     """Name, modalities and attribute of every stratum, without those whose name is too long."""
     strata = [
         *((stratum.name, modalities, stratum) for stratum in OF_CASE),
-        *((f"{kind}_{stratum.name}", (kind,), stratum) for stratum in OF_MODALITY for kind in modalities),
+        *((sys.intern(f"{kind}_{stratum.name}"), (kind,), stratum) for stratum in OF_MODALITY for kind in modalities),
     ]
     return [entry for entry in strata if VOLUME_KIND.matches(entry[0])]
 

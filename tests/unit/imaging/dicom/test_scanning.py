@@ -332,14 +332,14 @@ def test_nothing_is_printed_or_logged(
     assert not caplog.records
 
 
-def test_a_frame_costs_about_a_kibibyte(tmp_path: Path) -> None:
-    array = make_array((4, 4, 1))
-    for number in range(4):
-        write_series(tmp_path / f"{number}", np.repeat(array, 25, axis=2), description=f"{number}")
-    scan_folder(tmp_path / "0")  # imports and caches
+def test_a_scan_keeps_a_fraction_of_a_kibibyte_for_a_frame(tmp_path: Path) -> None:
+    frames = 192
+    write_enhanced(tmp_path / "a", make_array((4, 4, frames)))
+    write_enhanced(tmp_path / "b", make_array((4, 4, 2)))
+    scan_folder(tmp_path / "b")  # imports and caches
     tracemalloc.start()
-    examinations = scan_folder(tmp_path)
+    examinations = scan_folder(tmp_path / "a")
     used, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert len(examinations.studies) == 4
-    assert used / 100 < 1.25 * 1024
+    assert describe(examinations.studies[0]) == [("series 1", [frames], "")]
+    assert used / frames < 250

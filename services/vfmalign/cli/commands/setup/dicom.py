@@ -5,7 +5,7 @@ Neither names of files nor identifiers are printed, and text of headers is scree
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -21,6 +21,8 @@ from vfmalign.core.domain.declarations import DEFAULT_DECLARATION
 from vfmalign.core.domain.errors import BadDataset, BadOption
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
     from vfmalign.imaging.dicom.scanning import Examinations
 
 _MAX_SHOWN = 20
@@ -70,10 +72,16 @@ def show(
     except BadOption as error:  # what is there is shown nevertheless: rules are written from it
         output.note(f"{error.message}; {error.remedy}", "yellow")
     attributes = [name for selection in selections for name in selection.conditions.list_attributes()]
-    shown: list[ShownStudy] = []
-    for number, study in enumerate(examinations.studies, start=1):
-        identity = {"patient": study.patient, "uid": study.uid} if show_names else {}
-        shown.append(ShownStudy(number, study, choose(study, declared, selections), attributes, identity))
+    shown = (
+        ShownStudy(
+            number,
+            study,
+            choose(study, declared, selections),
+            attributes,
+            {"patient": study.patient, "uid": study.uid} if show_names else {},
+        )
+        for number, study in enumerate(examinations.studies, start=1)
+    )
     _write(shown, examinations, declared.name, output)
     if declaration is None:
         output.note(f"the rules are those of {DEFAULT_DECLARATION}; --declaration names others")
@@ -128,27 +136,32 @@ def _scan_files(source: Path, output: Output, *, show_names: bool) -> Examinatio
         )
 
 
-def _write(shown: Sequence[ShownStudy], examinations: Examinations, declaration: str, output: Output) -> None:
+def _write(shown: Iterable[ShownStudy], examinations: Examinations, declaration: str, output: Output) -> None:
     from vfmalign.imaging.dicom.frames import DERIVED, KEYWORDS
 
+    studies: list[dict[str, object]] = []
+    parts: list[RenderableType] = []
+    for study in shown:
+        studies.append(to_study_document(study))
+        parts += show_study(study) if study.number <= _MAX_SHOWN else []
     unusable = [{"place": file.place, "problem": file.problem} for file in examinations.unusable]
     document = {
         "declaration": declaration,
-        "studies": [to_study_document(study) for study in shown],
+        "studies": studies,
         "attributes": [*KEYWORDS, *DERIVED],
         "unusable": unusable,
         "notes": list(examinations.notes),
     }
-    output.emit(document, *(part for study in shown[:_MAX_SHOWN] for part in show_study(study)))
+    output.emit(document, *parts)
     for note in examinations.notes:
         output.note(note, "yellow")
     for file in unusable[:_MAX_SHOWN]:
         output.note(f"{file['place']}: {file['problem']}", "yellow")
-    for items, noun in ((shown, "studies"), (unusable, "unusable files")):
+    for items, noun in ((studies, "studies"), (unusable, "unusable files")):
         if len(items) > _MAX_SHOWN:
             output.note(f"{_MAX_SHOWN} of {len(items):,} {noun} are shown; --json has all")
-    if not shown:
+    if not studies:
         output.note("no DICOM image was found", "yellow")
-    elif wrong := [str(study.number) for study in shown if study.problems]:
+    elif wrong := [str(study["study"]) for study in studies if study["problems"]]:
         listed = ", ".join(wrong[:_MAX_SHOWN]) + (" …" if len(wrong) > _MAX_SHOWN else "")
-        output.note(f"{len(wrong)} of {len(shown)} studies with problems: {listed}", "yellow")
+        output.note(f"{len(wrong)} of {len(studies)} studies with problems: {listed}", "yellow")

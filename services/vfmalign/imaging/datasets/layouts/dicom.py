@@ -24,6 +24,7 @@ from vfmalign.core.domain.record import Record
 from vfmalign.imaging.datasets.layouts.sources import CaseSource, DicomOptions, SourceDataset, VolumeSource
 from vfmalign.imaging.dicom.examinations import Segmentation, Study
 from vfmalign.imaging.dicom.labels.label_maps import read_label_map
+from vfmalign.imaging.dicom.packing import PackedStack
 from vfmalign.imaging.dicom.pet.suv import read_suv
 from vfmalign.imaging.dicom.pixels import read_stack
 from vfmalign.imaging.dicom.refusals import check_allowed
@@ -31,43 +32,43 @@ from vfmalign.imaging.dicom.rules import Selection, check_selections, encode_sel
 from vfmalign.imaging.dicom.scanning import scan
 from vfmalign.imaging.dicom.selection import Choice, choose
 from vfmalign.imaging.dicom.sources import DicomSource, digest_file, open_source
-from vfmalign.imaging.dicom.stacks import Stack
 from vfmalign.imaging.dicom.strata import CaseAcquisition, classify
 from vfmalign.imaging.volumes import Volume
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, slots=True)
 class DicomImage:
     """A modality, which is read from a stack in its declared unit; see `VolumeSource`."""
 
     source: DicomSource
-    stack: Stack
+    stack: PackedStack
     unit: str = ""
 
     def read(self, case: str, kinds: Sequence[VolumeKind], labels: Collection[VolumeKind]) -> dict[VolumeKind, Volume]:
         """See `VolumeSource`."""
-        read_image = read_suv if self.unit == SUVBW else read_stack
-        return {kind: read_image(self.source, self.stack, f"{case}/{kind}", kind) for kind in kinds}
+        read_image, stack = read_suv if self.unit == SUVBW else read_stack, self.stack.unpack()
+        return {kind: read_image(self.source, stack, f"{case}/{kind}", kind) for kind in kinds}
 
     def digest(self) -> bytes:
         """See `VolumeSource`."""
-        files = dict.fromkeys(frame.file for frame in self.stack.frames)
+        files = dict.fromkeys(frame.file for frame in self.stack.unpack().frames)
         return hashlib.sha256(b"".join(digest_file(self.source, file) for file in files)).digest()
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, slots=True)
 class DicomLabelMap:
     """A label map, which is read from a segmentation; see `VolumeSource` and `labels.label_maps.read_label_map`."""
 
     source: DicomSource
     segmentation: Segmentation
     values: Mapping[int, int]
-    reference: Stack
+    reference: PackedStack
 
     def read(self, case: str, kinds: Sequence[VolumeKind], labels: Collection[VolumeKind]) -> dict[VolumeKind, Volume]:
         """See `VolumeSource`."""
+        reference = self.reference.unpack()
         return {
-            kind: read_label_map(self.source, self.segmentation, self.reference, self.values, f"{case}/{kind}")
+            kind: read_label_map(self.source, self.segmentation, reference, self.values, f"{case}/{kind}")
             for kind in kinds
         }
 
@@ -172,11 +173,13 @@ def list_volumes(
     source: DicomSource, choice: Choice, units: Mapping[VolumeKind, str]
 ) -> dict[VolumeKind, VolumeSource]:
     """Returns what each modality, in its declared unit, and each label map that was chosen is read from."""
+    stacks = {*choice.stacks.values(), *(drawn.reference for drawn in choice.label_maps.values())}
+    packed = {stack: PackedStack(stack) for stack in stacks}
     files: dict[VolumeKind, VolumeSource] = {
-        kind: DicomImage(source, stack, units.get(kind, "")) for kind, stack in choice.stacks.items()
+        kind: DicomImage(source, packed[stack], units.get(kind, "")) for kind, stack in choice.stacks.items()
     }
     for kind, drawn in choice.label_maps.items():
-        files[kind] = DicomLabelMap(source, drawn.segmentation, drawn.values, drawn.reference)
+        files[kind] = DicomLabelMap(source, drawn.segmentation, drawn.values, packed[drawn.reference])
     return files
 
 

@@ -177,16 +177,17 @@ class _PacsReader:
     def _read_instances(self, found: FoundStudy, listing: str) -> StagedStudy:
         with closing(open_source(self.staging.get_download_folder(found.study_uid))) as source:
             examinations = scan(source, self.rules.allowed)
-            if any(study.uid != found.study_uid for study in examinations.studies):
+            studies = list(examinations.studies)
+            if any(study.uid != found.study_uid for study in studies):
                 self.staging.discard_instances(found.study_uid)
                 raise self.client.to_bad_answer("images of another study than was asked for")
             count = pluralise(len(examinations.unusable), "instance")
             damaged = [f"{count} of the study: {file.problem}" for file in examinations.unusable[:1]]
-            if not examinations.studies:
+            if not studies:
                 patient = found.patient or found.study_uid
                 outcome = StudyOutcome(study_uid=found.study_uid, patient=patient, problems=tuple(damaged))
                 return StagedStudy(listing=listing, outcome=outcome if damaged else None, notes=examinations.notes)
-            (study,) = examinations.studies
+            (study,) = studies
             choice = choose(study, self.rules.declaration, self.rules.selections, self.rules.allowed)
             outcome = describe_outcome(study, choice, self.rules)
             problems = [*outcome.problems, *damaged]
