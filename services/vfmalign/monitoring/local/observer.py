@@ -20,7 +20,7 @@ from vfmalign.monitoring.sequential import Component, Monitor, MonitorOptions, O
 from vfmalign.reports.drift.document import DriftDocument
 
 BATCH_ROWS = 64
-ROWS_BETWEEN_STATES = 10_000
+ROWS_BETWEEN_STATES = 5_000
 DEFAULT_MOVED_ROWS = 100
 """Last rows whose channels are compared where there are no windows."""
 _PATIENTS_ASSUMED = "later observations of a patient, after {days} days, are assumed to be independent of earlier ones"
