@@ -35,6 +35,7 @@ _UNREADABLE = (
     LookupError,
     MemoryError,
     OSError,
+    RecursionError,
     TypeError,
     ValueError,
     zipfile.BadZipFile,
