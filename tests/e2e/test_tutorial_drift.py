@@ -18,7 +18,7 @@ from vfmalign.cli import exits
 pytestmark = pytest.mark.e2e
 
 PAGE = "tutorial-drift.md"
-OPTIONS = ("--by", "scanner", "--window", "24", "--json")
+OPTIONS = ("--by", "scanner", "--window", "30", "--json")
 
 
 @pytest.fixture(scope="module")
@@ -58,11 +58,11 @@ def both_months(cli: Cli, sets: dict[str, str]) -> dict[str, Any]:
 def test_the_page_leads_to_an_alarm_in_february(codes: tuple[Cli, list[int]], both_months: dict[str, Any]) -> None:
     cli, ended = codes
     assert ended == [0] * (len(ended) - 1) + [GATE_FAILED], "January passes the gate"
-    assert both_months["outcomes"] == {"entered": 60, "repeated_patient": 0, "reference_patient": 0, "not_finite": 0}
+    assert both_months["outcomes"] == {"entered": 75, "repeated_patient": 0, "reference_patient": 0, "not_finite": 0}
     row = both_months["alarm"]["row"]
-    assert 30 < row <= 60
+    assert 30 < row <= 75
     page = (cli.folder / "drift.html").read_text()
-    assert f"Alarm since row {row} of 60" in page
+    assert f"Alarm since row {row} of 75" in page
     assert "The mix of scanner is not shown to differ" in page
 
 
