@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.documented_pages import NOT_RUN, environment, read_blocks, run_block  # noqa: F401 - a fixture
+from tests.documented_pages import NOT_RUN, read_blocks, run_block
 from tests.unit.imaging.datasets.brain_files import lay_out_folders, make_case
 
 from vfmalign.core.domain.patients import MIN_GROUPS

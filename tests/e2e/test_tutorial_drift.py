@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from tests.documented_pages import GATE_FAILED, environment, read_blocks, run_block  # noqa: F401 - a fixture
+from tests.documented_pages import GATE_FAILED, read_blocks, run_block
 from tests.integration.cli.commands import Cli
 
 from vfmalign.cli import exits
@@ -22,7 +22,7 @@ OPTIONS = ("--by", "scanner", "--window", "30", "--json")
 
 
 @pytest.fixture(scope="module")
-def codes(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Cli, list[int]]]:  # noqa: F811
+def codes(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Cli, list[int]]]:
     """The reader's folder after all commands of the page but the last, and their exit codes."""
     folder = tmp_path_factory.mktemp("drift")
     (script,) = read_blocks(PAGE, "python")

@@ -47,7 +47,7 @@ def test_the_first_screen_says_whether_since_when_how_strong_and_what_moved() ->
 def test_without_an_alarm_the_page_does_not_suggest_one() -> None:
     text = read(make_document(alarm_row=None))
     assert "No alarm in 400 rows." in text
-    assert "describes rows that are not shown to differ" in text
+    assert "the features are not shown to differ, and this describes them" in text
     assert "Alarm since" not in text
     assert "▲" not in text
     assert "No guarantee" not in text
@@ -106,7 +106,7 @@ def test_evidence_of_any_size_is_drawn_within_the_figure(values: tuple[float, fl
     for line in svg.iter("polyline"):
         for pair in line.get("points", "").split():
             assert all(0 <= float(number) <= 1000 for number in pair.split(","))
-    assert len([text for text in svg.iter("text")]) < 20
+    assert len(list(svg.iter("text"))) < 20
 
 
 def test_an_interval_that_is_degenerate_is_dashed() -> None:

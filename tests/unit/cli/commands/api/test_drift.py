@@ -182,10 +182,9 @@ def test_ctrl_c_ends_the_process_and_keeps_the_state(files: list[str], tmp_path:
         stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert process.stdout is not None
-    done = 0
     with process:
         for line in process.stdout:
-            if (done := json.loads(line).get("done", 0)) > 5_100:
+            if json.loads(line).get("done", 0) > 5_100:
                 break
         process.send_signal(signal.SIGINT)
         process.stdout.read()
