@@ -37,6 +37,7 @@ from vfmalign.reports.drift.document import Window
 PERMUTATIONS = 999
 DEADLINE_S = 300.0
 """Of one comparison by a service."""
+NOT_FINITE = "a row of this layer has a value that is not finite"
 
 Answer = ComputeResponse | str
 """A response, or the reason why there is none."""
@@ -136,11 +137,14 @@ def _to_windows(comparison: Mapping[str, Any], answer: Answer) -> list[Window]:
     """Returns the window of each layer."""
     place = {name: comparison[name] for name in ("stratum", "first_row", "last_row", "rows", "reference_rows")}
     if isinstance(answer, str):
-        missing = absent(answer)
-        return [Window(layer=layer, mmd2=missing, p_value=missing, **place) for layer in comparison["layers"]]
-    return [_to_window(layer, place) for layer in answer.layers]
+        missing, found = answer, {}
+    else:
+        missing, found = NOT_FINITE, {result.layer: result for result in answer.layers}
+    return [_to_window(layer, found.get(layer), missing, place) for layer in comparison["layers"]]
 
 
-def _to_window(result: LayerResult, place: Mapping[str, Any]) -> Window:
+def _to_window(layer: str, result: LayerResult | None, missing: str, place: Mapping[str, Any]) -> Window:
+    if result is None:
+        return Window(layer=layer, mmd2=absent(missing), p_value=absent(missing), **place)
     shift = result.standardised or result.raw
-    return Window(layer=result.layer, mmd2=shift.mmd2, p_value=shift.p_value, **place)
+    return Window(layer=layer, mmd2=shift.mmd2, p_value=shift.p_value, **place)

@@ -1,7 +1,8 @@
 """The file from which a stream is continued: the monitor's exact state, and what it has observed.
 
-It begins with its version and the digest of the rest, so that a damaged file is refused before it is parsed. Patients
-are in it as digests of 64 bits, and observations as the ids of the most extreme ones and as digests.
+It begins with its version and the digest of the rest, so that a damaged file is refused before it is parsed. It holds
+standardised features of up to 20,000 rows, patients as digests of 64 bits, and observations as digests and, of the most
+extreme ones, as ids.
 """
 
 from __future__ import annotations

@@ -74,12 +74,13 @@ class _RowFiles:
         ]
 
     def write(self, side: str, places: Sequence[int]) -> str:
-        """Returns the name of the file of these rows."""
+        """Returns the name of the file of these rows; layers in which they are not finite are left out."""
         key = (side, tuple(places))
         if key not in self._names:
             self._names[key] = f"rows-{len(self._names)}.safetensors"
-            chosen = {layer: np.ascontiguousarray(self._sides[side][layer][list(places)]) for layer in self.layers}
-            save_file(chosen, self._folder / self._names[key])
+            rows = {layer: np.ascontiguousarray(self._sides[side][layer][list(places)]) for layer in self.layers}
+            finite = {layer: features for layer, features in rows.items() if np.isfinite(features).all()}
+            save_file(finite, self._folder / self._names[key])
         return self._names[key]
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from vfmalign.mmd import mmd_test
 from vfmalign.mmd.batch import main as compare_batch
@@ -83,14 +83,25 @@ def test_a_window_has_the_numbers_of_the_library(tmp_path: Path, capsys: pytest.
     assert found["deep"]["p_value"]["value"] == pytest.approx(1 / 200)
 
 
+def test_a_layer_that_is_not_finite_leaves_the_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    reference, stream = make_rows(90, None, 1), make_rows(64, None, 2)
+    stream.layers["shallow"][3, 1] = np.nan  # a layer that does not raise the alarm
+    comparisons = write_comparisons(tmp_path, reference, stream, Entered(range(64), range(1, 65), None), 32)
+    assert [one["layers"] for one in comparisons] == [["deep", "shallow"]] * 2
+    (tmp_path / "options.json").write_text(json.dumps({"pairing": "PAIRING_INDEPENDENT"}))
+    assert compare_batch([str(tmp_path)]) == 0
+    answers = [json.loads(line)["response"]["layers"] for line in capsys.readouterr().out.splitlines()]
+    assert [{layer["layer"] for layer in layers} for layers in answers] == [{"deep"}, {"deep", "shallow"}]
+
+
 def test_a_comparison_that_fails_says_why_and_the_others_go_on(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     reference, stream = make_rows(90, None, 1), make_rows(64, None, 2)
-    stream.layers["shallow"][3, 1] = np.nan  # a layer that does not raise the alarm
-    write_comparisons(tmp_path, reference, stream, Entered(range(64), range(1, 65), None), 32)
+    (first, _) = write_comparisons(tmp_path, reference, stream, Entered(range(64), range(1, 65), None), 32)
+    save_file({"deep": np.zeros((32, 5))}, tmp_path / first["y"])
     (tmp_path / "options.json").write_text(json.dumps({"pairing": "PAIRING_INDEPENDENT"}))
     assert compare_batch([str(tmp_path)]) == 0
-    first, second = map(json.loads, capsys.readouterr().out.splitlines())
-    assert "NaN or infinity" in first["error"]
-    assert second["response"]["layers"]
+    failed, done = map(json.loads, capsys.readouterr().out.splitlines())
+    assert "channels" in failed["error"]
+    assert done["response"]["layers"]
