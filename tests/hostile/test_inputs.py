@@ -5,6 +5,7 @@ What arrives over the wire stands in the tables beside this one.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -13,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import pytest
 from pydantic import ValidationError
 from rich.text import Text
@@ -40,6 +42,8 @@ from vfmalign.models.formats.stack_checkpoint import read_description
 from vfmalign.models.importer import InputDescription, import_model
 from vfmalign.models.registry import ARCHITECTURES
 from vfmalign.models.weights import MAX_WEIGHTS_BYTES, is_safetensors
+from vfmalign.monitoring.local.state_file import MAGIC, read_state
+from vfmalign.monitoring.local.tables import read_table
 from vfmalign.reports.templating import load_template
 
 NETWORK = {
@@ -192,6 +196,8 @@ FILE_READERS: dict[str, Callable[[Path, Callable[[Path], None]], object]] = {
     "patients": put("patients.csv", read_patients),
     "declaration": put("declaration.json", lambda path: read_declaration(str(path))),
     "array": put("x.npy", lambda path: read_npy(path, "x")),
+    "state of a monitor": put("state", read_state),
+    "table of rows": put("rows.csv", lambda path: read_table(path, 2, "stream_table")),
 }
 
 
@@ -215,6 +221,41 @@ def test_a_file_is_read_up_to_its_limit(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="not a regular file"):
         read_regular_file(tmp_path, 5)
     assert MAX_WEIGHTS_BYTES < 2**37
+
+
+def pack_state(compression: int = zipfile.ZIP_STORED, **arrays: Any) -> bytes:
+    """The content of a state, which has the right digest whatever it holds."""
+    named = {"header": np.frombuffer(b'{"fixed": {}, "stride": 1}', np.uint8), "monitor": np.zeros(3, np.uint8)}
+    named |= {name: np.zeros(0) for name in ("ids", "features", "rows")}
+    named |= {f"history.{name}": np.zeros((0, 4)) for name in ("points", "alarm", "peak", "last")}
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", compression) as archive:
+        for name, array in (named | arrays).items():
+            member = io.BytesIO()
+            np.lib.format.write_array(member, array, allow_pickle=True)
+            archive.writestr(f"{name}.npy", member.getvalue())
+    return content.getvalue()
+
+
+STATES = {
+    "nothing": b"",
+    "not an archive": b"x" * 100,
+    "an archive of nothing": pack_state()[-22:],
+    "no monitor": pack_state(),
+    "an object to unpickle": pack_state(monitor=np.array([{"a": 1}], object)),
+    "a compressed archive": pack_state(zipfile.ZIP_DEFLATED, monitor=np.zeros(2**24, np.uint8)),
+    "a header that is no JSON": pack_state(header=np.frombuffer(b"[" * 100_000, np.uint8)),
+    "a header of another type": pack_state(header=np.frombuffer(b"3", np.uint8)),
+    "names without values": pack_state(ids=np.zeros(3)),
+}
+
+
+@pytest.mark.parametrize("content", STATES.values(), ids=STATES)
+def test_a_state_that_holds_no_monitor_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = make_file(tmp_path, MAGIC + hashlib.sha256(content).digest() + content, "state")
+    with pytest.raises(InvalidInput, match="does not hold a monitor") as caught:
+        read_state(path)
+    assert caught.value.remedy
 
 
 KEYS = {

@@ -63,6 +63,7 @@ COMMANDS: dict[str, Command] = {
     "models": Command(f"{_API}.models:app", "List, show, import and pretrain models."),
     "extract": Command(f"{_API}.features:extract", "Extract the features of a dataset's split."),
     "mmd": Command(f"{_API}.mmd:mmd", "Compare two samples of features, layer by layer."),
+    "drift": Command(f"{_API}.drift:drift", "Watch a stream of features for drift from a reference."),
     "finetune": Command(f"{_API}.jobs:finetune", "Fine-tune a model on a task, without an alignment check."),
     "check": Command(f"{_API}.checks:check", "Run an alignment check."),
     "experiment": Command(f"{_API}.experiments:experiment", "Run an alignment check for every model, task and seed."),

@@ -15,7 +15,7 @@ from vfmalign.core.domain.record import SHA256, is_id
 from vfmalign.core.rpc.transport import MESSAGE_BYTES
 from vfmalign.core.storage.arrays import NPY, read_npy
 
-_OTHER_BYTES = 64 * 2**10
+OTHER_BYTES = 64 * 2**10
 """Upper bound of what a request holds beside its arrays."""
 
 
@@ -67,7 +67,7 @@ def upload_large_samples(
         VfmalignError: the upload failed otherwise.
     """
     size = sum(sample.nbytes for sample in samples.values() if not isinstance(sample, str | StoredFeatureSet))
-    if size + _OTHER_BYTES <= MESSAGE_BYTES:
+    if size + OTHER_BYTES <= MESSAGE_BYTES:
         return dict(samples)
     uploads: dict[int, UploadedFeatures] = {}
     for name, sample in samples.items():

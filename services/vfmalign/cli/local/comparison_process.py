@@ -61,14 +61,15 @@ def compare_in_subprocess(
             f"the comparison did not finish within {timeout_s:g} s", subject="mmd", remedy="increase --timeout"
         ) from None
     if completed.returncode != 0:
-        raise _to_error(completed.returncode, completed.stderr)
+        raise to_error(completed.returncode, completed.stderr, "the comparison")
     return ComputeResponse.from_json(completed.stdout)
 
 
-def _to_error(code: int, stderr: str) -> VfmalignError:
+def to_error(code: int, stderr: str, what: str) -> VfmalignError:
+    """Returns the error of a subprocess that failed: the one that it printed as JSON, or its last line."""
     error = _ERRORS.get(code, VfmalignError)
     lines = [line for line in stderr.splitlines() if line.strip()]
-    last = lines[-1] if lines else f"the comparison ended with exit code {code}"
+    last = lines[-1] if lines else f"{what} ended with exit code {code}"
     try:
         return error(**json.loads(last))
     except (ValueError, TypeError):  # it ended before it could write its error, such as for a wrong setting

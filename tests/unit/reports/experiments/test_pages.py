@@ -1,4 +1,4 @@
-"""Both reports in a browser without a network: every figure is drawn, nothing overflows, nothing is fetched."""
+"""All reports in a browser without a network: every figure is drawn, nothing overflows, nothing is fetched."""
 
 import json
 import os
@@ -7,11 +7,13 @@ import shutil
 import subprocess
 
 import pytest
+from tests.drift_documents import make_document
 
 from vfmalign.core.domain.jobs import CaseScore
 from vfmalign.reports.checks import page as check_report
 from vfmalign.reports.checks.page import ExampleSlice, PageSources
 from vfmalign.reports.checks.score_table import COLUMNS
+from vfmalign.reports.drift import page as drift_page
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 WIDTHS = (1280, 390, 320)
@@ -28,7 +30,7 @@ const frames = WIDTHS.map(width => {
 });
 const look = ([width, frame]) => {
   const page = frame.contentDocument, root = page.scrollingElement, folded = root.scrollWidth;
-  const first = [...page.querySelectorAll(".cautions, .verdict, #forest, #gain-forest")]
+  const first = [...page.querySelectorAll(".cautions, .verdict, #forest, #gain-forest, #evidence, #windows")]
     .map(element => element.getBoundingClientRect().bottom);
   page.querySelectorAll("details").forEach(section => section.open = true);
   return {
@@ -125,6 +127,15 @@ def test_a_check_s_page(open_page, make_report, make_png):
     assert list_problems(views, console) == []
     assert {len(view["figures"]) for view in views} == {4}
     assert len(views[0]["first"]) == 3, "the verdict, the main figure and the cautions"
+    assert max(views[0]["first"]) <= FIRST_SCREEN
+
+
+@pytest.mark.parametrize("alarm_row", [231, None], ids=str)
+def test_a_monitor_s_page(open_page, alarm_row):
+    views, console = open_page(drift_page.render(make_document(alarm_row=alarm_row, has_guarantee=False)))
+    assert list_problems(views, console) == []
+    assert views[0]["title"] == "Drift of february, test"
+    assert len(views[0]["first"]) == 4, "the caution, the verdict, the evidence and the windows"
     assert max(views[0]["first"]) <= FIRST_SCREEN
 
 

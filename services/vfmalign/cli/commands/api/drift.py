@@ -1,0 +1,195 @@
+"""`vfmalign drift`: do the rows of a stream still look like those of a reference?"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from contextlib import nullcontext
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated, Any
+
+import typer
+
+from vfmalign.cli import exits
+from vfmalign.cli.arrays import parse_sample
+from vfmalign.cli.drift_windows import compute_windows
+from vfmalign.cli.extras import needs_extra
+from vfmalign.cli.gates import Outcome
+from vfmalign.cli.local.drift_process import observe_in_subprocess
+from vfmalign.cli.local.state_directory import DEFAULT_HOME, StateDirectory
+from vfmalign.cli.options import HomeOption, JsonOption, parse_choice
+from vfmalign.cli.target import Target
+from vfmalign.cli.views.drift_tables import describe_alarm, show_drift
+from vfmalign.cli.views.follow import View
+from vfmalign.cli.views.output import Output
+from vfmalign.client.messages.common import Progress
+from vfmalign.core.domain.drift import DEFAULT_WINDOW_ROWS, DriftRequest
+from vfmalign.core.domain.errors import BadOption
+from vfmalign.core.storage.arrays import NPY
+from vfmalign.reports.drift.document import DriftDocument
+
+NO_ALARM = "no_alarm"
+
+ReferenceArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="REFERENCE",
+        help="Features of the patients on whom the model was validated: a feature set (ID or ID@SHA256), or a .npy "
+        "file of shape (rows, channels).",
+    ),
+]
+StreamArgument = Annotated[
+    list[str],
+    typer.Argument(metavar="STREAM", help="Features that arrived since, in this order: feature sets or .npy files."),
+]
+AlphaOption = Annotated[
+    float, typer.Option(metavar="X", help="Largest probability of ever raising an alarm without drift, up to 0.5.")
+]
+RunLengthOption = Annotated[
+    int | None, typer.Option(metavar="ROWS", help="Mean number of rows between false alarms, in place of --alpha.")
+]
+DriftLayerOption = Annotated[
+    str, typer.Option(metavar="LAYER", help="Layer that raises the alarm; the reference's first one by default.")
+]
+ByOption = Annotated[
+    str, typer.Option(metavar="STRATUM", help="Stratum of the dataset or the tables, such as scanner.")
+]
+ReferenceTableOption = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="CSV with a line for each row of REFERENCE: patient, and perhaps strata."),
+]
+StreamTableOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="CSV with a line for each row of STREAM: patient, and perhaps observation (its id), day (as 2026-03-01) "
+        "and strata.",
+    ),
+]
+PatientWindowOption = Annotated[
+    int | None,
+    typer.Option(
+        metavar="DAYS", help="Days after which a patient may enter again, which assumes that both are independent."
+    ),
+]
+WindowOption = Annotated[
+    int, typer.Option(metavar="ROWS", help="Rows of a window of MMD², which only describes; 0 for none.")
+]
+DriftStateOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--state", metavar="FILE", help="Continue the monitor in this file with the new rows, and store it there."
+    ),
+]
+ReportOption = Annotated[Path | None, typer.Option(metavar="FILE", help="Write the page to this file (HTML).")]
+RequireOption = Annotated[
+    str, typer.Option(metavar="NAME", help="no_alarm: end with exit code 5 if there is an alarm, or if no row entered.")
+]
+DriftSeedOption = Annotated[int, typer.Option(metavar="N", help="Seed of all random numbers.")]
+LocalOption = Annotated[
+    bool,
+    typer.Option("--local", help="Compute MMD² in a process of this machine instead of a service (extra `mmd`)."),
+]
+
+
+def drift(
+    reference: ReferenceArgument,
+    streams: StreamArgument,
+    *,
+    alpha: AlphaOption = 0.01,
+    run_length: RunLengthOption = None,
+    layer: DriftLayerOption = "",
+    by: ByOption = "",
+    reference_table: ReferenceTableOption = None,
+    stream_table: StreamTableOption = None,
+    patient_window_days: PatientWindowOption = None,
+    window: WindowOption = DEFAULT_WINDOW_ROWS,
+    seed: DriftSeedOption = 0,
+    state: DriftStateOption = None,
+    report: ReportOption = None,
+    require: RequireOption = "",
+    local: LocalOption = False,
+    home: HomeOption = DEFAULT_HOME,
+    as_json: JsonOption = False,
+) -> None:
+    """Watch a stream of features for drift from a reference.
+
+    Without drift, the probability of ever raising an alarm is at most alpha, however often one looks. The monitor runs
+    in a process of this machine. Example: vfmalign drift validated.npy march.npy april.npy --local --report drift.html.
+    """
+    if require:
+        parse_choice(require, (NO_ALARM,), "--require")
+    for field, source in (("reference", reference), *(("streams", stream) for stream in streams)):
+        if not source.endswith(NPY):
+            parse_sample(source, field)
+    request = DriftRequest(
+        reference=reference,
+        streams=tuple(streams),
+        reference_table=str(reference_table or ""),
+        stream_table=str(stream_table or ""),
+        layer=layer,
+        by=by,
+        alpha=alpha,
+        run_length=run_length,
+        patient_window_days=patient_window_days,
+        window_rows=window,
+        seed=seed,
+        state=str(state or ""),
+    )
+    output = Output.to_terminal(as_json=as_json)
+    needs_store = not all(source.endswith(NPY) for source in (reference, *streams))
+    with needs_extra("monitoring", "the page of a monitor") if report is not None else nullcontext():
+        import jinja2  # noqa: F401 - asked for first, because a stream may take long
+    target = Target.find(StateDirectory(home)) if needs_store or (window and not local) else None
+    document = _observe(request, target, output, local=local)
+    if report is not None:
+        _write_page(report, document)
+    gate = {NO_ALARM: _evaluate(document)} if require else {}
+    output.emit(
+        {**document.model_dump(mode="json"), "gate": {name: str(outcome) for name, outcome in gate.items()} or None},
+        *show_drift(document, gate),
+    )
+    if any(outcome is not Outcome.PASSED for outcome in gate.values()):
+        raise typer.Exit(exits.GATE_FAILED)
+
+
+def _observe(request: DriftRequest, target: Target | None, output: Output, *, local: bool) -> DriftDocument:
+    """Observes the stream, and adds the windows to the document."""
+    environment = {} if target is None else target.get_store_environment()
+    with TemporaryDirectory(prefix="vfmalign-drift-") as name, View(output) as view:
+
+        def report(done: int, total: int) -> None:
+            view.show_bar("rows", "observing", Progress(done=done, total=total, unit="row"))
+
+        def announce(alarm: Mapping[str, Any]) -> None:
+            output.note(describe_alarm(alarm), "bold red")
+
+        def report_window(done: int, total: int) -> None:
+            view.show_bar("windows", "comparing windows", Progress(done=done, total=total, unit="window"))
+
+        view.show_bar("rows", "reading", None)
+        document = observe_in_subprocess(request, Path(name), environment, report, announce)
+        view.show_bar("rows", None, None)
+        windows = compute_windows(Path(name), None if local else target, request.seed, report_window)
+    return document.model_copy(update={"windows": tuple(windows)})
+
+
+def _evaluate(document: DriftDocument) -> Outcome:
+    """Returns the outcome of `--require no_alarm`, which nothing shows where no row entered."""
+    if document.alarm is not None:
+        return Outcome.FAILED
+    return Outcome.PASSED if document.rows else Outcome.UNDECIDABLE
+
+
+def _write_page(path: Path, document: DriftDocument) -> None:
+    from vfmalign.reports.drift.page import render
+
+    try:
+        partial = path.with_name(f".{path.name}-{os.getpid()}")
+        partial.write_bytes(render(document))
+        partial.replace(path)
+    except OSError as error:
+        raise BadOption(
+            f"the file cannot be written ({error.strerror})", field="--report", remedy="choose a file in another folder"
+        ) from None

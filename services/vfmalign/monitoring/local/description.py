@@ -1,0 +1,101 @@
+"""The document that describes a monitor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from vfmalign.monitoring.local.history import History, finite_or_none, to_evidence_point
+from vfmalign.monitoring.sequential import ChannelShift, Component, Monitor
+from vfmalign.reports.drift import document as records
+from vfmalign.reports.drift.document import DriftDocument
+
+EXTREME_ROWS = 10
+
+
+def describe(
+    monitor: Monitor,
+    history: History,
+    *,
+    title: str,
+    reference: str,
+    layer: str,
+    stratum: str,
+    channel_shifts: Sequence[ChannelShift] = (),
+    moved_rows: int = 0,
+    window_rows: int = 0,
+    notes: Sequence[str] = (),
+) -> DriftDocument:
+    """Describes a monitor in its current epoch, without windows, which another package computes.
+
+    Args:
+        monitor: the monitor.
+        history: its evidence over time.
+        title: names the stream.
+        reference: names the reference.
+        layer: raises the alarm.
+        stratum: what the strata are, such as `scanner`; empty for none.
+        channel_shifts: of the last rows.
+        moved_rows: number of these rows.
+        window_rows: rows of a window.
+        notes: assumptions and limits, each one sentence.
+    """
+    status, options = monitor.status, monitor.options
+    uses_alpha = options.run_length is None
+    log_evidence = status.log_martingale if uses_alpha else status.log_run_length
+    alarm = status.alarm
+    return DriftDocument(
+        title=title,
+        reference=reference,
+        layer=layer,
+        reference_rows=len(monitor.reference.patients),
+        channels=len(monitor.reference.scorer.mean_D),
+        alpha=options.alpha if uses_alpha else None,
+        run_length=options.run_length,
+        patient_window_days=options.patient_window_days,
+        seed=options.seed,
+        epoch=status.epoch,
+        has_guarantee=status.has_guarantee and not options.calibrated,
+        outcomes={str(outcome): count for outcome, count in status.outcomes.items()},
+        rows=status.rows,
+        blocks_are_active=status.blocks_are_active,
+        alarm=None
+        if alarm is None
+        else records.AlarmRecord(
+            row=alarm.row, observation=alarm.observation, components=tuple(one.value for one in alarm.components)
+        ),
+        components=tuple(
+            records.ComponentEvidence(
+                component=component.value,
+                log_evidence=finite_or_none(log_evidence[component]),
+                log_threshold=status.log_threshold[component],
+            )
+            for component in Component
+        ),
+        history=history.list_points(),
+        peak=None if history.peak is None else to_evidence_point(history.peak),
+        mix=_describe_mix(monitor, stratum) if stratum else None,
+        window_rows=window_rows,
+        extreme_rows=tuple(
+            records.ExtremeRow(row=one.row, observation=one.observation, p_value=one.p_value)
+            for one in status.extreme_rows[:EXTREME_ROWS]
+        ),
+        moved_rows=moved_rows,
+        channel_shifts=tuple(
+            records.ChannelShift(channel=one.channel, shift_sd=one.shift_sd, share=one.share) for one in channel_shifts
+        ),
+        notes=tuple(notes),
+    )
+
+
+def _describe_mix(monitor: Monitor, stratum: str) -> records.StratumMix:
+    status, mix = monitor.status, monitor.epoch.mix
+    return records.StratumMix(
+        kind=stratum,
+        log_evidence=status.mix_log_evidence,
+        log_threshold=status.mix_log_threshold,
+        alpha=monitor.options.mix_alpha,
+        strata=tuple(
+            records.StratumRows(name=name, reference=mix.calibration[name], stream=count)
+            for name, count in mix.stream.items()
+        ),
+    )

@@ -1,0 +1,91 @@
+"""Evidence over time, thinned by dropping every second moment whenever there are too many."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vfmalign.monitoring.sequential import Component, Observation
+from vfmalign.reports.drift.document import MAX_POINTS, EvidencePoint
+
+Point = tuple[int, tuple[float, ...]]
+_MOMENTS = ("alarm", "peak", "last")
+
+
+class History:
+    """Evidence after rows 1, 1 + s, 1 + 2·s, …, where the stride s is a power of two, and the moments that count.
+
+    Attributes:
+        points: row and evidence of each component.
+        alarm: the moment of the alarm; None if there was none.
+        peak: the moment of the highest evidence.
+        last: the last moment.
+        stride: distance of the points in rows.
+    """
+
+    def __init__(self) -> None:
+        self.points: list[Point] = []
+        self.alarm: Point | None = None
+        self.peak: Point | None = None
+        self.last: Point | None = None
+        self.stride = 1
+
+    def add(self, observation: Observation) -> None:
+        """Adds an observation; one that did not enter changes nothing."""
+        if observation.p_value is None:
+            return
+        self.last = (observation.row, tuple(observation.log_evidence[component] for component in Component))
+        if observation.raised_alarm:
+            self.alarm = self.last
+        if self.peak is None or max(self.last[1]) > max(self.peak[1]):
+            self.peak = self.last
+        if (observation.row - 1) % self.stride == 0:
+            self.points.append(self.last)
+        if len(self.points) > MAX_POINTS:
+            self.stride *= 2
+            self.points = [point for point in self.points if (point[0] - 1) % self.stride == 0]
+
+    def list_points(self) -> tuple[EvidencePoint, ...]:
+        """Returns all moments in order."""
+        kept = (*self.points, self.alarm, self.peak, self.last)
+        return tuple(to_evidence_point(point) for point in sorted({point for point in kept if point is not None}))
+
+    def to_arrays(self) -> dict[str, NDArray[np.float64]]:
+        """Returns the history as arrays of rows [row, evidence …]."""
+        named = {"points": self.points} | {name: _list(getattr(self, name)) for name in _MOMENTS}
+        width = 1 + len(Component)
+        return {
+            f"history.{name}": np.array([[row, *values] for row, values in points], np.float64).reshape(-1, width)
+            for name, points in named.items()
+        }
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[np.float64]], stride: int) -> History:
+        """Returns the history that was stored."""
+        history = cls()
+        history.stride = stride
+        named = {
+            name: [(int(row[0]), tuple(map(float, row[1:]))) for row in arrays[f"history.{name}"]]
+            for name in ("points", *_MOMENTS)
+        }
+        history.points = named["points"]
+        history.alarm, history.peak, history.last = (next(iter(named[name]), None) for name in _MOMENTS)
+        return history
+
+
+def to_evidence_point(point: Point) -> EvidencePoint:
+    """Returns a moment as it is shown."""
+    row, values = point
+    return EvidencePoint(row=row, log_evidence=tuple(map(finite_or_none, values)))
+
+
+def finite_or_none(value: float) -> float | None:
+    """Returns a value that JSON can hold."""
+    return value if math.isfinite(value) else None
+
+
+def _list(point: Point | None) -> list[Point]:
+    return [] if point is None else [point]

@@ -1,0 +1,198 @@
+"""Rows of a reference or stream, from .npy files or from feature sets with the strata of their datasets.
+
+Legend: N rows, C channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from vfmalign.client.messages.mmd import UNNAMED_LAYER
+from vfmalign.core.domain.errors import BadOption, BadTensor, InvalidInput
+from vfmalign.core.runtime.auth_settings import DEFAULT_TENANT, TENANT_OF_KEYS, TenantName
+from vfmalign.core.runtime.settings import Settings, StoreSettings, parse
+from vfmalign.core.storage.arrays import NPY, read_npy
+from vfmalign.core.storage.datasets import load_dataset
+from vfmalign.core.storage.feature_sets import LoadedFeatureSet, read_feature_set
+from vfmalign.core.storage.store.object_store import ObjectStore
+from vfmalign.monitoring.local.tables import DAY, OBSERVATION, PATIENT, parse_days, read_table
+
+Array = NDArray[Any]
+
+
+class LocalSettings(Settings):
+    """The environment variables that are read beside those of the object storage."""
+
+    tenant: TenantName = Field(default=DEFAULT_TENANT, description=TENANT_OF_KEYS)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Features with what is known of their rows.
+
+    Attributes:
+        layers: (N, C) by name, the primary layer first; the name of an array is empty.
+        observations: id of each row, unique among the rows of a stream.
+        patients: patient of each row.
+        strata: stratum of each row; empty where it is unknown. None without strata.
+        days: day of each row; None where they are unknown.
+        title: names the source.
+        origin: what produced the features of a feature set; None for arrays.
+        notes: assumptions about the rows.
+    """
+
+    layers: dict[str, Array]
+    observations: list[str]
+    patients: list[str]
+    strata: list[str] | None
+    days: list[int] | None
+    title: str
+    origin: tuple[object, ...] | None = None
+    notes: tuple[str, ...] = field(default=())
+
+    def __len__(self) -> int:
+        return len(self.observations)
+
+
+def read_rows(sources: Sequence[str], table: str, by: str, name: str, *, needs_days: bool = False) -> Rows:
+    """Reads the rows of one or several sources, in order.
+
+    Args:
+        sources: .npy files, or feature sets.
+        table: CSV file of the rows of .npy files; empty for none.
+        by: stratum; empty for none.
+        name: `reference` or `streams`, for errors.
+        needs_days: whether the day of each row is required.
+
+    Raises:
+        VfmalignError: a source cannot be read, or the sources do not fit together.
+    """
+    are_files = {source.endswith(NPY) for source in sources}
+    if len(are_files) > 1:
+        raise BadOption("files and feature sets are mixed", field=name, remedy="give all as .npy files, or as sets")
+    if True in are_files:
+        return _read_files([Path(source) for source in sources], table, by, name, needs_days=needs_days)
+    table_name = _get_table_name(name)
+    if table:
+        raise BadOption("feature sets have patients and strata of their own", field=table_name, remedy="leave it out")
+    if needs_days:
+        remedy = f"give .npy files and `{table_name}` with a column `{DAY}`, or leave out the window"
+        raise BadOption("feature sets have no days", field="patient_window_days", remedy=remedy)
+    store = ObjectStore(parse(StoreSettings)).of_tenant(parse(LocalSettings).tenant)
+    return _join([_read_set(store, source, by, name) for source in sources], name)
+
+
+def _read_files(paths: Sequence[Path], table: str, by: str, name: str, *, needs_days: bool) -> Rows:
+    arrays = [read_npy(path, name) for path in paths]
+    if len({array.shape[1] for array in arrays}) > 1:
+        raise BadTensor("files have different numbers of channels", field=name, remedy="give features of one layer")
+    features_NC = arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+    field_name = _get_table_name(name)
+    columns = read_table(Path(table), len(features_NC), field_name) if table else {}
+    if by and by not in columns:
+        problem = "there is no column of this name" if columns else "arrays have no strata"
+        raise InvalidInput(problem, field="by", remedy=f"add this column to the table of `{field_name}`")
+    if needs_days and DAY not in columns:
+        raise InvalidInput(
+            "the days of the rows are unknown",
+            field="patient_window_days",
+            remedy=f"give `{field_name}` with a column `{DAY}`",
+        )
+    numbers = [f"row {number}" for number in range(1, len(features_NC) + 1)]
+    side = name.removesuffix("s")
+    assumed = f"each row of the {side} is assumed to be a patient of its own, because no table says otherwise"
+    return Rows(
+        layers={UNNAMED_LAYER: features_NC},
+        observations=_check_unique(columns.get(OBSERVATION, numbers), field_name),
+        patients=columns.get(PATIENT) or [f"{name} {number}" for number in numbers],
+        strata=columns[by] if by else None,
+        days=parse_days(columns[DAY], field_name) if needs_days else None,
+        title=", ".join(path.name for path in paths),
+        notes=() if columns else (assumed,),
+    )
+
+
+def _read_set(store: ObjectStore, source: str, by: str, name: str) -> Rows:
+    feature_set, _, sha256 = source.partition("@")
+    loaded = read_feature_set(store, feature_set, sha256)
+    manifest = loaded.manifest
+    return Rows(
+        layers=dict(loaded.layers),
+        observations=list(manifest.case_ids),
+        patients=list(manifest.groups),
+        strata=_read_strata(store, loaded, by) if by else None,
+        days=None,
+        title=f"{manifest.request.dataset_id}, {manifest.request.split}",
+        origin=(
+            manifest.request.model_sha256,
+            manifest.request.initialisation,
+            manifest.request.init_seed,
+            manifest.request.pooling,
+            manifest.request.input_transform,
+            manifest.request.preprocessing,
+            manifest.request.format,
+        ),
+    )
+
+
+def _read_strata(store: ObjectStore, loaded: LoadedFeatureSet, by: str) -> list[str]:
+    request = loaded.manifest.request
+    dataset = load_dataset(store, request.dataset_id, request.dataset_digest)
+    strata = {case.id: case.strata for case in dataset.split(request.split)}
+    known = sorted({kind for values in strata.values() for kind in values})
+    if by not in known:
+        raise InvalidInput(
+            f"no case of dataset {request.dataset_id} has this stratum",
+            field="by",
+            remedy=f"choose one of {', '.join(known)}" if known else "leave it out: the dataset has no strata",
+        )
+    return [strata[case_id].get(by, "") for case_id in loaded.manifest.case_ids]
+
+
+def _join(parts: Sequence[Rows], name: str) -> Rows:
+    first = parts[0]
+    for part in parts[1:]:
+        check_origin(first, part, name)
+    if len(parts) == 1:
+        return first
+    names = [layer for layer in first.layers if all(layer in part.layers for part in parts)]
+    return Rows(
+        layers={layer: np.concatenate([part.layers[layer] for part in parts]) for layer in names},
+        observations=_chain(parts, lambda part: part.observations),
+        patients=_chain(parts, lambda part: part.patients),
+        strata=None if first.strata is None else _chain(parts, lambda part: part.strata or []),
+        days=None,
+        title="; ".join(part.title for part in parts),
+        origin=first.origin,
+    )
+
+
+def check_origin(first: Rows, other: Rows, name: str) -> None:
+    """Raises BadOption if two groups of rows come from different models or preparations of their input."""
+    if first.origin != other.origin:
+        raise BadOption(
+            "features of another model, weights or preprocessing cannot be compared",
+            field=name,
+            remedy="extract both with the same model and options, or give .npy files on both sides",
+        )
+
+
+def _chain(parts: Sequence[Rows], get: Callable[[Rows], list[str]]) -> list[str]:
+    return [value for part in parts for value in get(part)]
+
+
+def _get_table_name(name: str) -> str:
+    return "reference_table" if name == "reference" else "stream_table"
+
+
+def _check_unique(observations: list[str], field_name: str) -> list[str]:
+    if len(set(observations)) != len(observations):
+        raise InvalidInput("an id of an observation occurs twice", field=field_name, remedy="give each row its own id")
+    return observations

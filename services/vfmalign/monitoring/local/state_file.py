@@ -1,0 +1,157 @@
+"""The file from which a stream is continued: the monitor's exact state, and what it has observed.
+
+It begins with its version and the digest of the rest, so that a damaged file is refused before it is parsed. It holds
+standardised features of up to 20,000 rows, patients as digests of 64 bits, and observations as digests and, of the most
+extreme ones, as ids.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import zipfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vfmalign.core.domain.errors import BadOption, InvalidInput, VfmalignError
+from vfmalign.core.formats.untrusted import describe_failure, read_regular_file
+from vfmalign.monitoring.local.history import History
+from vfmalign.monitoring.sequential import Monitor, from_bytes, to_bytes
+
+MAGIC = b"vfmalign drift state 1\n"
+MAX_STATE_BYTES = 16 * 2**30
+SUBJECT = "state"
+_DIGEST_BYTES = 32
+_UNREADABLE = (
+    VfmalignError,
+    ArithmeticError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RecursionError,
+    TypeError,
+    ValueError,
+    zipfile.BadZipFile,
+)
+"""What parsing may raise where the content is not a state, although its digest is right."""
+
+
+@dataclass
+class Observed:
+    """What has been observed: by the digest of an observation's id, the digest of its features and its row.
+
+    Attributes:
+        features: digest of the features.
+        rows: number of the row in the epoch, from 1; 0 if it did not enter.
+    """
+
+    features: dict[int, int] = field(default_factory=dict)
+    rows: dict[int, int] = field(default_factory=dict)
+
+
+@dataclass
+class DriftState:
+    """A monitor with its history.
+
+    Attributes:
+        monitor: the monitor.
+        history: its evidence over time.
+        observed: its observations.
+        fixed: options and digest of the reference, which a continued stream must share.
+    """
+
+    monitor: Monitor
+    history: History
+    observed: Observed
+    fixed: dict[str, Any]
+
+
+def get_digest(data: bytes) -> int:
+    """Returns 64 bits of the digest of some bytes."""
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
+
+
+def write_state(path: Path, state: DriftState) -> None:
+    """Replaces the file atomically; only its owner may read it.
+
+    Raises:
+        BadOption: it cannot be written.
+    """
+    observed = state.observed
+    arrays: dict[str, NDArray[Any]] = {
+        "monitor": np.frombuffer(to_bytes(state.monitor), np.uint8),
+        "ids": np.array(list(observed.rows), np.uint64),
+        "features": np.array(list(observed.features.values()), np.uint64),
+        "rows": np.array(list(observed.rows.values()), np.int64),
+        "header": np.frombuffer(json.dumps({"fixed": state.fixed, "stride": state.history.stride}).encode(), np.uint8),
+        **state.history.to_arrays(),
+    }
+    file = io.BytesIO()
+    np.savez(file, allow_pickle=False, **arrays)
+    content = file.getvalue()
+    partial = path.with_name(f".{path.name}-{os.getpid()}")
+    try:
+        with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as stream:
+            stream.write(MAGIC + hashlib.sha256(content).digest() + content)
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise BadOption(
+            f"it cannot be written ({error.strerror})", field=SUBJECT, remedy="choose a file in a folder that exists"
+        ) from None
+
+
+def read_state(path: Path) -> DriftState | None:
+    """Returns the state in a file, or None if there is no file.
+
+    Raises:
+        InvalidInput: the file is damaged, or is not a state of this version.
+    """
+    try:
+        data = read_regular_file(path, MAX_STATE_BYTES)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise BadOption(describe_failure(error), field=SUBJECT, remedy="name the file of an earlier run") from None
+    content = data[len(MAGIC) + _DIGEST_BYTES :]
+    if not data.startswith(MAGIC):
+        raise _to_damaged("it is not a state that this release of `vfmalign drift` wrote")
+    if hashlib.sha256(content).digest() != data[len(MAGIC) : len(MAGIC) + _DIGEST_BYTES]:
+        raise _to_damaged("it is damaged: its content does not have its digest")
+    try:
+        return _parse(content)
+    except _UNREADABLE as error:
+        raise _to_damaged("it does not hold a monitor") from error
+
+
+def _parse(content: bytes) -> DriftState:
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+            raise ValueError("an entry is compressed, and could be of any size")
+    with np.load(io.BytesIO(content), allow_pickle=False) as stored:
+        arrays = {name: stored[name] for name in stored.files}
+    header = json.loads(arrays["header"].tobytes())
+    ids = arrays["ids"].tolist()
+    observed = Observed(
+        dict(zip(ids, arrays["features"].tolist(), strict=True)), dict(zip(ids, arrays["rows"].tolist(), strict=True))
+    )
+    return DriftState(
+        from_bytes(arrays["monitor"].tobytes()),
+        History.from_arrays(arrays, int(header["stride"])),
+        observed,
+        dict(header["fixed"]),
+    )
+
+
+def _to_damaged(problem: str) -> InvalidInput:
+    return InvalidInput(
+        problem, subject=SUBJECT, remedy="restore it from a backup, or name a new file and observe all rows again"
+    )

@@ -1,0 +1,207 @@
+"""What a monitor shows: one document, from which the page, the table and the JSON are made.
+
+It is small, whatever the length of the stream: evidence is thinned, and windows, extreme rows and channels are few.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Literal
+
+from pydantic import Field
+
+from vfmalign.client.messages.common import Estimate
+from vfmalign.core.domain.record import Record
+
+MAX_POINTS = 1000
+"""Largest number of moments in the history."""
+
+Component = Literal["rows", "blocks_of_4", "blocks_of_16"]
+COMPONENT_LABELS: dict[Component, str] = {
+    "rows": "rows",
+    "blocks_of_4": "blocks of 4",
+    "blocks_of_16": "blocks of 16",
+}
+
+
+class ComponentEvidence(Record):
+    """Evidence of one component.
+
+    Attributes:
+        log_evidence: natural logarithm of the statistic that alarms follow from; None before its first cell.
+        log_threshold: natural logarithm of the value that raises the alarm.
+    """
+
+    component: Component
+    log_evidence: float | None
+    log_threshold: float
+
+    @property
+    def is_reached(self) -> bool:
+        """Whether the evidence is at its threshold now; it may fall after an alarm."""
+        return self.log_evidence is not None and self.log_evidence >= self.log_threshold
+
+
+class EvidencePoint(Record):
+    """Evidence after one row.
+
+    Attributes:
+        row: number of the row in the epoch, from 1.
+        log_evidence: natural logarithm by component, in the order of `DriftDocument.components`.
+        time: when the row arrived; None where unknown.
+    """
+
+    row: int = Field(ge=1)
+    log_evidence: tuple[float | None, ...]
+    time: datetime | None = None
+
+
+class AlarmRecord(Record):
+    """The first alarm of the epoch.
+
+    Attributes:
+        row: number of the row in the epoch, from 1.
+        observation: id of the row's observation.
+        components: whose evidence had reached its threshold.
+        time: when the row arrived; None where unknown.
+    """
+
+    row: int
+    observation: str
+    components: tuple[Component, ...]
+    time: datetime | None = None
+
+
+class StratumRows(Record):
+    """Rows of one stratum; the empty name stands for all that the scoring rows of the reference do not have."""
+
+    name: str
+    reference: int
+    stream: int
+
+
+class StratumMix(Record):
+    """The test of the mix of strata, which has an α of its own.
+
+    Attributes:
+        kind: what the strata are, such as `scanner`.
+        log_evidence: natural logarithm of the largest evidence so far.
+        log_threshold: at which the mix differs from that of the reference.
+        strata: calibration rows of the reference and rows of the stream, by stratum.
+    """
+
+    kind: str
+    log_evidence: float
+    log_threshold: float
+    alpha: float
+    strata: tuple[StratumRows, ...]
+
+    @property
+    def differs(self) -> bool:
+        """Whether the mix differs from that of the reference."""
+        return self.log_evidence >= self.log_threshold
+
+
+class Window(Record):
+    """MMD² of some rows of the stream with the reference, which describes: α does not cover it.
+
+    Attributes:
+        layer: empty for an array without layers.
+        stratum: both sides hold rows of this stratum alone; empty for all rows.
+        first_row, last_row: numbers of the first and last row in the epoch.
+        rows: number of rows of the stream.
+        reference_rows: number of rows of the reference.
+        mmd2: unbiased estimate with its interval.
+        p_value: of the permutation test; it is not adjusted for other windows, layers and strata.
+    """
+
+    layer: str
+    stratum: str = ""
+    first_row: int
+    last_row: int
+    rows: int
+    reference_rows: int
+    mmd2: Estimate
+    p_value: Estimate
+
+
+class ExtremeRow(Record):
+    """A row that is far from the reference, with its p-value among the rows before it."""
+
+    row: int
+    observation: str
+    p_value: float
+
+
+class ChannelShift(Record):
+    """How far the mean of a channel moved, in SD of the reference, and its share of the squared shift in [0, 1]."""
+
+    channel: int
+    shift_sd: float
+    share: float
+
+
+class DriftDocument(Record):
+    """State of a monitor.
+
+    Attributes:
+        title: names the stream.
+        reference: names the reference.
+        layer: whose features raise the alarm; empty for an array without layers.
+        reference_rows: patients of the reference, each with one row.
+        channels: number of channels of the layer.
+        alpha: largest probability of ever raising an alarm without drift; None with `run_length`.
+        run_length: mean number of rows between false alarms; None with `alpha`.
+        patient_window_days: days after which a patient may enter again; None for never.
+        seed: of all draws.
+        epoch: number of the epoch, from 1.
+        has_guarantee: whether the bound covers the alarm.
+        outcomes: number of observations by outcome.
+        rows: that entered in the epoch.
+        blocks_are_active: whether blocks of rows still add evidence.
+        alarm: None if there is none.
+        components: evidence and threshold now.
+        history: at most `MAX_POINTS` moments.
+        peak: the moment of the highest evidence; None before the first.
+        mix: None without strata.
+        window_rows: rows of a window; 0 for no windows.
+        windows: over time, of all rows, then of the last rows by stratum.
+        moved_rows: number of the last rows whose channels are compared.
+        notes: assumptions and limits, each one sentence.
+    """
+
+    version: Literal[1] = 1
+    title: str
+    reference: str
+    layer: str
+    reference_rows: int
+    channels: int
+    alpha: float | None
+    run_length: int | None = None
+    patient_window_days: int | None = None
+    seed: int
+    epoch: int = 1
+    has_guarantee: bool = True
+    outcomes: dict[str, int]
+    rows: int
+    blocks_are_active: bool = True
+    alarm: AlarmRecord | None = None
+    components: tuple[ComponentEvidence, ...]
+    history: tuple[EvidencePoint, ...] = Field(default=(), max_length=MAX_POINTS + 3)
+    peak: EvidencePoint | None = None
+    mix: StratumMix | None = None
+    window_rows: int = 0
+    windows: tuple[Window, ...] = ()
+    extreme_rows: tuple[ExtremeRow, ...] = ()
+    moved_rows: int = 0
+    channel_shifts: tuple[ChannelShift, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def strongest(self) -> ComponentEvidence:
+        """The component whose evidence is nearest to its threshold, or farthest above it."""
+        return max(self.components, key=_get_excess)
+
+
+def _get_excess(one: ComponentEvidence) -> float:
+    return -float("inf") if one.log_evidence is None else one.log_evidence - one.log_threshold

@@ -1,0 +1,128 @@
+"""Sentences and numbers of a monitor, for the page and the terminal."""
+
+from __future__ import annotations
+
+import math
+
+from vfmalign.client.formatting import ABSENT, format_interval, format_number, join_notes
+from vfmalign.core.formats.documents import pluralise
+from vfmalign.reports.drift.document import COMPONENT_LABELS, Component, DriftDocument, Window
+
+WINDOWS_NOTE = (
+    "MMD² describes: α does not cover it, and p is not adjusted for windows, layers and strata. The alarm follows from "
+    "the evidence alone."
+)
+_SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+def format_power(log_value: float | None) -> str:
+    """Formats a number, given by its natural logarithm: as itself from 0.01 to 9,999, else with a power of ten."""
+    if log_value is None:
+        return ABSENT
+    if math.log(0.01) <= log_value < math.log(9999.5):
+        value = math.exp(log_value)
+        return f"{value:,.0f}" if value >= 99.5 else format_number(value, 2)
+    exponent, rest = divmod(log_value / math.log(10.0), 1.0)
+    mantissa = round(10.0**rest, 1)
+    if mantissa >= 10.0:
+        mantissa, exponent = 1.0, exponent + 1
+    return f"{mantissa:.1f} × {name_power(int(exponent))}"
+
+
+def name_power(exponent: int) -> str:
+    """Returns a power of ten as text."""
+    return "10" + str(exponent).translate(_SUPERSCRIPTS)
+
+
+def name_stratum(name: str) -> str:
+    """Names a stratum, or all that the reference does not have."""
+    return name or "others"
+
+
+def list_reached(document: DriftDocument) -> tuple[Component, ...]:
+    """Returns the components that raised the alarm."""
+    return () if document.alarm is None else document.alarm.components
+
+
+def describe_limit(document: DriftDocument) -> str:
+    """Says which rate of false alarms the thresholds stand for."""
+    if document.run_length is not None:
+        return f"a false alarm in {document.run_length:,} rows on average"
+    return f"a false alarm with probability at most α = {document.alpha:g} over the monitor's life"
+
+
+def write_verdict(document: DriftDocument) -> str:
+    """Says in one sentence whether there is an alarm, and since when."""
+    if document.alarm is None:
+        if not document.rows:
+            return "No row has entered yet: nothing can be said."
+        return f"No alarm in {pluralise(document.rows, 'row')}."
+    since = document.rows - document.alarm.row
+    moment = "" if document.alarm.time is None else f", {document.alarm.time:%d %B %Y, %H:%M UTC}"
+    rows = f", {pluralise(since, 'row')} ago" if since else ", the last one"
+    return (
+        f"Alarm since row {document.alarm.row:,} of {document.rows:,}{moment}{rows}: the stream no longer looks like "
+        "the reference."
+    )
+
+
+def describe_strength(document: DriftDocument) -> str:
+    """Says how strong the evidence is beside its threshold, now and at its peak."""
+    now = document.strongest
+    if now.log_evidence is None:
+        return ""
+    text = f"Strongest evidence now: {COMPONENT_LABELS[now.component]}, {format_power(now.log_evidence)}"
+    if document.peak is not None:
+        log_evidence, component = max(
+            (value, one.component)
+            for value, one in zip(document.peak.log_evidence, document.components, strict=True)
+            if value is not None
+        )
+        label = COMPONENT_LABELS[component]
+        text += f". Highest so far: {label}, {format_power(log_evidence)} after row {document.peak.row:,}"
+    return f"{text}. Threshold: {format_power(now.log_threshold)}"
+
+
+def list_changes(document: DriftDocument) -> list[str]:
+    """Says what moved, in one sentence each: the mix, the last window, its strata, and the channels."""
+    changes = []
+    if document.mix is not None:
+        changes.append(_describe_mix(document))
+    windows = [window for window in document.windows if window.layer == document.layer]
+    overall = [window for window in windows if not window.stratum]
+    if overall:
+        changes.append(f"Last {pluralise(overall[-1].rows, 'row')}: {describe_window(overall[-1])}")
+    strata = [f"{window.stratum} {describe_window(window)}" for window in windows if window.stratum]
+    if strata and document.mix is not None:
+        changes.append(f"Within each {document.mix.kind}: {'; '.join(strata)}")
+    if document.channel_shifts:
+        first = document.channel_shifts[0]
+        held = sum(one.share for one in document.channel_shifts)
+        changes.append(
+            f"Channels: {len(document.channel_shifts)} of {document.channels:,} hold {100 * held:.0f} % of the shift "
+            f"of the mean; channel {first.channel} moved most ({format_number(first.shift_sd, signed=True)} SD)"
+        )
+    return changes
+
+
+def describe_window(window: Window) -> str:
+    """Returns MMD² with its interval, or why it is absent."""
+    if window.mmd2.value is None:
+        return f"no MMD², because {window.mmd2.absent_reason}"
+    interval = "" if window.mmd2.interval is None else f" ({format_interval(window.mmd2)})"
+    return f"MMD² {format_number(window.mmd2.value)}{interval}"
+
+
+def _describe_mix(document: DriftDocument) -> str:
+    mix = document.mix
+    if mix is None:
+        return ""
+    numbers = f"evidence {format_power(mix.log_evidence)}, threshold {format_power(mix.log_threshold)}"
+    if not mix.differs:
+        return f"The mix of {mix.kind} is not shown to differ ({numbers})"
+    reference, stream = (max(1, sum(getattr(one, side) for one in mix.strata)) for side in ("reference", "stream"))
+    one = max(mix.strata, key=lambda stratum: abs(stratum.stream / stream - stratum.reference / reference))
+    shares = (
+        f"{100 * one.stream / stream:.0f} % of the stream, {100 * one.reference / reference:.0f} % of the reference"
+    )
+    return join_notes(f"The mix of {mix.kind} differs: {name_stratum(one.name)} is {shares} ({numbers})")

@@ -1,0 +1,118 @@
+"""The commands of docs/tutorial-drift.md run in order, and what the command says of feature sets besides."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from tests.documented_pages import GATE_FAILED, read_blocks, run_block
+from tests.integration.cli.commands import Cli
+
+from vfmalign.cli import exits
+
+pytestmark = pytest.mark.e2e
+
+PAGE = "tutorial-drift.md"
+OPTIONS = ("--by", "scanner", "--window", "30", "--json")
+
+
+@pytest.fixture(scope="module")
+def codes(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Cli, list[int]]]:
+    """The reader's folder after all commands of the page but the last, and their exit codes."""
+    folder = tmp_path_factory.mktemp("drift")
+    (script,) = read_blocks(PAGE, "python")
+    (folder / "make_phantoms.py").write_text(script)
+    *blocks, last = read_blocks(PAGE, "bash")
+    assert last == "vfmalign down\n"
+    try:
+        yield Cli(folder), [run_block(block, folder, environment) for block in blocks]
+    finally:
+        subprocess.run([sys.executable, "-m", "vfmalign.cli", "down"], cwd=folder, check=True, capture_output=True)
+
+
+@pytest.fixture(scope="module")
+def cli(codes: tuple[Cli, list[int]]) -> Cli:
+    return codes[0]
+
+
+@pytest.fixture(scope="module")
+def sets(cli: Cli) -> dict[str, str]:
+    """The feature set of every dataset."""
+    names = ("validated", "january", "february")
+    read = {name: json.loads((cli.folder / f"{name}.json").read_text())["feature_set"] for name in names}
+    return {name: one["feature_set_id"] for name, one in read.items()}
+
+
+@pytest.fixture(scope="module")
+def both_months(cli: Cli, sets: dict[str, str]) -> dict[str, Any]:
+    """The document of both months, observed at once."""
+    document: dict[str, Any] = cli.call("drift", *sets.values(), *OPTIONS).document
+    return document
+
+
+def test_the_page_leads_to_an_alarm_in_february(codes: tuple[Cli, list[int]], both_months: dict[str, Any]) -> None:
+    cli, ended = codes
+    assert ended == [0] * (len(ended) - 1) + [GATE_FAILED], "January passes the gate"
+    assert both_months["outcomes"] == {"entered": 75, "repeated_patient": 0, "reference_patient": 0, "not_finite": 0}
+    row = both_months["alarm"]["row"]
+    assert 30 < row <= 75
+    page = (cli.folder / "drift.html").read_text()
+    assert f"Alarm since row {row} of 75" in page
+    assert "The mix of scanner is not shown to differ" in page
+
+
+def test_the_scanner_that_changed_is_told_from_the_other(both_months: dict[str, Any]) -> None:
+    layer = both_months["layer"]
+    lower = {
+        one["stratum"]: one["mmd2"]["interval"]["lower"]
+        for one in both_months["windows"]
+        if one["layer"] == layer and one["stratum"]
+    }
+    assert lower["A"] > 0 > lower["B"]
+    assert both_months["mix"]["log_evidence"] < both_months["mix"]["log_threshold"]
+    assert len({one["layer"] for one in both_months["windows"]}) == 4, "other layers are described"
+
+
+def test_month_after_month_gives_the_same_evidence(cli: Cli, sets: dict[str, str], both_months: dict[str, Any]) -> None:
+    for month in ("january", "february"):
+        document = cli.call("drift", sets["validated"], sets[month], *OPTIONS, "--state", "months.drift").document
+    for part in ("history", "components", "alarm", "outcomes", "mix", "extreme_rows"):
+        assert document[part] == both_months[part]
+
+
+def test_windows_are_the_same_from_a_service_and_from_a_subprocess(
+    cli: Cli, sets: dict[str, str], both_months: dict[str, Any]
+) -> None:
+    local = cli.call("drift", *sets.values(), *OPTIONS, "--local").document
+    for one, other in zip(local["windows"], both_months["windows"], strict=True):
+        assert {**one, "mmd2": 0} == {**other, "mmd2": 0}
+        assert one["mmd2"]["value"] == pytest.approx(other["mmd2"]["value"], abs=1e-6)
+
+
+def test_patients_of_the_reference_do_not_enter(cli: Cli, sets: dict[str, str]) -> None:
+    document = cli.call("drift", sets["validated"], sets["validated"], "--json").document
+    assert document["outcomes"]["reference_patient"] == 66
+    assert document["rows"] == 0
+
+
+def test_wrong_feature_sets_and_strata_are_named(cli: Cli, sets: dict[str, str]) -> None:
+    pair = sets["validated"], sets["january"]
+    random = cli.call("extract", "january", "--model", "small", "--map", "t2w=input", "--random", "--json").document
+    for arguments, words in (
+        ((*pair, "--by", "site"), "--by: no case of dataset validated has this stratum\n  → choose one of scanner"),
+        ((*pair, "--layer", "stages.9"), "REFERENCE: it has no layer `stages.9`\n  → choose one of stages.3, "),
+        ((sets["january"], sets["validated"]), "REFERENCE: the reference has rows of 30 patients"),
+        ((pair[0], random["feature_set"]["feature_set_id"]), "STREAM: features of another model, weights or"),
+        ((pair[0], "0" * 32), f"feature set {'0' * 32}: there is no such feature set"),
+        ((*pair, "--patient-window-days", "9"), "--patient-window-days: feature sets have no days"),
+        ((*pair, "--stream-table", "validated/cases.csv"), "--stream-table: feature sets have patients and strata of"),
+        ((pair[0], "x.npy"), "no such file"),
+    ):
+        done = cli.call("drift", *arguments, "--local", code=exits.BAD_INPUT)
+        assert words in done.err
+        assert not re.search(r"patient-\d|Traceback", done.err)

@@ -1,0 +1,222 @@
+"""`vfmalign drift` on arrays, without a deployment: its lines, its tables, its gate and its errors."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+from tests.drift_documents import make_document
+
+from vfmalign.cli import drift_windows, exits
+from vfmalign.cli.commands.api import drift as command
+from vfmalign.cli.gates import Outcome
+from vfmalign.cli.local import drift_process
+from vfmalign.cli.target import Target
+from vfmalign.cli.views.drift_tables import show_drift
+from vfmalign.core.domain.drift import DriftRequest
+from vfmalign.core.domain.errors import PreconditionFailed, Unavailable, VfmalignError
+from vfmalign.monitoring.sequential import MonitorOptions
+from vfmalign.reports.drift.document import DriftDocument
+
+Invoke = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[str]:
+    """A reference and a stream that shifts after 30 rows."""
+    random = np.random.default_rng(0)
+    stream = random.normal(size=(60, 4))
+    stream[30:] += 3
+    np.save(tmp_path / "reference.npy", random.normal(size=(80, 4)))
+    np.save(tmp_path / "stream.npy", stream)
+    return [str(tmp_path / "reference.npy"), str(tmp_path / "stream.npy")]
+
+
+def test_the_defaults_of_the_command_and_of_the_library_are_the_same() -> None:
+    request, options = DriftRequest(reference="r", streams=("s",)), MonitorOptions()
+    for name in ("alpha", "run_length", "patient_window_days", "seed"):
+        assert getattr(request, name) == getattr(options, name)
+
+
+def test_an_alarm_is_a_line_a_table_a_page_and_a_failed_gate(invoke: Invoke, files: list[str], tmp_path: Path) -> None:
+    page = tmp_path / "drift.html"
+    arguments = ("drift", *files, "--local", "--window", "20", "--require", "no_alarm", "--report", str(page))
+    code, out, err = invoke(*arguments, "--json")
+    assert code == exits.GATE_FAILED
+    document = json.loads(out)
+    assert document.pop("gate") == {"no_alarm": "failed"}
+    alarm = DriftDocument.model_validate_json(json.dumps(document)).alarm
+    assert alarm is not None
+    assert 30 < alarm.row < 60
+    assert f"ALARM at row {alarm.row}, observation row {alarm.row}: evidence of " in err
+    assert "(threshold 375)" in err
+    assert [window["first_row"] for window in document["windows"]] == [1, 21, 41]
+    assert document["windows"][-1]["p_value"]["value"] == 0.001
+    assert document["windows"][-1]["mmd2"]["interval"]["lower"] > 0
+    assert f"Alarm since row {alarm.row} of 60" in page.read_text()
+    code, out, err = invoke("drift", *files, "--local", "--window", "0")
+    assert code == exits.OK, "an alarm stops nothing unless it is asked to"
+    assert "Most extreme rows" in out
+    assert "Windowed MMD²" not in out
+
+
+def test_a_stream_without_drift_passes(invoke: Invoke, files: list[str]) -> None:
+    rows = np.load(files[1])[:30]
+    np.save(files[1], rows)
+    code, out, err = invoke("drift", *files, "--window", "0", "--require", "no_alarm")
+    assert code == exits.OK, err
+    assert "No alarm in 30 rows." in out
+    assert "gate no_alarm: passed" in out
+    np.save(files[1], np.full((3, 4), np.nan))
+    code, out, _ = invoke("drift", *files, "--window", "0", "--require", "no_alarm")
+    assert (code, "gate no_alarm: undecidable" in out) == (exits.GATE_FAILED, True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--require", "gain"), "--require: 'gain' is not a valid value\n  → choose one of no_alarm"),
+        (("--alpha", "0.7"), "--alpha: alpha is 0.7\n  → Use a number above 0 and up to 0.5."),
+        (("--run-length", "7"), "--run-length: run_length is 7"),
+        (("--window", "3"), "--window: 3 is out of range"),
+        (("--by", "scanner"), "--by: arrays have no strata"),
+        (("--layer", "x"), "REFERENCE: it has no layer `x`"),
+        (("--patient-window-days", "30"), "--patient-window-days: the days of the rows are unknown"),
+        (("--stream-table", "gone.csv"), "--stream-table: there is no such file"),
+        (("--reference-table", "gone.csv"), "--reference-table: there is no such file"),
+        (("--state", "/dev/null"), "--state: "),
+        (("--state", "gone/state"), "--state: it cannot be written"),
+        (("--report", "gone/page.html"), "--report: the file cannot be written"),
+        (("--seed", "-1"), "--seed: seed is -1"),
+        (("gone.npy",), "STREAM: there is no such file"),
+        (("stream.npz",), "STREAM: an archive of arrays (.npz) is not read"),
+    ],
+)
+def test_a_wrong_option_or_file_is_named(
+    invoke: Invoke, files: list[str], arguments: tuple[str, ...], words: str
+) -> None:
+    code, _, err = invoke("drift", *files, *arguments, "--window", "0") if "--window" not in arguments else invoke(
+        "drift", *files, *arguments, "--local"
+    )  # fmt: skip
+    assert code == exits.BAD_INPUT
+    assert words in err
+    assert "  → " in err
+
+
+def test_features_of_another_width_are_named(invoke: Invoke, files: list[str]) -> None:
+    np.save(files[1], np.zeros((5, 3)))
+    code, _, err = invoke("drift", *files, "--local")
+    assert code == exits.BAD_INPUT
+    assert "STREAM: it has 3 channels, and the reference 4" in err
+    np.save(files[0], np.zeros((9, 3)))
+    assert "REFERENCE: the reference has rows of 9 patients" in invoke("drift", *files, "--local")[2]
+
+
+def test_feature_sets_need_a_deployment(invoke: Invoke, files: list[str], tmp_path: Path) -> None:
+    code, _, err = invoke("drift", "a" * 32, "b" * 32, "--home", str(tmp_path), "--local")
+    assert (code, "vfmalign up" in err.replace("\n", " ")) == (exits.UNAVAILABLE, True)
+    code, _, err = invoke("drift", *files, "--home", str(tmp_path))
+    assert code == exits.UNAVAILABLE, "a service compares windows unless --local or --window 0"
+
+
+def test_windows_say_why_they_are_absent(monkeypatch: pytest.MonkeyPatch, invoke: Invoke, files: list[str]) -> None:
+    def refuse(*_: object) -> None:
+        raise PreconditionFailed("windowed MMD² needs torch, which is not installed", remedy="pip install x")
+
+    monkeypatch.setattr(drift_windows, "require_modules", refuse)
+    code, out, _ = invoke("drift", *files, "--local")
+    assert code == exits.OK
+    assert "– windowed MMD² needs torch, which is not installed: pip install x" in out
+
+
+def test_a_service_that_fails_is_asked_once_and_holds_nothing_up(
+    monkeypatch: pytest.MonkeyPatch, invoke: Invoke, files: list[str]
+) -> None:
+    asked: list[object] = []
+
+    def fail(work: object, **_: object) -> None:
+        asked.append(work)
+        raise Unavailable("the service does not answer", subject="mmd")
+
+    target = Target({}, None)
+    monkeypatch.setattr(Target, "run", lambda _, work: fail(work))
+    monkeypatch.setattr(Target, "find", lambda _: target)
+    code, out, _ = invoke("drift", *files, "--window", "20")
+    assert (code, len(asked)) == (exits.OK, 1)
+    assert "– the MMD service did not compare: the service does not answer" in out
+
+
+def test_a_process_that_dies_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(drift_process.sys, "executable", "/bin/false")
+    request = DriftRequest(reference="r.npy", streams=("s.npy",))
+    with pytest.raises(VfmalignError, match="the monitor ended with exit code 1"):
+        drift_process.observe_in_subprocess(request, tmp_path, {}, lambda *_: None, lambda *_: None)
+
+
+def test_the_process_refuses_a_request_that_is_not_one(tmp_path: Path) -> None:
+    (tmp_path / "request.json").write_text('{"reference": 3}')
+    done = subprocess.run(
+        [sys.executable, "-m", "vfmalign.monitoring.local", str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert json.loads(done.stderr)["subject"] == "request.json"
+
+
+def test_ctrl_c_ends_the_process_and_keeps_the_state(files: list[str], tmp_path: Path) -> None:
+    np.save(files[1], np.random.default_rng(1).normal(size=(200_000, 4)))
+    request = DriftRequest(
+        reference=files[0], streams=(files[1],), window_rows=0, state=str(tmp_path / "state")
+    )  # fmt: skip
+    (tmp_path / "request.json").write_text(request.model_dump_json())
+    process = subprocess.Popen(
+        [sys.executable, "-c", "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+         "from vfmalign.monitoring.local.__main__ import main; raise SystemExit(main())", str(tmp_path)],
+        stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    with process:
+        for line in process.stdout:
+            if json.loads(line).get("done", 0) > 5_100:
+                break
+        process.send_signal(signal.SIGINT)
+        process.stdout.read()
+    assert process.returncode == exits.INTERRUPTED
+    rest = request.model_copy(update={"streams": (str(tmp_path / "part.npy"),)})
+    np.save(tmp_path / "part.npy", np.load(files[1])[:8_000])
+    first: list[int] = []
+    document = drift_process.observe_in_subprocess(
+        rest, tmp_path, {}, lambda _, total: first.append(total), lambda _: None
+    )  # fmt: skip
+    assert document.rows == 8_000
+    assert 0 < first[0] <= 3_000, "the rows of the stored state are not observed again"
+
+
+def test_the_tables_show_the_document() -> None:
+    console = Console(width=160, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    for part in show_drift(make_document(), {"no_alarm": Outcome.FAILED}):
+        console.print(part)
+    text = console.export_text()
+    for words in (
+        "Alarm since row 231 of 400",
+        "1.1 × 10¹⁷",
+        "Mix of scanner",
+        "repeated patient",
+        "301 to 400",
+        "stages.1",
+    ):
+        assert words in text
+    assert text.count("stages.1") == 1, "of other layers, the last window"
+    console.file.close()
+
+
+@pytest.mark.parametrize(("fields", "outcome"), [({}, "failed"), ({"alarm": None}, "passed")], ids=str)
+def test_the_gate_follows_the_alarm(fields: dict[str, Any], outcome: str) -> None:
+    assert command._evaluate(make_document(**fields)).value == outcome
