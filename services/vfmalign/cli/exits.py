@@ -18,7 +18,7 @@ MEANINGS: dict[int, str] = {
     BAD_INPUT: "invalid usage or input: an option, a file, an unknown id, a wrong digest, or a missing package",
     UNAVAILABLE: "a required service is unavailable or overloaded (retry later)",
     REFUSED: "not authenticated or not permitted, by a service, the object store or a PACS",
-    GATE_FAILED: "the check finished, and a condition of its gate failed or could not be evaluated",
+    GATE_FAILED: "the check or monitor finished, and a condition of its gate failed or could not be evaluated",
     INTERRUPTED: "interrupted by Ctrl-C; work on a service continues",
 }
 
