@@ -139,10 +139,11 @@ def measure(layout: str, folder: Path, *, profile: bool) -> dict[str, Any]:
         prepare_import(folder, "bench", options, mapping_path=Path(private, "mapping.csv"), salt=bytes(32))
         profiler.disable()
         seconds = time.perf_counter() - start
+    peak_mib = peak_bytes() / 2**20  # before the files are counted, which keeps a path of each
     return {
         "seconds": seconds,
         "files": sum(path.is_file() for path in folder.rglob("*")),
-        "peak_mib": peak_bytes() / 2**20,
+        "peak_mib": peak_mib,
         "before_mib": before_mib,
         "stages": _sum_stages(profiler) if profile else {},
     }
