@@ -29,6 +29,7 @@ class PacsProxy:
         target: port of the server.
         requests: paths in order, with what was asked for by `GET`.
         sent_bytes: bytes of answers to `GET` by path.
+        cut_bytes: those of them that belong to answers of which half was sent.
         fault: what it does with a request; None forwards it.
     """
 
@@ -36,6 +37,7 @@ class PacsProxy:
     port: int = 0
     requests: list[str] = field(default_factory=list)
     sent_bytes: Counter[str] = field(default_factory=Counter)
+    cut_bytes: Counter[str] = field(default_factory=Counter)
     fault: Fault | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -97,7 +99,9 @@ class Handler(BaseHTTPRequestHandler):
         with self.fetch() as answer:
             body = answer.read()
             self.start(answer, Content_Length=str(len(body)))
-            self.send(body[: len(body) // 2])
+            half = body[: len(body) // 2]
+            self.send(half)
+            self.proxy.cut_bytes[self.path.partition("?")[0]] += len(half)
 
     def send(self, data: bytes) -> None:
         """Sends a part of a body, and counts it."""

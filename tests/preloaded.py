@@ -161,6 +161,7 @@ def attend(connection: socket.socket) -> None:
 def interpret(arguments: list[str], folder: str, environment: dict[str, str], files: list[int]) -> None:
     """Does what `python ARGUMENTS` does, and ends the process."""
     os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # it is ignored where the tests run in the background
     for standard, file in enumerate(files):
         os.dup2(file, standard)
         os.close(file)

@@ -72,18 +72,22 @@ def test_what_was_downloaded_to_be_shown_is_deleted_when_the_command_is_ended(
 ) -> None:
     (temporary := tmp_path / "temporary").mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(temporary))
-    before, folders = signal.getsignal(number), []
+    folders: list[Path] = []
 
     def end_command(handler: Handler) -> bool:
         folders.extend(temporary.iterdir())
         os.kill(os.getpid(), number)
         return respond(503)(handler)
 
-    with run_proxy(0) as proxy:
-        proxy.fault = end_command
-        write(file, f'[ward]\nurl = "http://127.0.0.1:{proxy.port}"\n')
-        with pytest.raises(KeyboardInterrupt), download_few("ward", ["PatientID=1"], 20):
-            pass
-    assert len(folders) == 1
-    assert list(temporary.iterdir()) == []
-    assert signal.getsignal(number) == before
+    inherited = signal.signal(number, signal.SIG_DFL)  # it may be ignored, as under `nohup`
+    try:
+        with run_proxy(0) as proxy:
+            proxy.fault = end_command
+            write(file, f'[ward]\nurl = "http://127.0.0.1:{proxy.port}"\n')
+            with pytest.raises(KeyboardInterrupt), download_few("ward", ["PatientID=1"], 20):
+                pass
+        assert len(folders) == 1
+        assert list(temporary.iterdir()) == []
+        assert signal.getsignal(number) == signal.SIG_DFL
+    finally:
+        signal.signal(number, inherited)
