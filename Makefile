@@ -142,7 +142,7 @@ k8s-check: setup  ## render the manifests of k8s/, validate them and check them 
 	$(BIN)/pytest $(BESIDE) tests/k8s
 
 test: setup  ## unit, integration and end-to-end tests, with real S3, databases and processes (WORKERS=4)
-	OMP_WAIT_POLICY=PASSIVE OMP_NUM_THREADS=1 $(BIN)/pytest $(BESIDE) tests/e2e tests/pacs tests/integration tests/gpu tests/unit --durations=20
+	OMP_WAIT_POLICY=PASSIVE OMP_NUM_THREADS=1 $(BIN)/pytest $(BESIDE) tests/e2e tests/tutorials tests/pacs tests/integration tests/gpu tests/unit --durations=20
 
 # FAULT_RUNS=50 takes ten minutes on two cores.
 FAULT_RUNS ?= 2

@@ -34,6 +34,10 @@ gc.disable()
 SUITES = (
     "tests/containers/stack/",
     "tests/e2e/",
+    "tests/tutorials/",
+    "tests/faults/stack/",
+    "tests/faults/local/",
+    "tests/hostile/test_hostile",
     "tests/faults/",
     "tests/pacs/",
     "tests/integration/training/",

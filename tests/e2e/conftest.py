@@ -16,7 +16,6 @@ from typing import Any
 
 import grpc
 import pytest
-from tests.documented_pages import environment  # noqa: F401 - a fixture
 from tests.preloaded import get_command
 from tests.tokens import open_channel
 

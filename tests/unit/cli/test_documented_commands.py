@@ -1,7 +1,7 @@
 """Commands on the pages of the documentation exist and take the options that the pages give them.
 
 The tests of operations and Kubernetes run theirs on an emulated cluster (tests/k8s/documented), and those of the
-tutorial run on a stack (tests/e2e/test_tutorial.py).
+tutorial run on a stack (tests/tutorials/test_check.py).
 """
 
 from __future__ import annotations
