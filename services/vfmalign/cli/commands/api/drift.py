@@ -13,12 +13,12 @@ import typer
 
 from vfmalign.cli import exits
 from vfmalign.cli.arrays import parse_sample
-from vfmalign.cli.drift_windows import compute_windows
 from vfmalign.cli.extras import needs_extra
 from vfmalign.cli.gates import Outcome
-from vfmalign.cli.local.drift_process import observe_in_subprocess
 from vfmalign.cli.local.state_directory import DEFAULT_HOME, StateDirectory
 from vfmalign.cli.options import HomeOption, JsonOption, parse_choice
+from vfmalign.cli.subprocesses.drift import observe_in_subprocess
+from vfmalign.cli.subprocesses.drift_windows import compute_windows
 from vfmalign.cli.target import Target
 from vfmalign.cli.views.drift_tables import describe_alarm, show_drift
 from vfmalign.cli.views.follow import View

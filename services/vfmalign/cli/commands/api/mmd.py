@@ -9,9 +9,9 @@ from typing import Annotated, Any, get_args
 import typer
 
 from vfmalign.cli.arrays import parse_sample, upload_large_samples
-from vfmalign.cli.local.comparison_process import compare_in_subprocess
 from vfmalign.cli.local.state_directory import DEFAULT_HOME, StateDirectory
 from vfmalign.cli.options import HomeOption, JsonOption, LayerOption, LevelOption, SeedOption, parse_choice
+from vfmalign.cli.subprocesses.comparison import compare_in_subprocess
 from vfmalign.cli.target import Target
 from vfmalign.cli.views.comparison_tables import comparison
 from vfmalign.cli.views.follow import View

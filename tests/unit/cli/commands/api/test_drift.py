@@ -15,10 +15,11 @@ import pytest
 from rich.console import Console
 from tests.drift_documents import make_document
 
-from vfmalign.cli import drift_windows, exits
+from vfmalign.cli import exits
 from vfmalign.cli.commands.api import drift as command
 from vfmalign.cli.gates import Outcome
-from vfmalign.cli.local import drift_process
+from vfmalign.cli.subprocesses import drift as drift_process
+from vfmalign.cli.subprocesses import drift_windows
 from vfmalign.cli.target import Target
 from vfmalign.cli.views.drift_tables import show_drift
 from vfmalign.core.domain.drift import DriftRequest

@@ -16,8 +16,8 @@ from safetensors.numpy import load_file
 
 from vfmalign.cli.arrays import OTHER_BYTES
 from vfmalign.cli.extras import require_modules
-from vfmalign.cli.local.comparison_process import MODULES
-from vfmalign.cli.local.drift_process import stop
+from vfmalign.cli.subprocesses.comparison import MODULES
+from vfmalign.cli.subprocesses.drift import stop
 from vfmalign.cli.target import Target
 from vfmalign.client import AsyncClient
 from vfmalign.client.messages.common import absent

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from vfmalign.cli.local.comparison_process import to_error
+from vfmalign.cli.subprocesses.comparison import to_error
 from vfmalign.core.domain.drift import DriftRequest
 from vfmalign.reports.drift.document import DriftDocument
 

@@ -1,0 +1,1 @@
+"""Comparisons and monitors in subprocesses of this machine, without a service."""
