@@ -2,6 +2,8 @@
 
 The format is numpy's npz without pickled objects: arrays as they are in memory, and one of JSON for the rest. Scores
 are stored and never computed again, because another machine may round them in another way.
+
+Legend: D channels, S scoring rows, C calibration rows, N rows of the bag, P rows of a pool.
 """
 
 from __future__ import annotations
@@ -39,6 +41,35 @@ from vfmalign.monitoring.sequential.stratum_mix import StratumMix
 VERSION = 1
 
 Arrays = dict[str, NDArray[Any]]
+
+_LAYOUT = {
+    "patient_digests": (np.uint64, "M"),
+    "patient_days": (np.int64, "M"),
+    "reference_patients": (np.uint64, "A"),
+    "epoch_patients": (np.uint64, "B"),
+    "mean": (np.float64, "D"),
+    "scale": (np.float64, "D"),
+    "scoring": (np.float64, "SD"),
+    "calibration": (np.float64, "CD"),
+    "row_scores": (np.float64, "R"),
+    "bag": (np.float64, "ND"),
+    "bag_sums": (np.float64, "N"),
+}
+_POOL_LAYOUT = {"pool.z": (np.float64, "PD"), "pool.kernel": (np.float64, "PP"), "pool.sums": (np.float64, "P")}
+"""Type and axes of arrays; axes of one letter have one length."""
+_DAMAGE = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    TypeError,
+    ValueError,
+    EOFError,
+    OSError,
+    RecursionError,
+    MemoryError,
+    zipfile.BadZipFile,
+)
+"""What reading other bytes than those of a state may raise."""
 
 
 def to_bytes(monitor: Monitor) -> bytes:
@@ -85,14 +116,31 @@ def from_bytes(data: bytes) -> Monitor:
             arrays = {name: stored[name] for name in stored.files}
         header = json.loads(arrays["header"].tobytes())
         version = header["version"]
-    except (ValueError, KeyError, TypeError, EOFError, OSError, zipfile.BadZipFile) as error:
+        if version != VERSION:
+            raise InvalidInput(
+                f"the state has version {version}, this release reads {VERSION}",
+                subject="state",
+                remedy="Use the release that wrote it, or start a new monitor.",
+            )
+        _check_arrays(arrays)
+        monitor = _to_monitor(header, arrays)
+        monitor.status  # noqa: B018 -- it reads every number, so that a wrong one is found here
+    except _DAMAGE as error:
         raise InvalidInput("it is not the state of a monitor", subject="state", remedy="Read it again.") from error
-    if version != VERSION:
-        raise InvalidInput(
-            f"the state has version {version}, this release reads {VERSION}",
-            subject="state",
-            remedy="Use the release that wrote it, or start a new monitor.",
-        )
+    return monitor
+
+
+def _check_arrays(arrays: Arrays) -> None:
+    """Checks types and shapes, as the arrays of a monitor are used without further checks."""
+    lengths: dict[str, int] = {}
+    for name, (dtype, axes) in (_LAYOUT | (_POOL_LAYOUT if "pool.size" in arrays else {})).items():
+        array = arrays[name]
+        found = zip(axes, array.shape, strict=True)
+        if array.dtype != dtype or any(lengths.setdefault(axis, length) != length for axis, length in found):
+            raise ValueError(f"{name} has the type {array.dtype} and the shape {array.shape}")
+
+
+def _to_monitor(header: Mapping[str, Any], arrays: Arrays) -> Monitor:
     monitor = Monitor.__new__(Monitor)  # its constructor would prepare and score a reference
     monitor.options = MonitorOptions(**header["options"])
     monitor.outcomes = {Outcome(name): count for name, count in header["outcomes"].items()}
@@ -148,15 +196,17 @@ def _to_epoch(header: Mapping[str, Any], arrays: Arrays, seed: int) -> Epoch:
     )
     epoch.row_scores = SortedScores(arrays["row_scores"])
     epoch.blocks = BlockRanks(scorer, arrays["bag"], arrays["bag_sums"])
-    epoch.blocks.rows = header["block_rows"]
+    epoch.blocks.rows = int(header["block_rows"])
     if "pool.size" in arrays:
         pool = Pool(int(arrays["pool.size"][0]), arrays["pool.z"], arrays["pool.kernel"], arrays["pool.sums"])
+        if not 0 <= pool.size <= len(pool.sums_P):
+            raise ValueError(f"the pool has {pool.size} rows")
         epoch.blocks.pool = pool
     epoch.evidence = {component: _to_evidence(component, header, arrays) for component in Component}
     epoch.mix = StratumMix(header["mix"]["strata"], header["mix"]["calibration"])
     epoch.mix.stream = header["mix"]["stream"]
     epoch.mix.largest_log_evidence = header["mix"]["largest_log_evidence"]
-    epoch.rows, epoch.alarm = header["rows"], _to_alarm(header["alarm"])
+    epoch.rows, epoch.alarm = int(header["rows"]), _to_alarm(header["alarm"])
     epoch.extreme_rows = [ExtremeRow(**row) for row in header["extreme_rows"]]
     return epoch
 
@@ -165,9 +215,15 @@ def _to_evidence(component: Component, header: Mapping[str, Any], arrays: Arrays
     evidence = make_evidence(component)
     evidence.martingale.cells = header["martingales"][component]["cells"]
     evidence.martingale.exponent = header["martingales"][component]["exponent"]
-    evidence.martingale.reserve_E = arrays[f"{component}.reserve"]
-    evidence.martingale.stakes_ES = arrays[f"{component}.stakes"]
-    evidence.run_length.log_R_S = arrays[f"{component}.log_R"]
+    for part, name, key in (
+        (evidence.martingale, "reserve_E", "reserve"),
+        (evidence.martingale, "stakes_ES", "stakes"),
+        (evidence.run_length, "log_R_S", "log_R"),
+    ):
+        array, new = arrays[f"{component}.{key}"], getattr(part, name)
+        if (array.dtype, array.shape) != (new.dtype, new.shape):
+            raise ValueError(f"{component}.{key} has the shape {array.shape}")
+        setattr(part, name, array)
     return evidence
 
 

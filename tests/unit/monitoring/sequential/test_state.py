@@ -93,6 +93,38 @@ def test_other_bytes_are_refused(data: bytes) -> None:
         from_bytes(data)
 
 
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("mean", lambda array: array[1:]),
+        ("scoring", lambda array: array[:, 1:]),
+        ("calibration", lambda array: array.astype(np.float32)),
+        ("bag_sums", lambda array: array[:, None]),
+        ("rows.stakes", lambda array: array[:, 1:]),
+        ("blocks_of_4.log_R", lambda array: array[:0]),
+        ("pool.size", lambda array: array + 10_000),
+        ("pool.kernel", lambda array: array[1:]),
+        ("header", lambda array: np.frombuffer(b"[" * 100_000, np.uint8)),
+        ("header", lambda array: _change_header(array, rows="many")),
+        ("header", lambda array: _change_header(array, martingales={})),
+        ("header", lambda array: _change_header(array, options={"alpha": []})),
+    ],
+)
+def test_a_state_with_one_wrong_array_is_refused(make_monitor: Any, observe: Any, name: str, change: Any) -> None:
+    monitor = make_monitor()
+    observe(monitor, np.zeros((3, 4)))
+    with np.load(io.BytesIO(to_bytes(monitor)), allow_pickle=False) as stored:
+        arrays = {key: stored[key] for key in stored.files}
+    file = io.BytesIO()
+    np.savez(file, **(arrays | {name: change(arrays[name])}))
+    with pytest.raises(InvalidInput, match="it is not the state of a monitor"):
+        from_bytes(file.getvalue())
+
+
+def _change_header(array: Any, **changes: Any) -> Any:
+    return np.frombuffer(json.dumps(json.loads(array.tobytes()) | changes).encode(), np.uint8)
+
+
 def test_a_state_of_another_version_is_refused() -> None:
     file = io.BytesIO()
     np.savez(file, header=np.frombuffer(json.dumps({"version": 2}).encode(), np.uint8))
