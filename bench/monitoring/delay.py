@@ -22,7 +22,7 @@ from bench.monitoring.trajectories import run_stream
 from bench.tables import Section, Table
 
 NULL_ROWS = 3000
-REFERENCES, NULL_STREAMS, STREAMS = 10, 20, 20
+REFERENCES, NULL_STREAMS, STREAMS = 5, 20, 20
 """References of each distribution, and streams of each reference: the competitor takes long to prepare a reference."""
 WINDOWS = (10, 20)
 CHANGES = {

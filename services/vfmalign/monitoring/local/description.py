@@ -54,7 +54,7 @@ def describe(
         patient_window_days=options.patient_window_days,
         seed=options.seed,
         epoch=status.epoch,
-        has_guarantee=status.has_guarantee and not options.calibrated,
+        has_guarantee=status.has_guarantee,
         outcomes={str(outcome): count for outcome, count in status.outcomes.items()},
         rows=status.rows,
         blocks_are_active=status.blocks_are_active,

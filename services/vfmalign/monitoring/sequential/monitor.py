@@ -75,7 +75,7 @@ class Monitor:
         return MonitorStatus(
             epoch=epoch.draws.epoch,
             start=epoch.start,
-            has_guarantee=epoch.start is not EpochStart.RESET,
+            has_guarantee=epoch.start is not EpochStart.RESET and not self.options.calibrated,
             rows=epoch.rows,
             outcomes=dict(self.outcomes),
             log_martingale={name: one.martingale.log_value for name, one in epoch.evidence.items()},

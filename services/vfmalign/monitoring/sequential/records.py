@@ -48,7 +48,8 @@ class MonitorOptions:
 
     Attributes:
         alpha: largest probability of ever raising an alarm without drift, in (0, 0.5].
-        run_length: mean number of rows between false alarms, 100 to 10⁹; if set, alarms follow from it in place of α.
+        run_length: number of rows A, 100 to 10⁹, in place of α: without drift the first alarm of an epoch comes within
+            T rows with a probability of at most T/A, so after A/2 rows or more on average.
         calibrated: whether thresholds for the run length are the measured ones, which exist for 1,000.
         mix_alpha: α of the test of the strata's mix.
         patient_window_days: days after which a patient may enter again; None for never.
@@ -152,7 +153,7 @@ class MonitorStatus:
     Attributes:
         epoch: number of the current epoch, from 1.
         start: why it began.
-        has_guarantee: whether the bound covers its alarm.
+        has_guarantee: whether the bound covers its alarm; measured thresholds (`calibrated`) have none.
         rows: that entered in the epoch.
         outcomes: number of observations by outcome, of all epochs.
         log_martingale: ln M of each component.

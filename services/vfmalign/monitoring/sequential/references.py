@@ -109,7 +109,7 @@ def make_scorer(rows_SD: Array) -> RowScorer:
     """Returns the scorer of the scoring rows.
 
     Raises:
-        BadTensor: no channel varies, values overflow, or at least half of all pairs of rows are identical.
+        BadTensor: no channel varies, values overflow or underflow, or at least half of all pairs of rows are identical.
     """
     varies_D = rows_SD.max(axis=0) > rows_SD.min(axis=0)
     if not varies_D.any():
@@ -117,13 +117,13 @@ def make_scorer(rows_SD: Array) -> RowScorer:
     with np.errstate(over="ignore", invalid="ignore"):
         sd_D = np.where(varies_D, rows_SD.std(axis=0, ddof=1), 0.0)
         scale_D = np.maximum(sd_D, SMALLEST_SCALE * np.median(sd_D[varies_D]))
-    if not np.isfinite(scale_D).all():
-        raise BadTensor("values overflow", subject="reference", remedy="Check the encoder and its input.")
+    if not (np.isfinite(scale_D).all() and scale_D.min() > 0.0):
+        raise BadTensor("values overflow or underflow", subject="reference", remedy="Check the encoder and its input.")
     mean_D = rows_SD.mean(axis=0)
     scoring_SD = (rows_SD - mean_D) / scale_D
     distances_SS = get_squared_distances(scoring_SD, scoring_SD)
     bandwidth = float(np.median(distances_SS[np.triu_indices(len(rows_SD), 1)]))
-    if bandwidth < SMALLEST_BANDWIDTH:
+    if not bandwidth >= SMALLEST_BANDWIDTH:  # NaN is refused as well
         raise BadTensor(
             "at least half of all pairs of rows are identical",
             subject="reference",

@@ -19,7 +19,7 @@ Array = NDArray[np.float64]
 
 LARGEST_VALUE = 1e4
 """Standardised values are clipped here, in standard deviations, so that squared distances keep their digits."""
-_KERNEL_STEPS = np.float32(2**20)
+_STEPS = np.float32(2**20)
 
 
 @dataclass(frozen=True)
@@ -52,14 +52,15 @@ class RowScorer:
         """Returns the score of a standardised row, and its sum of kernel values with the scoring rows.
 
         The score is −ln Σ exp(−d²/h) over the scoring rows: large where the row is far from all of them. One row is
-        scored at a time, because a product of several rows may differ in its last bits.
+        scored at a time, because a product of several rows may differ in its last bits. Between two kinds of machine
+        they differ as well: the score is rounded, so that identical rows stay equal to those that another one scored.
         """
         products_S = self.scoring_SD @ z_D
         distances_S = np.maximum(get_squares(z_D[None]) + self._squares_S - 2.0 * products_S, 0.0)
         exponents_S = distances_S / -self.bandwidth
         largest = exponents_S.max()
         score = -(largest + np.log(np.exp(exponents_S - largest).sum()))
-        return float(score), float(_round_kernel(exponents_S).sum())
+        return float(np.rint(score * _STEPS) / _STEPS), float(_round_kernel(exponents_S).sum())
 
     def get_kernel(self, a_MD: Array, b_ND: Array) -> Array:
         """Returns the rounded kernel values [M, N] between standardised rows."""
@@ -87,7 +88,7 @@ def _round_kernel(exponents: Array) -> Array:
     """Returns the rounded exponentials; numpy has vector instructions for those of float32."""
     kernel = exponents.astype(np.float32)
     np.exp(kernel, out=kernel)
-    kernel *= _KERNEL_STEPS
+    kernel *= _STEPS
     np.rint(kernel, out=kernel)
-    kernel /= _KERNEL_STEPS
+    kernel /= _STEPS
     return kernel.astype(np.float64)

@@ -151,7 +151,8 @@ class DriftDocument(Record):
         reference_rows: patients of the reference, each with one row.
         channels: number of channels of the layer.
         alpha: largest probability of ever raising an alarm without drift; None with `run_length`.
-        run_length: mean number of rows between false alarms; None with `alpha`.
+        run_length: number of rows A, where an alarm within T rows has a probability of at most T/A without drift; None
+            with `alpha`.
         patient_window_days: days after which a patient may enter again; None for never.
         seed: of all draws.
         epoch: number of the epoch, from 1.

@@ -46,8 +46,10 @@ def list_reached(document: DriftDocument) -> tuple[Component, ...]:
 
 def describe_limit(document: DriftDocument) -> str:
     """Says which rate of false alarms the thresholds stand for."""
+    if not document.has_guarantee:
+        return "no bound on false alarms in this epoch"
     if document.run_length is not None:
-        return f"a false alarm in {document.run_length:,} rows on average"
+        return f"a false alarm within T rows with probability at most T/{document.run_length:,}"
     return f"a false alarm with probability at most α = {document.alpha:g} over the monitor's life"
 
 

@@ -118,6 +118,7 @@ def test_a_run_length_has_its_own_thresholds(
     assert observations[-1].log_evidence == monitor.status.log_run_length
     assert monitor.status.alarm is not None
     assert monitor.status.alarm.row < 20
+    assert monitor.status.has_guarantee is not calibrated
 
 
 def test_the_most_extreme_rows_are_named(make_monitor: Any, observe: Any) -> None:

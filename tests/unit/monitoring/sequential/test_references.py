@@ -78,6 +78,7 @@ def test_constant_channels_get_a_tenth_of_the_median_scale() -> None:
         (np.where(np.arange(90)[:, None] == 7, np.nan, ROWS), NAMES, BadTensor, "row 7 has a value that is not finite"),
         (np.ones((90, 5)), NAMES, BadTensor, "every channel is constant"),
         (ROWS * 1e200, NAMES, BadTensor, "values overflow"),
+        (ROWS * 1e-170, NAMES, BadTensor, "values overflow or underflow"),
         (np.repeat([[0.1, 0.2], [5.0, 7.0]], [70, 20], axis=0), NAMES, BadTensor, "pairs of rows are identical"),
     ],
 )

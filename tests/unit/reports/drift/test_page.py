@@ -64,9 +64,13 @@ def test_a_time_is_shown_where_it_is_known() -> None:
 
 
 def test_a_run_length_and_an_epoch_without_a_guarantee_are_stated() -> None:
-    text = read(make_document(alpha=None, run_length=1000, has_guarantee=False))
+    text = read(make_document(alpha=None, run_length=1000))
+    assert "a false alarm within T rows with probability at most T/1,000" in text
+    assert "any line reaches the threshold within T rows is at most T/1" in text
+    text = read(make_document(has_guarantee=False))
     assert "No guarantee. The rate of false alarms of this epoch has no bound." in text
-    assert "a false alarm in 1,000 rows on average" in text
+    assert "no bound on false alarms in this epoch" in text
+    assert "is at most" not in text
 
 
 def test_a_stream_without_rows_strata_and_windows_has_a_page() -> None:

@@ -47,7 +47,11 @@ AlphaOption = Annotated[
     float, typer.Option(metavar="X", help="Largest probability of ever raising an alarm without drift, up to 0.5.")
 ]
 RunLengthOption = Annotated[
-    int | None, typer.Option(metavar="ROWS", help="Mean number of rows between false alarms, in place of --alpha.")
+    int | None,
+    typer.Option(
+        metavar="ROWS",
+        help="In place of --alpha: P(a false alarm within T rows) is at most T/ROWS.",
+    ),
 ]
 DriftLayerOption = Annotated[
     str, typer.Option(metavar="LAYER", help="Layer that raises the alarm; the reference's first one by default.")
