@@ -3,7 +3,8 @@
 The format is numpy's npz without pickled objects: arrays as they are in memory, and one of JSON for the rest. Scores
 are stored and never computed again, because another machine may round them in another way.
 
-Legend: D channels, S scoring rows, C calibration rows, N rows of the bag, P rows of a pool.
+Legend: D channels, S scoring rows, C calibration rows, R scores, N rows of the bag, P rows of a pool, M patients of the
+stream, A patients of all references, B patients of the present one.
 """
 
 from __future__ import annotations
@@ -135,8 +136,8 @@ def _check_arrays(arrays: Arrays) -> None:
     lengths: dict[str, int] = {}
     for name, (dtype, axes) in (_LAYOUT | (_POOL_LAYOUT if "pool.size" in arrays else {})).items():
         array = arrays[name]
-        found = zip(axes, array.shape, strict=True)
-        if array.dtype != dtype or any(lengths.setdefault(axis, length) != length for axis, length in found):
+        axis_lengths = zip(axes, array.shape, strict=True)
+        if array.dtype != dtype or any(lengths.setdefault(axis, length) != length for axis, length in axis_lengths):
             raise ValueError(f"{name} has the type {array.dtype} and the shape {array.shape}")
 
 
