@@ -25,6 +25,7 @@ from tests.token_issuer import TokenIssuer
 
 from vfmalign.client.messages.checks import CheckSpec
 from vfmalign.core.rpc.server import serve
+from vfmalign.core.rpc.watching import Watching
 from vfmalign.core.runtime.auth_settings import LOCAL_ISSUER
 from vfmalign.core.runtime.settings import load
 from vfmalign.core.storage.store.object_store import ObjectStore
@@ -32,7 +33,6 @@ from vfmalign.finetuning.checks.repository import CheckRepository
 from vfmalign.finetuning.checks.servicer import AlignmentServicer
 from vfmalign.finetuning.jobs.repository import JobRepository
 from vfmalign.finetuning.schema import open_database
-from vfmalign.finetuning.servicers import Watching
 from vfmalign.finetuning.settings import FinetuningSettings
 from vfmalign.v1 import alignment_pb2, alignment_pb2_grpc, mmd_pb2, mmd_pb2_grpc
 
@@ -128,7 +128,7 @@ async def main() -> None:
     checks.create(CHECK, CheckSpec(model_id="m", dataset_id="d", task="segmentation"))
 
     def add(server: grpc.aio.Server) -> list[Any]:
-        watching = Watching(settings.reconciler.poll_s)
+        watching = Watching("finetuning", settings.reconciler.poll_s)
         alignment = AlignmentServicer(checks, jobs, store, wake=lambda: None, watching=watching)
         alignment_pb2_grpc.add_AlignmentServiceServicer_to_server(alignment, server)
         mmd_pb2_grpc.add_MmdServiceServicer_to_server(Answers(), server)

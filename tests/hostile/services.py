@@ -18,6 +18,7 @@ from grpc_health.v1 import health
 
 from vfmalign.core.rpc.interceptors import Gate
 from vfmalign.core.rpc.server import AddServices, serve_api
+from vfmalign.core.rpc.watching import Watching
 from vfmalign.core.runtime import logs
 from vfmalign.core.runtime.settings import ServiceSettings, load
 from vfmalign.core.runtime.work_queue import WorkQueue
@@ -39,7 +40,6 @@ from vfmalign.finetuning.experiments.servicer import ExperimentServicer
 from vfmalign.finetuning.jobs.repository import JobRepository
 from vfmalign.finetuning.jobs.servicer import FineTuningServicer
 from vfmalign.finetuning.schema import open_database
-from vfmalign.finetuning.servicers import Watching
 from vfmalign.finetuning.settings import FinetuningSettings
 from vfmalign.mmd.service.servicer import MmdServicer
 from vfmalign.mmd.service.uploads import Uploads
@@ -109,7 +109,7 @@ def serve_finetuning() -> tuple[ServiceSettings, AddServices]:
     database, store = open_database(settings.database_url), ObjectStore(settings.store)
     database.migrate()
     jobs, checks, experiments = JobRepository(database), CheckRepository(database), ExperimentRepository(database)
-    watching = Watching(settings.reconciler.poll_s)
+    watching = Watching("finetuning", settings.reconciler.poll_s)
 
     def do_nothing() -> None:
         """Nothing waits for new work."""

@@ -18,6 +18,7 @@ from vfmalign.client.messages.checks import CheckSpec
 from vfmalign.core.rpc.interceptors import Gate
 from vfmalign.core.rpc.server import AddServices, serve_api
 from vfmalign.core.rpc.tensors import to_tensor
+from vfmalign.core.rpc.watching import Watching
 from vfmalign.core.runtime import logs
 from vfmalign.core.runtime.settings import LogSettings, ServerSettings, ServiceSettings, StoreSettings
 from vfmalign.core.runtime.threads import STORE
@@ -28,7 +29,6 @@ from vfmalign.finetuning.checks.servicer import AlignmentServicer
 from vfmalign.finetuning.jobs.repository import JobRepository
 from vfmalign.finetuning.jobs.servicer import FineTuningServicer
 from vfmalign.finetuning.schema import open_database
-from vfmalign.finetuning.servicers import Watching
 from vfmalign.mmd.engine.compute_config import ComputeConfig
 from vfmalign.mmd.service.servicer import MmdServicer
 from vfmalign.v1 import (
@@ -150,7 +150,7 @@ async def test_what_needs_the_database_alone_goes_on(stalled: StalledStore, conn
     database = open_database(f"sqlite:///{tmp_path / 'finetuning.db'}")
     database.migrate()
     checks, jobs, store = CheckRepository(database), JobRepository(database), ObjectStore(stalled.settings)
-    options: dict[str, Any] = {"wake": lambda: None, "watching": Watching(1.0)}
+    options: dict[str, Any] = {"wake": lambda: None, "watching": Watching("finetuning", 1.0)}
 
     def add(server: grpc.aio.Server) -> Any:
         alignment_pb2_grpc.add_AlignmentServiceServicer_to_server(

@@ -70,6 +70,7 @@ class Target:
             "features": settings.features_address,
             "mmd": settings.mmd_address,
             "finetuning": settings.finetuning_address,
+            "monitoring": settings.monitoring_address,
         }
         addresses = {name: address for name, address in named.items() if address}
         if not addresses:
@@ -167,6 +168,7 @@ class Target:
                 features_address=self.addresses.get("features"),
                 mmd_address=self.addresses.get("mmd"),
                 finetuning_address=self.addresses.get("finetuning"),
+                monitoring_address=self.addresses.get("monitoring"),
                 **({} if self.files is None else asdict(self.files)),
                 token=None if self.credential is None else self.credential.token,
                 call_timeout_s=call_timeout_s,

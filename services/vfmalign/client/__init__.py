@@ -24,11 +24,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from vfmalign.client.async_client import AsyncClient
     from vfmalign.client.messages.checks import CheckSpec
+    from vfmalign.client.messages.common import ObservedStudy
     from vfmalign.client.messages.experiments import ExperimentSpec
     from vfmalign.client.messages.features import PacsReference
     from vfmalign.client.messages.jobs import JobSpec, Recipe
     from vfmalign.client.messages.mmd import ComputeOptions, Kernel, TestOptions
+    from vfmalign.client.messages.monitors import FeatureOrigin, MonitorReference, MonitorSpec
     from vfmalign.client.messages.tasks import Task
+    from vfmalign.client.monitors import Observation
     from vfmalign.client.samples import LabelledFeatures
     from vfmalign.client.sync_client import Client
 
@@ -38,9 +41,14 @@ __all__ = [
     "Client",
     "ComputeOptions",
     "ExperimentSpec",
+    "FeatureOrigin",
     "JobSpec",
     "Kernel",
     "LabelledFeatures",
+    "MonitorReference",
+    "MonitorSpec",
+    "Observation",
+    "ObservedStudy",
     "PacsReference",
     "Recipe",
     "Task",
@@ -53,9 +61,14 @@ _MODULES = {
     "Client": "vfmalign.client.sync_client",
     "ComputeOptions": "vfmalign.client.messages.mmd",
     "ExperimentSpec": "vfmalign.client.messages.experiments",
+    "FeatureOrigin": "vfmalign.client.messages.monitors",
     "JobSpec": "vfmalign.client.messages.jobs",
     "Kernel": "vfmalign.client.messages.mmd",
     "LabelledFeatures": "vfmalign.client.samples",
+    "MonitorReference": "vfmalign.client.messages.monitors",
+    "MonitorSpec": "vfmalign.client.messages.monitors",
+    "Observation": "vfmalign.client.monitors",
+    "ObservedStudy": "vfmalign.client.messages.common",
     "PacsReference": "vfmalign.client.messages.features",
     "Recipe": "vfmalign.client.messages.jobs",
     "Task": "vfmalign.client.messages.tasks",

@@ -15,12 +15,13 @@ import grpc
 from vfmalign.client.features import AsyncFeaturesClient
 from vfmalign.client.imports import AsyncDatasetsClient, AsyncModelsClient
 from vfmalign.client.mmd import AsyncMmdClient
+from vfmalign.client.monitors import AsyncMonitorsClient
 from vfmalign.client.operations import AsyncChecksClient, AsyncExperimentsClient, AsyncJobsClient
 from vfmalign.client.settings import Token, load_client_settings
 from vfmalign.core.domain.errors import BadOption
 from vfmalign.core.rpc.channels import CALL_TIMEOUT_S, STREAM_TIMEOUT_S, connect
 
-Service = Literal["features", "mmd", "finetuning"]
+Service = Literal["features", "mmd", "finetuning", "monitoring"]
 
 RENEW_AFTER_S = 1.0
 """Age at which a channel that finds no server is replaced, in seconds.
@@ -48,9 +49,9 @@ class AsyncClient:
     """Calls the services of a deployment; failed calls raise the errors of `vfmalign.core.domain.errors`.
 
     Addresses, files, `tenant` and `token` that are not given are read from the environment:
-    `VFMALIGN_FEATURES_ADDRESS`, `VFMALIGN_MMD_ADDRESS`, `VFMALIGN_FINETUNING_ADDRESS`, `VFMALIGN_CA_FILE`,
-    `VFMALIGN_CERT_FILE`, `VFMALIGN_KEY_FILE`, `VFMALIGN_TENANT`, and `VFMALIGN_TOKEN` or `VFMALIGN_TOKEN_FILE`. The
-    first call to a service opens its channel; gRPC reconnects it and repeats calls that the service could not take
+    `VFMALIGN_FEATURES_ADDRESS`, `VFMALIGN_MMD_ADDRESS`, `VFMALIGN_FINETUNING_ADDRESS`, `VFMALIGN_MONITORING_ADDRESS`,
+    `VFMALIGN_CA_FILE`, `VFMALIGN_CERT_FILE`, `VFMALIGN_KEY_FILE`, `VFMALIGN_TENANT`, and `VFMALIGN_TOKEN` or
+    `VFMALIGN_TOKEN_FILE`. The first call to a service opens its channel; gRPC reconnects it and repeats calls that the service could not take
     (UNAVAILABLE). A call after a channel lost every server opens a new one, which looks the name up at once. A client
     belongs to the event loop of its first call.
 
@@ -58,6 +59,7 @@ class AsyncClient:
         features_address: `host:port` of the feature service.
         mmd_address: `host:port` of the MMD service.
         finetuning_address: `host:port` of the finetuning service: jobs, checks and experiments.
+        monitoring_address: `host:port` of the monitoring service.
         ca_file: PEM file of the authorities that sign the services' certificates; without it, calls are not encrypted.
         cert_file: PEM file of the certificate chain that the client presents to services that ask for one (mutual TLS).
             A channel is opened anew after one of the three files was replaced.
@@ -77,6 +79,7 @@ class AsyncClient:
         jobs: training jobs.
         checks: alignment checks.
         experiments: models × tasks × seeds.
+        monitors: drift monitors.
 
     Raises:
         BadOption: a setting is wrong.
@@ -88,6 +91,7 @@ class AsyncClient:
         features_address: str | None = None,
         mmd_address: str | None = None,
         finetuning_address: str | None = None,
+        monitoring_address: str | None = None,
         ca_file: Path | str | None = None,
         cert_file: Path | str | None = None,
         key_file: Path | str | None = None,
@@ -101,6 +105,7 @@ class AsyncClient:
             features_address=features_address,
             mmd_address=mmd_address,
             finetuning_address=finetuning_address,
+            monitoring_address=monitoring_address,
             ca_file=ca_file,
             cert_file=cert_file,
             key_file=key_file,
@@ -111,6 +116,7 @@ class AsyncClient:
             "features": settings.features_address,
             "mmd": settings.mmd_address,
             "finetuning": settings.finetuning_address,
+            "monitoring": settings.monitoring_address,
         }
         self._connect = partial(
             connect,
@@ -131,6 +137,7 @@ class AsyncClient:
         self.jobs = AsyncJobsClient(partial(self._channel, "finetuning"))
         self.checks = AsyncChecksClient(partial(self._channel, "finetuning"))
         self.experiments = AsyncExperimentsClient(partial(self._channel, "finetuning"))
+        self.monitors = AsyncMonitorsClient(partial(self._channel, "monitoring"))
 
     async def __aenter__(self) -> Self:
         return self

@@ -19,6 +19,7 @@ from vfmalign.client.messages.checks import Check, CheckSpec
 from vfmalign.client.messages.common import JOB_STATES, STATES, JobState
 from vfmalign.client.messages.experiments import Experiment, ExperimentSpec
 from vfmalign.client.messages.jobs import Job, JobSpec
+from vfmalign.client.responses import read_stream
 from vfmalign.core.domain.errors import BadOption, DeadlineExceeded, Internal, Unavailable
 from vfmalign.v1 import (
     alignment_pb2,
@@ -37,9 +38,6 @@ _MAX_PAGE_SIZE = 1000
 ReportFormat = Literal["html", "json", "csv"]
 SpecT = TypeVar("SpecT", JobSpec, CheckSpec, ExperimentSpec)
 OperationT = TypeVar("OperationT", Job, Check, Experiment)
-RequestT = TypeVar("RequestT")
-ResponseT = TypeVar("ResponseT")
-T = TypeVar("T")
 
 
 class AsyncOperationsClient(ABC, Generic[SpecT, OperationT]):
@@ -239,17 +237,6 @@ class AsyncReportedClient(AsyncOperationsClient[SpecT, OperationT]):
     def _read_report(self, operation_id: str, format_name: str) -> AsyncGenerator[bytes, None]: ...
 
 
-async def _read_stream(
-    call: grpc.aio.UnaryStreamCall[RequestT, ResponseT], unpack: Callable[[ResponseT], T]
-) -> AsyncGenerator[T, None]:
-    """Yields what the messages of a stream hold, and ends the call when its reader leaves."""
-    try:
-        async for message in call:
-            yield unpack(message)
-    finally:
-        call.cancel()  # gRPC keeps a stream open whose reader has left
-
-
 class AsyncJobsClient(AsyncOperationsClient[JobSpec, Job]):
     """Training jobs."""
 
@@ -282,7 +269,7 @@ class AsyncJobsClient(AsyncOperationsClient[JobSpec, Job]):
 
     def _watch(self, job_id: str) -> AsyncGenerator[Job, None]:
         call = self._stub().WatchJob(finetuning_pb2.WatchJobRequest(job_id=job_id))
-        return _read_stream(call, lambda response: Job.from_response(response.job))
+        return read_stream(call, lambda response: Job.from_response(response.job))
 
     def _stub(self) -> finetuning_pb2_grpc.FineTuningServiceAsyncStub:
         return finetuning_pb2_grpc.FineTuningServiceStub(self._open_channel())
@@ -320,11 +307,11 @@ class AsyncChecksClient(AsyncReportedClient[CheckSpec, Check]):
 
     def _watch(self, check_id: str) -> AsyncGenerator[Check, None]:
         call = self._stub().WatchCheck(alignment_pb2.WatchCheckRequest(check_id=check_id))
-        return _read_stream(call, lambda response: Check.from_response(response.check))
+        return read_stream(call, lambda response: Check.from_response(response.check))
 
     def _read_report(self, check_id: str, format_name: str) -> AsyncGenerator[bytes, None]:
         request = alignment_pb2.GetCheckReportRequest(check_id=check_id, format=format_name)
-        return _read_stream(self._stub().GetCheckReport(request), lambda response: response.content)
+        return read_stream(self._stub().GetCheckReport(request), lambda response: response.content)
 
     def _stub(self) -> alignment_pb2_grpc.AlignmentServiceAsyncStub:
         return alignment_pb2_grpc.AlignmentServiceStub(self._open_channel())
@@ -362,11 +349,11 @@ class AsyncExperimentsClient(AsyncReportedClient[ExperimentSpec, Experiment]):
 
     def _watch(self, experiment_id: str) -> AsyncGenerator[Experiment, None]:
         call = self._stub().WatchExperiment(experiment_pb2.WatchExperimentRequest(experiment_id=experiment_id))
-        return _read_stream(call, lambda response: Experiment.from_response(response.experiment))
+        return read_stream(call, lambda response: Experiment.from_response(response.experiment))
 
     def _read_report(self, experiment_id: str, format_name: str) -> AsyncGenerator[bytes, None]:
         request = experiment_pb2.GetExperimentReportRequest(experiment_id=experiment_id, format=format_name)
-        return _read_stream(self._stub().GetExperimentReport(request), lambda response: response.content)
+        return read_stream(self._stub().GetExperimentReport(request), lambda response: response.content)
 
     def _stub(self) -> experiment_pb2_grpc.ExperimentServiceAsyncStub:
         return experiment_pb2_grpc.ExperimentServiceStub(self._open_channel())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import TypeVar
 
 import grpc
@@ -19,6 +19,7 @@ EventT = TypeVar("EventT", ExtractDatasetResponse, PublishDatasetResponse, Publi
 PageT = TypeVar("PageT", ListDatasetsResponse, ListModelsResponse)
 RequestT = TypeVar("RequestT", bound=Message)
 MessageT = TypeVar("MessageT", bound=Message)
+T = TypeVar("T")
 
 
 async def fetch_pages(fetch: Callable[[str], Awaitable[PageT]]) -> list[PageT]:
@@ -53,3 +54,14 @@ async def read_last_event(
     finally:
         call.cancel()  # the service goes on for a stream whose reader has left
     return event
+
+
+async def read_stream(
+    call: grpc.aio.UnaryStreamCall[RequestT, MessageT], unpack: Callable[[MessageT], T]
+) -> AsyncGenerator[T, None]:
+    """Yields what the messages of a stream hold, and ends the call when its reader leaves."""
+    try:
+        async for message in call:
+            yield unpack(message)
+    finally:
+        call.cancel()  # gRPC keeps a stream open whose reader has left

@@ -24,6 +24,7 @@ class ClientSettings(ServiceClientSettings):
     features_address: str = Field(default="", description="host:port of the feature service")
     mmd_address: str = Field(default="", description="host:port of the MMD service")
     finetuning_address: str = Field(default="", description="host:port of the finetuning service")
+    monitoring_address: str = Field(default="", description="host:port of the monitoring service")
     tenant: str = Field(
         default="",
         pattern=rf"^({TENANT_PATTERN})?$",

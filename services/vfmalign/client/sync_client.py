@@ -13,6 +13,7 @@ from vfmalign.client.async_client import AsyncClient
 from vfmalign.client.features import AsyncFeaturesClient
 from vfmalign.client.imports import AsyncDatasetsClient, AsyncModelsClient
 from vfmalign.client.mmd import AsyncMmdClient
+from vfmalign.client.monitors import AsyncMonitorsClient
 from vfmalign.client.operations import AsyncChecksClient, AsyncExperimentsClient, AsyncJobsClient
 
 P = ParamSpec("P")
@@ -163,6 +164,23 @@ class ExperimentsClient(_SubClient[AsyncExperimentsClient]):
     get_report = _blocking(AsyncExperimentsClient.get_report)
 
 
+class MonitorsClient(_SubClient[AsyncMonitorsClient]):
+    """Drift monitors."""
+
+    create = _blocking(AsyncMonitorsClient.create)
+    get = _blocking(AsyncMonitorsClient.get)
+    list = _blocking(AsyncMonitorsClient.list)
+    observe = _blocking(AsyncMonitorsClient.observe)
+    observe_feature_set = _blocking(AsyncMonitorsClient.observe_feature_set)
+    watch = _iterating(AsyncMonitorsClient.watch)
+    acknowledge = _blocking(AsyncMonitorsClient.acknowledge)
+    replace_reference = _blocking(AsyncMonitorsClient.replace_reference)
+    pause = _blocking(AsyncMonitorsClient.pause)
+    resume = _blocking(AsyncMonitorsClient.resume)
+    delete = _blocking(AsyncMonitorsClient.delete)
+    get_report = _blocking(AsyncMonitorsClient.get_report)
+
+
 class Client:
     """Calls the services of a deployment and waits for their answers.
 
@@ -180,6 +198,7 @@ class Client:
         self.jobs = JobsClient(self._async.jobs, self._thread)
         self.checks = ChecksClient(self._async.checks, self._thread)
         self.experiments = ExperimentsClient(self._async.experiments, self._thread)
+        self.monitors = MonitorsClient(self._async.monitors, self._thread)
 
     def __enter__(self) -> Self:
         return self

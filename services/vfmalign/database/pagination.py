@@ -7,25 +7,27 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Generic, TypeVar
 
 import sqlalchemy as sa
+from google.protobuf.descriptor import EnumDescriptor
 from pydantic import AwareDatetime, TypeAdapter
 from sqlalchemy.orm import Session
 
+from vfmalign.client.messages.base import enum_labels
 from vfmalign.core.domain.errors import BadOption
 from vfmalign.core.domain.record import Id, canonical_json
-from vfmalign.database.tables import LifecycleRow
+from vfmalign.database.tables import OwnedRow
 
 DEFAULT_PAGE_SIZE = 100
 MAX_PAGE_SIZE = 1_000
 _POSITION: TypeAdapter[tuple[datetime, str, str]] = TypeAdapter(tuple[AwareDatetime, Id, str])
 
 Item = TypeVar("Item")
-RowType = TypeVar("RowType", bound=LifecycleRow)
+RowType = TypeVar("RowType", bound=OwnedRow)
 
 
 @dataclass(frozen=True)
@@ -120,3 +122,16 @@ def _bad_token() -> BadOption:
     return BadOption(
         "the token belongs to another list or filter", field="page_token", remedy="start again with an empty page_token"
     )
+
+
+def parse_states(states: Sequence[int], enum: EnumDescriptor) -> tuple[str, ...]:
+    """Returns the labels of the states of a list's filter.
+
+    Raises:
+        BadOption: a state is unspecified or unknown.
+    """
+    labels = dict(zip((value.number for value in enum.values if value.number), enum_labels(enum), strict=True))
+    for state in states:
+        if state not in labels:
+            raise BadOption(f"unknown state {state}", field="states", remedy="leave the list empty for all states")
+    return tuple(labels[state] for state in states)

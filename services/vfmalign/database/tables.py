@@ -54,14 +54,11 @@ class TenantRow(Base):
     tenant: Mapped[str] = mapped_column(sa.String(40), primary_key=True, sort_order=-1)
 
 
-class LifecycleRow(TenantRow):
-    """Columns of every table whose rows are created once, run, and end: jobs, checks and experiments.
+class OwnedRow(TenantRow):
+    """Columns of what clients create and list.
 
     Attributes:
         request: as the client sent it; its digest makes creation idempotent.
-        progress: `Progress` as JSON.
-        failure: `Failure` as JSON, where the state is `failed`.
-        retries, retried_at: how often, and when last, it was queued again by a client.
         created_by: key of the identity that created it; empty for what the service created itself.
     """
 
@@ -71,14 +68,7 @@ class LifecycleRow(TenantRow):
     request_digest: Mapped[str] = mapped_column(sa.String(64))
     request: Mapped[dict[str, Any]]
     state: Mapped[str] = mapped_column(sa.String(16))
-    progress: Mapped[dict[str, Any]] = mapped_column(sa.JSON, default=dict)
-    failure: Mapped[dict[str, Any] | None]
-    cancel_requested: Mapped[bool] = mapped_column(default=False)
     created_at: Mapped[datetime]
-    started_at: Mapped[datetime | None]
-    finished_at: Mapped[datetime | None]
-    retries: Mapped[int] = mapped_column(default=0)
-    retried_at: Mapped[datetime | None]
     created_by: Mapped[str] = mapped_column(sa.String(1024), default="")
 
     @declared_attr.directive
@@ -88,6 +78,26 @@ class LifecycleRow(TenantRow):
         name = cls.__tablename__
         created = sa.Index(f"ix_{name}_created", "tenant", "created_at", "id")
         return created, sa.Index(f"ix_{name}_state", "tenant", "state")
+
+
+class LifecycleRow(OwnedRow):
+    """Columns of every table whose rows are created once, run, and end: jobs, checks and experiments.
+
+    Attributes:
+        progress: `Progress` as JSON.
+        failure: `Failure` as JSON, where the state is `failed`.
+        retries, retried_at: how often, and when last, it was queued again by a client.
+    """
+
+    __abstract__ = True
+
+    progress: Mapped[dict[str, Any]] = mapped_column(sa.JSON, default=dict)
+    failure: Mapped[dict[str, Any] | None]
+    cancel_requested: Mapped[bool] = mapped_column(default=False)
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+    retries: Mapped[int] = mapped_column(default=0)
+    retried_at: Mapped[datetime | None]
 
 
 def belongs_to(table: str, column: str) -> sa.ForeignKeyConstraint:

@@ -19,6 +19,7 @@ from vfmalign.core.domain.errors import VfmalignError, exit_code
 from vfmalign.core.rpc.access.credentials import BearerToken
 from vfmalign.core.rpc.access.tenants import by_tenant
 from vfmalign.core.rpc.server import serve
+from vfmalign.core.rpc.watching import Watching
 from vfmalign.core.runtime.settings import parse_args
 from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.core.storage.store.probe import StoreProbe
@@ -35,7 +36,6 @@ from vfmalign.finetuning.launchers.by_tenant import TenantLauncher
 from vfmalign.finetuning.launchers.registry import LAUNCHERS
 from vfmalign.finetuning.orchestrator import Orchestrator, Tenancy
 from vfmalign.finetuning.schema import open_database
-from vfmalign.finetuning.servicers import Watching
 from vfmalign.finetuning.settings import FinetuningSettings
 from vfmalign.v1 import (
     alignment_pb2,
@@ -56,7 +56,7 @@ async def run(settings: FinetuningSettings) -> None:
         tenant: Tenancy(database.of_tenant(tenant), store.of_tenant(tenant), _open_client(settings, token, tenant))
         for tenant in settings.auth.tenants
     }
-    watching, probe = Watching(settings.reconciler.poll_s), StoreProbe(settings.store)
+    watching, probe = Watching("finetuning", settings.reconciler.poll_s), StoreProbe(settings.store)
     state = health.aio.HealthServicer()
     launcher: Launcher
     leading: asyncio.Task[None]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
@@ -13,46 +11,24 @@ import grpc
 from google.protobuf.descriptor import EnumDescriptor
 from google.protobuf.message import Message
 
-from vfmalign.client.messages.base import ApiMessage, enum_labels, get_enum_label
+from vfmalign.client.messages.base import ApiMessage, get_enum_label
 from vfmalign.client.messages.common import ObjectRef
-from vfmalign.core.domain.errors import BadOption, PreconditionFailed, Unavailable
+from vfmalign.core.domain.errors import BadOption, PreconditionFailed
 from vfmalign.core.rpc.access.authorisation import check_ownership
 from vfmalign.core.rpc.access.identity import current_identity
+from vfmalign.core.rpc.watching import Watching, split_content
 from vfmalign.core.runtime.threads import DATABASE, STORE
 from vfmalign.core.storage.lost_objects import lost_as
 from vfmalign.core.storage.store.object_store import ObjectStore
-from vfmalign.database.pagination import PageRequest
+from vfmalign.database.pagination import PageRequest, parse_states
 from vfmalign.finetuning.lifecycle import LifecycleRepository, Operation
 from vfmalign.v1 import common_pb2
 
 Context = grpc.aio.ServicerContext[Message, Message]
 Item = TypeVar("Item", bound=Operation)
 Packed = TypeVar("Packed", bound=Message)
-_PART_BYTES = 2**20
 _PAGE_BYTES = 4 * 2**20
 """A page ends before its messages exceed this size, whatever its number of rows."""
-
-
-class Watching:
-    """The pause between two polls of a watching call, and the end of all such calls when the service drains."""
-
-    def __init__(self, poll_s: float) -> None:
-        self._poll_s = poll_s
-        self._ended = asyncio.Event()
-
-    async def pause(self) -> None:
-        """Waits for one polling interval.
-
-        Raises:
-            Unavailable: the service is shutting down.
-        """
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._ended.wait(), self._poll_s)
-            raise Unavailable("the service is shutting down", subject="finetuning", remedy="watch again later")
-
-    async def end(self) -> None:
-        """Ends every watching call."""
-        self._ended.set()
 
 
 class ListRequest(Protocol):
@@ -154,7 +130,7 @@ class OperationServicer(ABC, Generic[Item, Packed]):
 async def stream_report(
     store: ObjectStore, subject: str, state: str, files: Mapping[str, ObjectRef | None], number: int
 ) -> AsyncIterator[bytes]:
-    """Yields a file of a report in parts of at most `_PART_BYTES`.
+    """Yields a file of a report in parts.
 
     Args:
         store: holds the file.
@@ -183,18 +159,5 @@ async def stream_report(
             return store.get(store.key(ref.uri), sha256=ref.sha256)
 
     content = await STORE.run(read)
-    for start in range(0, len(content), _PART_BYTES):
-        yield content[start : start + _PART_BYTES]
-
-
-def parse_states(states: Sequence[int], enum: EnumDescriptor) -> tuple[str, ...]:
-    """Returns the labels of the states of a list's filter.
-
-    Raises:
-        BadOption: a state is unspecified or unknown.
-    """
-    labels = dict(zip((value.number for value in enum.values if value.number), enum_labels(enum), strict=True))
-    for state in states:
-        if state not in labels:
-            raise BadOption(f"unknown state {state}", field="states", remedy="leave the list empty for all states")
-    return tuple(labels[state] for state in states)
+    for part in split_content(content):
+        yield part

@@ -22,10 +22,11 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from vfmalign.v1 import bounds_pb2 as vfmalign_dot_v1_dot_bounds__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18vfmalign/v1/common.proto\x12\x0bvfmalign.v1\x1a\x18vfmalign/v1/bounds.proto\"t\n\x06Tensor\x12(\n\tdata_type\x18\x01 \x01(\x0e\x32\x15.vfmalign.v1.DataType\x12\'\n\x05shape\x18\x02 \x03(\x03\x42\x18\xca\xf3\x18\x14\x10\x06\x19\x00\x00\x00\x00\x00\x00\x00\x00!\x00\x00\x00\x00\x00\x00pA\x12\x17\n\x04\x64\x61ta\x18\x03 \x01(\x0c\x42\t\xca\xf3\x18\x05\x08\x80\x80\x80\x08\"k\n\tObjectRef\x12\x16\n\x03uri\x18\x01 \x01(\tB\t\xca\xf3\x18\x05\x08\x80\x08@\x01\x12\x1a\n\x06sha256\x18\x02 \x01(\tB\n\xca\xf3\x18\x06\x08@8\x02@\x01\x12*\n\nsize_bytes\x18\x03 \x01(\x03\x42\x16\xca\xf3\x18\x12\x19\x00\x00\x00\x00\x00\x00\x00\x00!\x00\x00\x00\x00\x00\x00\xe0\x43\"\xb0\x01\n\x08LabelMap\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x31\n\x06values\x18\x02 \x03(\x0b\x32!.vfmalign.v1.LabelMap.ValuesEntry\x12\x14\n\x0cmay_be_empty\x18\x03 \x01(\x08\x12\x0e\n\x06weight\x18\x04 \x01(\x01\x12\x0e\n\x06within\x18\x05 \x01(\t\x1a-\n\x0bValuesEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\":\n\tCaseClass\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05label\x18\x02 \x01(\t\x12\x10\n\x08\x61t_least\x18\x03 \x01(\r\"\xc1\x01\n\x0eTaskParameters\x12\x1a\n\x06labels\x18\x01 \x03(\tB\n\xca\xf3\x18\x06\x08 \x10\x10\x38\x03\x12\x1f\n\nstructures\x18\x02 \x03(\tB\x0b\xca\xf3\x18\x07\x08 \x10\xff\x01\x38\x03\x12\x1c\n\nclass_name\x18\x03 \x01(\tB\x08\xca\xf3\x18\x04\x08 8\x03\x12\x1a\n\x06inputs\x18\x04 \x03(\tB\n\xca\xf3\x18\x06\x08 \x10\x10\x38\x03\x12\x18\n\x06target\x18\x05 \x01(\tB\x08\xca\xf3\x18\x04\x08 8\x03\x12\x1e\n\nmodalities\x18\x06 \x03(\tB\n\xca\xf3\x18\x06\x08 \x10\x10\x38\x03\"O\n\x04Task\x12\x16\n\x04name\x18\x01 \x01(\tB\x08\xca\xf3\x18\x04\x08 @\x01\x12/\n\nparameters\x18\x02 \x01(\x0b\x32\x1b.vfmalign.v1.TaskParameters\"\xfe\x02\n\x12\x44\x61tasetDeclaration\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nmodalities\x18\x02 \x03(\t\x12%\n\x06labels\x18\x03 \x03(\x0b\x32\x15.vfmalign.v1.LabelMap\x12\'\n\x07\x63lasses\x18\x04 \x03(\x0b\x32\x16.vfmalign.v1.CaseClass\x12?\n\x08\x64\x65\x66\x61ults\x18\x05 \x03(\x0b\x32-.vfmalign.v1.DatasetDeclaration.DefaultsEntry\x12\x39\n\x05units\x18\x06 \x03(\x0b\x32*.vfmalign.v1.DatasetDeclaration.UnitsEntry\x1aL\n\rDefaultsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12*\n\x05value\x18\x02 \x01(\x0b\x32\x1b.vfmalign.v1.TaskParameters:\x02\x38\x01\x1a,\n\nUnitsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"=\n\x0bStageTiming\x12\x15\n\x05stage\x18\x01 \x01(\tB\x06\xca\xf3\x18\x02@\x01\x12\x17\n\x07seconds\x18\x02 \x01(\x01\x42\x06\xca\xf3\x18\x02@\x01\"b\n\x04\x43ost\x12(\n\x06stages\x18\x01 \x03(\x0b\x32\x18.vfmalign.v1.StageTiming\x12\x0e\n\x06\x64\x65vice\x18\x02 \x01(\t\x12 \n\x18peak_device_memory_bytes\x18\x03 \x01(\x03\"{\n\x08Interval\x12\x15\n\x05lower\x18\x01 \x01(\x01\x42\x06\xca\xf3\x18\x02@\x01\x12\x15\n\x05upper\x18\x02 \x01(\x01\x42\x06\xca\xf3\x18\x02@\x01\x12\x15\n\x05level\x18\x03 \x01(\x01\x42\x06\xca\xf3\x18\x02@\x01\x12\x16\n\x06method\x18\x04 \x01(\tB\x06\xca\xf3\x18\x02@\x01\x12\x12\n\ndegenerate\x18\x05 \x01(\x08\"z\n\x08\x45stimate\x12\x12\n\x05value\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12,\n\x08interval\x18\x02 \x01(\x0b\x32\x15.vfmalign.v1.IntervalH\x01\x88\x01\x01\x12\x15\n\rabsent_reason\x18\x03 \x01(\tB\x08\n\x06_valueB\x0b\n\t_interval\"}\n\x08Progress\x12\r\n\x05phase\x18\x01 \x01(\t\x12\x0c\n\x04\x64one\x18\x02 \x01(\x03\x12\r\n\x05total\x18\x03 \x01(\x03\x12\x0c\n\x04unit\x18\x04 \x01(\t\x12\x17\n\x0f\x65lapsed_seconds\x18\x05 \x01(\x01\x12\x0e\n\x06\x64\x65tail\x18\x06 \x01(\t\x12\x0e\n\x06reason\x18\x07 \x01(\t\"@\n\x0fSoftwareVersion\x12\x14\n\x04name\x18\x01 \x01(\tB\x06\xca\xf3\x18\x02@\x01\x12\x17\n\x07version\x18\x02 \x01(\tB\x06\xca\xf3\x18\x02@\x01\"W\n\x0b\x46ileContent\x12\x1a\n\x06sha256\x18\x01 \x01(\tB\n\xca\xf3\x18\x06\x08@8\x02@\x01\x12,\n\nsize_bytes\x18\x02 \x01(\x03\x42\x18\xca\xf3\x18\x14\x19\x00\x00\x00\x00\x00\x00\xf0?!\x00\x00\x00\x00\x00\x00\xf4\x41@\x01\"\xb4\x01\n\nFileUpload\x12\x16\n\x06sha256\x18\x01 \x01(\tB\x06\xca\xf3\x18\x02@\x01\x12\x10\n\x03url\x18\x02 \x01(\tB\x03\x80\x01\x01\x12:\n\x07headers\x18\x03 \x03(\x0b\x32$.vfmalign.v1.FileUpload.HeadersEntryB\x03\x80\x01\x01\x12\x10\n\x08\x63omplete\x18\x04 \x01(\x08\x1a.\n\x0cHeadersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01*j\n\x08\x44\x61taType\x12\x19\n\x15\x44\x41TA_TYPE_UNSPECIFIED\x10\x00\x12\x15\n\x11\x44\x41TA_TYPE_FLOAT16\x10\x01\x12\x15\n\x11\x44\x41TA_TYPE_FLOAT32\x10\x02\x12\x15\n\x11\x44\x41TA_TYPE_FLOAT64\x10\x03*b\n\x05Split\x12\x15\n\x11SPLIT_UNSPECIFIED\x10\x00\x12\x12\n\x0eSPLIT_PRETRAIN\x10\x01\x12\x0f\n\x0bSPLIT_TRAIN\x10\x02\x12\r\n\tSPLIT_VAL\x10\x03\x12\x0e\n\nSPLIT_TEST\x10\x04*t\n\x0cReportFormat\x12\x1d\n\x19REPORT_FORMAT_UNSPECIFIED\x10\x00\x12\x16\n\x12REPORT_FORMAT_HTML\x10\x01\x12\x16\n\x12REPORT_FORMAT_JSON\x10\x02\x12\x15\n\x11REPORT_FORMAT_CSV\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18vfmalign/v1/common.proto\x12\x0bvfmalign.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18vfmalign/v1/bounds.proto\"t\n\x06Tensor\x12(\n\tdata_type\x18\x01 \x01(\x0e\x32\x15.vfmalign.v1.DataType\x12\'\n\x05shape\x18\x02 \x03(\x03\x42\x18\xca\xf3\x18\x14\x10\x06\x19\x00\x00\x00\x00\x00\x00\x00\x00!\x00\x00\x00\x00\x00\x00pA\x12\x17\n\x04\x64\x61ta\x18\x03 \x01(\x0c\x42\t\xca\xf3\x18\x05\x08\x80\x80\x80\x08\"k\n\tObjectRef\x12\x16\n\x03uri\x18\x01 \x01(\tB\t\xca\xf3\x18\x05\x08\x80\x08@\x01\x12\x1a\n\x06sha256\x18\x02 \x01(\tB\n\xca\xf3\x18\x06\x08@8\x02@\x01\x12*\n\nsize_bytes\x18\x03 \x01(\x03\x42\x16\xca\xf3\x18\x12\x19\x00\x00\x00\x00\x00\x00\x00\x00!\x00\x00\x00\x00\x00\x00\xe0\x43\"\xb0\x01\n\x08LabelMap\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x31\n\x06values\x18\x02 \x03(\x0b\x32!.vfmalign.v1.LabelMap.ValuesEntry\x12\x14\n\x0cmay_be_empty\x18\x03 \x01(\x08\x12\x0e\n\x06weight\x18\x04 \x01(\x01\x12\x0e\n\x06within\x18\x05 \x01(\t\x1a-\n\x0bValuesEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\":\n\tCaseClass\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05label\x18\x02 \x01(\t\x12\x10\n\x08\x61t_least\x18\x03 \x01(\r\"\xc1\x01\n\x0eTaskParameters\x12\x1a\n\x06labels\x18\x01 \x03(\tB\n\xca\xf3\x18\x06\x08 \x10\x10\x38\x03\x12\x1f\n\nstructures\x18\x02 \x03(\tB\x0b\xca\xf3\x18\x07\x08 \x10\xff\x01\x38\x03\x12\x1c\n\nclass_name\x18\x03 \x01(\tB\x08\xca\xf3\x18\x04\x08 8\x03\x12\x1a\n\x06inputs\x18\x04 \x03(\tB\n\xca\xf3\x18\x06\x08 \x10\x10\x38\x03\x12\x18\n\x06target\x18\x05 \x01(\tB\x08\xca\xf3\x18\x04\x08 8\x03\x12\x1e\n\nmodalities\x18\x06 \x03(\tB\n\xca\xf3\x18\x06\x08 \x10\x10\x38\x03\"O\n\x04Task\x12\x16\n\x04name\x18\x01 \x01(\tB\x08\xca\xf3\x18\x04\x08 @\x01\x12/\n\nparameters\x18\x02 \x01(\x0b\x32\x1b.vfmalign.v1.TaskParameters\"\xfe\x02\n\x12\x44\x61tasetDeclaration\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nmodalities\x18\x02 \x03(\t\x12%\n\x06labels\x18\x03 \x03(\x0b\x32\x15.vfmalign.v1.LabelMap\x12\'\n\x07\x63lasses\x18\x04 \x03(\x0b\x32\x16.vfmalign.v1.CaseClass\x12?\n\x08\x64\x65\x66\x61ults\x18\x05 \x03(\x0b\x32-.vfmalign.v1.DatasetDeclaration.DefaultsEntry\x12\x39\n\x05units\x18\x06 \x03(\x0b\x32*.vfmalign.v1.DatasetDeclaration.UnitsEntry\x1aL\n\rDefaultsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12*\n\x05value\x18\x02 \x01(\x0b\x32\x1b.vfmalign.v1.TaskParameters:\x02\x38\x01\x1a,\n\nUnitsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"=\n\x0bStageTiming\x12\x15\n\x05stage\x18\x01 \x01(\tB\x06\xca\xf3\x18\x02@\x01\x12\x17\n\x07seconds\x18\x02 \x01(\x01\x42\x06\xca\xf3\x18\x02@\x01\"b\n\x04\x43ost\x12(\n\x06stages\x18\x01 \x03(\x0b\x32\x18.vfmalign.v1.StageTiming\x12\x0e\n\x06\x64\x65vice\x18\x02 \x01(\t\x12 \n\x18peak_device_memory_bytes\x18\x03 \x01(\x03\"{\n\x08Interval\x12\x15\n\x05lower\x18\x01 \x01(\x01\x42\x06\xca\xf3\x18\x02@\x01\x12\x15\n\x05upper\x18\x02 \x01(\x01\x42\x06\xca\xf3\x18\x02@\x01\x12\x15\n\x05level\x18\x03 \x01(\x01\x42\x06\xca\xf3\x18\x02@\x01\x12\x16\n\x06method\x18\x04 \x01(\tB\x06\xca\xf3\x18\x02@\x01\x12\x12\n\ndegenerate\x18\x05 \x01(\x08\"z\n\x08\x45stimate\x12\x12\n\x05value\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12,\n\x08interval\x18\x02 \x01(\x0b\x32\x15.vfmalign.v1.IntervalH\x01\x88\x01\x01\x12\x15\n\rabsent_reason\x18\x03 \x01(\tB\x08\n\x06_valueB\x0b\n\t_interval\"}\n\x08Progress\x12\r\n\x05phase\x18\x01 \x01(\t\x12\x0c\n\x04\x64one\x18\x02 \x01(\x03\x12\r\n\x05total\x18\x03 \x01(\x03\x12\x0c\n\x04unit\x18\x04 \x01(\t\x12\x17\n\x0f\x65lapsed_seconds\x18\x05 \x01(\x01\x12\x0e\n\x06\x64\x65tail\x18\x06 \x01(\t\x12\x0e\n\x06reason\x18\x07 \x01(\t\"@\n\x0fSoftwareVersion\x12\x14\n\x04name\x18\x01 \x01(\tB\x06\xca\xf3\x18\x02@\x01\x12\x17\n\x07version\x18\x02 \x01(\tB\x06\xca\xf3\x18\x02@\x01\"W\n\x0b\x46ileContent\x12\x1a\n\x06sha256\x18\x01 \x01(\tB\n\xca\xf3\x18\x06\x08@8\x02@\x01\x12,\n\nsize_bytes\x18\x02 \x01(\x03\x42\x18\xca\xf3\x18\x14\x19\x00\x00\x00\x00\x00\x00\xf0?!\x00\x00\x00\x00\x00\x00\xf4\x41@\x01\"\xb4\x01\n\nFileUpload\x12\x16\n\x06sha256\x18\x01 \x01(\tB\x06\xca\xf3\x18\x02@\x01\x12\x10\n\x03url\x18\x02 \x01(\tB\x03\x80\x01\x01\x12:\n\x07headers\x18\x03 \x03(\x0b\x32$.vfmalign.v1.FileUpload.HeadersEntryB\x03\x80\x01\x01\x12\x10\n\x08\x63omplete\x18\x04 \x01(\x08\x1a.\n\x0cHeadersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xf3\x01\n\rObservedStudy\x12#\n\x0eobservation_id\x18\x01 \x01(\tB\x0b\xca\xf3\x18\x07\x08\x80\x01\x38\x01@\x01\x12\x1a\n\x05group\x18\x02 \x01(\tB\x0b\xca\xf3\x18\x07\x08\x80\x01\x38\x01@\x01\x12@\n\x06strata\x18\x03 \x03(\x0b\x32&.vfmalign.v1.ObservedStudy.StrataEntryB\x08\xca\xf3\x18\x04\x08@\x10\x10\x12\x30\n\x0c\x61\x63quire_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1a-\n\x0bStrataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01*j\n\x08\x44\x61taType\x12\x19\n\x15\x44\x41TA_TYPE_UNSPECIFIED\x10\x00\x12\x15\n\x11\x44\x41TA_TYPE_FLOAT16\x10\x01\x12\x15\n\x11\x44\x41TA_TYPE_FLOAT32\x10\x02\x12\x15\n\x11\x44\x41TA_TYPE_FLOAT64\x10\x03*b\n\x05Split\x12\x15\n\x11SPLIT_UNSPECIFIED\x10\x00\x12\x12\n\x0eSPLIT_PRETRAIN\x10\x01\x12\x0f\n\x0bSPLIT_TRAIN\x10\x02\x12\r\n\tSPLIT_VAL\x10\x03\x12\x0e\n\nSPLIT_TEST\x10\x04*t\n\x0cReportFormat\x12\x1d\n\x19REPORT_FORMAT_UNSPECIFIED\x10\x00\x12\x16\n\x12REPORT_FORMAT_HTML\x10\x01\x12\x16\n\x12REPORT_FORMAT_JSON\x10\x02\x12\x15\n\x11REPORT_FORMAT_CSV\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -90,48 +91,60 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_FILEUPLOAD'].fields_by_name['url']._serialized_options = b'\200\001\001'
   _globals['_FILEUPLOAD'].fields_by_name['headers']._loaded_options = None
   _globals['_FILEUPLOAD'].fields_by_name['headers']._serialized_options = b'\200\001\001'
-  _globals['_DATATYPE']._serialized_start=2072
-  _globals['_DATATYPE']._serialized_end=2178
-  _globals['_SPLIT']._serialized_start=2180
-  _globals['_SPLIT']._serialized_end=2278
-  _globals['_REPORTFORMAT']._serialized_start=2280
-  _globals['_REPORTFORMAT']._serialized_end=2396
-  _globals['_TENSOR']._serialized_start=67
-  _globals['_TENSOR']._serialized_end=183
-  _globals['_OBJECTREF']._serialized_start=185
-  _globals['_OBJECTREF']._serialized_end=292
-  _globals['_LABELMAP']._serialized_start=295
-  _globals['_LABELMAP']._serialized_end=471
-  _globals['_LABELMAP_VALUESENTRY']._serialized_start=426
-  _globals['_LABELMAP_VALUESENTRY']._serialized_end=471
-  _globals['_CASECLASS']._serialized_start=473
-  _globals['_CASECLASS']._serialized_end=531
-  _globals['_TASKPARAMETERS']._serialized_start=534
-  _globals['_TASKPARAMETERS']._serialized_end=727
-  _globals['_TASK']._serialized_start=729
-  _globals['_TASK']._serialized_end=808
-  _globals['_DATASETDECLARATION']._serialized_start=811
-  _globals['_DATASETDECLARATION']._serialized_end=1193
-  _globals['_DATASETDECLARATION_DEFAULTSENTRY']._serialized_start=1071
-  _globals['_DATASETDECLARATION_DEFAULTSENTRY']._serialized_end=1147
-  _globals['_DATASETDECLARATION_UNITSENTRY']._serialized_start=1149
-  _globals['_DATASETDECLARATION_UNITSENTRY']._serialized_end=1193
-  _globals['_STAGETIMING']._serialized_start=1195
-  _globals['_STAGETIMING']._serialized_end=1256
-  _globals['_COST']._serialized_start=1258
-  _globals['_COST']._serialized_end=1356
-  _globals['_INTERVAL']._serialized_start=1358
-  _globals['_INTERVAL']._serialized_end=1481
-  _globals['_ESTIMATE']._serialized_start=1483
-  _globals['_ESTIMATE']._serialized_end=1605
-  _globals['_PROGRESS']._serialized_start=1607
-  _globals['_PROGRESS']._serialized_end=1732
-  _globals['_SOFTWAREVERSION']._serialized_start=1734
-  _globals['_SOFTWAREVERSION']._serialized_end=1798
-  _globals['_FILECONTENT']._serialized_start=1800
-  _globals['_FILECONTENT']._serialized_end=1887
-  _globals['_FILEUPLOAD']._serialized_start=1890
-  _globals['_FILEUPLOAD']._serialized_end=2070
-  _globals['_FILEUPLOAD_HEADERSENTRY']._serialized_start=2024
-  _globals['_FILEUPLOAD_HEADERSENTRY']._serialized_end=2070
+  _globals['_OBSERVEDSTUDY_STRATAENTRY']._loaded_options = None
+  _globals['_OBSERVEDSTUDY_STRATAENTRY']._serialized_options = b'8\001'
+  _globals['_OBSERVEDSTUDY'].fields_by_name['observation_id']._loaded_options = None
+  _globals['_OBSERVEDSTUDY'].fields_by_name['observation_id']._serialized_options = b'\312\363\030\007\010\200\0018\001@\001'
+  _globals['_OBSERVEDSTUDY'].fields_by_name['group']._loaded_options = None
+  _globals['_OBSERVEDSTUDY'].fields_by_name['group']._serialized_options = b'\312\363\030\007\010\200\0018\001@\001'
+  _globals['_OBSERVEDSTUDY'].fields_by_name['strata']._loaded_options = None
+  _globals['_OBSERVEDSTUDY'].fields_by_name['strata']._serialized_options = b'\312\363\030\004\010@\020\020'
+  _globals['_DATATYPE']._serialized_start=2351
+  _globals['_DATATYPE']._serialized_end=2457
+  _globals['_SPLIT']._serialized_start=2459
+  _globals['_SPLIT']._serialized_end=2557
+  _globals['_REPORTFORMAT']._serialized_start=2559
+  _globals['_REPORTFORMAT']._serialized_end=2675
+  _globals['_TENSOR']._serialized_start=100
+  _globals['_TENSOR']._serialized_end=216
+  _globals['_OBJECTREF']._serialized_start=218
+  _globals['_OBJECTREF']._serialized_end=325
+  _globals['_LABELMAP']._serialized_start=328
+  _globals['_LABELMAP']._serialized_end=504
+  _globals['_LABELMAP_VALUESENTRY']._serialized_start=459
+  _globals['_LABELMAP_VALUESENTRY']._serialized_end=504
+  _globals['_CASECLASS']._serialized_start=506
+  _globals['_CASECLASS']._serialized_end=564
+  _globals['_TASKPARAMETERS']._serialized_start=567
+  _globals['_TASKPARAMETERS']._serialized_end=760
+  _globals['_TASK']._serialized_start=762
+  _globals['_TASK']._serialized_end=841
+  _globals['_DATASETDECLARATION']._serialized_start=844
+  _globals['_DATASETDECLARATION']._serialized_end=1226
+  _globals['_DATASETDECLARATION_DEFAULTSENTRY']._serialized_start=1104
+  _globals['_DATASETDECLARATION_DEFAULTSENTRY']._serialized_end=1180
+  _globals['_DATASETDECLARATION_UNITSENTRY']._serialized_start=1182
+  _globals['_DATASETDECLARATION_UNITSENTRY']._serialized_end=1226
+  _globals['_STAGETIMING']._serialized_start=1228
+  _globals['_STAGETIMING']._serialized_end=1289
+  _globals['_COST']._serialized_start=1291
+  _globals['_COST']._serialized_end=1389
+  _globals['_INTERVAL']._serialized_start=1391
+  _globals['_INTERVAL']._serialized_end=1514
+  _globals['_ESTIMATE']._serialized_start=1516
+  _globals['_ESTIMATE']._serialized_end=1638
+  _globals['_PROGRESS']._serialized_start=1640
+  _globals['_PROGRESS']._serialized_end=1765
+  _globals['_SOFTWAREVERSION']._serialized_start=1767
+  _globals['_SOFTWAREVERSION']._serialized_end=1831
+  _globals['_FILECONTENT']._serialized_start=1833
+  _globals['_FILECONTENT']._serialized_end=1920
+  _globals['_FILEUPLOAD']._serialized_start=1923
+  _globals['_FILEUPLOAD']._serialized_end=2103
+  _globals['_FILEUPLOAD_HEADERSENTRY']._serialized_start=2057
+  _globals['_FILEUPLOAD_HEADERSENTRY']._serialized_end=2103
+  _globals['_OBSERVEDSTUDY']._serialized_start=2106
+  _globals['_OBSERVEDSTUDY']._serialized_end=2349
+  _globals['_OBSERVEDSTUDY_STRATAENTRY']._serialized_start=2304
+  _globals['_OBSERVEDSTUDY_STRATAENTRY']._serialized_end=2349
 # @@protoc_insertion_point(module_scope)

@@ -1,3 +1,6 @@
+import datetime
+
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from vfmalign.v1 import bounds_pb2 as _bounds_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
@@ -242,3 +245,22 @@ class FileUpload(_message.Message):
     headers: _containers.ScalarMap[str, str]
     complete: bool
     def __init__(self, sha256: _Optional[str] = ..., url: _Optional[str] = ..., headers: _Optional[_Mapping[str, str]] = ..., complete: _Optional[bool] = ...) -> None: ...
+
+class ObservedStudy(_message.Message):
+    __slots__ = ("observation_id", "group", "strata", "acquire_time")
+    class StrataEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    OBSERVATION_ID_FIELD_NUMBER: _ClassVar[int]
+    GROUP_FIELD_NUMBER: _ClassVar[int]
+    STRATA_FIELD_NUMBER: _ClassVar[int]
+    ACQUIRE_TIME_FIELD_NUMBER: _ClassVar[int]
+    observation_id: str
+    group: str
+    strata: _containers.ScalarMap[str, str]
+    acquire_time: _timestamp_pb2.Timestamp
+    def __init__(self, observation_id: _Optional[str] = ..., group: _Optional[str] = ..., strata: _Optional[_Mapping[str, str]] = ..., acquire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...

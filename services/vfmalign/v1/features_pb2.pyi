@@ -27,6 +27,13 @@ class Pooling(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     POOLING_MEAN: _ClassVar[Pooling]
     POOLING_NONE: _ClassVar[Pooling]
 
+class ObservationDelivery(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    OBSERVATION_DELIVERY_UNSPECIFIED: _ClassVar[ObservationDelivery]
+    OBSERVATION_DELIVERY_RECORDED: _ClassVar[ObservationDelivery]
+    OBSERVATION_DELIVERY_QUEUED: _ClassVar[ObservationDelivery]
+    OBSERVATION_DELIVERY_DROPPED: _ClassVar[ObservationDelivery]
+
 class Initialisation(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     INITIALISATION_UNSPECIFIED: _ClassVar[Initialisation]
@@ -41,6 +48,10 @@ OBJECTIVE_UNKNOWN: Objective
 POOLING_UNSPECIFIED: Pooling
 POOLING_MEAN: Pooling
 POOLING_NONE: Pooling
+OBSERVATION_DELIVERY_UNSPECIFIED: ObservationDelivery
+OBSERVATION_DELIVERY_RECORDED: ObservationDelivery
+OBSERVATION_DELIVERY_QUEUED: ObservationDelivery
+OBSERVATION_DELIVERY_DROPPED: ObservationDelivery
 INITIALISATION_UNSPECIFIED: Initialisation
 INITIALISATION_CHECKPOINT: Initialisation
 INITIALISATION_RANDOM: Initialisation
@@ -321,7 +332,7 @@ class Study(_message.Message):
     def __init__(self, volumes: _Optional[_Iterable[_Union[StudyVolume, _Mapping]]] = ..., gland_mask: _Optional[_Union[GlandMask, _Mapping]] = ..., dicom: _Optional[_Union[DicomStudy, _Mapping]] = ...) -> None: ...
 
 class ExtractRequest(_message.Message):
-    __slots__ = ("model_id", "checkpoint_sha256", "study", "layers", "pooling", "input_transform", "store_as")
+    __slots__ = ("model_id", "checkpoint_sha256", "study", "layers", "pooling", "input_transform", "store_as", "observation")
     MODEL_ID_FIELD_NUMBER: _ClassVar[int]
     CHECKPOINT_SHA256_FIELD_NUMBER: _ClassVar[int]
     STUDY_FIELD_NUMBER: _ClassVar[int]
@@ -329,6 +340,7 @@ class ExtractRequest(_message.Message):
     POOLING_FIELD_NUMBER: _ClassVar[int]
     INPUT_TRANSFORM_FIELD_NUMBER: _ClassVar[int]
     STORE_AS_FIELD_NUMBER: _ClassVar[int]
+    OBSERVATION_FIELD_NUMBER: _ClassVar[int]
     model_id: str
     checkpoint_sha256: str
     study: Study
@@ -336,7 +348,26 @@ class ExtractRequest(_message.Message):
     pooling: Pooling
     input_transform: str
     store_as: str
-    def __init__(self, model_id: _Optional[str] = ..., checkpoint_sha256: _Optional[str] = ..., study: _Optional[_Union[Study, _Mapping]] = ..., layers: _Optional[_Iterable[str]] = ..., pooling: _Optional[_Union[Pooling, str]] = ..., input_transform: _Optional[str] = ..., store_as: _Optional[str] = ...) -> None: ...
+    observation: StudyObservation
+    def __init__(self, model_id: _Optional[str] = ..., checkpoint_sha256: _Optional[str] = ..., study: _Optional[_Union[Study, _Mapping]] = ..., layers: _Optional[_Iterable[str]] = ..., pooling: _Optional[_Union[Pooling, str]] = ..., input_transform: _Optional[str] = ..., store_as: _Optional[str] = ..., observation: _Optional[_Union[StudyObservation, _Mapping]] = ...) -> None: ...
+
+class StudyObservation(_message.Message):
+    __slots__ = ("monitor_id", "study")
+    MONITOR_ID_FIELD_NUMBER: _ClassVar[int]
+    STUDY_FIELD_NUMBER: _ClassVar[int]
+    monitor_id: str
+    study: _common_pb2.ObservedStudy
+    def __init__(self, monitor_id: _Optional[str] = ..., study: _Optional[_Union[_common_pb2.ObservedStudy, _Mapping]] = ...) -> None: ...
+
+class DeliveredObservation(_message.Message):
+    __slots__ = ("delivery", "reason", "detail")
+    DELIVERY_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    DETAIL_FIELD_NUMBER: _ClassVar[int]
+    delivery: ObservationDelivery
+    reason: str
+    detail: str
+    def __init__(self, delivery: _Optional[_Union[ObservationDelivery, str]] = ..., reason: _Optional[str] = ..., detail: _Optional[str] = ...) -> None: ...
 
 class LayerFeatures(_message.Message):
     __slots__ = ("layer", "tensor", "stored")
@@ -349,14 +380,18 @@ class LayerFeatures(_message.Message):
     def __init__(self, layer: _Optional[str] = ..., tensor: _Optional[_Union[_common_pb2.Tensor, _Mapping]] = ..., stored: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ...) -> None: ...
 
 class ExtractResponse(_message.Message):
-    __slots__ = ("layers", "checkpoint_sha256", "cost")
+    __slots__ = ("layers", "checkpoint_sha256", "cost", "preprocessing_sha256", "observation")
     LAYERS_FIELD_NUMBER: _ClassVar[int]
     CHECKPOINT_SHA256_FIELD_NUMBER: _ClassVar[int]
     COST_FIELD_NUMBER: _ClassVar[int]
+    PREPROCESSING_SHA256_FIELD_NUMBER: _ClassVar[int]
+    OBSERVATION_FIELD_NUMBER: _ClassVar[int]
     layers: _containers.RepeatedCompositeFieldContainer[LayerFeatures]
     checkpoint_sha256: str
     cost: _common_pb2.Cost
-    def __init__(self, layers: _Optional[_Iterable[_Union[LayerFeatures, _Mapping]]] = ..., checkpoint_sha256: _Optional[str] = ..., cost: _Optional[_Union[_common_pb2.Cost, _Mapping]] = ...) -> None: ...
+    preprocessing_sha256: str
+    observation: DeliveredObservation
+    def __init__(self, layers: _Optional[_Iterable[_Union[LayerFeatures, _Mapping]]] = ..., checkpoint_sha256: _Optional[str] = ..., cost: _Optional[_Union[_common_pb2.Cost, _Mapping]] = ..., preprocessing_sha256: _Optional[str] = ..., observation: _Optional[_Union[DeliveredObservation, _Mapping]] = ...) -> None: ...
 
 class ExtractDatasetRequest(_message.Message):
     __slots__ = ("model_id", "checkpoint_sha256", "dataset_id", "dataset_digest", "split", "layers", "pooling", "input_transform", "initialisation", "initialisation_seed", "verify", "modality_map", "allow_cut_organs")

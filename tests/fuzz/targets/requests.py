@@ -29,7 +29,7 @@ from vfmalign.core.domain.stored_objects import StoredObject
 from vfmalign.core.rpc.limits.bounds import parse_request
 from vfmalign.core.storage.datasets import to_datalist
 from vfmalign.core.storage.keys import dataset_key, model_card_key
-from vfmalign.database.pagination import PageRequest
+from vfmalign.database.pagination import PageRequest, parse_states
 from vfmalign.features.converters import to_dicom_request, to_extraction_request, to_study_request
 from vfmalign.features.listing import read_page
 from vfmalign.finetuning.checks.request import check_inputs, check_spec
@@ -38,7 +38,6 @@ from vfmalign.finetuning.experiments.request import check_experiment_spec, pin_i
 from vfmalign.finetuning.experiments.tables import ExperimentRow
 from vfmalign.finetuning.jobs.request import check_objective, resolve_job
 from vfmalign.finetuning.jobs.tables import JobRow
-from vfmalign.finetuning.servicers import parse_states
 from vfmalign.mmd.service.converters import to_options, to_source
 from vfmalign.v1 import (
     alignment_pb2,

@@ -17,6 +17,7 @@ from vfmalign.core.domain.errors import Exhausted, Forbidden, NotFound
 from vfmalign.core.rpc.channels import connect
 from vfmalign.core.rpc.interceptors import Gate
 from vfmalign.core.rpc.server import serve_api
+from vfmalign.core.rpc.watching import Watching
 from vfmalign.core.runtime.auth_settings import AuthSettings
 from vfmalign.core.runtime.settings import ServerSettings, ServiceSettings, StoreSettings
 from vfmalign.core.storage.store.object_store import ObjectStore
@@ -24,7 +25,6 @@ from vfmalign.finetuning.checks.repository import CheckRepository
 from vfmalign.finetuning.checks.servicer import AlignmentServicer
 from vfmalign.finetuning.jobs.repository import JobRepository
 from vfmalign.finetuning.schema import open_database
-from vfmalign.finetuning.servicers import Watching
 from vfmalign.v1 import alignment_pb2, alignment_pb2_grpc
 
 SPEC = CheckSpec(model_id="m", dataset_id="d", task="segmentation")
@@ -48,7 +48,7 @@ def issuer() -> TokenIssuer:
 @pytest.fixture
 async def stub(checks: Any, issuer: TokenIssuer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Any]:
     monkeypatch.setattr("vfmalign.finetuning.checks.servicer.check_inputs", lambda *_: None)  # there is no store
-    servicer = AlignmentServicer(*checks, ObjectStore(STORE), wake=lambda: None, watching=Watching(1.0))
+    servicer = AlignmentServicer(*checks, ObjectStore(STORE), wake=lambda: None, watching=Watching("finetuning", 1.0))
 
     def add(server: grpc.aio.Server) -> list[Any]:
         alignment_pb2_grpc.add_AlignmentServiceServicer_to_server(servicer, server)

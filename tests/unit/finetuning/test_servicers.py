@@ -8,6 +8,7 @@ from vfmalign.client.messages.tasks import Task
 from vfmalign.core.domain.declarations import TaskParameters
 from vfmalign.core.domain.errors import BadOption, DataLoss, PreconditionFailed
 from vfmalign.core.domain.jobs import TrainingRecipe, TrainingSpec
+from vfmalign.core.rpc.watching import Watching
 from vfmalign.finetuning import servicers
 from vfmalign.finetuning.jobs.repository import JobRepository
 from vfmalign.finetuning.jobs.servicer import FineTuningServicer
@@ -41,7 +42,7 @@ def servicer(tmp_path):
             recipe=TrainingRecipe(epochs=1, steps_per_epoch=1, batch_size=1, learning_rate=0.1),
         )  # fmt: skip
         jobs.create(request, spec)
-    yield FineTuningServicer(jobs, None, log_command=str, wake=lambda: None, watching=servicers.Watching(1.0))
+    yield FineTuningServicer(jobs, None, log_command=str, wake=lambda: None, watching=Watching("finetuning", 1.0))
     database.close()
 
 

@@ -66,6 +66,15 @@ class Preprocessing(Record):
     # Left out where there is none, so that cards and feature sets of earlier versions keep their digests.
     window: tuple[WindowBound, WindowBound] | None = Field(default=None, exclude_if=lambda window: window is None)
 
+    def content_digest(self) -> str:
+        """Returns the digest of what is done with the inputs, whatever their modalities are called.
+
+        Features of two datasets whose modalities have other names can be compared where this digest is the same.
+        """
+        names = {modality: f"input_{index}" for index, modality in enumerate(self.modalities)}
+        reference = names.get(self.reference, self.reference)
+        return self.model_copy(update={"modalities": tuple(names.values()), "reference": reference}).digest()
+
     @model_validator(mode="before")
     @classmethod
     def _leave_out_empty_fields(cls, content: object) -> object:

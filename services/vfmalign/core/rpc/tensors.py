@@ -58,11 +58,12 @@ def to_array(tensor: common_pb2.Tensor, field: str = "tensor") -> NDArray[Any]:
     return np.frombuffer(data, dtype=dtype).reshape(shape).astype(dtype.newbyteorder("="), copy=False)
 
 
-def to_tensor(array: NDArray[Any], field: str = "tensor") -> common_pb2.Tensor:
-    """Converts an array to a message.
+def to_tensor(array: NDArray[Any], field: str = "tensor", *, allow_non_finite: bool = False) -> common_pb2.Tensor:
+    """Converts an array to a message; elements that are not finite are for calls that say what becomes of them.
 
     Raises:
-        BadTensor: its type or number of axes is not supported, it is empty, or an element is NaN or infinite.
+        BadTensor: its type or number of axes is not supported, it is empty, or an element is NaN or infinite and
+            this is not allowed.
     """
     number = _NUMBERS.get(array.dtype.newbyteorder("<"))
     if number is None:
@@ -77,7 +78,8 @@ def to_tensor(array: NDArray[Any], field: str = "tensor") -> common_pb2.Tensor:
         raise BadTensor(
             f"an array of the shape {_shown(array.shape)} is empty", field=field, remedy="send at least one element"
         )
-    _refuse_non_finite(array, field)
+    if not allow_non_finite:
+        _refuse_non_finite(array, field)
     data = np.ascontiguousarray(array, dtype=_DTYPES[number]).tobytes()
     return common_pb2.Tensor(data_type=number, shape=array.shape, data=data)
 

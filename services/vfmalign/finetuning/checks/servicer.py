@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable
 
 from vfmalign.client.messages.checks import Check, CheckSpec
 from vfmalign.core.domain.errors import DataLoss
+from vfmalign.core.rpc.watching import Watching
 from vfmalign.core.runtime import logs
 from vfmalign.core.runtime.threads import DATABASE, STORE
 from vfmalign.core.storage.store.object_store import ObjectStore
@@ -14,7 +15,7 @@ from vfmalign.finetuning.checks.reporting import all_stages, read_report
 from vfmalign.finetuning.checks.repository import CheckRepository, StoredCheck
 from vfmalign.finetuning.checks.request import check_inputs, check_spec
 from vfmalign.finetuning.jobs.repository import JobRepository
-from vfmalign.finetuning.servicers import Context, OperationServicer, Watching, stream_report
+from vfmalign.finetuning.servicers import Context, OperationServicer, stream_report
 from vfmalign.v1 import alignment_pb2, alignment_pb2_grpc
 
 _log = logs.get(__name__)

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from vfmalign.client.messages import experiments as messages
 from vfmalign.client.messages.experiments import ExperimentSpec
 from vfmalign.core.domain.errors import DataLoss
+from vfmalign.core.rpc.watching import Watching
 from vfmalign.core.runtime import logs
 from vfmalign.core.runtime.threads import DATABASE, STORE
 from vfmalign.core.storage.lost_objects import lost_as
@@ -17,7 +18,7 @@ from vfmalign.finetuning.experiments.cell_status import get_cell_statuses
 from vfmalign.finetuning.experiments.converters import to_message
 from vfmalign.finetuning.experiments.repository import ExperimentRepository, StoredExperiment
 from vfmalign.finetuning.experiments.request import check_experiment_spec, pin_inputs
-from vfmalign.finetuning.servicers import Context, OperationServicer, Watching, stream_report
+from vfmalign.finetuning.servicers import Context, OperationServicer, stream_report
 from vfmalign.v1 import experiment_pb2, experiment_pb2_grpc
 
 _log = logs.get(__name__)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 
 from vfmalign.client.messages.jobs import Job, JobSpec
+from vfmalign.core.rpc.watching import Watching
 from vfmalign.core.runtime.threads import STORE
 from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.finetuning.jobs.converters import to_job
 from vfmalign.finetuning.jobs.repository import JobRepository, StoredJob
 from vfmalign.finetuning.jobs.request import check_job_id, check_objective, resolve_job
 from vfmalign.finetuning.jobs.results import reopen_if_lost
-from vfmalign.finetuning.servicers import Context, OperationServicer, Watching
+from vfmalign.finetuning.servicers import Context, OperationServicer
 from vfmalign.v1 import finetuning_pb2, finetuning_pb2_grpc
 
 _STATES = finetuning_pb2.JobState.DESCRIPTOR

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import ClassVar, Literal
 
 from google.protobuf.message import Message
@@ -9,7 +10,7 @@ from pydantic import Field
 
 from vfmalign.client.messages.base import ApiMessage
 from vfmalign.client.messages.methods import EstimateMethods, FileUploadMethods, ObjectRefMethods
-from vfmalign.core.domain.record import Sha256
+from vfmalign.core.domain.record import Id, Sha256
 from vfmalign.v1 import common_pb2
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "SoftwareVersion",
     "FileContent",
     "FileUpload",
+    "ObservedStudy",
     "DataType",
     "ReportFormat",
 ]
@@ -160,3 +162,23 @@ class FileUpload(FileUploadMethods):
     """Headers of the request, beside `Content-Length`."""
     complete: bool = False
     """Whether the store has the file already."""
+
+
+class ObservedStudy(ApiMessage):
+    """A study that a monitor observes. Nothing of it may identify a patient."""
+
+    PROTO: ClassVar[type[Message]] = common_pb2.ObservedStudy
+
+    observation_id: Id
+    """Id of the observation, such as a number of the order or a keyed hash of the study's UID. It makes observing
+    idempotent.
+    """
+    group: Id
+    """Group of the patient: the same for all observations of a patient, and as in the reference's dataset. A keyed hash
+    of the patient's id, such as HMAC-SHA256 in hex, is suitable.
+    """
+    strata: dict[str, str] = Field(default_factory=dict)
+    """Value of each stratum, such as `scanner`; 1 to 64 printable characters."""
+    acquire_time: datetime | None = None
+    """When the study was acquired; absent where unknown. It marks late observations, whose order stays that of arrival.
+    """

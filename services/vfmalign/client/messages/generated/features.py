@@ -9,7 +9,7 @@ from google.protobuf.message import Message
 from pydantic import Field
 
 from vfmalign.client.messages.base import ApiMessage
-from vfmalign.client.messages.generated.common import Cost, FileContent, FileUpload, ObjectRef, Progress
+from vfmalign.client.messages.generated.common import Cost, FileContent, FileUpload, ObjectRef, ObservedStudy, Progress
 from vfmalign.core.domain.datasets import Split
 from vfmalign.core.domain.declarations import DatasetDeclaration, VolumeKind
 from vfmalign.core.domain.modality_map import ModalityMap
@@ -29,16 +29,21 @@ __all__ = [
     "Dataset",
     "ListDatasetsResponse",
     "PacsReference",
+    "StudyObservation",
+    "DeliveredObservation",
     "ExtractDatasetRequest",
     "FeatureSet",
     "ExtractDatasetResponse",
     "CreateStudyUploadRequest",
     "CreateStudyUploadResponse",
     "Pooling",
+    "ObservationDelivery",
     "Initialisation",
 ]
 Pooling = Literal["mean", "none"]
 """How a feature map becomes a feature vector."""
+ObservationDelivery = Literal["recorded", "queued", "dropped"]
+"""What became of an observation by the end of Extract."""
 Initialisation = Literal["checkpoint", "random"]
 """Which weights a feature set is extracted with."""
 
@@ -231,6 +236,32 @@ class PacsReference(ApiMessage):
     """StudyInstanceUID. It appears in no log and no error."""
     series_uids: tuple[Uid, ...] = ()
     """SeriesInstanceUID of each series to read; empty, the default, reads all of the study."""
+
+
+class StudyObservation(ApiMessage):
+    """A study whose features a drift monitor observes."""
+
+    PROTO: ClassVar[type[Message]] = features_pb2.StudyObservation
+
+    monitor_id: Id
+    """Id of the monitor, whose layers are among those of the request."""
+    study: ObservedStudy
+    """The study."""
+
+
+class DeliveredObservation(ApiMessage):
+    """What became of an observation. It never fails the extraction."""
+
+    PROTO: ClassVar[type[Message]] = features_pb2.DeliveredObservation
+
+    delivery: ObservationDelivery
+    """What became of it."""
+    reason: str = ""
+    """UPPER_SNAKE_CASE constant where it was dropped, such as `OUTBOX_FULL`, `NO_MONITORING` or the reason of the
+    monitor's refusal; where it was queued, why it could not be recorded, such as `UNAVAILABLE`; else empty.
+    """
+    detail: str = ""
+    """The same in a sentence, with what to do about it."""
 
 
 class ExtractDatasetRequest(ApiMessage):

@@ -14,17 +14,19 @@ from vfmalign.core.rpc.access.identity import Identity
 
 PEOPLE = ("viewer", "researcher", "curator", "admin", "auditor", "router")
 """Roles of people and programs; a router, such as an orchestrator of AI, sends studies on: see `check_extraction`."""
-SERVICES = ("features", "mmd", "finetuning")
+SERVICES = ("features", "mmd", "finetuning", "monitoring")
 ROLES = frozenset((*PEOPLE, *SERVICES))
 
 _READ = frozenset({"viewer", "researcher", "curator", "admin"})
 _READ_INPUTS = _READ | {"finetuning"}
 _COMPUTE = frozenset({"researcher", "finetuning"})
+_COMPARE = _COMPUTE | {"monitoring"}
 _EXTRACT = _COMPUTE | {"router"}
+_OBSERVE = frozenset({"researcher", "features", "router"})
 _CREATE = frozenset({"researcher"})
 _IMPORT = frozenset({"curator"})
 _END = frozenset({"researcher", "admin"})
-"""Cancel and retry. Without the role admin, the creator alone may (`check_ownership`)."""
+"""Cancel, retry, and what changes a monitor. Without the role admin, the creator alone may (`check_ownership`)."""
 
 _EXTRACT_PATH = "/vfmalign.v1.FeatureService/Extract"
 RPC_ROLES: Mapping[str, frozenset[str]] = MappingProxyType(
@@ -40,7 +42,7 @@ RPC_ROLES: Mapping[str, frozenset[str]] = MappingProxyType(
         "/vfmalign.v1.DatasetService/PublishDataset": _IMPORT,
         "/vfmalign.v1.ModelService/CreateModelUploads": _IMPORT,
         "/vfmalign.v1.ModelService/PublishModel": _IMPORT,
-        "/vfmalign.v1.MmdService/Compute": _COMPUTE,
+        "/vfmalign.v1.MmdService/Compute": _COMPARE,
         "/vfmalign.v1.MmdService/ComputeBatch": _COMPUTE,
         "/vfmalign.v1.MmdService/CreateUpload": _CREATE,
         "/vfmalign.v1.FineTuningService/CreateJob": _CREATE,
@@ -63,6 +65,17 @@ RPC_ROLES: Mapping[str, frozenset[str]] = MappingProxyType(
         "/vfmalign.v1.ExperimentService/WatchExperiment": _READ,
         "/vfmalign.v1.ExperimentService/CancelExperiment": _END,
         "/vfmalign.v1.ExperimentService/RetryExperiment": _END,
+        "/vfmalign.v1.MonitoringService/CreateMonitor": _CREATE,
+        "/vfmalign.v1.MonitoringService/GetMonitor": _READ | {"features"},
+        "/vfmalign.v1.MonitoringService/GetMonitorReport": _READ,
+        "/vfmalign.v1.MonitoringService/ListMonitors": _READ,
+        "/vfmalign.v1.MonitoringService/WatchMonitor": _READ,
+        "/vfmalign.v1.MonitoringService/Observe": _OBSERVE,
+        "/vfmalign.v1.MonitoringService/AcknowledgeAlarm": _END,
+        "/vfmalign.v1.MonitoringService/ReplaceReference": _END,
+        "/vfmalign.v1.MonitoringService/PauseMonitor": _END,
+        "/vfmalign.v1.MonitoringService/ResumeMonitor": _END,
+        "/vfmalign.v1.MonitoringService/DeleteMonitor": _END,
         # The interfaces are public, but a stranger does not learn which ones this server has.
         "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo": ROLES,
         "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": ROLES,

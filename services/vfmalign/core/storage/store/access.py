@@ -56,11 +56,12 @@ _ORCHESTRATOR = StoreAccess(
 STORE_ACCESS: Mapping[str, StoreAccess] = MappingProxyType(
     {
         "features": StoreAccess(
-            read=("datasets/", "features/", "incoming/", "models/", "uploads/", "volumes/"),
-            write=("datasets/", "features/", "incoming/", "models/", "volumes/"),
+            read=("datasets/", "features/", "incoming/", "models/", "outbox/", "uploads/", "volumes/"),
+            write=("datasets/", "features/", "incoming/", "models/", "outbox/", "volumes/"),
         ),
         "mmd": StoreAccess(read=("features/", "uploads/"), write=("uploads/features/",)),
         "finetuning": _ORCHESTRATOR,
+        "monitoring": StoreAccess(read=("datasets/", "features/", "monitors/"), write=("monitors/",)),
         "training": _TRAINING,
     }
 )

@@ -1,0 +1,3 @@
+"""Messages of `MonitoringService` (`monitoring.proto`)."""
+
+from vfmalign.client.messages.generated.monitoring import *

@@ -1,0 +1,228 @@
+"""Client of `MonitoringService`."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Literal
+
+import grpc
+
+from vfmalign.client.messages.common import ObjectRef, ObservedStudy
+from vfmalign.client.messages.monitors import (
+    EpochStart,
+    FeatureOrigin,
+    FeatureSetRows,
+    Monitor,
+    MonitorReference,
+    MonitorSpec,
+    MonitorState,
+    ObservationResult,
+)
+from vfmalign.client.responses import read_stream
+from vfmalign.client.samples import Array
+from vfmalign.core.domain.errors import BadOption
+from vfmalign.core.rpc.tensors import to_tensor
+from vfmalign.v1 import features_pb2, monitoring_pb2, monitoring_pb2_grpc
+
+_MAX_PAGE_SIZE = 1000
+_FORMATS = {"html": "REPORT_FORMAT_HTML", "json": "REPORT_FORMAT_JSON"}
+
+
+@dataclass(frozen=True)
+class Observation:
+    """The features of a study.
+
+    Attributes:
+        study: what is observed.
+        layers: pooled features (C) by layer, or where they are stored, as `StudyFeatures` has them.
+    """
+
+    study: ObservedStudy
+    layers: Mapping[str, Array | ObjectRef]
+
+    def to_proto(self) -> monitoring_pb2.Observation:
+        """Converts to a message; values that are not finite are sent, and recorded as such."""
+        return monitoring_pb2.Observation(
+            study=self.study.to_proto(),
+            layers=[
+                features_pb2.LayerFeatures(layer=layer, stored=features.to_proto())
+                if isinstance(features, ObjectRef)
+                else features_pb2.LayerFeatures(layer=layer, tensor=to_tensor(features, layer, allow_non_finite=True))
+                for layer, features in self.layers.items()
+            ],
+        )
+
+
+class AsyncMonitorsClient:
+    """Creates drift monitors, observes features for them, and follows their evidence.
+
+    Args:
+        open_channel: returns the channel to the service.
+    """
+
+    def __init__(self, open_channel: Callable[[], grpc.aio.Channel]) -> None:
+        self._open_channel = open_channel
+
+    async def create(self, monitor_id: str, spec: MonitorSpec) -> Monitor:
+        """Creates a monitor; the same id with the same spec returns the first one.
+
+        Raises:
+            BadOption: the spec is wrong; the error names the field.
+            BadTensor, InvalidInput: the reference cannot be used.
+            Conflict: the id is taken by a monitor with another spec.
+            Exhausted: the tenant has as many monitors as its quota allows.
+            NotFound: the reference, or its dataset, does not exist.
+        """
+        request = monitoring_pb2.CreateMonitorRequest(monitor_id=monitor_id, spec=spec.to_proto())
+        return Monitor.from_response((await self._stub().CreateMonitor(request)).monitor)
+
+    async def get(self, monitor_id: str) -> Monitor:
+        """Returns a monitor as it stands.
+
+        Raises:
+            NotFound: there is none of this id.
+        """
+        request = monitoring_pb2.GetMonitorRequest(monitor_id=monitor_id)
+        return Monitor.from_response((await self._stub().GetMonitor(request)).monitor)
+
+    async def list(self, states: Sequence[MonitorState] = (), *, limit: int | None = None) -> list[Monitor]:
+        """Lists monitors, newest first, without windows, channels and earlier epochs.
+
+        Args:
+            states: states to list; all where empty.
+            limit: positive; no limit where None.
+
+        Raises:
+            BadOption: the limit is not positive.
+        """
+        if limit is not None and limit < 1:
+            raise BadOption(f"must be positive, got {limit}", field="limit", remedy="leave it out to list everything")
+        monitors: list[Monitor] = []
+        token = ""
+        while True:
+            request = monitoring_pb2.ListMonitorsRequest(
+                states=[f"MONITOR_STATE_{state.upper()}" for state in states],
+                page_size=0 if limit is None else min(limit - len(monitors), _MAX_PAGE_SIZE),
+                page_token=token,
+            )
+            page = await self._stub().ListMonitors(request)
+            monitors += [Monitor.from_response(monitor) for monitor in page.monitors]
+            token = page.next_page_token
+            if not token or len(monitors) == limit:
+                return monitors
+
+    async def observe(
+        self, monitor_id: str, observations: Sequence[Observation], origin: FeatureOrigin
+    ) -> list[ObservationResult]:
+        """Records observations in this order; one that was recorded before is not recorded again.
+
+        Args:
+            monitor_id: the monitor.
+            observations: at most 1,000.
+            origin: what produced the features.
+
+        Raises:
+            BadOption, BadTensor: an observation is wrong; none is then recorded.
+            NotFound: there is no monitor of this id, or features are not stored where an observation says.
+            PreconditionFailed: the monitor watches features of another origin.
+        """
+        request = monitoring_pb2.ObserveRequest(
+            monitor_id=monitor_id,
+            origin=origin.to_proto(),
+            inline=monitoring_pb2.InlineObservations(observations=[one.to_proto() for one in observations]),
+        )
+        return _to_results(await self._stub().Observe(request))
+
+    async def observe_feature_set(self, monitor_id: str, rows: FeatureSetRows) -> list[ObservationResult]:
+        """Records rows of a stored feature set, as observations with the ids of its cases.
+
+        Raises:
+            NotFound: the monitor or the feature set does not exist.
+            PreconditionFailed: the monitor watches features of another origin.
+        """
+        request = monitoring_pb2.ObserveRequest(monitor_id=monitor_id, feature_set=rows.to_proto())
+        return _to_results(await self._stub().Observe(request))
+
+    async def watch(self, monitor_id: str) -> AsyncGenerator[Monitor, None]:
+        """Yields the monitor now and at every change, until the deadline of streaming calls.
+
+        Raises:
+            NotFound: there is none of this id, or it was deleted.
+            Unavailable: the service is shutting down.
+        """
+        call = self._stub().WatchMonitor(monitoring_pb2.WatchMonitorRequest(monitor_id=monitor_id))
+        async with aclosing(read_stream(call, lambda response: Monitor.from_response(response.monitor))) as monitors:
+            async for monitor in monitors:
+                yield monitor
+
+    async def acknowledge(self, monitor_id: str, epoch: int, note: str = "") -> Monitor:
+        """Records that the alarm of an epoch has been seen.
+
+        Raises:
+            NotFound: there is no monitor of this id.
+            PreconditionFailed: the epoch is not the current one, or has no alarm.
+        """
+        request = monitoring_pb2.AcknowledgeAlarmRequest(monitor_id=monitor_id, epoch=epoch, note=note)
+        return Monitor.from_response((await self._stub().AcknowledgeAlarm(request)).monitor)
+
+    async def replace_reference(
+        self, monitor_id: str, epoch: int, reference: MonitorReference, start: EpochStart
+    ) -> Monitor:
+        """Begins a new epoch with another reference.
+
+        Args:
+            monitor_id: the monitor.
+            epoch: number of the epoch that ends.
+            reference: of the new epoch.
+            start: why it begins, which decides whether its bound holds.
+
+        Raises:
+            InvalidInput: an earlier epoch has seen patients of the reference, and `start` says that none has.
+            NotFound: the monitor or the reference does not exist.
+            PreconditionFailed: another epoch has begun meanwhile.
+        """
+        request = monitoring_pb2.ReplaceReferenceRequest(
+            monitor_id=monitor_id,
+            epoch=epoch,
+            reference=reference.to_proto(),
+            start=monitoring_pb2.EpochStart.Value(f"EPOCH_START_{start.upper()}"),
+        )
+        return Monitor.from_response((await self._stub().ReplaceReference(request)).monitor)
+
+    async def pause(self, monitor_id: str) -> Monitor:
+        """Keeps observations out of the evidence until the monitor is resumed."""
+        request = monitoring_pb2.PauseMonitorRequest(monitor_id=monitor_id)
+        return Monitor.from_response((await self._stub().PauseMonitor(request)).monitor)
+
+    async def resume(self, monitor_id: str) -> Monitor:
+        """Lets observations enter the evidence again."""
+        request = monitoring_pb2.ResumeMonitorRequest(monitor_id=monitor_id)
+        return Monitor.from_response((await self._stub().ResumeMonitor(request)).monitor)
+
+    async def delete(self, monitor_id: str) -> None:
+        """Deletes a monitor with its observations and its evidence.
+
+        Raises:
+            Forbidden: somebody else created it, and the caller is not an admin.
+            NotFound: there is none of this id.
+        """
+        await self._stub().DeleteMonitor(monitoring_pb2.DeleteMonitorRequest(monitor_id=monitor_id))
+
+    async def get_report(self, monitor_id: str, report_format: Literal["html", "json"] = "html") -> bytes:
+        """Returns the report of a monitor as it stands.
+
+        Raises:
+            NotFound: there is none of this id.
+        """
+        request = monitoring_pb2.GetMonitorReportRequest(monitor_id=monitor_id, format=_FORMATS[report_format])
+        async with aclosing(read_stream(self._stub().GetMonitorReport(request), lambda part: part.content)) as parts:
+            return b"".join([part async for part in parts])
+
+    def _stub(self) -> monitoring_pb2_grpc.MonitoringServiceAsyncStub:
+        return monitoring_pb2_grpc.MonitoringServiceStub(self._open_channel())
+
+
+def _to_results(response: monitoring_pb2.ObserveResponse) -> list[ObservationResult]:
+    return [ObservationResult.from_response(result) for result in response.results]
