@@ -51,9 +51,9 @@ class AsyncClient:
     Addresses, files, `tenant` and `token` that are not given are read from the environment:
     `VFMALIGN_FEATURES_ADDRESS`, `VFMALIGN_MMD_ADDRESS`, `VFMALIGN_FINETUNING_ADDRESS`, `VFMALIGN_MONITORING_ADDRESS`,
     `VFMALIGN_CA_FILE`, `VFMALIGN_CERT_FILE`, `VFMALIGN_KEY_FILE`, `VFMALIGN_TENANT`, and `VFMALIGN_TOKEN` or
-    `VFMALIGN_TOKEN_FILE`. The first call to a service opens its channel; gRPC reconnects it and repeats calls that the service could not take
-    (UNAVAILABLE). A call after a channel lost every server opens a new one, which looks the name up at once. A client
-    belongs to the event loop of its first call.
+    `VFMALIGN_TOKEN_FILE`. The first call to a service opens its channel; gRPC reconnects it and repeats calls that the
+    service could not take (UNAVAILABLE). A call after a channel lost every server opens a new one, which looks the name
+    up at once. A client belongs to the event loop of its first call.
 
     Args:
         features_address: `host:port` of the feature service.

@@ -115,7 +115,7 @@ class AsyncMonitorsClient:
 
     async def observe(
         self, monitor_id: str, observations: Sequence[Observation], origin: FeatureOrigin
-    ) -> list[ObservationResult]:
+    ) -> tuple[ObservationResult, ...]:
         """Records observations in this order; one that was recorded before is not recorded again.
 
         Args:
@@ -135,7 +135,7 @@ class AsyncMonitorsClient:
         )
         return _to_results(await self._stub().Observe(request))
 
-    async def observe_feature_set(self, monitor_id: str, rows: FeatureSetRows) -> list[ObservationResult]:
+    async def observe_feature_set(self, monitor_id: str, rows: FeatureSetRows) -> tuple[ObservationResult, ...]:
         """Records rows of a stored feature set, as observations with the ids of its cases.
 
         Raises:
@@ -187,7 +187,7 @@ class AsyncMonitorsClient:
             monitor_id=monitor_id,
             epoch=epoch,
             reference=reference.to_proto(),
-            start=monitoring_pb2.EpochStart.Value(f"EPOCH_START_{start.upper()}"),
+            start=f"EPOCH_START_{start.upper()}",
         )
         return Monitor.from_response((await self._stub().ReplaceReference(request)).monitor)
 
@@ -224,5 +224,5 @@ class AsyncMonitorsClient:
         return monitoring_pb2_grpc.MonitoringServiceStub(self._open_channel())
 
 
-def _to_results(response: monitoring_pb2.ObserveResponse) -> list[ObservationResult]:
-    return [ObservationResult.from_response(result) for result in response.results]
+def _to_results(response: monitoring_pb2.ObserveResponse) -> tuple[ObservationResult, ...]:
+    return tuple(ObservationResult.from_response(result) for result in response.results)
