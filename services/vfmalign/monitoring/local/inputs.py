@@ -21,8 +21,8 @@ from vfmalign.core.runtime.settings import Settings, StoreSettings, parse
 from vfmalign.core.storage.arrays import NPY, read_npy
 from vfmalign.core.storage.datasets import load_dataset
 from vfmalign.core.storage.feature_sets import LoadedFeatureSet, read_feature_set
+from vfmalign.core.storage.row_tables import DAY, OBSERVATION, PATIENT, parse_days, read_table
 from vfmalign.core.storage.store.object_store import ObjectStore
-from vfmalign.monitoring.local.tables import DAY, OBSERVATION, PATIENT, parse_days, read_table
 
 Array = NDArray[Any]
 
