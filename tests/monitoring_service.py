@@ -12,6 +12,7 @@ from tests.monitor_records import NOW, make_monitor
 
 from vfmalign.core.domain.errors import BadOption, Conflict, NotFound, PreconditionFailed, VfmalignError
 from vfmalign.core.rpc.status_mapping import DETAILS_KEY, get_status_code, to_status
+from vfmalign.core.rpc.transport import MESSAGE_BYTES
 from vfmalign.v1 import monitoring_pb2, monitoring_pb2_grpc
 
 PAGE = b"<!doctype html>" + b"x" * (2**20 + 5)
@@ -33,6 +34,7 @@ class Monitoring(monitoring_pb2_grpc.MonitoringServiceServicer):
         feature_sets: ids of the rows of each set that can be observed.
         alarm_at: number of the row that raises an alarm; 0 for none.
         requests: those of Observe.
+        refused: field of a new monitor that is wrong; empty for none.
         fail_after: number of calls of Observe that succeed before one fails; None for all.
         listed: most monitors of a page of a list.
     """
@@ -41,7 +43,7 @@ class Monitoring(monitoring_pb2_grpc.MonitoringServiceServicer):
         self.monitors: dict[str, monitoring_pb2.Monitor] = {}
         self.observed: dict[str, dict[str, Any]] = {}
         self.feature_sets: dict[str, list[str]] = {}
-        self.alarm_at, self.fail_after, self.listed = 0, None, 2
+        self.alarm_at, self.fail_after, self.listed, self.refused = 0, None, 2, ""
         self.requests: list[monitoring_pb2.ObserveRequest] = []
         self.changed = threading.Condition()
         self.left = threading.Event()
@@ -60,6 +62,8 @@ class Monitoring(monitoring_pb2_grpc.MonitoringServiceServicer):
             self.changed.notify_all()
 
     def CreateMonitor(self, request, context):
+        if self.refused:
+            abort(context, BadOption("is wrong", field=self.refused))
         known = self.monitors.get(request.monitor_id)
         if known is None:
             known = self.add(request.monitor_id, alarm=False)
@@ -192,7 +196,7 @@ class Monitoring(monitoring_pb2_grpc.MonitoringServiceServicer):
 
 def serve(monitoring: Monitoring) -> Iterator[str]:
     """Serves on a free port of loopback; yields the address."""
-    server = grpc.server(ThreadPoolExecutor(8))
+    server = grpc.server(ThreadPoolExecutor(8), options=[("grpc.max_receive_message_length", MESSAGE_BYTES)])
     monitoring_pb2_grpc.add_MonitoringServiceServicer_to_server(monitoring, server)
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
