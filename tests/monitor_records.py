@@ -113,7 +113,7 @@ def make_live_document(monitor: Monitor | None = None, **fields: Any) -> DriftDo
     arguments: dict[str, Any] = {
         "history": make_history(monitor.epoch.rows, None if alarm is None else alarm.row),
         "extreme_rows": make_document().extreme_rows,
-        "windows": (make_shift(1, 100, -0.001), make_shift(101, 200, 0.002), make_shift(201, 300, 0.03)),
+        "windows": (make_window(1, 100, -0.001), make_window(101, 200, 0.002), make_window(201, 300, 0.03)),
         "now": NOW,
         "reference_rows": 200,
     }

@@ -26,7 +26,7 @@ def describe_monitor(
     monitor: Monitor,
     history: Sequence[EvidencePoint] = (),
     extreme_rows: Sequence[ExtremeRow] = (),
-    windows: Sequence[WindowedShift] = (),
+    windows: Sequence[Window] = (),
     *,
     now: datetime,
     reference_rows: int = 0,
@@ -44,7 +44,7 @@ def describe_monitor(
     spec, epoch = monitor.spec, monitor.epoch
     peak = _find_peak(history)
     alarm = None if epoch.alarm is None else _to_alarm(epoch.alarm)
-    compared = _join_windows(*windows, *monitor.windowed_shifts)
+    compared = _join_windows(windows, monitor.windowed_shifts)
     return DriftDocument(
         title=spec.title or monitor.monitor_id,
         reference=epoch.reference.feature_set_id,
@@ -149,10 +149,15 @@ def _to_mix(monitor: Monitor) -> StratumMix | None:
     )
 
 
-def _join_windows(*windows: WindowedShift) -> tuple[Window, ...]:
-    """Returns every window once: those of all rows, then those of strata."""
-    found = {(one.layer, one.stratum, one.first_row, one.last_row): one for one in windows}
-    return tuple(_to_window(one) for one in sorted(found.values(), key=lambda one: bool(one.stratum)))
+def _join_windows(windows: Sequence[Window], last: Sequence[WindowedShift]) -> tuple[Window, ...]:
+    """Returns the earlier windows, then the last ones of all rows and those of strata, each once."""
+    shown = {_get_place(window): window for window in windows}
+    shown |= {_get_place(shift): _to_window(shift) for shift in sorted(last, key=lambda shift: bool(shift.stratum))}
+    return tuple(shown.values())
+
+
+def _get_place(one: Window | WindowedShift) -> tuple[str, str, int, int]:
+    return one.layer, one.stratum, one.first_row, one.last_row
 
 
 def _to_window(shift: WindowedShift) -> Window:

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from itertools import pairwise
 
 import pytest
-from tests.drift_documents import make_document
+from tests.drift_documents import make_document, make_window
 from tests.monitor_records import (
     CREATED,
     NOW,
@@ -129,7 +129,7 @@ def test_the_document_has_what_the_records_have() -> None:
 
 def test_a_window_that_is_given_twice_is_shown_once() -> None:
     monitor = make_monitor(windowed_shifts=(make_shift(201, 300, 0.07),))
-    document = make_live_document(monitor, windows=(make_shift(101, 200, 0.01), make_shift(201, 300, 0.03)))
+    document = make_live_document(monitor, windows=(make_window(101, 200, 0.01), make_window(201, 300, 0.03)))
     assert [(one.last_row, one.mmd2.value) for one in document.windows] == [(200, 0.01), (300, 0.07)]
 
 
