@@ -64,6 +64,9 @@ COMMANDS: dict[str, Command] = {
     "extract": Command(f"{_API}.features:extract", "Extract the features of a dataset's split."),
     "mmd": Command(f"{_API}.mmd:mmd", "Compare two samples of features, layer by layer."),
     "drift": Command(f"{_API}.drift:drift", "Watch a stream of features for drift from a reference."),
+    "monitors": Command(
+        f"{_API}.monitors:app", "Create, feed, list, show, watch and change the drift monitors of a service."
+    ),
     "finetune": Command(f"{_API}.jobs:finetune", "Fine-tune a model on a task, without an alignment check."),
     "check": Command(f"{_API}.checks:check", "Run an alignment check."),
     "experiment": Command(f"{_API}.experiments:experiment", "Run an alignment check for every model, task and seed."),
