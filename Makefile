@@ -180,7 +180,7 @@ BASE        ?= python:3.11-slim
 TORCH       ?= cpu
 WHEELS      ?= $(PIP_FIND_LINKS)
 IMAGE_INDEX ?= $(if $(WHEELS),,$(if $(filter cpu,$(TORCH)),https://download.pytorch.org/whl/cpu))
-IMAGES      ?= features mmd training finetuning finetuning-local cli cli-imaging dicom-gateway s3 postgres prometheus
+IMAGES      ?= features mmd training finetuning finetuning-local monitoring cli cli-imaging dicom-gateway s3 postgres prometheus
 
 # Without the environment for development, which a release does not need.
 dist:  ## build the wheel and the source distribution into dist/
