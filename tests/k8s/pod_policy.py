@@ -14,7 +14,7 @@ from tests.k8s.rendering import Object, Pod, environment, pods, settings_maps
 from vfmalign.features.settings import FeaturesOptions
 from vfmalign.mmd.settings import MmdOptions
 
-SERVERS = ("features", "mmd", "finetuning")
+SERVERS = ("features", "mmd", "finetuning", "monitoring")
 PORTS = {"grpc": 8001, "metrics": 8002, "health": 8003}
 _DEFAULT_DRAIN_S = 30.0
 _PROCESS_BYTES = 512 * 2**20
