@@ -53,7 +53,7 @@ def test_doctor_names_the_service_that_hangs(cli: Cli) -> None:
     assert f"`kill -9 {hanging.pid}`" in " ".join(done.out.split())
     assert "logs/features.log" in done.out
     # The step `s3` may fail beside it: its writes have some seconds, and other tests load the disk at the same time.
-    assert not any(f"✗ {name}" in done.out for name in ("mmd", "finetuning"))
+    assert not any(f"✗ {name}" in done.out for name in ("mmd", "finetuning", "monitoring"))
     assert status["health"]["features"] == "unreachable"
     assert status["health"]["mmd"] == "serving"
 
@@ -102,7 +102,8 @@ def test_a_damaged_database_keeps_the_orchestrator_down_until_it_is_restored(cli
     log = cli.home.logs / "supervisor.log"
     wait_until(lambda: "stays down (VFMALIGN_DATABASE__URL: the database is damaged" in log.read_text(), "the end")
     status = cli.call("status", "--json", code=3).document
-    assert status["health"] == {"s3": "serving", "features": "serving", "mmd": "serving", "finetuning": "down"}
+    others = ("s3", "features", "mmd", "monitoring")
+    assert status["health"] == dict.fromkeys(others, "serving") | {"finetuning": "down"}
     assert status["services"]["finetuning"]["restarts"] == before["restarts"] + 1, "the one that found it"
     cli.run("down")
     refused = cli.run("up", "--detach", code=3).err

@@ -13,6 +13,7 @@ from rich.console import Console, RenderableType
 from tests.prostate import SPECS
 
 from vfmalign.cli.__main__ import run
+from vfmalign.cli.local.stack import SERVICES
 from vfmalign.cli.views.output import Output
 from vfmalign.client.messages.base import ApiMessage
 from vfmalign.client.messages.checks import (
@@ -143,8 +144,9 @@ def show() -> Callable[[list[RenderableType]], str]:
 def invoke(capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Invoke:
     """Runs a command in an empty folder: exit code, stdout, stderr."""
     monkeypatch.chdir(tmp_path)
-    for name in ("VFMALIGN_HOME", "VFMALIGN_FEATURES_ADDRESS", "VFMALIGN_MMD_ADDRESS", "VFMALIGN_FINETUNING_ADDRESS"):
-        monkeypatch.delenv(name, raising=False)
+    monkeypatch.delenv("VFMALIGN_HOME", raising=False)
+    for service in SERVICES:
+        monkeypatch.delenv(f"VFMALIGN_{service.upper()}_ADDRESS", raising=False)
 
     def call(*arguments: str) -> tuple[int, str, str]:
         code = run(arguments)
