@@ -44,11 +44,11 @@ from vfmalign.monitoring.service.log import (
 )
 from vfmalign.monitoring.service.observations import IncomingObservation
 from vfmalign.monitoring.service.references import LoadedReference
-from vfmalign.monitoring.service.repository import PAUSED, check_epoch, get_row, make_epoch
+from vfmalign.monitoring.service.repository import PAUSED, check_epoch, get_epoch, get_row, make_epoch
 from vfmalign.monitoring.service.snapshots import RESTORE, Snapshot, read_snapshot, write_snapshot
 from vfmalign.monitoring.service.states import Key, State, States
 from vfmalign.monitoring.service.status import describe_status, finite_or_none
-from vfmalign.monitoring.tables import EpochRow, InputRow, MonitorRow, ObservationRow
+from vfmalign.monitoring.tables import InputRow, MonitorRow, ObservationRow
 
 CHUNK_ROWS = 64
 """Observations of one transaction, so that it holds its lock shortly."""
@@ -119,7 +119,7 @@ class EvidenceKeeper:
                 snapshot = write_snapshot(
                     self._store, (monitor_id, row.uid), to_bytes(state.monitor), state.epoch, state.sequence
                 )
-                session.get_one(EpochRow, (self._database.tenant, monitor_id, epoch)).rows = row.status["rows"]
+                get_epoch(session, monitor_id, epoch).rows = row.status["rows"]
                 session.add(make_epoch(monitor_id, state.epoch, start, reference, status))
                 row.epoch, row.status = state.epoch, status
                 unused = row.earlier_snapshot
@@ -148,7 +148,7 @@ class EvidenceKeeper:
         """Whether the same request began the current epoch."""
         if row.epoch != epoch + 1:
             return False
-        current = session.get_one(EpochRow, (self._database.tenant, row.id, row.epoch))
+        current = get_epoch(session, row.id, row.epoch)
         digests = {"", current.manifest_sha256}
         return (current.start, current.feature_set_id) == (start.value, requested.feature_set_id) and (
             requested.manifest_sha256 in digests
@@ -231,7 +231,7 @@ class EvidenceKeeper:
         for value in values:
             if not value["raised_alarm"] or alarm is None:
                 continue
-            epoch = session.get_one(EpochRow, (self._database.tenant, value["monitor_id"], value["epoch"]))
+            epoch = get_epoch(session, value["monitor_id"], value["epoch"])
             epoch.alarm = {
                 "row": alarm.row,
                 "observation_id": alarm.observation,

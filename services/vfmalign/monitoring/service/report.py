@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from vfmalign.client.messages.monitors import WindowedShift
 from vfmalign.core.domain.errors import BadOption
 from vfmalign.database.tables import now
 from vfmalign.monitoring.service.converters import to_message
 from vfmalign.monitoring.service.repository import MonitorRepository, Windows
 from vfmalign.reports.drift import page
-from vfmalign.reports.drift.document import MAX_POINTS, EvidencePoint, ExtremeRow
+from vfmalign.reports.drift.document import MAX_POINTS, EvidencePoint, ExtremeRow, Window
 from vfmalign.reports.drift.monitors import describe_monitor
 
 
@@ -28,16 +27,15 @@ def render(monitors: MonitorRepository, monitor_id: str, report_format: str) -> 
         raise BadOption("monitors have no report of this format", field="format", remedy="choose html or json")
     monitor = monitors.get(monitor_id)
     epoch, rows = monitor.epoch.number, monitor.status["rows"]
-    points = dict(monitors.list_points(monitor_id, epoch, get_stride(rows)))
-    if (peak := monitor.status["peak"]) is not None:
-        points[peak[0]] = peak[1:]
+    peak = monitor.status["peak"]
+    points = monitors.list_points(monitor_id, epoch, get_stride(rows), 0 if peak is None else peak[0])
     document = describe_monitor(
         to_message(monitor),
-        [EvidencePoint(row=row, log_evidence=tuple(values)) for row, values in sorted(points.items())],
+        [EvidencePoint(row=row, time=time, log_evidence=tuple(values)) for row, time, values in points],
         [ExtremeRow(row=row, observation=name, p_value=p) for row, name, p in monitor.status["extreme_rows"]],
-        _to_shifts(monitors.list_windows(monitor_id, epoch)),
-        reference_rows=monitor.status["reference_rows"],
+        _to_windows(monitors.list_windows(monitor_id, epoch)),
         now=now(),
+        reference_rows=monitor.status["reference_rows"],
     )
     return page.render(document) if report_format == "html" else document.model_dump_json(indent=1).encode()
 
@@ -50,11 +48,12 @@ def get_stride(rows: int) -> int:
     return stride
 
 
-def _to_shifts(windows: Windows) -> list[WindowedShift]:
-    """Returns the windows over time of all rows, and those of strata of the last one alone."""
+def _to_windows(windows: Windows) -> list[Window]:
+    """Returns the windows over time; the page takes those of strata from the monitor itself."""
+    shown = {*Window.model_fields}
     return [
-        WindowedShift.model_validate(shift)
-        for place, (_, shifts) in enumerate(windows)
+        Window.model_validate({name: value for name, value in shift.items() if name in shown})
+        for _, shifts in windows
         for shift in shifts
-        if not shift["stratum"] or place == len(windows) - 1
+        if not shift["stratum"]
     ]

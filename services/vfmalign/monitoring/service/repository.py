@@ -24,8 +24,8 @@ from vfmalign.monitoring.service.snapshots import Snapshot
 from vfmalign.monitoring.tables import EpochRow, MonitorRow, ObservationRow, WindowRow
 
 ACTIVE, PAUSED = "active", "paused"
-Points = list[tuple[int, list[float | None]]]
-"""Rows of an epoch, with the evidence of each component."""
+Points = list[tuple[int, datetime, list[float | None]]]
+"""Rows of an epoch: when each arrived, and the evidence of each component."""
 Windows = list[tuple[datetime, list[dict[str, Any]]]]
 """When windows were computed, and their shifts."""
 MAX_EARLIER_EPOCHS = 100
@@ -211,7 +211,7 @@ class MonitorRepository:
         with self._database.session() as session:
             row = get_row(session, monitor_id, lock=True)
             check_epoch(row, epoch)
-            current = session.get_one(EpochRow, (self._database.tenant, monitor_id, epoch))
+            current = get_epoch(session, monitor_id, epoch)
             if current.alarm is None:
                 raise PreconditionFailed(
                     "there is no alarm in this epoch",
@@ -234,18 +234,21 @@ class MonitorRepository:
             query = sa.delete(MonitorRow).where(MonitorRow.id == monitor_id, MonitorRow.uid == uid)
             session.execute(query, execution_options={"synchronize_session": False})
 
-    def list_points(self, monitor_id: str, epoch: int, stride: int) -> Points:
-        """Returns the evidence of every `stride`-th row of an epoch and of its last, as row and components."""
+    def list_points(self, monitor_id: str, epoch: int, stride: int, peak: int) -> Points:
+        """Returns the evidence of every `stride`-th row of an epoch, of its alarm, its peak and its last."""
         table = ObservationRow
         rows = sa.select(sa.func.max(table.row)).where(table.monitor_id == monitor_id, table.epoch == epoch)
-        query = sa.select(table.row, table.log_rows, table.log_blocks_4, table.log_blocks_16).where(
+        query = sa.select(table.row, table.received_at, table.log_rows, table.log_blocks_4, table.log_blocks_16).where(
             table.monitor_id == monitor_id,
             table.epoch == epoch,
             table.row > 0,
-            ((table.row - 1) % stride == 0) | (table.row == rows.scalar_subquery()) | table.raised_alarm,
+            ((table.row - 1) % stride == 0)
+            | (table.row == rows.scalar_subquery())
+            | (table.row == peak)
+            | table.raised_alarm,
         )
         with self._database.snapshot() as session:
-            return [(row, list(values)) for row, *values in session.execute(query.order_by(table.row))]
+            return [(row, time, list(values)) for row, time, *values in session.execute(query.order_by(table.row))]
 
     def list_windows(self, monitor_id: str, epoch: int) -> Windows:
         """Returns windows of an epoch that do not overlap, oldest first: when each was computed, and its shifts."""
@@ -326,6 +329,13 @@ def get_row(session: Session, monitor_id: str, *, lock: bool = False) -> Monitor
             remedy="run `vfmalign monitors list`, or call ListMonitors, to see the known ids",
         )
     return row
+
+
+def get_epoch(session: Session, monitor_id: str, number: int) -> EpochRow:
+    """Returns the row of an epoch, which exists."""
+    return session.scalars(
+        sa.select(EpochRow).where(EpochRow.monitor_id == monitor_id, EpochRow.number == number)
+    ).one()
 
 
 def check_epoch(row: MonitorRow, epoch: int) -> None:

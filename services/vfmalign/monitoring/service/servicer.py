@@ -70,8 +70,6 @@ class MonitoringServicer(monitoring_pb2_grpc.MonitoringServiceServicer):
 
     async def CreateMonitor(self, request: pb.CreateMonitorRequest, context: Context) -> pb.CreateMonitorResponse:
         """Creates a monitor."""
-        if request.spec.alpha and request.spec.run_length:
-            raise BadOption("it is set beside `run_length`", field="spec.alpha", remedy="set one of the two")
         spec = MonitorSpec.from_proto(request.spec, "spec")
         return pb.CreateMonitorResponse(monitor=_pack(await STORE.run(self._create, request.monitor_id, spec)))
 

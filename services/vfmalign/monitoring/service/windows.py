@@ -172,7 +172,8 @@ def record_window(
     epoch, last_row = monitor.epoch.number, max(shift.last_row for shift in shifts if not shift.stratum)
     of_monitor = (WindowRow.monitor_id == monitor.id, WindowRow.epoch == epoch)
     with database.session() as session:
-        if session.get(WindowRow, (database.tenant, monitor.id, epoch, last_row)) is not None:
+        known = session.scalar(sa.select(WindowRow.last_row).where(*of_monitor, WindowRow.last_row == last_row))
+        if known is not None:
             return
         session.add(
             WindowRow(

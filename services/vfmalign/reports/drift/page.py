@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from vfmalign.reports.drift import figures, wording
 from vfmalign.reports.drift.document import COMPONENT_LABELS, DriftDocument
 from vfmalign.reports.templating import load_template
 
-_FILTERS = {
+_FILTERS: dict[str, Callable[..., Any]] = {
     "acknowledgement": wording.describe_acknowledgement,
     "moment": wording.format_moment,
     "power": wording.format_power,

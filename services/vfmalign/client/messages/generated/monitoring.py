@@ -70,7 +70,7 @@ class MonitorSpec(ApiMessage):
     has it.
     """
     alpha: Annotated[float, unset_means(0.01)] = Field(default=0.01, gt=0.0, le=0.5, allow_inf_nan=False)
-    """Largest probability of ever raising an alarm without drift, over all epochs with a guarantee; left out with
+    """Largest probability of ever raising an alarm without drift, over all epochs with a guarantee; ignored with
     `run_length`.
     """
     run_length: Annotated[int, UNLESS_ZERO] = Field(default=0, ge=100, le=1000000000)
