@@ -198,6 +198,14 @@ class Deployment:
         kubectl("-n", NAMESPACE, "rollout", step, name)
         kubectl("-n", NAMESPACE, "rollout", "status", name, "--timeout=600s", timeout_s=660.0)
 
+    def kill(self, service: str) -> None:
+        """Deletes the pods of a service without time to end, and waits for their successors."""
+        selector = f"app.kubernetes.io/name=vfmalign,app.kubernetes.io/component={service}"
+        kubectl("-n", NAMESPACE, "delete", "pod", "-l", selector, "--grace-period=0", "--force")
+        kubectl(
+            "-n", NAMESPACE, "rollout", "status", f"deployment/vfmalign-{service}", "--timeout=600s", timeout_s=660.0
+        )
+
     def drain(self, pod: str) -> None:
         """Drains the node of a training pod as docs/operations.md describes, and uncordon it.
 

@@ -111,3 +111,13 @@ def test_a_job_that_fits_no_node_is_refused_at_once(cluster: Cluster, tmp_path: 
     with pytest.raises(AssertionError, match=r"no node has 2 GPUs\. Run with GPUS=1 or less"):
         Deployment(OVERLAY, tmp_path, 2).up()
     assert cluster.list("Deployment") == []
+
+
+def test_killed_pods_are_those_of_one_service(cluster: Cluster, tmp_path: Path) -> None:
+    add_node(cluster, "node", 0)
+    deployment = Deployment(OVERLAY, tmp_path)
+    deployment.up()
+    before = {pod["metadata"]["name"] for pod in cluster.list("Pod", NAMESPACE)}
+    deployment.kill("monitoring")
+    gone = before - {pod["metadata"]["name"] for pod in cluster.list("Pod", NAMESPACE)}
+    assert {name.rpartition("-revision")[0] for name in gone} == {"vfmalign-monitoring"}
