@@ -13,7 +13,6 @@ from rich.console import Console, RenderableType
 from tests.prostate import SPECS
 
 from vfmalign.cli.__main__ import run
-from vfmalign.cli.local.stack import SERVICES
 from vfmalign.cli.views.output import Output
 from vfmalign.client.messages.base import ApiMessage
 from vfmalign.client.messages.checks import (
@@ -145,8 +144,8 @@ def invoke(capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytes
     """Runs a command in an empty folder: exit code, stdout, stderr."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("VFMALIGN_HOME", raising=False)
-    for service in SERVICES:
-        monkeypatch.delenv(f"VFMALIGN_{service.upper()}_ADDRESS", raising=False)
+    for service in ("FEATURES", "MMD", "FINETUNING", "MONITORING"):
+        monkeypatch.delenv(f"VFMALIGN_{service}_ADDRESS", raising=False)
 
     def call(*arguments: str) -> tuple[int, str, str]:
         code = run(arguments)
