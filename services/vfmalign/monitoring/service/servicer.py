@@ -46,6 +46,8 @@ from vfmalign.v1 import monitoring_pb2 as pb
 Context = grpc.aio.ServicerContext[Message, Message]
 EVIDENCE = Threads(4, "evidence")
 """Computes evidence, and waits for the database meanwhile."""
+REPORTS = Threads(1, "reports")
+"""Draws one report at a time, because matplotlib shares its caches between threads."""
 _WATCHED, _WATCHED_S = 1024, 60.0
 _log = logs.get(__name__)
 
@@ -158,7 +160,7 @@ class MonitoringServicer(monitoring_pb2_grpc.MonitoringServiceServicer):
     ) -> AsyncIterator[pb.GetMonitorReportResponse]:
         """Streams the report of a monitor."""
         label = get_enum_label(common_pb2.ReportFormat.DESCRIPTOR, request.format)
-        content = await DATABASE.run(report.render, self._monitors, request.monitor_id, label or "html")
+        content = await REPORTS.run(report.render, self._monitors, request.monitor_id, label or "html")
         for part in split_content(content):
             yield pb.GetMonitorReportResponse(content=part)
 
