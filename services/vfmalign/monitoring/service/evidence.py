@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from vfmalign.client.messages.monitors import FeatureOrigin
-from vfmalign.core.domain.errors import PreconditionFailed, Unavailable
+from vfmalign.core.domain.errors import PreconditionFailed
 from vfmalign.core.runtime import logs
 from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.database.database import Database
@@ -28,6 +28,7 @@ from vfmalign.monitoring.sequential import (
     get_channel_shifts,
 )
 from vfmalign.monitoring.service.log import (
+    RESULT_COLUMNS,
     add_evidence,
     count,
     get_day,
@@ -38,15 +39,21 @@ from vfmalign.monitoring.service.log import (
 )
 from vfmalign.monitoring.service.observations import IncomingObservation
 from vfmalign.monitoring.service.replay import StateReader
-from vfmalign.monitoring.service.repository import PAUSED, get_epoch, get_row
+from vfmalign.monitoring.service.repository import PAUSED, Watched, get_epoch, get_row
 from vfmalign.monitoring.service.snapshot_writer import SnapshotWriter
-from vfmalign.monitoring.service.states import State, States
+from vfmalign.monitoring.service.states import Key, State, States
 from vfmalign.monitoring.service.status import describe_status
-from vfmalign.monitoring.tables import InputRow, MonitorRow, ObservationRow
+from vfmalign.monitoring.tables import INPUTS, OBSERVATIONS, MonitorRow, ObservationRow
 
 CHUNK_ROWS = 64
 """Observations of one transaction, so that it holds its lock shortly."""
 _log = logs.get(__name__)
+
+
+class Outdated(PreconditionFailed):
+    """Observations were checked against what a monitor does not watch any more: read them again."""
+
+    reason = "MONITOR_CHANGED"
 
 
 class EvidenceKeeper:
@@ -65,24 +72,25 @@ class EvidenceKeeper:
         self._snapshots = SnapshotWriter(database, store, states, snapshot_rows)
 
     def record(
-        self, monitor_id: str, uid: str, origin: FeatureOrigin, observations: Sequence[IncomingObservation]
+        self, monitor_id: str, watched: Watched, origin: FeatureOrigin, observations: Sequence[IncomingObservation]
     ) -> list[dict[str, Any]]:
         """Records observations in this order; returns what each did, as `make_results` describes it.
 
         Args:
             monitor_id: the monitor.
-            uid: of the monitor for which the observations were read.
+            watched: what the observations were checked against.
             origin: what produced their features.
             observations: checked against the monitor.
 
         Raises:
             NotFound: the monitor was deleted.
             PreconditionFailed: it watches features of another origin.
+            Outdated: `watched` is not what it watches now.
             Unavailable, DataLoss: see `StateReader.warm`. Some of the observations may have been recorded.
         """
         results: list[dict[str, Any]] = []
         for start in range(0, len(observations), CHUNK_ROWS):
-            results += self._record_chunk(monitor_id, uid, origin, observations[start : start + CHUNK_ROWS])
+            results += self._record_chunk(monitor_id, watched, origin, observations[start : start + CHUNK_ROWS])
         return results
 
     def is_warm(self, monitor_id: str, uid: str) -> bool:
@@ -104,33 +112,45 @@ class EvidenceKeeper:
     # --- recording ---
 
     def _record_chunk(
-        self, monitor_id: str, uid: str, origin: FeatureOrigin, observations: Sequence[IncomingObservation]
+        self, monitor_id: str, watched: Watched, origin: FeatureOrigin, observations: Sequence[IncomingObservation]
     ) -> list[dict[str, Any]]:
+        key = self._database.tenant, monitor_id, watched.uid
         with self._states.get_lock(self._database.tenant, monitor_id):
-            while True:
+            state = self._states.get(key) or self._reader.warm(monitor_id)
+            while (done := self._record_with(state, key, watched, origin, observations)) is None:
                 state = self._reader.warm(monitor_id)
-                with self._database.session() as session:
-                    row = get_row(session, monitor_id, lock=True)
-                    _check_pins(row, uid, origin)
-                    recorded = self._find_recorded(session, monitor_id, [one.id for one in observations])
-                    key = self._reader.get_key(row)
-                    self._states.drop(key)  # the state is changed before it is recorded
-                    if not self._reader.catch_up(session, row, state):
-                        continue
-                    results = self._add(session, row, state, observations, recorded)
-                self._states.put(key, state)
-                break
+        row, results = done
         for result in results:
             metrics.count_observation(key[0], monitor_id, get_label(result))
-        self._snapshots.store_if_due(row, key, state.sequence)
+        self._snapshots.store_if_due(row, key, row.sequence)
         return results
 
+    def _record_with(
+        self,
+        state: State,
+        key: Key,
+        watched: Watched,
+        origin: FeatureOrigin,
+        observations: Sequence[IncomingObservation],
+    ) -> tuple[MonitorRow, list[dict[str, Any]]] | None:
+        """Records observations in one transaction; returns None if the state must be read again first."""
+        with self._database.session() as session, session.no_autoflush:
+            row = get_row(session, key[1], lock=True)
+            _check_pins(row, watched, origin)
+            recorded = self._find_recorded(session, row.id, [one.id for one in observations])
+            self._states.drop(key)  # the state is changed before it is recorded
+            if not self._reader.catch_up(session, row, state):
+                return None
+            results = self._add(session, row, state, observations, recorded)
+        self._states.put(key, state)
+        return row, results
+
     def _find_recorded(self, session: Session, monitor_id: str, ids: list[str]) -> dict[str, dict[str, Any]]:
-        query = sa.select(ObservationRow).where(
+        columns = [getattr(ObservationRow, name) for name in RESULT_COLUMNS]
+        query = sa.select(*columns).where(
             ObservationRow.monitor_id == monitor_id, ObservationRow.observation_id.in_(ids)
         )
-        names = ("outcome", "row", "epoch", "p_value", "late", "raised_alarm", "content_digest")
-        return {one.observation_id: {name: getattr(one, name) for name in names} for one in session.scalars(query)}
+        return {one["observation_id"]: dict(one) for one in session.execute(query).mappings()}
 
     def _add(
         self,
@@ -161,9 +181,9 @@ class EvidenceKeeper:
             add_evidence(value, observation)
         state.sequence = row.sequence
         if values:
-            session.execute(sa.insert(ObservationRow), values)
+            session.execute(sa.insert(OBSERVATIONS), values)
         if taken:
-            session.execute(sa.insert(InputRow), [make_input(*one) for one in zip(values, fresh, days, strict=True)])
+            session.execute(sa.insert(INPUTS), [make_input(*one) for one in zip(values, fresh, days, strict=True)])
             row.status = describe_status(state.monitor, row.status["peak"], taken)
         self._record_alarm(session, state, values)
         results = make_results(observations, fresh, values, recorded)
@@ -189,14 +209,9 @@ class EvidenceKeeper:
             _log.warning("drift_alarm", monitor=value["monitor_id"], epoch=value["epoch"], row=alarm.row)
 
 
-def _check_pins(row: MonitorRow, uid: str, origin: FeatureOrigin) -> None:
-    if row.uid != uid:
-        raise Unavailable(
-            "the monitor was deleted and created again meanwhile",
-            subject=row.id,
-            remedy="send the observations again",
-            reason="MONITOR_REPLACED",
-        )
+def _check_pins(row: MonitorRow, watched: Watched, origin: FeatureOrigin) -> None:
+    if Watched.of(row) != watched:
+        raise Outdated("the monitor changed while the observations were read", subject=row.id, remedy="send them again")
     if FeatureOrigin.model_validate(row.origin) != origin:
         raise PreconditionFailed(
             "the monitor watches features of other weights, another preprocessing or another input transform",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any
 
 import grpc
+from cachetools import TTLCache
 from google.protobuf.message import Message
 
 from vfmalign.client.messages.base import get_enum_label
@@ -25,7 +27,7 @@ from vfmalign.monitoring.sequential import EpochStart, Monitor, MonitorOptions, 
 from vfmalign.monitoring.service import report
 from vfmalign.monitoring.service.converters import to_message, to_result
 from vfmalign.monitoring.service.epochs import EpochKeeper
-from vfmalign.monitoring.service.evidence import EvidenceKeeper
+from vfmalign.monitoring.service.evidence import EvidenceKeeper, Outdated
 from vfmalign.monitoring.service.observations import read_feature_set_rows, read_inline
 from vfmalign.monitoring.service.references import load_reference
 from vfmalign.monitoring.service.repository import (
@@ -47,6 +49,9 @@ EVIDENCE = Threads(4, "evidence")
 """Computes evidence, and waits for the database meanwhile."""
 REFERENCES = Threads(1, "references")
 """Prepares references, one at a time: a large one takes gigabytes of memory for a minute."""
+REPORTS = Threads(1, "reports")
+"""Draws one report at a time, because matplotlib shares its caches between threads."""
+_WATCHED, _WATCHED_S = 1024, 60.0
 _log = logs.get(__name__)
 
 
@@ -72,6 +77,7 @@ class MonitoringServicer(monitoring_pb2_grpc.MonitoringServiceServicer):
         self._monitors, self._store = parts.monitors, parts.store
         self._keeper, self._epochs = parts.keeper, parts.epochs
         self._watching = watching
+        self._watched: TTLCache[str, Watched] = TTLCache(_WATCHED, _WATCHED_S)
 
     async def CreateMonitor(self, request: pb.CreateMonitorRequest, context: Context) -> pb.CreateMonitorResponse:
         """Creates a monitor."""
@@ -98,7 +104,15 @@ class MonitoringServicer(monitoring_pb2_grpc.MonitoringServiceServicer):
             layer.HasField("stored") for one in request.inline.observations for layer in one.layers
         )
         check_observation(current_identity.get(), stored=stored)
+        watched = self._watched.get(request.monitor_id)
+        if watched is not None:
+            with contextlib.suppress(Outdated):
+                return await self._observe_as(request, watched, stored=stored)
         watched = await DATABASE.run(self._monitors.get_watched, request.monitor_id)
+        self._watched[request.monitor_id] = watched
+        return await self._observe_as(request, watched, stored=stored)
+
+    async def _observe_as(self, request: pb.ObserveRequest, watched: Watched, *, stored: bool) -> pb.ObserveResponse:
         # A thread that computes evidence must not wait for the store, which other monitors do not need.
         needs_store = stored or not self._keeper.is_warm(request.monitor_id, watched.uid)
         results = await (STORE if needs_store else EVIDENCE).run(self._observe, request, watched)
@@ -156,7 +170,7 @@ class MonitoringServicer(monitoring_pb2_grpc.MonitoringServiceServicer):
     ) -> AsyncIterator[pb.GetMonitorReportResponse]:
         """Streams the report of a monitor."""
         label = get_enum_label(common_pb2.ReportFormat.DESCRIPTOR, request.format)
-        content = await DATABASE.run(report.render, self._monitors, request.monitor_id, label or "html")
+        content = await REPORTS.run(report.render, self._monitors, request.monitor_id, label or "html")
         for part in split_content(content):
             yield pb.GetMonitorReportResponse(content=part)
 
@@ -203,7 +217,7 @@ class MonitoringServicer(monitoring_pb2_grpc.MonitoringServiceServicer):
             origin = FeatureOrigin.from_proto(request.origin, "origin")
             origin = origin.model_copy(update={"input_transform": origin.input_transform or "identity"})
             incoming = read_inline(self._store, request.inline.observations, watched.layers, watched.stratum)
-        return self._keeper.record(request.monitor_id, watched.uid, origin, incoming)
+        return self._keeper.record(request.monitor_id, watched, origin, incoming)
 
     def _read_feature_set(self, request: pb.ObserveRequest, watched: Watched) -> tuple[FeatureOrigin, list[Any]]:
         rows = FeatureSetRows.from_proto(request.feature_set, "feature_set")
