@@ -73,7 +73,8 @@ class Sender:
             )
             await retrying(self._send_all)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._woken.wait(), max(0.0, self._survey_s - time.monotonic()))
+                async with asyncio.timeout(max(0.0, self._survey_s - time.monotonic())):
+                    await self._woken.wait()
 
     async def _send_all(self) -> None:
         """Sends everything that waits.
