@@ -162,6 +162,9 @@ class Module:
         if bounds.unset_means and field.enum_type is None:
             unset = f"{self._import('vfmalign.client.messages.base', 'unset_means')}({default})"
             kind = f"{self._import('typing', 'Annotated')}[{kind}, {unset}]"
+        elif rules and default == "0" and bounds.min > 0:
+            unset = self._import("vfmalign.client.messages.base", "UNLESS_ZERO")
+            kind = f"{self._import('typing', 'Annotated')}[{kind}, {unset}]"
         if default == "dict":
             rules, default = {"default_factory": "dict"} | rules, ""
         if rules:

@@ -29,7 +29,7 @@ from vfmalign.core.runtime.auth_settings import DEFAULT_TENANT
 from vfmalign.database import metrics
 from vfmalign.database.engine import READ_ONLY, create_engine
 from vfmalign.database.schema import Schema
-from vfmalign.database.tables import TenantRow
+from vfmalign.database.tables import LeaseRow, TenantRow
 
 _FULL = (sqlite3.SQLITE_FULL, "53100")
 """What SQLite and PostgreSQL answer where their disk is full."""
@@ -162,7 +162,8 @@ class Database:
 
 
 def _check_names_are_free(connection: sa.Connection, schema: Schema) -> None:
-    if taken := schema.tables.tables.keys() & set(sa.inspect(connection).get_table_names()):
+    own = schema.tables.tables.keys() - {LeaseRow.__tablename__}  # services that share a database share this table
+    if taken := own & set(sa.inspect(connection).get_table_names()):
         raise Conflict(
             f"the database has a table {min(taken)} that no released version of this service created",
             subject="VFMALIGN_DATABASE__URL",

@@ -1,8 +1,8 @@
-"""Lease of the leading orchestrator: of all processes that share a database, one acts at a time.
+"""Lease of the leader: of all processes of a service that share a database, one acts at a time.
 
-The lease is one row: holder, epoch, and expiry by the database's clock. A process acquires it where it is free or
-expired, which increments the epoch, and renews it while it leads. A process that was paused does not notice that its
-lease has expired, so its writes are checked where they happen:
+The lease is one row of each service: holder, epoch, and expiry by the database's clock. A process acquires it where it
+is free or expired, which increments the epoch, and renews it while it leads. A process that was paused does not notice
+that its lease has expired, so its writes are checked where they happen:
 
 - Every transaction of the leader that may write runs on `database.guarded_by(term.verify)`. It locks the row and
   compares holder and epoch, so that a takeover comes either before the transaction, which then fails, or after it.
@@ -26,7 +26,6 @@ from vfmalign.core.domain.errors import Conflict, LeaseLost
 from vfmalign.database.database import Database
 from vfmalign.database.tables import LeaseRow, UtcDateTime
 
-NAME = "orchestrator"
 _MAX_HOST = 100
 
 
@@ -51,10 +50,10 @@ class Lease:
         """
         requested = _clock_s()
         with self._database.snapshot() as session:  # without a lock: waiting must not delay the leader
-            if not self._is_free(session, session.get_one(LeaseRow, NAME)):
+            if not self._is_free(session, session.get_one(LeaseRow, self._database.schema.lease)):
                 return None
         with self._database.session() as session:
-            row = session.get_one(LeaseRow, NAME, with_for_update=True)
+            row = session.get_one(LeaseRow, self._database.schema.lease, with_for_update=True)
             if not self._is_free(session, row):
                 return None
             row.holder, row.epoch = self.holder, row.epoch + 1
@@ -64,7 +63,7 @@ class Lease:
     def get_holder(self) -> str:
         """Returns the process that holds the lease, or held it last."""
         with self._database.snapshot() as session:
-            return session.get_one(LeaseRow, NAME).holder
+            return session.get_one(LeaseRow, self._database.schema.lease).holder
 
     def _is_free(self, session: Session, row: LeaseRow) -> bool:
         # An earlier term of this process has ended: it cannot be continued, and nobody else waits for its expiry.
@@ -102,7 +101,7 @@ class Term:
         """
         requested = _clock_s()
         with self._database.session() as session:
-            row = session.get_one(LeaseRow, NAME, with_for_update=True)
+            row = session.get_one(LeaseRow, self._database.schema.lease, with_for_update=True)
             self._require(row.holder, row.epoch)
             row.expires_at = _database_time(session) + timedelta(seconds=self._ttl_s)
         # Measured from before the request, so that this deadline never lies after the expiry in the database.
@@ -117,7 +116,7 @@ class Term:
         """
         self._deadline = float("-inf")
         with self._database.session() as session:
-            row = session.get_one(LeaseRow, NAME, with_for_update=True)
+            row = session.get_one(LeaseRow, self._database.schema.lease, with_for_update=True)
             self._require(row.holder, row.epoch)
             row.holder, row.expires_at = "", _database_time(session)
 
@@ -129,7 +128,11 @@ class Term:
         """
         # FOR SHARE makes a takeover wait for this transaction. SQLite has no row locks; BEGIN IMMEDIATE admits one
         # transaction at a time.
-        query = sa.select(LeaseRow.holder, LeaseRow.epoch).where(LeaseRow.name == NAME).with_for_update(read=True)
+        query = (
+            sa.select(LeaseRow.holder, LeaseRow.epoch)
+            .where(LeaseRow.name == self._database.schema.lease)
+            .with_for_update(read=True)
+        )
         self._require(*session.execute(query).one())
 
     def check_deadline(self) -> None:
@@ -143,7 +146,7 @@ class Term:
 
     def _require(self, holder: str, epoch: int) -> None:
         if (holder, epoch) != (self._holder, self.epoch):
-            raise self._lost("another orchestrator has taken over")
+            raise self._lost("another process has taken over")
 
     def _lost(self, cause: str) -> LeaseLost:
         return LeaseLost(
@@ -160,7 +163,7 @@ def migrate_unused(database: Database) -> None:
     """
     if database.is_outdated():
         with database.snapshot() as session:
-            row = session.get_one(LeaseRow, NAME)
+            row = session.get_one(LeaseRow, database.schema.lease)
             if not _has_expired(session, row):
                 raise Conflict(
                     f"the schema changes with this version, and the orchestrator {row.holder} of an earlier one leads",
@@ -175,7 +178,7 @@ def migrate_unused(database: Database) -> None:
 def get_scope(database: Database) -> str:
     """Returns the random id of a database, which names what its orchestrators lock outside of it."""
     with database.snapshot() as session:
-        return session.get_one(LeaseRow, NAME).scope
+        return session.get_one(LeaseRow, database.schema.lease).scope
 
 
 def _has_expired(session: Session, row: LeaseRow) -> bool:

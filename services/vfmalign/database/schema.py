@@ -23,11 +23,13 @@ class Schema:
         service: short name, such as `finetuning`.
         migrations: folder of alembic's migrations, as `package:folder`.
         tables: of the service.
+        lease: name of the lease of its leader.
     """
 
     service: str
     migrations: str
     tables: sa.MetaData
+    lease: str
 
     @property
     def version_table(self) -> str:

@@ -11,7 +11,7 @@ from vfmalign.finetuning.jobs import tables as _jobs
 
 _TABLES = (_jobs, _checks, _experiments)
 """Modules whose tables `Base` holds once they are imported."""
-SCHEMA = Schema("finetuning", "vfmalign.finetuning:migrations", Base.metadata)
+SCHEMA = Schema("finetuning", "vfmalign.finetuning:migrations", Base.metadata, "orchestrator")
 
 
 def open_database(url: str) -> Database:

@@ -6,32 +6,12 @@ import sys
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, Field, SecretStr, field_validator
+from pydantic import BaseModel, Field, field_validator
 
 from vfmalign.core.runtime.settings import ServerSettings, ServiceClientSettings, ServiceSettings
+from vfmalign.database.settings import DatabaseSettings, LeaseSettings
 
 _NAME_OR_EMPTY = r"^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$"
-
-
-class DatabaseSettings(BaseModel, frozen=True):
-    """`VFMALIGN_DATABASE__*`: the database of jobs, checks and experiments."""
-
-    url: SecretStr | None = Field(
-        default=None,
-        description="sqlite:///<file> or postgresql://user:password@host/name; without it a SQLite file in the state "
-        "directory",
-    )
-
-
-class LeaseSettings(BaseModel, frozen=True):
-    """`VFMALIGN_LEASE__*`: which of several orchestrators of one database leads."""
-
-    ttl_s: float = Field(
-        default=10.0,
-        ge=1.0,
-        le=300.0,
-        description="seconds after which another orchestrator takes over from one that does not renew its lease",
-    )
 
 
 class LauncherSettings(BaseModel, frozen=True):
@@ -175,6 +155,4 @@ class FinetuningSettings(ServiceSettings, ServiceClientSettings):
     @property
     def database_url(self) -> str:
         """The database's URL."""
-        if self.database.url is not None:
-            return self.database.url.get_secret_value()
-        return f"sqlite:///{self.state_dir / 'finetuning.db'}"
+        return self.database.get_url(self.state_dir / "finetuning.db")

@@ -119,7 +119,7 @@ class MonitoringServiceServicer:
 
     def Observe(self, request, context):
         """Records observations in the order of the request, which is the order of the evidence. Idempotent by observation id: one that is
-        sent again is recorded once. All of a request are recorded, or after an error none.
+        sent again is recorded once. After an error, some may have been recorded: send the request again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

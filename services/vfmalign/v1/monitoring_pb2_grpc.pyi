@@ -41,7 +41,7 @@ class MonitoringServiceStub:
     """Lists monitors, newest first."""
     Observe: _grpc.UnaryUnaryMultiCallable[_monitoring_pb2.ObserveRequest, _monitoring_pb2.ObserveResponse]
     """Records observations in the order of the request, which is the order of the evidence. Idempotent by observation id: one that is
-    sent again is recorded once. All of a request are recorded, or after an error none.
+    sent again is recorded once. After an error, some may have been recorded: send the request again.
     """
     WatchMonitor: _grpc.UnaryStreamMultiCallable[_monitoring_pb2.WatchMonitorRequest, _monitoring_pb2.WatchMonitorResponse]
     """Streams the monitor at every change until the caller leaves or the monitor is deleted."""
@@ -75,7 +75,7 @@ class MonitoringServiceAsyncStub(MonitoringServiceStub):
     """Lists monitors, newest first."""
     Observe: _aio.UnaryUnaryMultiCallable[_monitoring_pb2.ObserveRequest, _monitoring_pb2.ObserveResponse]  # type: ignore[assignment]
     """Records observations in the order of the request, which is the order of the evidence. Idempotent by observation id: one that is
-    sent again is recorded once. All of a request are recorded, or after an error none.
+    sent again is recorded once. After an error, some may have been recorded: send the request again.
     """
     WatchMonitor: _aio.UnaryStreamMultiCallable[_monitoring_pb2.WatchMonitorRequest, _monitoring_pb2.WatchMonitorResponse]  # type: ignore[assignment]
     """Streams the monitor at every change until the caller leaves or the monitor is deleted."""
@@ -130,7 +130,7 @@ class MonitoringServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_monitoring_pb2.ObserveResponse, _abc.Awaitable[_monitoring_pb2.ObserveResponse]]:
         """Records observations in the order of the request, which is the order of the evidence. Idempotent by observation id: one that is
-        sent again is recorded once. All of a request are recorded, or after an error none.
+        sent again is recorded once. After an error, some may have been recorded: send the request again.
         """
 
     @_abc_1.abstractmethod

@@ -19,6 +19,7 @@ from vfmalign.client.messages.checks import Check, CheckSpec, VerdictLabel
 from vfmalign.client.messages.common import JOB_STATES, STATES, Estimate
 from vfmalign.client.messages.experiments import ExperimentSpec
 from vfmalign.client.messages.features import PacsReference
+from vfmalign.client.messages.monitors import MonitorSpec
 from vfmalign.core.domain.errors import BadOption
 from vfmalign.core.domain.jobs import JobKind, Network
 from vfmalign.core.domain.models import Objective
@@ -201,6 +202,15 @@ def test_a_number_out_of_range_comes_with_its_limit(field, value, remedy):
     with pytest.raises(BadOption, match=f"{field}: out of range") as caught:
         CheckSpec.from_fields(model_id="m", dataset_id="d", task="segmentation", **{field: value})
     assert caught.value.remedy == remedy
+
+
+@pytest.mark.parametrize("field", ["run_length", "patient_window_days", "max_silence_hours"])
+def test_a_number_that_is_not_set_has_no_range(field):
+    spec = MonitorSpec.from_fields(reference={"feature_set_id": "a"})
+    assert MonitorSpec.from_proto(spec.to_proto()) == spec
+    assert getattr(MonitorSpec.from_json(json.dumps(spec.to_json_dict())), field) == 0
+    with pytest.raises(BadOption, match=f"{field}: out of range"):
+        MonitorSpec.from_fields(reference={"feature_set_id": "a"}, **{field: -1})
 
 
 def test_fields_of_a_caller_are_named_where_they_are_wrong():

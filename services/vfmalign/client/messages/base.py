@@ -13,7 +13,14 @@ from typing import Any, ClassVar, ParamSpec, Self, TypeVar, cast
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
 from google.protobuf.json_format import MessageToDict, Parse, ParseDict
 from google.protobuf.message import Message
-from pydantic import BeforeValidator, JsonValue, ValidationError, ValidationInfo
+from pydantic import (
+    BeforeValidator,
+    JsonValue,
+    ValidationError,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
 
 from vfmalign.core.domain.errors import BadOption, Internal
 from vfmalign.core.domain.record import FORMATS, Record
@@ -121,6 +128,14 @@ def unset_means(default: object) -> BeforeValidator:
         return default if info.context == VIA_PROTO and value in (0, []) else value
 
     return BeforeValidator(replace)
+
+
+def _check_unless_zero(value: object, check: ValidatorFunctionWrapHandler) -> object:
+    return 0 if value in (0, "0") else check(value)  # protobuf's JSON quotes 64-bit integers
+
+
+UNLESS_ZERO = WrapValidator(_check_unless_zero)
+"""Takes 0 for a number that is not set, whatever its range: the API checks only numbers that are set."""
 
 
 def to_bad_option(error: ValidationError, field: str = "", names: Mapping[str, str] | None = None) -> BadOption:

@@ -70,6 +70,11 @@ def experiment_key(experiment: str, name: str) -> str:
     return f"experiments/{experiment}/{name}"
 
 
+def monitor_key(monitor: str, uid: str, name: str) -> str:
+    """Address of one of a monitor's artifacts; `uid` tells it from earlier ones of the same id."""
+    return f"monitors/{monitor}/{uid}/{name}"
+
+
 INCOMING = "incoming/"
 """Prefix of files that clients upload for an import."""
 

@@ -19,9 +19,9 @@ from vfmalign.core.domain.errors import BadOption, BadTensor, InvalidInput
 from vfmalign.core.runtime.auth_settings import DEFAULT_TENANT, TENANT_OF_KEYS, TenantName
 from vfmalign.core.runtime.settings import Settings, StoreSettings, parse
 from vfmalign.core.storage.arrays import NPY, read_npy
-from vfmalign.core.storage.datasets import load_dataset
-from vfmalign.core.storage.feature_sets import LoadedFeatureSet, read_feature_set
+from vfmalign.core.storage.feature_sets import read_feature_set
 from vfmalign.core.storage.store.object_store import ObjectStore
+from vfmalign.monitoring.feature_rows import read_strata
 from vfmalign.monitoring.local.tables import DAY, OBSERVATION, PATIENT, parse_days, read_table
 
 Array = NDArray[Any]
@@ -127,7 +127,7 @@ def _read_set(store: ObjectStore, source: str, by: str, name: str) -> Rows:
         layers=dict(loaded.layers),
         observations=list(manifest.case_ids),
         patients=list(manifest.groups),
-        strata=_read_strata(store, loaded, by) if by else None,
+        strata=read_strata(store, manifest, by, "by") if by else None,
         days=None,
         title=f"{manifest.request.dataset_id}, {manifest.request.split}",
         origin=(
@@ -136,24 +136,10 @@ def _read_set(store: ObjectStore, source: str, by: str, name: str) -> Rows:
             manifest.request.init_seed,
             manifest.request.pooling,
             manifest.request.input_transform,
-            manifest.request.preprocessing,
+            manifest.request.preprocessing.content_digest(),
             manifest.request.format,
         ),
     )
-
-
-def _read_strata(store: ObjectStore, loaded: LoadedFeatureSet, by: str) -> list[str]:
-    request = loaded.manifest.request
-    dataset = load_dataset(store, request.dataset_id, request.dataset_digest)
-    strata = {case.id: case.strata for case in dataset.split(request.split)}
-    known = sorted({kind for values in strata.values() for kind in values})
-    if by not in known:
-        raise InvalidInput(
-            f"no case of dataset {request.dataset_id} has this stratum",
-            field="by",
-            remedy=f"choose one of {', '.join(known)}" if known else "leave it out: the dataset has no strata",
-        )
-    return [strata[case_id].get(by, "") for case_id in loaded.manifest.case_ids]
 
 
 def _join(parts: Sequence[Rows], name: str) -> Rows:

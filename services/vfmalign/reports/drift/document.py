@@ -12,6 +12,7 @@ from pydantic import Field
 
 from vfmalign.client.messages.common import Estimate
 from vfmalign.core.domain.record import Record
+from vfmalign.reports.drift.live import Acknowledgement, LiveMonitor
 
 MAX_POINTS = 1000
 """Largest number of moments in the history."""
@@ -64,12 +65,14 @@ class AlarmRecord(Record):
         observation: id of the row's observation.
         components: whose evidence had reached its threshold.
         time: when the row arrived; None where unknown.
+        acknowledged: None if nobody has, or where there is no service.
     """
 
     row: int
     observation: str
     components: tuple[Component, ...]
     time: datetime | None = None
+    acknowledged: Acknowledgement | None = None
 
 
 class StratumRows(Record):
@@ -148,7 +151,7 @@ class DriftDocument(Record):
         title: names the stream.
         reference: names the reference.
         layer: whose features raise the alarm; empty for an array without layers.
-        reference_rows: patients of the reference, each with one row.
+        reference_rows: patients of the reference, each with one row; 0 where unknown.
         channels: number of channels of the layer.
         alpha: largest probability of ever raising an alarm without drift; None with `run_length`.
         run_length: number of rows A, where an alarm within T rows has a probability of at most T/A without drift; None
@@ -169,6 +172,7 @@ class DriftDocument(Record):
         windows: over time, of all rows, then of the last rows by stratum.
         moved_rows: number of the last rows whose channels are compared.
         notes: assumptions and limits, each one sentence.
+        monitor: of the service; None for a stream without one.
     """
 
     version: Literal[1] = 1
@@ -197,6 +201,7 @@ class DriftDocument(Record):
     moved_rows: int = 0
     channel_shifts: tuple[ChannelShift, ...] = ()
     notes: tuple[str, ...] = ()
+    monitor: LiveMonitor | None = None
 
     @property
     def strongest(self) -> ComponentEvidence:

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import math
+from datetime import UTC, datetime, timedelta
 
 from vfmalign.client.formatting import ABSENT, format_interval, format_number, join_notes
+from vfmalign.client.messages.monitors import EpochStart
 from vfmalign.core.formats.documents import pluralise
 from vfmalign.reports.drift.document import COMPONENT_LABELS, Component, DriftDocument, Window
+from vfmalign.reports.drift.live import Acknowledgement
 
 WINDOWS_NOTE = (
     "MMD² describes: α does not cover it, and p is not adjusted for windows, layers and strata. The alarm follows from "
     "the evidence alone."
 )
+EPOCH_STARTS: dict[EpochStart, str] = {
+    "fixed": "at a time fixed without regard to the observations",
+    "unseen_reference": "with a reference of patients that no earlier epoch had seen",
+    "reset": "by a reset, without a guarantee",
+}
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
@@ -60,12 +68,73 @@ def write_verdict(document: DriftDocument) -> str:
             return "No row has entered yet: nothing can be said."
         return f"No alarm in {pluralise(document.rows, 'row')}."
     since = document.rows - document.alarm.row
-    moment = "" if document.alarm.time is None else f", {document.alarm.time:%d %B %Y, %H:%M UTC}"
+    moment = "" if document.alarm.time is None else f", {format_moment(document.alarm.time)}"
     rows = f", {pluralise(since, 'row')} ago" if since else ", the last one"
     return (
         f"Alarm since row {document.alarm.row:,} of {document.rows:,}{moment}{rows}: the stream no longer looks like "
         "the reference."
     )
+
+
+def describe_acknowledgement(acknowledged: Acknowledgement | None) -> str:
+    """Says whether somebody has seen an alarm, and what they wrote."""
+    if acknowledged is None:
+        return "Nobody has acknowledged it yet"
+    return f"Acknowledged {format_moment(acknowledged.time)}" + (f": {acknowledged.note}" if acknowledged.note else "")
+
+
+def list_cautions(document: DriftDocument) -> list[tuple[str, str]]:
+    """Returns what a reader must know before the rest, each as a title and a sentence."""
+    cautions = []
+    if not document.has_guarantee:
+        cautions.append(("No guarantee.", "The rate of false alarms of this epoch has no bound."))
+    monitor = document.monitor
+    if monitor is not None and monitor.state == "paused":
+        text = "Observations are recorded and do not enter the evidence until the monitor is resumed."
+        cautions.append(("Paused.", text))
+    if monitor is not None and monitor.is_silent:
+        limit = pluralise(monitor.max_silence_hours or 0, "hour")
+        since = monitor.last_observation_time or monitor.create_time
+        what = "the last observation" if monitor.last_observation_time else "the monitor was created"
+        age = describe_age(since, monitor.write_time)
+        cautions.append(("Silent.", f"{age} have passed since {what}; the limit is {limit}."))
+    return cautions
+
+
+def describe_arrivals(document: DriftDocument) -> str:
+    """Says when a monitor of the service was described, and when its last observation arrived."""
+    monitor = document.monitor
+    if monitor is None:
+        return ""
+    written = f"As of {format_moment(monitor.write_time)}"
+    if monitor.last_observation_time is None:
+        return f"{written}; no observation has arrived yet"
+    age = describe_age(monitor.last_observation_time, monitor.write_time)
+    return f"{written}; the last observation arrived {age} before"
+
+
+def describe_windows_age(document: DriftDocument) -> str:
+    """Says when the windows of a monitor of the service were compared, and how many rows they lack."""
+    if document.monitor is None or document.monitor.window_time is None:
+        return ""
+    last = max((one.last_row for one in document.windows), default=document.rows)
+    since = document.rows - last
+    rows = f"; {pluralise(since, 'row')} entered since the last window" if since else ""
+    return f"Compared {format_moment(document.monitor.window_time)}{rows}"
+
+
+def format_moment(time: datetime) -> str:
+    """Formats a time in UTC."""
+    return f"{time.astimezone(UTC):%d %B %Y, %H:%M UTC}"
+
+
+def describe_age(since: datetime, until: datetime) -> str:
+    """Returns the time between two moments in its largest unit, of which there are at least two."""
+    minutes = max(until - since, timedelta()) // timedelta(minutes=1)
+    for unit, size in (("day", 1440), ("hour", 60)):
+        if minutes >= 2 * size:
+            return pluralise(minutes // size, unit)
+    return pluralise(minutes, "minute") if minutes else "less than a minute"
 
 
 def describe_strength(document: DriftDocument) -> str:
@@ -93,7 +162,10 @@ def list_changes(document: DriftDocument) -> list[str]:
     windows = [window for window in document.windows if window.layer == document.layer]
     overall = [window for window in windows if not window.stratum]
     if overall:
-        changes.append(f"Last {pluralise(overall[-1].rows, 'row')}: {describe_window(overall[-1])}")
+        last = overall[-1]
+        is_newest = last.last_row == document.rows
+        place = f"Last {pluralise(last.rows, 'row')}" if is_newest else f"Rows {last.first_row:,} to {last.last_row:,}"
+        changes.append(f"{place}: {describe_window(last)}")
     strata = [f"{window.stratum} {describe_window(window)}" for window in windows if window.stratum]
     if strata and document.mix is not None:
         changes.append(f"Within each {document.mix.kind}: {'; '.join(strata)}")

@@ -8,6 +8,7 @@ import subprocess
 
 import pytest
 from tests.drift_documents import make_document
+from tests.monitor_records import make_alarm, make_epoch, make_live_document, make_monitor
 
 from vfmalign.core.domain.jobs import CaseScore
 from vfmalign.reports.checks import page as check_report
@@ -136,6 +137,16 @@ def test_a_monitor_s_page(open_page, alarm_row):
     assert list_problems(views, console) == []
     assert views[0]["title"] == "Drift of february, test"
     assert len(views[0]["first"]) == 4, "the caution, the verdict, the evidence and the windows"
+    assert max(views[0]["first"]) <= FIRST_SCREEN
+
+
+def test_the_page_of_a_monitor_of_the_service(open_page):
+    epochs = [make_epoch(make_alarm(note="x" * 1000), number=number) for number in (3, 2, 1)]
+    spec = make_monitor().spec.model_copy(update={"max_silence_hours": 2, "title": "t" * 200})
+    monitor = make_monitor(epoch=epochs[0], earlier_epochs=tuple(epochs[1:]), state="paused", spec=spec)
+    views, console = open_page(drift_page.render(make_live_document(monitor)))
+    assert list_problems(views, console) == []
+    assert len(views[0]["first"]) == 4, "the cautions, the verdict, the evidence and the windows"
     assert max(views[0]["first"]) <= FIRST_SCREEN
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal
 from google.protobuf.message import Message
 from pydantic import Field
 
-from vfmalign.client.messages.base import ApiMessage, unset_means
+from vfmalign.client.messages.base import UNLESS_ZERO, ApiMessage, unset_means
 from vfmalign.client.messages.generated.common import Estimate
 from vfmalign.core.domain.declarations import OptionalKind
 from vfmalign.core.domain.record import Id, OptionalSha256, Sha256
@@ -70,16 +70,16 @@ class MonitorSpec(ApiMessage):
     has it.
     """
     alpha: Annotated[float, unset_means(0.01)] = Field(default=0.01, gt=0.0, le=0.5, allow_inf_nan=False)
-    """Largest probability of ever raising an alarm without drift, over all epochs with a guarantee; left out with
+    """Largest probability of ever raising an alarm without drift, over all epochs with a guarantee; ignored with
     `run_length`.
     """
-    run_length: int = Field(default=0, ge=100, le=1000000000)
+    run_length: Annotated[int, UNLESS_ZERO] = Field(default=0, ge=100, le=1000000000)
     """Number of rows A in place of `alpha`: without drift, the first alarm of an epoch comes within T rows with a
     probability of at most T/A. 0, the default, takes `alpha`.
     """
     mix_alpha: Annotated[float, unset_means(0.01)] = Field(default=0.01, gt=0.0, le=0.5, allow_inf_nan=False)
     """Alpha of the test of the mix of strata, which never raises the alarm."""
-    patient_window_days: int = Field(default=0, ge=1, le=36500)
+    patient_window_days: Annotated[int, UNLESS_ZERO] = Field(default=0, ge=1, le=36500)
     """Days after which a patient may enter the evidence again, and is then assumed to be independent of the earlier
     observation; 0, the default, for never. Days are those of `acquire_time` in UTC, or of the arrival where it is
     unknown.
@@ -88,7 +88,7 @@ class MonitorSpec(ApiMessage):
     """Seed of all draws."""
     window_rows: Annotated[int, unset_means(100)] = Field(default=100, ge=16, le=5000)
     """Rows of a window, whose MMD² to the reference is computed."""
-    max_silence_hours: int = Field(default=0, ge=1, le=8760)
+    max_silence_hours: Annotated[int, UNLESS_ZERO] = Field(default=0, ge=1, le=8760)
     """Hours without an observation after which the alert VfmalignMonitorSilent fires; 0, the default, for never."""
     title: str = ""
     """Title of the report; empty means the monitor's id. It must not identify a patient."""

@@ -164,6 +164,26 @@ def check_extraction(identity: Identity | None, *, by_reference: bool) -> None:
     )
 
 
+def check_observation(identity: Identity | None, *, stored: bool) -> None:
+    """Checks what a caller may send with Observe: the role router sends features, and names no stored ones.
+
+    Args:
+        identity: the caller; None where the service itself acts, outside a call.
+        stored: whether the request names stored features.
+
+    Raises:
+        Forbidden: the caller may not.
+    """
+    if identity is None or not stored or identity.roles & (_OBSERVE - {"router"}):
+        return
+    raise Forbidden(
+        "the role router allows Observe of features in the request alone",
+        subject="/vfmalign.v1.MonitoringService/Observe",
+        remedy="send the features as tensors, or ask an administrator for the role researcher",
+        reason="MISSING_ROLE",
+    )
+
+
 def check_ownership(identity: Identity | None, created_by: str, subject: str) -> None:
     """Checks that a caller may end or restart what somebody created: the creator and admins may.
 

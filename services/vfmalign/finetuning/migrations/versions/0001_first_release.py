@@ -77,6 +77,7 @@ def upgrade() -> None:
         sa.Column("epoch", sa.BigInteger, nullable=False),
         sa.Column("expires_at", _TIME, nullable=False),
         sa.Column("scope", sa.String(32), nullable=False),
+        if_not_exists=True,  # services that share a database share this table
     )
     past = datetime(1970, 1, 1, tzinfo=UTC)
     row = {"name": "orchestrator", "holder": "", "epoch": 0, "expires_at": past, "scope": uuid.uuid4().hex}

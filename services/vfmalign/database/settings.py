@@ -1,0 +1,32 @@
+"""Settings of services with a database."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import BaseModel, Field, SecretStr
+
+
+class DatabaseSettings(BaseModel, frozen=True):
+    """`VFMALIGN_DATABASE__*`: the database of a service."""
+
+    url: SecretStr | None = Field(
+        default=None,
+        description="sqlite:///<file> or postgresql://user:password@host/name; without it a SQLite file in the state "
+        "directory",
+    )
+
+    def get_url(self, file: Path) -> str:
+        """Returns the database's URL, which is that of a SQLite file where none is set."""
+        return f"sqlite:///{file}" if self.url is None else self.url.get_secret_value()
+
+
+class LeaseSettings(BaseModel, frozen=True):
+    """`VFMALIGN_LEASE__*`: which of several processes of one database leads."""
+
+    ttl_s: float = Field(
+        default=10.0,
+        ge=1.0,
+        le=300.0,
+        description="seconds after which another process takes over from one that does not renew its lease",
+    )

@@ -1,0 +1,58 @@
+"""Stored feature sets as monitors use them: what produced them, and the stratum of each row."""
+
+from __future__ import annotations
+
+from vfmalign.client.messages.monitors import FeatureOrigin
+from vfmalign.core.domain.errors import InvalidInput
+from vfmalign.core.storage.datasets import load_dataset
+from vfmalign.core.storage.feature_sets import FeatureRequest, Manifest
+from vfmalign.core.storage.store.object_store import ObjectStore
+
+
+def get_origin(request: FeatureRequest, field: str = "reference.feature_set_id") -> FeatureOrigin:
+    """Returns what produced the features of a set, whatever its dataset calls the modalities.
+
+    Args:
+        request: of the set.
+        field: that names the set, for errors.
+
+    Raises:
+        InvalidInput: random weights did.
+    """
+    if request.initialisation == "random":
+        raise InvalidInput(
+            "its features come from random weights",
+            field=field,
+            remedy="extract the features with the model's checkpoint",
+        )
+    return FeatureOrigin(
+        checkpoint_sha256=request.model_sha256,
+        preprocessing_sha256=request.preprocessing.content_digest(),
+        input_transform=request.input_transform,
+    )
+
+
+def read_strata(store: ObjectStore, manifest: Manifest, stratum: str, field: str) -> list[str]:
+    """Returns the stratum of each row; empty where it is unknown.
+
+    Args:
+        store: object store of the set's dataset.
+        manifest: of the set.
+        stratum: such as `scanner`.
+        field: that names the stratum, for errors.
+
+    Raises:
+        InvalidInput: no case of the dataset has this stratum.
+        NotFound, PreconditionFailed: the dataset is gone, or has changed.
+    """
+    request = manifest.request
+    dataset = load_dataset(store, request.dataset_id, request.dataset_digest)
+    strata = {case.id: case.strata for case in dataset.split(request.split)}
+    known = sorted({kind for values in strata.values() for kind in values})
+    if stratum not in known:
+        raise InvalidInput(
+            f"no case of dataset {request.dataset_id} has this stratum",
+            field=field,
+            remedy=f"choose one of {', '.join(known)}" if known else "leave it out: the dataset has no strata",
+        )
+    return [strata[case_id].get(stratum, "") for case_id in manifest.case_ids]

@@ -1,0 +1,1 @@
+"""Versions of the schema, one file each in `versions`. A released version never changes: add the next one."""

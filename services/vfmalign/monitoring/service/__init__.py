@@ -1,0 +1,1 @@
+"""`MonitoringService`: monitors in a database, their evidence, and what the leader adds to it."""

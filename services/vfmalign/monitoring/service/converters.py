@@ -1,0 +1,79 @@
+"""Conversion of monitors and results to messages of the API."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vfmalign.client.messages.monitors import (
+    ChannelShift,
+    ComponentEvidence,
+    Monitor,
+    MonitorAlarm,
+    MonitorEpoch,
+    MonitorReference,
+    StratumMix,
+    WindowedShift,
+)
+from vfmalign.monitoring.service.repository import StoredEpoch, StoredMonitor
+from vfmalign.v1 import monitoring_pb2
+
+
+def to_message(monitor: StoredMonitor, *, whole: bool = True) -> Monitor:
+    """Converts a monitor.
+
+    Args:
+        monitor: the monitor.
+        whole: False for lists, which leave out windows, channels and earlier epochs.
+    """
+    status = monitor.status
+    counts = {name: count for name, count in monitor.counts.items() if name not in {"late", "future"}}
+    return Monitor(
+        monitor_id=monitor.id,
+        spec=monitor.spec,
+        state=monitor.state,
+        origin=monitor.origin,
+        model_id=monitor.model_id,
+        channels=next(iter(monitor.layers.values())),
+        epoch=_to_epoch(monitor.epoch),
+        components=tuple(
+            ComponentEvidence(component=name, log_evidence=log_evidence, log_threshold=log_threshold)
+            for name, (log_evidence, log_threshold) in status["components"].items()
+        ),
+        blocks_are_active=status["blocks_are_active"],
+        outcomes=counts,
+        late_observations=monitor.counts.get("late", 0),
+        future_observations=monitor.counts.get("future", 0),
+        last_observation_time=monitor.last_observed_at,
+        last_acquire_time=monitor.last_acquired_at,
+        mix=StratumMix.model_validate(status["mix"]) if monitor.spec.stratum else None,
+        windowed_shifts=tuple(map(WindowedShift.model_validate, monitor.shifts if whole else ())),
+        channel_shifts=tuple(map(ChannelShift.model_validate, monitor.channels if whole else ())),
+        earlier_epochs=tuple(map(_to_epoch, monitor.epochs[1:] if whole else ())),
+        create_time=monitor.created_at,
+    )
+
+
+def _to_epoch(epoch: StoredEpoch) -> MonitorEpoch:
+    return MonitorEpoch(
+        number=epoch.number,
+        start=epoch.start,
+        has_guarantee=epoch.has_guarantee,
+        reference=MonitorReference(feature_set_id=epoch.feature_set_id, manifest_sha256=epoch.manifest_sha256),
+        start_time=epoch.started_at,
+        rows=epoch.rows,
+        alarm=None if epoch.alarm is None else MonitorAlarm.model_validate(epoch.alarm),
+    )
+
+
+def to_result(result: dict[str, Any]) -> monitoring_pb2.ObservationResult:
+    """Converts what one observation did; see `EvidenceKeeper.record`."""
+    return monitoring_pb2.ObservationResult(
+        observation_id=result["observation_id"],
+        outcome=f"OBSERVATION_OUTCOME_{result['outcome'].upper()}",
+        duplicate=result["duplicate"],
+        row=result["row"],
+        epoch=result["epoch"],
+        p_value=result["p_value"],
+        late=result["late"],
+        raised_alarm=result["raised_alarm"],
+    )

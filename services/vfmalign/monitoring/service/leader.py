@@ -1,0 +1,203 @@
+"""What the leader adds: windows, metrics, and the deletion of what is no longer needed."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+
+import numpy as np
+import sqlalchemy as sa
+from cachetools import LRUCache
+
+from vfmalign.client.async_client import AsyncClient
+from vfmalign.client.messages.monitors import ChannelShift
+from vfmalign.core.domain.errors import VfmalignError
+from vfmalign.core.runtime import logs
+from vfmalign.core.storage.store.object_store import ObjectStore
+from vfmalign.database.database import Database
+from vfmalign.database.lease import Term
+from vfmalign.database.tables import now
+from vfmalign.monitoring import metrics
+from vfmalign.monitoring.service import windows
+from vfmalign.monitoring.service.evidence import EvidenceKeeper
+from vfmalign.monitoring.service.references import LoadedReference, load_reference
+from vfmalign.monitoring.service.repository import PAUSED, MonitorRepository, StoredMonitor
+from vfmalign.monitoring.settings import MonitoringOptions
+from vfmalign.monitoring.tables import InputRow, MonitorRow
+
+_CLEAN_S = 600.0
+_UNUSED_AFTER = timedelta(hours=1)
+_RETRY_S = 60.0
+_REFERENCES = 4
+_PREFIX = "monitors/"
+_log = logs.get(__name__)
+
+
+@dataclass(frozen=True)
+class Tenancy:
+    """What the service has for one tenant.
+
+    Attributes:
+        database: its monitors.
+        store: its objects.
+        keeper: its evidence.
+        client: calls the MMD service for it; None without one.
+    """
+
+    database: Database
+    store: ObjectStore
+    keeper: EvidenceKeeper
+    client: AsyncClient | None
+
+
+class Leader:
+    """The work of `Leadership`.
+
+    Args:
+        term: fences every write.
+        tenancies: by tenant.
+        options: intervals and retention.
+    """
+
+    def __init__(self, term: Term, tenancies: Mapping[str, Tenancy], options: MonitoringOptions) -> None:
+        self._tenancies = tenancies
+        self._options = options
+        self._databases = {name: one.database.guarded_by(term.verify) for name, one in tenancies.items()}
+        self._monitors = {name: MonitorRepository(one.database, 1) for name, one in tenancies.items()}
+        self._references: LRUCache[tuple[str, ...], LoadedReference] = LRUCache(_REFERENCES)
+        self._not_before: dict[tuple[str, str], float] = {}
+        self._stopped = asyncio.Event()
+
+    async def run(self) -> None:
+        """Runs the loops until `stop`."""
+        try:
+            await asyncio.gather(
+                self._repeat(self._options.poll_s, lambda: asyncio.to_thread(self._export)),
+                self._repeat(self._options.poll_s, self._compute_windows),
+                self._repeat(_CLEAN_S, lambda: asyncio.to_thread(self._clean)),
+            )
+        finally:
+            metrics.export_samples(())
+
+    def stop(self) -> None:
+        """Ends the loops after their current rounds."""
+        self._stopped.set()
+
+    def wake(self) -> None:
+        """Does nothing: rounds are short."""
+
+    async def hand_over(self) -> None:
+        """Does nothing: the next leader begins anew."""
+
+    async def _repeat(self, pause_s: float, work: Callable[[], Awaitable[None]]) -> None:
+        """Repeats work until `stop`; what fails is tried again in the next round."""
+        while not self._stopped.is_set():
+            try:
+                await work()
+            except VfmalignError as error:
+                _log.warning("round_delayed", error=str(error))
+            except Exception:
+                _log.exception("round_failed")
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stopped.wait(), pause_s)
+
+    def _export(self) -> None:
+        metrics.export_samples(
+            [to_sample(tenant, monitor) for tenant, own in self._monitors.items() for monitor in own.list_all()]
+        )
+
+    # --- windows ---
+
+    async def _compute_windows(self) -> None:
+        for tenant, tenancy in self._tenancies.items():
+            if tenancy.client is None:
+                continue
+            for monitor in await asyncio.to_thread(self._monitors[tenant].list_all):
+                key = (tenant, monitor.uid)
+                if self._stopped.is_set():
+                    return
+                if not windows.is_due(monitor) or time.monotonic() < self._not_before.get(key, 0.0):
+                    continue
+                try:
+                    await self._compute_window(tenant, tenancy, tenancy.client, monitor)
+                    self._not_before.pop(key, None)
+                except VfmalignError as error:  # evidence goes on without it
+                    self._not_before[key] = time.monotonic() + _RETRY_S
+                    metrics.window_failures.labels(error.reason).inc()
+                    _log.warning("window_not_computed", tenant=tenant, monitor=monitor.id, error=str(error))
+
+    async def _compute_window(self, tenant: str, tenancy: Tenancy, client: AsyncClient, monitor: StoredMonitor) -> None:
+        reference = await asyncio.to_thread(self._load_reference, tenant, tenancy.store, monitor)
+        rows = await asyncio.to_thread(windows.read_rows, tenancy.database, monitor, self._options.kept_windows)
+        if not rows.numbers:
+            return
+        shifts = await windows.compare(client.mmd, monitor, reference, rows, self._options.window_timeout_s)
+        layer, width = next(iter(monitor.layers)), monitor.spec.window_rows
+        moved = np.stack([layers[layer] for layers in rows.layers[-width:]])
+        channels = await asyncio.to_thread(tenancy.keeper.get_channel_shifts, monitor.id, moved)
+        records = [ChannelShift(channel=one.channel, shift_sd=one.shift_sd, share=one.share) for one in channels]
+        await asyncio.to_thread(windows.record_window, self._databases[tenant], monitor, shifts, records)
+
+    def _load_reference(self, tenant: str, store: ObjectStore, monitor: StoredMonitor) -> LoadedReference:
+        epoch = monitor.epoch
+        key = (tenant, epoch.feature_set_id, epoch.manifest_sha256, monitor.spec.stratum, *monitor.layers)
+        if key not in self._references:
+            pinned = monitor.spec.reference.model_copy(
+                update={"feature_set_id": epoch.feature_set_id, "manifest_sha256": epoch.manifest_sha256}
+            )
+            spec = monitor.spec
+            self._references[key] = load_reference(store, pinned, spec.layer, spec.descriptive_layers, spec.stratum)
+        return self._references[key]
+
+    # --- deletion ---
+
+    def _clean(self) -> None:
+        for tenant, tenancy in self._tenancies.items():
+            before = now() - _UNUSED_AFTER
+            stored = tenancy.store.sizes_bytes(_PREFIX, before)
+            with tenancy.database.snapshot() as session:
+                rows = session.scalars(sa.select(MonitorRow)).all()
+            used = {one["key"] for row in rows for one in (row.snapshot, row.earlier_snapshot) if one is not None}
+            for key in stored.keys() - used:
+                tenancy.store.delete(key)
+            for row in rows:
+                self._delete_inputs(self._databases[tenant], row)
+
+    def _delete_inputs(self, database: Database, monitor: MonitorRow) -> None:
+        """Deletes features that neither a restart nor a window needs."""
+        if monitor.earlier_snapshot is None:
+            return
+        last = monitor.status["rows"] - self._options.kept_windows * int(monitor.spec["window_rows"])
+        of_window = (InputRow.epoch == monitor.epoch) & (InputRow.row > max(0, last))
+        with database.session() as session:
+            session.execute(
+                sa.delete(InputRow).where(
+                    InputRow.monitor_id == monitor.id,
+                    InputRow.sequence <= monitor.earlier_snapshot["sequence"],
+                    ~of_window,
+                ),
+                execution_options={"synchronize_session": False},
+            )
+
+
+def to_sample(tenant: str, monitor: StoredMonitor) -> metrics.MonitorSample:
+    """Returns what is exported of a monitor."""
+    mmd2 = windows.get_mmd2(monitor)
+    alarm = monitor.epoch.alarm
+    silence_h = monitor.spec.max_silence_hours
+    return metrics.MonitorSample(
+        tenant=tenant,
+        monitor=monitor.id,
+        log_evidence={name: value for name, (value, _) in monitor.status["components"].items()},
+        log_threshold={name: value for name, (_, value) in monitor.status["components"].items()},
+        mmd2=None if mmd2 is None else mmd2.value,
+        alarm=alarm is not None and alarm.get("acknowledge_time") is None,
+        paused=monitor.state == PAUSED,
+        lag_s=monitor.lag_s,
+        last_observation_s=(monitor.last_observed_at or monitor.created_at).timestamp(),
+        max_silence_s=silence_h * 3600.0 if silence_h else None,
+    )

@@ -1,0 +1,112 @@
+"""The reference of a monitor, from a stored feature set: one row of each patient.
+
+Legend: G patients, C channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vfmalign.client.messages.monitors import FeatureOrigin, MonitorReference
+from vfmalign.core.domain.errors import BadOption, TooLarge
+from vfmalign.core.storage.feature_sets import Manifest, read_committed, read_part
+from vfmalign.core.storage.store.object_store import ObjectStore
+from vfmalign.monitoring.feature_rows import get_origin, read_strata
+
+MAX_REFERENCE_BYTES = 2**31
+"""Most bytes of the rows of one reference, of all the layers that a monitor watches."""
+
+
+@dataclass(frozen=True)
+class LoadedReference:
+    """A reference in memory.
+
+    Attributes:
+        pinned: with the digest of its manifest.
+        origin: what produced its features.
+        model_id: of these features.
+        layers: (G, C) by layer, that which raises the alarm first.
+        patients: of each row.
+        strata: of each row; None without a stratum.
+    """
+
+    pinned: MonitorReference
+    origin: FeatureOrigin
+    model_id: str
+    layers: dict[str, NDArray[np.float32]]
+    patients: list[str]
+    strata: list[str] | None
+
+
+def load_reference(
+    store: ObjectStore, reference: MonitorReference, layer: str, descriptive: Sequence[str], stratum: str
+) -> LoadedReference:
+    """Reads a reference.
+
+    Args:
+        store: object store of the tenant.
+        reference: the feature set.
+        layer: raises the alarm; empty for the first of the set.
+        descriptive: further layers.
+        stratum: such as `scanner`; empty for none.
+
+    Raises:
+        BadOption: the set does not have a layer, or its dataset the stratum.
+        DataLoss: the set is damaged.
+        InvalidInput: its features come from random weights.
+        NotFound: there is no such set.
+        TooLarge: its rows do not fit.
+    """
+    committed = read_committed(store, reference.feature_set_id, reference.manifest_sha256)
+    manifest = committed.manifest
+    names = _choose_layers(manifest, layer, descriptive)
+    first: dict[str, int] = {}
+    for row, patient in enumerate(manifest.groups):
+        first.setdefault(patient, row)
+    rows = np.array(sorted(first.values()))
+    channels = sum(spec.channels for spec in manifest.layers if spec.name in names)
+    if (size := 4 * len(rows) * channels) > MAX_REFERENCE_BYTES:
+        raise TooLarge(
+            f"one row of each patient takes {size:,} bytes, and at most {MAX_REFERENCE_BYTES:,} are read",
+            subject=f"feature set {reference.feature_set_id}",
+            remedy="name fewer layers, or extract a reference of fewer patients",
+        )
+    strata = read_strata(store, manifest, stratum, "spec.stratum") if stratum else None
+    return LoadedReference(
+        pinned=MonitorReference(feature_set_id=reference.feature_set_id, manifest_sha256=committed.sha256),
+        origin=get_origin(manifest.request),
+        model_id=manifest.request.model_id,
+        layers=_read_rows(store, manifest, names, rows),
+        patients=[manifest.groups[row] for row in rows],
+        strata=None if strata is None else [strata[row] for row in rows],
+    )
+
+
+def _choose_layers(manifest: Manifest, layer: str, descriptive: Sequence[str]) -> list[str]:
+    known = [spec.name for spec in manifest.layers]
+    names = [layer or known[0], *descriptive]
+    for name, field in zip(names, ["spec.layer"] + ["spec.descriptive_layers"] * len(descriptive), strict=True):
+        if name not in known:
+            problem = f"the feature set has no layer `{name}`"
+            raise BadOption(problem, field=field, remedy=f"choose from {', '.join(known[:16])}")
+    if len(set(names)) != len(names):
+        raise BadOption("a layer is named twice", field="spec.descriptive_layers", remedy="name each layer once")
+    return names
+
+
+def _read_rows(
+    store: ObjectStore, manifest: Manifest, names: Sequence[str], rows: NDArray[np.int64]
+) -> dict[str, NDArray[np.float32]]:
+    """Reads chosen rows part by part, so that only these are held in memory."""
+    chosen: dict[str, list[NDArray[np.float32]]] = {name: [] for name in names}
+    for index, part in enumerate(manifest.parts):
+        inside = rows[(rows >= part.start_row) & (rows < part.start_row + part.rows)] - part.start_row
+        if len(inside):
+            layers = read_part(store, manifest, index)
+            for name in names:
+                chosen[name].append(layers[name][inside])
+    return {name: np.concatenate(arrays) for name, arrays in chosen.items()}

@@ -1,0 +1,391 @@
+"""Repository of monitors: requests, states, epochs and alarms. `evidence` records their observations."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from vfmalign.client.messages.monitors import FeatureOrigin, MonitorSpec
+from vfmalign.core.domain.errors import Conflict, Exhausted, NotFound, PreconditionFailed
+from vfmalign.core.rpc.access.identity import current_identity
+from vfmalign.database.database import Database
+from vfmalign.database.pagination import Page, PageRequest, read_page
+from vfmalign.database.tables import now
+from vfmalign.monitoring.sequential import EpochStart
+from vfmalign.monitoring.service.references import LoadedReference
+from vfmalign.monitoring.service.snapshots import Snapshot
+from vfmalign.monitoring.tables import EpochRow, MonitorRow, ObservationRow, WindowRow
+
+ACTIVE, PAUSED = "active", "paused"
+Points = list[tuple[int, datetime, list[float | None]]]
+"""Rows of an epoch: when each arrived, and the evidence of each component."""
+Windows = list[tuple[datetime, list[dict[str, Any]]]]
+"""When windows were computed, and their shifts."""
+MAX_EARLIER_EPOCHS = 100
+"""Epochs that a monitor shows beside the current one."""
+_MAX_WINDOWS = 12
+
+
+@dataclass(frozen=True)
+class StoredEpoch:
+    """An epoch; see `tables.EpochRow`."""
+
+    number: int
+    start: str
+    has_guarantee: bool
+    feature_set_id: str
+    manifest_sha256: str
+    started_at: datetime
+    rows: int
+    alarm: dict[str, Any] | None
+
+
+@dataclass(frozen=True)
+class StoredMonitor:
+    """A monitor as the database holds it; see `tables.MonitorRow`.
+
+    Attributes:
+        epochs: newest first; lists have the current one alone.
+        shifts, channels: of the last window; lists leave them out.
+    """
+
+    id: str
+    uid: str
+    state: str
+    spec: MonitorSpec
+    origin: FeatureOrigin
+    model_id: str
+    layers: dict[str, int]
+    sequence: int
+    status: dict[str, Any]
+    counts: dict[str, int]
+    last_observed_at: datetime | None
+    last_acquired_at: datetime | None
+    lag_s: float | None
+    created_at: datetime
+    created_by: str
+    epochs: tuple[StoredEpoch, ...]
+    shifts: tuple[dict[str, Any], ...] = ()
+    channels: tuple[dict[str, Any], ...] = ()
+
+    @property
+    def epoch(self) -> StoredEpoch:
+        """The current epoch."""
+        return self.epochs[0]
+
+
+@dataclass(frozen=True)
+class Watched:
+    """What an observation is checked against."""
+
+    uid: str
+    layers: dict[str, int]
+    stratum: str
+
+
+@dataclass(frozen=True)
+class NewMonitor:
+    """What `create` stores: the prepared reference, and the first snapshot and status of the state."""
+
+    uid: str
+    spec: MonitorSpec
+    reference: LoadedReference
+    snapshot: Snapshot
+    status: dict[str, Any]
+
+
+class MonitorRepository:
+    """All monitors of a tenant. Every method is one transaction.
+
+    Args:
+        database: where the tables are, and whose rows are meant.
+        quota: most monitors of the tenant.
+    """
+
+    def __init__(self, database: Database, quota: int) -> None:
+        self._database, self._quota = database, quota
+
+    def find(self, monitor_id: str, request: MonitorSpec) -> StoredMonitor | None:
+        """Returns the monitor of this id that was created with the same request, or None if the id is free.
+
+        Raises:
+            Conflict: the id was used with another request.
+            Exhausted: the id is free, and the tenant has as many monitors as its quota allows.
+        """
+        with self._database.snapshot() as session:
+            row = session.get(MonitorRow, (self._database.tenant, monitor_id))
+            if row is None:
+                self._check_quota(session, monitor_id)
+                return None
+            return self._same(session, row, request)
+
+    def create(self, monitor_id: str, request: MonitorSpec, new: NewMonitor) -> StoredMonitor:
+        """Adds a monitor; the same id and request again returns the first.
+
+        Raises:
+            Conflict: the id was used with another request.
+            Exhausted: the tenant has as many monitors as its quota allows.
+        """
+        identity = current_identity.get()
+        row = MonitorRow(
+            id=monitor_id,
+            request=request.model_dump(mode="json"),
+            request_digest=request.digest(),
+            state=ACTIVE,
+            created_at=now(),
+            created_by=identity.key if identity else "",
+            uid=new.uid,
+            spec=new.spec.model_dump(mode="json"),
+            origin=new.reference.origin.model_dump(mode="json"),
+            model_id=new.reference.model_id,
+            layers={name: rows_GC.shape[1] for name, rows_GC in new.reference.layers.items()},
+            epoch=1,
+            sequence=0,
+            snapshot=new.snapshot.model_dump(mode="json"),
+            status=new.status,
+            counts={},
+        )
+        try:
+            with self._database.session() as session:
+                self._check_quota(session, monitor_id)
+                session.add(row)
+                session.flush()
+                session.add(make_epoch(monitor_id, 1, EpochStart.FIXED, new.reference, new.status))
+                session.flush()
+                return self._to_item(session, row)
+        except IntegrityError:  # another call has created it meanwhile
+            with self._database.snapshot() as session:
+                return self._same(session, get_row(session, monitor_id), request)
+
+    def get(self, monitor_id: str) -> StoredMonitor:
+        """Returns one monitor.
+
+        Raises:
+            NotFound: the id is unknown.
+        """
+        with self._database.snapshot() as session:
+            return self._to_item(session, get_row(session, monitor_id))
+
+    def get_watched(self, monitor_id: str) -> Watched:
+        """Returns what observations of a monitor are checked against.
+
+        Raises:
+            NotFound: the id is unknown.
+        """
+        with self._database.snapshot() as session:
+            row = get_row(session, monitor_id)
+            return Watched(row.uid, row.layers, row.spec["stratum"])
+
+    def list(self, request: PageRequest) -> Page[StoredMonitor]:
+        """Returns one page of monitors, newest first, without windows and earlier epochs."""
+        with self._database.snapshot() as session:
+            return read_page(session, MonitorRow, request, lambda row: self._to_item(session, row, whole=False))
+
+    def list_all(self) -> tuple[StoredMonitor, ...]:
+        """Returns every monitor of the tenant, without earlier epochs."""
+        with self._database.snapshot() as session:
+            rows = session.scalars(sa.select(MonitorRow).order_by(MonitorRow.id))
+            return tuple(self._to_item(session, row, whole=False) for row in rows)
+
+    def set_state(self, monitor_id: str, state: str) -> StoredMonitor:
+        """Pauses or resumes a monitor; one in this state stays as it is."""
+        with self._database.session() as session:
+            row = get_row(session, monitor_id, lock=True)
+            row.state = state
+            return self._to_item(session, row)
+
+    def acknowledge(self, monitor_id: str, epoch: int, note: str) -> StoredMonitor:
+        """Records that the alarm of an epoch has been seen.
+
+        Raises:
+            NotFound: the id is unknown.
+            PreconditionFailed: the epoch is not the current one, or has no alarm.
+        """
+        with self._database.session() as session:
+            row = get_row(session, monitor_id, lock=True)
+            check_epoch(row, epoch)
+            current = get_epoch(session, monitor_id, epoch)
+            if current.alarm is None:
+                raise PreconditionFailed(
+                    "there is no alarm in this epoch",
+                    subject=monitor_id,
+                    remedy="nothing to do: evidence below its threshold needs no acknowledgement",
+                    reason="NO_ALARM",
+                )
+            if current.alarm.get("acknowledge_time") is None:
+                identity = current_identity.get()
+                current.alarm = current.alarm | {
+                    "acknowledge_time": now().isoformat(),
+                    "acknowledged_by": identity.key if identity else "",
+                    "note": note,
+                }
+            return self._to_item(session, row)
+
+    def delete(self, monitor_id: str, uid: str) -> None:
+        """Deletes the rows of a monitor, and those of its parts."""
+        with self._database.session() as session:
+            query = sa.delete(MonitorRow).where(MonitorRow.id == monitor_id, MonitorRow.uid == uid)
+            session.execute(query, execution_options={"synchronize_session": False})
+
+    def list_points(self, monitor_id: str, epoch: int, stride: int, peak: int) -> Points:
+        """Returns the evidence of every `stride`-th row of an epoch, of its alarm, its peak and its last."""
+        table = ObservationRow
+        rows = sa.select(sa.func.max(table.row)).where(table.monitor_id == monitor_id, table.epoch == epoch)
+        query = sa.select(table.row, table.received_at, table.log_rows, table.log_blocks_4, table.log_blocks_16).where(
+            table.monitor_id == monitor_id,
+            table.epoch == epoch,
+            table.row > 0,
+            ((table.row - 1) % stride == 0)
+            | (table.row == rows.scalar_subquery())
+            | (table.row == peak)
+            | table.raised_alarm,
+        )
+        with self._database.snapshot() as session:
+            return [(row, time, list(values)) for row, time, *values in session.execute(query.order_by(table.row))]
+
+    def list_windows(self, monitor_id: str, epoch: int) -> Windows:
+        """Returns windows of an epoch that do not overlap, oldest first: when each was computed, and its shifts."""
+        query = sa.select(WindowRow).where(WindowRow.monitor_id == monitor_id, WindowRow.epoch == epoch)
+        chosen: Windows = []
+        first_row: int | None = None
+        with self._database.snapshot() as session:
+            for row in session.scalars(query.order_by(WindowRow.last_row.desc())):
+                if first_row is None or row.last_row < first_row:
+                    chosen.append((row.computed_at, row.shifts))
+                    first_row = min((shift["first_row"] for shift in row.shifts if not shift["stratum"]), default=1)
+                if len(chosen) == _MAX_WINDOWS:
+                    break
+        return chosen[::-1]
+
+    def _check_quota(self, session: Session, monitor_id: str) -> None:
+        """Checks that the tenant may have one more monitor; calls that arrive at once do not count each other."""
+        count = session.scalar(sa.select(sa.func.count()).select_from(MonitorRow)) or 0
+        if count >= self._quota:
+            raise Exhausted(
+                f"the tenant has {count} monitors, and the quota is {self._quota}",
+                subject=monitor_id,
+                remedy="delete one, or ask an operator to raise VFMALIGN_QUOTA__MONITORS",
+            )
+
+    def _same(self, session: Session, row: MonitorRow, request: MonitorSpec) -> StoredMonitor:
+        if row.request_digest != request.digest():
+            raise Conflict(
+                "the monitor exists and was created with another body",
+                subject=row.id,
+                remedy="choose another monitor id, or delete this one",
+            )
+        return self._to_item(session, row)
+
+    def _to_item(self, session: Session, row: MonitorRow, *, whole: bool = True) -> StoredMonitor:
+        session.flush()
+        epochs = sa.select(EpochRow).where(EpochRow.monitor_id == row.id).order_by(EpochRow.number.desc())
+        last = session.scalar(
+            sa.select(WindowRow)
+            .where(WindowRow.monitor_id == row.id, WindowRow.epoch == row.epoch)
+            .order_by(WindowRow.last_row.desc())
+            .limit(1)
+        )
+        return StoredMonitor(
+            id=row.id,
+            uid=row.uid,
+            state=row.state,
+            spec=MonitorSpec.model_validate(row.spec),
+            origin=FeatureOrigin.model_validate(row.origin),
+            model_id=row.model_id,
+            layers=row.layers,
+            sequence=row.sequence,
+            status=row.status,
+            counts=row.counts,
+            last_observed_at=row.last_observed_at,
+            last_acquired_at=row.last_acquired_at,
+            lag_s=row.lag_s,
+            created_at=row.created_at,
+            created_by=row.created_by,
+            epochs=_to_epochs(session.scalars(epochs.limit(1 + MAX_EARLIER_EPOCHS if whole else 1)).all(), row),
+            shifts=() if last is None else tuple(last.shifts),
+            channels=() if last is None else tuple(last.channels),
+        )
+
+
+def get_row(session: Session, monitor_id: str, *, lock: bool = False) -> MonitorRow:
+    """Returns the row of a monitor.
+
+    Raises:
+        NotFound: the id is unknown.
+    """
+    query = sa.select(MonitorRow).where(MonitorRow.id == monitor_id)
+    row = session.scalar(query.with_for_update() if lock else query)
+    if row is None:
+        raise NotFound(
+            "no such monitor",
+            subject=monitor_id[:128],
+            remedy="run `vfmalign monitors list`, or call ListMonitors, to see the known ids",
+        )
+    return row
+
+
+def get_epoch(session: Session, monitor_id: str, number: int) -> EpochRow:
+    """Returns the row of an epoch, which exists."""
+    return session.scalars(
+        sa.select(EpochRow).where(EpochRow.monitor_id == monitor_id, EpochRow.number == number)
+    ).one()
+
+
+def check_epoch(row: MonitorRow, epoch: int) -> None:
+    """Checks that an epoch is the current one.
+
+    Raises:
+        PreconditionFailed: it is not.
+    """
+    if row.epoch != epoch:
+        raise PreconditionFailed(
+            f"the current epoch is {row.epoch}, and the call names {epoch}",
+            subject=row.id,
+            remedy="look at the monitor, and repeat the call for its current epoch",
+            reason="EPOCH_CHANGED",
+        )
+
+
+def make_epoch(
+    monitor_id: str, number: int, start: EpochStart, reference: LoadedReference, status: dict[str, Any]
+) -> EpochRow:
+    """Returns the row of an epoch that begins now."""
+    return EpochRow(
+        monitor_id=monitor_id,
+        number=number,
+        start=start.value,
+        has_guarantee=status["has_guarantee"],
+        feature_set_id=reference.pinned.feature_set_id,
+        manifest_sha256=reference.pinned.manifest_sha256,
+        started_at=now(),
+        rows=0,
+        alarm=None,
+    )
+
+
+def make_uid() -> str:
+    """Returns the random id of a new monitor."""
+    return uuid.uuid4().hex
+
+
+def _to_epochs(rows: Sequence[EpochRow], monitor: MonitorRow) -> tuple[StoredEpoch, ...]:
+    return tuple(
+        StoredEpoch(
+            number=row.number,
+            start=row.start,
+            has_guarantee=row.has_guarantee,
+            feature_set_id=row.feature_set_id,
+            manifest_sha256=row.manifest_sha256,
+            started_at=row.started_at,
+            rows=monitor.status["rows"] if row.number == monitor.epoch else row.rows,
+            alarm=row.alarm,
+        )
+        for row in rows
+    )

@@ -1,0 +1,243 @@
+"""gRPC servicer of `MonitoringService`: convert the request, call a plain function, convert the answer."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+from google.protobuf.message import Message
+
+from vfmalign.client.messages.base import get_enum_label
+from vfmalign.client.messages.monitors import FeatureOrigin, FeatureSetRows, MonitorReference, MonitorSpec
+from vfmalign.core.domain.errors import BadOption, VfmalignError
+from vfmalign.core.rpc.access.authorisation import check_observation, check_ownership
+from vfmalign.core.rpc.access.identity import current_identity
+from vfmalign.core.rpc.watching import Watching, split_content
+from vfmalign.core.runtime import logs
+from vfmalign.core.runtime.threads import DATABASE, STORE, Threads
+from vfmalign.core.storage.feature_sets import read_committed
+from vfmalign.core.storage.store.object_store import ObjectStore
+from vfmalign.database.pagination import PageRequest, parse_states
+from vfmalign.monitoring.feature_rows import get_origin, read_strata
+from vfmalign.monitoring.sequential import EpochStart, Monitor, MonitorOptions, to_bytes
+from vfmalign.monitoring.service import report
+from vfmalign.monitoring.service.converters import to_message, to_result
+from vfmalign.monitoring.service.evidence import EvidenceKeeper
+from vfmalign.monitoring.service.observations import read_feature_set_rows, read_inline
+from vfmalign.monitoring.service.references import load_reference
+from vfmalign.monitoring.service.repository import (
+    ACTIVE,
+    PAUSED,
+    MonitorRepository,
+    NewMonitor,
+    StoredMonitor,
+    Watched,
+    make_uid,
+)
+from vfmalign.monitoring.service.snapshots import delete_objects, write_snapshot
+from vfmalign.monitoring.service.status import describe_status
+from vfmalign.v1 import common_pb2, monitoring_pb2_grpc
+from vfmalign.v1 import monitoring_pb2 as pb
+
+Context = grpc.aio.ServicerContext[Message, Message]
+EVIDENCE = Threads(4, "evidence")
+"""Computes evidence, and waits for the database meanwhile."""
+_log = logs.get(__name__)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What the servicer of a tenant works with."""
+
+    monitors: MonitorRepository
+    keeper: EvidenceKeeper
+    store: ObjectStore
+
+
+class MonitoringServicer(monitoring_pb2_grpc.MonitoringServiceServicer):
+    """Serves `MonitoringService`.
+
+    Args:
+        parts: of the tenant.
+        watching: paces watching calls and ends them with the service.
+    """
+
+    def __init__(self, parts: Parts, *, watching: Watching) -> None:
+        self._monitors, self._keeper, self._store = parts.monitors, parts.keeper, parts.store
+        self._watching = watching
+
+    async def CreateMonitor(self, request: pb.CreateMonitorRequest, context: Context) -> pb.CreateMonitorResponse:
+        """Creates a monitor."""
+        spec = MonitorSpec.from_proto(request.spec, "spec")
+        return pb.CreateMonitorResponse(monitor=_pack(await STORE.run(self._create, request.monitor_id, spec)))
+
+    async def GetMonitor(self, request: pb.GetMonitorRequest, context: Context) -> pb.GetMonitorResponse:
+        """Returns one monitor."""
+        return pb.GetMonitorResponse(monitor=_pack(await DATABASE.run(self._monitors.get, request.monitor_id)))
+
+    async def ListMonitors(self, request: pb.ListMonitorsRequest, context: Context) -> pb.ListMonitorsResponse:
+        """Lists monitors."""
+        states = parse_states(request.states, pb.MonitorState.DESCRIPTOR)
+        page = await DATABASE.run(self._monitors.list, PageRequest(request.page_size, request.page_token, states))
+        monitors = [_pack(item, whole=False) for item in page.items]
+        return pb.ListMonitorsResponse(monitors=monitors, next_page_token=page.next_token)
+
+    async def Observe(self, request: pb.ObserveRequest, context: Context) -> pb.ObserveResponse:
+        """Records observations."""
+        source = request.WhichOneof("source")
+        if source is None:
+            raise BadOption("there are no observations", field="inline", remedy="set `inline` or `feature_set`")
+        stored = source == "feature_set" or any(
+            layer.HasField("stored") for one in request.inline.observations for layer in one.layers
+        )
+        check_observation(current_identity.get(), stored=stored)
+        results = await (STORE if stored else EVIDENCE).run(self._observe, request)
+        return pb.ObserveResponse(results=map(to_result, results))
+
+    async def WatchMonitor(
+        self, request: pb.WatchMonitorRequest, context: Context
+    ) -> AsyncIterator[pb.WatchMonitorResponse]:
+        """Streams a monitor at every change."""
+        sent = None
+        while True:
+            message = _pack(await DATABASE.run(self._monitors.get, request.monitor_id))
+            if message != sent:
+                yield pb.WatchMonitorResponse(monitor=message)
+                sent = message
+            await self._watching.pause()
+
+    async def AcknowledgeAlarm(
+        self, request: pb.AcknowledgeAlarmRequest, context: Context
+    ) -> pb.AcknowledgeAlarmResponse:
+        """Records that an alarm has been seen."""
+        monitor = await DATABASE.run(self._monitors.acknowledge, request.monitor_id, request.epoch, request.note)
+        return pb.AcknowledgeAlarmResponse(monitor=_pack(monitor))
+
+    async def ReplaceReference(
+        self, request: pb.ReplaceReferenceRequest, context: Context
+    ) -> pb.ReplaceReferenceResponse:
+        """Begins a new epoch."""
+        await self._check_owner(request.monitor_id)
+        reference = MonitorReference.from_proto(request.reference, "reference")
+        start = EpochStart(get_enum_label(pb.EpochStart.DESCRIPTOR, request.start) or "")
+        monitor = await STORE.run(self._replace_reference, request.monitor_id, request.epoch, reference, start)
+        return pb.ReplaceReferenceResponse(monitor=_pack(monitor))
+
+    async def PauseMonitor(self, request: pb.PauseMonitorRequest, context: Context) -> pb.PauseMonitorResponse:
+        """Keeps observations out of the evidence."""
+        await self._check_owner(request.monitor_id)
+        monitor = await DATABASE.run(self._monitors.set_state, request.monitor_id, PAUSED)
+        return pb.PauseMonitorResponse(monitor=_pack(monitor))
+
+    async def ResumeMonitor(self, request: pb.ResumeMonitorRequest, context: Context) -> pb.ResumeMonitorResponse:
+        """Lets observations enter the evidence again."""
+        await self._check_owner(request.monitor_id)
+        monitor = await DATABASE.run(self._monitors.set_state, request.monitor_id, ACTIVE)
+        return pb.ResumeMonitorResponse(monitor=_pack(monitor))
+
+    async def DeleteMonitor(self, request: pb.DeleteMonitorRequest, context: Context) -> pb.DeleteMonitorResponse:
+        """Deletes a monitor."""
+        monitor = await self._check_owner(request.monitor_id)
+        await STORE.run(self._delete, monitor)
+        return pb.DeleteMonitorResponse()
+
+    async def GetMonitorReport(
+        self, request: pb.GetMonitorReportRequest, context: Context
+    ) -> AsyncIterator[pb.GetMonitorReportResponse]:
+        """Streams the report of a monitor."""
+        label = get_enum_label(common_pb2.ReportFormat.DESCRIPTOR, request.format)
+        content = await DATABASE.run(report.render, self._monitors, request.monitor_id, label or "html")
+        for part in split_content(content):
+            yield pb.GetMonitorReportResponse(content=part)
+
+    async def _check_owner(self, monitor_id: str) -> StoredMonitor:
+        """Checks that the caller may change a monitor, and returns it.
+
+        Raises:
+            NotFound: the id is unknown.
+            Forbidden: somebody else created it, and the caller is not an admin.
+        """
+        monitor = await DATABASE.run(self._monitors.get, monitor_id)
+        check_ownership(current_identity.get(), monitor.created_by, monitor.id)
+        return monitor
+
+    def _create(self, monitor_id: str, request: MonitorSpec) -> StoredMonitor:
+        # Look for the monitor first: its reference is pinned, and the set may have changed since.
+        if (found := self._monitors.find(monitor_id, request)) is not None:
+            return found
+        reference = load_reference(
+            self._store, request.reference, request.layer, request.descriptive_layers, request.stratum
+        )
+        spec = request.model_copy(update={"reference": reference.pinned, "layer": next(iter(reference.layers))})
+        rows_GC = next(iter(reference.layers.values()))
+        state = Monitor(to_options(spec), rows_GC, reference.patients, reference.strata)
+        uid = make_uid()
+        new = NewMonitor(
+            uid,
+            spec,
+            reference,
+            write_snapshot(self._store, (monitor_id, uid), to_bytes(state), 1, 0),
+            describe_status(state, None, []),
+        )
+        monitor = self._monitors.create(monitor_id, request, new)
+        if monitor.uid != uid:  # another call has created it meanwhile
+            delete_objects(self._store, monitor_id, uid)
+        return monitor
+
+    def _observe(self, request: pb.ObserveRequest) -> list[dict[str, Any]]:
+        watched = self._monitors.get_watched(request.monitor_id)
+        if request.WhichOneof("source") == "feature_set":
+            origin, incoming = self._read_feature_set(request, watched)
+        elif not request.HasField("origin"):
+            raise BadOption("the origin of the features is missing", field="origin", remedy="set it")
+        else:
+            origin = FeatureOrigin.from_proto(request.origin, "origin")
+            origin = origin.model_copy(update={"input_transform": origin.input_transform or "identity"})
+            incoming = read_inline(self._store, request.inline.observations, watched.layers, watched.stratum)
+        return self._keeper.record(request.monitor_id, watched.uid, origin, incoming)
+
+    def _read_feature_set(self, request: pb.ObserveRequest, watched: Watched) -> tuple[FeatureOrigin, list[Any]]:
+        rows = FeatureSetRows.from_proto(request.feature_set, "feature_set")
+        manifest = read_committed(self._store, rows.feature_set_id, rows.manifest_sha256).manifest
+        get_strata: Callable[[], list[str]] | None = None
+        if watched.stratum:
+
+            def get_strata() -> list[str]:
+                return read_strata(self._store, manifest, watched.stratum, "feature_set.feature_set_id")
+
+        incoming = read_feature_set_rows(self._store, manifest, rows, watched.layers, get_strata)
+        return get_origin(manifest.request, "feature_set.feature_set_id"), incoming
+
+    def _replace_reference(
+        self, monitor_id: str, epoch: int, requested: MonitorReference, start: EpochStart
+    ) -> StoredMonitor:
+        spec = self._monitors.get(monitor_id).spec
+        reference = load_reference(self._store, requested, spec.layer, spec.descriptive_layers, spec.stratum)
+        self._keeper.replace_reference(monitor_id, epoch, start, requested, reference)
+        return self._monitors.get(monitor_id)
+
+    def _delete(self, monitor: StoredMonitor) -> None:
+        self._monitors.delete(monitor.id, monitor.uid)
+        self._keeper.forget(monitor.id, monitor.uid)
+        try:
+            delete_objects(self._store, monitor.id, monitor.uid)
+        except VfmalignError as error:  # the leader deletes what no monitor refers to
+            _log.warning("objects_not_deleted", monitor=monitor.id, error=str(error))
+
+
+def to_options(spec: MonitorSpec) -> MonitorOptions:
+    """Returns the options of the state of a monitor."""
+    return MonitorOptions(
+        alpha=spec.alpha,
+        run_length=spec.run_length or None,
+        mix_alpha=spec.mix_alpha,
+        patient_window_days=spec.patient_window_days or None,
+        seed=spec.seed,
+    )
+
+
+def _pack(monitor: StoredMonitor, *, whole: bool = True) -> pb.Monitor:
+    message: pb.Monitor = to_message(monitor, whole=whole).to_proto()
+    return message

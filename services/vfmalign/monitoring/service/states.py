@@ -1,0 +1,71 @@
+"""States of monitors in memory: a cache of what the database and the snapshots hold."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from cachetools import LRUCache
+
+from vfmalign.monitoring.sequential import Monitor
+
+Key = tuple[str, str, str]
+"""Tenant, id and `uid` of a monitor."""
+_LOCKS = 64
+
+
+@dataclass
+class State:
+    """The state of a monitor after an observation.
+
+    Attributes:
+        monitor: the monitor; whoever changes it holds the monitor's lock.
+        epoch: number of its epoch.
+        sequence: number of the last observation that it has taken.
+    """
+
+    monitor: Monitor
+    epoch: int
+    sequence: int
+
+    @property
+    def size_bytes(self) -> int:
+        """Roughly the memory that it takes, once blocks of its epoch have 20,000 rows."""
+        blocks, scorer = self.monitor.epoch.blocks, self.monitor.reference.scorer
+        rows = len(blocks.bag[1]) if blocks.is_active else 0
+        return int(2 * 8 * (rows + len(scorer.scoring_SD)) * len(scorer.mean_D) + 64 * self.sequence)
+
+
+class States:
+    """The states that were used last, and a lock for each monitor. Thread-safe.
+
+    Args:
+        memory_bytes: memory of all states together; one that is larger is read again for every call.
+    """
+
+    def __init__(self, memory_bytes: int) -> None:
+        size: Callable[[State], int] = lambda state: min(state.size_bytes, memory_bytes)  # noqa: E731
+        self._cache: LRUCache[Key, State] = LRUCache(memory_bytes, getsizeof=size)
+        self._guard = threading.Lock()
+        self._locks = tuple(threading.Lock() for _ in range(_LOCKS))
+
+    def get_lock(self, tenant: str, monitor_id: str) -> threading.Lock:
+        """Returns the lock of a monitor; a few monitors may share one."""
+        return self._locks[hash((tenant, monitor_id)) % _LOCKS]
+
+    def get(self, key: Key) -> State | None:
+        """Returns a state that is in memory."""
+        with self._guard:
+            return self._cache.get(key)
+
+    def put(self, key: Key, state: State) -> None:
+        """Keeps a state; its size is taken anew."""
+        with self._guard:
+            self._cache.pop(key, None)
+            self._cache[key] = state
+
+    def drop(self, key: Key) -> None:
+        """Forgets a state."""
+        with self._guard:
+            self._cache.pop(key, None)

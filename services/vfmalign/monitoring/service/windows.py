@@ -1,0 +1,201 @@
+"""Windowed MMD²: the last rows of a monitor beside its reference, compared by the MMD service.
+
+The rows of the reference are one for each patient: every third fixes scale and bandwidth, the others are compared, so
+that the permutation test is exact.
+
+Legend: N rows, C channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import sqlalchemy as sa
+from numpy.typing import NDArray
+from safetensors.numpy import load
+
+from vfmalign.client.messages.common import Estimate, absent
+from vfmalign.client.messages.mmd import ComputeOptions, Kernel, TestOptions
+from vfmalign.client.messages.monitors import ChannelShift, WindowedShift
+from vfmalign.client.mmd import AsyncMmdClient
+from vfmalign.client.samples import LabelledFeatures
+from vfmalign.core.domain.errors import InvalidInput, PreconditionFailed
+from vfmalign.database.database import Database
+from vfmalign.database.tables import now
+from vfmalign.monitoring.service.references import LoadedReference
+from vfmalign.monitoring.service.repository import StoredMonitor
+from vfmalign.monitoring.tables import InputRow, WindowRow
+
+MIN_ROWS = 8
+"""Rows on each side below which there is no comparison: MMD² has no interval then."""
+PERMUTATIONS = 999
+KEPT_WINDOWS = 200
+"""Windows of an epoch that are kept; each begins a tenth of a window after the one before."""
+_SIDE_BYTES = 4 * 2**20
+"""Most bytes of the rows of one side, so that a comparison fits into a message."""
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class WindowRows:
+    """Rows of a window that entered the evidence, in their order.
+
+    Attributes:
+        numbers: in the epoch, from 1.
+        strata: of each; empty where unknown.
+        layers: what each has, by layer.
+    """
+
+    numbers: list[int]
+    strata: list[str]
+    layers: list[dict[str, Array]]
+
+
+def is_due(monitor: StoredMonitor) -> bool:
+    """Whether a window has enough new rows since the last one: a tenth of its rows."""
+    rows, width = int(monitor.status["rows"]), monitor.spec.window_rows
+    last = max((int(shift["last_row"]) for shift in monitor.shifts), default=0)
+    return rows >= MIN_ROWS and rows - last >= max(1, width // 10 if last else 1)
+
+
+def read_rows(database: Database, monitor: StoredMonitor, kept_windows: int) -> WindowRows:
+    """Reads the last rows of a monitor: those of its window, and those of `kept_windows` for its strata."""
+    width = monitor.spec.window_rows * (kept_windows if monitor.spec.stratum else 1)
+    query = (
+        sa.select(InputRow.row, InputRow.stratum, InputRow.features)
+        .where(InputRow.monitor_id == monitor.id, InputRow.epoch == monitor.epoch.number, InputRow.row > 0)
+        .order_by(InputRow.row.desc())
+        .limit(width)
+    )
+    with database.snapshot() as session:
+        rows = session.execute(query).all()[::-1]
+    return WindowRows([row[0] for row in rows], [row[1] for row in rows], [load(row[2]) for row in rows])
+
+
+async def compare(
+    mmd: AsyncMmdClient, monitor: StoredMonitor, reference: LoadedReference, rows: WindowRows, timeout_s: float
+) -> list[WindowedShift]:
+    """Compares the last window, and that of each stratum, layer by layer.
+
+    Raises:
+        VfmalignError: the MMD service does not answer, or refuses.
+    """
+    width = monitor.spec.window_rows
+    places = list(range(len(rows.numbers)))
+    groups = [("", places[-width:])]
+    if reference.strata is not None:
+        for stratum in sorted({name for name in reference.strata if name}):
+            chosen = [place for place in places if rows.strata[place] == stratum]
+            groups.append((stratum, chosen[-width:]))
+    shifts = []
+    for stratum, window in groups:
+        for layer in monitor.layers:
+            shift, samples = _prepare(reference, rows, layer, stratum, window)
+            shifts.append(await _compare_one(mmd, shift, samples, monitor.spec.seed, timeout_s) if samples else shift)
+    return shifts
+
+
+def _prepare(
+    reference: LoadedReference, rows: WindowRows, layer: str, stratum: str, window: Sequence[int]
+) -> tuple[WindowedShift, tuple[Array, Array, Array] | None]:
+    """Returns a window without its MMD², and the rows of reference, window and scale, if they suffice."""
+    y_NC = _stack([rows.layers[place][layer] for place in window if layer in rows.layers[place]])
+    scale_NC, x_NC = _divide(reference, layer, stratum)
+    shift = WindowedShift(
+        layer=layer,
+        stratum=stratum,
+        first_row=rows.numbers[window[0]] if window else 0,
+        last_row=rows.numbers[window[-1]] if window else 0,
+        rows=len(y_NC),
+        reference_rows=len(x_NC),
+        compute_time=now(),
+    )
+    if min(len(x_NC), len(y_NC)) >= MIN_ROWS:
+        return shift, (x_NC, y_NC, scale_NC)
+    return _leave_out(
+        shift,
+        f"a comparison needs {MIN_ROWS} rows on each side, and here the window has {len(y_NC)} and the reference "
+        f"{len(x_NC)}",
+    ), None
+
+
+async def _compare_one(
+    mmd: AsyncMmdClient, shift: WindowedShift, samples: tuple[Array, Array, Array], seed: int, timeout_s: float
+) -> WindowedShift:
+    x, y, scale = map(LabelledFeatures, samples)
+    options = ComputeOptions.from_fields(
+        pairing="independent",
+        kernel=Kernel(family="gaussian", bandwidth_rule="reference_median"),
+        test=TestOptions(permutations=PERMUTATIONS, seed=seed),
+    )
+    try:
+        response = await mmd.compute(x, y, options, reference=scale, timeout_s=timeout_s)
+    except (InvalidInput, PreconditionFailed) as error:  # such as a layer whose channels are all constant
+        return _leave_out(shift, error.message)
+    result = response.layers[0].standardised or response.layers[0].raw
+    return shift.model_copy(update={"mmd2": result.mmd2, "p_value": result.p_value})
+
+
+def _leave_out(shift: WindowedShift, reason: str) -> WindowedShift:
+    return shift.model_copy(update={"mmd2": absent(reason), "p_value": absent(reason)})
+
+
+def _divide(reference: LoadedReference, layer: str, stratum: str) -> tuple[Array, Array]:
+    """Returns the rows that fix the scale, and those that are compared; of a stratum, the latter are its own."""
+    rows_GC = reference.layers[layer]
+    most = max(2 * MIN_ROWS, _SIDE_BYTES // (4 * rows_GC.shape[1]))
+    compared = [place for place in range(len(rows_GC)) if place % 3]
+    if stratum and reference.strata is not None:
+        compared = [place for place in compared if reference.strata[place] == stratum]
+    return _thin(rows_GC[::3], most), _thin(rows_GC[compared], most)
+
+
+def _thin(rows_NC: Array, most: int) -> Array:
+    """Returns rows at equal distances, at most `most`."""
+    return rows_NC[:: -(-len(rows_NC) // most) or 1]
+
+
+def _stack(vectors: Sequence[Array]) -> Array:
+    """Returns vectors as rows, without those that are not finite."""
+    finite = [vector_C for vector_C in vectors if np.isfinite(vector_C).all()]
+    return np.stack(finite).astype(np.float32) if finite else np.empty((0, 1), np.float32)
+
+
+def record_window(
+    database: Database, monitor: StoredMonitor, shifts: Sequence[WindowedShift], channels: Sequence[ChannelShift]
+) -> None:
+    """Records a window, unless the monitor was deleted meanwhile, and deletes the oldest ones."""
+    epoch, last_row = monitor.epoch.number, max(shift.last_row for shift in shifts if not shift.stratum)
+    of_monitor = (WindowRow.monitor_id == monitor.id, WindowRow.epoch == epoch)
+    with database.session() as session:
+        known = session.scalar(sa.select(WindowRow.last_row).where(*of_monitor, WindowRow.last_row == last_row))
+        if known is not None:
+            return
+        session.add(
+            WindowRow(
+                monitor_id=monitor.id,
+                epoch=epoch,
+                last_row=last_row,
+                computed_at=now(),
+                shifts=[shift.model_dump(mode="json") for shift in shifts],
+                channels=[one.model_dump(mode="json") for one in channels],
+            )
+        )
+        session.flush()
+        oldest = sa.select(WindowRow.last_row).where(*of_monitor).order_by(WindowRow.last_row.desc())
+        limit = session.scalar(oldest.offset(KEPT_WINDOWS).limit(1))
+        if limit is not None:
+            session.execute(sa.delete(WindowRow).where(*of_monitor, WindowRow.last_row <= limit))
+
+
+def get_mmd2(monitor: StoredMonitor) -> Estimate | None:
+    """Returns MMD² of the last window of the layer that raises the alarm."""
+    layer = next(iter(monitor.layers))
+    for shift in monitor.shifts:
+        if not shift["stratum"] and shift["layer"] == layer:
+            return Estimate.model_validate(shift["mmd2"])
+    return None

@@ -1,0 +1,369 @@
+"""Monitors from their creation to their deletion, on SQLite and PostgreSQL."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import signal
+import subprocess
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import pytest
+import sqlalchemy as sa
+from tests.integration.monitoring.conftest import CHANNELS, LAYERS, ORIGIN, Service, draw, rows_of, store_set
+
+from vfmalign.client import FeatureOrigin, MonitorReference, MonitorSpec, Observation, ObservedStudy
+from vfmalign.core.domain.errors import (
+    BadOption,
+    BadTensor,
+    Conflict,
+    DataLoss,
+    Exhausted,
+    InvalidInput,
+    NotFound,
+    PreconditionFailed,
+)
+from vfmalign.monitoring.sequential import Component, Monitor, MonitorOptions
+from vfmalign.monitoring.tables import InputRow, MonitorRow, ObservationRow
+
+both_databases = pytest.mark.parametrize("database_url", ["sqlite", "postgresql"], indirect=True)
+
+
+def observe_alone(reference, patients, layers, prefix, **options):
+    """Evidence of the library without a service."""
+    monitor = Monitor(MonitorOptions(**options), reference[LAYERS[0]], patients)
+    rows = layers[LAYERS[0]]
+    observed = monitor.observe(
+        rows, [f"{prefix}-{row}" for row in range(len(rows))], [f"{prefix}-g{row}" for row in range(len(rows))]
+    )
+    return monitor, observed
+
+
+def evidence_of(monitor):
+    return [one.log_evidence for one in monitor.components]
+
+
+@both_databases
+async def test_the_evidence_is_that_of_the_library_and_an_alarm_is_raised_once_and_acknowledged(service, store):
+    reference = draw(90, seed=1)
+    feature_set = store_set(store, reference, "a")
+    created = await service.create("m", feature_set, alpha=0.05, seed=3, title="t")
+    assert (created.state, created.epoch.number, created.epoch.has_guarantee, created.channels) == (
+        "active",
+        1,
+        True,
+        CHANNELS,
+    )
+    assert created.spec.layer == LAYERS[0]
+    assert created.spec.reference.manifest_sha256
+    assert await service.create("m", feature_set, alpha=0.05, seed=3, title="t") == created
+    with pytest.raises(Conflict):
+        await service.create("m", feature_set, alpha=0.01, seed=3, title="t")
+
+    layers = draw(150, seed=2, shift=1.0)
+    results = await service.observe("m", layers)
+    library, observed = observe_alone(reference, [f"a-p{row}" for row in range(90)], layers, "o", alpha=0.05, seed=3)
+    assert [(one.row, one.p_value, one.raised_alarm) for one in results] == [
+        (one.row, one.p_value, one.raised_alarm) for one in observed
+    ]
+    monitor = await service.monitors.get("m")
+    assert evidence_of(monitor) == [library.status.log_martingale[component] for component in Component]
+    alarm = monitor.epoch.alarm
+    assert (alarm.row, alarm.observation_id) == (library.status.alarm.row, library.status.alarm.observation)
+    assert alarm.acknowledge_time is None
+    assert sum(one.raised_alarm for one in results) == 1
+
+    with pytest.raises(PreconditionFailed, match="current epoch"):
+        await service.monitors.acknowledge("m", 2)
+    first = (await service.monitors.acknowledge("m", 1, "coil replaced")).epoch.alarm
+    second = (await service.monitors.acknowledge("m", 1, "again")).epoch.alarm
+    assert first.note == "coil replaced"
+    assert first == second
+
+
+async def test_an_observation_is_recorded_once_whatever_is_sent_again(service, reference, database):
+    await service.create("m", reference)
+    layers = draw(8, seed=5)
+    first = await service.observe("m", layers)
+    again = await service.observe("m", layers)
+    assert [one.duplicate for one in again] == [True] * 8
+    assert [one.model_copy(update={"duplicate": False}) for one in again] == list(first)
+    changed = await service.observe("m", draw(8, seed=6))
+    assert {one.outcome for one in changed} == {"conflict"}
+    study = ObservedStudy(observation_id="twice", group="twice")
+    row = {name: array[0] for name, array in layers.items()}
+    twice = await service.monitors.observe("m", [Observation(study, row), Observation(study, row)], ORIGIN)
+    assert [(one.outcome, one.duplicate, one.row) for one in twice] == [("entered", False, 9), ("entered", True, 9)]
+    monitor = await service.monitors.get("m")
+    assert monitor.outcomes == {"entered": 9, "duplicate": 9, "conflict": 8}
+    with database.snapshot() as session:
+        assert session.scalar(sa.select(sa.func.count()).select_from(ObservationRow)) == 9
+
+
+@both_databases
+async def test_a_killed_service_goes_on_with_the_same_bits(service, store, database):
+    reference = draw(90, seed=1)
+    feature_set = store_set(store, reference, "k")
+    await service.kill()
+    await service.start(VFMALIGN_MONITORING__SNAPSHOT_ROWS="40")
+    await service.create("m", feature_set, alpha=0.05)
+    layers = draw(130, seed=9, shift=0.2)
+    library, _ = observe_alone(reference, [f"k-p{row}" for row in range(90)], layers, "o", alpha=0.05)
+    for stop in (7, 64, 65, 100, 130):
+        await service.observe("m", {name: array[:stop] for name, array in layers.items()})
+        await service.kill()
+        await service.start(VFMALIGN_MONITORING__SNAPSHOT_ROWS="40")
+    monitor = await service.monitors.get("m")
+    assert evidence_of(monitor) == [library.status.log_martingale[component] for component in Component]
+    assert monitor.epoch.rows == 130
+    await service.observe("m", draw(1, seed=3), prefix="later")
+    assert (await service.monitors.get("m")).epoch.rows == 131
+    assert not [line for line in service.log() if line["event"] == "replay_differs"]
+    with database.snapshot() as session:
+        row = session.scalar(sa.select(MonitorRow))
+    assert 40 <= row.snapshot["sequence"] <= 130
+    assert store.exists(row.snapshot["key"])
+
+
+async def test_a_lost_snapshot_is_made_up_for_by_the_one_before_and_both_are_an_error(
+    service, store, reference, database
+):
+    await service.kill()
+    await service.start(VFMALIGN_MONITORING__SNAPSHOT_ROWS="10")
+    await service.create("m", reference)
+    layers = draw(60, seed=9)
+    for stop in range(10, 61, 10):
+        await service.observe("m", {name: array[:stop] for name, array in layers.items()}, start=stop - 10)
+    before = await service.monitors.get("m")
+
+    def snapshots():
+        with database.snapshot() as session:
+            row = session.scalar(sa.select(MonitorRow))
+        return row.snapshot, row.earlier_snapshot
+
+    for _ in range(600):
+        if (snapshots()[1] or {"sequence": 0})["sequence"] >= 10:
+            break
+        await asyncio.sleep(0.05)
+    await service.kill()
+    last, earlier = snapshots()
+    store.delete(last["key"])
+    await service.start()
+    await service.observe("m", draw(1, seed=3), prefix="later")
+    after = await service.monitors.get("m")
+    assert after.epoch.rows == before.epoch.rows + 1
+    await service.kill()
+    store.delete(earlier["key"])
+    await service.start()
+    with pytest.raises(DataLoss, match="restore the bucket and the database"):
+        await service.observe("m", draw(1, seed=4), prefix="latest")
+
+
+async def test_each_arrival_has_its_outcome(service, store):
+    groups = [f"ref{row}" for row in range(90)]
+    feature_set = store_set(store, draw(90, seed=1), "s", groups)
+    await service.create("m", feature_set, stratum="scanner", patient_window_days=30)
+    now = datetime.now(UTC)
+    layers = draw(7, seed=4)
+    layers[LAYERS[0]][3] = np.nan
+
+    async def send(row, group, acquired, prefix="o"):
+        study = ObservedStudy(
+            observation_id=f"{prefix}-{row}", group=group, strata={"scanner": "B"}, acquire_time=acquired
+        )
+        observation = Observation(study, {name: array[row] for name, array in layers.items()})
+        return (await service.monitors.observe("m", [observation], ORIGIN))[0]
+
+    assert (await send(0, "p0", now - timedelta(days=40))).outcome == "entered"
+    assert (await send(1, "p0", now - timedelta(days=39))).outcome == "repeated_patient"
+    late = await send(2, "p2", now - timedelta(days=50))
+    assert (late.outcome, late.late) == ("entered", True)
+    assert (await send(3, "p3", now)).outcome == "not_finite"
+    assert (await send(4, "p0", now)).outcome == "entered", "after the window of days"
+    assert (await send(5, "ref7", now)).outcome == "reference_patient"
+    future = await send(6, "p6", now + timedelta(hours=1))
+    assert (future.outcome, future.late) == ("entered", False)
+    await service.monitors.pause("m")
+    paused = await send(0, "p9", now, "paused")
+    assert (paused.outcome, paused.row) == ("paused", 0)
+    await service.monitors.resume("m")
+    assert (await send(0, "p9", now, "paused")).duplicate
+    monitor = await service.monitors.get("m")
+    assert monitor.outcomes == {
+        "entered": 4, "repeated_patient": 1, "not_finite": 1, "reference_patient": 1, "paused": 1, "duplicate": 1,
+    }  # fmt: skip
+    assert (monitor.late_observations, monitor.future_observations) == (1, 1)
+    assert monitor.last_acquire_time <= now + timedelta(seconds=1)
+    assert monitor.mix.rows["B"] == 4
+    await service.kill()
+    await service.start()
+    await service.observe("m", draw(1, seed=8), prefix="more", acquire_time=now)
+    assert (await service.monitors.get("m")).outcomes["entered"] == 5
+
+
+@both_databases
+async def test_a_new_reference_begins_an_epoch_with_its_own_share_of_alpha(service, store):
+    first = store_set(store, draw(90, seed=1), "one")
+    await service.create("m", first, alpha=0.05)
+    await service.observe("m", draw(100, seed=2, shift=2.0))
+    assert (await service.monitors.get("m")).epoch.alarm is not None
+    seen = store_set(store, draw(90, seed=3), "two", groups=[f"o-g{row}" for row in range(90)])
+    with pytest.raises(InvalidInput, match="an earlier epoch has seen patients"):
+        await service.monitors.replace_reference("m", 1, MonitorReference(feature_set_id=seen), "unseen_reference")
+    unseen = store_set(store, draw(90, seed=4, shift=2.0), "three", sha256="5" * 64)
+    replaced = await service.monitors.replace_reference(
+        "m", 1, MonitorReference(feature_set_id=unseen), "unseen_reference"
+    )
+    again = await service.monitors.replace_reference(
+        "m", 1, MonitorReference(feature_set_id=unseen), "unseen_reference"
+    )
+    assert replaced == again
+    assert (replaced.epoch.number, replaced.epoch.has_guarantee, replaced.epoch.rows) == (2, True, 0)
+    assert replaced.components[0].log_threshold > math.log(3 / 0.05)
+    assert [(one.number, one.rows, one.alarm is not None) for one in replaced.earlier_epochs] == [(1, 100, True)]
+    assert replaced.origin.checkpoint_sha256 == "5" * 64
+    with pytest.raises(PreconditionFailed) as caught:
+        await service.observe("m", draw(1, seed=5), prefix="old")
+    assert caught.value.reason == "WRONG_ORIGIN"
+    with pytest.raises(PreconditionFailed, match="the current epoch is 2"):
+        await service.monitors.replace_reference("m", 1, MonitorReference(feature_set_id=first), "reset")
+    reset = await service.monitors.replace_reference("m", 2, MonitorReference(feature_set_id=first), "reset")
+    assert (reset.epoch.number, reset.epoch.has_guarantee) == (3, False)
+    await service.kill()
+    await service.start()
+    await service.observe("m", draw(20, seed=6), prefix="new")
+    assert (await service.monitors.get("m")).epoch.rows == 20
+
+
+async def test_rows_of_a_feature_set_are_observed_in_slices(service, store, reference):
+    await service.create("m", reference, stratum="scanner")
+    stream = store_set(store, draw(150, seed=7), "stream")
+    parts = [await rows_of(service, "m", stream, start, 60) for start in (0, 60, 120)]
+    assert [len(part) for part in parts] == [60, 60, 30]
+    assert [one.row for part in parts for one in part] == list(range(1, 151))
+    assert (await service.monitors.get("m")).mix.rows == {"A": 75, "B": 75, "": 0}
+    assert all(one.duplicate for one in await rows_of(service, "m", stream, 100))
+    with pytest.raises(BadOption, match="150 rows"):
+        await rows_of(service, "m", stream, 150)
+    other = store_set(store, draw(70, seed=8), "other", sha256="7" * 64)
+    with pytest.raises(PreconditionFailed):
+        await rows_of(service, "m", other)
+
+
+async def test_what_cannot_be_created_or_observed_is_named(service, store, reference):
+    with pytest.raises(NotFound):
+        await service.create("m", "0" * 32)
+    with pytest.raises(BadOption, match="no layer"):
+        await service.create("m", reference, layer="nowhere")
+    with pytest.raises(InvalidInput, match="stratum"):
+        await service.create("m", reference, stratum="site")
+    with pytest.raises(InvalidInput, match="30 patients"):
+        await service.create("m", store_set(store, draw(30), "few"))
+    with pytest.raises(InvalidInput, match="random weights"):
+        await service.create("m", store_set(store, draw(70), "rand", initialisation="random"))
+    with pytest.raises(NotFound, match="no such monitor"):
+        await service.observe("m", draw(1))
+    await service.create("m", reference, descriptive_layers=(LAYERS[1],))
+    wrong = FeatureOrigin(checkpoint_sha256="9" * 64, preprocessing_sha256=ORIGIN.preprocessing_sha256)
+    with pytest.raises(PreconditionFailed) as caught:
+        await service.monitors.observe(
+            "m", [Observation(ObservedStudy(observation_id="a", group="a"), {LAYERS[0]: np.zeros(6)})], wrong
+        )
+    assert caught.value.reason == "WRONG_ORIGIN"
+    study = ObservedStudy(observation_id="a", group="a")
+    with pytest.raises(BadTensor, match="6 channels"):
+        await service.monitors.observe("m", [Observation(study, {LAYERS[0]: np.zeros(5)})], ORIGIN)
+    with pytest.raises(BadOption, match="missing"):
+        await service.monitors.observe("m", [Observation(study, {LAYERS[1]: np.zeros(6)})], ORIGIN)
+    assert (await service.monitors.get("m")).outcomes == {}
+    with pytest.raises(PreconditionFailed, match="no alarm"):
+        await service.monitors.acknowledge("m", 1)
+
+
+async def test_monitors_are_listed_watched_and_deleted_within_their_quota(service, store, reference, database):
+    await service.kill(signal.SIGTERM)
+    await service.start(VFMALIGN_QUOTA__MONITORS="2")
+    for name in ("m1", "m2"):
+        await service.create(name, reference)
+    with pytest.raises(Exhausted, match="quota is 2"):
+        await service.create("m3", reference)
+    await service.monitors.pause("m1")
+    assert [one.monitor_id for one in await service.monitors.list()] == ["m2", "m1"]
+    assert [one.monitor_id for one in await service.monitors.list(["paused"])] == ["m1"]
+    assert [one.monitor_id for one in await service.monitors.list(limit=1)] == ["m2"]
+
+    seen = []
+
+    async def watch():
+        async for monitor in service.monitors.watch("m2"):
+            seen.append(monitor.epoch.rows)
+            if len(seen) == 1:
+                await service.observe("m2", draw(3, seed=1))
+            if monitor.epoch.rows == 3:
+                return
+
+    await asyncio.wait_for(watch(), 60)
+    assert seen[0] == 0
+    await service.monitors.delete("m2")
+    with pytest.raises(NotFound):
+        await service.monitors.get("m2")
+    with pytest.raises(NotFound):
+        await service.observe("m2", draw(1))
+    assert not list(store.list("monitors/m2/"))
+    with database.snapshot() as session:
+        for table in (ObservationRow, InputRow):
+            assert session.scalar(sa.select(sa.func.count()).select_from(table)) == 0
+    await service.create("m2", reference)
+    assert (await service.monitors.get("m2")).epoch.rows == 0
+
+
+async def test_two_processes_on_one_database_serve_one_monitor(service, store, environment, tmp_path):
+    reference = draw(90, seed=1)
+    await service.create("m", store_set(store, reference, "two"))
+    folder = tmp_path / "other"
+    folder.mkdir()
+    other = await Service(environment, folder, subprocess.Popen).start()
+    try:
+        layers = draw(120, seed=2)
+
+        async def send(one, rows):
+            for row in rows:
+                await one.observe("m", {name: array[: row + 1] for name, array in layers.items()}, start=row)
+
+        await asyncio.gather(send(service, range(0, 120, 2)), send(other, range(1, 120, 2)))
+        monitor = await other.monitors.get("m")
+        assert monitor == await service.monitors.get("m")
+        assert monitor.outcomes == {"entered": 120}
+    finally:
+        await other.kill(signal.SIGTERM)
+
+
+async def test_the_report_is_a_page_and_json(service, reference):
+    await service.create("m", reference, title="Lesion model, site A", alpha=0.05)
+    await service.observe("m", draw(100, seed=2, shift=2.0))
+    page = (await service.monitors.get_report("m")).decode()
+    assert "Lesion model, site A" in page
+    document = json.loads(await service.monitors.get_report("m", "json"))
+    assert document["alarm"]["row"] > 0
+    assert document["rows"] == 100
+    assert len(document["history"]) == 100
+    with pytest.raises(NotFound):
+        await service.monitors.get_report("n")
+
+
+async def test_specs_go_through_unchanged(service, reference):
+    spec = MonitorSpec(
+        reference=MonitorReference(feature_set_id=reference),
+        layer=LAYERS[1],
+        descriptive_layers=(LAYERS[0],),
+        run_length=1000,
+        max_silence_hours=5,
+        window_rows=64,
+    )
+    created = await service.monitors.create("m", spec)
+    assert created.spec.run_length == 1000
+    assert created.components[0].log_evidence is None, "R is 0 before the first row"
+    assert created.components[0].log_threshold == pytest.approx(math.log(3000))
+    assert (created.spec.layer, created.spec.descriptive_layers) == (LAYERS[1], (LAYERS[0],))
