@@ -134,13 +134,14 @@ def test_a_study_that_fails_is_not_observed(client, monitoring, phantoms) -> Non
         ({"group": ""}, "observation.study.group"),
     ],
 )
-async def test_a_malformed_observation_is_refused_before_any_work(service, monitoring, change, field) -> None:
+async def test_a_malformed_observation_is_refused_before_any_work(service, phantoms, study_of, change, field) -> None:
     study = common_pb2.ObservedStudy(observation_id="study-900", group=change.get("group", "g"))
     study.strata.update(change.get("strata", {}))
     if "seconds" in change:
         study.acquire_time.seconds = change["seconds"]
     request = pb.ExtractRequest(
         model_id="no-such-model",
+        study=study_of(phantoms[0]),
         pooling=change.get("pooling", pb.POOLING_MEAN),
         observation=pb.StudyObservation(monitor_id=change.get("monitor_id", "m"), study=study),
     )

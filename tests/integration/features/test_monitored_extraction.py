@@ -1,0 +1,142 @@
+"""Extract with an observation beside the monitoring service, both as processes with tokens of their own."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import subprocess
+import uuid
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tests.integration.features import callers
+from tests.integration.features.conftest import Server
+from tests.integration.monitoring import conftest as monitoring_fixtures
+from tests.integration.monitoring.conftest import Service
+
+from vfmalign.client import AsyncClient, MonitorReference, MonitorSpec, ObservedStudy
+from vfmalign.client.features import StudyFeatures
+from vfmalign.client.messages.features import StudyObservation
+from vfmalign.core.domain.datasets import Case, DatasetManifest
+from vfmalign.core.domain.models import ModelCard
+from vfmalign.core.domain.stored_objects import StoredObject
+from vfmalign.core.storage.datasets import save_dataset
+from vfmalign.core.storage.feature_set_writer import FeatureSetWriter
+from vfmalign.core.storage.feature_sets import FeatureRequest
+from vfmalign.core.storage.keys import OUTBOX
+from vfmalign.core.storage.store.object_store import ObjectStore
+from vfmalign.imaging.volumes import encode
+
+LAYER = "stages.3"
+PATIENTS = 70
+database_url, environment = monitoring_fixtures.database_url, monitoring_fixtures.environment
+
+
+@pytest.fixture(scope="module")
+def reference(store: ObjectStore, card: ModelCard, expected_features: Any, phantoms: Any) -> str:
+    """A feature set of the model: features of one phantom, with noise for each patient."""
+    center_C = expected_features(phantoms[0], [LAYER])[LAYER]
+    noise_NC = np.random.default_rng(0).normal(size=(PATIENTS, len(center_C))).astype(np.float32)
+    volume = StoredObject(key="volumes/x.nii.gz", sha256="2" * 64)
+    cases = tuple(
+        Case(id=f"case-{row}", group=f"patient-{row}", volumes=dict.fromkeys(("t2w", "dwi", "adc"), volume))
+        for row in range(PATIENTS)
+    )
+    dataset = DatasetManifest(id=f"d-{uuid.uuid4().hex[:12]}", test=cases)
+    save_dataset(store, dataset)
+    request = FeatureRequest(
+        model_id=card.id,
+        model_sha256=card.checkpoint.sha256,
+        dataset_id=dataset.id,
+        dataset_digest=dataset.digest(),
+        split="test",
+        layers=(LAYER,),
+        preprocessing=card.preprocessing,
+    )
+    writer = FeatureSetWriter(store, request, [case.id for case in cases], [case.group for case in cases])
+    writer.write_part(0, {LAYER: center_C + 0.1 * noise_NC})
+    writer.commit({"torch": "2"})
+    return request.feature_set_id()
+
+
+@pytest.fixture
+async def monitoring(
+    environment: dict[str, str], caller_settings: dict[str, str], tmp_path: Path
+) -> AsyncIterator[Service]:
+    folder = tmp_path / "monitoring"
+    folder.mkdir()
+    service = await Service(environment | caller_settings, folder, subprocess.Popen).start()
+    yield service
+    await service.kill(signal.SIGTERM)
+
+
+@pytest.fixture
+def features(monitoring: Service, start_server: Callable[..., Server], tmp_path: Path) -> Server:
+    token = tmp_path / "token"
+    token.write_text(callers.ISSUER.sign("features", sub="features"))
+    return start_server(
+        VFMALIGN_MONITORING_ADDRESS=monitoring.address,
+        VFMALIGN_AUTH__TOKEN_FILE=str(token),
+        VFMALIGN_OUTBOX__HEDGE_S="10",
+        VFMALIGN_OUTBOX__POLL_S="0.5",
+    )
+
+
+@pytest.fixture
+async def client(features: Server, monitoring: Service) -> AsyncIterator[AsyncClient]:
+    token = callers.ISSUER.sign("researcher", sub="ada")
+    opened = AsyncClient(features_address=features.address, monitoring_address=monitoring.address, token=token)
+    yield opened
+    await opened.close()
+
+
+async def test_extractions_are_the_evidence_of_the_monitor_also_after_an_outage(
+    client: AsyncClient, monitoring: Service, features: Server, store: ObjectStore, reference: str, phantoms: Any
+) -> None:
+    await client.monitors.create("m", MonitorSpec(reference=MonitorReference(feature_set_id=reference)))
+    volumes = {kind: encode(phantoms[1][kind]) for kind in ("t2w", "dwi", "adc")}
+
+    async def extract(number: int, **fields: Any) -> StudyFeatures:
+        study = ObservedStudy(observation_id=f"o-{number}", group=f"g-{number}")
+        observation = StudyObservation(monitor_id="m", study=study)
+        return await client.features.extract("micro", volumes, observation=observation, **fields)
+
+    async def emptied() -> None:
+        for _ in range(1200):
+            if not list(store.list(OUTBOX)):
+                return
+            await asyncio.sleep(0.05)
+        raise AssertionError(features.log.read_text())
+
+    first = await extract(0)
+    assert first.observation is not None
+    assert first.observation.delivery in {"recorded", "queued"}, first.observation
+    await emptied()
+    repeated = await extract(0)
+    assert repeated.observation is not None
+    assert repeated.observation.delivery in {"recorded", "queued"}
+    assert (await client.monitors.get("m")).origin.preprocessing_sha256 == first.preprocessing_sha256
+
+    # Features of another input transform are not those that it watches.
+    other = await extract(100, input_transform="half_resolution")
+    for _ in range(20):  # what was queued may still wait, and is in the outbox then
+        if other.observation is None or other.observation.delivery != "queued":
+            break
+        await emptied()
+        other = await extract(100, input_transform="half_resolution")
+    assert other.observation is not None
+    assert (other.observation.delivery, other.observation.reason) == ("dropped", "WRONG_ORIGIN")
+
+    await monitoring.kill()
+    answers = [await extract(number) for number in range(1, 6)]
+    assert [one.observation.delivery for one in answers if one.observation] == ["queued"] * 5
+    await monitoring.start(VFMALIGN_SERVER__GRPC_PORT=monitoring.address.rsplit(":", 1)[1])
+    await emptied()
+    monitor = await client.monitors.get("m")
+    assert monitor.epoch.rows == 6
+    assert monitor.outcomes["entered"] == 6
+    assert set(monitor.outcomes) <= {"entered", "duplicate"}
+    assert "Traceback" not in features.log.read_text()
