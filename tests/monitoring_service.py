@@ -1,142 +1,206 @@
-"""A MonitoringService over a real socket that keeps what it is told in memory, once by id, in the order of arrival.
-
-It stands for the service where a test looks at what a caller of `Observe` sends. It has the server, the interceptors
-and the errors of the services, can be stopped and started at its port, slowed down, and told to refuse.
-"""
+"""A small monitoring service for the tests of its callers: it keeps monitors and observations, and has no evidence."""
 
 from __future__ import annotations
 
-import asyncio
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import AsyncExitStack, contextmanager
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from grpc_health.v1 import health
+import grpc
+from tests.monitor_records import NOW, make_monitor
 
-from vfmalign.client.messages.monitors import FeatureOrigin
-from vfmalign.core.domain.errors import PreconditionFailed, VfmalignError
-from vfmalign.core.rpc.interceptors import Gate
-from vfmalign.core.rpc.server import serve_api
-from vfmalign.core.runtime.settings import ServerSettings, ServiceSettings, StoreSettings
-from vfmalign.v1 import monitoring_pb2 as pb
-from vfmalign.v1 import monitoring_pb2_grpc
+from vfmalign.core.domain.errors import BadOption, Conflict, NotFound, PreconditionFailed, VfmalignError
+from vfmalign.core.rpc.status_mapping import DETAILS_KEY, get_status_code, to_status
+from vfmalign.core.rpc.transport import MESSAGE_BYTES
+from vfmalign.v1 import monitoring_pb2, monitoring_pb2_grpc
 
-SERVICE = pb.DESCRIPTOR.services_by_name["MonitoringService"]
+PAGE = b"<!doctype html>" + b"x" * (2**20 + 5)
+"""A report of two parts."""
 
 
-class Servicer(monitoring_pb2_grpc.MonitoringServiceServicer):
-    """Records observations; idempotent by id.
+def abort(context: Any, error: VfmalignError) -> None:
+    """Ends a call with an error of the API."""
+    status = to_status(error, "request-1")
+    context.set_trailing_metadata(((DETAILS_KEY, status.SerializeToString()),))
+    context.abort(get_status_code(error), status.message)
+
+
+class Monitoring(monitoring_pb2_grpc.MonitoringServiceServicer):
+    """Holds monitors; every observation that is new enters.
 
     Attributes:
-        recorded: observations by monitor and id, in the order of arrival.
-        requests: every request, also those that are refused.
-        refuse: returns the error for a request; None for none.
-        answers: cleared, calls wait after they have recorded.
-        accepts: cleared, calls wait before they record.
-        origin: that of the monitors; None takes any.
+        monitors: by id.
+        feature_sets: ids of the rows of each set that can be observed.
+        alarm_at: number of the row that raises an alarm; 0 for none.
+        requests: those of Observe.
+        refused: field of a new monitor that is wrong; empty for none.
+        fail_after: number of calls of Observe that succeed before one fails; None for all.
+        listed: most monitors of a page of a list.
     """
 
     def __init__(self) -> None:
-        self.recorded: dict[str, dict[str, pb.Observation]] = {}
-        self.requests: list[pb.ObserveRequest] = []
-        self.refuse: Callable[[pb.ObserveRequest], VfmalignError | None] = lambda _: None
-        self.answers, self.accepts = threading.Event(), threading.Event()
-        self.answers.set()
-        self.accepts.set()
-        self.origin: FeatureOrigin | None = None
+        self.monitors: dict[str, monitoring_pb2.Monitor] = {}
+        self.observed: dict[str, dict[str, Any]] = {}
+        self.feature_sets: dict[str, list[str]] = {}
+        self.alarm_at, self.fail_after, self.listed, self.refused = 0, None, 2, ""
+        self.requests: list[monitoring_pb2.ObserveRequest] = []
+        self.changed = threading.Condition()
+        self.left = threading.Event()
+        self.watches = 0
 
-    def get_ids(self, monitor: str = "m") -> list[str]:
-        """Ids in the order of arrival."""
-        return list(self.recorded.get(monitor, {}))
+    def add(self, monitor_id: str = "prostate-3t", **fields: Any) -> monitoring_pb2.Monitor:
+        """Holds a monitor with these fields of `make_monitor`."""
+        self.monitors[monitor_id] = make_monitor(**{"monitor_id": monitor_id} | fields).to_proto()
+        self.observed[monitor_id] = {}
+        return self.monitors[monitor_id]
 
-    async def Observe(self, request: pb.ObserveRequest, context: Any) -> pb.ObserveResponse:
-        """See the proto."""
+    def change(self, monitor_id: str, **fields: Any) -> None:
+        """Sets fields of a monitor, and tells those who watch."""
+        with self.changed:
+            self.monitors[monitor_id].MergeFrom(monitoring_pb2.Monitor(**fields))
+            self.changed.notify_all()
+
+    def CreateMonitor(self, request, context):
+        if self.refused:
+            abort(context, BadOption("is wrong", field=self.refused))
+        known = self.monitors.get(request.monitor_id)
+        if known is None:
+            known = self.add(request.monitor_id, alarm=False)
+            known.spec.CopyFrom(request.spec)
+        elif known.spec != request.spec:
+            abort(context, Conflict("another monitor has this id", subject=request.monitor_id, remedy="choose another"))
+        return monitoring_pb2.CreateMonitorResponse(monitor=known)
+
+    def GetMonitor(self, request, context):
+        return monitoring_pb2.GetMonitorResponse(monitor=self._get(request, context))
+
+    def ListMonitors(self, request, context):
+        monitors = [one for one in self.monitors.values() if not request.states or one.state in request.states]
+        start = int(request.page_token or 0)
+        end = start + min(self.listed, request.page_size or self.listed)
+        token = str(end) if end < len(monitors) else ""
+        return monitoring_pb2.ListMonitorsResponse(monitors=monitors[start:end], next_page_token=token)
+
+    def Observe(self, request, context):
+        monitor = self._get(request, context)
         self.requests.append(request)
-        await _wait(self.accepts)
-        if (error := self.refuse(request)) is not None:
-            raise error
-        if self.origin is not None and FeatureOrigin.from_proto(request.origin) != self.origin:
-            raise PreconditionFailed("another origin", subject=request.monitor_id, reason="OTHER_ORIGIN")
-        results = [self._record(request.monitor_id, observation) for observation in request.inline.observations]
-        await _wait(self.answers)
-        return pb.ObserveResponse(results=results)
+        if self.fail_after is not None:
+            self.fail_after -= 1
+            if self.fail_after < 0:
+                context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "busy")
+        if request.HasField("inline"):
+            if request.origin != monitor.origin:
+                abort(context, PreconditionFailed("features of another origin", subject=request.monitor_id))
+            content = {one.study.observation_id: one.SerializeToString() for one in request.inline.observations}
+        else:
+            content = dict.fromkeys(self._read_set(request.feature_set, context), "stored")
+        return monitoring_pb2.ObserveResponse(results=[self._record(monitor, *one) for one in content.items()])
 
-    def _record(self, monitor: str, observation: pb.Observation) -> pb.ObservationResult:
-        known = self.recorded.setdefault(monitor, {})
-        name = observation.study.observation_id
-        outcome = pb.OBSERVATION_OUTCOME_ENTERED
-        duplicate = name in known
-        if known.setdefault(name, observation) != observation:
-            outcome = pb.OBSERVATION_OUTCOME_CONFLICT
-        return pb.ObservationResult(observation_id=name, outcome=outcome, duplicate=duplicate)
+    def WatchMonitor(self, request, context):
+        self.watches += 1
+        context.add_callback(self.left.set)
+        last = None
+        while context.is_active():
+            with self.changed:
+                content = self._get(request, context).SerializeToString()
+                if content == last:
+                    self.changed.wait(0.02)
+                    continue
+            last = content
+            yield monitoring_pb2.WatchMonitorResponse(monitor=monitoring_pb2.Monitor.FromString(content))
+
+    def AcknowledgeAlarm(self, request, context):
+        monitor = self._get(request, context)
+        self._check_epoch(monitor, request, context)
+        if not monitor.epoch.HasField("alarm"):
+            abort(context, PreconditionFailed("the epoch has no alarm", subject=request.monitor_id))
+        if not monitor.epoch.alarm.HasField("acknowledge_time"):
+            monitor.epoch.alarm.acknowledge_time.FromDatetime(NOW)
+            monitor.epoch.alarm.note = request.note
+        return monitoring_pb2.AcknowledgeAlarmResponse(monitor=monitor)
+
+    def ReplaceReference(self, request, context):
+        monitor = self._get(request, context)
+        self._check_epoch(monitor, request, context)
+        monitor.earlier_epochs.insert(0, monitor.epoch)
+        monitor.epoch.CopyFrom(
+            monitoring_pb2.MonitorEpoch(
+                number=monitor.epoch.number + 1,
+                start=request.start,
+                has_guarantee=request.start != monitoring_pb2.EPOCH_START_RESET,
+                reference=request.reference,
+                start_time=monitor.create_time,
+            )
+        )
+        return monitoring_pb2.ReplaceReferenceResponse(monitor=monitor)
+
+    def PauseMonitor(self, request, context):
+        monitor = self._get(request, context)
+        monitor.state = monitoring_pb2.MONITOR_STATE_PAUSED
+        return monitoring_pb2.PauseMonitorResponse(monitor=monitor)
+
+    def ResumeMonitor(self, request, context):
+        monitor = self._get(request, context)
+        monitor.state = monitoring_pb2.MONITOR_STATE_ACTIVE
+        return monitoring_pb2.ResumeMonitorResponse(monitor=monitor)
+
+    def DeleteMonitor(self, request, context):
+        self._get(request, context)
+        with self.changed:
+            del self.monitors[request.monitor_id]
+            self.changed.notify_all()
+        return monitoring_pb2.DeleteMonitorResponse()
+
+    def GetMonitorReport(self, request, context):
+        self._get(request, context)
+        content = PAGE if request.format == 1 else b'{"version":1}'
+        for start in range(0, len(content), 2**20):
+            yield monitoring_pb2.GetMonitorReportResponse(content=content[start : start + 2**20])
+
+    def _get(self, request, context):
+        if request.monitor_id not in self.monitors:
+            abort(context, NotFound("there is no such monitor", subject=request.monitor_id, remedy="list the monitors"))
+        return self.monitors[request.monitor_id]
+
+    def _check_epoch(self, monitor, request, context):
+        if request.epoch != monitor.epoch.number:
+            abort(context, PreconditionFailed("another epoch has begun", subject=request.monitor_id))
+
+    def _read_set(self, rows, context) -> list[str]:
+        if rows.feature_set_id not in self.feature_sets:
+            abort(context, NotFound("there is no such feature set", subject=rows.feature_set_id))
+        ids = self.feature_sets[rows.feature_set_id]
+        if rows.start > len(ids):
+            abort(context, BadOption("the set has fewer rows", field="feature_set.start"))
+        return ids[rows.start : rows.start + (rows.rows or 1000)]
+
+    def _record(self, monitor, observation_id: str, content: object):
+        observed = self.observed[monitor.monitor_id]
+        known = observed.get(observation_id)
+        if known is not None and known[0] != content:
+            outcome, row = monitoring_pb2.OBSERVATION_OUTCOME_CONFLICT, 0
+        else:
+            outcome, row = monitoring_pb2.OBSERVATION_OUTCOME_ENTERED, len(observed) + 1 if known is None else known[1]
+            observed[observation_id] = (content, row)
+        return monitoring_pb2.ObservationResult(
+            observation_id=observation_id,
+            outcome=outcome,
+            duplicate=known is not None,
+            row=row,
+            epoch=monitor.epoch.number,
+            p_value=0.5 if row else None,
+            raised_alarm=known is None and row == self.alarm_at,
+        )
 
 
-async def _wait(event: threading.Event) -> None:
-    """Waits without occupying the loop; each test ends its waits."""
-    await asyncio.to_thread(event.wait)
-
-
-class MonitoringServer:
-    """The servicer on an event loop of its own, which a test may stop and start again at the same port.
-
-    Attributes:
-        servicer: keeps what it has recorded.
-        port: of the server.
-    """
-
-    def __init__(self) -> None:
-        self.servicer, self.port = Servicer(), 0
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
-        self._thread.start()
-        self._resources: AsyncExitStack | None = None
-        self.start()
-
-    @property
-    def address(self) -> str:
-        return f"127.0.0.1:{self.port}"
-
-    def start(self) -> None:
-        """Listens, at the same port as before."""
-        self._run(self._start())
-
-    def stop(self) -> None:
-        """Afterwards, connections are refused."""
-        self._run(self._stop())
-
-    def close(self) -> None:
-        self.stop()
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
-
-    def _run(self, work: Any) -> None:
-        asyncio.run_coroutine_threadsafe(work, self._loop).result(60)
-
-    async def _start(self) -> None:
-        def add(server: Any) -> list[Any]:
-            monitoring_pb2_grpc.add_MonitoringServiceServicer_to_server(self.servicer, server)
-            return [SERVICE]
-
-        store = StoreSettings(endpoint="http://127.0.0.1:9", bucket="unused", access_key="a", secret_key="b")
-        settings = ServiceSettings(store=store, server=ServerSettings(grpc_port=self.port))
-        self._resources = AsyncExitStack()
-        _, _, self.port = await serve_api(settings, add, Gate("open"), health.aio.HealthServicer(), self._resources)
-
-    async def _stop(self) -> None:
-        if self._resources is not None:
-            await self._resources.aclose()
-            self._resources = None
-
-
-@contextmanager
-def run_monitoring() -> Iterator[MonitoringServer]:
-    """Runs a server."""
-    server = MonitoringServer()
+def serve(monitoring: Monitoring) -> Iterator[str]:
+    """Serves on a free port of loopback; yields the address."""
+    server = grpc.server(ThreadPoolExecutor(8), options=[("grpc.max_receive_message_length", MESSAGE_BYTES)])
+    monitoring_pb2_grpc.add_MonitoringServiceServicer_to_server(monitoring, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
     try:
-        yield server
+        yield f"127.0.0.1:{port}"
     finally:
-        server.servicer.answers.set()
-        server.servicer.accepts.set()
-        server.close()
+        server.stop(0).wait()

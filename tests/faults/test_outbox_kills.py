@@ -19,7 +19,7 @@ from tests.faults import one_training
 from tests.faults.one_training import Storage
 from tests.integration.features import conftest as features_fixtures
 from tests.integration.features.conftest import Server
-from tests.monitoring_service import MonitoringServer, run_monitoring
+from tests.observing_service import MonitoringServer, run_monitoring
 
 from vfmalign.client import Client
 from vfmalign.client.messages.common import ObservedStudy

@@ -11,7 +11,7 @@ import grpc
 import numpy as np
 import pytest
 from tests.integration.features.conftest import Server
-from tests.monitoring_service import MonitoringServer, run_monitoring
+from tests.observing_service import MonitoringServer, run_monitoring
 
 from vfmalign.client import Client
 from vfmalign.client.messages.common import ObservedStudy

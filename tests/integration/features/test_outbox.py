@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.monitoring_service import MonitoringServer, run_monitoring
+from tests.observing_service import MonitoringServer, run_monitoring
 
 from vfmalign.client.messages.common import ObservedStudy
 from vfmalign.client.messages.features import DeliveredObservation
