@@ -128,6 +128,7 @@ class FeatureServicer(features_pb2_grpc.FeatureServiceServicer):
 
     async def _extract(self, request: StudyRequest, dicom: DicomRequest | None) -> pb.ExtractResponse:
         stages, meter = Stages(), MemoryMeter(self._models.device)
+        look = None if request.observation is None else self._outbox.look(request.observation.monitor_id)
         with stages.stage("load_model"):
             encoder, card = await STORE.run(self._models.get, request.model, request.model_sha256)
         layers = request.layers or (card.primary_layer,)
@@ -155,7 +156,7 @@ class FeatureServicer(features_pb2_grpc.FeatureServiceServicer):
         if request.observation is not None:
             with stages.stage("observe"):
                 observed = converters.to_observed(request.observation, features, card, request.input_transform)
-                delivered = (await self._outbox.deliver(observed)).to_proto()
+                delivered = (await self._outbox.deliver(observed, look)).to_proto()
         cost = converters.to_cost(stages.seconds(), describe_device(self._models.device), meter.peak_bytes)
         return pb.ExtractResponse(
             layers=packed,

@@ -5,61 +5,33 @@ from __future__ import annotations
 import asyncio
 import signal
 import subprocess
-import uuid
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from tests.integration.features import callers
 from tests.integration.features.conftest import Server
 from tests.integration.monitoring import conftest as monitoring_fixtures
 from tests.integration.monitoring.conftest import Service
+from tests.monitored_model import store_reference
 
 from vfmalign.client import AsyncClient, MonitorReference, MonitorSpec, ObservedStudy
 from vfmalign.client.features import StudyFeatures
 from vfmalign.client.messages.features import StudyObservation
-from vfmalign.core.domain.datasets import Case, DatasetManifest
 from vfmalign.core.domain.models import ModelCard
-from vfmalign.core.domain.stored_objects import StoredObject
-from vfmalign.core.storage.datasets import save_dataset
-from vfmalign.core.storage.feature_set_writer import FeatureSetWriter
-from vfmalign.core.storage.feature_sets import FeatureRequest
 from vfmalign.core.storage.keys import OUTBOX
 from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.imaging.volumes import encode
 
 LAYER = "stages.3"
-PATIENTS = 70
 database_url, environment = monitoring_fixtures.database_url, monitoring_fixtures.environment
 
 
 @pytest.fixture(scope="module")
 def reference(store: ObjectStore, card: ModelCard, expected_features: Any, phantoms: Any) -> str:
-    """A feature set of the model: features of one phantom, with noise for each patient."""
-    center_C = expected_features(phantoms[0], [LAYER])[LAYER]
-    noise_NC = np.random.default_rng(0).normal(size=(PATIENTS, len(center_C))).astype(np.float32)
-    volume = StoredObject(key="volumes/x.nii.gz", sha256="2" * 64)
-    cases = tuple(
-        Case(id=f"case-{row}", group=f"patient-{row}", volumes=dict.fromkeys(("t2w", "dwi", "adc"), volume))
-        for row in range(PATIENTS)
-    )
-    dataset = DatasetManifest(id=f"d-{uuid.uuid4().hex[:12]}", test=cases)
-    save_dataset(store, dataset)
-    request = FeatureRequest(
-        model_id=card.id,
-        model_sha256=card.checkpoint.sha256,
-        dataset_id=dataset.id,
-        dataset_digest=dataset.digest(),
-        split="test",
-        layers=(LAYER,),
-        preprocessing=card.preprocessing,
-    )
-    writer = FeatureSetWriter(store, request, [case.id for case in cases], [case.group for case in cases])
-    writer.write_part(0, {LAYER: center_C + 0.1 * noise_NC})
-    writer.commit({"torch": "2"})
-    return request.feature_set_id()
+    """Features of one phantom, with noise for each patient."""
+    return store_reference(store, card, LAYER, expected_features(phantoms[0], [LAYER])[LAYER])
 
 
 @pytest.fixture

@@ -277,6 +277,33 @@ async def test_a_successor_sends_what_a_process_has_left_before_anything_new(
     assert monitoring.servicer.get_ids() == names(*range(6))
 
 
+async def test_a_replica_does_not_overtake_what_another_one_has_stored(
+    services: Services, monitoring: MonitoringServer, tenant_store: ObjectStore
+) -> None:
+    first, second = (services.start(monitoring.address, sends=False) for _ in range(2))
+    second.waiting.end_survey({}, second.waiting.begin_survey())
+    for number in range(6):
+        outbox = (first, second)[number % 2]
+        assert describe(await outbox.deliver(make(number))) == ("queued", "WAITS_IN_ORDER")
+    services.start(monitoring.address)
+    await until(lambda: not list(tenant_store.list(OUTBOX)))
+    assert monitoring.servicer.get_ids() == names(*range(6))
+
+
+async def test_the_sender_of_a_replica_sends_what_others_have_stored_in_between(
+    services: Services, monitoring: MonitoringServer, tenant_store: ObjectStore
+) -> None:
+    monitoring.stop()
+    sending = services.start(monitoring.address, poll_s=3600.0)
+    other = services.start(monitoring.address, sends=False)
+    await until_surveyed(sending)
+    for number in range(6):
+        assert (await (sending, other)[number % 2].deliver(make(number))).delivery == "queued"
+    monitoring.start()
+    await until(lambda: not list(tenant_store.list(OUTBOX)))
+    assert monitoring.servicer.get_ids() == names(*range(6))
+
+
 async def test_two_replicas_send_the_same_outbox_without_losing_or_doubling(
     services: Services, monitoring: MonitoringServer, tenant_store: ObjectStore
 ) -> None:
@@ -357,7 +384,8 @@ async def test_a_caller_that_leaves_does_not_undo_the_write(
 ) -> None:
     outbox = services.start(monitoring.address, sends=False)
     call = asyncio.create_task(outbox.deliver(make(1)))
-    await until(lambda: outbox._tasks)
+    await asyncio.sleep(0)  # lets it begin to write
+    assert outbox._tasks
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
         await call

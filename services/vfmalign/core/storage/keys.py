@@ -95,6 +95,13 @@ def study_upload_prefix(owner: str) -> str:
 
 OUTBOX = "outbox/"
 """Prefix of observations that wait for their monitors."""
+
+
+def outbox_prefix(monitor: str) -> str:
+    """Prefix of the observations that wait for a monitor."""
+    return f"{OUTBOX}{monitor}/"
+
+
 _OUTBOX_KEY = re.compile(rf"{OUTBOX}([^/]+)/(\d{{20}})-[0-9a-f]{{8}}-([0-9a-f]{{64}})\.pb")
 
 
@@ -107,7 +114,7 @@ def outbox_key(monitor: str, time_ns: int, writer: str, sha256: str) -> str:
         writer: 8 hexadecimal digits that no other writing process has.
         sha256: digest of the object, which stands for the ids in it.
     """
-    return f"{OUTBOX}{monitor}/{time_ns:020d}-{writer}-{sha256}.pb"
+    return f"{outbox_prefix(monitor)}{time_ns:020d}-{writer}-{sha256}.pb"
 
 
 def parse_outbox_key(key: str) -> tuple[str, int, str] | None:

@@ -14,6 +14,7 @@ from vfmalign.core.domain.errors import StoreUnavailable, TooLarge, VfmalignErro
 from vfmalign.core.runtime import logs
 from vfmalign.core.runtime.threads import STORE
 from vfmalign.core.runtime.work_context import UNLIMITED, WorkContext, current_work, work_within
+from vfmalign.core.storage.keys import outbox_prefix
 from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.features import metrics
 from vfmalign.features.outbox.entries import Observed, digest
@@ -55,13 +56,24 @@ class Outbox:
         self.on_stored = lambda: None
         self._tasks: set[asyncio.Task[Any]] = set()
 
-    async def deliver(self, observed: Observed) -> DeliveredObservation:
+    def look(self, monitor: str) -> asyncio.Task[None]:
+        """Begins to look for what other replicas have stored for a monitor, which `deliver` must not overtake.
+
+        It takes one request to the store, so it begins before the features are computed.
+        """
+        return self._start(self._look(monitor))
+
+    async def deliver(self, observed: Observed, look: asyncio.Task[None] | None = None) -> DeliveredObservation:
         """Tells the monitor, or stores the observation; returns what became of it. It never fails.
 
         It waits for the network only while the monitoring service answers: else for one write to the store.
+
+        Args:
+            observed: the observation.
+            look: what `look` has returned; looks now where None.
         """
         try:
-            delivered = await self._deliver(observed)
+            delivered = await self._deliver(observed, look)
         except Exception:
             _LOG.exception("observation_not_delivered", monitor=observed.monitor)
             delivered = _drop("INTERNAL", "an internal error; the log of the feature service has its cause")
@@ -75,7 +87,12 @@ class Outbox:
         for task in self._tasks:
             task.cancel()
 
-    async def _deliver(self, observed: Observed) -> DeliveredObservation:
+    async def _look(self, monitor: str) -> None:
+        if self._link is not None:
+            with work_within(WorkContext(time.monotonic() + self._options.write_timeout_s)):
+                self.waiting.add(await STORE.run(self.store.sizes_bytes, outbox_prefix(monitor), limit=1))
+
+    async def _deliver(self, observed: Observed, look: asyncio.Task[None] | None) -> DeliveredObservation:
         if self._link is None:
             return _drop(
                 "NO_MONITORING",
@@ -85,6 +102,10 @@ class Outbox:
             return await self._queue(observed, *_IN_ORDER)
         if self._link.is_away:
             return await self._queue(observed, *_AWAY)
+        # Without an answer of the store, what this process knows must do.
+        await asyncio.wait({look or self.look(observed.monitor)}, timeout=self._options.hedge_s)
+        if self.waiting.has(observed.monitor):
+            return await self._queue(observed, *_IN_ORDER)
         # Goes on after this call, which may end before: observing is idempotent, and says whether the service answers.
         observing = self._start(self._link.observe(self.store.tenant, [observed]))
         await asyncio.wait({observing}, timeout=self._options.hedge_s)

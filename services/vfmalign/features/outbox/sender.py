@@ -6,14 +6,14 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Sequence
-from itertools import groupby
+from itertools import accumulate, groupby
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
 
 from vfmalign.core.domain.errors import DeadlineExceeded, StoreUnavailable, Unavailable, VfmalignError
 from vfmalign.core.runtime import logs
 from vfmalign.core.runtime.threads import STORE
-from vfmalign.core.storage.keys import OUTBOX
+from vfmalign.core.storage.keys import OUTBOX, outbox_prefix
 from vfmalign.features import metrics
 from vfmalign.features.outbox.delivery import CONFLICT, FROM_OUTBOX, Outbox
 from vfmalign.features.outbox.entries import Observed, delete_entries, read_batch
@@ -121,7 +121,7 @@ class Sender:
         return failure
 
     async def _send_next(self, outbox: Outbox, monitor: str) -> None:
-        keys = outbox.waiting.take(monitor, BATCH, _BATCH_BYTES)
+        keys = await self._list_next(outbox, monitor)
         batch = await STORE.run(read_batch, outbox.store, keys)
         outbox.waiting.remove(*batch.gone)
         for _, group in groupby(batch.entries, key=lambda entry: entry[1].origin):
@@ -129,6 +129,15 @@ class Sender:
         for key in batch.damaged:
             _count_drop(monitor, DAMAGED)
             await self._delete(outbox, [key])
+
+    async def _list_next(self, outbox: Outbox, monitor: str) -> list[str]:
+        """Returns the next keys as the store lists them: those of all replicas, of which this process knows its own."""
+        before = outbox.waiting.begin_survey()
+        listed = await STORE.run(outbox.store.sizes_bytes, outbox_prefix(monitor), limit=BATCH)
+        outbox.waiting.end_page(monitor, listed, before, is_last=len(listed) < BATCH)
+        sizes = accumulate(listed[key] for key in sorted(listed))
+        keys = [key for key, total in zip(sorted(listed), sizes, strict=True) if total <= _BATCH_BYTES]
+        return keys or sorted(listed)[:1]
 
     async def _send(self, outbox: Outbox, group: _Group) -> None:
         """Sends observations of one monitor and origin; those that it refuses are dropped, and no others."""

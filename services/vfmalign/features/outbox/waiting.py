@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Mapping
-from itertools import islice
 
 from vfmalign.core.domain.errors import TooLarge
 from vfmalign.core.storage.keys import outbox_key, parse_outbox_key
@@ -17,7 +16,7 @@ class Waiting:
     """Keys of one tenant's observations that wait. It belongs to the event loop.
 
     It is a copy of what the store lists: own writes and deletions change it at once, those of other processes with the
-    next survey. Until the first survey is complete, something may wait for every monitor.
+    next list. Until the first survey is complete, something may wait for every monitor.
 
     Args:
         tenant: for metrics.
@@ -29,7 +28,6 @@ class Waiting:
 
     def __init__(self, tenant: str, options: OutboxOptions) -> None:
         self._tenant, self._options = tenant, options
-        # By monitor, in the order of the keys: new keys come after all known ones.
         self._sizes: dict[str, dict[str, int]] = {}
         self._count, self._bytes = 0, 0
         self._writing: set[str] = set()
@@ -87,18 +85,14 @@ class Waiting:
 
     def get_monitors(self) -> list[str]:
         """Returns the monitors for which observations are stored."""
-        return [monitor for monitor in self._sizes if self.take(monitor, 1, 0)]
+        return [monitor for monitor, sizes in self._sizes.items() if not sizes.keys() <= self._writing]
 
-    def take(self, monitor: str, count: int, size_bytes: int) -> list[str]:
-        """Returns the first keys of a monitor that are written: one, and more within a number and size."""
-        keys: list[str] = []
-        written = ((key, size) for key, size in self._sizes.get(monitor, {}).items() if key not in self._writing)
-        for key, size in islice(written, count):
-            size_bytes -= size
-            if keys and size_bytes < 0:
-                break
-            keys.append(key)
-        return keys
+    def add(self, listed: Mapping[str, int]) -> None:
+        """Records observations that the store has listed, by key with their sizes."""
+        for key in listed:
+            if parse_outbox_key(key) is not None and key not in self._sizes.get(_get_monitor(key), {}):
+                self._add(key, listed[key])
+        self._show()
 
     def begin_survey(self) -> frozenset[str]:
         """Returns the keys that a list of the store from now on shows, unless another process deletes them."""
@@ -111,22 +105,41 @@ class Waiting:
             listed: sizes by key, of at most `limit` objects.
             before: what `begin_survey` returned before the list.
         """
+        # A list that was cut off may hide any monitor; the outbox is full then.
+        self.is_surveyed = len(listed) < self.limit
         known = {key: size for sizes in self._sizes.values() for key, size in sizes.items() if key not in before}
         known |= {key: size for key, size in listed.items() if parse_outbox_key(key) is not None}
         self._sizes, self._count, self._bytes = {}, 0, 0
         for key in sorted(known):
             self._add(key, known[key])
-            self._latest_ns = max(self._latest_ns, _get_time_ns(key))
-        # A list that was cut off may hide any monitor; the outbox is full then.
-        self.is_surveyed = len(listed) < self.limit
         self._show()
+
+    def end_page(self, monitor: str, listed: Mapping[str, int], before: frozenset[str], *, is_last: bool) -> None:
+        """Takes over what the store has listed of one monitor.
+
+        Args:
+            monitor: the monitor.
+            listed: sizes by key, of the first objects.
+            before: what `begin_survey` returned before the list.
+            is_last: whether there is nothing beyond them.
+        """
+        last = max(listed, default="")
+        self.remove(
+            *(
+                key
+                for key in list(self._sizes.get(monitor, {}))
+                if key in before and key not in listed and (is_last or key < last)
+            )
+        )
+        self.add(listed)
 
     def _add(self, key: str, size_bytes: int) -> None:
         self._sizes.setdefault(_get_monitor(key), {})[key] = size_bytes
+        self._latest_ns = max(self._latest_ns, _get_time_ns(key))
         self._count, self._bytes = self._count + 1, self._bytes + size_bytes
 
     def _show(self) -> None:
-        oldest_ns = min((_get_time_ns(next(iter(sizes))) for sizes in self._sizes.values()), default=0)
+        oldest_ns = min((_get_time_ns(min(sizes)) for sizes in self._sizes.values()), default=0)
         metrics.outbox_observations.labels(self._tenant).set(self._count)
         metrics.outbox_bytes.labels(self._tenant).set(self._bytes)
         metrics.outbox_oldest.labels(self._tenant).set(oldest_ns / 1e9)

@@ -40,7 +40,6 @@ def test_keys_sort_in_the_order_in_which_they_were_drawn() -> None:
     waiting = make_waiting()
     keys = [store(waiting) for _ in range(200)]
     assert keys == sorted(set(keys))
-    assert waiting.take("m", 64, 10**6) == keys[:64]
 
 
 def test_a_new_key_comes_after_those_of_a_replica_whose_clock_is_ahead() -> None:
@@ -76,20 +75,13 @@ def test_what_is_being_written_waits_and_is_not_sent() -> None:
     assert waiting.has("m")
     assert waiting.get_monitors() == []
     waiting.end(second, is_written=True)
-    assert waiting.take("m", 64, 10**6) == [second]
-    waiting.end(first, is_written=False)
+    assert waiting.get_monitors() == ["m"]
     waiting.remove(second)
+    assert waiting.get_monitors() == []
+    assert waiting.has("m")
+    waiting.end(first, is_written=False)
     assert not waiting.has("m")
     assert get_metric("observations") == get_metric("bytes") == 0
-
-
-def test_a_batch_has_one_observation_at_least_and_no_more_than_its_bytes() -> None:
-    waiting = make_waiting()
-    keys = [store(waiting, size=size) for size in (100, 1, 1)]
-    assert waiting.take("m", 64, 10) == keys[:1]
-    assert waiting.take("m", 64, 101) == keys[:2]
-    assert waiting.take("m", 2, 1000) == keys[:2]
-    assert waiting.take("other", 2, 1000) == []
 
 
 def test_a_survey_keeps_what_it_cannot_have_seen_and_drops_what_another_replica_has_sent() -> None:
@@ -102,9 +94,8 @@ def test_a_survey_keeps_what_it_cannot_have_seen_and_drops_what_another_replica_
     of_another = outbox_key("other", 1, "ffffffff", SHA)
     waiting.end_survey({stays: 10, of_another: 7, "outbox/m/notes.txt": 5}, before)
     waiting.end(writing, is_written=True)
-    assert waiting.take("m", 64, 10**6) == [stays, writing, written_meanwhile]
-    assert waiting.take("other", 64, 10**6) == [of_another]
-    assert sent_by_another not in waiting.take("m", 64, 10**6)
+    assert waiting.begin_survey() == {stays, writing, written_meanwhile, of_another}
+    assert sent_by_another not in waiting.begin_survey()
     assert get_metric("observations") == 4
     assert get_metric("bytes") == 37
     assert get_metric("oldest_timestamp_seconds") == 1e-9
@@ -118,3 +109,17 @@ def test_a_list_that_was_cut_off_leaves_every_monitor_waiting_and_the_outbox_ful
     assert waiting.has("z")
     with pytest.raises(TooLarge):
         waiting.begin("z", 1, SHA)
+
+
+def test_a_page_of_a_monitor_shows_what_others_have_stored_and_sent() -> None:
+    waiting = make_waiting()
+    sent, stays, beyond = (store(waiting) for _ in range(3))
+    other_monitor = store(waiting, "n")
+    of_another = outbox_key("m", 7, "ffffffff", SHA)
+    waiting.end_page("m", {of_another: 5, stays: 10}, waiting.begin_survey(), is_last=False)
+    assert waiting.begin_survey() == {of_another, stays, beyond, other_monitor}
+    assert get_metric("oldest_timestamp_seconds") == 7e-9
+    waiting.end_page("m", {}, waiting.begin_survey(), is_last=True)
+    assert waiting.begin_survey() == {other_monitor}
+    assert sent not in waiting.begin_survey()
+    assert get_metric("bytes") == 10
