@@ -42,7 +42,7 @@ class Command(NamedTuple):
 _SETUP = "vfmalign.cli.commands.setup"
 _API = "vfmalign.cli.commands.api"
 COMMANDS: dict[str, Command] = {
-    "up": Command(f"{_SETUP}.stack:up", "Start a local stack: object storage and the three services, or MMD alone."),
+    "up": Command(f"{_SETUP}.stack:up", "Start a local stack: object storage and the services, or MMD alone."),
     "down": Command(f"{_SETUP}.stack:down", "Stop the local stack and every process it started."),
     "status": Command(f"{_SETUP}.stack:status", "Show the processes of the local stack and their addresses."),
     "doctor": Command(f"{_SETUP}.doctor:doctor", "Check that the environment is ready to run alignment checks."),
