@@ -125,6 +125,8 @@ def test_the_document_has_what_the_records_have() -> None:
     other = make_live_document(make_monitor(spec=spec, windowed_shifts=()), windows=())
     assert (other.alpha, other.run_length, other.patient_window_days, other.title) == (None, 5000, 90, "prostate-3t")
     assert other.moved_rows == 100, "without windows, the channels are those of the last rows"
+    assert "No window has been compared with the reference yet." in read_first_screen(other)
+    assert "No window has been compared" not in read(document)
 
 
 def test_a_window_that_is_given_twice_is_shown_once() -> None:
