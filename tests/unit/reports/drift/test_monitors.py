@@ -67,6 +67,8 @@ def test_a_monitor_that_is_paused_or_silent_says_so_first() -> None:
     spec = make_monitor().spec.model_copy(update={"max_silence_hours": 2})
     first = read_first_screen(make_live_document(make_monitor(state="paused", spec=spec)))
     assert "Paused. Observations are recorded and do not enter the evidence" in first
+    assert "Silent." not in first, "a paused monitor raises no alert of silence"
+    first = read_first_screen(make_live_document(make_monitor(spec=spec)))
     assert "Silent. 3 hours have passed since the last observation; the limit is 2 hours." in first
     never = make_monitor(spec=spec, last_observation_time=None, last_acquire_time=None, create_time=CREATED)
     assert "Silent. 60 days have passed since the monitor was created" in read_first_screen(make_live_document(never))
