@@ -114,6 +114,13 @@ def test_times_that_are_none_are_refused(store):
     assert one.acquired_at.year == 1
 
 
+@pytest.mark.parametrize("value", ["", "\u202ea", "a\u200b"])
+def test_a_stratum_is_printable(store, value):
+    with pytest.raises(BadOption, match="not printable") as caught:
+        read_inline(store, [observe(inline("a", 1, 2, 3, 4), strata={"scanner": value})], LAYERS, "scanner")
+    assert caught.value.field == "inline.observations[0].study.strata"
+
+
 def test_the_digest_covers_everything_that_was_observed():
     vector = np.arange(4, dtype=np.float32)
 
