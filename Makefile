@@ -58,11 +58,12 @@ proto: setup  ## generate the stubs (services/vfmalign/v1) and records (client/m
 proto-release: setup  ## record the protos as the released API that `make protos` compares with
 	$(BIN)/buf build proto --exclude-source-info -o proto/released.binpb
 
-docs: setup  ## write the references in docs/ from the protos, settings and metrics, and the alerts of Compose
+docs: setup  ## write the references in docs/ from the protos, settings and metrics, the alerts of Compose, and dashboards
 	$(BIN)/python docs/generate_api_reference.py proto docs/api-reference.md
 	$(BIN)/python docs/generate_settings_reference.py docs/settings-reference.md
 	$(BIN)/python docs/generate_metrics_reference.py docs/metrics-reference.md
 	$(BIN)/python deploy/generate_alerts.py k8s/components/monitoring/alerts.yaml deploy/prometheus/alerts.yml
+	$(BIN)/python deploy/generate_dashboards.py deploy/grafana
 
 diagrams: setup  ## draw the diagrams of docs/ with this version's ports and calls
 	$(BIN)/python docs/pictures/diagrams.py docs/images
@@ -180,7 +181,7 @@ BASE        ?= python:3.11-slim
 TORCH       ?= cpu
 WHEELS      ?= $(PIP_FIND_LINKS)
 IMAGE_INDEX ?= $(if $(WHEELS),,$(if $(filter cpu,$(TORCH)),https://download.pytorch.org/whl/cpu))
-IMAGES      ?= features mmd training finetuning finetuning-local cli cli-imaging dicom-gateway s3 postgres prometheus
+IMAGES      ?= features mmd training finetuning finetuning-local monitoring cli cli-imaging dicom-gateway s3 postgres prometheus
 
 # Without the environment for development, which a release does not need.
 dist:  ## build the wheel and the source distribution into dist/

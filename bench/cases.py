@@ -222,6 +222,7 @@ CASE_MODULES = {
     "load": "bench.endpoint.load",
     "dicom": "bench.dicom_import",
     "dicom_extract": "bench.dicom_extract",
+    "observe": "bench.observe",
 }
 """Modules with a function `run(settings)`, imported late because they need more than the other cases."""
 

@@ -7,15 +7,10 @@ calls beside others that wait for a PACS that answers one byte a second.
 
 from __future__ import annotations
 
-import json
-import signal
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import grpc
@@ -29,8 +24,8 @@ from tests.pacs_proxy import run_proxy, trickle
 from bench import tables
 from bench.endpoint.server import running_store
 from bench.measure import MeasurementSettings, median_range
+from bench.services import run_service
 from bench.tables import Section, Table
-from vfmalign.cli.local.environment import get_malloc_settings
 from vfmalign.client import Client, PacsReference
 from vfmalign.client.features import StudyFeatures
 from vfmalign.core.storage.store.object_store import ObjectStore
@@ -67,22 +62,26 @@ def run(settings: MeasurementSettings) -> Section:
         with (
             run_orthanc() as orthanc,
             run_proxy(orthanc.port) as proxy,
-            _run_service(
+            run_service(
+                "features",
                 folder,
-                environment | _to_settings("bench", orthanc) | _to_settings("slow", orthanc, proxy.port),
-                settings,
-            ) as address,
+                environment
+                | _to_settings("bench", orthanc)
+                | _to_settings("slow", orthanc, proxy.port)
+                | {"VFMALIGN_FEATURES__DEVICE": "cpu", "VFMALIGN_FEATURES__DICOM_FOLDER": str(folder / "dicom")},
+                settings.threads,
+            ) as service,
         ):
             orthanc.store(files)
             proxy.fault = trickle
-            with Client(features_address=address) as client:
+            with Client(features_address=service.address) as client:
                 calls: dict[str, Call] = {
                     NIFTI: lambda: client.features.extract(MODEL, volumes),
                     PACS: lambda: client.features.extract(MODEL, dicom=reference, rules_dataset_id=RULES),
                 }
                 turns = [_measure(calls) for _ in range(settings.repeats + 1)][1:]  # the first one warms up
                 neighbours = [
-                    _measure_beside(calls[NIFTI], address, reference.study_uid) for _ in range(settings.repeats)
+                    _measure_beside(calls[NIFTI], service.address, reference.study_uid) for _ in range(settings.repeats)
                 ]
         sizes = {NIFTI: [len(data) for data in volumes.values()], PACS: [path.stat().st_size for path in files]}
         _add_times(section, turns, sizes)
@@ -110,33 +109,6 @@ def _to_settings(name: str, orthanc: Orthanc, port: int | None = None) -> dict[s
     server = orthanc.make_server(port or orthanc.port)
     values = {"URL": server.url, "USERNAME": server.username, "PASSWORD_FILE": str(server.password_file)}
     return {f"VFMALIGN_DICOMWEB__{name.upper()}__{key}": value for key, value in values.items()}
-
-
-@contextmanager
-def _run_service(folder: Path, environment: Mapping[str, str], settings: MeasurementSettings) -> Iterator[str]:
-    """Runs `python -m vfmalign.features` on free ports; yields the address of its API."""
-    ports, log = folder / "ports.json", folder / "features.log"
-    variables = {
-        **environment,
-        **get_malloc_settings("features"),
-        **{f"VFMALIGN_SERVER__{name}_PORT": "0" for name in ("GRPC", "METRICS", "HEALTH")},
-        "VFMALIGN_SERVER__PORTS_FILE": str(ports),
-        "VFMALIGN_AUTH__MODE": "off",
-        "VFMALIGN_FEATURES__DEVICE": "cpu",
-        "VFMALIGN_FEATURES__DICOM_FOLDER": str(folder / "dicom"),
-        "OMP_NUM_THREADS": str(settings.threads),
-    }
-    with log.open("wb") as out:
-        process = subprocess.Popen([sys.executable, "-m", "vfmalign.features"], env=variables, stdout=out, stderr=out)
-    try:
-        while not ports.exists():
-            if process.poll() is not None:
-                raise RuntimeError(log.read_text())
-            time.sleep(0.05)
-        yield f"127.0.0.1:{json.loads(ports.read_text())['grpc']}"
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait()
 
 
 def _measure(calls: Mapping[str, Call]) -> Figures:

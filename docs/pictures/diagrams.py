@@ -15,7 +15,7 @@ from google.protobuf.descriptor import FileDescriptor
 from matrix import draw_experiment
 
 from vfmalign.core.runtime.settings import ServerSettings
-from vfmalign.v1 import alignment_pb2, features_pb2, mmd_pb2
+from vfmalign.v1 import alignment_pb2, features_pb2, mmd_pb2, monitoring_pb2
 
 S3_PORT, DATABASE_PORT = 443, 5432
 """Usual ports of what a deployment brings along; the network policies allow these."""
@@ -24,61 +24,71 @@ S3_PORT, DATABASE_PORT = 443, 5432
 def draw_architecture() -> Canvas:
     """The services with their ports, what they share, and the borders that calls cross."""
     ports = ServerSettings()
+    observe, compute = get_call(monitoring_pb2.DESCRIPTOR, "Observe"), get_call(mmd_pb2.DESCRIPTOR, "Compute")
     canvas = Canvas(
         1000,
-        590,
+        710,
         "Architecture of vfmalign",
-        "Callers reach finetuning, features and mmd by gRPC with a token. finetuning calls features and mmd, keeps its "
-        "lists in a database, and starts training jobs. All of them read and write one bucket of object storage, and "
-        "training jobs call nothing else. Prometheus reads the metrics.",
+        "Callers reach finetuning, features, monitoring and mmd by gRPC with a token. finetuning calls features and "
+        "mmd, keeps its lists in a database, and starts training jobs. features tells monitoring what it has seen; "
+        "monitoring keeps it in a database of its own, and asks mmd for the shift of its windows. All of them read and "
+        "write one bucket of object storage, and training jobs call nothing else. Prometheus reads the metrics.",
     )
     grpc = f"gRPC {ports.grpc_port}"
-    canvas.border((228, 60), (758, 440), "the deployment: one network; its policies allow these arrows")
-    canvas.border((720, 82), (250, 404), "credentials of each service")
+    canvas.border((228, 60), (758, 560), "the deployment: one network; its policies allow these arrows")
+    canvas.border((720, 82), (250, 524), "credentials of each service")
 
-    canvas.box((10, 150), (140, 84), "callers", "CLI, Python,", "any gRPC client", kind="outside")
-    canvas.box((10, 300), (140, 66), "OpenID provider", "signs the tokens", kind="outside")
-    canvas.box((10, 420), (140, 66), "Prometheus", "alerts, dashboards", kind="outside")
+    canvas.box((10, 190), (140, 84), "callers", "CLI, Python,", "any gRPC client", kind="outside")
+    canvas.box((10, 360), (140, 66), "OpenID provider", "signs the tokens", kind="outside")
+    canvas.box((10, 530), (140, 66), "Prometheus", "alerts, dashboards", kind="outside")
 
-    canvas.box((250, 150), (170, 84), "finetuning", "jobs, checks,", "experiments, reports")
+    canvas.box((250, 190), (170, 84), "finetuning", "jobs, checks,", "experiments, reports")
     canvas.box((510, 100), (170, 84), "features", "features of studies", "and datasets", kind="gpu")
-    canvas.box((510, 220), (170, 84), "mmd", "MMD², tests,", "intervals", kind="gpu")
-    canvas.box((510, 370), (170, 84), "training jobs", "pretrain, fine-tune,", "publish encoders", kind="gpu")
+    canvas.box((510, 230), (170, 84), "monitoring", "drift of models", "in use")
+    canvas.box((510, 360), (170, 84), "mmd", "MMD², tests,", "intervals", kind="gpu")
+    canvas.box((510, 490), (170, 84), "training jobs", "pretrain, fine-tune,", "publish encoders", kind="gpu")
 
     canvas.box(
         (745, 110),
-        (200, 200),
+        (200, 330),
         "object storage (S3)",
         "volumes, datasets,",
         "models, features,",
-        "jobs, reports",
+        "jobs, reports,",
+        "states of monitors",
         kind="state",
     )
-    canvas.box((745, 380), (200, 84), "PostgreSQL", "lists and states of jobs,", "checks, experiments", kind="state")
-
-    canvas.arrow((150, 192), (250, 192), label=grpc, at=(189, 166))
-    canvas.text((189, 184), "with a token", "small", anchor="middle")
-    canvas.text((189, 210), "to all three", "small", anchor="middle")
-    canvas.arrow((150, 333), (290, 333), (290, 234), label="public keys", at=(189, 325))
-    canvas.arrow((420, 170), (465, 170), (465, 142), (510, 142), label=grpc, at=(468, 128))
-    canvas.arrow((420, 214), (465, 214), (465, 262), (510, 262), label=grpc, at=(450, 282))
-    canvas.arrow((335, 234), (335, 412), (510, 412), label="starts Jobs or processes", at=(420, 404))
-    canvas.arrow((680, 142), (745, 142))
-    canvas.arrow((680, 262), (745, 262))
-    canvas.arrow((680, 400), (712, 400), (712, 290), (745, 290))
-    canvas.arrow(
-        (380, 150), (380, 84), (705, 84), (705, 125), (745, 125), label="every service signs its requests", at=(560, 78)
+    canvas.box(
+        (745, 490), (200, 84), "PostgreSQL", "jobs, checks, experiments;", "observations of monitors", kind="state"
     )
-    canvas.arrow((310, 234), (310, 478), (845, 478), (845, 464), label=f"SQL {DATABASE_PORT}", at=(600, 472))
-    canvas.arrow((150, 453), (250, 453), label=f"metrics {ports.metrics_port}", at=(188, 445))
-    canvas.text((258, 457), "each", "small")
 
-    canvas.box((250, 528), (16, 16), "", kind="gpu")
-    canvas.text((274, 541), "runs on a GPU node, or on a CPU", "small")
-    canvas.box((500, 528), (16, 16), "", kind="state")
-    canvas.text((524, 541), "holds the state; everything else can be killed at any time", "small")
+    canvas.arrow((150, 232), (250, 232), label=grpc, at=(189, 206))
+    canvas.text((189, 224), "with a token", "small", anchor="middle")
+    canvas.text((189, 250), "to all four", "small", anchor="middle")
+    canvas.arrow((150, 393), (290, 393), (290, 274), label="public keys", at=(189, 385))
+    canvas.arrow((420, 210), (465, 210), (465, 142), (510, 142), label=grpc, at=(468, 128))
+    canvas.arrow((420, 254), (465, 254), (465, 402), (510, 402), label=grpc, at=(450, 422))
+    canvas.arrow((595, 184), (595, 230), label=f"{observe} {ports.grpc_port}", at=(642, 211))
+    canvas.arrow((595, 314), (595, 360), label=f"{compute} {ports.grpc_port}", at=(646, 341))
+    canvas.arrow((680, 142), (745, 142))
+    canvas.arrow((680, 258), (745, 258))
+    canvas.arrow((680, 402), (745, 402))
+    canvas.arrow((680, 520), (692, 520), (692, 424), (745, 424))
+    canvas.arrow((680, 290), (710, 290), (710, 540), (745, 540))
+    canvas.arrow(
+        (380, 190), (380, 84), (705, 84), (705, 125), (745, 125), label="every service signs its requests", at=(560, 78)
+    )
+    canvas.arrow((335, 274), (335, 532), (510, 532), label="starts Jobs or processes", at=(420, 524))
+    canvas.arrow((310, 274), (310, 598), (845, 598), (845, 574), label=f"SQL {DATABASE_PORT}", at=(600, 592))
+    canvas.arrow((150, 563), (250, 563), label=f"metrics {ports.metrics_port}", at=(188, 555))
+    canvas.text((258, 567), "each", "small")
+
+    canvas.box((250, 648), (16, 16), "", kind="gpu")
+    canvas.text((274, 661), "runs on a GPU node, or on a CPU", "small")
+    canvas.box((500, 648), (16, 16), "", kind="state")
+    canvas.text((524, 661), "holds the state; everything else can be killed at any time", "small")
     canvas.text(
-        (250, 566),
+        (250, 686),
         f"Each service listens on {ports.grpc_port} (gRPC, tokens, TLS), {ports.metrics_port} (metrics) and "
         f"{ports.health_port} (health).",
         "small",

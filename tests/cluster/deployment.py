@@ -24,7 +24,7 @@ NAMESPACE, JOBS_NAMESPACE = "vfmalign", "vfmalign-jobs"
 CREDENTIALS = ROOT / "k8s" / "overlays" / "local" / "credentials.sh"
 STORE = "vfmalign-store"
 CLUSTER_KEYS, CLIENT = "vfmalign-cluster-keys", "vfmalign-client"
-SERVICES = ("features", "mmd", "finetuning")
+SERVICES = ("features", "mmd", "finetuning", "monitoring")
 GPU = "nvidia.com/gpu"
 _LIMITS = "/template/spec/containers/0/resources/limits"
 POOL_LABELS = (GPU, "nvidia.com/gpu.present", "cloud.google.com/gke-accelerator")
@@ -197,6 +197,14 @@ class Deployment:
         name = f"deployment/vfmalign-{service}"
         kubectl("-n", NAMESPACE, "rollout", step, name)
         kubectl("-n", NAMESPACE, "rollout", "status", name, "--timeout=600s", timeout_s=660.0)
+
+    def kill(self, service: str) -> None:
+        """Deletes the pods of a service without time to end, and waits for their successors."""
+        selector = f"app.kubernetes.io/name=vfmalign,app.kubernetes.io/component={service}"
+        kubectl("-n", NAMESPACE, "delete", "pod", "-l", selector, "--grace-period=0", "--force")
+        kubectl(
+            "-n", NAMESPACE, "rollout", "status", f"deployment/vfmalign-{service}", "--timeout=600s", timeout_s=660.0
+        )
 
     def drain(self, pod: str) -> None:
         """Drains the node of a training pod as docs/operations.md describes, and uncordon it.

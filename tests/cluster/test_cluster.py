@@ -1,4 +1,4 @@
-"""Run one alignment check on a real cluster while its pods are deleted. `make test-cluster` runs it.
+"""Run one alignment check and a monitor on a real cluster while pods are deleted. `make test-cluster` runs it.
 
 Needs KUBECONFIG, kubectl, a test cluster for a quarter of an hour, and the images on its nodes. OVERLAY names the
 kustomization, CLI_IMAGE the client's image (a build of `cli-imaging`, which generates the phantoms), CLUSTER_EPOCHS the
@@ -8,13 +8,16 @@ With CPU images, such nodes need no GPU.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.cluster.deployment import JOBS_NAMESPACE, NAMESPACE, ROOT, Deployment, get, names, pool, until
+from tests.monitor_program import COUNTS, EARLY_ROWS, PROGRAM, ROWS, check_undisturbed
 
 DATASET, MODEL, PRETRAINING, CHECK = "phantoms", "micro", "pretrain-micro", "cluster"
 EPOCHS, GPUS = int(os.environ.get("CLUSTER_EPOCHS", "40")), int(os.environ.get("GPUS", "1"))
@@ -83,6 +86,26 @@ def test_a_check_survives_the_loss_of_its_pods(deployment: Deployment) -> None:
     assert_jobs_used_the_gpu_pool(deployment)
     jobs = names(get("-n", JOBS_NAMESPACE, "get", "jobs", "-l", "vfmalign.io/job"))
     assert len(jobs) == 4 + attempts, "two attempts of the pretraining and three networks of the check"
+
+
+def test_a_monitor_survives_the_loss_of_its_pods(deployment: Deployment) -> None:
+    dataset = "monitored"
+    deployment.run("monitored", "dataset", "phantoms", "--id", dataset, "--seed", "2", *COUNTS)
+    sets = [
+        deployment.ask("extract", "extract", dataset, "--model", MODEL, "--split", split)["feature_set"][
+            "feature_set_id"
+        ]
+        for split in ("train", "test")
+    ]
+
+    def observe(monitor: str, rows: int) -> Any:
+        log = deployment.run("monitor", monitor, *sets, str(rows), command=["python", "-c", PROGRAM])
+        return json.loads(log.splitlines()[-1])
+
+    observe("killed", EARLY_ROWS)
+    deployment.roll("monitoring", "restart")
+    deployment.kill("monitoring")
+    check_undisturbed(observe("killed", ROWS), observe("whole", ROWS))
 
 
 def ended(check: dict) -> dict | None:

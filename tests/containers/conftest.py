@@ -43,6 +43,7 @@ PACKAGES = {
         "training",
         "finetuning",
     },
+    "monitoring": {"v1", "core", "client", "database", "reports", "monitoring"},
     "cli": {"v1", "core", "client", "cli"},
     "cli-imaging": {"v1", "core", "client", "imaging", "models", "cli"},
 }
@@ -109,7 +110,8 @@ class Compose:
 @pytest.fixture(scope="session")
 def compose() -> Iterator[Compose]:
     """Starts the whole system and waits until it is healthy."""
-    ports = dict(zip(("FEATURES_PORT", "MMD_PORT", "FINETUNING_PORT", "PROMETHEUS_PORT"), free_ports(4), strict=True))
+    names = ("FEATURES_PORT", "MMD_PORT", "FINETUNING_PORT", "MONITORING_PORT", "PROMETHEUS_PORT")
+    ports = dict(zip(names, free_ports(len(names)), strict=True))
     environment = {"POSTGRES_PASSWORD": secrets.token_hex(16), "VFMALIGN_VERSION": VERSION, "DICOM_DEVICES": "MR1"}
     environment["DIMSE_PORT"] = str(free_ports(1)[0])
     environment |= {name: str(port) for name, port in ports.items()}

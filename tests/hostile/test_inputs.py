@@ -29,6 +29,7 @@ from vfmalign.core.domain.record import check_key
 from vfmalign.core.formats.untrusted import MAX_JSON_DEPTH, parse_json, read_regular_file, to_printable
 from vfmalign.core.rpc.access.signing_keys import parse_keys
 from vfmalign.core.storage.arrays import read_npy
+from vfmalign.core.storage.row_tables import read_table
 from vfmalign.core.storage.safetensors_header import parse_header
 from vfmalign.features.imports.datasets import parse_datalist
 from vfmalign.imaging.datasets.assignments import read_patients, read_splits
@@ -43,7 +44,6 @@ from vfmalign.models.importer import InputDescription, import_model
 from vfmalign.models.registry import ARCHITECTURES
 from vfmalign.models.weights import MAX_WEIGHTS_BYTES, is_safetensors
 from vfmalign.monitoring.local.state_file import MAGIC, read_state
-from vfmalign.monitoring.local.tables import read_table
 from vfmalign.reports.templating import load_template
 
 NETWORK = {

@@ -13,8 +13,9 @@ from tests.k8s.rendering import Object, Pod, environment, pods, settings_maps
 
 from vfmalign.features.settings import FeaturesOptions
 from vfmalign.mmd.settings import MmdOptions
+from vfmalign.monitoring.settings import MonitoringOptions
 
-SERVERS = ("features", "mmd", "finetuning")
+SERVERS = ("features", "mmd", "finetuning", "monitoring")
 PORTS = {"grpc": 8001, "metrics": 8002, "health": 8003}
 _DEFAULT_DRAIN_S = 30.0
 _PROCESS_BYTES = 512 * 2**20
@@ -89,7 +90,7 @@ def budgets_fit(objects: Sequence[Object]) -> Iterator[str]:
     The defaults are those of the settings; checking imported weights takes three times their bytes.
     """
     for pod in pods(objects):
-        if pod.component not in {"features", "mmd"}:
+        if pod.component not in {"features", "mmd", "monitoring"}:
             continue
         container = pod.spec["containers"][0]
         limit = parse_quantity(container.get("resources", {}).get("limits", {}).get("memory", "0"))
@@ -98,6 +99,9 @@ def budgets_fit(objects: Sequence[Object]) -> Iterator[str]:
             options = MmdOptions()
             mib = int(variables.get("VFMALIGN_MMD__MEMORY_MIB", options.memory_mib))
             needed = (mib + int(variables.get("VFMALIGN_MMD__CACHE_MIB", options.cache_mib))) * 2**20
+        elif pod.component == "monitoring":
+            states = MonitoringOptions().memory_bytes
+            needed = int(variables.get("VFMALIGN_MONITORING__MEMORY_BYTES", states))
         else:
             weights = int(variables.get("VFMALIGN_FEATURES__MAX_WEIGHTS_BYTES", FeaturesOptions().max_weights_bytes))
             cache = int(variables.get("VFMALIGN_FEATURES__MODEL_CACHE_BYTES", FeaturesOptions().model_cache_bytes))

@@ -240,7 +240,8 @@ def authenticates_callers(objects: Sequence[Object]) -> Iterator[str]:
         roles = variables.get("VFMALIGN_AUTH__SUBJECT_ROLES", "{}")
         owners = json.loads(roles).get("$(CLUSTER_ISSUER)", {})
         named = {role: name for name, granted in owners.items() for role in granted if role in {*SERVERS, "admin"}}
-        if named != {"finetuning": "system:serviceaccount:$(NAMESPACE):vfmalign-finetuning"}:
+        callers = ("features", "finetuning", "monitoring")
+        if named != {name: f"system:serviceaccount:$(NAMESPACE):vfmalign-{name}" for name in callers}:
             yield f"{pod.name}: grants roles of services and admins to {sorted(named.values())}"
         order = [one["name"] for one in pod.spec["containers"][0]["env"]]
         expanded = min(order.index(f"VFMALIGN_AUTH__{name}") for name in ("JWKS_FILES", "SUBJECT_ROLES"))

@@ -21,7 +21,7 @@ import vfmalign
 from vfmalign.core.runtime.auth_settings import AuthSettings
 
 EXAMPLES = K8S / "examples"
-OBSERVED = {"features": "vfmalign-features", "mmd": "vfmalign-mmd", "finetuning": "vfmalign-finetuning"}
+OBSERVED = {name: f"vfmalign-{name}" for name in ("features", "mmd", "finetuning", "monitoring")}
 
 
 @pytest.fixture
@@ -95,7 +95,7 @@ def test_every_service_of_the_api_is_routed_to_its_deployment(route: dict[str, A
     assert set(routed.values()) <= ports
     implemented = {
         name: f"vfmalign-{package}"
-        for package in ("features", "mmd", "finetuning")
+        for package in OBSERVED
         for name in served
         if f"add_{name.rpartition('.')[2]}Servicer_to_server" in _read_sources(package)
     }

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 import yaml
-from tests.k8s.rendering import JOBS_NAMESPACE, K8S, NAMESPACE, Object, render
+from tests.k8s.rendering import JOBS_NAMESPACE, K8S, NAMESPACE, Object, pods, render
 from tests.k8s.test_schemas import VERSIONS, list_errors
 
 from vfmalign.cli.local import s3_configuration
 from vfmalign.core.storage.store.access import STORE_ACCESS
 
+DATABASES = {"vfmalign-database": "vfmalign", "vfmalign-database-monitoring": "vfmalign_monitoring"}
+"""The Secrets of databases, and the names of these on the server."""
 SECRETS = [f"vfmalign-store{suffix}" for suffix in ("", *(f"-{workload}" for workload in STORE_ACCESS))]
 
 
@@ -30,7 +32,7 @@ def secrets() -> dict[str, Object]:
 
 
 def test_they_are_valid_secrets_of_both_namespaces_and_drawn_at_random(secrets: dict[str, Object]) -> None:
-    assert secrets.keys() == {*SECRETS, "vfmalign-s3", "vfmalign-database"}
+    assert secrets.keys() == {*SECRETS, "vfmalign-s3", *DATABASES}
     assert [error for item in secrets.values() if (error := list_errors(item, VERSIONS[0]))] == []
     for name, item in secrets.items():
         assert item["metadata"]["namespace"] == (JOBS_NAMESPACE if name == "vfmalign-store-training" else NAMESPACE)
@@ -73,7 +75,20 @@ def test_the_s3_server_reads_its_identities_and_no_keys_of_a_client() -> None:
     assert volume["secret"]["secretName"] == "vfmalign-s3"
 
 
-def test_the_database_address_has_the_password(secrets: dict[str, Object]) -> None:
-    data = secrets["vfmalign-database"]["stringData"]
-    assert len(data["POSTGRES_PASSWORD"]) == 48
-    assert f":{data['POSTGRES_PASSWORD']}@vfmalign-postgresql:5432/" in data["VFMALIGN_DATABASE__URL"]
+def test_the_addresses_of_the_databases_have_the_password(secrets: dict[str, Object]) -> None:
+    password = secrets["vfmalign-database"]["stringData"]["POSTGRES_PASSWORD"]
+    assert len(password) == 48
+    for secret, database in DATABASES.items():
+        url = secrets[secret]["stringData"]["VFMALIGN_DATABASE__URL"]
+        assert url == f"postgresql://vfmalign:{password}@vfmalign-postgresql:5432/{database}"
+
+
+def test_each_service_with_a_database_has_one_of_its_own() -> None:
+    used = {
+        (pod.component, variable["valueFrom"]["secretKeyRef"]["name"])
+        for pod in pods(render("overlays/local"))
+        for container in pod.containers
+        for variable in container.get("env", ())
+        if variable["name"] == "VFMALIGN_DATABASE__URL"
+    }
+    assert used == {("finetuning", "vfmalign-database"), ("monitoring", "vfmalign-database-monitoring")}

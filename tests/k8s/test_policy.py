@@ -125,13 +125,14 @@ def test_only_intended_calls_are_possible(name: str, by_component: dict[str, dic
         if may_call(objects, caller, pod, port)
     }
     expected = {("finetuning", "features", 8001), ("finetuning", "mmd", 8001)}
+    expected |= {("features", "monitoring", 8001), ("monitoring", "mmd", 8001)}
     expected |= {("client", server, 8001) for server in SERVERS}
     expected |= {("prometheus", server, 8002) for server in SERVERS}
     expected |= {("training", "training", port) for port in ports}
     if name == "overlays/local":
         expected |= {(caller, "s3", 8333) for caller in (*SERVERS, "training", "client")}
         expected |= {("client among jobs", "s3", 8333), ("stranger among jobs", "s3", 8333)}
-        expected |= {("finetuning", "postgresql", 5432)}
+        expected |= {("finetuning", "postgresql", 5432), ("monitoring", "postgresql", 5432)}
     if name == "everything":
         expected |= {("features", "dicom-gateway", 8443), ("prometheus", "dicom-gateway", 8002)}
     assert calls == expected
@@ -160,7 +161,7 @@ def test_external_addresses_are_reached_by_those_that_need_them(by_component: di
 
     among_jobs = {"training", "client among jobs", "stranger among jobs"}
     assert callers("192.0.2.1", 443) == {*SERVERS, "client", *among_jobs}  # object storage
-    assert callers("192.0.2.1", 5432) == {"finetuning"}  # database
+    assert callers("192.0.2.1", 5432) == {"finetuning", "monitoring"}  # database
     assert callers("192.0.2.1", 6443) == {"finetuning"}  # API server
     assert callers("192.0.2.1", 80) == set()
     assert callers("169.254.169.254", 443) == set()  # the metadata service of clouds
@@ -282,7 +283,8 @@ def test_the_readme_s_roles_of_pods_follow_the_policy() -> None:
             variables = expand(environment(pod.spec["containers"][0], objects))
             (roles,) = json.loads(variables["VFMALIGN_AUTH__SUBJECT_ROLES"]).values()
             assert roles["system:serviceaccount:research:notebook"] == ["viewer", "researcher"]
-            assert roles["system:serviceaccount:vfmalign:vfmalign-finetuning"] == ["finetuning"]
+            for name in ("features", "finetuning", "monitoring"):
+                assert roles[f"system:serviceaccount:vfmalign:vfmalign-{name}"] == [name]
 
 
 def test_the_readme_lists_every_overlay_and_component() -> None:

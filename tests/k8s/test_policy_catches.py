@@ -134,6 +134,12 @@ BROKEN: dict[str, tuple[str, str, Any, str]] = {
         "1Gi",
         "does not fit into the limit of memory",
     ),
+    "a small monitoring": (
+        "Deployment vfmalign-monitoring",
+        f"{BOX}/resources/limits/memory",
+        "512Mi",
+        "does not fit into the limit of memory",
+    ),
     "a load balancer": ("Service vfmalign-finetuning", "/spec/type", "LoadBalancer", "not of type ClusterIP"),
     "one virtual address": ("Service vfmalign-features", "/spec/clusterIP", GONE, "is not headless"),
     "an orchestrator without address": (

@@ -20,7 +20,7 @@ def get_grace_s(service: str) -> float:
 
 def test_servers_have_time_to_drain() -> None:
     drain_s = ServerSettings().drain_s
-    for service in ("features", "mmd"):
+    for service in ("features", "mmd", "monitoring"):
         assert get_grace_s(service) > drain_s
     # Afterwards the orchestrator gives its training processes time for a checkpoint, and waits 30 s for those it kills.
     assert get_grace_s("finetuning") > drain_s + LauncherSettings().stop_grace_s + 30

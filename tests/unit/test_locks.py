@@ -13,7 +13,7 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).resolve().parents[2]
 LOCKS = ROOT / "deploy" / "locks"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-IMAGES = ("features", "mmd", "training", "finetuning", "cli")
+IMAGES = ("features", "mmd", "training", "finetuning", "monitoring", "cli")
 CLI_ONLY = {"rich", "typer"}
 """Dependencies of the wheel that only the image of the command line contains."""
 SEPARATE = "torch"

@@ -12,6 +12,7 @@ from types import ModuleType
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+WITH_DATABASE = {"finetuning", "monitoring"}
 # What a service exports before it has done anything, with the names of families.
 EXPORT = """
 import importlib, json, sys
@@ -38,18 +39,18 @@ def test_the_page_is_up_to_date(generator: ModuleType) -> None:
     assert (ROOT / "docs/metrics-reference.md").read_text() == generator.render(), "run `make docs`"
 
 
-@pytest.mark.parametrize("service", ["features", "mmd", "finetuning"])
+@pytest.mark.parametrize("service", ["features", "mmd", "finetuning", "monitoring"])
 def test_a_service_exports_its_own_metrics_alone(service: str, generator: ModuleType) -> None:
     command = [sys.executable, "-c", EXPORT, service]
     families, samples = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     expected = {
         metric._name
         for title, (module, _) in generator.SECTIONS.items()
-        if title in {"All services", service} or (title == "Services with a database" and service == "finetuning")
+        if title in {"All services", service} or (title == "Services with a database" and service in WITH_DATABASE)
         for metric in generator.list_metrics(module)
     }
     assert {name for name in families if not name.startswith(("process_", "python_"))} == expected
-    assert ("vfmalign_orchestrator_leader" in samples) == (service == "finetuning")
+    assert ("vfmalign_orchestrator_leader" in samples) == (service in WITH_DATABASE)
     assert "grpc_server_started_total" in samples
     assert [name for name in samples if name.endswith("_created")] == []
     assert [name for name in samples if name.startswith(("vfmalign_store", "vfmalign_gpu"))] == []

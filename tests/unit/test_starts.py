@@ -14,6 +14,7 @@ import pytest
         ("features", ["matplotlib", "monai", "scipy.stats"]),
         ("finetuning", ["kubernetes", "matplotlib", "scipy.optimize", "scipy.stats", "torch"]),
         ("mmd", ["matplotlib", "monai", "scipy.stats", "triton"]),
+        ("monitoring", ["kubernetes", "matplotlib", "scipy", "torch"]),
     ],
 )
 def test_a_service_starts_without_deferred_imports(service, deferred):

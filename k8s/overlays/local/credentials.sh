@@ -46,11 +46,12 @@ allow() {
 # shellcheck disable=SC2046
 {
   print_keys vfmalign vfmalign-store Admin Read Write List Tagging
-  print_keys vfmalign vfmalign-store-features $(allow datasets features incoming models uploads volumes \
-    -- datasets features incoming models volumes)
+  print_keys vfmalign vfmalign-store-features $(allow datasets features incoming models outbox uploads volumes \
+    -- datasets features incoming models outbox volumes)
   print_keys vfmalign vfmalign-store-mmd $(allow features uploads -- uploads/features)
   print_keys vfmalign vfmalign-store-finetuning $(allow cells checks datasets experiments features jobs models studies \
     -- cells checks experiments jobs)
+  print_keys vfmalign vfmalign-store-monitoring $(allow datasets features monitors -- monitors)
   print_keys vfmalign-jobs vfmalign-store-training $(allow datasets jobs models volumes -- jobs models)
 }
 cat <<EOF
@@ -76,4 +77,12 @@ metadata:
 stringData:
   POSTGRES_PASSWORD: $password
   VFMALIGN_DATABASE__URL: postgresql://vfmalign:$password@vfmalign-postgresql:5432/vfmalign
+---
+apiVersion: v1
+kind: Secret
+metadata:
+  name: vfmalign-database-monitoring
+  namespace: vfmalign
+stringData:
+  VFMALIGN_DATABASE__URL: postgresql://vfmalign:$password@vfmalign-postgresql:5432/vfmalign_monitoring
 EOF

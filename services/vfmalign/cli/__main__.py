@@ -42,7 +42,7 @@ class Command(NamedTuple):
 _SETUP = "vfmalign.cli.commands.setup"
 _API = "vfmalign.cli.commands.api"
 COMMANDS: dict[str, Command] = {
-    "up": Command(f"{_SETUP}.stack:up", "Start a local stack: object storage and the three services, or MMD alone."),
+    "up": Command(f"{_SETUP}.stack:up", "Start a local stack: object storage and the services, or MMD alone."),
     "down": Command(f"{_SETUP}.stack:down", "Stop the local stack and every process it started."),
     "status": Command(f"{_SETUP}.stack:status", "Show the processes of the local stack and their addresses."),
     "doctor": Command(f"{_SETUP}.doctor:doctor", "Check that the environment is ready to run alignment checks."),
@@ -64,6 +64,9 @@ COMMANDS: dict[str, Command] = {
     "extract": Command(f"{_API}.features:extract", "Extract the features of a dataset's split."),
     "mmd": Command(f"{_API}.mmd:mmd", "Compare two samples of features, layer by layer."),
     "drift": Command(f"{_API}.drift:drift", "Watch a stream of features for drift from a reference."),
+    "monitors": Command(
+        f"{_API}.monitors:app", "Create, feed, list, show, watch and change the drift monitors of a service."
+    ),
     "finetune": Command(f"{_API}.jobs:finetune", "Fine-tune a model on a task, without an alignment check."),
     "check": Command(f"{_API}.checks:check", "Run an alignment check."),
     "experiment": Command(f"{_API}.experiments:experiment", "Run an alignment check for every model, task and seed."),

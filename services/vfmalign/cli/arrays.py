@@ -42,14 +42,28 @@ def parse_sample(text: str, field: str) -> str | StoredFeatureSet | Array:
         raise BadOption(
             "an archive of arrays (.npz) is not read", field=field, remedy="save the array by numpy.save as a .npy file"
         )
+    feature_set, manifest_sha256 = parse_feature_set(text, field, "is neither the id of a feature set nor a .npy file")
+    return StoredFeatureSet(feature_set, manifest_sha256) if manifest_sha256 else feature_set
+
+
+def parse_feature_set(text: str, field: str, problem: str) -> tuple[str, str]:
+    """Reads an argument that names a feature set, as `ID` or, in one version, as `ID@SHA256`.
+
+    Args:
+        text: the argument.
+        field: its name, for errors.
+        problem: what the error says.
+
+    Returns:
+        The id, and the digest of the manifest, which is empty for the stored version.
+
+    Raises:
+        BadOption: the argument has another form.
+    """
     feature_set, at, manifest_sha256 = text.partition("@")
     if not is_id(feature_set) or (at and not SHA256.matches(manifest_sha256)):
-        raise BadOption(
-            "is neither the id of a feature set nor a .npy file",
-            field=field,
-            remedy="give the ID or ID@SHA256 that `vfmalign extract` prints",
-        )
-    return StoredFeatureSet(feature_set, manifest_sha256) if at else feature_set
+        raise BadOption(problem, field=field, remedy="give the ID or ID@SHA256 that `vfmalign extract` prints")
+    return feature_set, manifest_sha256
 
 
 def upload_large_samples(

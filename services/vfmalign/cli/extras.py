@@ -26,6 +26,7 @@ LOCAL_MODULES = (
     "vfmalign.features",
     "vfmalign.mmd",
     "vfmalign.finetuning",
+    "vfmalign.monitoring",
 )
 """Modules without which the services of a local stack do not start."""
 

@@ -9,13 +9,17 @@ from typer.core import TyperArgument, TyperGroup
 
 _SAMPLES = ("x", "y", "reference")
 """Fields whose whole content one argument names."""
-_MESSAGES = frozenset({"kernel", "modality_map", "parameters", "recipe", "spec", "task", "tasks", "test"})
+_MESSAGES = frozenset(
+    {"feature_set", "kernel", "modality_map", "parameters", "recipe", "reference", "spec", "task", "tasks", "test"}
+)
 """Parts of paths that hold such fields. Others, such as the declaration in a file, keep the path within them."""
 _PARAMETERS = {
     "bandwidth_rule": "bandwidth",
     "check_id": "resource_id",
+    "descriptive_layers": "descriptive_layer",
     "experiment_id": "resource_id",
     "family": "kernel",
+    "feature_set": "source",
     "fixed_sigma": "sigma",
     "inputs": "from_modalities",
     "interval_level": "level",
@@ -25,8 +29,10 @@ _PARAMETERS = {
     "model_id": "model_ids",
     "patch_shape_dhw": "patch",
     "seed": "seeds",
+    "stratum": "by",
     "target": "to_modality",
     "task": "tasks",
+    "window_rows": "window",
     "x": "a",
     "y": "b",
 }

@@ -33,7 +33,8 @@ def _note_unused_token() -> None:
         if os.environ.get(name):
             Output.to_terminal().note(
                 f"{name} is not sent: a local stack takes its owner's token. Unset it, or name a deployment with "
-                "VFMALIGN_FEATURES_ADDRESS, VFMALIGN_MMD_ADDRESS and VFMALIGN_FINETUNING_ADDRESS",
+                "VFMALIGN_FEATURES_ADDRESS, VFMALIGN_MMD_ADDRESS, VFMALIGN_FINETUNING_ADDRESS and "
+                "VFMALIGN_MONITORING_ADDRESS",
                 "yellow",
             )
 
@@ -103,7 +104,8 @@ class Target:
                 state.describe_absence(),
                 subject=str(directory.path),
                 remedy=f"{others}{'; or ' if others else ''}start one with {directory.get_command('up --detach')}, or "
-                "set VFMALIGN_FEATURES_ADDRESS, VFMALIGN_MMD_ADDRESS and VFMALIGN_FINETUNING_ADDRESS",
+                "set VFMALIGN_FEATURES_ADDRESS, VFMALIGN_MMD_ADDRESS, VFMALIGN_FINETUNING_ADDRESS and "
+                "VFMALIGN_MONITORING_ADDRESS",
                 reason="STACK_DOWN",
             )
         _note_unused_token()

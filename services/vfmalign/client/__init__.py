@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from vfmalign.client.messages.features import PacsReference
     from vfmalign.client.messages.jobs import JobSpec, Recipe
     from vfmalign.client.messages.mmd import ComputeOptions, Kernel, TestOptions
-    from vfmalign.client.messages.monitors import FeatureOrigin, MonitorReference, MonitorSpec
+    from vfmalign.client.messages.monitors import FeatureOrigin, FeatureSetRows, MonitorReference, MonitorSpec
     from vfmalign.client.messages.tasks import Task
     from vfmalign.client.monitors import Observation
     from vfmalign.client.samples import LabelledFeatures
@@ -42,6 +42,7 @@ __all__ = [
     "ComputeOptions",
     "ExperimentSpec",
     "FeatureOrigin",
+    "FeatureSetRows",
     "JobSpec",
     "Kernel",
     "LabelledFeatures",
@@ -62,6 +63,7 @@ _MODULES = {
     "ComputeOptions": "vfmalign.client.messages.mmd",
     "ExperimentSpec": "vfmalign.client.messages.experiments",
     "FeatureOrigin": "vfmalign.client.messages.monitors",
+    "FeatureSetRows": "vfmalign.client.messages.monitors",
     "JobSpec": "vfmalign.client.messages.jobs",
     "Kernel": "vfmalign.client.messages.mmd",
     "LabelledFeatures": "vfmalign.client.samples",

@@ -20,9 +20,9 @@ from vfmalign.client.messages.monitors import (
     MonitorState,
     ObservationResult,
 )
-from vfmalign.client.responses import read_stream
+from vfmalign.client.responses import RECONNECT_S, read_stream, reconnect
 from vfmalign.client.samples import Array
-from vfmalign.core.domain.errors import BadOption
+from vfmalign.core.domain.errors import BadOption, Unavailable
 from vfmalign.core.rpc.tensors import to_tensor
 from vfmalign.v1 import features_pb2, monitoring_pb2, monitoring_pb2_grpc
 
@@ -145,15 +145,25 @@ class AsyncMonitorsClient:
         request = monitoring_pb2.ObserveRequest(monitor_id=monitor_id, feature_set=rows.to_proto())
         return _to_results(await self._stub().Observe(request))
 
-    async def watch(self, monitor_id: str) -> AsyncGenerator[Monitor, None]:
-        """Yields the monitor now and at every change, until the deadline of streaming calls.
+    async def watch(
+        self,
+        monitor_id: str,
+        *,
+        reconnect_s: float = RECONNECT_S,
+        on_disconnect: Callable[[Unavailable], None] | None = None,
+    ) -> AsyncGenerator[Monitor, None]:
+        """Yields the monitor now and at every change, reconnecting when the service restarts.
+
+        Args:
+            monitor_id: the monitor.
+            reconnect_s: seconds that the service may be unreachable.
+            on_disconnect: called once for every time that the service is lost.
 
         Raises:
             NotFound: there is none of this id, or it was deleted.
-            Unavailable: the service is shutting down.
+            Unavailable: the service stayed unreachable.
         """
-        call = self._stub().WatchMonitor(monitoring_pb2.WatchMonitorRequest(monitor_id=monitor_id))
-        async with aclosing(read_stream(call, lambda response: Monitor.from_response(response.monitor))) as monitors:
+        async with aclosing(reconnect(lambda: self._watch(monitor_id), reconnect_s, on_disconnect)) as monitors:
             async for monitor in monitors:
                 yield monitor
 
@@ -219,6 +229,10 @@ class AsyncMonitorsClient:
         request = monitoring_pb2.GetMonitorReportRequest(monitor_id=monitor_id, format=_FORMATS[report_format])
         async with aclosing(read_stream(self._stub().GetMonitorReport(request), lambda part: part.content)) as parts:
             return b"".join([part async for part in parts])
+
+    def _watch(self, monitor_id: str) -> AsyncGenerator[Monitor, None]:
+        call = self._stub().WatchMonitor(monitoring_pb2.WatchMonitorRequest(monitor_id=monitor_id))
+        return read_stream(call, lambda response: Monitor.from_response(response.monitor))
 
     def _stub(self) -> monitoring_pb2_grpc.MonitoringServiceAsyncStub:
         return monitoring_pb2_grpc.MonitoringServiceStub(self._open_channel())

@@ -7,7 +7,6 @@ The three services offer the same calls: create, get, list, cancel, retry and wa
 from __future__ import annotations
 
 import asyncio
-import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
@@ -19,7 +18,7 @@ from vfmalign.client.messages.checks import Check, CheckSpec
 from vfmalign.client.messages.common import JOB_STATES, STATES, JobState
 from vfmalign.client.messages.experiments import Experiment, ExperimentSpec
 from vfmalign.client.messages.jobs import Job, JobSpec
-from vfmalign.client.responses import read_stream
+from vfmalign.client.responses import RECONNECT_S, read_stream, reconnect
 from vfmalign.core.domain.errors import BadOption, DeadlineExceeded, Internal, Unavailable
 from vfmalign.v1 import (
     alignment_pb2,
@@ -30,9 +29,6 @@ from vfmalign.v1 import (
     finetuning_pb2_grpc,
 )
 
-RECONNECT_S = 300.0
-"""Seconds that a service may be unreachable before `watch` and `wait` give up."""
-_PAUSE_S = 1.0
 _MAX_PAGE_SIZE = 1000
 
 ReportFormat = Literal["html", "json", "csv"]
@@ -138,24 +134,10 @@ class AsyncOperationsClient(ABC, Generic[SpecT, OperationT]):
             NotFound: there is none of this id.
             Unavailable: the service stayed unreachable.
         """
-        lost_at: float | None = None
-        while True:
-            try:
-                async with aclosing(self._watch(operation_id)) as operations:
-                    async for operation in operations:
-                        lost_at = None
-                        yield operation
-                return
-            except DeadlineExceeded:
-                continue  # the stream's own deadline: the operation goes on
-            except Unavailable as error:
-                if lost_at is None:
-                    lost_at = time.monotonic()
-                    if on_disconnect is not None:
-                        on_disconnect(error)
-                if time.monotonic() - lost_at > reconnect_s:
-                    raise
-            await asyncio.sleep(_PAUSE_S)
+        states = reconnect(lambda: self._watch(operation_id), reconnect_s, on_disconnect)
+        async with aclosing(states) as operations:
+            async for operation in operations:
+                yield operation
 
     async def wait(
         self,

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 from typing import TypeVar
 
 import grpc
@@ -12,6 +15,11 @@ from google.protobuf.message import Message
 from vfmalign.client.messages.common import Progress
 from vfmalign.client.messages.features import ExtractDatasetResponse, ListDatasetsResponse, ListModelsResponse
 from vfmalign.client.messages.imports import PublishDatasetResponse, PublishModelResponse
+from vfmalign.core.domain.errors import DeadlineExceeded, Unavailable
+
+RECONNECT_S = 300.0
+"""Seconds that a service may be unreachable before `watch` and `wait` give up."""
+_PAUSE_S = 1.0
 
 OnProgress = Callable[[Progress], Awaitable[None] | None]
 
@@ -65,3 +73,38 @@ async def read_stream(
             yield unpack(message)
     finally:
         call.cancel()  # gRPC keeps a stream open whose reader has left
+
+
+async def reconnect(
+    open_stream: Callable[[], AsyncGenerator[T, None]],
+    reconnect_s: float,
+    on_disconnect: Callable[[Unavailable], None] | None,
+) -> AsyncGenerator[T, None]:
+    """Yields what a watching call streams until the service ends it, and calls again when the service restarts.
+
+    Args:
+        open_stream: calls the service.
+        reconnect_s: seconds that the service may be unreachable.
+        on_disconnect: called once for every time that the service is lost.
+
+    Raises:
+        Unavailable: the service stayed unreachable.
+    """
+    lost_at: float | None = None
+    while True:
+        try:
+            async with aclosing(open_stream()) as states:
+                async for state in states:
+                    lost_at = None
+                    yield state
+            return
+        except DeadlineExceeded:
+            continue  # the stream's own deadline: what is watched goes on
+        except Unavailable as error:
+            if lost_at is None:
+                lost_at = time.monotonic()
+                if on_disconnect is not None:
+                    on_disconnect(error)
+            if time.monotonic() - lost_at > reconnect_s:
+                raise
+        await asyncio.sleep(_PAUSE_S)

@@ -170,3 +170,7 @@ class WindowRow(_PartRow):
     computed_at: Mapped[datetime]
     shifts: Mapped[list[Any]] = mapped_column(sa.JSON)
     channels: Mapped[list[Any]] = mapped_column(sa.JSON)
+
+
+OBSERVATIONS, INPUTS = METADATA.tables["monitor_observations"], METADATA.tables["monitor_inputs"]
+"""For inserts of many rows, which need no objects."""

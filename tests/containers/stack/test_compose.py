@@ -15,6 +15,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from tests.alert_rules import load_rules
 from tests.containers.conftest import CHECK_TIMEOUT_S, UP_TIMEOUT_S, Compose
 from tests.faults.stack.test_kills import same_numbers
+from tests.monitor_program import COUNTS, EARLY_ROWS, PROGRAM, ROWS, check_undisturbed
 
 from vfmalign.v1 import alignment_pb2
 
@@ -48,10 +49,34 @@ def test_killed_containers_do_not_change_the_numbers(compose: Compose, demo: Any
     assert same_numbers(check, quiet)
 
 
+@pytest.mark.timeout(CHECK_TIMEOUT_S + UP_TIMEOUT_S)
+def test_killed_containers_do_not_change_the_evidence_of_a_monitor(compose: Compose, demo: Any) -> None:
+    dataset, model = "monitored", demo["check"]["spec"]["model_id"]
+    compose("run", "--rm", "-T", "cli", "dataset", "phantoms", "--id", dataset, "--seed", "1", *COUNTS)
+    sets = [
+        json.loads(compose("run", "--rm", "-T", "cli", *command, "--split", split, "--json"))["feature_set"]
+        for command in [("extract", dataset, "--model", model)]
+        for split in ("train", "test")
+    ]
+    reference, observed = (one["feature_set_id"] for one in sets)
+
+    def run(monitor: str, rows: int) -> Any:
+        python = ("run", "--rm", "-T", "--entrypoint", "python", "cli", "-c", PROGRAM)
+        return json.loads(compose(*python, monitor, reference, observed, str(rows)))
+
+    run("killed", EARLY_ROWS)
+    for service in ("monitoring", "postgres", "mmd", "s3"):
+        compose.restart(service)
+    check_undisturbed(run("killed", ROWS), run("whole", ROWS))
+    # What features tells a monitor passes the same way, with the token of features.
+    asking = "from vfmalign.client import Client; Client(token='/run/vfmalign/token').monitors.get('killed')"
+    compose("exec", "-T", "features", "python", "-c", asking)
+
+
 @pytest.mark.timeout(UP_TIMEOUT_S + 120)
 def test_another_user_of_the_machine_gets_nothing(compose: Compose, owner_token: Path) -> None:
     assert owner_token.stat().st_mode & 0o777 == 0o600
-    for service in ("FEATURES", "MMD", "FINETUNING"):
+    for service in ("FEATURES", "MMD", "FINETUNING", "MONITORING"):
         with grpc.insecure_channel(f"127.0.0.1:{compose.ports[f'{service}_PORT']}") as channel:
             reflection = reflection_pb2_grpc.ServerReflectionStub(channel)
             request = reflection_pb2.ServerReflectionRequest(list_services="")
@@ -66,7 +91,7 @@ def test_a_service_has_its_own_credentials_alone(compose: Compose) -> None:
         "import os; names = [name for name in os.environ if name.startswith('AWS_') and 'KEY' in name]; "
         "print(sorted(os.listdir('/run/vfmalign')), os.path.exists('/data/owner'), names)"
     )
-    for service in ("features", "mmd", "finetuning"):
+    for service in ("features", "mmd", "finetuning", "monitoring"):
         shown = compose("exec", "-T", service, "python", "-c", listing).strip()
         files = ["credentials", *(["dicom-gateway"] if service == "features" else []), "jwks.json", "token"]
         assert shown == f"{files} False []"
@@ -106,7 +131,7 @@ def test_features_reads_from_the_dicom_gateway(compose: Compose) -> None:
 def test_prometheus_scrapes_every_service(compose: Compose) -> None:
     deadline = time.monotonic() + 60
     url = f"http://127.0.0.1:{compose.ports['PROMETHEUS_PORT']}/api/v1/query?query=up"
-    expected = {f"vfmalign-{name}": "1" for name in ("features", "mmd", "finetuning")}
+    expected = {f"vfmalign-{name}": "1" for name in ("features", "mmd", "finetuning", "monitoring")}
     up: dict[str, str] = {}
     while up != expected and time.monotonic() < deadline:
         with urllib.request.urlopen(url, timeout=10) as answer:

@@ -10,6 +10,8 @@ import psutil
 import pytest
 from tests.integration.cli.commands import Cli, run_stack, wait_until
 
+from vfmalign.cli.local.stack import SERVICES
+
 
 @pytest.fixture(scope="module")
 def cli(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cli]:
@@ -53,7 +55,7 @@ def test_doctor_names_the_service_that_hangs(cli: Cli) -> None:
     assert f"`kill -9 {hanging.pid}`" in " ".join(done.out.split())
     assert "logs/features.log" in done.out
     # The step `s3` may fail beside it: its writes have some seconds, and other tests load the disk at the same time.
-    assert not any(f"✗ {name}" in done.out for name in ("mmd", "finetuning"))
+    assert not any(f"✗ {name}" in done.out for name in ("mmd", "finetuning", "monitoring"))
     assert status["health"]["features"] == "unreachable"
     assert status["health"]["mmd"] == "serving"
 
@@ -90,9 +92,10 @@ def test_a_supervisor_that_was_killed_leaves_nothing_in_the_way(cli: Cli, datase
     assert [item["dataset"] for item in cli.call("dataset", "list", "--json").document["datasets"]] == [dataset]
 
 
-def test_a_damaged_database_keeps_the_orchestrator_down_until_it_is_restored(cli: Cli) -> None:
-    files = sorted(cli.home.service_state.glob("finetuning.db*"))
-    before = cli.service("finetuning")
+@pytest.mark.parametrize("service", ["finetuning", "monitoring"])
+def test_a_damaged_database_keeps_its_service_down_until_it_is_restored(cli: Cli, service: str) -> None:
+    files = sorted(cli.home.service_state.glob(f"{service}.db*"))
+    before = cli.service(service)
     process = psutil.Process(before["pid"])
     process.suspend()
     contents = {path: path.read_bytes() for path in files}
@@ -100,13 +103,14 @@ def test_a_damaged_database_keeps_the_orchestrator_down_until_it_is_restored(cli
         path.write_bytes(b"damaged" * 1000)
     process.kill()
     log = cli.home.logs / "supervisor.log"
-    wait_until(lambda: "stays down (VFMALIGN_DATABASE__URL: the database is damaged" in log.read_text(), "the end")
+    ending = f"{service} ended with exit code 3 and stays down (VFMALIGN_DATABASE__URL: the database is damaged"
+    wait_until(lambda: ending in log.read_text(), "the end")
     status = cli.call("status", "--json", code=3).document
-    assert status["health"] == {"s3": "serving", "features": "serving", "mmd": "serving", "finetuning": "down"}
-    assert status["services"]["finetuning"]["restarts"] == before["restarts"] + 1, "the one that found it"
+    assert status["health"] == dict.fromkeys(("s3", *SERVICES), "serving") | {service: "down"}
+    assert status["services"][service]["restarts"] == before["restarts"] + 1, "the one that found it"
     cli.run("down")
     refused = cli.run("up", "--detach", code=3).err
-    assert "finetuning: the service ended before it served (VFMALIGN_DATABASE__URL: the database is damaged" in refused
+    assert f"{service}: the service ended before it served (VFMALIGN_DATABASE__URL: the database is damaged" in refused
     assert "restore the file from a backup" in refused
     for path, content in contents.items():
         path.write_bytes(content)

@@ -24,7 +24,7 @@ from tests.integration.cli.commands import Cli, Done, run_stack, wait_until
 
 COMMAND_TIMEOUT_S = 15.0
 """Time in which `doctor` and `status` have to end."""
-SERVICES = ("features", "mmd", "finetuning")
+SERVICES = ("features", "mmd", "finetuning", "monitoring")
 LAST_SUCCESS = "vfmalign_store_last_success_timestamp_seconds"
 
 

@@ -18,6 +18,7 @@ from tests.integration.cli.commands import Cli, run_stack
 from tests.unit.imaging.datasets.brain_files import Files, lay_out_decathlon, make_case
 
 from vfmalign.cli import exits
+from vfmalign.cli.local.stack import SERVICES
 from vfmalign.cli.local.tokens import OWNER, TokenFiles, renew
 from vfmalign.cli.target import Target
 from vfmalign.imaging.phantoms.rendering import generate_case
@@ -59,14 +60,17 @@ def dataset(cli: Cli) -> str:
 def test_status_and_doctor_find_everything_well(cli: Cli) -> None:
     status = cli.run("status", "--json").document
     assert status["running"]
-    assert status["health"] == dict.fromkeys(("s3", "features", "mmd", "finetuning"), "serving")
+    assert status["health"] == dict.fromkeys(("s3", *SERVICES), "serving")
     assert status["store"].keys() == {"endpoint", "bucket", "pid", "restarts"}
     doctor = cli.run("doctor", "--json").document
     assert doctor["ok"], doctor
-    assert [step["outcome"] for step in doctor["steps"]] == ["ok"] * 11
+    assert [step["outcome"] for step in doctor["steps"]] == ["ok"] * 12
     details = {step["name"]: step["detail"] for step in doctor["steps"]}
     assert details["finetuning"].endswith("lists jobs and checks; leads")
-    assert details["tokens"] == "features and mmd admit the token of finetuning"
+    assert details["monitoring"].endswith("lists monitors; leads")
+    assert details["tokens"] == (
+        "admitted: that of finetuning by features and mmd, that of features by monitoring, that of monitoring by mmd"
+    )
     secrets = json.loads((cli.home.path / "state.json").read_text())["store"]
     assert (cli.home.path / "state.json").stat().st_mode & 0o777 == 0o600
     shown = json.dumps(status) + json.dumps(doctor)
@@ -77,8 +81,18 @@ def test_status_and_doctor_find_everything_well(cli: Cli) -> None:
         assert secret_key not in shown
 
 
-def test_doctor_finds_a_service_whose_own_token_is_refused(cli: Cli) -> None:
-    file = cli.home.tokens / "finetuning" / "token"
+@pytest.mark.parametrize(
+    ("caller", "called", "consequence"),
+    [
+        ("finetuning", "features", "checks wait"),
+        ("features", "monitoring", "observations do not reach their monitors"),
+        ("monitoring", "mmd", "windows of monitors have no MMD²"),
+    ],
+)
+def test_doctor_finds_a_service_whose_own_token_is_refused(
+    cli: Cli, caller: str, called: str, consequence: str
+) -> None:
+    file = cli.home.tokens / caller / "token"
     token = file.read_text()
     head, claims, signature = token.split(".")
     file.write_text(f"{head}.{claims}.{'B' if signature[0] == 'A' else 'A'}{signature[1:]}")
@@ -88,7 +102,8 @@ def test_doctor_finds_a_service_whose_own_token_is_refused(cli: Cli) -> None:
         file.write_text(token)
     assert done.document["failed"] == ["tokens"]
     step = done.document["steps"][-1]
-    assert "features refuses the token of finetuning (the token's signature is wrong), so checks wait" in step["detail"]
+    refusal = f"{called} refuses the token of {caller} (the token's signature is wrong), so {consequence}"
+    assert refusal in step["detail"]
     assert "which draws new tokens where one is damaged" in step["remedy"]
     assert signature[1:] not in done.out + done.err
     assert cli.call("doctor", "--json").document["ok"]
@@ -96,7 +111,7 @@ def test_doctor_finds_a_service_whose_own_token_is_refused(cli: Cli) -> None:
 
 def test_tokens_are_their_owners_alone(cli: Cli) -> None:
     tokens = cli.home.tokens
-    assert {path.name for path in tokens.iterdir()} == {"owner", "features", "mmd", "finetuning"}
+    assert {path.name for path in tokens.iterdir()} == {"owner", *SERVICES}
     for path in (tokens, *tokens.rglob("*")):
         assert path.stat().st_mode & 0o777 == (0o700 if path.is_dir() else 0o600), path
     shown = cli.call("whoami", "--json")

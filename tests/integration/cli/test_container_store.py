@@ -116,7 +116,7 @@ def is_allowed(action: Any, *arguments: Any) -> bool:
     return True
 
 
-@pytest.mark.parametrize("service", ["features", "mmd", "finetuning"])
+@pytest.mark.parametrize("service", ["features", "mmd", "finetuning", "monitoring"])
 def test_the_keys_of_a_service_do_what_its_policy_says(server: Server, service: str) -> None:
     client = server.connect(service)
     access = SERVICE_ACCESS[service]
@@ -171,7 +171,7 @@ def test_every_container_mounts_its_own_folder_alone() -> None:
         name: [one["volume"]["subpath"] for one in service.get("volumes", ()) if isinstance(one, dict)]
         for name, service in COMPOSE["services"].items()
     }
-    own = {name: [name] for name in ("features", "mmd", "finetuning", "s3", "dicom-gateway")} | {"cli": ["owner"]}
+    own = {name: [name] for name in (*SERVICE_ACCESS, "s3", "dicom-gateway")} | {"cli": ["owner"]}
     assert {name: folders for name, folders in mounts.items() if folders} == own
     whole = [
         name

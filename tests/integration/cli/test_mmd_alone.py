@@ -28,7 +28,7 @@ def test_status_shows_one_service_and_no_store(mmd_alone: Cli) -> None:
 def test_doctor_skips_what_does_not_run(mmd_alone: Cli) -> None:
     steps = {step["name"]: step for step in mmd_alone.call("doctor", "--json").document["steps"]}
     assert steps["mmd"]["outcome"] == "ok"
-    for name in ("s3", "features", "finetuning"):
+    for name in ("s3", "features", "finetuning", "monitoring"):
         assert (steps[name]["outcome"], steps[name]["detail"]) == ("skipped", "the stack is only mmd")
 
 

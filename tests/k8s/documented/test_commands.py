@@ -32,8 +32,10 @@ FILES = {
     "store.env": "AWS_ACCESS_KEY_ID=id\nAWS_SECRET_ACCESS_KEY=key\n",
     "training.env": "AWS_ACCESS_KEY_ID=other\nAWS_SECRET_ACCESS_KEY=key\n",
     "database.env": "VFMALIGN_DATABASE__URL=postgresql://host/vfmalign\n",
+    "monitoring.env": "VFMALIGN_DATABASE__URL=postgresql://host/vfmalign_monitoring\n",
     **dict.fromkeys(("password", "tls.crt", "tls.key", "ca.crt"), "x\n"),
     "vfmalign.sql": "",
+    "vfmalign_monitoring.sql": "",
     "s3.tar": "",
 }
 """Files that the commands read and that the reader has from elsewhere."""
@@ -183,7 +185,10 @@ def test_rotating_the_local_keys_spares_the_database(run: Run, cluster: Cluster)
     (block,) = (block for block in BLOCKS if "credentials.sh store" in block.script)
     assert "Warning" not in run(block.script).stderr
     after = {_name(item): item["stringData"] for item in cluster.list("Secret")}
-    assert {name for name in before if before[name] == after[name]} == {"vfmalign-database"}
+    assert {name for name in before if before[name] == after[name]} == {
+        "vfmalign-database",
+        "vfmalign-database-monitoring",
+    }
 
 
 def test_a_rollout_is_undone(run: Run, cluster: Cluster) -> None:

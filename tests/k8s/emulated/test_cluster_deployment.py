@@ -12,6 +12,8 @@ from tests.k8s.emulated.cluster import Cluster
 from tests.k8s.emulated.server import serve
 from tests.k8s.rendering import JOBS_NAMESPACE, K8S, NAMESPACE, Object, environment, pods, render, render_folder
 
+from vfmalign.core.storage.store.access import STORE_ACCESS
+
 OVERLAY = K8S / "overlays" / "local"
 
 
@@ -62,8 +64,8 @@ def test_it_ends_with_a_doctor_and_leaves_nothing(cluster: Cluster, tmp_path: Pa
     deployment.up()
     commands = [pod["spec"]["containers"][0].get("args") for pod in cluster.list("Pod") if _is_client(pod)]
     assert commands == [["doctor"]], "the overlay creates the bucket itself"
-    stores = ("store", "store-features", "store-mmd", "store-finetuning", "store-training")
-    secrets = {f"vfmalign-{name}" for name in (*stores, "s3", "database")}
+    stores = ("store", *(f"store-{workload}" for workload in STORE_ACCESS))
+    secrets = {f"vfmalign-{name}" for name in (*stores, "s3", "database", "database-monitoring")}
     assert {name for _, kind, name in cluster.changes if kind == "Secret"} == secrets
     deployment.down()
     assert {key[0] for key in cluster.objects} == {"Node"}
@@ -109,3 +111,13 @@ def test_a_job_that_fits_no_node_is_refused_at_once(cluster: Cluster, tmp_path: 
     with pytest.raises(AssertionError, match=r"no node has 2 GPUs\. Run with GPUS=1 or less"):
         Deployment(OVERLAY, tmp_path, 2).up()
     assert cluster.list("Deployment") == []
+
+
+def test_killed_pods_are_those_of_one_service(cluster: Cluster, tmp_path: Path) -> None:
+    add_node(cluster, "node", 0)
+    deployment = Deployment(OVERLAY, tmp_path)
+    deployment.up()
+    before = {pod["metadata"]["name"] for pod in cluster.list("Pod", NAMESPACE)}
+    deployment.kill("monitoring")
+    gone = before - {pod["metadata"]["name"] for pod in cluster.list("Pod", NAMESPACE)}
+    assert {name.rpartition("-revision")[0] for name in gone} == {"vfmalign-monitoring"}

@@ -143,8 +143,9 @@ def show() -> Callable[[list[RenderableType]], str]:
 def invoke(capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Invoke:
     """Runs a command in an empty folder: exit code, stdout, stderr."""
     monkeypatch.chdir(tmp_path)
-    for name in ("VFMALIGN_HOME", "VFMALIGN_FEATURES_ADDRESS", "VFMALIGN_MMD_ADDRESS", "VFMALIGN_FINETUNING_ADDRESS"):
-        monkeypatch.delenv(name, raising=False)
+    monkeypatch.delenv("VFMALIGN_HOME", raising=False)
+    for service in ("FEATURES", "MMD", "FINETUNING", "MONITORING"):
+        monkeypatch.delenv(f"VFMALIGN_{service}_ADDRESS", raising=False)
 
     def call(*arguments: str) -> tuple[int, str, str]:
         code = run(arguments)

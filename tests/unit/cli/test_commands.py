@@ -16,6 +16,7 @@ from vfmalign import __version__
 from vfmalign.cli import __main__ as program
 from vfmalign.cli import exits, extras
 from vfmalign.cli.local import doctor
+from vfmalign.cli.local.stack import SERVICES
 from vfmalign.cli.options import build_recipe
 from vfmalign.core.domain import errors
 from vfmalign.core.storage.store.object_store import ObjectStore
@@ -239,7 +240,7 @@ def test_a_service_that_is_not_there_is_code_3(invoke, monkeypatch: pytest.Monke
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{closed.getsockname()[1]}"
-        for service in ("FEATURES", "MMD", "FINETUNING"):
+        for service in ("FEATURES", "MMD", "FINETUNING", "MONITORING"):
             monkeypatch.setenv(f"VFMALIGN_{service}_ADDRESS", address)
         code, _, err = invoke("checks", "list")
     assert code == exits.UNAVAILABLE
@@ -262,7 +263,7 @@ def test_doctor_asks_a_deployment_for_nothing_that_only_a_local_stack_needs(
 ) -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
-        for service in ("FEATURES", "MMD", "FINETUNING"):
+        for service in ("FEATURES", "MMD", "FINETUNING", "MONITORING"):
             monkeypatch.setenv(f"VFMALIGN_{service}_ADDRESS", f"127.0.0.1:{closed.getsockname()[1]}")
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{closed.getsockname()[1]}")
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
@@ -276,7 +277,7 @@ def test_doctor_asks_a_deployment_for_nothing_that_only_a_local_stack_needs(
         "packages", "s3 program", "torch", "disk", "tokens",
     ]  # fmt: skip
     assert (steps["stack"], steps["s3"]) == ("ok", "ok")
-    assert [name for name, outcome in steps.items() if outcome == "failed"] == ["features", "mmd", "finetuning"]
+    assert [name for name, outcome in steps.items() if outcome == "failed"] == list(SERVICES)
 
 
 @pytest.mark.parametrize(

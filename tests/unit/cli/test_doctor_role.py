@@ -1,4 +1,4 @@
-"""What `doctor` and `show` say about the role of the finetuning service, asked over a real socket."""
+"""What `doctor` and `show` say about the role of a service with a leader, asked over a real socket."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from vfmalign.core.domain.errors import Unavailable
 
 @pytest.fixture
 def served() -> Iterator[tuple[health.HealthServicer, Any]]:
-    """A health service, and a target whose finetuning service it is."""
+    """A health service, and a target whose services with a leader it is."""
     server, state = grpc.server(ThreadPoolExecutor(2)), health.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(state, server)
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
-    yield state, SimpleNamespace(addresses={"finetuning": f"127.0.0.1:{port}"}, files=None)
+    yield state, SimpleNamespace(addresses=dict.fromkeys(("finetuning", "monitoring"), f"127.0.0.1:{port}"), files=None)
     server.stop(None)
 
 
@@ -37,15 +37,20 @@ def test_the_leader_and_a_standby_are_told_apart(served, leader: bool, orchestra
     for name, serves in (("leader", leader), ("orchestration", orchestration)):
         status = health_pb2.HealthCheckResponse
         state.set(name, status.SERVING if serves else status.NOT_SERVING)
-    assert text in _describe_role(target)
+    for service in ("finetuning", "monitoring"):
+        assert text in _describe_role(target, service)
 
 
 def test_a_deployment_without_a_leader_is_a_failure(served) -> None:
     state, target = served
     for name in ("leader", "orchestration"):
         state.set(name, health_pb2.HealthCheckResponse.NOT_SERVING)
-    with pytest.raises(Unavailable, match="nobody leads"):
-        _describe_role(target)
+    for service, missing in (
+        ("finetuning", "checks and jobs do not go on"),
+        ("monitoring", "windows are not computed"),
+    ):
+        with pytest.raises(Unavailable, match=f"nobody leads, so {missing}"):
+            _describe_role(target, service)
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 import grpc
 import numpy as np
 import pytest
+from tests.monitoring_service import Monitoring, abort
 
 from vfmalign.client import AsyncClient
 from vfmalign.core.domain.errors import BadOption, Conflict, NotFound, PreconditionFailed
-from vfmalign.core.rpc.status_mapping import DETAILS_KEY, get_status_code, to_status
 from vfmalign.core.rpc.tensors import to_tensor
 from vfmalign.v1 import (
     alignment_pb2,
@@ -24,15 +24,10 @@ from vfmalign.v1 import (
     finetuning_pb2_grpc,
     mmd_pb2,
     mmd_pb2_grpc,
+    monitoring_pb2_grpc,
 )
 
 BRAIN = {"name": "brain", "modalities": ["t1w"]}
-
-
-def abort(context, error):
-    status = to_status(error, "request-1")
-    context.set_trailing_metadata(((DETAILS_KEY, status.SerializeToString()),))
-    context.abort(get_status_code(error), status.message)
 
 
 class Mmd(mmd_pb2_grpc.MmdServiceServicer):
@@ -267,7 +262,7 @@ class Deployment:
         self._note = NoteAuthorization()
         self.authorizations = self._note.seen
         self.mmd, self.features, self.finetuning, self.port = Mmd(), Features(), FineTuning(), 0
-        self.alignment, self.experiments = Alignment(), Experiments()
+        self.alignment, self.experiments, self.monitoring = Alignment(), Experiments(), Monitoring()
         self.start()
 
     def start(self):
@@ -277,6 +272,7 @@ class Deployment:
         finetuning_pb2_grpc.add_FineTuningServiceServicer_to_server(self.finetuning, self.server)
         alignment_pb2_grpc.add_AlignmentServiceServicer_to_server(self.alignment, self.server)
         experiment_pb2_grpc.add_ExperimentServiceServicer_to_server(self.experiments, self.server)
+        monitoring_pb2_grpc.add_MonitoringServiceServicer_to_server(self.monitoring, self.server)
         self.port = self.server.add_insecure_port(f"127.0.0.1:{self.port}")
         self.server.start()
 
@@ -286,7 +282,7 @@ class Deployment:
     @property
     def addresses(self):
         address = f"127.0.0.1:{self.port}"
-        return {f"{name}_address": address for name in ("features", "mmd", "finetuning")}
+        return {f"{name}_address": address for name in ("features", "mmd", "finetuning", "monitoring")}
 
 
 @pytest.fixture

@@ -30,7 +30,17 @@ from vfmalign.core.domain.errors import (
 WORKING_SPACE_GIB = 1.0
 """Room for the objects of a first check, beyond what the S3 server keeps free."""
 PYTHONS = ((3, 11), (3, 14))
-_CALLED_BY_FINETUNING = ("features", "mmd")
+_CALLS = {
+    "finetuning": (("features", "mmd"), "checks wait"),
+    "features": (("monitoring",), "observations do not reach their monitors"),
+    "monitoring": (("mmd",), "windows of monitors have no MMD²"),
+}
+"""By service, those that it calls, and what becomes of its work where one refuses it."""
+_WITHOUT_LEADER = {
+    "finetuning": "nobody leads, so checks and jobs do not go on",
+    "monitoring": "nobody leads, so windows are not computed and metrics of monitors are not exported",
+}
+"""By service of which one process leads, what is missing without."""
 Outcome = Literal["ok", "failed", "skipped"]
 
 
@@ -178,7 +188,7 @@ def _check_service(name: str, target: Target) -> str:
             subject=address,
             remedy="the line `call` of its log names what it waited for (`waited_for`), such as the object storage",
         ) from None
-    return f"{address} serves; {answer}" + (_describe_role(target) if name == "finetuning" else "")
+    return f"{address} serves; {answer}" + (_describe_role(target, name) if name in _WITHOUT_LEADER else "")
 
 
 def _describe_health(name: str, target: Target, health: str) -> Unavailable:
@@ -196,46 +206,53 @@ def _describe_health(name: str, target: Target, health: str) -> Unavailable:
 
 
 def _check_tokens(target: Target, failed: list[str]) -> Step:
-    """Checks that features and mmd admit the token with which finetuning calls them."""
+    """Checks that services admit the tokens of those that call them."""
     if target.local is None or target.directory is None or target.credential is None:
         return Step("tokens", "skipped", "only a local stack keeps the tokens of its services here")
     if missing := [name for name in SERVICES if name not in target.addresses]:
         return Step("tokens", "skipped", f"without {', '.join(missing)}, no service calls another one")
     if failed:
         return Step("tokens", "skipped", f"needs {', '.join(failed)}")
-    files = TokenFiles.find(target.directory.tokens, "finetuning")
-    credential = replace(target.credential, token=files.token)
-    return _run("tokens", lambda: _call_as_finetuning(replace(target, credential=credential)))
+    folder, credential = target.directory.tokens, target.credential
+
+    def call_as_each() -> str:
+        for caller in _CALLS:
+            token = TokenFiles.find(folder, caller).token
+            _call_as(caller, replace(target, credential=replace(credential, token=token)))
+        calls = (f"that of {caller} by {' and '.join(called)}" for caller, (called, _) in _CALLS.items())
+        return f"admitted: {', '.join(calls)}"
+
+    return _run("tokens", call_as_each)
 
 
-def _call_as_finetuning(target: Target) -> str:
-    for name in _CALLED_BY_FINETUNING:
+def _call_as(caller: str, target: Target) -> None:
+    called, consequence = _CALLS[caller]
+    for name in called:
         try:
-            probes.call(name, target)
+            probes.call_as_service(name, target)
         except (Unauthenticated, Forbidden) as error:
             raise type(error)(
-                f"{name} refuses the token of finetuning ({error.message}), so checks wait",
-                subject="tokens/finetuning/token",
+                f"{name} refuses the token of {caller} ({error.message}), so {consequence}",
+                subject=f"tokens/{caller}/token",
                 remedy=f"run {target.get_command('down')}, then {target.get_command('up --detach')}, which draws new "
                 "tokens where one is damaged",
                 reason=error.reason,
             ) from None
-    return f"{' and '.join(_CALLED_BY_FINETUNING)} admit the token of finetuning"
 
 
-def _describe_role(target: Target) -> str:
+def _describe_role(target: Target, name: str) -> str:
     """Tells whether the service leads or stands by for another one.
 
     Raises:
         Unavailable: nobody leads.
     """
-    address = target.addresses["finetuning"]
+    address = target.addresses[name]
     if probes.get_health(address, target.files, "leader") == "serving":
         return "; leads"
     if probes.get_health(address, target.files, "orchestration") == "serving":
         return "; stands by for the leader, which its log names"
     raise Unavailable(
-        "nobody leads, so checks and jobs do not go on",
+        _WITHOUT_LEADER[name],
         subject=address,
         remedy="wait some seconds if it has just started; else look in its log for `lease_not_read` and "
         "`lease_not_renewed`: its disk may be full, or its database away",

@@ -81,8 +81,10 @@ def get_malloc_settings(service: str) -> dict[str, str]:
     threads share one arena. Training processes inherit the variables from `finetuning`. Other allocators ignore them.
 
     Args:
-        service: `features`, `mmd` or `finetuning`.
+        service: of a local stack.
     """
+    if service == "monitoring":  # it makes no large arrays for a request
+        return {}
     if service == "mmd":
         largest_block, trim_threshold = 32 * 2**20, 256 * 2**20
     else:

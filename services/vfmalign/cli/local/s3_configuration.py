@@ -19,6 +19,7 @@ SERVICE_ACCESS = {
     "mmd": STORE_ACCESS["mmd"].of_tenants([DEFAULT_TENANT]),
     # Training processes of a local stack are children of the orchestrator, and inherit its keys.
     "finetuning": combine("finetuning", "training").of_tenants([DEFAULT_TENANT]),
+    "monitoring": STORE_ACCESS["monitoring"].of_tenants([DEFAULT_TENANT]),
 }
 """By service of a local stack, which has one tenant, what its keys allow."""
 MIN_FREE_BYTES = 1 << 30

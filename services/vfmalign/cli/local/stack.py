@@ -1,4 +1,4 @@
-"""The local stack: the S3 server and the three services, started, supervised and stopped by one process.
+"""The local stack: the S3 server and the services, started, supervised and stopped by one process.
 
 A stack of the MMD service alone has no S3 server: its callers send their features.
 A service that dies is restarted on the same ports, after a pause that grows with every restart; one whose data are
@@ -29,7 +29,7 @@ from vfmalign.core.domain.errors import BAD_DATA, Unavailable
 from vfmalign.core.runtime.settings import EXIT_BAD_SETTINGS
 from vfmalign.core.storage.store.object_store import ObjectStore
 
-SERVICES = ("features", "mmd", "finetuning")
+SERVICES = ("features", "mmd", "finetuning", "monitoring")
 WITHOUT_STORE = ("mmd",)
 """Services that also work without object storage."""
 START_TIMEOUT_S = 180.0
@@ -336,7 +336,9 @@ def bring_down(directory: StateDirectory, state: StackState) -> list[str]:
     finetuning = [process for process, name in names.items() if name == "finetuning"]
     others = [process for process, name in names.items() if name != "finetuning"]
     killed = processes.stop(finetuning, STOP_GRACE_S)
-    killed += processes.stop(list(processes.find_processes_with_open_files(directory.service_state)), STOP_GRACE_S)
+    # The database of a service that still runs is there too.
+    jobs = [one for one in processes.find_processes_with_open_files(directory.service_state) if one not in names]
+    killed += processes.stop(jobs, STOP_GRACE_S)
     killed += processes.stop(others, STOP_GRACE_S)
     if state.store is not None and state.store.process is not None and state.store.process.alive():
         s3_server.stop(state.store.process.pid)

@@ -3,7 +3,7 @@
 ports.json      ports of the services at every start; may be edited while the stack is stopped
 state.json      processes, ports and credentials of the stack (mode 0600)
 s3/             data of the S3 server
-state/          the finetuning service's database and the jobs' locks
+state/          the databases of finetuning and monitoring, and the jobs' locks
 logs/           one file per process; state/logs/ has one per job
 tokens/         tokens of the owner and of each service (mode 0700); delete the folder for new ones
 private/        who is who in imported datasets, and what imports from a PACS have read so far (mode 0700); never leaves

@@ -29,6 +29,7 @@ ROLES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "features": ("features",),
         "mmd": ("mmd",),
         "finetuning": ("finetuning",),
+        "monitoring": ("monitoring",),
     }
 )
 """Roles by holder of a token."""

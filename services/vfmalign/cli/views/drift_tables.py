@@ -36,9 +36,21 @@ def describe_alarm(alarm: Mapping[str, Any]) -> str:
 
 def show_drift(document: DriftDocument, gate: Mapping[str, Outcome]) -> list[RenderableType]:
     """Returns the state, the mix of strata, the windows, the most extreme rows and the channels that moved most."""
-    lines: list[RenderableType] = [
-        Text(write_verdict(document), style="bold red" if document.alarm is not None else "bold"),
+    opening = [
+        show_verdict(document),
         Text(f"Layer {document.layer}, {document.channels:,} channels; {describe_limit(document)}.", style="dim"),
+    ]
+    return separate_tables([*opening, *show_details(document), *show_alarm_gate(gate)])
+
+
+def show_verdict(document: DriftDocument) -> Text:
+    """Returns whether there is an alarm, and since when."""
+    return Text(write_verdict(document), style="bold red" if document.alarm is not None else "bold")
+
+
+def show_details(document: DriftDocument) -> list[RenderableType]:
+    """Returns the tables of a monitor, and its notes."""
+    lines: list[RenderableType] = [
         _show_evidence(document),
         list_fields("Observations", [(name.replace("_", " "), f"{n:,}") for name, n in document.outcomes.items()]),
     ]
@@ -50,11 +62,15 @@ def show_drift(document: DriftDocument, gate: Mapping[str, Outcome]) -> list[Ren
         if any(window.mmd2.degenerate for window in document.windows):
             lines.append(Text(DEGENERATE, style="dim"))
     if document.extreme_rows:
-        lines += [_show_extreme_rows(document), _show_channels(document)]
-    lines += [Text(f"! {note}", style="yellow") for note in document.notes]
-    for name, outcome in gate.items():
-        lines.append(Text(f"gate {name}: {outcome.value}", style=_STYLES[outcome]))
-    return separate_tables(lines)
+        lines.append(_show_extreme_rows(document))
+    if document.channel_shifts:
+        lines.append(_show_channels(document))
+    return [*lines, *(Text(f"! {note}", style="yellow") for note in document.notes)]
+
+
+def show_alarm_gate(gate: Mapping[str, Outcome]) -> list[RenderableType]:
+    """Returns a line for each condition of a gate."""
+    return [Text(f"gate {name}: {outcome.value}", style=_STYLES[outcome]) for name, outcome in gate.items()]
 
 
 def _show_evidence(document: DriftDocument) -> RenderableType:

@@ -20,9 +20,9 @@ from vfmalign.core.runtime.auth_settings import DEFAULT_TENANT, TENANT_OF_KEYS, 
 from vfmalign.core.runtime.settings import Settings, StoreSettings, parse
 from vfmalign.core.storage.arrays import NPY, read_npy
 from vfmalign.core.storage.feature_sets import read_feature_set
+from vfmalign.core.storage.row_tables import DAY, OBSERVATION, PATIENT, parse_days, read_table
 from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.monitoring.feature_rows import read_strata
-from vfmalign.monitoring.local.tables import DAY, OBSERVATION, PATIENT, parse_days, read_table
 
 Array = NDArray[Any]
 

@@ -34,6 +34,7 @@ from vfmalign.monitoring.sequential import (
 )
 from vfmalign.monitoring.service.log import (
     LOG_COLUMNS,
+    RESULT_COLUMNS,
     add_evidence,
     count,
     get_day,
@@ -44,17 +45,23 @@ from vfmalign.monitoring.service.log import (
 )
 from vfmalign.monitoring.service.observations import IncomingObservation
 from vfmalign.monitoring.service.references import LoadedReference
-from vfmalign.monitoring.service.repository import PAUSED, check_epoch, get_epoch, get_row, make_epoch
+from vfmalign.monitoring.service.repository import PAUSED, Watched, check_epoch, get_epoch, get_row, make_epoch
 from vfmalign.monitoring.service.snapshots import RESTORE, Snapshot, read_snapshot, write_snapshot
 from vfmalign.monitoring.service.states import Key, State, States
 from vfmalign.monitoring.service.status import describe_status, finite_or_none
-from vfmalign.monitoring.tables import InputRow, MonitorRow, ObservationRow
+from vfmalign.monitoring.tables import INPUTS, OBSERVATIONS, InputRow, MonitorRow, ObservationRow
 
 CHUNK_ROWS = 64
 """Observations of one transaction, so that it holds its lock shortly."""
 _REPLAY_ROWS = 256
 SNAPSHOTS = Threads(1, "snapshots")
 _log = logs.get(__name__)
+
+
+class Outdated(PreconditionFailed):
+    """Observations were checked against what a monitor does not watch any more: read them again."""
+
+    reason = "MONITOR_CHANGED"
 
 
 class EvidenceKeeper:
@@ -73,24 +80,25 @@ class EvidenceKeeper:
         self._storing: set[Key] = set()
 
     def record(
-        self, monitor_id: str, uid: str, origin: FeatureOrigin, observations: Sequence[IncomingObservation]
+        self, monitor_id: str, watched: Watched, origin: FeatureOrigin, observations: Sequence[IncomingObservation]
     ) -> list[dict[str, Any]]:
         """Records observations in this order; returns what each did, as `make_results` describes it.
 
         Args:
             monitor_id: the monitor.
-            uid: of the monitor for which the observations were read.
+            watched: what the observations were checked against.
             origin: what produced their features.
             observations: checked against the monitor.
 
         Raises:
             NotFound: the monitor was deleted.
             PreconditionFailed: it watches features of another origin.
+            Outdated: `watched` is not what it watches now.
             Unavailable, DataLoss: see `Database` and `read_snapshot`. Some of the observations may have been recorded.
         """
         results: list[dict[str, Any]] = []
         for start in range(0, len(observations), CHUNK_ROWS):
-            results += self._record_chunk(monitor_id, uid, origin, observations[start : start + CHUNK_ROWS])
+            results += self._record_chunk(monitor_id, watched, origin, observations[start : start + CHUNK_ROWS])
         return results
 
     def replace_reference(
@@ -157,14 +165,14 @@ class EvidenceKeeper:
     # --- recording ---
 
     def _record_chunk(
-        self, monitor_id: str, uid: str, origin: FeatureOrigin, observations: Sequence[IncomingObservation]
+        self, monitor_id: str, watched: Watched, origin: FeatureOrigin, observations: Sequence[IncomingObservation]
     ) -> list[dict[str, Any]]:
+        key = self._database.tenant, monitor_id, watched.uid
         with self._states.get_lock(self._database.tenant, monitor_id):
-            state = self._warm(monitor_id)
-            with self._database.session() as session:
+            state = self._states.get(key) or self._warm(monitor_id)
+            with self._database.session() as session, session.no_autoflush:
                 row = get_row(session, monitor_id, lock=True)
-                key = self._get_key(row)
-                _check_pins(row, uid, origin)
+                _check_pins(row, watched, origin)
                 self._catch_up(session, row, state)
                 self._states.drop(key)  # the state is changed before it is recorded
                 recorded = self._find_recorded(session, monitor_id, [one.id for one in observations])
@@ -178,11 +186,11 @@ class EvidenceKeeper:
         return results
 
     def _find_recorded(self, session: Session, monitor_id: str, ids: list[str]) -> dict[str, dict[str, Any]]:
-        query = sa.select(ObservationRow).where(
+        columns = [getattr(ObservationRow, name) for name in RESULT_COLUMNS]
+        query = sa.select(*columns).where(
             ObservationRow.monitor_id == monitor_id, ObservationRow.observation_id.in_(ids)
         )
-        names = ("outcome", "row", "epoch", "p_value", "late", "raised_alarm", "content_digest")
-        return {one.observation_id: {name: getattr(one, name) for name in names} for one in session.scalars(query)}
+        return {one["observation_id"]: dict(one) for one in session.execute(query).mappings()}
 
     def _add(
         self,
@@ -213,9 +221,9 @@ class EvidenceKeeper:
             add_evidence(value, observation)
         state.sequence = row.sequence
         if values:
-            session.execute(sa.insert(ObservationRow), values)
+            session.execute(sa.insert(OBSERVATIONS), values)
         if taken:
-            session.execute(sa.insert(InputRow), [make_input(*one) for one in zip(values, fresh, days, strict=True)])
+            session.execute(sa.insert(INPUTS), [make_input(*one) for one in zip(values, fresh, days, strict=True)])
             row.status = describe_status(state.monitor, row.status["peak"], taken)
         self._record_alarm(session, state, values)
         results = make_results(observations, fresh, values, recorded)
@@ -345,8 +353,10 @@ class EvidenceKeeper:
             self._store.delete(unused.key)
 
 
-def _check_pins(row: MonitorRow, uid: str, origin: FeatureOrigin) -> None:
-    if row.uid != uid or FeatureOrigin.model_validate(row.origin) != origin:
+def _check_pins(row: MonitorRow, watched: Watched, origin: FeatureOrigin) -> None:
+    if Watched.of(row) != watched:
+        raise Outdated("the monitor changed while the observations were read", subject=row.id, remedy="send them again")
+    if FeatureOrigin.model_validate(row.origin) != origin:
         raise PreconditionFailed(
             "the monitor watches features of other weights, another preprocessing or another input transform",
             subject=row.id,

@@ -18,6 +18,17 @@ from vfmalign.monitoring.tables import MonitorRow
 
 LOG_COLUMNS = ("log_rows", "log_blocks_4", "log_blocks_16")
 """In the order of `Component`."""
+RESULT_COLUMNS = (
+    "observation_id",
+    "outcome",
+    "row",
+    "epoch",
+    "p_value",
+    "late",
+    "raised_alarm",
+    "content_digest",
+)
+"""What a duplicate is answered from."""
 CONFLICT = "conflict"
 
 Columns = dict[str, Any]

@@ -89,6 +89,11 @@ class Watched:
     layers: dict[str, int]
     stratum: str
 
+    @classmethod
+    def of(cls, row: MonitorRow) -> Watched:
+        """Returns what a monitor watches."""
+        return cls(row.uid, row.layers, row.spec["stratum"])
+
 
 @dataclass(frozen=True)
 class NewMonitor:
@@ -180,8 +185,7 @@ class MonitorRepository:
             NotFound: the id is unknown.
         """
         with self._database.snapshot() as session:
-            row = get_row(session, monitor_id)
-            return Watched(row.uid, row.layers, row.spec["stratum"])
+            return Watched.of(get_row(session, monitor_id))
 
     def list(self, request: PageRequest) -> Page[StoredMonitor]:
         """Returns one page of monitors, newest first, without windows and earlier epochs."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any
 
 import grpc
+from cachetools import TTLCache
 from google.protobuf.message import Message
 
 from vfmalign.client.messages.base import get_enum_label
@@ -24,7 +26,7 @@ from vfmalign.monitoring.feature_rows import get_origin, read_strata
 from vfmalign.monitoring.sequential import EpochStart, Monitor, MonitorOptions, to_bytes
 from vfmalign.monitoring.service import report
 from vfmalign.monitoring.service.converters import to_message, to_result
-from vfmalign.monitoring.service.evidence import EvidenceKeeper
+from vfmalign.monitoring.service.evidence import EvidenceKeeper, Outdated
 from vfmalign.monitoring.service.observations import read_feature_set_rows, read_inline
 from vfmalign.monitoring.service.references import load_reference
 from vfmalign.monitoring.service.repository import (
@@ -44,6 +46,9 @@ from vfmalign.v1 import monitoring_pb2 as pb
 Context = grpc.aio.ServicerContext[Message, Message]
 EVIDENCE = Threads(4, "evidence")
 """Computes evidence, and waits for the database meanwhile."""
+REPORTS = Threads(1, "reports")
+"""Draws one report at a time, because matplotlib shares its caches between threads."""
+_WATCHED, _WATCHED_S = 1024, 60.0
 _log = logs.get(__name__)
 
 
@@ -67,6 +72,7 @@ class MonitoringServicer(monitoring_pb2_grpc.MonitoringServiceServicer):
     def __init__(self, parts: Parts, *, watching: Watching) -> None:
         self._monitors, self._keeper, self._store = parts.monitors, parts.keeper, parts.store
         self._watching = watching
+        self._watched: TTLCache[str, Watched] = TTLCache(_WATCHED, _WATCHED_S)
 
     async def CreateMonitor(self, request: pb.CreateMonitorRequest, context: Context) -> pb.CreateMonitorResponse:
         """Creates a monitor."""
@@ -93,8 +99,14 @@ class MonitoringServicer(monitoring_pb2_grpc.MonitoringServiceServicer):
             layer.HasField("stored") for one in request.inline.observations for layer in one.layers
         )
         check_observation(current_identity.get(), stored=stored)
-        results = await (STORE if stored else EVIDENCE).run(self._observe, request)
-        return pb.ObserveResponse(results=map(to_result, results))
+        threads = STORE if stored else EVIDENCE
+        watched = self._watched.get(request.monitor_id)
+        if watched is not None:
+            with contextlib.suppress(Outdated):
+                return pb.ObserveResponse(results=map(to_result, await threads.run(self._observe, request, watched)))
+        watched = await DATABASE.run(self._monitors.get_watched, request.monitor_id)
+        self._watched[request.monitor_id] = watched
+        return pb.ObserveResponse(results=map(to_result, await threads.run(self._observe, request, watched)))
 
     async def WatchMonitor(
         self, request: pb.WatchMonitorRequest, context: Context
@@ -148,7 +160,7 @@ class MonitoringServicer(monitoring_pb2_grpc.MonitoringServiceServicer):
     ) -> AsyncIterator[pb.GetMonitorReportResponse]:
         """Streams the report of a monitor."""
         label = get_enum_label(common_pb2.ReportFormat.DESCRIPTOR, request.format)
-        content = await DATABASE.run(report.render, self._monitors, request.monitor_id, label or "html")
+        content = await REPORTS.run(report.render, self._monitors, request.monitor_id, label or "html")
         for part in split_content(content):
             yield pb.GetMonitorReportResponse(content=part)
 
@@ -186,8 +198,7 @@ class MonitoringServicer(monitoring_pb2_grpc.MonitoringServiceServicer):
             delete_objects(self._store, monitor_id, uid)
         return monitor
 
-    def _observe(self, request: pb.ObserveRequest) -> list[dict[str, Any]]:
-        watched = self._monitors.get_watched(request.monitor_id)
+    def _observe(self, request: pb.ObserveRequest, watched: Watched) -> list[dict[str, Any]]:
         if request.WhichOneof("source") == "feature_set":
             origin, incoming = self._read_feature_set(request, watched)
         elif not request.HasField("origin"):
@@ -196,7 +207,7 @@ class MonitoringServicer(monitoring_pb2_grpc.MonitoringServiceServicer):
             origin = FeatureOrigin.from_proto(request.origin, "origin")
             origin = origin.model_copy(update={"input_transform": origin.input_transform or "identity"})
             incoming = read_inline(self._store, request.inline.observations, watched.layers, watched.stratum)
-        return self._keeper.record(request.monitor_id, watched.uid, origin, incoming)
+        return self._keeper.record(request.monitor_id, watched, origin, incoming)
 
     def _read_feature_set(self, request: pb.ObserveRequest, watched: Watched) -> tuple[FeatureOrigin, list[Any]]:
         rows = FeatureSetRows.from_proto(request.feature_set, "feature_set")

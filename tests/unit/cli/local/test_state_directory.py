@@ -25,12 +25,12 @@ STORE = StoreState(
     endpoint="http://127.0.0.1:9",
     access_key="a",
     secret_key="s3cret",
-    service_keys={name: (f"of-{name}", "s3cret") for name in ("features", "mmd", "finetuning")},
+    service_keys={name: (f"of-{name}", "s3cret") for name in ("features", "mmd", "finetuning", "monitoring")},
     bucket="vfmalign",
 )
 PORTS = {
     name: ServicePorts(grpc=n, metrics=n + 1, health=n + 2)
-    for n, name in ((1, "features"), (4, "mmd"), (7, "finetuning"))
+    for n, name in ((1, "features"), (4, "mmd"), (7, "finetuning"), (10, "monitoring"))
 }
 SLEEP = [sys.executable, "-c", "import time; time.sleep(600)"]
 DEAF = [
@@ -162,6 +162,7 @@ def test_images_set_the_same_allocator_as_the_local_stack(monkeypatch: pytest.Mo
         "mmd": "mmd",
         "training": "finetuning",
         "finetuning-local": "finetuning",
+        "monitoring": "monitoring",
     }.items():
         stage = re.search(rf"^FROM \w+ AS {image}\n(?:(?!FROM ).*\n)*", dockerfile, re.MULTILINE)
         assert stage is not None

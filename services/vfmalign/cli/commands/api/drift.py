@@ -148,8 +148,10 @@ def drift(
     target = Target.find(StateDirectory(home)) if needs_store or (window and not local) else None
     document = _observe(request, target, output, local=local)
     if report is not None:
-        _write_page(report, document)
-    gate = {NO_ALARM: _evaluate(document)} if require else {}
+        from vfmalign.reports.drift.page import render
+
+        write_page(report, render(document), "--report")
+    gate = {NO_ALARM: evaluate_alarm(document)} if require else {}
     output.emit(
         {**document.model_dump(mode="json"), "gate": {name: str(outcome) for name, outcome in gate.items()} or None},
         *show_drift(document, gate),
@@ -179,21 +181,29 @@ def _observe(request: DriftRequest, target: Target | None, output: Output, *, lo
     return document.model_copy(update={"windows": tuple(windows)})
 
 
-def _evaluate(document: DriftDocument) -> Outcome:
+def evaluate_alarm(document: DriftDocument) -> Outcome:
     """Returns the outcome of `--require no_alarm`, which nothing shows where no row entered."""
     if document.alarm is not None:
         return Outcome.FAILED
     return Outcome.PASSED if document.rows else Outcome.UNDECIDABLE
 
 
-def _write_page(path: Path, document: DriftDocument) -> None:
-    from vfmalign.reports.drift.page import render
+def write_page(path: Path, content: bytes, option: str) -> None:
+    """Replaces a file that a user has named.
 
+    Args:
+        path: the file.
+        content: what it holds.
+        option: that names it, for errors.
+
+    Raises:
+        BadOption: it cannot be written.
+    """
     try:
         partial = path.with_name(f".{path.name}-{os.getpid()}")
-        partial.write_bytes(render(document))
+        partial.write_bytes(content)
         partial.replace(path)
     except OSError as error:
         raise BadOption(
-            f"the file cannot be written ({error.strerror})", field="--report", remedy="choose a file in another folder"
+            f"the file cannot be written ({error.strerror})", field=option, remedy="choose a file in another folder"
         ) from None

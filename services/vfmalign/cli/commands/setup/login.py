@@ -74,7 +74,8 @@ def login(
     """Log in to a deployment elsewhere: confirm a code in a browser, on this or another machine.
 
     The access token is kept in a file that only you can read, renewed before it expires where the provider allows it,
-    and sent to the services that VFMALIGN_FEATURES_ADDRESS, VFMALIGN_MMD_ADDRESS and VFMALIGN_FINETUNING_ADDRESS name.
+    and sent to the services that VFMALIGN_FEATURES_ADDRESS, VFMALIGN_MMD_ADDRESS, VFMALIGN_FINETUNING_ADDRESS and
+    VFMALIGN_MONITORING_ADDRESS name.
     Without --issuer, logs in again as before. A local stack needs no login.
     """
     output, file = Output.to_terminal(as_json=as_json), LoginFile()

@@ -40,9 +40,9 @@ PortOption = Annotated[
         "--port",
         metavar="N",
         min=1024,
-        max=65_527,
-        help="First port: N and N+1, N+2 are the APIs of features, mmd and finetuning, the next three their metrics, "
-        "the last three their health. With --only, N, N+1 and N+2. Later starts keep the ports.",
+        max=65_524,
+        help="First port: N to N+3 are the APIs of features, mmd, finetuning and monitoring, the next four their "
+        "metrics, the last four their health. With --only, N, N+1 and N+2. Later starts keep the ports.",
     ),
 ]
 AnyPortOption = Annotated[
@@ -59,7 +59,7 @@ def up(
     any_port: AnyPortOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Start a local stack: object storage and the three services, or MMD alone.
+    """Start a local stack: object storage and the services, or MMD alone.
 
     A service that dies is restarted. Services keep their ports and tokens across restarts of the stack. Press Ctrl-C
     to stop the stack. With `--only mmd` the stack is the MMD service alone, whose callers send their features in the

@@ -66,7 +66,8 @@ def init(
 @app.command()
 def policy(
     service: Annotated[
-        str, typer.Argument(metavar="SERVICE", help="features, mmd, finetuning, or training for a job's pods.")
+        str,
+        typer.Argument(metavar="SERVICE", help="features, mmd, finetuning, monitoring, or training for a job's pods."),
     ],
     bucket: Annotated[
         str, typer.Option(metavar="NAME", envvar="VFMALIGN_BUCKET", help="The deployment's bucket.")

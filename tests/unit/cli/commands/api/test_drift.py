@@ -220,4 +220,4 @@ def test_the_tables_show_the_document() -> None:
 
 @pytest.mark.parametrize(("fields", "outcome"), [({}, "failed"), ({"alarm": None}, "passed")], ids=str)
 def test_the_gate_follows_the_alarm(fields: dict[str, Any], outcome: str) -> None:
-    assert command._evaluate(make_document(**fields)).value == outcome
+    assert command.evaluate_alarm(make_document(**fields)).value == outcome

@@ -117,7 +117,7 @@ def test_the_creator_and_admins_may_cancel() -> None:
             assert caught.value.reason == "NOT_OWNER"
 
 
-def test_a_router_sends_studies_at_a_pacs_and_nothing_else() -> None:
+def test_a_router_sends_studies_at_a_pacs_and_observations_and_nothing_else() -> None:
     check_extraction(identify("router"), by_reference=True)
     check_extraction(identify("router", "researcher"), by_reference=False)
     check_extraction(None, by_reference=False)
@@ -125,7 +125,8 @@ def test_a_router_sends_studies_at_a_pacs_and_nothing_else() -> None:
         check_extraction(identify("router"), by_reference=False)
     assert (caught.value.reason, "store_as" in caught.value.remedy) == ("MISSING_ROLE", True)
     paths = {path for path, roles in RPC_ROLES.items() if "router" in roles}
-    assert paths == {"/vfmalign.v1.FeatureService/Extract", *REFLECTION}
+    allowed = {"/vfmalign.v1.FeatureService/Extract", "/vfmalign.v1.MonitoringService/Observe"}
+    assert paths == {*allowed, *REFLECTION}
 
 
 @dataclass

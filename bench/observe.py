@@ -1,0 +1,129 @@
+"""`Observe` one by one and in batches: observations per second of a monitor whose bag has 2,000 rows.
+
+The service and the object store are processes of this machine, reached over loopback; the database is SQLite, on the
+disk of the temporary folder. One client sends, and waits for each answer.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from bench.endpoint.server import running_store
+from bench.measure import MeasurementSettings, median_range
+from bench.services import RunningService, run_service
+from bench.tables import Section, Table
+from vfmalign.client import Client, FeatureOrigin, MonitorReference, MonitorSpec, Observation, ObservedStudy
+from vfmalign.core.domain.datasets import Case, DatasetManifest
+from vfmalign.core.domain.models import Preprocessing
+from vfmalign.core.domain.stored_objects import StoredObject
+from vfmalign.core.storage.datasets import save_dataset
+from vfmalign.core.storage.feature_set_writer import FeatureSetWriter
+from vfmalign.core.storage.feature_sets import FeatureRequest
+from vfmalign.core.storage.store.object_store import ObjectStore
+
+LAYER, CHANNELS = "stages.3", 768
+REFERENCE_ROWS = 600
+"""Of which 400 are in the bag."""
+BAG_ROWS = 2_000
+BATCH = 64
+ROWS = {1: 200, BATCH: 640}
+"""Observations of a turn by those of a call."""
+PREPROCESSING = Preprocessing(modalities=("t2w",), shape_dhw=(8, 8, 8))
+ORIGIN = FeatureOrigin(checkpoint_sha256="0" * 64, preprocessing_sha256=PREPROCESSING.content_digest())
+
+
+def run(settings: MeasurementSettings) -> Section:
+    """Measures both ways of sending in turns."""
+    section = Section("observe", f"Observe, {CHANNELS} channels, a bag of {BAG_ROWS:,} rows, SQLite")
+    with tempfile.TemporaryDirectory() as name, running_store(Path(name)) as (store, environment):
+        variables = environment | {"VFMALIGN_STATE_DIR": name}
+        with run_service("monitoring", Path(name), variables, settings.threads) as service:
+            reference = MonitorReference(feature_set_id=_store_reference(store))
+            with Client(monitoring_address=service.address) as client:
+                turns = [
+                    {rows: _measure(client, service, reference, f"m{turn}-{rows}", rows) for rows in ROWS}
+                    for turn in range(settings.repeats)
+                ]
+    table = Table(
+        "", ["observations of a call", "observations/s", "per CPU-second of the service", "median call (ms)"], []
+    )
+    for rows in ROWS:
+        rates, per_cpu, calls_ms = zip(*(turn[rows] for turn in turns), strict=True)
+        table.rows.append(
+            [
+                str(rows),
+                f"{median_range(rates).median:.0f} ({min(rates):.0f} to {max(rates):.0f})",
+                f"{statistics.median(per_cpu):.0f}",
+                f"{statistics.median(calls_ms):.1f}",
+            ]
+        )
+    section.tables.append(table)
+    section.records += [
+        {"case": section.name, "turn": number, "rows": rows, "per_second": values[0], "per_cpu_second": values[1]}
+        for number, turn in enumerate(turns)
+        for rows, values in turn.items()
+    ]
+    return section
+
+
+def _store_reference(store: ObjectStore) -> str:
+    rng = np.random.default_rng(0)
+    volume = StoredObject(key="volumes/x.nii.gz", sha256="2" * 64)
+    cases = tuple(
+        Case(id=f"r{row}", group=f"r{row}", volumes=dict.fromkeys(("t2w", "dwi", "adc"), volume))
+        for row in range(REFERENCE_ROWS)
+    )
+    dataset = DatasetManifest(id="reference", test=cases)
+    save_dataset(store, dataset)
+    request = FeatureRequest(
+        model_id="vfm",
+        model_sha256="0" * 64,
+        dataset_id=dataset.id,
+        dataset_digest=dataset.digest(),
+        split="test",
+        layers=(LAYER,),
+        preprocessing=PREPROCESSING,
+    )
+    writer = FeatureSetWriter(store, request, [case.id for case in cases], [case.group for case in cases])
+    writer.write_part(0, {LAYER: rng.normal(size=(REFERENCE_ROWS, CHANNELS)).astype(np.float32)})
+    writer.commit({})
+    return request.feature_set_id()
+
+
+def _measure(
+    client: Client, service: RunningService, reference: MonitorReference, monitor_id: str, rows: int
+) -> tuple[float, float, float]:
+    """Returns observations per second, the same per second of the service's CPU time, and the median call in ms."""
+    client.monitors.create(monitor_id, MonitorSpec(reference=reference))
+    rng = np.random.default_rng(rows)
+    filled = BAG_ROWS - REFERENCE_ROWS * 2 // 3
+    observations = [
+        Observation(
+            ObservedStudy(observation_id=f"o{place}", group=f"g{place}"),
+            {LAYER: rng.normal(size=CHANNELS).astype(np.float32)},
+        )
+        for place in range(filled + ROWS[rows])
+    ]
+    _send(client, monitor_id, observations[:filled], BATCH)
+    cpu_s, start = service.get_cpu_s(), time.perf_counter()
+    calls_s = _send(client, monitor_id, observations[filled:], rows)
+    elapsed_s, used_s = time.perf_counter() - start, service.get_cpu_s() - cpu_s
+    if (recorded := client.monitors.get(monitor_id).epoch.rows) != len(observations):
+        raise RuntimeError(f"{recorded} of {len(observations)} observations were recorded")
+    client.monitors.delete(monitor_id)
+    return ROWS[rows] / elapsed_s, ROWS[rows] / used_s, 1e3 * statistics.median(calls_s)
+
+
+def _send(client: Client, monitor_id: str, observations: Sequence[Observation], rows: int) -> list[float]:
+    seconds = []
+    for first in range(0, len(observations), rows):
+        start = time.perf_counter()
+        client.monitors.observe(monitor_id, observations[first : first + rows], ORIGIN)
+        seconds.append(time.perf_counter() - start)
+    return seconds

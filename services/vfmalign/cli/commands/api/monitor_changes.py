@@ -1,0 +1,180 @@
+"""What changes a monitor: acknowledge its alarm, replace its reference, pause, resume and delete it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from vfmalign.cli.arrays import parse_feature_set
+from vfmalign.cli.local.state_directory import DEFAULT_HOME, StateDirectory
+from vfmalign.cli.options import HomeOption, JsonOption
+from vfmalign.cli.target import Target
+from vfmalign.cli.views.monitor_tables import describe_epoch
+from vfmalign.cli.views.output import Output
+from vfmalign.client import AsyncClient
+from vfmalign.client.messages.monitors import EpochStart, Monitor, MonitorReference
+from vfmalign.core.domain.errors import BadOption, PreconditionFailed
+from vfmalign.core.storage.arrays import NPY
+from vfmalign.reports.drift.document import DriftDocument
+from vfmalign.reports.drift.monitors import describe_monitor
+from vfmalign.reports.drift.wording import describe_acknowledgement, write_verdict
+
+MonitorArgument = Annotated[str, typer.Argument(metavar="NAME", help="Id of the monitor.")]
+ReferenceArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="REFERENCE",
+        help="Feature set of the patients on whom the model was validated, as ID or ID@SHA256: 60 to 20,000 patients.",
+    ),
+]
+
+
+def acknowledge(
+    monitor_id: MonitorArgument,
+    note: Annotated[
+        str,
+        typer.Option(metavar="TEXT", help="What was found or done. It stays, and must not identify a patient."),
+    ] = "",
+    home: HomeOption = DEFAULT_HOME,
+    as_json: JsonOption = False,
+) -> None:
+    """Record that you have seen the alarm.
+
+    The alarm of the current epoch is shown first. The alert ends, the alarm stays, and the evidence goes on. The first
+    acknowledgement of an alarm stays as it is.
+    """
+    output, target = Output.to_terminal(as_json=as_json), Target.find(StateDirectory(home))
+    seen = get_monitor(target, monitor_id)
+    if seen.epoch.alarm is None:
+        raise PreconditionFailed(
+            f"epoch {seen.epoch.number} has no alarm",
+            subject=monitor_id,
+            remedy=f"see {target.get_command(f'monitors show {monitor_id}')}",
+        )
+    output.note(write_verdict(describe(seen)), "bold red")
+    monitor = target.run(lambda client: client.monitors.acknowledge(monitor_id, seen.epoch.number, note))
+    alarm = describe(monitor).alarm
+    line = describe_acknowledgement(None if alarm is None else alarm.acknowledged)
+    if seen.epoch.alarm.acknowledge_time is not None:
+        output.note("it was acknowledged before, which stays as it is", "yellow")
+    output.emit(to_document(monitor), f"monitor {monitor_id}: {line}")
+
+
+def replace_reference(
+    monitor_id: MonitorArgument,
+    reference: ReferenceArgument,
+    *,
+    fixed: Annotated[
+        bool,
+        typer.Option(
+            "--fixed",
+            help="This time was fixed without regard to the observations, such as for a new model or an exchanged "
+            "scanner: the bound of false alarms holds.",
+        ),
+    ] = False,
+    unseen: Annotated[
+        bool,
+        typer.Option(
+            "--unseen",
+            help="No earlier epoch has seen a patient of REFERENCE, which the service checks: the bound holds at any "
+            "time.",
+        ),
+    ] = False,
+    reset: Annotated[
+        bool, typer.Option("--reset", help="Any other reason, such as after an alarm: the bound does not hold.")
+    ] = False,
+    home: HomeOption = DEFAULT_HOME,
+    as_json: JsonOption = False,
+) -> None:
+    """Begin a new epoch with another reference.
+
+    Its evidence begins anew and spends its own share of alpha. Say why it begins by exactly one of --fixed, --unseen
+    and --reset: this decides whether the bound of false alarms holds.
+    """
+    output, start = Output.to_terminal(as_json=as_json), _choose_start(fixed=fixed, unseen=unseen, reset=reset)
+    new, target = parse_reference(reference), Target.find(StateDirectory(home))
+    epoch = get_monitor(target, monitor_id).epoch.number
+    monitor = target.run(lambda client: client.monitors.replace_reference(monitor_id, epoch, new, start))
+    output.emit(to_document(monitor), describe_epoch(monitor))
+
+
+def pause(monitor_id: MonitorArgument, home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None:
+    """Keep observations out of the evidence.
+
+    They are recorded as paused, and do not enter later.
+    """
+    _change(monitor_id, lambda client: client.monitors.pause(monitor_id), home, as_json=as_json)
+
+
+def resume(monitor_id: MonitorArgument, home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None:
+    """Let observations enter the evidence again."""
+    _change(monitor_id, lambda client: client.monitors.resume(monitor_id), home, as_json=as_json)
+
+
+def delete(
+    monitor_id: MonitorArgument,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    home: HomeOption = DEFAULT_HOME,
+    as_json: JsonOption = False,
+) -> None:
+    """Delete a monitor and all that it has recorded."""
+    output, target = Output.to_terminal(as_json=as_json), Target.find(StateDirectory(home))
+    if not yes:
+        if not sys.stdin.isatty():
+            raise BadOption("nobody can be asked whether to delete it", field="--yes", remedy="add --yes")
+        typer.confirm(f"Delete monitor {monitor_id} with its observations and its evidence?", abort=True, err=True)
+    target.run(lambda client: client.monitors.delete(monitor_id))
+    output.emit({"deleted": monitor_id}, f"monitor {monitor_id}: deleted")
+
+
+def parse_reference(text: str) -> MonitorReference:
+    """Reads the argument REFERENCE.
+
+    Raises:
+        BadOption: it names no feature set.
+    """
+    problem = "is not the id of a feature set"
+    if text.endswith(NPY):
+        remedy = "extract the features of the patients with `vfmalign extract`, or watch files with `vfmalign drift`"
+        raise BadOption(problem, field="reference", remedy=remedy)
+    feature_set_id, manifest_sha256 = parse_feature_set(text, "reference", problem)
+    return MonitorReference(feature_set_id=feature_set_id, manifest_sha256=manifest_sha256)
+
+
+def _choose_start(*, fixed: bool, unseen: bool, reset: bool) -> EpochStart:
+    given: dict[EpochStart, bool] = {"fixed": fixed, "unseen_reference": unseen, "reset": reset}
+    chosen = [start for start, is_given in given.items() if is_given]
+    if len(chosen) != 1:
+        raise BadOption(
+            "several reasons of the new epoch are given" if chosen else "the reason of the new epoch is missing",
+            field="--fixed, --unseen, --reset",
+            remedy="give --fixed for a change that was planned, --unseen for a reference of new patients, and --reset "
+            "for anything else, without a bound of false alarms",
+        )
+    return chosen[0]
+
+
+def get_monitor(target: Target, monitor_id: str) -> Monitor:
+    """Returns a monitor as it stands."""
+    return target.run(lambda client: client.monitors.get(monitor_id))
+
+
+def _change(monitor_id: str, call: Callable[[AsyncClient], Awaitable[Monitor]], home: Path, *, as_json: bool) -> None:
+    output = Output.to_terminal(as_json=as_json)
+    monitor = Target.find(StateDirectory(home)).run(call)
+    output.emit(to_document(monitor), f"monitor {monitor_id}: {monitor.state}")
+
+
+def describe(monitor: Monitor) -> DriftDocument:
+    """Describes a monitor as it stands, without its history."""
+    return describe_monitor(monitor, now=datetime.now(UTC))
+
+
+def to_document(monitor: Monitor) -> dict[str, Any]:
+    """Returns what `--json` writes of a monitor."""
+    return {"monitor": monitor.to_json_dict()}

@@ -1,0 +1,216 @@
+"""`vfmalign monitors`: drift monitors of the service, from creation to the end."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from contextlib import aclosing
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from vfmalign.cli import exits
+from vfmalign.cli.commands.api.drift import (
+    NO_ALARM,
+    AlphaOption,
+    DriftLayerOption,
+    PatientWindowOption,
+    RequireOption,
+    RunLengthOption,
+    evaluate_alarm,
+    write_page,
+)
+from vfmalign.cli.commands.api.monitor_changes import (
+    MonitorArgument,
+    ReferenceArgument,
+    acknowledge,
+    delete,
+    describe,
+    get_monitor,
+    parse_reference,
+    pause,
+    replace_reference,
+    resume,
+    to_document,
+)
+from vfmalign.cli.commands.api.monitor_observations import observe
+from vfmalign.cli.gates import Outcome
+from vfmalign.cli.local.state_directory import DEFAULT_HOME, StateDirectory
+from vfmalign.cli.options import HomeOption, JsonOption, LimitOption, SeedOption, parse_choice
+from vfmalign.cli.target import Target
+from vfmalign.cli.views.monitor_tables import describe_change, describe_epoch, list_monitors, show_monitor
+from vfmalign.cli.views.output import Output
+from vfmalign.client import AsyncClient
+from vfmalign.client.messages.monitors import Monitor, MonitorSpec, MonitorState
+from vfmalign.core.domain.drift import DEFAULT_WINDOW_ROWS
+from vfmalign.core.domain.errors import BadOption, Unavailable
+
+app = typer.Typer()
+
+_STATES: tuple[MonitorState, ...] = ("active", "paused")
+_FORMATS: Mapping[str, Literal["html", "json"]] = {".html": "html", ".htm": "html", ".json": "json"}
+
+StateOption = Annotated[
+    list[str] | None, typer.Option("--state", metavar="STATE", help="Only these states: active, paused. Repeatable.")
+]
+
+
+@app.command()
+def create(
+    monitor_id: Annotated[str, typer.Argument(metavar="NAME", help="Id of the new monitor.")],
+    reference: ReferenceArgument,
+    *,
+    layer: DriftLayerOption = "",
+    descriptive_layer: Annotated[
+        list[str] | None,
+        typer.Option(metavar="LAYER", help="Also show MMD² of this layer, which never raises the alarm. Repeatable."),
+    ] = None,
+    by: Annotated[
+        str, typer.Option(metavar="STRATUM", help="Stratum of the reference's dataset, such as scanner.")
+    ] = "",
+    alpha: AlphaOption = 0.01,
+    run_length: RunLengthOption = None,
+    patient_window_days: PatientWindowOption = None,
+    window: Annotated[
+        int, typer.Option(metavar="ROWS", help="Rows of a window of MMD², which only describes.")
+    ] = DEFAULT_WINDOW_ROWS,
+    max_silence_hours: Annotated[
+        int | None,
+        typer.Option(metavar="HOURS", help="Hours without an observation after which VfmalignMonitorSilent fires."),
+    ] = None,
+    seed: SeedOption = 0,
+    title: Annotated[
+        str, typer.Option(metavar="TEXT", help="Title of the page, which must not identify a patient; NAME by default.")
+    ] = "",
+    home: HomeOption = DEFAULT_HOME,
+    as_json: JsonOption = False,
+) -> None:
+    """Create a monitor of the features of one model.
+
+    What it watches stays as it is created; only its reference can be replaced. Without drift, the probability of ever
+    raising an alarm is at most alpha. Example: vfmalign monitors create prostate-3t REFERENCE --by scanner.
+    """
+    output = Output.to_terminal(as_json=as_json)
+    spec = MonitorSpec.from_fields(
+        reference=parse_reference(reference),
+        layer=layer,
+        descriptive_layers=tuple(descriptive_layer or ()),
+        stratum=by,
+        alpha=alpha,
+        run_length=run_length or 0,
+        patient_window_days=patient_window_days or 0,
+        window_rows=window,
+        max_silence_hours=max_silence_hours or 0,
+        seed=seed,
+        title=title,
+    )
+    target = Target.find(StateDirectory(home))
+    monitor = target.run(lambda client: client.monitors.create(monitor_id, spec))
+    step = target.get_command(f"monitors observe {monitor_id} FEATURE_SET")
+    output.emit(to_document(monitor), describe_epoch(monitor), f"observe features with {step}")
+
+
+app.command()(observe)
+
+
+@app.command("list")
+def list_(
+    state: StateOption = None,
+    limit: LimitOption = 100,
+    home: HomeOption = DEFAULT_HOME,
+    as_json: JsonOption = False,
+) -> None:
+    """List monitors, newest first."""
+    output = Output.to_terminal(as_json=as_json)
+    states = [parse_choice(name, _STATES, "--state") for name in state or ()]
+    monitors = Target.find(StateDirectory(home)).run(lambda client: client.monitors.list(states, limit=limit))
+    output.emit({"monitors": [monitor.to_json_dict() for monitor in monitors]}, list_monitors(monitors))
+
+
+@app.command()
+def show(
+    monitor_id: MonitorArgument,
+    require: RequireOption = "",
+    home: HomeOption = DEFAULT_HOME,
+    as_json: JsonOption = False,
+) -> None:
+    """Show whether and since when a monitor alarms.
+
+    Also how strong the evidence is, what changed, and whether somebody has acknowledged it. With --require no_alarm,
+    exit with code 5 if the current epoch has an alarm, acknowledged or not, or no row.
+    """
+    if require:
+        parse_choice(require, (NO_ALARM,), "--require")
+    output = Output.to_terminal(as_json=as_json)
+    monitor = get_monitor(Target.find(StateDirectory(home)), monitor_id)
+    document = describe(monitor)
+    gate = {NO_ALARM: evaluate_alarm(document)} if require else {}
+    output.emit(
+        {**to_document(monitor), "gate": {name: str(outcome) for name, outcome in gate.items()} or None},
+        *show_monitor(document, gate),
+    )
+    if any(outcome is not Outcome.PASSED for outcome in gate.values()):
+        raise typer.Exit(exits.GATE_FAILED)
+
+
+@app.command()
+def watch(
+    monitor_id: MonitorArgument,
+    home: HomeOption = DEFAULT_HOME,
+    as_json: Annotated[bool, typer.Option("--json", help="Write one JSON document per line to stdout.")] = False,
+) -> None:
+    """Follow a monitor: write a line at every change.
+
+    Ends at Ctrl-C, or when the monitor is deleted. Reconnects when the service restarts.
+    """
+    output, target = Output.to_terminal(as_json=as_json), Target.find(StateDirectory(home))
+
+    def note_outage(_: Unavailable) -> None:
+        output.note("the monitoring service is unavailable; reconnecting", "yellow")
+
+    async def follow(client: AsyncClient) -> None:
+        last: Monitor | None = None
+        async with aclosing(client.monitors.watch(monitor_id, on_disconnect=note_outage)) as monitors:
+            async for monitor in monitors:
+                if monitor != last:  # after an outage, the first message may bring nothing new
+                    _write_change(monitor, output)
+                last = monitor
+
+    target.run(follow)
+
+
+@app.command()
+def report(
+    monitor_id: MonitorArgument,
+    file: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", help="File to write, .html or .json; NAME.html by default."),
+    ] = None,
+    home: HomeOption = DEFAULT_HOME,
+    as_json: JsonOption = False,
+) -> None:
+    """Write the page of a monitor as it stands.
+
+    A name that ends in .json gives the same content as JSON.
+    """
+    output, path = Output.to_terminal(as_json=as_json), file or Path(f"{monitor_id}.html")
+    if path.suffix.lower() not in _FORMATS:
+        raise BadOption("the name ends neither in .html nor in .json", field="--output", remedy="choose another name")
+    name = _FORMATS[path.suffix.lower()]
+    content = Target.find(StateDirectory(home)).run(lambda client: client.monitors.get_report(monitor_id, name))
+    write_page(path, content, "--output")
+    output.emit({"report": str(path)}, str(path))
+
+
+for _command in (acknowledge, replace_reference, pause, resume, delete):
+    app.command(_command.__name__.replace("_", "-"))(_command)
+
+
+def _write_change(monitor: Monitor, output: Output) -> None:
+    if output.as_json:
+        output.out.file.write(json.dumps(to_document(monitor)) + "\n")
+        output.out.file.flush()
+    else:
+        output.out.print(describe_change(monitor, datetime.now(UTC)), soft_wrap=True)

@@ -1,0 +1,429 @@
+"""`vfmalign monitors` against a small service over a socket: what is sent, what is written, and the exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.monitor_records import NOW, SHA256, make_alarm, make_epoch
+from tests.monitoring_service import PAGE, Monitoring, serve
+from tests.unit.cli.conftest import Invoke
+
+from vfmalign.cli import exits
+from vfmalign.client.messages.monitors import Monitor
+from vfmalign.core.rpc.tensors import to_array
+from vfmalign.v1 import monitoring_pb2
+
+SET = "5f5b865d1efe16135f5b865d1efe1613"
+
+
+@pytest.fixture
+def monitoring() -> Monitoring:
+    return Monitoring()
+
+
+@pytest.fixture
+def address(monitoring: Monitoring) -> Iterator[str]:
+    yield from serve(monitoring)
+
+
+@pytest.fixture
+def run(invoke: Invoke, address: str, monkeypatch: pytest.MonkeyPatch) -> Invoke:
+    """Runs a command of `vfmalign monitors` on the service."""
+    monkeypatch.setenv("VFMALIGN_MONITORING_ADDRESS", address)
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        code, out, err = invoke("monitors", *arguments)
+        return code, out, " ".join(err.split())
+
+    return call
+
+
+def write_array(folder: Path, rows: int = 150, channels: int = 768) -> list[str]:
+    """Writes an array with its table; returns the arguments that name them."""
+    random = np.random.default_rng(0)
+    np.save(folder / "march.npy", random.normal(size=(rows, channels)).astype("f4"))
+    lines = [f"o-{row},p-{row},2026-03-{row % 28 + 1:02},{'A' if row % 2 else ''}" for row in range(rows)]
+    (folder / "march.csv").write_text("\n".join(["observation,patient,day,scanner", *lines]))
+    return ["march.npy", "--table", "march.csv", "--same-model"]
+
+
+def test_a_monitor_is_created_as_the_options_say(run: Invoke, monitoring: Monitoring) -> None:
+    code, out, err = run(
+        "create", "m1", f"{SET}@{SHA256}", "--layer", "stages.3", "--descriptive-layer", "stages.1", "--by", "scanner",
+        "--alpha", "0.05", "--patient-window-days", "90", "--window", "50", "--max-silence-hours", "24", "--seed", "7",
+        "--title", "Prostate, 3 T",
+    )  # fmt: skip
+    assert code == exits.OK, err
+    assert "monitor m1: epoch 1 with the reference" in out
+    assert "`vfmalign monitors observe m1 FEATURE_SET`" in out
+    spec = Monitor.from_proto(monitoring.monitors["m1"]).spec
+    assert (spec.reference.feature_set_id, spec.reference.manifest_sha256) == (SET, SHA256)
+    assert (spec.layer, spec.descriptive_layers, spec.stratum) == ("stages.3", ("stages.1",), "scanner")
+    assert (spec.alpha, spec.run_length, spec.patient_window_days, spec.window_rows) == (0.05, 0, 90, 50)
+    assert (spec.max_silence_hours, spec.seed, spec.title) == (24, 7, "Prostate, 3 T")
+    code, out, _ = run("create", "m2", SET, "--run-length", "5000", "--json")
+    assert json.loads(out)["monitor"]["spec"]["run_length"] == 5000
+    code, _, err = run("create", "m1", SET)
+    assert (code, "another monitor has this id" in err) == (exits.BAD_INPUT, True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("create", "m1", "march.npy"), "REFERENCE: is not the id of a feature set → extract the features of"),
+        (("create", "m1", f"{SET}@short"), "REFERENCE: is not the id of a feature set → give the ID or ID@SHA256"),
+        (("create", "m1", SET, "--alpha", "0.7"), "--alpha: out of range → choose a value of at most 0.5"),
+        (("create", "m1", SET, "--run-length", "7"), "--run-length: out of range → choose a value of at least 100"),
+        (("create", "m1", SET, "--window", "3"), "--window: out of range → choose a value of at least 16"),
+        (("create", "m1", SET, "--by", "Not A Kind"), "--by: not a valid id"),
+        (("create", "m1", SET, "--max-silence-hours", "-1"), "--max-silence-hours: out of range"),
+        (("list", "--state", "gone"), "--state: 'gone' is not a valid value → choose one of active, paused"),
+        (("show", "absent"), "absent: there is no such monitor"),
+        (("show", "m1", "--require", "gain"), "--require: 'gain' is not a valid value → choose one of no_alarm"),
+        (("report", "m1", "-o", "page.pdf"), "--output: the name ends neither in .html nor in .json"),
+        (("report", "prostate-3t", "-o", "gone/page.html"), "--output: the file cannot be written"),
+        (("replace-reference", "m1", SET), "the reason of the new epoch is missing → give --fixed for a change"),
+        (("replace-reference", "m1", SET, "--fixed", "--reset"), "several reasons of the new epoch are given"),
+        (("observe", "m1", "march.npy"), "--table: an array does not say whose features it holds"),
+        (("observe", "m1", "march.npy", "--table", "t.csv"), "--same-model: an array does not say which model made"),
+        (("observe", "m1", SET, "--same-model"), "--same-model: a feature set has patients, strata and an origin"),
+        (("observe", "prostate-3t", "Not An Id"), "SOURCE: is neither the id of a feature set nor a .npy file"),
+        (("observe", "prostate-3t", SET), f"{SET}: there is no such feature set"),
+        (("observe", "absent", SET), "absent: there is no such monitor"),
+        (("delete", "prostate-3t"), "--yes: nobody can be asked whether to delete it → add --yes"),
+    ],
+)
+def test_a_wrong_argument_is_named(run: Invoke, monitoring: Monitoring, arguments: tuple[str, ...], words: str) -> None:
+    monitoring.add()
+    code, _, err = run(*arguments)
+    assert code == exits.BAD_INPUT
+    assert words in err
+    assert list(monitoring.monitors) == ["prostate-3t"]
+
+
+@pytest.mark.parametrize(
+    ("field", "option"),
+    [
+        ("monitor_id", "NAME"),
+        ("spec.reference.feature_set_id", "REFERENCE"),
+        ("reference.feature_set_id", "REFERENCE"),
+        ("spec.layer", "--layer"),
+        ("spec.descriptive_layers[1]", "--descriptive-layer"),
+        ("spec.stratum", "--by"),
+        ("spec.window_rows", "--window"),
+        ("spec.patient_window_days", "--patient-window-days"),
+        ("spec.title", "--title"),
+    ],
+)
+def test_a_field_that_the_service_refuses_is_shown_as_its_option(
+    run: Invoke, monitoring: Monitoring, field: str, option: str
+) -> None:
+    monitoring.refused = field
+    code, _, err = run("create", "m1", SET)
+    assert (code, err) == (exits.BAD_INPUT, f"error: {option}: is wrong")
+
+
+def test_a_deployment_without_monitoring_says_what_to_set(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VFMALIGN_MMD_ADDRESS", "127.0.0.1:1")
+    code, _, err = invoke("monitors", "list")
+    assert code == exits.BAD_INPUT
+    assert "set VFMALIGN_MONITORING_ADDRESS" in err
+
+
+def test_the_list_shows_state_alarm_and_arrivals(run: Invoke, monitoring: Monitoring) -> None:
+    monitoring.add("m1")
+    monitoring.add("m2", alarm=False, state="paused")
+    monitoring.add("m3", epoch=make_epoch(make_alarm(acknowledge_time=NOW)))
+    code, out, _ = run("list")
+    assert code == exits.OK
+    rows = {line.split()[0]: line for line in out.splitlines()[2:]}
+    assert "active  since row 231, not acknowledged  profound  stages.3      1   400  2026-03-03 09:00:00" in rows["m1"]
+    assert "paused  –" in rows["m2"]
+    assert "since row 231, seen" in rows["m3"]
+    code, out, _ = run("list", "--state", "paused", "--json")
+    assert [one["monitor_id"] for one in json.loads(out)["monitors"]] == ["m2"]
+    assert "m3" not in run("list", "--limit", "2")[1]
+
+
+def test_a_monitor_is_shown_beginning_with_its_alarm(run: Invoke, monitoring: Monitoring) -> None:
+    monitoring.add()
+    code, out, _ = run("show", "prostate-3t")
+    assert code == exits.OK, "an alarm stops nothing unless it is asked to"
+    first, second, third, fourth = out.splitlines()[:4]
+    assert first.startswith("Alarm since row 231 of 400, 01 March 2026, 07:30 UTC, 169 rows ago:")
+    assert second == "Nobody has acknowledged it yet."
+    assert third.startswith("Strongest evidence now: rows, 1.1 × 10¹⁷. Threshold: 375.")
+    assert fourth.startswith("  • The mix of scanner differs: B is 50 % of the stream, 25 % of the reference")
+    for words in (
+        "Rows 291 to 390: MMD² 0.0500",
+        "repeated patient",
+        "stages.1",
+        f"@{SHA256}",
+        "Compared 03 March 2026",
+    ):
+        assert words in out
+    code, out, _ = run("show", "prostate-3t", "--require", "no_alarm", "--json")
+    assert code == exits.GATE_FAILED
+    document = json.loads(out)
+    assert document["gate"] == {"no_alarm": "failed"}
+    assert document["monitor"]["epoch"]["alarm"]["row"] == 231
+
+
+def test_the_gate_passes_without_an_alarm_and_not_without_rows(run: Invoke, monitoring: Monitoring) -> None:
+    monitoring.add("quiet", alarm=False)
+    monitoring.add("empty", alarm=False, epoch=make_epoch(rows=0))
+    assert run("show", "quiet", "--require", "no_alarm")[0] == exits.OK
+    code, out, _ = run("show", "empty", "--require", "no_alarm")
+    assert (code, "gate no_alarm: undecidable" in out) == (exits.GATE_FAILED, True)
+    assert "No row has entered yet" in out
+
+
+def test_a_paused_monitor_with_epochs_says_so(run: Invoke, monitoring: Monitoring) -> None:
+    alarm = make_alarm(acknowledge_time=NOW, note="coil replaced")
+    monitoring.add(
+        state="paused", epoch=make_epoch(alarm, number=2, has_guarantee=False), earlier_epochs=(make_epoch(alarm),)
+    )
+    _, out, _ = run("show", "prostate-3t")
+    assert "Acknowledged 03 March 2026, 12:00 UTC: coil replaced." in out
+    assert "! Paused. Observations are recorded and do not enter the evidence" in out
+    assert "! No guarantee." in out
+    assert "Earlier epochs" in out
+    assert "row 231. Acknowledged 03 March 2026, 12:00 UTC: coil replaced." in out
+
+
+def test_rows_of_a_feature_set_are_sent_in_slices(run: Invoke, monitoring: Monitoring) -> None:
+    monitoring.add("m1", alarm=False)
+    monitoring.feature_sets[SET] = [f"c-{row}" for row in range(2_300)]
+    monitoring.alarm_at = 1_234
+    code, out, err = run("observe", "m1", f"{SET}@{SHA256}")
+    assert code == exits.OK
+    sent = [request.feature_set for request in monitoring.requests]
+    assert [(one.start, one.rows, one.manifest_sha256) for one in sent] == [
+        (0, 1_000, SHA256), (1_000, 1_000, SHA256), (2_000, 1_000, SHA256)
+    ]  # fmt: skip
+    assert "ALARM at row 1,234 of epoch 1, observation c-1233" in err
+    assert "raised by row 1,234" in out
+    assert "`vfmalign monitors show m1`" in out
+    code, out, err = run("observe", "m1", SET, "--json")
+    assert json.loads(out)["observed"] == {
+        "start": 0, "rows": 2_300, "outcomes": {}, "duplicates": 2_300, "late": 0, "conflicts": [], "alarm": None
+    }  # fmt: skip
+    assert "ALARM" not in err, "a row that was recorded before raises no alarm"
+
+
+def test_a_feature_set_may_end_with_a_slice(run: Invoke, monitoring: Monitoring) -> None:
+    monitoring.add("m1", alarm=False)
+    monitoring.feature_sets[SET] = [f"c-{row}" for row in range(1_000)]
+    code, out, _ = run("observe", "m1", SET, "--json")
+    assert (code, json.loads(out)["observed"]["outcomes"]) == (exits.OK, {"entered": 1_000})
+    code, _, err = run("observe", "m1", SET, "--start", "2000")
+    assert (code, "feature_set.start" in err or "--start" in err) == (exits.BAD_INPUT, True)
+
+
+def test_an_interrupted_stream_says_where_to_go_on(run: Invoke, monitoring: Monitoring) -> None:
+    monitoring.add("m1", alarm=False)
+    monitoring.feature_sets[SET] = [f"c-{row}" for row in range(2_300)]
+    monitoring.fail_after = 2
+    code, _, err = run("observe", "m1", SET)
+    assert code == exits.UNAVAILABLE
+    assert f"2000 rows recorded; go on with `vfmalign monitors observe m1 {SET} --start 2000`" in err
+    monitoring.fail_after = None
+    code, out, _ = run("observe", "m1", SET, "--start", "2000", "--json")
+    assert (code, json.loads(out)["observed"]["outcomes"]) == (exits.OK, {"entered": 300})
+    assert len(monitoring.observed["m1"]) == 2_300
+
+
+def test_rows_of_an_array_are_sent_with_their_table(run: Invoke, monitoring: Monitoring, tmp_path: Path) -> None:
+    monitor = monitoring.add("m1", alarm=False)
+    code, out, err = run("observe", "m1", *write_array(tmp_path), "--json")
+    assert code == exits.OK, err
+    assert json.loads(out)["observed"]["outcomes"] == {"entered": 150}
+    assert [len(one.inline.observations) for one in monitoring.requests] == [64, 64, 22]
+    assert all(one.origin == monitor.origin for one in monitoring.requests)
+    first, second = monitoring.requests[0].inline.observations[:2]
+    assert (first.study.observation_id, first.study.group, dict(first.study.strata)) == ("o-0", "p-0", {})
+    assert dict(second.study.strata) == {"scanner": "A"}
+    assert second.study.acquire_time.ToJsonString() == "2026-03-02T00:00:00Z"
+    assert [layer.layer for layer in second.layers] == ["stages.3"]
+    np.testing.assert_array_equal(to_array(second.layers[0].tensor), np.load(tmp_path / "march.npy")[1])
+
+
+def test_values_that_are_not_finite_are_sent(run: Invoke, monitoring: Monitoring, tmp_path: Path) -> None:
+    monitoring.add("m1", alarm=False)
+    arguments = write_array(tmp_path, rows=3)
+    array = np.load(tmp_path / "march.npy")
+    array[1] = np.nan
+    np.save(tmp_path / "march.npy", array)
+    assert run("observe", "m1", *arguments)[0] == exits.OK
+    sent = [to_array(one.layers[0].tensor) for one in monitoring.requests[0].inline.observations]
+    np.testing.assert_array_equal(sent, array)
+
+
+def test_wide_rows_are_sent_in_smaller_batches(run: Invoke, monitoring: Monitoring, tmp_path: Path) -> None:
+    monitoring.add("m1", alarm=False, channels=2**20)
+    assert run("observe", "m1", *write_array(tmp_path, rows=7, channels=2**20))[0] == exits.OK
+    assert [len(one.inline.observations) for one in monitoring.requests] == [3, 3, 1]
+
+
+def test_an_id_with_other_content_is_a_conflict_that_holds_nothing_else_up(
+    run: Invoke, monitoring: Monitoring, tmp_path: Path
+) -> None:
+    monitoring.add("m1", alarm=False)
+    arguments = write_array(tmp_path, rows=3)
+    run("observe", "m1", *arguments)
+    array = np.load(tmp_path / "march.npy")
+    array[1] += 1
+    np.save(tmp_path / "march.npy", array)
+    code, out, err = run("observe", "m1", *arguments, "--json")
+    assert code == exits.BAD_INPUT
+    assert json.loads(out)["observed"]["conflicts"] == [2]
+    assert json.loads(out)["observed"]["duplicates"] == 2
+    assert "! row 2: its id was recorded before with other content, which stays" in err
+    assert "o-1" not in err
+
+
+@pytest.mark.parametrize(
+    ("header", "first", "words"),
+    [
+        ("patient,scanner", "p,A", "--table: there is no column `observation`"),
+        ("observation,patient", "o,p", "--table: there is no column `scanner`"),
+        ("observation,scanner", "o,A", "--table: its header lacks `patient`"),
+        ("observation,patient,scanner", "Anna Muster,p,A", "--table: line 2 has no valid id in `observation`"),
+        ("observation,patient,scanner", "o,MUSTER^ANNA,A", "--table: line 2 has no valid id in `patient`"),
+        ("observation,patient,scanner,day", "o,p,A,gestern", "--table: line 2 has no date in `day`"),
+    ],
+)
+def test_a_table_that_cannot_be_used_is_refused_without_its_words(
+    run: Invoke, monitoring: Monitoring, tmp_path: Path, header: str, first: str, words: str
+) -> None:
+    monitoring.add("m1", alarm=False)
+    arguments = write_array(tmp_path, rows=1)
+    (tmp_path / "march.csv").write_text(f"{header}\n{first}\n")
+    code, _, err = run("observe", "m1", *arguments)
+    assert (code, words in err) == (exits.BAD_INPUT, True), err
+    assert "muster" not in err.lower()
+    assert monitoring.requests == []
+
+
+def test_an_array_of_another_width_is_refused(run: Invoke, monitoring: Monitoring, tmp_path: Path) -> None:
+    monitoring.add("m1", alarm=False)
+    code, _, err = run("observe", "m1", *write_array(tmp_path, channels=4))
+    assert code == exits.BAD_INPUT
+    assert "SOURCE: the array has 4 channels, and layer `stages.3` of the monitor 768" in err
+
+
+def test_an_alarm_is_shown_before_it_is_acknowledged(run: Invoke, monitoring: Monitoring) -> None:
+    monitoring.add()
+    code, out, err = run("acknowledge", "prostate-3t", "--note", "coil replaced")
+    assert code == exits.OK
+    assert err.startswith("Alarm since row 231 of 400, 01 March 2026, 07:30 UTC")
+    assert "monitor prostate-3t: Acknowledged 03 March 2026, 12:00 UTC: coil replaced" in out
+    code, out, err = run("acknowledge", "prostate-3t", "--note", "again", "--json")
+    assert json.loads(out)["monitor"]["epoch"]["alarm"]["note"] == "coil replaced"
+    assert "it was acknowledged before, which stays as it is" in err
+    monitoring.add("quiet", alarm=False)
+    code, _, err = run("acknowledge", "quiet")
+    assert (code, "quiet: epoch 1 has no alarm" in err) == (exits.BAD_INPUT, True)
+
+
+@pytest.mark.parametrize(
+    ("option", "start", "words"),
+    [
+        ("--fixed", "EPOCH_START_FIXED", "holds if this time was fixed without regard to the observations"),
+        ("--unseen", "EPOCH_START_UNSEEN_REFERENCE", "holds: no patient of the reference was seen before"),
+        ("--reset", "EPOCH_START_RESET", "does not hold for this epoch"),
+    ],
+)
+def test_a_new_reference_says_whether_the_bound_holds(
+    run: Invoke, monitoring: Monitoring, option: str, start: str, words: str
+) -> None:
+    monitoring.add()
+    code, out, _ = run("replace-reference", "prostate-3t", f"{SET}@{SHA256}", option)
+    assert code == exits.OK
+    assert f"monitor prostate-3t: epoch 2 with the reference {SET}." in out
+    assert words in " ".join(out.split())
+    epoch = monitoring.monitors["prostate-3t"].epoch
+    assert (epoch.start, epoch.reference.manifest_sha256) == (monitoring_pb2.EpochStart.Value(start), SHA256)
+
+
+def test_a_monitor_is_paused_resumed_and_deleted(run: Invoke, monitoring: Monitoring) -> None:
+    monitoring.add()
+    assert run("pause", "prostate-3t")[1].strip() == "monitor prostate-3t: paused"
+    assert run("resume", "prostate-3t")[1].strip() == "monitor prostate-3t: active"
+    code, out, _ = run("delete", "prostate-3t", "--yes", "--json")
+    assert (code, json.loads(out), monitoring.monitors) == (exits.OK, {"deleted": "prostate-3t"}, {})
+    assert run("pause", "prostate-3t")[0] == exits.BAD_INPUT
+
+
+@pytest.mark.parametrize(("answer", "code", "left"), [(b"y\n", exits.OK, 0), (b"n\n", exits.INTERRUPTED, 1)])
+def test_somebody_at_a_terminal_is_asked_before_a_monitor_is_deleted(
+    monitoring: Monitoring, address: str, tmp_path: Path, answer: bytes, code: int, left: int
+) -> None:
+    monitoring.add()
+    ours, theirs = pty.openpty()
+    environment = {**os.environ, "VFMALIGN_MONITORING_ADDRESS": address, "HOME": str(tmp_path)}
+    command = [sys.executable, "-m", "vfmalign.cli", "monitors", "delete", "prostate-3t"]
+    with subprocess.Popen(command, stdin=theirs, stderr=subprocess.PIPE, env=environment) as process:
+        os.write(ours, answer)
+        _, err = process.communicate(timeout=60)
+    os.close(ours)
+    os.close(theirs)
+    assert b"Delete monitor prostate-3t with its observations and its evidence?" in err
+    assert (process.returncode, len(monitoring.monitors)) == (code, left)
+
+
+def test_a_report_is_written_as_a_page_or_as_json(run: Invoke, monitoring: Monitoring, tmp_path: Path) -> None:
+    monitoring.add("m1")
+    code, out, _ = run("report", "m1")
+    assert (code, out.strip()) == (exits.OK, "m1.html")
+    assert (tmp_path / "m1.html").read_bytes() == PAGE
+    code, out, _ = run("report", "m1", "-o", "m1.json", "--json")
+    assert (code, json.loads(out)) == (exits.OK, {"report": "m1.json"})
+    assert json.loads((tmp_path / "m1.json").read_bytes()) == {"version": 1}
+
+
+@pytest.mark.parametrize("as_json", [False, True], ids=["lines", "json"])
+def test_a_watch_writes_a_line_at_every_change_until_ctrl_c(
+    monitoring: Monitoring, address: str, tmp_path: Path, as_json: bool
+) -> None:
+    monitoring.add("m1")
+    environment = {**os.environ, "VFMALIGN_MONITORING_ADDRESS": address, "HOME": str(tmp_path)}
+    # A shell without job control lets processes in its background ignore SIGINT, and so the tests' own.
+    program = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "from vfmalign.cli.__main__ import main; main()"
+    )
+    command = [sys.executable, "-c", program, "monitors", "watch", "m1", *(["--json"] if as_json else [])]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, env=environment, **pipes) as process:
+        assert process.stdout is not None
+        lines = [process.stdout.readline()]
+        monitoring.change("m1", state=monitoring_pb2.MONITOR_STATE_PAUSED)
+        lines.append(process.stdout.readline())
+        process.send_signal(signal.SIGINT)
+        rest, err = process.communicate(timeout=60)
+    assert (process.returncode, rest, err) == (exits.INTERRUPTED, "", "")
+    if as_json:
+        assert [json.loads(line)["monitor"]["state"] for line in lines] == [
+            "MONITOR_STATE_ACTIVE",
+            "MONITOR_STATE_PAUSED",
+        ]
+    else:
+        assert (
+            "active  epoch 1      400 rows  rows 1.1 × 10¹⁷ of 375  ALARM since row 231, not acknowledged" in lines[0]
+        )
+        assert "paused  epoch 1" in lines[1]
+
+
+def test_a_watch_ends_with_its_monitor(run: Invoke, monitoring: Monitoring) -> None:
+    code, _, err = run("watch", "absent")
+    assert (code, "absent: there is no such monitor" in err) == (exits.BAD_INPUT, True)
