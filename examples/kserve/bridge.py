@@ -1,4 +1,4 @@
-"""Lets a monitor observe what KServe's logger posts: responses of one study, in the Open Inference Protocol."""
+"""Lets a monitor observe what KServe's logger posts: a response for each study (Open Inference Protocol)."""
 
 import json
 import os
@@ -19,6 +19,7 @@ ORIGIN = FeatureOrigin(
     checkpoint_sha256=os.environ["CHECKPOINT_SHA256"], preprocessing_sha256=os.environ["PREPROCESSING_SHA256"]
 )
 MAX_BYTES = 16 * 2**20
+TIMEOUT_S = 10.0
 
 
 def to_observation(event: BaseCloudEvent) -> Observation:
@@ -27,14 +28,14 @@ def to_observation(event: BaseCloudEvent) -> Observation:
     study = ObservedStudy.from_fields(
         observation_id=event.get_id(),
         group=headers["X-Patient-Group"][0],
-        strata={"scanner": value for value in headers.get("X-Scanner", ())},
+        strata={"scanner": headers["X-Scanner"][0]} if "X-Scanner" in headers else {},
     )
-    layers = {output["name"]: np.array(output["data"], np.float32) for output in event.get_data()["outputs"]}
-    return Observation(study, {name: array.reshape(-1) for name, array in layers.items()})
+    outputs = event.get_data()["outputs"]
+    return Observation(study, {one["name"]: np.array(one["data"], np.float32).reshape(-1) for one in outputs})
 
 
 class Bridge(BaseHTTPRequestHandler):
-    """Answers 200 to an event that is recorded, or that is no response; 422 to a wrong one, and 503 to be retried."""
+    """Answers 200 to what is recorded or no response, 422 to what is wrong, and 503 to what may be sent again."""
 
     timeout = 30
 
@@ -46,7 +47,7 @@ class Bridge(BaseHTTPRequestHandler):
             is_response = event.get_type() == "org.kubeflow.serving.inference.response"
             observations = [to_observation(event)] if is_response else []
         except Exception as error:  # whatever was posted, it is no event of this kind
-            return self.answer(422, f"not a response of KServe with one study's features: {type(error).__name__}")
+            return self.answer(422, f"not a response with the features of a study: {type(error).__name__}")
         try:
             results = client.monitors.observe(MONITOR, observations, ORIGIN) if observations else ()
         except VfmalignError as error:
@@ -64,5 +65,6 @@ class Bridge(BaseHTTPRequestHandler):
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     ThreadingHTTPServer.daemon_threads = False  # what has arrived is recorded before the program ends
-    with Client() as client, ThreadingHTTPServer(("", int(os.environ.get("PORT", "8080"))), Bridge) as server:
+    address = "", int(os.environ.get("PORT", "8080"))
+    with Client(call_timeout_s=TIMEOUT_S) as client, ThreadingHTTPServer(address, Bridge) as server:
         server.serve_forever()

@@ -1,4 +1,4 @@
-"""The manifest of examples/kserve: complete objects, whose parts fit the bridge, KServe's logger and this deployment."""
+"""The manifest of examples/kserve: complete objects that fit the bridge, KServe's logger and this deployment."""
 
 from __future__ import annotations
 
