@@ -223,6 +223,7 @@ CASE_MODULES = {
     "dicom": "bench.dicom_import",
     "dicom_extract": "bench.dicom_extract",
     "observe": "bench.observe",
+    "extract_observed": "bench.extract_observed",
 }
 """Modules with a function `run(settings)`, imported late because they need more than the other cases."""
 

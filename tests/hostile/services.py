@@ -30,6 +30,7 @@ from vfmalign.features.dicom.uploads import StudyUploads
 from vfmalign.features.extraction.cache import ModelCache
 from vfmalign.features.extraction.device import choose_device
 from vfmalign.features.imports.servicer import Imports, add_import_services
+from vfmalign.features.outbox.service import Outboxes
 from vfmalign.features.servicer import FeatureServicer
 from vfmalign.features.settings import FeaturesSettings
 from vfmalign.features.workers import Workers
@@ -74,6 +75,7 @@ def serve_features() -> tuple[ServiceSettings, AddServices]:
         dicom=DicomReader(store, settings.get_servers(store.tenant), folders, options),
         uploads=StudyUploads(store, Presigner(settings.store), imports.quota, options),
         workers=workers,
+        outbox=Outboxes(settings, {store.tenant: store}).by_tenant[store.tenant],
         options=options,
         max_message_bytes=settings.server.max_message_bytes,
     )

@@ -105,6 +105,7 @@ async def open_api(
                 dicom=DicomReader(own, {}, folders, options),
                 uploads=StudyUploads(own, Presigner(settings), of_imports[tenant].quota, options),
                 workers=workers,
+                outbox=None,
                 options=options,
                 max_message_bytes=2**24,
             )

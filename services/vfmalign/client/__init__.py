@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from vfmalign.client.messages.checks import CheckSpec
     from vfmalign.client.messages.common import ObservedStudy
     from vfmalign.client.messages.experiments import ExperimentSpec
-    from vfmalign.client.messages.features import PacsReference
+    from vfmalign.client.messages.features import PacsReference, StudyObservation
     from vfmalign.client.messages.jobs import JobSpec, Recipe
     from vfmalign.client.messages.mmd import ComputeOptions, Kernel, TestOptions
     from vfmalign.client.messages.monitors import FeatureOrigin, FeatureSetRows, MonitorReference, MonitorSpec
@@ -52,6 +52,7 @@ __all__ = [
     "ObservedStudy",
     "PacsReference",
     "Recipe",
+    "StudyObservation",
     "Task",
     "TestOptions",
 ]
@@ -73,6 +74,7 @@ _MODULES = {
     "ObservedStudy": "vfmalign.client.messages.common",
     "PacsReference": "vfmalign.client.messages.features",
     "Recipe": "vfmalign.client.messages.jobs",
+    "StudyObservation": "vfmalign.client.messages.features",
     "Task": "vfmalign.client.messages.tasks",
     "TestOptions": "vfmalign.client.messages.mmd",
 }

@@ -16,6 +16,7 @@ from vfmalign.client.messages.features import (
     CreateStudyUploadRequest,
     CreateStudyUploadResponse,
     Dataset,
+    DeliveredObservation,
     ExtractDatasetRequest,
     ExtractDatasetResponse,
     FeatureSet,
@@ -24,6 +25,7 @@ from vfmalign.client.messages.features import (
     Model,
     PacsReference,
     Pooling,
+    StudyObservation,
 )
 from vfmalign.client.responses import OnProgress, fetch_pages, read_last_event
 from vfmalign.client.samples import Array
@@ -57,12 +59,16 @@ class StudyFeatures:
         stored: safetensors files by layer; empty where the features were returned.
         checkpoint_sha256: digest of the weights that computed them.
         cost: of the call.
+        preprocessing_sha256: digest of the preprocessing, for `FeatureOrigin`.
+        observation: what became of the observation; None where the call asked for none.
     """
 
     layers: dict[str, Array]
     stored: dict[str, ObjectRef]
     checkpoint_sha256: str
     cost: Cost
+    preprocessing_sha256: str = ""
+    observation: DeliveredObservation | None = None
 
 
 @dataclass(frozen=True)
@@ -105,6 +111,7 @@ class AsyncFeaturesClient:
         input_transform: str = "",
         checkpoint_sha256: str = "",
         store_as: str = "",
+        observation: StudyObservation | None = None,
     ) -> StudyFeatures:
         """Extracts the features of one study.
 
@@ -122,6 +129,8 @@ class AsyncFeaturesClient:
             input_transform: a task's input transform; the study as it is where empty.
             checkpoint_sha256: digest the weights must have; any where empty.
             store_as: id to store the features under; they are returned where empty.
+            observation: the monitor that observes the features, and the study as it is told of it; pooled features
+                alone. What becomes of it is in the answer, and never fails the call.
 
         Raises:
             BadOption: a file cannot be read, or an option does not go with the others.
@@ -153,6 +162,7 @@ class AsyncFeaturesClient:
             pooling=_POOLINGS[pooling],
             input_transform=input_transform,
             store_as=store_as,
+            observation=None if observation is None else observation.to_proto(),
         )
         response = await self._stub().Extract(request)
         arrays, stored = {}, {}
@@ -161,7 +171,15 @@ class AsyncFeaturesClient:
                 stored[layer.layer] = ObjectRef.from_response(layer.stored)
             else:
                 arrays[layer.layer] = to_array(layer.tensor, layer.layer)
-        return StudyFeatures(arrays, stored, response.checkpoint_sha256, Cost.from_response(response.cost))
+        delivered = response.observation if response.HasField("observation") else None
+        return StudyFeatures(
+            arrays,
+            stored,
+            response.checkpoint_sha256,
+            Cost.from_response(response.cost),
+            response.preprocessing_sha256,
+            None if delivered is None else DeliveredObservation.from_response(delivered),
+        )
 
     async def upload_study(self, archive: bytes) -> ObjectRef:
         """Uploads a zip of a study's DICOM files; returns what `extract` takes as `dicom`, for about an hour.

@@ -62,6 +62,7 @@ def _prepare_sqlite(connection: Any, record: ConnectionPoolEntry) -> None:
 
 def _prepare_postgresql(connection: Any, record: ConnectionPoolEntry) -> None:
     connection.execute(f"SET idle_in_transaction_session_timeout = '{_IDLE_IN_TRANSACTION_TIMEOUT_S}s'")
+    connection.execute("SET TIME ZONE 'UTC'")  # in another zone, the driver cannot read times of the years 1 and 9999
     connection.commit()
 
 

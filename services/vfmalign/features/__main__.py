@@ -23,6 +23,7 @@ from vfmalign.features.extraction.cache import ModelCache
 from vfmalign.features.extraction.device import choose_device
 from vfmalign.features.extraction.extractor import warm_up
 from vfmalign.features.imports.servicer import Imports, add_import_services
+from vfmalign.features.outbox.service import Outboxes
 from vfmalign.features.servicer import FeatureServicer
 from vfmalign.features.settings import FeaturesSettings
 from vfmalign.features.workers import Workers
@@ -36,11 +37,12 @@ def main() -> None:
     try:
         device = choose_device(options.device)
         folders = PrivateFolders(options.dicom_folder or get_default_folder())
+        store = ObjectStore(settings.store)
+        stores = {tenant: store.of_tenant(tenant) for tenant in settings.auth.tenants}
+        outboxes = Outboxes(settings, stores)
     except BadOption as error:
         print(error, file=sys.stderr)  # noqa: T201
         raise SystemExit(EXIT_BAD_SETTINGS) from None
-    store = ObjectStore(settings.store)
-    stores = {tenant: store.of_tenant(tenant) for tenant in settings.auth.tenants}
     models = ModelCache(store, device, options.model_cache_bytes)
 
     async def run() -> None:
@@ -62,6 +64,7 @@ def main() -> None:
                 dicom=dicom[tenant],
                 uploads=uploads[tenant],
                 workers=workers,
+                outbox=outboxes.by_tenant[tenant],
                 options=options,
                 max_message_bytes=message_bytes,
             )
@@ -75,11 +78,13 @@ def main() -> None:
         async def ready() -> None:
             await workers.device.run(warm_up, device)  # loads its libraries on the thread that owns it
             probe.start()
+            outboxes.start()
             for one in sweeps:
                 one.start()
 
         async def stop() -> None:
             probe.close()
+            await outboxes.close()
             for one in sweeps:
                 one.close()
             queue.close()

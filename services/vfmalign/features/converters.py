@@ -6,9 +6,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, cast
 
+from google.protobuf.json_format import SerializeToJsonError
+
 from vfmalign.client.messages import features as messages
 from vfmalign.client.messages.base import get_enum_label
 from vfmalign.client.messages.common import Cost, ObjectRef, Progress, StageTiming
+from vfmalign.client.messages.monitors import FeatureOrigin
+from vfmalign.client.monitors import Observation
 from vfmalign.core.domain.declarations import HU, SUVBW, VolumeKind
 from vfmalign.core.domain.errors import BadOption, TooLarge
 from vfmalign.core.domain.models import ModelCard
@@ -21,6 +25,7 @@ from vfmalign.features.extraction.parts import Features
 from vfmalign.features.extraction.study import Source, StudyRequest, in_field
 from vfmalign.features.extraction.study_store import check_study_id
 from vfmalign.features.listing import ObjectPage
+from vfmalign.features.outbox.entries import Observed
 from vfmalign.imaging.input_transforms import get_input_transform
 from vfmalign.models.registry import list_architectures
 from vfmalign.v1 import features_pb2
@@ -48,6 +53,13 @@ def to_study_request(request: features_pb2.ExtractRequest, to_key: ToKey) -> Stu
     pooling = get_enum_label(features_pb2.Pooling.DESCRIPTOR, request.pooling) or "mean"
     if pooling not in {"mean", "none"}:
         raise BadOption("unknown pooling", field="pooling", remedy="choose POOLING_MEAN or POOLING_NONE")
+    observation = _to_observation(request.observation) if request.HasField("observation") else None
+    if observation is not None and pooling != "mean":
+        raise BadOption(
+            "monitors observe pooled features",
+            field="pooling",
+            remedy="choose POOLING_MEAN, or leave out `observation`",
+        )
     return StudyRequest(
         model=request.model_id,
         model_sha256=request.checkpoint_sha256,
@@ -56,7 +68,26 @@ def to_study_request(request: features_pb2.ExtractRequest, to_key: ToKey) -> Stu
         pooling=cast(messages.Pooling, pooling),
         input_transform=input_transform,
         store_as=request.store_as,
+        observation=observation,
     )
+
+
+def _to_observation(message: features_pb2.StudyObservation) -> messages.StudyObservation:
+    try:
+        observation = messages.StudyObservation.from_proto(message, "observation")
+    except SerializeToJsonError:  # the time is the one field that protobuf itself refuses
+        raise BadOption(
+            "not a time between the years 1 and 9999",
+            field="observation.study.acquire_time",
+            remedy="set seconds since 1970 in UTC and nanoseconds from 0 to 999,999,999, or leave it out",
+        ) from None
+    if not all(value and value.isprintable() for value in observation.study.strata.values()):
+        raise BadOption(
+            "a value is empty or not printable",
+            field="observation.study.strata",
+            remedy="send 1 to 64 printable characters, or leave the stratum out",
+        )
+    return observation
 
 
 def to_dicom_request(study: features_pb2.Study, to_key: ToKey) -> DicomRequest | None:
@@ -206,6 +237,19 @@ def to_stored_layers(stored: Mapping[str, StoredFile], to_uri: ToUri) -> list[fe
         features_pb2.LayerFeatures(layer=layer, stored=ObjectRef.of(file, to_uri).to_proto())
         for layer, file in stored.items()
     ]
+
+
+def to_observed(
+    observation: messages.StudyObservation, features: Features, card: ModelCard, input_transform: str
+) -> Observed:
+    """Describes the pooled features of a study for a monitor."""
+    origin = FeatureOrigin(
+        checkpoint_sha256=card.checkpoint.sha256,
+        preprocessing_sha256=card.preprocessing.content_digest(),
+        input_transform=input_transform,
+    )
+    layers = {layer: tensor.numpy() for layer, tensor in features.items()}
+    return Observed(observation.monitor_id, origin, Observation(observation.study, layers))
 
 
 def to_progress(done: int, total: int, elapsed_s: float) -> messages.ExtractDatasetResponse:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
 
-from prometheus_client import Counter, Histogram
+from prometheus_client import Counter, Gauge, Histogram
 
 from vfmalign.core.domain.errors import Cancelled, VfmalignError
 from vfmalign.core.runtime.metrics import REGISTRY, SECONDS
@@ -36,6 +36,34 @@ pacs_received_bytes = Counter(
     "vfmalign_pacs_received_bytes",
     "Bytes of instances that a PACS has sent.",
     ("server",),
+    registry=REGISTRY,
+)
+observations_delivered = Counter(
+    "vfmalign_observations_delivered",
+    "Answers of Extract about observations for monitors, by delivery and reason: `recorded`, `queued` or `dropped`. "
+    "What becomes of those that were queued counts again: `recorded` with the reason FROM_OUTBOX, or `dropped`.",
+    ("delivery", "reason"),
+    registry=REGISTRY,
+)
+# From 0 on, because an alert on an increase does not see a series that begins with a failure.
+for _reason in ("OUTBOX_FULL", "STORE_UNAVAILABLE", "NO_MONITORING"):
+    observations_delivered.labels("dropped", _reason)
+outbox_observations = Gauge(
+    "vfmalign_outbox_observations",
+    "Observations of a tenant that wait for their monitors, as far as this process knows. Replicas share them.",
+    ("tenant",),
+    registry=REGISTRY,
+)
+outbox_bytes = Gauge(
+    "vfmalign_outbox_bytes",
+    "Bytes of the observations of a tenant that wait for their monitors.",
+    ("tenant",),
+    registry=REGISTRY,
+)
+outbox_oldest = Gauge(
+    "vfmalign_outbox_oldest_timestamp_seconds",
+    "When the oldest of the observations of a tenant that wait was stored, in seconds since 1970; 0 where none waits.",
+    ("tenant",),
     registry=REGISTRY,
 )
 

@@ -37,6 +37,7 @@ from vfmalign.features.extraction.extractor import check_layers, extract
 from vfmalign.features.extraction.parts import ExtractionOptions, Features, Hooks
 from vfmalign.features.extraction.study import Source, StudyRequest, prepare_sources
 from vfmalign.features.extraction.study_store import store_features
+from vfmalign.features.outbox.delivery import Outbox
 from vfmalign.features.settings import FeaturesOptions
 from vfmalign.features.workers import Workers
 from vfmalign.imaging.preprocessing import PreparedStudy
@@ -58,6 +59,7 @@ class FeatureServicer(features_pb2_grpc.FeatureServiceServicer):
         dicom: reads its studies.
         uploads: of its callers.
         workers: run the work of all tenants.
+        outbox: delivers its observations to monitors.
         options: of the feature service.
         max_message_bytes: largest answer.
     """
@@ -70,6 +72,7 @@ class FeatureServicer(features_pb2_grpc.FeatureServiceServicer):
         dicom: DicomReader,
         uploads: StudyUploads,
         workers: Workers,
+        outbox: Outbox,
         options: FeaturesOptions,
         max_message_bytes: int,
     ) -> None:
@@ -78,6 +81,7 @@ class FeatureServicer(features_pb2_grpc.FeatureServiceServicer):
         self._dicom = dicom
         self._uploads = uploads
         self._workers = workers
+        self._outbox = outbox
         self._options = options
         self._max_message_bytes = max_message_bytes
 
@@ -124,6 +128,7 @@ class FeatureServicer(features_pb2_grpc.FeatureServiceServicer):
 
     async def _extract(self, request: StudyRequest, dicom: DicomRequest | None) -> pb.ExtractResponse:
         stages, meter = Stages(), MemoryMeter(self._models.device)
+        look = None if request.observation is None else self._outbox.look(request.observation.monitor_id)
         with stages.stage("load_model"):
             encoder, card = await STORE.run(self._models.get, request.model, request.model_sha256)
         layers = request.layers or (card.primary_layer,)
@@ -147,8 +152,19 @@ class FeatureServicer(features_pb2_grpc.FeatureServiceServicer):
             packed = converters.to_stored_layers(stored, self._store.uri)
         else:
             packed = converters.to_inline_layers(features, self._max_message_bytes)
+        delivered = None
+        if request.observation is not None:
+            with stages.stage("observe"):
+                observed = converters.to_observed(request.observation, features, card, request.input_transform)
+                delivered = (await self._outbox.deliver(observed, look)).to_proto()
         cost = converters.to_cost(stages.seconds(), describe_device(self._models.device), meter.peak_bytes)
-        return pb.ExtractResponse(layers=packed, checkpoint_sha256=card.checkpoint.sha256, cost=cost.to_proto())
+        return pb.ExtractResponse(
+            layers=packed,
+            checkpoint_sha256=card.checkpoint.sha256,
+            cost=cost.to_proto(),
+            preprocessing_sha256=card.preprocessing.content_digest(),
+            observation=delivered,
+        )
 
     async def _prepare(
         self, request: StudyRequest, sources: Sequence[Source], card: ModelCard, stages: Stages

@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field, ValidationInfo, field_validator
 from pydantic_settings import NoDecode
 
 from vfmalign.core.runtime.auth_settings import split_names
-from vfmalign.core.runtime.settings import ServiceSettings
+from vfmalign.core.runtime.settings import ServiceClientSettings, ServiceSettings
 from vfmalign.imaging.dicom.pacs.servers import PacsServer, ServerName
 
 
@@ -91,6 +91,41 @@ class FeaturesOptions(BaseModel, frozen=True):
     )
 
 
+class OutboxOptions(BaseModel, frozen=True):
+    """`VFMALIGN_OUTBOX__*`: observations of Extract that wait for their monitors, in the object storage."""
+
+    max_observations: int = Field(
+        default=10_000, ge=1, le=1_000_000, description="observations of one tenant that may wait; more are dropped"
+    )
+    max_bytes: int = Field(
+        default=256 * 2**20,
+        ge=2**16,
+        le=2**40,
+        description="bytes of one tenant's observations that may wait; more are dropped",
+    )
+    hedge_s: float = Field(
+        default=0.1,
+        ge=0.0,
+        le=10.0,
+        description="seconds after which Extract stores an observation while the monitoring service has not answered",
+    )
+    write_timeout_s: float = Field(
+        default=5.0,
+        gt=0.0,
+        le=60.0,
+        description="seconds after which Extract drops an observation that the object storage has not taken",
+    )
+    call_timeout_s: float = Field(
+        default=10.0, gt=0.0, le=600.0, description="seconds within which the monitoring service must answer"
+    )
+    poll_s: float = Field(
+        default=15.0,
+        gt=0.0,
+        le=3600.0,
+        description="seconds between two looks for observations that other replicas, or an earlier process, have left",
+    )
+
+
 class ServicePacs(PacsServer, frozen=True):
     """`VFMALIGN_DICOMWEB__<NAME>__*`: a PACS that requests of Extract may name; NAME is of letters, digits and `_`."""
 
@@ -110,10 +145,16 @@ class ServicePacs(PacsServer, frozen=True):
         return split_names(value) if isinstance(value, str) else value
 
 
-class FeaturesSettings(ServiceSettings):
+class FeaturesSettings(ServiceSettings, ServiceClientSettings):
     """All settings of the feature service."""
 
     features: FeaturesOptions = FeaturesOptions()
+    monitoring_address: str = Field(
+        default="",
+        description="host:port of the monitoring service; without it, observations that Extract is asked for are "
+        "dropped",
+    )
+    outbox: OutboxOptions = OutboxOptions()
     dicomweb: dict[ServerName, ServicePacs] = Field(default_factory=dict)
 
     @field_validator("dicomweb")

@@ -25,6 +25,7 @@ from vfmalign.core.storage.store.probe import StoreProbe
 from vfmalign.database.leadership import Leadership
 from vfmalign.database.lease import Lease, Term, migrate_unused
 from vfmalign.monitoring.schema import open_database
+from vfmalign.monitoring.service.epochs import EpochKeeper
 from vfmalign.monitoring.service.evidence import EvidenceKeeper
 from vfmalign.monitoring.service.leader import Leader, Tenancy
 from vfmalign.monitoring.service.repository import MonitorRepository
@@ -62,7 +63,12 @@ async def run(settings: MonitoringSettings) -> None:
     def add_services(server: grpc.aio.Server) -> Sequence[ServiceDescriptor]:
         servicers = {
             tenant: MonitoringServicer(
-                Parts(MonitorRepository(one.database, settings.quota.monitors), one.keeper, one.store),
+                Parts(
+                    MonitorRepository(one.database, settings.quota.monitors),
+                    one.keeper,
+                    EpochKeeper(one.database, one.store, states),
+                    one.store,
+                ),
                 watching=watching,
             )
             for tenant, one in tenancies.items()

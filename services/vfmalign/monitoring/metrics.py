@@ -7,6 +7,8 @@ alerts name the monitor: their number is bounded by the quota of each tenant, an
 from __future__ import annotations
 
 import contextlib
+import threading
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import get_args
@@ -144,8 +146,35 @@ def export_samples(samples: Sequence[MonitorSample]) -> None:
         _exported[gauge] = set(present)
 
 
+_MAX_COUNTED = 10_000
+_counted: OrderedDict[Labels, None] = OrderedDict()
+_counting = threading.Lock()
+
+
+def count_observation(tenant: str, monitor: str, outcome: str) -> None:
+    """Counts an observation.
+
+    The monitors that were counted last are exported, so that deleted ones, of which other processes do not hear, do not
+    add up for ever.
+    """
+    labels = tenant, monitor
+    with _counting:
+        _counted[labels] = None
+        _counted.move_to_end(labels)
+        unused = _counted.popitem(last=False)[0] if len(_counted) > _MAX_COUNTED else None
+    if unused is not None:
+        _remove(*unused)
+    observations.labels(tenant, monitor, outcome).inc()
+
+
 def forget_observations(tenant: str, monitor: str) -> None:
     """Ends the export of the numbers of observations of a monitor that was deleted."""
+    with _counting:
+        _counted.pop((tenant, monitor), None)
+    _remove(tenant, monitor)
+
+
+def _remove(tenant: str, monitor: str) -> None:
     for outcome in OUTCOMES:
         with contextlib.suppress(KeyError):
             observations.remove(tenant, monitor, outcome)

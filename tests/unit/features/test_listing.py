@@ -46,6 +46,7 @@ async def service(store, store_settings, models):
             dicom=None,
             uploads=None,
             workers=workers,
+            outbox=None,
             options=FeaturesOptions(),
             max_message_bytes=2**20,
         )

@@ -41,6 +41,7 @@ async def test_a_study_that_is_being_prepared_stops_when_its_caller_leaves(monke
         dicom=None,
         uploads=SimpleNamespace(get_prefix=str),
         workers=workers,
+        outbox=None,
         options=FeaturesOptions(),
         max_message_bytes=2**20,
     )

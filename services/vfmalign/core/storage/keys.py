@@ -6,6 +6,8 @@ tenant, whose name `ObjectStore` puts before them.
 
 from __future__ import annotations
 
+import re
+
 from vfmalign.core.domain.declarations import VolumeKind
 
 
@@ -89,3 +91,33 @@ STUDY_UPLOADS = f"{INCOMING}studies/"
 def study_upload_prefix(owner: str) -> str:
     """Prefix of the zips of one caller; see `incoming_prefix`."""
     return f"{STUDY_UPLOADS}{owner}/"
+
+
+OUTBOX = "outbox/"
+"""Prefix of observations that wait for their monitors."""
+
+
+def outbox_prefix(monitor: str) -> str:
+    """Prefix of the observations that wait for a monitor."""
+    return f"{OUTBOX}{monitor}/"
+
+
+_OUTBOX_KEY = re.compile(rf"{OUTBOX}([^/]+)/(\d{{20}})-[0-9a-f]{{8}}-([0-9a-f]{{64}})\.pb")
+
+
+def outbox_key(monitor: str, time_ns: int, writer: str, sha256: str) -> str:
+    """Address of an observation that waits; those of a monitor sort by time.
+
+    Args:
+        monitor: id of the monitor.
+        time_ns: nanoseconds since 1970, which the writer gives to one observation alone.
+        writer: 8 hexadecimal digits that no other writing process has.
+        sha256: digest of the object, which stands for the ids in it.
+    """
+    return f"{outbox_prefix(monitor)}{time_ns:020d}-{writer}-{sha256}.pb"
+
+
+def parse_outbox_key(key: str) -> tuple[str, int, str] | None:
+    """Returns monitor, time and digest of an observation that waits; None for the key of anything else."""
+    match = _OUTBOX_KEY.fullmatch(key)
+    return None if match is None else (match[1], int(match[2]), match[3])

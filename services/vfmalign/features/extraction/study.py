@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from vfmalign.client.messages.features import Pooling
+from vfmalign.client.messages.features import Pooling, StudyObservation
 from vfmalign.core.domain.declarations import VolumeKind
 from vfmalign.core.domain.errors import BadVolume, InvalidInput
 from vfmalign.core.domain.modality_map import check_units
@@ -48,6 +48,7 @@ class StudyRequest:
         pooling: `mean`, or `none` for whole feature maps.
         input_transform: name in `imaging.input_transforms.INPUT_TRANSFORMS`.
         store_as: id to store the features under; empty returns them.
+        observation: names the monitor that observes the features; None for none.
     """
 
     model: str
@@ -57,6 +58,7 @@ class StudyRequest:
     pooling: Pooling
     input_transform: str
     store_as: str
+    observation: StudyObservation | None = None
 
 
 def prepare_sources(

@@ -9,7 +9,7 @@ docs/monitoring.md derives the guarantee and names the function of each step.
 """
 
 from vfmalign.monitoring.sequential.channels import ChannelShift, get_channel_shifts
-from vfmalign.monitoring.sequential.monitor import Monitor
+from vfmalign.monitoring.sequential.monitor import Monitor, prepare_epoch
 from vfmalign.monitoring.sequential.records import (
     Alarm,
     Component,
@@ -37,6 +37,7 @@ __all__ = [
     "Reference",
     "from_bytes",
     "get_channel_shifts",
+    "prepare_epoch",
     "prepare_reference",
     "to_bytes",
 ]

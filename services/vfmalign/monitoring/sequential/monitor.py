@@ -58,10 +58,8 @@ class Monitor:
         self.options = options
         self.outcomes = dict.fromkeys(Outcome, 0)
         self.earlier: list[EpochSummary] = []
-        draws = Draws(options.seed, 1)
-        reference = prepare_reference(rows_ND, patients, draws, strata)
-        self.epoch = Epoch(draws, EpochStart.FIXED, reference)
-        self.patients = PatientRegister(options.patient_window_days, reference=reference.patients)
+        self.epoch = prepare_epoch(Draws(options.seed, 1), EpochStart.FIXED, rows_ND, patients, strata)
+        self.patients = PatientRegister(options.patient_window_days, reference=self.reference.patients)
 
     @property
     def reference(self) -> Reference:
@@ -108,16 +106,25 @@ class Monitor:
             BadTensor, InvalidInput: the reference cannot be used.
         """
         draws = Draws(self.options.seed, self.epoch.draws.epoch + 1)
-        reference = prepare_reference(rows_ND, patients, draws, strata)
-        if start is EpochStart.UNSEEN_REFERENCE and self.patients.has_seen(reference.patients):
+        self.begin_epoch(prepare_epoch(draws, start, rows_ND, patients, strata))
+
+    def begin_epoch(self, epoch: Epoch) -> None:
+        """Begins an epoch that `prepare_epoch` has prepared; see `start_epoch`.
+
+        Raises:
+            InvalidInput: with `EpochStart.UNSEEN_REFERENCE`, an earlier epoch has seen a patient of the reference.
+                Nothing has then changed.
+        """
+        patients = epoch.reference.patients
+        if epoch.start is EpochStart.UNSEEN_REFERENCE and self.patients.has_seen(patients):
             raise InvalidInput(
                 "an earlier epoch has seen patients of the reference",
                 field="reference.patients",
                 remedy="Leave these patients out, or reset the monitor without a guarantee.",
             )
         self.earlier.append(EpochSummary(self.epoch.start, self.epoch.rows, self.epoch.alarm))
-        self.epoch = Epoch(draws, start, reference)
-        self.patients.reference |= reference.patients
+        self.epoch = epoch
+        self.patients.reference |= patients
 
     def observe(
         self,
@@ -189,3 +196,25 @@ class Monitor:
             return thresholds.get_log_run_length_thresholds(options.run_length, calibrated=options.calibrated)
         limit = thresholds.get_log_martingale_threshold(options.alpha, self.epoch.draws.epoch)
         return dict.fromkeys(Component, limit)
+
+
+def prepare_epoch(
+    draws: Draws,
+    start: EpochStart,
+    rows_ND: ArrayLike,
+    patients: Sequence[str],
+    strata: Sequence[str] | None = None,
+) -> Epoch:
+    """Prepares an epoch, which takes the time that a new reference takes and needs no monitor.
+
+    Args:
+        draws: of the epoch.
+        start: why it begins.
+        rows_ND: features of the reference.
+        patients: patient of each row.
+        strata: stratum of each row.
+
+    Raises:
+        BadTensor, InvalidInput: the reference cannot be used; see `prepare_reference`.
+    """
+    return Epoch(draws, start, prepare_reference(rows_ND, patients, draws, strata))

@@ -74,12 +74,17 @@ class Leader:
 
     async def run(self) -> None:
         """Runs the loops until `stop`."""
+        comparing = asyncio.create_task(self._repeat(self._options.poll_s, self._compute_windows))
         try:
-            await asyncio.gather(
-                self._repeat(self._options.poll_s, lambda: asyncio.to_thread(self._export)),
-                self._repeat(self._options.poll_s, self._compute_windows),
-                self._repeat(_CLEAN_S, lambda: asyncio.to_thread(self._clean)),
-            )
+            await asyncio.gather(self._export_always(), self._repeat(_CLEAN_S, lambda: asyncio.to_thread(self._clean)))
+        finally:
+            comparing.cancel()  # a comparison may take minutes, and the next leader begins it anew
+            await asyncio.gather(comparing, return_exceptions=True)
+
+    async def _export_always(self) -> None:
+        """Exports the monitors until `stop`, and then at once no longer: the next leader does."""
+        try:
+            await self._repeat(self._options.poll_s, lambda: asyncio.to_thread(self._export))
         finally:
             metrics.export_samples(())
 

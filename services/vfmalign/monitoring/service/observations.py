@@ -26,8 +26,11 @@ from vfmalign.v1 import features_pb2, monitoring_pb2
 
 FUTURE = timedelta(minutes=5)
 """How far the clock of an acquisition may be ahead of this one."""
-MAX_STORED_BYTES = 2**20
-"""Largest file of a stored layer; one vector has at most 65,536 values."""
+MAX_STORED_LAYERS = 1000
+MAX_STORED_BYTES = 2**26
+"""Stored layers of a request, and their bytes, as far as the monitor watches them: each is read on its own."""
+_HEADER_BYTES = 2**12
+"""Largest header of a file with one vector."""
 _STORED_PREFIXES = ("features/",)
 _DTYPES = {"F16", "F32", "F64"}
 
@@ -88,10 +91,28 @@ def read_inline(
         BadOption, BadTensor, InvalidInput: an observation is wrong; the error names it by its place.
         DataLoss: stored features are missing or were changed.
     """
+    _check_stored(observations, layers)
     return [
         _read_one(store, one, layers, stratum, f"inline.observations[{place}]")
         for place, one in enumerate(observations)
     ]
+
+
+def _check_stored(observations: Sequence[monitoring_pb2.Observation], layers: Mapping[str, int]) -> None:
+    """Checks how much is to be read, before the first object is."""
+    sizes = [
+        8 * layers[features.layer]
+        for one in observations
+        for features in one.layers
+        if features.HasField("stored") and features.layer in layers
+    ]
+    if len(sizes) > MAX_STORED_LAYERS or sum(sizes) > MAX_STORED_BYTES:
+        raise BadOption(
+            f"{len(sizes):,} stored layers of up to {sum(sizes):,} bytes, and a request reads at most "
+            f"{MAX_STORED_LAYERS:,} layers and {MAX_STORED_BYTES:,} bytes",
+            field="inline.observations",
+            remedy="send fewer observations at once",
+        )
 
 
 def _read_one(
@@ -128,7 +149,7 @@ def _read_layer(
     if source == "tensor":
         array = to_array(features.tensor, f"{field}.tensor")
     else:
-        array = _read_stored(store, features, f"{field}.stored")
+        array = _read_stored(store, features, channels, f"{field}.stored")
     if array.shape != (channels,):
         raise BadTensor(
             f"expected a vector of {channels:,} channels as in the reference, got the shape {tuple(array.shape[:6])}",
@@ -138,14 +159,16 @@ def _read_layer(
     return array
 
 
-def _read_stored(store: ObjectStore, features: features_pb2.LayerFeatures, field: str) -> NDArray[np.floating]:
+def _read_stored(
+    store: ObjectStore, features: features_pb2.LayerFeatures, channels: int, field: str
+) -> NDArray[np.floating]:
     stored = features.stored
     try:
         key = store.key(stored.uri, prefixes=_STORED_PREFIXES)
     except InvalidInput as error:
         raise InvalidInput(error.message, field=f"{field}.uri", remedy=error.remedy) from None
     with lost_as("features", field, "extract the study again and observe the features that are returned"):
-        data = store.get(key, sha256=stored.sha256, max_bytes=MAX_STORED_BYTES)
+        data = store.get(key, sha256=stored.sha256, max_bytes=8 * channels + _HEADER_BYTES)
     try:
         entry = parse_header(data, len(data)).tensors.get(features.layer)
     except MalformedHeader:

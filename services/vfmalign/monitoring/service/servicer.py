@@ -26,6 +26,7 @@ from vfmalign.monitoring.feature_rows import get_origin, read_strata
 from vfmalign.monitoring.sequential import EpochStart, Monitor, MonitorOptions, to_bytes
 from vfmalign.monitoring.service import report
 from vfmalign.monitoring.service.converters import to_message, to_result
+from vfmalign.monitoring.service.epochs import EpochKeeper
 from vfmalign.monitoring.service.evidence import EvidenceKeeper, Outdated
 from vfmalign.monitoring.service.observations import read_feature_set_rows, read_inline
 from vfmalign.monitoring.service.references import load_reference
@@ -46,6 +47,8 @@ from vfmalign.v1 import monitoring_pb2 as pb
 Context = grpc.aio.ServicerContext[Message, Message]
 EVIDENCE = Threads(4, "evidence")
 """Computes evidence, and waits for the database meanwhile."""
+REFERENCES = Threads(1, "references")
+"""Prepares references, one at a time: a large one takes gigabytes of memory for a minute."""
 REPORTS = Threads(1, "reports")
 """Draws one report at a time, because matplotlib shares its caches between threads."""
 _WATCHED, _WATCHED_S = 1024, 60.0
@@ -58,6 +61,7 @@ class Parts:
 
     monitors: MonitorRepository
     keeper: EvidenceKeeper
+    epochs: EpochKeeper
     store: ObjectStore
 
 
@@ -70,14 +74,15 @@ class MonitoringServicer(monitoring_pb2_grpc.MonitoringServiceServicer):
     """
 
     def __init__(self, parts: Parts, *, watching: Watching) -> None:
-        self._monitors, self._keeper, self._store = parts.monitors, parts.keeper, parts.store
+        self._monitors, self._store = parts.monitors, parts.store
+        self._keeper, self._epochs = parts.keeper, parts.epochs
         self._watching = watching
         self._watched: TTLCache[str, Watched] = TTLCache(_WATCHED, _WATCHED_S)
 
     async def CreateMonitor(self, request: pb.CreateMonitorRequest, context: Context) -> pb.CreateMonitorResponse:
         """Creates a monitor."""
         spec = MonitorSpec.from_proto(request.spec, "spec")
-        return pb.CreateMonitorResponse(monitor=_pack(await STORE.run(self._create, request.monitor_id, spec)))
+        return pb.CreateMonitorResponse(monitor=_pack(await REFERENCES.run(self._create, request.monitor_id, spec)))
 
     async def GetMonitor(self, request: pb.GetMonitorRequest, context: Context) -> pb.GetMonitorResponse:
         """Returns one monitor."""
@@ -99,14 +104,19 @@ class MonitoringServicer(monitoring_pb2_grpc.MonitoringServiceServicer):
             layer.HasField("stored") for one in request.inline.observations for layer in one.layers
         )
         check_observation(current_identity.get(), stored=stored)
-        threads = STORE if stored else EVIDENCE
         watched = self._watched.get(request.monitor_id)
         if watched is not None:
             with contextlib.suppress(Outdated):
-                return pb.ObserveResponse(results=map(to_result, await threads.run(self._observe, request, watched)))
+                return await self._observe_as(request, watched, stored=stored)
         watched = await DATABASE.run(self._monitors.get_watched, request.monitor_id)
         self._watched[request.monitor_id] = watched
-        return pb.ObserveResponse(results=map(to_result, await threads.run(self._observe, request, watched)))
+        return await self._observe_as(request, watched, stored=stored)
+
+    async def _observe_as(self, request: pb.ObserveRequest, watched: Watched, *, stored: bool) -> pb.ObserveResponse:
+        # A thread that computes evidence must not wait for the store, which other monitors do not need.
+        needs_store = stored or not self._keeper.is_warm(request.monitor_id, watched.uid)
+        results = await (STORE if needs_store else EVIDENCE).run(self._observe, request, watched)
+        return pb.ObserveResponse(results=map(to_result, results))
 
     async def WatchMonitor(
         self, request: pb.WatchMonitorRequest, context: Context
@@ -134,7 +144,7 @@ class MonitoringServicer(monitoring_pb2_grpc.MonitoringServiceServicer):
         await self._check_owner(request.monitor_id)
         reference = MonitorReference.from_proto(request.reference, "reference")
         start = EpochStart(get_enum_label(pb.EpochStart.DESCRIPTOR, request.start) or "")
-        monitor = await STORE.run(self._replace_reference, request.monitor_id, request.epoch, reference, start)
+        monitor = await REFERENCES.run(self._replace_reference, request.monitor_id, request.epoch, reference, start)
         return pb.ReplaceReferenceResponse(monitor=_pack(monitor))
 
     async def PauseMonitor(self, request: pb.PauseMonitorRequest, context: Context) -> pb.PauseMonitorResponse:
@@ -226,7 +236,7 @@ class MonitoringServicer(monitoring_pb2_grpc.MonitoringServiceServicer):
     ) -> StoredMonitor:
         spec = self._monitors.get(monitor_id).spec
         reference = load_reference(self._store, requested, spec.layer, spec.descriptive_layers, spec.stratum)
-        self._keeper.replace_reference(monitor_id, epoch, start, requested, reference)
+        self._epochs.replace_reference(monitor_id, epoch, start, requested, reference)
         return self._monitors.get(monitor_id)
 
     def _delete(self, monitor: StoredMonitor) -> None:

@@ -1,9 +1,12 @@
-"""Snapshots of monitors' states in object storage, `monitors/<id>/<uid>/state/<epoch>-<sequence>-<digest>.npz`."""
+"""Snapshots of monitors' states in object storage, `monitors/<id>/<uid>/state/<epoch>-<sequence>-<random>.npz`."""
 
 from __future__ import annotations
 
-from vfmalign.core.domain.errors import DataLoss, InvalidInput
+import uuid
+
+from vfmalign.core.domain.errors import DataLoss, InvalidInput, VfmalignError
 from vfmalign.core.domain.stored_objects import StoredFile
+from vfmalign.core.runtime import logs
 from vfmalign.core.storage.keys import monitor_key
 from vfmalign.core.storage.lost_objects import lost_as
 from vfmalign.core.storage.store.object_store import ObjectStore
@@ -13,6 +16,7 @@ RESTORE = (
     "restore the bucket and the database from backups of one moment, or delete the monitor and create it again, which "
     "begins its evidence anew"
 )
+_log = logs.get(__name__)
 
 
 class Snapshot(StoredFile):
@@ -26,9 +30,12 @@ class Snapshot(StoredFile):
 
 
 def write_snapshot(store: ObjectStore, owner: tuple[str, str], state: bytes, epoch: int, sequence: int) -> Snapshot:
-    """Stores a state of a monitor, which its id and `uid` name, under a key of its own."""
-    file = StoredFile.of("state", state)
-    key = monitor_key(*owner, f"state/{epoch}-{sequence}-{file.sha256[:16]}.npz")
+    """Stores a state of a monitor, which its id and `uid` name.
+
+    The key is the call's own: two processes may store the same state, and each deletes its object if it is not used.
+    """
+    key = monitor_key(*owner, f"state/{epoch}-{sequence}-{uuid.uuid4().hex[:16]}.npz")
+    file = StoredFile.of(key, state)
     store.put(key, state)
     return Snapshot(key=key, sha256=file.sha256, size_bytes=file.size_bytes, sequence=sequence)
 
@@ -46,6 +53,16 @@ def read_snapshot(store: ObjectStore, monitor_id: str, snapshot: Snapshot) -> Mo
         return from_bytes(data)
     except InvalidInput as error:
         raise DataLoss(error.message, kind="monitor", owner=monitor_id, subject=monitor_id, remedy=RESTORE) from error
+
+
+def delete_unused(store: ObjectStore, snapshot: Snapshot | None) -> None:
+    """Deletes a snapshot that no monitor uses, if the store answers; otherwise, the leader does so later."""
+    if snapshot is None:
+        return
+    try:
+        store.delete(snapshot.key)
+    except VfmalignError as error:
+        _log.warning("objects_not_deleted", error=str(error))
 
 
 def delete_objects(store: ObjectStore, monitor_id: str, uid: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from weakref import WeakValueDictionary
 
 from cachetools import LRUCache
 
@@ -12,7 +13,6 @@ from vfmalign.monitoring.sequential import Monitor
 
 Key = tuple[str, str, str]
 """Tenant, id and `uid` of a monitor."""
-_LOCKS = 64
 
 
 @dataclass
@@ -48,11 +48,15 @@ class States:
         size: Callable[[State], int] = lambda state: min(state.size_bytes, memory_bytes)  # noqa: E731
         self._cache: LRUCache[Key, State] = LRUCache(memory_bytes, getsizeof=size)
         self._guard = threading.Lock()
-        self._locks = tuple(threading.Lock() for _ in range(_LOCKS))
+        self._locks: WeakValueDictionary[tuple[str, str], threading.Lock] = WeakValueDictionary()
 
     def get_lock(self, tenant: str, monitor_id: str) -> threading.Lock:
-        """Returns the lock of a monitor; a few monitors may share one."""
-        return self._locks[hash((tenant, monitor_id)) % _LOCKS]
+        """Returns the lock of a monitor, which exists as long as somebody has it."""
+        with self._guard:
+            lock = self._locks.get((tenant, monitor_id))
+            if lock is None:
+                lock = self._locks[tenant, monitor_id] = threading.Lock()
+            return lock
 
     def get(self, key: Key) -> State | None:
         """Returns a state that is in memory."""

@@ -27,7 +27,7 @@ from vfmalign.database.database import Database
 from vfmalign.database.tables import now
 from vfmalign.monitoring.service.references import LoadedReference
 from vfmalign.monitoring.service.repository import StoredMonitor
-from vfmalign.monitoring.tables import InputRow, WindowRow
+from vfmalign.monitoring.tables import InputRow, MonitorRow, WindowRow
 
 MIN_ROWS = 8
 """Rows on each side below which there is no comparison: MMD² has no interval then."""
@@ -160,18 +160,23 @@ def _thin(rows_NC: Array, most: int) -> Array:
 
 
 def _stack(vectors: Sequence[Array]) -> Array:
-    """Returns vectors as rows, without those that are not finite."""
-    finite = [vector_C for vector_C in vectors if np.isfinite(vector_C).all()]
-    return np.stack(finite).astype(np.float32) if finite else np.empty((0, 1), np.float32)
+    """Returns vectors as rows, without those that are not finite as float32, as which they are compared."""
+    with np.errstate(over="ignore"):
+        rows = [np.asarray(vector_C, np.float32) for vector_C in vectors]  # in which large numbers are infinite
+    finite = [row_C for row_C in rows if np.isfinite(row_C).all()]
+    return np.stack(finite) if finite else np.empty((0, 1), np.float32)
 
 
 def record_window(
     database: Database, monitor: StoredMonitor, shifts: Sequence[WindowedShift], channels: Sequence[ChannelShift]
 ) -> None:
-    """Records a window, unless the monitor was deleted meanwhile, and deletes the oldest ones."""
+    """Records a window and deletes the oldest ones, unless its epoch has ended or the monitor is gone meanwhile."""
     epoch, last_row = monitor.epoch.number, max(shift.last_row for shift in shifts if not shift.stratum)
     of_monitor = (WindowRow.monitor_id == monitor.id, WindowRow.epoch == epoch)
     with database.session() as session:
+        row = session.scalar(sa.select(MonitorRow).where(MonitorRow.id == monitor.id).with_for_update())
+        if row is None or (row.uid, row.epoch) != (monitor.uid, epoch):
+            return
         known = session.scalar(sa.select(WindowRow.last_row).where(*of_monitor, WindowRow.last_row == last_row))
         if known is not None:
             return

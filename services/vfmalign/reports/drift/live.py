@@ -82,8 +82,8 @@ class LiveMonitor(Record):
 
     @property
     def is_silent(self) -> bool:
-        """Whether more hours have passed since the last observation, or the creation, than may."""
-        if self.max_silence_hours is None:
+        """Whether an active monitor has had no observation for more hours than may pass."""
+        if self.max_silence_hours is None or self.state == "paused":
             return False
         silence = self.write_time - (self.last_observation_time or self.create_time)
         return silence.total_seconds() > 3600 * self.max_silence_hours

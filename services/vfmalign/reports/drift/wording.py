@@ -166,6 +166,8 @@ def list_changes(document: DriftDocument) -> list[str]:
         is_newest = last.last_row == document.rows
         place = f"Last {pluralise(last.rows, 'row')}" if is_newest else f"Rows {last.first_row:,} to {last.last_row:,}"
         changes.append(f"{place}: {describe_window(last)}")
+    elif document.monitor is not None and document.rows:
+        changes.append("No window has been compared with the reference yet")
     strata = [f"{window.stratum} {describe_window(window)}" for window in windows if window.stratum]
     if strata and document.mix is not None:
         changes.append(f"Within each {document.mix.kind}: {'; '.join(strata)}")

@@ -67,6 +67,8 @@ def test_a_monitor_that_is_paused_or_silent_says_so_first() -> None:
     spec = make_monitor().spec.model_copy(update={"max_silence_hours": 2})
     first = read_first_screen(make_live_document(make_monitor(state="paused", spec=spec)))
     assert "Paused. Observations are recorded and do not enter the evidence" in first
+    assert "Silent." not in first, "a paused monitor raises no alert of silence"
+    first = read_first_screen(make_live_document(make_monitor(spec=spec)))
     assert "Silent. 3 hours have passed since the last observation; the limit is 2 hours." in first
     never = make_monitor(spec=spec, last_observation_time=None, last_acquire_time=None, create_time=CREATED)
     assert "Silent. 60 days have passed since the monitor was created" in read_first_screen(make_live_document(never))
@@ -125,6 +127,8 @@ def test_the_document_has_what_the_records_have() -> None:
     other = make_live_document(make_monitor(spec=spec, windowed_shifts=()), windows=())
     assert (other.alpha, other.run_length, other.patient_window_days, other.title) == (None, 5000, 90, "prostate-3t")
     assert other.moved_rows == 100, "without windows, the channels are those of the last rows"
+    assert "No window has been compared with the reference yet." in read_first_screen(other)
+    assert "No window has been compared" not in read(document)
 
 
 def test_a_window_that_is_given_twice_is_shown_once() -> None:

@@ -13,6 +13,7 @@ import io
 import re
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 from urllib.parse import urlsplit
@@ -222,11 +223,14 @@ class ObjectStore(TenantKeys):
         """Returns the keys below a prefix, in lexical order."""
         return iter(sorted(self.sizes_bytes(prefix)))
 
-    def sizes_bytes(self, prefix: str, before: datetime | None = None) -> dict[str, int]:
-        """Returns the sizes of the objects below a prefix, written `before`: one request per thousand objects."""
+    def sizes_bytes(self, prefix: str, before: datetime | None = None, limit: int | None = None) -> dict[str, int]:
+        """Returns the sizes of the objects below a prefix, written `before`: one request per thousand objects.
+
+        With `limit`, no more than the first so many are listed.
+        """
 
         def sizes() -> dict[str, int]:
-            items = self._client.list_objects(self.bucket, self.name(prefix), recursive=True)
+            items = islice(self._client.list_objects(self.bucket, self.name(prefix), recursive=True), limit)
             objects = [item for item in items if before is None or item.last_modified < before]
             return {str(item.object_name).removeprefix(self.name("")): item.size or 0 for item in objects}
 

@@ -1,0 +1,185 @@
+"""Sends what waits in the outboxes of all tenants: per monitor in the order of the keys, until it is recorded."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Sequence
+from itertools import accumulate, groupby
+
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
+
+from vfmalign.core.domain.errors import DeadlineExceeded, StoreUnavailable, Unavailable, VfmalignError
+from vfmalign.core.runtime import logs
+from vfmalign.core.runtime.threads import STORE
+from vfmalign.core.storage.keys import OUTBOX, outbox_prefix
+from vfmalign.features import metrics
+from vfmalign.features.outbox.delivery import CONFLICT, FROM_OUTBOX, Outbox
+from vfmalign.features.outbox.entries import Observed, delete_entries, read_batch
+from vfmalign.features.outbox.link import MonitoringLink, get_reason, is_refused
+from vfmalign.features.settings import OutboxOptions
+
+BATCH = 64
+"""Observations of a call."""
+_BATCH_BYTES = 4 * 2**20
+DAMAGED = "DAMAGED"
+_LONGEST_PAUSE_S = 5.0
+_LOG = logs.get("outbox")
+_Group = Sequence[tuple[str, Observed]]
+
+
+class Sender:
+    """One task that sends for all tenants, whichever replica or earlier process has stored the observations.
+
+    Replicas may send the same observation twice, which the monitor records once.
+
+    Args:
+        link: the monitoring service.
+        outboxes: of all tenants.
+        options: of the outbox.
+    """
+
+    def __init__(self, link: MonitoringLink, outboxes: Sequence[Outbox], options: OutboxOptions) -> None:
+        self._link, self._outboxes, self._poll_s = link, outboxes, options.poll_s
+        self._woken = asyncio.Event()
+        self._survey_s = 0.0
+        self._task: asyncio.Task[None] | None = None
+        for outbox in outboxes:
+            outbox.on_stored = self.wake
+
+    def start(self) -> None:
+        """Begins to send."""
+        self._task = asyncio.create_task(self._run(), name="outbox-sender")
+
+    def wake(self) -> None:
+        """Lets the sender look at what is new."""
+        self._woken.set()
+
+    async def close(self) -> None:
+        """Ends the task; what it was sending is sent again later."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+
+    async def _run(self) -> None:
+        while True:
+            self._woken.clear()
+            retrying = AsyncRetrying(
+                retry=retry_if_exception_type(Exception),
+                wait=wait_random_exponential(multiplier=0.2, max=_LONGEST_PAUSE_S),
+                before_sleep=_log_failure,
+            )
+            await retrying(self._send_all)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(max(0.0, self._survey_s - time.monotonic())):
+                    await self._woken.wait()
+
+    async def _send_all(self) -> None:
+        """Sends everything that waits.
+
+        Raises:
+            VfmalignError: something is left. Without an answer of the service or the store, nothing further is tried;
+                with another error, the other monitors are.
+        """
+        while True:
+            await self._survey()
+            failure: VfmalignError | None = None
+            for outbox in self._outboxes:
+                with logs.bound(tenant=outbox.store.tenant):
+                    failure = await self._empty(outbox) or failure
+            if failure is not None:
+                raise failure
+            if all(outbox.waiting.is_surveyed for outbox in self._outboxes):
+                return
+
+    async def _survey(self) -> None:
+        """Looks for what others have left, if it is time, and for what the last look did not reach."""
+        is_due = time.monotonic() >= self._survey_s
+        for outbox in self._outboxes:
+            if is_due or not outbox.waiting.is_surveyed:
+                before = outbox.waiting.begin_survey()
+                listed = await STORE.run(outbox.store.sizes_bytes, OUTBOX, limit=outbox.waiting.limit)
+                outbox.waiting.end_survey(listed, before)
+        if is_due:
+            self._survey_s = time.monotonic() + self._poll_s
+
+    async def _empty(self, outbox: Outbox) -> VfmalignError | None:
+        """Sends the batches of all monitors in turn; returns an error that has kept some of them."""
+        failed: set[str] = set()
+        failure: VfmalignError | None = None
+        while monitors := [one for one in outbox.waiting.get_monitors() if one not in failed]:
+            for monitor in monitors:
+                try:
+                    await self._send_next(outbox, monitor)
+                except (Unavailable, DeadlineExceeded):
+                    raise
+                except VfmalignError as error:
+                    failed.add(monitor)
+                    failure = error
+        return failure
+
+    async def _send_next(self, outbox: Outbox, monitor: str) -> None:
+        keys = await self._list_next(outbox, monitor)
+        batch = await STORE.run(read_batch, outbox.store, keys)
+        outbox.waiting.remove(*batch.gone)
+        for _, group in groupby(batch.entries, key=lambda entry: entry[1].origin):
+            await self._send(outbox, list(group))
+        for key in batch.damaged:
+            _count_drop(monitor, DAMAGED)
+            await self._delete(outbox, [key])
+
+    async def _list_next(self, outbox: Outbox, monitor: str) -> list[str]:
+        """Returns the next keys as the store lists them: those of all replicas, of which this process knows its own."""
+        before = outbox.waiting.begin_survey()
+        listed = await STORE.run(outbox.store.sizes_bytes, outbox_prefix(monitor), limit=BATCH)
+        outbox.waiting.end_page(monitor, listed, before, is_last=len(listed) < BATCH)
+        sizes = accumulate(listed[key] for key in sorted(listed))
+        keys = [key for key, total in zip(sorted(listed), sizes, strict=True) if total <= _BATCH_BYTES]
+        return keys or sorted(listed)[:1]
+
+    async def _send(self, outbox: Outbox, group: _Group) -> None:
+        """Sends observations of one monitor and origin; those that it refuses are dropped, and no others."""
+        try:
+            results = await self._link.observe(outbox.store.tenant, [observed for _, observed in group])
+        except VfmalignError as error:
+            if not is_refused(error, is_promised=True):
+                raise
+            if len(group) > 1:
+                for entry in group:
+                    await self._send(outbox, [entry])
+                return
+            ((key, observed),) = group
+            _count_drop(observed.monitor, get_reason(error))
+            await self._delete(outbox, [key])
+            return
+        for (_, observed), result in zip(group, results, strict=True):
+            if result.outcome == "conflict":
+                _count_drop(observed.monitor, CONFLICT)
+            else:
+                metrics.observations_delivered.labels("recorded", FROM_OUTBOX).inc()
+        await self._delete(outbox, [key for key, _ in group])
+
+    async def _delete(self, outbox: Outbox, keys: Sequence[str]) -> None:
+        deleted = await STORE.run(delete_entries, outbox.store, keys)
+        outbox.waiting.remove(*deleted)
+        if len(deleted) < len(keys):
+            raise StoreUnavailable("observations that were sent could not be deleted", subject="outbox")
+
+
+def _count_drop(monitor: str, reason: str) -> None:
+    """Counts and logs an observation that is lost although it was queued, without its ids."""
+    metrics.observations_delivered.labels("dropped", reason).inc()
+    _LOG.warning("observation_dropped", monitor=monitor, reason=reason)
+
+
+def _log_failure(state: RetryCallState) -> None:
+    """Logs the first of several failures; metrics show how long they last."""
+    error = state.outcome.exception() if state.outcome is not None else None
+    if error is None or (state.attempt_number > 1 and isinstance(error, VfmalignError)):
+        return
+    if isinstance(error, VfmalignError):
+        _LOG.warning("outbox_waits", reason=error.reason, error=str(error))
+    else:
+        _LOG.error("outbox_waits", exc_info=error)

@@ -1,0 +1,136 @@
+"""New epochs of monitors: another reference, from the next observation on.
+
+What takes time happens before anything is locked, and the store is written outside of transactions: a store that does
+not answer, or a large reference, must hold up neither the observations of other monitors nor the lease of the leader.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from vfmalign.client.messages.monitors import MonitorReference
+from vfmalign.core.domain.errors import Unavailable
+from vfmalign.core.storage.store.object_store import ObjectStore
+from vfmalign.database.database import Database
+from vfmalign.monitoring.sequential import EpochStart, Monitor, prepare_epoch, to_bytes
+from vfmalign.monitoring.sequential.draws import Draws
+from vfmalign.monitoring.sequential.epoch import Epoch
+from vfmalign.monitoring.service.references import LoadedReference
+from vfmalign.monitoring.service.replay import StateReader
+from vfmalign.monitoring.service.repository import check_epoch, get_epoch, get_row, make_epoch
+from vfmalign.monitoring.service.snapshots import Snapshot, delete_unused, write_snapshot
+from vfmalign.monitoring.service.states import State, States
+from vfmalign.monitoring.service.status import describe_status
+from vfmalign.monitoring.tables import InputRow, MonitorRow
+
+_ATTEMPTS = 5
+
+
+class EpochKeeper:
+    """Begins epochs of the monitors of a tenant.
+
+    Args:
+        database: its monitors.
+        store: its snapshots.
+        states: of all tenants.
+    """
+
+    def __init__(self, database: Database, store: ObjectStore, states: States) -> None:
+        self._database, self._store, self._states = database, store, states
+        self._reader = StateReader(database, store, states)
+
+    def replace_reference(
+        self, monitor_id: str, epoch: int, start: EpochStart, requested: MonitorReference, reference: LoadedReference
+    ) -> None:
+        """Begins a new epoch; the same request again changes nothing.
+
+        Raises:
+            NotFound: the id is unknown.
+            InvalidInput: an earlier epoch has seen a patient of the reference, and `start` says that none has.
+            PreconditionFailed: the epoch is not the current one.
+            Unavailable: other processes record observations all the time, or the database or the store is away.
+        """
+        with self._database.snapshot() as session:
+            row = get_row(session, monitor_id)
+            if _has_begun(session, row, epoch, start, requested):
+                return
+            check_epoch(row, epoch)
+        rows_GC = next(iter(reference.layers.values()))
+        draws = Draws(int(row.spec["seed"]), epoch + 1)
+        prepared = prepare_epoch(draws, start, rows_GC, reference.patients, reference.strata)
+        with self._states.get_lock(self._database.tenant, monitor_id):
+            for _ in range(_ATTEMPTS):
+                if self._begin(monitor_id, prepared, requested, reference):
+                    return
+        raise Unavailable(
+            "other processes of the service record observations of the monitor all the time",
+            subject=monitor_id,
+            remedy="pause the monitor, repeat the call, and resume it",
+        )
+
+    def _begin(self, monitor_id: str, prepared: Epoch, requested: MonitorReference, reference: LoadedReference) -> bool:
+        """Begins a prepared epoch; returns False if an observation has arrived since its state was stored."""
+        number = prepared.draws.epoch
+        state = self._reader.warm(monitor_id)
+        with self._database.snapshot() as session:
+            row = get_row(session, monitor_id)
+            if _has_begun(session, row, number - 1, prepared.start, requested):
+                return True
+            check_epoch(row, number - 1)
+        if state.epoch != row.epoch:
+            return False
+        key = self._reader.get_key(row)
+        state.monitor.begin_epoch(prepared)
+        self._states.drop(key)  # it is changed and not recorded
+        snapshot = write_snapshot(self._store, key[1:], to_bytes(state.monitor), number, state.sequence)
+        unused: Snapshot | None = snapshot
+        begun = False
+        try:
+            with self._database.session() as session:
+                row = get_row(session, monitor_id, lock=True)
+                if self._reader.get_key(row) == key and row.epoch == number - 1 and not _has_more(session, row, state):
+                    unused = _record(session, row, state.monitor, snapshot, reference)
+                    begun = True
+        except Unavailable:
+            unused = None  # it may have been recorded; the leader deletes it later if it was not
+            raise
+        finally:
+            delete_unused(self._store, unused)
+        if begun:
+            self._states.put(key, State(state.monitor, number, state.sequence))
+        return begun
+
+
+def _record(
+    session: Session, row: MonitorRow, monitor: Monitor, snapshot: Snapshot, reference: LoadedReference
+) -> Snapshot | None:
+    """Records an epoch that begins now; returns the snapshot that is no longer used."""
+    status = describe_status(monitor, None, [])
+    get_epoch(session, row.id, row.epoch).rows = row.status["rows"]
+    row.epoch, row.status = row.epoch + 1, status
+    session.add(make_epoch(row.id, row.epoch, monitor.epoch.start, reference, status))
+    unused: dict[str, Any] | None = row.earlier_snapshot
+    row.earlier_snapshot, row.snapshot = row.snapshot, snapshot.model_dump(mode="json")
+    row.origin, row.model_id = reference.origin.model_dump(mode="json"), reference.model_id
+    row.layers = {name: rows_GC.shape[1] for name, rows_GC in reference.layers.items()}
+    return None if unused is None else Snapshot.model_validate(unused)
+
+
+def _has_begun(session: Session, row: MonitorRow, epoch: int, start: EpochStart, requested: MonitorReference) -> bool:
+    """Whether the same request began the current epoch."""
+    if row.epoch != epoch + 1:
+        return False
+    current = get_epoch(session, row.id, row.epoch)
+    digests = {"", current.manifest_sha256}
+    return (current.start, current.feature_set_id) == (start.value, requested.feature_set_id) and (
+        requested.manifest_sha256 in digests
+    )
+
+
+def _has_more(session: Session, row: MonitorRow, state: State) -> bool:
+    """Whether observations that are not in a state were recorded; those of a paused monitor are in none."""
+    query = sa.select(InputRow.sequence).where(InputRow.monitor_id == row.id, InputRow.sequence > state.sequence)
+    return session.scalar(query.limit(1)) is not None

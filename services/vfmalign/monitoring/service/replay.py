@@ -1,0 +1,172 @@
+"""States of monitors, brought up to the last recorded observation.
+
+A state is that of a snapshot, after the recorded observations that follow it. It is read and repeated outside of
+transactions: what waits for the store or computes holds no lock of the database, and no other monitor up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import sqlalchemy as sa
+from safetensors.numpy import load
+from sqlalchemy.orm import Session
+
+from vfmalign.core.domain.errors import DataLoss
+from vfmalign.core.runtime import logs
+from vfmalign.core.storage.store.object_store import ObjectStore
+from vfmalign.database.database import Database
+from vfmalign.monitoring import metrics
+from vfmalign.monitoring.sequential import Component
+from vfmalign.monitoring.service.log import LOG_COLUMNS
+from vfmalign.monitoring.service.repository import get_row
+from vfmalign.monitoring.service.snapshots import RESTORE, Snapshot, read_snapshot
+from vfmalign.monitoring.service.states import Key, State, States
+from vfmalign.monitoring.service.status import finite_or_none
+from vfmalign.monitoring.tables import InputRow, MonitorRow, ObservationRow
+
+_REPLAY_ROWS = 256
+_log = logs.get(__name__)
+
+
+class StateReader:
+    """Reads the states of the monitors of a tenant. Whoever calls it holds the monitor's lock.
+
+    Args:
+        database: its monitors and observations.
+        store: its snapshots.
+        states: of all tenants.
+    """
+
+    def __init__(self, database: Database, store: ObjectStore, states: States) -> None:
+        self._database, self._store, self._states = database, store, states
+
+    def get_key(self, row: MonitorRow) -> Key:
+        """Returns the key of a monitor's state."""
+        return self._database.tenant, row.id, row.uid
+
+    def warm(self, monitor_id: str) -> State:
+        """Returns the state as of the last observation, and keeps it in memory.
+
+        Raises:
+            NotFound: the id is unknown.
+            DataLoss: the snapshots are lost, or do not fit what was recorded.
+            Unavailable: the database or the store does not answer.
+        """
+        key: Key | None = None
+        state: State | None = None
+        lost: dict[str, Any] | None = None
+        while True:
+            with self._database.snapshot() as session:
+                row = get_row(session, monitor_id)
+                if self.get_key(row) != key:  # the first round, or it was deleted and created again
+                    key = self.get_key(row)
+                    state = self._states.get(key)
+                if state is not None and not can_follow(state, row):
+                    state = None
+                inputs = [] if state is None else self._read_inputs(session, row, state)
+            if state is None:
+                try:
+                    state = self._read(row)
+                except DataLoss:
+                    if lost == row.snapshot:
+                        raise
+                    lost = row.snapshot  # another process may have replaced it: look once more
+            elif inputs:
+                self._states.drop(key)  # until it has taken them all
+                self._repeat(row, state, inputs)
+            else:
+                state.sequence = row.sequence  # the rest was recorded while the monitor was paused
+                _check_rows(row, state)
+                self._states.put(key, state)
+                return state
+
+    def catch_up(self, session: Session, row: MonitorRow, state: State) -> bool:
+        """Lets a state take what other processes have recorded since `warm`, within a transaction.
+
+        Returns:
+            False if that is too much for a transaction: call `warm` again.
+        """
+        if not can_follow(state, row):
+            return False
+        inputs = self._read_inputs(session, row, state)
+        if len(inputs) == _REPLAY_ROWS:
+            return False
+        if inputs:
+            self._repeat(row, state, inputs)
+        state.sequence = row.sequence
+        _check_rows(row, state)
+        return True
+
+    def _read(self, row: MonitorRow) -> State:
+        """Reads the last snapshot, or, where it is lost, the one before: the log still has what came after it."""
+        snapshots = [Snapshot.model_validate(one) for one in (row.snapshot, row.earlier_snapshot) if one is not None]
+        for place, snapshot in enumerate(snapshots):
+            try:
+                monitor = read_snapshot(self._store, row.id, snapshot)
+            except DataLoss:
+                if place + 1 == len(snapshots):
+                    raise
+                _log.warning("snapshot_lost", monitor=row.id, sequence=snapshot.sequence)
+                continue
+            if monitor.status.epoch == row.epoch:
+                return State(monitor, row.epoch, snapshot.sequence)
+        return State(read_snapshot(self._store, row.id, snapshots[0]), row.epoch, snapshots[0].sequence)
+
+    def _read_inputs(
+        self, session: Session, row: MonitorRow, state: State
+    ) -> Sequence[tuple[InputRow, ObservationRow]]:
+        """Returns the next observations that a state lacks, and what they did."""
+        query = (
+            sa.select(InputRow, ObservationRow)
+            .join(
+                ObservationRow,
+                (ObservationRow.monitor_id == InputRow.monitor_id) & (ObservationRow.sequence == InputRow.sequence),
+            )
+            .where(InputRow.monitor_id == row.id, InputRow.sequence > state.sequence)
+            .order_by(InputRow.sequence)
+            .limit(_REPLAY_ROWS)
+        )
+        return [(one, what) for one, what in session.execute(query)] if state.sequence < row.sequence else []
+
+    def _repeat(self, row: MonitorRow, state: State, recorded: Sequence[tuple[InputRow, ObservationRow]]) -> None:
+        inputs = [one for one, _ in recorded]
+        layer = next(iter(row.layers))
+        taken = state.monitor.observe(
+            np.stack([load(one.features)[layer] for one in inputs]),
+            [one.observation_id for one in inputs],
+            [one.patient for one in inputs],
+            [one.stratum for one in inputs],
+            [one.day for one in inputs],
+        )
+        state.sequence = inputs[-1].sequence
+        last = recorded[-1][1]
+        if taken[-1].p_value is not None:
+            values = [getattr(last, name) for name in LOG_COLUMNS]
+            if values != [finite_or_none(taken[-1].log_evidence[component]) for component in Component]:
+                # Machines of other kinds may round other scores; the last bits then differ from here on.
+                metrics.replays_that_differ.inc()
+                _log.warning("replay_differs", monitor=row.id, sequence=state.sequence)
+
+
+def can_follow(state: State, row: MonitorRow) -> bool:
+    """Whether the features of all observations that a state lacks are still there.
+
+    Those of the snapshot before the last are deleted (`Leader`), so a process that was not asked for long reads a
+    snapshot again.
+    """
+    oldest = 0 if row.earlier_snapshot is None else row.earlier_snapshot["sequence"]
+    return state.epoch == row.epoch and oldest <= state.sequence <= row.sequence
+
+
+def _check_rows(row: MonitorRow, state: State) -> None:
+    if state.monitor.epoch.rows != row.status["rows"]:
+        raise DataLoss(
+            f"its state has {state.monitor.epoch.rows:,} rows, and {row.status['rows']:,} were recorded",
+            kind="monitor",
+            owner=row.id,
+            subject=row.id,
+            remedy=RESTORE,
+        )

@@ -1,0 +1,163 @@
+"""`vfmalign monitors` with the service: the life of a monitor from a shell."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import uuid
+
+import numpy as np
+import pytest
+from tests.integration.monitoring.conftest import CHANNELS, draw, store_set
+
+from vfmalign.cli import exits
+from vfmalign.reports.drift.document import DriftDocument
+
+
+@pytest.fixture
+def run(service, tmp_path):
+    """Runs a command on the service in an empty folder: its exit code, its output, and its progress and errors."""
+    folder = tmp_path / "shell"
+    folder.mkdir()
+    environment = {**os.environ, "VFMALIGN_MONITORING_ADDRESS": service.address, "HOME": str(folder)}
+
+    async def call(*arguments, code=exits.OK):
+        command = [sys.executable, "-m", "vfmalign.cli", "monitors", *arguments]
+        done = await asyncio.to_thread(
+            subprocess.run, command, cwd=folder, env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == code, done.stderr
+        return done.stdout, " ".join(done.stderr.split())
+
+    call.folder = folder
+    return call
+
+
+def name(prefix):
+    return f"{prefix}{uuid.uuid4().hex[:6]}"
+
+
+def write_array(folder, rows, prefix, shift=0.0):
+    """Writes an array of the alarm's layer with its table; returns the arguments that name them."""
+    np.save(folder / f"{prefix}.npy", draw(rows, seed=5, shift=shift)["stages.3"])
+    lines = [f"{prefix}-{row},{prefix}-p{row},{'AB'[row % 2]},2026-03-01" for row in range(rows)]
+    (folder / f"{prefix}.csv").write_text("\n".join(["observation,patient,scanner,day", *lines]))
+    return f"{prefix}.npy", "--table", f"{prefix}.csv", "--same-model"
+
+
+async def test_a_monitor_from_creation_to_its_new_reference(run, store, reference):
+    same, moved = (
+        store_set(store, draw(1_000, seed=2), name("same")),
+        store_set(store, draw(60, 3, 3.0), name("moved")),
+    )
+    out, _ = await run(
+        "create", "m1", reference, "--by", "scanner", "--descriptive-layer", "stages.2", "--window", "20"
+    )
+    assert f"monitor m1: epoch 1 with the reference {reference}" in out
+    again, _ = await run(
+        "create", "m1", reference, "--by", "scanner", "--descriptive-layer", "stages.2", "--window", "20", "--json"
+    )
+    spec = json.loads(again)["monitor"]["spec"]
+    assert (spec["layer"], len(spec["reference"]["manifest_sha256"])) == ("stages.3", 64)
+
+    out, _ = await run("observe", "m1", same, "--json")
+    assert json.loads(out)["observed"]["outcomes"] == {"entered": 1_000}
+    out, _ = await run("show", "m1", "--require", "no_alarm")
+    assert out.startswith("No alarm in 1000 rows.")
+    _, err = await run("observe", "m1", moved)
+    assert "ALARM at row 1,00" in err
+    out, _ = await run("show", "m1", "--require", "no_alarm", code=exits.GATE_FAILED)
+    assert out.startswith("Alarm since row 1,00")
+    assert "Nobody has acknowledged it yet." in out
+    out, _ = await run("list")
+    assert "not acknowledged" in out
+
+    out, err = await run("acknowledge", "m1", "--note", "scanner B was updated")
+    assert err.startswith("Alarm since row 1,00")
+    assert "scanner B was updated" in out
+    await run("report", "m1")
+    page = (run.folder / "m1.html").read_text()
+    assert "scanner B was updated" in page.partition("</main>")[0]
+    await run("report", "m1", "-o", "m1.json")
+    document = DriftDocument.model_validate_json((run.folder / "m1.json").read_bytes())
+    assert document.alarm.acknowledged.note == "scanner B was updated"
+    assert document.history[-1].row == document.rows == 1_060
+    assert document.reference_rows == 90
+
+    new = store_set(store, draw(70, 4, 3.0), name("new"))
+    _, err = await run("replace-reference", "m1", moved, "--unseen", code=exits.BAD_INPUT)
+    assert "REFERENCE" in err
+    out, _ = await run("replace-reference", "m1", new, "--unseen")
+    assert "epoch 2" in out
+    assert "The bound of false alarms holds" in out
+    out, _ = await run("show", "m1")
+    assert "Earlier epochs" in out
+    assert "scanner B was updated" in out
+
+
+async def test_an_array_is_observed_once_and_a_pause_keeps_it_out(run, reference):
+    await run("create", "m1", reference, "--by", "scanner", "--run-length", "5000")
+    arguments = write_array(run.folder, 100, "march")
+    out, _ = await run("observe", "m1", *arguments, "--json")
+    assert json.loads(out)["observed"]["outcomes"] == {"entered": 100}
+    out, _ = await run("observe", "m1", *arguments, "--json")
+    assert json.loads(out)["observed"]["duplicates"] == 100
+    array = np.load(run.folder / "march.npy")
+    array[[3, 99]] = np.nan
+    np.save(run.folder / "march.npy", array)
+    out, err = await run("observe", "m1", *arguments, "--json", code=exits.BAD_INPUT)
+    assert json.loads(out)["observed"]["conflicts"] == [4, 100]
+    assert "march-3" not in err
+    await run("pause", "m1")
+    out, _ = await run("observe", "m1", *write_array(run.folder, 5, "april"), "--json")
+    assert json.loads(out)["observed"]["outcomes"] == {"paused": 5}
+    out, _ = await run("show", "m1")
+    assert "! Paused." in out
+    assert "at most T/5,000" in out
+    await run("resume", "m1")
+    out, _ = await run("observe", "m1", *write_array(run.folder, 5, "may"), "--json")
+    assert json.loads(out)["observed"]["outcomes"] == {"entered": 5}
+    assert np.load(run.folder / "may.npy").shape[1] == CHANNELS
+
+
+async def test_a_set_that_ends_with_a_slice_is_observed_to_its_end(run, store, reference):
+    feature_set = store_set(store, draw(1_000, seed=2), name("slice"))
+    await run("create", "m1", reference)
+    out, _ = await run("observe", "m1", feature_set, "--start", "5", "--json")
+    assert json.loads(out)["observed"]["rows"] == 995
+    _, err = await run("observe", "m1", feature_set, "--start", "1000", code=exits.BAD_INPUT)
+    assert "--start: the feature set has 1,000 rows" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--layer", "gone"), "--layer: the feature set has no layer `gone`"),
+        (("--descriptive-layer", "gone"), "--descriptive-layer: the feature set has no layer `gone`"),
+        (("--by", "vendor"), "--by: no case of dataset"),
+    ],
+)
+async def test_what_a_reference_lacks_is_named_by_its_option(run, reference, arguments, words):
+    _, err = await run("create", "m1", reference, *arguments, code=exits.BAD_INPUT)
+    assert words in err
+    _, err = await run("create", "m1", "0" * 32, code=exits.BAD_INPUT)
+    assert "0" * 32 in err
+
+
+async def test_a_watch_shows_changes_and_ends_with_the_monitor(run, service, reference):
+    await run("create", "m1", reference)
+    environment = {**os.environ, "VFMALIGN_MONITORING_ADDRESS": service.address}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "vfmalign.cli", "monitors", "watch", "m1",
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, env=environment,
+    )  # fmt: skip
+    assert b"active  epoch 1" in await process.stdout.readline()
+    await service.monitors.pause("m1")
+    assert b"paused  epoch 1" in await process.stdout.readline()
+    await service.monitors.delete("m1")
+    out, err = await process.communicate()
+    assert (process.returncode, out) == (exits.BAD_INPUT, b"")
+    assert err.startswith(b"error: m1: ")
