@@ -1,4 +1,7 @@
-"""docs/api.md shows the files of examples/, and each of them that can run here gets its answer from a real service."""
+"""The pages show the files of examples/, and each of them that can run here gets its answer from a real service.
+
+Those of monitors run in tests/integration/monitoring/test_examples.py.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +22,8 @@ from tests.integration.cli.commands import TIMEOUT_S, Cli
 
 ROOT = Path(__file__).resolve().parents[3]
 EXAMPLES = ROOT / "examples"
-PAGE = (ROOT / "docs/api.md").read_text()
-SHOWN = dict(re.findall(r"^\[`examples/([^`]+)`\][^\n]*\n\n```\w*\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL))
+PAGES = "".join((ROOT / "docs" / name).read_text() for name in ("api.md", "observations.md"))
+SHOWN = dict(re.findall(r"^\[`examples/([^`]+)`\][^\n]*\n\n```\w*\n(.*?)^```$", PAGES, re.MULTILINE | re.DOTALL))
 X = ((0, 0), (1, 0), (0, 1), (1, 1))
 Y = ((2, 0), (3, 0), (2, 1), (3, 1))
 PROGRAMS = Path(sys.executable).parent
@@ -58,12 +61,12 @@ def read_value(text: str, name: str) -> float:
     return float(re.search(rf"^{name} (\S+)$", text, re.MULTILINE)[1])
 
 
-def test_the_page_shows_every_example_as_it_is() -> None:
+def test_the_pages_show_every_example_as_it_is() -> None:
     command = ["git", "ls-files", "--others", "--cached", "--exclude-standard", "."]
     listed = subprocess.run(command, cwd=EXAMPLES, capture_output=True, text=True, check=True).stdout.split()
     assert SHOWN.keys() == set(listed)
     for name, text in SHOWN.items():
-        assert (EXAMPLES / name).read_text() == text, f"docs/api.md shows another examples/{name}"
+        assert (EXAMPLES / name).read_text() == text, f"a page shows another examples/{name}"
 
 
 def test_the_request_in_json_holds_the_samples_of_the_programs() -> None:

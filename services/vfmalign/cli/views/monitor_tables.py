@@ -96,9 +96,13 @@ def describe_change(monitor: Monitor, now: datetime) -> Text:
 
 
 def describe_epoch(monitor: Monitor) -> str:
-    """Says which epoch has begun, and whether its bound holds."""
+    """Says which epoch has begun, and whether its bound holds, or what a new monitor watches."""
     epoch = monitor.epoch
-    place = f"epoch {epoch.number} with the reference {epoch.reference.feature_set_id}"
+    reference = f"with the reference {epoch.reference.feature_set_id}"
+    if epoch.number == 1:
+        watched = f"layer {monitor.spec.layer} of model {monitor.model_id}"
+        return f"monitor {monitor.monitor_id}: watches {watched} {reference}"
+    place = f"epoch {epoch.number} {reference}"
     guarantee = _GUARANTEES[epoch.start if epoch.has_guarantee else "reset"]
     return f"monitor {monitor.monitor_id}: {place}. {guarantee}"
 

@@ -32,6 +32,7 @@ _STYLES = {
 def new_table(title: str, *columns: str, numbers: Iterable[str] = (), whole: Iterable[str] = ()) -> Table:
     """Returns an empty table; the columns in `numbers` are right-aligned, and those in `whole` never folded."""
     table = Table(title=title, title_justify="left", title_style="bold", header_style="dim", box=None, pad_edge=False)
+    table.min_width = max(map(len, title.split()), default=0)  # or a word of the title is cut at the table's width
     right, unfolded = set(numbers), set(whole)
     for column in columns:
         justify: JustifyMethod = "right" if column in right else "left"

@@ -16,8 +16,7 @@ from vfmalign.monitoring.service.evidence import EvidenceKeeper
 from vfmalign.monitoring.service.observations import IncomingObservation
 from vfmalign.monitoring.service.references import LoadedReference
 from vfmalign.monitoring.service.repository import MonitorRepository, NewMonitor, make_uid
-from vfmalign.monitoring.service.snapshot_writer import SNAPSHOTS
-from vfmalign.monitoring.service.snapshots import write_snapshot
+from vfmalign.monitoring.service.snapshots import SNAPSHOTS, write_snapshot
 from vfmalign.monitoring.service.states import States
 from vfmalign.monitoring.service.status import describe_status
 

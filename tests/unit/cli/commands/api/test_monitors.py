@@ -63,7 +63,7 @@ def test_a_monitor_is_created_as_the_options_say(run: Invoke, monitoring: Monito
         "--title", "Prostate, 3 T",
     )  # fmt: skip
     assert code == exits.OK, err
-    assert "monitor m1: epoch 1 with the reference" in out
+    assert f"monitor m1: watches layer stages.3 of model profound with the reference {SET}" in " ".join(out.split())
     assert "`vfmalign monitors observe m1 FEATURE_SET`" in out
     spec = Monitor.from_proto(monitoring.monitors["m1"]).spec
     assert (spec.reference.feature_set_id, spec.reference.manifest_sha256) == (SET, SHA256)
