@@ -119,7 +119,6 @@ def test_bulk_requests():
         ({"split": 0}, "split"),
         ({"split": 77}, "split"),
         ({"pooling": pb.POOLING_NONE}, "pooling"),
-        ({"layers": [f"stages.{place}" for place in range(33)]}, "layers"),
         ({"initialisation": 7}, "initialisation"),
         ({"initialisation_seed": -1}, "initialisation_seed"),
     ],
