@@ -36,7 +36,7 @@ from vfmalign.imaging.volumes import encode
 from vfmalign.models.cards import publish
 from vfmalign.models.registry import ARCHITECTURES
 from vfmalign.models.weights import random_state
-from vfmalign.v1 import features_pb2, finetuning_pb2, mmd_pb2
+from vfmalign.v1 import features_pb2, finetuning_pb2, mmd_pb2, monitoring_pb2
 
 SPEC = PhantomSpec(
     t2w=SliceStack((64, 64, 16), (1.75, 1.75, 3.75)),
@@ -48,6 +48,7 @@ INPUT = Preprocessing(modalities=MODALITIES, spacing_mm=(3.75, 1.75, 1.75), shap
 STREAMING = (
     *("ExtractDataset", "PublishDataset", "PublishModel", "ComputeBatch"),
     *("WatchJob", "WatchCheck", "WatchExperiment", "GetCheckReport", "GetExperimentReport"),
+    *("WatchMonitor", "GetMonitorReport"),
 )
 TIMEOUT_S = 60.0
 
@@ -130,6 +131,8 @@ class Services:
             check: tuple[str, Message] = ("FeatureService/GetModel", features_pb2.GetModelRequest(model_id="micro"))
         elif service == "MmdService":
             check = ("MmdService/ComputeBatch", mmd_pb2.ComputeBatchRequest(requests=[mmd_pb2.ComputeRequest()]))
+        elif service == "MonitoringService":
+            check = ("MonitoringService/ListMonitors", monitoring_pb2.ListMonitorsRequest(page_size=1))
         else:
             check = ("FineTuningService/ListJobs", finetuning_pb2.ListJobsRequest(page_size=1))
         return self._process.is_running() and self._call(*check, tuple(bearer(OWNER)))[0] == "OK"

@@ -1,4 +1,4 @@
-"""The three services in one process with an SQLite database: `python -m tests.hostile.services`.
+"""The services in one process with an SQLite database: `python -m tests.hostile.services`.
 
 Jobs, checks and experiments are accepted, but nothing runs them. The process writes its ports to `TEST_PORTS_FILE`.
 """
@@ -45,6 +45,13 @@ from vfmalign.finetuning.settings import FinetuningSettings
 from vfmalign.mmd.service.servicer import MmdServicer
 from vfmalign.mmd.service.uploads import Uploads
 from vfmalign.mmd.settings import MmdSettings, to_compute_config
+from vfmalign.monitoring.schema import open_database as open_monitoring
+from vfmalign.monitoring.service.epochs import EpochKeeper
+from vfmalign.monitoring.service.evidence import EvidenceKeeper
+from vfmalign.monitoring.service.repository import MonitorRepository
+from vfmalign.monitoring.service.servicer import MonitoringServicer, Parts
+from vfmalign.monitoring.service.states import States
+from vfmalign.monitoring.settings import MonitoringSettings
 from vfmalign.v1 import (
     alignment_pb2,
     alignment_pb2_grpc,
@@ -56,6 +63,8 @@ from vfmalign.v1 import (
     finetuning_pb2_grpc,
     mmd_pb2,
     mmd_pb2_grpc,
+    monitoring_pb2,
+    monitoring_pb2_grpc,
 )
 
 FINETUNING = ("FineTuningService", "AlignmentService", "ExperimentService")
@@ -132,6 +141,27 @@ def serve_finetuning() -> tuple[ServiceSettings, AddServices]:
     return settings, add
 
 
+def serve_monitoring() -> tuple[ServiceSettings, AddServices]:
+    """Returns the settings and the servicer of the monitoring service, without the loops of the leader."""
+    settings = load(MonitoringSettings)
+    database, store = open_monitoring(settings.database_url), ObjectStore(settings.store)
+    database.migrate()
+    states, options = States(settings.monitoring.memory_bytes), settings.monitoring
+    parts = Parts(
+        MonitorRepository(database, settings.quota.monitors),
+        EvidenceKeeper(database, store, states, options.snapshot_rows),
+        EpochKeeper(database, store, states),
+        store,
+    )
+
+    def add(server: grpc.aio.Server) -> Sequence[ServiceDescriptor]:
+        servicer = MonitoringServicer(parts, watching=Watching("monitoring", options.poll_s))
+        monitoring_pb2_grpc.add_MonitoringServiceServicer_to_server(servicer, server)
+        return [monitoring_pb2.DESCRIPTOR.services_by_name["MonitoringService"]]
+
+    return settings, add
+
+
 def write_ports(path: Path, ports: dict[str, int]) -> None:
     """Writes the port of each service, in one step."""
     partial = path.with_name(path.name + ".partial")
@@ -144,7 +174,7 @@ async def main() -> None:
     logs.configure("hostile", load(FinetuningSettings).log)
     async with AsyncExitStack() as resources:
         ports = {}
-        for add_services in (serve_features, serve_mmd, serve_finetuning):
+        for add_services in (serve_features, serve_mmd, serve_finetuning, serve_monitoring):
             state = health.aio.HealthServicer()
             _, names, port = await serve_api(*add_services(), Gate("open"), state, resources)
             ports |= {name.rsplit(".", 1)[-1]: port for name in names}

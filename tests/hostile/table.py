@@ -8,6 +8,7 @@ from tests.hostile import (
     finetuning_rows,
     imports_rows,
     mmd_rows,
+    monitoring_rows,
     token_rows,
     volumes_rows,
     wire_rows,
@@ -23,4 +24,5 @@ ROWS: tuple[Row, ...] = (
     *imports_rows.ROWS,
     *mmd_rows.ROWS,
     *finetuning_rows.ROWS,
+    *monitoring_rows.ROWS,
 )

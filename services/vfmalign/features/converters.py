@@ -18,6 +18,7 @@ from vfmalign.core.domain.errors import BadOption, TooLarge
 from vfmalign.core.domain.models import ModelCard
 from vfmalign.core.domain.record import VOLUME_KIND
 from vfmalign.core.domain.stored_objects import StoredFile, StoredObject
+from vfmalign.core.formats.bounds import get_bounds
 from vfmalign.core.rpc.tensors import to_tensor
 from vfmalign.features.dicom.reader import DicomRequest
 from vfmalign.features.extraction.dataset_extraction import ExtractionResult
@@ -28,12 +29,15 @@ from vfmalign.features.listing import ObjectPage
 from vfmalign.features.outbox.entries import Observed
 from vfmalign.imaging.input_transforms import get_input_transform
 from vfmalign.models.registry import list_architectures
-from vfmalign.v1 import features_pb2
+from vfmalign.v1 import features_pb2, monitoring_pb2
 
 ToKey = Callable[[str], str]
 """Converts a URI of this deployment's bucket to its key; raises for any other URI."""
 ToUri = Callable[[str], str]
 """Converts a key to its URI."""
+
+
+MAX_OBSERVED_LAYERS = get_bounds(monitoring_pb2.Observation.DESCRIPTOR.fields_by_name["layers"]).max_count
 
 
 # --- requests ---------------------------------------------------------------------------------------------------------
@@ -59,6 +63,12 @@ def to_study_request(request: features_pb2.ExtractRequest, to_key: ToKey) -> Stu
             "monitors observe pooled features",
             field="pooling",
             remedy="choose POOLING_MEAN, or leave out `observation`",
+        )
+    if observation is not None and len(request.layers) > MAX_OBSERVED_LAYERS:
+        raise BadOption(
+            f"at most {MAX_OBSERVED_LAYERS} layers are observed",
+            field="layers",
+            remedy="request the layers that the monitor watches",
         )
     return StudyRequest(
         model=request.model_id,

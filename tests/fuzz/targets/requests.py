@@ -22,6 +22,7 @@ from vfmalign.client.messages.imports import (
 )
 from vfmalign.client.messages.jobs import JobSpec
 from vfmalign.client.messages.mmd import CreateUploadRequest
+from vfmalign.client.messages.monitors import MonitorReference, MonitorSpec
 from vfmalign.core.domain.datasets import Case, DatasetManifest
 from vfmalign.core.domain.errors import VfmalignError
 from vfmalign.core.domain.models import ModelCard, Preprocessing
@@ -38,7 +39,10 @@ from vfmalign.finetuning.experiments.request import check_experiment_spec, pin_i
 from vfmalign.finetuning.experiments.tables import ExperimentRow
 from vfmalign.finetuning.jobs.request import check_objective, resolve_job
 from vfmalign.finetuning.jobs.tables import JobRow
-from vfmalign.mmd.service.converters import to_options, to_source
+from vfmalign.mmd.service.converters import to_options as to_compute_options
+from vfmalign.mmd.service.converters import to_source
+from vfmalign.monitoring.service.servicer import to_options
+from vfmalign.monitoring.tables import MonitorRow
 from vfmalign.v1 import (
     alignment_pb2,
     common_pb2,
@@ -47,9 +51,10 @@ from vfmalign.v1 import (
     finetuning_pb2,
     imports_pb2,
     mmd_pb2,
+    monitoring_pb2,
 )
 
-_MODULES = (alignment_pb2, experiment_pb2, features_pb2, finetuning_pb2, imports_pb2, mmd_pb2)
+_MODULES = (alignment_pb2, experiment_pb2, features_pb2, finetuning_pb2, imports_pb2, mmd_pb2, monitoring_pb2)
 _REQUESTS = sorted(
     {
         method.input_type.full_name: GetMessageClass(method.input_type)
@@ -112,7 +117,7 @@ def _experiment(request: Any) -> None:
 
 
 def _compute(request: Any) -> None:
-    to_options(request)
+    to_compute_options(request)
     for name in ("x", "y", "reference"):
         to_source(getattr(request, name), name)
 
@@ -146,6 +151,16 @@ def _list_objects(request: Any) -> None:
     read_page(["a", "b"], str, len, request.page_size, request.page_token)
 
 
+def _monitor(request: Any) -> None:
+    spec = MonitorSpec.from_proto(request.spec, "spec")
+    to_options(spec)
+    spec.digest()
+
+
+def _replace_reference(request: Any) -> None:
+    MonitorReference.from_proto(request.reference, "reference")
+
+
 _CONVERT: Mapping[str, Callable[[Any], object]] = {
     "CreateJobRequest": _job,
     "CreateCheckRequest": _check,
@@ -165,6 +180,9 @@ _CONVERT: Mapping[str, Callable[[Any], object]] = {
     "ComputeBatchRequest": _compute_batch,
     "CreateUploadRequest": CreateUploadRequest.from_proto,
     "CreateStudyUploadRequest": CreateStudyUploadRequest.from_proto,
+    "CreateMonitorRequest": _monitor,
+    "ListMonitorsRequest": _list(MonitorRow, monitoring_pb2.MonitorState),
+    "ReplaceReferenceRequest": _replace_reference,
 }
 
 
@@ -222,6 +240,20 @@ def make_seeds() -> Mapping[str, bytes]:
         "PublishModelRequest": imports_pb2.PublishModelRequest(
             import_id="i", model_id="m", weights_sha256="0" * 64, architecture="profound_conv_micro", objective=2,
             preprocessing=preprocessing, primary_layer="stages.3", source="s",
+        ),
+    }  # fmt: skip
+    reference = {"feature_set_id": "0" * 32, "manifest_sha256": "0" * 64}
+    filled |= {
+        "CreateMonitorRequest": monitoring_pb2.CreateMonitorRequest(
+            monitor_id="m",
+            spec={
+                "reference": reference, "layer": "a", "descriptive_layers": ["b"], "stratum": "scanner", "alpha": 0.05,
+                "seed": 2**63 - 1, "window_rows": 16, "max_silence_hours": 1, "patient_window_days": 1, "title": "t",
+            },
+        ),
+        "ListMonitorsRequest": monitoring_pb2.ListMonitorsRequest(page_size=2, page_token="WyIyMDI2Il0=", states=[1]),
+        "ReplaceReferenceRequest": monitoring_pb2.ReplaceReferenceRequest(
+            monitor_id="m", epoch=1, reference=reference, start=2
         ),
     }  # fmt: skip
     seeds = {}

@@ -127,6 +127,7 @@ def test_a_study_that_fails_is_not_observed(client, monitoring, phantoms) -> Non
     ("change", "field"),
     [
         ({"pooling": pb.POOLING_NONE}, "pooling"),
+        ({"layers": [f"stages.{place}" for place in range(33)]}, "layers"),
         ({"strata": {"scanner": ""}}, "observation.study.strata"),
         ({"strata": {"scanner": "A\u200b"}}, "observation.study.strata"),
         ({"seconds": 10**15}, "observation.study.acquire_time"),

@@ -31,7 +31,8 @@ class Watching:
             Unavailable: the service is shutting down.
         """
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._ended.wait(), self._poll_s)
+            async with asyncio.timeout(self._poll_s):
+                await self._ended.wait()
             raise Unavailable("the service is shutting down", subject=self._service, remedy="watch again later")
 
     async def end(self) -> None:

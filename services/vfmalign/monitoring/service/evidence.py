@@ -40,7 +40,7 @@ from vfmalign.monitoring.service.log import (
 from vfmalign.monitoring.service.observations import IncomingObservation
 from vfmalign.monitoring.service.replay import StateReader
 from vfmalign.monitoring.service.repository import PAUSED, Watched, get_epoch, get_row
-from vfmalign.monitoring.service.snapshot_writer import SnapshotWriter
+from vfmalign.monitoring.service.snapshots import SnapshotWriter
 from vfmalign.monitoring.service.states import Key, State, States
 from vfmalign.monitoring.service.status import describe_status
 from vfmalign.monitoring.tables import INPUTS, OBSERVATIONS, MonitorRow, ObservationRow

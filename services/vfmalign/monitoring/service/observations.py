@@ -133,6 +133,10 @@ def _read_one(
             remedy="extract it, too",
         )
     study = one.study
+    if not all(value and value.isprintable() for value in study.strata.values()):
+        raise BadOption(
+            "a value is empty or not printable", field=f"{field}.study.strata", remedy="send 1 to 64 characters"
+        )
     acquired_at = (
         _to_time(study.acquire_time, f"{field}.study.acquire_time") if study.HasField("acquire_time") else None
     )

@@ -82,6 +82,7 @@ class MonitoringServicer(monitoring_pb2_grpc.MonitoringServiceServicer):
     async def CreateMonitor(self, request: pb.CreateMonitorRequest, context: Context) -> pb.CreateMonitorResponse:
         """Creates a monitor."""
         spec = MonitorSpec.from_proto(request.spec, "spec")
+        _check_text(spec.title, "spec.title")
         return pb.CreateMonitorResponse(monitor=_pack(await REFERENCES.run(self._create, request.monitor_id, spec)))
 
     async def GetMonitor(self, request: pb.GetMonitorRequest, context: Context) -> pb.GetMonitorResponse:
@@ -134,6 +135,7 @@ class MonitoringServicer(monitoring_pb2_grpc.MonitoringServiceServicer):
         self, request: pb.AcknowledgeAlarmRequest, context: Context
     ) -> pb.AcknowledgeAlarmResponse:
         """Records that an alarm has been seen."""
+        _check_text(request.note, "note")
         monitor = await DATABASE.run(self._monitors.acknowledge, request.monitor_id, request.epoch, request.note)
         return pb.AcknowledgeAlarmResponse(monitor=_pack(monitor))
 
@@ -246,6 +248,12 @@ class MonitoringServicer(monitoring_pb2_grpc.MonitoringServiceServicer):
             delete_objects(self._store, monitor.id, monitor.uid)
         except VfmalignError as error:  # the leader deletes what no monitor refers to
             _log.warning("objects_not_deleted", monitor=monitor.id, error=str(error))
+
+
+def _check_text(text: str, field: str) -> None:
+    """Checks what a page shows: characters that turn its direction would also turn what stands beside it."""
+    if not text.isprintable():
+        raise BadOption("it is not a line of printable characters", field=field, remedy="leave out what is invisible")
 
 
 def to_options(spec: MonitorSpec) -> MonitorOptions:

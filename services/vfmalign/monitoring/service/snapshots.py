@@ -1,21 +1,37 @@
-"""Snapshots of monitors' states in object storage, `monitors/<id>/<uid>/state/<epoch>-<sequence>-<random>.npz`."""
+"""Snapshots of monitors' states in object storage, `monitors/<id>/<uid>/state/<epoch>-<sequence>-<random>.npz`.
+
+They are stored beside the calls that record observations, which do not wait for the store.
+"""
 
 from __future__ import annotations
 
+import threading
+import time
 import uuid
+
+import sqlalchemy as sa
 
 from vfmalign.core.domain.errors import DataLoss, InvalidInput, VfmalignError
 from vfmalign.core.domain.stored_objects import StoredFile
 from vfmalign.core.runtime import logs
+from vfmalign.core.runtime.threads import Threads
+from vfmalign.core.runtime.work_context import UNLIMITED, work_within
 from vfmalign.core.storage.keys import monitor_key
 from vfmalign.core.storage.lost_objects import lost_as
 from vfmalign.core.storage.store.object_store import ObjectStore
-from vfmalign.monitoring.sequential import Monitor, from_bytes
+from vfmalign.database.database import Database
+from vfmalign.monitoring import metrics
+from vfmalign.monitoring.sequential import Monitor, from_bytes, to_bytes
+from vfmalign.monitoring.service.states import Key, States
+from vfmalign.monitoring.tables import MonitorRow
 
 RESTORE = (
     "restore the bucket and the database from backups of one moment, or delete the monitor and create it again, which "
     "begins its evidence anew"
 )
+SNAPSHOTS = Threads(1, "snapshots")
+RETRY_S = 30.0
+"""Pause after a failure: making a snapshot of a large state holds the monitor up for about a second."""
 _log = logs.get(__name__)
 
 
@@ -69,3 +85,67 @@ def delete_objects(store: ObjectStore, monitor_id: str, uid: str) -> None:
     """Deletes every object of a monitor."""
     for key in store.list(monitor_key(monitor_id, uid, "")):
         store.delete(key)
+
+
+class SnapshotWriter:
+    """Stores the states of the monitors of a tenant.
+
+    Args:
+        database: its monitors.
+        store: its snapshots.
+        states: of all tenants.
+        rows: observations after which a state is stored.
+    """
+
+    def __init__(self, database: Database, store: ObjectStore, states: States, rows: int) -> None:
+        self._database, self._store, self._states = database, store, states
+        self._rows = rows
+        self._guard = threading.Lock()
+        self._storing: set[Key] = set()
+        self._not_before: dict[Key, float] = {}
+
+    def store_if_due(self, row: MonitorRow, key: Key, sequence: int) -> None:
+        """Stores a state in the background if enough observations follow the last snapshot."""
+        if sequence - row.snapshot["sequence"] < self._rows:
+            return
+        with self._guard:
+            if key in self._storing or time.monotonic() < self._not_before.get(key, 0.0):
+                return
+            self._storing.add(key)
+        SNAPSHOTS.submit(self._store_state, key)
+
+    def _store_state(self, key: Key) -> None:
+        failed = False
+        try:
+            with work_within(UNLIMITED):  # the call that recorded the observations does not wait for this
+                self._replace_snapshot(key)
+        except VfmalignError as error:  # the log keeps what a restart repeats
+            failed = True
+            metrics.snapshot_failures.inc()
+            _log.warning("snapshot_failed", monitor=key[1], error=str(error))
+        except Exception:
+            failed = True
+            metrics.snapshot_failures.inc()
+            _log.exception("snapshot_failed", monitor=key[1])
+        finally:
+            with self._guard:
+                self._storing.discard(key)
+                self._not_before.pop(key, None)
+                if failed:
+                    self._not_before[key] = time.monotonic() + RETRY_S
+
+    def _replace_snapshot(self, key: Key) -> None:
+        tenant, monitor_id, uid = key
+        with self._states.get_lock(tenant, monitor_id):
+            state = self._states.get(key)
+            if state is None:
+                return
+            data, epoch, sequence = to_bytes(state.monitor), state.epoch, state.sequence
+        snapshot = write_snapshot(self._store, (monitor_id, uid), data, epoch, sequence)
+        unused: Snapshot | None = snapshot
+        with self._database.session() as session:
+            row = session.scalar(sa.select(MonitorRow).where(MonitorRow.id == monitor_id).with_for_update())
+            if row is not None and (row.uid, row.epoch) == (uid, epoch) and row.snapshot["sequence"] < sequence:
+                unused = None if row.earlier_snapshot is None else Snapshot.model_validate(row.earlier_snapshot)
+                row.earlier_snapshot, row.snapshot = row.snapshot, snapshot.model_dump(mode="json")
+        delete_unused(self._store, unused)

@@ -16,6 +16,7 @@ from typing import Any
 
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
 from google.protobuf.message import DecodeError, Message
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from vfmalign.core.domain.errors import BadOption, InvalidInput
 from vfmalign.core.domain.record import ID, SHA256, UID, VOLUME_KIND, TextFormat
@@ -28,6 +29,7 @@ _FORMATS = {
     bounds_pb2.FORMAT_VOLUME_KIND: VOLUME_KIND,
     bounds_pb2.FORMAT_UID: UID,
 }
+_YEAR_1_S, _YEAR_10000_S = -62_135_596_800, 253_402_300_800
 _CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
@@ -65,6 +67,9 @@ def check_request(message: Message, path: str = "") -> None:
     Raises:
         BadOption: a field is beyond its bound; the error names it.
     """
+    if isinstance(message, Timestamp):
+        _check_time(message, path)
+        return
     if not message.DESCRIPTOR.full_name.startswith(f"{bounds_pb2.DESCRIPTOR.package}."):
         return  # health and reflection
     content = dict(message.ListFields())
@@ -154,6 +159,11 @@ def _check_number(value: float, bounds: bounds_pb2.Bounds, name: str) -> None:
     below = value < bounds.max if bounds.below_max else value <= bounds.max
     if bounds.HasField("max") and not (above and below):
         raise BadOption("out of range", field=name, remedy=f"choose a value {describe_range(bounds)}")
+
+
+def _check_time(value: Timestamp, name: str) -> None:
+    if not (_YEAR_1_S <= value.seconds < _YEAR_10000_S and 0 <= value.nanos < 10**9):
+        raise BadOption("it is not a time", field=name, remedy="send a time of the years 1 to 9999")
 
 
 def _check_enum(enum: EnumDescriptor, value: int, name: str) -> None:

@@ -32,6 +32,7 @@ from vfmalign.core.rpc.access.authorisation import (
     SERVICES,
     check_access,
     check_extraction,
+    check_observation,
     check_ownership,
     choose_tenant,
 )
@@ -127,6 +128,16 @@ def test_a_router_sends_studies_at_a_pacs_and_observations_and_nothing_else() ->
     paths = {path for path, roles in RPC_ROLES.items() if "router" in roles}
     allowed = {"/vfmalign.v1.FeatureService/Extract", "/vfmalign.v1.MonitoringService/Observe"}
     assert paths == {*allowed, *REFLECTION}
+
+
+def test_a_router_observes_features_in_the_request_alone() -> None:
+    for roles in (("router",), ("router", "viewer")):
+        check_observation(identify(*roles), stored=False)
+        with pytest.raises(Forbidden, match="role router") as caught:
+            check_observation(identify(*roles), stored=True)
+        assert (caught.value.reason, "tensors" in caught.value.remedy) == ("MISSING_ROLE", True)
+    for caller in (identify("router", "researcher"), identify("features"), None):
+        check_observation(caller, stored=True)
 
 
 @dataclass

@@ -9,13 +9,23 @@ from typing import Any
 import pytest
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message_factory import GetMessageClass
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from vfmalign.core.domain.errors import BadOption, InvalidInput
 from vfmalign.core.formats.bounds import INTEGERS, REALS, get_bounds
 from vfmalign.core.rpc.limits.bounds import check_request, is_map, parse_request
-from vfmalign.v1 import alignment_pb2, bounds_pb2, experiment_pb2, features_pb2, finetuning_pb2, imports_pb2, mmd_pb2
+from vfmalign.v1 import (
+    alignment_pb2,
+    bounds_pb2,
+    experiment_pb2,
+    features_pb2,
+    finetuning_pb2,
+    imports_pb2,
+    mmd_pb2,
+    monitoring_pb2,
+)
 
-MODULES = (features_pb2, imports_pb2, mmd_pb2, finetuning_pb2, alignment_pb2, experiment_pb2)
+MODULES = (features_pb2, imports_pb2, mmd_pb2, finetuning_pb2, alignment_pb2, experiment_pb2, monitoring_pb2)
 REQUESTS = sorted(
     {
         method.input_type
@@ -32,7 +42,7 @@ def list_fields(descriptor: Descriptor, above: Path = ()) -> Iterator[Path]:
     """Every field of a message and of the messages in it, as the path to it."""
     for field in descriptor.fields:
         yield (*above, field)
-        if field.message_type is not None and not is_map(field):
+        if field.message_type not in {None, Timestamp.DESCRIPTOR} and not is_map(field):
             yield from list_fields(field.message_type, (*above, field))
 
 
@@ -50,7 +60,7 @@ def needs_length(field: FieldDescriptor) -> bool:
 
 
 def test_there_are_requests() -> None:
-    assert len(REQUESTS) == 34
+    assert len(REQUESTS) == 45
     assert sum(1 for request in REQUESTS for _ in list_fields(request)) > 200
 
 
@@ -74,6 +84,10 @@ def test_every_field_states_its_bound(request_type: Descriptor) -> None:
 def list_excesses(field: FieldDescriptor) -> Iterator[Any]:
     """Values beyond a field's bound; of a list the whole value."""
     bounds = get_bounds(field)
+    if field.message_type is Timestamp.DESCRIPTOR:
+        seconds = (2**62, -(2**62), 253_402_300_800, -62_135_596_801)
+        yield from (*(Timestamp(seconds=one) for one in seconds), Timestamp(nanos=-1), Timestamp(nanos=10**9))
+        return
     if is_map(field):
         keys = [f"k{index}" for index in range(bounds.max_count + 1)]
         long = "k" * (bounds.max_length + 1)
@@ -129,6 +143,8 @@ def build(descriptor: Descriptor, path: Path, value: Any) -> Any:
         getattr(target, field.name).update(value)
     elif field.is_repeated:
         getattr(target, field.name).extend(value)
+    elif field.message_type is not None:
+        getattr(target, field.name).CopyFrom(value)
     else:
         setattr(target, field.name, value)
     return message

@@ -87,7 +87,7 @@ def test_every_service_reads_and_writes_what_the_table_says_and_nothing_else(
 def test_keys_of_one_service_are_not_those_of_another(stores: dict[str, ObjectStore], tmp_path: Path) -> None:
     first = s3_configuration.load_or_create(tmp_path)
     keys = [first["owner"], *first["services"].values()]
-    assert len({pair["access_key"] for pair in keys}) == len({pair["secret_key"] for pair in keys}) == 4
+    assert len({pair["access_key"] for pair in keys}) == len({pair["secret_key"] for pair in keys}) == 5
     assert s3_configuration.load_or_create(tmp_path) == first, "a restart keeps them"
     for name in ("server.json", "identities.json"):
         assert (tmp_path / name).stat().st_mode & 0o777 == 0o600

@@ -1,0 +1,214 @@
+"""Evidence of several processes on one database, and what becomes of it while the store is away."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+import sqlalchemy as sa
+from tests.unit.monitoring.service.conftest import (
+    Process,
+    create,
+    draw,
+    make_reference,
+    observe_alone,
+    wait_for_snapshots,
+)
+
+from vfmalign.core.domain.errors import DataLoss, InvalidInput, PreconditionFailed, Unavailable
+from vfmalign.core.runtime.work_context import current_work, limit_work
+from vfmalign.monitoring import metrics
+from vfmalign.monitoring.sequential import EpochStart
+from vfmalign.monitoring.service.epochs import _ATTEMPTS
+from vfmalign.monitoring.service.evidence import Outdated
+from vfmalign.monitoring.service.observations import IncomingObservation
+from vfmalign.monitoring.tables import InputRow, MonitorRow, ObservationRow
+
+
+def get_row(database):
+    with database.snapshot() as session:
+        return session.scalars(sa.select(MonitorRow)).one()
+
+
+def delete_inputs(database, until):
+    with database.session() as session:
+        session.execute(sa.delete(InputRow).where(InputRow.sequence <= until))
+
+
+def test_a_process_that_was_not_asked_for_long_does_not_repeat_what_was_deleted(database, store):
+    busy, idle = Process(database, store, snapshot_rows=20), Process(database, store)
+    create(busy.monitors, store, "m")
+    rows = draw(121, seed=2)
+    idle.observe("m", rows[:5])
+    for start in range(5, 120, 5):
+        busy.observe("m", rows[start : start + 5], start)
+        wait_for_snapshots()
+    earlier = get_row(database).earlier_snapshot["sequence"]
+    assert earlier > 40
+    delete_inputs(database, earlier)
+    idle.observe("m", rows[120:], 120)
+    assert get_row(database).status["components"] == observe_alone(rows)
+
+
+def test_two_processes_that_store_one_state_do_not_delete_it(database, store):
+    first, second = Process(database, store, snapshot_rows=30), Process(database, store, snapshot_rows=30)
+    create(first.monitors, store, "m")
+    rows = draw(30)
+    # Both are due for the same state: the second is sent the same observations again before the first has stored it.
+    released = threading.Event()
+    store.on_call = lambda: store.calls[-1][0] == "get" or released.wait(30)
+    first.observe("m", rows)
+    second.observe("m", rows)
+    released.set()
+    wait_for_snapshots()
+    wait_for_snapshots()
+    row = get_row(database)
+    assert row.snapshot["sequence"] == 30
+    assert row.snapshot["key"] in store.objects
+    assert row.earlier_snapshot["key"] in store.objects
+    assert len(store.objects) == 2
+    third = Process(database, store)
+    third.observe("m", draw(31)[30:], 30)
+    assert get_row(database).sequence == 31
+
+
+def test_evidence_goes_on_while_the_store_refuses_and_a_snapshot_is_not_tried_by_every_call(database, store):
+    process = Process(database, store, snapshot_rows=10)
+    create(process.monitors, store, "m")
+    rows = draw(60)
+    process.observe("m", rows[:1])
+    store.is_away, failures = True, metrics.snapshot_failures._value.get()
+    for start in range(1, 60):
+        process.observe("m", rows[start : start + 1], start)
+        wait_for_snapshots()
+    assert metrics.snapshot_failures._value.get() == failures + 1
+    assert get_row(database).status["components"] == observe_alone(rows)
+    store.is_away = False
+    assert Process(database, store).observe("m", draw(61)[60:], 60)[0]["row"] == 61
+
+
+def test_a_snapshot_outlives_the_call_that_was_due_for_it(database, store):
+    process = Process(database, store, snapshot_rows=10)
+    create(process.monitors, store, "m")
+    process.observe("m", draw(1))
+    seen = []
+
+    def look():
+        current_work.get().checkpoint()  # as the attempts of the real store do
+        seen.append(current_work.get().deadline)
+
+    released = threading.Event()
+    store.on_call = lambda: (released.wait(30), look())
+    with limit_work(5.0):
+        process.observe("m", draw(10))
+    released.set()
+    wait_for_snapshots()
+    assert get_row(database).snapshot["sequence"] == 10
+    assert set(seen) == {None}
+
+
+def test_no_transaction_and_no_other_monitor_waits_for_the_store(database, store):
+    process = Process(database, store, snapshot_rows=10)
+    for name in ("m", "other"):
+        create(process.monitors, store, name)
+    cold = Process(database, store)
+    locked = []
+
+    def write():
+        locked.append(cold.states.get_lock("default", "other").locked())
+        with database.session() as session:  # SQLite would wait, and fail, inside another transaction
+            session.execute(sa.update(MonitorRow).where(MonitorRow.id == "other").values(lag_s=1.0))
+
+    store.on_call = write
+    cold.observe("m", draw(10))
+    cold.epochs.replace_reference("m", 1, EpochStart.FIXED, make_reference(2).pinned, make_reference(2, "s"))
+    assert len(locked) >= 2
+    assert not any(locked)
+    assert [cold.monitors.get("m").epoch.number, cold.monitors.get("other").epoch.number] == [2, 1]
+
+
+def test_a_replaced_reference_is_recorded_once_or_not_at_all(database, store, process):
+    create(process.monitors, store, "m")
+    process.observe("m", draw(20))
+    new = make_reference(2, "s")
+    store.is_away = True
+    with pytest.raises(Unavailable):
+        process.epochs.replace_reference("m", 1, EpochStart.FIXED, new.pinned, new)
+    assert process.monitors.get("m").epoch.number == 1
+    store.is_away = False
+    process.observe("m", draw(25)[20:], 20)
+    seen = make_reference(3, "og")
+    with pytest.raises(InvalidInput, match="has seen patients"):
+        process.epochs.replace_reference("m", 1, EpochStart.UNSEEN_REFERENCE, seen.pinned, seen)
+    assert get_row(database).status["components"] == observe_alone(draw(25))
+    for _ in range(2):
+        process.epochs.replace_reference("m", 1, EpochStart.UNSEEN_REFERENCE, new.pinned, new)
+    with pytest.raises(PreconditionFailed, match="current epoch is 2"):
+        process.epochs.replace_reference("m", 1, EpochStart.RESET, new.pinned, new)
+    monitor = process.monitors.get("m")
+    assert [(one.number, one.rows) for one in monitor.epochs] == [(2, 0), (1, 25)]
+    used = {get_row(database).snapshot["key"], get_row(database).earlier_snapshot["key"]}
+    assert set(store.objects) == used
+
+
+def test_a_new_reference_counts_what_another_process_records_meanwhile(database, store, process):
+    create(process.monitors, store, "m")
+    other = Process(database, store)
+    rows, recorded = draw(_ATTEMPTS + 1, seed=3), []
+
+    def record():
+        if store.calls[-1][0] == "put" and len(recorded) < 2:
+            recorded.append(1)
+            store.on_call, hook = (lambda: None), store.on_call
+            other.observe("m", rows[len(recorded) - 1 : len(recorded)], len(recorded) - 1)
+            store.on_call = hook
+
+    store.on_call = record
+    new = make_reference(2, "s")
+    process.epochs.replace_reference("m", 1, EpochStart.FIXED, new.pinned, new)
+    assert len(recorded) == 2
+    assert [(one.number, one.rows) for one in process.monitors.get("m").epochs] == [(2, 0), (1, 2)]
+    repeated = process.observe("m", rows[:1], prefix="again", start=0)
+    assert repeated[0]["outcome"] == "entered"
+    assert other.observe("m", rows[:3])[2]["epoch"] == 2
+
+
+def test_a_monitor_that_is_created_again_does_not_take_what_was_read_for_the_first(database, store, process):
+    other = Process(database, store)
+    first = create(process.monitors, store, "m", seed=1)
+    watched = process.monitors.get_watched("m")
+    process.observe("m", draw(5))
+    other.observe("m", draw(6)[5:], 5)
+    process.monitors.delete("m", first.uid)
+    process.keeper.forget("m", first.uid)
+    create(process.monitors, store, "m", seed=1)
+    with pytest.raises(Outdated):
+        other.keeper.record("m", watched, first.origin, [IncomingObservation.of("x", "x", "", None, {"a": draw(1)[0]})])
+    assert other.observe("m", draw(5))[4]["row"] == 5
+    with database.snapshot() as session:
+        assert session.scalar(sa.select(sa.func.count()).select_from(ObservationRow)) == 5
+
+
+def test_snapshots_that_are_older_than_the_log_are_a_loss_of_data(database, store, process):
+    create(process.monitors, store, "m")
+    process.observe("m", draw(20))
+    delete_inputs(database, 10)  # as after a restored backup of the bucket alone
+    with pytest.raises(DataLoss, match="restore the bucket and the database from backups of one moment"):
+        Process(database, store).observe("m", draw(21)[20:], 20)
+    assert process.observe("m", draw(21)[20:], 20)[0]["row"] == 21, "a process that has the state goes on"
+
+
+def test_extreme_numbers_enter_and_the_evidence_stays_finite(database, store, process):
+    create(process.monitors, store, "m")
+    rows = [
+        np.full(4, 1e308), np.full(4, -1.7e308), np.full(4, 5e-324), np.array([1e308, -1e308, 0, 0]),
+        np.full(4, 65504, np.float16), np.full(4, 3e38, np.float32), np.full(4, -0.0),
+    ]  # fmt: skip
+    results = process.observe("m", rows)
+    assert {one["outcome"] for one in results} == {"entered"}
+    assert all(0 < one["p_value"] <= 1 for one in results)
+    assert Process(database, store).observe("m", rows)[6]["duplicate"]
+    values = [np.full(4, bad) for bad in (np.nan, np.inf, -np.inf)]
+    assert {one["outcome"] for one in process.observe("m", values, prefix="bad")} == {"not_finite"}
+    assert not any(np.isnan(value) for value, _ in get_row(database).status["components"].values() if value)
