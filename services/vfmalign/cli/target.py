@@ -19,6 +19,7 @@ from vfmalign.core.domain.errors import BadOption, PreconditionFailed, Unauthent
 from vfmalign.core.rpc.channels import CALL_TIMEOUT_S
 from vfmalign.core.rpc.tls import TlsFiles
 from vfmalign.core.runtime.auth_settings import DEFAULT_TENANT
+from vfmalign.core.runtime.interrupts import wake_for_signals
 from vfmalign.core.runtime.settings import StoreSettings, parse
 
 if TYPE_CHECKING:
@@ -175,8 +176,9 @@ class Target:
                 token=None if self.credential is None else self.credential.token,
                 call_timeout_s=call_timeout_s,
             )
-            async with client:
-                return await work(client)
+            with wake_for_signals():
+                async with client:
+                    return await work(client)
 
         try:
             return asyncio.run(run())

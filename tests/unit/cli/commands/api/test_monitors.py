@@ -8,10 +8,12 @@ import pty
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from tests.monitor_records import NOW, SHA256, make_alarm, make_epoch
 from tests.monitoring_service import PAGE, Monitoring, serve
@@ -422,6 +424,37 @@ def test_a_watch_writes_a_line_at_every_change_until_ctrl_c(
             "active  epoch 1      400 rows  rows 1.1 × 10¹⁷ of 375  ALARM since row 231, not acknowledged" in lines[0]
         )
         assert "paused  epoch 1" in lines[1]
+
+
+def test_ctrl_c_ends_a_watch_whose_event_loop_has_just_gone_to_sleep(
+    monitoring: Monitoring, address: str, tmp_path: Path
+) -> None:
+    """Python handles a signal in its main thread, which does not wake by itself if the signal comes before it waits.
+
+    Here another thread takes the signal while the main thread waits, which has the same effect whenever it happens.
+    """
+    monitoring.add("m1")
+    environment = {**os.environ, "VFMALIGN_MONITORING_ADDRESS": address, "HOME": str(tmp_path)}
+    program = (
+        "import signal, threading, time; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "threading.Thread(target=time.sleep, args=(600,), daemon=True).start(); "
+        "signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}); "
+        "from vfmalign.cli.__main__ import main; main()"
+    )
+    command = [sys.executable, "-c", program, "monitors", "watch", "m1"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, env=environment, **pipes) as process:
+        assert process.stdout is not None
+        assert "active  epoch 1" in process.stdout.readline()
+        while psutil.Process(process.pid).status() != psutil.STATUS_SLEEPING:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        try:
+            rest, err = process.communicate(timeout=60)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise
+    assert (process.returncode, rest, err) == (exits.INTERRUPTED, "", "")
 
 
 def test_a_watch_ends_with_its_monitor(run: Invoke, monitoring: Monitoring) -> None:
