@@ -98,7 +98,7 @@ def test_three_commands_lead_from_a_zip_to_a_report(
     assert len(list(tmp_path.glob("*.html"))) == 1
     assert find_marks_in_files(tmp_path, marks) == {}
     metrics = read_metrics(world)
-    assert set(metrics) == {"features", "mmd", "finetuning"}
+    assert set(metrics) == {"features", "mmd", "finetuning", "monitoring"}
     assert {name for name, text in metrics.items() if find_marks(text, marks)} == set()
     keys = list(world.store.list(""))
     assert any(key.startswith("volumes/clinic/") for key in keys)

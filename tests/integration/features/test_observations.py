@@ -143,6 +143,7 @@ async def test_a_malformed_observation_is_refused_before_any_work(service, phant
     request = pb.ExtractRequest(
         model_id="no-such-model",
         study=study_of(phantoms[0]),
+        layers=change.get("layers", ()),
         pooling=change.get("pooling", pb.POOLING_MEAN),
         observation=pb.StudyObservation(monitor_id=change.get("monitor_id", "m"), study=study),
     )

@@ -56,7 +56,7 @@ async def test_a_monitor_from_creation_to_its_new_reference(run, store, referenc
     out, _ = await run(
         "create", "m1", reference, "--by", "scanner", "--descriptive-layer", "stages.2", "--window", "20"
     )
-    assert f"monitor m1: epoch 1 with the reference {reference}" in out
+    assert f"monitor m1: watches layer stages.3 of model vfm with the reference {reference}" in out
     again, _ = await run(
         "create", "m1", reference, "--by", "scanner", "--descriptive-layer", "stages.2", "--window", "20", "--json"
     )

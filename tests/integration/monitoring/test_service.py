@@ -253,7 +253,8 @@ async def test_rows_of_a_feature_set_are_observed_in_slices(service, store, refe
     assert (await service.monitors.get("m")).mix.rows == {"A": 75, "B": 75, "": 0}
     assert all(one.duplicate for one in await rows_of(service, "m", stream, 100))
     with pytest.raises(BadOption, match="150 rows"):
-        await rows_of(service, "m", stream, 150)
+        await rows_of(service, "m", stream, 151)
+    assert not await rows_of(service, "m", stream, 150)
     other = store_set(store, draw(70, seed=8), "other", sha256="7" * 64)
     with pytest.raises(PreconditionFailed):
         await rows_of(service, "m", other)

@@ -8,6 +8,7 @@ from vfmalign.client.messages.tasks import Task
 from vfmalign.core.domain.declarations import TaskParameters
 from vfmalign.core.domain.errors import BadOption, DataLoss, PreconditionFailed
 from vfmalign.core.domain.jobs import TrainingRecipe, TrainingSpec
+from vfmalign.core.rpc import watching
 from vfmalign.core.rpc.watching import Watching
 from vfmalign.finetuning import servicers
 from vfmalign.finetuning.jobs.repository import JobRepository
@@ -81,7 +82,7 @@ async def stream(store, files, number=0):
 
 
 async def test_a_report_arrives_in_parts(store, report, monkeypatch):
-    monkeypatch.setattr(servicers, "_PART_BYTES", 8)
+    monkeypatch.setattr(watching, "_PART_BYTES", 8)
     files = {"html": report, "json": None}
     assert await stream(store, files) == [b"pagepage", b"pagepage", b"page"]
     assert await stream(store, files, common_pb2.REPORT_FORMAT_HTML) == [b"pagepage", b"pagepage", b"page"]

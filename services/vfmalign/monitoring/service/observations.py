@@ -214,7 +214,7 @@ def read_feature_set_rows(
         BadOption: the set has no such rows.
         DataLoss: a part is missing or was changed.
     """
-    if request.start >= manifest.rows:
+    if request.start > manifest.rows:
         raise BadOption(f"the feature set has {manifest.rows:,} rows", field="feature_set.start", remedy="begin with 0")
     channels = {spec.name: spec.channels for spec in manifest.layers}
     names = [name for name, count in layers.items() if channels.get(name) == count]

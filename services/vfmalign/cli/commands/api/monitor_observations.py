@@ -171,12 +171,7 @@ async def _observe_feature_set(
         rows = FeatureSetRows(
             feature_set_id=feature_set_id, manifest_sha256=manifest_sha256, start=place, rows=SET_ROWS
         )
-        try:
-            results = await client.monitors.observe_feature_set(monitor_id, rows)
-        except BadOption as error:
-            if place > start and error.field.endswith("start"):  # the set ends with the last call
-                return
-            raise
+        results = await client.monitors.observe_feature_set(monitor_id, rows)
         yield results, 0
         place += len(results)
         if len(results) < SET_ROWS:

@@ -270,7 +270,7 @@ class FeatureSetRows(ApiMessage):
     manifest_sha256: OptionalSha256 = ""
     """SHA-256 of its manifest, hex; empty accepts the stored one."""
     start: int = Field(default=0, ge=0, le=100000000)
-    """First row, from 0."""
+    """First row, from 0. At the number of rows of the set, there is nothing to observe, and the answer is empty."""
     rows: Annotated[int, unset_means(1000)] = Field(default=1000, ge=1, le=1000)
     """Number of rows; fewer at the end of the set."""
 
