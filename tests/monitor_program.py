@@ -22,11 +22,11 @@ with Client(wait_for_ready=True) as client:
     spec = MonitorSpec(reference=MonitorReference(feature_set_id=reference), window_rows=16)
     client.monitors.create(name, spec)
     results = client.monitors.observe_feature_set(name, FeatureSetRows(feature_set_id=observed, rows=rows))
-    deadline = time.monotonic() + 120
-    while not (windows := [
-        one.mmd2.value for one in (shown := client.monitors.get(name)).windowed_shifts if one.last_row == rows
-    ]) and time.monotonic() < deadline:
+    deadline, windows = time.monotonic() + 120, []
+    while not windows and time.monotonic() < deadline:
         time.sleep(1)
+        shown = client.monitors.get(name)
+        windows = [one.mmd2.value for one in shown.windowed_shifts if one.last_row == rows]
     print(json.dumps({
         "duplicates": sum(one.duplicate for one in results),
         "entered": shown.outcomes.get("entered", 0),
