@@ -18,7 +18,7 @@ def test_a_foreground_stack_ends_with_ctrl_c_and_leaves_no_process(tmp_path: Pat
     process = cli.start("up")
     wait_until(lambda: process.poll() is not None or cli.home.read().ready, "the stack")
     running = cli.home.read().list_processes()
-    assert len(running) == 4
+    assert len(running) == 5
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=TIMEOUT_S)
     # 130 where Ctrl-C came between the last service's readiness and the stack's own word that it serves.
@@ -43,7 +43,7 @@ def test_a_demo_or_rehearsal_that_is_told_to_end_leaves_no_process(
     process = cli.start(command)
     wait_until(lambda: process.poll() is not None or home.read().ready, "the stack")
     running = home.read().list_processes()
-    assert len(running) == 4
+    assert len(running) == 5
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode in INTERRUPTED, err

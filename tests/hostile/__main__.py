@@ -41,6 +41,7 @@ def send_rows() -> int:
             inputs = store_inputs(store)
             environment = {**os.environ, **server.environment(), "VFMALIGN_BUCKET": "hostile"}
             with running_services(environment, Path(folder)) as services:
+                services.create_monitor(inputs)
                 print("| RPC | input | code | survives | memory, MiB | seconds |\n|---|---|---|---|---|---|")
                 for row in ROWS:
                     answer = services.send(row, inputs)

@@ -88,6 +88,12 @@ def store_inputs(store: ObjectStore) -> Inputs:
         splits[split] = (Case(id=split, group=f"patient-{split}", volumes=refs),)
     save_dataset(store, DatasetManifest(id="phantoms", **splits))
     store_rules(store)
+    volumes = {kind: study[kind] for kind in MODALITIES}
+    return Inputs(store, volumes, store_features(store, 8), store_features(store, 60), INPUT.content_digest())
+
+
+def store_features(store: ObjectStore, rows: int) -> str:
+    """Stores a feature set of patients with one row each; returns its id."""
     request = FeatureRequest(
         model_id="micro",
         model_sha256="0" * 64,
@@ -98,11 +104,11 @@ def store_inputs(store: ObjectStore) -> Inputs:
         layers=("stages.3",),
         preprocessing=INPUT,
     )
-    cases = [f"case-{row}" for row in range(8)]
+    cases = [f"case-{row}" for row in range(rows)]
     writer = FeatureSetWriter(store, request, cases, cases)
-    writer.write_part(0, {"stages.3": np.random.default_rng(0).normal(size=(8, 4)).astype(np.float32)})
+    writer.write_part(0, {"stages.3": np.random.default_rng(0).normal(size=(rows, 4)).astype(np.float32)})
     writer.commit({"torch": "2"})
-    return Inputs(store, {kind: study[kind] for kind in MODALITIES}, request.feature_set_id())
+    return request.feature_set_id()
 
 
 class Services:
@@ -123,6 +129,14 @@ class Services:
         headers = tuple(("authorization", value) for value in authorization)
         code, text = self._call(row.rpc, request, row.metadata + headers)
         return Answer(code, text, max(self._peak_mib() - before, 0.0), time.monotonic() - started)
+
+    def create_monitor(self, inputs: Inputs) -> None:
+        """Creates the monitor that rows observe."""
+        request = monitoring_pb2.CreateMonitorRequest(
+            monitor_id=inputs.monitor, spec={"reference": {"feature_set_id": inputs.reference}}
+        )
+        code, text = self._call("MonitoringService/CreateMonitor", request, tuple(bearer(OWNER)))
+        assert code == "OK", text
 
     def answers(self, rpc: str) -> bool:
         """Returns whether the service of an RPC still does its work."""

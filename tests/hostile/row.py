@@ -18,11 +18,17 @@ class Inputs:
         store: its bucket holds the model `micro`, the dataset `phantoms` (test: one case), and what rows add.
         study: volumes of a valid study as NIfTI bytes, by modality.
         features: id of a stored feature set of 8 rows and the layer `stages.3` with 4 channels.
+        reference: id of a stored feature set of 60 rows with the same layer.
+        preprocessing: digest of what the images of both went through.
+        monitor: id of the monitor whose reference this is.
     """
 
     store: ObjectStore
     study: dict[str, bytes]
     features: str
+    reference: str
+    preprocessing: str
+    monitor: str = "watched"
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from tests.hostile import (
     imports_rows,
     mmd_rows,
     monitoring_rows,
+    observation_rows,
     token_rows,
     volumes_rows,
     wire_rows,
@@ -25,4 +26,5 @@ ROWS: tuple[Row, ...] = (
     *mmd_rows.ROWS,
     *finetuning_rows.ROWS,
     *monitoring_rows.ROWS,
+    *observation_rows.ROWS,
 )

@@ -24,8 +24,10 @@ def services(tmp_path_factory: pytest.TempPathFactory, store_environment: dict[s
 
 
 @pytest.fixture(scope="module")
-def inputs(store: ObjectStore) -> Inputs:
-    return store_inputs(store)
+def inputs(store: ObjectStore, services: Services) -> Inputs:
+    inputs = store_inputs(store)
+    services.create_monitor(inputs)
+    return inputs
 
 
 def test_names_are_unique_and_there_are_many() -> None:

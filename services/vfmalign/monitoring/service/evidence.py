@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from vfmalign.client.messages.monitors import FeatureOrigin
-from vfmalign.core.domain.errors import PreconditionFailed
+from vfmalign.core.domain.errors import PreconditionFailed, Unavailable
 from vfmalign.core.runtime import logs
 from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.database.database import Database
@@ -50,7 +50,7 @@ CHUNK_ROWS = 64
 _log = logs.get(__name__)
 
 
-class Outdated(PreconditionFailed):
+class Outdated(Unavailable):
     """Observations were checked against what a monitor does not watch any more: read them again."""
 
     reason = "MONITOR_CHANGED"

@@ -26,7 +26,8 @@ _OBSERVE = frozenset({"researcher", "features", "router"})
 _CREATE = frozenset({"researcher"})
 _IMPORT = frozenset({"curator"})
 _END = frozenset({"researcher", "admin"})
-"""Cancel, retry, and what changes a monitor. Without the role admin, the creator alone may (`check_ownership`)."""
+"""Cancel, retry, and what changes a monitor. Without the role admin, the creator alone may (`check_ownership`), except
+that every researcher acknowledges alarms."""
 
 _EXTRACT_PATH = "/vfmalign.v1.FeatureService/Extract"
 RPC_ROLES: Mapping[str, frozenset[str]] = MappingProxyType(

@@ -9,53 +9,19 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import psutil
 import pytest
 from tests.monitor_records import NOW, SHA256, make_alarm, make_epoch
-from tests.monitoring_service import PAGE, Monitoring, serve
+from tests.monitoring_service import PAGE, Monitoring
 from tests.unit.cli.conftest import Invoke
 
 from vfmalign.cli import exits
 from vfmalign.client.messages.monitors import Monitor
-from vfmalign.core.rpc.tensors import to_array
 from vfmalign.v1 import monitoring_pb2
 
 SET = "5f5b865d1efe16135f5b865d1efe1613"
-
-
-@pytest.fixture
-def monitoring() -> Monitoring:
-    return Monitoring()
-
-
-@pytest.fixture
-def address(monitoring: Monitoring) -> Iterator[str]:
-    yield from serve(monitoring)
-
-
-@pytest.fixture
-def run(invoke: Invoke, address: str, monkeypatch: pytest.MonkeyPatch) -> Invoke:
-    """Runs a command of `vfmalign monitors` on the service."""
-    monkeypatch.setenv("VFMALIGN_MONITORING_ADDRESS", address)
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        code, out, err = invoke("monitors", *arguments)
-        return code, out, " ".join(err.split())
-
-    return call
-
-
-def write_array(folder: Path, rows: int = 150, channels: int = 768) -> list[str]:
-    """Writes an array with its table; returns the arguments that name them."""
-    random = np.random.default_rng(0)
-    np.save(folder / "march.npy", random.normal(size=(rows, channels)).astype("f4"))
-    lines = [f"o-{row},p-{row},2026-03-{row % 28 + 1:02},{'A' if row % 2 else ''}" for row in range(rows)]
-    (folder / "march.csv").write_text("\n".join(["observation,patient,day,scanner", *lines]))
-    return ["march.npy", "--table", "march.csv", "--same-model"]
 
 
 def test_a_monitor_is_created_as_the_options_say(run: Invoke, monitoring: Monitoring) -> None:
@@ -200,127 +166,6 @@ def test_a_paused_monitor_with_epochs_says_so(run: Invoke, monitoring: Monitorin
     assert "! No guarantee." in out
     assert "Earlier epochs" in out
     assert "row 231. Acknowledged 03 March 2026, 12:00 UTC: coil replaced." in out
-
-
-def test_rows_of_a_feature_set_are_sent_in_slices(run: Invoke, monitoring: Monitoring) -> None:
-    monitoring.add("m1", alarm=False)
-    monitoring.feature_sets[SET] = [f"c-{row}" for row in range(2_300)]
-    monitoring.alarm_at = 1_234
-    code, out, err = run("observe", "m1", f"{SET}@{SHA256}")
-    assert code == exits.OK
-    sent = [request.feature_set for request in monitoring.requests]
-    assert [(one.start, one.rows, one.manifest_sha256) for one in sent] == [
-        (0, 1_000, SHA256), (1_000, 1_000, SHA256), (2_000, 1_000, SHA256)
-    ]  # fmt: skip
-    assert "ALARM at row 1,234 of epoch 1, observation c-1233" in err
-    assert "raised by row 1,234" in out
-    assert "`vfmalign monitors show m1`" in out
-    code, out, err = run("observe", "m1", SET, "--json")
-    assert json.loads(out)["observed"] == {
-        "start": 0, "rows": 2_300, "outcomes": {}, "duplicates": 2_300, "late": 0, "conflicts": [], "alarm": None
-    }  # fmt: skip
-    assert "ALARM" not in err, "a row that was recorded before raises no alarm"
-
-
-def test_a_feature_set_may_end_with_a_slice(run: Invoke, monitoring: Monitoring) -> None:
-    monitoring.add("m1", alarm=False)
-    monitoring.feature_sets[SET] = [f"c-{row}" for row in range(1_000)]
-    code, out, _ = run("observe", "m1", SET, "--json")
-    assert (code, json.loads(out)["observed"]["outcomes"]) == (exits.OK, {"entered": 1_000})
-    code, _, err = run("observe", "m1", SET, "--start", "2000")
-    assert (code, "feature_set.start" in err or "--start" in err) == (exits.BAD_INPUT, True)
-
-
-def test_an_interrupted_stream_says_where_to_go_on(run: Invoke, monitoring: Monitoring) -> None:
-    monitoring.add("m1", alarm=False)
-    monitoring.feature_sets[SET] = [f"c-{row}" for row in range(2_300)]
-    monitoring.fail_after = 2
-    code, _, err = run("observe", "m1", SET)
-    assert code == exits.UNAVAILABLE
-    assert f"2000 rows recorded; go on with `vfmalign monitors observe m1 {SET} --start 2000`" in err
-    monitoring.fail_after = None
-    code, out, _ = run("observe", "m1", SET, "--start", "2000", "--json")
-    assert (code, json.loads(out)["observed"]["outcomes"]) == (exits.OK, {"entered": 300})
-    assert len(monitoring.observed["m1"]) == 2_300
-
-
-def test_rows_of_an_array_are_sent_with_their_table(run: Invoke, monitoring: Monitoring, tmp_path: Path) -> None:
-    monitor = monitoring.add("m1", alarm=False)
-    code, out, err = run("observe", "m1", *write_array(tmp_path), "--json")
-    assert code == exits.OK, err
-    assert json.loads(out)["observed"]["outcomes"] == {"entered": 150}
-    assert [len(one.inline.observations) for one in monitoring.requests] == [64, 64, 22]
-    assert all(one.origin == monitor.origin for one in monitoring.requests)
-    first, second = monitoring.requests[0].inline.observations[:2]
-    assert (first.study.observation_id, first.study.group, dict(first.study.strata)) == ("o-0", "p-0", {})
-    assert dict(second.study.strata) == {"scanner": "A"}
-    assert second.study.acquire_time.ToJsonString() == "2026-03-02T00:00:00Z"
-    assert [layer.layer for layer in second.layers] == ["stages.3"]
-    np.testing.assert_array_equal(to_array(second.layers[0].tensor), np.load(tmp_path / "march.npy")[1])
-
-
-def test_values_that_are_not_finite_are_sent(run: Invoke, monitoring: Monitoring, tmp_path: Path) -> None:
-    monitoring.add("m1", alarm=False)
-    arguments = write_array(tmp_path, rows=3)
-    array = np.load(tmp_path / "march.npy")
-    array[1] = np.nan
-    np.save(tmp_path / "march.npy", array)
-    assert run("observe", "m1", *arguments)[0] == exits.OK
-    sent = [to_array(one.layers[0].tensor) for one in monitoring.requests[0].inline.observations]
-    np.testing.assert_array_equal(sent, array)
-
-
-def test_wide_rows_are_sent_in_smaller_batches(run: Invoke, monitoring: Monitoring, tmp_path: Path) -> None:
-    monitoring.add("m1", alarm=False, channels=2**20)
-    assert run("observe", "m1", *write_array(tmp_path, rows=7, channels=2**20))[0] == exits.OK
-    assert [len(one.inline.observations) for one in monitoring.requests] == [3, 3, 1]
-
-
-def test_an_id_with_other_content_is_a_conflict_that_holds_nothing_else_up(
-    run: Invoke, monitoring: Monitoring, tmp_path: Path
-) -> None:
-    monitoring.add("m1", alarm=False)
-    arguments = write_array(tmp_path, rows=3)
-    run("observe", "m1", *arguments)
-    array = np.load(tmp_path / "march.npy")
-    array[1] += 1
-    np.save(tmp_path / "march.npy", array)
-    code, out, err = run("observe", "m1", *arguments, "--json")
-    assert code == exits.BAD_INPUT
-    assert json.loads(out)["observed"]["conflicts"] == [2]
-    assert json.loads(out)["observed"]["duplicates"] == 2
-    assert "! row 2: its id was recorded before with other content, which stays" in err
-    assert "o-1" not in err
-
-
-@pytest.mark.parametrize(
-    ("header", "first", "words"),
-    [
-        ("patient,scanner", "p,A", "--table: there is no column `observation`"),
-        ("observation,patient", "o,p", "--table: there is no column `scanner`"),
-        ("observation,scanner", "o,A", "--table: its header lacks `patient`"),
-        ("observation,patient,scanner", "Anna Muster,p,A", "--table: line 2 has no valid id in `observation`"),
-        ("observation,patient,scanner", "o,MUSTER^ANNA,A", "--table: line 2 has no valid id in `patient`"),
-        ("observation,patient,scanner,day", "o,p,A,gestern", "--table: line 2 has no date in `day`"),
-    ],
-)
-def test_a_table_that_cannot_be_used_is_refused_without_its_words(
-    run: Invoke, monitoring: Monitoring, tmp_path: Path, header: str, first: str, words: str
-) -> None:
-    monitoring.add("m1", alarm=False)
-    arguments = write_array(tmp_path, rows=1)
-    (tmp_path / "march.csv").write_text(f"{header}\n{first}\n")
-    code, _, err = run("observe", "m1", *arguments)
-    assert (code, words in err) == (exits.BAD_INPUT, True), err
-    assert "muster" not in err.lower()
-    assert monitoring.requests == []
-
-
-def test_an_array_of_another_width_is_refused(run: Invoke, monitoring: Monitoring, tmp_path: Path) -> None:
-    monitoring.add("m1", alarm=False)
-    code, _, err = run("observe", "m1", *write_array(tmp_path, channels=4))
-    assert code == exits.BAD_INPUT
-    assert "SOURCE: the array has 4 channels, and layer `stages.3` of the monitor 768" in err
 
 
 def test_an_alarm_is_shown_before_it_is_acknowledged(run: Invoke, monitoring: Monitoring) -> None:
