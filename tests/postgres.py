@@ -62,6 +62,12 @@ def serve(lock: Path) -> Iterator[str | None]:
             yield None
 
 
+def find_programs() -> Path | None:
+    """Returns the folder of `initdb` and `postgres`, from pgserver or of this machine."""
+    pgserver = load_pgserver()
+    return programs() if pgserver is None else Path(pgserver.__file__).parent / "pginstall/bin"
+
+
 def load_pgserver() -> Any:
     """Imports pgserver; returns None if it is not installed."""
     with warnings.catch_warnings():
@@ -101,24 +107,52 @@ def serve_with(binaries: Path, folder: Path) -> Iterator[str]:
     Yields:
         URL of the maintenance database.
     """
-    user = _account()
-    options: dict[str, Any] = {"cwd": folder}
-    if user is not None:
-        shutil.chown(folder, user)
-        options |= {"user": user, "group": pwd.getpwnam(user).pw_gid, "extra_groups": []}
-    data = folder / "data"
-    command = [binaries / "initdb", "--no-sync", "--auth=trust", "--encoding=UTF8", "-U", "postgres", data]
-    subprocess.run(command, check=True, capture_output=True, **options)
-    command = [binaries / "postgres", "-D", data, "-k", folder, "-c", "listen_addresses=", "-F"]
-    with (folder / "log").open("w") as log:
-        server = subprocess.Popen(command, stdout=log, stderr=log, **options)
-    url = f"postgresql://postgres:@/postgres?host={folder}"
+    server = PostgresServer(binaries, folder)
     try:
-        _wait(server, url, folder / "log")
-        yield url
+        yield server.url
     finally:
-        server.send_signal(signal.SIGQUIT)
-        server.wait(60)
+        server.stop()
+
+
+class PostgresServer:
+    """A server that a test may stop; started again, it has the same URL and data.
+
+    Args:
+        binaries: folder of `initdb` and `postgres`.
+        folder: empty folder with a short path, for the data and the socket.
+
+    Attributes:
+        url: of the maintenance database.
+    """
+
+    def __init__(self, binaries: Path, folder: Path) -> None:
+        self._binaries, self._folder = binaries, folder
+        self._options: dict[str, Any] = {"cwd": folder}
+        if (user := _account()) is not None:
+            shutil.chown(folder, user)
+            self._options |= {"user": user, "group": pwd.getpwnam(user).pw_gid, "extra_groups": []}
+        self.url = f"postgresql://postgres:@/postgres?host={folder}"
+        data = folder / "data"
+        command = [binaries / "initdb", "--no-sync", "--auth=trust", "--encoding=UTF8", "-U", "postgres", data]
+        subprocess.run(command, check=True, capture_output=True, **self._options)
+        self.start()
+
+    def start(self) -> None:
+        """Starts the server, which recovers what it had committed, and waits for it."""
+        folder = self._folder
+        command = [self._binaries / "postgres", "-D", folder / "data", "-k", folder, "-c", "listen_addresses=", "-F"]
+        with (folder / "log").open("a") as log:
+            self._process = subprocess.Popen(command, stdout=log, stderr=log, **self._options)
+        try:
+            _wait(self._process, self.url, folder / "log")
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """Ends all connections at once, without a checkpoint; afterwards, connections are refused."""
+        self._process.send_signal(signal.SIGQUIT)
+        self._process.wait(60)
 
 
 def _account() -> str | None:
