@@ -69,7 +69,10 @@ def test_killed_containers_do_not_change_the_evidence_of_a_monitor(compose: Comp
         compose.restart(service)
     check_undisturbed(run("killed", ROWS), run("whole", ROWS))
     # What features tells a monitor passes the same way, with the token of features.
-    asking = "from vfmalign.client import Client; Client(token='/run/vfmalign/token').monitors.get('killed')"
+    asking = (
+        "from pathlib import Path; from vfmalign.client import Client; "
+        "Client(token=Path('/run/vfmalign/token')).monitors.get('killed')"
+    )
     compose("exec", "-T", "features", "python", "-c", asking)
 
 

@@ -128,7 +128,7 @@ async def test_a_set_that_ends_with_a_slice_is_observed_to_its_end(run, store, r
     await run("create", "m1", reference)
     out, _ = await run("observe", "m1", feature_set, "--start", "5", "--json")
     assert json.loads(out)["observed"]["rows"] == 995
-    _, err = await run("observe", "m1", feature_set, "--start", "1000", code=exits.BAD_INPUT)
+    _, err = await run("observe", "m1", feature_set, "--start", "1001", code=exits.BAD_INPUT)
     assert "--start: the feature set has 1,000 rows" in err
 
 

@@ -97,7 +97,8 @@ def test_a_field_that_the_service_refuses_is_shown_as_its_option(
 ) -> None:
     monitoring.refused = field
     code, _, err = run("create", "m1", SET)
-    assert (code, err) == (exits.BAD_INPUT, f"error: {option}: is wrong")
+    # Before it, gRPC may report the end of an earlier test's server.
+    assert (code, err.endswith(f"error: {option}: is wrong")) == (exits.BAD_INPUT, True)
 
 
 def test_a_deployment_without_monitoring_says_what_to_set(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
