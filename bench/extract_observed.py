@@ -1,10 +1,11 @@
 """`Extract` with an observation beside one without, while monitoring is present and while it is away.
 
 The services and the object store are processes of this machine, reached over loopback; the monitor is one of SQLite.
-The study is a prostate phantom in the message. One feature service has a monitoring service that runs, another one an
-address where nothing listens. Each makes calls with and without an observation in turn; every round begins with another
-kind of call, and ratios are formed within a round. The interval of their median is that of order statistics, which
-assumes no distribution.
+The study is a prostate phantom in the message. The encoders are the smallest one, of which an observation takes the
+largest share, and that of the published ProFound-Conv checkpoint; their weights are random. One feature service has a
+monitoring service that runs, another one an address where nothing listens. Each makes calls with and without an
+observation in turn; every round begins with another kind of call, and ratios are formed within a round. The interval
+of their median is that of order statistics, which assumes no distribution.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ import socket
 import statistics
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from scipy.stats import binom
@@ -32,7 +33,8 @@ from vfmalign.models.cards import publish
 from vfmalign.models.registry import ARCHITECTURES
 from vfmalign.models.weights import random_state
 
-MODEL, MONITOR = "profound_conv_micro", "bench"
+MODELS = ("profound_conv_micro", "profound_conv_tiny")
+MONITOR = "bench"
 MODALITIES = ("t2w", "dwi", "adc")
 ROUNDS = 20
 """Rounds of calls for each repeat of the settings, which has four calls."""
@@ -44,18 +46,32 @@ Round = dict[str, float]
 
 
 def run(settings: MeasurementSettings) -> Section:
-    """Measures both services in turns."""
-    section = Section("extract_observed", f"Extract with an observation, prostate phantom, {MODEL}")
+    """Measures both services in turns, one encoder after the other."""
+    section = Section("extract_observed", "Extract with an observation, prostate phantom")
+    phantom = generate_case(0, 0).volumes
+    volumes = {kind: encode(phantom[kind]) for kind in MODALITIES}
+    for model in MODELS:
+        with _run_services(settings.threads, model, volumes) as clients:
+            rounds = _measure(clients, model, volumes, ROUNDS * settings.repeats)
+        _add_times(section, model, rounds)
+        section.records += [
+            {"case": section.name, "model": model, "round": number, **one} for number, one in enumerate(rounds)
+        ]
+    return section
+
+
+@contextmanager
+def _run_services(threads: int, model: str, volumes: Mapping[str, bytes]) -> Iterator[Mapping[str, Client]]:
+    """Runs the services with an encoder and a monitor of it; yields a client of each feature service."""
     with ExitStack() as resources:
         folder = Path(resources.enter_context(tempfile.TemporaryDirectory()))
         store, environment = resources.enter_context(running_store(folder))
-        state = random_state(ARCHITECTURES[MODEL], 0)
-        card = publish(store, MODEL, state, architecture=MODEL, objective="random")
+        card = publish(store, model, random_state(ARCHITECTURES[model], 0), architecture=model, objective="random")
 
         def start(name: str, service: str, **variables: str) -> str:
             own = folder / name.replace(" ", "-")
             own.mkdir()
-            running = run_service(service, own, {**environment, **variables}, settings.threads)
+            running = run_service(service, own, {**environment, **variables}, threads)
             return resources.enter_context(running).address
 
         monitoring = start("monitoring", "monitoring", VFMALIGN_STATE_DIR=str(folder / "state"))
@@ -69,15 +85,10 @@ def run(settings: MeasurementSettings) -> Section:
             )
             for name, address in addresses.items()
         }
-        phantom = generate_case(0, 0).volumes
-        volumes = {kind: encode(phantom[kind]) for kind in MODALITIES}
-        features_C = clients[PRESENT].features.extract(MODEL, volumes).layers[card.primary_layer]
+        features_C = clients[PRESENT].features.extract(model, volumes).layers[card.primary_layer]
         reference = MonitorReference(feature_set_id=store_reference(store, card, card.primary_layer, features_C))
         clients[PRESENT].monitors.create(MONITOR, MonitorSpec(reference=reference))
-        rounds = _measure(clients, volumes, ROUNDS * settings.repeats)
-    _add_times(section, rounds)
-    section.records += [{"case": section.name, "round": number, **one} for number, one in enumerate(rounds)]
-    return section
+        yield clients
 
 
 def _find_free_port() -> int:
@@ -90,7 +101,7 @@ def _name(service: str, *, observes: bool) -> str:
     return f"{service}, {'with' if observes else 'without'} an observation"
 
 
-def _measure(clients: Mapping[str, Client], volumes: Mapping[str, bytes], count: int) -> list[Round]:
+def _measure(clients: Mapping[str, Client], model: str, volumes: Mapping[str, bytes], count: int) -> list[Round]:
     """Makes calls in rounds; the first three warm up, and let the services learn where monitoring is."""
     kinds = [(service, observes) for service in clients for observes in (False, True)]
     rounds: list[Round] = []
@@ -101,7 +112,7 @@ def _measure(clients: Mapping[str, Client], volumes: Mapping[str, bytes], count:
             study = ObservedStudy(observation_id=f"o{number + 3}", group=f"g{number + 3}")
             observation = StudyObservation(monitor_id=MONITOR, study=study) if observes else None
             start_s = time.perf_counter()
-            answer = clients[service].features.extract(MODEL, volumes, observation=observation)
+            answer = clients[service].features.extract(model, volumes, observation=observation)
             seconds[_name(service, observes=observes)] = time.perf_counter() - start_s
             if observes and number >= 0:
                 _check(service, answer)
@@ -117,7 +128,7 @@ def _check(service: str, answer: StudyFeatures) -> None:
         raise RuntimeError(f"{service}: {answer.observation}")
 
 
-def _add_times(section: Section, rounds: Sequence[Round]) -> None:
+def _add_times(section: Section, model: str, rounds: Sequence[Round]) -> None:
     """Adds the medians of the calls, and of the ratios with their intervals."""
     rows = []
     for service in DELIVERIES:
@@ -135,9 +146,9 @@ def _add_times(section: Section, rounds: Sequence[Round]) -> None:
             )
         )
         verdict = "below" if high < LIMIT else "not below"
-        section.sentences.append(f"{service.capitalize()}: the interval of the ratio is {verdict} {LIMIT}.")
+        section.sentences.append(f"`{model}`, {service}: the interval of the ratio is {verdict} {LIMIT}.")
     columns = ("", "without, ms", "with, ms", "ratio", "95 % interval")
-    section.tables.append(Table(f"Medians of {len(rounds)} rounds", columns, rows))
+    section.tables.append(Table(f"`{model}`, medians of {len(rounds)} rounds", columns, rows))
 
 
 def _get_interval(figures: Sequence[float]) -> tuple[float, float]:

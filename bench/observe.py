@@ -1,15 +1,20 @@
 """`Observe` one by one and in batches: observations per second of a monitor whose bag has 2,000 rows.
 
 The service and the object store are processes of this machine, reached over loopback; the database is SQLite, on the
-disk of the temporary folder. One client sends, and waits for each answer.
+disk of the temporary folder. Each sender waits for an answer before its next call. Every call ends with one write that
+the disk confirms, so that the time of such a write stands beside the calls.
 """
 
 from __future__ import annotations
 
+import os
 import statistics
 import tempfile
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -32,14 +37,30 @@ REFERENCE_ROWS = 600
 """Of which 400 are in the bag."""
 BAG_ROWS = 2_000
 BATCH = 64
-ROWS = {1: 200, BATCH: 640}
-"""Observations of a turn by those of a call."""
+
+
+@dataclass(frozen=True)
+class Sending:
+    """One way of sending.
+
+    Attributes:
+        batch: observations of a call.
+        senders: at once.
+        rows: observations of a turn.
+    """
+
+    batch: int
+    senders: int
+    rows: int
+
+
+WAYS = (Sending(1, 1, 200), Sending(1, 4, 200), Sending(BATCH, 1, 640))
 PREPROCESSING = Preprocessing(modalities=("t2w",), shape_dhw=(8, 8, 8))
 ORIGIN = FeatureOrigin(checkpoint_sha256="0" * 64, preprocessing_sha256=PREPROCESSING.content_digest())
 
 
 def run(settings: MeasurementSettings) -> Section:
-    """Measures both ways of sending in turns."""
+    """Measures all ways of sending in turns."""
     section = Section("observe", f"Observe, {CHANNELS} channels, a bag of {BAG_ROWS:,} rows, SQLite")
     with tempfile.TemporaryDirectory() as name, running_store(Path(name)) as (store, environment):
         variables = environment | {"VFMALIGN_STATE_DIR": name}
@@ -47,29 +68,48 @@ def run(settings: MeasurementSettings) -> Section:
             reference = MonitorReference(feature_set_id=_store_reference(store))
             with Client(monitoring_address=service.address) as client:
                 turns = [
-                    {rows: _measure(client, service, reference, f"m{turn}-{rows}", rows) for rows in ROWS}
+                    [_measure(client, service, reference, f"m{turn}-{number}", way) for number, way in enumerate(WAYS)]
                     for turn in range(settings.repeats)
                 ]
-    table = Table(
-        "", ["observations of a call", "observations/s", "per CPU-second of the service", "median call (ms)"], []
+        write_ms = 1e3 * statistics.median(_time_writes(Path(name)))
+    columns = (
+        "observations of a call",
+        "senders",
+        "observations/s",
+        "per CPU-second of the service",
+        "median call, ms",
     )
-    for rows in ROWS:
-        rates, per_cpu, calls_ms = zip(*(turn[rows] for turn in turns), strict=True)
+    table = Table("", columns, [])
+    for way, results in zip(WAYS, zip(*turns, strict=True), strict=True):
+        rates, per_cpu, calls_ms = zip(*results, strict=True)
         table.rows.append(
             [
-                str(rows),
+                str(way.batch),
+                str(way.senders),
                 f"{median_range(rates).median:.0f} ({min(rates):.0f} to {max(rates):.0f})",
                 f"{statistics.median(per_cpu):.0f}",
                 f"{statistics.median(calls_ms):.1f}",
             ]
         )
+        section.records += [
+            {"case": section.name, "turn": turn, **asdict(way), "per_second": rate, "per_cpu_second": cpu}
+            for turn, (rate, cpu, _) in enumerate(results)
+        ]
     section.tables.append(table)
-    section.records += [
-        {"case": section.name, "turn": number, "rows": rows, "per_second": values[0], "per_cpu_second": values[1]}
-        for number, turn in enumerate(turns)
-        for rows, values in turn.items()
-    ]
+    section.sentences.append(f"A write of 16 KiB that the disk confirms takes {write_ms:.1f} ms (median of 100).")
     return section
+
+
+def _time_writes(folder: Path) -> list[float]:
+    """Returns how long writes take that the disk confirms, in seconds."""
+    seconds = []
+    with (folder / "writes").open("wb", buffering=0) as file:
+        for _ in range(100):
+            file.write(bytes(2**14))
+            start = time.perf_counter()
+            os.fdatasync(file.fileno())
+            seconds.append(time.perf_counter() - start)
+    return seconds
 
 
 def _store_reference(store: ObjectStore) -> str:
@@ -97,33 +137,36 @@ def _store_reference(store: ObjectStore) -> str:
 
 
 def _measure(
-    client: Client, service: RunningService, reference: MonitorReference, monitor_id: str, rows: int
+    client: Client, service: RunningService, reference: MonitorReference, monitor_id: str, way: Sending
 ) -> tuple[float, float, float]:
     """Returns observations per second, the same per second of the service's CPU time, and the median call in ms."""
     client.monitors.create(monitor_id, MonitorSpec(reference=reference))
-    rng = np.random.default_rng(rows)
+    rng = np.random.default_rng(way.batch)
     filled = BAG_ROWS - REFERENCE_ROWS * 2 // 3
     observations = [
         Observation(
             ObservedStudy(observation_id=f"o{place}", group=f"g{place}"),
             {LAYER: rng.normal(size=CHANNELS).astype(np.float32)},
         )
-        for place in range(filled + ROWS[rows])
+        for place in range(filled + way.rows)
     ]
     _send(client, monitor_id, observations[:filled], BATCH)
-    cpu_s, start = service.get_cpu_s(), time.perf_counter()
-    calls_s = _send(client, monitor_id, observations[filled:], rows)
-    elapsed_s, used_s = time.perf_counter() - start, service.get_cpu_s() - cpu_s
+    parts = [observations[filled + sender :: way.senders] for sender in range(way.senders)]
+    with ThreadPoolExecutor(way.senders) as threads:
+        cpu_s, start = service.get_cpu_s(), time.perf_counter()
+        calls_s = list(chain(*threads.map(lambda part: _send(client, monitor_id, part, way.batch), parts)))
+        elapsed_s, used_s = time.perf_counter() - start, service.get_cpu_s() - cpu_s
     if (recorded := client.monitors.get(monitor_id).epoch.rows) != len(observations):
         raise RuntimeError(f"{recorded} of {len(observations)} observations were recorded")
     client.monitors.delete(monitor_id)
-    return ROWS[rows] / elapsed_s, ROWS[rows] / used_s, 1e3 * statistics.median(calls_s)
+    return way.rows / elapsed_s, way.rows / used_s, 1e3 * statistics.median(calls_s)
 
 
-def _send(client: Client, monitor_id: str, observations: Sequence[Observation], rows: int) -> list[float]:
+def _send(client: Client, monitor_id: str, observations: Sequence[Observation], batch: int) -> list[float]:
+    """Sends observations in calls of `batch`; returns how long each call took, in seconds."""
     seconds = []
-    for first in range(0, len(observations), rows):
+    for first in range(0, len(observations), batch):
         start = time.perf_counter()
-        client.monitors.observe(monitor_id, observations[first : first + rows], ORIGIN)
+        client.monitors.observe(monitor_id, observations[first : first + batch], ORIGIN)
         seconds.append(time.perf_counter() - start)
     return seconds
