@@ -54,6 +54,16 @@ def test_a_monitor_is_created_as_the_options_say(run: Invoke, monitoring: Monito
         (("create", "m1", SET, "--window", "3"), "--window: out of range → choose a value of at least 16"),
         (("create", "m1", SET, "--by", "Not A Kind"), "--by: not a valid id"),
         (("create", "m1", SET, "--max-silence-hours", "-1"), "--max-silence-hours: out of range"),
+        (
+            ("create", "m1", SET, "--max-silence-hours", "0"),
+            "--max-silence-hours: out of range → choose a value from 1",
+        ),
+        (("create", "m1", SET, "--run-length", "0"), "--run-length: out of range → choose a value from 100 to"),
+        (("create", "m1", SET, "--patient-window-days", "0"), "--patient-window-days: out of range → choose a value"),
+        (
+            ("create", "m1", SET, "--alpha", "0.01", "--run-length", "900"),
+            "--run-length: it stands in place of --alpha",
+        ),
         (("list", "--state", "gone"), "--state: 'gone' is not a valid value → choose one of active, paused"),
         (("show", "absent"), "absent: there is no such monitor"),
         (("show", "m1", "--require", "gain"), "--require: 'gain' is not a valid value → choose one of no_alarm"),
