@@ -164,6 +164,8 @@ def test_the_gate_passes_without_an_alarm_and_not_without_rows(run: Invoke, moni
     code, out, _ = run("show", "empty", "--require", "no_alarm")
     assert (code, "gate no_alarm: undecidable" in out) == (exits.GATE_FAILED, True)
     assert "No row has entered yet" in out
+    monitoring.add("new", alarm=False, epoch=make_epoch(rows=0), outcomes={})
+    assert "Observations" not in run("show", "new")[1]
 
 
 def test_a_paused_monitor_with_epochs_says_so(run: Invoke, monitoring: Monitoring) -> None:
@@ -176,6 +178,7 @@ def test_a_paused_monitor_with_epochs_says_so(run: Invoke, monitoring: Monitorin
     assert "! Paused. Observations are recorded and do not enter the evidence" in out
     assert "! No guarantee." in out
     assert "Earlier epochs" in out
+    assert "Observations of all epochs" in " ".join(out.split())
     assert "row 231. Acknowledged 03 March 2026, 12:00 UTC: coil replaced." in out
 
 
