@@ -275,12 +275,15 @@ async def test_what_cannot_be_created_or_observed_is_named(service, store, refer
         await service.observe("m", draw(1))
     await service.create("m", reference, descriptive_layers=(LAYERS[1],))
     wrong = FeatureOrigin(checkpoint_sha256="9" * 64, preprocessing_sha256=ORIGIN.preprocessing_sha256)
-    with pytest.raises(PreconditionFailed) as caught:
-        await service.monitors.observe(
-            "m", [Observation(ObservedStudy(observation_id="a", group="a"), {LAYERS[0]: np.zeros(6)})], wrong
-        )
-    assert caught.value.reason == "WRONG_ORIGIN"
     study = ObservedStudy(observation_id="a", group="a")
+    observations = [Observation(study, {LAYERS[0]: np.zeros(6)})]
+    with pytest.raises(PreconditionFailed) as caught:
+        await service.monitors.observe("m", observations, wrong)
+    assert caught.value.reason == "WRONG_ORIGIN"
+    assert caught.value.message == "the monitor watches features of other weights"
+    another = {"preprocessing_sha256": "8" * 64, "input_transform": "halved"}
+    with pytest.raises(PreconditionFailed, match="of another preprocessing and another input transform;"):
+        await service.monitors.observe("m", observations, ORIGIN.model_copy(update=another))
     with pytest.raises(BadTensor, match="6 channels"):
         await service.monitors.observe("m", [Observation(study, {LAYERS[0]: np.zeros(5)})], ORIGIN)
     with pytest.raises(BadOption, match="missing"):
