@@ -12,8 +12,8 @@ from vfmalign.reports.drift.document import COMPONENT_LABELS, Component, DriftDo
 from vfmalign.reports.drift.live import Acknowledgement
 
 WINDOWS_NOTE = (
-    "Intervals are 95 % intervals. MMD² describes: α does not cover it, and p is not adjusted for windows, layers and "
-    "strata. The alarm follows from the evidence alone."
+    "Intervals have a level of 95 %. MMD² describes: α does not cover it, and p is not adjusted for windows, layers "
+    "and strata. The alarm follows from the evidence alone."
 )
 EPOCH_STARTS: dict[EpochStart, str] = {
     "fixed": "at a time fixed without regard to the observations",
