@@ -24,8 +24,10 @@ from vfmalign.core.domain.errors import (
     InvalidInput,
     NotFound,
     PreconditionFailed,
+    TooLarge,
 )
 from vfmalign.monitoring.sequential import Component, Monitor, MonitorOptions
+from vfmalign.monitoring.service import references
 from vfmalign.monitoring.tables import InputRow, MonitorRow, ObservationRow
 
 both_databases = pytest.mark.parametrize("database_url", ["sqlite", "postgresql"], indirect=True)
@@ -258,6 +260,13 @@ async def test_rows_of_a_feature_set_are_observed_in_slices(service, store, refe
     other = store_set(store, draw(70, seed=8), "other", sha256="7" * 64)
     with pytest.raises(PreconditionFailed):
         await rows_of(service, "m", other)
+
+
+def test_a_reference_whose_rows_do_not_fit_is_refused_before_they_are_read(store, monkeypatch):
+    monkeypatch.setattr(references, "MAX_REFERENCE_BYTES", 4 * 70 * CHANNELS - 1)
+    large = MonitorReference(feature_set_id=store_set(store, draw(70), "large"))
+    with pytest.raises(TooLarge, match="one row of each patient takes 1,680 bytes, and at most 1,679 are read"):
+        references.load_reference(store, large, LAYERS[0], (), "")
 
 
 async def test_what_cannot_be_created_or_observed_is_named(service, store, reference):

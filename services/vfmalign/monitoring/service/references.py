@@ -19,9 +19,10 @@ from vfmalign.core.storage.feature_sets import Manifest, read_committed, read_pa
 from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.monitoring.feature_rows import get_origin, read_strata
 
-MAX_REFERENCE_BYTES = 2**29
-"""Most bytes of the rows of one reference, of all the layers that a monitor watches: 20,000 rows of 6,700 channels.
-Preparing it takes 9 times as much memory for a while."""
+MAX_REFERENCE_BYTES = 2**27
+"""Most bytes of the rows of one reference, of all the layers that a monitor watches: 20,000 rows of 1,677 channels.
+Preparing it takes 9 times as much memory for a while, and the leader keeps the rows of four of them, beside the states
+of monitors (`VFMALIGN_MONITORING__MEMORY_BYTES`)."""
 
 
 @dataclass(frozen=True)
