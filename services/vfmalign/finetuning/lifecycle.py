@@ -27,6 +27,7 @@ from sqlalchemy.orm import Session
 from vfmalign.client.messages.common import STATES, TERMINAL_STATES, Failure, JobState, Progress, State
 from vfmalign.core.domain.errors import Conflict, Exhausted, NotFound, PreconditionFailed
 from vfmalign.core.domain.record import Record
+from vfmalign.core.formats.documents import list_differences
 from vfmalign.core.rpc.access.identity import current_identity
 from vfmalign.database.database import Database
 from vfmalign.database.pagination import Page, PageRequest, read_page
@@ -37,18 +38,7 @@ NO_FREE_SLOT = "NO_FREE_SLOT"
 """`Progress.reason` of what waits for the limit on concurrent work."""
 ARTIFACT_LOST = "ARTIFACT_LOST"
 """`Progress.reason` of what had finished and runs again, because a stored object was lost."""
-
-
 _MAX_DIFFERENCES = 8
-
-
-def list_differences(first: object, second: object, path: str = "") -> list[str]:
-    """Returns the paths of the fields in which two JSON values differ, such as `recipe.epochs`."""
-    if not (isinstance(first, dict) and isinstance(second, dict)):
-        return [] if first == second else [path]
-    names = sorted(first.keys() | second.keys())
-    prefix = f"{path}." if path else ""
-    return [place for name in names for place in list_differences(first.get(name), second.get(name), prefix + name)]
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from structlog.testing import capture_logs
 from tests.observing_service import MonitoringServer, run_monitoring
 
 from vfmalign.client.messages.common import ObservedStudy
@@ -233,8 +234,11 @@ async def test_a_full_outbox_drops_and_takes_observations_again_once_it_is_empty
     outbox = services.start(monitoring.address, max_observations=3)
     await until_surveyed(outbox)
     before = count("dropped", "OUTBOX_FULL")
-    answers = [describe(await outbox.deliver(make(number))) for number in range(5)]
+    with capture_logs() as lines:
+        answers = [describe(await outbox.deliver(make(number))) for number in range(5)]
     assert [delivery for delivery, _ in answers] == ["queued"] * 3 + ["dropped"] * 2
+    dropped = [line for line in lines if line["event"] == "observation_dropped"]
+    assert [(line["monitor"], line["reason"]) for line in dropped] == [("m", "OUTBOX_FULL")] * 2
     assert answers[-1] == ("dropped", "OUTBOX_FULL")
     assert count("dropped", "OUTBOX_FULL") == before + 2
     assert len(list(tenant_store.list(OUTBOX))) == 3

@@ -24,8 +24,10 @@ from vfmalign.core.domain.errors import (
     InvalidInput,
     NotFound,
     PreconditionFailed,
+    TooLarge,
 )
 from vfmalign.monitoring.sequential import Component, Monitor, MonitorOptions
+from vfmalign.monitoring.service import references
 from vfmalign.monitoring.tables import InputRow, MonitorRow, ObservationRow
 
 both_databases = pytest.mark.parametrize("database_url", ["sqlite", "postgresql"], indirect=True)
@@ -260,6 +262,13 @@ async def test_rows_of_a_feature_set_are_observed_in_slices(service, store, refe
         await rows_of(service, "m", other)
 
 
+def test_a_reference_whose_rows_do_not_fit_is_refused_before_they_are_read(store, monkeypatch):
+    monkeypatch.setattr(references, "MAX_REFERENCE_BYTES", 4 * 70 * CHANNELS - 1)
+    large = MonitorReference(feature_set_id=store_set(store, draw(70), "large"))
+    with pytest.raises(TooLarge, match="one row of each patient takes 1,680 bytes, and at most 1,679 are read"):
+        references.load_reference(store, large, LAYERS[0], (), "")
+
+
 async def test_what_cannot_be_created_or_observed_is_named(service, store, reference):
     with pytest.raises(NotFound):
         await service.create("m", "0" * 32)
@@ -275,12 +284,15 @@ async def test_what_cannot_be_created_or_observed_is_named(service, store, refer
         await service.observe("m", draw(1))
     await service.create("m", reference, descriptive_layers=(LAYERS[1],))
     wrong = FeatureOrigin(checkpoint_sha256="9" * 64, preprocessing_sha256=ORIGIN.preprocessing_sha256)
-    with pytest.raises(PreconditionFailed) as caught:
-        await service.monitors.observe(
-            "m", [Observation(ObservedStudy(observation_id="a", group="a"), {LAYERS[0]: np.zeros(6)})], wrong
-        )
-    assert caught.value.reason == "WRONG_ORIGIN"
     study = ObservedStudy(observation_id="a", group="a")
+    observations = [Observation(study, {LAYERS[0]: np.zeros(6)})]
+    with pytest.raises(PreconditionFailed) as caught:
+        await service.monitors.observe("m", observations, wrong)
+    assert caught.value.reason == "WRONG_ORIGIN"
+    assert caught.value.message == "the monitor watches features of other weights"
+    another = {"preprocessing_sha256": "8" * 64, "input_transform": "halved"}
+    with pytest.raises(PreconditionFailed, match="of another preprocessing and another input transform;"):
+        await service.monitors.observe("m", observations, ORIGIN.model_copy(update=another))
     with pytest.raises(BadTensor, match="6 channels"):
         await service.monitors.observe("m", [Observation(study, {LAYERS[0]: np.zeros(5)})], ORIGIN)
     with pytest.raises(BadOption, match="missing"):

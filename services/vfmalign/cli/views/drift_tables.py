@@ -11,11 +11,11 @@ from rich.text import Text
 from vfmalign.cli.gates import Outcome
 from vfmalign.cli.views.tables import DEGENERATE, list_absent_reasons, list_fields, new_table, separate_tables, to_text
 from vfmalign.client.formatting import format_number, format_p_value
-from vfmalign.core.formats.documents import pluralise
 from vfmalign.reports.drift.document import COMPONENT_LABELS, DriftDocument, StratumMix, Window
 from vfmalign.reports.drift.wording import (
     WINDOWS_NOTE,
     describe_limit,
+    describe_moved_rows,
     format_power,
     list_reached,
     name_stratum,
@@ -50,10 +50,11 @@ def show_verdict(document: DriftDocument) -> Text:
 
 def show_details(document: DriftDocument) -> list[RenderableType]:
     """Returns the tables of a monitor, and its notes."""
-    lines: list[RenderableType] = [
-        _show_evidence(document),
-        list_fields("Observations", [(name.replace("_", " "), f"{n:,}") for name, n in document.outcomes.items()]),
-    ]
+    lines: list[RenderableType] = [_show_evidence(document)]
+    if document.outcomes:
+        title = "Observations" if document.epoch == 1 else "Observations of all epochs"
+        counts = [(name.replace("_", " "), f"{count:,}") for name, count in document.outcomes.items()]
+        lines.append(list_fields(title, counts))
     if document.mix is not None:
         lines += _show_mix(document.mix)
     if document.windows:
@@ -132,7 +133,7 @@ def _show_extreme_rows(document: DriftDocument) -> RenderableType:
 
 def _show_channels(document: DriftDocument) -> RenderableType:
     table = new_table(
-        f"Channels of the last {pluralise(document.moved_rows, 'row')}", "channel", "shift (SD)", "share",
+        f"Channels of {describe_moved_rows(document)}", "channel", "shift (SD)", "share",
         numbers=["channel", "shift (SD)", "share"],
     )  # fmt: skip
     for one in document.channel_shifts:

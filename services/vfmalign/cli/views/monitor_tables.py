@@ -144,7 +144,8 @@ def _list_epochs(epochs: Sequence[EarlierEpoch]) -> Table:
     for epoch in epochs:
         alarm = ABSENT
         if epoch.alarm_row is not None:
-            alarm = f"row {epoch.alarm_row:,}. {to_sentence(describe_acknowledgement(epoch.acknowledged))}"
+            seen = describe_acknowledgement(epoch.acknowledged, has_ended=True)
+            alarm = f"row {epoch.alarm_row:,}. {to_sentence(seen)}"
         began = format_time(epoch.start_time.astimezone(UTC))
         table.add_row(str(epoch.number), began, epoch.start, epoch.reference, f"{epoch.rows:,}", alarm)
     return table

@@ -6,6 +6,7 @@ from pydantic import Field
 
 from vfmalign.core.domain.record import Record
 
+DEFAULT_ALPHA = 0.01
 DEFAULT_WINDOW_ROWS = 100
 MIN_WINDOW_ROWS = 16
 MAX_WINDOW_ROWS = 5000
@@ -31,7 +32,7 @@ class DriftRequest(Record):
     stream_table: str = ""
     layer: str = ""
     by: str = ""
-    alpha: float = 0.01
+    alpha: float = DEFAULT_ALPHA
     run_length: int | None = None
     patient_window_days: int | None = None
     seed: int = 0

@@ -1,4 +1,4 @@
-"""Messages of the API as JSON, and nouns in the singular or plural."""
+"""Messages of the API as JSON, in what two of them differ, and nouns in the singular or plural."""
 
 from __future__ import annotations
 
@@ -25,6 +25,15 @@ def to_json_dict(message: Message) -> dict[str, JsonValue]:
         message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
     )
     return _with_numbers(message, content)
+
+
+def list_differences(first: object, second: object, path: str = "") -> list[str]:
+    """Returns the paths of the fields in which two JSON values differ, such as `recipe.epochs`."""
+    if not (isinstance(first, dict) and isinstance(second, dict)):
+        return [] if first == second else [path]
+    names = sorted(first.keys() | second.keys())
+    prefix = f"{path}." if path else ""
+    return [place for name in names for place in list_differences(first.get(name), second.get(name), prefix + name)]
 
 
 def pluralise(count: int, noun: str) -> str:

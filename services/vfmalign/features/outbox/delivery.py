@@ -78,6 +78,8 @@ class Outbox:
             _LOG.exception("observation_not_delivered", monitor=observed.monitor)
             delivered = _drop("INTERNAL", "an internal error; the log of the feature service has its cause")
         metrics.observations_delivered.labels(delivered.delivery, delivered.reason).inc()
+        if delivered.delivery == "dropped":  # metrics do not name the monitor, because callers may name any
+            _LOG.warning("observation_dropped", monitor=observed.monitor, reason=delivered.reason)
         return delivered
 
     async def close(self) -> None:

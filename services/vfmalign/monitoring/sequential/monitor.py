@@ -116,9 +116,9 @@ class Monitor:
                 Nothing has then changed.
         """
         patients = epoch.reference.patients
-        if epoch.start is EpochStart.UNSEEN_REFERENCE and self.patients.has_seen(patients):
+        if epoch.start is EpochStart.UNSEEN_REFERENCE and (seen := self.patients.count_seen(patients)):
             raise InvalidInput(
-                "an earlier epoch has seen patients of the reference",
+                f"an earlier epoch has seen patients of the reference: {seen:,} of {len(patients):,}",
                 field="reference.patients",
                 remedy="Leave these patients out, or reset the monitor without a guarantee.",
             )

@@ -46,9 +46,9 @@ class PatientRegister:
             self._recent = {}
         return Outcome.ENTERED
 
-    def has_seen(self, digests: frozenset[int]) -> bool:
-        """Whether any of the patients has entered or belongs to a reference."""
-        return not digests.isdisjoint(self.reference) or any(self._get_last_day(one) is not None for one in digests)
+    def count_seen(self, digests: frozenset[int]) -> int:
+        """Returns how many of the patients have entered or belong to a reference."""
+        return sum(one in self.reference or self._get_last_day(one) is not None for one in digests)
 
     def to_arrays(self) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
         """Returns the digests in ascending order, and the day on which each entered last."""

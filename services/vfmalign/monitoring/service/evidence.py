@@ -47,6 +47,11 @@ from vfmalign.monitoring.tables import INPUTS, OBSERVATIONS, MonitorRow, Observa
 
 CHUNK_ROWS = 64
 """Observations of one transaction, so that it holds its lock shortly."""
+_ORIGIN = {
+    "checkpoint_sha256": "other weights",
+    "preprocessing_sha256": "another preprocessing",
+    "input_transform": "another input transform",
+}
 _log = logs.get(__name__)
 
 
@@ -212,9 +217,10 @@ class EvidenceKeeper:
 def _check_pins(row: MonitorRow, watched: Watched, origin: FeatureOrigin) -> None:
     if Watched.of(row) != watched:
         raise Outdated("the monitor changed while the observations were read", subject=row.id, remedy="send them again")
-    if FeatureOrigin.model_validate(row.origin) != origin:
+    pinned = FeatureOrigin.model_validate(row.origin)
+    if differing := [name for field, name in _ORIGIN.items() if getattr(pinned, field) != getattr(origin, field)]:
         raise PreconditionFailed(
-            "the monitor watches features of other weights, another preprocessing or another input transform",
+            f"the monitor watches features of {' and '.join(differing)}",
             subject=row.id,
             remedy="extract with the model of the monitor, or replace its reference by one of the new model",
             reason="WRONG_ORIGIN",

@@ -32,7 +32,8 @@ from vfmalign.monitoring.tables import InputRow, MonitorRow
 _CLEAN_S = 600.0
 _UNUSED_AFTER = timedelta(hours=1)
 _RETRY_S = 60.0
-_REFERENCES = 4
+KEPT_REFERENCES = 4
+"""References whose rows the leader keeps in memory."""
 _PREFIX = "monitors/"
 _log = logs.get(__name__)
 
@@ -68,7 +69,7 @@ class Leader:
         self._options = options
         self._databases = {name: one.database.guarded_by(term.verify) for name, one in tenancies.items()}
         self._monitors = {name: MonitorRepository(one.database, 1) for name, one in tenancies.items()}
-        self._references: LRUCache[tuple[str, ...], LoadedReference] = LRUCache(_REFERENCES)
+        self._references: LRUCache[tuple[str, ...], LoadedReference] = LRUCache(KEPT_REFERENCES)
         self._not_before: dict[tuple[str, str], float] = {}
         self._stopped = asyncio.Event()
 

@@ -5,21 +5,24 @@ Legend: G patients, C channels.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vfmalign.client.messages.monitors import FeatureOrigin, MonitorReference
+from vfmalign.client.messages.monitors import FeatureOrigin, MonitorReference, MonitorSpec
 from vfmalign.core.domain.errors import BadOption, TooLarge
+from vfmalign.core.formats.documents import list_differences
 from vfmalign.core.storage.feature_sets import Manifest, read_committed, read_part
 from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.monitoring.feature_rows import get_origin, read_strata
 
-MAX_REFERENCE_BYTES = 2**29
-"""Most bytes of the rows of one reference, of all the layers that a monitor watches: 20,000 rows of 6,700 channels.
-Preparing it takes 9 times as much memory for a while."""
+MAX_REFERENCE_BYTES = 2**27
+"""Most bytes of the rows of one reference, of all the layers that a monitor watches: 20,000 rows of 1,677 channels.
+Preparing it takes 9 times as much memory for a while, and the leader keeps the rows of four of them, beside the states
+of monitors (`VFMALIGN_MONITORING__MEMORY_BYTES`)."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,19 @@ def load_reference(
         patients=[manifest.groups[row] for row in rows],
         strata=None if strata is None else [strata[row] for row in rows],
     )
+
+
+def list_changed_fields(created: Mapping[str, Any], request: MonitorSpec) -> list[str]:
+    """Returns in what a request differs from the monitor of its id.
+
+    Args:
+        created: what the monitor watches, with what was filled in from the reference.
+        request: asks for a monitor of the same id.
+    """
+    changed = list_differences(dict(created), request.model_dump(mode="json"))
+    filled = {"layer": request.layer, "reference.manifest_sha256": request.reference.manifest_sha256}
+    # A request may leave these out. They are a difference where there is no other.
+    return [name for name in changed if filled.get(name, name)] or changed
 
 
 def _choose_layers(manifest: Manifest, layer: str, descriptive: Sequence[str]) -> list[str]:

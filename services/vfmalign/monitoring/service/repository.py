@@ -19,7 +19,7 @@ from vfmalign.database.database import Database
 from vfmalign.database.pagination import Page, PageRequest, read_page
 from vfmalign.database.tables import now
 from vfmalign.monitoring.sequential import EpochStart
-from vfmalign.monitoring.service.references import LoadedReference
+from vfmalign.monitoring.service.references import LoadedReference, list_changed_fields
 from vfmalign.monitoring.service.snapshots import Snapshot
 from vfmalign.monitoring.tables import EpochRow, MonitorRow, ObservationRow, WindowRow
 
@@ -281,7 +281,8 @@ class MonitorRepository:
     def _same(self, session: Session, row: MonitorRow, request: MonitorSpec) -> StoredMonitor:
         if row.request_digest != request.digest():
             raise Conflict(
-                "the monitor exists and was created with another body",
+                f"the monitor exists and was created with another body: it differs in "
+                f"{', '.join(list_changed_fields(row.spec, request))}",
                 subject=row.id,
                 remedy="choose another monitor id, or delete this one",
             )

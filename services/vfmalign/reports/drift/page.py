@@ -31,6 +31,7 @@ def render(document: DriftDocument) -> bytes:
         reached=wording.list_reached(document),
         labels=COMPONENT_LABELS,
         evidence=figures.draw_evidence(document) if document.history else None,
+        moved=wording.describe_moved_rows(document),
         windows=figures.draw_windows(document),
         windows_note=wording.WINDOWS_NOTE,
         windows_age=wording.describe_windows_age(document),

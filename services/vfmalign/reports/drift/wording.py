@@ -12,8 +12,8 @@ from vfmalign.reports.drift.document import COMPONENT_LABELS, Component, DriftDo
 from vfmalign.reports.drift.live import Acknowledgement
 
 WINDOWS_NOTE = (
-    "MMD² describes: α does not cover it, and p is not adjusted for windows, layers and strata. The alarm follows from "
-    "the evidence alone."
+    "Intervals have a level of 95 %. MMD² describes: α does not cover it, and p is not adjusted for windows, layers "
+    "and strata. The alarm follows from the evidence alone."
 )
 EPOCH_STARTS: dict[EpochStart, str] = {
     "fixed": "at a time fixed without regard to the observations",
@@ -76,10 +76,10 @@ def write_verdict(document: DriftDocument) -> str:
     )
 
 
-def describe_acknowledgement(acknowledged: Acknowledgement | None) -> str:
-    """Says whether somebody has seen an alarm, and what they wrote."""
+def describe_acknowledgement(acknowledged: Acknowledgement | None, *, has_ended: bool = False) -> str:
+    """Says whether somebody has seen an alarm, and what they wrote; nobody can any more once its epoch has ended."""
     if acknowledged is None:
-        return "Nobody has acknowledged it yet"
+        return "Nobody acknowledged it" if has_ended else "Nobody has acknowledged it yet"
     return f"Acknowledged {format_moment(acknowledged.time)}" + (f": {acknowledged.note}" if acknowledged.note else "")
 
 
@@ -160,13 +160,13 @@ def list_changes(document: DriftDocument) -> list[str]:
     if document.mix is not None:
         changes.append(_describe_mix(document))
     windows = [window for window in document.windows if window.layer == document.layer]
-    overall = [window for window in windows if not window.stratum]
-    if overall:
-        last = overall[-1]
-        is_newest = last.last_row == document.rows
-        place = f"Last {pluralise(last.rows, 'row')}" if is_newest else f"Rows {last.first_row:,} to {last.last_row:,}"
-        changes.append(f"{place}: {describe_window(last)}")
-    elif document.monitor is not None and document.rows:
+    last = _get_last_window(document)
+    if last is not None:
+        place = _name_rows(last, document)
+        if document.alarm is not None and last.last_row < document.alarm.row:
+            changes.append(f"No row since the alarm has been compared yet: what follows is of {place}")
+        changes.append(f"{place[0].upper()}{place[1:]}: {describe_window(last)}")
+    elif document.monitor is not None:
         changes.append("No window has been compared with the reference yet")
     strata = [f"{window.stratum} {describe_window(window)}" for window in windows if window.stratum]
     if strata and document.mix is not None:
@@ -181,12 +181,32 @@ def list_changes(document: DriftDocument) -> list[str]:
     return changes
 
 
+def describe_moved_rows(document: DriftDocument) -> str:
+    """Names the rows whose channels are compared: those of the last window, where there is one."""
+    last = _get_last_window(document)
+    if last is not None and last.last_row < document.rows:
+        return _name_rows(last, document)
+    return f"the last {pluralise(document.moved_rows, 'row')}"
+
+
 def describe_window(window: Window) -> str:
     """Returns MMD² with its interval, or why it is absent."""
     if window.mmd2.value is None:
         return f"no MMD², because {window.mmd2.absent_reason}"
     interval = "" if window.mmd2.interval is None else f" ({format_interval(window.mmd2)})"
     return f"MMD² {format_number(window.mmd2.value)}{interval}"
+
+
+def _get_last_window(document: DriftDocument) -> Window | None:
+    """Returns the last window of all rows, of the layer that raises the alarm."""
+    overall = [one for one in document.windows if one.layer == document.layer and not one.stratum]
+    return overall[-1] if overall else None
+
+
+def _name_rows(window: Window, document: DriftDocument) -> str:
+    if window.last_row == document.rows:
+        return f"last {pluralise(window.rows, 'row')}"
+    return f"rows {window.first_row:,} to {window.last_row:,}"
 
 
 def _describe_mix(document: DriftDocument) -> str:

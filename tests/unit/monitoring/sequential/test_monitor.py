@@ -175,7 +175,7 @@ def test_a_reference_that_was_seen_has_no_guarantee(make_monitor: Any, observe: 
     rows = np.random.default_rng(7).normal(size=(70, 4))
     observe(monitor, rows[:10])
     patients = [seen, *(f"new-{row}" for row in range(69))]
-    with pytest.raises(InvalidInput, match="an earlier epoch has seen patients of the reference"):
+    with pytest.raises(InvalidInput, match="an earlier epoch has seen patients of the reference: 1 of 70"):
         monitor.start_epoch(EpochStart.UNSEEN_REFERENCE, rows, patients)
     assert monitor.status.epoch == 1
     monitor.start_epoch(EpochStart.RESET, rows, patients)

@@ -17,6 +17,7 @@ from vfmalign.monitoring import metrics
 from vfmalign.monitoring.service import log
 from vfmalign.monitoring.service.leader import to_sample
 from vfmalign.monitoring.service.observations import IncomingObservation
+from vfmalign.monitoring.service.references import list_changed_fields
 from vfmalign.monitoring.service.report import get_stride
 from vfmalign.monitoring.service.repository import MonitorRepository
 from vfmalign.monitoring.service.windows import record_window
@@ -47,8 +48,14 @@ def test_the_same_request_returns_the_first_monitor_and_another_one_is_a_conflic
     monitors = MonitorRepository(database, 1)
     first = create(monitors, store, "m")
     assert create(MonitorRepository(database, 2), store, "m").uid == first.uid
-    with pytest.raises(Conflict):
+    with pytest.raises(Conflict, match="another body: it differs in alpha; choose another monitor id"):
         create(MonitorRepository(database, 2), store, "m", alpha=0.2)
+    request = first.spec.model_copy(update={"layer": ""})
+    assert list_changed_fields(first.spec.model_dump(mode="json"), request) == ["layer"]
+    request = request.model_copy(update={"window_rows": 50})
+    assert list_changed_fields(first.spec.model_dump(mode="json"), request) == ["window_rows"], (
+        "the layer was filled in"
+    )
     with pytest.raises(PreconditionFailed, match="no alarm"):
         monitors.acknowledge("m", 1, "")
 

@@ -92,7 +92,7 @@ def test_epochs_times_and_outcomes_have_a_place() -> None:
         "Latest acquisition 03 March 2026, 08:00 UTC",
         "with a reference of patients that no earlier epoch had seen",
         "yes 400 Row 231, 01 March 2026, 07:30 UTC. Acknowledged 01 March 2026, 07:30 UTC: scanner replaced.",
-        "no 77 Row 12, 01 March 2026, 07:30 UTC. Nobody has acknowledged it yet.",
+        "no 77 Row 12, 01 March 2026, 07:30 UTC. Nobody acknowledged it.",
         "yes 5 none",
         "paused 12 late: acquired before an earlier arrival 7 acquired in the future when it arrived 1",
     ):
@@ -107,6 +107,8 @@ def test_a_new_monitor_has_a_page() -> None:
     text = read(describe_monitor(monitor, now=NOW))
     assert "No row has entered yet: nothing can be said." in text
     assert "no observation has arrived yet" in text
+    assert "No window has been compared with the reference yet." in text
+    assert "Without an alarm" not in text, "nothing is described"
     assert "patients) ·" not in text, "the number of patients is unknown"
     assert "First row" not in text
 
@@ -129,6 +131,16 @@ def test_the_document_has_what_the_records_have() -> None:
     assert other.moved_rows == 100, "without windows, the channels are those of the last rows"
     assert "No window has been compared with the reference yet." in read_first_screen(other)
     assert "No window has been compared" not in read(document)
+
+
+def test_windows_and_channels_from_before_the_alarm_do_not_pass_for_what_moved() -> None:
+    monitor = make_monitor(windowed_shifts=(make_shift(101, 200, 0.002),))
+    text = read(make_live_document(monitor, windows=()))
+    assert "No row since the alarm has been compared yet: what follows is of rows 101 to 200. Rows 101 to" in text
+    assert "Means of rows 101 to 200 beside the reference's" in text
+    text = read(make_live_document())
+    assert "No row since the alarm" not in text, "the last window has rows that followed the alarm"
+    assert "Means of rows 291 to 390 beside" in text
 
 
 def test_a_window_that_is_given_twice_is_shown_once() -> None:

@@ -24,7 +24,7 @@ from vfmalign.cli.views.drift_tables import describe_alarm, show_drift
 from vfmalign.cli.views.follow import View
 from vfmalign.cli.views.output import Output
 from vfmalign.client.messages.common import Progress
-from vfmalign.core.domain.drift import DEFAULT_WINDOW_ROWS, DriftRequest
+from vfmalign.core.domain.drift import DEFAULT_ALPHA, DEFAULT_WINDOW_ROWS, DriftRequest
 from vfmalign.core.domain.errors import BadOption
 from vfmalign.core.storage.arrays import NPY
 from vfmalign.reports.drift.document import DriftDocument
@@ -44,7 +44,11 @@ StreamArgument = Annotated[
     typer.Argument(metavar="STREAM", help="Features that arrived since, in this order: feature sets or .npy files."),
 ]
 AlphaOption = Annotated[
-    float, typer.Option(metavar="X", help="Largest probability of ever raising an alarm without drift, up to 0.5.")
+    float | None,
+    typer.Option(
+        metavar="X",
+        help=f"Largest probability of ever raising an alarm without drift, up to 0.5; {DEFAULT_ALPHA} by default.",
+    ),
 ]
 RunLengthOption = Annotated[
     int | None,
@@ -101,7 +105,7 @@ def drift(
     reference: ReferenceArgument,
     streams: StreamArgument,
     *,
-    alpha: AlphaOption = 0.01,
+    alpha: AlphaOption = None,
     run_length: RunLengthOption = None,
     layer: DriftLayerOption = "",
     by: ByOption = "",
@@ -134,7 +138,7 @@ def drift(
         stream_table=str(stream_table or ""),
         layer=layer,
         by=by,
-        alpha=alpha,
+        alpha=choose_alpha(alpha, run_length),
         run_length=run_length,
         patient_window_days=patient_window_days,
         window_rows=window,
@@ -179,6 +183,19 @@ def _observe(request: DriftRequest, target: Target | None, output: Output, *, lo
         view.show_bar("rows", None, None)
         windows = compute_windows(Path(name), None if local else target, request.seed, report_window)
     return document.model_copy(update={"windows": tuple(windows)})
+
+
+def choose_alpha(alpha: float | None, run_length: int | None) -> float:
+    """Returns `--alpha`, or its default.
+
+    Raises:
+        BadOption: `--run-length`, which replaces it, is given as well.
+    """
+    if alpha is not None and run_length is not None:
+        raise BadOption(
+            "it stands in place of --alpha, which is given as well", field="--run-length", remedy="give one"
+        )
+    return DEFAULT_ALPHA if alpha is None else alpha
 
 
 def evaluate_alarm(document: DriftDocument) -> Outcome:

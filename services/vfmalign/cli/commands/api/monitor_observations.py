@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Any
 
 import typer
@@ -34,6 +35,8 @@ from vfmalign.core.storage.row_tables import DAY, OBSERVATION, PATIENT, parse_da
 SET_ROWS = 1_000
 ARRAY_ROWS = 64
 """Rows of a call, unless their arrays are too large for a message."""
+NAMED_CONFLICTS = 10
+"""Conflicts that have a line of their own."""
 
 SourceArgument = Annotated[
     str,
@@ -149,10 +152,9 @@ def observe(
         target.run(run)
     except (VfmalignError, KeyboardInterrupt):
         if observed.rows:
-            output.note(_describe_interruption(target, monitor_id, source, observed), "yellow")
+            output.note(_describe_interruption(target, monitor_id, source, table, observed), "yellow")
         raise
-    for row in observed.conflicts:
-        output.note(f"! row {row:,}: its id was recorded before with other content, which stays", "yellow")
+    _note_conflicts(output, observed.conflicts)
     next_step = f"see the monitor with {target.get_command(f'monitors show {monitor_id}')}"
     output.emit({"observed": observed.to_json_dict()}, _show(monitor_id, observed), next_step)
     if observed.conflicts:
@@ -191,6 +193,8 @@ async def _observe_array(
             field="source",
             remedy="give features of this model and layer",
         )
+    if start > len(array_NC):
+        raise BadOption(f"the array has {pluralise(len(array_NC), 'row')}", field="--start", remedy="begin with 0")
     studies = _read_studies(table or Path(), len(array_NC), monitor.spec.stratum)
     for first, last in _list_batches(array_NC, start):
         observations = [
@@ -270,10 +274,19 @@ def _describe_alarm(alarm: ObservationResult) -> str:
     return f"ALARM at row {alarm.row:,} of epoch {alarm.epoch}, observation {alarm.observation_id}"
 
 
-def _describe_interruption(target: Target, monitor_id: str, source: str, observed: Observed) -> str:
-    done = observed.start + observed.rows
-    command = target.get_command(f"monitors observe {monitor_id} {source} --start {done}")
-    return f"{pluralise(observed.rows, 'row')} recorded; go on with {command}, and repeat the other options"
+def _describe_interruption(target: Target, monitor_id: str, source: str, table: Path | None, observed: Observed) -> str:
+    options = "" if table is None else f"--table {quote(str(table))} --same-model "
+    start = observed.start + observed.rows
+    command = target.get_command(f"monitors observe {monitor_id} {quote(source)} {options}--start {start}")
+    return f"{pluralise(observed.rows, 'row')} recorded; go on with {command}"
+
+
+def _note_conflicts(output: Output, rows: Sequence[int]) -> None:
+    """Names the first rows whose id has other content, and the number of all others."""
+    for row in rows[:NAMED_CONFLICTS]:
+        output.note(f"! row {row:,}: its id was recorded before with other content, which stays", "yellow")
+    if (others := len(rows) - NAMED_CONFLICTS) > 0:
+        output.note(f"! likewise {pluralise(others, 'other row')}, which --json lists", "yellow")
 
 
 def _show(monitor_id: str, observed: Observed) -> Any:

@@ -19,6 +19,7 @@ from vfmalign.cli.commands.api.drift import (
     PatientWindowOption,
     RequireOption,
     RunLengthOption,
+    choose_alpha,
     evaluate_alarm,
     write_page,
 )
@@ -46,6 +47,7 @@ from vfmalign.client import AsyncClient
 from vfmalign.client.messages.monitors import Monitor, MonitorSpec, MonitorState
 from vfmalign.core.domain.drift import DEFAULT_WINDOW_ROWS
 from vfmalign.core.domain.errors import BadOption, Unavailable
+from vfmalign.core.formats.bounds import describe_range
 
 app = typer.Typer()
 
@@ -70,7 +72,7 @@ def create(
     by: Annotated[
         str, typer.Option(metavar="STRATUM", help="Stratum of the reference's dataset, such as scanner.")
     ] = "",
-    alpha: AlphaOption = 0.01,
+    alpha: AlphaOption = None,
     run_length: RunLengthOption = None,
     patient_window_days: PatientWindowOption = None,
     window: Annotated[
@@ -98,11 +100,11 @@ def create(
         layer=layer,
         descriptive_layers=tuple(descriptive_layer or ()),
         stratum=by,
-        alpha=alpha,
-        run_length=run_length or 0,
-        patient_window_days=patient_window_days or 0,
+        alpha=choose_alpha(alpha, run_length),
+        run_length=_to_field(run_length, "run_length"),
+        patient_window_days=_to_field(patient_window_days, "patient_window_days"),
         window_rows=window,
-        max_silence_hours=max_silence_hours or 0,
+        max_silence_hours=_to_field(max_silence_hours, "max_silence_hours"),
         seed=seed,
         title=title,
     )
@@ -206,6 +208,19 @@ def report(
 
 for _command in (acknowledge, replace_reference, pause, resume, delete):
     app.command(_command.__name__.replace("_", "-"))(_command)
+
+
+def _to_field(number: int | None, field: str) -> int:
+    """Returns a number as a field of the API, in which 0 stands for none.
+
+    Raises:
+        BadOption: it is 0, which the service would take for none.
+    """
+    if number == 0:
+        limits = describe_range(MonitorSpec.get_bounds(field))
+        option = f"--{field.replace('_', '-')}"
+        raise BadOption("out of range", field=option, remedy=f"choose a value {limits}, or leave the option out")
+    return number or 0
 
 
 def _write_change(monitor: Monitor, output: Output) -> None:

@@ -87,6 +87,7 @@ def test_a_stream_without_drift_passes(invoke: Invoke, files: list[str]) -> None
         (("--require", "gain"), "--require: 'gain' is not a valid value\n  → choose one of no_alarm"),
         (("--alpha", "0.7"), "--alpha: alpha is 0.7\n  → Use a number above 0 and up to 0.5."),
         (("--run-length", "7"), "--run-length: run_length is 7"),
+        (("--run-length", "900", "--alpha", "0.01"), "--run-length: it stands in place of --alpha"),
         (("--window", "3"), "--window: 3 is out of range"),
         (("--by", "scanner"), "--by: arrays have no strata"),
         (("--layer", "x"), "REFERENCE: it has no layer `x`"),

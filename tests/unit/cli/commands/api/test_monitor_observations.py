@@ -68,6 +68,28 @@ def test_an_interrupted_stream_says_where_to_go_on(run: Invoke, monitoring: Moni
     assert len(monitoring.observed["m1"]) == 2_300
 
 
+def test_an_interrupted_array_says_with_which_options_to_go_on(
+    run: Invoke, monitoring: Monitoring, tmp_path: Path
+) -> None:
+    monitoring.add("m1", alarm=False)
+    array, _, table, _ = write_array(tmp_path)
+    (tmp_path / table).rename(tmp_path / "ids of march.csv")
+    monitoring.fail_after = 1
+    code, _, err = run("observe", "m1", array, "--table", "ids of march.csv", "--same-model")
+    assert code == exits.UNAVAILABLE
+    command = "observe m1 march.npy --table 'ids of march.csv' --same-model --start 64"
+    assert f"64 rows recorded; go on with `vfmalign monitors {command}`" in " ".join(err.split())
+
+
+def test_an_array_has_no_rows_after_its_last(run: Invoke, monitoring: Monitoring, tmp_path: Path) -> None:
+    monitoring.add("m1", alarm=False)
+    arguments = write_array(tmp_path, rows=3)
+    code, _, err = run("observe", "m1", *arguments, "--start", "4")
+    assert (code, "--start: the array has 3 rows" in err) == (exits.BAD_INPUT, True)
+    assert run("observe", "m1", *arguments, "--start", "3")[0] == exits.OK, "an interruption after the last row"
+    assert monitoring.requests == []
+
+
 def test_rows_of_an_array_are_sent_with_their_table(run: Invoke, monitoring: Monitoring, tmp_path: Path) -> None:
     monitor = monitoring.add("m1", alarm=False)
     code, out, err = run("observe", "m1", *write_array(tmp_path), "--json")
@@ -115,6 +137,19 @@ def test_an_id_with_other_content_is_a_conflict_that_holds_nothing_else_up(
     assert json.loads(out)["observed"]["duplicates"] == 2
     assert "! row 2: its id was recorded before with other content, which stays" in err
     assert "o-1" not in err
+
+
+def test_of_many_conflicts_some_have_a_line_and_the_document_has_all(
+    run: Invoke, monitoring: Monitoring, tmp_path: Path
+) -> None:
+    monitoring.add("m1", alarm=False)
+    arguments = write_array(tmp_path, rows=30)
+    run("observe", "m1", *arguments)
+    np.save(tmp_path / "march.npy", np.load(tmp_path / "march.npy") + 1)
+    _, out, err = run("observe", "m1", *arguments, "--json")
+    assert err.count("recorded before with other content") == 10
+    assert "! likewise 20 other rows, which --json lists" in err
+    assert json.loads(out)["observed"]["conflicts"] == list(range(1, 31))
 
 
 @pytest.mark.parametrize(

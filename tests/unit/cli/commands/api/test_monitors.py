@@ -54,6 +54,16 @@ def test_a_monitor_is_created_as_the_options_say(run: Invoke, monitoring: Monito
         (("create", "m1", SET, "--window", "3"), "--window: out of range → choose a value of at least 16"),
         (("create", "m1", SET, "--by", "Not A Kind"), "--by: not a valid id"),
         (("create", "m1", SET, "--max-silence-hours", "-1"), "--max-silence-hours: out of range"),
+        (
+            ("create", "m1", SET, "--max-silence-hours", "0"),
+            "--max-silence-hours: out of range → choose a value from 1",
+        ),
+        (("create", "m1", SET, "--run-length", "0"), "--run-length: out of range → choose a value from 100 to"),
+        (("create", "m1", SET, "--patient-window-days", "0"), "--patient-window-days: out of range → choose a value"),
+        (
+            ("create", "m1", SET, "--alpha", "0.01", "--run-length", "900"),
+            "--run-length: it stands in place of --alpha",
+        ),
         (("list", "--state", "gone"), "--state: 'gone' is not a valid value → choose one of active, paused"),
         (("show", "absent"), "absent: there is no such monitor"),
         (("show", "m1", "--require", "gain"), "--require: 'gain' is not a valid value → choose one of no_alarm"),
@@ -154,6 +164,8 @@ def test_the_gate_passes_without_an_alarm_and_not_without_rows(run: Invoke, moni
     code, out, _ = run("show", "empty", "--require", "no_alarm")
     assert (code, "gate no_alarm: undecidable" in out) == (exits.GATE_FAILED, True)
     assert "No row has entered yet" in out
+    monitoring.add("new", alarm=False, epoch=make_epoch(rows=0), outcomes={})
+    assert "Observations" not in run("show", "new")[1]
 
 
 def test_a_paused_monitor_with_epochs_says_so(run: Invoke, monitoring: Monitoring) -> None:
@@ -166,6 +178,7 @@ def test_a_paused_monitor_with_epochs_says_so(run: Invoke, monitoring: Monitorin
     assert "! Paused. Observations are recorded and do not enter the evidence" in out
     assert "! No guarantee." in out
     assert "Earlier epochs" in out
+    assert "Observations of all epochs" in " ".join(out.split())
     assert "row 231. Acknowledged 03 March 2026, 12:00 UTC: coil replaced." in out
 
 

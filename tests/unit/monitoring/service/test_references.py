@@ -1,0 +1,24 @@
+"""The largest reference fits into the memory of a pod, beside the states of monitors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+
+from vfmalign.monitoring.service.leader import KEPT_REFERENCES
+from vfmalign.monitoring.service.references import MAX_REFERENCE_BYTES
+from vfmalign.monitoring.settings import MonitoringOptions
+
+MANIFEST = Path(__file__).resolve().parents[4] / "k8s/base/services/monitoring.yaml"
+PREPARING = 9
+"""Bytes that preparing a reference takes for each byte of its rows."""
+
+
+def test_the_largest_reference_fits_beside_the_states_of_monitors() -> None:
+    (deployment,) = (one for one in yaml.safe_load_all(MANIFEST.read_text()) if one["kind"] == "Deployment")
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    limit = container["resources"]["limits"]["memory"]
+    assert limit.endswith("Gi")
+    taken = MonitoringOptions().memory_bytes + (PREPARING + KEPT_REFERENCES) * MAX_REFERENCE_BYTES
+    assert taken <= int(limit[:-2]) * 2**30
