@@ -24,7 +24,7 @@ from vfmalign.monitoring.service.repository import check_epoch, get_epoch, get_r
 from vfmalign.monitoring.service.snapshots import Snapshot, delete_unused, write_snapshot
 from vfmalign.monitoring.service.states import State, States
 from vfmalign.monitoring.service.status import describe_status
-from vfmalign.monitoring.tables import InputRow, MonitorRow
+from vfmalign.monitoring.tables import InputRow, MonitorRow, WindowRow
 
 _ATTEMPTS = 5
 
@@ -108,6 +108,7 @@ def _record(
     session: Session, row: MonitorRow, monitor: Monitor, snapshot: Snapshot, reference: LoadedReference
 ) -> Snapshot | None:
     """Records an epoch that begins now; returns the snapshot that is no longer used."""
+    session.execute(sa.delete(WindowRow).where(WindowRow.monitor_id == row.id))  # nothing shows those of earlier epochs
     status = describe_status(monitor, None, [])
     get_epoch(session, row.id, row.epoch).rows = row.status["rows"]
     row.epoch, row.status = row.epoch + 1, status
