@@ -42,6 +42,11 @@ class LoadedReference:
     patients: list[str]
     strata: list[str] | None
 
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of its features."""
+        return sum(rows_GC.nbytes for rows_GC in self.layers.values())
+
 
 def load_reference(
     store: ObjectStore, reference: MonitorReference, layer: str, descriptive: Sequence[str], stratum: str
