@@ -198,10 +198,14 @@ class MonitorRepository:
             rows = session.scalars(sa.select(MonitorRow).order_by(MonitorRow.id))
             return tuple(self._to_item(session, row, whole=False) for row in rows)
 
-    def set_state(self, monitor_id: str, state: str) -> StoredMonitor:
-        """Pauses or resumes a monitor; one in this state stays as it is."""
+    def set_state(self, monitor_id: str, uid: str, state: str) -> StoredMonitor:
+        """Pauses or resumes a monitor; one in this state stays as it is.
+
+        Raises:
+            NotFound: it was deleted.
+        """
         with self._database.session() as session:
-            row = get_row(session, monitor_id, lock=True)
+            row = get_row(session, monitor_id, uid, lock=True)
             row.state = state
             return self._to_item(session, row)
 
@@ -318,15 +322,21 @@ class MonitorRepository:
         )
 
 
-def get_row(session: Session, monitor_id: str, *, lock: bool = False) -> MonitorRow:
+def get_row(session: Session, monitor_id: str, uid: str = "", *, lock: bool = False) -> MonitorRow:
     """Returns the row of a monitor.
 
+    Args:
+        session: of the tenant.
+        monitor_id: its id.
+        uid: tells it from a later one of the same id; empty for the one that is there.
+        lock: whether to lock the row until the end of the transaction.
+
     Raises:
-        NotFound: the id is unknown.
+        NotFound: the id is unknown, or is that of a later monitor.
     """
     query = sa.select(MonitorRow).where(MonitorRow.id == monitor_id)
     row = session.scalar(query.with_for_update() if lock else query)
-    if row is None:
+    if row is None or uid not in {"", row.uid}:
         raise NotFound(
             "no such monitor",
             subject=monitor_id[:128],

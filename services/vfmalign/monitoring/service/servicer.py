@@ -143,28 +143,27 @@ class MonitoringServicer(monitoring_pb2_grpc.MonitoringServiceServicer):
         self, request: pb.ReplaceReferenceRequest, context: Context
     ) -> pb.ReplaceReferenceResponse:
         """Begins a new epoch."""
-        await self._check_owner(request.monitor_id)
+        owned = await self._check_owner(request.monitor_id)
         reference = MonitorReference.from_proto(request.reference, "reference")
         start = EpochStart(get_enum_label(pb.EpochStart.DESCRIPTOR, request.start) or "")
-        monitor = await REFERENCES.run(self._replace_reference, request.monitor_id, request.epoch, reference, start)
+        monitor = await REFERENCES.run(self._replace_reference, owned, request.epoch, reference, start)
         return pb.ReplaceReferenceResponse(monitor=_pack(monitor))
 
     async def PauseMonitor(self, request: pb.PauseMonitorRequest, context: Context) -> pb.PauseMonitorResponse:
         """Keeps observations out of the evidence."""
-        await self._check_owner(request.monitor_id)
-        monitor = await DATABASE.run(self._monitors.set_state, request.monitor_id, PAUSED)
+        owned = await self._check_owner(request.monitor_id)
+        monitor = await DATABASE.run(self._monitors.set_state, owned.id, owned.uid, PAUSED)
         return pb.PauseMonitorResponse(monitor=_pack(monitor))
 
     async def ResumeMonitor(self, request: pb.ResumeMonitorRequest, context: Context) -> pb.ResumeMonitorResponse:
         """Lets observations enter the evidence again."""
-        await self._check_owner(request.monitor_id)
-        monitor = await DATABASE.run(self._monitors.set_state, request.monitor_id, ACTIVE)
+        owned = await self._check_owner(request.monitor_id)
+        monitor = await DATABASE.run(self._monitors.set_state, owned.id, owned.uid, ACTIVE)
         return pb.ResumeMonitorResponse(monitor=_pack(monitor))
 
     async def DeleteMonitor(self, request: pb.DeleteMonitorRequest, context: Context) -> pb.DeleteMonitorResponse:
         """Deletes a monitor."""
-        monitor = await self._check_owner(request.monitor_id)
-        await STORE.run(self._delete, monitor)
+        await STORE.run(self._delete, await self._check_owner(request.monitor_id))
         return pb.DeleteMonitorResponse()
 
     async def GetMonitorReport(
@@ -177,7 +176,7 @@ class MonitoringServicer(monitoring_pb2_grpc.MonitoringServiceServicer):
             yield pb.GetMonitorReportResponse(content=part)
 
     async def _check_owner(self, monitor_id: str) -> StoredMonitor:
-        """Checks that the caller may change a monitor, and returns it.
+        """Checks that the caller may change a monitor, and returns it. Its id may be that of another one later.
 
         Raises:
             NotFound: the id is unknown.
@@ -234,12 +233,12 @@ class MonitoringServicer(monitoring_pb2_grpc.MonitoringServiceServicer):
         return get_origin(manifest.request, "feature_set.feature_set_id"), incoming
 
     def _replace_reference(
-        self, monitor_id: str, epoch: int, requested: MonitorReference, start: EpochStart
+        self, monitor: StoredMonitor, epoch: int, requested: MonitorReference, start: EpochStart
     ) -> StoredMonitor:
-        spec = self._monitors.get(monitor_id).spec
+        spec = monitor.spec
         reference = load_reference(self._store, requested, spec.layer, spec.descriptive_layers, spec.stratum)
-        self._epochs.replace_reference(monitor_id, epoch, start, requested, reference)
-        return self._monitors.get(monitor_id)
+        self._epochs.replace_reference(monitor, epoch, start, requested, reference)
+        return self._monitors.get(monitor.id)
 
     def _delete(self, monitor: StoredMonitor) -> None:
         self._monitors.delete(monitor.id, monitor.uid)

@@ -16,7 +16,7 @@ from tests.unit.monitoring.service.conftest import (
     wait_for_snapshots,
 )
 
-from vfmalign.core.domain.errors import DataLoss, InvalidInput, PreconditionFailed, Unavailable
+from vfmalign.core.domain.errors import DataLoss, InvalidInput, NotFound, PreconditionFailed, Unavailable
 from vfmalign.core.runtime.work_context import current_work, limit_work
 from vfmalign.monitoring import metrics
 from vfmalign.monitoring.sequential import EpochStart
@@ -122,7 +122,7 @@ def test_no_transaction_and_no_other_monitor_waits_for_the_store(database, store
 
     store.on_call = write
     cold.observe("m", draw(10))
-    cold.epochs.replace_reference("m", 1, EpochStart.FIXED, make_reference(2).pinned, make_reference(2, "s"))
+    cold.replace_reference("m", 1, EpochStart.FIXED, make_reference(2).pinned, make_reference(2, "s"))
     assert len(locked) >= 2
     assert not any(locked)
     assert [cold.monitors.get("m").epoch.number, cold.monitors.get("other").epoch.number] == [2, 1]
@@ -134,18 +134,18 @@ def test_a_replaced_reference_is_recorded_once_or_not_at_all(database, store, pr
     new = make_reference(2, "s")
     store.is_away = True
     with pytest.raises(Unavailable):
-        process.epochs.replace_reference("m", 1, EpochStart.FIXED, new.pinned, new)
+        process.replace_reference("m", 1, EpochStart.FIXED, new.pinned, new)
     assert process.monitors.get("m").epoch.number == 1
     store.is_away = False
     process.observe("m", draw(25)[20:], 20)
     seen = make_reference(3, "og")
     with pytest.raises(InvalidInput, match="has seen patients"):
-        process.epochs.replace_reference("m", 1, EpochStart.UNSEEN_REFERENCE, seen.pinned, seen)
+        process.replace_reference("m", 1, EpochStart.UNSEEN_REFERENCE, seen.pinned, seen)
     assert get_row(database).status["components"] == observe_alone(draw(25))
     for _ in range(2):
-        process.epochs.replace_reference("m", 1, EpochStart.UNSEEN_REFERENCE, new.pinned, new)
+        process.replace_reference("m", 1, EpochStart.UNSEEN_REFERENCE, new.pinned, new)
     with pytest.raises(PreconditionFailed, match="current epoch is 2"):
-        process.epochs.replace_reference("m", 1, EpochStart.RESET, new.pinned, new)
+        process.replace_reference("m", 1, EpochStart.RESET, new.pinned, new)
     monitor = process.monitors.get("m")
     assert [(one.number, one.rows) for one in monitor.epochs] == [(2, 0), (1, 25)]
     used = {get_row(database).snapshot["key"], get_row(database).earlier_snapshot["key"]}
@@ -166,7 +166,7 @@ def test_a_new_reference_counts_what_another_process_records_meanwhile(database,
 
     store.on_call = record
     new = make_reference(2, "s")
-    process.epochs.replace_reference("m", 1, EpochStart.FIXED, new.pinned, new)
+    process.replace_reference("m", 1, EpochStart.FIXED, new.pinned, new)
     assert len(recorded) == 2
     assert [(one.number, one.rows) for one in process.monitors.get("m").epochs] == [(2, 0), (1, 2)]
     repeated = process.observe("m", rows[:1], prefix="again", start=0)
@@ -188,6 +188,29 @@ def test_a_monitor_that_is_created_again_does_not_take_what_was_read_for_the_fir
     assert other.observe("m", draw(5))[4]["row"] == 5
     with database.snapshot() as session:
         assert session.scalar(sa.select(sa.func.count()).select_from(ObservationRow)) == 5
+
+
+def test_no_change_of_a_monitor_reaches_a_later_one_of_its_id(database, store, process):
+    first = create(process.monitors, store, "m")
+    process.observe("m", draw(5))
+    warm, new = process.epochs._reader.warm, make_reference(2, "s")
+
+    def create_again(name):
+        state = warm(name)
+        process.monitors.delete("m", first.uid)
+        create(process.monitors, store, "m")
+        return state
+
+    process.epochs._reader.warm = create_again
+    for call in (
+        lambda: process.replace_reference("m", 1, EpochStart.FIXED, new.pinned, new),
+        lambda: process.epochs.replace_reference(first, 1, EpochStart.FIXED, new.pinned, new),
+        lambda: process.monitors.set_state("m", first.uid, "paused"),
+    ):
+        with pytest.raises(NotFound):
+            call()
+    assert (get_row(database).epoch, get_row(database).state) == (1, "active")
+    assert process.observe("m", draw(5))[4]["row"] == 5
 
 
 def test_snapshots_that_are_older_than_the_log_are_a_loss_of_data(database, store, process):

@@ -67,7 +67,7 @@ def test_a_window_is_recorded_for_the_monitor_and_epoch_that_it_was_computed_for
             return session.scalar(sa.select(sa.func.count()).select_from(WindowRow))
 
     assert count() == 1
-    process.epochs.replace_reference("m", 1, EpochStart.RESET, make_reference(2).pinned, make_reference(2))
+    process.replace_reference("m", 1, EpochStart.RESET, make_reference(2).pinned, make_reference(2))
     assert count() == 0, "nothing shows the windows of an epoch that has ended"
     process.monitors.delete("m", first.uid)
     record_window(database, first, shifts, [])
