@@ -66,7 +66,7 @@ class EpochKeeper:
         rows_GC = next(iter(reference.layers.values()))
         draws = Draws(int(row.spec["seed"]), epoch + 1)
         prepared = prepare_epoch(draws, start, rows_GC, reference.patients, reference.strata)
-        with self._states.get_lock(self._database.tenant, monitor.id):
+        with self._states.hold(self._database.tenant, monitor.id):
             for _ in range(_ATTEMPTS):
                 if self._begin(monitor, prepared, requested, reference):
                     return

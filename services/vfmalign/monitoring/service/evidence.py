@@ -99,7 +99,7 @@ class EvidenceKeeper:
 
     def get_channel_shifts(self, monitor_id: str, rows_NC: np.ndarray[Any, Any]) -> list[ChannelShift]:
         """Returns which channels of the layer that raises the alarm have moved."""
-        with self._states.get_lock(self._database.tenant, monitor_id):
+        with self._states.hold(self._database.tenant, monitor_id):
             reference = self._reader.warm(monitor_id).monitor.reference
         return get_channel_shifts(reference, rows_NC)
 
@@ -115,7 +115,7 @@ class EvidenceKeeper:
         self, monitor_id: str, watched: Watched, origin: FeatureOrigin, observations: Sequence[IncomingObservation]
     ) -> list[dict[str, Any]]:
         key = self._database.tenant, monitor_id, watched.uid
-        with self._states.get_lock(self._database.tenant, monitor_id):
+        with self._states.hold(self._database.tenant, monitor_id):
             state = self._states.get(key) or self._reader.warm(monitor_id)
             while (done := self._record_with(state, key, watched, origin, observations)) is None:
                 state = self._reader.warm(monitor_id)

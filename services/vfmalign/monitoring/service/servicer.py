@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakValueDictionary
 
 import grpc
 from cachetools import TTLCache
@@ -78,6 +80,7 @@ class MonitoringServicer(monitoring_pb2_grpc.MonitoringServiceServicer):
         self._keeper, self._epochs = parts.keeper, parts.epochs
         self._watching = watching
         self._watched: TTLCache[str, Watched] = TTLCache(_WATCHED, _WATCHED_S)
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def CreateMonitor(self, request: pb.CreateMonitorRequest, context: Context) -> pb.CreateMonitorResponse:
         """Creates a monitor."""
@@ -114,10 +117,18 @@ class MonitoringServicer(monitoring_pb2_grpc.MonitoringServiceServicer):
         return await self._observe_as(request, watched, stored=stored)
 
     async def _observe_as(self, request: pb.ObserveRequest, watched: Watched, *, stored: bool) -> pb.ObserveResponse:
-        # A thread that computes evidence must not wait for the store, which other monitors do not need.
-        needs_store = stored or not self._keeper.is_warm(request.monitor_id, watched.uid)
-        results = await (STORE if needs_store else EVIDENCE).run(self._observe, request, watched)
+        async with self._get_turn(request.monitor_id):
+            # A thread that computes evidence must not wait for the store, which other monitors do not need.
+            needs_store = stored or not self._keeper.is_warm(request.monitor_id, watched.uid)
+            results = await (STORE if needs_store else EVIDENCE).run(self._observe, request, watched)
         return pb.ObserveResponse(results=map(to_result, results))
+
+    def _get_turn(self, monitor_id: str) -> asyncio.Lock:
+        """Returns the lock of the calls for one monitor, of which one at a time takes a thread from other monitors."""
+        turn = self._turns.get(monitor_id)
+        if turn is None:
+            turn = self._turns[monitor_id] = asyncio.Lock()
+        return turn
 
     async def WatchMonitor(
         self, request: pb.WatchMonitorRequest, context: Context
