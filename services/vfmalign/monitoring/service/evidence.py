@@ -180,12 +180,12 @@ class EvidenceKeeper:
         for value, observation in zip(values, taken, strict=False):
             add_evidence(value, observation)
         state.sequence = row.sequence
+        self._record_alarm(session, state, values)
         if values:
             session.execute(sa.insert(OBSERVATIONS), values)
         if taken:
             session.execute(sa.insert(INPUTS), [make_input(*one) for one in zip(values, fresh, days, strict=True)])
             row.status = describe_status(state.monitor, row.status["peak"], taken)
-        self._record_alarm(session, state, values)
         results = make_results(observations, fresh, values, recorded)
         count(row, results, values)
         if fresh:
@@ -200,6 +200,9 @@ class EvidenceKeeper:
             if not value["raised_alarm"] or alarm is None:
                 continue
             epoch = get_epoch(session, value["monitor_id"], value["epoch"])
+            if epoch.alarm is not None:  # a repetition with other last bits has missed it
+                value["raised_alarm"] = False
+                continue
             epoch.alarm = {
                 "row": alarm.row,
                 "observation_id": alarm.observation,

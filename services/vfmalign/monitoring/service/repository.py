@@ -169,14 +169,14 @@ class MonitorRepository:
             with self._database.snapshot() as session:
                 return self._same(session, get_row(session, monitor_id), request)
 
-    def get(self, monitor_id: str) -> StoredMonitor:
-        """Returns one monitor.
+    def get(self, monitor_id: str, uid: str = "") -> StoredMonitor:
+        """Returns one monitor; see `get_row`.
 
         Raises:
-            NotFound: the id is unknown.
+            NotFound: the id is unknown, or is that of a later monitor.
         """
         with self._database.snapshot() as session:
-            return self._to_item(session, get_row(session, monitor_id))
+            return self._to_item(session, get_row(session, monitor_id, uid))
 
     def get_watched(self, monitor_id: str) -> Watched:
         """Returns what observations of a monitor are checked against.

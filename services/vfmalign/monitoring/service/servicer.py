@@ -134,9 +134,10 @@ class MonitoringServicer(monitoring_pb2_grpc.MonitoringServiceServicer):
         self, request: pb.WatchMonitorRequest, context: Context
     ) -> AsyncIterator[pb.WatchMonitorResponse]:
         """Streams a monitor at every change."""
-        sent = None
+        sent, uid = None, ""
         while True:
-            message = _pack(await DATABASE.run(self._monitors.get, request.monitor_id))
+            monitor = await DATABASE.run(self._monitors.get, request.monitor_id, uid)
+            message, uid = _pack(monitor), monitor.uid
             if message != sent:
                 yield pb.WatchMonitorResponse(monitor=message)
                 sent = message
@@ -249,7 +250,7 @@ class MonitoringServicer(monitoring_pb2_grpc.MonitoringServiceServicer):
         spec = monitor.spec
         reference = load_reference(self._store, requested, spec.layer, spec.descriptive_layers, spec.stratum)
         self._epochs.replace_reference(monitor, epoch, start, requested, reference)
-        return self._monitors.get(monitor.id)
+        return self._monitors.get(monitor.id, monitor.uid)
 
     def _delete(self, monitor: StoredMonitor) -> None:
         self._monitors.delete(monitor.id, monitor.uid)

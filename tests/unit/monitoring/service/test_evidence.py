@@ -7,6 +7,7 @@ import threading
 import numpy as np
 import pytest
 import sqlalchemy as sa
+from safetensors.numpy import save
 from tests.unit.monitoring.service.conftest import (
     Process,
     create,
@@ -211,6 +212,19 @@ def test_no_change_of_a_monitor_reaches_a_later_one_of_its_id(database, store, p
             call()
     assert (get_row(database).epoch, get_row(database).state) == (1, "active")
     assert process.observe("m", draw(5))[4]["row"] == 5
+
+
+def test_an_alarm_that_a_repetition_misses_keeps_its_acknowledgement(database, store, process):
+    create(process.monitors, store, "m", alpha=0.05)
+    drifted = draw(60, seed=2) + 5
+    process.observe("m", drifted)
+    acknowledged = process.monitors.acknowledge("m", 1, "seen").epoch.alarm
+    with database.session() as session:  # as another machine with other last bits, and further from the threshold
+        for row in session.scalars(sa.select(InputRow)):
+            row.features = save({"a": draw(1, seed=row.sequence)[0]})
+    results = Process(database, store).observe("m", draw(100, seed=3) + 5, 60)
+    assert not any(one["raised_alarm"] for one in results)
+    assert process.monitors.get("m").epoch.alarm == acknowledged
 
 
 def test_snapshots_that_are_older_than_the_log_are_a_loss_of_data(database, store, process):

@@ -10,7 +10,7 @@ from tests.unit.monitoring.service.conftest import ORIGIN, create, draw
 
 from vfmalign.client.messages.common import ObservedStudy
 from vfmalign.client.monitors import Observation
-from vfmalign.core.domain.errors import DeadlineExceeded
+from vfmalign.core.domain.errors import DeadlineExceeded, NotFound
 from vfmalign.core.rpc.watching import Watching
 from vfmalign.core.runtime.work_context import limit_work
 from vfmalign.monitoring.service.servicer import MonitoringServicer, Parts
@@ -60,3 +60,13 @@ def test_a_caller_that_has_left_does_not_wait_for_a_monitor(process, store):
     finally:
         lock.release()
     assert process.observe("m", draw(2)[1:], 1)[0]["row"] == 2
+
+
+async def test_a_watch_ends_with_its_monitor_also_where_another_one_takes_the_id(servicer, process, store):
+    first = create(process.monitors, store, "m")
+    watch = servicer.WatchMonitor(pb.WatchMonitorRequest(monitor_id="m"), None)
+    assert (await anext(watch)).monitor.monitor_id == "m"
+    process.monitors.delete("m", first.uid)
+    create(process.monitors, store, "m")
+    with pytest.raises(NotFound):
+        await anext(watch)
