@@ -78,7 +78,7 @@ def parts(name):
             log_rows=-1e-300, **observed,
         ),
         InputRow(
-            monitor_id=name, sequence=LARGE, observation_id="o", patient="p", stratum="", day=1, epoch=1, row=LARGE,
+            monitor_id=name, sequence=LARGE, patient="p", stratum="", day=1, epoch=1, row=LARGE,
             features=bytes(range(256)),
         ),
         WindowRow(monitor_id=name, epoch=1, last_row=LARGE, computed_at=now(), shifts=[], channels=[]),
@@ -205,8 +205,9 @@ def test_a_full_disk_is_named(tmp_path):
 
 
 def test_a_traceback_names_no_patient(database):
-    values = {"tenant": "default", "monitor_id": "absent", "sequence": 1, "observation_id": "o-secret"} | {
-        "patient": "g-secret", "stratum": "secret", "day": 0, "epoch": 1, "row": 1, "features": b"",
+    values = {
+        "tenant": "default", "monitor_id": "absent", "sequence": 1, "patient": "g-secret", "stratum": "secret",
+        "day": 0, "epoch": 1, "row": 1, "features": b"",
     }  # fmt: skip
     for rows in ([values], [values, values]):
         with pytest.raises(IntegrityError) as caught, database.session() as session:

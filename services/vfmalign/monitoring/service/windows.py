@@ -26,12 +26,11 @@ from vfmalign.client.samples import LabelledFeatures
 from vfmalign.core.domain.errors import Internal, InvalidInput, PreconditionFailed
 from vfmalign.database.database import Database
 from vfmalign.database.tables import now
+from vfmalign.monitoring.feature_rows import MIN_ROWS
 from vfmalign.monitoring.service.references import LoadedReference
 from vfmalign.monitoring.service.repository import StoredMonitor
 from vfmalign.monitoring.tables import InputRow, MonitorRow, WindowRow
 
-MIN_ROWS = 8
-"""Rows on each side below which there is no comparison: MMD² has no interval then."""
 PERMUTATIONS = 999
 KEPT_WINDOWS = 200
 """Windows of an epoch that are kept; each begins a tenth of a window after the one before."""

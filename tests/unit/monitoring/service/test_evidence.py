@@ -214,6 +214,20 @@ def test_no_change_of_a_monitor_reaches_a_later_one_of_its_id(database, store, p
     assert process.observe("m", draw(5))[4]["row"] == 5
 
 
+def test_the_first_snapshot_of_an_epoch_has_none_that_makes_up_for_its_loss(database, store, process):
+    create(process.monitors, store, "m")
+    process.observe("m", draw(5))
+    new = make_reference(2, "s")
+    for number in (1, 2):
+        snapshot = get_row(database).snapshot["key"]
+        lost = store.objects.pop(snapshot)
+        with pytest.raises(DataLoss, match="restore the bucket"):
+            Process(database, store).observe("m", draw(6)[5:], 5, prefix=f"{number}-")
+        store.objects[snapshot] = lost
+        if number == 1:
+            process.replace_reference("m", 1, EpochStart.FIXED, new.pinned, new)
+
+
 def test_an_alarm_that_a_repetition_misses_keeps_its_acknowledgement(database, store, process):
     create(process.monitors, store, "m", alpha=0.05)
     drifted = draw(60, seed=2) + 5

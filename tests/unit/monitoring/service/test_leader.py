@@ -138,7 +138,7 @@ async def test_a_window_that_does_not_fit_into_a_message_is_compared_by_fewer_ro
         values = {"tenant": "default", "monitor_id": "m", "patient": "p", "stratum": "", "day": 0, "epoch": 1}
         session.execute(sa.delete(InputRow))
         features = save({"a": wide[0]})
-        rows = [{"sequence": n, "row": n, "observation_id": f"o{n}", "features": features} for n in range(1, 5001)]
+        rows = [{"sequence": n, "row": n, "features": features} for n in range(1, 5001)]
         session.execute(sa.insert(INPUTS), [values | row for row in rows])
         monitor = session.scalars(sa.select(MonitorRow)).one()
         monitor.status, monitor.layers = monitor.status | {"rows": 5000}, {"a": 1000}
