@@ -46,7 +46,9 @@ from vfmalign.monitoring.service.status import describe_status
 from vfmalign.monitoring.tables import INPUTS, OBSERVATIONS, MonitorRow, ObservationRow
 
 CHUNK_ROWS = 64
-"""Observations of one transaction, so that it holds its lock shortly."""
+"""Most observations of one transaction, so that it holds its lock shortly."""
+CHUNK_BYTES = 2**34
+"""The same as the observations times the size of the state, through which each goes: about a second of one core."""
 _log = logs.get(__name__)
 
 
@@ -89,8 +91,9 @@ class EvidenceKeeper:
             Unavailable, DataLoss: see `StateReader.warm`. Some of the observations may have been recorded.
         """
         results: list[dict[str, Any]] = []
-        for start in range(0, len(observations), CHUNK_ROWS):
-            results += self._record_chunk(monitor_id, watched, origin, observations[start : start + CHUNK_ROWS])
+        while len(results) < len(observations):
+            rest = observations[len(results) : len(results) + CHUNK_ROWS]
+            results += self._record_first(monitor_id, watched, origin, rest)
         return results
 
     def is_warm(self, monitor_id: str, uid: str) -> bool:
@@ -111,12 +114,14 @@ class EvidenceKeeper:
 
     # --- recording ---
 
-    def _record_chunk(
+    def _record_first(
         self, monitor_id: str, watched: Watched, origin: FeatureOrigin, observations: Sequence[IncomingObservation]
     ) -> list[dict[str, Any]]:
+        """Records as many of the observations as one transaction takes."""
         key = self._database.tenant, monitor_id, watched.uid
         with self._states.hold(self._database.tenant, monitor_id):
             state = self._states.get(key) or self._reader.warm(monitor_id)
+            observations = observations[: max(1, CHUNK_BYTES // state.size_bytes)]
             while (done := self._record_with(state, key, watched, origin, observations)) is None:
                 state = self._reader.warm(monitor_id)
         row, results = done

@@ -22,8 +22,9 @@ from vfmalign.core.runtime.work_context import current_work, limit_work
 from vfmalign.monitoring import metrics
 from vfmalign.monitoring.sequential import EpochStart
 from vfmalign.monitoring.service.epochs import _ATTEMPTS
-from vfmalign.monitoring.service.evidence import Outdated
+from vfmalign.monitoring.service.evidence import CHUNK_BYTES, Outdated
 from vfmalign.monitoring.service.observations import IncomingObservation
+from vfmalign.monitoring.service.states import State
 from vfmalign.monitoring.tables import InputRow, MonitorRow, ObservationRow
 
 
@@ -212,6 +213,19 @@ def test_no_change_of_a_monitor_reaches_a_later_one_of_its_id(database, store, p
             call()
     assert (get_row(database).epoch, get_row(database).state) == (1, "active")
     assert process.observe("m", draw(5))[4]["row"] == 5
+
+
+def test_a_transaction_takes_fewer_observations_of_a_large_state(database, store, process, monkeypatch):
+    create(process.monitors, store, "m")
+    commits = []
+    sa.event.listen(database.engine, "commit", commits.append)
+    for size_bytes, transactions in ((2**20, 1), (CHUNK_BYTES // 4, 3), (2 * CHUNK_BYTES, 10)):
+        monkeypatch.setattr(State, "size_bytes", size_bytes)
+        process.observe("m", draw(1), prefix=f"{size_bytes}-first")
+        commits.clear()
+        results = process.observe("m", draw(10), prefix=f"{size_bytes}-")
+        assert [one["row"] - results[0]["row"] for one in results] == list(range(10))
+        assert len(commits) == 1 + transactions, "one for what is watched, and those that record"
 
 
 def test_the_first_snapshot_of_an_epoch_has_none_that_makes_up_for_its_loss(database, store, process):
