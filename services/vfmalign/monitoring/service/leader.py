@@ -145,13 +145,9 @@ class Leader:
         await asyncio.to_thread(windows.record_window, self._databases[tenant], monitor, shifts, records)
 
     def _load_reference(self, tenant: str, store: ObjectStore, monitor: StoredMonitor) -> LoadedReference:
-        epoch = monitor.epoch
-        key = (tenant, epoch.feature_set_id, epoch.manifest_sha256, monitor.spec.stratum, *monitor.layers)
+        pinned, spec = monitor.epoch.reference, monitor.spec
+        key = (tenant, pinned.feature_set_id, pinned.manifest_sha256, spec.stratum, *monitor.layers)
         if key not in self._references:
-            pinned = monitor.spec.reference.model_copy(
-                update={"feature_set_id": epoch.feature_set_id, "manifest_sha256": epoch.manifest_sha256}
-            )
-            spec = monitor.spec
             self._references[key] = load_reference(store, pinned, spec.layer, spec.descriptive_layers, spec.stratum)
         return self._references[key]
 
@@ -223,7 +219,7 @@ def to_sample(tenant: str, monitor: StoredMonitor) -> metrics.MonitorSample:
         log_evidence={name: value for name, (value, _) in monitor.status["components"].items()},
         log_threshold={name: value for name, (_, value) in monitor.status["components"].items()},
         mmd2=None if mmd2 is None else mmd2.value,
-        alarm=alarm is not None and alarm.get("acknowledge_time") is None,
+        alarm=alarm is not None and alarm.acknowledge_time is None,
         paused=monitor.state == PAUSED,
         lag_s=monitor.lag_s,
         last_observation_s=(monitor.last_observed_at or monitor.created_at).timestamp(),

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from vfmalign.client.messages.monitors import FeatureOrigin, MonitorSpec
+from vfmalign.client.messages.monitors import FeatureOrigin, MonitorAlarm, MonitorEpoch, MonitorReference, MonitorSpec
 from vfmalign.core.domain.errors import Conflict, Exhausted, NotFound, PreconditionFailed
 from vfmalign.core.rpc.access.identity import current_identity
 from vfmalign.database.database import Database
@@ -31,20 +31,6 @@ Windows = list[tuple[datetime, list[dict[str, Any]]]]
 MAX_EARLIER_EPOCHS = 100
 """Epochs that a monitor shows beside the current one."""
 _MAX_WINDOWS = 12
-
-
-@dataclass(frozen=True)
-class StoredEpoch:
-    """An epoch; see `tables.EpochRow`."""
-
-    number: int
-    start: str
-    has_guarantee: bool
-    feature_set_id: str
-    manifest_sha256: str
-    started_at: datetime
-    rows: int
-    alarm: dict[str, Any] | None
 
 
 @dataclass(frozen=True)
@@ -71,12 +57,12 @@ class StoredMonitor:
     lag_s: float | None
     created_at: datetime
     created_by: str
-    epochs: tuple[StoredEpoch, ...]
+    epochs: tuple[MonitorEpoch, ...]
     shifts: tuple[dict[str, Any], ...] = ()
     channels: tuple[dict[str, Any], ...] = ()
 
     @property
-    def epoch(self) -> StoredEpoch:
+    def epoch(self) -> MonitorEpoch:
         """The current epoch."""
         return self.epochs[0]
 
@@ -323,13 +309,7 @@ class MonitorRepository:
 
 
 def get_row(session: Session, monitor_id: str, uid: str = "", *, lock: bool = False) -> MonitorRow:
-    """Returns the row of a monitor.
-
-    Args:
-        session: of the tenant.
-        monitor_id: its id.
-        uid: tells it from a later one of the same id; empty for the one that is there.
-        lock: whether to lock the row until the end of the transaction.
+    """Returns the row of a monitor; `uid` tells it from a later one of its id, and is empty for the one that is there.
 
     Raises:
         NotFound: the id is unknown, or is that of a later monitor.
@@ -389,17 +369,16 @@ def make_uid() -> str:
     return uuid.uuid4().hex
 
 
-def _to_epochs(rows: Sequence[EpochRow], monitor: MonitorRow) -> tuple[StoredEpoch, ...]:
+def _to_epochs(rows: Sequence[EpochRow], monitor: MonitorRow) -> tuple[MonitorEpoch, ...]:
     return tuple(
-        StoredEpoch(
+        MonitorEpoch(
             number=row.number,
-            start=row.start,
+            start=EpochStart(row.start).value,
             has_guarantee=row.has_guarantee,
-            feature_set_id=row.feature_set_id,
-            manifest_sha256=row.manifest_sha256,
-            started_at=row.started_at,
+            reference=MonitorReference(feature_set_id=row.feature_set_id, manifest_sha256=row.manifest_sha256),
+            start_time=row.started_at,
             rows=monitor.status["rows"] if row.number == monitor.epoch else row.rows,
-            alarm=row.alarm,
+            alarm=None if row.alarm is None else MonitorAlarm.model_validate(row.alarm),
         )
         for row in rows
     )
