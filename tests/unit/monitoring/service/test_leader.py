@@ -19,6 +19,7 @@ from tests.unit.monitoring.service.conftest import (
 )
 
 from vfmalign.client.async_client import AsyncClient
+from vfmalign.client.messages.mmd import ComputeOptions
 from vfmalign.core.rpc.transport import MESSAGE_BYTES
 from vfmalign.database.lease import Lease
 from vfmalign.monitoring.service import leader as leader_module
@@ -110,6 +111,9 @@ async def mmd():
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     async with AsyncClient(mmd_address=f"127.0.0.1:{port}") as servicer.client:
+        options = ComputeOptions.from_fields(pairing="independent")
+        await servicer.client.mmd.compute(draw(2), draw(2), options)  # connects before a test keeps the loop busy
+        servicer.rows.clear()
         yield servicer
     await server.stop(None)
 
