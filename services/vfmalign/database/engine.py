@@ -15,6 +15,7 @@ from vfmalign.core.domain.errors import InvalidInput
 READ_ONLY = "vfmalign_read_only"
 """Execution option of a connection whose transactions only read."""
 _BUSY_TIMEOUT_S = 30
+_OPTIONS = {"hide_parameters": True}  # an error that is logged would name patients
 # PostgreSQL ends a transaction whose client was stopped: otherwise its row locks would hold up the other orchestrator.
 _IDLE_IN_TRANSACTION_TIMEOUT_S = 10
 
@@ -33,14 +34,13 @@ def create_engine(url: str) -> sa.Engine:
     except ArgumentError as error:
         raise _bad_url() from error
     if parsed.drivername == "sqlite":
-        engine = sa.create_engine(parsed, connect_args={"timeout": _BUSY_TIMEOUT_S})
+        engine = sa.create_engine(parsed, connect_args={"timeout": _BUSY_TIMEOUT_S}, **_OPTIONS)
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
         return engine
     if parsed.drivername in {"postgresql", "postgresql+psycopg", "postgres"}:
-        engine = sa.create_engine(
-            parsed.set(drivername="postgresql+psycopg"), pool_pre_ping=True, connect_args={"connect_timeout": 10}
-        )
+        url_of_driver = parsed.set(drivername="postgresql+psycopg")
+        engine = sa.create_engine(url_of_driver, pool_pre_ping=True, connect_args={"connect_timeout": 10}, **_OPTIONS)
         event.listen(engine, "connect", _prepare_postgresql)
         return engine
     raise _bad_url()

@@ -1,12 +1,25 @@
-"""Stored feature sets as monitors use them: what produced them, and the stratum of each row."""
+"""Feature rows as monitors use them: what produced a stored set, strata of its rows, and the first row of a patient."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from vfmalign.client.messages.monitors import FeatureOrigin
 from vfmalign.core.domain.errors import InvalidInput
 from vfmalign.core.storage.datasets import load_dataset
 from vfmalign.core.storage.feature_sets import FeatureRequest, Manifest
 from vfmalign.core.storage.store.object_store import ObjectStore
+
+MIN_ROWS = 8
+"""Rows on each side below which there is no comparison: MMD² has no interval then."""
+
+
+def get_first_rows(patients: Sequence[str]) -> list[int]:
+    """Returns the place of the first row of each patient, in ascending order."""
+    first: dict[str, int] = {}
+    for place, patient in enumerate(patients):
+        first.setdefault(patient, place)
+    return list(first.values())
 
 
 def get_origin(request: FeatureRequest, field: str = "reference.feature_set_id") -> FeatureOrigin:

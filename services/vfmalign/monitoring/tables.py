@@ -146,7 +146,6 @@ class InputRow(_PartRow):
     __tablename__ = "monitor_inputs"
 
     sequence: Mapped[int] = mapped_column(sa.BigInteger, primary_key=True, autoincrement=False)
-    observation_id: Mapped[str] = mapped_column(sa.String(128))
     patient: Mapped[str] = mapped_column(sa.String(128))
     stratum: Mapped[str] = mapped_column(sa.String(64))
     day: Mapped[int]

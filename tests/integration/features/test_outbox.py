@@ -15,7 +15,16 @@ from vfmalign.client.messages.common import ObservedStudy
 from vfmalign.client.messages.features import DeliveredObservation
 from vfmalign.client.messages.monitors import FeatureOrigin
 from vfmalign.client.monitors import Observation
-from vfmalign.core.domain.errors import Exhausted, Forbidden, Internal, NotFound, PreconditionFailed, VfmalignError
+from vfmalign.core.domain.errors import (
+    DeadlineExceeded,
+    Exhausted,
+    Forbidden,
+    Internal,
+    NotFound,
+    PreconditionFailed,
+    Unavailable,
+    VfmalignError,
+)
 from vfmalign.core.runtime.metrics import REGISTRY
 from vfmalign.core.runtime.settings import StoreSettings
 from vfmalign.core.storage.keys import OUTBOX
@@ -225,6 +234,21 @@ async def test_any_other_error_keeps_the_observation(
     assert describe(await outbox.deliver(make(2, "n"))) == ("recorded", "")
     monitoring.servicer.refuse = lambda _: None
     await until(lambda: monitoring.servicer.get_ids() == names(1))
+
+
+@pytest.mark.parametrize("error", [Unavailable("its state cannot be read"), DeadlineExceeded("it is being stored")])
+async def test_a_monitor_for_which_the_service_is_away_keeps_no_other_waiting(
+    services: Services, monitoring: MonitoringServer, error: VfmalignError
+) -> None:
+    writer = services.start(monitoring.address, sends=False)
+    for number in range(2):
+        await writer.deliver(make(number, f"m{number}"))
+    await services.stop()
+    monitoring.servicer.refuse = lambda request: error if request.monitor_id == "m0" else None
+    services.start(monitoring.address)
+    await until(lambda: monitoring.servicer.get_ids("m1"))
+    monitoring.servicer.refuse = lambda _: None
+    await until(lambda: monitoring.servicer.get_ids("m0"))
 
 
 async def test_a_full_outbox_drops_and_takes_observations_again_once_it_is_empty(

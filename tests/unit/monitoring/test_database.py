@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import traceback
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,6 +13,7 @@ import alembic.migration
 import psycopg
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.exc import IntegrityError
 
 from vfmalign.core.domain.errors import Conflict, VfmalignError
 from vfmalign.database.lease import Lease
@@ -76,7 +78,7 @@ def parts(name):
             log_rows=-1e-300, **observed,
         ),
         InputRow(
-            monitor_id=name, sequence=LARGE, observation_id="o", patient="p", stratum="", day=1, epoch=1, row=LARGE,
+            monitor_id=name, sequence=LARGE, patient="p", stratum="", day=1, epoch=1, row=LARGE,
             features=bytes(range(256)),
         ),
         WindowRow(monitor_id=name, epoch=1, last_row=LARGE, computed_at=now(), shifts=[], channels=[]),
@@ -200,3 +202,14 @@ def test_a_full_disk_is_named(tmp_path):
     with pytest.raises(VfmalignError, match="the disk of the database is full"), database.session() as session:
         session.add(monitor("m", spec={"a": "x" * 2**20}))
     database.close()
+
+
+def test_a_traceback_names_no_patient(database):
+    values = {
+        "tenant": "default", "monitor_id": "absent", "sequence": 1, "patient": "g-secret", "stratum": "secret",
+        "day": 0, "epoch": 1, "row": 1, "features": b"",
+    }  # fmt: skip
+    for rows in ([values], [values, values]):
+        with pytest.raises(IntegrityError) as caught, database.session() as session:
+            session.execute(sa.insert(INPUTS), rows)
+        assert "secret" not in "".join(traceback.format_exception(caught.value))

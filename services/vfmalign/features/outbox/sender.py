@@ -27,6 +27,7 @@ DAMAGED = "DAMAGED"
 _LONGEST_PAUSE_S = 5.0
 _LOG = logs.get("outbox")
 _Group = Sequence[tuple[str, Observed]]
+_Monitor = tuple[Outbox, str]
 
 
 class Sender:
@@ -44,6 +45,7 @@ class Sender:
         self._link, self._outboxes, self._poll_s = link, outboxes, options.poll_s
         self._woken = asyncio.Event()
         self._survey_s = 0.0
+        self._failed_s: dict[_Monitor, float] = {}
         self._task: asyncio.Task[None] | None = None
         for outbox in outboxes:
             outbox.on_stored = self.wake
@@ -80,16 +82,12 @@ class Sender:
         """Sends everything that waits.
 
         Raises:
-            VfmalignError: something is left. Without an answer of the service or the store, nothing further is tried;
-                with another error, the other monitors are.
+            VfmalignError: something is left. Without an answer of the service or the store, nothing further is tried,
+                and the next attempt begins with other monitors; with another error, these are tried at once.
         """
         while True:
             await self._survey()
-            failure: VfmalignError | None = None
-            for outbox in self._outboxes:
-                with logs.bound(tenant=outbox.store.tenant):
-                    failure = await self._empty(outbox) or failure
-            if failure is not None:
+            if (failure := await self._empty()) is not None:
                 raise failure
             if all(outbox.waiting.is_surveyed for outbox in self._outboxes):
                 return
@@ -105,20 +103,30 @@ class Sender:
         if is_due:
             self._survey_s = time.monotonic() + self._poll_s
 
-    async def _empty(self, outbox: Outbox) -> VfmalignError | None:
-        """Sends the batches of all monitors in turn; returns an error that has kept some of them."""
-        failed: set[str] = set()
+    async def _empty(self) -> VfmalignError | None:
+        """Sends the batches of all monitors in turn; returns an error that has kept some of them.
+
+        Monitors that have failed come last: the service may be away for one of them alone.
+        """
+        failed: set[_Monitor] = set()
         failure: VfmalignError | None = None
-        while monitors := [one for one in outbox.waiting.get_monitors() if one not in failed]:
-            for monitor in monitors:
+        while waiting := [one for one in self._list_monitors() if one not in failed]:
+            self._failed_s = {one: failed_s for one, failed_s in self._failed_s.items() if one in waiting}
+            for outbox, monitor in sorted(waiting, key=lambda one: self._failed_s.get(one, 0.0)):
                 try:
-                    await self._send_next(outbox, monitor)
-                except (Unavailable, DeadlineExceeded):
-                    raise
+                    with logs.bound(tenant=outbox.store.tenant):
+                        await self._send_next(outbox, monitor)
+                    self._failed_s.pop((outbox, monitor), None)
                 except VfmalignError as error:
-                    failed.add(monitor)
+                    self._failed_s[outbox, monitor] = time.monotonic()
+                    if isinstance(error, Unavailable | DeadlineExceeded):
+                        raise
+                    failed.add((outbox, monitor))
                     failure = error
         return failure
+
+    def _list_monitors(self) -> list[_Monitor]:
+        return [(outbox, monitor) for outbox in self._outboxes for monitor in outbox.waiting.get_monitors()]
 
     async def _send_next(self, outbox: Outbox, monitor: str) -> None:
         keys = await self._list_next(outbox, monitor)

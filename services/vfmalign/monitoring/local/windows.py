@@ -16,11 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
+from vfmalign.monitoring.feature_rows import MIN_ROWS, get_first_rows
 from vfmalign.monitoring.local.inputs import Rows
 
 MAX_WINDOWS = 12
-MIN_ROWS = 8
-"""Rows on each side below which there is no comparison: MMD² has no interval then."""
 COMPARISONS = "comparisons.json"
 
 Layers = Mapping[str, NDArray[Any]]
@@ -52,14 +51,6 @@ def choose_windows(rows: int, width: int) -> list[range]:
     stride = (rows - width) // (count - 1) if count > 1 else 0
     stops = [rows - stride * back for back in reversed(range(count))]
     return [range(max(0, stop - width), stop) for stop in stops]
-
-
-def keep_first_of_patients(patients: Sequence[str]) -> list[int]:
-    """Returns the place of the first row of each patient."""
-    first: dict[str, int] = {}
-    for place, patient in enumerate(patients):
-        first.setdefault(patient, place)
-    return list(first.values())
 
 
 class _RowFiles:
@@ -97,7 +88,7 @@ def write_comparisons(
         width: rows of a window; 0 for no windows.
     """
     strata = reference.strata
-    kept = keep_first_of_patients(reference.patients)
+    kept = get_first_rows(reference.patients)
     scale, compared = kept[::3], [place for number, place in enumerate(kept) if number % 3]
     files = _RowFiles(folder, {"reference": reference.layers, "stream": stream.layers})
     groups: list[tuple[str, Sequence[int], Sequence[int]]] = [

@@ -8,13 +8,10 @@ from vfmalign.client.messages.monitors import (
     ChannelShift,
     ComponentEvidence,
     Monitor,
-    MonitorAlarm,
-    MonitorEpoch,
-    MonitorReference,
     StratumMix,
     WindowedShift,
 )
-from vfmalign.monitoring.service.repository import StoredEpoch, StoredMonitor
+from vfmalign.monitoring.service.repository import StoredMonitor
 from vfmalign.v1 import monitoring_pb2
 
 
@@ -34,7 +31,7 @@ def to_message(monitor: StoredMonitor, *, whole: bool = True) -> Monitor:
         origin=monitor.origin,
         model_id=monitor.model_id,
         channels=next(iter(monitor.layers.values())),
-        epoch=_to_epoch(monitor.epoch),
+        epoch=monitor.epoch,
         components=tuple(
             ComponentEvidence(component=name, log_evidence=log_evidence, log_threshold=log_threshold)
             for name, (log_evidence, log_threshold) in status["components"].items()
@@ -48,20 +45,8 @@ def to_message(monitor: StoredMonitor, *, whole: bool = True) -> Monitor:
         mix=StratumMix.model_validate(status["mix"]) if monitor.spec.stratum else None,
         windowed_shifts=tuple(map(WindowedShift.model_validate, monitor.shifts if whole else ())),
         channel_shifts=tuple(map(ChannelShift.model_validate, monitor.channels if whole else ())),
-        earlier_epochs=tuple(map(_to_epoch, monitor.epochs[1:] if whole else ())),
+        earlier_epochs=monitor.epochs[1:] if whole else (),
         create_time=monitor.created_at,
-    )
-
-
-def _to_epoch(epoch: StoredEpoch) -> MonitorEpoch:
-    return MonitorEpoch(
-        number=epoch.number,
-        start=epoch.start,
-        has_guarantee=epoch.has_guarantee,
-        reference=MonitorReference(feature_set_id=epoch.feature_set_id, manifest_sha256=epoch.manifest_sha256),
-        start_time=epoch.started_at,
-        rows=epoch.rows,
-        alarm=None if epoch.alarm is None else MonitorAlarm.model_validate(epoch.alarm),
     )
 
 

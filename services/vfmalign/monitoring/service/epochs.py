@@ -20,11 +20,11 @@ from vfmalign.monitoring.sequential.draws import Draws
 from vfmalign.monitoring.sequential.epoch import Epoch
 from vfmalign.monitoring.service.references import LoadedReference
 from vfmalign.monitoring.service.replay import StateReader
-from vfmalign.monitoring.service.repository import check_epoch, get_epoch, get_row, make_epoch
+from vfmalign.monitoring.service.repository import StoredMonitor, check_epoch, get_epoch, get_row, make_epoch
 from vfmalign.monitoring.service.snapshots import Snapshot, delete_unused, write_snapshot
 from vfmalign.monitoring.service.states import State, States
 from vfmalign.monitoring.service.status import describe_status
-from vfmalign.monitoring.tables import InputRow, MonitorRow
+from vfmalign.monitoring.tables import InputRow, MonitorRow, WindowRow
 
 _ATTEMPTS = 5
 
@@ -43,40 +43,47 @@ class EpochKeeper:
         self._reader = StateReader(database, store, states)
 
     def replace_reference(
-        self, monitor_id: str, epoch: int, start: EpochStart, requested: MonitorReference, reference: LoadedReference
+        self,
+        monitor: StoredMonitor,
+        epoch: int,
+        start: EpochStart,
+        requested: MonitorReference,
+        reference: LoadedReference,
     ) -> None:
         """Begins a new epoch; the same request again changes nothing.
 
         Raises:
-            NotFound: the id is unknown.
+            NotFound: the monitor was deleted.
             InvalidInput: an earlier epoch has seen a patient of the reference, and `start` says that none has.
             PreconditionFailed: the epoch is not the current one.
             Unavailable: other processes record observations all the time, or the database or the store is away.
         """
         with self._database.snapshot() as session:
-            row = get_row(session, monitor_id)
+            row = get_row(session, monitor.id, monitor.uid)
             if _has_begun(session, row, epoch, start, requested):
                 return
             check_epoch(row, epoch)
         rows_GC = next(iter(reference.layers.values()))
         draws = Draws(int(row.spec["seed"]), epoch + 1)
         prepared = prepare_epoch(draws, start, rows_GC, reference.patients, reference.strata)
-        with self._states.get_lock(self._database.tenant, monitor_id):
+        with self._states.hold(self._database.tenant, monitor.id):
             for _ in range(_ATTEMPTS):
-                if self._begin(monitor_id, prepared, requested, reference):
+                if self._begin(monitor, prepared, requested, reference):
                     return
         raise Unavailable(
             "other processes of the service record observations of the monitor all the time",
-            subject=monitor_id,
+            subject=monitor.id,
             remedy="pause the monitor, repeat the call, and resume it",
         )
 
-    def _begin(self, monitor_id: str, prepared: Epoch, requested: MonitorReference, reference: LoadedReference) -> bool:
+    def _begin(
+        self, monitor: StoredMonitor, prepared: Epoch, requested: MonitorReference, reference: LoadedReference
+    ) -> bool:
         """Begins a prepared epoch; returns False if an observation has arrived since its state was stored."""
         number = prepared.draws.epoch
-        state = self._reader.warm(monitor_id)
+        state = self._reader.warm(monitor.id)
         with self._database.snapshot() as session:
-            row = get_row(session, monitor_id)
+            row = get_row(session, monitor.id, monitor.uid)
             if _has_begun(session, row, number - 1, prepared.start, requested):
                 return True
             check_epoch(row, number - 1)
@@ -90,8 +97,8 @@ class EpochKeeper:
         begun = False
         try:
             with self._database.session() as session:
-                row = get_row(session, monitor_id, lock=True)
-                if self._reader.get_key(row) == key and row.epoch == number - 1 and not _has_more(session, row, state):
+                row = get_row(session, monitor.id, monitor.uid, lock=True)
+                if row.epoch == number - 1 and not _has_more(session, row, state):
                     unused = _record(session, row, state.monitor, snapshot, reference)
                     begun = True
         except Unavailable:
@@ -108,6 +115,7 @@ def _record(
     session: Session, row: MonitorRow, monitor: Monitor, snapshot: Snapshot, reference: LoadedReference
 ) -> Snapshot | None:
     """Records an epoch that begins now; returns the snapshot that is no longer used."""
+    session.execute(sa.delete(WindowRow).where(WindowRow.monitor_id == row.id))  # nothing shows those of earlier epochs
     status = describe_status(monitor, None, [])
     get_epoch(session, row.id, row.epoch).rows = row.status["rows"]
     row.epoch, row.status = row.epoch + 1, status

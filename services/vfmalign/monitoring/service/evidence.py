@@ -46,7 +46,9 @@ from vfmalign.monitoring.service.status import describe_status
 from vfmalign.monitoring.tables import INPUTS, OBSERVATIONS, MonitorRow, ObservationRow
 
 CHUNK_ROWS = 64
-"""Observations of one transaction, so that it holds its lock shortly."""
+"""Most observations of one transaction, so that it holds its lock shortly."""
+CHUNK_BYTES = 2**34
+"""The same as the observations times the size of the state, through which each goes: about a second of one core."""
 _ORIGIN = {
     "checkpoint_sha256": "other weights",
     "preprocessing_sha256": "another preprocessing",
@@ -94,8 +96,9 @@ class EvidenceKeeper:
             Unavailable, DataLoss: see `StateReader.warm`. Some of the observations may have been recorded.
         """
         results: list[dict[str, Any]] = []
-        for start in range(0, len(observations), CHUNK_ROWS):
-            results += self._record_chunk(monitor_id, watched, origin, observations[start : start + CHUNK_ROWS])
+        while len(results) < len(observations):
+            rest = observations[len(results) : len(results) + CHUNK_ROWS]
+            results += self._record_first(monitor_id, watched, origin, rest)
         return results
 
     def is_warm(self, monitor_id: str, uid: str) -> bool:
@@ -104,7 +107,7 @@ class EvidenceKeeper:
 
     def get_channel_shifts(self, monitor_id: str, rows_NC: np.ndarray[Any, Any]) -> list[ChannelShift]:
         """Returns which channels of the layer that raises the alarm have moved."""
-        with self._states.get_lock(self._database.tenant, monitor_id):
+        with self._states.hold(self._database.tenant, monitor_id):
             reference = self._reader.warm(monitor_id).monitor.reference
         return get_channel_shifts(reference, rows_NC)
 
@@ -116,12 +119,14 @@ class EvidenceKeeper:
 
     # --- recording ---
 
-    def _record_chunk(
+    def _record_first(
         self, monitor_id: str, watched: Watched, origin: FeatureOrigin, observations: Sequence[IncomingObservation]
     ) -> list[dict[str, Any]]:
+        """Records as many of the observations as one transaction takes."""
         key = self._database.tenant, monitor_id, watched.uid
-        with self._states.get_lock(self._database.tenant, monitor_id):
+        with self._states.hold(self._database.tenant, monitor_id):
             state = self._states.get(key) or self._reader.warm(monitor_id)
+            observations = observations[: max(1, CHUNK_BYTES // state.size_bytes)]
             while (done := self._record_with(state, key, watched, origin, observations)) is None:
                 state = self._reader.warm(monitor_id)
         row, results = done
@@ -185,12 +190,12 @@ class EvidenceKeeper:
         for value, observation in zip(values, taken, strict=False):
             add_evidence(value, observation)
         state.sequence = row.sequence
+        self._record_alarm(session, state, values)
         if values:
             session.execute(sa.insert(OBSERVATIONS), values)
         if taken:
             session.execute(sa.insert(INPUTS), [make_input(*one) for one in zip(values, fresh, days, strict=True)])
             row.status = describe_status(state.monitor, row.status["peak"], taken)
-        self._record_alarm(session, state, values)
         results = make_results(observations, fresh, values, recorded)
         count(row, results, values)
         if fresh:
@@ -205,6 +210,9 @@ class EvidenceKeeper:
             if not value["raised_alarm"] or alarm is None:
                 continue
             epoch = get_epoch(session, value["monitor_id"], value["epoch"])
+            if epoch.alarm is not None:  # a repetition with other last bits has missed it
+                value["raised_alarm"] = False
+                continue
             epoch.alarm = {
                 "row": alarm.row,
                 "observation_id": alarm.observation,

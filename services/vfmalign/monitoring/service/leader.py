@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -24,7 +24,7 @@ from vfmalign.database.tables import now
 from vfmalign.monitoring import metrics
 from vfmalign.monitoring.service import windows
 from vfmalign.monitoring.service.evidence import EvidenceKeeper
-from vfmalign.monitoring.service.references import LoadedReference, load_reference
+from vfmalign.monitoring.service.references import MAX_REFERENCE_BYTES, LoadedReference, load_reference
 from vfmalign.monitoring.service.repository import PAUSED, MonitorRepository, StoredMonitor
 from vfmalign.monitoring.settings import MonitoringOptions
 from vfmalign.monitoring.tables import InputRow, MonitorRow
@@ -32,8 +32,6 @@ from vfmalign.monitoring.tables import InputRow, MonitorRow
 _CLEAN_S = 600.0
 _UNUSED_AFTER = timedelta(hours=1)
 _RETRY_S = 60.0
-KEPT_REFERENCES = 4
-"""References whose rows the leader keeps in memory."""
 _PREFIX = "monitors/"
 _log = logs.get(__name__)
 
@@ -69,7 +67,9 @@ class Leader:
         self._options = options
         self._databases = {name: one.database.guarded_by(term.verify) for name, one in tenancies.items()}
         self._monitors = {name: MonitorRepository(one.database, 1) for name, one in tenancies.items()}
-        self._references: LRUCache[tuple[str, ...], LoadedReference] = LRUCache(KEPT_REFERENCES)
+        self._references: LRUCache[tuple[str, ...], LoadedReference] = LRUCache(
+            MAX_REFERENCE_BYTES, lambda reference: reference.size_bytes
+        )
         self._not_before: dict[tuple[str, str], float] = {}
         self._stopped = asyncio.Event()
 
@@ -102,12 +102,8 @@ class Leader:
     async def _repeat(self, pause_s: float, work: Callable[[], Awaitable[None]]) -> None:
         """Repeats work until `stop`; what fails is tried again in the next round."""
         while not self._stopped.is_set():
-            try:
+            with _logging_failure():
                 await work()
-            except VfmalignError as error:
-                _log.warning("round_delayed", error=str(error))
-            except Exception:
-                _log.exception("round_failed")
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopped.wait(), pause_s)
 
@@ -128,34 +124,30 @@ class Leader:
                     return
                 if not windows.is_due(monitor) or time.monotonic() < self._not_before.get(key, 0.0):
                     continue
-                try:
-                    await self._compute_window(tenant, tenancy, tenancy.client, monitor)
-                    self._not_before.pop(key, None)
-                except VfmalignError as error:  # evidence goes on without it
-                    self._not_before[key] = time.monotonic() + _RETRY_S
-                    metrics.window_failures.labels(error.reason).inc()
-                    _log.warning("window_not_computed", tenant=tenant, monitor=monitor.id, error=str(error))
+                self._not_before[key] = time.monotonic() + _RETRY_S
+                with _logging_failure("window_not_computed", tenant=tenant, monitor=monitor.id):
+                    with _counting_failure():  # evidence and the windows of other monitors go on
+                        await self._compute_window(tenant, tenancy, tenancy.client, monitor)
+                    del self._not_before[key]
 
     async def _compute_window(self, tenant: str, tenancy: Tenancy, client: AsyncClient, monitor: StoredMonitor) -> None:
         reference = await asyncio.to_thread(self._load_reference, tenant, tenancy.store, monitor)
-        rows = await asyncio.to_thread(windows.read_rows, tenancy.database, monitor, self._options.kept_windows)
-        if not rows.numbers:
+        read = await asyncio.to_thread(
+            windows.read_windows, tenancy.database, monitor, reference, self._options.kept_windows
+        )
+        if not read[0].layers:
             return
-        shifts = await windows.compare(client.mmd, monitor, reference, rows, self._options.window_timeout_s)
-        layer, width = next(iter(monitor.layers)), monitor.spec.window_rows
-        moved = np.stack([layers[layer] for layers in rows.layers[-width:]])
+        shifts = await windows.compare(client.mmd, monitor, reference, read, self._options.window_timeout_s)
+        layer = next(iter(monitor.layers))
+        moved = np.stack([layers[layer] for layers in read[0].layers])
         channels = await asyncio.to_thread(tenancy.keeper.get_channel_shifts, monitor.id, moved)
         records = [ChannelShift(channel=one.channel, shift_sd=one.shift_sd, share=one.share) for one in channels]
         await asyncio.to_thread(windows.record_window, self._databases[tenant], monitor, shifts, records)
 
     def _load_reference(self, tenant: str, store: ObjectStore, monitor: StoredMonitor) -> LoadedReference:
-        epoch = monitor.epoch
-        key = (tenant, epoch.feature_set_id, epoch.manifest_sha256, monitor.spec.stratum, *monitor.layers)
+        pinned, spec = monitor.epoch.reference, monitor.spec
+        key = (tenant, pinned.feature_set_id, pinned.manifest_sha256, spec.stratum, *monitor.layers)
         if key not in self._references:
-            pinned = monitor.spec.reference.model_copy(
-                update={"feature_set_id": epoch.feature_set_id, "manifest_sha256": epoch.manifest_sha256}
-            )
-            spec = monitor.spec
             self._references[key] = load_reference(store, pinned, spec.layer, spec.descriptive_layers, spec.stratum)
         return self._references[key]
 
@@ -163,23 +155,28 @@ class Leader:
 
     def _clean(self) -> None:
         for tenant, tenancy in self._tenancies.items():
-            before = now() - _UNUSED_AFTER
-            stored = tenancy.store.sizes_bytes(_PREFIX, before)
-            with tenancy.database.snapshot() as session:
-                rows = session.scalars(sa.select(MonitorRow)).all()
-            used = {one["key"] for row in rows for one in (row.snapshot, row.earlier_snapshot) if one is not None}
-            for key in stored.keys() - used:
-                tenancy.store.delete(key)
-            for row in rows:
-                self._delete_inputs(self._databases[tenant], row)
+            with _logging_failure(tenant=tenant):
+                self._clean_tenant(tenancy, self._databases[tenant])
 
-    def _delete_inputs(self, database: Database, monitor: MonitorRow) -> None:
-        """Deletes features that neither a restart nor a window needs."""
-        if monitor.earlier_snapshot is None:
-            return
-        last = monitor.status["rows"] - self._options.kept_windows * int(monitor.spec["window_rows"])
-        of_window = (InputRow.epoch == monitor.epoch) & (InputRow.row > max(0, last))
+    def _clean_tenant(self, tenancy: Tenancy, database: Database) -> None:
+        stored = tenancy.store.sizes_bytes(_PREFIX, now() - _UNUSED_AFTER)
+        with tenancy.database.snapshot() as session:
+            rows = session.scalars(sa.select(MonitorRow)).all()
+        used = {one["key"] for row in rows for one in (row.snapshot, row.earlier_snapshot) if one is not None}
+        for key in stored.keys() - used:
+            tenancy.store.delete(key)
+        for row in rows:
+            self._delete_inputs(database, row.id, row.uid)
+
+    def _delete_inputs(self, database: Database, monitor_id: str, uid: str) -> None:
+        """Deletes features that neither a restart nor a window needs, unless the monitor is another one by now."""
         with database.session() as session:
+            query = sa.select(MonitorRow).where(MonitorRow.id == monitor_id, MonitorRow.uid == uid)
+            monitor = session.scalar(query.with_for_update())
+            if monitor is None or monitor.earlier_snapshot is None:
+                return
+            last = monitor.status["rows"] - self._options.kept_windows * int(monitor.spec["window_rows"])
+            of_window = (InputRow.epoch == monitor.epoch) & (InputRow.row > max(0, last))
             session.execute(
                 sa.delete(InputRow).where(
                     InputRow.monitor_id == monitor.id,
@@ -188,6 +185,27 @@ class Leader:
                 ),
                 execution_options={"synchronize_session": False},
             )
+
+
+@contextlib.contextmanager
+def _logging_failure(event: str = "round_delayed", **fields: str) -> Iterator[None]:
+    """Logs what fails in the block; a later round tries it again."""
+    try:
+        yield
+    except VfmalignError as error:
+        _log.warning(event, error=str(error), **fields)
+    except Exception:
+        _log.exception("round_failed", **fields)
+
+
+@contextlib.contextmanager
+def _counting_failure() -> Iterator[None]:
+    """Counts a window that fails, by the class of the error: another service chooses its own reason."""
+    try:
+        yield
+    except Exception as error:
+        metrics.window_failures.labels(type(error).reason if isinstance(error, VfmalignError) else "INTERNAL").inc()
+        raise
 
 
 def to_sample(tenant: str, monitor: StoredMonitor) -> metrics.MonitorSample:
@@ -201,7 +219,7 @@ def to_sample(tenant: str, monitor: StoredMonitor) -> metrics.MonitorSample:
         log_evidence={name: value for name, (value, _) in monitor.status["components"].items()},
         log_threshold={name: value for name, (_, value) in monitor.status["components"].items()},
         mmd2=None if mmd2 is None else mmd2.value,
-        alarm=alarm is not None and alarm.get("acknowledge_time") is None,
+        alarm=alarm is not None and alarm.acknowledge_time is None,
         paused=monitor.state == PAUSED,
         lag_s=monitor.lag_s,
         last_observation_s=(monitor.last_observed_at or monitor.created_at).timestamp(),

@@ -81,7 +81,7 @@ def add_evidence(value: Columns, observation: Observation) -> None:
 
 def make_input(value: Columns, one: IncomingObservation, day: int) -> Columns:
     """Returns the columns of what an observation consisted of."""
-    names = ("tenant", "monitor_id", "sequence", "observation_id", "epoch", "row")
+    names = ("tenant", "monitor_id", "sequence", "epoch", "row")
     return {name: value[name] for name in names} | {
         "patient": one.patient,
         "stratum": one.stratum,

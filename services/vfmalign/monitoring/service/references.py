@@ -17,7 +17,7 @@ from vfmalign.core.domain.errors import BadOption, TooLarge
 from vfmalign.core.formats.documents import list_differences
 from vfmalign.core.storage.feature_sets import Manifest, read_committed, read_part
 from vfmalign.core.storage.store.object_store import ObjectStore
-from vfmalign.monitoring.feature_rows import get_origin, read_strata
+from vfmalign.monitoring.feature_rows import get_first_rows, get_origin, read_strata
 
 MAX_REFERENCE_BYTES = 2**27
 """Most bytes of the rows of one reference, of all the layers that a monitor watches: 20,000 rows of 1,677 channels.
@@ -45,6 +45,11 @@ class LoadedReference:
     patients: list[str]
     strata: list[str] | None
 
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of its features."""
+        return sum(rows_GC.nbytes for rows_GC in self.layers.values())
+
 
 def load_reference(
     store: ObjectStore, reference: MonitorReference, layer: str, descriptive: Sequence[str], stratum: str
@@ -68,10 +73,7 @@ def load_reference(
     committed = read_committed(store, reference.feature_set_id, reference.manifest_sha256)
     manifest = committed.manifest
     names = _choose_layers(manifest, layer, descriptive)
-    first: dict[str, int] = {}
-    for row, patient in enumerate(manifest.groups):
-        first.setdefault(patient, row)
-    rows = np.array(sorted(first.values()))
+    rows = np.array(get_first_rows(manifest.groups))
     channels = sum(spec.channels for spec in manifest.layers if spec.name in names)
     if (size := 4 * len(rows) * channels) > MAX_REFERENCE_BYTES:
         raise TooLarge(

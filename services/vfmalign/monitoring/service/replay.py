@@ -136,7 +136,7 @@ class StateReader:
         layer = next(iter(row.layers))
         taken = state.monitor.observe(
             np.stack([load(one.features)[layer] for one in inputs]),
-            [one.observation_id for one in inputs],
+            [what.observation_id for _, what in recorded],
             [one.patient for one in inputs],
             [one.stratum for one in inputs],
             [one.day for one in inputs],

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from vfmalign.client.messages.monitors import FeatureOrigin, MonitorSpec
+from vfmalign.client.messages.monitors import FeatureOrigin, MonitorAlarm, MonitorEpoch, MonitorReference, MonitorSpec
 from vfmalign.core.domain.errors import Conflict, Exhausted, NotFound, PreconditionFailed
 from vfmalign.core.rpc.access.identity import current_identity
 from vfmalign.database.database import Database
@@ -31,20 +31,6 @@ Windows = list[tuple[datetime, list[dict[str, Any]]]]
 MAX_EARLIER_EPOCHS = 100
 """Epochs that a monitor shows beside the current one."""
 _MAX_WINDOWS = 12
-
-
-@dataclass(frozen=True)
-class StoredEpoch:
-    """An epoch; see `tables.EpochRow`."""
-
-    number: int
-    start: str
-    has_guarantee: bool
-    feature_set_id: str
-    manifest_sha256: str
-    started_at: datetime
-    rows: int
-    alarm: dict[str, Any] | None
 
 
 @dataclass(frozen=True)
@@ -71,12 +57,12 @@ class StoredMonitor:
     lag_s: float | None
     created_at: datetime
     created_by: str
-    epochs: tuple[StoredEpoch, ...]
+    epochs: tuple[MonitorEpoch, ...]
     shifts: tuple[dict[str, Any], ...] = ()
     channels: tuple[dict[str, Any], ...] = ()
 
     @property
-    def epoch(self) -> StoredEpoch:
+    def epoch(self) -> MonitorEpoch:
         """The current epoch."""
         return self.epochs[0]
 
@@ -169,14 +155,14 @@ class MonitorRepository:
             with self._database.snapshot() as session:
                 return self._same(session, get_row(session, monitor_id), request)
 
-    def get(self, monitor_id: str) -> StoredMonitor:
-        """Returns one monitor.
+    def get(self, monitor_id: str, uid: str = "") -> StoredMonitor:
+        """Returns one monitor; see `get_row`.
 
         Raises:
-            NotFound: the id is unknown.
+            NotFound: the id is unknown, or is that of a later monitor.
         """
         with self._database.snapshot() as session:
-            return self._to_item(session, get_row(session, monitor_id))
+            return self._to_item(session, get_row(session, monitor_id, uid))
 
     def get_watched(self, monitor_id: str) -> Watched:
         """Returns what observations of a monitor are checked against.
@@ -198,10 +184,14 @@ class MonitorRepository:
             rows = session.scalars(sa.select(MonitorRow).order_by(MonitorRow.id))
             return tuple(self._to_item(session, row, whole=False) for row in rows)
 
-    def set_state(self, monitor_id: str, state: str) -> StoredMonitor:
-        """Pauses or resumes a monitor; one in this state stays as it is."""
+    def set_state(self, monitor_id: str, uid: str, state: str) -> StoredMonitor:
+        """Pauses or resumes a monitor; one in this state stays as it is.
+
+        Raises:
+            NotFound: it was deleted.
+        """
         with self._database.session() as session:
-            row = get_row(session, monitor_id, lock=True)
+            row = get_row(session, monitor_id, uid, lock=True)
             row.state = state
             return self._to_item(session, row)
 
@@ -319,15 +309,15 @@ class MonitorRepository:
         )
 
 
-def get_row(session: Session, monitor_id: str, *, lock: bool = False) -> MonitorRow:
-    """Returns the row of a monitor.
+def get_row(session: Session, monitor_id: str, uid: str = "", *, lock: bool = False) -> MonitorRow:
+    """Returns the row of a monitor; `uid` tells it from a later one of its id, and is empty for the one that is there.
 
     Raises:
-        NotFound: the id is unknown.
+        NotFound: the id is unknown, or is that of a later monitor.
     """
     query = sa.select(MonitorRow).where(MonitorRow.id == monitor_id)
     row = session.scalar(query.with_for_update() if lock else query)
-    if row is None:
+    if row is None or uid not in {"", row.uid}:
         raise NotFound(
             "no such monitor",
             subject=monitor_id[:128],
@@ -380,17 +370,16 @@ def make_uid() -> str:
     return uuid.uuid4().hex
 
 
-def _to_epochs(rows: Sequence[EpochRow], monitor: MonitorRow) -> tuple[StoredEpoch, ...]:
+def _to_epochs(rows: Sequence[EpochRow], monitor: MonitorRow) -> tuple[MonitorEpoch, ...]:
     return tuple(
-        StoredEpoch(
+        MonitorEpoch(
             number=row.number,
-            start=row.start,
+            start=EpochStart(row.start).value,
             has_guarantee=row.has_guarantee,
-            feature_set_id=row.feature_set_id,
-            manifest_sha256=row.manifest_sha256,
-            started_at=row.started_at,
+            reference=MonitorReference(feature_set_id=row.feature_set_id, manifest_sha256=row.manifest_sha256),
+            start_time=row.started_at,
             rows=monitor.status["rows"] if row.number == monitor.epoch else row.rows,
-            alarm=row.alarm,
+            alarm=None if row.alarm is None else MonitorAlarm.model_validate(row.alarm),
         )
         for row in rows
     )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakValueDictionary
 
 import grpc
 from cachetools import TTLCache
@@ -78,6 +80,7 @@ class MonitoringServicer(monitoring_pb2_grpc.MonitoringServiceServicer):
         self._keeper, self._epochs = parts.keeper, parts.epochs
         self._watching = watching
         self._watched: TTLCache[str, Watched] = TTLCache(_WATCHED, _WATCHED_S)
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def CreateMonitor(self, request: pb.CreateMonitorRequest, context: Context) -> pb.CreateMonitorResponse:
         """Creates a monitor."""
@@ -114,18 +117,27 @@ class MonitoringServicer(monitoring_pb2_grpc.MonitoringServiceServicer):
         return await self._observe_as(request, watched, stored=stored)
 
     async def _observe_as(self, request: pb.ObserveRequest, watched: Watched, *, stored: bool) -> pb.ObserveResponse:
-        # A thread that computes evidence must not wait for the store, which other monitors do not need.
-        needs_store = stored or not self._keeper.is_warm(request.monitor_id, watched.uid)
-        results = await (STORE if needs_store else EVIDENCE).run(self._observe, request, watched)
+        async with self._get_turn(request.monitor_id):
+            # A thread that computes evidence must not wait for the store, which other monitors do not need.
+            needs_store = stored or not self._keeper.is_warm(request.monitor_id, watched.uid)
+            results = await (STORE if needs_store else EVIDENCE).run(self._observe, request, watched)
         return pb.ObserveResponse(results=map(to_result, results))
+
+    def _get_turn(self, monitor_id: str) -> asyncio.Lock:
+        """Returns the lock of the calls for one monitor, of which one at a time takes a thread from other monitors."""
+        turn = self._turns.get(monitor_id)
+        if turn is None:
+            turn = self._turns[monitor_id] = asyncio.Lock()
+        return turn
 
     async def WatchMonitor(
         self, request: pb.WatchMonitorRequest, context: Context
     ) -> AsyncIterator[pb.WatchMonitorResponse]:
         """Streams a monitor at every change."""
-        sent = None
+        sent, uid = None, ""
         while True:
-            message = _pack(await DATABASE.run(self._monitors.get, request.monitor_id))
+            monitor = await DATABASE.run(self._monitors.get, request.monitor_id, uid)
+            message, uid = _pack(monitor), monitor.uid
             if message != sent:
                 yield pb.WatchMonitorResponse(monitor=message)
                 sent = message
@@ -143,28 +155,27 @@ class MonitoringServicer(monitoring_pb2_grpc.MonitoringServiceServicer):
         self, request: pb.ReplaceReferenceRequest, context: Context
     ) -> pb.ReplaceReferenceResponse:
         """Begins a new epoch."""
-        await self._check_owner(request.monitor_id)
+        owned = await self._check_owner(request.monitor_id)
         reference = MonitorReference.from_proto(request.reference, "reference")
         start = EpochStart(get_enum_label(pb.EpochStart.DESCRIPTOR, request.start) or "")
-        monitor = await REFERENCES.run(self._replace_reference, request.monitor_id, request.epoch, reference, start)
+        monitor = await REFERENCES.run(self._replace_reference, owned, request.epoch, reference, start)
         return pb.ReplaceReferenceResponse(monitor=_pack(monitor))
 
     async def PauseMonitor(self, request: pb.PauseMonitorRequest, context: Context) -> pb.PauseMonitorResponse:
         """Keeps observations out of the evidence."""
-        await self._check_owner(request.monitor_id)
-        monitor = await DATABASE.run(self._monitors.set_state, request.monitor_id, PAUSED)
+        owned = await self._check_owner(request.monitor_id)
+        monitor = await DATABASE.run(self._monitors.set_state, owned.id, owned.uid, PAUSED)
         return pb.PauseMonitorResponse(monitor=_pack(monitor))
 
     async def ResumeMonitor(self, request: pb.ResumeMonitorRequest, context: Context) -> pb.ResumeMonitorResponse:
         """Lets observations enter the evidence again."""
-        await self._check_owner(request.monitor_id)
-        monitor = await DATABASE.run(self._monitors.set_state, request.monitor_id, ACTIVE)
+        owned = await self._check_owner(request.monitor_id)
+        monitor = await DATABASE.run(self._monitors.set_state, owned.id, owned.uid, ACTIVE)
         return pb.ResumeMonitorResponse(monitor=_pack(monitor))
 
     async def DeleteMonitor(self, request: pb.DeleteMonitorRequest, context: Context) -> pb.DeleteMonitorResponse:
         """Deletes a monitor."""
-        monitor = await self._check_owner(request.monitor_id)
-        await STORE.run(self._delete, monitor)
+        await STORE.run(self._delete, await self._check_owner(request.monitor_id))
         return pb.DeleteMonitorResponse()
 
     async def GetMonitorReport(
@@ -177,7 +188,7 @@ class MonitoringServicer(monitoring_pb2_grpc.MonitoringServiceServicer):
             yield pb.GetMonitorReportResponse(content=part)
 
     async def _check_owner(self, monitor_id: str) -> StoredMonitor:
-        """Checks that the caller may change a monitor, and returns it.
+        """Checks that the caller may change a monitor, and returns it. Its id may be that of another one later.
 
         Raises:
             NotFound: the id is unknown.
@@ -234,12 +245,12 @@ class MonitoringServicer(monitoring_pb2_grpc.MonitoringServiceServicer):
         return get_origin(manifest.request, "feature_set.feature_set_id"), incoming
 
     def _replace_reference(
-        self, monitor_id: str, epoch: int, requested: MonitorReference, start: EpochStart
+        self, monitor: StoredMonitor, epoch: int, requested: MonitorReference, start: EpochStart
     ) -> StoredMonitor:
-        spec = self._monitors.get(monitor_id).spec
+        spec = monitor.spec
         reference = load_reference(self._store, requested, spec.layer, spec.descriptive_layers, spec.stratum)
-        self._epochs.replace_reference(monitor_id, epoch, start, requested, reference)
-        return self._monitors.get(monitor_id)
+        self._epochs.replace_reference(monitor, epoch, start, requested, reference)
+        return self._monitors.get(monitor.id, monitor.uid)
 
     def _delete(self, monitor: StoredMonitor) -> None:
         self._monitors.delete(monitor.id, monitor.uid)

@@ -136,7 +136,7 @@ class SnapshotWriter:
 
     def _replace_snapshot(self, key: Key) -> None:
         tenant, monitor_id, uid = key
-        with self._states.get_lock(tenant, monitor_id):
+        with self._states.hold(tenant, monitor_id):
             state = self._states.get(key)
             if state is None:
                 return

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from weakref import WeakValueDictionary
 
 from cachetools import LRUCache
 
+from vfmalign.core.runtime.work_context import current_work
 from vfmalign.monitoring.sequential import Monitor
 
+_WAIT_S = 0.5
 Key = tuple[str, str, str]
 """Tenant, id and `uid` of a monitor."""
 
@@ -57,6 +60,21 @@ class States:
             if lock is None:
                 lock = self._locks[tenant, monitor_id] = threading.Lock()
             return lock
+
+    @contextmanager
+    def hold(self, tenant: str, monitor_id: str) -> Iterator[None]:
+        """Holds the lock of a monitor during a block.
+
+        Raises:
+            DeadlineExceeded, Cancelled: the call that waits for the lock has ended.
+        """
+        lock = self.get_lock(tenant, monitor_id)
+        while not lock.acquire(timeout=_WAIT_S):
+            current_work.get().checkpoint()
+        try:
+            yield
+        finally:
+            lock.release()
 
     def get(self, key: Key) -> State | None:
         """Returns a state that is in memory."""

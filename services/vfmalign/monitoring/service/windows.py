@@ -8,6 +8,7 @@ Legend: N rows, C channels.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,15 +23,14 @@ from vfmalign.client.messages.mmd import ComputeOptions, Kernel, TestOptions
 from vfmalign.client.messages.monitors import ChannelShift, WindowedShift
 from vfmalign.client.mmd import AsyncMmdClient
 from vfmalign.client.samples import LabelledFeatures
-from vfmalign.core.domain.errors import InvalidInput, PreconditionFailed
+from vfmalign.core.domain.errors import Internal, InvalidInput, PreconditionFailed
 from vfmalign.database.database import Database
 from vfmalign.database.tables import now
+from vfmalign.monitoring.feature_rows import MIN_ROWS
 from vfmalign.monitoring.service.references import LoadedReference
 from vfmalign.monitoring.service.repository import StoredMonitor
 from vfmalign.monitoring.tables import InputRow, MonitorRow, WindowRow
 
-MIN_ROWS = 8
-"""Rows on each side below which there is no comparison: MMD² has no interval then."""
 PERMUTATIONS = 999
 KEPT_WINDOWS = 200
 """Windows of an epoch that are kept; each begins a tenth of a window after the one before."""
@@ -42,16 +42,17 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class WindowRows:
-    """Rows of a window that entered the evidence, in their order.
+    """Rows of a window that entered the evidence.
 
     Attributes:
-        numbers: in the epoch, from 1.
-        strata: of each; empty where unknown.
-        layers: what each has, by layer.
+        stratum: of its rows; empty for all.
+        first_row, last_row: numbers of its ends in the epoch, from 1; 0 without rows.
+        layers: what each row has by layer, in the order of the rows; of a large window, rows at equal distances.
     """
 
-    numbers: list[int]
-    strata: list[str]
+    stratum: str
+    first_row: int
+    last_row: int
     layers: list[dict[str, Array]]
 
 
@@ -62,54 +63,57 @@ def is_due(monitor: StoredMonitor) -> bool:
     return rows >= MIN_ROWS and rows - last >= max(1, width // 10 if last else 1)
 
 
-def read_rows(database: Database, monitor: StoredMonitor, kept_windows: int) -> WindowRows:
-    """Reads the last rows of a monitor: those of its window, and those of `kept_windows` for its strata."""
-    width = monitor.spec.window_rows * (kept_windows if monitor.spec.stratum else 1)
-    query = (
-        sa.select(InputRow.row, InputRow.stratum, InputRow.features)
-        .where(InputRow.monitor_id == monitor.id, InputRow.epoch == monitor.epoch.number, InputRow.row > 0)
-        .order_by(InputRow.row.desc())
-        .limit(width)
-    )
+def read_windows(
+    database: Database, monitor: StoredMonitor, reference: LoadedReference, kept_windows: int
+) -> list[WindowRows]:
+    """Reads the last window of all rows, and that of each stratum of the reference among those of `kept_windows`."""
+    width, most = monitor.spec.window_rows, _get_most_rows(max(monitor.layers.values()))
+    of_epoch = InputRow.monitor_id == monitor.id, InputRow.epoch == monitor.epoch.number, InputRow.row > 0
+    strata = sorted({name for name in reference.strata or () if name})
+    query = sa.select(InputRow.row, InputRow.stratum).where(*of_epoch).order_by(InputRow.row.desc())
+    read = []
     with database.snapshot() as session:
-        rows = session.execute(query).all()[::-1]
-    return WindowRows([row[0] for row in rows], [row[1] for row in rows], [load(row[2]) for row in rows])
+        rows = session.execute(query.limit(width * (kept_windows if strata else 1))).all()[::-1]
+        for stratum in ("", *strata):
+            numbers = [number for number, name in rows if stratum in {"", name}][-width:]
+            chosen = sa.select(InputRow.features).where(*of_epoch, InputRow.row.in_(_thin(numbers, most)))
+            features = session.scalars(chosen.order_by(InputRow.row))
+            first, last = (numbers[0], numbers[-1]) if numbers else (0, 0)
+            read.append(WindowRows(stratum, first, last, list(map(load, features))))
+    return read
 
 
 async def compare(
-    mmd: AsyncMmdClient, monitor: StoredMonitor, reference: LoadedReference, rows: WindowRows, timeout_s: float
+    mmd: AsyncMmdClient,
+    monitor: StoredMonitor,
+    reference: LoadedReference,
+    compared: Sequence[WindowRows],
+    timeout_s: float,
 ) -> list[WindowedShift]:
-    """Compares the last window, and that of each stratum, layer by layer.
+    """Compares windows, layer by layer.
 
     Raises:
         VfmalignError: the MMD service does not answer, or refuses.
     """
-    width = monitor.spec.window_rows
-    places = list(range(len(rows.numbers)))
-    groups = [("", places[-width:])]
-    if reference.strata is not None:
-        for stratum in sorted({name for name in reference.strata if name}):
-            chosen = [place for place in places if rows.strata[place] == stratum]
-            groups.append((stratum, chosen[-width:]))
     shifts = []
-    for stratum, window in groups:
+    for window in compared:
         for layer in monitor.layers:
-            shift, samples = _prepare(reference, rows, layer, stratum, window)
+            shift, samples = _prepare(reference, window, layer)
             shifts.append(await _compare_one(mmd, shift, samples, monitor.spec.seed, timeout_s) if samples else shift)
     return shifts
 
 
 def _prepare(
-    reference: LoadedReference, rows: WindowRows, layer: str, stratum: str, window: Sequence[int]
+    reference: LoadedReference, window: WindowRows, layer: str
 ) -> tuple[WindowedShift, tuple[Array, Array, Array] | None]:
     """Returns a window without its MMD², and the rows of reference, window and scale, if they suffice."""
-    y_NC = _stack([rows.layers[place][layer] for place in window if layer in rows.layers[place]])
-    scale_NC, x_NC = _divide(reference, layer, stratum)
+    y_NC = _stack([layers[layer] for layers in window.layers if layer in layers])
+    scale_NC, x_NC = _divide(reference, layer, window.stratum)
     shift = WindowedShift(
         layer=layer,
-        stratum=stratum,
-        first_row=rows.numbers[window[0]] if window else 0,
-        last_row=rows.numbers[window[-1]] if window else 0,
+        stratum=window.stratum,
+        first_row=window.first_row,
+        last_row=window.last_row,
         rows=len(y_NC),
         reference_rows=len(x_NC),
         compute_time=now(),
@@ -136,8 +140,17 @@ async def _compare_one(
         response = await mmd.compute(x, y, options, reference=scale, timeout_s=timeout_s)
     except (InvalidInput, PreconditionFailed) as error:  # such as a layer whose channels are all constant
         return _leave_out(shift, error.message)
-    result = response.layers[0].standardised or response.layers[0].raw
+    result = next((layer.standardised or layer.raw for layer in response.layers), None)
+    if result is None or not (_is_finite(result.mmd2) and _is_finite(result.p_value)):
+        raise Internal(
+            "the answer has no finite MMD²", subject="MmdService", remedy="check the MMD service and its version"
+        )
     return shift.model_copy(update={"mmd2": result.mmd2, "p_value": result.p_value})
+
+
+def _is_finite(one: Estimate) -> bool:
+    bounds = () if one.interval is None else (one.interval.lower, one.interval.upper)
+    return all(value is None or math.isfinite(value) for value in (one.value, *bounds))
 
 
 def _leave_out(shift: WindowedShift, reason: str) -> WindowedShift:
@@ -147,16 +160,20 @@ def _leave_out(shift: WindowedShift, reason: str) -> WindowedShift:
 def _divide(reference: LoadedReference, layer: str, stratum: str) -> tuple[Array, Array]:
     """Returns the rows that fix the scale, and those that are compared; of a stratum, the latter are its own."""
     rows_GC = reference.layers[layer]
-    most = max(2 * MIN_ROWS, _SIDE_BYTES // (4 * rows_GC.shape[1]))
+    most = _get_most_rows(rows_GC.shape[1])
     compared = [place for place in range(len(rows_GC)) if place % 3]
     if stratum and reference.strata is not None:
         compared = [place for place in compared if reference.strata[place] == stratum]
     return _thin(rows_GC[::3], most), _thin(rows_GC[compared], most)
 
 
-def _thin(rows_NC: Array, most: int) -> Array:
-    """Returns rows at equal distances, at most `most`."""
-    return rows_NC[:: -(-len(rows_NC) // most) or 1]
+def _get_most_rows(channels: int) -> int:
+    return max(2 * MIN_ROWS, _SIDE_BYTES // (4 * channels))
+
+
+def _thin(rows_N: Any, most: int) -> Any:
+    """Returns rows at equal distances, at most `most`, of an array or a list."""
+    return rows_N[:: -(-len(rows_N) // most) or 1]
 
 
 def _stack(vectors: Sequence[Array]) -> Array:

@@ -72,6 +72,9 @@ class Process:
         ]
         return self.keeper.record(name, watched, ORIGIN, incoming)
 
+    def replace_reference(self, name, epoch, start, pinned, reference):
+        self.epochs.replace_reference(self.monitors.get(name), epoch, start, pinned, reference)
+
 
 @pytest.fixture
 def store():

@@ -7,6 +7,7 @@ import threading
 import numpy as np
 import pytest
 import sqlalchemy as sa
+from safetensors.numpy import save
 from tests.unit.monitoring.service.conftest import (
     Process,
     create,
@@ -16,13 +17,14 @@ from tests.unit.monitoring.service.conftest import (
     wait_for_snapshots,
 )
 
-from vfmalign.core.domain.errors import DataLoss, InvalidInput, PreconditionFailed, Unavailable
+from vfmalign.core.domain.errors import DataLoss, InvalidInput, NotFound, PreconditionFailed, Unavailable
 from vfmalign.core.runtime.work_context import current_work, limit_work
 from vfmalign.monitoring import metrics
 from vfmalign.monitoring.sequential import EpochStart
 from vfmalign.monitoring.service.epochs import _ATTEMPTS
-from vfmalign.monitoring.service.evidence import Outdated
+from vfmalign.monitoring.service.evidence import CHUNK_BYTES, Outdated
 from vfmalign.monitoring.service.observations import IncomingObservation
+from vfmalign.monitoring.service.states import State
 from vfmalign.monitoring.tables import InputRow, MonitorRow, ObservationRow
 
 
@@ -122,7 +124,7 @@ def test_no_transaction_and_no_other_monitor_waits_for_the_store(database, store
 
     store.on_call = write
     cold.observe("m", draw(10))
-    cold.epochs.replace_reference("m", 1, EpochStart.FIXED, make_reference(2).pinned, make_reference(2, "s"))
+    cold.replace_reference("m", 1, EpochStart.FIXED, make_reference(2).pinned, make_reference(2, "s"))
     assert len(locked) >= 2
     assert not any(locked)
     assert [cold.monitors.get("m").epoch.number, cold.monitors.get("other").epoch.number] == [2, 1]
@@ -134,18 +136,18 @@ def test_a_replaced_reference_is_recorded_once_or_not_at_all(database, store, pr
     new = make_reference(2, "s")
     store.is_away = True
     with pytest.raises(Unavailable):
-        process.epochs.replace_reference("m", 1, EpochStart.FIXED, new.pinned, new)
+        process.replace_reference("m", 1, EpochStart.FIXED, new.pinned, new)
     assert process.monitors.get("m").epoch.number == 1
     store.is_away = False
     process.observe("m", draw(25)[20:], 20)
     seen = make_reference(3, "og")
     with pytest.raises(InvalidInput, match="has seen patients"):
-        process.epochs.replace_reference("m", 1, EpochStart.UNSEEN_REFERENCE, seen.pinned, seen)
+        process.replace_reference("m", 1, EpochStart.UNSEEN_REFERENCE, seen.pinned, seen)
     assert get_row(database).status["components"] == observe_alone(draw(25))
     for _ in range(2):
-        process.epochs.replace_reference("m", 1, EpochStart.UNSEEN_REFERENCE, new.pinned, new)
+        process.replace_reference("m", 1, EpochStart.UNSEEN_REFERENCE, new.pinned, new)
     with pytest.raises(PreconditionFailed, match="current epoch is 2"):
-        process.epochs.replace_reference("m", 1, EpochStart.RESET, new.pinned, new)
+        process.replace_reference("m", 1, EpochStart.RESET, new.pinned, new)
     monitor = process.monitors.get("m")
     assert [(one.number, one.rows) for one in monitor.epochs] == [(2, 0), (1, 25)]
     used = {get_row(database).snapshot["key"], get_row(database).earlier_snapshot["key"]}
@@ -166,7 +168,7 @@ def test_a_new_reference_counts_what_another_process_records_meanwhile(database,
 
     store.on_call = record
     new = make_reference(2, "s")
-    process.epochs.replace_reference("m", 1, EpochStart.FIXED, new.pinned, new)
+    process.replace_reference("m", 1, EpochStart.FIXED, new.pinned, new)
     assert len(recorded) == 2
     assert [(one.number, one.rows) for one in process.monitors.get("m").epochs] == [(2, 0), (1, 2)]
     repeated = process.observe("m", rows[:1], prefix="again", start=0)
@@ -188,6 +190,69 @@ def test_a_monitor_that_is_created_again_does_not_take_what_was_read_for_the_fir
     assert other.observe("m", draw(5))[4]["row"] == 5
     with database.snapshot() as session:
         assert session.scalar(sa.select(sa.func.count()).select_from(ObservationRow)) == 5
+
+
+def test_no_change_of_a_monitor_reaches_a_later_one_of_its_id(database, store, process):
+    first = create(process.monitors, store, "m")
+    process.observe("m", draw(5))
+    warm, new = process.epochs._reader.warm, make_reference(2, "s")
+
+    def create_again(name):
+        state = warm(name)
+        process.monitors.delete("m", first.uid)
+        create(process.monitors, store, "m")
+        return state
+
+    process.epochs._reader.warm = create_again
+    for call in (
+        lambda: process.replace_reference("m", 1, EpochStart.FIXED, new.pinned, new),
+        lambda: process.epochs.replace_reference(first, 1, EpochStart.FIXED, new.pinned, new),
+        lambda: process.monitors.set_state("m", first.uid, "paused"),
+    ):
+        with pytest.raises(NotFound):
+            call()
+    assert (get_row(database).epoch, get_row(database).state) == (1, "active")
+    assert process.observe("m", draw(5))[4]["row"] == 5
+
+
+def test_a_transaction_takes_fewer_observations_of_a_large_state(database, store, process, monkeypatch):
+    create(process.monitors, store, "m")
+    commits = []
+    sa.event.listen(database.engine, "commit", commits.append)
+    for size_bytes, transactions in ((2**20, 1), (CHUNK_BYTES // 4, 3), (2 * CHUNK_BYTES, 10)):
+        monkeypatch.setattr(State, "size_bytes", size_bytes)
+        process.observe("m", draw(1), prefix=f"{size_bytes}-first")
+        commits.clear()
+        results = process.observe("m", draw(10), prefix=f"{size_bytes}-")
+        assert [one["row"] - results[0]["row"] for one in results] == list(range(10))
+        assert len(commits) == 1 + transactions, "one for what is watched, and those that record"
+
+
+def test_the_first_snapshot_of_an_epoch_has_none_that_makes_up_for_its_loss(database, store, process):
+    create(process.monitors, store, "m")
+    process.observe("m", draw(5))
+    new = make_reference(2, "s")
+    for number in (1, 2):
+        snapshot = get_row(database).snapshot["key"]
+        lost = store.objects.pop(snapshot)
+        with pytest.raises(DataLoss, match="restore the bucket"):
+            Process(database, store).observe("m", draw(6)[5:], 5, prefix=f"{number}-")
+        store.objects[snapshot] = lost
+        if number == 1:
+            process.replace_reference("m", 1, EpochStart.FIXED, new.pinned, new)
+
+
+def test_an_alarm_that_a_repetition_misses_keeps_its_acknowledgement(database, store, process):
+    create(process.monitors, store, "m", alpha=0.05)
+    drifted = draw(60, seed=2) + 5
+    process.observe("m", drifted)
+    acknowledged = process.monitors.acknowledge("m", 1, "seen").epoch.alarm
+    with database.session() as session:  # as another machine with other last bits, and further from the threshold
+        for row in session.scalars(sa.select(InputRow)):
+            row.features = save({"a": draw(1, seed=row.sequence)[0]})
+    results = Process(database, store).observe("m", draw(100, seed=3) + 5, 60)
+    assert not any(one["raised_alarm"] for one in results)
+    assert process.monitors.get("m").epoch.alarm == acknowledged
 
 
 def test_snapshots_that_are_older_than_the_log_are_a_loss_of_data(database, store, process):

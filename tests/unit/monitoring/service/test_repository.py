@@ -9,11 +9,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import sqlalchemy as sa
-from tests.unit.monitoring.service.conftest import Process, create, draw, is_gone
+from tests.unit.monitoring.service.conftest import Process, create, draw, is_gone, make_reference
 
 from vfmalign.core.domain.errors import Conflict, Exhausted, PreconditionFailed
 from vfmalign.core.runtime.metrics import REGISTRY
 from vfmalign.monitoring import metrics
+from vfmalign.monitoring.sequential import EpochStart
 from vfmalign.monitoring.service import log
 from vfmalign.monitoring.service.leader import to_sample
 from vfmalign.monitoring.service.observations import IncomingObservation
@@ -73,6 +74,8 @@ def test_a_window_is_recorded_for_the_monitor_and_epoch_that_it_was_computed_for
             return session.scalar(sa.select(sa.func.count()).select_from(WindowRow))
 
     assert count() == 1
+    process.replace_reference("m", 1, EpochStart.RESET, make_reference(2).pinned, make_reference(2))
+    assert count() == 0, "nothing shows the windows of an epoch that has ended"
     process.monitors.delete("m", first.uid)
     record_window(database, first, shifts, [])
     create(process.monitors, store, "m")

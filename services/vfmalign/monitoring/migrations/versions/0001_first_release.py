@@ -78,7 +78,6 @@ def upgrade() -> None:
     _create_part(
         "monitor_inputs",
         sa.Column("sequence", sa.BigInteger, primary_key=True, autoincrement=False),
-        sa.Column("observation_id", sa.String(128), nullable=False),
         sa.Column("patient", sa.String(128), nullable=False),
         sa.Column("stratum", sa.String(64), nullable=False),
         sa.Column("day", sa.Integer, nullable=False),

@@ -1,0 +1,157 @@
+"""Rounds of the leader: what fails of one monitor or tenant holds no other up, and nothing that is new is deleted."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import grpc
+import numpy as np
+import pytest
+import sqlalchemy as sa
+from safetensors.numpy import save
+from tests.unit.monitoring.service.conftest import (
+    Process,
+    WritableStore,
+    create,
+    draw,
+    make_reference,
+    wait_for_snapshots,
+)
+
+from vfmalign.client.async_client import AsyncClient
+from vfmalign.client.messages.mmd import ComputeOptions
+from vfmalign.core.rpc.transport import MESSAGE_BYTES
+from vfmalign.database.lease import Lease
+from vfmalign.monitoring.service import leader as leader_module
+from vfmalign.monitoring.service.leader import Leader, Tenancy
+from vfmalign.monitoring.settings import MonitoringOptions
+from vfmalign.monitoring.tables import INPUTS, InputRow, MonitorRow
+from vfmalign.v1 import mmd_pb2, mmd_pb2_grpc
+
+UNUSED = "monitors/gone/uid/state/1-0.npz"
+
+
+def lead(database, tenancies):
+    return Leader(Lease(database, 60.0).try_acquire(), tenancies, MonitoringOptions(kept_windows=1))
+
+
+def observe_many(process, name="m"):
+    """Observes enough for two snapshots."""
+    rows = draw(60)
+    for start in range(0, 60, 5):
+        process.observe(name, rows[start : start + 5], start)
+        wait_for_snapshots()
+
+
+def list_inputs(database):
+    with database.snapshot() as session:
+        return session.scalars(sa.select(InputRow.sequence).order_by(InputRow.sequence)).all()
+
+
+def test_features_of_a_monitor_that_is_created_again_during_a_round_stay(database, store):
+    process = Process(database, store, snapshot_rows=20)
+    first = create(process.monitors, store, "m", window_rows=16)
+    observe_many(process)
+    store.objects[UNUSED] = b""
+
+    def create_again():
+        if store.calls[-1] == ("delete", UNUSED):
+            process.monitors.delete("m", first.uid)
+            create(process.monitors, store, "m", window_rows=16)
+            process.observe("m", draw(15))
+
+    store.on_call = create_again
+    lead(database, {"default": Tenancy(database, store, process.keeper, None)})._clean()
+    assert list_inputs(database) == list(range(1, 16))
+    assert Process(database, store).observe("m", draw(1, seed=9), 15)[0]["row"] == 16
+
+
+def test_a_tenant_whose_store_is_away_keeps_no_other_from_being_cleaned(database, store):
+    process = Process(database, store, snapshot_rows=20)
+    create(process.monitors, store, "m", window_rows=16)
+    observe_many(process)
+    away, other = WritableStore(), database.of_tenant("away")
+    away.objects[UNUSED], away.is_away = b"", True
+    store.objects[UNUSED] = b""
+    tenancies = {
+        "away": Tenancy(other, away, Process(other, away).keeper, None),
+        "default": Tenancy(database, store, process.keeper, None),
+    }
+    lead(database, tenancies)._clean()
+    assert UNUSED not in store.objects
+    assert list_inputs(database)[0] > 1
+
+
+def make_answer(mmd2):
+    shift = mmd_pb2.ShiftResult(mmd2={"value": mmd2}, p_value={"value": 0.5}, sigma=1)
+    layer = mmd_pb2.LayerResult(layer="a", channels=4, raw=shift)
+    return mmd_pb2.ComputeResponse(primary_layer="a", estimator=1, layers=[layer])
+
+
+class Mmd(mmd_pb2_grpc.MmdServiceServicer):
+    """An MMD service that answers what a test says.
+
+    Attributes:
+        answers: repeated in turn.
+        rows: of both samples of each call.
+    """
+
+    def __init__(self):
+        self.answers, self.rows = [make_answer(0.25)], []
+
+    async def Compute(self, request, context):
+        self.rows.append(tuple(one.inline.layers[0].features.shape[0] for one in (request.x, request.y)))
+        return self.answers[(len(self.rows) - 1) % len(self.answers)]
+
+
+@pytest.fixture
+async def mmd():
+    server, servicer = grpc.aio.server(options=[("grpc.max_receive_message_length", MESSAGE_BYTES)]), Mmd()
+    mmd_pb2_grpc.add_MmdServiceServicer_to_server(servicer, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with AsyncClient(mmd_address=f"127.0.0.1:{port}") as servicer.client:
+        options = ComputeOptions.from_fields(pairing="independent")
+        await servicer.client.mmd.compute(draw(2), draw(2), options)  # connects before a test keeps the loop busy
+        servicer.rows.clear()
+        yield servicer
+    await server.stop(None)
+
+
+async def test_nonsense_of_the_mmd_service_is_no_window_and_ends_no_round(database, store, mmd, monkeypatch):
+    mmd.answers = [mmd_pb2.ComputeResponse(primary_layer="a", estimator=1), make_answer(float("nan"))]
+    process = Process(database, store)
+    for name in ("m", "n"):
+        create(process.monitors, store, name, window_rows=16)
+        process.observe(name, draw(20))
+    monkeypatch.setattr(leader_module, "load_reference", lambda *_: make_reference())
+    leader = lead(database, {"default": Tenancy(database, store, process.keeper, mmd.client)})
+    await leader._compute_windows()
+    assert len(mmd.rows) == 2
+    await leader._compute_windows()
+    assert len(mmd.rows) == 2, "it is asked again only after a while"
+    assert all(not one.shifts for one in process.monitors.list_all())
+
+
+async def test_a_window_that_does_not_fit_into_a_message_is_compared_by_fewer_rows(database, store, mmd, monkeypatch):
+    process = Process(database, store)
+    create(process.monitors, store, "m", window_rows=5000)
+    process.observe("m", draw(1))
+    wide = np.ones((5000, 1000), np.float32)
+    with database.session() as session:
+        values = {"tenant": "default", "monitor_id": "m", "patient": "p", "stratum": "", "day": 0, "epoch": 1}
+        session.execute(sa.delete(InputRow))
+        features = save({"a": wide[0]})
+        rows = [{"sequence": n, "row": n, "features": features} for n in range(1, 5001)]
+        session.execute(sa.insert(INPUTS), [values | row for row in rows])
+        monitor = session.scalars(sa.select(MonitorRow)).one()
+        monitor.status, monitor.layers = monitor.status | {"rows": 5000}, {"a": 1000}
+    reference = replace(make_reference(), layers={"a": wide})
+    monkeypatch.setattr(leader_module, "load_reference", lambda *_: reference)
+    monkeypatch.setattr(process.keeper, "get_channel_shifts", lambda *_: [])
+    leader = lead(database, {"default": Tenancy(database, store, process.keeper, mmd.client)})
+    await leader._compute_windows()
+    (shift,) = process.monitors.get("m").shifts
+    assert (shift["first_row"], shift["last_row"]) == (1, 5000)
+    assert mmd.rows == [(shift["reference_rows"], shift["rows"])]
+    assert 500 < shift["rows"] < 5000

@@ -1,0 +1,72 @@
+"""The servicer of one tenant: who waits for whom."""
+
+from __future__ import annotations
+
+import asyncio
+
+import numpy as np
+import pytest
+from tests.unit.monitoring.service.conftest import ORIGIN, create, draw
+
+from vfmalign.client.messages.common import ObservedStudy
+from vfmalign.client.monitors import Observation
+from vfmalign.core.domain.errors import DeadlineExceeded, NotFound
+from vfmalign.core.rpc.watching import Watching
+from vfmalign.core.runtime.work_context import limit_work
+from vfmalign.monitoring.service.servicer import MonitoringServicer, Parts
+from vfmalign.v1 import monitoring_pb2 as pb
+
+WAIT_S = 20.0
+
+
+@pytest.fixture
+def servicer(process, store):
+    parts = Parts(process.monitors, process.keeper, process.epochs, store)
+    return MonitoringServicer(parts, watching=Watching("monitoring", 0.01))
+
+
+def make_request(monitor_id, number):
+    study = ObservedStudy(observation_id=f"o{number}", group=f"g{number}")
+    observation = Observation(study, {"a": np.asarray(draw(1, seed=number)[0])}).to_proto()
+    inline = pb.InlineObservations(observations=[observation])
+    return pb.ObserveRequest(monitor_id=monitor_id, origin=ORIGIN.to_proto(), inline=inline)
+
+
+async def test_calls_that_wait_for_one_monitor_hold_up_no_other(servicer, process, store):
+    for name in ("m", "other"):
+        create(process.monitors, store, name)
+        await servicer.Observe(make_request(name, 0), None)
+    lock = process.states.get_lock("default", "m")
+    lock.acquire()  # as a new reference does while it is stored
+    try:
+        waiting = [asyncio.create_task(servicer.Observe(make_request("m", number), None)) for number in range(1, 9)]
+        await asyncio.sleep(0.1)
+        async with asyncio.timeout(WAIT_S):
+            assert (await servicer.Observe(make_request("other", 1), None)).results[0].row == 2
+        assert not any(call.done() for call in waiting)
+    finally:
+        lock.release()
+    assert sorted(one.results[0].row for one in await asyncio.gather(*waiting)) == list(range(2, 10))
+
+
+def test_a_caller_that_has_left_does_not_wait_for_a_monitor(process, store):
+    create(process.monitors, store, "m")
+    process.observe("m", draw(1))
+    lock = process.states.get_lock("default", "m")
+    lock.acquire()
+    try:
+        with limit_work(0.0), pytest.raises(DeadlineExceeded):
+            process.observe("m", draw(2)[1:], 1)
+    finally:
+        lock.release()
+    assert process.observe("m", draw(2)[1:], 1)[0]["row"] == 2
+
+
+async def test_a_watch_ends_with_its_monitor_also_where_another_one_takes_the_id(servicer, process, store):
+    first = create(process.monitors, store, "m")
+    watch = servicer.WatchMonitor(pb.WatchMonitorRequest(monitor_id="m"), None)
+    assert (await anext(watch)).monitor.monitor_id == "m"
+    process.monitors.delete("m", first.uid)
+    create(process.monitors, store, "m")
+    with pytest.raises(NotFound):
+        await anext(watch)
