@@ -70,19 +70,32 @@ def test_every_generated_file_is_up_to_date() -> None:
     assert stale == [], "run `make dashboards`"
 
 
+def check_names(expression: str, labels: dict[str, set[str]]) -> tuple[set[str], set[str]]:
+    """Asserts that metrics and labels exist; returns the labels that group the result, and all of the metrics."""
+    used = _METRIC.findall(expression)
+    assert used, expression
+    grouped = {label.strip() for found in _BY.findall(expression) for label in found.split(",")}
+    for name, selector in used:
+        assert name in labels, f"{name} is exported by nobody"
+        selected = set(re.findall(r"(\w+)[=!]", selector))
+        assert selected <= labels[name] | _TARGET_LABELS, expression
+    known = set.union(*(labels[name] for name, _ in used))
+    assert grouped <= known | _TARGET_LABELS, expression
+    return grouped, known
+
+
 def test_every_query_reads_metrics_and_labels_that_exist(board: dict[str, Any], labels: dict[str, set[str]]) -> None:
     for query in list_queries(board):
-        used = _METRIC.findall(query["expr"])
-        assert used, query
-        grouped = {label.strip() for found in _BY.findall(query["expr"]) for label in found.split(",")}
-        for name, selector in used:
-            assert name in labels, f"{name} is exported by nobody"
-            selected = set(re.findall(r"(\w+)[=!]", selector))
-            assert selected <= labels[name] | _TARGET_LABELS, query["expr"]
-        known = set.union(*(labels[name] for name, _ in used))
-        assert grouped <= known | _TARGET_LABELS, query["expr"]
+        grouped, known = check_names(query["expr"], labels)
         shown = set(_LEGEND.findall(query["legendFormat"]))
         assert shown <= (grouped or known), "a legend names labels that the series lack"
+
+
+def test_every_rule_reads_metrics_and_labels_that_exist(labels: dict[str, set[str]]) -> None:
+    for group in load_groups():
+        for rule in group["rules"]:
+            if not rule["expr"].startswith("vector("):
+                check_names(rule["expr"], labels)
 
 
 def test_every_metric_is_shown_or_listed(labels: dict[str, set[str]]) -> None:
