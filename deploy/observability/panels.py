@@ -25,6 +25,7 @@ from grafana_foundation_sdk.models.dashboard import (
     ThresholdsMode,
     ValueMap,
     ValueMappingResult,
+    VariableOption,
     VariableRefresh,
 )
 
@@ -77,7 +78,8 @@ def draw_board(name: str, title: str, description: str, choices: Sequence[Any], 
 def choose(name: str, label: str, query: str) -> dashboard.QueryVariable:
     """Returns a variable of which all values are shown at first, also where the series lack the label."""
     variable = dashboard.QueryVariable(name).label(label).datasource(SOURCE).query(query)
-    return variable.refresh(VariableRefresh.ON_TIME_RANGE_CHANGED).multi(True).include_all(True).all_value(".*")
+    variable.multi(True).include_all(True).all_value(".*").refresh(VariableRefresh.ON_TIME_RANGE_CHANGED)
+    return variable.current(VariableOption(selected=True, text="All", value="$__all"))
 
 
 NAMESPACE = choose("namespace", "Namespace", "label_values(vfmalign_build_info, namespace)")

@@ -138,7 +138,7 @@ def test_every_panel_says_what_it_shows_and_asks_the_chosen_prometheus(board: di
         )
         assert len({target["refId"] for target in panel["targets"]}) == len(panel["targets"])
         assert "[$__rate_interval]" in json.dumps(panel) or "rate(" not in json.dumps(panel), panel["title"]
-    named = set(re.findall(r"\$\{?(\w+)", json.dumps(board))) - {"__rate_interval"}
+    named = set(re.findall(r"\$\{?(\w+)", json.dumps(board))) - {"__rate_interval", "__all"}
     assert named <= variables.keys()
     for name, variable in variables.items():
         is_choice = name not in {"datasource", "docs"}
