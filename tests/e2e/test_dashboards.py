@@ -6,7 +6,6 @@ service, the object storage and the monitoring service are away for a while.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
@@ -21,6 +20,7 @@ import pytest
 from tests.alert_rules import load_groups
 from tests.dashboards import NAMES, ROOT, fill_in, list_plots, load_board
 from tests.e2e.conftest import DATASET, MODEL, PHANTOMS, World, recipe
+from tests.integration.cli.commands import suspended, wait_until
 from tests.integration.features.dicom_service import make_declaration
 from tests.monitored_model import store_reference
 from tests.prometheus import PROGRAM, Prometheus, run_prometheus, serve_page
@@ -147,25 +147,9 @@ class Work:
             self._impatient.features.extract("absent", self._study)
 
 
-@contextlib.contextmanager
-def suspended(pid: int) -> Iterator[None]:
-    process = psutil.Process(pid)
-    process.suspend()
-    try:
-        yield
-    finally:
-        process.resume()
-
-
-def wait_until(holds: Callable[[], object], what: str, longest_s: float = 120.0) -> None:
-    deadline = time.monotonic() + longest_s
-    while not holds():
-        assert time.monotonic() < deadline, f"{what} did not happen"
-        time.sleep(0.5)
-
-
-def has_moved(prometheus: Prometheus, query: str) -> bool:
-    """Whether a value has been above 0."""
+def has_moved(prometheus: Prometheus, query: str, meanwhile: Callable[[], None] = lambda: None) -> bool:
+    """Whether a value has been above 0, after something that a test does meanwhile."""
+    meanwhile()
     return any(max(values) > 0 for values in prometheus.query(query).values())
 
 
@@ -178,13 +162,13 @@ def trouble(world: World, work: Work, prometheus: Prometheus) -> None:
     work.extract(MONITOR, WINDOW)
     failed = "sum(vfmalign_monitor_window_failures_total)"
     wait_until(lambda: has_moved(prometheus, failed), "a window without MMD²")
-    with suspended(world.pid("monitoring")):
+    with suspended(psutil.Process(world.pid("monitoring"))):
         work.extract(MONITOR)
         time.sleep(6)
     lost = 'sum(vfmalign_store_failures_total{operation="probe"})'
-    with suspended(state.store.process.pid):
-        while not has_moved(prometheus, lost):  # a probe begins 15 s after the last one, and fails after ten
-            work.ask_the_storage()
+    with suspended(psutil.Process(state.store.process.pid)):
+        # A probe begins 15 s after the last one, and fails after ten.
+        wait_until(lambda: has_moved(prometheus, lost, meanwhile=work.ask_the_storage), "a failed probe")
     world.channels.pop("mmd").close()
 
 
