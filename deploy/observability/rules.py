@@ -11,6 +11,9 @@ from typing import Any
 
 from deploy.observability.settings import FASTEST_BURN, FASTEST_TICKET, Objective, Settings
 
+from vfmalign.core.runtime.metrics import SECONDS
+from vfmalign.finetuning.metrics import WAIT_SECONDS
+
 Rule = dict[str, Any]
 
 WINDOWS = ("5m", "30m", "1h", "2h", "6h", "1d", "3d")
@@ -20,6 +23,7 @@ TICKET = ((FASTEST_TICKET, "2h", "1d"), (1, "6h", "3d"))
 """Burn rates, and the short and the long window that both have to show them: the short one ends the alert early."""
 
 _METHODS = {"compute": ("vfmalign.v1.MmdService", "Compute"), "extract": ("vfmalign.v1.FeatureService", "Extract")}
+_BOUNDS = {"grpc_server_handling_seconds": SECONDS, "vfmalign_job_queue_wait_seconds": WAIT_SECONDS}
 _PANEL = "/d/vfmalign-operations?viewPanel=3"
 """Burn rates, on the dashboard of operations."""
 _TEXTS = {
@@ -52,7 +56,13 @@ _TEXTS = {
 
 
 def build_groups(settings: Settings) -> list[dict[str, Any]]:
-    """Returns the groups of all objectives, as Sloth names them."""
+    """Returns the groups of all objectives, as Sloth names them.
+
+    Raises:
+        ValueError: an objective is about nothing that is measured, or its bound is none of its histogram.
+    """
+    if unknown := settings.objectives.keys() - _TEXTS.keys():
+        raise ValueError(f"{min(unknown)}: there is no such objective. Name one of {', '.join(_TEXTS)}.")
     return [group for name in settings.objectives for group in _build_groups(name, settings)]
 
 
@@ -92,15 +102,18 @@ def _count_events(name: str, one: Objective) -> tuple[str, str]:
         if kind == "availability":
             failed = f'sum(rate(vfmalign_calls_failed_total{{{{{call},fault="server"}}}}[{{window}}]))'
             return failed, f"sum(rate(grpc_server_handled_total{{{{{call}}}}}[{{window}}]))"
-        return _count_slow("grpc_server_handling_seconds", call, one)
+        return _count_slow(name, "grpc_server_handling_seconds", call, one)
     if name == "jobs-start":
-        return _count_slow("vfmalign_job_queue_wait_seconds", "", one)
+        return _count_slow(name, "vfmalign_job_queue_wait_seconds", "", one)
     ended = 'vfmalign_operations_ended_total{{kind=~"job|check",'
     failed = f'sum(rate({ended}state="failed",fault="system"}}}}[{{window}}]))'
     return failed, f'sum(rate({ended}state=~"succeeded|failed"}}}}[{{window}}]))'
 
 
-def _count_slow(histogram: str, selector: str, one: Objective) -> tuple[str, str]:
+def _count_slow(name: str, histogram: str, selector: str, one: Objective) -> tuple[str, str]:
+    if one.threshold_s not in _BOUNDS[histogram]:
+        known = ", ".join(f"{bound:g}" for bound in _BOUNDS[histogram])
+        raise ValueError(f"{name}: {histogram} has no bound {one.threshold_s} s. Set `threshold_s` to one of {known}.")
     total = f"sum(rate({histogram}_count{{{{{selector}}}}}[{{window}}]))"
     bound = ",".join(filter(None, (selector, f'le="{one.threshold_s}"')))
     return f"{total}\n-\nsum(rate({histogram}_bucket{{{{{bound}}}}}[{{window}}]))", total

@@ -15,7 +15,7 @@ from vfmalign.client.messages.common import TERMINAL_STATES
 from vfmalign.core.runtime.metrics import REGISTRY, quota_used_ratio
 
 _State = TypeVar("_State", bound=str)
-_WAIT_SECONDS = (0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600, 4 * 3600, 24 * 3600)
+WAIT_SECONDS = (0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600, 4 * 3600, 24 * 3600)
 
 jobs = Gauge(
     "vfmalign_jobs", "Jobs by state; a pending one is launched and has not started.", ("state",), registry=REGISTRY
@@ -56,7 +56,7 @@ ended = Counter(
 job_queue_wait_seconds = Histogram(
     "vfmalign_job_queue_wait_seconds",
     "Time from a job's creation to the first start of all its processes or pods, in seconds.",
-    buckets=_WAIT_SECONDS,
+    buckets=WAIT_SECONDS,
     registry=REGISTRY,
 )
 # Counters that begin with their first event would hide it from `increase()`.

@@ -14,9 +14,6 @@ import yaml
 from deploy.observability.rules import build_groups, name_alert
 from deploy.observability.settings import SETTINGS, load
 
-from vfmalign.core.runtime.metrics import SECONDS
-from vfmalign.finetuning.metrics import job_queue_wait_seconds
-
 needs_promtool = pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
 OBJECTIVES = sorted(SETTINGS.objectives)
 STEP_MIN, EVENTS = 2, 6000
@@ -222,11 +219,19 @@ def test_faults_of_callers_and_of_requests_burn_nothing(tmp_path: Path) -> None:
     evaluate(tmp_path, names, series, [zero, expect_alerts(10, {})])
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
-def test_a_threshold_is_a_bound_of_its_histogram(name: str) -> None:
-    bound = SETTINGS.objectives[name].threshold_s
-    buckets = SECONDS if name.partition("-")[0] in CALLS else job_queue_wait_seconds._upper_bounds
-    assert bound is None or bound in buckets
+@pytest.mark.parametrize(
+    ("objective", "message"),
+    [
+        ("compute-latency: {service: mmd, objective: 0.9, threshold_s: 45}", "no bound 45.0 s. Set .* 10, 30, 60, 300"),
+        ("jobs-start: {service: finetuning, objective: 0.9}", "jobs-start: .* has no bound None s"),
+        ("compute-beauty: {service: mmd, objective: 0.9}", "compute-beauty: there is no such objective"),
+    ],
+)
+def test_an_objective_that_nothing_measures_is_refused(objective: str, message: str) -> None:
+    ticket = objective.replace("}", ", pages: false}")
+    settings = load(f"{{docs: x, period_days: 30, objectives: {{{ticket}}}}}")
+    with pytest.raises(ValueError, match=message):
+        build_groups(settings)
 
 
 def test_an_objective_whose_alerts_would_never_fire_is_refused() -> None:
