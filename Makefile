@@ -14,7 +14,7 @@ TORCH_RANGE := torch>=2.9,<3
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup proto proto-release docs site diagrams pictures fmt lint types imports protos test test-fast test-lowest test-faults fuzz test-cluster bench bench-competitors bench-gpu demo experiment evidence up down check k8s-check dist locks images test-containers compose-up compose-down clean
+.PHONY: help setup proto proto-release docs dashboards site diagrams pictures fmt lint types imports protos test test-fast test-lowest test-faults fuzz test-cluster bench bench-competitors bench-gpu demo experiment evidence up down check k8s-check dist locks images test-containers compose-up compose-down clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -58,12 +58,13 @@ proto: setup  ## generate the stubs (services/vfmalign/v1) and records (client/m
 proto-release: setup  ## record the protos as the released API that `make protos` compares with
 	$(BIN)/buf build proto --exclude-source-info -o proto/released.binpb
 
-docs: setup  ## write the references in docs/ from the protos, settings and metrics, the alerts of Compose, and dashboards
+docs: setup dashboards  ## write the references in docs/ from the protos, settings and metrics; dashboards and rules
 	$(BIN)/python docs/generate_api_reference.py proto docs/api-reference.md
 	$(BIN)/python docs/generate_settings_reference.py docs/settings-reference.md
 	$(BIN)/python docs/generate_metrics_reference.py docs/metrics-reference.md
-	$(BIN)/python deploy/generate_alerts.py k8s/components/monitoring/alerts.yaml deploy/prometheus/alerts.yml
-	$(BIN)/python deploy/generate_dashboards.py deploy/grafana
+
+dashboards: setup  ## write the dashboards, and the rules of objectives and alerts, for Compose and Kubernetes
+	$(BIN)/python -m deploy.observability
 
 diagrams: setup  ## draw the diagrams of docs/ with this version's ports and calls
 	$(BIN)/python docs/pictures/diagrams.py docs/images

@@ -9,13 +9,21 @@ from typing import Any
 
 import yaml
 
-ALERTS = Path(__file__).resolve().parents[1] / "k8s" / "components" / "monitoring" / "alerts.yaml"
+FOLDER = Path(__file__).resolve().parents[1] / "k8s" / "components" / "monitoring"
+NAMES = ("alerts", "slos")
+"""Files of rules, without their endings."""
+
+
+def load_groups() -> list[dict[str, Any]]:
+    """The groups of rules of all files."""
+    return [
+        group for name in NAMES for group in yaml.safe_load((FOLDER / f"{name}.yaml").read_text())["spec"]["groups"]
+    ]
 
 
 def load_rules() -> list[dict[str, Any]]:
-    """The rules of all groups."""
-    groups = yaml.safe_load(ALERTS.read_text())["spec"]["groups"]
-    return [rule for group in groups for rule in group["rules"]]
+    """The alerts of all groups."""
+    return [rule for group in load_groups() for rule in group["rules"] if "alert" in rule]
 
 
 def fires(folder: Path, alert: str, series: Mapping[str, str], minute: int) -> bool:
@@ -35,7 +43,7 @@ def fires(folder: Path, alert: str, series: Mapping[str, str], minute: int) -> b
     inputs = [{"series": name, "values": values} for name, values in series.items()]
     tests = [{"interval": "1m", "input_series": inputs, "promql_expr_test": [query]}]
     content = {"rule_files": ["rules.yaml"], "evaluation_interval": "1m", "tests": tests}
-    (folder / "rules.yaml").write_text(yaml.safe_dump({"groups": [{"name": "all", "rules": load_rules()}]}))
+    (folder / "rules.yaml").write_text(yaml.safe_dump({"groups": load_groups()}))
     (folder / "test.yaml").write_text(yaml.safe_dump(content))
     command = ["promtool", "test", "rules", "test.yaml"]
     result = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)

@@ -170,7 +170,8 @@ def world(tmp_path_factory: pytest.TempPathFactory, python_server: Path) -> Iter
     monkeypatch.setenv("TMPDIR", str(home.path / "tmp"))  # so that a search of the home covers temporary files
     events: list[str] = []
     command = json.dumps(get_command(python_server, ["-m", "vfmalign.training"]))
-    settings = {**get_small_network_settings(), "VFMALIGN_LAUNCHER__COMMAND": command}
+    pacs = {"VFMALIGN_DICOMWEB__ABSENT__URL": "http://127.0.0.1:9/dicom-web"}  # nothing answers there
+    settings = {**get_small_network_settings(), "VFMALIGN_LAUNCHER__COMMAND": command, **pacs}
     stack = Stack(home, events.append, settings)
     stack.start()
     supervisor = threading.Thread(target=stack.supervise)

@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 TOOLS = ("bash", "cat", "cp", "dirname", "env", "mkdir", "seq", "timeout", "xargs")
-OTHERS = {name: (name,) for name in ("chromium", "docker-buildx", "docker-compose", "fish", "kubectl", "promtool")}
+OTHERS = {name: (name,) for name in ("chromium", "docker-buildx", "docker-compose", "fish", "kubectl", "prometheus")}
 # The programs that packages of Debian contain.
 PACKAGES = {
     12: OTHERS | {"docker.io": ("dockerd", "docker")},

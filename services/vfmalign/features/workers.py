@@ -41,6 +41,7 @@ class Admission:
                 f"{self._admitted} {self.kind} are being processed already",
                 subject="Extract",
                 remedy="repeat the call later",
+                reason="QUEUE_FULL",
             )
         self._admitted += 1
         try:

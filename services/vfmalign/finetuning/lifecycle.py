@@ -25,7 +25,17 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from vfmalign.client.messages.common import STATES, TERMINAL_STATES, Failure, JobState, Progress, State
-from vfmalign.core.domain.errors import Conflict, Exhausted, NotFound, PreconditionFailed
+from vfmalign.core.domain.errors import (
+    Conflict,
+    DataLoss,
+    DeadlineExceeded,
+    Exhausted,
+    Internal,
+    NotFound,
+    PreconditionFailed,
+    ProcessLost,
+    Unavailable,
+)
 from vfmalign.core.domain.record import Record
 from vfmalign.core.formats.documents import list_differences
 from vfmalign.core.rpc.access.identity import current_identity
@@ -38,6 +48,11 @@ NO_FREE_SLOT = "NO_FREE_SLOT"
 """`Progress.reason` of what waits for the limit on concurrent work."""
 ARTIFACT_LOST = "ARTIFACT_LOST"
 """`Progress.reason` of what had finished and runs again, because a stored object was lost."""
+_OF_THE_SYSTEM = frozenset(
+    {Internal.reason, DataLoss.reason, DeadlineExceeded.reason, ProcessLost.reason, Unavailable.reason}
+    | {"JOB_FAILED", "JOB_GIVEN_UP"}
+)
+"""Reasons of failures that an operator has to look at. All others name what is wrong with the request."""
 _MAX_DIFFERENCES = 8
 
 
@@ -145,6 +160,15 @@ class LifecycleRepository(ABC, Generic[Row, Item]):
         with self._database.snapshot() as session:
             numbers = {row[0]: row[1] for row in session.execute(query)}
         return {state: numbers.get(state, 0) for state in self.states}
+
+    def count_of_busiest_caller(self) -> int:
+        """Returns how many unfinished items the caller has who has the most, which is what a quota limits."""
+        number = sa.func.count()
+        query = sa.select(number).select_from(self.table).group_by(self.table.created_by)
+        query = query.where(self.table.created_by != "", self.table.state.not_in(TERMINAL_STATES))
+        query = query.order_by(number.desc()).limit(1)
+        with self._database.snapshot() as session:
+            return session.scalar(query) or 0
 
     def cancel(self, item_id: str) -> Item:
         """Cancels: a queued item ends at once, a pending or running one when its work has ended, a finished one stays.
@@ -332,7 +356,8 @@ class LifecycleRepository(ABC, Generic[Row, Item]):
         if row.state in TERMINAL_STATES:
             return
         row.state, row.finished_at = state, now()
-        event.listen(session, "after_commit", lambda _: metrics.ended.labels(self.noun, state).inc(), once=True)
+        fault = "none" if failure is None else "system" if failure.reason in _OF_THE_SYSTEM else "request"
+        event.listen(session, "after_commit", lambda _: metrics.ended.labels(self.noun, state, fault).inc(), once=True)
         row.progress = _dump(Progress(phase="finished", detail=detail))
         row.failure = None if failure is None else _dump(failure)
 

@@ -65,10 +65,11 @@ class _TenantLoops:
         self._loop: asyncio.AbstractEventLoop | None = None
         store, checks = tenancy.store, CheckRepository(tenancy.database)
         self.stored_checks, self.stored_experiments = checks, ExperimentRepository(tenancy.database)
+        self._stored_jobs, self._quota = JobRepository(tenancy.database), settings.quota
         self.tenant = store.tenant
         self.checks = Reconciler(
             checks=checks,
-            jobs=JobRepository(tenancy.database),
+            jobs=self._stored_jobs,
             store=store,
             client=tenancy.client,
             policy=PollingPolicy(**settings.reconciler.model_dump()),
@@ -83,6 +84,15 @@ class _TenantLoops:
             max_checks=max(1, settings.reconciler.max_checks - 1),
             poll_s=settings.reconciler.poll_s,
         )
+
+    def measure_quotas(self) -> dict[str, float]:
+        """Returns the shares of the quotas that the callers with the most unfinished work use, by quota."""
+        used = {
+            "jobs": self._stored_jobs.count_of_busiest_caller(),
+            "checks": self.stored_checks.count_of_busiest_caller(),
+            "experiments": self.stored_experiments.count_of_busiest_caller(),
+        }
+        return {name: used[name] / limit for name, limit in self._quota.model_dump().items() if limit}
 
     async def run_experiments(self) -> None:
         """Runs the loop over experiments."""
@@ -170,6 +180,9 @@ class Orchestrator:
     def _count(self) -> None:
         metrics.count_states(metrics.checks, [loops.stored_checks.counts() for loops in self._loops])
         metrics.count_states(metrics.experiments, [loops.stored_experiments.counts() for loops in self._loops])
+        metrics.count_states(metrics.experiment_cells, [loops.experiments.cell_counts for loops in self._loops])
+        for loops in self._loops:
+            metrics.export_quotas(loops.tenant, loops.measure_quotas())
 
 
 async def _try(reconcile: Callable[[], Awaitable[None]]) -> None:

@@ -52,7 +52,7 @@ async def run(settings: MonitoringSettings) -> None:
     leading: asyncio.Task[None]
 
     def take_office(term: Term) -> Leader:
-        return Leader(term, tenancies, options)
+        return Leader(term, tenancies, options, settings.quota.monitors)
 
     async def announce(name: str, serves: bool) -> None:
         status = health_pb2.HealthCheckResponse

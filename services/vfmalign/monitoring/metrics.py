@@ -89,6 +89,10 @@ window_failures = Counter(
     registry=REGISTRY,
 )
 
+# From 0 on, because a rate does not see the first failure of a series that begins with it.
+for _reason in ("UNAVAILABLE", "DEADLINE_EXCEEDED"):
+    window_failures.labels(_reason)
+
 Labels = tuple[str, ...]
 _GAUGES = (
     log_evidence,

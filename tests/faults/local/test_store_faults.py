@@ -5,7 +5,6 @@ The store is a real server that is stopped (SIGSTOP), killed, or stopped again a
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import subprocess
@@ -20,7 +19,7 @@ import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from tests.alert_rules import fires
-from tests.integration.cli.commands import Cli, Done, run_stack, wait_until
+from tests.integration.cli.commands import Cli, Done, run_stack, suspended, wait_until
 
 COMMAND_TIMEOUT_S = 15.0
 """Time in which `doctor` and `status` have to end."""
@@ -77,15 +76,6 @@ def find_store(cli: Cli) -> psutil.Process:
     assert store is not None
     assert store.process is not None
     return psutil.Process(store.process.pid)
-
-
-@contextlib.contextmanager
-def suspended(process: psutil.Process) -> Iterator[None]:
-    process.suspend()
-    try:
-        yield
-    finally:
-        process.resume()
 
 
 def assert_lost(cli: Cli, folder: Path) -> None:

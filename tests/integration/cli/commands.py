@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from vfmalign.cli import __main__ as program
 from vfmalign.cli.local.state_directory import StateDirectory
 
@@ -93,6 +95,16 @@ def call(*arguments: str, code: int | None = 0) -> Done:
     assert code is None or done.code == code, done.err + done.out
     assert "Traceback" not in done.err
     return done
+
+
+@contextlib.contextmanager
+def suspended(process: psutil.Process) -> Iterator[None]:
+    """Stops a process for the time of the block."""
+    process.suspend()
+    try:
+        yield
+    finally:
+        process.resume()
 
 
 def wait_until(holds: Callable[[], bool], what: str) -> None:

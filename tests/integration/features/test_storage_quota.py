@@ -11,6 +11,7 @@ from tests.integration.features.callers import ADA, BOB, describe_model
 
 from vfmalign.client import Client
 from vfmalign.core.domain.errors import TooLarge
+from vfmalign.core.runtime.metrics import REGISTRY
 from vfmalign.core.storage.store import quota as module
 from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.core.storage.store.quota import StorageQuota
@@ -53,6 +54,8 @@ def test_a_quota_of_one_prefix_counts_nothing_else(tenant: ObjectStore) -> None:
     with pytest.raises(TooLarge, match="uses 100 of 150 bytes below incoming/, and the upload adds 51"):
         quota.announce([("incoming/x/i1/a", 51)], 60)
     quota.announce([("incoming/x/i1/a", 50)], 60)
+    labels = {"tenant": tenant.tenant, "quota": "storage"}
+    assert REGISTRY.get_sample_value("vfmalign_quota_used_ratio", labels) == 1
 
 
 def test_an_upload_that_arrived_counts_once(tenant: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,14 +16,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 import grpc
 from google.protobuf.message import Message
-from prometheus_client import Counter, Histogram
 
 from vfmalign.core.domain.errors import (
     Forbidden,
@@ -38,6 +37,7 @@ from vfmalign.core.rpc.access.authentication import Authenticator, get_key_id
 from vfmalign.core.rpc.access.authorisation import check_access, choose_tenant, needs_identity
 from vfmalign.core.rpc.access.identity import current_identity, current_tenant
 from vfmalign.core.rpc.call_log import CallLog
+from vfmalign.core.rpc.call_metrics import Method
 from vfmalign.core.rpc.limits.admission import Context
 from vfmalign.core.rpc.limits.bounds import parse_request
 from vfmalign.core.rpc.limits.holds import Hold, Holds
@@ -97,39 +97,6 @@ class Gate:
         )
 
 
-@dataclass(frozen=True)
-class _Method:
-    """A method and its metrics, which are registered before the first call."""
-
-    service: str
-    name: str
-    started: Counter
-    seconds: Histogram
-    handled: Mapping[grpc.StatusCode, Counter]
-
-    @property
-    def path(self) -> str:
-        """Full name of the method, as on the wire: `/package.Service/Method`."""
-        return f"/{self.service}/{self.name}"
-
-    @classmethod
-    def create(cls, service: str, name: str, kind: str) -> _Method:
-        """Registers the metrics of a method; `kind` is `unary`, `server_stream` or `bidi_stream`."""
-        labels = (kind, service, name)
-        return cls(
-            service,
-            name,
-            metrics.grpc_started.labels(*labels),
-            metrics.grpc_handling_seconds.labels(*labels),
-            {code: metrics.grpc_handled.labels(*labels, code.name) for code in grpc.StatusCode},
-        )
-
-    def account(self, code: grpc.StatusCode, seconds: float) -> None:
-        """Counts a finished call."""
-        self.handled[code].inc()
-        self.seconds.observe(seconds)
-
-
 class CallInterceptor(grpc.aio.ServerInterceptor):
     """Wraps every call.
 
@@ -165,16 +132,16 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         service, name = path.lstrip("/").split("/", 1)
         parse, serialise = handler.request_deserializer, handler.response_serializer
         if handler.request_streaming:  # reflection
-            method = _Method.create(service, name, "bidi_stream")
+            method = Method.create(service, name, "bidi_stream")
             return grpc.stream_stream_rpc_method_handler(
                 self._conversation(handler.stream_stream, method, parse, serialise)
             )
-        method = _Method.create(service, name, "server_stream" if handler.response_streaming else "unary")
+        method = Method.create(service, name, "server_stream" if handler.response_streaming else "unary")
         if not handler.response_streaming:
             return grpc.stream_unary_rpc_method_handler(self._unary(handler.unary_unary, method, parse, serialise))
         return grpc.stream_stream_rpc_method_handler(self._streaming(handler.unary_stream, method, parse, serialise))
 
-    def _unary(self, function: _Unary, method: _Method, parse: _Parse, serialise: _Serialise) -> _Wrapped:
+    def _unary(self, function: _Unary, method: Method, parse: _Parse, serialise: _Serialise) -> _Wrapped:
         async def call(_: object, context: Context) -> bytes:
             async with self._around(context, method):
                 hold = self._holds.begin(context, method.path)
@@ -185,7 +152,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
         return call
 
-    def _streaming(self, function: _Streaming, method: _Method, parse: _Parse, serialise: _Serialise) -> _Wrapped:
+    def _streaming(self, function: _Streaming, method: Method, parse: _Parse, serialise: _Serialise) -> _Wrapped:
         async def call(_: object, context: Context) -> AsyncIterator[bytes]:
             async with self._around(context, method):
                 hold = self._holds.begin(context, method.path)
@@ -201,7 +168,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
         return call
 
-    def _conversation(self, function: _Conversation, method: _Method, parse: _Parse, serialise: _Serialise) -> _Wrapped:
+    def _conversation(self, function: _Conversation, method: Method, parse: _Parse, serialise: _Serialise) -> _Wrapped:
         """Wraps a handler of a stream of requests."""
 
         async def call(_: object, context: Context) -> AsyncIterator[bytes]:
@@ -245,7 +212,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                     return
                 yield await self._parse(parse, data)
 
-    async def _identify(self, context: Context, method: _Method) -> None:
+    async def _identify(self, context: Context, method: Method) -> None:
         """Makes caller and tenant known to the running context, and checks that the caller may make this call.
 
         Raises:
@@ -262,10 +229,10 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             tenant = choose_tenant(identity, metadata, path)
             current_tenant.set(tenant)
             logs.bind(tenant=tenant)
-            check_access(identity, path)
+            method.count_caller(tenant, check_access(identity, path))
 
     @asynccontextmanager
-    async def _around(self, context: Context, method: _Method) -> AsyncIterator[None]:
+    async def _around(self, context: Context, method: Method) -> AsyncIterator[None]:
         """Admits and identifies a call, runs its handler as the body of the context, and accounts for how it ended.
 
         Binds the request id to the running context, turns exceptions into a status that carries the request id, and
@@ -310,7 +277,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             if failure is not None:
                 code = get_status_code(failure)
             seconds = time.perf_counter() - started
-            method.account(code, seconds)
+            method.account(code, seconds, failure)
             if method.service not in _QUIET:
                 self._log.log_call(method.path[1:], code.name, seconds, failure)
         if failure is not None:
@@ -319,17 +286,6 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             no_retry = (NO_RETRY,) if isinstance(failure, PacsUnavailable) else ()
             trailers = ((DETAILS_KEY, status.SerializeToString()), (logs.REQUEST_ID_HEADER, request_id), *no_retry)
             await context.abort(get_status_code(failure), status.message, trailers)
-
-
-def register_methods(services: dict[str, list[tuple[str, bool]]]) -> None:
-    """Registers the metrics of every method, so that they are exported before the first call.
-
-    Args:
-        services: per full service name, its methods and whether each streams its response.
-    """
-    for service, methods in services.items():
-        for name, streams in methods:
-            _Method.create(service, name, "server_stream" if streams else "unary")
 
 
 async def _refuse_missing_message(context: Context, message_bytes: int) -> None:

@@ -27,7 +27,8 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from vfmalign.core.domain.errors import BadOption
 from vfmalign.core.rpc import tls
 from vfmalign.core.rpc.access.authentication import Authenticator
-from vfmalign.core.rpc.interceptors import CallInterceptor, Gate, register_methods
+from vfmalign.core.rpc.call_metrics import register_methods
+from vfmalign.core.rpc.interceptors import CallInterceptor, Gate
 from vfmalign.core.rpc.limits.admission import Admission
 from vfmalign.core.rpc.limits.connections import Connections
 from vfmalign.core.rpc.limits.holds import Holds

@@ -37,6 +37,29 @@ calls_denied = Counter(
     ("grpc_service", "grpc_method", "reason"),
     registry=REGISTRY,
 )
+calls_failed = Counter(
+    "vfmalign_calls_failed",
+    "RPCs that did not end with OK, by the side that has to act (`fault`) and the reason of the error. `server`: an "
+    "error of the service or of what it needs, a full queue or memory, or a deadline that passed while the call waited "
+    "for one of them. `pacs`: the PACS that the call names does not answer. `caller`: everything else.",
+    ("grpc_service", "grpc_method", "fault", "reason"),
+    registry=REGISTRY,
+)
+calls_by_role = Counter(
+    "vfmalign_calls_by_role",
+    "RPCs that callers were allowed to make, by their tenant and the role that allows it; of several roles, the first "
+    "in the table of docs/security.md.",
+    ("tenant", "role", "grpc_service", "grpc_method"),
+    registry=REGISTRY,
+)
+quota_used_ratio = Gauge(
+    "vfmalign_quota_used_ratio",
+    "Share of a quota of the tenant that is used, from 0 to 1; absent without a limit. `jobs`, `checks` and "
+    "`experiments` have a quota for each caller, of whom the one with the largest share counts; `monitors`, `storage` "
+    "and `uploads` one for each tenant. The last two are measured when uploads are announced.",
+    ("tenant", "quota"),
+    registry=REGISTRY,
+)
 answers_not_taken = Counter(
     "vfmalign_answers_not_taken",
     "Messages of answers that their caller had not taken in time.",

@@ -21,7 +21,7 @@ from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.finetuning.checks.reconciler import is_transient
 from vfmalign.finetuning.checks.repository import CheckRepository
 from vfmalign.finetuning.experiments.cell_results import CELL, CellResults
-from vfmalign.finetuning.experiments.cell_status import CellStatus, describe_progress, get_cell_statuses
+from vfmalign.finetuning.experiments.cell_status import CellStatus, count_states, describe_progress, get_cell_statuses
 from vfmalign.finetuning.experiments.repository import ExperimentRefs, ExperimentRepository, StoredExperiment
 from vfmalign.finetuning.experiments.request import PinnedInputs
 
@@ -50,6 +50,9 @@ class ExperimentRunner:
         max_checks: unfinished checks of all experiments together. It is below the limit of the service, so that a check
             of its own never has to wait for an experiment.
         poll_s: seconds between two rounds.
+
+    Attributes:
+        cell_counts: cells of unfinished experiments by state, as of the last round.
     """
 
     def __init__(
@@ -70,6 +73,7 @@ class ExperimentRunner:
         self._write_report = write_report
         self._max_checks = max_checks
         self._poll_s = poll_s
+        self.cell_counts = count_states(())
         self._finishing: dict[str, asyncio.Task[None]] = {}
         self._stopping = asyncio.Event()
 
@@ -102,11 +106,13 @@ class ExperimentRunner:
         """Runs one round over all experiments; returns those whose cells have all ended."""
         ready: list[StoredExperiment] = []
         active: list[tuple[StoredExperiment, tuple[CellStatus, ...]]] = []
+        unfinished: list[CellStatus] = []
         free = self._max_checks
         for experiment in self._experiments.active():
             with self._isolate_errors(experiment.id):
                 begun = self._begin(experiment) if experiment.state == "queued" else experiment
                 cells = get_cell_statuses(begun, self._checks)
+                unfinished += cells
                 free -= _count_running(cells)
                 self._store_results(cells)
                 if begun.cancel_requested:
@@ -115,6 +121,7 @@ class ExperimentRunner:
                     ready.append(begun)
                 else:
                     active.append((begun, cells))
+        self.cell_counts = count_states(unfinished)
         for experiment, cells in active:
             with self._isolate_errors(experiment.id):
                 progress = Progress(phase="checks", detail=describe_progress(cells))

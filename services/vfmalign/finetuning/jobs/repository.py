@@ -9,11 +9,13 @@ where the platform replaces a pod of the attempt. A pending job occupies a slot:
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 import sqlalchemy as sa
+from sqlalchemy import event
 from sqlalchemy.orm import Session
 
 from vfmalign.client.messages.common import JOB_STATES, TERMINAL_STATES, Failure, Progress, State
@@ -26,6 +28,7 @@ from vfmalign.finetuning.jobs.retries import NextAttempt, Setbacks
 from vfmalign.finetuning.jobs.tables import AttemptRow, JobRow
 from vfmalign.finetuning.launchers.base import Handle, Outcome
 from vfmalign.finetuning.lifecycle import ARTIFACT_LOST, NO_FREE_SLOT, LifecycleRepository, Operation, common_fields
+from vfmalign.finetuning.metrics import job_attempts_ended
 
 
 @dataclass(frozen=True)
@@ -105,6 +108,12 @@ class JobRepository(LifecycleRepository[JobRow, StoredJob]):
     def launched(self) -> tuple[StoredJob, ...]:
         """Returns jobs that have, or may have, a process: pending and running ones, oldest first."""
         return self._where(JobRow.state.in_(("pending", "running")))
+
+    def count_waiting(self) -> dict[str, int]:
+        """Returns the number of queued and pending jobs by what they wait for."""
+        query = sa.select(JobRow.progress).where(JobRow.state.in_(("queued", "pending")))
+        with self._database.snapshot() as session:
+            return Counter(reason for progress in session.scalars(query) if (reason := progress.get("reason")))
 
     def of_check(self, check_id: str) -> tuple[StoredJob, ...]:
         """Returns the jobs of a check, oldest first."""
@@ -324,6 +333,7 @@ def _end_attempt(session: Session, row: JobRow, exit_code: int | None, outcome: 
     attempt = _get_attempt(session, row)
     if attempt is not None and attempt.finished_at is None:
         attempt.finished_at, attempt.exit_code, attempt.outcome = now(), exit_code, outcome
+        event.listen(session, "after_commit", lambda _: job_attempts_ended.labels(outcome).inc(), once=True)
 
 
 def _set_setbacks(row: JobRow, setbacks: Setbacks) -> None:

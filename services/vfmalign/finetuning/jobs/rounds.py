@@ -40,6 +40,7 @@ class JobRounds:
             chosen = min(able, key=lambda one: (launched[one], waiting[one][0].created_at))
             launched[chosen] += chosen.start(waiting[chosen].popleft())
         metrics.count_states(metrics.jobs, [supervisor.jobs.counts() for supervisor in self._supervisors])
+        metrics.count_waiting_jobs([supervisor.jobs.count_waiting() for supervisor in self._supervisors])
 
     def stop_all(self, poll_s: float = 0.1) -> None:
         """Lets every launched job checkpoint and end, and queues it for the next start of the service.

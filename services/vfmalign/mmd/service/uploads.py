@@ -30,6 +30,7 @@ class Uploads:
             setting="VFMALIGN_MMD__MAX_UPLOADED_BYTES",
             uploads=UPLOADS,
             counted=UPLOADS,
+            name="uploads",
         )
         self._files = CallUploads(store, presigner, UPLOADS, quota, options.upload_url_s, options.upload_age_s)
         self.start, self.close = self._files.start, self._files.close

@@ -17,6 +17,7 @@ from vfmalign.client.async_client import AsyncClient
 from vfmalign.client.messages.monitors import ChannelShift
 from vfmalign.core.domain.errors import VfmalignError
 from vfmalign.core.runtime import logs
+from vfmalign.core.runtime.metrics import quota_used_ratio
 from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.database.database import Database
 from vfmalign.database.lease import Term
@@ -60,10 +61,14 @@ class Leader:
         term: fences every write.
         tenancies: by tenant.
         options: intervals and retention.
+        max_monitors: quota of each tenant.
     """
 
-    def __init__(self, term: Term, tenancies: Mapping[str, Tenancy], options: MonitoringOptions) -> None:
+    def __init__(
+        self, term: Term, tenancies: Mapping[str, Tenancy], options: MonitoringOptions, max_monitors: int
+    ) -> None:
         self._tenancies = tenancies
+        self._max_monitors = max_monitors
         self._options = options
         self._databases = {name: one.database.guarded_by(term.verify) for name, one in tenancies.items()}
         self._monitors = {name: MonitorRepository(one.database, 1) for name, one in tenancies.items()}
@@ -88,6 +93,7 @@ class Leader:
             await self._repeat(self._options.poll_s, lambda: asyncio.to_thread(self._export))
         finally:
             metrics.export_samples(())
+            quota_used_ratio.clear()
 
     def stop(self) -> None:
         """Ends the loops after their current rounds."""
@@ -108,9 +114,10 @@ class Leader:
                 await asyncio.wait_for(self._stopped.wait(), pause_s)
 
     def _export(self) -> None:
-        metrics.export_samples(
-            [to_sample(tenant, monitor) for tenant, own in self._monitors.items() for monitor in own.list_all()]
-        )
+        found = {tenant: own.list_all() for tenant, own in self._monitors.items()}
+        metrics.export_samples([to_sample(tenant, monitor) for tenant, own in found.items() for monitor in own])
+        for tenant, own in found.items():
+            quota_used_ratio.labels(tenant, "monitors").set(len(own) / self._max_monitors)
 
     # --- windows ---
 

@@ -7,7 +7,7 @@ import threading
 import pytest
 from prometheus_client import generate_latest
 
-from vfmalign.core.rpc.interceptors import register_methods
+from vfmalign.core.rpc.call_metrics import register_methods
 from vfmalign.core.runtime import metrics
 
 

@@ -48,6 +48,19 @@ def test_all_experiments_together_respect_the_limit_and_take_turns(world):
     assert (len(world.running(first)), len(world.running(second))) == (2, 1)
 
 
+def test_cells_of_unfinished_experiments_are_counted_by_state(world):
+    first, runner = world.create(), world.runner()
+    world.create()
+    runner.reconcile()
+    assert {state: number for state, number in runner.cell_counts.items() if number} == {"queued": 8}
+    world.end(world.running(first)[0])
+    runner.reconcile()
+    assert (runner.cell_counts["succeeded"], sum(runner.cell_counts.values())) == (1, 8)
+    world.finish(first, runner)
+    runner.reconcile()
+    assert sum(runner.cell_counts.values()) == 4
+
+
 def test_an_experiment_ends_with_its_report(world):
     experiment = world.create()
     ended = world.finish(experiment, world.runner())

@@ -123,18 +123,22 @@ def choose_tenant(identity: Identity, metadata: Iterable[tuple[str, str | bytes]
     return str(named[0]) if named else min(identity.tenants)
 
 
-def check_access(identity: Identity, path: str) -> None:
+def check_access(identity: Identity, path: str) -> str:
     """Checks that one of a caller's roles may call an RPC.
 
     Args:
         identity: the caller.
         path: the RPC, such as `/vfmalign.v1.MmdService/Compute`.
 
+    Returns:
+        The role that allows the call; of several, the first of `PEOPLE` and `SERVICES`.
+
     Raises:
         Forbidden: it may not.
     """
     allowed = RPC_ROLES.get(path, frozenset())
-    if not identity.roles & allowed:
+    role = next((one for one in (*PEOPLE, *SERVICES) if one in identity.roles & allowed), None)
+    if role is None:
         needed = " or ".join(role for role in PEOPLE if role in allowed)
         raise Forbidden(
             "your roles do not allow this call",
@@ -142,6 +146,7 @@ def check_access(identity: Identity, path: str) -> None:
             remedy=f"ask an administrator for the role {needed}",
             reason="MISSING_ROLE",
         )
+    return role
 
 
 def check_extraction(identity: Identity | None, *, by_reference: bool) -> None:

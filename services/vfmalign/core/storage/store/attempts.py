@@ -32,6 +32,7 @@ class Attempts:
         # From 0 on, because an alert on an increase does not see a series that begins with a failure.
         for operation in get_args(Operation):
             metrics.store_failures.labels(operation)
+            metrics.store_attempts.labels(operation, "failed")
 
     def run(
         self, operation: Operation, name: str, call: Callable[[], _T], check: Callable[[], None] | None = None

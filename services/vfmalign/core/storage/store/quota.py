@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from vfmalign.core.domain.errors import TooLarge
+from vfmalign.core.runtime.metrics import quota_used_ratio
 from vfmalign.core.storage.store.object_store import ObjectStore
 
 _MEASURED_FOR_S = 60.0
@@ -40,6 +41,7 @@ class StorageQuota:
         setting: the setting that holds it, for the error's remedy.
         uploads: prefix of the keys of uploads.
         counted: prefix of the keys that the quota counts; all by default.
+        name: label of the quota in `vfmalign_quota_used_ratio`.
     """
 
     store: ObjectStore
@@ -47,6 +49,7 @@ class StorageQuota:
     setting: str
     uploads: str
     counted: str = ""
+    name: str = "storage"
     _used_bytes: int = 0
     _uploaded: Mapping[str, int] = field(default_factory=dict)
     _measured_s: float | None = None
@@ -79,6 +82,7 @@ class StorageQuota:
                 expire_s = now + valid_s if earlier is None else max(now + valid_s, earlier.expire_s)
                 self._announced[key] = _Announcement(size, expire_s)
             self._used_bytes += added
+            self._export()
 
     def _check(self, added_bytes: int, added_files: int) -> None:
         subject = f"tenant {self.store.tenant}"
@@ -114,3 +118,7 @@ class StorageQuota:
         to_come = sum(self._get_room(key) - self._uploaded.get(key, 0) for key in self._announced)
         self._used_bytes = sum(sizes.values()) + to_come
         self._measured_s = now
+        self._export()
+
+    def _export(self) -> None:
+        quota_used_ratio.labels(self.store.tenant, self.name).set(self._used_bytes / self.limit_bytes)

@@ -348,3 +348,17 @@ async def test_every_denial_is_logged_and_counted_without_the_token(
     for token in (expired, viewer, of_several):
         assert not any(part in text for part in token.split(".")[1:])
     assert [count(reason) for reason in reasons] == [one + 1 for one in before]
+
+
+async def test_allowed_calls_are_counted_by_tenant_and_the_first_role_that_allows_them(api: Api) -> None:
+    def count(role: str) -> float:
+        labels = {"grpc_service": "vfmalign.v1.FineTuningService", "grpc_method": "ListJobs"}
+        labels |= {"tenant": "default", "role": role}
+        return metrics.REGISTRY.get_sample_value("vfmalign_calls_by_role_total", labels) or 0.0
+
+    roles = ("viewer", "researcher", "admin", "auditor")
+    before = {role: count(role) for role in roles}
+    for token in (api.issuer.sign("admin", "researcher"), api.issuer.sign("viewer"), api.issuer.sign("auditor"), None):
+        await api.call("/vfmalign.v1.FineTuningService/ListJobs", token)
+    after = {role: count(role) - before[role] for role in roles}
+    assert after == {"viewer": 1, "researcher": 1, "admin": 0, "auditor": 0}

@@ -1,0 +1,1 @@
+"""Dashboards, objectives and alerts, from which `make dashboards` writes the files for Grafana and Prometheus."""

@@ -1,0 +1,202 @@
+"""The dashboard of drift monitors: alarms, evidence, windows, observations, and what `features` keeps for them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from deploy.observability.panels import (
+    HALF,
+    NAMESPACE,
+    NAMESPACES,
+    TENANTS,
+    WHOLE,
+    choose,
+    dash,
+    draw_board,
+    limited,
+    name_value,
+    number,
+    per_hour,
+    plot,
+    stacked,
+)
+from grafana_foundation_sdk.builders import dashboard, stat, timeseries
+
+MONITORS = f'{TENANTS},monitor=~"$monitor"'
+LEGEND = "{{monitor}} ({{tenant}})"
+
+
+def draw() -> dashboard.Dashboard:
+    """Returns the dashboard."""
+    tenants = f"label_values(vfmalign_monitor_alarm{{{NAMESPACES}}}, tenant)"
+    monitors = f"label_values(vfmalign_monitor_alarm{{{TENANTS}}}, monitor)"
+    board = draw_board(
+        "monitors",
+        "drift monitors",
+        "Whether the features of models in use still come from the distributions of their references.",
+        (NAMESPACE, choose("tenant", "Tenant", tenants), choose("monitor", "Monitor", monitors)),
+        {
+            "State": _draw_state(),
+            "Evidence": _draw_evidence(),
+            "Windows": _draw_windows(),
+            "Observations": _draw_observations(),
+            "On the way to the monitors": _draw_outbox(),
+            "Service": _draw_service(),
+        },
+    )
+    return board.time("now-7d", "now")
+
+
+def _draw_state() -> Sequence[stat.Panel]:
+    alarm = number(
+        "Alarm",
+        "An alarm lasts until somebody acknowledges it: vfmalign monitors acknowledge MONITOR.",
+        (_read("alarm"), LEGEND),
+        [(None, "green"), (1, "red")],
+        unit="none",
+        section="vfmaligndriftalarm",
+    ).mappings([name_value(0, "no drift"), name_value(1, "drift")])
+    paused = number(
+        "Paused",
+        "Observations of a paused monitor are recorded and do not enter the evidence.",
+        (_read("paused"), LEGEND),
+        [(None, "green"), (1, "yellow")],
+        unit="none",
+        section="vfmalignmonitorsilent",
+    ).mappings([name_value(0, "active"), name_value(1, "paused")])
+    return alarm, paused
+
+
+def _draw_evidence() -> Sequence[timeseries.Panel]:
+    panel = plot(
+        "Evidence of $monitor",
+        "Natural logarithm of the evidence of each component, and its threshold (dashed), above which there is an "
+        "alarm. Nothing is drawn where the statistic is 0.",
+        [
+            (_read("log_evidence", "component"), "{{component}} ({{tenant}})"),
+            (_read("log_threshold", "component"), "threshold, {{component}} ({{tenant}})"),
+        ],
+        unit="none",
+        section="vfmaligndriftalarm",
+        span=HALF,
+    )
+    return (panel.override_by_regexp("^threshold.*", dash()).repeat("monitor").repeat_direction("h").max_per_row(2),)
+
+
+def _draw_windows() -> Sequence[timeseries.Panel]:
+    panel = plot(
+        "MMD² of the last window",
+        "MMD² of the last window to the reference, of the layer that raises the alarm. It raises none itself.",
+        [(_read("mmd2"), LEGEND)],
+        unit="none",
+        section="vfmaligndriftalarm",
+        span=WHOLE,
+    )
+    return (panel,)
+
+
+def _draw_observations() -> Sequence[timeseries.Panel]:
+    outcomes = stacked(
+        plot(
+            "Observations per hour by outcome",
+            "Only `entered` changes the evidence. A `duplicate` was sent again, a `conflict` with other content.",
+            [(per_hour("outcome", f"vfmalign_monitor_observations_total{{{MONITORS}}}"), "{{outcome}}")],
+            unit="none",
+            section="vfmalignmonitorsilent",
+        )
+    )
+    lag = plot(
+        "Time from acquisition to arrival",
+        "Of the last observation of each monitor, where its acquisition is known.",
+        [(_read("lag_seconds"), LEGEND)],
+        unit="s",
+        section="vfmalignmonitorsilent",
+    )
+    silence = plot(
+        "Time since the last observation",
+        "And the time after which VfmalignMonitorSilent fires (dashed), where one is set.",
+        [
+            (f"time() - {_read('last_observation_timestamp_seconds')}", LEGEND),
+            (_read("max_silence_seconds"), f"longest silence, {LEGEND}"),
+        ],
+        unit="s",
+        section="vfmalignmonitorsilent",
+    )
+    return outcomes, lag, silence.override_by_regexp("^longest silence.*", dash())
+
+
+def _draw_outbox() -> Sequence[timeseries.Panel]:
+    waiting = plot(
+        "Observations in the outbox",
+        "What features keeps in the object storage until monitoring takes it. Replicas share one outbox.",
+        [(f"max by (tenant) (vfmalign_outbox_observations{{{TENANTS}}})", "{{tenant}}")],
+        unit="none",
+        section="vfmalignoutboxgrowing",
+    )
+    size = plot(
+        "Size of the outbox",
+        "Beyond VFMALIGN_OUTBOX__MAX_BYTES or __MAX_OBSERVATIONS of a tenant, observations are dropped.",
+        [(f"max by (tenant) (vfmalign_outbox_bytes{{{TENANTS}}})", "{{tenant}}")],
+        unit="bytes",
+        section="vfmalignoutboxgrowing",
+    )
+    oldest = f"min by (tenant) (vfmalign_outbox_oldest_timestamp_seconds{{{TENANTS}}} > 0)"
+    age = plot(
+        "Age of the oldest in the outbox",
+        "VfmalignOutboxGrowing fires above a quarter of an hour. Nothing is drawn while the outbox is empty.",
+        [(f"time() - {oldest}", "{{tenant}}")],
+        unit="s",
+        section="vfmalignoutboxgrowing",
+    )
+    delivered = f"vfmalign_observations_delivered_total{{{NAMESPACES}"
+    answers = stacked(
+        plot(
+            "Deliveries per hour",
+            "What Extract answered about observations, and what became of those that were queued.",
+            [(per_hour("delivery", f"{delivered}}}"), "{{delivery}}")],
+            unit="none",
+            section="vfmalignoutboxgrowing",
+            span=HALF,
+        )
+    )
+    drops = plot(
+        "Drops per hour by reason",
+        "Lost observations; VfmalignObservationsDropped fires for each reason.",
+        [(per_hour("reason", f'{delivered},delivery="dropped"}}'), "{{reason}}")],
+        unit="none",
+        section="vfmalignobservationsdropped",
+        span=HALF,
+    )
+    return waiting, size, limited(age, 900), answers, drops
+
+
+def _draw_service() -> Sequence[timeseries.Panel]:
+    leaders = plot(
+        "Leaders",
+        "Exactly one process leads: it computes windows and exports the metrics of monitors.",
+        [(f'sum(vfmalign_orchestrator_leader{{{NAMESPACES},job="vfmalign-monitoring"}})', "leaders")],
+        unit="none",
+        section="vfmalignnoleader",
+    )
+    windows = plot(
+        "Windows without MMD² per hour",
+        "By the reason of the error. They are tried again; evidence and alarms do not need them.",
+        [(per_hour("reason", f"vfmalign_monitor_window_failures_total{{{NAMESPACES}}}"), "{{reason}}")],
+        unit="none",
+        section="what-retries-and-what-you-retry",
+    )
+    states = plot(
+        "States of monitors per hour",
+        "States that could not be stored, and repetitions after a restart whose evidence has other last bits.",
+        [
+            (per_hour("", f"vfmalign_monitor_snapshot_failures_total{{{NAMESPACES}}}"), "not stored"),
+            (per_hour("", f"vfmalign_monitor_replays_that_differ_total{{{NAMESPACES}}}"), "differ"),
+        ],
+        unit="none",
+        section="what-retries-and-what-you-retry",
+    )
+    return leaders, windows, states
+
+
+def _read(metric: str, label: str = "monitor") -> str:
+    return f"max by (tenant, {label}) (vfmalign_monitor_{metric}{{{MONITORS}}})"

@@ -1,0 +1,90 @@
+"""Rows of the dashboard of operations about the services themselves: their work and their processes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from deploy.observability.panels import INTERVAL, JOBS, limited, mean, per_hour, plot, stacked
+from grafana_foundation_sdk.builders import timeseries
+
+
+def draw_work() -> Sequence[timeseries.Panel]:
+    """Returns the row about what calls spend their time with."""
+    return (
+        plot(
+            "Duration of stages of work, mean",
+            "What Extract, Compute and ExtractDataset spend their time with.",
+            [(mean("stage", "vfmalign_stage_seconds", JOBS), "{{stage}}")],
+            unit="s",
+            section="vfmalignextractlatency",
+        ),
+        plot(
+            "Volumes in one forward pass, mean",
+            "Of `features`. A device is used well where several studies arrive at once.",
+            [(mean("job", "vfmalign_batch_size", JOBS), "{{job}}")],
+            unit="none",
+            section="vfmalignextractlatency",
+        ),
+        plot(
+            "CPU of comparisons",
+            "Of the worker of `mmd`, in cores. About 0 while calls are queued: the device hangs.",
+            [(f"sum by (job) (rate(vfmalign_engine_cpu_seconds_total{{{JOBS}}}[{INTERVAL}]))", "{{job}}")],
+            unit="none",
+            section="vfmaligncomputeavailability",
+        ),
+    )
+
+
+def draw_processes() -> Sequence[timeseries.Panel]:
+    """Returns the row about processes, their memory and their CPU time."""
+    starts = f"changes(process_start_time_seconds{{{JOBS}}}[30m])"
+    cpu = f"rate(process_cpu_seconds_total{{{JOBS}}}[{INTERVAL}])"
+    return (
+        plot(
+            "Processes that answer",
+            "Processes of each service that Prometheus reads.",
+            [(f"count by (job) (vfmalign_build_info{{{JOBS}}})", "{{job}}")],
+            unit="none",
+            section="vfmalignservicedown",
+        ),
+        limited(
+            plot(
+                "Starts within half an hour",
+                "VfmalignRestarts fires above 3.",
+                [(f"sum by (job) ({starts})", "{{job}}")],
+                unit="none",
+                section="vfmalignrestarts",
+            ),
+            3,
+        ),
+        plot(
+            "Lost log lines per hour",
+            "Lines that could not be written, such as to a full disk.",
+            [(per_hour("job", f"vfmalign_log_lines_lost_total{{{JOBS}}}"), "{{job}}")],
+            unit="none",
+            section="vfmalignloglineslost",
+        ),
+        plot(
+            "Memory",
+            "Resident memory of each process.",
+            [(f"sum by (job, instance) (process_resident_memory_bytes{{{JOBS}}})", "{{job}} ({{instance}})")],
+            unit="bytes",
+            section="resources",
+        ),
+        plot(
+            "Memory of accelerators",
+            "What each process holds. Nothing is drawn without an accelerator.",
+            [(f"sum by (job, device) (vfmalign_gpu_memory_used_bytes{{{JOBS}}})", "{{device}} ({{job}})")],
+            unit="bytes",
+            section="resources",
+        ),
+        stacked(
+            plot(
+                "CPU",
+                "In cores.",
+                [(f"sum by (job) ({cpu})", "{{job}}")],
+                unit="none",
+                section="resources",
+            )
+        ),
+    )

@@ -1,0 +1,99 @@
+"""Metrics of one method of the API: how many of its calls began and ended, how long they took, and whose fault it was.
+
+The objectives of the services count failures that are the server's fault. A caller that sends invalid requests in a
+loop, or more than its quota, must not use up their error budget.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import grpc
+from prometheus_client import Counter, Histogram
+
+from vfmalign.core.domain.errors import PacsUnavailable, VfmalignError
+from vfmalign.core.runtime import metrics
+from vfmalign.core.runtime.work_context import UNLIMITED, current_work
+
+Fault = Literal["server", "pacs", "caller"]
+
+_OF_SERVER = frozenset(
+    {
+        grpc.StatusCode.INTERNAL,
+        grpc.StatusCode.UNKNOWN,
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.DATA_LOSS,
+    }
+)
+_FULL = frozenset({"QUEUE_FULL", "REQUESTS_EXHAUSTED", "DISK_FULL", "DEVICE_MEMORY"})
+"""Reasons of RESOURCE_EXHAUSTED that are limits of the server, not quotas of callers or sizes of requests."""
+_FROM_THE_START = (
+    "INTERNAL", "UNAVAILABLE", "STORE_UNAVAILABLE", "DATA_LOSS", "DEADLINE_EXCEEDED", "QUEUE_FULL",
+    "REQUESTS_EXHAUSTED",
+)  # fmt: skip
+"""Exported from 0 on, because a rate does not see the first failures of a series that begins with them."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method and its metrics, which are registered before the first call."""
+
+    service: str
+    name: str
+    started: Counter
+    seconds: Histogram
+    handled: Mapping[grpc.StatusCode, Counter]
+
+    @property
+    def path(self) -> str:
+        """Full name of the method, as on the wire: `/package.Service/Method`."""
+        return f"/{self.service}/{self.name}"
+
+    @classmethod
+    def create(cls, service: str, name: str, kind: str) -> Method:
+        """Registers the metrics of a method; `kind` is `unary`, `server_stream` or `bidi_stream`."""
+        labels = (kind, service, name)
+        for reason in _FROM_THE_START:
+            metrics.calls_failed.labels(service, name, "server", reason)
+        return cls(
+            service,
+            name,
+            metrics.grpc_started.labels(*labels),
+            metrics.grpc_handling_seconds.labels(*labels),
+            {code: metrics.grpc_handled.labels(*labels, code.name) for code in grpc.StatusCode},
+        )
+
+    def count_caller(self, tenant: str, role: str) -> None:
+        """Counts a call that a role of its caller allows."""
+        metrics.calls_by_role.labels(tenant, role, self.service, self.name).inc()
+
+    def account(self, code: grpc.StatusCode, seconds: float, failure: VfmalignError | None) -> None:
+        """Counts a finished call; `failure` is its error where it ended with one."""
+        self.handled[code].inc()
+        self.seconds.observe(seconds)
+        if code is not grpc.StatusCode.OK:
+            reason = code.name if failure is None else failure.reason
+            metrics.calls_failed.labels(self.service, self.name, _get_fault(code, failure), reason).inc()
+
+
+def register_methods(services: Mapping[str, list[tuple[str, bool]]]) -> None:
+    """Registers the metrics of every method, so that they are exported before the first call.
+
+    Args:
+        services: per full service name, its methods and whether each streams its response.
+    """
+    for service, methods in services.items():
+        for name, streams in methods:
+            Method.create(service, name, "server_stream" if streams else "unary")
+
+
+def _get_fault(code: grpc.StatusCode, failure: VfmalignError | None) -> Fault:
+    if isinstance(failure, PacsUnavailable):
+        return "pacs"
+    is_full = failure is not None and failure.reason in _FULL
+    work = current_work.get()
+    has_waited = work is not UNLIMITED and bool(work.waits)
+    is_late = code is grpc.StatusCode.DEADLINE_EXCEEDED and has_waited
+    return "server" if code in _OF_SERVER or is_full or is_late else "caller"

@@ -1,0 +1,91 @@
+"""Failed calls count for the side that has to act."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import grpc
+import pytest
+
+from vfmalign.core.domain.errors import (
+    BadOption,
+    DataLoss,
+    DeadlineExceeded,
+    Exhausted,
+    Internal,
+    PacsUnavailable,
+    StoreUnavailable,
+    Unavailable,
+    VfmalignError,
+)
+from vfmalign.core.rpc.call_metrics import Method
+from vfmalign.core.rpc.status_mapping import get_status_code
+from vfmalign.core.runtime.metrics import REGISTRY
+from vfmalign.core.runtime.work_context import WorkContext, current_work
+
+CASES: list[tuple[VfmalignError, str]] = [
+    (Internal("x"), "server"),
+    (Unavailable("x", reason="DRAINING"), "server"),
+    (StoreUnavailable("x"), "server"),
+    (DataLoss("x"), "server"),
+    (Exhausted("x", reason="QUEUE_FULL"), "server"),
+    (Exhausted("x", reason="REQUESTS_EXHAUSTED"), "server"),
+    (Exhausted("its creator has 200 unfinished jobs, and the quota is 200"), "caller"),
+    (Exhausted("x", reason="TOO_MANY_CALLS"), "caller"),
+    (BadOption("x"), "caller"),
+    (DeadlineExceeded("the computation takes longer than its caller waits"), "caller"),
+    (PacsUnavailable("x"), "pacs"),
+]
+
+
+@pytest.fixture
+def method() -> Method:
+    return Method.create("test.Kitchen", "Roast", "unary")
+
+
+@pytest.fixture
+def waiting() -> Iterator[WorkContext]:
+    context = WorkContext()
+    token = current_work.set(context)
+    yield context
+    current_work.reset(token)
+
+
+def count(fault: str, reason: str) -> float:
+    labels = {"grpc_service": "test.Kitchen", "grpc_method": "Roast", "fault": fault, "reason": reason}
+    return REGISTRY.get_sample_value("vfmalign_calls_failed_total", labels) or 0.0
+
+
+@pytest.mark.parametrize(("failure", "fault"), CASES, ids=lambda one: getattr(one, "reason", one))
+def test_a_failure_has_the_fault_of_one_side(failure: VfmalignError, fault: str, method: Method) -> None:
+    before = {one: count(one, failure.reason) for one in ("server", "pacs", "caller")}
+    method.account(get_status_code(failure), 1.0, failure)
+    after = {one: count(one, failure.reason) for one in before}
+    assert {one: after[one] - before[one] for one in before} == dict.fromkeys(before, 0) | {fault: 1}
+
+
+@pytest.mark.parametrize(("waits", "fault"), [(["queue: mmd"], "server"), ([], "caller")])
+def test_a_deadline_is_the_server_s_fault_where_the_call_waited_for_it(
+    waits: list[str], fault: str, method: Method, waiting: WorkContext
+) -> None:
+    waiting.waits.extend(waits)
+    before = count(fault, "DEADLINE_EXCEEDED")
+    method.account(grpc.StatusCode.DEADLINE_EXCEEDED, 1.0, None)
+    assert count(fault, "DEADLINE_EXCEEDED") == before + 1
+
+
+def test_a_call_that_succeeds_is_no_failure(method: Method) -> None:
+    def total() -> float:
+        families = [one for one in REGISTRY.collect() if one.name == "vfmalign_calls_failed"]
+        return sum(sample.value for family in families for sample in family.samples)
+
+    before = total()
+    method.account(grpc.StatusCode.OK, 1.0, None)
+    assert total() == before
+
+
+def test_failures_of_the_server_are_exported_from_zero_on() -> None:
+    Method.create("test.Garden", "Dig", "unary")
+    for reason in ("INTERNAL", "STORE_UNAVAILABLE", "QUEUE_FULL", "DEADLINE_EXCEEDED"):
+        labels = {"grpc_service": "test.Garden", "grpc_method": "Dig", "fault": "server", "reason": reason}
+        assert REGISTRY.get_sample_value("vfmalign_calls_failed_total", labels) == 0

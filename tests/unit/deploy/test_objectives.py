@@ -1,0 +1,243 @@
+"""The rules of the objectives, evaluated by promtool: what burns an error budget fires, and what does not is silent."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from deploy.observability.rules import build_groups, name_alert
+from deploy.observability.settings import SETTINGS, load
+
+needs_promtool = pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
+OBJECTIVES = sorted(SETTINGS.objectives)
+STEP_MIN, EVENTS = 2, 6000
+"""Minutes between two samples, and events in that time."""
+HOUR = 60 // STEP_MIN
+DURATION_H = 20
+CALLS = {
+    "compute": 'grpc_service="vfmalign.v1.MmdService",grpc_method="Compute"',
+    "extract": 'grpc_service="vfmalign.v1.FeatureService",grpc_method="Extract"',
+}
+RECORDS = {
+    **{f"slo:sli_error:ratio_rate{window}": 2.0 for window in ("5m", "30m", "1h", "2h", "6h", "1d", "3d", "30d")},
+    "slo:current_burn_rate:ratio": 2.0,
+    "slo:period_burn_rate:ratio": 2.0,
+    "slo:period_error_budget_remaining:ratio": -1.0,
+}
+"""Every record that depends on events, and its value where errors are twice as frequent as is allowed."""
+
+
+def to_series(name: str, bad: Sequence[float], total: float) -> Iterator[dict[str, str]]:
+    """The series that an objective reads, with so many bad events of all in each step."""
+    good = [total - number for number in bad]
+    every = [total] * len(bad)
+    subject, _, kind = name.partition("-")
+    bound = SETTINGS.objectives[name].threshold_s
+    numbers: dict[str, Sequence[float]]
+    if kind == "availability":
+        call = CALLS[subject]
+        numbers = {
+            f'grpc_server_handled_total{{{call},grpc_code="OK"}}': good,
+            f'grpc_server_handled_total{{{call},grpc_code="UNAVAILABLE"}}': bad,
+            f'vfmalign_calls_failed_total{{{call},fault="server",reason="STORE_UNAVAILABLE"}}': bad,
+            f'vfmalign_calls_failed_total{{{call},fault="server",reason="INTERNAL"}}': [0] * len(bad),
+        }
+    elif name == "checks-success":
+        ended = "vfmalign_operations_ended_total"
+        numbers = {
+            f'{ended}{{kind="check",state="succeeded",fault="none"}}': good,
+            f'{ended}{{kind="check",state="failed",fault="system"}}': bad,
+            f'{ended}{{kind="check",state="failed",fault="request"}}': [0] * len(bad),
+        }
+    else:
+        histogram, call = "vfmalign_job_queue_wait_seconds", ""
+        if subject in CALLS:
+            histogram, call = "grpc_server_handling_seconds", CALLS[subject] + ","
+        numbers = {
+            f'{histogram}_bucket{{{call}le="{bound}"}}': good,
+            f'{histogram}_bucket{{{call}le="+Inf"}}': every,
+            f"{histogram}_count{{{call}}}": every,
+        }
+    for series, steps in numbers.items():
+        values = " ".join(f"{value:g}" if value < 1e6 else str(int(value)) for value in accumulate(steps, initial=0))
+        yield {"series": series, "values": values}
+
+
+def evaluate(
+    folder: Path, names: Sequence[str], series: Sequence[dict[str, str]], queries: Sequence[dict[str, Any]]
+) -> None:
+    """Asserts the results of queries, with the rules of these objectives: those of all take six times as long."""
+    groups = [group for group in build_groups(SETTINGS) if group["name"].endswith(tuple(names))]
+    assert len(groups) == 3 * len(names)
+    (folder / "rules.yaml").write_text(yaml.safe_dump({"groups": groups}))
+    interval = f"{STEP_MIN}m"
+    test = {"interval": interval, "input_series": list(series), "promql_expr_test": list(queries)}
+    content = {"rule_files": ["rules.yaml"], "evaluation_interval": interval, "tests": [test]}
+    (folder / "test.yaml").write_text(yaml.safe_dump(content))
+    command = ["promtool", "test", "rules", "test.yaml"]
+    result = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def expect_alerts(hour: float, expected: dict[str, str]) -> dict[str, Any]:
+    """Expects these alerts, the severity by objective, and no others."""
+    firing = [
+        {"labels": f'{{alertname="{name_alert(name)}",sloth_severity="{severity}"}}', "value": 1}
+        for name, severities in expected.items()
+        for severity in severities.split()
+    ]
+    expression = 'count by (alertname, sloth_severity) (ALERTS{alertstate="firing"})'
+    return {"expr": expression, "eval_time": f"{round(60 * hour)}m", "exp_samples": firing}
+
+
+def burn(name: str, rate: float, hours: float) -> list[float]:
+    """Bad events of each step at a multiple of the allowed rate."""
+    return [round(EVENTS * min(1.0, rate * SETTINGS.objectives[name].budget))] * round(hours * HOUR)
+
+
+@needs_promtool
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_a_fast_burn_fires_at_once_and_ends_with_its_cause(name: str, tmp_path: Path) -> None:
+    """All events are bad from the second to the fourth hour."""
+    bad = [*burn(name, 0, 2), *burn(name, 1e9, 2), *burn(name, 0, DURATION_H - 4)]
+    loud = "page ticket" if SETTINGS.objectives[name].pages else "ticket"
+    evaluate(
+        tmp_path,
+        [name],
+        list(to_series(name, bad, EVENTS)),
+        [
+            expect_alerts(1.9, {}),
+            expect_alerts(3.5, {name: loud}),
+            expect_alerts(4.7, {name: "ticket"}),
+            expect_alerts(13, {}),
+        ],
+    )
+
+
+@needs_promtool
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_a_slow_burn_is_a_ticket_that_ends_with_its_cause(name: str, tmp_path: Path) -> None:
+    bad = [*burn(name, 2, 10), *burn(name, 0, DURATION_H - 10)]
+    evaluate(
+        tmp_path,
+        [name],
+        list(to_series(name, bad, EVENTS)),
+        [expect_alerts(9, {name: "ticket"}), expect_alerts(19, {})],
+    )
+
+
+@needs_promtool
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_errors_that_the_objective_allows_fire_nothing(name: str, tmp_path: Path) -> None:
+    series = list(to_series(name, burn(name, 0.5, DURATION_H), EVENTS))
+    evaluate(tmp_path, [name], series, [expect_alerts(hour, {}) for hour in (1, 5, 19)])
+
+
+@needs_promtool
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_every_record_has_its_value(name: str, tmp_path: Path) -> None:
+    one = SETTINGS.objectives[name]
+    labels = f'{{sloth_id="{one.service}-{name}", sloth_service="{one.service}", sloth_slo="{name}"}}'
+    constants = {
+        "slo:objective:ratio": one.objective,
+        "slo:error_budget:ratio": one.budget,
+        "slo:time_period:days": 30.0,
+    }
+    values = {
+        record: factor * one.budget if record.startswith("slo:sli_error") else factor
+        for record, factor in RECORDS.items()
+    }
+    defined = {rule["record"] for group in build_groups(SETTINGS) for rule in group["rules"] if "record" in rule}
+    assert defined == values.keys() | constants.keys()
+    queries = [
+        {
+            "expr": f"round(1e5 * sum without (sloth_window) ({record}{labels}))",
+            "eval_time": "10h",
+            "exp_samples": [{"labels": labels, "value": round(1e5 * value)}],
+        }
+        for record, value in (values | constants).items()
+    ]
+    evaluate(tmp_path, [name], list(to_series(name, burn(name, 2, 12), EVENTS)), queries)
+
+
+@needs_promtool
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_without_events_there_is_no_ratio_and_no_alert(name: str, tmp_path: Path) -> None:
+    """Traffic ends after two hours: the short windows have no sample, and the averages of the period stay."""
+    nothing = {"exp_samples": [], "eval_time": "9h"}
+    recent = '{__name__=~"slo:sli_error:ratio_rate(5m|30m|1h|2h|6h)|slo:current_burn_rate:ratio"}'
+    series = list(to_series(name, [0.0] * (DURATION_H * HOUR), 0))
+    evaluate(
+        tmp_path,
+        [name],
+        series,
+        [
+            nothing | {"expr": '{__name__=~"slo:sli_error:.*|slo:.*burn_rate.*|slo:period_error.*"}'},
+            expect_alerts(9, {}),
+        ],
+    )
+    before = list(to_series(name, burn(name, 0.5, 2), EVENTS))
+    for one in before:
+        one["values"] += f" {one['values'].split()[-1]}x{7 * HOUR}"
+    period = {"expr": "count(slo:sli_error:ratio_rate30d == slo:sli_error:ratio_rate30d)", "eval_time": "9h"}
+    evaluate(
+        tmp_path,
+        [name],
+        before,
+        [nothing | {"expr": recent}, period | {"exp_samples": [{"labels": "{}", "value": 1}]}, expect_alerts(9, {})],
+    )
+
+
+@needs_promtool
+def test_faults_of_callers_and_of_requests_burn_nothing(tmp_path: Path) -> None:
+    steps = DURATION_H * HOUR
+    call, ended = CALLS["compute"], "vfmalign_operations_ended_total"
+    handled, failed = f"grpc_server_handled_total{{{call}", f"vfmalign_calls_failed_total{{{call}"
+    rates = {
+        f'{handled},grpc_code="OK"}}': 10,
+        f'{handled},grpc_code="RESOURCE_EXHAUSTED"}}': 20,
+        f'{failed},fault="caller",reason="RESOURCE_EXHAUSTED"}}': 20,
+        f'{failed},fault="server",reason="QUEUE_FULL"}}': 0,
+        f'{ended}{{kind="check",state="succeeded",fault="none"}}': 1,
+        f'{ended}{{kind="check",state="failed",fault="request"}}': 9,
+        f'{ended}{{kind="check",state="failed",fault="system"}}': 0,
+        f'{ended}{{kind="check",state="cancelled",fault="none"}}': 50,
+    }
+    names = ("compute-availability", "checks-success")
+    zero = {
+        "expr": "sum by (sloth_slo) (slo:sli_error:ratio_rate1h)",
+        "eval_time": "5h",
+        "exp_samples": [{"labels": f'{{sloth_slo="{name}"}}', "value": 0} for name in names],
+    }
+    series = [{"series": name, "values": f"0+{rate}x{steps}"} for name, rate in rates.items()]
+    evaluate(tmp_path, names, series, [zero, expect_alerts(10, {})])
+
+
+@pytest.mark.parametrize(
+    ("objective", "message"),
+    [
+        ("compute-latency: {service: mmd, objective: 0.9, threshold_s: 45}", "no bound 45.0 s. Set .* 10, 30, 60, 300"),
+        ("jobs-start: {service: finetuning, objective: 0.9}", "jobs-start: .* has no bound None s"),
+        ("compute-beauty: {service: mmd, objective: 0.9}", "compute-beauty: there is no such objective"),
+    ],
+)
+def test_an_objective_that_nothing_measures_is_refused(objective: str, message: str) -> None:
+    ticket = objective.replace("}", ", pages: false}")
+    settings = load(f"{{docs: x, period_days: 30, objectives: {{{ticket}}}}}")
+    with pytest.raises(ValueError, match=message):
+        build_groups(settings)
+
+
+def test_an_objective_whose_alerts_would_never_fire_is_refused() -> None:
+    text = "{docs: x, period_days: 30, objectives: {jobs-start: {service: finetuning, objective: %s, pages: %s}}}"
+    with pytest.raises(ValueError, match=r"jobs-start: with the objective .* never fires"):
+        load(text % ("0.9", "true"))
+    assert load(text % ("0.9", "false")).objectives["jobs-start"].budget == 0.1
+    with pytest.raises(ValueError, match="objective"):
+        load(text % ("99.5", "true"))
