@@ -21,6 +21,7 @@ from tests import postgres, preloaded, process_guard, shared_s3
 
 from vfmalign.cli.local.s3_server import S3Server
 from vfmalign.core.runtime.settings import StoreSettings
+from vfmalign.core.runtime.work_context import UNLIMITED, current_work
 from vfmalign.core.storage.store.object_store import ObjectStore
 
 # A deadline and the check of how fast examples are drawn would fail property tests on a busy machine.
@@ -106,6 +107,15 @@ def _stacks_of_this_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[No
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state-home")))
         yield
+
+
+@pytest.fixture(autouse=True)
+def _no_limits_of_other_tests() -> Iterator[None]:
+    """Fails a test that leaves limits of its work behind, of which the next tests of this worker would fail."""
+    yield
+    work = current_work.get()
+    current_work.set(UNLIMITED)
+    assert work is UNLIMITED, "use `work_within` outside of a task"
 
 
 @pytest.fixture(scope="session")

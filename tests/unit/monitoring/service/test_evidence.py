@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from tests.unit.monitoring.service.conftest import (
 )
 
 from vfmalign.core.domain.errors import DataLoss, InvalidInput, NotFound, PreconditionFailed, Unavailable
-from vfmalign.core.runtime.work_context import current_work, limit_work
+from vfmalign.core.runtime.work_context import WorkContext, current_work, work_within
 from vfmalign.monitoring import metrics
 from vfmalign.monitoring.sequential import EpochStart
 from vfmalign.monitoring.service.epochs import _ATTEMPTS
@@ -102,7 +103,7 @@ def test_a_snapshot_outlives_the_call_that_was_due_for_it(database, store):
 
     released = threading.Event()
     store.on_call = lambda: (released.wait(30), look())
-    with limit_work(5.0):
+    with work_within(WorkContext(time.monotonic() + 5.0)):
         process.observe("m", draw(10))
     released.set()
     wait_for_snapshots()

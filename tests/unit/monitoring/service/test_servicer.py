@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from vfmalign.client.messages.common import ObservedStudy
 from vfmalign.client.monitors import Observation
 from vfmalign.core.domain.errors import DeadlineExceeded, NotFound
 from vfmalign.core.rpc.watching import Watching
-from vfmalign.core.runtime.work_context import limit_work
+from vfmalign.core.runtime.work_context import WorkContext, work_within
 from vfmalign.monitoring.service.servicer import MonitoringServicer, Parts
 from vfmalign.v1 import monitoring_pb2 as pb
 
@@ -55,7 +56,7 @@ def test_a_caller_that_has_left_does_not_wait_for_a_monitor(process, store):
     lock = process.states.get_lock("default", "m")
     lock.acquire()
     try:
-        with limit_work(0.0), pytest.raises(DeadlineExceeded):
+        with work_within(WorkContext(time.monotonic())), pytest.raises(DeadlineExceeded):
             process.observe("m", draw(2)[1:], 1)
     finally:
         lock.release()
