@@ -84,6 +84,12 @@ class Service:
 
 
 Start = Callable[..., Awaitable[Service]]
+PORTS = ("grpc", "metrics", "health")
+
+
+def choose_ports() -> dict[str, int]:
+    """Ports that a test names itself. Another test may take one meanwhile, so that others let the process choose."""
+    return dict(zip(PORTS, free_ports(len(PORTS)), strict=True))
 
 
 @pytest.fixture
@@ -96,7 +102,7 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
     async def begin(ports: dict[str, int] | None = None, wait: bool = True, **environment: str) -> Service:
         number = len(services)
         ports_file, log = tmp_path / f"ports-{number}.json", tmp_path / f"log-{number}"
-        ports = ports or dict(zip(("grpc", "metrics", "health"), free_ports(3), strict=True))
+        ports = ports or dict.fromkeys(PORTS, 0)
         variables = {f"VFMALIGN_SERVER__{name.upper()}_PORT": str(port) for name, port in ports.items()}
         variables |= {
             "AWS_ENDPOINT_URL_S3": "http://127.0.0.1:9",
@@ -208,7 +214,7 @@ async def test_streams_that_never_end_are_told_of_the_drain(start: Start) -> Non
 
 
 async def test_a_process_that_loads_lives_and_turns_calls_away(start: Start) -> None:
-    service = await start(wait=False, LOADING_S="60")
+    service = await start(ports=choose_ports(), wait=False, LOADING_S="60")
     assert await health(service, "health", "liveness") == "SERVING"
     for port in ("grpc", "health"):
         assert await health(service, port) == "NOT_SERVING"
@@ -220,7 +226,7 @@ async def test_a_process_that_loads_lives_and_turns_calls_away(start: Start) -> 
 
 @pytest.mark.parametrize("name", ["grpc", "metrics", "health"])
 async def test_a_taken_port_ends_the_process_with_one_sentence(start: Start, name: str) -> None:
-    ports = dict(zip(("grpc", "metrics", "health"), free_ports(3), strict=True))
+    ports = choose_ports()
     with socket.create_server(("127.0.0.1", ports[name])):
         service = await start(ports=ports, wait=False)
         assert await ended(service) == 2
@@ -235,7 +241,7 @@ async def test_a_client_outlives_a_killed_server(start: Start) -> None:
         first.process.kill()
         first.process.wait()
         waiting = asyncio.ensure_future(_response(compute(channel, "now")))
-        await start(ports={name: first.ports[name] for name in ("grpc", "metrics", "health")})
+        await start(ports={name: first.ports[name] for name in PORTS})
         assert (await waiting).primary_layer == "done"
 
 

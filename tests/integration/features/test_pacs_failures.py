@@ -178,7 +178,7 @@ def test_other_callers_are_served_while_a_pacs_keeps_calls_waiting(
     while not (ended := [call for call in calls if call.done()]):
         time.sleep(0.05)
     (refused,) = [get_error(call.result) for call in ended]
-    assert (refused.reason, refused.retry_after_s is not None) == ("RESOURCE_EXHAUSTED", True)
+    assert (refused.reason, refused.retry_after_s is not None) == ("QUEUE_FULL", True)
     waiting = [call for call in calls if call not in ended]
     for _ in range(3):  # volumes neither wait for these calls nor count with them
         extract(stub, pb.ExtractRequest(model_id="micro", study=study_of(phantoms[0])))

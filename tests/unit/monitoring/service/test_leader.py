@@ -32,7 +32,7 @@ UNUSED = "monitors/gone/uid/state/1-0.npz"
 
 
 def lead(database, tenancies):
-    return Leader(Lease(database, 60.0).try_acquire(), tenancies, MonitoringOptions(kept_windows=1))
+    return Leader(Lease(database, 60.0).try_acquire(), tenancies, MonitoringOptions(kept_windows=1), 50)
 
 
 def observe_many(process, name="m"):
