@@ -12,7 +12,7 @@ from typing import Any
 import grpc
 import pytest
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from tests.alert_rules import load_rules
+from tests.alert_rules import load_groups
 from tests.containers.conftest import CHECK_TIMEOUT_S, UP_TIMEOUT_S, Compose
 from tests.faults.stack.test_kills import same_numbers
 from tests.monitor_program import COUNTS, EARLY_ROWS, PROGRAM, ROWS, check_undisturbed
@@ -143,7 +143,8 @@ def test_prometheus_scrapes_every_service(compose: Compose) -> None:
     assert up == expected
     with urllib.request.urlopen(url.replace("query?query=up", "rules"), timeout=10) as answer:
         groups = json.load(answer)["data"]["groups"]
-    assert {rule["name"] for group in groups for rule in group["rules"]} == {rule["alert"] for rule in load_rules()}
+    names = {rule.get("alert") or rule["record"] for group in load_groups() for rule in group["rules"]}
+    assert {rule["name"] for group in groups for rule in group["rules"]} == names
 
 
 def get(checks: Any, check_id: str) -> Any:
