@@ -33,7 +33,7 @@ _TEXTS = {
     ),
     "compute-latency": (
         "Compute is slow",
-        "Compare the queue, the CPU of comparisons, and the size of the requests.",
+        "Compare the queue, the CPU of mmd, and the size of the requests.",
     ),
     "extract-availability": (
         "Extract fails",

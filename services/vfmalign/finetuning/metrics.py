@@ -13,7 +13,7 @@ from typing import TypeVar
 from prometheus_client import Counter, Gauge, Histogram
 
 from vfmalign.client.messages.common import TERMINAL_STATES
-from vfmalign.core.runtime.metrics import REGISTRY, quota_used_ratio
+from vfmalign.core.runtime.metrics import REGISTRY, artifacts_recomputed, quota_used_ratio
 
 _State = TypeVar("_State", bound=str)
 WAIT_SECONDS = (0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600, 4 * 3600, 24 * 3600)
@@ -71,6 +71,8 @@ for _kind in ("job", "check", "experiment"):
     for _state in sorted(TERMINAL_STATES):
         for _fault in ("system", "request") if _state == "failed" else ("none",):
             ended.labels(_kind, _state, _fault)
+for _lost in ("job_result", "model", "stage", "report"):
+    artifacts_recomputed.labels(_lost)
 for _outcome in ("succeeded", "permanent", "retryable", "interrupted", "unavailable", "cancelled"):
     job_attempts_ended.labels(_outcome)
 _waited_for: set[str] = set()

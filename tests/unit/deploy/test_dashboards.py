@@ -34,6 +34,7 @@ _SUFFIXES = ("", "_total", "_bucket", "_count", "_sum")
 NOT_SHOWN = {
     "grpc_server_started": "its calls are shown when they end",
     "vfmalign_build_info": "an alert and the panel of processes count it",
+    "vfmalign_engine_cpu_seconds": "a comparison counts when it ends; the CPU of its process shows whether it works",
     "vfmalign_pacs_received_bytes": "no question of an operator is about it",
 }
 
