@@ -93,7 +93,7 @@ def _draw_waiting() -> Sequence[timeseries.Panel]:
         stacked(
             plot(
                 "Jobs that wait, by reason",
-                "`vfmalign jobs show ID` says the same in a sentence, with what to do.",
+                "`vfmalign jobs show ID` says the same in a sentence, with what to do. Nothing is drawn if none waits.",
                 [(f"sum by (reason) (vfmalign_jobs_waiting{{{NAMESPACES}}}) > 0", "{{reason}}")],
                 unit="none",
                 section="vfmalignjobswait",
