@@ -14,6 +14,9 @@ from typing import Any
 import pytest
 import yaml
 from deploy.observability.files import DASHBOARDS, render_files
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.cog.plugins import register_default_plugins
+from grafana_foundation_sdk.models.dashboard import Dashboard
 from prometheus_client.parser import text_string_to_metric_families
 from tests.alert_rules import load_groups, load_rules
 from tests.dashboards import FOLDER, NAMES, ROOT, fill_in, list_plots, list_queries, load_board
@@ -69,6 +72,12 @@ def test_every_generated_file_is_up_to_date() -> None:
     assert set(DASHBOARDS) == set(NAMES)
     stale = [path for path, text in files.items() if not path.exists() or path.read_text() != text]
     assert stale == [], "run `make dashboards`"
+
+
+def test_the_sdk_of_grafana_reads_every_dashboard_and_loses_nothing(board: dict[str, Any]) -> None:
+    register_default_plugins()
+    again = JSONEncoder(sort_keys=True).encode(Dashboard.from_json(board))
+    assert json.loads(again) == board
 
 
 def check_names(expression: str, labels: dict[str, set[str]]) -> tuple[set[str], set[str]]:
