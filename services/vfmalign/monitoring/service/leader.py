@@ -27,12 +27,14 @@ from vfmalign.monitoring.service import windows
 from vfmalign.monitoring.service.evidence import EvidenceKeeper
 from vfmalign.monitoring.service.references import MAX_REFERENCE_BYTES, LoadedReference, load_reference
 from vfmalign.monitoring.service.repository import PAUSED, MonitorRepository, StoredMonitor
+from vfmalign.monitoring.service.snapshots import delete_objects
 from vfmalign.monitoring.settings import MonitoringOptions
 from vfmalign.monitoring.tables import InputRow, MonitorRow
 
 _CLEAN_S = 600.0
 _UNUSED_AFTER = timedelta(hours=1)
 _RETRY_S = 60.0
+_YIELD_S = 0.1
 _PREFIX = "monitors/"
 _log = logs.get(__name__)
 
@@ -71,7 +73,7 @@ class Leader:
         self._max_monitors = max_monitors
         self._options = options
         self._databases = {name: one.database.guarded_by(term.verify) for name, one in tenancies.items()}
-        self._monitors = {name: MonitorRepository(one.database, 1) for name, one in tenancies.items()}
+        self._monitors = {name: MonitorRepository(database, 1) for name, database in self._databases.items()}
         self._references: LRUCache[tuple[str, ...], LoadedReference] = LRUCache(
             MAX_REFERENCE_BYTES, lambda reference: reference.size_bytes
         )
@@ -82,7 +84,11 @@ class Leader:
         """Runs the loops until `stop`."""
         comparing = asyncio.create_task(self._repeat(self._options.poll_s, self._compute_windows))
         try:
-            await asyncio.gather(self._export_always(), self._repeat(_CLEAN_S, lambda: asyncio.to_thread(self._clean)))
+            await asyncio.gather(
+                self._export_always(),
+                self._repeat(self._options.poll_s, self._delete_monitors),
+                self._repeat(_CLEAN_S, lambda: asyncio.to_thread(self._clean)),
+            )
         finally:
             comparing.cancel()  # a comparison may take minutes, and the next leader begins it anew
             await asyncio.gather(comparing, return_exceptions=True)
@@ -159,6 +165,23 @@ class Leader:
         return self._references[key]
 
     # --- deletion ---
+
+    async def _delete_monitors(self) -> None:
+        """Deletes what the calls that deleted monitors have left."""
+        for tenant, monitors in self._monitors.items():
+            with _logging_failure(tenant=tenant):
+                for monitor_id, uid in await asyncio.to_thread(monitors.list_deleted):
+                    with _logging_failure("monitor_not_deleted", tenant=tenant, monitor=monitor_id):
+                        await self._delete_monitor(tenant, monitor_id, uid)
+
+    async def _delete_monitor(self, tenant: str, monitor_id: str, uid: str) -> None:
+        while not self._stopped.is_set():
+            started = time.monotonic()
+            if await asyncio.to_thread(self._monitors[tenant].delete, monitor_id, uid):
+                await asyncio.to_thread(delete_objects, self._tenancies[tenant].store, monitor_id, uid)
+                return
+            # SQLite has no queue: a call that waits for it looks again after up to a tenth of a second.
+            await asyncio.sleep(max(_YIELD_S, time.monotonic() - started))
 
     def _clean(self) -> None:
         for tenant, tenancy in self._tenancies.items():

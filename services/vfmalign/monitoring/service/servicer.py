@@ -15,7 +15,7 @@ from google.protobuf.message import Message
 
 from vfmalign.client.messages.base import get_enum_label
 from vfmalign.client.messages.monitors import FeatureOrigin, FeatureSetRows, MonitorReference, MonitorSpec
-from vfmalign.core.domain.errors import BadOption, VfmalignError
+from vfmalign.core.domain.errors import BadOption
 from vfmalign.core.rpc.access.authorisation import check_observation, check_ownership
 from vfmalign.core.rpc.access.identity import current_identity
 from vfmalign.core.rpc.watching import Watching, split_content
@@ -253,12 +253,10 @@ class MonitoringServicer(monitoring_pb2_grpc.MonitoringServiceServicer):
         return self._monitors.get(monitor.id, monitor.uid)
 
     def _delete(self, monitor: StoredMonitor) -> None:
-        self._monitors.delete(monitor.id, monitor.uid)
+        is_gone = self._monitors.delete(monitor.id, monitor.uid)
         self._keeper.forget(monitor.id, monitor.uid)
-        try:
+        if is_gone:  # otherwise, the leader goes on
             delete_objects(self._store, monitor.id, monitor.uid)
-        except VfmalignError as error:  # the leader deletes what no monitor refers to
-            _log.warning("objects_not_deleted", monitor=monitor.id, error=str(error))
 
 
 def _check_text(text: str, field: str) -> None:
