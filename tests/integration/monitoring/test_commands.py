@@ -14,6 +14,10 @@ import pytest
 from tests.integration.monitoring.conftest import CHANNELS, draw, store_set
 
 from vfmalign.cli import exits
+from vfmalign.cli.subprocesses.drift import observe_in_subprocess
+from vfmalign.core.domain.drift import DriftRequest
+from vfmalign.core.domain.errors import InvalidInput
+from vfmalign.core.storage.feature_sets import read_committed
 from vfmalign.reports.drift.document import DriftDocument
 
 
@@ -145,6 +149,38 @@ async def test_what_a_reference_lacks_is_named_by_its_option(run, reference, arg
     assert words in err
     _, err = await run("create", "m1", "0" * 32, code=exits.BAD_INPUT)
     assert "0" * 32 in err
+
+
+async def test_a_mistyped_digest_is_an_error_of_the_caller_and_changes_nothing(run, store, reference):
+    sha256 = read_committed(store, reference).sha256
+    wrong = sha256[:-1] + ("0" if sha256[-1] != "0" else "1")
+    words = (
+        f"feature set {reference}: its manifest has the SHA-256 {sha256}, and {wrong} was named → correct the digest"
+    )
+    _, err = await run("create", "m1", f"{reference}@{wrong}", code=exits.BAD_INPUT)
+    assert words in err
+    await run("create", "m1", f"{reference}@{sha256}")
+    _, err = await run("replace-reference", "m1", f"{reference}@{wrong}", "--reset", code=exits.BAD_INPUT)
+    assert words in err
+    _, err = await run("observe", "m1", f"{reference}@{wrong}", code=exits.BAD_INPUT)
+    assert words in err
+    out, _ = await run("show", "m1", "--json")
+    shown = json.loads(out)["monitor"]
+    assert (shown["epoch"]["number"], shown["epoch"]["rows"]) == (1, 0)
+
+
+def test_a_mistyped_digest_of_a_stored_stream_is_an_error_of_the_caller(
+    store, store_environment, reference, monkeypatch, tmp_path
+):
+    for name, value in store_environment.items():
+        monkeypatch.setenv(name, value)
+    sha256 = read_committed(store, reference).sha256
+    wrong = f"{reference}@{sha256[::-1]}"
+    for names in ((reference, wrong), (wrong, reference)):
+        request = DriftRequest(reference=names[0], streams=names[1:], window_rows=0)
+        with pytest.raises(InvalidInput, match=f"SHA-256 {sha256}, and {sha256[::-1]} was named") as caught:
+            observe_in_subprocess(request, tmp_path, {}, lambda *_: None, lambda _: None)
+        assert exits.get_exit_code(caught.value) == exits.BAD_INPUT
 
 
 async def test_a_watch_shows_changes_and_ends_with_the_monitor(run, service, reference):

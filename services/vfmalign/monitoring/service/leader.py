@@ -18,6 +18,7 @@ from vfmalign.client.messages.monitors import ChannelShift
 from vfmalign.core.domain.errors import VfmalignError
 from vfmalign.core.runtime import logs
 from vfmalign.core.runtime.metrics import quota_used_ratio
+from vfmalign.core.storage.lost_objects import EXTRACT_AGAIN, lost_as
 from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.database.database import Database
 from vfmalign.database.lease import Term
@@ -161,7 +162,9 @@ class Leader:
         pinned, spec = monitor.epoch.reference, monitor.spec
         key = (tenant, pinned.feature_set_id, pinned.manifest_sha256, spec.stratum, *monitor.layers)
         if key not in self._references:
-            self._references[key] = load_reference(store, pinned, spec.layer, spec.descriptive_layers, spec.stratum)
+            with lost_as("feature_set", pinned.feature_set_id, EXTRACT_AGAIN):  # the service has recorded the digest
+                reference = load_reference(store, pinned, spec.layer, spec.descriptive_layers, spec.stratum)
+            self._references[key] = reference
         return self._references[key]
 
     # --- deletion ---

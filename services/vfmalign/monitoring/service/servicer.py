@@ -21,7 +21,7 @@ from vfmalign.core.rpc.access.identity import current_identity
 from vfmalign.core.rpc.watching import Watching, split_content
 from vfmalign.core.runtime import logs
 from vfmalign.core.runtime.threads import DATABASE, STORE, Threads
-from vfmalign.core.storage.feature_sets import read_committed
+from vfmalign.core.storage.feature_sets import read_named
 from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.database.pagination import PageRequest, parse_states
 from vfmalign.monitoring.feature_rows import get_origin, read_strata
@@ -234,7 +234,7 @@ class MonitoringServicer(monitoring_pb2_grpc.MonitoringServiceServicer):
 
     def _read_feature_set(self, request: pb.ObserveRequest, watched: Watched) -> tuple[FeatureOrigin, list[Any]]:
         rows = FeatureSetRows.from_proto(request.feature_set, "feature_set")
-        manifest = read_committed(self._store, rows.feature_set_id, rows.manifest_sha256).manifest
+        manifest = read_named(self._store, rows.feature_set_id, rows.manifest_sha256).manifest
         get_strata: Callable[[], list[str]] | None = None
         if watched.stratum:
 
