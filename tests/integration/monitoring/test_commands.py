@@ -183,17 +183,25 @@ def test_a_mistyped_digest_of_a_stored_stream_is_an_error_of_the_caller(
         assert exits.get_exit_code(caught.value) == exits.BAD_INPUT
 
 
-async def test_a_watch_shows_changes_and_ends_with_the_monitor(run, service, reference):
-    await run("create", "m1", reference)
+async def watch(service, *options):
     environment = {**os.environ, "VFMALIGN_MONITORING_ADDRESS": service.address}
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "vfmalign.cli", "monitors", "watch", "m1",
+    return await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "vfmalign.cli", "monitors", "watch", "m1", *options,
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, env=environment,
     )  # fmt: skip
-    assert b"active  epoch 1" in await process.stdout.readline()
+
+
+async def test_a_watch_shows_changes_and_ends_with_the_monitor(run, service, reference):
+    await run("watch", "m1", code=exits.BAD_INPUT)
+    await run("create", "m1", reference)
+    lines, documents = await watch(service), await watch(service, "--json")
+    assert b"active  epoch 1" in await lines.stdout.readline()
+    assert json.loads(await documents.stdout.readline())["monitor"]["state"] == "MONITOR_STATE_ACTIVE"
     await service.monitors.pause("m1")
-    assert b"paused  epoch 1" in await process.stdout.readline()
+    assert b"paused  epoch 1" in await lines.stdout.readline()
+    assert json.loads(await documents.stdout.readline())["monitor"]["state"] == "MONITOR_STATE_PAUSED"
     await service.monitors.delete("m1")
-    out, err = await process.communicate()
-    assert (process.returncode, out) == (exits.BAD_INPUT, b"")
-    assert err.startswith(b"error: m1: ")
+    out, err = await lines.communicate()
+    assert (lines.returncode, out, err) == (exits.OK, b"monitor m1: deleted\n", b"")
+    out, err = await documents.communicate()
+    assert (documents.returncode, json.loads(out), err) == (exits.OK, {"deleted": "m1"}, b"")
