@@ -74,6 +74,7 @@ class AsyncMonitorsClient:
             Conflict: the id is taken by a monitor with another spec.
             Exhausted: the tenant has as many monitors as its quota allows.
             NotFound: the reference, or its dataset, does not exist.
+            PreconditionFailed: the reference has another digest, or a monitor of this id is being deleted.
         """
         request = monitoring_pb2.CreateMonitorRequest(monitor_id=monitor_id, spec=spec.to_proto())
         return Monitor.from_response((await self._stub().CreateMonitor(request)).monitor)
@@ -140,7 +141,7 @@ class AsyncMonitorsClient:
 
         Raises:
             NotFound: the monitor or the feature set does not exist.
-            PreconditionFailed: the monitor watches features of another origin.
+            PreconditionFailed: the monitor watches features of another origin, or the set has another digest.
         """
         request = monitoring_pb2.ObserveRequest(monitor_id=monitor_id, feature_set=rows.to_proto())
         return _to_results(await self._stub().Observe(request))

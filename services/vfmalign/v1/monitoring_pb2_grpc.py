@@ -163,7 +163,8 @@ class MonitoringServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeleteMonitor(self, request, context):
-        """Deletes a monitor with its observations and its evidence.
+        """Deletes a monitor with its observations and its evidence. No call sees it any more. Its id is free once its rows are deleted, which
+        takes seconds for many observations: until then, CreateMonitor answers FAILED_PRECONDITION.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

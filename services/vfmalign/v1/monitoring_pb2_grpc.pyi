@@ -58,7 +58,9 @@ class MonitoringServiceStub:
     ResumeMonitor: _grpc.UnaryUnaryMultiCallable[_monitoring_pb2.ResumeMonitorRequest, _monitoring_pb2.ResumeMonitorResponse]
     """Lets observations enter the evidence again."""
     DeleteMonitor: _grpc.UnaryUnaryMultiCallable[_monitoring_pb2.DeleteMonitorRequest, _monitoring_pb2.DeleteMonitorResponse]
-    """Deletes a monitor with its observations and its evidence."""
+    """Deletes a monitor with its observations and its evidence. No call sees it any more. Its id is free once its rows are deleted, which
+    takes seconds for many observations: until then, CreateMonitor answers FAILED_PRECONDITION.
+    """
     GetMonitorReport: _grpc.UnaryStreamMultiCallable[_monitoring_pb2.GetMonitorReportRequest, _monitoring_pb2.GetMonitorReportResponse]
     """Streams the report of a monitor as it stands: the page, or the same content as JSON."""
 
@@ -92,7 +94,9 @@ class MonitoringServiceAsyncStub(MonitoringServiceStub):
     ResumeMonitor: _aio.UnaryUnaryMultiCallable[_monitoring_pb2.ResumeMonitorRequest, _monitoring_pb2.ResumeMonitorResponse]  # type: ignore[assignment]
     """Lets observations enter the evidence again."""
     DeleteMonitor: _aio.UnaryUnaryMultiCallable[_monitoring_pb2.DeleteMonitorRequest, _monitoring_pb2.DeleteMonitorResponse]  # type: ignore[assignment]
-    """Deletes a monitor with its observations and its evidence."""
+    """Deletes a monitor with its observations and its evidence. No call sees it any more. Its id is free once its rows are deleted, which
+    takes seconds for many observations: until then, CreateMonitor answers FAILED_PRECONDITION.
+    """
     GetMonitorReport: _aio.UnaryStreamMultiCallable[_monitoring_pb2.GetMonitorReportRequest, _monitoring_pb2.GetMonitorReportResponse]  # type: ignore[assignment]
     """Streams the report of a monitor as it stands: the page, or the same content as JSON."""
 
@@ -183,7 +187,9 @@ class MonitoringServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _monitoring_pb2.DeleteMonitorRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_monitoring_pb2.DeleteMonitorResponse, _abc.Awaitable[_monitoring_pb2.DeleteMonitorResponse]]:
-        """Deletes a monitor with its observations and its evidence."""
+        """Deletes a monitor with its observations and its evidence. No call sees it any more. Its id is free once its rows are deleted, which
+        takes seconds for many observations: until then, CreateMonitor answers FAILED_PRECONDITION.
+        """
 
     @_abc_1.abstractmethod
     def GetMonitorReport(

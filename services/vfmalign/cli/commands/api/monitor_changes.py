@@ -129,7 +129,7 @@ def delete(
             raise BadOption("nobody can be asked whether to delete it", field="--yes", remedy="add --yes")
         typer.confirm(f"Delete monitor {monitor_id} with its observations and its evidence?", abort=True, err=True)
     target.run(lambda client: client.monitors.delete(monitor_id))
-    output.emit({"deleted": monitor_id}, f"monitor {monitor_id}: deleted")
+    output.emit(*describe_deletion(monitor_id))
 
 
 def parse_reference(text: str) -> MonitorReference:
@@ -173,6 +173,11 @@ def _change(monitor_id: str, call: Callable[[AsyncClient], Awaitable[Monitor]], 
 def describe(monitor: Monitor) -> DriftDocument:
     """Describes a monitor as it stands, without its history."""
     return describe_monitor(monitor, now=datetime.now(UTC))
+
+
+def describe_deletion(monitor_id: str) -> tuple[dict[str, Any], str]:
+    """Returns what `--json` writes of a monitor that was deleted, and the line for people."""
+    return {"deleted": monitor_id}, f"monitor {monitor_id}: deleted"
 
 
 def to_document(monitor: Monitor) -> dict[str, Any]:

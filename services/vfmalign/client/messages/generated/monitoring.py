@@ -51,7 +51,9 @@ class MonitorReference(ApiMessage):
     """Id of a feature set of at least 60 and at most 20,000 patients. Of several rows of a patient, the first is kept.
     """
     manifest_sha256: OptionalSha256 = ""
-    """SHA-256 of its manifest, hex; empty accepts the stored one and pins it."""
+    """SHA-256 of its manifest, hex; empty accepts the stored one and pins it. FAILED_PRECONDITION where the stored one
+    is another.
+    """
 
 
 class MonitorSpec(ApiMessage):
@@ -268,7 +270,8 @@ class FeatureSetRows(ApiMessage):
     feature_set_id: Id
     """Id of the feature set."""
     manifest_sha256: OptionalSha256 = ""
-    """SHA-256 of its manifest, hex; empty accepts the stored one."""
+    """SHA-256 of its manifest, hex; empty accepts the stored one. FAILED_PRECONDITION where the stored one is another.
+    """
     start: int = Field(default=0, ge=0, le=100000000)
     """First row, from 0. At the number of rows of the set, there is nothing to observe, and the answer is empty."""
     rows: Annotated[int, unset_means(1000)] = Field(default=1000, ge=1, le=1000)
