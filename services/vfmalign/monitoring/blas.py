@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np  # noqa: F401 - its BLAS is limited only if it is loaded
 from threadpoolctl import threadpool_limits
 
 
