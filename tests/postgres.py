@@ -57,9 +57,6 @@ def find_programs() -> Path | None:
 
 
 def _has_programs(folder: Path) -> bool:
-    """Says whether a folder has the programs, and the account that runs them may reach it."""
-    if _account() is not None and not all(parent.stat().st_mode & stat.S_IXOTH for parent in folder.parents):
-        return False
     return (folder / "initdb").exists() and (folder / "postgres").exists()
 
 
@@ -79,12 +76,13 @@ class PostgresServer:
         self._command: list[str] = []
         if (user := _account()) is not None:
             shutil.chown(folder, user)
+            self._binaries = _make_reachable(binaries, folder)
             # With `user=`, subprocess forks this process in place of vfork, and gRPC's handlers may crash in the child.
             self._command = ["setpriv", f"--reuid={user}", f"--regid={pwd.getpwnam(user).pw_gid}", "--clear-groups"]
         self.url = f"postgresql://postgres:@/postgres?host={folder}"
-        data = folder / "data"
-        command = [binaries / "initdb", "--no-sync", "--no-locale", "--encoding=UTF8", "--auth=trust", "-U", "postgres"]
-        done = subprocess.run([*self._command, *command, data], cwd=folder, capture_output=True, check=False)
+        options = ("--no-sync", "--no-locale", "--encoding=UTF8", "--auth=trust", "--username=postgres")
+        command = [*self._command, self._binaries / "initdb", *options, folder / "data"]
+        done = subprocess.run(command, cwd=folder, capture_output=True, check=False)
         assert done.returncode == 0, f"initdb ended with {done.returncode}: {done.stderr.decode()}"
         self.start()
 
@@ -104,6 +102,16 @@ class PostgresServer:
         """Ends all connections at once, without a checkpoint; afterwards, connections are refused."""
         self._process.send_signal(signal.SIGQUIT)
         self._process.wait(60)
+
+
+def _make_reachable(binaries: Path, folder: Path) -> Path:
+    """Returns a folder of the programs that every account may enter: a copy, if the wheel lies in a private one."""
+    if all(parent.stat().st_mode & stat.S_IXOTH for parent in binaries.parents):
+        return binaries
+    packages = binaries.parents[2]
+    for name in ("pgserver/pginstall", "pgserver.libs"):
+        shutil.copytree(packages / name, folder / name)
+    return folder / binaries.relative_to(packages)
 
 
 def _account() -> str | None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
+import tempfile
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -30,3 +33,17 @@ def test_without_any_postgresql_there_is_no_url(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(postgres, "_has_programs", lambda _: False)
     with postgres.serve() as url:
         assert url is None
+
+
+def test_programs_of_a_private_folder_run_as_another_account(tmp_path: Path) -> None:
+    wheel = importlib.util.find_spec("pgserver")
+    if wheel is None or wheel.origin is None:
+        pytest.skip("this Python has no pgserver")
+    packages, private = Path(wheel.origin).parents[1], tmp_path / "private"
+    for name in ("pgserver/pginstall", "pgserver.libs"):
+        shutil.copytree(packages / name, private / name)
+    private.chmod(0o700)
+    with tempfile.TemporaryDirectory(prefix="vfmalign-pg-") as folder:
+        server = postgres.PostgresServer(private / "pgserver/pginstall/bin", Path(folder))
+        psycopg.connect(server.url).close()
+        server.stop()
