@@ -202,6 +202,26 @@ class AsyncMonitorsClient:
         )
         return Monitor.from_response((await self._stub().ReplaceReference(request)).monitor)
 
+    async def update(
+        self, monitor_id: str, *, max_silence_hours: int | None = None, title: str | None = None
+    ) -> Monitor:
+        """Changes what the evidence does not depend on; what is None stays.
+
+        Args:
+            monitor_id: the monitor.
+            max_silence_hours: see `MonitorSpec`; 0 for never.
+            title: of the report; empty for the monitor's id.
+
+        Raises:
+            BadOption: a value is out of range, or nothing is given.
+            Forbidden: somebody else created it, and the caller is not an admin.
+            NotFound: there is none of this id.
+        """
+        request = monitoring_pb2.UpdateMonitorRequest(
+            monitor_id=monitor_id, max_silence_hours=max_silence_hours, title=title
+        )
+        return Monitor.from_response((await self._stub().UpdateMonitor(request)).monitor)
+
     async def pause(self, monitor_id: str) -> Monitor:
         """Keeps observations out of the evidence until the monitor is resumed."""
         request = monitoring_pb2.PauseMonitorRequest(monitor_id=monitor_id)

@@ -53,6 +53,10 @@ class MonitoringServiceStub:
     """Begins a new epoch with another reference: its evidence begins anew and spends its own share of alpha. The same request again
     changes nothing.
     """
+    UpdateMonitor: _grpc.UnaryUnaryMultiCallable[_monitoring_pb2.UpdateMonitorRequest, _monitoring_pb2.UpdateMonitorResponse]
+    """Changes what the evidence does not depend on. What the request does not set stays. CreateMonitor with the body of the first call still
+    returns the monitor, as it is now.
+    """
     PauseMonitor: _grpc.UnaryUnaryMultiCallable[_monitoring_pb2.PauseMonitorRequest, _monitoring_pb2.PauseMonitorResponse]
     """Keeps observations out of the evidence until the monitor is resumed; they are recorded as paused."""
     ResumeMonitor: _grpc.UnaryUnaryMultiCallable[_monitoring_pb2.ResumeMonitorRequest, _monitoring_pb2.ResumeMonitorResponse]
@@ -88,6 +92,10 @@ class MonitoringServiceAsyncStub(MonitoringServiceStub):
     ReplaceReference: _aio.UnaryUnaryMultiCallable[_monitoring_pb2.ReplaceReferenceRequest, _monitoring_pb2.ReplaceReferenceResponse]  # type: ignore[assignment]
     """Begins a new epoch with another reference: its evidence begins anew and spends its own share of alpha. The same request again
     changes nothing.
+    """
+    UpdateMonitor: _aio.UnaryUnaryMultiCallable[_monitoring_pb2.UpdateMonitorRequest, _monitoring_pb2.UpdateMonitorResponse]  # type: ignore[assignment]
+    """Changes what the evidence does not depend on. What the request does not set stays. CreateMonitor with the body of the first call still
+    returns the monitor, as it is now.
     """
     PauseMonitor: _aio.UnaryUnaryMultiCallable[_monitoring_pb2.PauseMonitorRequest, _monitoring_pb2.PauseMonitorResponse]  # type: ignore[assignment]
     """Keeps observations out of the evidence until the monitor is resumed; they are recorded as paused."""
@@ -163,6 +171,16 @@ class MonitoringServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_monitoring_pb2.ReplaceReferenceResponse, _abc.Awaitable[_monitoring_pb2.ReplaceReferenceResponse]]:
         """Begins a new epoch with another reference: its evidence begins anew and spends its own share of alpha. The same request again
         changes nothing.
+        """
+
+    @_abc_1.abstractmethod
+    def UpdateMonitor(
+        self,
+        request: _monitoring_pb2.UpdateMonitorRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_monitoring_pb2.UpdateMonitorResponse, _abc.Awaitable[_monitoring_pb2.UpdateMonitorResponse]]:
+        """Changes what the evidence does not depend on. What the request does not set stays. CreateMonitor with the body of the first call still
+        returns the monitor, as it is now.
         """
 
     @_abc_1.abstractmethod

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -28,6 +28,8 @@ DELETING = "deleting"
 """State of a monitor whose rows are deleted little by little: only its deletion sees it."""
 _DELETED_ROWS = 1000
 """Most rows of a table that one transaction of a deletion deletes: other calls wait for it in SQLite."""
+UPDATABLE = ("max_silence_hours", "title")
+"""Fields of `MonitorSpec` on which the evidence does not depend."""
 MAX_EARLIER_EPOCHS = 100
 """Epochs that a monitor shows beside the current one."""
 _IS_SHOWN = MonitorRow.state != DELETING
@@ -198,6 +200,17 @@ class MonitorRepository:
             row.state = state
             return self._to_item(session, row)
 
+    def update(self, monitor_id: str, uid: str, changes: Mapping[str, Any]) -> StoredMonitor:
+        """Changes fields of the spec that are in `UPDATABLE`.
+
+        Raises:
+            NotFound: it was deleted.
+        """
+        with self.database.session() as session:
+            row = get_row(session, monitor_id, uid, lock=True)
+            row.spec = {**row.spec, **changes}
+            return self._to_item(session, row)
+
     def acknowledge(self, monitor_id: str, epoch: int, note: str) -> StoredMonitor:
         """Records that the alarm of an epoch has been seen.
 
@@ -271,9 +284,10 @@ class MonitorRepository:
                 reason="BEING_DELETED",
             )
         if row.request_digest != request.digest():
+            created = row.spec | {name: row.request[name] for name in UPDATABLE}
             raise Conflict(
                 f"the monitor exists and was created with another body: it differs in "
-                f"{', '.join(list_changed_fields(row.spec, request))}",
+                f"{', '.join(list_changed_fields(created, request))}",
                 subject=row.id,
                 remedy="choose another monitor id, or delete this one",
             )

@@ -35,6 +35,7 @@ from vfmalign.monitoring.service.references import load_reference
 from vfmalign.monitoring.service.repository import (
     ACTIVE,
     PAUSED,
+    UPDATABLE,
     MonitorRepository,
     NewMonitor,
     StoredMonitor,
@@ -160,6 +161,16 @@ class MonitoringServicer(monitoring_pb2_grpc.MonitoringServiceServicer):
         start = EpochStart(get_enum_label(pb.EpochStart.DESCRIPTOR, request.start) or "")
         monitor = await REFERENCES.run(self._replace_reference, owned, request.epoch, reference, start)
         return pb.ReplaceReferenceResponse(monitor=_pack(monitor))
+
+    async def UpdateMonitor(self, request: pb.UpdateMonitorRequest, context: Context) -> pb.UpdateMonitorResponse:
+        """Changes what the evidence does not depend on."""
+        changes = {field.name: value for field, value in request.ListFields() if field.name in UPDATABLE}
+        if not changes:
+            raise BadOption("there is nothing to change", field="max_silence_hours", remedy="set it, or `title`")
+        _check_text(request.title, "title")
+        owned = await self._check_owner(request.monitor_id)
+        monitor = await DATABASE.run(self._monitors.update, owned.id, owned.uid, changes)
+        return pb.UpdateMonitorResponse(monitor=_pack(monitor))
 
     async def PauseMonitor(self, request: pb.PauseMonitorRequest, context: Context) -> pb.PauseMonitorResponse:
         """Keeps observations out of the evidence."""

@@ -37,6 +37,7 @@ from vfmalign.cli.commands.api.monitor_changes import (
     replace_reference,
     resume,
     to_document,
+    update,
 )
 from vfmalign.cli.commands.api.monitor_observations import observe
 from vfmalign.cli.gates import Outcome
@@ -214,7 +215,7 @@ def report(
     output.emit({"report": str(path)}, str(path))
 
 
-for _command in (acknowledge, replace_reference, pause, resume, delete):
+for _command in (acknowledge, replace_reference, update, pause, resume, delete):
     app.command(_command.__name__.replace("_", "-"))(_command)
 
 

@@ -57,7 +57,9 @@ class MonitorReference(ApiMessage):
 
 
 class MonitorSpec(ApiMessage):
-    """What a monitor watches; fixed when it is created, except that its reference can be replaced."""
+    """What a monitor watches; fixed when it is created, except that its reference can be replaced, and title and hours
+    updated.
+    """
 
     PROTO: ClassVar[type[Message]] = monitoring_pb2.MonitorSpec
 
@@ -225,7 +227,7 @@ class Monitor(ApiMessage):
     monitor_id: str
     """Id."""
     spec: MonitorSpec
-    """The request, with defaults filled in and the reference of the first epoch pinned."""
+    """The request, with defaults filled in, the reference of the first epoch pinned, and what was updated since."""
     state: MonitorState
     """State."""
     origin: FeatureOrigin
