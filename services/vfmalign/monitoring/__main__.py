@@ -38,7 +38,7 @@ from vfmalign.v1 import monitoring_pb2, monitoring_pb2_grpc
 async def run(settings: MonitoringSettings) -> None:
     """Runs the service until it receives SIGTERM or SIGINT."""
     settings.state_dir.mkdir(parents=True, exist_ok=True)
-    database = open_database(settings.database_url)
+    database = open_database(settings.database_url, settings.database.timeout_s)
     store, token, options = ObjectStore(settings.store), BearerToken.from_settings(settings.auth), settings.monitoring
     states = States(options.memory_bytes)
     tenancies = {}
