@@ -9,6 +9,7 @@ from deploy.observability.panels import (
     NAMESPACE,
     NAMESPACES,
     QUARTER,
+    dash,
     draw_board,
     per_hour,
     plot,
@@ -17,6 +18,8 @@ from deploy.observability.panels import (
 )
 from grafana_foundation_sdk.builders import dashboard, timeseries
 
+_GPU = 'resource=~"nvidia_com_(gpu|mig_.+)"'
+"""Whole GPUs, and slices of them (MIG), by their names in kube-state-metrics."""
 _ENDED = 'state=~"succeeded|failed|cancelled"'
 
 
@@ -137,7 +140,9 @@ def _draw_ends() -> Sequence[timeseries.Panel]:
 def _draw_gpus() -> Sequence[timeseries.Panel]:
     # Jobs have a namespace of their own, which no service is in.
     namespaces = 'namespace=~"($namespace)(-jobs)?"'
-    requested = f'kube_pod_container_resource_requests{{{namespaces},resource="nvidia_com_gpu"}}'
+    requested = f'kube_pod_container_resource_requests{{{namespaces},{_GPU},node!=""}}'
+    # Pods that have ended keep their requests until they are deleted.
+    ended = 'kube_pod_status_phase{phase=~"Succeeded|Failed"} == 1'
     busy = plot(
         "Use of the GPUs",
         "By node and GPU, from NVIDIA's DCGM exporter. Nothing is drawn without it.",
@@ -147,14 +152,16 @@ def _draw_gpus() -> Sequence[timeseries.Panel]:
         span=HALF,
     )
     taken = plot(
-        "GPUs that pods have reserved",
-        "And the GPUs of all nodes (dashed), from kube-state-metrics. Nothing is drawn without it.",
+        "GPUs that pods hold",
+        "GPUs and slices of pods that are on a node and have not ended, and those of all nodes (dashed), from "
+        "kube-state-metrics. "
+        "Nothing is drawn without it.",
         [
-            (f"sum by (namespace) ({requested})", "{{namespace}}"),
-            ('sum (kube_node_status_allocatable{resource="nvidia_com_gpu"})', "of all nodes"),
+            (f"sum by (namespace) ({requested} unless on (namespace, pod) ({ended}))", "{{namespace}}"),
+            (f"sum (kube_node_status_allocatable{{{_GPU}}})", "of all nodes"),
         ],
         unit="none",
         section="resources",
         span=HALF,
-    )
+    ).override_by_regexp("^of all nodes$", dash())
     return busy, taken

@@ -11,7 +11,10 @@ from deploy.observability.panels import (
     JOB,
     JOBS,
     NAMESPACE,
+    NAMESPACES,
     QUARTER,
+    WHOLE,
+    dash,
     draw_board,
     limited,
     number,
@@ -19,6 +22,7 @@ from deploy.observability.panels import (
     plot,
     quantile,
 )
+from deploy.observability.settings import FASTEST_BURN
 from grafana_foundation_sdk.builders import dashboard, stat, timeseries
 
 _METHOD = "{{grpc_method}} ({{job}})"
@@ -52,32 +56,40 @@ def _draw_objectives() -> Sequence[stat.Panel | timeseries.Panel]:
         "Error budget left",
         "Share of the errors that the objective allows and that may still happen, over its period. Below 0, the "
         "objective is missed.",
-        ("slo:period_error_budget_remaining:ratio", "{{sloth_id}}"),
+        (f"slo:period_error_budget_remaining:ratio{{{NAMESPACES}}}", "{{sloth_id}}"),
         colours,
         unit="percentunit",
         section="objectives",
     )
+    rates = (
+        (f"slo:sli_error:ratio_rate{window}{{{NAMESPACES}}}", f"{{{{sloth_id}}}}, {window}") for window in ("1h", "3d")
+    )
     burn = plot(
         "Burn rate",
-        "Rate of errors as a multiple of what the objective allows. At 1, the budget lasts exactly for the period.",
-        [("slo:current_burn_rate:ratio", "{{sloth_id}}")],
+        "Errors as a multiple of what uses up the budget within its period, over an hour and over three days (dashed). "
+        f"Somebody is paged above {FASTEST_BURN} in an hour, and there is a ticket above 1 in three days.",
+        [(f"{rate} / on (sloth_id) group_left () slo:error_budget:ratio", legend) for rate, legend in rates],
         unit="none",
         section="objectives",
         span=HALF,
-    )
+    ).override_by_regexp(".*3d$", dash())
     errors = plot(
         "Share of bad events",
         "Within the last hour, and what the objective allows (dashed). Nothing is drawn without events.",
-        [("slo:sli_error:ratio_rate1h", "{{sloth_id}}"), ("slo:error_budget:ratio", "allowed, {{sloth_id}}")],
+        [
+            (f"slo:sli_error:ratio_rate1h{{{NAMESPACES}}}", "{{sloth_id}}"),
+            ("slo:error_budget:ratio", "allowed, {{sloth_id}}"),
+        ],
         unit="percentunit",
         section="objectives",
-        span=24,
-    )
+        span=WHOLE,
+    ).override_by_regexp("^allowed.*", dash())
     return budget, limited(burn, 1), errors
 
 
 def _draw_calls() -> Sequence[timeseries.Panel]:
     handled = f"grpc_server_handled_total{{{JOBS}"
+    ended = f"vfmalign_calls_ended_total{{{JOBS}"
     reads = f'{JOBS},grpc_type="unary",grpc_method=~"(Get|List).+"'
     return (
         plot(
@@ -92,8 +104,8 @@ def _draw_calls() -> Sequence[timeseries.Panel]:
             "Share of the calls of a service: `server`, the `pacs` that the call names, or the `caller`.",
             [
                 (
-                    f"sum by (job, fault) (rate({_FAILED}}}[{INTERVAL}]))"
-                    f" / on (job) group_left () (sum by (job) (rate({handled}}}[{INTERVAL}])) > 0)",
+                    f'sum by (job, fault) (rate({ended},fault!="none"}}[{INTERVAL}]))'
+                    f" / on (job) group_left () (sum by (job) (rate({ended}}}[{INTERVAL}])) > 0)",
                     "{{fault}} ({{job}})",
                 )
             ],

@@ -84,39 +84,49 @@ def _build_groups(name: str, settings: Settings) -> Iterator[dict[str, Any]]:
 
 
 def _record_errors(name: str, one: Objective, days: int, labels: dict[str, str]) -> Iterator[Rule]:
-    bad, total = _count_events(name, one)
     for window in WINDOWS:
-        ratio = f"({bad.format(window=window)})\n/\n({total.format(window=window)} > 0)"
-        yield _record(f"slo:sli_error:ratio_rate{window}", ratio, labels | {"sloth_window": window})
+        bad, total = _count_events(name, one, window)
+        yield _record(
+            f"slo:sli_error:ratio_rate{window}", f"({bad})\n/\n({total} > 0)", labels | {"sloth_window": window}
+        )
     short = f"slo:sli_error:ratio_rate5m{_select(labels)}[{days}d]"
     average = f"sum_over_time({short})\n/ ignoring (sloth_window)\ncount_over_time({short})"
     yield _record(f"slo:sli_error:ratio_rate{days}d", average, labels | {"sloth_window": f"{days}d"})
 
 
-def _count_events(name: str, one: Objective) -> tuple[str, str]:
-    """Returns the expressions of the rates of bad and of all events, with `{window}` for the window."""
+def _count_events(name: str, one: Objective, window: str) -> tuple[str, str]:
+    """Returns the expressions of the rates of bad and of all events."""
     subject, _, kind = name.partition("-")
     if subject in _METHODS:
         service, method = _METHODS[subject]
         call = f'grpc_service="{service}",grpc_method="{method}"'
-        if kind == "availability":
-            failed = f'sum(rate(vfmalign_calls_failed_total{{{{{call},fault="server"}}}}[{{window}}]))'
-            return failed, f"sum(rate(grpc_server_handled_total{{{{{call}}}}}[{{window}}]))"
-        return _count_slow(name, "grpc_server_handling_seconds", call, one)
-    if name == "jobs-start":
-        return _count_slow(name, "vfmalign_job_queue_wait_seconds", "", one)
-    ended = 'vfmalign_operations_ended_total{{kind=~"job|check",'
-    failed = f'sum(rate({ended}state="failed",fault="system"}}}}[{{window}}]))'
-    return failed, f'sum(rate({ended}state=~"succeeded|failed"}}}}[{{window}}]))'
+        if kind == "latency":
+            return _count_slow(name, "grpc_server_handling_seconds", call, one, window)
+        bad, total = (
+            f"vfmalign_calls_ended_total{{{call},{fault}}}" for fault in ('fault="server"', 'fault=~"none|server"')
+        )
+    elif name == "jobs-start":
+        return _count_slow(name, "vfmalign_job_queue_wait_seconds", "", one, window)
+    else:
+        bad, total = (
+            f'vfmalign_operations_ended_total{{kind=~"job|check",{ends}}}'
+            for ends in ('state="failed",fault="system"', 'state=~"succeeded|failed"')
+        )
+    return _rate(bad, window), _rate(total, window)
 
 
-def _count_slow(name: str, histogram: str, selector: str, one: Objective) -> tuple[str, str]:
+def _count_slow(name: str, histogram: str, selector: str, one: Objective, window: str) -> tuple[str, str]:
     if one.threshold_s not in _BOUNDS[histogram]:
         known = ", ".join(f"{bound:g}" for bound in _BOUNDS[histogram])
         raise ValueError(f"{name}: {histogram} has no bound {one.threshold_s} s. Set `threshold_s` to one of {known}.")
-    total = f"sum(rate({histogram}_count{{{{{selector}}}}}[{{window}}]))"
+    total = _rate(f"{histogram}_count{{{selector}}}", window)
     bound = ",".join(filter(None, (selector, f'le="{one.threshold_s}"')))
-    return f"{total}\n-\nsum(rate({histogram}_bucket{{{{{bound}}}}}[{{window}}]))", total
+    return f"{total}\n-\n{_rate(f'{histogram}_bucket{{{bound}}}', window)}", total
+
+
+def _rate(counter: str, window: str) -> str:
+    """Returns the rate of a counter in each installation: several in one cluster have namespaces of their own."""
+    return f"sum by (namespace) (rate({counter}[{window}]))"
 
 
 def _record_budget(one: Objective, days: int, labels: dict[str, str]) -> Iterator[Rule]:

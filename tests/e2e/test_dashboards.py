@@ -254,6 +254,14 @@ def test_the_outage_burns_the_budget_of_extract(prometheus: Prometheus) -> None:
     assert {dict(labels)["sloth_severity"] for labels in fired} == {"page", "ticket"}
 
 
+def test_pods_that_have_ended_hold_no_gpu(prometheus: Prometheus) -> None:
+    (query,) = (
+        query for title, query in list_targets("jobs") if title == "GPUs that pods hold" and "requests" in query
+    )
+    ((labels, values),) = prometheus.query(query).items()
+    assert (dict(labels), set(values)) == ({"namespace": "vfmalign-jobs"}, {1.0})
+
+
 def test_a_renamed_metric_has_no_data(prometheus: Prometheus) -> None:
     for name in NAMES:
         for title, query in list_targets(name):

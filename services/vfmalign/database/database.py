@@ -10,6 +10,7 @@ import copy
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import alembic.command
@@ -18,6 +19,7 @@ import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 from sqlalchemy.orm import (
+    LoaderCriteriaOption,
     ORMExecuteState,
     Session,
     sessionmaker,
@@ -50,8 +52,12 @@ class _TenantSession(Session):
 def _select_tenant(state: ORMExecuteState) -> None:
     tenant = state.session.info[_TENANT]
     if state.is_orm_statement and (state.is_select or state.is_update or state.is_delete):
-        belongs = with_loader_criteria(TenantRow, lambda row: row.tenant == tenant, include_aliases=True)
-        state.statement = state.statement.options(belongs)
+        state.statement = state.statement.options(_belongs_to(tenant))
+
+
+@cache
+def _belongs_to(tenant: str) -> LoaderCriteriaOption:
+    return with_loader_criteria(TenantRow, lambda row: row.tenant == tenant, include_aliases=True)
 
 
 @event.listens_for(_TenantSession, "before_flush")

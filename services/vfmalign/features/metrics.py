@@ -10,6 +10,7 @@ from prometheus_client import Counter, Gauge, Histogram
 
 from vfmalign.core.domain.errors import Cancelled, VfmalignError
 from vfmalign.core.runtime.metrics import REGISTRY, SECONDS
+from vfmalign.core.runtime.work_context import PACS, current_work
 
 batch_size = Histogram(
     "vfmalign_batch_size",
@@ -71,7 +72,8 @@ outbox_oldest = Gauge(
 @contextmanager
 def observe_pacs(server: str, operation: Literal["search", "download"]) -> Iterator[None]:
     """Measures the block as one operation at a PACS, and counts its failure."""
-    with pacs_call_seconds.labels(server, operation).time():
+    waiting = current_work.get().waiting_for(f"{PACS}{server}")
+    with waiting, pacs_call_seconds.labels(server, operation).time():
         try:
             yield
         except Cancelled:

@@ -26,6 +26,7 @@ from sqlalchemy.orm import Session
 
 from vfmalign.client.messages.common import STATES, TERMINAL_STATES, Failure, JobState, Progress, State
 from vfmalign.core.domain.errors import (
+    MISCONFIGURED_STORE,
     Conflict,
     DataLoss,
     DeadlineExceeded,
@@ -50,7 +51,8 @@ ARTIFACT_LOST = "ARTIFACT_LOST"
 """`Progress.reason` of what had finished and runs again, because a stored object was lost."""
 _OF_THE_SYSTEM = frozenset(
     {Internal.reason, DataLoss.reason, DeadlineExceeded.reason, ProcessLost.reason, Unavailable.reason}
-    | {"JOB_FAILED", "JOB_GIVEN_UP"}
+    | {"DEVICE_MEMORY", "JOB_FAILED", "JOB_GIVEN_UP"}
+    | MISCONFIGURED_STORE
 )
 """Reasons of failures that an operator has to look at. All others name what is wrong with the request."""
 _MAX_DIFFERENCES = 8

@@ -12,6 +12,7 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 from pydicom import dcmread
 from tests import pacs_proxy
 from tests.identities import find_marks
@@ -120,6 +121,18 @@ def extract(stub: Any, request: pb.ExtractRequest, timeout_s: float = DEADLINE_S
     return to_array(layer.tensor, layer.layer)
 
 
+def list_faults(service: Server, reason: str) -> set[str]:
+    """The sides whose fault the failures of Extract with a reason are."""
+    name = "vfmalign_calls_failed_total"
+    return {
+        sample.labels["fault"]
+        for family in text_string_to_metric_families(read_metrics(service))
+        for sample in family.samples
+        if sample.name == name and sample.labels["grpc_method"] == "Extract" and sample.labels["reason"] == reason
+        if sample.value > 0
+    }
+
+
 def get_error(call: Callable[[], object]) -> VfmalignError:
     with pytest.raises(grpc.RpcError) as caught:
         call()
@@ -137,6 +150,7 @@ def test_a_fault_of_the_pacs_has_a_status_a_reason_and_a_remedy(
     assert error.remedy
     assert list_scratch(scratch) == []
     assert f'operation="download",reason="{reason}",server="main"' in read_metrics(service)
+    assert list_faults(service, reason) == {"caller" if reason == "STUDY_NOT_FOUND" else "pacs"}
     assert not find_marks(f"{error}{service.log.read_text()}{read_metrics(service)}".encode(), marks)
     assert str(proxy.port) not in str(error)
 
@@ -192,11 +206,12 @@ def test_other_callers_are_served_while_a_pacs_keeps_calls_waiting(
 
 @pytest.mark.parametrize("slow", [pacs_proxy.trickle_headers, pacs_proxy.trickle_chunk_line])
 def test_a_call_ends_at_its_deadline_and_leaves_nothing(
-    slow: Fault, stub: Any, proxy: PacsProxy, request_: pb.ExtractRequest, scratch: Path
+    slow: Fault, service: Server, stub: Any, proxy: PacsProxy, request_: pb.ExtractRequest, scratch: Path
 ) -> None:
     proxy.fault = matching("/series/", slow)
     error = get_error(lambda: extract(stub, request_, timeout_s=0.5))
     assert error.reason == "DEADLINE_EXCEEDED"
+    assert list_faults(service, "DEADLINE_EXCEEDED") == {"pacs"}
     for _ in range(200):
         if not list_scratch(scratch) and not list(scratch.glob("process-*/tmp*")):
             break

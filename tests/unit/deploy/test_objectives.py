@@ -43,10 +43,8 @@ def to_series(name: str, bad: Sequence[float], total: float) -> Iterator[dict[st
     if kind == "availability":
         call = CALLS[subject]
         numbers = {
-            f'grpc_server_handled_total{{{call},grpc_code="OK"}}': good,
-            f'grpc_server_handled_total{{{call},grpc_code="UNAVAILABLE"}}': bad,
-            f'vfmalign_calls_failed_total{{{call},fault="server",reason="STORE_UNAVAILABLE"}}': bad,
-            f'vfmalign_calls_failed_total{{{call},fault="server",reason="INTERNAL"}}': [0] * len(bad),
+            f'vfmalign_calls_ended_total{{{call},fault="none"}}': good,
+            f'vfmalign_calls_ended_total{{{call},fault="server"}}': bad,
         }
     elif name == "checks-success":
         ended = "vfmalign_operations_ended_total"
@@ -196,27 +194,64 @@ def test_without_events_there_is_no_ratio_and_no_alert(name: str, tmp_path: Path
 
 @needs_promtool
 def test_faults_of_callers_and_of_requests_burn_nothing(tmp_path: Path) -> None:
-    steps = DURATION_H * HOUR
-    call, ended = CALLS["compute"], "vfmalign_operations_ended_total"
-    handled, failed = f"grpc_server_handled_total{{{call}", f"vfmalign_calls_failed_total{{{call}"
+    call, operations = f"vfmalign_calls_ended_total{{{CALLS['compute']}", "vfmalign_operations_ended_total"
     rates = {
-        f'{handled},grpc_code="OK"}}': 10,
-        f'{handled},grpc_code="RESOURCE_EXHAUSTED"}}': 20,
-        f'{failed},fault="caller",reason="RESOURCE_EXHAUSTED"}}': 20,
-        f'{failed},fault="server",reason="QUEUE_FULL"}}': 0,
-        f'{ended}{{kind="check",state="succeeded",fault="none"}}': 1,
-        f'{ended}{{kind="check",state="failed",fault="request"}}': 9,
-        f'{ended}{{kind="check",state="failed",fault="system"}}': 0,
-        f'{ended}{{kind="check",state="cancelled",fault="none"}}': 50,
+        f'{call},fault="none"}}': 10,
+        f'{call},fault="caller"}}': 20,
+        f'{call},fault="pacs"}}': 20,
+        f'{call},fault="server"}}': 0,
+        f'{operations}{{kind="check",state="succeeded",fault="none"}}': 1,
+        f'{operations}{{kind="check",state="failed",fault="request"}}': 9,
+        f'{operations}{{kind="check",state="failed",fault="system"}}': 0,
+        f'{operations}{{kind="check",state="cancelled",fault="none"}}': 50,
     }
     names = ("compute-availability", "checks-success")
-    zero = {
-        "expr": "sum by (sloth_slo) (slo:sli_error:ratio_rate1h)",
-        "eval_time": "5h",
-        "exp_samples": [{"labels": f'{{sloth_slo="{name}"}}', "value": 0} for name in names],
+    evaluate(tmp_path, names, to_counters(rates), [expect_errors(names, 0), expect_alerts(10, {})])
+
+
+@needs_promtool
+def test_an_outage_pages_though_a_caller_sends_many_invalid_requests(tmp_path: Path) -> None:
+    call = f"vfmalign_calls_ended_total{{{CALLS['compute']}"
+    rates = {f'{call},fault="none"}}': 0, f'{call},fault="caller"}}': 1000, f'{call},fault="server"}}': 1}
+    name = "compute-availability"
+    evaluate(tmp_path, [name], to_counters(rates), [expect_errors([name], 1), expect_alerts(5, {name: "page ticket"})])
+
+
+@needs_promtool
+def test_an_installation_that_fails_is_not_hidden_by_another_one(tmp_path: Path) -> None:
+    """Of two in one cluster, a small one fails."""
+    call = f"vfmalign_calls_ended_total{{{CALLS['compute']}"
+    rates = {
+        f'{call},namespace="small",fault="none"}}': 0,
+        f'{call},namespace="small",fault="server"}}': 1,
+        f'{call},namespace="large",fault="none"}}': 1000,
+        f'{call},namespace="large",fault="server"}}': 0,
     }
-    series = [{"series": name, "values": f"0+{rate}x{steps}"} for name, rate in rates.items()]
-    evaluate(tmp_path, names, series, [zero, expect_alerts(10, {})])
+    fired = {
+        "expr": 'count by (namespace) (ALERTS{alertstate="firing"})',
+        "eval_time": "5h",
+        "exp_samples": [{"labels": '{namespace="small"}', "value": 2}],
+    }
+    left = {
+        "expr": "sum by (namespace) (slo:period_error_budget_remaining:ratio)",
+        "eval_time": "5h",
+        "exp_samples": [
+            {"labels": '{namespace="small"}', "value": -199},
+            {"labels": '{namespace="large"}', "value": 1},
+        ],
+    }
+    evaluate(tmp_path, ["compute-availability"], to_counters(rates), [fired, left])
+
+
+def to_counters(rates: dict[str, int]) -> list[dict[str, str]]:
+    """Series that grow by so much in each step."""
+    return [{"series": name, "values": f"0+{rate}x{DURATION_H * HOUR}"} for name, rate in rates.items()]
+
+
+def expect_errors(names: Sequence[str], ratio: float) -> dict[str, Any]:
+    """Expects the share of bad events within an hour."""
+    samples = [{"labels": f'{{sloth_slo="{name}"}}', "value": ratio} for name in names]
+    return {"expr": "sum by (sloth_slo) (slo:sli_error:ratio_rate1h)", "eval_time": "5h", "exp_samples": samples}
 
 
 @pytest.mark.parametrize(

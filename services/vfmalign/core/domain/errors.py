@@ -268,6 +268,8 @@ class Internal(VfmalignError):
     reason = "INTERNAL"
 
 
+MISCONFIGURED_STORE = frozenset({"BUCKET_NOT_FOUND", "WRONG_REGION"})
+"""Reasons for which an operator has to correct settings of the object store, whatever the request is."""
 DONE, UNEXPECTED, BAD_SPEC, BAD_DATA, RETRYABLE, TERMINATED = 0, 1, 2, 3, 75, 143
 """Exit codes of batch processes, which Kubernetes Jobs and launchers branch on."""
 STORE_UNAVAILABLE, PROCESS_LOST = 69, 76

@@ -8,16 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import grpc
 from prometheus_client import Counter, Histogram
 
-from vfmalign.core.domain.errors import PacsUnavailable, VfmalignError
+from vfmalign.core.domain.errors import (
+    MISCONFIGURED_STORE,
+    BadPacsAnswer,
+    PacsRefused,
+    PacsUnavailable,
+    VfmalignError,
+)
 from vfmalign.core.runtime import metrics
-from vfmalign.core.runtime.work_context import UNLIMITED, current_work
+from vfmalign.core.runtime.work_context import PACS, current_work
 
-Fault = Literal["server", "pacs", "caller"]
+Fault = Literal["none", "server", "pacs", "caller"]
 
 _OF_SERVER = frozenset(
     {
@@ -27,13 +33,16 @@ _OF_SERVER = frozenset(
         grpc.StatusCode.DATA_LOSS,
     }
 )
-_FULL = frozenset({"QUEUE_FULL", "REQUESTS_EXHAUSTED", "DISK_FULL", "DEVICE_MEMORY"})
-"""Reasons of RESOURCE_EXHAUSTED that are limits of the server, not quotas of callers or sizes of requests."""
+_REASONS_OF_SERVER = MISCONFIGURED_STORE | {"QUEUE_FULL", "REQUESTS_EXHAUSTED", "DISK_FULL", "DEVICE_MEMORY"}
+"""Reasons of codes that otherwise tell of the request: a wrong setting of the service, and RESOURCE_EXHAUSTED where a
+limit of the server is reached, not a quota of the caller or the size of the request."""
+_OF_PACS = (PacsUnavailable, PacsRefused, BadPacsAnswer)
 _FROM_THE_START = (
-    "INTERNAL", "UNAVAILABLE", "STORE_UNAVAILABLE", "DATA_LOSS", "DEADLINE_EXCEEDED", "QUEUE_FULL",
-    "REQUESTS_EXHAUSTED",
+    "INTERNAL", "UNAVAILABLE", "STORE_UNAVAILABLE", "STORE_FAILING", "STORE_REFUSED", "DATA_LOSS", "DEADLINE_EXCEEDED",
+    "QUEUE_FULL", "REQUESTS_EXHAUSTED",
 )  # fmt: skip
-"""Exported from 0 on, because a rate does not see the first failures of a series that begins with them."""
+"""Exported from 0 on, because a rate does not see the first failures of a series that begins with them. The objectives
+read numbers without reasons, which all begin with 0."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +54,7 @@ class Method:
     started: Counter
     seconds: Histogram
     handled: Mapping[grpc.StatusCode, Counter]
+    ended: Mapping[Fault, Counter]
 
     @property
     def path(self) -> str:
@@ -57,12 +67,14 @@ class Method:
         labels = (kind, service, name)
         for reason in _FROM_THE_START:
             metrics.calls_failed.labels(service, name, "server", reason)
+        metrics.calls_denied.labels(service, name, "PROVIDER_UNAVAILABLE")
         return cls(
             service,
             name,
             metrics.grpc_started.labels(*labels),
             metrics.grpc_handling_seconds.labels(*labels),
             {code: metrics.grpc_handled.labels(*labels, code.name) for code in grpc.StatusCode},
+            {fault: metrics.calls_ended.labels(service, name, fault) for fault in get_args(Fault)},
         )
 
     def count_caller(self, tenant: str, role: str) -> None:
@@ -73,9 +85,11 @@ class Method:
         """Counts a finished call; `failure` is its error where it ended with one."""
         self.handled[code].inc()
         self.seconds.observe(seconds)
-        if code is not grpc.StatusCode.OK:
+        fault = _get_fault(code, failure)
+        self.ended[fault].inc()
+        if fault != "none":
             reason = code.name if failure is None else failure.reason
-            metrics.calls_failed.labels(self.service, self.name, _get_fault(code, failure), reason).inc()
+            metrics.calls_failed.labels(self.service, self.name, fault, reason).inc()
 
 
 def register_methods(services: Mapping[str, list[tuple[str, bool]]]) -> None:
@@ -90,10 +104,10 @@ def register_methods(services: Mapping[str, list[tuple[str, bool]]]) -> None:
 
 
 def _get_fault(code: grpc.StatusCode, failure: VfmalignError | None) -> Fault:
-    if isinstance(failure, PacsUnavailable):
+    if code is grpc.StatusCode.OK:
+        return "none"
+    waits = current_work.get().waits if code is grpc.StatusCode.DEADLINE_EXCEEDED else []
+    if isinstance(failure, _OF_PACS) or any(wait.startswith(PACS) for wait in waits):
         return "pacs"
-    is_full = failure is not None and failure.reason in _FULL
-    work = current_work.get()
-    has_waited = work is not UNLIMITED and bool(work.waits)
-    is_late = code is grpc.StatusCode.DEADLINE_EXCEEDED and has_waited
-    return "server" if code in _OF_SERVER or is_full or is_late else "caller"
+    has_reason = failure is not None and failure.reason in _REASONS_OF_SERVER
+    return "server" if code in _OF_SERVER or has_reason or waits else "caller"

@@ -37,11 +37,18 @@ calls_denied = Counter(
     ("grpc_service", "grpc_method", "reason"),
     registry=REGISTRY,
 )
+calls_ended = Counter(
+    "vfmalign_calls_ended",
+    "RPCs that ended, by the side that has to act (`fault`); `none` where they ended with OK.",
+    ("grpc_service", "grpc_method", "fault"),
+    registry=REGISTRY,
+)
 calls_failed = Counter(
     "vfmalign_calls_failed",
     "RPCs that did not end with OK, by the side that has to act (`fault`) and the reason of the error. `server`: an "
     "error of the service or of what it needs, a full queue or memory, or a deadline that passed while the call waited "
-    "for one of them. `pacs`: the PACS that the call names does not answer. `caller`: everything else.",
+    "for one of them. `pacs`: the PACS that the call names does not answer in time, rejects the service or sends "
+    "something else. `caller`: everything else.",
     ("grpc_service", "grpc_method", "fault", "reason"),
     registry=REGISTRY,
 )

@@ -12,6 +12,9 @@ from dataclasses import dataclass, field
 
 from vfmalign.core.domain.errors import Cancelled, DeadlineExceeded
 
+PACS = "pacs: "
+"""Begins the notes of what waits for a PACS, whose operator is not that of the service."""
+
 
 def _is_never_cancelled() -> bool:
     return False
@@ -33,11 +36,14 @@ class WorkContext:
 
     @contextmanager
     def waiting_for(self, what: str) -> Iterator[None]:
-        """Notes what the block waits for; the note of a task that is cancelled meanwhile stays."""
+        """Notes what the block waits for. The note stays if the task is cancelled or its deadline passes meanwhile."""
+        if self is UNLIMITED:  # outside a call, nobody reads the notes
+            yield
+            return
         self.waits.append(what)
         try:
             yield
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, DeadlineExceeded):
             raise
         except BaseException:
             self.waits.remove(what)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from vfmalign.core.domain.errors import DataLoss, NotFound, PreconditionFailed
+from vfmalign.core.domain.errors import MISCONFIGURED_STORE, DataLoss, NotFound, PreconditionFailed
 from vfmalign.core.domain.models import ModelCard
 
 IMPORT_DATASET = "import the dataset again under the same id with `vfmalign dataset import`, which restores its volumes"
@@ -35,6 +35,6 @@ def lost_as(kind: str, owner: str, remedy: str) -> Iterator[None]:
     try:
         yield
     except (NotFound, PreconditionFailed) as error:
-        if error.reason == "BUCKET_NOT_FOUND":  # a wrong setting, which says nothing about the object
+        if error.reason in MISCONFIGURED_STORE:  # a wrong setting, which says nothing about the object
             raise
         raise DataLoss(error.message, kind=kind, owner=owner, subject=error.subject, remedy=remedy) from error

@@ -143,6 +143,7 @@ def _compare(samples: Sequence[Sample], job: ComparisonJob, engine: ComputeConfi
             "the comparison did not fit into memory",
             subject="request",
             remedy="send fewer rows or fewer layers at once",
+            reason="DEVICE_MEMORY",
         ) from None
     finally:
         metrics.engine_cpu_seconds.inc(cpu_seconds() - started)

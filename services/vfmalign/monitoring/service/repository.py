@@ -33,6 +33,8 @@ UPDATABLE = ("max_silence_hours", "title")
 MAX_EARLIER_EPOCHS = 100
 """Epochs that a monitor shows beside the current one."""
 _IS_SHOWN = MonitorRow.state != DELETING
+_SELECT = sa.select(MonitorRow).where(MonitorRow.id == sa.bindparam("monitor_id"), _IS_SHOWN)
+_SELECT_LOCKED = _SELECT.with_for_update()
 
 
 @dataclass(frozen=True)
@@ -328,8 +330,7 @@ def get_row(session: Session, monitor_id: str, uid: str = "", *, lock: bool = Fa
     Raises:
         NotFound: the id is unknown, or is that of a later monitor or of one that is being deleted.
     """
-    query = sa.select(MonitorRow).where(MonitorRow.id == monitor_id, _IS_SHOWN)
-    row = session.scalar(query.with_for_update() if lock else query)
+    row = session.scalar(_SELECT_LOCKED if lock else _SELECT, {"monitor_id": monitor_id})
     if row is None or uid not in {"", row.uid}:
         raise NotFound(
             "no such monitor",

@@ -9,11 +9,15 @@ import pytest
 
 from vfmalign.core.domain.errors import (
     BadOption,
+    BadPacsAnswer,
     DataLoss,
     DeadlineExceeded,
     Exhausted,
     Internal,
+    NotFound,
+    PacsRefused,
     PacsUnavailable,
+    PreconditionFailed,
     StoreUnavailable,
     Unavailable,
     VfmalignError,
@@ -34,7 +38,13 @@ CASES: list[tuple[VfmalignError, str]] = [
     (Exhausted("x", reason="TOO_MANY_CALLS"), "caller"),
     (BadOption("x"), "caller"),
     (DeadlineExceeded("the computation takes longer than its caller waits"), "caller"),
+    (NotFound("there is no such bucket", reason="BUCKET_NOT_FOUND"), "server"),
+    (PreconditionFailed("x", reason="WRONG_REGION"), "server"),
+    (NotFound("x"), "caller"),
+    (PreconditionFailed("x"), "caller"),
     (PacsUnavailable("x"), "pacs"),
+    (PacsRefused("x"), "pacs"),
+    (BadPacsAnswer("x"), "pacs"),
 ]
 
 
@@ -56,6 +66,11 @@ def count(fault: str, reason: str) -> float:
     return REGISTRY.get_sample_value("vfmalign_calls_failed_total", labels) or 0.0
 
 
+def count_ended(fault: str) -> float | None:
+    labels = {"grpc_service": "test.Kitchen", "grpc_method": "Roast", "fault": fault}
+    return REGISTRY.get_sample_value("vfmalign_calls_ended_total", labels)
+
+
 @pytest.mark.parametrize(("failure", "fault"), CASES, ids=lambda one: getattr(one, "reason", one))
 def test_a_failure_has_the_fault_of_one_side(failure: VfmalignError, fault: str, method: Method) -> None:
     before = {one: count(one, failure.reason) for one in ("server", "pacs", "caller")}
@@ -64,7 +79,9 @@ def test_a_failure_has_the_fault_of_one_side(failure: VfmalignError, fault: str,
     assert {one: after[one] - before[one] for one in before} == dict.fromkeys(before, 0) | {fault: 1}
 
 
-@pytest.mark.parametrize(("waits", "fault"), [(["queue: mmd"], "server"), ([], "caller")])
+@pytest.mark.parametrize(
+    ("waits", "fault"), [(["queue: mmd"], "server"), (["queue: studies", "pacs: archive"], "pacs"), ([], "caller")]
+)
 def test_a_deadline_is_the_server_s_fault_where_the_call_waited_for_it(
     waits: list[str], fault: str, method: Method, waiting: WorkContext
 ) -> None:
@@ -72,6 +89,22 @@ def test_a_deadline_is_the_server_s_fault_where_the_call_waited_for_it(
     before = count(fault, "DEADLINE_EXCEEDED")
     method.account(grpc.StatusCode.DEADLINE_EXCEEDED, 1.0, None)
     assert count(fault, "DEADLINE_EXCEEDED") == before + 1
+
+
+def test_a_cancelled_call_is_the_caller_s_fault_whatever_it_waited_for(method: Method, waiting: WorkContext) -> None:
+    waiting.waits.extend(["queue: studies", "pacs: archive"])
+    before = count("caller", "CANCELLED")
+    method.account(grpc.StatusCode.CANCELLED, 1.0, None)
+    assert count("caller", "CANCELLED") == before + 1
+
+
+def test_every_call_that_ends_has_one_fault_or_none(method: Method) -> None:
+    faults = ("none", "server", "pacs", "caller")
+    before = [count_ended(fault) for fault in faults]
+    assert None not in before, "the first failure of a series that begins with it is not seen by a rate"
+    for failure in (None, None, Unavailable("x"), PacsRefused("x"), BadOption("x")):
+        method.account(grpc.StatusCode.OK if failure is None else get_status_code(failure), 1.0, failure)
+    assert [(count_ended(fault) or 0) - (one or 0) for fault, one in zip(faults, before, strict=True)] == [2, 1, 1, 1]
 
 
 def test_a_call_that_succeeds_is_no_failure(method: Method) -> None:
@@ -86,6 +119,6 @@ def test_a_call_that_succeeds_is_no_failure(method: Method) -> None:
 
 def test_failures_of_the_server_are_exported_from_zero_on() -> None:
     Method.create("test.Garden", "Dig", "unary")
-    for reason in ("INTERNAL", "STORE_UNAVAILABLE", "QUEUE_FULL", "DEADLINE_EXCEEDED"):
+    for reason in ("INTERNAL", "STORE_UNAVAILABLE", "STORE_FAILING", "QUEUE_FULL", "DEADLINE_EXCEEDED"):
         labels = {"grpc_service": "test.Garden", "grpc_method": "Dig", "fault": "server", "reason": reason}
         assert REGISTRY.get_sample_value("vfmalign_calls_failed_total", labels) == 0

@@ -42,7 +42,14 @@ def test_what_ended_is_counted_once_and_only_if_it_was_stored(database, jobs):
 
 
 @pytest.mark.parametrize(
-    ("reason", "fault"), [("BAD_OPTION", "request"), ("INTERNAL", "system"), ("JOB_GIVEN_UP", "system")]
+    ("reason", "fault"),
+    [
+        ("BAD_OPTION", "request"),
+        ("NOT_FOUND", "request"),
+        ("INTERNAL", "system"),
+        ("JOB_GIVEN_UP", "system"),
+        ("BUCKET_NOT_FOUND", "system"),
+    ],
 )
 def test_a_failure_counts_for_the_side_that_has_to_act(jobs, reason, fault):
     def count(one):

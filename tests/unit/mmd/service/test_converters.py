@@ -226,8 +226,9 @@ def test_a_job_that_runs_out_of_memory_is_refused(monkeypatch):
         raise torch.OutOfMemoryError
 
     monkeypatch.setattr(comparison_job, "compare_checked", fails)
-    with pytest.raises(Exhausted, match="did not fit"):
+    with pytest.raises(Exhausted, match="did not fit") as refused:
         _run(_job())
+    assert refused.value.reason == "DEVICE_MEMORY"
 
 
 def _shapes(rows, channels, samples=2):
