@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import psycopg
 
 REMEDY = "pip install pgserver (Python 3.11 and 3.12), or apt-get install postgresql (any Python)"
@@ -66,20 +67,23 @@ class PostgresServer:
     Args:
         binaries: folder of `initdb` and `postgres`.
         folder: empty folder with a short path, for the data and the socket.
+        port: of the loopback interface; 0 for the socket alone.
 
     Attributes:
         url: of the maintenance database.
     """
 
-    def __init__(self, binaries: Path, folder: Path) -> None:
+    def __init__(self, binaries: Path, folder: Path, port: int = 0) -> None:
         self._binaries, self._folder = binaries, folder
+        self._address = ["-c", "listen_addresses=127.0.0.1", "-p", str(port)] if port else ["-c", "listen_addresses="]
         self._command: list[str] = []
         if (user := _account()) is not None:
             shutil.chown(folder, user)
             self._binaries = _make_reachable(binaries, folder)
             # With `user=`, subprocess forks this process in place of vfork, and gRPC's handlers may crash in the child.
             self._command = ["setpriv", f"--reuid={user}", f"--regid={pwd.getpwnam(user).pw_gid}", "--clear-groups"]
-        self.url = f"postgresql://postgres:@/postgres?host={folder}"
+        host = f"postgres@127.0.0.1:{port}/postgres" if port else f"postgres:@/postgres?host={folder}"
+        self.url = f"postgresql://{host}"
         options = ("--no-sync", "--no-locale", "--encoding=UTF8", "--auth=trust", "--username=postgres")
         command = [*self._command, self._binaries / "initdb", *options, folder / "data"]
         done = subprocess.run(command, cwd=folder, capture_output=True, check=False)
@@ -89,7 +93,7 @@ class PostgresServer:
     def start(self) -> None:
         """Starts the server, which recovers what it had committed, and waits for it."""
         folder = self._folder
-        command = [self._binaries / "postgres", "-D", folder / "data", "-k", folder, "-c", "listen_addresses=", "-F"]
+        command = [self._binaries / "postgres", "-D", folder / "data", "-k", folder, "-F", *self._address]
         with (folder / "log").open("a") as log:
             self._process = subprocess.Popen([*self._command, *command], cwd=folder, stdout=log, stderr=log)
         try:
@@ -97,6 +101,20 @@ class PostgresServer:
         except BaseException:
             self.stop()
             raise
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Stops every process of the server during a block: connections stay open, and new ones are not served."""
+        server = psutil.Process(self._process.pid)
+        server.suspend()  # before it starts further processes
+        processes = [*server.children(recursive=True), server]
+        try:
+            for process in processes:
+                process.suspend()
+            yield
+        finally:
+            for process in processes:
+                process.resume()
 
     def stop(self) -> None:
         """Ends all connections at once, without a checkpoint; afterwards, connections are refused."""

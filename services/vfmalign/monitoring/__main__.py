@@ -40,7 +40,7 @@ async def run(settings: MonitoringSettings) -> None:
     """Runs the service until it receives SIGTERM or SIGINT."""
     use_one_thread()
     settings.state_dir.mkdir(parents=True, exist_ok=True)
-    database = open_database(settings.database_url)
+    database = open_database(settings.database_url, settings.database.timeout_s)
     store, token, options = ObjectStore(settings.store), BearerToken.from_settings(settings.auth), settings.monitoring
     states = States(options.memory_bytes)
     tenancies = {}
