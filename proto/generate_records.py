@@ -65,7 +65,8 @@ PARTS = {"ComputeRequest": Part("ComputeOptions", omitted=("reference", "x", "y"
 WITHOUT_RECORD = re.compile(
     r"Bounds|LabelMap|CaseClass|ComputeBatchResponse|(Get|List)(Model|Dataset)s?Request|Get(Model|Dataset)Response"
     r"|(Create|Get|List|Cancel|Retry|Watch)(Job|Check|Experiment)s?(Request|Response)|Get\w+ReportRequest"
-    r"|((Create|Get|List|Watch|Pause|Resume|Delete)Monitors?|Observe|AcknowledgeAlarm|ReplaceReference)(Request|Response)"
+    r"|((Create|Get|List|Watch|Update|Pause|Resume|Delete)Monitors?|Observe|AcknowledgeAlarm|ReplaceReference)"
+    r"(Request|Response)"
 )
 FORMATS = {
     bounds_pb2.FORMAT_ID: ("Id", "OptionalId", "vfmalign.core.domain.record"),

@@ -156,9 +156,9 @@ def store_environment(s3: S3Server, store_settings: StoreSettings) -> dict[str, 
 
 
 @pytest.fixture(scope="session")
-def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgres_url() -> Iterator[str]:
     """Starts a PostgreSQL server for the session and returns the URL of its maintenance database."""
-    with postgres.serve(get_run_folder(tmp_path_factory) / "postgres.lock") as url:
+    with postgres.serve() as url:
         if url is None:
             pytest.skip(f"no PostgreSQL: {postgres.REMEDY}")
         yield url

@@ -135,6 +135,13 @@ class Monitoring(monitoring_pb2_grpc.MonitoringServiceServicer):
         )
         return monitoring_pb2.ReplaceReferenceResponse(monitor=monitor)
 
+    def UpdateMonitor(self, request, context):
+        monitor = self._get(request, context)
+        for field in ("max_silence_hours", "title"):
+            if request.HasField(field):
+                setattr(monitor.spec, field, getattr(request, field))
+        return monitoring_pb2.UpdateMonitorResponse(monitor=monitor)
+
     def PauseMonitor(self, request, context):
         monitor = self._get(request, context)
         monitor.state = monitoring_pb2.MONITOR_STATE_PAUSED

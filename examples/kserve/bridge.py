@@ -16,7 +16,9 @@ from vfmalign.core.domain.errors import DeadlineExceeded, VfmalignError
 MONITOR = os.environ["MONITOR"]
 # What the InferenceService runs: a model that is exchanged there, and not in the monitor, is refused.
 ORIGIN = FeatureOrigin(
-    checkpoint_sha256=os.environ["CHECKPOINT_SHA256"], preprocessing_sha256=os.environ["PREPROCESSING_SHA256"]
+    checkpoint_sha256=os.environ["CHECKPOINT_SHA256"],
+    preprocessing_sha256=os.environ["PREPROCESSING_SHA256"],
+    input_transform=os.environ["INPUT_TRANSFORM"],
 )
 MAX_BYTES = 16 * 2**20
 TIMEOUT_S = 10.0

@@ -74,6 +74,7 @@ class AsyncMonitorsClient:
             Conflict: the id is taken by a monitor with another spec.
             Exhausted: the tenant has as many monitors as its quota allows.
             NotFound: the reference, or its dataset, does not exist.
+            PreconditionFailed: the reference has another digest, or a monitor of this id is being deleted.
         """
         request = monitoring_pb2.CreateMonitorRequest(monitor_id=monitor_id, spec=spec.to_proto())
         return Monitor.from_response((await self._stub().CreateMonitor(request)).monitor)
@@ -140,7 +141,7 @@ class AsyncMonitorsClient:
 
         Raises:
             NotFound: the monitor or the feature set does not exist.
-            PreconditionFailed: the monitor watches features of another origin.
+            PreconditionFailed: the monitor watches features of another origin, or the set has another digest.
         """
         request = monitoring_pb2.ObserveRequest(monitor_id=monitor_id, feature_set=rows.to_proto())
         return _to_results(await self._stub().Observe(request))
@@ -200,6 +201,26 @@ class AsyncMonitorsClient:
             start=f"EPOCH_START_{start.upper()}",
         )
         return Monitor.from_response((await self._stub().ReplaceReference(request)).monitor)
+
+    async def update(
+        self, monitor_id: str, *, max_silence_hours: int | None = None, title: str | None = None
+    ) -> Monitor:
+        """Changes what the evidence does not depend on; what is None stays.
+
+        Args:
+            monitor_id: the monitor.
+            max_silence_hours: see `MonitorSpec`; 0 for never.
+            title: of the report; empty for the monitor's id.
+
+        Raises:
+            BadOption: a value is out of range, or nothing is given.
+            Forbidden: somebody else created it, and the caller is not an admin.
+            NotFound: there is none of this id.
+        """
+        request = monitoring_pb2.UpdateMonitorRequest(
+            monitor_id=monitor_id, max_silence_hours=max_silence_hours, title=title
+        )
+        return Monitor.from_response((await self._stub().UpdateMonitor(request)).monitor)
 
     async def pause(self, monitor_id: str) -> Monitor:
         """Keeps observations out of the evidence until the monitor is resumed."""

@@ -175,6 +175,7 @@ class MonitorsClient(_SubClient[AsyncMonitorsClient]):
     watch = _iterating(AsyncMonitorsClient.watch)
     acknowledge = _blocking(AsyncMonitorsClient.acknowledge)
     replace_reference = _blocking(AsyncMonitorsClient.replace_reference)
+    update = _blocking(AsyncMonitorsClient.update)
     pause = _blocking(AsyncMonitorsClient.pause)
     resume = _blocking(AsyncMonitorsClient.resume)
     delete = _blocking(AsyncMonitorsClient.delete)

@@ -10,6 +10,7 @@ import copy
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import alembic.command
@@ -18,6 +19,7 @@ import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 from sqlalchemy.orm import (
+    LoaderCriteriaOption,
     ORMExecuteState,
     Session,
     sessionmaker,
@@ -28,11 +30,15 @@ from vfmalign.core.domain.errors import Conflict, DataLoss, Unavailable
 from vfmalign.core.runtime.auth_settings import DEFAULT_TENANT
 from vfmalign.database import metrics
 from vfmalign.database.engine import READ_ONLY, create_engine
+from vfmalign.database.postgresql import unbounded
 from vfmalign.database.schema import Schema
+from vfmalign.database.settings import DEFAULT_TIMEOUT_S
 from vfmalign.database.tables import LeaseRow, TenantRow
 
 _FULL = (sqlite3.SQLITE_FULL, "53100")
 """What SQLite and PostgreSQL answer where their disk is full."""
+_CANCELLED = "57014"
+"""What PostgreSQL answers where it ends a statement after `statement_timeout`."""
 _DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _TENANT = "vfmalign_tenant"
 _MIGRATION_LOCK = 0x76666D  # arbitrary constant; keeps two starting processes from migrating at the same time
@@ -46,8 +52,12 @@ class _TenantSession(Session):
 def _select_tenant(state: ORMExecuteState) -> None:
     tenant = state.session.info[_TENANT]
     if state.is_orm_statement and (state.is_select or state.is_update or state.is_delete):
-        belongs = with_loader_criteria(TenantRow, lambda row: row.tenant == tenant, include_aliases=True)
-        state.statement = state.statement.options(belongs)
+        state.statement = state.statement.options(_belongs_to(tenant))
+
+
+@cache
+def _belongs_to(tenant: str) -> LoaderCriteriaOption:
+    return with_loader_criteria(TenantRow, lambda row: row.tenant == tenant, include_aliases=True)
 
 
 @event.listens_for(_TenantSession, "before_flush")
@@ -63,6 +73,7 @@ class Database:
     Args:
         url: `sqlite:///<file>` or `postgresql://user:password@host/name`.
         schema: of the service whose database this is.
+        timeout_s: seconds that a statement may take in PostgreSQL, or wait for the write lock of SQLite.
 
     Attributes:
         tenant: whose rows these are; `default` unless `of_tenant` says otherwise.
@@ -71,9 +82,9 @@ class Database:
         InvalidInput: the URL names another kind of database.
     """
 
-    def __init__(self, url: str, schema: Schema) -> None:
+    def __init__(self, url: str, schema: Schema, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
         self.tenant, self.schema = DEFAULT_TENANT, schema
-        self._engine = create_engine(url)
+        self._engine = create_engine(url, timeout_s)
         self._sessions = sessionmaker(self._engine, class_=_TenantSession, expire_on_commit=False)
         readers = self._engine.execution_options(**{READ_ONLY: True, "postgresql_readonly": True})
         self._snapshots = sessionmaker(readers, class_=_TenantSession, expire_on_commit=False)
@@ -142,7 +153,7 @@ class Database:
         """
         config = self.schema.get_config()
         try:
-            with _name_faults(), self._engine.begin() as connection:
+            with _name_faults(), self._engine.begin() as connection, unbounded(connection):
                 if connection.dialect.name == "postgresql":
                     connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
                 if self.schema.get_version(connection) is None:
@@ -202,10 +213,24 @@ def _name_faults() -> Iterator[None]:
                 remedy="free space on it; work goes on by itself afterwards",
                 reason="DATABASE_FULL",
             ) from error
-        if isinstance(error, OperationalError) or error.connection_invalidated:
+        if getattr(error.orig, "sqlstate", None) == _CANCELLED:
             raise Unavailable(
-                "the database cannot be reached",
-                subject="VFMALIGN_DATABASE__URL",
-                remedy="check that it is running and that the user may write to it",
+                "a statement took longer than the database may take",
+                subject="VFMALIGN_DATABASE__TIMEOUT_S",
+                remedy="try again; where it goes on, look for what holds locks or slows the database down",
+                reason="DATABASE_TIMEOUT",
             ) from error
+        if isinstance(error, OperationalError) or error.connection_invalidated:
+            raise _make_unreachable() from error
         raise
+    except sa.exc.TimeoutError as error:  # every connection of the pool waits for an answer
+        metrics.database_errors.inc()
+        raise _make_unreachable() from error
+
+
+def _make_unreachable() -> Unavailable:
+    return Unavailable(
+        "the database cannot be reached",
+        subject="VFMALIGN_DATABASE__URL",
+        remedy="check that it is running and that the user may write to it",
+    )

@@ -11,20 +11,19 @@ from sqlalchemy.exc import ArgumentError
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from vfmalign.core.domain.errors import InvalidInput
+from vfmalign.database import postgresql
 
 READ_ONLY = "vfmalign_read_only"
 """Execution option of a connection whose transactions only read."""
-_BUSY_TIMEOUT_S = 30
 _OPTIONS = {"hide_parameters": True}  # an error that is logged would name patients
-# PostgreSQL ends a transaction whose client was stopped: otherwise its row locks would hold up the other orchestrator.
-_IDLE_IN_TRANSACTION_TIMEOUT_S = 10
 
 
-def create_engine(url: str) -> sa.Engine:
+def create_engine(url: str, timeout_s: float) -> sa.Engine:
     """Creates the engine of a database.
 
     Args:
         url: `sqlite:///<file>` or `postgresql://user:password@host/name`.
+        timeout_s: seconds that a statement may take in PostgreSQL, or wait for the lock of SQLite.
 
     Raises:
         InvalidInput: the URL names another kind of database.
@@ -34,14 +33,14 @@ def create_engine(url: str) -> sa.Engine:
     except ArgumentError as error:
         raise _bad_url() from error
     if parsed.drivername == "sqlite":
-        engine = sa.create_engine(parsed, connect_args={"timeout": _BUSY_TIMEOUT_S}, **_OPTIONS)
+        engine = sa.create_engine(parsed, connect_args={"timeout": timeout_s}, **_OPTIONS)
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
         return engine
     if parsed.drivername in {"postgresql", "postgresql+psycopg", "postgres"}:
         url_of_driver = parsed.set(drivername="postgresql+psycopg")
-        engine = sa.create_engine(url_of_driver, pool_pre_ping=True, connect_args={"connect_timeout": 10}, **_OPTIONS)
-        event.listen(engine, "connect", _prepare_postgresql)
+        engine = sa.create_engine(url_of_driver, pool_pre_ping=True, **_OPTIONS)
+        event.listen(engine, "do_connect", lambda _, __, args, options: postgresql.connect(timeout_s, *args, **options))
         return engine
     raise _bad_url()
 
@@ -58,12 +57,6 @@ def _prepare_sqlite(connection: Any, record: ConnectionPoolEntry) -> None:
     connection.isolation_level = None  # turns off the driver's implicit BEGIN, see _begin_sqlite
     for pragma in ("journal_mode=WAL", "foreign_keys=ON"):
         connection.execute(f"PRAGMA {pragma}")
-
-
-def _prepare_postgresql(connection: Any, record: ConnectionPoolEntry) -> None:
-    connection.execute(f"SET idle_in_transaction_session_timeout = '{_IDLE_IN_TRANSACTION_TIMEOUT_S}s'")
-    connection.execute("SET TIME ZONE 'UTC'")  # in another zone, the driver cannot read times of the years 1 and 9999
-    connection.commit()
 
 
 def _begin_sqlite(connection: Connection) -> None:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, Field, SecretStr
 
+DEFAULT_TIMEOUT_S = 30.0
+
 
 class DatabaseSettings(BaseModel, frozen=True):
     """`VFMALIGN_DATABASE__*`: the database of a service."""
@@ -14,6 +16,14 @@ class DatabaseSettings(BaseModel, frozen=True):
         default=None,
         description="sqlite:///<file> or postgresql://user:password@host/name; without it a SQLite file in the state "
         "directory",
+    )
+
+    timeout_s: float = Field(
+        default=DEFAULT_TIMEOUT_S,
+        ge=1.0,
+        le=3600.0,
+        description="seconds that a statement may take in PostgreSQL, or wait for the write lock of SQLite; its call "
+        "then ends as UNAVAILABLE",
     )
 
     def get_url(self, file: Path) -> str:

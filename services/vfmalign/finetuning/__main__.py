@@ -50,7 +50,7 @@ from vfmalign.v1 import (
 async def run(settings: FinetuningSettings) -> None:
     """Runs the service until it receives SIGTERM or SIGINT."""
     settings.state_dir.mkdir(parents=True, exist_ok=True)
-    database = open_database(settings.database_url)
+    database = open_database(settings.database_url, settings.database.timeout_s)
     store, token = ObjectStore(settings.store), BearerToken.from_settings(settings.auth)
     tenancies = {
         tenant: Tenancy(database.of_tenant(tenant), store.of_tenant(tenant), _open_client(settings, token, tenant))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from vfmalign.database.database import Database
 from vfmalign.database.schema import Schema
+from vfmalign.database.settings import DEFAULT_TIMEOUT_S
 from vfmalign.database.tables import Base
 from vfmalign.finetuning.checks import tables as _checks
 from vfmalign.finetuning.experiments import tables as _experiments
@@ -14,6 +15,6 @@ _TABLES = (_jobs, _checks, _experiments)
 SCHEMA = Schema("finetuning", "vfmalign.finetuning:migrations", Base.metadata, "orchestrator")
 
 
-def open_database(url: str) -> Database:
+def open_database(url: str, timeout_s: float = DEFAULT_TIMEOUT_S) -> Database:
     """Opens the database of this service. See `Database`."""
-    return Database(url, SCHEMA)
+    return Database(url, SCHEMA, timeout_s)

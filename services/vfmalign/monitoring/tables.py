@@ -22,7 +22,7 @@ class MonitorRow(OwnedRow):
     """One monitor.
 
     Attributes:
-        state: `active` or `paused`.
+        state: `active` or `paused`, or `deleting` while its parts are deleted, which nothing else sees.
         uid: random; another monitor of the same id, after the first was deleted, has another one.
         spec: `MonitorSpec` with defaults filled in.
         origin: `FeatureOrigin` of its observations.

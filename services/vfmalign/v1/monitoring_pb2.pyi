@@ -414,6 +414,22 @@ class ReplaceReferenceResponse(_message.Message):
     monitor: Monitor
     def __init__(self, monitor: _Optional[_Union[Monitor, _Mapping]] = ...) -> None: ...
 
+class UpdateMonitorRequest(_message.Message):
+    __slots__ = ("monitor_id", "max_silence_hours", "title")
+    MONITOR_ID_FIELD_NUMBER: _ClassVar[int]
+    MAX_SILENCE_HOURS_FIELD_NUMBER: _ClassVar[int]
+    TITLE_FIELD_NUMBER: _ClassVar[int]
+    monitor_id: str
+    max_silence_hours: int
+    title: str
+    def __init__(self, monitor_id: _Optional[str] = ..., max_silence_hours: _Optional[int] = ..., title: _Optional[str] = ...) -> None: ...
+
+class UpdateMonitorResponse(_message.Message):
+    __slots__ = ("monitor",)
+    MONITOR_FIELD_NUMBER: _ClassVar[int]
+    monitor: Monitor
+    def __init__(self, monitor: _Optional[_Union[Monitor, _Mapping]] = ...) -> None: ...
+
 class PauseMonitorRequest(_message.Message):
     __slots__ = ("monitor_id",)
     MONITOR_ID_FIELD_NUMBER: _ClassVar[int]

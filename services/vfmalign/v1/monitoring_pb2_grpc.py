@@ -70,6 +70,11 @@ class MonitoringServiceStub:
                 request_serializer=vfmalign_dot_v1_dot_monitoring__pb2.ReplaceReferenceRequest.SerializeToString,
                 response_deserializer=vfmalign_dot_v1_dot_monitoring__pb2.ReplaceReferenceResponse.FromString,
                 _registered_method=True)
+        self.UpdateMonitor = channel.unary_unary(
+                '/vfmalign.v1.MonitoringService/UpdateMonitor',
+                request_serializer=vfmalign_dot_v1_dot_monitoring__pb2.UpdateMonitorRequest.SerializeToString,
+                response_deserializer=vfmalign_dot_v1_dot_monitoring__pb2.UpdateMonitorResponse.FromString,
+                _registered_method=True)
         self.PauseMonitor = channel.unary_unary(
                 '/vfmalign.v1.MonitoringService/PauseMonitor',
                 request_serializer=vfmalign_dot_v1_dot_monitoring__pb2.PauseMonitorRequest.SerializeToString,
@@ -148,6 +153,14 @@ class MonitoringServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def UpdateMonitor(self, request, context):
+        """Changes what the evidence does not depend on. What the request does not set stays. CreateMonitor with the body of the first call still
+        returns the monitor, as it is now.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def PauseMonitor(self, request, context):
         """Keeps observations out of the evidence until the monitor is resumed; they are recorded as paused.
         """
@@ -163,7 +176,8 @@ class MonitoringServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeleteMonitor(self, request, context):
-        """Deletes a monitor with its observations and its evidence.
+        """Deletes a monitor with its observations and its evidence. No call sees it any more. Its id is free once its rows are deleted, which
+        takes seconds for many observations: until then, CreateMonitor answers FAILED_PRECONDITION.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -213,6 +227,11 @@ def add_MonitoringServiceServicer_to_server(servicer, server):
                     servicer.ReplaceReference,
                     request_deserializer=vfmalign_dot_v1_dot_monitoring__pb2.ReplaceReferenceRequest.FromString,
                     response_serializer=vfmalign_dot_v1_dot_monitoring__pb2.ReplaceReferenceResponse.SerializeToString,
+            ),
+            'UpdateMonitor': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateMonitor,
+                    request_deserializer=vfmalign_dot_v1_dot_monitoring__pb2.UpdateMonitorRequest.FromString,
+                    response_serializer=vfmalign_dot_v1_dot_monitoring__pb2.UpdateMonitorResponse.SerializeToString,
             ),
             'PauseMonitor': grpc.unary_unary_rpc_method_handler(
                     servicer.PauseMonitor,
@@ -425,6 +444,33 @@ class MonitoringService:
             '/vfmalign.v1.MonitoringService/ReplaceReference',
             vfmalign_dot_v1_dot_monitoring__pb2.ReplaceReferenceRequest.SerializeToString,
             vfmalign_dot_v1_dot_monitoring__pb2.ReplaceReferenceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateMonitor(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vfmalign.v1.MonitoringService/UpdateMonitor',
+            vfmalign_dot_v1_dot_monitoring__pb2.UpdateMonitorRequest.SerializeToString,
+            vfmalign_dot_v1_dot_monitoring__pb2.UpdateMonitorResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -53,12 +53,18 @@ class MonitoringServiceStub:
     """Begins a new epoch with another reference: its evidence begins anew and spends its own share of alpha. The same request again
     changes nothing.
     """
+    UpdateMonitor: _grpc.UnaryUnaryMultiCallable[_monitoring_pb2.UpdateMonitorRequest, _monitoring_pb2.UpdateMonitorResponse]
+    """Changes what the evidence does not depend on. What the request does not set stays. CreateMonitor with the body of the first call still
+    returns the monitor, as it is now.
+    """
     PauseMonitor: _grpc.UnaryUnaryMultiCallable[_monitoring_pb2.PauseMonitorRequest, _monitoring_pb2.PauseMonitorResponse]
     """Keeps observations out of the evidence until the monitor is resumed; they are recorded as paused."""
     ResumeMonitor: _grpc.UnaryUnaryMultiCallable[_monitoring_pb2.ResumeMonitorRequest, _monitoring_pb2.ResumeMonitorResponse]
     """Lets observations enter the evidence again."""
     DeleteMonitor: _grpc.UnaryUnaryMultiCallable[_monitoring_pb2.DeleteMonitorRequest, _monitoring_pb2.DeleteMonitorResponse]
-    """Deletes a monitor with its observations and its evidence."""
+    """Deletes a monitor with its observations and its evidence. No call sees it any more. Its id is free once its rows are deleted, which
+    takes seconds for many observations: until then, CreateMonitor answers FAILED_PRECONDITION.
+    """
     GetMonitorReport: _grpc.UnaryStreamMultiCallable[_monitoring_pb2.GetMonitorReportRequest, _monitoring_pb2.GetMonitorReportResponse]
     """Streams the report of a monitor as it stands: the page, or the same content as JSON."""
 
@@ -87,12 +93,18 @@ class MonitoringServiceAsyncStub(MonitoringServiceStub):
     """Begins a new epoch with another reference: its evidence begins anew and spends its own share of alpha. The same request again
     changes nothing.
     """
+    UpdateMonitor: _aio.UnaryUnaryMultiCallable[_monitoring_pb2.UpdateMonitorRequest, _monitoring_pb2.UpdateMonitorResponse]  # type: ignore[assignment]
+    """Changes what the evidence does not depend on. What the request does not set stays. CreateMonitor with the body of the first call still
+    returns the monitor, as it is now.
+    """
     PauseMonitor: _aio.UnaryUnaryMultiCallable[_monitoring_pb2.PauseMonitorRequest, _monitoring_pb2.PauseMonitorResponse]  # type: ignore[assignment]
     """Keeps observations out of the evidence until the monitor is resumed; they are recorded as paused."""
     ResumeMonitor: _aio.UnaryUnaryMultiCallable[_monitoring_pb2.ResumeMonitorRequest, _monitoring_pb2.ResumeMonitorResponse]  # type: ignore[assignment]
     """Lets observations enter the evidence again."""
     DeleteMonitor: _aio.UnaryUnaryMultiCallable[_monitoring_pb2.DeleteMonitorRequest, _monitoring_pb2.DeleteMonitorResponse]  # type: ignore[assignment]
-    """Deletes a monitor with its observations and its evidence."""
+    """Deletes a monitor with its observations and its evidence. No call sees it any more. Its id is free once its rows are deleted, which
+    takes seconds for many observations: until then, CreateMonitor answers FAILED_PRECONDITION.
+    """
     GetMonitorReport: _aio.UnaryStreamMultiCallable[_monitoring_pb2.GetMonitorReportRequest, _monitoring_pb2.GetMonitorReportResponse]  # type: ignore[assignment]
     """Streams the report of a monitor as it stands: the page, or the same content as JSON."""
 
@@ -162,6 +174,16 @@ class MonitoringServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def UpdateMonitor(
+        self,
+        request: _monitoring_pb2.UpdateMonitorRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_monitoring_pb2.UpdateMonitorResponse, _abc.Awaitable[_monitoring_pb2.UpdateMonitorResponse]]:
+        """Changes what the evidence does not depend on. What the request does not set stays. CreateMonitor with the body of the first call still
+        returns the monitor, as it is now.
+        """
+
+    @_abc_1.abstractmethod
     def PauseMonitor(
         self,
         request: _monitoring_pb2.PauseMonitorRequest,
@@ -183,7 +205,9 @@ class MonitoringServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _monitoring_pb2.DeleteMonitorRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_monitoring_pb2.DeleteMonitorResponse, _abc.Awaitable[_monitoring_pb2.DeleteMonitorResponse]]:
-        """Deletes a monitor with its observations and its evidence."""
+        """Deletes a monitor with its observations and its evidence. No call sees it any more. Its id is free once its rows are deleted, which
+        takes seconds for many observations: until then, CreateMonitor answers FAILED_PRECONDITION.
+        """
 
     @_abc_1.abstractmethod
     def GetMonitorReport(

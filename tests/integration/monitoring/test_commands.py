@@ -14,6 +14,10 @@ import pytest
 from tests.integration.monitoring.conftest import CHANNELS, draw, store_set
 
 from vfmalign.cli import exits
+from vfmalign.cli.subprocesses.drift import observe_in_subprocess
+from vfmalign.core.domain.drift import DriftRequest
+from vfmalign.core.domain.errors import InvalidInput
+from vfmalign.core.storage.feature_sets import read_committed
 from vfmalign.reports.drift.document import DriftDocument
 
 
@@ -147,17 +151,57 @@ async def test_what_a_reference_lacks_is_named_by_its_option(run, reference, arg
     assert "0" * 32 in err
 
 
-async def test_a_watch_shows_changes_and_ends_with_the_monitor(run, service, reference):
-    await run("create", "m1", reference)
+async def test_a_mistyped_digest_is_an_error_of_the_caller_and_changes_nothing(run, store, reference):
+    sha256 = read_committed(store, reference).sha256
+    wrong = sha256[:-1] + ("0" if sha256[-1] != "0" else "1")
+    words = (
+        f"feature set {reference}: its manifest has the SHA-256 {sha256}, and {wrong} was named → correct the digest"
+    )
+    _, err = await run("create", "m1", f"{reference}@{wrong}", code=exits.BAD_INPUT)
+    assert words in err
+    await run("create", "m1", f"{reference}@{sha256}")
+    _, err = await run("replace-reference", "m1", f"{reference}@{wrong}", "--reset", code=exits.BAD_INPUT)
+    assert words in err
+    _, err = await run("observe", "m1", f"{reference}@{wrong}", code=exits.BAD_INPUT)
+    assert words in err
+    out, _ = await run("show", "m1", "--json")
+    shown = json.loads(out)["monitor"]
+    assert (shown["epoch"]["number"], shown["epoch"]["rows"]) == (1, 0)
+
+
+def test_a_mistyped_digest_of_a_stored_stream_is_an_error_of_the_caller(
+    store, store_environment, reference, monkeypatch, tmp_path
+):
+    for name, value in store_environment.items():
+        monkeypatch.setenv(name, value)
+    sha256 = read_committed(store, reference).sha256
+    wrong = f"{reference}@{sha256[::-1]}"
+    for names in ((reference, wrong), (wrong, reference)):
+        request = DriftRequest(reference=names[0], streams=names[1:], window_rows=0)
+        with pytest.raises(InvalidInput, match=f"SHA-256 {sha256}, and {sha256[::-1]} was named") as caught:
+            observe_in_subprocess(request, tmp_path, {}, lambda *_: None, lambda _: None)
+        assert exits.get_exit_code(caught.value) == exits.BAD_INPUT
+
+
+async def watch(service, *options):
     environment = {**os.environ, "VFMALIGN_MONITORING_ADDRESS": service.address}
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "vfmalign.cli", "monitors", "watch", "m1",
+    return await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "vfmalign.cli", "monitors", "watch", "m1", *options,
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, env=environment,
     )  # fmt: skip
-    assert b"active  epoch 1" in await process.stdout.readline()
+
+
+async def test_a_watch_shows_changes_and_ends_with_the_monitor(run, service, reference):
+    await run("watch", "m1", code=exits.BAD_INPUT)
+    await run("create", "m1", reference)
+    lines, documents = await watch(service), await watch(service, "--json")
+    assert b"active  epoch 1" in await lines.stdout.readline()
+    assert json.loads(await documents.stdout.readline())["monitor"]["state"] == "MONITOR_STATE_ACTIVE"
     await service.monitors.pause("m1")
-    assert b"paused  epoch 1" in await process.stdout.readline()
+    assert b"paused  epoch 1" in await lines.stdout.readline()
+    assert json.loads(await documents.stdout.readline())["monitor"]["state"] == "MONITOR_STATE_PAUSED"
     await service.monitors.delete("m1")
-    out, err = await process.communicate()
-    assert (process.returncode, out) == (exits.BAD_INPUT, b"")
-    assert err.startswith(b"error: m1: ")
+    out, err = await lines.communicate()
+    assert (lines.returncode, out, err) == (exits.OK, b"monitor m1: deleted\n", b"")
+    out, err = await documents.communicate()
+    assert (documents.returncode, json.loads(out), err) == (exits.OK, {"deleted": "m1"}, b"")

@@ -20,7 +20,7 @@ import pytest
 from cloudevents.core.bindings.http import to_binary_event, to_structured_event
 from cloudevents.core.v1.event import CloudEvent
 from tests.integration.features.callers import ISSUER, get_settings
-from tests.integration.monitoring.conftest import CHANNELS, LAYERS, ORIGIN, draw
+from tests.integration.monitoring.conftest import CHANNELS, LAYERS, ORIGIN, draw, store_set
 
 from vfmalign.client import AsyncClient
 
@@ -102,7 +102,7 @@ async def test_a_client_creates_a_monitor_observes_and_reads_the_alarm(service, 
 class Bridge:
     """The running bridge, and what KServe's logger posts to it."""
 
-    def __init__(self, service, folder, checkpoint_sha256):
+    def __init__(self, service, folder, monitor_id, origin):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
@@ -111,9 +111,10 @@ class Bridge:
         environment = {
             **os.environ,
             "PORT": str(self.port),
-            "MONITOR": "m",
-            "CHECKPOINT_SHA256": checkpoint_sha256,
-            "PREPROCESSING_SHA256": ORIGIN.preprocessing_sha256,
+            "MONITOR": monitor_id,
+            "CHECKPOINT_SHA256": origin.checkpoint_sha256,
+            "PREPROCESSING_SHA256": origin.preprocessing_sha256,
+            "INPUT_TRANSFORM": origin.input_transform,
             "VFMALIGN_MONITORING_ADDRESS": service.address,
             "VFMALIGN_TOKEN_FILE": str(token),
         }
@@ -152,12 +153,12 @@ class Bridge:
 
 @pytest.fixture
 async def start_bridge(service, reference, tmp_path):
-    """Starts bridges for the weights of a digest to the monitor `m`."""
+    """Starts bridges for features of an origin to a monitor, `m` unless another is named."""
     await service.create("m", reference, stratum="scanner")
     bridges = []
 
-    async def start(checkpoint_sha256=ORIGIN.checkpoint_sha256):
-        bridges.append(Bridge(service, tmp_path, checkpoint_sha256))
+    async def start(origin=ORIGIN, monitor_id="m"):
+        bridges.append(Bridge(service, tmp_path, monitor_id, origin))
         return await asyncio.to_thread(bridges[-1].wait)
 
     yield start
@@ -213,8 +214,23 @@ async def test_the_bridge_observes_every_response_once(service, start_bridge):
     assert "9f86d081" not in bridge.log.read_text()
 
 
+async def test_the_bridge_observes_for_a_monitor_whose_reference_has_the_input_transform_of_a_task(
+    service, start_bridge, store
+):
+    """The origin is that of the monitor, as `vfmalign monitors show --json` prints it."""
+    feature_set = store_set(store, draw(90, seed=1), "task", input_transform="half_resolution")
+    origin = (await service.create("task", feature_set)).origin
+    assert origin.input_transform == "half_resolution"
+    bridge, identity = await start_bridge(origin, "task"), await start_bridge(ORIGIN, "task")
+    event = make_event("r-1", [0.0] * CHANNELS)
+    status, text = await asyncio.to_thread(identity.send, event)
+    assert (status, "features of another input transform" in text) == (422, True)
+    assert await asyncio.to_thread(bridge.send, event) == (200, "entered")
+    assert (await service.monitors.get("task")).outcomes == {"entered": 1}
+
+
 async def test_the_bridge_refuses_what_it_cannot_observe_and_goes_on(service, start_bridge):
-    bridge, other = await start_bridge(), await start_bridge("9" * 64)
+    bridge, other = await start_bridge(), await start_bridge(ORIGIN.model_copy(update={"checkpoint_sha256": "9" * 64}))
     row = [0.0] * CHANNELS
 
     def post():

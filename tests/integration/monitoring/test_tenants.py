@@ -22,7 +22,7 @@ TENANTS = ("default", "ward-7")
 ISSUER = TokenIssuer("https://idp.example")
 METHODS = {method.name: method for method in pb.DESCRIPTOR.services_by_name["MonitoringService"].methods}
 READ = {"GetMonitor", "ListMonitors", "WatchMonitor", "GetMonitorReport"}
-CHANGE = {"AcknowledgeAlarm", "ReplaceReference", "PauseMonitor", "ResumeMonitor", "DeleteMonitor"}
+CHANGE = {"AcknowledgeAlarm", "ReplaceReference", "UpdateMonitor", "PauseMonitor", "ResumeMonitor", "DeleteMonitor"}
 ALLOWED = {
     "viewer": READ,
     "curator": READ,
@@ -96,6 +96,8 @@ def make_request(method, monitor_id):
         fields["epoch"] = 1
     elif method == "ReplaceReference":
         fields |= {"epoch": 1, "reference": REFERENCE, "start": pb.EPOCH_START_RESET}
+    elif method == "UpdateMonitor":
+        fields["title"] = "t"
     elif method == "GetMonitorReport":
         fields["format"] = common_pb2.REPORT_FORMAT_JSON
     return getattr(pb, f"{method}Request")(**fields)
@@ -214,6 +216,7 @@ async def test_the_creator_and_admins_change_a_monitor_and_other_researchers_do_
     await owner.create("m", MonitorSpec(reference=MonitorReference(feature_set_id=reference)))
     other = MonitorReference(feature_set_id=reference)
     for call in (
+        colleague.update("m", title="t"),
         colleague.pause("m"),
         colleague.resume("m"),
         colleague.delete("m"),
@@ -225,6 +228,8 @@ async def test_the_creator_and_admins_change_a_monitor_and_other_researchers_do_
         await colleague.acknowledge("m", 1)
     assert (await owner.get("m")).state == "active"
     await colleague.observe("m", observations(draw(3, seed=4), "o"), ORIGIN)
+    assert (await owner.update("m", title="t")).spec.title == "t"
+    assert (await admin.update("m", title="u")).spec.title == "u"
     assert (await admin.pause("m")).state == "paused"
     await admin.delete("m")
     with pytest.raises(NotFound):

@@ -40,6 +40,9 @@ async def test_a_monitor_is_created_once_found_paused_resumed_and_deleted(client
     assert isinstance(await client.monitors.get("m1"), Monitor)
     assert (await client.monitors.pause("m1")).state == "paused"
     assert (await client.monitors.resume("m1")).state == "active"
+    updated = (await client.monitors.update("m1", max_silence_hours=3, title="t")).spec
+    assert updated == SPEC.model_copy(update={"max_silence_hours": 3, "title": "t"})
+    assert (await client.monitors.update("m1", max_silence_hours=0)).spec.title == "t"
     assert await client.monitors.delete("m1") is None
     with pytest.raises(NotFound, match="m1: there is no such monitor"):
         await client.monitors.get("m1")

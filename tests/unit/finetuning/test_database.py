@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from contextlib import ExitStack
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -14,7 +15,8 @@ import sqlalchemy as sa
 
 from vfmalign.core.domain.errors import Conflict, DataLoss, InvalidInput, Unavailable
 from vfmalign.core.runtime.metrics import REGISTRY
-from vfmalign.database.tables import Base, now
+from vfmalign.database.postgresql import unbounded
+from vfmalign.database.tables import Base, LeaseRow, now
 from vfmalign.finetuning import migrations
 from vfmalign.finetuning.checks.tables import CheckRow, StageRow
 from vfmalign.finetuning.jobs.tables import AttemptRow, JobRow
@@ -98,6 +100,35 @@ def test_postgresql_refuses_a_write_in_a_snapshot(postgres_database):
         reader.add(job("late"))
     with database.session() as session:  # of the same pool: the connection may write again
         session.add(job("next"))
+    database.close()
+
+
+def test_postgresql_ends_a_statement_that_waits_too_long_and_a_migration_takes_its_time(postgres_database):
+    database = open_database(postgres_database, timeout_s=0.5)
+    database.migrate()
+    with database.session() as holder:
+        holder.execute(sa.select(LeaseRow).with_for_update())
+        with pytest.raises(Unavailable, match="a statement took longer") as caught, database.session() as waiter:
+            waiter.execute(sa.select(LeaseRow).with_for_update())
+        assert caught.value.reason == "DATABASE_TIMEOUT"
+        assert holder.scalar(sa.select(LeaseRow.name)) == "orchestrator", "the one that holds the lock goes on"
+    longer = sa.text("SELECT pg_sleep(2.5)")  # than the server and then the client wait
+    with database.engine.begin() as connection, unbounded(connection):
+        connection.execute(longer)
+    with pytest.raises(Unavailable, match="a statement took longer"), database.session() as session:
+        session.execute(longer)
+    database.close()
+
+
+def test_a_pool_whose_connections_are_all_in_use_is_unavailable(postgres_database, monkeypatch):
+    database = open_database(postgres_database)
+    database.migrate()
+    monkeypatch.setattr(database.engine.pool, "_timeout", 0.05)
+    with ExitStack() as held:
+        for _ in range(15):  # five connections, and ten more while they are in use
+            held.enter_context(database.snapshot()).execute(sa.text("SELECT 1"))
+        with pytest.raises(Unavailable, match="cannot be reached"), database.snapshot() as session:
+            session.execute(sa.text("SELECT 1"))
     database.close()
 
 

@@ -13,7 +13,7 @@ from vfmalign.client.messages.experiments import ExperimentSpec
 from vfmalign.client.messages.jobs import JobSpec
 from vfmalign.core.domain.errors import Conflict, LeaseLost, Unavailable
 from vfmalign.core.domain.jobs import TrainingRecipe, TrainingSpec
-from vfmalign.database import engine as engine_module
+from vfmalign.database import postgresql
 from vfmalign.database.database import Database
 from vfmalign.database.lease import Lease, get_scope, migrate_unused
 from vfmalign.database.tables import Base, LeaseRow
@@ -212,7 +212,7 @@ def test_a_takeover_comes_after_a_transaction_that_has_begun(database, rival):
 
 
 def test_a_stopped_process_holds_up_a_takeover_no_longer_than_an_idle_transaction(postgres_database, monkeypatch):
-    monkeypatch.setattr(engine_module, "_IDLE_IN_TRANSACTION_TIMEOUT_S", 1)
+    monkeypatch.setattr(postgresql, "_IDLE_IN_TRANSACTION_TIMEOUT_S", 1)
     database = open_database(postgres_database)
     database.migrate()
     add_all(database)

@@ -155,6 +155,29 @@ def read_committed(store: ObjectStore, feature_set: str, sha256: str = "") -> Co
     raise NotFound("there is no such feature set", subject=f"feature set {feature_set}", remedy="extract it first")
 
 
+def read_named(store: ObjectStore, feature_set: str, sha256: str = "") -> CommittedSet:
+    """Reads the manifest of a set that a person or program names: another digest is their error, and no loss.
+
+    Args:
+        store: object store of the set.
+        feature_set: id of the set.
+        sha256: digest of the manifest; empty accepts the stored one.
+
+    Raises:
+        NotFound: the set does not exist or was not committed.
+        DigestMismatch: the stored manifest has another digest.
+        DataLoss: the manifest is too large, unreadable or describes another set.
+    """
+    committed = read_committed(store, feature_set)
+    if sha256 not in {"", committed.sha256}:
+        raise DigestMismatch(
+            f"its manifest has the SHA-256 {committed.sha256}, and {sha256} was named",
+            subject=f"feature set {feature_set}",
+            remedy="correct the digest, or leave it out to take the set as it is stored",
+        )
+    return committed
+
+
 def _parse_manifest(store: ObjectStore, feature_set: str, data: bytes, sha256: str) -> Manifest:
     """Parses a manifest.
 

@@ -22,6 +22,7 @@ from vfmalign.core.domain.errors import (
 from vfmalign.core.domain.record import describe_invalid
 from vfmalign.core.formats.untrusted import read_regular_file
 from vfmalign.core.runtime.settings import StoreSettings, parser
+from vfmalign.monitoring.blas import use_one_thread
 from vfmalign.monitoring.local.observer import observe
 from vfmalign.monitoring.sequential import Component, Observation
 
@@ -39,6 +40,7 @@ MAX_REQUEST_BYTES = 2**20
 def main(argv: Sequence[str] | None = None) -> int:
     """Observes the stream, prints lines of JSON, and returns the exit code."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    use_one_thread()
     arguments_parser = parser("monitoring.local", StoreSettings, SUMMARY)
     arguments_parser.add_argument("folder", metavar="FOLDER", type=Path, help="folder with request.json")
     folder: Path = arguments_parser.parse_args(argv).folder

@@ -19,7 +19,7 @@ from vfmalign.core.domain.errors import BadOption, BadTensor, InvalidInput
 from vfmalign.core.runtime.auth_settings import DEFAULT_TENANT, TENANT_OF_KEYS, TenantName
 from vfmalign.core.runtime.settings import Settings, StoreSettings, parse
 from vfmalign.core.storage.arrays import NPY, read_npy
-from vfmalign.core.storage.feature_sets import read_feature_set
+from vfmalign.core.storage.feature_sets import read_feature_set, read_named
 from vfmalign.core.storage.row_tables import DAY, OBSERVATION, PATIENT, parse_days, read_table
 from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.monitoring.feature_rows import read_strata
@@ -121,7 +121,7 @@ def _read_files(paths: Sequence[Path], table: str, by: str, name: str, *, needs_
 
 def _read_set(store: ObjectStore, source: str, by: str, name: str) -> Rows:
     feature_set, _, sha256 = source.partition("@")
-    loaded = read_feature_set(store, feature_set, sha256)
+    loaded = read_feature_set(store, feature_set, read_named(store, feature_set, sha256).sha256)
     manifest = loaded.manifest
     return Rows(
         layers=dict(loaded.layers),

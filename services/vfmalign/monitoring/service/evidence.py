@@ -54,6 +54,10 @@ _ORIGIN = {
     "preprocessing_sha256": "another preprocessing",
     "input_transform": "another input transform",
 }
+_SELECT_RECORDED = sa.select(*(getattr(ObservationRow, name) for name in RESULT_COLUMNS)).where(
+    ObservationRow.monitor_id == sa.bindparam("monitor_id"),
+    ObservationRow.observation_id.in_(sa.bindparam("ids", expanding=True)),
+)
 _log = logs.get(__name__)
 
 
@@ -156,11 +160,8 @@ class EvidenceKeeper:
         return row, results
 
     def _find_recorded(self, session: Session, monitor_id: str, ids: list[str]) -> dict[str, dict[str, Any]]:
-        columns = [getattr(ObservationRow, name) for name in RESULT_COLUMNS]
-        query = sa.select(*columns).where(
-            ObservationRow.monitor_id == monitor_id, ObservationRow.observation_id.in_(ids)
-        )
-        return {one["observation_id"]: dict(one) for one in session.execute(query).mappings()}
+        rows = session.execute(_SELECT_RECORDED, {"monitor_id": monitor_id, "ids": ids}).mappings()
+        return {one["observation_id"]: dict(one) for one in rows}
 
     def _add(
         self,

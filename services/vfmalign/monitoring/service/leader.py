@@ -18,6 +18,7 @@ from vfmalign.client.messages.monitors import ChannelShift
 from vfmalign.core.domain.errors import VfmalignError
 from vfmalign.core.runtime import logs
 from vfmalign.core.runtime.metrics import quota_used_ratio
+from vfmalign.core.storage.lost_objects import EXTRACT_AGAIN, lost_as
 from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.database.database import Database
 from vfmalign.database.lease import Term
@@ -27,12 +28,14 @@ from vfmalign.monitoring.service import windows
 from vfmalign.monitoring.service.evidence import EvidenceKeeper
 from vfmalign.monitoring.service.references import MAX_REFERENCE_BYTES, LoadedReference, load_reference
 from vfmalign.monitoring.service.repository import PAUSED, MonitorRepository, StoredMonitor
+from vfmalign.monitoring.service.snapshots import delete_objects
 from vfmalign.monitoring.settings import MonitoringOptions
 from vfmalign.monitoring.tables import InputRow, MonitorRow
 
 _CLEAN_S = 600.0
 _UNUSED_AFTER = timedelta(hours=1)
 _RETRY_S = 60.0
+_YIELD_S = 0.1
 _PREFIX = "monitors/"
 _log = logs.get(__name__)
 
@@ -71,7 +74,7 @@ class Leader:
         self._max_monitors = max_monitors
         self._options = options
         self._databases = {name: one.database.guarded_by(term.verify) for name, one in tenancies.items()}
-        self._monitors = {name: MonitorRepository(one.database, 1) for name, one in tenancies.items()}
+        self._monitors = {name: MonitorRepository(database, 1) for name, database in self._databases.items()}
         self._references: LRUCache[tuple[str, ...], LoadedReference] = LRUCache(
             MAX_REFERENCE_BYTES, lambda reference: reference.size_bytes
         )
@@ -82,7 +85,11 @@ class Leader:
         """Runs the loops until `stop`."""
         comparing = asyncio.create_task(self._repeat(self._options.poll_s, self._compute_windows))
         try:
-            await asyncio.gather(self._export_always(), self._repeat(_CLEAN_S, lambda: asyncio.to_thread(self._clean)))
+            await asyncio.gather(
+                self._export_always(),
+                self._repeat(self._options.poll_s, self._delete_monitors),
+                self._repeat(_CLEAN_S, lambda: asyncio.to_thread(self._clean)),
+            )
         finally:
             comparing.cancel()  # a comparison may take minutes, and the next leader begins it anew
             await asyncio.gather(comparing, return_exceptions=True)
@@ -155,10 +162,29 @@ class Leader:
         pinned, spec = monitor.epoch.reference, monitor.spec
         key = (tenant, pinned.feature_set_id, pinned.manifest_sha256, spec.stratum, *monitor.layers)
         if key not in self._references:
-            self._references[key] = load_reference(store, pinned, spec.layer, spec.descriptive_layers, spec.stratum)
+            with lost_as("feature_set", pinned.feature_set_id, EXTRACT_AGAIN):  # the service has recorded the digest
+                reference = load_reference(store, pinned, spec.layer, spec.descriptive_layers, spec.stratum)
+            self._references[key] = reference
         return self._references[key]
 
     # --- deletion ---
+
+    async def _delete_monitors(self) -> None:
+        """Deletes what the calls that deleted monitors have left."""
+        for tenant, monitors in self._monitors.items():
+            with _logging_failure(tenant=tenant):
+                for monitor_id, uid in await asyncio.to_thread(monitors.list_deleted):
+                    with _logging_failure("monitor_not_deleted", tenant=tenant, monitor=monitor_id):
+                        await self._delete_monitor(tenant, monitor_id, uid)
+
+    async def _delete_monitor(self, tenant: str, monitor_id: str, uid: str) -> None:
+        while not self._stopped.is_set():
+            started = time.monotonic()
+            if await asyncio.to_thread(self._monitors[tenant].delete, monitor_id, uid):
+                await asyncio.to_thread(delete_objects, self._tenancies[tenant].store, monitor_id, uid)
+                return
+            # SQLite has no queue: a call that waits for it looks again after up to a tenth of a second.
+            await asyncio.sleep(max(_YIELD_S, time.monotonic() - started))
 
     def _clean(self) -> None:
         for tenant, tenancy in self._tenancies.items():

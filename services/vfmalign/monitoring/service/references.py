@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from vfmalign.client.messages.monitors import FeatureOrigin, MonitorReference, MonitorSpec
 from vfmalign.core.domain.errors import BadOption, TooLarge
 from vfmalign.core.formats.documents import list_differences
-from vfmalign.core.storage.feature_sets import Manifest, read_committed, read_part
+from vfmalign.core.storage.feature_sets import Manifest, read_named, read_part
 from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.monitoring.feature_rows import get_first_rows, get_origin, read_strata
 
@@ -66,11 +66,12 @@ def load_reference(
     Raises:
         BadOption: the set does not have a layer, or its dataset the stratum.
         DataLoss: the set is damaged.
+        DigestMismatch: its manifest has another digest than `reference` says.
         InvalidInput: its features come from random weights.
         NotFound: there is no such set.
         TooLarge: its rows do not fit.
     """
-    committed = read_committed(store, reference.feature_set_id, reference.manifest_sha256)
+    committed = read_named(store, reference.feature_set_id, reference.manifest_sha256)
     manifest = committed.manifest
     names = _choose_layers(manifest, layer, descriptive)
     rows = np.array(get_first_rows(manifest.groups))

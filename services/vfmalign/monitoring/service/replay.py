@@ -119,6 +119,8 @@ class StateReader:
         self, session: Session, row: MonitorRow, state: State
     ) -> Sequence[tuple[InputRow, ObservationRow]]:
         """Returns the next observations that a state lacks, and what they did."""
+        if state.sequence == row.sequence:
+            return []
         query = (
             sa.select(InputRow, ObservationRow)
             .join(
@@ -129,7 +131,7 @@ class StateReader:
             .order_by(InputRow.sequence)
             .limit(_REPLAY_ROWS)
         )
-        return [(one, what) for one, what in session.execute(query)] if state.sequence < row.sequence else []
+        return [(one, what) for one, what in session.execute(query)]
 
     def _repeat(self, row: MonitorRow, state: State, recorded: Sequence[tuple[InputRow, ObservationRow]]) -> None:
         inputs = [one for one, _ in recorded]

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+
 from vfmalign.core.domain.errors import BadOption
+from vfmalign.database.database import Database
 from vfmalign.database.tables import now
 from vfmalign.monitoring.service.converters import to_message
-from vfmalign.monitoring.service.repository import MonitorRepository, Windows
+from vfmalign.monitoring.service.repository import MonitorRepository
+from vfmalign.monitoring.tables import ObservationRow, WindowRow
 from vfmalign.reports.drift import page
 from vfmalign.reports.drift.document import MAX_POINTS, EvidencePoint, ExtremeRow, Window
 from vfmalign.reports.drift.monitors import describe_monitor
+
+Points = list[tuple[int, datetime, list[float | None]]]
+"""Rows of an epoch: when each arrived, and the evidence of each component."""
+Shifts = list[list[dict[str, Any]]]
+"""What was recorded of windows."""
+_MAX_WINDOWS = 12
 
 
 def render(monitors: MonitorRepository, monitor_id: str, report_format: str) -> bytes:
@@ -28,12 +41,12 @@ def render(monitors: MonitorRepository, monitor_id: str, report_format: str) -> 
     monitor = monitors.get(monitor_id)
     epoch, rows = monitor.epoch.number, monitor.status["rows"]
     peak = monitor.status["peak"]
-    points = monitors.list_points(monitor_id, epoch, get_stride(rows), 0 if peak is None else peak[0])
+    points = list_points(monitors.database, monitor_id, epoch, get_stride(rows), 0 if peak is None else peak[0])
     document = describe_monitor(
         to_message(monitor),
         [EvidencePoint(row=row, time=time, log_evidence=tuple(values)) for row, time, values in points],
         [ExtremeRow(row=row, observation=name, p_value=p) for row, name, p in monitor.status["extreme_rows"]],
-        _to_windows(monitors.list_windows(monitor_id, epoch)),
+        _to_windows(list_windows(monitors.database, monitor_id, epoch)),
         now=now(),
         reference_rows=monitor.status["reference_rows"],
     )
@@ -48,12 +61,44 @@ def get_stride(rows: int) -> int:
     return stride
 
 
-def _to_windows(windows: Windows) -> list[Window]:
+def list_points(database: Database, monitor_id: str, epoch: int, stride: int, peak: int) -> Points:
+    """Returns the evidence of every `stride`-th row of an epoch, of its alarm, its peak and its last."""
+    table = ObservationRow
+    rows = sa.select(sa.func.max(table.row)).where(table.monitor_id == monitor_id, table.epoch == epoch)
+    query = sa.select(table.row, table.received_at, table.log_rows, table.log_blocks_4, table.log_blocks_16).where(
+        table.monitor_id == monitor_id,
+        table.epoch == epoch,
+        table.row > 0,
+        ((table.row - 1) % stride == 0)
+        | (table.row == rows.scalar_subquery())
+        | (table.row == peak)
+        | table.raised_alarm,
+    )
+    with database.snapshot() as session:
+        return [(row, time, list(values)) for row, time, *values in session.execute(query.order_by(table.row))]
+
+
+def list_windows(database: Database, monitor_id: str, epoch: int) -> Shifts:
+    """Returns the shifts of windows of an epoch that do not overlap, oldest first."""
+    query = sa.select(WindowRow).where(WindowRow.monitor_id == monitor_id, WindowRow.epoch == epoch)
+    chosen: Shifts = []
+    first_row: int | None = None
+    with database.snapshot() as session:
+        for row in session.scalars(query.order_by(WindowRow.last_row.desc())):
+            if first_row is None or row.last_row < first_row:
+                chosen.append(row.shifts)
+                first_row = min((shift["first_row"] for shift in row.shifts if not shift["stratum"]), default=1)
+            if len(chosen) == _MAX_WINDOWS:
+                break
+    return chosen[::-1]
+
+
+def _to_windows(windows: Shifts) -> list[Window]:
     """Returns the windows over time; the page takes those of strata from the monitor itself."""
     shown = {*Window.model_fields}
     return [
         Window.model_validate({name: value for name, value in shift.items() if name in shown})
-        for _, shifts in windows
+        for shifts in windows
         for shift in shifts
         if not shift["stratum"]
     ]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -21,16 +21,20 @@ from vfmalign.database.tables import now
 from vfmalign.monitoring.sequential import EpochStart
 from vfmalign.monitoring.service.references import LoadedReference, list_changed_fields
 from vfmalign.monitoring.service.snapshots import Snapshot
-from vfmalign.monitoring.tables import EpochRow, MonitorRow, ObservationRow, WindowRow
+from vfmalign.monitoring.tables import EpochRow, InputRow, MonitorRow, ObservationRow, WindowRow
 
-ACTIVE, PAUSED = "active", "paused"
-Points = list[tuple[int, datetime, list[float | None]]]
-"""Rows of an epoch: when each arrived, and the evidence of each component."""
-Windows = list[tuple[datetime, list[dict[str, Any]]]]
-"""When windows were computed, and their shifts."""
+STATES = ACTIVE, PAUSED = "active", "paused"
+DELETING = "deleting"
+"""State of a monitor whose rows are deleted little by little: only its deletion sees it."""
+_DELETED_ROWS = 1000
+"""Most rows of a table that one transaction of a deletion deletes: other calls wait for it in SQLite."""
+UPDATABLE = ("max_silence_hours", "title")
+"""Fields of `MonitorSpec` on which the evidence does not depend."""
 MAX_EARLIER_EPOCHS = 100
 """Epochs that a monitor shows beside the current one."""
-_MAX_WINDOWS = 12
+_IS_SHOWN = MonitorRow.state != DELETING
+_SELECT = sa.select(MonitorRow).where(MonitorRow.id == sa.bindparam("monitor_id"), _IS_SHOWN)
+_SELECT_LOCKED = _SELECT.with_for_update()
 
 
 @dataclass(frozen=True)
@@ -101,7 +105,7 @@ class MonitorRepository:
     """
 
     def __init__(self, database: Database, quota: int) -> None:
-        self._database, self._quota = database, quota
+        self.database, self._quota = database, quota
 
     def find(self, monitor_id: str, request: MonitorSpec) -> StoredMonitor | None:
         """Returns the monitor of this id that was created with the same request, or None if the id is free.
@@ -109,9 +113,10 @@ class MonitorRepository:
         Raises:
             Conflict: the id was used with another request.
             Exhausted: the id is free, and the tenant has as many monitors as its quota allows.
+            PreconditionFailed: a monitor of this id is being deleted.
         """
-        with self._database.snapshot() as session:
-            row = session.get(MonitorRow, (self._database.tenant, monitor_id))
+        with self.database.snapshot() as session:
+            row = session.get(MonitorRow, (self.database.tenant, monitor_id))
             if row is None:
                 self._check_quota(session, monitor_id)
                 return None
@@ -144,7 +149,7 @@ class MonitorRepository:
             counts={},
         )
         try:
-            with self._database.session() as session:
+            with self.database.session() as session:
                 self._check_quota(session, monitor_id)
                 session.add(row)
                 session.flush()
@@ -152,8 +157,7 @@ class MonitorRepository:
                 session.flush()
                 return self._to_item(session, row)
         except IntegrityError:  # another call has created it meanwhile
-            with self._database.snapshot() as session:
-                return self._same(session, get_row(session, monitor_id), request)
+            return self.find(monitor_id, request) or self.get(monitor_id)
 
     def get(self, monitor_id: str, uid: str = "") -> StoredMonitor:
         """Returns one monitor; see `get_row`.
@@ -161,7 +165,7 @@ class MonitorRepository:
         Raises:
             NotFound: the id is unknown, or is that of a later monitor.
         """
-        with self._database.snapshot() as session:
+        with self.database.snapshot() as session:
             return self._to_item(session, get_row(session, monitor_id, uid))
 
     def get_watched(self, monitor_id: str) -> Watched:
@@ -170,18 +174,19 @@ class MonitorRepository:
         Raises:
             NotFound: the id is unknown.
         """
-        with self._database.snapshot() as session:
+        with self.database.snapshot() as session:
             return Watched.of(get_row(session, monitor_id))
 
     def list(self, request: PageRequest) -> Page[StoredMonitor]:
         """Returns one page of monitors, newest first, without windows and earlier epochs."""
-        with self._database.snapshot() as session:
+        request = replace(request, states=request.states or STATES)
+        with self.database.snapshot() as session:
             return read_page(session, MonitorRow, request, lambda row: self._to_item(session, row, whole=False))
 
     def list_all(self) -> tuple[StoredMonitor, ...]:
         """Returns every monitor of the tenant, without earlier epochs."""
-        with self._database.snapshot() as session:
-            rows = session.scalars(sa.select(MonitorRow).order_by(MonitorRow.id))
+        with self.database.snapshot() as session:
+            rows = session.scalars(sa.select(MonitorRow).where(_IS_SHOWN).order_by(MonitorRow.id))
             return tuple(self._to_item(session, row, whole=False) for row in rows)
 
     def set_state(self, monitor_id: str, uid: str, state: str) -> StoredMonitor:
@@ -190,9 +195,20 @@ class MonitorRepository:
         Raises:
             NotFound: it was deleted.
         """
-        with self._database.session() as session:
+        with self.database.session() as session:
             row = get_row(session, monitor_id, uid, lock=True)
             row.state = state
+            return self._to_item(session, row)
+
+    def update(self, monitor_id: str, uid: str, changes: Mapping[str, Any]) -> StoredMonitor:
+        """Changes fields of the spec that are in `UPDATABLE`.
+
+        Raises:
+            NotFound: it was deleted.
+        """
+        with self.database.session() as session:
+            row = get_row(session, monitor_id, uid, lock=True)
+            row.spec = {**row.spec, **changes}
             return self._to_item(session, row)
 
     def acknowledge(self, monitor_id: str, epoch: int, note: str) -> StoredMonitor:
@@ -202,7 +218,7 @@ class MonitorRepository:
             NotFound: the id is unknown.
             PreconditionFailed: the epoch is not the current one, or has no alarm.
         """
-        with self._database.session() as session:
+        with self.database.session() as session:
             row = get_row(session, monitor_id, lock=True)
             check_epoch(row, epoch)
             current = get_epoch(session, monitor_id, epoch)
@@ -222,45 +238,36 @@ class MonitorRepository:
                 }
             return self._to_item(session, row)
 
-    def delete(self, monitor_id: str, uid: str) -> None:
-        """Deletes the rows of a monitor, and those of its parts."""
-        with self._database.session() as session:
-            query = sa.delete(MonitorRow).where(MonitorRow.id == monitor_id, MonitorRow.uid == uid)
-            session.execute(query, execution_options={"synchronize_session": False})
+    def delete(self, monitor_id: str, uid: str) -> bool:
+        """Hides a monitor for good, and deletes some of its rows; returns whether none is left.
 
-    def list_points(self, monitor_id: str, epoch: int, stride: int, peak: int) -> Points:
-        """Returns the evidence of every `stride`-th row of an epoch, of its alarm, its peak and its last."""
-        table = ObservationRow
-        rows = sa.select(sa.func.max(table.row)).where(table.monitor_id == monitor_id, table.epoch == epoch)
-        query = sa.select(table.row, table.received_at, table.log_rows, table.log_blocks_4, table.log_blocks_16).where(
-            table.monitor_id == monitor_id,
-            table.epoch == epoch,
-            table.row > 0,
-            ((table.row - 1) % stride == 0)
-            | (table.row == rows.scalar_subquery())
-            | (table.row == peak)
-            | table.raised_alarm,
-        )
-        with self._database.snapshot() as session:
-            return [(row, time, list(values)) for row, time, *values in session.execute(query.order_by(table.row))]
+        Its id stays taken until then: repeat the call.
+        """
+        with self.database.session() as session:
+            query = sa.select(MonitorRow).where(MonitorRow.id == monitor_id, MonitorRow.uid == uid)
+            row = session.scalar(query.with_for_update())  # another call that deletes it waits
+            if row is None:
+                return True
+            row.state = DELETING
+            for part in (InputRow, ObservationRow):
+                own = sa.select(part.sequence).where(part.monitor_id == monitor_id).order_by(part.sequence)
+                last = session.scalar(own.offset(_DELETED_ROWS).limit(1))
+                if last is not None:  # a range, because PostgreSQL plans a list of many rows badly
+                    first = sa.delete(part).where(part.monitor_id == monitor_id, part.sequence < last)
+                    session.execute(first, execution_options={"synchronize_session": False})
+                    return False
+            session.delete(row)  # and with it the rows that belong to it
+            return True
 
-    def list_windows(self, monitor_id: str, epoch: int) -> Windows:
-        """Returns windows of an epoch that do not overlap, oldest first: when each was computed, and its shifts."""
-        query = sa.select(WindowRow).where(WindowRow.monitor_id == monitor_id, WindowRow.epoch == epoch)
-        chosen: Windows = []
-        first_row: int | None = None
-        with self._database.snapshot() as session:
-            for row in session.scalars(query.order_by(WindowRow.last_row.desc())):
-                if first_row is None or row.last_row < first_row:
-                    chosen.append((row.computed_at, row.shifts))
-                    first_row = min((shift["first_row"] for shift in row.shifts if not shift["stratum"]), default=1)
-                if len(chosen) == _MAX_WINDOWS:
-                    break
-        return chosen[::-1]
+    def list_deleted(self) -> tuple[tuple[str, str], ...]:
+        """Returns id and `uid` of the monitors of which `delete` has left rows."""
+        with self.database.snapshot() as session:
+            query = sa.select(MonitorRow.id, MonitorRow.uid).where(~_IS_SHOWN).order_by(MonitorRow.id)
+            return tuple((monitor_id, uid) for monitor_id, uid in session.execute(query))
 
     def _check_quota(self, session: Session, monitor_id: str) -> None:
         """Checks that the tenant may have one more monitor; calls that arrive at once do not count each other."""
-        count = session.scalar(sa.select(sa.func.count()).select_from(MonitorRow)) or 0
+        count = session.scalar(sa.select(sa.func.count()).select_from(MonitorRow).where(_IS_SHOWN)) or 0
         if count >= self._quota:
             raise Exhausted(
                 f"the tenant has {count} monitors, and the quota is {self._quota}",
@@ -269,10 +276,18 @@ class MonitorRepository:
             )
 
     def _same(self, session: Session, row: MonitorRow, request: MonitorSpec) -> StoredMonitor:
+        if row.state == DELETING:
+            raise PreconditionFailed(
+                "a monitor of this id is being deleted",
+                subject=row.id,
+                remedy="create it again in a minute, or choose another monitor id",
+                reason="BEING_DELETED",
+            )
         if row.request_digest != request.digest():
+            created = row.spec | {name: row.request[name] for name in UPDATABLE}
             raise Conflict(
                 f"the monitor exists and was created with another body: it differs in "
-                f"{', '.join(list_changed_fields(row.spec, request))}",
+                f"{', '.join(list_changed_fields(created, request))}",
                 subject=row.id,
                 remedy="choose another monitor id, or delete this one",
             )
@@ -313,10 +328,9 @@ def get_row(session: Session, monitor_id: str, uid: str = "", *, lock: bool = Fa
     """Returns the row of a monitor; `uid` tells it from a later one of its id, and is empty for the one that is there.
 
     Raises:
-        NotFound: the id is unknown, or is that of a later monitor.
+        NotFound: the id is unknown, or is that of a later monitor or of one that is being deleted.
     """
-    query = sa.select(MonitorRow).where(MonitorRow.id == monitor_id)
-    row = session.scalar(query.with_for_update() if lock else query)
+    row = session.scalar(_SELECT_LOCKED if lock else _SELECT, {"monitor_id": monitor_id})
     if row is None or uid not in {"", row.uid}:
         raise NotFound(
             "no such monitor",

@@ -15,13 +15,13 @@ from google.protobuf.message import Message
 
 from vfmalign.client.messages.base import get_enum_label
 from vfmalign.client.messages.monitors import FeatureOrigin, FeatureSetRows, MonitorReference, MonitorSpec
-from vfmalign.core.domain.errors import BadOption, VfmalignError
+from vfmalign.core.domain.errors import BadOption
 from vfmalign.core.rpc.access.authorisation import check_observation, check_ownership
 from vfmalign.core.rpc.access.identity import current_identity
 from vfmalign.core.rpc.watching import Watching, split_content
 from vfmalign.core.runtime import logs
 from vfmalign.core.runtime.threads import DATABASE, STORE, Threads
-from vfmalign.core.storage.feature_sets import read_committed
+from vfmalign.core.storage.feature_sets import read_named
 from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.database.pagination import PageRequest, parse_states
 from vfmalign.monitoring.feature_rows import get_origin, read_strata
@@ -35,6 +35,7 @@ from vfmalign.monitoring.service.references import load_reference
 from vfmalign.monitoring.service.repository import (
     ACTIVE,
     PAUSED,
+    UPDATABLE,
     MonitorRepository,
     NewMonitor,
     StoredMonitor,
@@ -161,6 +162,16 @@ class MonitoringServicer(monitoring_pb2_grpc.MonitoringServiceServicer):
         monitor = await REFERENCES.run(self._replace_reference, owned, request.epoch, reference, start)
         return pb.ReplaceReferenceResponse(monitor=_pack(monitor))
 
+    async def UpdateMonitor(self, request: pb.UpdateMonitorRequest, context: Context) -> pb.UpdateMonitorResponse:
+        """Changes what the evidence does not depend on."""
+        changes = {field.name: value for field, value in request.ListFields() if field.name in UPDATABLE}
+        if not changes:
+            raise BadOption("there is nothing to change", field="max_silence_hours", remedy="set it, or `title`")
+        _check_text(request.title, "title")
+        owned = await self._check_owner(request.monitor_id)
+        monitor = await DATABASE.run(self._monitors.update, owned.id, owned.uid, changes)
+        return pb.UpdateMonitorResponse(monitor=_pack(monitor))
+
     async def PauseMonitor(self, request: pb.PauseMonitorRequest, context: Context) -> pb.PauseMonitorResponse:
         """Keeps observations out of the evidence."""
         owned = await self._check_owner(request.monitor_id)
@@ -234,7 +245,7 @@ class MonitoringServicer(monitoring_pb2_grpc.MonitoringServiceServicer):
 
     def _read_feature_set(self, request: pb.ObserveRequest, watched: Watched) -> tuple[FeatureOrigin, list[Any]]:
         rows = FeatureSetRows.from_proto(request.feature_set, "feature_set")
-        manifest = read_committed(self._store, rows.feature_set_id, rows.manifest_sha256).manifest
+        manifest = read_named(self._store, rows.feature_set_id, rows.manifest_sha256).manifest
         get_strata: Callable[[], list[str]] | None = None
         if watched.stratum:
 
@@ -253,12 +264,10 @@ class MonitoringServicer(monitoring_pb2_grpc.MonitoringServiceServicer):
         return self._monitors.get(monitor.id, monitor.uid)
 
     def _delete(self, monitor: StoredMonitor) -> None:
-        self._monitors.delete(monitor.id, monitor.uid)
+        is_gone = self._monitors.delete(monitor.id, monitor.uid)
         self._keeper.forget(monitor.id, monitor.uid)
-        try:
+        if is_gone:  # otherwise, the leader goes on
             delete_objects(self._store, monitor.id, monitor.uid)
-        except VfmalignError as error:  # the leader deletes what no monitor refers to
-            _log.warning("objects_not_deleted", monitor=monitor.id, error=str(error))
 
 
 def _check_text(text: str, field: str) -> None:

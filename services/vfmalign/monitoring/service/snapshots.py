@@ -82,9 +82,12 @@ def delete_unused(store: ObjectStore, snapshot: Snapshot | None) -> None:
 
 
 def delete_objects(store: ObjectStore, monitor_id: str, uid: str) -> None:
-    """Deletes every object of a monitor."""
-    for key in store.list(monitor_key(monitor_id, uid, "")):
-        store.delete(key)
+    """Deletes every object of a monitor that is gone, if the store answers; otherwise, the leader does so later."""
+    try:
+        for key in store.list(monitor_key(monitor_id, uid, "")):
+            store.delete(key)
+    except VfmalignError as error:
+        _log.warning("objects_not_deleted", monitor=monitor_id, error=str(error))
 
 
 class SnapshotWriter:

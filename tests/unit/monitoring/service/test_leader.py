@@ -23,6 +23,7 @@ from vfmalign.client.messages.mmd import ComputeOptions
 from vfmalign.core.rpc.transport import MESSAGE_BYTES
 from vfmalign.database.lease import Lease
 from vfmalign.monitoring.service import leader as leader_module
+from vfmalign.monitoring.service import repository
 from vfmalign.monitoring.service.leader import Leader, Tenancy
 from vfmalign.monitoring.settings import MonitoringOptions
 from vfmalign.monitoring.tables import INPUTS, InputRow, MonitorRow
@@ -80,6 +81,24 @@ def test_a_tenant_whose_store_is_away_keeps_no_other_from_being_cleaned(database
     lead(database, tenancies)._clean()
     assert UNUSED not in store.objects
     assert list_inputs(database)[0] > 1
+
+
+async def test_the_leader_deletes_the_rest_of_a_monitor_and_then_its_objects(database, store, monkeypatch):
+    monkeypatch.setattr(repository, "_DELETED_ROWS", 4)
+    process = Process(database, store)
+    for name in ("m", "other"):
+        create(process.monitors, store, name)
+        process.observe(name, draw(6))
+    leader = lead(database, {"default": Tenancy(database, store, process.keeper, None)})
+    await leader._delete_monitors()
+    assert len(list_inputs(database)) == 12, "monitors that nobody deleted stay"
+    process.monitors.delete("m", process.monitors.get("m").uid)
+    rows = []
+    store.on_call = lambda: rows.append(process.monitors.list_deleted())
+    await leader._delete_monitors()
+    assert rows == [()], "its objects are deleted last"
+    assert {key.split("/")[1] for key in store.objects} == {"other"}
+    assert len(list_inputs(database)) == 6
 
 
 def make_answer(mmd2):

@@ -13,16 +13,17 @@ from tests.unit.monitoring.service.conftest import Process, create, draw, is_gon
 
 from vfmalign.core.domain.errors import Conflict, Exhausted, PreconditionFailed
 from vfmalign.core.runtime.metrics import REGISTRY
+from vfmalign.database.pagination import PageRequest
 from vfmalign.monitoring import metrics
 from vfmalign.monitoring.sequential import EpochStart
-from vfmalign.monitoring.service import log
+from vfmalign.monitoring.service import log, repository
 from vfmalign.monitoring.service.leader import to_sample
 from vfmalign.monitoring.service.observations import IncomingObservation
 from vfmalign.monitoring.service.references import list_changed_fields
 from vfmalign.monitoring.service.report import get_stride
 from vfmalign.monitoring.service.repository import MonitorRepository
 from vfmalign.monitoring.service.windows import record_window
-from vfmalign.monitoring.tables import WindowRow
+from vfmalign.monitoring.tables import EpochRow, ObservationRow, WindowRow
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 
@@ -179,3 +180,46 @@ def test_a_deleted_monitor_takes_its_rows_and_its_state_along(database, store):
     assert not process.keeper.is_warm("m", monitor.uid)
     assert is_gone(lambda: process.observe("m", draw(1)))
     assert read("vfmalign_monitor_observations_total", monitor="m", outcome="entered") is None
+
+
+def test_a_monitor_whose_rows_are_deleted_little_by_little_is_hidden_at_once(database, store, monkeypatch):
+    monkeypatch.setattr(repository, "_DELETED_ROWS", 4)
+    process = Process(database, store)
+    process.monitors = MonitorRepository(database, 2)
+    monitor, other = create(process.monitors, store, "m"), create(process.monitors, store, "other")
+    process.observe("m", draw(6))
+    process.observe("other", draw(2))
+    assert not process.monitors.delete("m", monitor.uid)
+    assert is_gone(lambda: process.monitors.get("m"))
+    assert is_gone(lambda: process.observe("m", draw(7)))
+    assert [one.id for one in process.monitors.list(PageRequest()).items] == ["other"]
+    assert [one.id for one in process.monitors.list_all()] == ["other"]
+    with pytest.raises(PreconditionFailed, match="is being deleted; create it again in a minute"):
+        create(process.monitors, store, "m")
+    create(process.monitors, store, "third")  # the quota does not count it
+    assert process.monitors.list_deleted() == (("m", monitor.uid),)
+    assert not process.monitors.delete("m", monitor.uid)
+    assert process.monitors.delete("m", monitor.uid)
+    assert process.monitors.delete("m", monitor.uid), "once more changes nothing"
+    assert process.monitors.list_deleted() == ()
+    with database.snapshot() as session:
+        assert set(session.scalars(sa.select(ObservationRow.monitor_id))) == {"other"}
+        assert set(session.scalars(sa.select(EpochRow.monitor_id))) == {"other", "third"}
+    process.monitors.delete("third", process.monitors.get("third").uid)
+    create(process.monitors, store, "m")
+    assert process.observe("m", draw(1))[0]["row"] == 1
+    assert process.monitors.get("other") == process.monitors.get("other", other.uid)
+
+
+def test_the_deletion_of_a_tenant_s_monitor_spares_that_of_another_with_its_id(database, store, monkeypatch):
+    monkeypatch.setattr(repository, "_DELETED_ROWS", 4)
+    ours, theirs = (Process(database.of_tenant(name), store) for name in ("ours", "theirs"))
+    uids = {}
+    for process in (theirs, ours):
+        uids[process] = create(process.monitors, store, "m").uid
+        process.observe("m", draw(6))
+    while not ours.monitors.delete("m", uids[ours]):
+        pass
+    assert theirs.monitors.get("m").sequence == 6
+    with database.of_tenant("theirs").snapshot() as session:
+        assert session.scalar(sa.select(sa.func.count()).select_from(ObservationRow)) == 6

@@ -1,4 +1,4 @@
-"""What changes a monitor: acknowledge its alarm, replace its reference, pause, resume and delete it."""
+"""What changes a monitor: acknowledge its alarm, replace its reference, update, pause, resume and delete it."""
 
 from __future__ import annotations
 
@@ -103,6 +103,37 @@ def replace_reference(
     output.emit(to_document(monitor), describe_epoch(monitor))
 
 
+def update(
+    monitor_id: MonitorArgument,
+    *,
+    max_silence_hours: Annotated[
+        int | None,
+        typer.Option(
+            metavar="HOURS", help="Hours without an observation after which VfmalignMonitorSilent fires; 0 for never."
+        ),
+    ] = None,
+    title: Annotated[
+        str | None,
+        typer.Option(metavar="TEXT", help="Title of the page, which must not identify a patient; empty for NAME."),
+    ] = None,
+    home: HomeOption = DEFAULT_HOME,
+    as_json: JsonOption = False,
+) -> None:
+    """Change what the evidence does not depend on.
+
+    Options that are left out stay as they are. Example: vfmalign monitors update prostate-3t --max-silence-hours 72.
+    """
+    if max_silence_hours is None and title is None:
+        raise BadOption("there is nothing to change", field="--max-silence-hours", remedy="give it, or --title")
+    output = Output.to_terminal(as_json=as_json)
+    monitor = Target.find(StateDirectory(home)).run(
+        lambda client: client.monitors.update(monitor_id, max_silence_hours=max_silence_hours, title=title)
+    )
+    hours = monitor.spec.max_silence_hours
+    silence = f"alert after {hours} h without an observation" if hours else "no alert without observations"
+    output.emit(to_document(monitor), f"monitor {monitor_id}: {silence}; title: {monitor.spec.title or monitor_id}")
+
+
 def pause(monitor_id: MonitorArgument, home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None:
     """Keep observations out of the evidence.
 
@@ -129,7 +160,7 @@ def delete(
             raise BadOption("nobody can be asked whether to delete it", field="--yes", remedy="add --yes")
         typer.confirm(f"Delete monitor {monitor_id} with its observations and its evidence?", abort=True, err=True)
     target.run(lambda client: client.monitors.delete(monitor_id))
-    output.emit({"deleted": monitor_id}, f"monitor {monitor_id}: deleted")
+    output.emit(*describe_deletion(monitor_id))
 
 
 def parse_reference(text: str) -> MonitorReference:
@@ -173,6 +204,11 @@ def _change(monitor_id: str, call: Callable[[AsyncClient], Awaitable[Monitor]], 
 def describe(monitor: Monitor) -> DriftDocument:
     """Describes a monitor as it stands, without its history."""
     return describe_monitor(monitor, now=datetime.now(UTC))
+
+
+def describe_deletion(monitor_id: str) -> tuple[dict[str, Any], str]:
+    """Returns what `--json` writes of a monitor that was deleted, and the line for people."""
+    return {"deleted": monitor_id}, f"monitor {monitor_id}: deleted"
 
 
 def to_document(monitor: Monitor) -> dict[str, Any]:

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from contextlib import aclosing
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
+from rich.text import Text
 
 from vfmalign.cli import exits
 from vfmalign.cli.commands.api.drift import (
@@ -29,12 +30,14 @@ from vfmalign.cli.commands.api.monitor_changes import (
     acknowledge,
     delete,
     describe,
+    describe_deletion,
     get_monitor,
     parse_reference,
     pause,
     replace_reference,
     resume,
     to_document,
+    update,
 )
 from vfmalign.cli.commands.api.monitor_observations import observe
 from vfmalign.cli.gates import Outcome
@@ -46,7 +49,7 @@ from vfmalign.cli.views.output import Output
 from vfmalign.client import AsyncClient
 from vfmalign.client.messages.monitors import Monitor, MonitorSpec, MonitorState
 from vfmalign.core.domain.drift import DEFAULT_WINDOW_ROWS
-from vfmalign.core.domain.errors import BadOption, Unavailable
+from vfmalign.core.domain.errors import BadOption, NotFound, Unavailable
 from vfmalign.core.formats.bounds import describe_range
 
 app = typer.Typer()
@@ -165,7 +168,7 @@ def watch(
 ) -> None:
     """Follow a monitor: write a line at every change.
 
-    Ends at Ctrl-C, or when the monitor is deleted. Reconnects when the service restarts.
+    Ends at Ctrl-C, or with exit code 0 once the monitor is deleted. Reconnects when the service restarts.
     """
     output, target = Output.to_terminal(as_json=as_json), Target.find(StateDirectory(home))
 
@@ -175,10 +178,16 @@ def watch(
     async def follow(client: AsyncClient) -> None:
         last: Monitor | None = None
         async with aclosing(client.monitors.watch(monitor_id, on_disconnect=note_outage)) as monitors:
-            async for monitor in monitors:
-                if monitor != last:  # after an outage, the first message may bring nothing new
-                    _write_change(monitor, output)
-                last = monitor
+            try:
+                async for monitor in monitors:
+                    if monitor != last:  # after an outage, the first message may bring nothing new
+                        line = describe_change(monitor, datetime.now(UTC))
+                        _write_line(output, to_document(monitor), line)
+                    last = monitor
+            except NotFound:
+                if last is None:
+                    raise
+                _write_line(output, *describe_deletion(monitor_id))
 
     target.run(follow)
 
@@ -206,7 +215,7 @@ def report(
     output.emit({"report": str(path)}, str(path))
 
 
-for _command in (acknowledge, replace_reference, pause, resume, delete):
+for _command in (acknowledge, replace_reference, update, pause, resume, delete):
     app.command(_command.__name__.replace("_", "-"))(_command)
 
 
@@ -223,9 +232,9 @@ def _to_field(number: int | None, field: str) -> int:
     return number or 0
 
 
-def _write_change(monitor: Monitor, output: Output) -> None:
+def _write_line(output: Output, document: Mapping[str, Any], line: Text | str) -> None:
     if output.as_json:
-        output.out.file.write(json.dumps(to_document(monitor)) + "\n")
+        output.out.file.write(json.dumps(document) + "\n")
         output.out.file.flush()
     else:
-        output.out.print(describe_change(monitor, datetime.now(UTC)), soft_wrap=True)
+        output.out.print(line, soft_wrap=True)

@@ -51,11 +51,15 @@ class MonitorReference(ApiMessage):
     """Id of a feature set of at least 60 and at most 20,000 patients. Of several rows of a patient, the first is kept.
     """
     manifest_sha256: OptionalSha256 = ""
-    """SHA-256 of its manifest, hex; empty accepts the stored one and pins it."""
+    """SHA-256 of its manifest, hex; empty accepts the stored one and pins it. FAILED_PRECONDITION where the stored one
+    is another.
+    """
 
 
 class MonitorSpec(ApiMessage):
-    """What a monitor watches; fixed when it is created, except that its reference can be replaced."""
+    """What a monitor watches; fixed when it is created, except that its reference can be replaced, and title and hours
+    updated.
+    """
 
     PROTO: ClassVar[type[Message]] = monitoring_pb2.MonitorSpec
 
@@ -223,7 +227,7 @@ class Monitor(ApiMessage):
     monitor_id: str
     """Id."""
     spec: MonitorSpec
-    """The request, with defaults filled in and the reference of the first epoch pinned."""
+    """The request, with defaults filled in, the reference of the first epoch pinned, and what was updated since."""
     state: MonitorState
     """State."""
     origin: FeatureOrigin
@@ -268,7 +272,8 @@ class FeatureSetRows(ApiMessage):
     feature_set_id: Id
     """Id of the feature set."""
     manifest_sha256: OptionalSha256 = ""
-    """SHA-256 of its manifest, hex; empty accepts the stored one."""
+    """SHA-256 of its manifest, hex; empty accepts the stored one. FAILED_PRECONDITION where the stored one is another.
+    """
     start: int = Field(default=0, ge=0, le=100000000)
     """First row, from 0. At the number of rows of the set, there is nothing to observe, and the answer is empty."""
     rows: Annotated[int, unset_means(1000)] = Field(default=1000, ge=1, le=1000)

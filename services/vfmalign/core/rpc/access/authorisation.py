@@ -74,6 +74,7 @@ RPC_ROLES: Mapping[str, frozenset[str]] = MappingProxyType(
         "/vfmalign.v1.MonitoringService/Observe": _OBSERVE,
         "/vfmalign.v1.MonitoringService/AcknowledgeAlarm": _END,
         "/vfmalign.v1.MonitoringService/ReplaceReference": _END,
+        "/vfmalign.v1.MonitoringService/UpdateMonitor": _END,
         "/vfmalign.v1.MonitoringService/PauseMonitor": _END,
         "/vfmalign.v1.MonitoringService/ResumeMonitor": _END,
         "/vfmalign.v1.MonitoringService/DeleteMonitor": _END,

@@ -216,6 +216,27 @@ def test_a_new_reference_says_whether_the_bound_holds(
     assert (epoch.start, epoch.reference.manifest_sha256) == (monitoring_pb2.EpochStart.Value(start), SHA256)
 
 
+def test_what_the_evidence_does_not_depend_on_is_updated_and_the_rest_stays(
+    run: Invoke, monitoring: Monitoring
+) -> None:
+    monitoring.add("m1")
+    spec = monitoring.monitors["m1"].spec
+    title = spec.title
+    code, out, _ = run("update", "m1", "--max-silence-hours", "72")
+    assert (code, "monitor m1: alert after 72 h without an observation" in " ".join(out.split())) == (exits.OK, True)
+    assert (spec.max_silence_hours, spec.title) == (72, title)
+    assert "no alert without observations; title: m1" in " ".join(
+        run("update", "m1", "--max-silence-hours", "0", "--title", "")[1].split()
+    )
+    assert (spec.max_silence_hours, spec.title) == (0, "")
+    assert json.loads(run("update", "m1", "--title", "T", "--json")[1])["monitor"]["spec"]["title"] == "T"
+    code, _, err = run("update", "m1")
+    assert (code, "there is nothing to change → give it, or --title" in " ".join(err.split())) == (
+        exits.BAD_INPUT,
+        True,
+    )
+
+
 def test_a_monitor_is_paused_resumed_and_deleted(run: Invoke, monitoring: Monitoring) -> None:
     monitoring.add()
     assert run("pause", "prostate-3t")[1].strip() == "monitor prostate-3t: paused"
