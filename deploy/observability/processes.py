@@ -38,13 +38,13 @@ def draw_work() -> Sequence[timeseries.Panel]:
 
 def draw_processes() -> Sequence[timeseries.Panel]:
     """Returns the row about processes, their memory and their CPU time."""
-    answering = f"count by (job) (vfmalign_build_info{{{JOBS}}})"
+    answering = f'sum by (job) (up{{{JOBS},job=~"vfmalign-.*"}})'
     starts = f"changes(process_start_time_seconds{{{JOBS}}}[30m])"
     return (
         plot(
             "Processes that answer",
-            "Processes of each service that Prometheus reads, and the most within a day (dashed). The line of a "
-            "service that is down ends.",
+            "Processes of each service that Prometheus reads, and the most within a day (dashed). The DICOM "
+            "gateway counts as well.",
             [(answering, "{{job}}"), (f"max_over_time(({answering})[1d:1m])", "most, {{job}}")],
             unit="none",
             section="vfmalignservicedown",

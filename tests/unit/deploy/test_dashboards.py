@@ -28,7 +28,7 @@ SCRAPES = Path(__file__).with_name("scrapes")
 """What exporters of others export, in excerpts."""
 LARGEST_OBJECT_BYTES = 250_000
 """`kubectl apply` notes an object in an annotation of at most 256 KiB."""
-_METRIC = re.compile(r"\b((?:vfmalign|grpc_server|process|kube|DCGM)_\w+|slo:[\w:]+)(?:\{([^}]*)\})?")
+_METRIC = re.compile(r"\b((?:vfmalign|grpc_server|process|kube|DCGM)_\w+|slo:[\w:]+|up(?={))(?:\{([^}]*)\})?")
 _BY = re.compile(r"(?:by|on) \(([\w, ]+)\)")
 _LEGEND = re.compile(r"\{\{(\w+)\}\}")
 _TARGET_LABELS = {"job", "pod", "instance", "namespace"}
@@ -36,7 +36,7 @@ _TARGET_LABELS = {"job", "pod", "instance", "namespace"}
 _SUFFIXES = ("", "_total", "_bucket", "_count", "_sum")
 NOT_SHOWN = {
     "grpc_server_started": "its calls are shown when they end",
-    "vfmalign_build_info": "an alert and the panel of processes count it",
+    "vfmalign_build_info": "the variables of the dashboards read it",
     "vfmalign_engine_cpu_seconds": "a comparison counts when it ends; the CPU of its process shows whether it works",
     "vfmalign_pacs_received_bytes": "no question of an operator is about it",
 }
@@ -53,7 +53,7 @@ def labels() -> dict[str, set[str]]:
     for package in ("features", "mmd", "finetuning", "monitoring", "database"):
         import_module(f"vfmalign.{package}.metrics")
     announce_build()
-    found: dict[str, set[str]] = {}
+    found: dict[str, set[str]] = {"up": set()}  # which Prometheus itself records of every target
     for name, metric in REGISTRY._names_to_collectors.items():
         own = set(getattr(metric, "_labelnames", ()))
         for sample in {name} | {f"{name}{suffix}" for suffix in _SUFFIXES}:
