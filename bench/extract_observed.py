@@ -10,7 +10,6 @@ of their median is that of order statistics, which assumes no distribution.
 
 from __future__ import annotations
 
-import socket
 import statistics
 import tempfile
 import time
@@ -25,6 +24,7 @@ from bench.endpoint.server import running_store
 from bench.measure import MeasurementSettings
 from bench.services import run_service
 from bench.tables import Section, Table
+from vfmalign.cli.local.ports import free_ports
 from vfmalign.client import Client, MonitorReference, MonitorSpec, ObservedStudy, StudyObservation
 from vfmalign.client.features import StudyFeatures
 from vfmalign.imaging.phantoms.rendering import generate_case
@@ -75,7 +75,7 @@ def _run_services(threads: int, model: str, volumes: Mapping[str, bytes]) -> Ite
             return resources.enter_context(running).address
 
         monitoring = start("monitoring", "monitoring", VFMALIGN_STATE_DIR=str(folder / "state"))
-        addresses = {PRESENT: monitoring, AWAY: f"127.0.0.1:{_find_free_port()}"}
+        addresses = {PRESENT: monitoring, AWAY: f"127.0.0.1:{free_ports(1)[0]}"}
         clients = {
             name: resources.enter_context(
                 Client(
@@ -89,12 +89,6 @@ def _run_services(threads: int, model: str, volumes: Mapping[str, bytes]) -> Ite
         reference = MonitorReference(feature_set_id=store_reference(store, card, card.primary_layer, features_C))
         clients[PRESENT].monitors.create(MONITOR, MonitorSpec(reference=reference))
         yield clients
-
-
-def _find_free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
 
 
 def _name(service: str, *, observes: bool) -> str:

@@ -37,9 +37,15 @@ def draw() -> dashboard.Dashboard:
 def _draw_calls() -> Sequence[timeseries.Panel]:
     by = {"role": "{{role}}", "tenant": "{{tenant}}", "grpc_service, grpc_method": "{{grpc_method}}"}
     titles = {
-        "role": ("Calls by role", "By the role that allows them. Services call under roles of their own."),
-        "tenant": ("Calls by tenant", "By the tenant that they act for."),
-        "grpc_service, grpc_method": ("Calls by method", "Of the chosen tenants."),
+        "role": (
+            "Calls by role",
+            "By the role that allows them. Services call under roles of their own. Nothing is drawn without calls.",
+        ),
+        "tenant": ("Calls by tenant", "By the tenant that they act for. Nothing is drawn without calls."),
+        "grpc_service, grpc_method": (
+            "Calls by method",
+            "Of the chosen tenants. Methods that nobody calls are left out.",
+        ),
     }
     return tuple(
         stacked(
@@ -81,7 +87,8 @@ def _draw_faults() -> Sequence[timeseries.Panel]:
         ),
         plot(
             "Failed calls per hour by reason",
-            "Calls of all tenants that failed by the fault of their caller, such as an invalid request.",
+            "Calls of all tenants that failed by the fault of their caller, such as an invalid request. Nothing is "
+            "drawn without one.",
             [(per_hour("grpc_method, reason", failed) + " > 0", "{{reason}} ({{grpc_method}})")],
             unit="none",
             section="monitor",

@@ -84,7 +84,7 @@ def draw_databases() -> Sequence[timeseries.Panel]:
         ),
         plot(
             "Takeovers per hour",
-            "Times that a process began to lead.",
+            "Times that a standby began to lead. `Starts within half an hour` shows a leader that was started again.",
             [(per_hour("job", f"vfmalign_orchestrator_takeovers_total{{{JOBS}}}"), "{{job}}")],
             unit="none",
             section="leader-and-standby",

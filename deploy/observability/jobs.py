@@ -80,15 +80,20 @@ def _draw_waiting() -> Sequence[timeseries.Panel]:
     return (
         plot(
             "Time until jobs start",
-            "From creation until all processes have first started: median and 95th percentile.",
-            [(quantile(0.5, "", waits, NAMESPACES), "median"), (quantile(0.95, "", waits, NAMESPACES), "95 %")],
+            "From creation until all processes have first started: median and 95th percentile. Dashed: the longest "
+            "wait of a job that has not started yet. VfmalignJobDoesNotStart fires after a day.",
+            [
+                (quantile(0.5, "", waits, NAMESPACES), "median"),
+                (quantile(0.95, "", waits, NAMESPACES), "95 %"),
+                (f"time() - min (vfmalign_jobs_longest_wait_timestamp_seconds{{{NAMESPACES}}} > 0)", "not started yet"),
+            ],
             unit="s",
             section="vfmalignjobsstart",
-        ),
+        ).override_by_regexp("^not started yet$", dash()),
         stacked(
             plot(
                 "Jobs that wait, by reason",
-                "`vfmalign jobs show ID` says the same in a sentence, with what to do.",
+                "`vfmalign jobs show ID` says the same in a sentence, with what to do. Nothing is drawn if none waits.",
                 [(f"sum by (reason) (vfmalign_jobs_waiting{{{NAMESPACES}}}) > 0", "{{reason}}")],
                 unit="none",
                 section="vfmalignjobswait",

@@ -94,14 +94,15 @@ def _draw_calls() -> Sequence[timeseries.Panel]:
     return (
         plot(
             "Calls by method",
-            "Calls that ended, per second.",
+            "Calls that ended, per second. Methods that nobody calls are left out.",
             [(f"sum by ({_BY_METHOD}) (rate({handled}}}[{INTERVAL}])) > 0", _METHOD)],
             unit="reqps",
             section="monitor",
         ),
         plot(
             "Failed calls by the side that has to act",
-            "Share of the calls of a service: `server`, the `pacs` that the call names, or the `caller`.",
+            "Share of the calls of a service that fail: `server`, the `pacs` that the call names, or the `caller`. "
+            "Nothing is drawn without calls.",
             [
                 (
                     f'sum by (job, fault) (rate({ended},fault!="none"}}[{INTERVAL}]))'
@@ -114,7 +115,7 @@ def _draw_calls() -> Sequence[timeseries.Panel]:
         ),
         plot(
             "Failures of the server by reason",
-            "The log line `call` has the reason and the request id.",
+            "The log line `call` has the reason and the request id. Nothing is drawn without failures.",
             [(f'sum by (job, reason) (rate({_FAILED},fault="server"}}[{INTERVAL}])) > 0', "{{reason}} ({{job}})")],
             unit="reqps",
             section="vfmaligncomputeavailability",
@@ -159,7 +160,8 @@ def _draw_refusals() -> Sequence[timeseries.Panel]:
         ),
         plot(
             "Refusals per hour",
-            "Calls that ended with RESOURCE_EXHAUSTED: a full queue or memory, a quota, or too large a request.",
+            "Calls that ended with RESOURCE_EXHAUSTED: a full queue or memory, a quota, or too large a request. "
+            "Nothing is drawn without one.",
             [(per_hour(_BY_METHOD, refused) + " > 0", _METHOD)],
             unit="none",
             section="vfmalignextractavailability",
@@ -175,7 +177,7 @@ def _draw_refusals() -> Sequence[timeseries.Panel]:
         ),
         plot(
             "Answers not taken per hour",
-            "Messages that their callers had not taken in time. They hold memory meanwhile.",
+            "Messages of answers that callers did not read in time. They hold memory until they are read.",
             [(per_hour("job", f"vfmalign_answers_not_taken_total{{{JOBS}}}"), "{{job}}")],
             unit="none",
             section="vfmalignextractavailability",

@@ -148,9 +148,12 @@ def dash() -> list[DynamicConfigValue]:
 
 
 def per_hour(labels: str, counter: str) -> str:
-    """Returns the expression of events per hour by labels; without labels, of all together."""
+    """Returns the expression of the events within the last hour by labels; without labels, of all together.
+
+    A rate over a shorter time, multiplied up to an hour, would show one failure as a hundred.
+    """
     by = f" by ({labels})" if labels else ""
-    return f"3600 * sum{by} (rate({counter}[{INTERVAL}]))"
+    return f"sum{by} (increase({counter}[1h]))"
 
 
 def quantile(share: float, labels: str, histogram: str, selector: str) -> str:

@@ -10,6 +10,7 @@ from grafana_foundation_sdk.builders import timeseries
 
 def draw_work() -> Sequence[timeseries.Panel]:
     """Returns the row about what calls spend their time with."""
+    mmd = f'{JOBS},job="vfmalign-mmd"'
     return (
         plot(
             "Duration of stages of work, mean",
@@ -26,9 +27,9 @@ def draw_work() -> Sequence[timeseries.Panel]:
             section="vfmalignextractlatency",
         ),
         plot(
-            "CPU of comparisons",
-            "Of the worker of `mmd`, in cores. About 0 while calls are queued: the device hangs.",
-            [(f"sum by (job) (rate(vfmalign_engine_cpu_seconds_total{{{JOBS}}}[{INTERVAL}]))", "{{job}}")],
+            "CPU of mmd",
+            "Of each process of `mmd`, in cores. About 0 while calls are queued and the GPU is idle: the device hangs.",
+            [(f"sum by (instance) ({_rate_cpu(mmd)})", "{{instance}}")],
             unit="none",
             section="vfmaligncomputeavailability",
         ),
@@ -38,7 +39,6 @@ def draw_work() -> Sequence[timeseries.Panel]:
 def draw_processes() -> Sequence[timeseries.Panel]:
     """Returns the row about processes, their memory and their CPU time."""
     starts = f"changes(process_start_time_seconds{{{JOBS}}}[30m])"
-    cpu = f"rate(process_cpu_seconds_total{{{JOBS}}}[{INTERVAL}])"
     return (
         plot(
             "Processes that answer",
@@ -82,9 +82,13 @@ def draw_processes() -> Sequence[timeseries.Panel]:
             plot(
                 "CPU",
                 "In cores.",
-                [(f"sum by (job) ({cpu})", "{{job}}")],
+                [(f"sum by (job) ({_rate_cpu(JOBS)})", "{{job}}")],
                 unit="none",
                 section="resources",
             )
         ),
     )
+
+
+def _rate_cpu(selector: str) -> str:
+    return f"rate(process_cpu_seconds_total{{{selector}}}[{INTERVAL}])"

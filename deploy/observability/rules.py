@@ -27,20 +27,21 @@ _BOUNDS = {"grpc_server_handling_seconds": SECONDS, "vfmalign_job_queue_wait_sec
 _PANEL = "/d/vfmalign-operations?viewPanel=3"
 """Burn rates, on the dashboard of operations."""
 _TEXTS = {
+    # Summaries, in which `{bound}` is `threshold_s`, and descriptions of the alerts.
     "compute-availability": (
         "Compute fails",
         "The panel `Failures of the server by reason` has the reasons, as have the lines `call` of mmd.",
     ),
     "compute-latency": (
-        "Compute is slow",
-        "Compare the queue, the CPU of comparisons, and the size of the requests.",
+        "Compute takes longer than {bound}",
+        "Compare the queue, the CPU of mmd, and the size of the requests.",
     ),
     "extract-availability": (
         "Extract fails",
         "The panel `Failures of the server by reason` has the reasons, as have the lines `call` of features.",
     ),
     "extract-latency": (
-        "Extract is slow",
+        "Extract takes longer than {bound}",
         "Compare the queue, the stages of work, and the storage or PACS from which studies are read.",
     ),
     "checks-success": (
@@ -49,7 +50,7 @@ _TEXTS = {
         "cause and the remedy.",
     ),
     "jobs-start": (
-        "Jobs wait too long until they start",
+        "Jobs wait longer than {bound} until they start",
         "The panel `Jobs that wait, by reason` and `vfmalign jobs show ID` say what they wait for.",
     ),
 }
@@ -143,6 +144,7 @@ def _record_budget(one: Objective, days: int, labels: dict[str, str]) -> Iterato
 
 def _alert(name: str, one: Objective, labels: dict[str, str]) -> Iterator[Rule]:
     summary, description = _TEXTS[name]
+    summary = summary.format(bound=describe_seconds(one.threshold_s or 0))
     for severity, sloth, windows in (("critical", "page", PAGE), ("warning", "ticket", TICKET)):
         if sloth == "page" and not one.pages:
             continue
@@ -152,12 +154,19 @@ def _alert(name: str, one: Objective, labels: dict[str, str]) -> Iterator[Rule]:
             "expr": "\nor\n".join(burns),
             "labels": {"severity": severity, "sloth_severity": sloth},
             "annotations": {
-                "summary": f"{summary} more often than the objective of {one.objective:.1%} allows.",
+                "summary": f"{summary} more often than the objective of {round(100 * one.objective, 6):g} % allows.",
                 "description": description,
                 "runbook_url": f"docs/operations.md#{name_alert(name).lower()}",
                 "dashboard_url": _PANEL,
             },
         }
+
+
+def describe_seconds(seconds: float) -> str:
+    """Returns a duration in its largest whole unit, such as `4 h`."""
+    units = (("h", 3600), ("min", 60), ("s", 1))
+    unit, size = next((unit, size) for unit, size in units if seconds % size == 0 or size == 1)
+    return f"{seconds / size:g} {unit}"
 
 
 def _burn(one: Objective, rate: float, short: str, long: str, selector: str) -> str:

@@ -34,10 +34,16 @@ class Objective(BaseModel, frozen=True, extra="forbid"):
 
 
 class Settings(BaseModel, frozen=True, extra="forbid"):
-    """All settings."""
+    """All settings.
+
+    Attributes:
+        docs: address of the folder docs/, to which panels link.
+        period_days: days over which objectives hold; longer than the windows of the alerts.
+        objectives: by name.
+    """
 
     docs: str
-    period_days: int = Field(ge=1, le=366)
+    period_days: int = Field(ge=7, le=366)
     objectives: dict[str, Objective]
 
 

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Literal
+from typing import Literal, get_args
 
 from prometheus_client import Counter, Gauge, Histogram
 
-from vfmalign.core.domain.errors import Cancelled, VfmalignError
-from vfmalign.core.runtime.metrics import REGISTRY, SECONDS
+from vfmalign.core.domain.errors import (
+    BadPacsAnswer,
+    Cancelled,
+    DeadlineExceeded,
+    PacsRefused,
+    PacsUnavailable,
+    VfmalignError,
+)
+from vfmalign.core.runtime.metrics import REGISTRY, SECONDS, artifacts_recomputed
 from vfmalign.core.runtime.work_context import PACS, current_work
 
+PacsOperation = Literal["search", "download"]
 batch_size = Histogram(
     "vfmalign_batch_size",
     "Volumes in one forward pass.",
@@ -46,9 +55,11 @@ observations_delivered = Counter(
     ("delivery", "reason"),
     registry=REGISTRY,
 )
-# From 0 on, because an alert on an increase does not see a series that begins with a failure.
+# From 0 on, because an increase does not see the first event of a series that begins with it.
 for _reason in ("OUTBOX_FULL", "STORE_UNAVAILABLE", "NO_MONITORING"):
     observations_delivered.labels("dropped", _reason)
+for _lost in ("feature_set_part", "feature_set_manifest"):
+    artifacts_recomputed.labels(_lost)
 outbox_observations = Gauge(
     "vfmalign_outbox_observations",
     "Observations of a tenant that wait for their monitors, as far as this process knows. Replicas share them.",
@@ -69,8 +80,16 @@ outbox_oldest = Gauge(
 )
 
 
+def register_pacs(servers: Iterable[str]) -> None:
+    """Registers the metrics of the configured PACS, so that the first failure of each is seen."""
+    for server, operation in itertools.product(servers, get_args(PacsOperation)):
+        pacs_call_seconds.labels(server, operation)
+        for reason in (PacsUnavailable.reason, PacsRefused.reason, BadPacsAnswer.reason, DeadlineExceeded.reason):
+            pacs_failures.labels(server, operation, reason)
+
+
 @contextmanager
-def observe_pacs(server: str, operation: Literal["search", "download"]) -> Iterator[None]:
+def observe_pacs(server: str, operation: PacsOperation) -> Iterator[None]:
     """Measures the block as one operation at a PACS, and counts its failure."""
     waiting = current_work.get().waiting_for(f"{PACS}{server}")
     with waiting, pacs_call_seconds.labels(server, operation).time():

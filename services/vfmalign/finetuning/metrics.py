@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import collections
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import TypeVar
 
 from prometheus_client import Counter, Gauge, Histogram
 
 from vfmalign.client.messages.common import TERMINAL_STATES
-from vfmalign.core.runtime.metrics import REGISTRY, quota_used_ratio
+from vfmalign.core.runtime.metrics import REGISTRY, artifacts_recomputed, quota_used_ratio
 
 _State = TypeVar("_State", bound=str)
 WAIT_SECONDS = (0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600, 4 * 3600, 24 * 3600)
@@ -59,11 +60,19 @@ job_queue_wait_seconds = Histogram(
     buckets=WAIT_SECONDS,
     registry=REGISTRY,
 )
+jobs_longest_wait = Gauge(
+    "vfmalign_jobs_longest_wait_timestamp_seconds",
+    "When the job was created or retried that has waited longest and has not started yet, in seconds since 1970; 0 "
+    "where none waits. A job that waits for another one, which trains the same baseline, does not count.",
+    registry=REGISTRY,
+)
 # Counters that begin with their first event would hide it from `increase()`.
 for _kind in ("job", "check", "experiment"):
     for _state in sorted(TERMINAL_STATES):
         for _fault in ("system", "request") if _state == "failed" else ("none",):
             ended.labels(_kind, _state, _fault)
+for _lost in ("job_result", "model", "stage", "report"):
+    artifacts_recomputed.labels(_lost)
 for _outcome in ("succeeded", "permanent", "retryable", "interrupted", "unavailable", "cancelled"):
     job_attempts_ended.labels(_outcome)
 _waited_for: set[str] = set()
@@ -83,6 +92,11 @@ def count_waiting_jobs(tenants: Sequence[Mapping[str, int]]) -> None:
         jobs_waiting.labels(reason).set(present[reason])
 
 
+def export_longest_wait(tenants: Sequence[datetime | None]) -> None:
+    """Exports when the job was queued that has waited longest in each tenant; None where none waits."""
+    jobs_longest_wait.set(min((since.timestamp() for since in tenants if since is not None), default=0.0))
+
+
 def export_quotas(tenant: str, used: Mapping[str, float]) -> None:
     """Exports the shares of the quotas of a tenant that are used, by quota."""
     for quota, share in used.items():
@@ -93,4 +107,5 @@ def clear_states() -> None:
     """Ends the export of the numbers by state: those of the next leader count."""
     for gauge in (jobs, checks, experiments, checks_waiting, jobs_waiting, experiment_cells, quota_used_ratio):
         gauge.clear()
+    jobs_longest_wait.set(0)
     _waited_for.clear()

@@ -8,6 +8,6 @@ from vfmalign.core.runtime.metrics import REGISTRY
 
 engine_cpu_seconds = Counter(
     "vfmalign_engine_cpu_seconds",
-    "CPU time of the worker thread in comparisons, without its helper threads.",
+    "CPU time of comparisons, with that of the threads that they run, in seconds; counted when a comparison ends.",
     registry=REGISTRY,
 )

@@ -6,7 +6,6 @@ Over TCP, where the kernel acknowledges what the stopped server does not read, a
 from __future__ import annotations
 
 import asyncio
-import socket
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,6 +18,7 @@ from tests.faults.monitoring.test_outages import get_evidence, read_names
 from tests.integration.monitoring.conftest import draw, store_set
 from tests.integration.monitoring.test_service import evidence_of
 
+from vfmalign.cli.local.ports import free_ports
 from vfmalign.core.domain.errors import DeadlineExceeded, Unavailable
 from vfmalign.finetuning import schema
 
@@ -31,9 +31,7 @@ def server(request):
     binaries = postgres.find_programs()
     if binaries is None:
         pytest.skip(f"no PostgreSQL: {postgres.REMEDY}")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    (port,) = free_ports(1)
     with tempfile.TemporaryDirectory(prefix="vfmalign-pg-") as folder:  # a socket's path is short
         server = postgres.PostgresServer(binaries, Path(folder), port if request.param == "tcp" else 0)
         yield server

@@ -18,10 +18,10 @@ from vfmalign.client.messages.jobs import JobSpec
 from vfmalign.core.domain.jobs import JobFailure, JobResult, MetricSpec, TrainingRecipe, TrainingSpec
 from vfmalign.core.storage.keys import job_key
 from vfmalign.finetuning.jobs.converters import to_job
-from vfmalign.finetuning.jobs.repository import JobRepository
+from vfmalign.finetuning.jobs.repository import BASELINE_IN_TRAINING, JobRepository
 from vfmalign.finetuning.jobs.retries import Limits, Setbacks
 from vfmalign.finetuning.jobs.rounds import JobRounds
-from vfmalign.finetuning.jobs.supervisor import BASELINE_IN_TRAINING, Supervisor
+from vfmalign.finetuning.jobs.supervisor import Supervisor
 from vfmalign.finetuning.launchers.local import LocalLauncher
 from vfmalign.finetuning.schema import open_database
 
@@ -252,7 +252,7 @@ from pathlib import Path
 from vfmalign.core.runtime.settings import StoreSettings
 from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.finetuning.schema import open_database
-from vfmalign.finetuning.jobs.repository import JobRepository
+from vfmalign.finetuning.jobs.repository import BASELINE_IN_TRAINING, JobRepository
 from vfmalign.finetuning.launchers.local import LocalLauncher
 from vfmalign.finetuning.jobs.retries import Limits
 from vfmalign.finetuning.jobs.rounds import JobRounds

@@ -1,7 +1,6 @@
 """Two processes train like one: equal numbers within rounding, a common stop, and the exit code of the cause."""
 
 import json
-import socket
 import subprocess
 import sys
 import time
@@ -13,6 +12,7 @@ import torch
 from safetensors.torch import load as parse_safetensors
 from tests.integration.training.conftest import INPUT, comparable
 
+from vfmalign.cli.local.ports import free_ports
 from vfmalign.core.domain.errors import BadOption
 from vfmalign.core.domain.jobs import JobFailure, JobResult, TrainingRecipe
 from vfmalign.core.storage.keys import job_key
@@ -100,9 +100,7 @@ def launch(store, environment, python, python_server):
 
 
 def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    return free_ports(1)[0]
 
 
 def last_weights(store, result):

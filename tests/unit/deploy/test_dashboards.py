@@ -34,6 +34,7 @@ _SUFFIXES = ("", "_total", "_bucket", "_count", "_sum")
 NOT_SHOWN = {
     "grpc_server_started": "its calls are shown when they end",
     "vfmalign_build_info": "an alert and the panel of processes count it",
+    "vfmalign_engine_cpu_seconds": "a comparison counts when it ends; the CPU of its process shows whether it works",
     "vfmalign_pacs_received_bytes": "no question of an operator is about it",
 }
 
@@ -107,6 +108,14 @@ def test_every_metric_is_shown_or_listed(labels: dict[str, set[str]]) -> None:
     assert missing <= NOT_SHOWN.keys()
 
 
+def test_the_bound_of_every_label_is_stated(labels: dict[str, set[str]]) -> None:
+    page = (ROOT / "docs" / "dashboards.md").read_text()
+    rows = re.findall(r"^\| (`.+?`) \|", page.partition("## Number of series")[2], flags=re.MULTILINE)
+    stated = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
+    exported = {name for name in labels if not name.startswith(("kube_", "DCGM_"))}
+    assert set.union(*(labels[name] for name in exported)) | _TARGET_LABELS == stated
+
+
 def test_no_query_invents_a_value(board: dict[str, Any]) -> None:
     """A metric that was renamed would be 0, and its panel or alert silent."""
     rules = [rule["expr"] for group in load_groups() for rule in group["rules"]]
@@ -150,9 +159,16 @@ def test_every_panel_says_what_it_shows_and_asks_the_chosen_prometheus(board: di
 def test_a_line_is_dashed_where_its_panel_says_so(board: dict[str, Any]) -> None:
     for panel in list_plots(board):
         dashed = [override["matcher"]["options"] for override in panel["fieldConfig"]["overrides"]]
-        assert ("(dashed)" in panel["description"]) == bool(dashed), panel["title"]
+        assert ("dashed" in panel["description"].lower()) == bool(dashed), panel["title"]
         legends = [_LEGEND.sub("x", target["legendFormat"]) for target in panel["targets"]]
         assert all(any(re.search(pattern, legend) for legend in legends) for pattern in dashed), panel["title"]
+
+
+def test_a_panel_that_leaves_out_zeros_says_so(board: dict[str, Any]) -> None:
+    """Its reader would take it for one that is broken."""
+    for panel in list_plots(board):
+        if any(target["expr"].endswith(" > 0") for target in panel["targets"]):
+            assert re.search(r"[Nn]othing is drawn|are left out", panel["description"]), panel["title"]
 
 
 def test_every_panel_leads_to_a_section_that_exists(board: dict[str, Any]) -> None:

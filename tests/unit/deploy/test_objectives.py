@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 import yaml
-from deploy.observability.rules import build_groups, name_alert
+from deploy.observability import files
+from deploy.observability.__main__ import main
+from deploy.observability.rules import build_groups, describe_seconds, name_alert
 from deploy.observability.settings import SETTINGS, load
 
 needs_promtool = pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
@@ -276,3 +278,36 @@ def test_an_objective_whose_alerts_would_never_fire_is_refused() -> None:
     assert load(text % ("0.9", "false")).objectives["jobs-start"].budget == 0.1
     with pytest.raises(ValueError, match="objective"):
         load(text % ("99.5", "true"))
+    with pytest.raises(ValueError, match="period_days"):  # as long as a window of the alerts
+        load((text % ("0.9", "false")).replace("30", "3"))
+
+
+def test_an_alert_says_what_its_objective_is() -> None:
+    objectives = "compute-latency: {service: mmd, objective: 0.9995, threshold_s: 0.25}"
+    groups = build_groups(load(f"{{docs: x, period_days: 30, objectives: {{{objectives}}}}}"))
+    alerts = [rule for group in (*build_groups(SETTINGS), *groups) for rule in group["rules"] if "alert" in rule]
+    summaries = {alert["annotations"]["summary"] for alert in alerts}
+    assert {
+        "Compute takes longer than 1 min more often than the objective of 95 % allows.",
+        "Jobs wait longer than 4 h until they start more often than the objective of 90 % allows.",
+        "Compute takes longer than 0.25 s more often than the objective of 99.95 % allows.",
+    } <= summaries
+    assert not any("{" in summary for summary in summaries)
+
+
+def test_wrong_settings_are_named_and_nothing_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = "{docs: x, period_days: 30, objectives: {compute-beauty: {service: mmd, objective: 0.99}}}"
+    monkeypatch.setattr(files, "SETTINGS", load(settings))
+    monkeypatch.setattr(Path, "write_text", lambda path, _: pytest.fail(f"{path} is written"))
+    with pytest.raises(SystemExit, match=r"settings\.yaml: compute-beauty: there is no such objective\. Name one of"):
+        main()
+
+
+def test_the_documentation_states_the_objectives() -> None:
+    lines = (files.ROOT / "docs" / "dashboards.md").read_text().splitlines()
+    cells = [line.strip("| ").split(" | ") for line in lines]
+    rows = {row[0].strip("`"): row[1:] for row in cells if len(row) == 5}
+    for name, one in SETTINGS.objectives.items():
+        good, _, share, pages = rows[name]
+        assert (share, pages) == (f"{100 * one.objective:g} %", "yes" if one.pages else "no")
+        assert one.threshold_s is None or f" within {describe_seconds(one.threshold_s)}" in good

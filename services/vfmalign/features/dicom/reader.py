@@ -74,6 +74,7 @@ class DicomReader:
         self, store: ObjectStore, servers: Mapping[str, PacsServer], folders: PrivateFolders, options: FeaturesOptions
     ) -> None:
         self._store, self._servers, self._folders, self._options = store, servers, folders, options
+        metrics.register_pacs(servers)
 
     def read(self, request: DicomRequest, card: ModelCard, stages: Stages, context: WorkContext) -> list[Source]:
         """Reads the volumes that a model takes.

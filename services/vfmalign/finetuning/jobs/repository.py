@@ -30,6 +30,9 @@ from vfmalign.finetuning.launchers.base import Handle, Outcome
 from vfmalign.finetuning.lifecycle import ARTIFACT_LOST, NO_FREE_SLOT, LifecycleRepository, Operation, common_fields
 from vfmalign.finetuning.metrics import job_attempts_ended
 
+BASELINE_IN_TRAINING = "BASELINE_IN_TRAINING"
+"""`Progress.reason` of a job that waits for another one, which trains the same baseline."""
+
 
 @dataclass(frozen=True)
 class StoredJob(Operation):
@@ -114,6 +117,21 @@ class JobRepository(LifecycleRepository[JobRow, StoredJob]):
         query = sa.select(JobRow.progress).where(JobRow.state.in_(("queued", "pending")))
         with self._database.snapshot() as session:
             return Counter(reason for progress in session.scalars(query) if (reason := progress.get("reason")))
+
+    def find_longest_wait(self) -> datetime | None:
+        """Returns when the job was queued that has waited longest and has not started yet; None where none waits.
+
+        A job does not wait where it will have the result of another one, which trains the same baseline.
+        """
+        queued_at = sa.func.coalesce(JobRow.retried_at, JobRow.created_at)
+        query = sa.select(JobRow.progress, queued_at).where(
+            JobRow.state.in_(("queued", "pending")), JobRow.started_at.is_(None)
+        )
+        with self._database.snapshot() as session:
+            waiting = [
+                since for progress, since in session.execute(query) if progress.get("reason") != BASELINE_IN_TRAINING
+            ]
+        return min(waiting, default=None)
 
     def of_check(self, check_id: str) -> tuple[StoredJob, ...]:
         """Returns the jobs of a check, oldest first."""

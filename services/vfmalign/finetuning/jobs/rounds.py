@@ -41,6 +41,7 @@ class JobRounds:
             launched[chosen] += chosen.start(waiting[chosen].popleft())
         metrics.count_states(metrics.jobs, [supervisor.jobs.counts() for supervisor in self._supervisors])
         metrics.count_waiting_jobs([supervisor.jobs.count_waiting() for supervisor in self._supervisors])
+        metrics.export_longest_wait([supervisor.jobs.find_longest_wait() for supervisor in self._supervisors])
 
     def stop_all(self, poll_s: float = 0.1) -> None:
         """Lets every launched job checkpoint and end, and queues it for the next start of the service.

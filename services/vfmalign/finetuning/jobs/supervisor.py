@@ -30,12 +30,9 @@ from vfmalign.core.storage.keys import job_key
 from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.database.tables import now
 from vfmalign.finetuning import metrics
-from vfmalign.finetuning.jobs.repository import JobRepository, StoredJob
+from vfmalign.finetuning.jobs.repository import BASELINE_IN_TRAINING, JobRepository, StoredJob
 from vfmalign.finetuning.jobs.retries import GivenUp, Limits, decide
 from vfmalign.finetuning.launchers.base import EventReason, Exited, JobEvent, Launcher, Origin, Running
-
-BASELINE_IN_TRAINING = "BASELINE_IN_TRAINING"
-"""`Progress.reason` of a job that waits for another one, which trains the same baseline."""
 
 _log = logs.get(__name__)
 

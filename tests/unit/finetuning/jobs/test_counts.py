@@ -1,12 +1,15 @@
 """What the repository of jobs counts for metrics, on both databases."""
 
+from datetime import UTC, datetime
+
 import pytest
 from tests.unit.finetuning.jobs.test_repository import REF, WAITING, add, next_attempt, start
 
+from vfmalign.client.messages.common import Progress
 from vfmalign.core.rpc.access.identity import Identity, current_identity
 from vfmalign.core.runtime.metrics import REGISTRY
 from vfmalign.finetuning import metrics
-from vfmalign.finetuning.jobs.repository import JobRepository
+from vfmalign.finetuning.jobs.repository import BASELINE_IN_TRAINING, JobRepository
 from vfmalign.finetuning.jobs.retries import Setbacks
 from vfmalign.finetuning.lifecycle import NO_FREE_SLOT
 
@@ -87,6 +90,35 @@ def test_waiting_jobs_are_counted_by_what_they_wait_for(jobs):
     assert jobs.count_waiting() == {NO_FREE_SLOT: 2}, "b is pending and waits for nothing"
     jobs.record("b", {"name": "x"}, WAITING, started=False)
     assert jobs.count_waiting() == {NO_FREE_SLOT: 2, "UNSCHEDULABLE": 1}
+
+
+def test_the_longest_wait_is_that_of_a_job_that_has_not_started(jobs):
+    assert jobs.find_longest_wait() is None
+    started, waiting, later = (add(jobs, name) for name in ("a", "b", "c"))
+    assert jobs.find_longest_wait() == started.created_at
+    start(jobs, "a")
+    jobs.requeue("a", next_attempt("interrupted", Setbacks()), exit_code=None)
+    assert jobs.find_longest_wait() == waiting.created_at, "a has started before"
+    jobs.begin("b")
+    assert jobs.find_longest_wait() == waiting.created_at, "b is pending"
+    jobs.set_progress("b", Progress(phase="queued", reason=BASELINE_IN_TRAINING))
+    assert jobs.find_longest_wait() == later.created_at, "b will have the result of another one"
+    jobs.cancel("c")
+    retried = jobs.retry("c")
+    assert jobs.find_longest_wait() == retried.retried_at > later.created_at
+
+
+def test_the_longest_wait_of_all_tenants_is_exported():
+    def read():
+        return REGISTRY.get_sample_value("vfmalign_jobs_longest_wait_timestamp_seconds")
+
+    metrics.export_longest_wait([None, datetime.fromtimestamp(20, UTC), datetime.fromtimestamp(10, UTC)])
+    assert read() == 10
+    metrics.export_longest_wait([None, None])
+    assert read() == 0
+    metrics.export_longest_wait([datetime.fromtimestamp(10, UTC)])
+    metrics.clear_states()
+    assert read() == 0, "the next leader exports it"
 
 
 def test_a_reason_for_which_no_job_waits_any_longer_is_zero():

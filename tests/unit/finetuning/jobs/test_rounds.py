@@ -27,7 +27,11 @@ class Tenant:
 
     @property
     def jobs(self):
-        return SimpleNamespace(counts=lambda: dict.fromkeys(JOB_STATES, 1), count_waiting=lambda: {"NO_FREE_SLOT": 1})
+        return SimpleNamespace(
+            counts=lambda: dict.fromkeys(JOB_STATES, 1),
+            count_waiting=lambda: {"NO_FREE_SLOT": 1},
+            find_longest_wait=lambda: None,
+        )
 
     def monitor(self):
         return self.launched
