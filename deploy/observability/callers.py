@@ -65,7 +65,7 @@ def _draw_quotas() -> Sequence[timeseries.Panel]:
     used = plot(
         "Quotas used",
         "Of jobs, checks and experiments, by the caller who uses most; of monitors, storage and uploads, by the "
-        "tenant. At 100 %, further requests are refused.",
+        "tenant. At 100 %, further requests are refused. `storage` and `uploads` are those of the last upload.",
         [(f"max by (tenant, quota) (vfmalign_quota_used_ratio{{{TENANTS}}})", "{{quota}} ({{tenant}})")],
         unit="percentunit",
         section="tenants",

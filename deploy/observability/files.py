@@ -37,12 +37,15 @@ _Dumper.add_representer(
 
 def render_files() -> dict[Path, str]:
     """Returns the content of every generated file."""
-    boards = {name: JSONEncoder(sort_keys=True).encode(draw().build()) for name, draw in DASHBOARDS.items()}
+    encoder = JSONEncoder(sort_keys=True)
+    boards = {name: json.loads(encoder.encode(draw().build())) for name, draw in DASHBOARDS.items()}
     groups = build_groups(SETTINGS)
     alerts = yaml.safe_load(ALERTS.read_text())["spec"]["groups"]
     prometheus, components = ROOT / "deploy" / "prometheus", ROOT / "k8s" / "components"
     files = {
-        ROOT / "deploy" / "grafana" / "dashboards" / f"{name}.json": _indent(board) for name, board in boards.items()
+        ROOT / "deploy" / "grafana" / "dashboards" / f"{name}.json": json.dumps(board, indent=2, ensure_ascii=False)
+        + "\n"
+        for name, board in boards.items()
     }
     rule = _describe("PrometheusRule", "monitoring.coreos.com/v1", "vfmalign-slos", "prometheus")
     return files | {
@@ -55,14 +58,14 @@ def render_files() -> dict[Path, str]:
     }
 
 
-def _wrap(name: str, board: str) -> dict[str, Any]:
+def _wrap(name: str, board: dict[str, Any]) -> dict[str, Any]:
     """Returns the ConfigMap of a dashboard, which the sidecar of Grafana finds by its label.
 
     The dashboard has no line breaks: `kubectl apply` refuses objects above 256 KiB.
     """
     item = _describe("ConfigMap", "v1", f"vfmalign-dashboard-{name}", "grafana")
     item["metadata"]["labels"]["grafana_dashboard"] = "1"
-    compact = json.dumps(json.loads(board), ensure_ascii=False, separators=(",", ":"))
+    compact = json.dumps(board, ensure_ascii=False, separators=(",", ":"))
     return item | {"data": {f"vfmalign-{name}.json": compact}}
 
 
@@ -71,10 +74,6 @@ def _describe(kind: str, version: str, name: str, component: str) -> dict[str, A
     labels = {f"app.kubernetes.io/{key}": value for key, value in part.items()}
     metadata = {"name": name, "namespace": "vfmalign", "labels": labels}
     return {"apiVersion": version, "kind": kind, "metadata": metadata}
-
-
-def _indent(board: str) -> str:
-    return json.dumps(json.loads(board), indent=2, ensure_ascii=False) + "\n"
 
 
 def _dump(source: str, *documents: dict[str, Any]) -> str:

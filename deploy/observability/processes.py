@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from deploy.observability.panels import INTERVAL, JOBS, limited, mean, per_hour, plot, stacked
+from deploy.observability.panels import INTERVAL, JOBS, dash, limited, mean, per_hour, plot, stacked
 from grafana_foundation_sdk.builders import timeseries
 
 
@@ -38,15 +38,17 @@ def draw_work() -> Sequence[timeseries.Panel]:
 
 def draw_processes() -> Sequence[timeseries.Panel]:
     """Returns the row about processes, their memory and their CPU time."""
+    answering = f'sum by (job) (up{{{JOBS},job=~"vfmalign-.*"}})'
     starts = f"changes(process_start_time_seconds{{{JOBS}}}[30m])"
     return (
         plot(
             "Processes that answer",
-            "Processes of each service that Prometheus reads.",
-            [(f"count by (job) (vfmalign_build_info{{{JOBS}}})", "{{job}}")],
+            "Processes of each service that Prometheus reads, and the most within a day (dashed). The DICOM "
+            "gateway counts as well.",
+            [(answering, "{{job}}"), (f"max_over_time(({answering})[1d:1m])", "most, {{job}}")],
             unit="none",
             section="vfmalignservicedown",
-        ),
+        ).override_by_regexp("^most.*", dash()),
         limited(
             plot(
                 "Starts within half an hour",

@@ -19,6 +19,8 @@ Rule = dict[str, Any]
 WINDOWS = ("5m", "30m", "1h", "2h", "6h", "1d", "3d")
 """Windows of the ratios that are computed from events."""
 PAGE = ((FASTEST_BURN, "5m", "1h"), (6, "30m", "6h"))
+_SECONDS = {"1h": 3600, "6h": 6 * 3600}
+"""Of the longer windows of pages."""
 TICKET = ((FASTEST_TICKET, "2h", "1d"), (1, "6h", "3d"))
 """Burn rates, and the short and the long window that both have to show them: the short one ends the alert early."""
 
@@ -148,10 +150,15 @@ def _alert(name: str, one: Objective, labels: dict[str, str]) -> Iterator[Rule]:
     for severity, sloth, windows in (("critical", "page", PAGE), ("warning", "ticket", TICKET)):
         if sloth == "page" and not one.pages:
             continue
-        burns = (f"(\n{_burn(one, rate, short, long, _select(labels))}\n)" for rate, short, long in windows)
+        burns = [_burn(one, rate, short, long, _select(labels)) for rate, short, long in windows]
+        if sloth == "page":
+            burns = [
+                f"{burn}\nand on (namespace)\n{_require_events(name, one, long)}"
+                for burn, (_, _, long) in zip(burns, windows, strict=True)
+            ]
         yield {
             "alert": name_alert(name),
-            "expr": "\nor\n".join(burns),
+            "expr": "\nor\n".join(f"(\n{burn}\n)" for burn in burns),
             "labels": {"severity": severity, "sloth_severity": sloth},
             "annotations": {
                 "summary": f"{summary} more often than the objective of {round(100 * one.objective, 6):g} % allows.",
@@ -160,6 +167,12 @@ def _alert(name: str, one: Objective, labels: dict[str, str]) -> Iterator[Rule]:
                 "dashboard_url": _PANEL,
             },
         }
+
+
+def _require_events(name: str, one: Objective, window: str) -> str:
+    """Returns an expression that is empty where there are too few bad events in a window for a page."""
+    bad, _ = _count_events(name, one, window)
+    return f"{_SECONDS[window]} * ({bad}) > {one.page_events - 0.5}"  # rates extrapolate to fractions of events
 
 
 def describe_seconds(seconds: float) -> str:

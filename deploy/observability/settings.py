@@ -20,12 +20,15 @@ class Objective(BaseModel, frozen=True, extra="forbid"):
         objective: share of good events.
         threshold_s: seconds above which an event is bad; None where its outcome decides.
         pages: whether a fast burn pages somebody.
+        page_events: fewest bad events, within the longer window of an alert, for which somebody is paged. One call that
+            fails is a large share of a few calls at night.
     """
 
     service: str
     objective: float = Field(ge=0.5, lt=1)
     threshold_s: float | None = None
     pages: bool = True
+    page_events: int = Field(default=3, ge=1)
 
     @property
     def budget(self) -> float:

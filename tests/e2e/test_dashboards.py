@@ -298,7 +298,7 @@ def test_pods_that_have_ended_hold_no_gpu(prometheus: Prometheus) -> None:
 def test_a_renamed_metric_has_no_data(prometheus: Prometheus) -> None:
     for name in NAMES:
         for title, query in list_targets(name):
-            renamed = re.sub(r"\b(vfmalign|grpc|process|slo|kube|DCGM)(_|:)", r"\1_renamed\2", query)
+            renamed = re.sub(r"\b(vfmalign|grpc|process|slo|kube|DCGM|up)(_|:|{)", r"\1_renamed\2", query)
             assert renamed != query, title
             assert prometheus.query(renamed) == {}, title
 

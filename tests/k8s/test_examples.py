@@ -21,6 +21,7 @@ import vfmalign
 from vfmalign.core.runtime.auth_settings import AuthSettings
 
 EXAMPLES = K8S / "examples"
+GATEWAY = K8S / "components" / "dicom-gateway" / "gateway.yaml"
 OBSERVED = {name: f"vfmalign-{name}" for name in ("features", "mmd", "finetuning", "monitoring")}
 
 
@@ -32,7 +33,7 @@ def api() -> Iterator[Api]:
 
 
 def run_pods(api: Api) -> None:
-    """Adds a running pod of every workload, a pod that has ended, and a pod of somebody else."""
+    """Adds a running pod of every workload, a pod that has ended, and pods of the gateway and of somebody else."""
     for number, pod in enumerate(pods(render("overlays/local")), start=1):
         add_pod(api, pod.component, pod.labels, pod.containers[-1], number)
         if pod.component == "mmd":
@@ -40,6 +41,10 @@ def run_pods(api: Api) -> None:
     stranger = {"app.kubernetes.io/name": "notebook", "app.kubernetes.io/component": "mmd"}
     port = {"name": "metrics", "containerPort": 8002}
     add_pod(api, "stranger", stranger, {"name": "x", "image": "x:1", "ports": [port]}, 101)
+    deployment = next(one for one in yaml.safe_load_all(GATEWAY.read_text()) if one["kind"] == "Deployment")
+    template = deployment["spec"]["template"]
+    container = next(one for one in template["spec"]["containers"] if port in one["ports"])
+    add_pod(api, "dicom-gateway", template["metadata"]["labels"], container, 102)
 
 
 def add_pod(api: Api, name: str, labels: dict[str, str], container: dict[str, Any], number: int, **status: str) -> None:
@@ -70,7 +75,8 @@ def test_prometheus_discovers_the_services_pods_without_the_operator(api: Api, t
     targets = [one["labels"] for one in json.loads(result.stdout[result.stdout.index("[") :]) if one.get("labels")]
     labels = ("job", "namespace", "pod", "__address__")
     assert sorted(tuple(one[label].rpartition(":")[2] for label in labels) for one in targets) == sorted(
-        (OBSERVED[component], "vfmalign", component, "8002") for component in OBSERVED
+        (job, "vfmalign", component, "8002")
+        for component, job in (OBSERVED | {"dicom-gateway": "vfmalign-dicom-gateway"}).items()
     )
 
 

@@ -14,6 +14,9 @@ from typing import Any
 import pytest
 import yaml
 from deploy.observability.files import DASHBOARDS, render_files
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.cog.plugins import register_default_plugins
+from grafana_foundation_sdk.models.dashboard import Dashboard
 from prometheus_client.parser import text_string_to_metric_families
 from tests.alert_rules import load_groups, load_rules
 from tests.dashboards import FOLDER, NAMES, ROOT, fill_in, list_plots, list_queries, load_board
@@ -25,7 +28,7 @@ SCRAPES = Path(__file__).with_name("scrapes")
 """What exporters of others export, in excerpts."""
 LARGEST_OBJECT_BYTES = 250_000
 """`kubectl apply` notes an object in an annotation of at most 256 KiB."""
-_METRIC = re.compile(r"\b((?:vfmalign|grpc_server|process|kube|DCGM)_\w+|slo:[\w:]+)(?:\{([^}]*)\})?")
+_METRIC = re.compile(r"\b((?:vfmalign|grpc_server|process|kube|DCGM)_\w+|slo:[\w:]+|up(?={))(?:\{([^}]*)\})?")
 _BY = re.compile(r"(?:by|on) \(([\w, ]+)\)")
 _LEGEND = re.compile(r"\{\{(\w+)\}\}")
 _TARGET_LABELS = {"job", "pod", "instance", "namespace"}
@@ -33,7 +36,7 @@ _TARGET_LABELS = {"job", "pod", "instance", "namespace"}
 _SUFFIXES = ("", "_total", "_bucket", "_count", "_sum")
 NOT_SHOWN = {
     "grpc_server_started": "its calls are shown when they end",
-    "vfmalign_build_info": "an alert and the panel of processes count it",
+    "vfmalign_build_info": "the variables of the dashboards read it",
     "vfmalign_engine_cpu_seconds": "a comparison counts when it ends; the CPU of its process shows whether it works",
     "vfmalign_pacs_received_bytes": "no question of an operator is about it",
 }
@@ -50,7 +53,7 @@ def labels() -> dict[str, set[str]]:
     for package in ("features", "mmd", "finetuning", "monitoring", "database"):
         import_module(f"vfmalign.{package}.metrics")
     announce_build()
-    found: dict[str, set[str]] = {}
+    found: dict[str, set[str]] = {"up": set()}  # which Prometheus itself records of every target
     for name, metric in REGISTRY._names_to_collectors.items():
         own = set(getattr(metric, "_labelnames", ()))
         for sample in {name} | {f"{name}{suffix}" for suffix in _SUFFIXES}:
@@ -69,6 +72,12 @@ def test_every_generated_file_is_up_to_date() -> None:
     assert set(DASHBOARDS) == set(NAMES)
     stale = [path for path, text in files.items() if not path.exists() or path.read_text() != text]
     assert stale == [], "run `make dashboards`"
+
+
+def test_the_sdk_of_grafana_reads_every_dashboard_and_loses_nothing(board: dict[str, Any]) -> None:
+    register_default_plugins()
+    again = JSONEncoder(sort_keys=True).encode(Dashboard.from_json(board))
+    assert json.loads(again) == board
 
 
 def check_names(expression: str, labels: dict[str, set[str]]) -> tuple[set[str], set[str]]:

@@ -220,6 +220,24 @@ def test_an_outage_pages_though_a_caller_sends_many_invalid_requests(tmp_path: P
 
 
 @needs_promtool
+@pytest.mark.parametrize(("failures", "severities"), [(1, "ticket"), (2, "ticket"), (3, "page ticket")])
+def test_one_failure_of_a_quiet_night_pages_nobody(failures: int, severities: str, tmp_path: Path) -> None:
+    """There are four calls an hour, of which the last ones fail, a few minutes apart."""
+    name, steps = "extract-availability", 6 * HOUR
+    failed = [float(step in {steps - 3 * number for number in range(1, failures + 1)}) for step in range(steps)]
+    handled = [float(step % (HOUR // 4) == 0) for step in range(steps)]
+    numbers = {"none": handled, "server": failed}
+    series = [
+        {
+            "series": f'vfmalign_calls_ended_total{{{CALLS["extract"]},fault="{fault}"}}',
+            "values": " ".join(f"{value:g}" for value in accumulate(values, initial=0)),
+        }
+        for fault, values in numbers.items()
+    ]
+    evaluate(tmp_path, [name], series, [expect_alerts(steps / HOUR, {name: severities})])
+
+
+@needs_promtool
 def test_an_installation_that_fails_is_not_hidden_by_another_one(tmp_path: Path) -> None:
     """Of two in one cluster, a small one fails."""
     call = f"vfmalign_calls_ended_total{{{CALLS['compute']}"

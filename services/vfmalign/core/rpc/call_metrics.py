@@ -20,6 +20,7 @@ from vfmalign.core.domain.errors import (
     PacsUnavailable,
     VfmalignError,
 )
+from vfmalign.core.rpc.limits.admission import ShareExhausted
 from vfmalign.core.runtime import metrics
 from vfmalign.core.runtime.work_context import PACS, current_work
 
@@ -109,5 +110,7 @@ def _get_fault(code: grpc.StatusCode, failure: VfmalignError | None) -> Fault:
     waits = current_work.get().waits if code is grpc.StatusCode.DEADLINE_EXCEEDED else []
     if isinstance(failure, _OF_PACS) or any(wait.startswith(PACS) for wait in waits):
         return "pacs"
+    if isinstance(failure, ShareExhausted):
+        return "caller"
     has_reason = failure is not None and failure.reason in _REASONS_OF_SERVER
     return "server" if code in _OF_SERVER or has_reason or waits else "caller"

@@ -23,6 +23,7 @@ from vfmalign.core.domain.errors import (
     VfmalignError,
 )
 from vfmalign.core.rpc.call_metrics import Method
+from vfmalign.core.rpc.limits.admission import ShareExhausted
 from vfmalign.core.rpc.status_mapping import get_status_code
 from vfmalign.core.runtime.metrics import REGISTRY
 from vfmalign.core.runtime.work_context import WorkContext, current_work
@@ -34,6 +35,7 @@ CASES: list[tuple[VfmalignError, str]] = [
     (DataLoss("x"), "server"),
     (Exhausted("x", reason="QUEUE_FULL"), "server"),
     (Exhausted("x", reason="REQUESTS_EXHAUSTED"), "server"),
+    (ShareExhausted("x", reason="REQUESTS_EXHAUSTED"), "caller"),
     (Exhausted("its creator has 200 unfinished jobs, and the quota is 200"), "caller"),
     (Exhausted("x", reason="TOO_MANY_CALLS"), "caller"),
     (BadOption("x"), "caller"),

@@ -62,6 +62,10 @@ class _AnswerTimer:
         self._expire()
 
 
+class ShareExhausted(Exhausted):
+    """The calls of one caller hold its share of the memory, which is no fault of the server."""
+
+
 @dataclass(eq=False)
 class Reservation:
     """Memory that one call holds.
@@ -231,7 +235,7 @@ class Admission:
             self._grant()
             if not granted.done():
                 self._make_room(reservation)
-                await self._wait(granted)
+                await self._wait(reservation)
         except BaseException:
             self._release(reservation)
             raise
@@ -242,13 +246,16 @@ class Admission:
         """Memory for one caller."""
         return max(self.total_bytes // 2, self.message_bytes)
 
-    async def _wait(self, granted: asyncio.Future[None]) -> None:
+    async def _wait(self, reservation: Reservation) -> None:
         try:
             async with asyncio.timeout(self.wait_s):
-                await granted
+                await reservation.granted
         except TimeoutError:
-            raise Exhausted(
-                "the memory for requests and answers is in use",
+            kind, whose = (
+                (ShareExhausted, "the caller's share of ") if self._is_at_limit(reservation) else (Exhausted, "")
+            )
+            raise kind(
+                f"{whose}the memory for requests and answers is in use",
                 subject="server",
                 remedy="take the answers of your other calls, and repeat the call later; send large data by reference",
                 reason="REQUESTS_EXHAUSTED",
@@ -261,20 +268,23 @@ class Admission:
                 continue
             if self.used_bytes + reservation.size_bytes > self.total_bytes:
                 return
-            if self._used_by[reservation.caller] + reservation.size_bytes <= self._share_bytes:
+            if not self._is_at_limit(reservation):
                 self._waiting.remove(reservation)
                 self._account(reservation.caller, reservation.size_bytes)
                 reservation.granted.set_result(None)
 
     def _make_room(self, waiting: Reservation) -> None:
         """Shortens the oldest transfer of a caller that is at its limit, else of the one that holds most."""
-        at_limit = self._used_by[waiting.caller] + waiting.size_bytes > self._share_bytes
-        heaviest = waiting.caller if at_limit else self._used_by.most_common(1)[0][0]
+        heaviest = waiting.caller if self._is_at_limit(waiting) else self._used_by.most_common(1)[0][0]
         for transfer in self._transfers:  # in the order in which they began
             deadline, until = transfer.deadline, transfer.started + self.grace_s
             if transfer.caller == heaviest and deadline is not None and (deadline.when() or 0) > until:
                 deadline.reschedule(until)
                 return
+
+    def _is_at_limit(self, waiting: Reservation) -> bool:
+        """Returns whether the caller's own calls hold what a reservation waits for."""
+        return self._used_by[waiting.caller] + waiting.size_bytes > self._share_bytes
 
     def _account(self, caller: str, change_bytes: int) -> None:
         self.used_bytes += change_bytes

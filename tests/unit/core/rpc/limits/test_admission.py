@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from vfmalign.core.domain.errors import Exhausted
-from vfmalign.core.rpc.limits.admission import Admission
+from vfmalign.core.rpc.limits.admission import Admission, ShareExhausted
 
 MESSAGE = 10
 ME, OTHER = "ipv4:10.0.0.1", "ipv4:10.0.0.2"
@@ -66,8 +66,14 @@ async def test_one_caller_gets_half_of_the_memory() -> None:
                 pass
         assert caught.value.reason == "REQUESTS_EXHAUSTED"
         assert caught.value.retry_after_s is not None
+        assert isinstance(caught.value, ShareExhausted)
         async with admission.reserve(OTHER):
             assert admission.used_bytes == 3 * MESSAGE
+            async with admission.reserve(OTHER):
+                with pytest.raises(Exhausted) as full:
+                    async with admission.reserve("third"):
+                        pass
+                assert (full.value.reason, type(full.value)) == ("REQUESTS_EXHAUSTED", Exhausted)
     assert admission.used_bytes == 0
 
 
