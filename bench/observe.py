@@ -54,7 +54,8 @@ class Sending:
     rows: int
 
 
-WAYS = (Sending(1, 1, 200), Sending(1, 4, 200), Sending(BATCH, 1, 640))
+WAYS = (Sending(1, 1, 500), Sending(1, 4, 500), Sending(BATCH, 1, 640))
+"""The state is stored after every 500 observations, so that a turn of as many pays for this once, as a stream does."""
 PREPROCESSING = Preprocessing(modalities=("t2w",), shape_dhw=(8, 8, 8))
 ORIGIN = FeatureOrigin(checkpoint_sha256="0" * 64, preprocessing_sha256=PREPROCESSING.content_digest())
 

@@ -29,6 +29,7 @@ from vfmalign.monitoring.sequential import (
 )
 from vfmalign.monitoring.service.log import (
     RESULT_COLUMNS,
+    Columns,
     add_evidence,
     count,
     get_day,
@@ -43,7 +44,7 @@ from vfmalign.monitoring.service.repository import PAUSED, Watched, get_epoch, g
 from vfmalign.monitoring.service.snapshots import SnapshotWriter
 from vfmalign.monitoring.service.states import Key, State, States
 from vfmalign.monitoring.service.status import describe_status
-from vfmalign.monitoring.tables import INPUTS, OBSERVATIONS, MonitorRow, ObservationRow
+from vfmalign.monitoring.tables import INPUTS, OBSERVATIONS, MonitorRow
 
 CHUNK_ROWS = 64
 """Most observations of one transaction, so that it holds its lock shortly."""
@@ -54,9 +55,10 @@ _ORIGIN = {
     "preprocessing_sha256": "another preprocessing",
     "input_transform": "another input transform",
 }
-_SELECT_RECORDED = sa.select(*(getattr(ObservationRow, name) for name in RESULT_COLUMNS)).where(
-    ObservationRow.monitor_id == sa.bindparam("monitor_id"),
-    ObservationRow.observation_id.in_(sa.bindparam("ids", expanding=True)),
+_SELECT_RECORDED = sa.select(*(OBSERVATIONS.c[name] for name in RESULT_COLUMNS)).where(
+    OBSERVATIONS.c.tenant == sa.bindparam("tenant"),
+    OBSERVATIONS.c.monitor_id == sa.bindparam("monitor_id"),
+    OBSERVATIONS.c.observation_id.in_(sa.bindparam("ids", expanding=True)),
 )
 _log = logs.get(__name__)
 
@@ -84,7 +86,7 @@ class EvidenceKeeper:
 
     def record(
         self, monitor_id: str, watched: Watched, origin: FeatureOrigin, observations: Sequence[IncomingObservation]
-    ) -> list[dict[str, Any]]:
+    ) -> list[Columns]:
         """Records observations in this order; returns what each did, as `make_results` describes it.
 
         Args:
@@ -99,7 +101,7 @@ class EvidenceKeeper:
             Outdated: `watched` is not what it watches now.
             Unavailable, DataLoss: see `StateReader.warm`. Some of the observations may have been recorded.
         """
-        results: list[dict[str, Any]] = []
+        results: list[Columns] = []
         while len(results) < len(observations):
             rest = observations[len(results) : len(results) + CHUNK_ROWS]
             results += self._record_first(monitor_id, watched, origin, rest)
@@ -125,7 +127,7 @@ class EvidenceKeeper:
 
     def _record_first(
         self, monitor_id: str, watched: Watched, origin: FeatureOrigin, observations: Sequence[IncomingObservation]
-    ) -> list[dict[str, Any]]:
+    ) -> list[Columns]:
         """Records as many of the observations as one transaction takes."""
         key = self._database.tenant, monitor_id, watched.uid
         with self._states.hold(self._database.tenant, monitor_id):
@@ -146,12 +148,12 @@ class EvidenceKeeper:
         watched: Watched,
         origin: FeatureOrigin,
         observations: Sequence[IncomingObservation],
-    ) -> tuple[MonitorRow, list[dict[str, Any]]] | None:
+    ) -> tuple[MonitorRow, list[Columns]] | None:
         """Records observations in one transaction; returns None if the state must be read again first."""
         with self._database.session() as session, session.no_autoflush:
             row = get_row(session, key[1], lock=True)
             _check_pins(row, watched, origin)
-            recorded = self._find_recorded(session, row.id, [one.id for one in observations])
+            recorded = _find_recorded(session, row, [one.id for one in observations])
             self._states.drop(key)  # the state is changed before it is recorded
             if not self._reader.catch_up(session, row, state):
                 return None
@@ -159,18 +161,14 @@ class EvidenceKeeper:
         self._states.put(key, state)
         return row, results
 
-    def _find_recorded(self, session: Session, monitor_id: str, ids: list[str]) -> dict[str, dict[str, Any]]:
-        rows = session.execute(_SELECT_RECORDED, {"monitor_id": monitor_id, "ids": ids}).mappings()
-        return {one["observation_id"]: dict(one) for one in rows}
-
     def _add(
         self,
         session: Session,
         row: MonitorRow,
         state: State,
         observations: Sequence[IncomingObservation],
-        recorded: dict[str, dict[str, Any]],
-    ) -> list[dict[str, Any]]:
+        recorded: dict[str, Columns],
+    ) -> list[Columns]:
         """Lets the state take new observations, and records what they did; returns the results of all."""
         new = {one.id: one for one in reversed(observations) if one.id not in recorded}
         fresh = [one for one in observations if new.get(one.id) is one]
@@ -205,7 +203,7 @@ class EvidenceKeeper:
             row.lag_s = None if acquired is None else max(0.0, (received - acquired).total_seconds())
         return results
 
-    def _record_alarm(self, session: Session, state: State, values: Sequence[dict[str, Any]]) -> None:
+    def _record_alarm(self, session: Session, state: State, values: Sequence[Columns]) -> None:
         alarm = state.monitor.epoch.alarm
         for value in values:
             if not value["raised_alarm"] or alarm is None:
@@ -221,6 +219,12 @@ class EvidenceKeeper:
                 "raise_time": value["received_at"].isoformat(),
             }
             _log.warning("drift_alarm", monitor=value["monitor_id"], epoch=value["epoch"], row=alarm.row)
+
+
+def _find_recorded(session: Session, row: MonitorRow, ids: list[str]) -> dict[str, Columns]:
+    """Returns the columns of the observations that a monitor has already, by their ids."""
+    names = {"tenant": row.tenant, "monitor_id": row.id, "ids": ids}
+    return {one["observation_id"]: dict(one) for one in session.execute(_SELECT_RECORDED, names).mappings()}
 
 
 def _check_pins(row: MonitorRow, watched: Watched, origin: FeatureOrigin) -> None:
