@@ -171,5 +171,6 @@ class WindowRow(_PartRow):
     channels: Mapped[list[Any]] = mapped_column(sa.JSON)
 
 
+MONITORS = METADATA.tables["monitors"]
 OBSERVATIONS, INPUTS = METADATA.tables["monitor_observations"], METADATA.tables["monitor_inputs"]
-"""For inserts of many rows, which need no objects."""
+"""For the recording of observations, which needs no objects. Such statements name the tenant themselves."""

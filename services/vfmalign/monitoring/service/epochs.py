@@ -89,7 +89,7 @@ class EpochKeeper:
             check_epoch(row, number - 1)
         if state.epoch != row.epoch:
             return False
-        key = self._reader.get_key(row)
+        key = self._database.tenant, row.id, row.uid
         state.monitor.begin_epoch(prepared)
         self._states.drop(key)  # it is changed and not recorded
         snapshot = write_snapshot(self._store, key[1:], to_bytes(state.monitor), number, state.sequence)

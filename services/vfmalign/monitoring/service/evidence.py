@@ -30,6 +30,7 @@ from vfmalign.monitoring.sequential import (
 from vfmalign.monitoring.service.log import (
     RESULT_COLUMNS,
     Columns,
+    Head,
     add_evidence,
     count,
     get_day,
@@ -37,14 +38,16 @@ from vfmalign.monitoring.service.log import (
     make_input,
     make_observation,
     make_results,
+    read_head,
+    write_head,
 )
 from vfmalign.monitoring.service.observations import IncomingObservation
 from vfmalign.monitoring.service.replay import StateReader
-from vfmalign.monitoring.service.repository import PAUSED, Watched, get_epoch, get_row
+from vfmalign.monitoring.service.repository import PAUSED, Watched, get_epoch
 from vfmalign.monitoring.service.snapshots import SnapshotWriter
 from vfmalign.monitoring.service.states import Key, State, States
 from vfmalign.monitoring.service.status import describe_status
-from vfmalign.monitoring.tables import INPUTS, OBSERVATIONS, MonitorRow
+from vfmalign.monitoring.tables import INPUTS, OBSERVATIONS
 
 CHUNK_ROWS = 64
 """Most observations of one transaction, so that it holds its lock shortly."""
@@ -135,10 +138,10 @@ class EvidenceKeeper:
             observations = observations[: max(1, CHUNK_BYTES // state.size_bytes)]
             while (done := self._record_with(state, key, watched, origin, observations)) is None:
                 state = self._reader.warm(monitor_id)
-        row, results = done
+        head, results = done
         for result in results:
             metrics.count_observation(key[0], monitor_id, get_label(result))
-        self._snapshots.store_if_due(row, key, row.sequence)
+        self._snapshots.store_if_due(key, head.sequence - head.snapshot["sequence"])
         return results
 
     def _record_with(
@@ -148,23 +151,24 @@ class EvidenceKeeper:
         watched: Watched,
         origin: FeatureOrigin,
         observations: Sequence[IncomingObservation],
-    ) -> tuple[MonitorRow, list[Columns]] | None:
+    ) -> tuple[Head, list[Columns]] | None:
         """Records observations in one transaction; returns None if the state must be read again first."""
-        with self._database.session() as session, session.no_autoflush:
-            row = get_row(session, key[1], lock=True)
-            _check_pins(row, watched, origin)
-            recorded = _find_recorded(session, row, [one.id for one in observations])
+        with self._database.session() as session:
+            head = read_head(session, key[0], key[1], lock=True)
+            _check_pins(head, watched, origin)
+            recorded = _find_recorded(session, head, [one.id for one in observations])
             self._states.drop(key)  # the state is changed before it is recorded
-            if not self._reader.catch_up(session, row, state):
+            if not self._reader.catch_up(session, head, state):
                 return None
-            results = self._add(session, row, state, observations, recorded)
+            results = self._add(session, head, state, observations, recorded)
+            write_head(session, head)
         self._states.put(key, state)
-        return row, results
+        return head, results
 
     def _add(
         self,
         session: Session,
-        row: MonitorRow,
+        head: Head,
         state: State,
         observations: Sequence[IncomingObservation],
         recorded: dict[str, Columns],
@@ -173,8 +177,8 @@ class EvidenceKeeper:
         new = {one.id: one for one in reversed(observations) if one.id not in recorded}
         fresh = [one for one in observations if new.get(one.id) is one]
         received = now()
-        paused = row.state == PAUSED
-        layer = next(iter(row.layers))
+        paused = head.state == PAUSED
+        layer = next(iter(head.layers))
         days = [get_day(one, received) for one in fresh]
         taken: list[Observation] = []
         if fresh and not paused:
@@ -185,22 +189,22 @@ class EvidenceKeeper:
                 [one.stratum for one in fresh],
                 days,
             )
-        values = [make_observation(row, one, received) for one in fresh]
+        values = [make_observation(head, one, received) for one in fresh]
         for value, observation in zip(values, taken, strict=False):
             add_evidence(value, observation)
-        state.sequence = row.sequence
+        state.sequence = head.sequence
         self._record_alarm(session, state, values)
         if values:
             session.execute(sa.insert(OBSERVATIONS), values)
         if taken:
             session.execute(sa.insert(INPUTS), [make_input(*one) for one in zip(values, fresh, days, strict=True)])
-            row.status = describe_status(state.monitor, row.status["peak"], taken)
+            head.status = describe_status(state.monitor, head.status["peak"], taken)
         results = make_results(observations, fresh, values, recorded)
-        count(row, results, values)
+        count(head, results, values)
         if fresh:
-            row.last_observed_at = received
+            head.last_observed_at = received
             acquired = fresh[-1].acquired_at
-            row.lag_s = None if acquired is None else max(0.0, (received - acquired).total_seconds())
+            head.lag_s = None if acquired is None else max(0.0, (received - acquired).total_seconds())
         return results
 
     def _record_alarm(self, session: Session, state: State, values: Sequence[Columns]) -> None:
@@ -221,20 +225,22 @@ class EvidenceKeeper:
             _log.warning("drift_alarm", monitor=value["monitor_id"], epoch=value["epoch"], row=alarm.row)
 
 
-def _find_recorded(session: Session, row: MonitorRow, ids: list[str]) -> dict[str, Columns]:
+def _find_recorded(session: Session, head: Head, ids: list[str]) -> dict[str, Columns]:
     """Returns the columns of the observations that a monitor has already, by their ids."""
-    names = {"tenant": row.tenant, "monitor_id": row.id, "ids": ids}
+    names = {"tenant": head.tenant, "monitor_id": head.id, "ids": ids}
     return {one["observation_id"]: dict(one) for one in session.execute(_SELECT_RECORDED, names).mappings()}
 
 
-def _check_pins(row: MonitorRow, watched: Watched, origin: FeatureOrigin) -> None:
-    if Watched.of(row) != watched:
-        raise Outdated("the monitor changed while the observations were read", subject=row.id, remedy="send them again")
-    pinned = FeatureOrigin.model_validate(row.origin)
+def _check_pins(head: Head, watched: Watched, origin: FeatureOrigin) -> None:
+    if head.watched != watched:
+        raise Outdated(
+            "the monitor changed while the observations were read", subject=head.id, remedy="send them again"
+        )
+    pinned = FeatureOrigin.model_validate(head.origin)
     if differing := [name for field, name in _ORIGIN.items() if getattr(pinned, field) != getattr(origin, field)]:
         raise PreconditionFailed(
             f"the monitor watches features of {' and '.join(differing)}",
-            subject=row.id,
+            subject=head.id,
             remedy="extract with the model of the monitor, or replace its reference by one of the new model",
             reason="WRONG_ORIGIN",
         )

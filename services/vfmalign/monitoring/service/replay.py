@@ -20,12 +20,11 @@ from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.database.database import Database
 from vfmalign.monitoring import metrics
 from vfmalign.monitoring.sequential import Component
-from vfmalign.monitoring.service.log import LOG_COLUMNS
-from vfmalign.monitoring.service.repository import get_row
+from vfmalign.monitoring.service.log import LOG_COLUMNS, Head, read_head
 from vfmalign.monitoring.service.snapshots import RESTORE, Snapshot, read_snapshot
 from vfmalign.monitoring.service.states import Key, State, States
 from vfmalign.monitoring.service.status import finite_or_none
-from vfmalign.monitoring.tables import InputRow, MonitorRow, ObservationRow
+from vfmalign.monitoring.tables import InputRow, ObservationRow
 
 _REPLAY_ROWS = 256
 _log = logs.get(__name__)
@@ -43,10 +42,6 @@ class StateReader:
     def __init__(self, database: Database, store: ObjectStore, states: States) -> None:
         self._database, self._store, self._states = database, store, states
 
-    def get_key(self, row: MonitorRow) -> Key:
-        """Returns the key of a monitor's state."""
-        return self._database.tenant, row.id, row.uid
-
     def warm(self, monitor_id: str) -> State:
         """Returns the state as of the last observation, and keeps it in memory.
 
@@ -60,66 +55,64 @@ class StateReader:
         lost: dict[str, Any] | None = None
         while True:
             with self._database.snapshot() as session:
-                row = get_row(session, monitor_id)
-                if self.get_key(row) != key:  # the first round, or it was deleted and created again
-                    key = self.get_key(row)
+                head = read_head(session, self._database.tenant, monitor_id)
+                if head.key != key:  # the first round, or it was deleted and created again
+                    key = head.key
                     state = self._states.get(key)
-                if state is not None and not can_follow(state, row):
+                if state is not None and not can_follow(state, head):
                     state = None
-                inputs = [] if state is None else self._read_inputs(session, row, state)
+                inputs = [] if state is None else self._read_inputs(session, head, state)
             if state is None:
                 try:
-                    state = self._read(row)
+                    state = self._read(head)
                 except DataLoss:
-                    if lost == row.snapshot:
+                    if lost == head.snapshot:
                         raise
-                    lost = row.snapshot  # another process may have replaced it: look once more
+                    lost = head.snapshot  # another process may have replaced it: look once more
             elif inputs:
                 self._states.drop(key)  # until it has taken them all
-                self._repeat(row, state, inputs)
+                self._repeat(head, state, inputs)
             else:
-                state.sequence = row.sequence  # the rest was recorded while the monitor was paused
-                _check_rows(row, state)
+                state.sequence = head.sequence  # the rest was recorded while the monitor was paused
+                _check_rows(head, state)
                 self._states.put(key, state)
                 return state
 
-    def catch_up(self, session: Session, row: MonitorRow, state: State) -> bool:
+    def catch_up(self, session: Session, head: Head, state: State) -> bool:
         """Lets a state take what other processes have recorded since `warm`, within a transaction.
 
         Returns:
             False if that is too much for a transaction: call `warm` again.
         """
-        if not can_follow(state, row):
+        if not can_follow(state, head):
             return False
-        inputs = self._read_inputs(session, row, state)
+        inputs = self._read_inputs(session, head, state)
         if len(inputs) == _REPLAY_ROWS:
             return False
         if inputs:
-            self._repeat(row, state, inputs)
-        state.sequence = row.sequence
-        _check_rows(row, state)
+            self._repeat(head, state, inputs)
+        state.sequence = head.sequence
+        _check_rows(head, state)
         return True
 
-    def _read(self, row: MonitorRow) -> State:
+    def _read(self, head: Head) -> State:
         """Reads the last snapshot, or, where it is lost, the one before: the log still has what came after it."""
-        snapshots = [Snapshot.model_validate(one) for one in (row.snapshot, row.earlier_snapshot) if one is not None]
+        snapshots = [Snapshot.model_validate(one) for one in (head.snapshot, head.earlier_snapshot) if one is not None]
         for place, snapshot in enumerate(snapshots):
             try:
-                monitor = read_snapshot(self._store, row.id, snapshot)
+                monitor = read_snapshot(self._store, head.id, snapshot)
             except DataLoss:
                 if place + 1 == len(snapshots):
                     raise
-                _log.warning("snapshot_lost", monitor=row.id, sequence=snapshot.sequence)
+                _log.warning("snapshot_lost", monitor=head.id, sequence=snapshot.sequence)
                 continue
-            if monitor.status.epoch == row.epoch:
-                return State(monitor, row.epoch, snapshot.sequence)
-        return State(read_snapshot(self._store, row.id, snapshots[0]), row.epoch, snapshots[0].sequence)
+            if monitor.status.epoch == head.epoch:
+                return State(monitor, head.epoch, snapshot.sequence)
+        return State(read_snapshot(self._store, head.id, snapshots[0]), head.epoch, snapshots[0].sequence)
 
-    def _read_inputs(
-        self, session: Session, row: MonitorRow, state: State
-    ) -> Sequence[tuple[InputRow, ObservationRow]]:
+    def _read_inputs(self, session: Session, head: Head, state: State) -> Sequence[tuple[InputRow, ObservationRow]]:
         """Returns the next observations that a state lacks, and what they did."""
-        if state.sequence == row.sequence:
+        if state.sequence == head.sequence:
             return []
         query = (
             sa.select(InputRow, ObservationRow)
@@ -127,15 +120,15 @@ class StateReader:
                 ObservationRow,
                 (ObservationRow.monitor_id == InputRow.monitor_id) & (ObservationRow.sequence == InputRow.sequence),
             )
-            .where(InputRow.monitor_id == row.id, InputRow.sequence > state.sequence)
+            .where(InputRow.monitor_id == head.id, InputRow.sequence > state.sequence)
             .order_by(InputRow.sequence)
             .limit(_REPLAY_ROWS)
         )
         return [(one, what) for one, what in session.execute(query)]
 
-    def _repeat(self, row: MonitorRow, state: State, recorded: Sequence[tuple[InputRow, ObservationRow]]) -> None:
+    def _repeat(self, head: Head, state: State, recorded: Sequence[tuple[InputRow, ObservationRow]]) -> None:
         inputs = [one for one, _ in recorded]
-        layer = next(iter(row.layers))
+        layer = next(iter(head.layers))
         taken = state.monitor.observe(
             np.stack([load(one.features)[layer] for one in inputs]),
             [what.observation_id for _, what in recorded],
@@ -150,25 +143,25 @@ class StateReader:
             if values != [finite_or_none(taken[-1].log_evidence[component]) for component in Component]:
                 # Machines of other kinds may round other scores; the last bits then differ from here on.
                 metrics.replays_that_differ.inc()
-                _log.warning("replay_differs", monitor=row.id, sequence=state.sequence)
+                _log.warning("replay_differs", monitor=head.id, sequence=state.sequence)
 
 
-def can_follow(state: State, row: MonitorRow) -> bool:
+def can_follow(state: State, head: Head) -> bool:
     """Whether the features of all observations that a state lacks are still there.
 
     Those of the snapshot before the last are deleted (`Leader`), so a process that was not asked for long reads a
     snapshot again.
     """
-    oldest = 0 if row.earlier_snapshot is None else row.earlier_snapshot["sequence"]
-    return state.epoch == row.epoch and oldest <= state.sequence <= row.sequence
+    oldest = 0 if head.earlier_snapshot is None else head.earlier_snapshot["sequence"]
+    return state.epoch == head.epoch and oldest <= state.sequence <= head.sequence
 
 
-def _check_rows(row: MonitorRow, state: State) -> None:
-    if state.monitor.epoch.rows != row.status["rows"]:
+def _check_rows(head: Head, state: State) -> None:
+    if state.monitor.epoch.rows != head.status["rows"]:
         raise DataLoss(
-            f"its state has {state.monitor.epoch.rows:,} rows, and {row.status['rows']:,} were recorded",
+            f"its state has {state.monitor.epoch.rows:,} rows, and {head.status['rows']:,} were recorded",
             kind="monitor",
-            owner=row.id,
-            subject=row.id,
+            owner=head.id,
+            subject=head.id,
             remedy=RESTORE,
         )

@@ -79,11 +79,6 @@ class Watched:
     layers: dict[str, int]
     stratum: str
 
-    @classmethod
-    def of(cls, row: MonitorRow) -> Watched:
-        """Returns what a monitor watches."""
-        return cls(row.uid, row.layers, row.spec["stratum"])
-
 
 @dataclass(frozen=True)
 class NewMonitor:
@@ -175,7 +170,8 @@ class MonitorRepository:
             NotFound: the id is unknown.
         """
         with self.database.snapshot() as session:
-            return Watched.of(get_row(session, monitor_id))
+            row = get_row(session, monitor_id)
+            return Watched(row.uid, row.layers, row.spec["stratum"])
 
     def list(self, request: PageRequest) -> Page[StoredMonitor]:
         """Returns one page of monitors, newest first, without windows and earlier epochs."""
@@ -332,12 +328,17 @@ def get_row(session: Session, monitor_id: str, uid: str = "", *, lock: bool = Fa
     """
     row = session.scalar(_SELECT_LOCKED if lock else _SELECT, {"monitor_id": monitor_id})
     if row is None or uid not in {"", row.uid}:
-        raise NotFound(
-            "no such monitor",
-            subject=monitor_id[:128],
-            remedy="run `vfmalign monitors list`, or call ListMonitors, to see the known ids",
-        )
+        raise make_unknown(monitor_id)
     return row
+
+
+def make_unknown(monitor_id: str) -> NotFound:
+    """Returns the error of an id that no monitor has."""
+    return NotFound(
+        "no such monitor",
+        subject=monitor_id[:128],
+        remedy="run `vfmalign monitors list`, or call ListMonitors, to see the known ids",
+    )
 
 
 def get_epoch(session: Session, monitor_id: str, number: int) -> EpochRow:

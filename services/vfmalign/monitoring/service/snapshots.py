@@ -107,9 +107,9 @@ class SnapshotWriter:
         self._storing: set[Key] = set()
         self._not_before: dict[Key, float] = {}
 
-    def store_if_due(self, row: MonitorRow, key: Key, sequence: int) -> None:
-        """Stores a state in the background if enough observations follow the last snapshot."""
-        if sequence - row.snapshot["sequence"] < self._rows:
+    def store_if_due(self, key: Key, rows: int) -> None:
+        """Stores a state in the background if enough observations follow the last snapshot: so many do."""
+        if rows < self._rows:
             return
         with self._guard:
             if key in self._storing or time.monotonic() < self._not_before.get(key, 0.0):
