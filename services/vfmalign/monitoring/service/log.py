@@ -42,7 +42,7 @@ Columns = dict[str, Any]
 class Head:
     """What a monitor's row says of its log; the attributes are those of `MonitorRow`.
 
-    Recording reads and writes it for every call, in less than half the time of an object of the ORM.
+    Recording reads and writes it for every call, in about half the time of an object of the ORM.
     """
 
     tenant: str

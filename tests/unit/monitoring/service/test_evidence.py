@@ -54,6 +54,22 @@ def test_a_process_that_was_not_asked_for_long_does_not_repeat_what_was_deleted(
     assert get_row(database).status["components"] == observe_alone(rows)
 
 
+def test_monitors_of_one_id_record_in_the_log_of_their_tenant_alone(database, store):
+    ours, theirs = (Process(database.of_tenant(name), store) for name in ("ours", "theirs"))
+    rows = draw(30, seed=4)
+    for process in (ours, theirs):
+        create(process.monitors, store, "m")
+    ours.observe("m", rows)
+    assert (ours.monitors.get("m").sequence, theirs.monitors.get("m").sequence) == (30, 0)
+    assert theirs.monitors.get("m").counts == {}
+    assert [result["duplicate"] for result in theirs.observe("m", rows[:2])] == [False, False]
+    assert ours.monitors.get("m").status["components"] == observe_alone(rows)
+    assert theirs.monitors.get("m").status["components"] == observe_alone(rows[:2])
+    other = Process(database.of_tenant("ours"), store)  # which repeats the log
+    other.observe("m", rows[:1])
+    assert other.monitors.get("m").status["components"] == observe_alone(rows)
+
+
 def test_two_processes_that_store_one_state_do_not_delete_it(database, store):
     first, second = Process(database, store, snapshot_rows=30), Process(database, store, snapshot_rows=30)
     create(first.monitors, store, "m")
