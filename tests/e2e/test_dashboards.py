@@ -205,6 +205,7 @@ def prometheus(world: World, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         Client(**addresses, token=token, call_timeout_s=2) as impatient,
     ):
         wait_until(lambda: len(running.query("vfmalign_build_info")) == len(SERVICES), "the first scrapes")
+        first_minute = time.time() // 60
         work = Work(world, client, impatient)
         work.create_experiment()
         work.create_monitor()
@@ -217,6 +218,8 @@ def prometheus(world: World, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         work.wait_for_the_experiment()
         work.lose_a_report()
         time.sleep(6)
+        # Subqueries of a day have a value for each full minute.
+        wait_until(lambda: time.time() // 60 > first_minute, "a full minute")
         yield running
 
 
