@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import structlog
 
 from vfmalign.cli import __main__ as program
 from vfmalign.cli.local.state_directory import StateDirectory
@@ -89,8 +90,12 @@ def run_stack(folder: Path) -> Iterator[Cli]:
 def call(*arguments: str, code: int | None = 0) -> Done:
     """Runs a command by the function that the program calls: starting a process takes longer than most commands."""
     out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        ended = program.run(arguments)
+    logging = structlog.get_config()
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            ended = program.run(arguments)
+    finally:  # the program logs warnings alone, and later tests of this process may look for more
+        structlog.configure(**logging)
     done = Done(ended, out.getvalue(), err.getvalue())
     assert code is None or done.code == code, done.err + done.out
     assert "Traceback" not in done.err
