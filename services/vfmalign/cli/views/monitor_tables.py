@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
 from rich.console import RenderableType
@@ -30,6 +30,8 @@ from vfmalign.reports.drift.wording import (
     list_changes,
 )
 
+_WHOLE_ID = 30
+"""Longest id that is never folded."""
 _GUARANTEES: dict[EpochStart, str] = {
     "fixed": "The bound of false alarms holds if this time was fixed without regard to the observations.",
     "unseen_reference": "The bound of false alarms holds: no patient of the reference was seen before.",
@@ -37,24 +39,22 @@ _GUARANTEES: dict[EpochStart, str] = {
 }
 
 
-def list_monitors(monitors: Iterable[Monitor]) -> Table:
-    """Returns a table of monitors."""
+def list_monitors(monitors: Sequence[Monitor]) -> Table:
+    """Returns a table of monitors, whose ids can be copied where 80 columns have room for them."""
+    longest = max((len(monitor.monitor_id) for monitor in monitors), default=0)
     table = new_table(
-        "Monitors", "monitor", "state", "alarm", "model", "layer", "epoch", "rows", "last observation", "created",
-        numbers=["epoch", "rows"], whole=["monitor", "last observation", "created"],
+        "Monitors", "monitor", "alarm", "state", "epoch", "rows", "last observation",
+        numbers=["epoch", "rows"], whole=["monitor"] if longest <= _WHOLE_ID else (),
     )  # fmt: skip
     for monitor in monitors:
         alarm, last = monitor.epoch.alarm, monitor.last_observation_time
         table.add_row(
             monitor.monitor_id,
-            Text(monitor.state, style="yellow" if monitor.state == "paused" else "green"),
             ABSENT if alarm is None else Text(_summarise(alarm), style=_get_style(alarm)),
-            monitor.model_id,
-            monitor.spec.layer,
+            Text(monitor.state, style="yellow" if monitor.state == "paused" else "green"),
             str(monitor.epoch.number),
             f"{monitor.epoch.rows:,}",
             ABSENT if last is None else format_time(last),
-            format_time(monitor.create_time),
         )
     return table
 
