@@ -58,7 +58,9 @@ def describe_limit(document: DriftDocument) -> str:
         return "no bound on false alarms in this epoch"
     if document.run_length is not None:
         return f"a false alarm within T rows with probability at most T/{document.run_length:,}"
-    return f"a false alarm with probability at most α = {document.alpha:g} over the monitor's life"
+    earlier = () if document.monitor is None else document.monitor.earlier_epochs
+    whole = "life" if all(one.has_guarantee for one in earlier) else "epochs with a guarantee"
+    return f"a false alarm with probability at most α = {document.alpha:g} over the monitor's {whole}"
 
 
 def write_verdict(document: DriftDocument) -> str:
