@@ -190,7 +190,7 @@ class AsyncMonitorsClient:
             start: why it begins, which decides whether its bound holds.
 
         Raises:
-            InvalidInput: an earlier epoch has seen patients of the reference, and `start` says that none has.
+            InvalidInput: an earlier epoch has seen patients of the reference, with which `start` has no bound.
             NotFound: the monitor or the reference does not exist.
             PreconditionFailed: another epoch has begun meanwhile.
         """

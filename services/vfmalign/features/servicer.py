@@ -146,17 +146,19 @@ class FeatureServicer(features_pb2_grpc.FeatureServiceServicer):
                 return meter.run(lambda: _extract_one(encoder, study, layers, request.pooling))
 
         features = _without_batch(await self._workers.device.run(forward))
+        stored = None
         if request.store_as:
             with stages.stage("write"):
                 stored = await STORE.run(store_features, self._store, request.store_as, features)
-            packed = converters.to_stored_layers(stored, self._store.uri)
-        else:
-            packed = converters.to_inline_layers(features, self._max_message_bytes)
         delivered = None
         if request.observation is not None:
             with stages.stage("observe"):
                 observed = converters.to_observed(request.observation, features, card, request.input_transform)
                 delivered = (await self._outbox.deliver(observed, look)).to_proto()
+        if stored is not None:
+            packed = converters.to_stored_layers(stored, self._store.uri)
+        else:  # refuses features that are not finite, which a monitor must have seen
+            packed = converters.to_inline_layers(features, self._max_message_bytes)
         cost = converters.to_cost(stages.seconds(), describe_device(self._models.device), meter.peak_bytes)
         return pb.ExtractResponse(
             layers=packed,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import urllib.request
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import grpc
@@ -17,10 +18,11 @@ from vfmalign.client import Client
 from vfmalign.client.messages.common import ObservedStudy
 from vfmalign.client.messages.features import StudyObservation
 from vfmalign.client.messages.monitors import FeatureOrigin
-from vfmalign.core.domain.errors import BadVolume
+from vfmalign.core.domain.errors import BadTensor, BadVolume
 from vfmalign.core.rpc.tensors import to_array
 from vfmalign.core.storage.keys import OUTBOX
 from vfmalign.imaging.volumes import encode
+from vfmalign.models.cards import load_encoder, publish
 from vfmalign.v1 import common_pb2, features_pb2_grpc
 from vfmalign.v1 import features_pb2 as pb
 
@@ -113,6 +115,30 @@ def test_an_outage_of_monitoring_fails_no_extraction_and_loses_nothing(
     assert monitoring.servicer.get_ids()[-5:] == [f"study-{number:03d}" for number in range(10, 15)]
     page = get_metrics(server)
     assert 'vfmalign_observations_delivered_total{delivery="recorded",reason="FROM_OUTBOX"}' in page
+
+
+def test_features_that_are_not_finite_are_observed_although_the_extraction_fails(
+    client, server, monitoring, store, card, phantoms
+) -> None:
+    state = {name: tensor.clone() for name, tensor in load_encoder(store, "micro")[0].state_dict().items()}
+    state["downsample_layers.3.1.weight"] *= 1e38  # finite, and its products are not
+    publish(
+        store,
+        "broken",
+        state,
+        architecture="profound_conv_micro",
+        objective="contrastive",
+        preprocessing=card.preprocessing,
+    )
+    volumes = {kind: encode(phantoms[0][kind]) for kind in MODALITIES}
+    layers = ("stages.2", "stages.3")
+    for number, fields in enumerate(({"store_as": "broken"}, {}), 30):
+        with nullcontext() if fields else pytest.raises(BadTensor, match="NaN or infinite"):
+            client.features.extract("broken", volumes, layers=layers, observation=observe(number), **fields)
+        (observation,) = monitoring.servicer.requests[-1].inline.observations
+        assert observation.study.observation_id == f"study-{number:03d}"
+        observed = {one.layer: np.isfinite(to_array(one.tensor, one.layer)).all() for one in observation.layers}
+        assert observed == {"stages.2": True, "stages.3": False}
 
 
 def test_a_study_that_fails_is_not_observed(client, monitoring, phantoms) -> None:

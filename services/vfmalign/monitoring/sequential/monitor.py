@@ -102,7 +102,7 @@ class Monitor:
             strata: stratum of each row.
 
         Raises:
-            InvalidInput: with `EpochStart.UNSEEN_REFERENCE`, an earlier epoch has seen a patient of the reference.
+            InvalidInput: the epoch would claim a bound that it does not have; see `begin_epoch`.
             BadTensor, InvalidInput: the reference cannot be used.
         """
         draws = Draws(self.options.seed, self.epoch.draws.epoch + 1)
@@ -112,11 +112,11 @@ class Monitor:
         """Begins an epoch that `prepare_epoch` has prepared; see `start_epoch`.
 
         Raises:
-            InvalidInput: with `EpochStart.UNSEEN_REFERENCE`, an earlier epoch has seen a patient of the reference.
-                Nothing has then changed.
+            InvalidInput: an earlier epoch has seen a patient of the reference, with `EpochStart.UNSEEN_REFERENCE`, or
+                with `EpochStart.FIXED` after an epoch that rows may have caused. Nothing has then changed.
         """
         patients = epoch.reference.patients
-        if epoch.start is EpochStart.UNSEEN_REFERENCE and (seen := self.patients.count_seen(patients)):
+        if seen := self._count_seen(epoch.start, patients):
             raise InvalidInput(
                 f"an earlier epoch has seen patients of the reference: {seen:,} of {len(patients):,}",
                 field="reference.patients",
@@ -164,6 +164,22 @@ class Monitor:
             check_names(len(rows_ND), values, field)
         columns = zip(rows_ND, observations, patients, strata, days, strict=True)
         return [self._observe(*column) for column in columns]
+
+    def _count_seen(self, start: EpochStart, patients: frozenset[int]) -> int:
+        """Returns how many patients of a new reference the bound forbids, because an epoch has seen them.
+
+        A fixed start may take any reference that was chosen without regard to the rows. After a start that they may
+        have caused, no earlier patient is free of this choice, except those of a reference that was unseen then.
+        """
+        if start is EpochStart.RESET:
+            return 0
+        starts = [*(one.start for one in self.earlier), self.epoch.start]
+        caused = [one for one in starts if one is not EpochStart.FIXED]
+        if start is EpochStart.FIXED and not caused:
+            return 0
+        if start is EpochStart.FIXED and caused[-1] is EpochStart.UNSEEN_REFERENCE:
+            patients = patients - self.reference.patients
+        return self.patients.count_seen(patients)
 
     def _observe(self, row_D: np.ndarray, observation: str, patient: str, stratum: str, day: int) -> Observation:
         """Takes one observation."""

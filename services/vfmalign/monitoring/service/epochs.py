@@ -54,7 +54,7 @@ class EpochKeeper:
 
         Raises:
             NotFound: the monitor was deleted.
-            InvalidInput: an earlier epoch has seen a patient of the reference, and `start` says that none has.
+            InvalidInput: an earlier epoch has seen a patient of the reference; see `Monitor.begin_epoch`.
             PreconditionFailed: the epoch is not the current one.
             Unavailable: other processes record observations all the time, or the database or the store is away.
         """

@@ -137,6 +137,8 @@ class StateReader:
             [one.day for one in inputs],
         )
         state.sequence = inputs[-1].sequence
+        if any(one.raised_alarm for one in taken) and not any(what.raised_alarm for _, what in recorded):
+            state.monitor.epoch.alarm = None  # the log has none here: the next row raises it, so that it is recorded
         last = recorded[-1][1]
         if taken[-1].p_value is not None:
             values = [getattr(last, name) for name in LOG_COLUMNS]

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from vfmalign.client.formatting import ABSENT, format_interval, format_number, join_notes
 from vfmalign.client.messages.monitors import EpochStart
 from vfmalign.core.formats.documents import pluralise
-from vfmalign.reports.drift.document import COMPONENT_LABELS, Component, DriftDocument, Window
+from vfmalign.reports.drift.document import COMPONENT_LABELS, Component, DriftDocument, StratumRows, Window
 from vfmalign.reports.drift.live import Acknowledgement
 
 WINDOWS_NOTE = (
@@ -58,7 +58,9 @@ def describe_limit(document: DriftDocument) -> str:
         return "no bound on false alarms in this epoch"
     if document.run_length is not None:
         return f"a false alarm within T rows with probability at most T/{document.run_length:,}"
-    return f"a false alarm with probability at most α = {document.alpha:g} over the monitor's life"
+    earlier = () if document.monitor is None else document.monitor.earlier_epochs
+    whole = "life" if all(one.has_guarantee for one in earlier) else "epochs with a guarantee"
+    return f"a false alarm with probability at most α = {document.alpha:g} over the monitor's {whole}"
 
 
 def write_verdict(document: DriftDocument) -> str:
@@ -209,6 +211,15 @@ def _name_rows(window: Window, document: DriftDocument) -> str:
     return f"rows {window.first_row:,} to {window.last_row:,}"
 
 
+def _get_likelihood_ratio(first: int, first_total: int, second: int, second_total: int) -> float:
+    """Returns ln of the likelihood of two shares beside that of one share: large where counts are shown to differ."""
+
+    def fit(count: int, total: int) -> float:
+        return sum(part * math.log(part / total) for part in (count, total - count) if part)
+
+    return fit(first, first_total) + fit(second, second_total) - fit(first + second, first_total + second_total)
+
+
 def _describe_mix(document: DriftDocument) -> str:
     mix = document.mix
     if mix is None:
@@ -217,7 +228,13 @@ def _describe_mix(document: DriftDocument) -> str:
     if not mix.differs:
         return f"The mix of {mix.kind} is not shown to differ ({numbers})"
     reference, stream = (max(1, sum(getattr(one, side) for one in mix.strata)) for side in ("reference", "stream"))
-    one = max(mix.strata, key=lambda stratum: abs(stratum.stream / stream - stratum.reference / reference))
+
+    def rank(stratum: StratumRows) -> tuple[float, float]:
+        ratio = _get_likelihood_ratio(stratum.reference, reference, stratum.stream, stream)
+        # Two strata have one ratio: the one that grew is named.
+        return round(ratio, 6), stratum.stream / stream - stratum.reference / reference
+
+    one = max(mix.strata, key=rank)
     shares = (
         f"{100 * one.stream / stream:.0f} % of the stream, {100 * one.reference / reference:.0f} % of the reference"
     )

@@ -180,9 +180,28 @@ def test_a_reference_that_was_seen_has_no_guarantee(make_monitor: Any, observe: 
     assert monitor.status.epoch == 1
     monitor.start_epoch(EpochStart.RESET, rows, patients)
     assert not monitor.status.has_guarantee
-    monitor.start_epoch(EpochStart.FIXED, rows, patients)
+    with pytest.raises(InvalidInput, match="an earlier epoch has seen patients of the reference: 70 of 70"):
+        monitor.start_epoch(EpochStart.FIXED, rows, patients)
+    assert not monitor.status.has_guarantee
+    monitor.start_epoch(EpochStart.FIXED, rows, [f"newer-{row}" for row in range(70)])
     assert monitor.status.has_guarantee
     assert [one.start for one in monitor.status.earlier] == [EpochStart.FIXED, EpochStart.RESET]
+
+
+def test_a_fixed_start_takes_any_reference_until_rows_may_have_caused_one(make_monitor: Any, observe: Any) -> None:
+    monitor = make_monitor()
+    rows = np.random.default_rng(7).normal(size=(70, 4))
+    observe(monitor, rows[:10])
+    entered = [f"stream-{row}" for row in range(10)]
+    monitor.start_epoch(EpochStart.FIXED, rows, [*entered, *(f"new-{row}" for row in range(60))])
+    unseen = [f"unseen-{row}" for row in range(70)]
+    monitor.start_epoch(EpochStart.UNSEEN_REFERENCE, rows, unseen)
+    monitor.start_epoch(EpochStart.FIXED, rows, unseen)
+    newer = [*unseen[:60], *(f"newer-{row}" for row in range(10))]
+    monitor.start_epoch(EpochStart.FIXED, rows, newer)
+    with pytest.raises(InvalidInput, match="an earlier epoch has seen patients of the reference: 1 of 70"):
+        monitor.start_epoch(EpochStart.FIXED, rows, ["new-0", *newer[1:]])
+    assert (monitor.status.epoch, monitor.status.has_guarantee) == (5, True)
 
 
 @pytest.mark.parametrize(

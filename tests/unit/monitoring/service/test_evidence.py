@@ -272,6 +272,19 @@ def test_an_alarm_that_a_repetition_misses_keeps_its_acknowledgement(database, s
     assert process.monitors.get("m").epoch.alarm == acknowledged
 
 
+def test_an_alarm_that_a_repetition_alone_raises_is_recorded_with_the_next_row(database, store, process):
+    create(process.monitors, store, "m", alpha=0.05)
+    process.observe("m", draw(60, seed=2))
+    assert process.monitors.get("m").epoch.alarm is None
+    with database.session() as session:  # as another machine with other last bits, and further above the threshold
+        for row in session.scalars(sa.select(InputRow)):
+            row.features = save({"a": draw(1, seed=row.sequence)[0] + 5})
+    results = Process(database, store).observe("m", draw(2, seed=3) + 5, 60)
+    assert [one["raised_alarm"] for one in results] == [True, False]
+    alarm = process.monitors.get("m").epoch.alarm
+    assert (alarm.row, alarm.observation_id) == (61, "o60")
+
+
 def test_snapshots_that_are_older_than_the_log_are_a_loss_of_data(database, store, process):
     create(process.monitors, store, "m")
     process.observe("m", draw(20))

@@ -94,6 +94,7 @@ def test_epochs_times_and_outcomes_have_a_place() -> None:
         "yes 400 Row 231, 01 March 2026, 07:30 UTC. Acknowledged 01 March 2026, 07:30 UTC: scanner replaced.",
         "no 77 Row 12, 01 March 2026, 07:30 UTC. Nobody acknowledged it.",
         "yes 5 none",
+        "epochs with a guarantee · epoch 3",
         "paused 12 late: acquired before an earlier arrival 7 acquired in the future when it arrived 1",
     ):
         assert words in text

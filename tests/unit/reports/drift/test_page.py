@@ -13,7 +13,14 @@ from tests.drift_documents import THRESHOLD, make_document, make_window
 
 from vfmalign.client.messages.common import Estimate, Interval
 from vfmalign.reports.drift import figures, wording
-from vfmalign.reports.drift.document import MAX_POINTS, ComponentEvidence, DriftDocument, EvidencePoint, StratumMix
+from vfmalign.reports.drift.document import (
+    MAX_POINTS,
+    ComponentEvidence,
+    DriftDocument,
+    EvidencePoint,
+    StratumMix,
+    StratumRows,
+)
 from vfmalign.reports.drift.page import render
 
 
@@ -42,6 +49,18 @@ def test_the_first_screen_says_whether_since_when_how_strong_and_what_moved() ->
         "at most 0.01",
     ):
         assert words in first
+
+
+def test_the_mix_names_the_stratum_that_differs_and_not_the_largest_share() -> None:
+    mix = make_document().mix
+    assert mix is not None
+    # The evidence of "others" alone, ln E = 7.0, is above the threshold; that of B, whose share fell most, is −5.4.
+    counts = {"A": (334, 520), "B": (333, 452), "": (0, 28)}
+    strata = tuple(StratumRows(name=name, reference=one, stream=two) for name, (one, two) in counts.items())
+    document = make_document(mix=mix.model_copy(update={"strata": strata}))
+    assert wording.list_changes(document)[0].startswith(
+        "The mix of scanner differs: others is 3 % of the stream, 0 % of the reference"
+    )
 
 
 def test_without_an_alarm_the_page_does_not_suggest_one() -> None:

@@ -73,8 +73,8 @@ def replace_reference(
         bool,
         typer.Option(
             "--fixed",
-            help="This time was fixed without regard to the observations, such as for a new model or an exchanged "
-            "scanner: the bound of false alarms holds.",
+            help="This time and REFERENCE were fixed without regard to the observations, such as for a new model or an "
+            "exchanged scanner: the bound of false alarms holds.",
         ),
     ] = False,
     unseen: Annotated[

@@ -199,7 +199,7 @@ def test_an_alarm_is_shown_before_it_is_acknowledged(run: Invoke, monitoring: Mo
 @pytest.mark.parametrize(
     ("option", "start", "words"),
     [
-        ("--fixed", "EPOCH_START_FIXED", "holds if this time was fixed without regard to the observations"),
+        ("--fixed", "EPOCH_START_FIXED", "holds if time and reference were fixed without regard to the observations"),
         ("--unseen", "EPOCH_START_UNSEEN_REFERENCE", "holds: no patient of the reference was seen before"),
         ("--reset", "EPOCH_START_RESET", "does not hold for this epoch"),
     ],
