@@ -158,7 +158,9 @@ async def test_a_refusal_drops_the_observation_with_its_reason(
     assert not list(tenant_store.list(OUTBOX))
 
 
-@pytest.mark.parametrize("error", [Internal("a bug"), Exhausted("busy")])
+@pytest.mark.parametrize(
+    "error", [Internal("a bug"), Exhausted("busy"), NotFound("there is no such bucket", reason="BUCKET_NOT_FOUND")]
+)
 async def test_any_other_error_keeps_the_observation(
     services: Services, monitoring: MonitoringServer, error: VfmalignError
 ) -> None:

@@ -136,8 +136,9 @@ async def test_a_killed_service_goes_on_with_the_same_bits(service, store, datab
     assert store.exists(read_snapshot()["key"])
 
 
+@pytest.mark.parametrize("harm", ["deleted", "replaced by a longer one"])
 async def test_a_lost_snapshot_is_made_up_for_by_the_one_before_and_both_are_an_error(
-    service, store, reference, database
+    service, store, reference, database, harm
 ):
     await service.kill()
     await service.start(VFMALIGN_MONITORING__SNAPSHOT_ROWS="10")
@@ -146,6 +147,12 @@ async def test_a_lost_snapshot_is_made_up_for_by_the_one_before_and_both_are_an_
     for stop in range(10, 61, 10):
         await service.observe("m", {name: array[:stop] for name, array in layers.items()}, start=stop - 10)
     before = await service.monitors.get("m")
+
+    def lose(snapshot):
+        if harm == "deleted":
+            store.delete(snapshot["key"])
+        else:
+            store.put(snapshot["key"], store.get(snapshot["key"]) + b"x")
 
     def snapshots():
         with database.snapshot() as session:
@@ -158,13 +165,13 @@ async def test_a_lost_snapshot_is_made_up_for_by_the_one_before_and_both_are_an_
         await asyncio.sleep(0.05)
     await service.kill()
     last, earlier = snapshots()
-    store.delete(last["key"])
+    lose(last)
     await service.start()
     await service.observe("m", draw(1, seed=3), prefix="later")
     after = await service.monitors.get("m")
     assert after.epoch.rows == before.epoch.rows + 1
     await service.kill()
-    store.delete(earlier["key"])
+    lose(earlier)
     await service.start()
     with pytest.raises(DataLoss, match="restore the bucket and the database"):
         await service.observe("m", draw(1, seed=4), prefix="latest")

@@ -20,6 +20,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
+from weakref import WeakValueDictionary
 
 import grpc
 from google.protobuf.message import Message
@@ -112,6 +113,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         self._holds = holds
         self._log = CallLog()
         self._wrapped: dict[str, _Handler] = {}
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def intercept_service(
         self,
@@ -190,18 +192,23 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             data = await hold.admission.read(context, reservation)
             if data is not None:
                 with limit_work(context.time_remaining()):
-                    yield await self._parse(parse, data)
+                    yield await self._parse(parse, data, hold.caller)
                 return
         await _refuse_missing_message(context, hold.admission.message_bytes)
 
-    async def _parse(self, parse: _Parse, data: bytes) -> Message:
+    async def _parse(self, parse: _Parse, data: bytes, caller: str) -> Message:
         """Parses and checks a request.
 
-        A large one takes a while, for which other calls should not wait.
+        A large one takes a while, for which other calls should not wait. One of each caller waits for the thread, so
+        that no other caller waits behind all of its messages.
         """
         if len(data) <= _LARGE_MESSAGE_BYTES:
             return parse_request(parse, data)
-        return await MESSAGES.run(parse_request, parse, data)
+        turn = self._turns.get(caller)
+        if turn is None:
+            turn = self._turns[caller] = asyncio.Lock()
+        async with turn:
+            return await MESSAGES.run(parse_request, parse, data)
 
     async def _requests(self, context: Context, parse: _Parse, hold: Hold) -> AsyncIterator[Message]:
         """Yields the requests of a call, each with memory of its own."""
@@ -210,7 +217,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 data = await hold.admission.read(context, reservation)
                 if data is None:
                     return
-                yield await self._parse(parse, data)
+                yield await self._parse(parse, data, hold.caller)
 
     async def _identify(self, context: Context, method: Method) -> None:
         """Makes caller and tenant known to the running context, and checks that the caller may make this call.

@@ -60,13 +60,17 @@ class Threads(ThreadPoolExecutor):
         return future
 
     async def run(self, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
-        """Runs a function in a thread and waits for it.
+        """Runs a function in a thread and waits for it; see `wait`."""
+        return await self.wait(self.submit(function, *args, **kwargs))
+
+    async def wait(self, submitted: Future[_T]) -> _T:
+        """Waits for a function that was submitted.
 
         A caller that is cancelled while the function waits for a thread takes it back. A function that runs is not
         interrupted: it checks `current_work` where it can stop.
         """
         with current_work.get().waiting_for(f"threads: {self._thread_name_prefix}"):
-            return await asyncio.wrap_future(self.submit(function, *args, **kwargs))
+            return await asyncio.wrap_future(submitted)
 
 
 STORE = Threads(16, "store")

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from vfmalign.client.async_client import AsyncClient
 from vfmalign.client.messages.monitors import ObservationResult
 from vfmalign.core.domain.errors import (
+    MISCONFIGURED_STORE,
     Conflict,
     DeadlineExceeded,
     Forbidden,
@@ -33,6 +34,8 @@ def is_refused(error: BaseException, *, is_promised: bool) -> bool:
         is_promised: whether a caller was told that it is queued. It then waits where this service lacks a permission,
             until an operator has corrected that.
     """
+    if isinstance(error, VfmalignError) and error.reason in MISCONFIGURED_STORE:
+        return False  # of the service's settings, and says nothing about the observation
     return isinstance(error, REFUSALS) or (isinstance(error, Forbidden) and not is_promised)
 
 

@@ -11,6 +11,9 @@ from vfmalign.core.storage.keys import outbox_key, parse_outbox_key
 from vfmalign.features import metrics
 from vfmalign.features.settings import OutboxOptions
 
+_END_NS = 9 * 10**18
+"""A time in the year 2255. No clock has written a later one, after which there might be no further key."""
+
 
 class Waiting:
     """Keys of one tenant's observations that wait. It belongs to the event loop.
@@ -135,7 +138,8 @@ class Waiting:
 
     def _add(self, key: str, size_bytes: int) -> None:
         self._sizes.setdefault(_get_monitor(key), {})[key] = size_bytes
-        self._latest_ns = max(self._latest_ns, _get_time_ns(key))
+        if (time_ns := _get_time_ns(key)) < _END_NS:
+            self._latest_ns = max(self._latest_ns, time_ns)
         self._count, self._bytes = self._count + 1, self._bytes + size_bytes
 
     def _show(self) -> None:

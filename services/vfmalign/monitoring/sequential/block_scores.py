@@ -112,6 +112,11 @@ class BlockRanks:
         """Standardised rows of the bag, and their sums of kernel values with the scoring rows."""
         return self._z_ND[: self._size], self._sums_N[: self._size]
 
+    @property
+    def memory_rows(self) -> int:
+        """Rows for which memory is taken, in the bag with its room to grow and in a pool."""
+        return len(self._z_ND) + (POOL_ROWS + max(WIDTHS) if self.is_active else 0)
+
     def add(self, z_D: Array, scoring_sum: float, draws: Draws) -> dict[Purpose, Cell]:
         """Adds the next row of the stream and returns the cells of the blocks that it completes, by their width."""
         if not self.is_active:

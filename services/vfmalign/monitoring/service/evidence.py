@@ -18,6 +18,7 @@ from sqlalchemy.orm import Session
 from vfmalign.client.messages.monitors import FeatureOrigin
 from vfmalign.core.domain.errors import PreconditionFailed, Unavailable
 from vfmalign.core.runtime import logs
+from vfmalign.core.runtime.work_context import current_work
 from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.database.database import Database
 from vfmalign.database.tables import now
@@ -102,10 +103,12 @@ class EvidenceKeeper:
             NotFound: the monitor was deleted.
             PreconditionFailed: it watches features of another origin.
             Outdated: `watched` is not what it watches now.
+            Cancelled, DeadlineExceeded: the call has ended.
             Unavailable, DataLoss: see `StateReader.warm`. Some of the observations may have been recorded.
         """
         results: list[Columns] = []
         while len(results) < len(observations):
+            current_work.get().checkpoint()  # nobody waits for the rest where the caller has left
             rest = observations[len(results) : len(results) + CHUNK_ROWS]
             results += self._record_first(monitor_id, watched, origin, rest)
         return results

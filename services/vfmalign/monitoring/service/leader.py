@@ -36,6 +36,8 @@ _CLEAN_S = 600.0
 _UNUSED_AFTER = timedelta(hours=1)
 _RETRY_S = 60.0
 _YIELD_S = 0.1
+_DELETED_INPUTS = 1000
+"""Most observations whose features one transaction deletes: other calls wait for it in SQLite, and the lease does."""
 _PREFIX = "monitors/"
 _log = logs.get(__name__)
 
@@ -88,7 +90,7 @@ class Leader:
             await asyncio.gather(
                 self._export_always(),
                 self._repeat(self._options.poll_s, self._delete_monitors),
-                self._repeat(_CLEAN_S, lambda: asyncio.to_thread(self._clean)),
+                self._repeat(_CLEAN_S, self._clean),
             )
         finally:
             comparing.cancel()  # a comparison may take minutes, and the next leader begins it anew
@@ -183,41 +185,58 @@ class Leader:
             if await asyncio.to_thread(self._monitors[tenant].delete, monitor_id, uid):
                 await asyncio.to_thread(delete_objects, self._tenancies[tenant].store, monitor_id, uid)
                 return
-            # SQLite has no queue: a call that waits for it looks again after up to a tenth of a second.
-            await asyncio.sleep(max(_YIELD_S, time.monotonic() - started))
+            await _yield_database(started)
 
-    def _clean(self) -> None:
+    async def _clean(self) -> None:
         for tenant, tenancy in self._tenancies.items():
             with _logging_failure(tenant=tenant):
-                self._clean_tenant(tenancy, self._databases[tenant])
+                for monitor_id, uid in await asyncio.to_thread(self._clean_objects, tenancy):
+                    await self._clean_monitor(self._databases[tenant], monitor_id, uid)
 
-    def _clean_tenant(self, tenancy: Tenancy, database: Database) -> None:
+    async def _clean_monitor(self, database: Database, monitor_id: str, uid: str) -> None:
+        while not self._stopped.is_set():
+            started = time.monotonic()
+            if await asyncio.to_thread(self._delete_inputs, database, monitor_id, uid):
+                return
+            await _yield_database(started)
+
+    def _clean_objects(self, tenancy: Tenancy) -> list[tuple[str, str]]:
+        """Deletes the objects that no monitor names; returns id and `uid` of the monitors."""
         stored = tenancy.store.sizes_bytes(_PREFIX, now() - _UNUSED_AFTER)
         with tenancy.database.snapshot() as session:
             rows = session.scalars(sa.select(MonitorRow)).all()
         used = {one["key"] for row in rows for one in (row.snapshot, row.earlier_snapshot) if one is not None}
         for key in stored.keys() - used:
             tenancy.store.delete(key)
-        for row in rows:
-            self._delete_inputs(database, row.id, row.uid)
+        return [(row.id, row.uid) for row in rows]
 
-    def _delete_inputs(self, database: Database, monitor_id: str, uid: str) -> None:
-        """Deletes features that neither a restart nor a window needs, unless the monitor is another one by now."""
+    def _delete_inputs(self, database: Database, monitor_id: str, uid: str) -> bool:
+        """Deletes some of the features that neither a restart nor a window needs; returns whether none is left.
+
+        It deletes none where the monitor is another one by now.
+        """
         with database.session() as session:
             query = sa.select(MonitorRow).where(MonitorRow.id == monitor_id, MonitorRow.uid == uid)
             monitor = session.scalar(query.with_for_update())
             if monitor is None or monitor.earlier_snapshot is None:
-                return
+                return True
             last = monitor.status["rows"] - self._options.kept_windows * int(monitor.spec["window_rows"])
             of_window = (InputRow.epoch == monitor.epoch) & (InputRow.row > max(0, last))
-            session.execute(
-                sa.delete(InputRow).where(
-                    InputRow.monitor_id == monitor.id,
-                    InputRow.sequence <= monitor.earlier_snapshot["sequence"],
-                    ~of_window,
-                ),
-                execution_options={"synchronize_session": False},
+            unused = (
+                InputRow.monitor_id == monitor.id,
+                InputRow.sequence <= monitor.earlier_snapshot["sequence"],
+                ~of_window,
             )
+            chosen = sa.select(InputRow.sequence).where(*unused).order_by(InputRow.sequence)
+            rest = session.scalar(chosen.offset(_DELETED_INPUTS).limit(1))
+            part = unused if rest is None else (*unused, InputRow.sequence < rest)
+            session.execute(sa.delete(InputRow).where(*part), execution_options={"synchronize_session": False})
+            return rest is None
+
+
+async def _yield_database(started: float) -> None:
+    """Lets other calls write. SQLite has no queue: one that waits looks again after up to a tenth of a second."""
+    await asyncio.sleep(max(_YIELD_S, time.monotonic() - started))
 
 
 @contextlib.contextmanager

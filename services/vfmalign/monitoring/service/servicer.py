@@ -81,13 +81,16 @@ class MonitoringServicer(monitoring_pb2_grpc.MonitoringServiceServicer):
         self._keeper, self._epochs = parts.keeper, parts.epochs
         self._watching = watching
         self._watched: TTLCache[str, Watched] = TTLCache(_WATCHED, _WATCHED_S)
-        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._turns: WeakValueDictionary[tuple[str, ...], asyncio.Lock] = WeakValueDictionary()
+        self._references, self._reports = asyncio.Lock(), asyncio.Lock()  # no tenant waits behind all calls of another
 
     async def CreateMonitor(self, request: pb.CreateMonitorRequest, context: Context) -> pb.CreateMonitorResponse:
         """Creates a monitor."""
         spec = MonitorSpec.from_proto(request.spec, "spec")
         _check_text(spec.title, "spec.title")
-        return pb.CreateMonitorResponse(monitor=_pack(await REFERENCES.run(self._create, request.monitor_id, spec)))
+        async with self._references:
+            monitor = await REFERENCES.run(self._create, request.monitor_id, spec)
+        return pb.CreateMonitorResponse(monitor=_pack(monitor))
 
     async def GetMonitor(self, request: pb.GetMonitorRequest, context: Context) -> pb.GetMonitorResponse:
         """Returns one monitor."""
@@ -118,17 +121,38 @@ class MonitoringServicer(monitoring_pb2_grpc.MonitoringServiceServicer):
         return await self._observe_as(request, watched, stored=stored)
 
     async def _observe_as(self, request: pb.ObserveRequest, watched: Watched, *, stored: bool) -> pb.ObserveResponse:
-        async with self._get_turn(request.monitor_id):
-            # A thread that computes evidence must not wait for the store, which other monitors do not need.
-            needs_store = stored or not self._keeper.is_warm(request.monitor_id, watched.uid)
-            results = await (STORE if needs_store else EVIDENCE).run(self._observe, request, watched)
+        identity = current_identity.get()
+        # One call of a caller waits for a monitor, so that no other caller waits behind all of its calls.
+        async with self._get_turn(request.monitor_id, identity.key if identity else ""):
+            results = await self._observe_in_turn(request, watched, stored=stored)
         return pb.ObserveResponse(results=map(to_result, results))
 
-    def _get_turn(self, monitor_id: str) -> asyncio.Lock:
-        """Returns the lock of the calls for one monitor, of which one at a time takes a thread from other monitors."""
-        turn = self._turns.get(monitor_id)
+    async def _observe_in_turn(
+        self, request: pb.ObserveRequest, watched: Watched, *, stored: bool
+    ) -> list[dict[str, Any]]:
+        turn, loop = self._get_turn(request.monitor_id), asyncio.get_running_loop()
+        await turn.acquire()
+        try:
+            # A thread that computes evidence must not wait for the store, which other monitors do not need.
+            needs_store = stored or not self._keeper.is_warm(request.monitor_id, watched.uid)
+            threads = STORE if needs_store else EVIDENCE
+            observing = threads.submit(self._observe, request, watched)
+        except BaseException:
+            turn.release()
+            raise
+        # Where the caller leaves, its thread goes on, and the next call would take another one to wait for it.
+        observing.add_done_callback(lambda _: loop.call_soon_threadsafe(turn.release))
+        return await threads.wait(observing)
+
+    def _get_turn(self, *key: str) -> asyncio.Lock:
+        """Returns the lock of the calls for one monitor, of which one at a time takes a thread from other monitors.
+
+        Args:
+            *key: the monitor, and perhaps a caller, whose calls then have a lock of their own.
+        """
+        turn = self._turns.get(key)
         if turn is None:
-            turn = self._turns[monitor_id] = asyncio.Lock()
+            turn = self._turns[key] = asyncio.Lock()
         return turn
 
     async def WatchMonitor(
@@ -159,7 +183,8 @@ class MonitoringServicer(monitoring_pb2_grpc.MonitoringServiceServicer):
         owned = await self._check_owner(request.monitor_id)
         reference = MonitorReference.from_proto(request.reference, "reference")
         start = EpochStart(get_enum_label(pb.EpochStart.DESCRIPTOR, request.start) or "")
-        monitor = await REFERENCES.run(self._replace_reference, owned, request.epoch, reference, start)
+        async with self._references:
+            monitor = await REFERENCES.run(self._replace_reference, owned, request.epoch, reference, start)
         return pb.ReplaceReferenceResponse(monitor=_pack(monitor))
 
     async def UpdateMonitor(self, request: pb.UpdateMonitorRequest, context: Context) -> pb.UpdateMonitorResponse:
@@ -194,7 +219,8 @@ class MonitoringServicer(monitoring_pb2_grpc.MonitoringServiceServicer):
     ) -> AsyncIterator[pb.GetMonitorReportResponse]:
         """Streams the report of a monitor."""
         label = get_enum_label(common_pb2.ReportFormat.DESCRIPTOR, request.format)
-        content = await REPORTS.run(report.render, self._monitors, request.monitor_id, label or "html")
+        async with self._reports:
+            content = await REPORTS.run(report.render, self._monitors, request.monitor_id, label or "html")
         for part in split_content(content):
             yield pb.GetMonitorReportResponse(content=part)
 

@@ -63,11 +63,11 @@ def read_snapshot(store: ObjectStore, monitor_id: str, snapshot: Snapshot) -> Mo
         DataLoss: it is missing or was changed.
         Unavailable: the store does not answer.
     """
-    with lost_as("monitor", monitor_id, RESTORE):
-        data = store.get(snapshot.key, sha256=snapshot.sha256, max_bytes=snapshot.size_bytes)
     try:
+        with lost_as("monitor", monitor_id, RESTORE):
+            data = store.get(snapshot.key, sha256=snapshot.sha256, max_bytes=snapshot.size_bytes)
         return from_bytes(data)
-    except InvalidInput as error:
+    except InvalidInput as error:  # it is larger than what was stored, or no state
         raise DataLoss(error.message, kind="monitor", owner=monitor_id, subject=monitor_id, remedy=RESTORE) from error
 
 

@@ -34,10 +34,10 @@ class State:
 
     @property
     def size_bytes(self) -> int:
-        """Roughly the memory that it takes, once blocks of its epoch have 20,000 rows."""
-        blocks, scorer = self.monitor.epoch.blocks, self.monitor.reference.scorer
-        rows = len(blocks.bag[1]) if blocks.is_active else 0
-        return int(2 * 8 * (rows + len(scorer.scoring_SD)) * len(scorer.mean_D) + 64 * self.sequence)
+        """Roughly the memory that it takes."""
+        epoch, scorer = self.monitor.epoch, self.monitor.reference.scorer
+        rows = len(scorer.scoring_SD) + len(self.monitor.reference.calibration_CD) + epoch.blocks.memory_rows
+        return int(8 * rows * len(scorer.mean_D) + 64 * self.sequence)
 
 
 class States:

@@ -49,6 +49,15 @@ def test_a_new_key_comes_after_those_of_a_replica_whose_clock_is_ahead() -> None
     assert store(waiting) > ahead
 
 
+def test_a_key_of_no_clock_leaves_room_for_others() -> None:
+    waiting = make_waiting()
+    last = outbox_key("m", 10**20 - 1, "00000000", SHA)
+    waiting.end_survey({last: 10}, waiting.begin_survey())
+    assert waiting.has("m"), "it is found to be damaged, and deleted"
+    keys = [store(waiting), store(waiting, "other")]
+    assert None not in map(parse_outbox_key, keys), "what was answered as queued is found again"
+
+
 def test_a_key_names_no_observation() -> None:
     key = store(make_waiting(), "prostate-ct")
     assert (parse_outbox_key(key) or ())[0] == "prostate-ct"

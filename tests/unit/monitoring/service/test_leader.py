@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import grpc
 import numpy as np
@@ -49,7 +50,7 @@ def list_inputs(database):
         return session.scalars(sa.select(InputRow.sequence).order_by(InputRow.sequence)).all()
 
 
-def test_features_of_a_monitor_that_is_created_again_during_a_round_stay(database, store):
+async def test_features_of_a_monitor_that_is_created_again_during_a_round_stay(database, store):
     process = Process(database, store, snapshot_rows=20)
     first = create(process.monitors, store, "m", window_rows=16)
     observe_many(process)
@@ -62,12 +63,34 @@ def test_features_of_a_monitor_that_is_created_again_during_a_round_stay(databas
             process.observe("m", draw(15))
 
     store.on_call = create_again
-    lead(database, {"default": Tenancy(database, store, process.keeper, None)})._clean()
+    await lead(database, {"default": Tenancy(database, store, process.keeper, None)})._clean()
     assert list_inputs(database) == list(range(1, 16))
     assert Process(database, store).observe("m", draw(1, seed=9), 15)[0]["row"] == 16
 
 
-def test_a_tenant_whose_store_is_away_keeps_no_other_from_being_cleaned(database, store):
+async def test_features_are_deleted_in_parts_between_which_others_write(database, store, monkeypatch):
+    monkeypatch.setattr(leader_module, "_DELETED_INPUTS", 4)
+    process = Process(database, store, snapshot_rows=20)
+    create(process.monitors, store, "m", window_rows=16)
+    observe_many(process)
+    leader = lead(database, {"default": Tenancy(database, store, process.keeper, None)})
+    deleted, left = leader._delete_inputs, [60]
+
+    def delete_inputs(*of_monitor):
+        is_done = deleted(*of_monitor)
+        left.append(len(list_inputs(database)))
+        return is_done
+
+    monkeypatch.setattr(leader, "_delete_inputs", delete_inputs)
+    await leader._clean()
+    with database.snapshot() as session:
+        earlier = session.scalars(sa.select(MonitorRow)).one().earlier_snapshot["sequence"]
+    assert left[-1] == 60 - min(earlier, 60 - 16), "those of the last window and since the snapshot stay"
+    assert max(before - after for before, after in pairwise(left)) == 4
+    assert Process(database, store).observe("m", draw(1, seed=9), 60)[0]["row"] == 61
+
+
+async def test_a_tenant_whose_store_is_away_keeps_no_other_from_being_cleaned(database, store):
     process = Process(database, store, snapshot_rows=20)
     create(process.monitors, store, "m", window_rows=16)
     observe_many(process)
@@ -78,7 +101,7 @@ def test_a_tenant_whose_store_is_away_keeps_no_other_from_being_cleaned(database
         "away": Tenancy(other, away, Process(other, away).keeper, None),
         "default": Tenancy(database, store, process.keeper, None),
     }
-    lead(database, tenancies)._clean()
+    await lead(database, tenancies)._clean()
     assert UNUSED not in store.objects
     assert list_inputs(database)[0] > 1
 

@@ -12,6 +12,7 @@ from tests.unit.monitoring.service.conftest import ORIGIN, create, draw
 from vfmalign.client.messages.common import ObservedStudy
 from vfmalign.client.monitors import Observation
 from vfmalign.core.domain.errors import DeadlineExceeded, NotFound
+from vfmalign.core.rpc.access.identity import Identity, current_identity
 from vfmalign.core.rpc.watching import Watching
 from vfmalign.core.runtime.work_context import WorkContext, work_within
 from vfmalign.monitoring.service.servicer import MonitoringServicer, Parts
@@ -48,6 +49,46 @@ async def test_calls_that_wait_for_one_monitor_hold_up_no_other(servicer, proces
     finally:
         lock.release()
     assert sorted(one.results[0].row for one in await asyncio.gather(*waiting)) == list(range(2, 10))
+
+
+async def test_calls_that_are_cancelled_hold_up_no_other_monitor(servicer, process, store):
+    for name in ("m", "other"):
+        create(process.monitors, store, name)
+        await servicer.Observe(make_request(name, 0), None)
+    lock = process.states.get_lock("default", "m")
+    lock.acquire()  # the first call has a thread, which waits; the others would each take one more
+    try:
+        for number in range(1, 9):
+            call = asyncio.create_task(servicer.Observe(make_request("m", number), None))
+            await asyncio.sleep(0.02)
+            call.cancel()
+        async with asyncio.timeout(WAIT_S):
+            assert (await servicer.Observe(make_request("other", 1), None)).results[0].row == 2
+    finally:
+        lock.release()
+    assert (await servicer.Observe(make_request("m", 9), None)).results[0].row == 3
+
+
+async def test_no_caller_waits_behind_all_calls_of_another_one(servicer, process, store):
+    create(process.monitors, store, "m")
+    await servicer.Observe(make_request("m", 0), None)
+    order = []
+
+    async def observe(subject, number):
+        current_identity.set(Identity(subject, "https://idp.example", frozenset(), frozenset()))
+        order.append((await servicer.Observe(make_request("m", number), None)).results[0].observation_id)
+
+    lock = process.states.get_lock("default", "m")
+    lock.acquire()
+    try:
+        calls = [asyncio.create_task(observe("eve", number)) for number in range(1, 7)]
+        await asyncio.sleep(0.05)
+        calls.append(asyncio.create_task(observe("features", 7)))
+        await asyncio.sleep(0.05)
+    finally:
+        lock.release()
+    await asyncio.gather(*calls)
+    assert order.index("o7") == 1, "after the call that ran already"
 
 
 def test_a_caller_that_has_left_does_not_wait_for_a_monitor(process, store):
