@@ -17,12 +17,15 @@ from vfmalign.cli.target import Target
 from vfmalign.cli.views.monitor_tables import describe_epoch
 from vfmalign.cli.views.output import Output
 from vfmalign.client import AsyncClient
-from vfmalign.client.messages.monitors import EpochStart, Monitor, MonitorReference
+from vfmalign.client.messages.monitors import EpochStart, Monitor, MonitorEpoch, MonitorReference
 from vfmalign.core.domain.errors import BadOption, PreconditionFailed
 from vfmalign.core.storage.arrays import NPY
 from vfmalign.reports.drift.document import DriftDocument
 from vfmalign.reports.drift.monitors import describe_monitor
 from vfmalign.reports.drift.wording import describe_acknowledgement, write_verdict
+
+PREPARE_TIMEOUT_S = 180.0
+"""Seconds for a reference, of which the service prepares one at a time: a large one takes half a minute or more."""
 
 MonitorArgument = Annotated[str, typer.Argument(metavar="NAME", help="Id of the monitor.")]
 ReferenceArgument = Annotated[
@@ -94,12 +97,19 @@ def replace_reference(
     """Begin a new epoch with another reference.
 
     Its evidence begins anew and spends its own share of alpha. Say why it begins by exactly one of --fixed, --unseen
-    and --reset: this decides whether the bound of false alarms holds.
+    and --reset: this decides whether the bound of false alarms holds. The same command again changes nothing as long as
+    no row has entered.
     """
     output, start = Output.to_terminal(as_json=as_json), _choose_start(fixed=fixed, unseen=unseen, reset=reset)
     new, target = parse_reference(reference), Target.find(StateDirectory(home))
-    epoch = get_monitor(target, monitor_id).epoch.number
-    monitor = target.run(lambda client: client.monitors.replace_reference(monitor_id, epoch, new, start))
+    current = get_monitor(target, monitor_id).epoch
+    repeated = _has_begun(current, new, start)
+    ended = current.number - 1 if repeated else current.number
+    monitor = target.run(
+        lambda client: client.monitors.replace_reference(monitor_id, ended, new, start), PREPARE_TIMEOUT_S
+    )
+    if repeated:
+        output.note("the same command has begun this epoch before, and nothing changes", "yellow")
     output.emit(to_document(monitor), describe_epoch(monitor))
 
 
@@ -188,6 +198,17 @@ def _choose_start(*, fixed: bool, unseen: bool, reset: bool) -> EpochStart:
             "for anything else, without a bound of false alarms",
         )
     return chosen[0]
+
+
+def _has_begun(current: MonitorEpoch, reference: MonitorReference, start: EpochStart) -> bool:
+    """Whether the same command has begun the current epoch, which another one would end before its first row."""
+    digests = {"", current.reference.manifest_sha256}
+    return (
+        current.number > 1
+        and current.rows == 0
+        and (current.start, current.reference.feature_set_id) == (start, reference.feature_set_id)
+        and reference.manifest_sha256 in digests
+    )
 
 
 def get_monitor(target: Target, monitor_id: str) -> Monitor:
