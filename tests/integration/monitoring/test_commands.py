@@ -144,6 +144,17 @@ async def test_the_same_fixed_reference_again_spends_no_further_share_of_alpha(r
     assert "epoch 3" in out, "after a row, it is another change"
 
 
+async def test_a_reference_of_another_model_is_accepted_and_said_to_be_one(run, store, reference):
+    same, other = (
+        store_set(store, draw(70, seed), name("new"), sha256=sha256) for seed, sha256 in ((4, "0" * 64), (5, "7" * 64))
+    )
+    await run("create", "m1", reference)
+    _, err = await run("replace-reference", "m1", same, "--fixed")
+    assert err == ""
+    _, err = await run("replace-reference", "m1", other, "--fixed")
+    assert "the monitor watches model vfm from now on (other weights), and refuses features of before" in err
+
+
 async def test_a_stratum_that_is_too_long_is_named_by_its_line_before_a_row_is_sent(run, reference):
     await run("create", "m1", reference, "--by", "scanner")
     arguments = write_array(run.folder, 100, "march")

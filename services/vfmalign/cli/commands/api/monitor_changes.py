@@ -27,6 +27,11 @@ from vfmalign.reports.drift.wording import describe_acknowledgement, write_verdi
 PREPARE_TIMEOUT_S = 180.0
 """Seconds for a reference, of which the service prepares one at a time: a large one takes half a minute or more."""
 
+_ORIGIN = {
+    "checkpoint_sha256": "other weights",
+    "preprocessing_sha256": "another preprocessing",
+    "input_transform": "another input transform",
+}
 MonitorArgument = Annotated[str, typer.Argument(metavar="NAME", help="Id of the monitor.")]
 ReferenceArgument = Annotated[
     str,
@@ -102,14 +107,16 @@ def replace_reference(
     """
     output, start = Output.to_terminal(as_json=as_json), _choose_start(fixed=fixed, unseen=unseen, reset=reset)
     new, target = parse_reference(reference), Target.find(StateDirectory(home))
-    current = get_monitor(target, monitor_id).epoch
-    repeated = _has_begun(current, new, start)
-    ended = current.number - 1 if repeated else current.number
+    before = get_monitor(target, monitor_id)
+    repeated = _has_begun(before.epoch, new, start)
+    ended = before.epoch.number - 1 if repeated else before.epoch.number
     monitor = target.run(
         lambda client: client.monitors.replace_reference(monitor_id, ended, new, start), PREPARE_TIMEOUT_S
     )
     if repeated:
         output.note("the same command has begun this epoch before, and nothing changes", "yellow")
+    if monitor.origin != before.origin:
+        output.note(_describe_exchange(before, monitor), "yellow")
     output.emit(to_document(monitor), describe_epoch(monitor))
 
 
@@ -209,6 +216,16 @@ def _has_begun(current: MonitorEpoch, reference: MonitorReference, start: EpochS
         and (current.start, current.reference.feature_set_id) == (start, reference.feature_set_id)
         and reference.manifest_sha256 in digests
     )
+
+
+def _describe_exchange(before: Monitor, after: Monitor) -> str:
+    """Says that observations of before are refused: an id that was mistyped exchanges the model as well."""
+    origins = before.origin.model_dump(), after.origin.model_dump()
+    what = ", ".join(_ORIGIN[name] for name, value in origins[0].items() if value != origins[1][name])
+    models = f"model {after.model_id}"
+    if before.model_id != after.model_id:
+        models += f" in place of {before.model_id}"
+    return f"the monitor watches {models} from now on ({what}), and refuses features of before"
 
 
 def get_monitor(target: Target, monitor_id: str) -> Monitor:
