@@ -85,6 +85,9 @@ async def test_a_monitor_from_creation_to_its_new_reference(run, store, referenc
     await run("report", "m1")
     page = (run.folder / "m1.html").read_text()
     assert "scanner B was updated" in page.partition("</main>")[0]
+    (run.folder / "taken.html").mkdir()
+    await run("report", "m1", "-o", "taken.html", code=exits.BAD_INPUT)
+    assert not list(run.folder.glob(".taken*")), "what could not be written leaves no file behind"
     await run("report", "m1", "-o", "m1.json")
     document = DriftDocument.model_validate_json((run.folder / "m1.json").read_bytes())
     assert document.alarm.acknowledged.note == "scanner B was updated"
@@ -97,6 +100,9 @@ async def test_a_monitor_from_creation_to_its_new_reference(run, store, referenc
     out, _ = await run("replace-reference", "m1", new, "--unseen")
     assert "epoch 2" in out
     assert "The bound of false alarms holds" in out
+    out, err = await run("replace-reference", "m1", new, "--unseen")
+    assert "epoch 2" in out
+    assert "nothing changes" in err
     out, _ = await run("show", "m1")
     assert "Earlier epochs" in out
     assert "scanner B was updated" in out
@@ -125,6 +131,39 @@ async def test_an_array_is_observed_once_and_a_pause_keeps_it_out(run, reference
     out, _ = await run("observe", "m1", *write_array(run.folder, 5, "may"), "--json")
     assert json.loads(out)["observed"]["outcomes"] == {"entered": 5}
     assert np.load(run.folder / "may.npy").shape[1] == CHANNELS
+
+
+async def test_the_same_fixed_reference_again_spends_no_further_share_of_alpha(run, store, reference):
+    new = store_set(store, draw(70, 4), name("new"))
+    await run("create", "m1", reference)
+    for _ in range(2):
+        out, _ = await run("replace-reference", "m1", new, "--fixed")
+        assert "epoch 2" in out
+    await run("observe", "m1", store_set(store, draw(5, 6), name("row")))
+    out, _ = await run("replace-reference", "m1", new, "--fixed")
+    assert "epoch 3" in out, "after a row, it is another change"
+
+
+async def test_a_reference_of_another_model_is_accepted_and_said_to_be_one(run, store, reference):
+    same, other = (
+        store_set(store, draw(70, seed), name("new"), sha256=sha256) for seed, sha256 in ((4, "0" * 64), (5, "7" * 64))
+    )
+    await run("create", "m1", reference)
+    _, err = await run("replace-reference", "m1", same, "--fixed")
+    assert err == ""
+    _, err = await run("replace-reference", "m1", other, "--fixed")
+    assert "the monitor watches model vfm from now on (other weights), and refuses features of before" in err
+
+
+async def test_a_stratum_that_is_too_long_is_named_by_its_line_before_a_row_is_sent(run, reference):
+    await run("create", "m1", reference, "--by", "scanner")
+    arguments = write_array(run.folder, 100, "march")
+    table = run.folder / "march.csv"
+    table.write_text(table.read_text().replace("march-99,march-p99,B", f"march-99,march-p99,{'B' * 65}"))
+    _, err = await run("observe", "m1", *arguments, code=exits.BAD_INPUT)
+    assert "--table: line 101 has more than 64 characters in `scanner`" in err
+    out, _ = await run("show", "m1", "--json")
+    assert json.loads(out)["monitor"]["epoch"]["rows"] == 0
 
 
 async def test_a_set_that_ends_with_a_slice_is_observed_to_its_end(run, store, reference):

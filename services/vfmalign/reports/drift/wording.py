@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 from vfmalign.client.formatting import ABSENT, format_interval, format_number, join_notes
@@ -20,6 +21,8 @@ EPOCH_STARTS: dict[EpochStart, str] = {
     "unseen_reference": "with a reference of patients that no earlier epoch had seen",
     "reset": "by a reset, without a guarantee",
 }
+_MAX_STRATA = 4
+"""Most strata of which a sentence says how far they moved; the table has all."""
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
@@ -170,9 +173,9 @@ def list_changes(document: DriftDocument) -> list[str]:
         changes.append(f"{place[0].upper()}{place[1:]}: {describe_window(last)}")
     elif document.monitor is not None:
         changes.append("No window has been compared with the reference yet")
-    strata = [f"{window.stratum} {describe_window(window)}" for window in windows if window.stratum]
+    strata = [window for window in windows if window.stratum]
     if strata and document.mix is not None:
-        changes.append(f"Within each {document.mix.kind}: {'; '.join(strata)}")
+        changes.append(_describe_strata(strata, document.mix.kind))
     if document.channel_shifts:
         first = document.channel_shifts[0]
         held = sum(one.share for one in document.channel_shifts)
@@ -197,6 +200,23 @@ def describe_window(window: Window) -> str:
         return f"no MMD², because {window.mmd2.absent_reason}"
     interval = "" if window.mmd2.interval is None else f" ({format_interval(window.mmd2)})"
     return f"MMD² {format_number(window.mmd2.value)}{interval}"
+
+
+def _describe_strata(windows: Sequence[Window], kind: str) -> str:
+    """Describes the windows of all strata, or, of many, of those that have most clearly moved."""
+    place = f"Within each {kind}"
+    if len(windows) > _MAX_STRATA:
+        place += f", the {_MAX_STRATA} of {len(windows)} with the largest lower limits"
+        windows = sorted(windows, key=_get_lower_limit, reverse=True)[:_MAX_STRATA]
+    return f"{place}: {'; '.join(f'{window.stratum} {describe_window(window)}' for window in windows)}"
+
+
+def _get_lower_limit(window: Window) -> float:
+    """Returns the lower limit of MMD²; the smallest number where there is none."""
+    value, interval = window.mmd2.value, window.mmd2.interval
+    if interval is not None:
+        return interval.lower
+    return -math.inf if value is None else value
 
 
 def _get_last_window(document: DriftDocument) -> Window | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from datetime import datetime, timedelta
 from itertools import pairwise
@@ -199,3 +200,16 @@ def test_the_document_of_a_command_has_no_monitor() -> None:
     assert content["alarm"].pop("acknowledged") is None
     assert DriftDocument.model_validate_json(json.dumps(content)) == make_document()
     assert "acknowledged" not in render(make_document()).decode()
+
+
+def test_of_many_strata_the_first_screen_names_those_that_moved_most() -> None:
+    last = make_shift(291, 390, 0.05)
+    moved = {"s03": 0.6, "s17": 0.2}
+    strata = tuple(make_shift(300, 390, moved.get(f"s{n:02}", 0.001 * n), f"s{n:02}") for n in range(31))
+    absent = make_shift(300, 390, math.nan, "s31")
+    first = read_first_screen(make_live_document(make_monitor(windowed_shifts=(last, *strata, absent))))
+    words = "Within each scanner, the 4 of 32 with the largest lower limits: s03 MMD² 0.600 (0.590 to 0.610); s17 MMD²"
+    assert words in first
+    assert "s30 MMD²" in first
+    assert "s05" not in first
+    assert "s31" not in first

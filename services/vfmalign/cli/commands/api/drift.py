@@ -216,10 +216,14 @@ def write_page(path: Path, content: bytes, option: str) -> None:
     Raises:
         BadOption: it cannot be written.
     """
+    partial = path.with_name(f".{path.name}-{os.getpid()}")
     try:
-        partial = path.with_name(f".{path.name}-{os.getpid()}")
-        partial.write_bytes(content)
-        partial.replace(path)
+        try:
+            partial.write_bytes(content)
+            partial.replace(path)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
     except OSError as error:
         raise BadOption(
             f"the file cannot be written ({error.strerror})", field=option, remedy="choose a file in another folder"

@@ -17,13 +17,21 @@ from vfmalign.cli.target import Target
 from vfmalign.cli.views.monitor_tables import describe_epoch
 from vfmalign.cli.views.output import Output
 from vfmalign.client import AsyncClient
-from vfmalign.client.messages.monitors import EpochStart, Monitor, MonitorReference
+from vfmalign.client.messages.monitors import EpochStart, Monitor, MonitorEpoch, MonitorReference
 from vfmalign.core.domain.errors import BadOption, PreconditionFailed
 from vfmalign.core.storage.arrays import NPY
 from vfmalign.reports.drift.document import DriftDocument
 from vfmalign.reports.drift.monitors import describe_monitor
 from vfmalign.reports.drift.wording import describe_acknowledgement, write_verdict
 
+PREPARE_TIMEOUT_S = 180.0
+"""Seconds for a reference, of which the service prepares one at a time: a large one takes half a minute or more."""
+
+_ORIGIN = {
+    "checkpoint_sha256": "other weights",
+    "preprocessing_sha256": "another preprocessing",
+    "input_transform": "another input transform",
+}
 MonitorArgument = Annotated[str, typer.Argument(metavar="NAME", help="Id of the monitor.")]
 ReferenceArgument = Annotated[
     str,
@@ -94,12 +102,21 @@ def replace_reference(
     """Begin a new epoch with another reference.
 
     Its evidence begins anew and spends its own share of alpha. Say why it begins by exactly one of --fixed, --unseen
-    and --reset: this decides whether the bound of false alarms holds.
+    and --reset: this decides whether the bound of false alarms holds. The same command again changes nothing as long as
+    no row has entered.
     """
     output, start = Output.to_terminal(as_json=as_json), _choose_start(fixed=fixed, unseen=unseen, reset=reset)
     new, target = parse_reference(reference), Target.find(StateDirectory(home))
-    epoch = get_monitor(target, monitor_id).epoch.number
-    monitor = target.run(lambda client: client.monitors.replace_reference(monitor_id, epoch, new, start))
+    before = get_monitor(target, monitor_id)
+    repeated = _has_begun(before.epoch, new, start)
+    ended = before.epoch.number - 1 if repeated else before.epoch.number
+    monitor = target.run(
+        lambda client: client.monitors.replace_reference(monitor_id, ended, new, start), PREPARE_TIMEOUT_S
+    )
+    if repeated:
+        output.note("the same command has begun this epoch before, and nothing changes", "yellow")
+    if monitor.origin != before.origin:
+        output.note(_describe_exchange(before, monitor), "yellow")
     output.emit(to_document(monitor), describe_epoch(monitor))
 
 
@@ -188,6 +205,27 @@ def _choose_start(*, fixed: bool, unseen: bool, reset: bool) -> EpochStart:
             "for anything else, without a bound of false alarms",
         )
     return chosen[0]
+
+
+def _has_begun(current: MonitorEpoch, reference: MonitorReference, start: EpochStart) -> bool:
+    """Whether the same command has begun the current epoch, which another one would end before its first row."""
+    digests = {"", current.reference.manifest_sha256}
+    return (
+        current.number > 1
+        and current.rows == 0
+        and (current.start, current.reference.feature_set_id) == (start, reference.feature_set_id)
+        and reference.manifest_sha256 in digests
+    )
+
+
+def _describe_exchange(before: Monitor, after: Monitor) -> str:
+    """Says that observations of before are refused: an id that was mistyped exchanges the model as well."""
+    origins = before.origin.model_dump(), after.origin.model_dump()
+    what = ", ".join(_ORIGIN[name] for name, value in origins[0].items() if value != origins[1][name])
+    models = f"model {after.model_id}"
+    if before.model_id != after.model_id:
+        models += f" in place of {before.model_id}"
+    return f"the monitor watches {models} from now on ({what}), and refuses features of before"
 
 
 def get_monitor(target: Target, monitor_id: str) -> Monitor:

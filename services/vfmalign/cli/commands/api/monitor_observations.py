@@ -35,6 +35,8 @@ from vfmalign.core.storage.row_tables import DAY, OBSERVATION, PATIENT, parse_da
 SET_ROWS = 1_000
 ARRAY_ROWS = 64
 """Rows of a call, unless their arrays are too large for a message."""
+MAX_STRATUM = 64
+"""Most characters of a stratum."""
 NAMED_CONFLICTS = 10
 """Conflicts that have a line of their own."""
 
@@ -234,6 +236,13 @@ def _read_studies(table: Path, rows: int, stratum: str) -> list[ObservedStudy]:
                 )
     days = parse_days(columns[DAY], "table") if DAY in columns else [None] * rows
     values = columns[stratum] if stratum else [""] * rows
+    for line, value in enumerate(values, start=2):
+        if len(value) > MAX_STRATUM or not value.isprintable():
+            raise InvalidInput(
+                f"line {line:,} has more than {MAX_STRATUM} characters in `{stratum}`, or one that is not printable",
+                field="table",
+                remedy="correct this cell",
+            )
     return [
         ObservedStudy.from_fields(
             observation_id=observation,

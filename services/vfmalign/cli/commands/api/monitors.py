@@ -25,6 +25,7 @@ from vfmalign.cli.commands.api.drift import (
     write_page,
 )
 from vfmalign.cli.commands.api.monitor_changes import (
+    PREPARE_TIMEOUT_S,
     MonitorArgument,
     ReferenceArgument,
     acknowledge,
@@ -112,7 +113,7 @@ def create(
         title=title,
     )
     target = Target.find(StateDirectory(home))
-    monitor = target.run(lambda client: client.monitors.create(monitor_id, spec))
+    monitor = target.run(lambda client: client.monitors.create(monitor_id, spec), PREPARE_TIMEOUT_S)
     step = target.get_command(f"monitors observe {monitor_id} FEATURE_SET")
     output.emit(to_document(monitor), describe_epoch(monitor), f"observe features with {step}")
 
