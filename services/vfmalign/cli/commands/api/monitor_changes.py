@@ -94,11 +94,12 @@ def replace_reference(
     """Begin a new epoch with another reference.
 
     Its evidence begins anew and spends its own share of alpha. Say why it begins by exactly one of --fixed, --unseen
-    and --reset: this decides whether the bound of false alarms holds.
+    and --reset: this decides whether the bound of false alarms holds. The same command again changes nothing before a
+    row has entered, and never with --unseen.
     """
     output, start = Output.to_terminal(as_json=as_json), _choose_start(fixed=fixed, unseen=unseen, reset=reset)
     new, target = parse_reference(reference), Target.find(StateDirectory(home))
-    epoch = get_monitor(target, monitor_id).epoch.number
+    epoch = _get_epoch_to_end(get_monitor(target, monitor_id), new, start)
     monitor = target.run(lambda client: client.monitors.replace_reference(monitor_id, epoch, new, start))
     output.emit(to_document(monitor), describe_epoch(monitor))
 
@@ -175,6 +176,16 @@ def parse_reference(text: str) -> MonitorReference:
         raise BadOption(problem, field="reference", remedy=remedy)
     feature_set_id, manifest_sha256 = parse_feature_set(text, "reference", problem)
     return MonitorReference(feature_set_id=feature_set_id, manifest_sha256=manifest_sha256)
+
+
+def _get_epoch_to_end(monitor: Monitor, new: MonitorReference, start: EpochStart) -> int:
+    """Returns the number of the epoch that ends: the last one, if the same command has begun the current one."""
+    epoch = monitor.epoch
+    same_set = new.feature_set_id == epoch.reference.feature_set_id
+    same_digest = new.manifest_sha256 in {"", epoch.reference.manifest_sha256}
+    has_begun = epoch.number > 1 and same_set and same_digest and start == epoch.start
+    is_repeated = has_begun and (start == "unseen_reference" or not epoch.rows)
+    return epoch.number - is_repeated
 
 
 def _choose_start(*, fixed: bool, unseen: bool, reset: bool) -> EpochStart:
