@@ -50,7 +50,7 @@ def draw() -> dashboard.Dashboard:
 def _draw_state() -> Sequence[stat.Panel]:
     alarm = number(
         "Alarm",
-        "An alarm lasts until somebody acknowledges it: vfmalign monitors acknowledge MONITOR.",
+        "Until somebody acknowledges it (vfmalign monitors acknowledge MONITOR), or a new epoch begins.",
         (_read("alarm"), LEGEND),
         [(None, "green"), (1, "red")],
         unit="none",

@@ -106,6 +106,10 @@ async def test_a_monitor_from_creation_to_its_new_reference(run, store, referenc
     out, _ = await run("show", "m1")
     assert "Earlier epochs" in out
     assert "scanner B was updated" in out
+    out, _ = await run("replace-reference", "m1", new, "--fixed")
+    assert "epoch 3" in out
+    again, _ = await run("replace-reference", "m1", new, "--fixed")
+    assert again == out
 
 
 async def test_an_array_is_observed_once_and_a_pause_keeps_it_out(run, reference):

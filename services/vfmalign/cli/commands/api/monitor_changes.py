@@ -102,8 +102,8 @@ def replace_reference(
     """Begin a new epoch with another reference.
 
     Its evidence begins anew and spends its own share of alpha. Say why it begins by exactly one of --fixed, --unseen
-    and --reset: this decides whether the bound of false alarms holds. The same command again changes nothing as long as
-    no row has entered.
+    and --reset: this decides whether the bound of false alarms holds. The same command again changes nothing: with --unseen
+    at any time, otherwise until a row has entered.
     """
     output, start = Output.to_terminal(as_json=as_json), _choose_start(fixed=fixed, unseen=unseen, reset=reset)
     new, target = parse_reference(reference), Target.find(StateDirectory(home))
@@ -208,11 +208,14 @@ def _choose_start(*, fixed: bool, unseen: bool, reset: bool) -> EpochStart:
 
 
 def _has_begun(current: MonitorEpoch, reference: MonitorReference, start: EpochStart) -> bool:
-    """Whether the same command has begun the current epoch, which another one would end before its first row."""
+    """Whether the same command has begun the current epoch.
+
+    Repeated after rows, it means another epoch, unless the reference must be unseen, which it is no longer.
+    """
     digests = {"", current.reference.manifest_sha256}
     return (
         current.number > 1
-        and current.rows == 0
+        and (current.rows == 0 or start == "unseen_reference")
         and (current.start, current.reference.feature_set_id) == (start, reference.feature_set_id)
         and reference.manifest_sha256 in digests
     )
