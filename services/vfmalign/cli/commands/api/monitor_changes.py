@@ -102,8 +102,8 @@ def replace_reference(
     """Begin a new epoch with another reference.
 
     Its evidence begins anew and spends its own share of alpha. Say why it begins by exactly one of --fixed, --unseen
-    and --reset: this decides whether the bound of false alarms holds. The same command again changes nothing: with --unseen
-    at any time, otherwise until a row has entered.
+    and --reset: this decides whether the bound of false alarms holds. The same command again changes nothing: with
+    --unseen at any time, otherwise until a row has entered.
     """
     output, start = Output.to_terminal(as_json=as_json), _choose_start(fixed=fixed, unseen=unseen, reset=reset)
     new, target = parse_reference(reference), Target.find(StateDirectory(home))
