@@ -175,7 +175,9 @@ def delete(
     if not yes:
         if not sys.stdin.isatty():
             raise BadOption("nobody can be asked whether to delete it", field="--yes", remedy="add --yes")
-        typer.confirm(f"Delete monitor {monitor_id} with its observations and its evidence?", abort=True, err=True)
+        if not typer.confirm(f"Delete monitor {monitor_id} with its observations and its evidence?", err=True):
+            output.note("nothing is deleted", "yellow")
+            raise typer.Abort
     target.run(lambda client: client.monitors.delete(monitor_id))
     output.emit(*describe_deletion(monitor_id))
 

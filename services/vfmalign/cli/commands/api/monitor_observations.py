@@ -152,8 +152,8 @@ def observe(
 
     try:
         target.run(run)
-    except (VfmalignError, KeyboardInterrupt):
-        if observed.rows:
+    except (VfmalignError, KeyboardInterrupt) as end:
+        if observed.rows or isinstance(end, KeyboardInterrupt):
             output.note(_describe_interruption(target, monitor_id, source, table, observed), "yellow")
         raise
     _note_conflicts(output, observed.conflicts)
@@ -287,7 +287,8 @@ def _describe_interruption(target: Target, monitor_id: str, source: str, table: 
     options = "" if table is None else f"--table {quote(str(table))} --same-model "
     start = observed.start + observed.rows
     command = target.get_command(f"monitors observe {monitor_id} {quote(source)} {options}--start {start}")
-    return f"{pluralise(observed.rows, 'row')} recorded; go on with {command}"
+    recorded = f"{pluralise(observed.rows, 'row')} recorded" if observed.rows else "no row is known to be recorded"
+    return f"{recorded}; go on with {command}"
 
 
 def _note_conflicts(output: Output, rows: Sequence[int]) -> None:

@@ -12,6 +12,7 @@ from tests.monitoring_service import Monitoring
 from tests.unit.cli.conftest import Invoke
 
 from vfmalign.cli import exits
+from vfmalign.cli.commands.api import monitor_observations
 from vfmalign.core.rpc.tensors import to_array
 
 SET = "5f5b865d1efe16135f5b865d1efe1613"
@@ -66,6 +67,20 @@ def test_an_interrupted_stream_says_where_to_go_on(run: Invoke, monitoring: Moni
     code, out, _ = run("observe", "m1", SET, "--start", "2000", "--json")
     assert (code, json.loads(out)["observed"]["outcomes"]) == (exits.OK, {"entered": 300})
     assert len(monitoring.observed["m1"]) == 2_300
+
+
+def test_ctrl_c_before_the_first_answer_says_how_to_go_on(
+    run: Invoke, monitoring: Monitoring, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monitoring.add("m1", alarm=False)
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(monitor_observations, "_observe_feature_set", interrupt)
+    code, _, err = run("observe", "m1", SET)
+    assert code == exits.INTERRUPTED
+    assert f"no row is known to be recorded; go on with `vfmalign monitors observe m1 {SET} --start 0`" in err
 
 
 def test_an_interrupted_array_says_with_which_options_to_go_on(

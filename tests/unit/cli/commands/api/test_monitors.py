@@ -261,6 +261,7 @@ def test_somebody_at_a_terminal_is_asked_before_a_monitor_is_deleted(
     os.close(theirs)
     assert b"Delete monitor prostate-3t with its observations and its evidence?" in err
     assert (process.returncode, len(monitoring.monitors)) == (code, left)
+    assert (b"nothing is deleted" in err) == bool(left)
 
 
 def test_a_report_is_written_as_a_page_or_as_json(run: Invoke, monitoring: Monitoring, tmp_path: Path) -> None:
