@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from typing import Any
 
@@ -34,6 +34,7 @@ from vfmalign.database.postgresql import unbounded
 from vfmalign.database.schema import Schema
 from vfmalign.database.settings import DEFAULT_TIMEOUT_S
 from vfmalign.database.tables import LeaseRow, TenantRow
+from vfmalign.database.turns import Turns
 
 _FULL = (sqlite3.SQLITE_FULL, "53100")
 """What SQLite and PostgreSQL answer where their disk is full."""
@@ -89,6 +90,7 @@ class Database:
         readers = self._engine.execution_options(**{READ_ONLY: True, "postgresql_readonly": True})
         self._snapshots = sessionmaker(readers, class_=_TenantSession, expire_on_commit=False)
         self._verify: Callable[[Session], None] | None = None
+        self._turns, self._timeout_s = (Turns() if self._engine.dialect.name == "sqlite" else None), timeout_s
 
     @property
     def engine(self) -> sa.Engine:
@@ -118,10 +120,32 @@ class Database:
             DataLoss: the file of the database is damaged.
             Unavailable: the database cannot be reached, or has ended the transaction.
         """
-        with _measure("write"), self._sessions(info={_TENANT: self.tenant}) as session, session.begin():
+        with (
+            _measure("write"),
+            self._take_turn(),
+            self._sessions(info={_TENANT: self.tenant}) as session,
+            session.begin(),
+        ):
             if self._verify is not None:
                 self._verify(session)
             yield session
+
+    @contextmanager
+    def _take_turn(self) -> Iterator[None]:
+        """Waits for the transactions of this process that write to SQLite, which has no queue.
+
+        Raises:
+            Unavailable: they took too long.
+        """
+        if self._turns is None:
+            yield
+            return
+        with ExitStack() as turn:
+            try:
+                turn.enter_context(self._turns.hold(self._timeout_s))
+            except TimeoutError:
+                raise _make_unreachable() from None
+            yield
 
     @contextmanager
     def snapshot(self) -> Iterator[Session]:

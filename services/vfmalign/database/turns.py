@@ -1,0 +1,45 @@
+"""A lock whose waiters get it in their order."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class Turns:
+    """Lets threads take turns, in the order in which they ask."""
+
+    def __init__(self) -> None:
+        self._guard = threading.Lock()
+        self._waiting: deque[threading.Event] = deque()
+        self._is_held = False
+
+    @contextmanager
+    def hold(self, timeout_s: float) -> Iterator[None]:
+        """Holds the turn during a block.
+
+        Raises:
+            TimeoutError: it did not come in time.
+        """
+        own = threading.Event()
+        with self._guard:
+            if self._is_held:
+                self._waiting.append(own)
+            else:
+                self._is_held = True
+                own.set()
+        if not own.wait(timeout_s):
+            with self._guard:
+                if not own.is_set():
+                    self._waiting.remove(own)
+                    raise TimeoutError
+        try:
+            yield
+        finally:
+            with self._guard:
+                if self._waiting:
+                    self._waiting.popleft().set()
+                else:
+                    self._is_held = False
