@@ -44,7 +44,7 @@ class Bridge(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         """Records one event."""
         try:
-            size = min(int(self.headers["Content-Length"]), MAX_BYTES)
+            size = max(0, min(int(self.headers["Content-Length"]), MAX_BYTES))
             event = from_http_event(HTTPMessage(dict(self.headers), self.rfile.read(size)))
             is_response = event.get_type() == "org.kubeflow.serving.inference.response"
             observations = [to_observation(event)] if is_response else []

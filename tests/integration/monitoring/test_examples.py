@@ -244,6 +244,7 @@ async def test_the_bridge_refuses_what_it_cannot_observe_and_goes_on(service, st
             bridge.post({"Content-Type": "application/json"}, b"\xff"),
             bridge.post({"ce-id": "a"}, b""),
             bridge.post({"Content-Length": "x"}, b""),
+            bridge.post({"Content-Length": "-1"}, b""),
         ]
         refused = other.send(make_event("r-1", row))
         return wrong, refused, bridge.send(make_event("r-1", row))
