@@ -7,6 +7,7 @@ transactions: what waits for the store or computes holds no lock of the database
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -49,10 +50,16 @@ class StateReader:
             NotFound: the id is unknown.
             DataLoss: the snapshots are lost, or do not fit what was recorded.
             Unavailable: the database or the store does not answer.
+            DeadlineExceeded, Cancelled: the call has ended while others read states.
         """
+        with ExitStack() as reading:
+            return self._warm(monitor_id, reading)
+
+    def _warm(self, monitor_id: str, reading: ExitStack) -> State:
         key: Key | None = None
         state: State | None = None
         lost: dict[str, Any] | None = None
+        is_reading = False
         while True:
             with self._database.snapshot() as session:
                 head = read_head(session, self._database.tenant, monitor_id)
@@ -63,6 +70,9 @@ class StateReader:
                     state = None
                 inputs = [] if state is None else self._read_inputs(session, head, state)
             if state is None:
+                if not is_reading:  # until the state is in the cache, whose memory is bounded
+                    reading.enter_context(self._states.limit_reading())
+                    is_reading = True
                 try:
                     state = self._read(head)
                 except DataLoss:

@@ -13,6 +13,8 @@ from cachetools import LRUCache
 from vfmalign.core.runtime.work_context import current_work
 from vfmalign.monitoring.sequential import Monitor
 
+READERS = 2
+"""Most states that are brought up to the log at once, each of which takes memory that the cache does not count yet."""
 _WAIT_S = 0.5
 Key = tuple[str, str, str]
 """Tenant, id and `uid` of a monitor."""
@@ -52,6 +54,7 @@ class States:
         self._cache: LRUCache[Key, State] = LRUCache(memory_bytes, getsizeof=size)
         self._guard = threading.Lock()
         self._locks: WeakValueDictionary[tuple[str, str], threading.Lock] = WeakValueDictionary()
+        self._readers = threading.BoundedSemaphore(READERS)
 
     def get_lock(self, tenant: str, monitor_id: str) -> threading.Lock:
         """Returns the lock of a monitor, which exists as long as somebody has it."""
@@ -68,13 +71,18 @@ class States:
         Raises:
             DeadlineExceeded, Cancelled: the call that waits for the lock has ended.
         """
-        lock = self.get_lock(tenant, monitor_id)
-        while not lock.acquire(timeout=_WAIT_S):
-            current_work.get().checkpoint()
-        try:
+        with _acquire(self.get_lock(tenant, monitor_id)):
             yield
-        finally:
-            lock.release()
+
+    @contextmanager
+    def limit_reading(self) -> Iterator[None]:
+        """Lets at most `READERS` threads be within a block, which reads a state.
+
+        Raises:
+            DeadlineExceeded, Cancelled: the call that waits has ended.
+        """
+        with _acquire(self._readers):
+            yield
 
     def get(self, key: Key) -> State | None:
         """Returns a state that is in memory."""
@@ -91,3 +99,13 @@ class States:
         """Forgets a state."""
         with self._guard:
             self._cache.pop(key, None)
+
+
+@contextmanager
+def _acquire(lock: threading.Lock | threading.Semaphore) -> Iterator[None]:
+    while not lock.acquire(timeout=_WAIT_S):
+        current_work.get().checkpoint()
+    try:
+        yield
+    finally:
+        lock.release()

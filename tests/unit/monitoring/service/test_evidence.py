@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -25,7 +26,8 @@ from vfmalign.monitoring.sequential import EpochStart
 from vfmalign.monitoring.service.epochs import _ATTEMPTS
 from vfmalign.monitoring.service.evidence import CHUNK_BYTES, Outdated
 from vfmalign.monitoring.service.observations import IncomingObservation
-from vfmalign.monitoring.service.states import State
+from vfmalign.monitoring.service.replay import StateReader
+from vfmalign.monitoring.service.states import READERS, State
 from vfmalign.monitoring.tables import InputRow, MonitorRow, ObservationRow
 
 
@@ -52,6 +54,31 @@ def test_a_process_that_was_not_asked_for_long_does_not_repeat_what_was_deleted(
     delete_inputs(database, earlier)
     idle.observe("m", rows[120:], 120)
     assert get_row(database).status["components"] == observe_alone(rows)
+
+
+def test_few_states_are_read_at_once(database, store, process, monkeypatch):
+    names = [f"m{number}" for number in range(2 * READERS)]
+    for name in names:
+        create(process.monitors, store, name)
+    read, guard, reading, most = StateReader._read, threading.Lock(), 0, 0
+
+    def read_slowly(reader, head):
+        nonlocal reading, most
+        with guard:
+            reading += 1
+            most = max(most, reading)
+        time.sleep(0.05)  # for others to come
+        try:
+            return read(reader, head)
+        finally:
+            with guard:
+                reading -= 1
+
+    monkeypatch.setattr(StateReader, "_read", read_slowly)
+    with ThreadPoolExecutor(len(names)) as pool:
+        results = list(pool.map(lambda name: process.observe(name, draw(1)), names))
+    assert [result["row"] for (result,) in results] == [1] * len(names)
+    assert 1 < most <= READERS
 
 
 def test_monitors_of_one_id_record_in_the_log_of_their_tenant_alone(database, store):
