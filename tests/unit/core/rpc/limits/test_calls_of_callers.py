@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
@@ -17,12 +18,15 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from tests.token_issuer import TokenIssuer, bearer
 
 from vfmalign.core.domain.errors import Exhausted
+from vfmalign.core.rpc import interceptors
 from vfmalign.core.rpc.access.identity import current_identity
 from vfmalign.core.rpc.interceptors import Gate
+from vfmalign.core.rpc.limits.bounds import parse_request
 from vfmalign.core.rpc.server import STRANGERS_CALLS, serve_api
 from vfmalign.core.rpc.status_mapping import from_rpc_error
 from vfmalign.core.runtime.auth_settings import AuthSettings
 from vfmalign.core.runtime.settings import ServerSettings, ServiceSettings, StoreSettings
+from vfmalign.core.runtime.threads import MESSAGES
 from vfmalign.v1 import mmd_pb2, mmd_pb2_grpc
 
 LIMIT = 3
@@ -138,6 +142,31 @@ async def test_one_caller_leaves_calls_to_the_others(api: Api) -> None:
     streams[0].cancel()
     await api.servicer.until("ada", LIMIT - 1)
     await elsewhere.open_streams(1)
+
+
+async def test_no_caller_waits_behind_all_large_messages_of_another_one(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order, go_on = [], threading.Event()
+
+    def parse(*arguments: Any) -> Any:
+        identity = current_identity.get()
+        order.append(identity.subject if identity else "")
+        return parse_request(*arguments)
+
+    monkeypatch.setattr(interceptors, "_LARGE_MESSAGE_BYTES", -1)
+    monkeypatch.setattr(interceptors, "parse_request", parse)
+    eve, features = await api.create_caller("eve", "researcher"), await api.create_caller("features", "researcher")
+    MESSAGES.submit(go_on.wait, WAIT_S)
+    try:
+        opening = [asyncio.create_task(eve.open_streams(LIMIT))]
+        await asyncio.sleep(0.2)  # for her messages to arrive
+        opening.append(asyncio.create_task(features.open_streams(1)))
+        await asyncio.sleep(0.2)
+    finally:
+        go_on.set()
+    await asyncio.gather(*opening)
+    assert order.index("features") <= 1, order
 
 
 async def test_a_service_calls_for_everybody_without_a_limit_of_its_own(api: Api) -> None:
