@@ -274,6 +274,9 @@ def test_a_reference_whose_rows_do_not_fit_is_refused_before_they_are_read(store
     large = MonitorReference(feature_set_id=store_set(store, draw(70), "large"))
     with pytest.raises(TooLarge, match="one row of each patient takes 1,680 bytes, and at most 1,679 are read"):
         references.load_reference(store, large, LAYERS[0], (), "")
+    monkeypatch.setattr(references, "MAX_CHANNELS", CHANNELS - 1)
+    with pytest.raises(TooLarge, match=f"layer `{LAYERS[0]}` has {CHANNELS} channels"):
+        references.load_reference(store, large, LAYERS[0], (), "")
 
 
 async def test_what_cannot_be_created_or_observed_is_named(service, store, reference):

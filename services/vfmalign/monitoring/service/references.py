@@ -24,6 +24,9 @@ MAX_REFERENCE_BYTES = 2**27
 Preparing it takes 9 times as much memory for a while, and the leader keeps the rows of four of them, beside the states
 of monitors (`VFMALIGN_MONITORING__MEMORY_BYTES`)."""
 
+MAX_CHANNELS = 4096
+"""Most channels of the layer that raises the alarm: a state keeps 20,000 of its rows in float64, which take 640 MiB."""
+
 
 @dataclass(frozen=True)
 class LoadedReference:
@@ -75,7 +78,15 @@ def load_reference(
     manifest = committed.manifest
     names = _choose_layers(manifest, layer, descriptive)
     rows = np.array(get_first_rows(manifest.groups))
-    channels = sum(spec.channels for spec in manifest.layers if spec.name in names)
+    by_layer = {spec.name: spec.channels for spec in manifest.layers}
+    if by_layer[names[0]] > MAX_CHANNELS:
+        raise TooLarge(
+            f"its layer `{names[0]}` has {by_layer[names[0]]:,} channels, and a layer that raises the alarm has at "
+            f"most {MAX_CHANNELS:,}",
+            subject=f"feature set {reference.feature_set_id}",
+            remedy="name another layer, and this one as a descriptive layer",
+        )
+    channels = sum(by_layer[name] for name in names)
     if (size := 4 * len(rows) * channels) > MAX_REFERENCE_BYTES:
         raise TooLarge(
             f"one row of each patient takes {size:,} bytes, and at most {MAX_REFERENCE_BYTES:,} are read",
