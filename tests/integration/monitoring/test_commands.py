@@ -156,7 +156,8 @@ async def test_a_reference_of_another_model_is_accepted_and_said_to_be_one(run, 
     _, err = await run("replace-reference", "m1", same, "--fixed")
     assert err == ""
     _, err = await run("replace-reference", "m1", other, "--fixed")
-    assert "the monitor watches model vfm from now on (other weights), and refuses features of before" in err
+    words = "watches features of model vfm from now on (other weights), and refuses those of the earlier origin"
+    assert words in err
 
 
 async def test_a_stratum_that_is_too_long_is_named_by_its_line_before_a_row_is_sent(run, reference):

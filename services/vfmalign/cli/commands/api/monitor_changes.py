@@ -224,13 +224,13 @@ def _has_begun(current: MonitorEpoch, reference: MonitorReference, start: EpochS
 
 
 def _describe_exchange(before: Monitor, after: Monitor) -> str:
-    """Says that observations of before are refused: an id that was mistyped exchanges the model as well."""
+    """Says that observations of the earlier origin are refused: a mistyped id exchanges the model as well."""
     origins = before.origin.model_dump(), after.origin.model_dump()
     what = ", ".join(_ORIGIN[name] for name, value in origins[0].items() if value != origins[1][name])
     models = f"model {after.model_id}"
     if before.model_id != after.model_id:
         models += f" in place of {before.model_id}"
-    return f"the monitor watches {models} from now on ({what}), and refuses features of before"
+    return f"the monitor watches features of {models} from now on ({what}), and refuses those of the earlier origin"
 
 
 def get_monitor(target: Target, monitor_id: str) -> Monitor:
