@@ -20,7 +20,6 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
-from weakref import WeakValueDictionary
 
 import grpc
 from google.protobuf.message import Message
@@ -51,6 +50,7 @@ from vfmalign.core.rpc.status_mapping import (
     to_status,
 )
 from vfmalign.core.runtime import logs, metrics
+from vfmalign.core.runtime.key_locks import KeyLocks
 from vfmalign.core.runtime.threads import MESSAGES
 from vfmalign.core.runtime.work_context import limit_work
 
@@ -113,7 +113,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         self._holds = holds
         self._log = CallLog()
         self._wrapped: dict[str, _Handler] = {}
-        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._turns = KeyLocks()
 
     async def intercept_service(
         self,
@@ -204,10 +204,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         """
         if len(data) <= _LARGE_MESSAGE_BYTES:
             return parse_request(parse, data)
-        turn = self._turns.get(caller)
-        if turn is None:
-            turn = self._turns[caller] = asyncio.Lock()
-        async with turn:
+        async with self._turns.get(caller):
             return await MESSAGES.run(parse_request, parse, data)
 
     async def _requests(self, context: Context, parse: _Parse, hold: Hold) -> AsyncIterator[Message]:

@@ -7,7 +7,6 @@ import contextlib
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any
-from weakref import WeakValueDictionary
 
 import grpc
 from cachetools import TTLCache
@@ -20,6 +19,7 @@ from vfmalign.core.rpc.access.authorisation import check_observation, check_owne
 from vfmalign.core.rpc.access.identity import current_identity
 from vfmalign.core.rpc.watching import Watching, split_content
 from vfmalign.core.runtime import logs
+from vfmalign.core.runtime.key_locks import KeyLocks
 from vfmalign.core.runtime.threads import DATABASE, STORE, Threads
 from vfmalign.core.storage.feature_sets import read_named
 from vfmalign.core.storage.store.object_store import ObjectStore
@@ -81,7 +81,8 @@ class MonitoringServicer(monitoring_pb2_grpc.MonitoringServiceServicer):
         self._keeper, self._epochs = parts.keeper, parts.epochs
         self._watching = watching
         self._watched: TTLCache[str, Watched] = TTLCache(_WATCHED, _WATCHED_S)
-        self._turns: WeakValueDictionary[tuple[str, ...], asyncio.Lock] = WeakValueDictionary()
+        # Of the calls for one monitor, one at a time takes a thread from other monitors.
+        self._turns = KeyLocks()
         self._references, self._reports = asyncio.Lock(), asyncio.Lock()  # no tenant waits behind all calls of another
 
     async def CreateMonitor(self, request: pb.CreateMonitorRequest, context: Context) -> pb.CreateMonitorResponse:
@@ -123,14 +124,14 @@ class MonitoringServicer(monitoring_pb2_grpc.MonitoringServiceServicer):
     async def _observe_as(self, request: pb.ObserveRequest, watched: Watched, *, stored: bool) -> pb.ObserveResponse:
         identity = current_identity.get()
         # One call of a caller waits for a monitor, so that no other caller waits behind all of its calls.
-        async with self._get_turn(request.monitor_id, identity.key if identity else ""):
+        async with self._turns.get(request.monitor_id, identity.key if identity else ""):
             results = await self._observe_in_turn(request, watched, stored=stored)
         return pb.ObserveResponse(results=map(to_result, results))
 
     async def _observe_in_turn(
         self, request: pb.ObserveRequest, watched: Watched, *, stored: bool
     ) -> list[dict[str, Any]]:
-        turn, loop = self._get_turn(request.monitor_id), asyncio.get_running_loop()
+        turn, loop = self._turns.get(request.monitor_id), asyncio.get_running_loop()
         await turn.acquire()
         try:
             # A thread that computes evidence must not wait for the store, which other monitors do not need.
@@ -143,17 +144,6 @@ class MonitoringServicer(monitoring_pb2_grpc.MonitoringServiceServicer):
         # Where the caller leaves, its thread goes on, and the next call would take another one to wait for it.
         observing.add_done_callback(lambda _: loop.call_soon_threadsafe(turn.release))
         return await threads.wait(observing)
-
-    def _get_turn(self, *key: str) -> asyncio.Lock:
-        """Returns the lock of the calls for one monitor, of which one at a time takes a thread from other monitors.
-
-        Args:
-            *key: the monitor, and perhaps a caller, whose calls then have a lock of their own.
-        """
-        turn = self._turns.get(key)
-        if turn is None:
-            turn = self._turns[key] = asyncio.Lock()
-        return turn
 
     async def WatchMonitor(
         self, request: pb.WatchMonitorRequest, context: Context

@@ -1,0 +1,20 @@
+"""Locks of asyncio by key."""
+
+from __future__ import annotations
+
+import asyncio
+from weakref import WeakValueDictionary
+
+
+class KeyLocks:
+    """A lock for each key, which exists as long as somebody has it. It belongs to the event loop."""
+
+    def __init__(self) -> None:
+        self._locks: WeakValueDictionary[tuple[str, ...], asyncio.Lock] = WeakValueDictionary()
+
+    def get(self, *key: str) -> asyncio.Lock:
+        """Returns the lock of a key."""
+        lock = self._locks.get(key)
+        if lock is None:
+            lock = self._locks[key] = asyncio.Lock()
+        return lock
