@@ -113,7 +113,7 @@ def test_the_error_of_a_writer_is_that_of_the_check(monkeypatch: pytest.MonkeyPa
     ("store", "cause"),
     [
         (Overwrites(), "a conditional write replaced an existing object"),
-        (LooksThenWrites(), "of 8 concurrent conditional writes succeeded"),
+        (LooksThenWrites(), "of 2 concurrent conditional writes succeeded"),
         (RefusesAndWrites(), "a conditional write that was refused replaced the object"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Store) else "",
