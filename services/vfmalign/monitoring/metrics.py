@@ -55,7 +55,7 @@ lag_seconds = Gauge(
 )
 last_observation = Gauge(
     "vfmalign_monitor_last_observation_timestamp_seconds",
-    "When the last observation arrived, or the monitor was created, in seconds since 1970.",
+    "When the last observation arrived, or the monitor was created or resumed after it, in seconds since 1970.",
     _MONITOR,
     registry=REGISTRY,
 )

@@ -36,6 +36,7 @@ class MonitorRow(OwnedRow):
         last_observed_at: when the last observation arrived.
         last_acquired_at: latest time of acquisition that did not lie in the future.
         lag_s: seconds from acquisition to arrival of the last observation; None where unknown.
+        resumed_at: when it was last resumed.
     """
 
     __tablename__ = "monitors"
@@ -55,6 +56,7 @@ class MonitorRow(OwnedRow):
     last_observed_at: Mapped[datetime | None]
     last_acquired_at: Mapped[datetime | None]
     lag_s: Mapped[float | None] = mapped_column(sa.Double)
+    resumed_at: Mapped[datetime | None]
 
 
 class _PartRow(TenantRow):

@@ -160,7 +160,15 @@ async def test_metrics_follow_the_monitor_and_end_with_it(service, store):
     await until(lambda: read_metrics(service), lambda one: one.get(alarm) == 0)
     await service.monitors.pause("m")
     paused = 'vfmalign_monitor_paused{monitor="m",tenant="default"}'
-    await until(lambda: read_metrics(service), lambda one: one.get(paused) == 1)
+    shown = await until(lambda: read_metrics(service), lambda one: one.get(paused) == 1)
+    since = 'vfmalign_monitor_last_observation_timestamp_seconds{monitor="m",tenant="default"}'
+    assert shown[since] == monitor.last_observation_time.timestamp()
+    await service.monitors.pause("m")
+    await service.monitors.resume("m")
+    resumed = await until(lambda: read_metrics(service), lambda one: one.get(paused) == 0)
+    assert resumed[since] > shown[since], "the silence counts from there"
+    await service.monitors.resume("m")
+    assert (await read_metrics(service))[since] == resumed[since], "it was not paused"
     await service.monitors.delete("m")
     await until(lambda: read_metrics(service), lambda one: not any('"m"' in name for name in one))
 

@@ -149,14 +149,14 @@ def test_two_services_share_a_database_and_each_has_its_own_leader(unmigrated, u
         with one.guarded_by(term.verify).session():
             pass
     with unmigrated.engine.connect() as connection:
-        assert [one.schema.get_version(connection) for one in (unmigrated, other)] == ["0001", "0001"]
+        assert [one.schema.get_version(connection) for one in (unmigrated, other)] == ["0002", "0001"]
     other.close()
 
 
 def test_a_later_version_migrates_the_database_which_this_version_then_refuses(database, tmp_path, monkeypatch):
     folder = shutil.copytree(Path(migrations.__file__).parent, tmp_path / "migrations")
     (folder / "versions" / "next.py").write_text(
-        "import sqlalchemy as sa\nfrom alembic import op\n\nrevision, down_revision = 'next', '0001'\n\n\n"
+        "import sqlalchemy as sa\nfrom alembic import op\n\nrevision, down_revision = 'next', '0002'\n\n\n"
         "def upgrade():\n    op.add_column('monitors', sa.Column('added', sa.Integer))\n"
     )
     with monkeypatch.context() as later:

@@ -265,6 +265,7 @@ def to_sample(tenant: str, monitor: StoredMonitor) -> metrics.MonitorSample:
     mmd2 = windows.get_mmd2(monitor)
     alarm = monitor.epoch.alarm
     silence_h = monitor.spec.max_silence_hours
+    starts = monitor.last_observed_at, monitor.resumed_at, monitor.created_at
     return metrics.MonitorSample(
         tenant=tenant,
         monitor=monitor.id,
@@ -274,6 +275,6 @@ def to_sample(tenant: str, monitor: StoredMonitor) -> metrics.MonitorSample:
         alarm=alarm is not None and alarm.acknowledge_time is None,
         paused=monitor.state == PAUSED,
         lag_s=monitor.lag_s,
-        last_observation_s=(monitor.last_observed_at or monitor.created_at).timestamp(),
+        last_observation_s=max(filter(None, starts)).timestamp(),
         max_silence_s=silence_h * 3600.0 if silence_h else None,
     )

@@ -32,6 +32,11 @@ UPDATABLE = ("max_silence_hours", "title")
 """Fields of `MonitorSpec` on which the evidence does not depend."""
 MAX_EARLIER_EPOCHS = 100
 """Epochs that a monitor shows beside the current one."""
+_SAME = (
+    *("id", "uid", "state", "model_id", "layers", "created_at", "created_by"),
+    *("sequence", "status", "counts", "last_observed_at", "last_acquired_at", "lag_s", "resumed_at"),
+)
+"""Attributes that `StoredMonitor` and `MonitorRow` share."""
 _IS_SHOWN = MonitorRow.state != DELETING
 _SELECT = sa.select(MonitorRow).where(MonitorRow.id == sa.bindparam("monitor_id"), _IS_SHOWN)
 _SELECT_LOCKED = _SELECT.with_for_update()
@@ -59,6 +64,7 @@ class StoredMonitor:
     last_observed_at: datetime | None
     last_acquired_at: datetime | None
     lag_s: float | None
+    resumed_at: datetime | None
     created_at: datetime
     created_by: str
     epochs: tuple[MonitorEpoch, ...]
@@ -193,6 +199,8 @@ class MonitorRepository:
         """
         with self.database.session() as session:
             row = get_row(session, monitor_id, uid, lock=True)
+            if row.state == PAUSED and state == ACTIVE:
+                row.resumed_at = now()
             row.state = state
             return self._to_item(session, row)
 
@@ -299,21 +307,9 @@ class MonitorRepository:
             .limit(1)
         )
         return StoredMonitor(
-            id=row.id,
-            uid=row.uid,
-            state=row.state,
+            **{name: getattr(row, name) for name in _SAME},
             spec=MonitorSpec.model_validate(row.spec),
             origin=FeatureOrigin.model_validate(row.origin),
-            model_id=row.model_id,
-            layers=row.layers,
-            sequence=row.sequence,
-            status=row.status,
-            counts=row.counts,
-            last_observed_at=row.last_observed_at,
-            last_acquired_at=row.last_acquired_at,
-            lag_s=row.lag_s,
-            created_at=row.created_at,
-            created_by=row.created_by,
             epochs=_to_epochs(session.scalars(epochs.limit(1 + MAX_EARLIER_EPOCHS if whole else 1)).all(), row),
             shifts=() if last is None else tuple(last.shifts),
             channels=() if last is None else tuple(last.channels),
