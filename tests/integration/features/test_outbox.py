@@ -91,6 +91,21 @@ async def test_what_was_queued_while_monitoring_was_away_arrives_in_order_once_i
     assert describe(await outbox.deliver(make(75))) == ("recorded", "")
 
 
+async def test_other_objects_in_the_outbox_hide_no_observations(
+    services: Services, monitoring: MonitoringServer, tenant_store: ObjectStore
+) -> None:
+    monitoring.stop()
+    outbox = services.start(monitoring.address, max_observations=3, sends=False)
+    await outbox.deliver(make(1))
+    for number in range(5):
+        tenant_store.put(f"{OUTBOX}a-{number}", b"a note that sorts before the monitor")
+    monitoring.start()
+    outbox = services.start(monitoring.address, max_observations=3)
+    await until(lambda: not outbox.waiting.has("m"))
+    assert monitoring.servicer.get_ids() == names(1)
+    assert describe(await outbox.deliver(make(2))) == ("recorded", "")
+
+
 async def test_an_observation_of_another_monitor_does_not_wait_for_the_network_while_monitoring_is_away(
     services: Services, monitoring: MonitoringServer
 ) -> None:

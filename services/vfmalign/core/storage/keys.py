@@ -117,6 +117,11 @@ def outbox_key(monitor: str, time_ns: int, writer: str, sha256: str) -> str:
     return f"{outbox_prefix(monitor)}{time_ns:020d}-{writer}-{sha256}.pb"
 
 
+def is_outbox_key(key: str) -> bool:
+    """Returns whether a key is that of an observation that waits."""
+    return _OUTBOX_KEY.fullmatch(key) is not None
+
+
 def parse_outbox_key(key: str) -> tuple[str, int, str] | None:
     """Returns monitor, time and digest of an observation that waits; None for the key of anything else."""
     match = _OUTBOX_KEY.fullmatch(key)

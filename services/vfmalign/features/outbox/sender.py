@@ -13,7 +13,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wai
 from vfmalign.core.domain.errors import DeadlineExceeded, StoreUnavailable, Unavailable, VfmalignError
 from vfmalign.core.runtime import logs
 from vfmalign.core.runtime.threads import STORE
-from vfmalign.core.storage.keys import OUTBOX, outbox_prefix
+from vfmalign.core.storage.keys import OUTBOX, is_outbox_key, outbox_prefix
 from vfmalign.features import metrics
 from vfmalign.features.outbox.delivery import CONFLICT, FROM_OUTBOX, Outbox
 from vfmalign.features.outbox.entries import Observed, delete_entries, read_batch
@@ -98,7 +98,9 @@ class Sender:
         for outbox in self._outboxes:
             if is_due or not outbox.waiting.is_surveyed:
                 before = outbox.waiting.begin_survey()
-                listed = await STORE.run(outbox.store.sizes_bytes, OUTBOX, limit=outbox.waiting.limit)
+                listed = await STORE.run(
+                    outbox.store.sizes_bytes, OUTBOX, limit=outbox.waiting.limit, accepts=is_outbox_key
+                )
                 outbox.waiting.end_survey(listed, before)
         if is_due:
             self._survey_s = time.monotonic() + self._poll_s

@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Mapping
 
 from vfmalign.core.domain.errors import TooLarge
-from vfmalign.core.storage.keys import outbox_key, parse_outbox_key
+from vfmalign.core.storage.keys import is_outbox_key, outbox_key
 from vfmalign.features import metrics
 from vfmalign.features.settings import OutboxOptions
 
@@ -93,7 +93,7 @@ class Waiting:
     def add(self, listed: Mapping[str, int]) -> None:
         """Records observations that the store has listed, by key with their sizes."""
         for key in listed:
-            if parse_outbox_key(key) is not None and key not in self._sizes.get(_get_monitor(key), {}):
+            if is_outbox_key(key) and key not in self._sizes.get(_get_monitor(key), {}):
                 self._add(key, listed[key])
         self._show()
 
@@ -105,13 +105,13 @@ class Waiting:
         """Takes over what the store has listed.
 
         Args:
-            listed: sizes by key, of at most `limit` objects.
+            listed: sizes by key, of at most `limit` observations.
             before: what `begin_survey` returned before the list.
         """
         # A list that was cut off may hide any monitor; the outbox is full then.
         self.is_surveyed = len(listed) < self.limit
         known = {key: size for sizes in self._sizes.values() for key, size in sizes.items() if key not in before}
-        known |= {key: size for key, size in listed.items() if parse_outbox_key(key) is not None}
+        known |= listed
         self._sizes, self._count, self._bytes = {}, 0, 0
         for key in sorted(known):
             self._add(key, known[key])

@@ -101,7 +101,7 @@ def test_a_survey_keeps_what_it_cannot_have_seen_and_drops_what_another_replica_
     before = waiting.begin_survey()
     written_meanwhile = store(waiting)
     of_another = outbox_key("other", 1, "ffffffff", SHA)
-    waiting.end_survey({stays: 10, of_another: 7, "outbox/m/notes.txt": 5}, before)
+    waiting.end_survey({stays: 10, of_another: 7}, before)
     waiting.end(writing, is_written=True)
     assert waiting.begin_survey() == {stays, writing, written_meanwhile, of_another}
     assert sent_by_another not in waiting.begin_survey()

@@ -51,6 +51,7 @@ _ERROR_CODE = re.compile(rb"<Code>(\w+)</Code>")
 
 AnyRecord = TypeVar("AnyRecord", bound=Record)
 _T = TypeVar("_T")
+_Accepts = Callable[[str], bool]
 
 
 class _HashingReader:
@@ -223,16 +224,19 @@ class ObjectStore(TenantKeys):
         """Returns the keys below a prefix, in lexical order."""
         return iter(sorted(self.sizes_bytes(prefix)))
 
-    def sizes_bytes(self, prefix: str, before: datetime | None = None, limit: int | None = None) -> dict[str, int]:
+    def sizes_bytes(
+        self, prefix: str, before: datetime | None = None, limit: int | None = None, accepts: _Accepts | None = None
+    ) -> dict[str, int]:
         """Returns the sizes of the objects below a prefix, written `before`: one request per thousand objects.
 
-        With `limit`, no more than the first so many are listed.
+        With `limit`, no more than the first so many are listed of those whose keys `accepts` takes.
         """
 
         def sizes() -> dict[str, int]:
-            items = islice(self._client.list_objects(self.bucket, self.name(prefix), recursive=True), limit)
-            objects = [item for item in items if before is None or item.last_modified < before]
-            return {str(item.object_name).removeprefix(self.name("")): item.size or 0 for item in objects}
+            items = self._client.list_objects(self.bucket, self.name(prefix), recursive=True)
+            named = ((str(item.object_name).removeprefix(self.name("")), item) for item in items)
+            listed = islice(((key, item) for key, item in named if accepts is None or accepts(key)), limit)
+            return {key: item.size or 0 for key, item in listed if before is None or item.last_modified < before}
 
         return self._retry("list", prefix, sizes)
 
