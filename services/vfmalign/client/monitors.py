@@ -27,7 +27,6 @@ from vfmalign.core.rpc.tensors import to_tensor
 from vfmalign.v1 import features_pb2, monitoring_pb2, monitoring_pb2_grpc
 
 _MAX_PAGE_SIZE = 1000
-_FORMATS = {"html": "REPORT_FORMAT_HTML", "json": "REPORT_FORMAT_JSON"}
 
 
 @dataclass(frozen=True)
@@ -247,7 +246,8 @@ class AsyncMonitorsClient:
         Raises:
             NotFound: there is none of this id.
         """
-        request = monitoring_pb2.GetMonitorReportRequest(monitor_id=monitor_id, format=_FORMATS[report_format])
+        name = f"REPORT_FORMAT_{report_format.upper()}"
+        request = monitoring_pb2.GetMonitorReportRequest(monitor_id=monitor_id, format=name)
         async with aclosing(read_stream(self._stub().GetMonitorReport(request), lambda part: part.content)) as parts:
             return b"".join([part async for part in parts])
 
