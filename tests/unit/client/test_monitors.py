@@ -1,6 +1,7 @@
 """`client.monitors` against a server: what is sent, what comes back, and what failures become."""
 
 import asyncio
+from datetime import UTC, date, datetime, timedelta, timezone
 
 import numpy as np
 import pytest
@@ -96,6 +97,31 @@ async def test_an_observation_that_cannot_be_sent_is_refused_before_the_call(cli
         ObservedStudy.from_fields(observation_id="Anna Muster", group="g")
     assert (caught.value.field, "Anna" in str(caught.value)) == ("observation_id", False)
     assert monitoring.requests == []
+
+
+@pytest.mark.parametrize(
+    "time",
+    [
+        datetime(2026, 3, 1),
+        date(2026, 3, 1),
+        "2026-03-01T07:30:00",
+        "20260301",
+        20260301,
+        "01.03.2026",
+        datetime(1, 1, 1, tzinfo=timezone(timedelta(hours=2))),
+    ],
+)
+def test_a_time_of_which_the_moment_is_unknown_is_refused(time):
+    with pytest.raises(BadOption) as caught:
+        ObservedStudy.from_fields(observation_id="a", group="g", acquire_time=time)
+    assert (caught.value.field, "2026-03-01T07:30:00Z" in caught.value.remedy) == ("acquire_time", True)
+
+
+def test_a_time_with_any_zone_is_sent():
+    moment = datetime(2026, 3, 1, 7, 30, tzinfo=UTC)
+    for time in (moment, moment.astimezone(timezone(timedelta(hours=2))), "2026-03-01 09:30:00+02:00"):
+        study = ObservedStudy.from_fields(observation_id="a", group="g", acquire_time=time)
+        assert study.to_proto().acquire_time.ToDatetime(UTC) == moment
 
 
 async def test_features_of_another_origin_are_refused(client, monitoring):
