@@ -49,7 +49,7 @@ def log_in(service):
 
 async def run_client(service, language, tmp_path, *arguments, rows=()):
     lines = "".join(
-        json.dumps({"id": f"s-{place}", "group": f"g-{place}", "features": row.tolist()}) + "\n"
+        json.dumps({"id": f"s-{place}", "group": f"g-{place}", "features": list(row)}) + "\n"
         for place, row in enumerate(rows)
     )
     environment = {
@@ -70,13 +70,17 @@ async def run_client(service, language, tmp_path, *arguments, rows=()):
     )
 
 
-@pytest.mark.parametrize("language", PROGRAMS)
-async def test_a_client_creates_a_monitor_observes_and_reads_the_alarm(service, reference, language, tmp_path):
+def skip_without(language):
     if language == "node" and shutil.which("node") is None:
         pytest.skip("node is not installed")
     if language == "node" and not (EXAMPLES / "node/node_modules").is_dir():
         pytest.skip("the packages of the example are not installed: run `npm install` in examples/node")
-    rows = draw(40, seed=4, shift=2.0)[LAYERS[0]]
+
+
+@pytest.mark.parametrize("language", PROGRAMS)
+async def test_a_client_creates_a_monitor_observes_and_reads_the_alarm(service, reference, language, tmp_path):
+    skip_without(language)
+    rows = draw(40, seed=4, shift=2.0)[LAYERS[0]].tolist()
     done = await run_client(service, language, tmp_path, "m", reference, rows=rows)
     assert done.returncode == 0, done.stderr
     monitor = await service.monitors.get("m")
@@ -94,6 +98,15 @@ async def test_a_client_creates_a_monitor_observes_and_reads_the_alarm(service, 
     failed = await run_client(service, language, tmp_path, "n", "0" * 32)
     assert failed.returncode == 1
     assert "there is no such feature set" in failed.stderr
+
+
+@pytest.mark.parametrize("language", PROGRAMS)
+async def test_a_client_takes_null_for_nan_and_not_for_zero(service, reference, language, tmp_path):
+    """JSON has no NaN: most programs write null."""
+    skip_without(language)
+    done = await run_client(service, language, tmp_path, "m", reference, rows=[[None, *[0.5] * (CHANNELS - 1)]])
+    assert done.returncode == 0, done.stderr
+    assert (await service.monitors.get("m")).outcomes == {"not_finite": 1}
 
 
 # --- the bridge from KServe ---
