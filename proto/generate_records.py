@@ -198,7 +198,7 @@ class Module:
     def _get_single_type(self, field: FieldDescriptor) -> str:
         if field.message_type is not None:
             if field.message_type.full_name == "google.protobuf.Timestamp":
-                return self._import("datetime", "datetime")
+                return self._import("vfmalign.client.messages.base", "Time")
             return self._refer(field.message_type)
         if field.enum_type is not None:
             return self._refer(field.enum_type)

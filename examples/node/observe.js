@@ -31,10 +31,10 @@ function call(method, request) {
   return promisify(client[method]).call(client, request, metadata, { deadline: Date.now() + 30_000 });
 }
 
-// A vector of channels as little-endian float32.
+// A vector of channels as little-endian float32. JSON writes NaN as null, which would be sent as 0.
 function toTensor(features) {
   const data = Buffer.alloc(4 * features.length);
-  features.forEach((value, index) => data.writeFloatLE(value, 4 * index));
+  features.forEach((value, index) => data.writeFloatLE(value ?? NaN, 4 * index));
   return { dataType: "DATA_TYPE_FLOAT32", shape: [features.length], data };
 }
 

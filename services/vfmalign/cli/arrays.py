@@ -38,10 +38,6 @@ def parse_sample(text: str, field: str) -> str | StoredFeatureSet | Array:
                 f"row {row} (from 0) contains NaN or infinity", field=field, remedy="remove the affected rows"
             )
         return array
-    if text.endswith(".npz"):
-        raise BadOption(
-            "an archive of arrays (.npz) is not read", field=field, remedy="save the array by numpy.save as a .npy file"
-        )
     feature_set, manifest_sha256 = parse_feature_set(text, field, "is neither the id of a feature set nor a .npy file")
     return StoredFeatureSet(feature_set, manifest_sha256) if manifest_sha256 else feature_set
 
@@ -60,6 +56,10 @@ def parse_feature_set(text: str, field: str, problem: str) -> tuple[str, str]:
     Raises:
         BadOption: the argument has another form.
     """
+    if text.endswith(".npz"):
+        raise BadOption(
+            "an archive of arrays (.npz) is not read", field=field, remedy="save the array by numpy.save as a .npy file"
+        )
     feature_set, at, manifest_sha256 = text.partition("@")
     if not is_id(feature_set) or (at and not SHA256.matches(manifest_sha256)):
         raise BadOption(problem, field=field, remedy="give the ID or ID@SHA256 that `vfmalign extract` prints")

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, get_args
 
 import grpc
+import numpy as np
 
 from vfmalign.client.messages.common import ObjectRef, ObservedStudy
 from vfmalign.client.messages.monitors import (
@@ -26,6 +27,7 @@ from vfmalign.core.domain.errors import BadOption, Unavailable
 from vfmalign.core.rpc.tensors import to_tensor
 from vfmalign.v1 import features_pb2, monitoring_pb2, monitoring_pb2_grpc
 
+ReportFormat = Literal["html", "json"]
 _MAX_PAGE_SIZE = 1000
 
 
@@ -48,7 +50,9 @@ class Observation:
             layers=[
                 features_pb2.LayerFeatures(layer=layer, stored=features.to_proto())
                 if isinstance(features, ObjectRef)
-                else features_pb2.LayerFeatures(layer=layer, tensor=to_tensor(features, layer, allow_non_finite=True))
+                else features_pb2.LayerFeatures(
+                    layer=layer, tensor=to_tensor(np.asarray(features), layer, allow_non_finite=True)
+                )
                 for layer, features in self.layers.items()
             ],
         )
@@ -95,7 +99,7 @@ class AsyncMonitorsClient:
             limit: positive; no limit where None.
 
         Raises:
-            BadOption: the limit is not positive.
+            BadOption: the limit is not positive, or there is no such state.
         """
         if limit is not None and limit < 1:
             raise BadOption(f"must be positive, got {limit}", field="limit", remedy="leave it out to list everything")
@@ -103,7 +107,7 @@ class AsyncMonitorsClient:
         token = ""
         while True:
             request = monitoring_pb2.ListMonitorsRequest(
-                states=[f"MONITOR_STATE_{state.upper()}" for state in states],
+                states=[f"MONITOR_STATE_{_check_choice(state, MonitorState, 'states').upper()}" for state in states],
                 page_size=0 if limit is None else min(limit - len(monitors), _MAX_PAGE_SIZE),
                 page_token=token,
             )
@@ -189,6 +193,7 @@ class AsyncMonitorsClient:
             start: why it begins, which decides whether its bound holds.
 
         Raises:
+            BadOption: there is no such start.
             InvalidInput: an earlier epoch has seen patients of the reference, with which `start` has no bound.
             NotFound: the monitor or the reference does not exist.
             PreconditionFailed: another epoch has begun meanwhile.
@@ -197,7 +202,7 @@ class AsyncMonitorsClient:
             monitor_id=monitor_id,
             epoch=epoch,
             reference=reference.to_proto(),
-            start=f"EPOCH_START_{start.upper()}",
+            start=f"EPOCH_START_{_check_choice(start, EpochStart, 'start').upper()}",
         )
         return Monitor.from_response((await self._stub().ReplaceReference(request)).monitor)
 
@@ -240,13 +245,14 @@ class AsyncMonitorsClient:
         """
         await self._stub().DeleteMonitor(monitoring_pb2.DeleteMonitorRequest(monitor_id=monitor_id))
 
-    async def get_report(self, monitor_id: str, report_format: Literal["html", "json"] = "html") -> bytes:
+    async def get_report(self, monitor_id: str, report_format: ReportFormat = "html") -> bytes:
         """Returns the report of a monitor as it stands.
 
         Raises:
+            BadOption: there is no such format.
             NotFound: there is none of this id.
         """
-        name = f"REPORT_FORMAT_{report_format.upper()}"
+        name = f"REPORT_FORMAT_{_check_choice(report_format, ReportFormat, 'report_format').upper()}"
         request = monitoring_pb2.GetMonitorReportRequest(monitor_id=monitor_id, format=name)
         async with aclosing(read_stream(self._stub().GetMonitorReport(request), lambda part: part.content)) as parts:
             return b"".join([part async for part in parts])
@@ -257,6 +263,17 @@ class AsyncMonitorsClient:
 
     def _stub(self) -> monitoring_pb2_grpc.MonitoringServiceAsyncStub:
         return monitoring_pb2_grpc.MonitoringServiceStub(self._open_channel())
+
+
+def _check_choice(value: str, choices: Any, field: str) -> str:
+    """Returns a value of a `Literal`.
+
+    Raises:
+        BadOption: it is another one.
+    """
+    if value not in get_args(choices):
+        raise BadOption("unknown value", field=field, remedy=f"choose from {', '.join(get_args(choices))}")
+    return value
 
 
 def _to_results(response: monitoring_pb2.ObserveResponse) -> tuple[ObservationResult, ...]:

@@ -83,6 +83,12 @@ def to_study_request(request: features_pb2.ExtractRequest, to_key: ToKey) -> Stu
 
 
 def _to_observation(message: features_pb2.StudyObservation) -> messages.StudyObservation:
+    if message.study.HasField("acquire_time") and not message.study.acquire_time.ByteSize():
+        raise BadOption(
+            "the time is empty",
+            field="observation.study.acquire_time",
+            remedy="set seconds since 1970 in UTC, or leave it out",
+        )
     try:
         observation = messages.StudyObservation.from_proto(message, "observation")
     except SerializeToJsonError:  # the time is the one field that protobuf itself refuses

@@ -157,6 +157,7 @@ def test_a_study_that_fails_is_not_observed(client, monitoring, phantoms) -> Non
         ({"strata": {"scanner": ""}}, "observation.study.strata"),
         ({"strata": {"scanner": "A\u200b"}}, "observation.study.strata"),
         ({"seconds": 10**15}, "observation.study.acquire_time"),
+        ({"seconds": 0}, "observation.study.acquire_time"),
         ({"monitor_id": "../m"}, "observation.monitor_id"),
         ({"group": ""}, "observation.study.group"),
     ],

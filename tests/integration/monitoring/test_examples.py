@@ -49,7 +49,7 @@ def log_in(service):
 
 async def run_client(service, language, tmp_path, *arguments, rows=()):
     lines = "".join(
-        json.dumps({"id": f"s-{place}", "group": f"g-{place}", "features": row.tolist()}) + "\n"
+        json.dumps({"id": f"s-{place}", "group": f"g-{place}", "features": list(row)}) + "\n"
         for place, row in enumerate(rows)
     )
     environment = {
@@ -70,13 +70,17 @@ async def run_client(service, language, tmp_path, *arguments, rows=()):
     )
 
 
-@pytest.mark.parametrize("language", PROGRAMS)
-async def test_a_client_creates_a_monitor_observes_and_reads_the_alarm(service, reference, language, tmp_path):
+def skip_without(language):
     if language == "node" and shutil.which("node") is None:
         pytest.skip("node is not installed")
     if language == "node" and not (EXAMPLES / "node/node_modules").is_dir():
         pytest.skip("the packages of the example are not installed: run `npm install` in examples/node")
-    rows = draw(40, seed=4, shift=2.0)[LAYERS[0]]
+
+
+@pytest.mark.parametrize("language", PROGRAMS)
+async def test_a_client_creates_a_monitor_observes_and_reads_the_alarm(service, reference, language, tmp_path):
+    skip_without(language)
+    rows = draw(40, seed=4, shift=2.0)[LAYERS[0]].tolist()
     done = await run_client(service, language, tmp_path, "m", reference, rows=rows)
     assert done.returncode == 0, done.stderr
     monitor = await service.monitors.get("m")
@@ -96,18 +100,27 @@ async def test_a_client_creates_a_monitor_observes_and_reads_the_alarm(service, 
     assert "there is no such feature set" in failed.stderr
 
 
+@pytest.mark.parametrize("language", PROGRAMS)
+async def test_a_client_takes_null_for_nan_and_not_for_zero(service, reference, language, tmp_path):
+    """JSON has no NaN: most programs write null."""
+    skip_without(language)
+    done = await run_client(service, language, tmp_path, "m", reference, rows=[[None, *[0.5] * (CHANNELS - 1)]])
+    assert done.returncode == 0, done.stderr
+    assert (await service.monitors.get("m")).outcomes == {"not_finite": 1}
+
+
 # --- the bridge from KServe ---
 
 
 class Bridge:
     """The running bridge, and what KServe's logger posts to it."""
 
-    def __init__(self, service, folder, monitor_id, origin):
+    def __init__(self, service, folder, monitor_id, origin, role="router"):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
-        token = folder / "router"
-        token.write_text(ISSUER.sign("router"))
+        token = folder / f"bridge-{role}"
+        token.write_text(ISSUER.sign(role))
         environment = {
             **os.environ,
             "PORT": str(self.port),
@@ -157,8 +170,8 @@ async def start_bridge(service, reference, tmp_path):
     await service.create("m", reference, stratum="scanner")
     bridges = []
 
-    async def start(origin=ORIGIN, monitor_id="m"):
-        bridges.append(Bridge(service, tmp_path, monitor_id, origin))
+    async def start(origin=ORIGIN, monitor_id="m", role="router"):
+        bridges.append(Bridge(service, tmp_path, monitor_id, origin, role))
         return await asyncio.to_thread(bridges[-1].wait)
 
     yield start
@@ -255,6 +268,44 @@ async def test_the_bridge_refuses_what_it_cannot_observe_and_goes_on(service, st
     assert "the monitor watches features of other weights" in refused[1]
     assert recorded == (200, "entered")
     assert (await service.monitors.get("m")).outcomes == {"entered": 1}
+
+
+async def test_the_log_of_the_bridge_says_why_an_event_is_not_recorded(service, start_bridge):
+    """KServe's logger reads no more of an answer than its status."""
+    bridge = await start_bridge()
+    row = [0.0] * CHANNELS
+
+    def post():
+        return [
+            bridge.send(make_event("r-1", row, metadata=json.dumps({"X-Scanner": ["B"]}))),
+            bridge.send(make_event("r-1", row, group="Anna Muster")),
+            bridge.send(make_event("r-1", row[1:])),
+            bridge.send(make_event("r-1", ["Anna Muster"])),
+        ]
+
+    assert [status for status, _ in await asyncio.to_thread(post)] == [422] * 4
+    log = bridge.log.read_text()
+    assert "a study: KeyError: 'X-Patient-Group'" in log
+    assert "a study: BadOption: group: not a valid id" in log
+    assert f"expected a vector of {CHANNELS} channels as in the reference" in log
+    assert "a study: ValueError\n" in log
+    assert "Anna" not in log
+
+
+async def test_an_event_is_sent_again_where_monitoring_refuses_the_bridge(service, start_bridge):
+    """An operator gives the bridge its role; the event is not what is wrong."""
+    bridge = await start_bridge(role="viewer")
+    status, text = await asyncio.to_thread(bridge.send, make_event("r-1", [0.0] * CHANNELS))
+    assert status == 503
+    assert text in bridge.log.read_text()
+
+
+async def test_outputs_of_text_beside_the_features_are_left_out(service, start_bridge):
+    bridge = await start_bridge()
+    data = make_event("r-1", [0.0] * CHANNELS).get_data()
+    data["outputs"].append({"name": "class", "shape": [1, 1], "datatype": "BYTES", "data": ["lesion"]})
+    event = CloudEvent(make_event("r-1", [0.0]).get_attributes(), data)
+    assert await asyncio.to_thread(bridge.send, event) == (200, "entered")
 
 
 async def test_an_event_that_was_refused_while_monitoring_was_away_is_observed_when_it_is_sent_again(

@@ -1,9 +1,11 @@
 """`client.monitors` against a server: what is sent, what comes back, and what failures become."""
 
 import asyncio
+from datetime import UTC, date, datetime, timedelta, timezone
 
 import numpy as np
 import pytest
+import torch
 from tests.monitor_records import REFERENCE, SHA256
 from tests.monitoring_service import PAGE
 
@@ -96,6 +98,50 @@ async def test_an_observation_that_cannot_be_sent_is_refused_before_the_call(cli
         ObservedStudy.from_fields(observation_id="Anna Muster", group="g")
     assert (caught.value.field, "Anna" in str(caught.value)) == ("observation_id", False)
     assert monitoring.requests == []
+
+
+@pytest.mark.parametrize(
+    "time",
+    [
+        datetime(2026, 3, 1),
+        date(2026, 3, 1),
+        "2026-03-01T07:30:00",
+        "20260301",
+        20260301,
+        "01.03.2026",
+        datetime(1, 1, 1, tzinfo=timezone(timedelta(hours=2))),
+    ],
+)
+def test_a_time_of_which_the_moment_is_unknown_is_refused(time):
+    with pytest.raises(BadOption) as caught:
+        ObservedStudy.from_fields(observation_id="a", group="g", acquire_time=time)
+    assert (caught.value.field, "2026-03-01T07:30:00Z" in caught.value.remedy) == ("acquire_time", True)
+
+
+def test_a_time_with_any_zone_is_sent():
+    moment = datetime(2026, 3, 1, 7, 30, tzinfo=UTC)
+    for time in (moment, moment.astimezone(timezone(timedelta(hours=2))), "2026-03-01 09:30:00+02:00"):
+        study = ObservedStudy.from_fields(observation_id="a", group="g", acquire_time=time)
+        assert study.to_proto().acquire_time.ToDatetime(UTC) == moment
+
+
+async def test_features_are_taken_as_whatever_becomes_an_array(client, monitoring):
+    monitoring.add("m1", alarm=False)
+    study = ObservedStudy(observation_id="a", group="g")
+    for features in ([0.5, 1.5], torch.tensor([0.5, 1.5])):
+        await client.monitors.observe("m1", [Observation(study, {"stages.3": features})], ORIGIN)
+        sent = monitoring.requests[-1].inline.observations[0].layers[0].tensor
+        np.testing.assert_array_equal(to_array(sent), [0.5, 1.5])
+
+
+async def test_an_unknown_choice_is_refused_with_those_that_there_are(client, monitoring):
+    monitoring.add("m1")
+    with pytest.raises(BadOption, match="start: unknown value; choose from fixed, unseen_reference, reset"):
+        await client.monitors.replace_reference("m1", 1, MonitorReference(feature_set_id="f2"), "unseen")
+    with pytest.raises(BadOption, match="states: unknown value; choose from active, paused"):
+        await client.monitors.list("active")
+    with pytest.raises(BadOption, match="report_format: unknown value; choose from html, json"):
+        await client.monitors.get_report("m1", "pdf")
 
 
 async def test_features_of_another_origin_are_refused(client, monitoring):

@@ -8,7 +8,8 @@ unspecified value as an absent field.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, ClassVar, ParamSpec, Self, TypeVar, cast
+from datetime import UTC, datetime
+from typing import Annotated, Any, ClassVar, ParamSpec, Self, TypeVar, cast
 
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
 from google.protobuf.json_format import MessageToDict, Parse, ParseDict
@@ -21,6 +22,7 @@ from pydantic import (
     ValidatorFunctionWrapHandler,
     WrapValidator,
 )
+from pydantic_core import PydanticCustomError
 
 from vfmalign.core.domain.errors import BadOption, Internal
 from vfmalign.core.domain.record import FORMATS, Record
@@ -136,6 +138,34 @@ def _check_unless_zero(value: object, check: ValidatorFunctionWrapHandler) -> ob
 
 UNLESS_ZERO = WrapValidator(_check_unless_zero)
 """Takes 0 for a number that is not set, whatever its range: the API checks only numbers that are set."""
+
+
+_TIME_REMEDY = "give a datetime with its zone, or a text such as 2026-03-01T07:30:00Z"
+
+
+def _check_time(value: object, check: ValidatorFunctionWrapHandler) -> datetime:
+    """Refuses what protobuf cannot represent, and numbers: a day of DICOM, such as 20260301, would be one of 1970."""
+    if isinstance(value, int | float) or (isinstance(value, str) and value.strip().isdigit()):
+        raise _refuse_time("a number is not a time")
+    try:
+        time: datetime = check(value)
+    except ValidationError:
+        raise _refuse_time("not a time") from None
+    if time.tzinfo is None:
+        raise _refuse_time("the time has no zone")
+    try:
+        time.astimezone(UTC)
+    except OverflowError:
+        raise _refuse_time("not a time of the years 1 to 9999") from None
+    return time
+
+
+def _refuse_time(problem: str) -> PydanticCustomError:
+    return PydanticCustomError("time", "{problem}", {"problem": problem, "remedy": _TIME_REMEDY})
+
+
+Time = Annotated[datetime, WrapValidator(_check_time)]
+"""A moment: a time with its zone."""
 
 
 def to_bad_option(error: ValidationError, field: str = "", names: Mapping[str, str] | None = None) -> BadOption:

@@ -34,7 +34,8 @@ _ANSWER = re.compile(r"CLIENT: Received|SERVER: Sent")
 MESSAGE_TOO_LARGE = "MESSAGE_TOO_LARGE"
 REQUEST_TOO_LARGE = (
     "upload features (`CreateUpload` of MmdService, `client.mmd.upload` in Python) or a zip of a study's DICOM files "
-    "(`CreateStudyUpload` of FeatureService, `client.features.upload_study`), and send less of anything else"
+    "(`CreateStudyUpload` of FeatureService, `client.features.upload_study`), and send less of anything else, such as "
+    "observations"
 )
 
 CODES: dict[type[errors.VfmalignError], grpc.StatusCode] = {

@@ -187,6 +187,8 @@ def _read_stored(
 
 
 def _to_time(timestamp: Timestamp, field: str) -> datetime:
+    if not timestamp.ByteSize():  # such as the `Date` of a program in Node.js
+        raise BadOption("the time is empty", field=field, remedy="set seconds since 1970 in UTC, or leave it out")
     try:
         return timestamp.ToDatetime(tzinfo=UTC)
     except (ValueError, OverflowError):

@@ -164,6 +164,9 @@ def list_changes(document: DriftDocument) -> list[str]:
     changes = []
     if document.mix is not None:
         changes.append(_describe_mix(document))
+        unknown = document.rows - sum(one.stream for one in document.mix.strata)
+        if unknown > 0:  # a caller that misspells the name of the stratum would otherwise not notice
+            changes.append(f"{unknown:,} of {pluralise(document.rows, 'row')} came without a {document.mix.kind}")
     windows = [window for window in document.windows if window.layer == document.layer]
     last = _get_last_window(document)
     if last is not None:

@@ -110,6 +110,8 @@ def test_times_that_are_none_are_refused(store):
     for seconds, nanos in ((2**62, 0), (-(2**62), 0), (253402300800, 0), (-62135596801, 0), (0, 2**31 - 1)):
         with pytest.raises(BadOption, match="not a time"):
             read_inline(store, [observe(*layers, acquire_time=Timestamp(seconds=seconds, nanos=nanos))], LAYERS, "")
+    with pytest.raises(BadOption, match="the time is empty"):  # what a Date of JavaScript becomes
+        read_inline(store, [observe(*layers, acquire_time=Timestamp())], LAYERS, "")
     (one,) = read_inline(store, [observe(*layers, acquire_time=Timestamp(seconds=-62135596800))], LAYERS, "")
     assert one.acquired_at.year == 1
 

@@ -166,6 +166,14 @@ def test_a_mix_is_only_said_to_differ_above_its_threshold() -> None:
     assert wording.list_changes(quiet)[0].startswith("The mix of scanner is not shown to differ")
 
 
+def test_rows_without_a_stratum_are_counted_aloud() -> None:
+    document = make_document()
+    assert document.mix is not None
+    known = sum(one.stream for one in document.mix.strata)
+    assert wording.list_changes(make_document(rows=known + 3))[1] == f"3 of {known + 3} rows came without a scanner"
+    assert not any("without" in change for change in wording.list_changes(make_document(rows=known)))
+
+
 def test_the_strongest_component_is_the_one_nearest_to_its_own_threshold() -> None:
     calibrated = tuple(
         ComponentEvidence(component=name, log_evidence=value, log_threshold=limit)

@@ -39,6 +39,7 @@ MAX_STRATUM = 64
 """Most characters of a stratum."""
 NAMED_CONFLICTS = 10
 """Conflicts that have a line of their own."""
+NEITHER = "is neither the id of a feature set nor a .npy file"
 
 SourceArgument = Annotated[
     str,
@@ -137,6 +138,8 @@ def observe(
     output, target = Output.to_terminal(as_json=as_json), Target.find(StateDirectory(home))
     observed = Observed(start)
     is_file = source.endswith(NPY)
+    if not is_file:
+        parse_feature_set(source, "source", NEITHER)
     _check_options(is_file=is_file, table=table, same_model=same_model)
     calls = _observe_array if is_file else _observe_feature_set
 
@@ -167,9 +170,7 @@ async def _observe_feature_set(
     client: AsyncClient, monitor_id: str, source: str, _: Path | None, start: int
 ) -> AsyncIterator[tuple[Sequence[ObservationResult], int]]:
     """Yields the answers to calls for a feature set, whose number of rows is unknown."""
-    feature_set_id, manifest_sha256 = parse_feature_set(
-        source, "source", "is neither the id of a feature set nor a .npy file"
-    )
+    feature_set_id, manifest_sha256 = parse_feature_set(source, "source", NEITHER)
     place = start
     while True:
         rows = FeatureSetRows(

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Annotated, ClassVar, Literal
 
 from google.protobuf.message import Message
 from pydantic import Field
 
-from vfmalign.client.messages.base import ApiMessage, unset_means
+from vfmalign.client.messages.base import ApiMessage, Time, unset_means
 from vfmalign.client.messages.generated.common import Estimate, Interval, ObjectRef, Progress, SoftwareVersion
 from vfmalign.client.messages.generated.finetuning import CurvePoint, Failure, Recipe
 from vfmalign.client.messages.generated.mmd import LayerResult
@@ -121,9 +120,9 @@ class CheckStage(ApiMessage):
     """Name, such as `features_before`."""
     attempts: int = 0
     """Number of times it was started."""
-    start_time: datetime | None = None
+    start_time: Time | None = None
     """When it first started; absent if it has not."""
-    end_time: datetime | None = None
+    end_time: Time | None = None
     """When it finished; absent if it has not."""
     seconds: float = 0.0
     """Wall time in seconds from the first start to the end, interruptions included."""
@@ -470,9 +469,9 @@ class Check(ApiMessage):
     """Current activity: phase and counts of the longest running stage, and one sentence over all running stages. Phases
     are the stages' names, `queued`, `starting`, `stopping` and `finished`.
     """
-    create_time: datetime
+    create_time: Time
     """When it was created."""
-    end_time: datetime | None = None
+    end_time: Time | None = None
     """When it ended."""
     stages: tuple[CheckStage, ...] = ()
     """Stages in order."""

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import ClassVar, Literal
 
 from google.protobuf.message import Message
 from pydantic import Field
 
-from vfmalign.client.messages.base import ApiMessage
+from vfmalign.client.messages.base import ApiMessage, Time
 from vfmalign.client.messages.methods import EstimateMethods, FileUploadMethods, ObjectRefMethods
 from vfmalign.core.domain.record import Id, Sha256
 from vfmalign.v1 import common_pb2
@@ -179,6 +178,6 @@ class ObservedStudy(ApiMessage):
     """
     strata: dict[str, str] = Field(default_factory=dict)
     """Value of each stratum, such as `scanner`; 1 to 64 printable characters."""
-    acquire_time: datetime | None = None
+    acquire_time: Time | None = None
     """When the study was acquired; absent where unknown. It marks late observations, whose order stays that of arrival.
     """

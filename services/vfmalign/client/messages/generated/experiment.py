@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Annotated, ClassVar, Literal
 
 from google.protobuf.message import Message
 from pydantic import Field
 
-from vfmalign.client.messages.base import ApiMessage, unset_means
+from vfmalign.client.messages.base import ApiMessage, Time, unset_means
 from vfmalign.client.messages.generated.alignment import CheckState
 from vfmalign.client.messages.generated.common import ObjectRef, Progress
 from vfmalign.client.messages.generated.finetuning import Failure, Recipe
@@ -102,7 +101,7 @@ class ExperimentCell(ApiMessage):
     """State of its check; QUEUED also before the check exists."""
     progress: Progress = Progress()
     """What its check is doing or waiting for."""
-    end_time: datetime | None = None
+    end_time: Time | None = None
     """When its check ended; absent if it has not."""
     failure: Failure | None = None
     """Set when its check failed."""
@@ -142,11 +141,11 @@ class Experiment(ApiMessage):
     """Checks that have ended, of all, and what the experiment is doing or waiting for. Phases are `queued`, `starting`,
     `checks`, `report`, `stopping` and `finished`; the unit is `check`.
     """
-    create_time: datetime
+    create_time: Time
     """When it was created."""
-    start_time: datetime | None = None
+    start_time: Time | None = None
     """When it started; absent if it has not."""
-    end_time: datetime | None = None
+    end_time: Time | None = None
     """When it ended; absent if it has not."""
     cells: tuple[ExperimentCell, ...] = ()
     """Cells in the order in which they start: by seed, then task, then model."""

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import ClassVar, Literal
 
 from google.protobuf.message import Message
 from pydantic import Field
 
-from vfmalign.client.messages.base import ApiMessage
+from vfmalign.client.messages.base import ApiMessage, Time
 from vfmalign.client.messages.generated.common import Cost, FileContent, FileUpload, ObjectRef, ObservedStudy, Progress
 from vfmalign.core.domain.datasets import Split
 from vfmalign.core.domain.declarations import DatasetDeclaration, VolumeKind
@@ -362,5 +361,5 @@ class CreateStudyUploadResponse(ApiMessage):
     """Where the file is uploaded."""
     object: ObjectRef
     """What DicomStudy refers to once the file is uploaded."""
-    expire_time: datetime
+    expire_time: Time
     """When the URL expires. An upload that has begun goes on."""

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Annotated, ClassVar, Literal
 
 from google.protobuf.message import Message
 from pydantic import Field
 
-from vfmalign.client.messages.base import ApiMessage
+from vfmalign.client.messages.base import ApiMessage, Time
 from vfmalign.client.messages.generated.common import ObjectRef, Progress
 from vfmalign.client.messages.methods import JobSpecMethods, RecipeMethods
 from vfmalign.client.messages.tasks import Task
@@ -140,13 +139,13 @@ class Job(ApiMessage):
     """State."""
     attempts: int = 0
     """Attempts launched so far."""
-    create_time: datetime
+    create_time: Time
     """When it was created."""
-    start_time: datetime | None = None
+    start_time: Time | None = None
     """When all processes or pods of an attempt were first seen to have started, at which time its wait ends; absent
     before.
     """
-    end_time: datetime | None = None
+    end_time: Time | None = None
     """When it ended."""
     progress: Progress = Progress()
     """What it is doing or waiting for; phases are `queued`, `pending`, `training`, `stopping` and `finished`, the unit

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import ClassVar
 
 from google.protobuf.message import Message
 
-from vfmalign.client.messages.base import ApiMessage
+from vfmalign.client.messages.base import ApiMessage, Time
 from vfmalign.client.messages.generated.common import FileContent, FileUpload, Progress
 from vfmalign.client.messages.generated.features import Dataset, Model
 from vfmalign.core.domain.models import Objective, Preprocessing
@@ -44,7 +43,7 @@ class CreateDatasetUploadsResponse(ApiMessage):
 
     uploads: tuple[FileUpload, ...]
     """One for each file, in the order of the request."""
-    expire_time: datetime
+    expire_time: Time
     """When the URLs expire. An upload that has begun goes on."""
 
 
@@ -92,7 +91,7 @@ class CreateModelUploadsResponse(ApiMessage):
 
     upload: FileUpload
     """Where the weights are uploaded."""
-    expire_time: datetime
+    expire_time: Time
     """When the URL expires. An upload that has begun goes on."""
 
 

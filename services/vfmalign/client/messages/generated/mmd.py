@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Annotated, ClassVar, Literal
 
 from google.protobuf.message import Message
 from pydantic import Field
 
-from vfmalign.client.messages.base import ApiMessage, unset_means
+from vfmalign.client.messages.base import ApiMessage, Time, unset_means
 from vfmalign.client.messages.generated.common import Cost, Estimate, FileContent, FileUpload, ObjectRef
 from vfmalign.client.messages.methods import ComputeResponseMethods
 from vfmalign.v1 import mmd_pb2
@@ -366,5 +365,5 @@ class CreateUploadResponse(ApiMessage):
     """Where the file is uploaded."""
     object: ObjectRef
     """What UploadedFeatures refers to once the file is uploaded."""
-    expire_time: datetime
+    expire_time: Time
     """When the URL expires. An upload that has begun goes on."""

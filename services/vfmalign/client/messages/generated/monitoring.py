@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Annotated, ClassVar, Literal
 
 from google.protobuf.message import Message
 from pydantic import Field
 
-from vfmalign.client.messages.base import UNLESS_ZERO, ApiMessage, unset_means
+from vfmalign.client.messages.base import UNLESS_ZERO, ApiMessage, Time, unset_means
 from vfmalign.client.messages.generated.common import Estimate
 from vfmalign.core.domain.declarations import OptionalKind
 from vfmalign.core.domain.record import Id, OptionalSha256, Sha256
@@ -135,9 +134,9 @@ class MonitorAlarm(ApiMessage):
     """Id of the row's observation."""
     components: tuple[EvidenceComponent, ...] = ()
     """Components whose evidence had reached the threshold."""
-    raise_time: datetime
+    raise_time: Time
     """When it was raised."""
-    acknowledge_time: datetime | None = None
+    acknowledge_time: Time | None = None
     """When it was acknowledged; absent if it was not."""
     acknowledged_by: str = ""
     """Who acknowledged it: issuer and subject of the caller's token; empty without authentication."""
@@ -158,7 +157,7 @@ class MonitorEpoch(ApiMessage):
     """Whether the bound covers its alarm."""
     reference: MonitorReference
     """Its reference, with the digest of the manifest."""
-    start_time: datetime
+    start_time: Time
     """When it began."""
     rows: int = 0
     """Rows that entered."""
@@ -187,7 +186,7 @@ class WindowedShift(ApiMessage):
     """MMD² of standardised features, with its interval."""
     p_value: Estimate = Estimate()
     """p-value of a permutation test; descriptive, as windows are looked at many times."""
-    compute_time: datetime | None = None
+    compute_time: Time | None = None
     """When it was computed."""
 
 
@@ -248,9 +247,9 @@ class Monitor(ApiMessage):
     """Observations whose acquisition was earlier than that of one before."""
     future_observations: int = 0
     """Observations whose acquisition lay in the future when they arrived, by more than 5 minutes."""
-    last_observation_time: datetime | None = None
+    last_observation_time: Time | None = None
     """When the last observation arrived; absent if none has."""
-    last_acquire_time: datetime | None = None
+    last_acquire_time: Time | None = None
     """Latest time of acquisition; absent where unknown."""
     mix: StratumMix | None = None
     """Mix of strata; absent without a stratum."""
@@ -260,7 +259,7 @@ class Monitor(ApiMessage):
     """Channels with the largest shares of the shift of the last window; empty in lists."""
     earlier_epochs: tuple[MonitorEpoch, ...] = ()
     """Epochs that have ended, newest first; empty in lists."""
-    create_time: datetime
+    create_time: Time
     """When it was created."""
 
 

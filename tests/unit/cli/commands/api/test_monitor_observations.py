@@ -190,6 +190,13 @@ def test_a_table_that_cannot_be_used_is_refused_without_its_words(
     assert monitoring.requests == []
 
 
+def test_a_source_that_is_neither_is_named_before_its_options(run: Invoke, monitoring: Monitoring) -> None:
+    neither = "is neither the id of a feature set nor a .npy file"
+    for source, problem in (("march.npz", "an archive of arrays (.npz) is not read"), ("march.NPY", neither)):
+        code, _, err = run("observe", "m1", source, "--table", "march.csv", "--same-model")
+        assert (code, f"SOURCE: {problem}" in err) == (exits.BAD_INPUT, True)
+
+
 def test_an_array_of_another_width_is_refused(run: Invoke, monitoring: Monitoring, tmp_path: Path) -> None:
     monitoring.add("m1", alarm=False)
     code, _, err = run("observe", "m1", *write_array(tmp_path, channels=4))
