@@ -7,7 +7,6 @@ import contextlib
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import timedelta
 
 import numpy as np
 import sqlalchemy as sa
@@ -22,7 +21,6 @@ from vfmalign.core.storage.lost_objects import EXTRACT_AGAIN, lost_as
 from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.database.database import Database
 from vfmalign.database.lease import Term
-from vfmalign.database.tables import now
 from vfmalign.monitoring import metrics
 from vfmalign.monitoring.service import windows
 from vfmalign.monitoring.service.evidence import EvidenceKeeper
@@ -33,7 +31,10 @@ from vfmalign.monitoring.settings import MonitoringOptions
 from vfmalign.monitoring.tables import InputRow, MonitorRow
 
 _CLEAN_S = 600.0
-_UNUSED_AFTER = timedelta(hours=1)
+_UNUSED_S = 24 * 3600.0
+"""How long an object stays that no monitor names. A service that is started with another database, or with an older
+backup, names none of the states that the right one needs: they must still be there when it gets that.
+"""
 _RETRY_S = 60.0
 _YIELD_S = 0.1
 _DELETED_INPUTS = 1000
@@ -81,6 +82,7 @@ class Leader:
             MAX_REFERENCE_BYTES, lambda reference: reference.size_bytes
         )
         self._not_before: dict[tuple[str, str], float] = {}
+        self._unused_since: dict[str, dict[str, float]] = {}
         self._stopped = asyncio.Event()
 
     async def run(self) -> None:
@@ -190,7 +192,7 @@ class Leader:
     async def _clean(self) -> None:
         for tenant, tenancy in self._tenancies.items():
             with _logging_failure(tenant=tenant):
-                for monitor_id, uid in await asyncio.to_thread(self._clean_objects, tenancy):
+                for monitor_id, uid in await asyncio.to_thread(self._clean_objects, tenant, tenancy):
                     await self._clean_monitor(self._databases[tenant], monitor_id, uid)
 
     async def _clean_monitor(self, database: Database, monitor_id: str, uid: str) -> None:
@@ -200,14 +202,17 @@ class Leader:
                 return
             await _yield_database(started)
 
-    def _clean_objects(self, tenancy: Tenancy) -> list[tuple[str, str]]:
-        """Deletes the objects that no monitor names; returns id and `uid` of the monitors."""
-        stored = tenancy.store.sizes_bytes(_PREFIX, now() - _UNUSED_AFTER)
+    def _clean_objects(self, tenant: str, tenancy: Tenancy) -> list[tuple[str, str]]:
+        """Deletes the objects that no monitor has named for long; returns id and `uid` of the monitors."""
+        stored, looked_s = tenancy.store.sizes_bytes(_PREFIX), time.monotonic()
         with tenancy.database.snapshot() as session:
             rows = session.scalars(sa.select(MonitorRow)).all()
         used = {one["key"] for row in rows for one in (row.snapshot, row.earlier_snapshot) if one is not None}
-        for key in stored.keys() - used:
-            tenancy.store.delete(key)
+        known = self._unused_since.get(tenant, {})
+        since = self._unused_since[tenant] = {key: known.get(key, looked_s) for key in stored.keys() - used}
+        for key, since_s in since.items():
+            if looked_s - since_s >= _UNUSED_S:
+                tenancy.store.delete(key)
         return [(row.id, row.uid) for row in rows]
 
     def _delete_inputs(self, database: Database, monitor_id: str, uid: str) -> bool:

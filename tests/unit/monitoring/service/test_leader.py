@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from itertools import pairwise
 
@@ -23,6 +24,7 @@ from vfmalign.client.async_client import AsyncClient
 from vfmalign.client.messages.mmd import ComputeOptions
 from vfmalign.core.rpc.transport import MESSAGE_BYTES
 from vfmalign.database.lease import Lease
+from vfmalign.monitoring.schema import open_database
 from vfmalign.monitoring.service import leader as leader_module
 from vfmalign.monitoring.service import repository
 from vfmalign.monitoring.service.leader import Leader, Tenancy
@@ -31,6 +33,12 @@ from vfmalign.monitoring.tables import INPUTS, InputRow, MonitorRow
 from vfmalign.v1 import mmd_pb2, mmd_pb2_grpc
 
 UNUSED = "monitors/gone/uid/state/1-0.npz"
+UNUSED_S = leader_module._UNUSED_S
+
+
+@pytest.fixture(autouse=True)
+def _unused_objects_are_deleted_at_once(monkeypatch):
+    monkeypatch.setattr(leader_module, "_UNUSED_S", 0.0)
 
 
 def lead(database, tenancies):
@@ -104,6 +112,29 @@ async def test_a_tenant_whose_store_is_away_keeps_no_other_from_being_cleaned(da
     await lead(database, tenancies)._clean()
     assert UNUSED not in store.objects
     assert list_inputs(database)[0] > 1
+
+
+async def test_a_leader_with_another_database_leaves_the_states_that_the_right_one_needs(
+    database, store, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(leader_module, "_UNUSED_S", UNUSED_S)
+    process = Process(database, store, snapshot_rows=20)
+    create(process.monitors, store, "m", window_rows=16)
+    observe_many(process)
+    states = set(store.objects)
+    wrong = open_database(f"sqlite:///{tmp_path / 'wrong.db'}")
+    wrong.migrate()
+    leader = lead(wrong, {"default": Tenancy(wrong, store, Process(wrong, store).keeper, None)})
+    for _ in range(2):
+        await leader._clean()
+    assert set(store.objects) == states
+    assert Process(database, store).observe("m", draw(1, seed=9), 60)[0]["row"] == 61
+
+    next_day_s = time.monotonic() + 25 * 3600
+    monkeypatch.setattr(time, "monotonic", lambda: next_day_s)
+    await leader._clean()
+    assert not states & set(store.objects), "what nobody names for a day is deleted"
+    wrong.close()
 
 
 async def test_the_leader_deletes_the_rest_of_a_monitor_and_then_its_objects(database, store, monkeypatch):
