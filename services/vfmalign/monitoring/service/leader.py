@@ -73,7 +73,7 @@ class Leader:
     def __init__(
         self, term: Term, tenancies: Mapping[str, Tenancy], options: MonitoringOptions, max_monitors: int
     ) -> None:
-        self._tenancies = tenancies
+        self._term, self._tenancies = term, tenancies
         self._max_monitors = max_monitors
         self._options = options
         self._databases = {name: one.database.guarded_by(term.verify) for name, one in tenancies.items()}
@@ -103,8 +103,7 @@ class Leader:
         try:
             await self._repeat(self._options.poll_s, lambda: asyncio.to_thread(self._export))
         finally:
-            metrics.export_samples(())
-            quota_used_ratio.clear()
+            _end_export()
 
     def stop(self) -> None:
         """Ends the loops after their current rounds."""
@@ -125,7 +124,12 @@ class Leader:
                 await asyncio.wait_for(self._stopped.wait(), pause_s)
 
     def _export(self) -> None:
-        found = {tenant: own.list_all() for tenant, own in self._monitors.items()}
+        try:
+            found = {tenant: own.list_all() for tenant, own in self._monitors.items()}
+        except VfmalignError:
+            if self._term.remaining_s <= 0:  # another process may lead by now, and export what has changed since
+                _end_export()
+            raise
         metrics.export_samples([to_sample(tenant, monitor) for tenant, own in found.items() for monitor in own])
         for tenant, own in found.items():
             quota_used_ratio.labels(tenant, "monitors").set(len(own) / self._max_monitors)
@@ -237,6 +241,11 @@ class Leader:
             part = unused if rest is None else (*unused, InputRow.sequence < rest)
             session.execute(sa.delete(InputRow).where(*part), execution_options={"synchronize_session": False})
             return rest is None
+
+
+def _end_export() -> None:
+    metrics.export_samples(())
+    quota_used_ratio.clear()
 
 
 async def _yield_database(started: float) -> None:

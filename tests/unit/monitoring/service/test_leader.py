@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from itertools import pairwise
+from unittest.mock import MagicMock
 
 import grpc
 import numpy as np
@@ -22,8 +23,11 @@ from tests.unit.monitoring.service.conftest import (
 
 from vfmalign.client.async_client import AsyncClient
 from vfmalign.client.messages.mmd import ComputeOptions
+from vfmalign.core.domain.errors import Unavailable
 from vfmalign.core.rpc.transport import MESSAGE_BYTES
+from vfmalign.core.runtime.metrics import REGISTRY
 from vfmalign.database.lease import Lease
+from vfmalign.monitoring import metrics
 from vfmalign.monitoring.schema import open_database
 from vfmalign.monitoring.service import leader as leader_module
 from vfmalign.monitoring.service import repository
@@ -153,6 +157,29 @@ async def test_the_leader_deletes_the_rest_of_a_monitor_and_then_its_objects(dat
     assert rows == [()], "its objects are deleted last"
     assert {key.split("/")[1] for key in store.objects} == {"other"}
     assert len(list_inputs(database)) == 6
+
+
+def test_a_leader_that_has_lost_the_database_exports_until_its_lease_expires(database, store, monkeypatch):
+    process, now_s = Process(database, store), [100.0]
+    create(process.monitors, store, "m")
+    monkeypatch.setattr("vfmalign.database.lease._clock_s", lambda: now_s[0])
+    leader = lead(database, {"default": Tenancy(database, store, process.keeper, None)})
+    labels = {"tenant": "default", "monitor": "m"}
+
+    def read_alarm():
+        return REGISTRY.get_sample_value("vfmalign_monitor_alarm", labels)
+
+    leader._export()
+    assert read_alarm() == 0
+    monkeypatch.setattr(leader._monitors["default"], "list_all", MagicMock(side_effect=Unavailable("it is away")))
+    for now_s[0], shown in ((159.0, 0), (161.0, None)):
+        with pytest.raises(Unavailable):
+            leader._export()
+        assert read_alarm() == shown
+    monkeypatch.undo()
+    leader._export()
+    assert read_alarm() == 0, "it goes on where no other process has taken over"
+    metrics.export_samples(())
 
 
 def make_answer(mmd2):
