@@ -17,6 +17,7 @@ from vfmalign.client.messages.monitors import ChannelShift
 from vfmalign.core.domain.errors import VfmalignError
 from vfmalign.core.runtime import logs
 from vfmalign.core.runtime.metrics import quota_used_ratio
+from vfmalign.core.runtime.work_context import WorkContext, current_work
 from vfmalign.core.storage.lost_objects import EXTRACT_AGAIN, lost_as
 from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.database.database import Database
@@ -87,16 +88,18 @@ class Leader:
 
     async def run(self) -> None:
         """Runs the loops until `stop`."""
-        comparing = asyncio.create_task(self._repeat(self._options.poll_s, self._compute_windows))
+        current_work.set(WorkContext(is_cancelled=self._stopped.is_set))  # threads end between two attempts
+        loops = [
+            asyncio.create_task(self._repeat(self._options.poll_s, self._compute_windows)),
+            asyncio.create_task(self._repeat(self._options.poll_s, self._delete_monitors)),
+            asyncio.create_task(self._repeat(_CLEAN_S, self._clean)),
+        ]
         try:
-            await asyncio.gather(
-                self._export_always(),
-                self._repeat(self._options.poll_s, self._delete_monitors),
-                self._repeat(_CLEAN_S, self._clean),
-            )
+            await self._export_always()
         finally:
-            comparing.cancel()  # a comparison may take minutes, and the next leader begins it anew
-            await asyncio.gather(comparing, return_exceptions=True)
+            for loop in loops:  # MMD or the store may not answer for minutes, and the next leader begins anew
+                loop.cancel()
+            await asyncio.gather(*loops, return_exceptions=True)
 
     async def _export_always(self) -> None:
         """Exports the monitors until `stop`, and then at once no longer: the next leader does."""

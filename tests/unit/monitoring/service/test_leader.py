@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 import time
 from dataclasses import replace
 from itertools import pairwise
@@ -23,9 +25,10 @@ from tests.unit.monitoring.service.conftest import (
 
 from vfmalign.client.async_client import AsyncClient
 from vfmalign.client.messages.mmd import ComputeOptions
-from vfmalign.core.domain.errors import Unavailable
+from vfmalign.core.domain.errors import Cancelled, Unavailable
 from vfmalign.core.rpc.transport import MESSAGE_BYTES
 from vfmalign.core.runtime.metrics import REGISTRY
+from vfmalign.core.runtime.work_context import current_work
 from vfmalign.database.lease import Lease
 from vfmalign.monitoring import metrics
 from vfmalign.monitoring.schema import open_database
@@ -139,6 +142,28 @@ async def test_a_leader_with_another_database_leaves_the_states_that_the_right_o
     await leader._clean()
     assert not states & set(store.objects), "what nobody names for a day is deleted"
     wrong.close()
+
+
+async def test_a_leader_whose_store_does_not_answer_stops_at_once(database, store, monkeypatch):
+    asked, answers, given_up = (threading.Event() for _ in range(3))
+
+    def hang(prefix):
+        asked.set()
+        answers.wait(60)
+        try:
+            current_work.get().checkpoint()  # as before each attempt
+        except Cancelled:
+            given_up.set()
+        return {}
+
+    monkeypatch.setattr(store, "sizes_bytes", hang)
+    leader = lead(database, {"default": Tenancy(database, store, Process(database, store).keeper, None)})
+    running = asyncio.create_task(leader.run())
+    assert await asyncio.to_thread(asked.wait, 10)
+    leader.stop()
+    await asyncio.wait_for(running, 5)
+    answers.set()
+    assert await asyncio.to_thread(given_up.wait, 10)
 
 
 async def test_the_leader_deletes_the_rest_of_a_monitor_and_then_its_objects(database, store, monkeypatch):
