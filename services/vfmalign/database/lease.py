@@ -24,6 +24,7 @@ from sqlalchemy.orm import Session
 
 from vfmalign.core.domain.errors import Conflict, LeaseLost
 from vfmalign.database.database import Database
+from vfmalign.database.settings import LONGEST_TTL_S
 from vfmalign.database.tables import LeaseRow, UtcDateTime
 
 _MAX_HOST = 100
@@ -182,7 +183,9 @@ def get_scope(database: Database) -> str:
 
 
 def _has_expired(session: Session, row: LeaseRow) -> bool:
-    return row.expires_at <= _database_time(session)
+    time = _database_time(session)
+    # No lease lasts so long: the clock of the database was set back since, and would need hours or years to get there.
+    return row.expires_at <= time or row.expires_at > time + timedelta(seconds=2 * LONGEST_TTL_S)
 
 
 def _database_time(session: Session) -> datetime:

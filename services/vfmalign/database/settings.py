@@ -7,6 +7,7 @@ from pathlib import Path
 from pydantic import BaseModel, Field, SecretStr
 
 DEFAULT_TIMEOUT_S = 30.0
+LONGEST_TTL_S = 300.0
 
 
 class DatabaseSettings(BaseModel, frozen=True):
@@ -37,6 +38,6 @@ class LeaseSettings(BaseModel, frozen=True):
     ttl_s: float = Field(
         default=10.0,
         ge=1.0,
-        le=300.0,
+        le=LONGEST_TTL_S,
         description="seconds after which another process takes over from one that does not renew its lease",
     )

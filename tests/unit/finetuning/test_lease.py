@@ -3,6 +3,7 @@
 import inspect
 import threading
 import time
+from datetime import timedelta
 from unittest.mock import MagicMock
 
 import pytest
@@ -16,6 +17,7 @@ from vfmalign.core.domain.jobs import TrainingRecipe, TrainingSpec
 from vfmalign.database import postgresql
 from vfmalign.database.database import Database
 from vfmalign.database.lease import Lease, get_scope, migrate_unused
+from vfmalign.database.settings import LONGEST_TTL_S
 from vfmalign.database.tables import Base, LeaseRow
 from vfmalign.finetuning.checks.repository import CheckRepository
 from vfmalign.finetuning.checks.tables import CheckRow
@@ -80,6 +82,22 @@ def test_it_expires_by_itself_by_the_clock_of_the_database(database):
     while second.try_acquire() is None:
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+def test_a_clock_that_was_set_back_keeps_nobody_from_leading(database):
+    former, hour = Lease(database, 60.0).try_acquire(), timedelta(hours=1)
+    with database.session() as session:
+        session.get_one(LeaseRow, "orchestrator").expires_at += hour  # as the clock of an hour later has set it
+    term = Lease(database, 60.0).try_acquire()
+    assert term.epoch == 2
+    with pytest.raises(LeaseLost), database.guarded_by(former.verify).session():
+        pass
+    assert Lease(database, LONGEST_TTL_S).try_acquire() is None
+
+
+def test_the_longest_lease_is_kept(database):
+    Lease(database, LONGEST_TTL_S).try_acquire()
+    assert Lease(database, 60.0).try_acquire() is None
 
 
 def test_a_renewed_lease_does_not_expire(database):

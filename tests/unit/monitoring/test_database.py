@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import alembic.autogenerate
+import alembic.command
 import alembic.migration
 import psycopg
 import pytest
@@ -107,6 +108,30 @@ def test_migrating_again_changes_nothing_and_what_is_stored_comes_back(database)
         assert session.scalars(sa.select(InputRow)).one().features == bytes(range(256))
         observation = session.scalars(sa.select(ObservationRow)).one()
         assert (observation.sequence, observation.p_value, observation.log_rows) == (LARGE, 0.1, -1e-300)
+
+
+def test_monitors_of_the_first_version_are_those_of_this_one(unmigrated):
+    config = SCHEMA.get_config()
+    with unmigrated.engine.begin() as connection:
+        config.attributes["connection"] = connection
+        alembic.command.upgrade(config, "0001")
+    with unmigrated.engine.begin() as connection:
+        first = sa.Table("monitors", sa.MetaData(), autoload_with=connection)
+        assert "resumed_at" not in first.c
+        values = {"tenant": "default", "created_by": "", "state": "paused", "last_observed_at": now()}
+        row = {one.key: getattr(monitor("m"), one.key) for one in MonitorRow.__table__.c if one.key in first.c}
+        connection.execute(sa.insert(MonitorRow.__table__).values(row | values))
+    assert unmigrated.is_outdated()
+    with unmigrated.session() as session:
+        session.add_all(parts("m"))
+    unmigrated.migrate()
+    assert not unmigrated.is_outdated()
+    with unmigrated.snapshot() as session:
+        upgraded = session.get_one(MonitorRow, ("default", "m"))
+        assert (upgraded.state, upgraded.resumed_at) == ("paused", None)
+        assert upgraded.last_observed_at == values["last_observed_at"]
+        for table in (EpochRow, ObservationRow, InputRow, WindowRow):
+            assert len(session.scalars(sa.select(table)).all()) == 1
 
 
 def test_the_parts_of_a_monitor_are_deleted_with_it_and_not_those_of_another_tenant(database):

@@ -107,7 +107,7 @@ class EpochKeeper:
         finally:
             delete_unused(self._store, unused)
         if begun:
-            self._states.put(key, State(state.monitor, number, state.sequence))
+            self._states.put(key, State(state.monitor, number, state.sequence, state.received_at))
         return begun
 
 

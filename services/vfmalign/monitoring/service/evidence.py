@@ -208,6 +208,7 @@ class EvidenceKeeper:
             head.last_observed_at = received
             acquired = fresh[-1].acquired_at
             head.lag_s = None if acquired is None else max(0.0, (received - acquired).total_seconds())
+        state.received_at = head.last_observed_at
         return results
 
     def _record_alarm(self, session: Session, state: State, values: Sequence[Columns]) -> None:

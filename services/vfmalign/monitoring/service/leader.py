@@ -7,7 +7,6 @@ import contextlib
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import timedelta
 
 import numpy as np
 import sqlalchemy as sa
@@ -18,11 +17,11 @@ from vfmalign.client.messages.monitors import ChannelShift
 from vfmalign.core.domain.errors import VfmalignError
 from vfmalign.core.runtime import logs
 from vfmalign.core.runtime.metrics import quota_used_ratio
+from vfmalign.core.runtime.work_context import WorkContext, current_work
 from vfmalign.core.storage.lost_objects import EXTRACT_AGAIN, lost_as
 from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.database.database import Database
 from vfmalign.database.lease import Term
-from vfmalign.database.tables import now
 from vfmalign.monitoring import metrics
 from vfmalign.monitoring.service import windows
 from vfmalign.monitoring.service.evidence import EvidenceKeeper
@@ -33,7 +32,10 @@ from vfmalign.monitoring.settings import MonitoringOptions
 from vfmalign.monitoring.tables import InputRow, MonitorRow
 
 _CLEAN_S = 600.0
-_UNUSED_AFTER = timedelta(hours=1)
+_UNUSED_S = 24 * 3600.0
+"""How long an object stays that no monitor names. A service that is started with another database, or with an older
+backup, names none of the states that the right one needs: they must still be there when it gets that.
+"""
 _RETRY_S = 60.0
 _YIELD_S = 0.1
 _DELETED_INPUTS = 1000
@@ -72,7 +74,7 @@ class Leader:
     def __init__(
         self, term: Term, tenancies: Mapping[str, Tenancy], options: MonitoringOptions, max_monitors: int
     ) -> None:
-        self._tenancies = tenancies
+        self._term, self._tenancies = term, tenancies
         self._max_monitors = max_monitors
         self._options = options
         self._databases = {name: one.database.guarded_by(term.verify) for name, one in tenancies.items()}
@@ -81,28 +83,30 @@ class Leader:
             MAX_REFERENCE_BYTES, lambda reference: reference.size_bytes
         )
         self._not_before: dict[tuple[str, str], float] = {}
+        self._unused_since: dict[str, dict[str, float]] = {}
         self._stopped = asyncio.Event()
 
     async def run(self) -> None:
         """Runs the loops until `stop`."""
-        comparing = asyncio.create_task(self._repeat(self._options.poll_s, self._compute_windows))
+        current_work.set(WorkContext(is_cancelled=self._stopped.is_set))  # threads end between two attempts
+        loops = [
+            asyncio.create_task(self._repeat(self._options.poll_s, self._compute_windows)),
+            asyncio.create_task(self._repeat(self._options.poll_s, self._delete_monitors)),
+            asyncio.create_task(self._repeat(_CLEAN_S, self._clean)),
+        ]
         try:
-            await asyncio.gather(
-                self._export_always(),
-                self._repeat(self._options.poll_s, self._delete_monitors),
-                self._repeat(_CLEAN_S, self._clean),
-            )
+            await self._export_always()
         finally:
-            comparing.cancel()  # a comparison may take minutes, and the next leader begins it anew
-            await asyncio.gather(comparing, return_exceptions=True)
+            for loop in loops:  # MMD or the store may not answer for minutes, and the next leader begins anew
+                loop.cancel()
+            await asyncio.gather(*loops, return_exceptions=True)
 
     async def _export_always(self) -> None:
         """Exports the monitors until `stop`, and then at once no longer: the next leader does."""
         try:
             await self._repeat(self._options.poll_s, lambda: asyncio.to_thread(self._export))
         finally:
-            metrics.export_samples(())
-            quota_used_ratio.clear()
+            _end_export()
 
     def stop(self) -> None:
         """Ends the loops after their current rounds."""
@@ -123,7 +127,12 @@ class Leader:
                 await asyncio.wait_for(self._stopped.wait(), pause_s)
 
     def _export(self) -> None:
-        found = {tenant: own.list_all() for tenant, own in self._monitors.items()}
+        try:
+            found = {tenant: own.list_all() for tenant, own in self._monitors.items()}
+        except VfmalignError:
+            if self._term.remaining_s <= 0:  # another process may lead by now, and export what has changed since
+                _end_export()
+            raise
         metrics.export_samples([to_sample(tenant, monitor) for tenant, own in found.items() for monitor in own])
         for tenant, own in found.items():
             quota_used_ratio.labels(tenant, "monitors").set(len(own) / self._max_monitors)
@@ -190,7 +199,7 @@ class Leader:
     async def _clean(self) -> None:
         for tenant, tenancy in self._tenancies.items():
             with _logging_failure(tenant=tenant):
-                for monitor_id, uid in await asyncio.to_thread(self._clean_objects, tenancy):
+                for monitor_id, uid in await asyncio.to_thread(self._clean_objects, tenant, tenancy):
                     await self._clean_monitor(self._databases[tenant], monitor_id, uid)
 
     async def _clean_monitor(self, database: Database, monitor_id: str, uid: str) -> None:
@@ -200,14 +209,17 @@ class Leader:
                 return
             await _yield_database(started)
 
-    def _clean_objects(self, tenancy: Tenancy) -> list[tuple[str, str]]:
-        """Deletes the objects that no monitor names; returns id and `uid` of the monitors."""
-        stored = tenancy.store.sizes_bytes(_PREFIX, now() - _UNUSED_AFTER)
+    def _clean_objects(self, tenant: str, tenancy: Tenancy) -> list[tuple[str, str]]:
+        """Deletes the objects that no monitor has named for long; returns id and `uid` of the monitors."""
+        stored, looked_s = tenancy.store.sizes_bytes(_PREFIX), time.monotonic()
         with tenancy.database.snapshot() as session:
             rows = session.scalars(sa.select(MonitorRow)).all()
         used = {one["key"] for row in rows for one in (row.snapshot, row.earlier_snapshot) if one is not None}
-        for key in stored.keys() - used:
-            tenancy.store.delete(key)
+        known = self._unused_since.get(tenant, {})
+        since = self._unused_since[tenant] = {key: known.get(key, looked_s) for key in stored.keys() - used}
+        for key, since_s in since.items():
+            if looked_s - since_s >= _UNUSED_S:
+                tenancy.store.delete(key)
         return [(row.id, row.uid) for row in rows]
 
     def _delete_inputs(self, database: Database, monitor_id: str, uid: str) -> bool:
@@ -232,6 +244,11 @@ class Leader:
             part = unused if rest is None else (*unused, InputRow.sequence < rest)
             session.execute(sa.delete(InputRow).where(*part), execution_options={"synchronize_session": False})
             return rest is None
+
+
+def _end_export() -> None:
+    metrics.export_samples(())
+    quota_used_ratio.clear()
 
 
 async def _yield_database(started: float) -> None:

@@ -66,7 +66,7 @@ class StateReader:
                 if head.key != key:  # the first round, or it was deleted and created again
                     key = head.key
                     state = self._states.get(key)
-                if state is not None and not can_follow(state, head):
+                if state is not None and not _can_take_up(session, head, state):
                     state = None
                 inputs = [] if state is None else self._read_inputs(session, head, state)
             if state is None:
@@ -83,7 +83,7 @@ class StateReader:
                 self._states.drop(key)  # until it has taken them all
                 self._repeat(head, state, inputs)
             else:
-                state.sequence = head.sequence  # the rest was recorded while the monitor was paused
+                _end_with(state, head)
                 _check_rows(head, state)
                 self._states.put(key, state)
                 return state
@@ -92,16 +92,16 @@ class StateReader:
         """Lets a state take what other processes have recorded since `warm`, within a transaction.
 
         Returns:
-            False if that is too much for a transaction: call `warm` again.
+            False if that is too much for a transaction, or not the log of the state: call `warm` again.
         """
-        if not can_follow(state, head):
+        if not _can_take_up(session, head, state):
             return False
         inputs = self._read_inputs(session, head, state)
         if len(inputs) == _REPLAY_ROWS:
             return False
         if inputs:
             self._repeat(head, state, inputs)
-        state.sequence = head.sequence
+        _end_with(state, head)
         _check_rows(head, state)
         return True
 
@@ -146,7 +146,7 @@ class StateReader:
             [one.stratum for one in inputs],
             [one.day for one in inputs],
         )
-        state.sequence = inputs[-1].sequence
+        state.sequence, state.received_at = inputs[-1].sequence, recorded[-1][1].received_at
         if any(one.raised_alarm for one in taken) and not any(what.raised_alarm for _, what in recorded):
             state.monitor.epoch.alarm = None  # the log has none here: the next row raises it, so that it is recorded
         last = recorded[-1][1]
@@ -166,6 +166,30 @@ def can_follow(state: State, head: Head) -> bool:
     """
     oldest = 0 if head.earlier_snapshot is None else head.earlier_snapshot["sequence"]
     return state.epoch == head.epoch and oldest <= state.sequence <= head.sequence
+
+
+def _can_take_up(session: Session, head: Head, state: State) -> bool:
+    """Whether a state can follow the log, and is of this log.
+
+    A database that was restored, or whose standby took over without the last transactions, has other observations under
+    the numbers of those that were lost, and a state of these is still in memory.
+    """
+    if not can_follow(state, head):
+        return False
+    if state.received_at is None:
+        return True
+    if state.sequence == head.sequence:
+        return state.received_at == head.last_observed_at
+    return state.received_at == session.scalar(
+        sa.select(ObservationRow.received_at).where(
+            ObservationRow.monitor_id == head.id, ObservationRow.sequence == state.sequence
+        )
+    )
+
+
+def _end_with(state: State, head: Head) -> None:
+    """Notes that a state has taken everything; what it lacked was recorded while the monitor was paused."""
+    state.sequence, state.received_at = head.sequence, head.last_observed_at
 
 
 def _check_rows(head: Head, state: State) -> None:

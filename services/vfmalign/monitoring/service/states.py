@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from weakref import WeakValueDictionary
 
 from cachetools import LRUCache
@@ -28,11 +29,13 @@ class State:
         monitor: the monitor; whoever changes it holds the monitor's lock.
         epoch: number of its epoch.
         sequence: number of the last observation that it has taken.
+        received_at: when that arrived; None where it is not known.
     """
 
     monitor: Monitor
     epoch: int
     sequence: int
+    received_at: datetime | None = None
 
     @property
     def size_bytes(self) -> int:

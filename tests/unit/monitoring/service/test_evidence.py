@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -54,6 +56,28 @@ def test_a_process_that_was_not_asked_for_long_does_not_repeat_what_was_deleted(
     delete_inputs(database, earlier)
     idle.observe("m", rows[120:], 120)
     assert get_row(database).status["components"] == observe_alone(rows)
+
+
+@pytest.mark.parametrize("more", [0, 4])
+def test_a_state_of_observations_that_the_database_has_lost_is_read_again(database, store, tmp_path, more):
+    """A standby of the database takes over without the last observations, under whose numbers others follow."""
+    one, other = Process(database, store), Process(database, store)
+    create(one.monitors, store, "m")
+    rows, lost, new = draw(40, seed=2), draw(3, seed=3), draw(3 + more, seed=4)
+    one.observe("m", rows[:30])
+    with (
+        closing(sqlite3.connect(database.engine.url.database)) as used,
+        closing(sqlite3.connect(tmp_path / "b")) as copy,
+    ):
+        used.backup(copy)
+        one.observe("m", lost, 30, prefix="lost")
+        copy.backup(used)
+    other.observe("m", new, 30, prefix="new")
+    result = one.observe("m", rows[30:], 40)[0]
+    assert (result["outcome"], result["row"]) == ("entered", 34 + more)
+    replays = metrics.replays_that_differ._value.get()
+    Process(database, store).observe("m", rows[:1])
+    assert metrics.replays_that_differ._value.get() == replays, "the log leads to what was recorded"
 
 
 def test_the_size_of_a_state_is_that_of_its_arrays_also_when_blocks_have_ended(monkeypatch):

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
+import time
 from dataclasses import replace
 from itertools import pairwise
+from unittest.mock import MagicMock
 
 import grpc
 import numpy as np
@@ -21,8 +25,13 @@ from tests.unit.monitoring.service.conftest import (
 
 from vfmalign.client.async_client import AsyncClient
 from vfmalign.client.messages.mmd import ComputeOptions
+from vfmalign.core.domain.errors import Cancelled, Unavailable
 from vfmalign.core.rpc.transport import MESSAGE_BYTES
+from vfmalign.core.runtime.metrics import REGISTRY
+from vfmalign.core.runtime.work_context import current_work
 from vfmalign.database.lease import Lease
+from vfmalign.monitoring import metrics
+from vfmalign.monitoring.schema import open_database
 from vfmalign.monitoring.service import leader as leader_module
 from vfmalign.monitoring.service import repository
 from vfmalign.monitoring.service.leader import Leader, Tenancy
@@ -31,6 +40,12 @@ from vfmalign.monitoring.tables import INPUTS, InputRow, MonitorRow
 from vfmalign.v1 import mmd_pb2, mmd_pb2_grpc
 
 UNUSED = "monitors/gone/uid/state/1-0.npz"
+UNUSED_S = leader_module._UNUSED_S
+
+
+@pytest.fixture(autouse=True)
+def _unused_objects_are_deleted_at_once(monkeypatch):
+    monkeypatch.setattr(leader_module, "_UNUSED_S", 0.0)
 
 
 def lead(database, tenancies):
@@ -106,6 +121,51 @@ async def test_a_tenant_whose_store_is_away_keeps_no_other_from_being_cleaned(da
     assert list_inputs(database)[0] > 1
 
 
+async def test_a_leader_with_another_database_leaves_the_states_that_the_right_one_needs(
+    database, store, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(leader_module, "_UNUSED_S", UNUSED_S)
+    process = Process(database, store, snapshot_rows=20)
+    create(process.monitors, store, "m", window_rows=16)
+    observe_many(process)
+    states = set(store.objects)
+    wrong = open_database(f"sqlite:///{tmp_path / 'wrong.db'}")
+    wrong.migrate()
+    leader = lead(wrong, {"default": Tenancy(wrong, store, Process(wrong, store).keeper, None)})
+    for _ in range(2):
+        await leader._clean()
+    assert set(store.objects) == states
+    assert Process(database, store).observe("m", draw(1, seed=9), 60)[0]["row"] == 61
+
+    next_day_s = time.monotonic() + 25 * 3600
+    monkeypatch.setattr(time, "monotonic", lambda: next_day_s)
+    await leader._clean()
+    assert not states & set(store.objects), "what nobody names for a day is deleted"
+    wrong.close()
+
+
+async def test_a_leader_whose_store_does_not_answer_stops_at_once(database, store, monkeypatch):
+    asked, answers, given_up = (threading.Event() for _ in range(3))
+
+    def hang(prefix):
+        asked.set()
+        answers.wait(60)
+        try:
+            current_work.get().checkpoint()  # as before each attempt
+        except Cancelled:
+            given_up.set()
+        return {}
+
+    monkeypatch.setattr(store, "sizes_bytes", hang)
+    leader = lead(database, {"default": Tenancy(database, store, Process(database, store).keeper, None)})
+    running = asyncio.create_task(leader.run())
+    assert await asyncio.to_thread(asked.wait, 10)
+    leader.stop()
+    await asyncio.wait_for(running, 5)
+    answers.set()
+    assert await asyncio.to_thread(given_up.wait, 10)
+
+
 async def test_the_leader_deletes_the_rest_of_a_monitor_and_then_its_objects(database, store, monkeypatch):
     monkeypatch.setattr(repository, "_DELETED_ROWS", 4)
     process = Process(database, store)
@@ -122,6 +182,29 @@ async def test_the_leader_deletes_the_rest_of_a_monitor_and_then_its_objects(dat
     assert rows == [()], "its objects are deleted last"
     assert {key.split("/")[1] for key in store.objects} == {"other"}
     assert len(list_inputs(database)) == 6
+
+
+def test_a_leader_that_has_lost_the_database_exports_until_its_lease_expires(database, store, monkeypatch):
+    process, now_s = Process(database, store), [100.0]
+    create(process.monitors, store, "m")
+    monkeypatch.setattr("vfmalign.database.lease._clock_s", lambda: now_s[0])
+    leader = lead(database, {"default": Tenancy(database, store, process.keeper, None)})
+    labels = {"tenant": "default", "monitor": "m"}
+
+    def read_alarm():
+        return REGISTRY.get_sample_value("vfmalign_monitor_alarm", labels)
+
+    leader._export()
+    assert read_alarm() == 0
+    monkeypatch.setattr(leader._monitors["default"], "list_all", MagicMock(side_effect=Unavailable("it is away")))
+    for now_s[0], shown in ((159.0, 0), (161.0, None)):
+        with pytest.raises(Unavailable):
+            leader._export()
+        assert read_alarm() == shown
+    monkeypatch.undo()
+    leader._export()
+    assert read_alarm() == 0, "it goes on where no other process has taken over"
+    metrics.export_samples(())
 
 
 def make_answer(mmd2):

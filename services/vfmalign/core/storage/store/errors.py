@@ -106,6 +106,12 @@ class StoreErrors:
                 remedy="create it with `vfmalign store init`, or set VFMALIGN_BUCKET",
                 reason="BUCKET_NOT_FOUND",
             )
+        if code == "RequestTimeTooSkewed":
+            return StoreRefused(
+                f"the clocks of the service and of the object store differ too much ({code})",
+                subject=f"s3://{self.bucket}",
+                remedy="ask the operator to synchronise the clocks of both machines",
+            )
         if code in _CREDENTIAL_CODES or status in {401, 403}:
             return StoreRefused(
                 f"the object store rejects the service's credentials ({code or status})",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,15 @@ def test_wrong_credentials_are_told_without_the_secret_and_counted(
         assert "not-the-secret" not in str(caught.value)
     assert count("vfmalign_store_failures_total") == [number + 1 for number in failures]
     assert count("vfmalign_store_attempts_total", outcome="failed") == [number + 1 for number in attempts]
+
+
+def test_a_wrong_clock_is_told_and_not_taken_for_wrong_keys(
+    store_settings: StoreSettings, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("minio.time.utcnow", lambda: datetime.now(UTC) + timedelta(hours=1))
+    with pytest.raises(StoreRefused, match="the clocks of the service and of the object store") as caught:
+        store.get("x")
+    assert caught.value.remedy == "ask the operator to synchronise the clocks of both machines"
 
 
 def test_every_attempt_is_counted_and_measured(store_settings: StoreSettings, store: ObjectStore) -> None:
