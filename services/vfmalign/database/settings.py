@@ -6,6 +6,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, Field, SecretStr
 
+from vfmalign.core.domain.errors import BadOption
+
 DEFAULT_TIMEOUT_S = 30.0
 LONGEST_TTL_S = 300.0
 
@@ -41,3 +43,19 @@ class LeaseSettings(BaseModel, frozen=True):
         le=LONGEST_TTL_S,
         description="seconds after which another process takes over from one that does not renew its lease",
     )
+
+
+def make_state_folder(folder: Path) -> None:
+    """Creates the folder of a service's state, where it does not exist.
+
+    Raises:
+        BadOption: it cannot be created.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadOption(
+            f"the folder {folder} cannot be created: {error.strerror}",
+            field="VFMALIGN_STATE_DIR",
+            remedy="name a folder that the service may create and write",
+        ) from None

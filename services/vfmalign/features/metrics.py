@@ -51,7 +51,8 @@ pacs_received_bytes = Counter(
 observations_delivered = Counter(
     "vfmalign_observations_delivered",
     "Answers of Extract about observations for monitors, by delivery and reason: `recorded`, `queued` or `dropped`. "
-    "What becomes of those that were queued counts again: `recorded` with the reason FROM_OUTBOX, or `dropped`.",
+    "What becomes of those that were queued counts again: `recorded` with the reason FROM_OUTBOX, or `dropped`; "
+    "where several replicas send the same one, each counts it.",
     ("delivery", "reason"),
     registry=REGISTRY,
 )

@@ -25,6 +25,7 @@ from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.core.storage.store.probe import StoreProbe
 from vfmalign.database.leadership import Leadership
 from vfmalign.database.lease import Lease, Term, get_scope, migrate_unused
+from vfmalign.database.settings import make_state_folder
 from vfmalign.finetuning.checks.repository import CheckRepository
 from vfmalign.finetuning.checks.servicer import AlignmentServicer
 from vfmalign.finetuning.experiments.repository import ExperimentRepository
@@ -49,7 +50,7 @@ from vfmalign.v1 import (
 
 async def run(settings: FinetuningSettings) -> None:
     """Runs the service until it receives SIGTERM or SIGINT."""
-    settings.state_dir.mkdir(parents=True, exist_ok=True)
+    make_state_folder(settings.state_dir)
     database = open_database(settings.database_url, settings.database.timeout_s)
     store, token = ObjectStore(settings.store), BearerToken.from_settings(settings.auth)
     tenancies = {

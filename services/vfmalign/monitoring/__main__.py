@@ -24,6 +24,7 @@ from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.core.storage.store.probe import StoreProbe
 from vfmalign.database.leadership import Leadership
 from vfmalign.database.lease import Lease, Term, migrate_unused
+from vfmalign.database.settings import make_state_folder
 from vfmalign.monitoring.blas import use_one_thread
 from vfmalign.monitoring.schema import open_database
 from vfmalign.monitoring.service.epochs import EpochKeeper
@@ -39,7 +40,7 @@ from vfmalign.v1 import monitoring_pb2, monitoring_pb2_grpc
 async def run(settings: MonitoringSettings) -> None:
     """Runs the service until it receives SIGTERM or SIGINT."""
     use_one_thread()
-    settings.state_dir.mkdir(parents=True, exist_ok=True)
+    make_state_folder(settings.state_dir)
     database = open_database(settings.database_url, settings.database.timeout_s)
     store, token, options = ObjectStore(settings.store), BearerToken.from_settings(settings.auth), settings.monitoring
     states = States(options.memory_bytes)

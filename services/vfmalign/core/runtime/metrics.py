@@ -61,9 +61,9 @@ calls_by_role = Counter(
 )
 quota_used_ratio = Gauge(
     "vfmalign_quota_used_ratio",
-    "Share of a quota of the tenant that is used, from 0 to 1; absent without a limit. `jobs`, `checks` and "
-    "`experiments` have a quota for each caller, of whom the one with the largest share counts; `monitors`, `storage` "
-    "and `uploads` one for each tenant. The last two are measured when uploads are announced.",
+    "Share of a quota of the tenant that is used, above 1 where the quota was lowered since; absent without a limit. "
+    "`jobs`, `checks` and `experiments` have a quota for each caller, of whom the one with the largest share counts; "
+    "`monitors`, `storage` and `uploads` one for each tenant. The last two are measured when uploads are announced.",
     ("tenant", "quota"),
     registry=REGISTRY,
 )
