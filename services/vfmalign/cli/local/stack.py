@@ -146,7 +146,12 @@ class Stack:
         self._stop_requested.set()
         bring_down(self._directory, self.get_state())
         registry.unregister(self._directory)
-        for process in (self._s3, *self._services.values()):
+        self._reap(self._s3, *self._services.values())
+
+    @staticmethod
+    def _reap(*stopped: _SupervisedProcess) -> None:
+        """Reads the exit codes of processes that were stopped, which would otherwise stay as zombies."""
+        for process in stopped:
             if process.popen is not None:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.popen.wait(STOP_GRACE_S)
@@ -208,6 +213,7 @@ class Stack:
                 self._notify("another process took a port; starting the services again")
                 refs = [service.to_ref() for service in self._services.values()]
                 processes.stop([ref for ref in refs if ref is not None], STOP_GRACE_S)
+                self._reap(*self._services.values())
             else:
                 if not self._port_choice.any:
                     self._directory.write_ports(self._ports)

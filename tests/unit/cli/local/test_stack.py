@@ -1,14 +1,17 @@
-"""Which services of a stack come back after they end."""
+"""How a stack starts its services, and which come back after they end."""
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from vfmalign.cli.local import stack
+from vfmalign.cli.local.environment import get_ports_file
 from vfmalign.cli.local.stack import Stack
 from vfmalign.cli.local.state_directory import ServicePorts, StateDirectory
 from vfmalign.core.domain.errors import BAD_DATA, BAD_SPEC, RETRYABLE
@@ -47,3 +50,40 @@ def test_only_a_service_whose_data_are_damaged_stays_down(
     if not comes_back:
         assert events[0] == "finetuning ended with exit code 3 and stays down (the database is damaged)"
         assert directory.read().services["finetuning"].process is None
+
+
+SERVE = """
+import json, os, pathlib, time
+unfinished = pathlib.Path("{path}.new")
+unfinished.write_text(json.dumps(dict(pid=os.getpid())))
+unfinished.rename("{path}")
+time.sleep(600)
+"""
+
+
+def test_services_that_start_again_on_other_ports_leave_no_zombies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = StateDirectory(tmp_path)
+    directory.create()
+    events: list[str] = []
+    started: list[subprocess.Popen[bytes]] = []
+    running = Stack(directory, events.append, services=("features", "mmd"))
+
+    def spawn(service: stack._SupervisedProcess) -> None:
+        path = get_ports_file(directory, service.name)
+        program = SERVE.format(path=str(path))
+        if service.name == "features" and not started:
+            resources.enter_context(socket.create_server(("127.0.0.1", running._ports["features"].grpc)))
+            program = f"raise SystemExit({BAD_SPEC})"
+        with running._get_log(service.name).open("wb") as log:
+            service.popen = subprocess.Popen([sys.executable, "-c", program], stdout=log)
+        started.append(service.popen)
+
+    monkeypatch.setattr(running, "_spawn", spawn)
+    with ExitStack() as resources:
+        running._start_services()
+        assert [process.returncode is not None for process in started] == [True, True, False, False]
+        assert "another process took a port; starting the services again" in events
+        running.stop()
+    assert all(process.returncode is not None for process in started)
