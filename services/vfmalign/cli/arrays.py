@@ -38,11 +38,13 @@ def parse_sample(text: str, field: str) -> str | StoredFeatureSet | Array:
                 f"row {row} (from 0) contains NaN or infinity", field=field, remedy="remove the affected rows"
             )
         return array
-    feature_set, manifest_sha256 = parse_feature_set(text, field, "is neither the id of a feature set nor a .npy file")
+    feature_set, manifest_sha256 = parse_feature_set(text, field)
     return StoredFeatureSet(feature_set, manifest_sha256) if manifest_sha256 else feature_set
 
 
-def parse_feature_set(text: str, field: str, problem: str) -> tuple[str, str]:
+def parse_feature_set(
+    text: str, field: str, problem: str = "is neither the id of a feature set nor a .npy file"
+) -> tuple[str, str]:
     """Reads an argument that names a feature set, as `ID` or, in one version, as `ID@SHA256`.
 
     Args:

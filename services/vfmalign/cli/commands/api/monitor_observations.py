@@ -39,7 +39,6 @@ MAX_STRATUM = 64
 """Most characters of a stratum."""
 NAMED_CONFLICTS = 10
 """Conflicts that have a line of their own."""
-NEITHER = "is neither the id of a feature set nor a .npy file"
 
 SourceArgument = Annotated[
     str,
@@ -139,7 +138,7 @@ def observe(
     observed = Observed(start)
     is_file = source.endswith(NPY)
     if not is_file:
-        parse_feature_set(source, "source", NEITHER)
+        parse_feature_set(source, "source")
     _check_options(is_file=is_file, table=table, same_model=same_model)
     calls = _observe_array if is_file else _observe_feature_set
 
@@ -170,7 +169,7 @@ async def _observe_feature_set(
     client: AsyncClient, monitor_id: str, source: str, _: Path | None, start: int
 ) -> AsyncIterator[tuple[Sequence[ObservationResult], int]]:
     """Yields the answers to calls for a feature set, whose number of rows is unknown."""
-    feature_set_id, manifest_sha256 = parse_feature_set(source, "source", NEITHER)
+    feature_set_id, manifest_sha256 = parse_feature_set(source, "source")
     place = start
     while True:
         rows = FeatureSetRows(
