@@ -15,6 +15,8 @@ from vfmalign.mmd.engine.rows import FloatArray
 from vfmalign.mmd.statistics.permutations import Permutations
 
 JACKKNIFE = "delete-one-group jackknife"
+MIN_HALF_WIDTH = 1e-9
+"""Half-width of an interval below which it is one of rounding errors; MMD² is between 0 and 2."""
 
 # Pairs of rows within a group bias an estimate. An interval covers 92 % instead of 95 % at a bias of half a standard
 # error. At a larger bias it covers less (`python -m bench.statistics`: below 90 %, 0 % in many channels) and is hidden.
@@ -86,11 +88,12 @@ def jackknife(observed: float, left_out: Sequence[FloatArray], level: float, p: 
 
     Returns:
         The interval. It is degenerate if the test does not reject: near the null the estimator is a degenerate
-        U-statistic and not normal, so that the coverage is not reliable. Without a test, nothing says so.
+        U-statistic and not normal, so that the coverage is not reliable. Without a test, nothing says so. It is also
+        degenerate if it is no wider than rounding errors: groups that are all alike do not tell how others vary.
     """
     degrees = min(theta_G.size for theta_G in left_out) - 1
     half = float(stdtrit(degrees, 0.5 + level / 2.0)) * standard_error(left_out)
-    degenerate = p is not None and p > 1.0 - level + 1e-12
+    degenerate = (p is not None and p > 1.0 - level + 1e-12) or half < MIN_HALF_WIDTH
     return Interval(lower=observed - half, upper=observed + half, level=level, method=JACKKNIFE, degenerate=degenerate)
 
 

@@ -192,6 +192,14 @@ def test_interval_is_flagged_where_the_test_does_not_reject(brute, rng, estimato
 
 
 @pytest.mark.parametrize("pairing", ["paired", "independent"])
+def test_an_interval_of_rounding_errors_alone_is_flagged(brute, pairing):
+    x, y = np.full((20, 4), 1.0), np.full((20, 4), 2.0)
+    interval = brute.compare(x, y, pairing=pairing, permutations=300).raw.mmd2.interval
+    assert interval.upper - interval.lower < 1e-12
+    assert interval.degenerate
+
+
+@pytest.mark.parametrize("pairing", ["paired", "independent"])
 def test_a_biased_estimate_has_a_test_and_no_interval(brute, rng, pairing):
     x, y = rng.normal(size=(25, 6)), rng.normal(size=(25, 6)) + 0.5
     shift = brute.compare(x, y, pairing=pairing, estimator="biased", permutations=99).raw
