@@ -216,7 +216,7 @@ class Module:
             return f'"{get_enum_label(field.enum_type, field.enum_type.values_by_name[meaning].number)}"'
         if field.is_repeated:
             is_map = field.message_type is not None and field.message_type.GetOptions().map_entry
-            return "dict" if is_map else f"({meaning},)" if meaning else "()"
+            return "dict" if is_map else f"({meaning}{'' if ',' in meaning else ','})" if meaning else "()"
         if field.message_type is not None:
             return f"{self._refer(field.message_type)}()"
         if field.type == FieldDescriptor.TYPE_STRING:

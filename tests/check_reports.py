@@ -13,10 +13,12 @@ from vfmalign.analysis.checks.records import (
     NaiveBaseline,
     NetworkResult,
     RunRecord,
+    SeedAnalysis,
     StageTime,
 )
+from vfmalign.analysis.checks.seed_variation import summarise_seeds
 from vfmalign.analysis.checks.shift import shift_ratio
-from vfmalign.analysis.checks.verdict import decide_verdict
+from vfmalign.analysis.checks.verdict import SCRATCH, decide_verdict
 from vfmalign.analysis.convergence.steps import measure_convergence
 from vfmalign.analysis.gains.gain import estimate_gain
 from vfmalign.analysis.gains.paired_scores import PairedScores
@@ -112,7 +114,7 @@ def _network(name, best, rate, rng):
 
 @pytest.fixture
 def make_report():
-    """Builds a complete report with invented numbers."""
+    """Builds a complete report of one training seed with invented numbers."""
 
     def build(**fields):
         rng = np.random.default_rng(1)
@@ -120,14 +122,15 @@ def make_report():
         pairs = PairedScores(score, base, tuple(f"g{i}" for i in range(12)), 1, np.zeros(12, bool))
         low = PairedScores(score, base - 0.4, pairs.groups, 1, pairs.positive_N)
         metrics = SPECS["segmentation"].metrics
-        gain = estimate_gain(pairs, metrics[0], seed=1)
+        gain, scratch = (estimate_gain(pairs, metrics[0], seed=seed) for seed in (1, 2))
         shift, random = _comparison(1.0, rng), _comparison(6.0, rng)
         values = {
             "check_id": "check-7f3a", "task": "segmentation", "held_out": True, "phantom": False, "leakage_known": True,
             "test_groups": 12,
-            "verdict": decide_verdict(gain, metrics[0], held_out=True),
+            "verdict": decide_verdict(gain, metrics[0], held_out=True, seeds=1),
+            "pretraining": decide_verdict(scratch, metrics[0], held_out=True, seeds=1, baseline=SCRATCH),
             "metrics": metrics, "primary_metric": "lesion_dice",
-            "rpg_specialised": gain, "rpg_scratch": estimate_gain(pairs, metrics[0], seed=2),
+            "rpg_specialised": gain, "rpg_scratch": scratch,
             "naive_baseline": NaiveBaseline(
                 prediction="each voxel's commonest class", test_means={"lesion_dice": 0.07, "gland_dice": 0.66},
                 gain=estimate_gain(low, metrics[0], seed=1),
@@ -163,6 +166,32 @@ def make_report():
             software={"torch": "2.13.0", "vfmalign": "0.1.0"}, figures={},
         )  # fmt: skip
         return CheckReport(result_digest=result.digest(), result=result, run=run)
+
+    return build
+
+
+@pytest.fixture
+def make_seeds_report(make_report):
+    """Builds a report of several training seeds, which are equal to the first but for their number.
+
+    Both answers follow from the gains, unless they are given.
+    """
+
+    def build(seeds=3, **fields):
+        one = make_report(**fields).result
+        trained = tuple(
+            SeedAnalysis(
+                seed=7 + place, networks=one.networks, rpg_specialised=one.rpg_specialised, rpg_scratch=one.rpg_scratch,
+                shift=one.shift, shift_ratio=one.shift_ratio, paired_similarity=one.paired_similarity,
+            )
+            for place in range(seeds)
+        )  # fmt: skip
+        rules = {"held_out": one.held_out, "seeds": seeds, "shortest": one.shortened}
+        answers = {
+            "verdict": decide_verdict(one.rpg_specialised, one.metric, **rules),
+            "pretraining": decide_verdict(one.rpg_scratch, one.metric, **rules, baseline=SCRATCH),
+        }
+        return make_report(**(answers | {"seeds": trained, "seed_variation": summarise_seeds(trained)} | fields))
 
     return build
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from tests.prostate import SPECS
 
-from vfmalign.analysis.checks.verdict import decide_verdict
+from vfmalign.analysis.checks.verdict import SCRATCH, decide_verdict
 from vfmalign.analysis.convergence.steps import measure_convergence
 from vfmalign.analysis.experiments.cells import Cell, Flags, MissingCell
 from vfmalign.analysis.experiments.report import analyse_cells
@@ -45,35 +45,39 @@ def _curve(rng, level, best, rate, budget):
     ]
 
 
-def _cases(rng, metric, level, patients, boost):
+def _cases(rng, of_scratch, metric, level, patients, boost):
+    """Scores of every network; those from random weights take numbers of their own, so that all others stay."""
     base = rng.normal(level, 0.12 * level, patients)
-    both = {}
-    for network, more in (("pretrained", boost), ("specialised", 0.0)):
-        value = base + more * level + rng.normal(0, 0.03 * level, patients)
+    scores = {}
+    for network, more, random in (("pretrained", boost, rng), ("specialised", 0.0, rng), ("scratch", -0.2, of_scratch)):
+        value = base + more * level + random.normal(0, 0.03 * level, patients)
         if metric.of_set != "mean":
             value = np.clip(
-                0.5 + 0.8 * more + rng.normal(0, 0.2, patients) + np.where(np.arange(patients) % 2, 0.2, -0.2), 0, 1
+                0.5 + 0.8 * more + random.normal(0, 0.2, patients) + np.where(np.arange(patients) % 2, 0.2, -0.2), 0, 1
             )
-        both[network] = tuple(
+        scores[network] = tuple(
             CaseScore(
                 case=f"case-{i:03}", group=f"g-{i:03}", values={metric.name: float(v)},
                 positive=bool(i % 2) if metric.of_set != "mean" else None,
             )
             for i, v in enumerate(value)
         )  # fmt: skip
-    return both
+    return scores
 
 
 def _cell(model, task, seed, *, place, models, noise, patients, phantom, probes):
     """`place` of the model: the higher, the more its features move and the less it gains, up to `noise`."""
-    rng = np.random.default_rng([abs(stable_hash(model)), abs(stable_hash(task)), seed])
+    rng, of_variants, of_scratch = (
+        np.random.default_rng([stable_hash(model), stable_hash(task), seed, *stream]) for stream in ((), (1,), (2,))
+    )
     metric = SPECS[task].primary_metric
     level = LEVEL[task]
     shift = 0.02 + 0.05 * place + abs(rng.normal(0, 0.004))
     boost = 0.25 - 0.4 * place / models + rng.normal(0, noise)
-    scores = _cases(rng, metric, level, patients, boost)
-    gain = estimate_gain(
-        pair_scores(scores["pretrained"], scores["specialised"], metric.name), metric, seed=1, resamples=200
+    scores = _cases(rng, of_scratch, metric, level, patients, boost)
+    gain, scratch = (
+        estimate_gain(pair_scores(scores["pretrained"], scores[name], metric.name), metric, seed=1, resamples=200)
+        for name in ("specialised", "scratch")
     )
     curves = {
         name: _curve(rng, level, level * (1 + more), rate, 120)
@@ -98,7 +102,9 @@ def _cell(model, task, seed, *, place, models, noise, patients, phantom, probes)
             ),
         ),
         shift_se=se, shift_ratio=Estimate(value=shift / 0.6), gain=gain.relative_percent, gain_difference=gain.absolute,
-        gain_scratch=gain.relative_percent, verdict=decide_verdict(gain, metric, held_out=True),
+        gain_scratch=scratch.relative_percent, scratch_difference=scratch.absolute,
+        verdict=decide_verdict(gain, metric, held_out=True, seeds=1),
+        pretraining=decide_verdict(scratch, metric, held_out=True, seeds=1, baseline=SCRATCH),
         score=gain.score, baseline=gain.baseline,
         steps_to_95=convergence.steps_to_95,
         budget=120, weight_change=0.02 + 0.03 * place + abs(rng.normal(0, 0.01)),
@@ -109,7 +115,7 @@ def _cell(model, task, seed, *, place, models, noise, patients, phantom, probes)
             "logme": Estimate(value=-0.4 + 0.1 * boost) if task == "classification" else absent("no case labels"),
             "h_score": Estimate(value=0.4 + 0.1 * boost) if task == "classification" else absent("no case labels"),
         },
-        shift_variants=_variants(shift, np.random.default_rng([stable_hash(model), stable_hash(task), seed, 1])),
+        shift_variants=_variants(shift, of_variants),
         probes=tuple(
             Probe(
                 step=step, shift=Estimate(value=shift * share + rng.normal(0, 0.004)),

@@ -19,6 +19,7 @@ from bench.statistics.families import simulate_families
 from bench.statistics.few_patients import simulate_classes, simulate_skewness
 from bench.statistics.fourier import simulate_fourier
 from bench.statistics.power import simulate_power
+from bench.statistics.random_weights import run_controls, simulate_pretraining
 from bench.statistics.size import simulate_size
 from bench.statistics.training_seeds import simulate_seeds
 from bench.tables import Section
@@ -30,6 +31,7 @@ SECTIONS: dict[str, Callable[[argparse.Namespace], Section]] = {
     "fourier": lambda arguments: simulate_fourier(arguments.fourier_draws, arguments.seed, arguments.processes),
     "convergence": lambda arguments: simulate_convergence(arguments.curves, arguments.seed),
     "seeds": lambda arguments: simulate_seeds(arguments.seeds_datasets, arguments.seed),
+    "pretraining": lambda arguments: simulate_pretraining(arguments.seeds_datasets, arguments.seed),
     "averages": lambda arguments: simulate_averages(arguments.seeds_datasets, arguments.seed),
     "equivalence": lambda arguments: simulate_equivalence(arguments.equivalence_datasets, arguments.seed),
     "skewness": lambda arguments: simulate_skewness(arguments.few_datasets, arguments.seed),
@@ -38,6 +40,10 @@ SECTIONS: dict[str, Callable[[argparse.Namespace], Section]] = {
     "families": lambda arguments: simulate_families(arguments.simulations, arguments.seed, arguments.processes),
 }
 """Simulations, in the order in which they run."""
+TRAINED: dict[str, Callable[[argparse.Namespace], Section]] = {
+    "controls": lambda arguments: run_controls(arguments.controls, arguments.processes, arguments.seed),
+}
+"""Sections that train networks, for an hour or two on two cores: only where `--only` names them."""
 
 
 def main() -> int:
@@ -46,7 +52,9 @@ def main() -> int:
         prog="python -m bench.statistics",
         description="Simulate the size and power of tests, coverage, convergence, verdicts and experiments.",
     )
-    parser.add_argument("--only", default=",".join(SECTIONS), help=f"separated by commas: {', '.join(SECTIONS)}")
+    parser.add_argument(
+        "--only", default=",".join(SECTIONS), help=f"separated by commas: {', '.join(SECTIONS | TRAINED)}"
+    )
     parser.add_argument("--size-datasets", type=int, default=2000, help="datasets per null distribution (2000)")
     parser.add_argument("--power-datasets", type=int, default=1000, help="datasets per alternative (1000)")
     parser.add_argument("--coverage-datasets", type=int, default=1000, help="datasets per cell (1000)")
@@ -60,18 +68,21 @@ def main() -> int:
         "--processes", type=int, default=os.cpu_count() or 1, help="processes of one thread each (all cores)"
     )
     parser.add_argument("--seed", type=int, default=20_240_611, help="seed of the first dataset")
+    parser.add_argument(
+        "--controls", type=Path, default=environments.HOME / "controls", help="folder of the trainings, which resume"
+    )
     parser.add_argument("--out", type=Path, help="folder of the results")
     arguments = parser.parse_args()
     chosen = arguments.only.split(",")
-    if set(chosen) - set(SECTIONS):
-        parser.error(f"unknown section. Use {', '.join(SECTIONS)}.")
+    if set(chosen) - set(SECTIONS | TRAINED):
+        parser.error(f"unknown section. Use {', '.join(SECTIONS | TRAINED)}.")
 
     folder = arguments.out or environments.HOME / "results" / time.strftime("statistics-%Y%m%d-%H%M%S")
     about = machine.describe(1)
     sections = []
     for name in chosen:
         start = time.perf_counter()
-        section = SECTIONS[name](arguments)
+        section = (SECTIONS | TRAINED)[name](arguments)
         section.sentences.append(f"Simulated in {time.perf_counter() - start:.0f} s.")
         sections.append(section)
         print(tables.to_markdown(section), flush=True)

@@ -24,7 +24,7 @@ from vfmalign.analysis.gains.paired_scores import CrossedScores, PairedScores
 from vfmalign.client.messages.checks import Gain
 from vfmalign.core.domain import patients as patient_limits
 from vfmalign.core.domain.jobs import MetricSpec
-from vfmalign.core.domain.patients import MIN_FOR_CLAIM, MIN_PER_CLASS
+from vfmalign.core.domain.patients import MIN_FOR_CLAIM, MIN_PER_CLASS, MIN_SEEDS
 
 Array = NDArray[np.float64]
 Draw = Callable[[np.random.Generator, int], Array]
@@ -157,7 +157,8 @@ def _estimate(rng: np.random.Generator, difference_N: Array, seeds: int) -> Gain
 
 
 def _has_gain(gain: Gain) -> bool:
-    return decide_verdict(gain, DICE, held_out=True).label == "gain"
+    """Whether the verdict is `gain` with enough trainings: here, few patients alone are to limit it."""
+    return decide_verdict(gain, DICE, held_out=True, seeds=MIN_SEEDS).label == "gain"
 
 
 def simulate_classes(datasets: int, seed: int) -> Section:

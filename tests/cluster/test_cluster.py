@@ -67,7 +67,7 @@ def test_a_check_survives_the_loss_of_its_pods(deployment: Deployment) -> None:
     # counts, nor do rollouts of services.
     deployment.run(
         "check", "check", DATASET, "--id", CHECK, "--task", "segmentation", "--model", MODEL, "--seed", "7",
-        "--permutations", "199", "--bootstrap", "500", *RECIPE, "--no-wait",
+        "--seeds", "1", "--learning-rate", "8e-3", "--permutations", "199", "--bootstrap", "500", *RECIPE, "--no-wait",
     )  # fmt: skip
     drained = first_of_check(deployment)
     deployment.drain(deployment.training(drained))

@@ -44,6 +44,8 @@ PHANTOMS = rendering.PhantomSpec(
 MODEL = "micro"
 EPOCHS = 4
 STEPS = 16
+RATE = 8e-3
+"""The preset's for pretrained networks; with a rate of its own, a check tries no second recipe."""
 PROBES = (32, 64)
 TIMEOUT_S = 400.0
 # A call that a kill interrupts is made again, as every client of the product does it.
@@ -63,9 +65,8 @@ ENDED = {
 
 def recipe(**changes: Any) -> finetuning_pb2.Recipe:
     """A recipe of a few seconds."""
-    return finetuning_pb2.Recipe(
-        **({"preset": "demo", "epochs": EPOCHS, "steps_per_epoch": STEPS, "batch_size": 2} | changes)
-    )
+    values = {"preset": "demo", "epochs": EPOCHS, "steps_per_epoch": STEPS, "batch_size": 2, "learning_rate": RATE}
+    return finetuning_pb2.Recipe(**(values | changes))
 
 
 def check_spec(**changes: Any) -> alignment_pb2.CheckSpec:
@@ -76,6 +77,7 @@ def check_spec(**changes: Any) -> alignment_pb2.CheckSpec:
         "task": {"name": "segmentation"},
         "recipe": recipe(probe_steps=PROBES),
         "seed": 7,
+        "seeds": 1,
         "permutations": 199,
         "bootstrap_resamples": 500,
     }

@@ -25,7 +25,10 @@ STACK = {
     "layers": [{"channels": CHANNELS, "dilation": dilation, "activation": "silu"} for dilation in (1, 2, 1)],
     "input": {"modalities": ["input"], "spacing_mm": [2, 2, 2], "shape_dhw": [16, 24, 16]},
 }
-BUDGET = ["--preset", "demo", "--epochs", "1", "--steps-per-epoch", "2", "--permutations", "99", "--bootstrap", "100"]
+BUDGET = [
+    "--preset", "demo", "--epochs", "1", "--steps-per-epoch", "2", "--learning-rate", "8e-3", "--seeds", "1",
+    "--permutations", "99", "--bootstrap", "100",
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +83,8 @@ def test_a_check_without_a_map_says_how_to_map_and_stores_nothing(world: Any, br
         call("checks", "show", "brain-unmapped", "--home", str(world.home.path))
 
 
-def test_the_client_checks_another_task_of_the_same_dataset(world: Any, brain: str) -> None:
+def test_the_client_checks_another_task_with_two_recipes(world: Any, brain: str) -> None:
+    """Five trainings run, and the first ones by the chosen recipe take the results of two of them."""
     state = world.stack.get_state()
     spec = CheckSpec(
         model_id="stack",
@@ -88,12 +92,24 @@ def test_the_client_checks_another_task_of_the_same_dataset(world: Any, brain: s
         task=Task(name="super_resolution", parameters=TaskParameters(modalities=("t1w",))),
         modality_map={"t1w": "input"},
         recipe=Recipe(preset="demo", epochs=1, steps_per_epoch=2),
+        seeds=1,
         permutations=99,
     )
     with Client(finetuning_address=state.services["finetuning"].ports.address, token=state.token_file) as client:
         client.checks.create("brain-resolution", spec)
         check = client.checks.wait("brain-resolution", timeout_s=400)
+        jobs = {job_id: client.jobs.get(job_id) for job_id in check.job_ids}
     assert check.result is not None
+    trials = [f"brain-resolution-{network}-r{number}" for number in (1, 2) for network in ("pretrained", "scratch")]
+    assert [job_id for job_id, job in jobs.items() if job.attempts == 1] == [*trials, "brain-resolution-specialised"]
+    scores = {one: max(point.validation_score for point in jobs[one].curve if point.epoch) for one in trials}
+    chosen = 1 if scores[trials[0]] + scores[trials[1]] >= scores[trials[2]] + scores[trials[3]] else 2
+    for network in ("pretrained", "scratch"):
+        taken, trial = jobs[f"brain-resolution-{network}"], jobs[f"brain-resolution-{network}-r{chosen}"]
+        assert (taken.attempts, taken.progress.detail.split(",")[0]) == (0, f"taken from job {trial.job_id}")
+        assert taken.curve == trial.curve
+    report = json.loads(world.store.get("checks/brain-resolution/report.json"))
+    assert report["result"]["settings"]["recipe_pretrained"] == report["result"]["settings"]["recipe_scratch"]
     assert check.result.metric.name == "psnr"
     assert check.result.rpg_specialised.cases == 2
     assert check.spec.modality_map == {"t1w": "input"}

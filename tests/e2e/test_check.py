@@ -62,7 +62,7 @@ def test_the_primary_layer_is_measured_in_other_ways_too(undisturbed: Any) -> No
 
 
 def test_every_stage_ran_once_and_took_time(undisturbed: Any) -> None:
-    assert len(undisturbed.stages) == 12
+    assert len(undisturbed.stages) == 13
     for stage in undisturbed.stages:
         assert stage.attempts == 1, stage.name
         assert stage.seconds >= 0

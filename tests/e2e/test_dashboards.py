@@ -107,6 +107,7 @@ class Work:
             model_ids=[MODEL],
             dataset_id=DATASET,
             tasks=[{"name": "segmentation"}],
+            seeds=[0],
             recipe=recipe(epochs=1, steps_per_epoch=2),
             permutations=99,
             bootstrap_resamples=100,

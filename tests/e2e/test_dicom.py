@@ -27,7 +27,10 @@ pytestmark = pytest.mark.e2e
 PATIENTS = 16
 VENDORS = ("siemens", "ge", "philips")
 SHARES = ["--share", "train=0.5", "--share", "val=0.25", "--share", "test=0.25"]
-BUDGET = ["--preset", "demo", "--epochs", "1", "--steps-per-epoch", "2", "--permutations", "99", "--bootstrap", "100"]
+BUDGET = [
+    "--preset", "demo", "--epochs", "1", "--steps-per-epoch", "2", "--learning-rate", "8e-3", "--seeds", "1",
+    "--permutations", "99", "--bootstrap", "100",
+]  # fmt: skip
 
 
 UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "FrameOfReferenceUID")

@@ -25,7 +25,7 @@ TINY = Size(
     counts={"pretrain": 4, "train": 4, "val": 2, "test": 9},
     seeds=1,
     pretraining=Recipe(preset="demo", epochs=1, steps_per_epoch=2, batch_size=4),
-    finetuning=Recipe(preset="demo", epochs=1, steps_per_epoch=3),
+    finetuning=Recipe(preset="demo", epochs=1, steps_per_epoch=3, learning_rate=3e-3),
     tasks=("classification",),
 )
 

@@ -26,7 +26,9 @@ SUBSET = RealSize(
     counts={"pretrain": 1, "train": 3, "val": 2, "test": 2},
     seeds=1,
     pretraining=Recipe(preset="demo", epochs=1, steps_per_epoch=1, batch_size=1),
-    finetuning=Recipe(preset="demo", epochs=1, steps_per_epoch=1, batch_size=1, patch_shape_dhw=SHAPE_DHW),
+    finetuning=Recipe(
+        preset="demo", epochs=1, steps_per_epoch=1, batch_size=1, learning_rate=3e-3, patch_shape_dhw=SHAPE_DHW
+    ),
     tasks=2,
 )
 SEED = 5

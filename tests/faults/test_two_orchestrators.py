@@ -25,8 +25,9 @@ from vfmalign.finetuning.checks.repository import CheckRepository
 RUNS = int(os.environ.get("FAULT_RUNS", "2"))
 MOST_FAULTS = 5
 CHECK = "disturbed"
+# With two recipes, so that a fault may also come while one is chosen, and while trainings take the results of trials.
 SPEC = CheckSpec(
-    model_id="vfm", dataset_id="demo", task="segmentation", seed=1,
+    model_id="vfm", dataset_id="demo", task="segmentation", seed=1, seeds=1,
     recipe=Recipe(preset="demo", epochs=6, steps_per_epoch=10, probe_steps=(10, 60)),
 )  # fmt: skip
 

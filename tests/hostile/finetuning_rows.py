@@ -168,6 +168,8 @@ ROWS = (
     check("check of 2^31 - 1 resamples", "spec.bootstrap_resamples", bootstrap_resamples=2**31 - 1),
     check("check of 11 seeds", "spec.seeds", seeds=11),
     check("check of seeds beyond 2^63", "seed", seed=2**63 - 1, seeds=2),
+    check("check of 21 trainings of random weights", "spec.random_seeds", random_seeds=21),
+    check("check of fewer trainings of random weights than seeds", "random_seeds", seeds=3, random_seeds=2),
     check("check of a layer with NUL", "spec.layers[0]", layers=["a\0"]),
     check("check of a layer twice", "layers", layers=["a", "a"]),
     check("check of 10,000 layers", "spec.layers", layers=["a"] * 10_000),

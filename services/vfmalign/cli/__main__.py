@@ -82,7 +82,7 @@ COMMANDS: dict[str, Command] = {
 EXAMPLES = """\b
 Examples:
   vfmalign up --detach
-  vfmalign check DATASET --model MODEL --task segmentation --require gain
+  vfmalign check DATASET --model MODEL --task segmentation --require-pretraining gain
   vfmalign --install-completion     # complete commands and options with Tab"""
 
 

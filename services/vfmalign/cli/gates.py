@@ -6,12 +6,13 @@ import math
 import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import get_args
+from typing import Literal, get_args
 
 from vfmalign.client.messages.checks import VerdictLabel
 from vfmalign.core.domain.errors import BadOption
+from vfmalign.core.domain.patients import MIN_SEEDS
 
 QUANTITIES: dict[str, str] = {
     "rpg_specialised": "relative gain over the specialised network, in per cent",
@@ -27,6 +28,9 @@ VERDICTS: tuple[VerdictLabel, ...] = tuple(
     label for label in get_args(VerdictLabel) if label != "insufficient_training"
 )
 """Verdicts that a gate may accept: nothing follows from networks that were hardly trained."""
+Question = Literal["verdict", "pretraining"]
+QUESTIONS: dict[Question, str] = {"verdict": "--require", "pretraining": "--require-pretraining"}
+"""Option of each answer of a check: about the specialised network, and about pretraining."""
 ENDS = ("lower", "upper")
 OPERATORS: dict[str, Callable[[float, float], bool]] = {">=": operator.ge, "<=": operator.le}
 EXAMPLE = "difference_specialised.lower>=-0.01,difference_scratch.lower>=0"
@@ -111,11 +115,14 @@ class VerdictDecision:
     """The verdicts that a gate accepts, with the outcome.
 
     Attributes:
-        accepted: the verdicts that `--require` names; at least one.
-        observed: the check's verdict; None if it has no result.
-        outcome: undecidable where the verdict is absent or lacks data or training, and is not accepted.
+        question: the answer that is meant, a key of `QUESTIONS`.
+        accepted: the verdicts that the option names; at least one.
+        observed: the check's verdict; None if it has none.
+        outcome: undecidable with too few trainings, and where the verdict is absent or lacks data or training and is
+            not accepted.
     """
 
+    question: Question
     accepted: tuple[VerdictLabel, ...]
     observed: VerdictLabel | None
     outcome: Outcome
@@ -123,10 +130,23 @@ class VerdictDecision:
 
 @dataclass(frozen=True)
 class Gate:
-    """What a check must meet: one of the accepted verdicts, and every condition. An empty gate accepts any check."""
+    """What a check must meet: accepted verdicts by question, and every condition. An empty gate accepts any check."""
 
-    accepted: tuple[VerdictLabel, ...] = ()
+    accepted: Mapping[Question, tuple[VerdictLabel, ...]] = field(default_factory=dict)
     conditions: tuple[Condition, ...] = ()
+
+    @classmethod
+    def parse(
+        cls, conditions: Sequence[str] | None, require: Sequence[str] | None, require_pretraining: Sequence[str] | None
+    ) -> Gate:
+        """Parses the options `--gate`, `--require` and `--require-pretraining`.
+
+        Raises:
+            BadOption: see `parse_gate` and `parse_verdicts`.
+        """
+        options: dict[Question, Sequence[str] | None] = {"verdict": require, "pretraining": require_pretraining}
+        accepted = {question: parse_verdicts(texts, question) for question, texts in options.items() if texts}
+        return cls(accepted, parse_gate(conditions or ()))
 
     def __bool__(self) -> bool:
         return bool(self.accepted or self.conditions)
@@ -135,11 +155,12 @@ class Gate:
 NO_GATE = Gate()
 
 
-def parse_verdicts(texts: Sequence[str]) -> tuple[VerdictLabel, ...]:
+def parse_verdicts(texts: Sequence[str], question: Question = "verdict") -> tuple[VerdictLabel, ...]:
     """Parses the verdicts that a gate accepts, separated by commas.
 
     Args:
-        texts: the values of every `--require` option; may be empty.
+        texts: the values of every option of the question; may be empty.
+        question: what the verdicts answer.
 
     Raises:
         BadOption: a verdict is unknown.
@@ -149,21 +170,25 @@ def parse_verdicts(texts: Sequence[str]) -> tuple[VerdictLabel, ...]:
         if name not in VERDICTS:
             raise BadOption(
                 f"{name[:64]!r} is not a verdict",
-                field="--require",
+                field=QUESTIONS[question],
                 remedy=f"choose from {', '.join(VERDICTS)}",
                 reason="BAD_GATE",
             )
     return tuple(label for label in VERDICTS if label in names)
 
 
-def evaluate_verdict(accepted: Sequence[VerdictLabel], observed: VerdictLabel | None) -> VerdictDecision:
-    """Compares a verdict with those that a gate accepts."""
-    if observed in accepted:
+def evaluate_verdict(
+    accepted: Sequence[VerdictLabel], observed: VerdictLabel | None, *, seeds: int, question: Question = "verdict"
+) -> VerdictDecision:
+    """Compares a verdict with those that a gate accepts; it must rest on enough training seeds."""
+    unknown = {None, "insufficient_data", "insufficient_training"}
+    if seeds < MIN_SEEDS:
+        outcome = Outcome.UNDECIDABLE
+    elif observed in accepted:
         outcome = Outcome.PASSED
     else:
-        unknown = {None, "insufficient_data", "insufficient_training"}
         outcome = Outcome.UNDECIDABLE if observed in unknown else Outcome.FAILED
-    return VerdictDecision(tuple(accepted), observed, outcome)
+    return VerdictDecision(question, tuple(accepted), observed, outcome)
 
 
 def parse_gate(texts: Sequence[str]) -> tuple[Condition, ...]:

@@ -162,8 +162,18 @@ SeedsOption = Annotated[
         "--seeds",
         CheckSpec,
         "seeds",
-        text="Train each network this often, with the seeds that follow --seed. With one, the intervals of gains cover "
-        "patients, not training.",
+        text="Train each network this often, with the seeds that follow --seed. With fewer than 3, no verdict is gain, "
+        "equivalent or harm.",
+    ),
+]
+RandomSeedsOption = Annotated[
+    int | None,
+    _count(
+        "--random-seeds",
+        CheckSpec,
+        "random_seeds",
+        text="Train the network from random weights this often, at least as often as the others. More trainings make "
+        "the answer on pretraining more precise.",
     ),
 ]
 ShuffledLabelsOption = Annotated[

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vfmalign.cli.gates import QUANTITIES, Gate
-from vfmalign.client.messages.checks import CheckSpec, VerdictLabel
+from vfmalign.cli.gates import QUANTITIES, QUESTIONS, Gate
+from vfmalign.client.messages.checks import CheckSpec, TrainingPlan, VerdictLabel
 from vfmalign.client.messages.features import Dataset
-from vfmalign.client.recipes import MIN_SHARE, find_shortest_budget, list_budgets
+from vfmalign.client.recipes import MIN_SHARE, find_shortest_budget, get_second_recipe, list_budgets
 from vfmalign.core.domain.errors import BadOption
-from vfmalign.core.domain.patients import MIN_FOR_CLAIM, MIN_GROUPS, MIN_PER_CLASS, explain_few_patients
+from vfmalign.core.domain.patients import MIN_FOR_CLAIM, MIN_GROUPS, MIN_PER_CLASS, MIN_SEEDS
 from vfmalign.core.domain.tasks import get_task_spec
 from vfmalign.core.formats.documents import pluralise
 
@@ -40,8 +41,8 @@ class VerdictLimit:
             BadOption: it cannot, whatever the networks score.
         """
         option = ""
-        if gate.accepted and not self.verdicts & set(gate.accepted):
-            option = f"--require {','.join(gate.accepted)}"
+        if refused := [question for question, accepted in gate.accepted.items() if not self.verdicts & set(accepted)]:
+            option = f"{QUESTIONS[refused[0]]} {','.join(gate.accepted[refused[0]])}"
         elif hopeless := [condition for condition in gate.conditions if condition.quantity in self.undecidable]:
             option = f"--gate {hopeless[0]}"
         if option:
@@ -59,7 +60,11 @@ def list_limits_of_check(spec: CheckSpec, dataset: Dataset | None) -> list[Verdi
     Raises:
         BadOption: an unknown task or preset, or a class that the dataset does not declare.
     """
-    limits = (_limit_by_training(spec), None if dataset is None else _limit_by_dataset(spec, dataset))
+    limits = (
+        _limit_by_training(spec),
+        _limit_by_seeds(spec),
+        None if dataset is None else _limit_by_dataset(spec, dataset),
+    )
     return [limit for limit in limits if limit is not None]
 
 
@@ -73,14 +78,34 @@ def list_limits_of_dataset(dataset: Dataset) -> list[str]:
     return [*limits, f"for more, {_MORE_PATIENTS}"] if limits else []
 
 
-def describe_work(spec: CheckSpec) -> str:
+def describe_work(spec: CheckSpec, plans: Sequence[TrainingPlan]) -> str:
     """Returns how much a check trains. No time is known before the device has shown how fast it is."""
     budgets = list_budgets(spec)
-    networks = f"{len(budgets)} networks" + (f" × {spec.seeds} seeds" if spec.seeds > 1 else "")
-    steps = sum(budget.steps for budget in budgets)
-    return (
-        f"it trains {networks} for {steps // len(budgets):,} steps each, {steps * spec.seeds:,} in all; the time left "
-        "of each training follows its first epoch"
+    steps = sum(budget.steps for budget in budgets) // len(budgets)
+    trainings = "; ".join(
+        f"with {pluralise(plan.seeds, 'seed')} it runs {pluralise(plan.trainings - plan.reused, 'training')} of "
+        f"{steps:,} steps and reuses {plan.reused}"
+        for plan in dict.fromkeys(plans)
+    )
+    return f"{trainings}; the time left of each training follows its first epoch"
+
+
+def describe_control(spec: CheckSpec, check_id: str) -> str:
+    """Returns how much a control trains beside its check, with whose recipes and baselines it shares trainings."""
+    trials = 0 if get_second_recipe(spec) is None else 2
+    reused = 1 if trials and not spec.recipe.probe_steps else 0
+    own = pluralise(spec.seeds + trials - reused, "training")
+    return f"it runs {own} of the untrained copy and shares the others with check {check_id}"
+
+
+def _limit_by_seeds(spec: CheckSpec) -> VerdictLimit | None:
+    if spec.seeds >= MIN_SEEDS:
+        return None
+    return VerdictLimit(
+        f"with {pluralise(spec.seeds, 'training seed')}, a check ends as `inconclusive`: a verdict needs {MIN_SEEDS}",
+        f"leave out --seeds, or choose at least {MIN_SEEDS}",
+        verdicts=frozenset(),
+        undecidable=_GAINS,
     )
 
 
@@ -98,20 +123,19 @@ def _limit_by_training(spec: CheckSpec) -> VerdictLimit | None:
 
 def _limit_by_dataset(spec: CheckSpec, dataset: Dataset) -> VerdictLimit | None:
     patients = _count_test_patients(dataset)
-    undecidable = frozenset(QUANTITIES) if patients < MIN_GROUPS else frozenset[str]()
-    verdicts: set[VerdictLabel] = {"insufficient_data"}
+    undecidable = frozenset(QUANTITIES) if patients < MIN_GROUPS else _GAINS
+    verdicts: frozenset[VerdictLabel] = frozenset({"insufficient_data"})
     if not dataset.held_out:
         reason = "nothing is held out, because the dataset has one patient: every check ends as `insufficient_data`"
-        return VerdictLimit(reason, "import more patients", frozenset(verdicts), undecidable)
+        return VerdictLimit(reason, "import more patients", verdicts, undecidable)
+    reason, inconclusive = _describe_patient_limit(patients), patients >= MIN_GROUPS
     if spec.task.name == "classification":
         case_class = get_task_spec(spec.task, dataset.declaration).case_class
-        if case_class is not None and (reason := _describe_class_limit(dataset, case_class.name)):
-            return VerdictLimit(reason, _MORE_PATIENTS, frozenset(verdicts), undecidable | _GAINS)
-    if not (reason := _describe_patient_limit(patients)):
+        if case_class is not None and (of_class := _describe_class_limit(dataset, case_class.name)):
+            reason, inconclusive = of_class, _count_smaller_class(dataset, case_class.name)[0] >= MIN_PER_CLASS
+    if not reason:
         return None
-    if patients >= MIN_GROUPS:
-        verdicts.add("inconclusive")
-    return VerdictLimit(reason, _MORE_PATIENTS, frozenset(verdicts), undecidable)
+    return VerdictLimit(reason, _MORE_PATIENTS, verdicts | {"inconclusive"} if inconclusive else verdicts, undecidable)
 
 
 def _count_test_patients(dataset: Dataset) -> int:
@@ -131,15 +155,19 @@ def _describe_patient_limit(patients: int) -> str:
 
 def _describe_class_limit(dataset: Dataset, name: str) -> str:
     """Returns what the test patients of a class keep its classification from; empty where they are enough."""
-    patients = _count_test_patients(dataset)
-    counts = next((count for count in dataset.classes if count.name == name), None)
-    # A class that derives from a label map has no counts, but one of its sides has at most half of the patients.
-    smaller, at_most = patients // 2, "at most "
-    if counts is not None:
-        smaller, at_most = min(counts.test_positive, counts.test_negative), ""
-    if not explain_few_patients(patients, smaller):
+    smaller, at_most = _count_smaller_class(dataset, name)
+    if smaller >= MIN_FOR_CLAIM:
         return ""
+    ending = "`insufficient_data`" if smaller < MIN_PER_CLASS else "at best `inconclusive`"
     return (
         f"with {at_most}{pluralise(smaller, 'test patient')} of one class of {name}, its classification ends as "
-        f"`insufficient_data`: a verdict needs {MIN_PER_CLASS} of each"
+        f"{ending}: a verdict needs {MIN_PER_CLASS} of each, and `gain`, `equivalent` or `harm` {MIN_FOR_CLAIM}"
     )
+
+
+def _count_smaller_class(dataset: Dataset, name: str) -> tuple[int, str]:
+    """Returns the test patients of the smaller side of a class, and `at most ` where only a bound is known."""
+    counts = next((count for count in dataset.classes if count.name == name), None)
+    if counts is None:  # it derives from a label map, and one of its sides has at most half of the patients
+        return _count_test_patients(dataset) // 2, "at most "
+    return min(counts.test_positive, counts.test_negative), ""

@@ -14,7 +14,7 @@ from typing import ClassVar, Generic, Literal, TypeVar
 
 import grpc
 
-from vfmalign.client.messages.checks import Check, CheckSpec
+from vfmalign.client.messages.checks import Check, CheckSpec, TrainingPlan
 from vfmalign.client.messages.common import JOB_STATES, STATES, JobState
 from vfmalign.client.messages.experiments import Experiment, ExperimentSpec
 from vfmalign.client.messages.jobs import Job, JobSpec
@@ -263,9 +263,17 @@ class AsyncChecksClient(AsyncReportedClient[CheckSpec, Check]):
     NOUN = "check"
     STATES = STATES
 
-    async def _create(self, check_id: str, spec: CheckSpec) -> Check:
+    async def create_with_plans(self, check_id: str, spec: CheckSpec) -> tuple[Check, tuple[TrainingPlan, ...]]:
+        """Creates a check as `create`, and returns with it how many trainings it needs, and would need with one seed.
+
+        The plans are empty where the check exists.
+        """
         request = alignment_pb2.CreateCheckRequest(check_id=check_id, spec=spec.to_proto())
-        return Check.from_response((await self._stub().CreateCheck(request)).check)
+        response = await self._stub().CreateCheck(request)
+        return Check.from_response(response.check), tuple(map(TrainingPlan.from_response, response.plans))
+
+    async def _create(self, check_id: str, spec: CheckSpec) -> Check:
+        return (await self.create_with_plans(check_id, spec))[0]
 
     async def _get(self, check_id: str) -> Check:
         request = alignment_pb2.GetCheckRequest(check_id=check_id)

@@ -13,6 +13,7 @@ from vfmalign.core.domain.record import Record
 
 # What makes two trainings comparable; everything else is each network's own.
 BUDGET = ("epochs", "steps_per_epoch", "batch_size", "patch_shape_dhw")
+_RATES = ("learning_rate", "weight_decay", "layer_decay", "encoder_rate", "warmup_fraction")
 MIN_SHARE = 0.25
 """Share of the preset's steps below which a check has no verdict (docs/adr/0087-*.md)."""
 
@@ -73,8 +74,9 @@ def get_recipe(
 ) -> TrainingRecipe:
     """Returns the recipe of one of the three trainings.
 
-    A baseline has its own rates and decays, but the pretrained network's budget unless the spec sets another one. Only
-    the pretrained network is probed.
+    The network from random weights has the recipe of the pretrained one, unless the spec sets another. The specialised
+    network has rates and decays of its own, but the same budget unless the spec sets another one. Only the pretrained
+    network is probed.
 
     Args:
         spec: the requested check.
@@ -90,12 +92,38 @@ def get_recipe(
     if network == "pretrained":
         return main
     own = spec.scratch_recipe if network == "scratch" else spec.specialised_recipe
+    if network == "scratch" and own is None:
+        return main.model_copy(update={"probe_steps": ()})
     if own is not None and own.preset:
         preset = get_preset(own)
     base = get_finetuning_recipe(network, spec.task.name, preset).model_copy(
         update={name: getattr(main, name) for name in BUDGET}
     )
     return base if own is None else apply_recipe(own, base)
+
+
+def get_second_recipe(spec: CheckSpec, input_shape_DHW: tuple[int, int, int] | None = None) -> TrainingRecipe | None:
+    """Returns the preset's recipe for random weights, where a check tries it beside that for pretrained ones.
+
+    Args:
+        spec: the requested check.
+        input_shape_DHW: see `get_recipe`.
+
+    Returns:
+        The recipe, or None where the spec sets one for both networks or one for each, or the preset has one alone.
+    """
+    if spec.scratch_recipe is not None or any(getattr(spec.recipe, name) is not None for name in _RATES):
+        return None
+    first = get_recipe(spec, "scratch", input_shape_DHW)
+    second = get_finetuning_recipe("scratch", spec.task.name, get_preset(spec.recipe)).model_copy(
+        update={name: getattr(first, name) for name in BUDGET}
+    )
+    return None if second == first else second
+
+
+def get_random_seeds(spec: CheckSpec) -> int:
+    """Returns how often the network from random weights is trained."""
+    return spec.random_seeds or spec.seeds
 
 
 def list_budgets(spec: CheckSpec) -> tuple[TrainingBudget, ...]:

@@ -142,6 +142,7 @@ class ChecksClient(_SubClient[AsyncChecksClient]):
     """Alignment checks."""
 
     create = _blocking(AsyncChecksClient.create)
+    create_with_plans = _blocking(AsyncChecksClient.create_with_plans)
     get = _blocking(AsyncChecksClient.get)
     list = _blocking(AsyncChecksClient.list)
     cancel = _blocking(AsyncChecksClient.cancel)

@@ -143,6 +143,14 @@ def _load_case(store: ObjectStore, case: Case, task: TaskSpec | None, preprocess
         volumes = load_case(store, case, needed_kinds(preprocessing), [label.name for label in labels])
     except (NotFound, DigestMismatch) as error:
         raise BadDataset(error.message, subject=error.subject, remedy=error.remedy, reason=error.reason) from error
+    return prepare_case(volumes, case, task, preprocessing)
+
+
+def prepare_case(
+    volumes: Mapping[VolumeKind, Volume], case: Case, task: TaskSpec | None, preprocessing: Preprocessing
+) -> PreparedCase:
+    """Prepares the volumes of a case; raises as `load_cases`."""
+    labels = task.labels if task is not None else ()
     for label in labels:
         _check_values(volumes[label.name], label, case.id)
     transform = task.input_transform if task is not None else "identity"

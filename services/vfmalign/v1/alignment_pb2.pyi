@@ -47,7 +47,7 @@ VERDICT_INSUFFICIENT_DATA: Verdict
 VERDICT_INSUFFICIENT_TRAINING: Verdict
 
 class CheckSpec(_message.Message):
-    __slots__ = ("model_id", "model_sha256", "dataset_id", "dataset_digest", "task", "layers", "recipe", "scratch_recipe", "specialised_recipe", "seed", "permutations", "bootstrap_resamples", "interval_level", "seeds", "smallest_difference", "modality_map", "shuffled_labels", "allow_cut_organs")
+    __slots__ = ("model_id", "model_sha256", "dataset_id", "dataset_digest", "task", "layers", "recipe", "scratch_recipe", "specialised_recipe", "seed", "permutations", "bootstrap_resamples", "interval_level", "seeds", "smallest_difference", "modality_map", "shuffled_labels", "allow_cut_organs", "random_seeds", "random_weights")
     class ModalityMapEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -73,6 +73,8 @@ class CheckSpec(_message.Message):
     MODALITY_MAP_FIELD_NUMBER: _ClassVar[int]
     SHUFFLED_LABELS_FIELD_NUMBER: _ClassVar[int]
     ALLOW_CUT_ORGANS_FIELD_NUMBER: _ClassVar[int]
+    RANDOM_SEEDS_FIELD_NUMBER: _ClassVar[int]
+    RANDOM_WEIGHTS_FIELD_NUMBER: _ClassVar[int]
     model_id: str
     model_sha256: str
     dataset_id: str
@@ -91,7 +93,9 @@ class CheckSpec(_message.Message):
     modality_map: _containers.ScalarMap[str, str]
     shuffled_labels: bool
     allow_cut_organs: bool
-    def __init__(self, model_id: _Optional[str] = ..., model_sha256: _Optional[str] = ..., dataset_id: _Optional[str] = ..., dataset_digest: _Optional[str] = ..., task: _Optional[_Union[_common_pb2.Task, _Mapping]] = ..., layers: _Optional[_Iterable[str]] = ..., recipe: _Optional[_Union[_finetuning_pb2.Recipe, _Mapping]] = ..., scratch_recipe: _Optional[_Union[_finetuning_pb2.Recipe, _Mapping]] = ..., specialised_recipe: _Optional[_Union[_finetuning_pb2.Recipe, _Mapping]] = ..., seed: _Optional[int] = ..., permutations: _Optional[int] = ..., bootstrap_resamples: _Optional[int] = ..., interval_level: _Optional[float] = ..., seeds: _Optional[int] = ..., smallest_difference: _Optional[float] = ..., modality_map: _Optional[_Mapping[str, str]] = ..., shuffled_labels: _Optional[bool] = ..., allow_cut_organs: _Optional[bool] = ...) -> None: ...
+    random_seeds: int
+    random_weights: bool
+    def __init__(self, model_id: _Optional[str] = ..., model_sha256: _Optional[str] = ..., dataset_id: _Optional[str] = ..., dataset_digest: _Optional[str] = ..., task: _Optional[_Union[_common_pb2.Task, _Mapping]] = ..., layers: _Optional[_Iterable[str]] = ..., recipe: _Optional[_Union[_finetuning_pb2.Recipe, _Mapping]] = ..., scratch_recipe: _Optional[_Union[_finetuning_pb2.Recipe, _Mapping]] = ..., specialised_recipe: _Optional[_Union[_finetuning_pb2.Recipe, _Mapping]] = ..., seed: _Optional[int] = ..., permutations: _Optional[int] = ..., bootstrap_resamples: _Optional[int] = ..., interval_level: _Optional[float] = ..., seeds: _Optional[int] = ..., smallest_difference: _Optional[float] = ..., modality_map: _Optional[_Mapping[str, str]] = ..., shuffled_labels: _Optional[bool] = ..., allow_cut_organs: _Optional[bool] = ..., random_seeds: _Optional[int] = ..., random_weights: _Optional[bool] = ...) -> None: ...
 
 class CheckStage(_message.Message):
     __slots__ = ("name", "attempts", "start_time", "end_time", "seconds", "progress")
@@ -134,20 +138,24 @@ class VarianceComponents(_message.Message):
     def __init__(self, seed: _Optional[float] = ..., patient: _Optional[float] = ..., residual: _Optional[float] = ..., set_to_zero: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class GainVariance(_message.Message):
-    __slots__ = ("network", "baseline", "difference", "standard_error", "degrees_of_freedom", "seeds")
+    __slots__ = ("network", "baseline", "difference", "standard_error", "degrees_of_freedom", "seeds", "baseline_seeds", "another_draw")
     NETWORK_FIELD_NUMBER: _ClassVar[int]
     BASELINE_FIELD_NUMBER: _ClassVar[int]
     DIFFERENCE_FIELD_NUMBER: _ClassVar[int]
     STANDARD_ERROR_FIELD_NUMBER: _ClassVar[int]
     DEGREES_OF_FREEDOM_FIELD_NUMBER: _ClassVar[int]
     SEEDS_FIELD_NUMBER: _ClassVar[int]
+    BASELINE_SEEDS_FIELD_NUMBER: _ClassVar[int]
+    ANOTHER_DRAW_FIELD_NUMBER: _ClassVar[int]
     network: VarianceComponents
     baseline: VarianceComponents
     difference: VarianceComponents
     standard_error: float
     degrees_of_freedom: float
     seeds: int
-    def __init__(self, network: _Optional[_Union[VarianceComponents, _Mapping]] = ..., baseline: _Optional[_Union[VarianceComponents, _Mapping]] = ..., difference: _Optional[_Union[VarianceComponents, _Mapping]] = ..., standard_error: _Optional[float] = ..., degrees_of_freedom: _Optional[float] = ..., seeds: _Optional[int] = ...) -> None: ...
+    baseline_seeds: int
+    another_draw: float
+    def __init__(self, network: _Optional[_Union[VarianceComponents, _Mapping]] = ..., baseline: _Optional[_Union[VarianceComponents, _Mapping]] = ..., difference: _Optional[_Union[VarianceComponents, _Mapping]] = ..., standard_error: _Optional[float] = ..., degrees_of_freedom: _Optional[float] = ..., seeds: _Optional[int] = ..., baseline_seeds: _Optional[int] = ..., another_draw: _Optional[float] = ...) -> None: ...
 
 class Gain(_message.Message):
     __slots__ = ("relative_percent", "absolute", "score", "baseline", "cases", "groups", "cases_left_out", "equivalence_interval", "variance", "smaller_class")
@@ -326,7 +334,7 @@ class CutStructure(_message.Message):
     def __init__(self, case_id: _Optional[str] = ..., split: _Optional[_Union[_common_pb2.Split, str]] = ..., structure: _Optional[str] = ..., inside: _Optional[float] = ...) -> None: ...
 
 class CheckResult(_message.Message):
-    __slots__ = ("verdict", "verdict_reason", "shifts", "primary_layer", "rpg_specialised", "rpg_scratch", "metric", "convergence", "curves", "weight_change", "test_groups", "held_out", "cautions", "report_json", "report_html", "software", "gain_naive_baseline", "naive_baseline", "naive_baseline_not_beaten", "probes", "measures", "interval_scope", "seeds", "seed_variation", "cut_structures")
+    __slots__ = ("verdict", "verdict_reason", "shifts", "primary_layer", "rpg_specialised", "rpg_scratch", "metric", "convergence", "curves", "weight_change", "test_groups", "held_out", "cautions", "report_json", "report_html", "software", "gain_naive_baseline", "naive_baseline", "naive_baseline_not_beaten", "probes", "measures", "interval_scope", "seeds", "seed_variation", "cut_structures", "pretraining", "pretraining_reason", "summary")
     VERDICT_FIELD_NUMBER: _ClassVar[int]
     VERDICT_REASON_FIELD_NUMBER: _ClassVar[int]
     SHIFTS_FIELD_NUMBER: _ClassVar[int]
@@ -352,6 +360,9 @@ class CheckResult(_message.Message):
     SEEDS_FIELD_NUMBER: _ClassVar[int]
     SEED_VARIATION_FIELD_NUMBER: _ClassVar[int]
     CUT_STRUCTURES_FIELD_NUMBER: _ClassVar[int]
+    PRETRAINING_FIELD_NUMBER: _ClassVar[int]
+    PRETRAINING_REASON_FIELD_NUMBER: _ClassVar[int]
+    SUMMARY_FIELD_NUMBER: _ClassVar[int]
     verdict: Verdict
     verdict_reason: str
     shifts: _containers.RepeatedCompositeFieldContainer[LayerShift]
@@ -377,7 +388,10 @@ class CheckResult(_message.Message):
     seeds: _containers.RepeatedCompositeFieldContainer[SeedResult]
     seed_variation: SeedVariation
     cut_structures: _containers.RepeatedCompositeFieldContainer[CutStructure]
-    def __init__(self, verdict: _Optional[_Union[Verdict, str]] = ..., verdict_reason: _Optional[str] = ..., shifts: _Optional[_Iterable[_Union[LayerShift, _Mapping]]] = ..., primary_layer: _Optional[str] = ..., rpg_specialised: _Optional[_Union[Gain, _Mapping]] = ..., rpg_scratch: _Optional[_Union[Gain, _Mapping]] = ..., metric: _Optional[_Union[Metric, _Mapping]] = ..., convergence: _Optional[_Union[Convergence, _Mapping]] = ..., curves: _Optional[_Iterable[_Union[Curve, _Mapping]]] = ..., weight_change: _Optional[float] = ..., test_groups: _Optional[int] = ..., held_out: _Optional[bool] = ..., cautions: _Optional[_Iterable[str]] = ..., report_json: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ..., report_html: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ..., software: _Optional[_Iterable[_Union[_common_pb2.SoftwareVersion, _Mapping]]] = ..., gain_naive_baseline: _Optional[_Union[Gain, _Mapping]] = ..., naive_baseline: _Optional[str] = ..., naive_baseline_not_beaten: _Optional[bool] = ..., probes: _Optional[_Iterable[_Union[Probe, _Mapping]]] = ..., measures: _Optional[_Iterable[_Union[CheckMeasure, _Mapping]]] = ..., interval_scope: _Optional[str] = ..., seeds: _Optional[_Iterable[_Union[SeedResult, _Mapping]]] = ..., seed_variation: _Optional[_Union[SeedVariation, _Mapping]] = ..., cut_structures: _Optional[_Iterable[_Union[CutStructure, _Mapping]]] = ...) -> None: ...
+    pretraining: Verdict
+    pretraining_reason: str
+    summary: str
+    def __init__(self, verdict: _Optional[_Union[Verdict, str]] = ..., verdict_reason: _Optional[str] = ..., shifts: _Optional[_Iterable[_Union[LayerShift, _Mapping]]] = ..., primary_layer: _Optional[str] = ..., rpg_specialised: _Optional[_Union[Gain, _Mapping]] = ..., rpg_scratch: _Optional[_Union[Gain, _Mapping]] = ..., metric: _Optional[_Union[Metric, _Mapping]] = ..., convergence: _Optional[_Union[Convergence, _Mapping]] = ..., curves: _Optional[_Iterable[_Union[Curve, _Mapping]]] = ..., weight_change: _Optional[float] = ..., test_groups: _Optional[int] = ..., held_out: _Optional[bool] = ..., cautions: _Optional[_Iterable[str]] = ..., report_json: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ..., report_html: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ..., software: _Optional[_Iterable[_Union[_common_pb2.SoftwareVersion, _Mapping]]] = ..., gain_naive_baseline: _Optional[_Union[Gain, _Mapping]] = ..., naive_baseline: _Optional[str] = ..., naive_baseline_not_beaten: _Optional[bool] = ..., probes: _Optional[_Iterable[_Union[Probe, _Mapping]]] = ..., measures: _Optional[_Iterable[_Union[CheckMeasure, _Mapping]]] = ..., interval_scope: _Optional[str] = ..., seeds: _Optional[_Iterable[_Union[SeedResult, _Mapping]]] = ..., seed_variation: _Optional[_Union[SeedVariation, _Mapping]] = ..., cut_structures: _Optional[_Iterable[_Union[CutStructure, _Mapping]]] = ..., pretraining: _Optional[_Union[Verdict, str]] = ..., pretraining_reason: _Optional[str] = ..., summary: _Optional[str] = ...) -> None: ...
 
 class Check(_message.Message):
     __slots__ = ("check_id", "spec", "state", "progress", "create_time", "end_time", "stages", "job_ids", "failure", "result")
@@ -412,10 +426,22 @@ class CreateCheckRequest(_message.Message):
     def __init__(self, check_id: _Optional[str] = ..., spec: _Optional[_Union[CheckSpec, _Mapping]] = ...) -> None: ...
 
 class CreateCheckResponse(_message.Message):
-    __slots__ = ("check",)
+    __slots__ = ("check", "plans")
     CHECK_FIELD_NUMBER: _ClassVar[int]
+    PLANS_FIELD_NUMBER: _ClassVar[int]
     check: Check
-    def __init__(self, check: _Optional[_Union[Check, _Mapping]] = ...) -> None: ...
+    plans: _containers.RepeatedCompositeFieldContainer[TrainingPlan]
+    def __init__(self, check: _Optional[_Union[Check, _Mapping]] = ..., plans: _Optional[_Iterable[_Union[TrainingPlan, _Mapping]]] = ...) -> None: ...
+
+class TrainingPlan(_message.Message):
+    __slots__ = ("seeds", "trainings", "reused")
+    SEEDS_FIELD_NUMBER: _ClassVar[int]
+    TRAININGS_FIELD_NUMBER: _ClassVar[int]
+    REUSED_FIELD_NUMBER: _ClassVar[int]
+    seeds: int
+    trainings: int
+    reused: int
+    def __init__(self, seeds: _Optional[int] = ..., trainings: _Optional[int] = ..., reused: _Optional[int] = ...) -> None: ...
 
 class GetCheckRequest(_message.Message):
     __slots__ = ("check_id",)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 
+import pytest
+import sqlalchemy as sa
 from tests.integration.finetuning.test_experiments import create, finish, forget, models, until  # noqa: F401
 from tests.integration.finetuning.test_service import STAGES
 from tests.integration.finetuning.test_training_seeds import FIRST, SECOND, SUCCEEDED, states, succeeded
 
 from vfmalign.analysis.checks.records import CheckReport
+from vfmalign.core.storage.keys import check_key
 from vfmalign.v1 import alignment_pb2, experiment_pb2
 
 
@@ -91,3 +94,48 @@ async def test_a_kill_between_two_seeds_repeats_nothing_of_the_first(service, st
     assert sorted(service.starts()) == sorted(f"{name}-{training}" for training in FIRST + SECOND)
     assert len(peers.features.commits) == len(set(peers.features.commits)), "a finished extraction was repeated"
     assert len([call for call in peers.mmd.calls if call.test.permutations]) == 2
+
+
+def rewind_to_recipe(service, store, name, *, stored):
+    """Leaves a check as a kill in its stage `recipe` leaves it, before or after the artifact is stored."""
+    with service.database.engine.begin() as connection:
+        earlier = "'validate', 'features_reference', 'features_before', 'features_random'"
+        for statement in (
+            f"DELETE FROM stage_runs WHERE check_id = :id AND stage NOT IN ({earlier}, 'recipe') "
+            "AND stage NOT LIKE '%\\_r_' ESCAPE '\\'",
+            "UPDATE stage_runs SET outcome = 'running', finished_at = NULL, artifact_sha256 = '' "
+            "WHERE check_id = :id AND stage = 'recipe' AND attempt = "
+            "(SELECT max(attempt) FROM stage_runs WHERE check_id = :id AND stage = 'recipe')",
+            "DELETE FROM job_attempts WHERE job_id = :id || '-specialised'",
+            "DELETE FROM jobs WHERE id IN (:id || '-pretrained', :id || '-scratch', :id || '-specialised')",
+            "UPDATE checks SET state = 'running', finished_at = NULL, report = NULL WHERE id = :id",
+        ):
+            connection.execute(sa.text(statement), {"id": name})
+    kept = {"validate", "features_reference", "features_before", "features_random", *(["recipe"] if stored else [])}
+    kept_keys = {check_key(name, "spec.json"), *(check_key(name, f"stages/{stage}.json") for stage in kept)}
+    for prefix in (
+        f"checks/{name}/",
+        *(f"jobs/{name}-{network}/" for network in ("pretrained", "scratch", "specialised")),
+    ):
+        for key in set(store.list(prefix)) - kept_keys:
+            store.delete(key)
+
+
+@pytest.mark.parametrize("stored", [False, True])
+async def test_a_kill_while_a_recipe_is_chosen_repeats_no_trial(service, store, stored):
+    name = await service.create("choosing", learning_rate=None)
+    first = await service.finish(name)
+    assert first.state == SUCCEEDED, first.progress.detail
+    report = CheckReport.model_validate_json(store.get(store.key(first.result.report_json.uri)))
+    assert len(service.starts()) == 5
+    await service.kill()
+    rewind_to_recipe(service, store, name, stored=stored)
+    await service.start()
+    check = await service.finish(name)
+    assert check.state == SUCCEEDED, check.progress.detail
+    again = CheckReport.model_validate_json(store.get(store.key(check.result.report_json.uri)))
+    assert again.result == report.result
+    assert service.starts()[5:] == [f"{name}-specialised"], "the two others take the results of their trials"
+    assert {outcome for stage, outcome in service.runs(name) if stage == "recipe"} == (
+        {"succeeded"} if stored else {"interrupted", "succeeded"}
+    )

@@ -200,3 +200,29 @@ async def test_a_lost_encoder_of_a_further_seed_is_created_again_by_its_job(serv
     assert {stage.name for stage in check.stages if stage.attempts > 1} <= {
         "job_pretrained_s2", "features_after_s2", "mmd_s2", "report"
     }  # fmt: skip
+
+
+async def test_what_a_chosen_trial_has_created_is_created_again_by_that_trial(service, store):
+    name = await service.create("chosen", learning_rate=None)
+    first = await service.finish(name)
+    assert first.state == SUCCEEDED, first.failure
+    result, trial, taken = read_report(store, first).result, f"{name}-pretrained-r1", f"{name}-pretrained"
+    weights = f"models/{name}-encoder-r1/{'e' * 64}.safetensors"
+    trained = service.starts()
+    assert len(trained) == 5
+    for key, damage, stage, again in (
+        (check_key(name, "stages/recipe.json"), delete, "recipe", []),
+        (job_key(taken, "result.json"), change_digit, "job_pretrained", []),
+        (job_key(trial, "result.json"), delete, "job_pretrained_r1", [trial]),
+        (model_card_key(f"{name}-encoder-r1"), truncate, "job_pretrained_r1", [trial]),
+        (weights, delete, "job_pretrained_r1", [trial]),
+    ):
+        damage(store, key)
+        store.delete(check_key(name, "report.json"))
+        check = await service.until(name, lambda check: check.state == SUCCEEDED)
+        trained += again
+        assert service.starts() == trained, key
+        assert store.exists(key)
+        report = read_report(store, check)
+        assert report.result == result
+        assert [loss.stage for loss in report.run.losses if loss.stage != "report"][-1] == stage

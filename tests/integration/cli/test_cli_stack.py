@@ -322,6 +322,7 @@ def test_a_gate_that_cannot_pass_is_refused_before_anything_is_trained(cli: Cli,
     arguments = ("check", dataset, "--model", model, "--task", "segmentation", "--id", "hopeless")
     for gate, reason in (
         (("--require", "gain"), "with 3 test patients, a check ends as `insufficient_data`"),
+        (("--require-pretraining", "gain", "--seeds", "1"), "with 1 training seed, a check ends as `inconclusive`"),
         (("--gate", "difference_specialised.lower>=0"), "with 3 test patients"),
         (("--require", "insufficient_data", "--epochs", "1"), "100 of the recipe's 10,000 steps"),
     ):
@@ -331,12 +332,15 @@ def test_a_gate_that_cannot_pass_is_refused_before_anything_is_trained(cli: Cli,
     assert "no such check" in cli.call("checks", "show", "hopeless", code=exits.BAD_INPUT).err
     begun = cli.call(*arguments, "--no-wait").err
     assert "with 3 test patients, a check ends as `insufficient_data`" in " ".join(begun.split())
-    assert "it trains 3 networks for 10,000 steps each, 30,000 in all" in " ".join(begun.split())
+    work = "with 3 seeds it runs 11 trainings of 10,000 steps and reuses 0; with 1 seed it runs 5 trainings of 10,000"
+    assert work in " ".join(begun.split())
     cli.call("checks", "cancel", "hopeless")
 
 
 def test_ctrl_c_leaves_a_check_running_and_says_how_to_go_on(cli: Cli, model: str, dataset: str) -> None:
+    one_training = ("--seeds", "1", "--learning-rate", "0.008")
     arguments = ("check", dataset, "--model", model, "--task", "segmentation", "--preset", "demo", "--id", "c1")
+    arguments += one_training
     process = cli.start(*arguments)
     err = interrupt(process, "check c1 is queued")
     assert "Traceback" not in err
@@ -366,6 +370,10 @@ def test_ctrl_c_leaves_a_experiment_running_and_says_how_to_go_on(cli: Cli, mode
         *tasks,
         "--preset",
         "demo",
+        "--seed",
+        "0",
+        "--learning-rate",
+        "0.008",
         "--max-running",
         "1",
         "--id",

@@ -107,14 +107,20 @@ async def service(tmp_path, store, store_environment, peers, database_url, launc
             self.process.wait()
             await self.channel.close()
 
-        async def create(self, name, dataset="demo", seed=1, probe_steps=(), task=None, **fields):
+        async def create(
+            self, name, dataset="demo", seed=1, seeds=1, probe_steps=(), learning_rate=8e-3, task=None, **fields
+        ):
+            """Creates a check with one recipe, or with trials of two where there is no learning rate."""
             check_id = f"{self.prefix}-{name}"
-            recipe = finetuning_pb2.Recipe(preset="demo", epochs=6, steps_per_epoch=10, probe_steps=probe_steps)
+            recipe = finetuning_pb2.Recipe(
+                preset="demo", epochs=6, steps_per_epoch=10, probe_steps=probe_steps, learning_rate=learning_rate
+            )
             spec = alignment_pb2.CheckSpec(
                 model_id="vfm",
                 dataset_id=dataset,
                 task=task or {"name": "segmentation"},
                 seed=seed,
+                seeds=seeds,
                 recipe=recipe,
                 **fields,
             )

@@ -35,7 +35,9 @@ def models(store, stored):
 def spec(**fields):
     values = {
         "model_ids": MODELS, "dataset_id": "demo", "tasks": TASKS, "seeds": [1],
-        "recipe": finetuning_pb2.Recipe(preset="demo", epochs=6, steps_per_epoch=10, probe_steps=[10, 30]),
+        "recipe": finetuning_pb2.Recipe(
+            preset="demo", epochs=6, steps_per_epoch=10, learning_rate=8e-3, probe_steps=[10, 30]
+        ),
         "bootstrap_resamples": 200, "permutations": 99,
     } | fields  # fmt: skip
     values["tasks"] = [{"name": name} for name in values["tasks"]]

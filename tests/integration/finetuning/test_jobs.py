@@ -105,7 +105,7 @@ def world(tmp_path, store, store_environment, monkeypatch):
             recipe = TrainingRecipe(epochs=2, steps_per_epoch=1, batch_size=1, learning_rate=0.1)
             spec = TrainingSpec(
                 job_id=name, kind="finetune", dataset_id="d", dataset_digest="0" * 64, architecture="a", seed=mode,
-                recipe=recipe, publish_as=f"{name}-encoder",
+                recipe=recipe, publish_as=f"{name}-encoder", network="scratch" if baseline else "pretrained",
             )  # fmt: skip
             return self.jobs.create(request, spec, baseline=baseline).id
 

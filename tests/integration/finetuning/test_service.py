@@ -23,7 +23,7 @@ from vfmalign.core.storage.keys import check_key, job_key
 from vfmalign.v1 import alignment_pb2, common_pb2, finetuning_pb2, mmd_pb2
 
 STAGES = (
-    "validate", "features_reference", "features_before", "features_random", "job_pretrained", "job_scratch",
+    "validate", "features_reference", "features_before", "features_random", "recipe", "job_pretrained", "job_scratch",
     "job_specialised", "features_after", "mmd", "measures", "probes", "report",
 )  # fmt: skip
 
@@ -115,7 +115,8 @@ async def test_a_check_runs_through_every_stage_to_its_report(service, store, pe
     assert job.encoder_model_id == f"{name}-scratch-encoder"
     assert [point.epoch for point in job.curve] == list(range(7))
     assert job.spec.recipe.epochs == 6
-    assert job.spec.recipe.batch_size == get_finetuning_recipe("scratch", "segmentation", "demo").batch_size
+    preset = get_finetuning_recipe("pretrained", "segmentation", "demo")
+    assert (job.spec.recipe.batch_size, job.spec.recipe.layer_decay) == (preset.batch_size, preset.layer_decay)
 
 
 async def test_a_check_names_the_cases_whose_organs_are_cut(service, store):

@@ -46,9 +46,9 @@ class Caller:
         self.experiments = experiment_pb2_grpc.ExperimentServiceStub(self.channel)
 
     async def create(self, name, seed):
-        recipe = finetuning_pb2.Recipe(preset="demo", epochs=6, steps_per_epoch=10)
+        recipe = finetuning_pb2.Recipe(preset="demo", epochs=6, steps_per_epoch=10, learning_rate=8e-3)
         task = {"name": "segmentation"}
-        spec = alignment_pb2.CheckSpec(model_id="vfm", dataset_id="demo", task=task, seed=seed, recipe=recipe)
+        spec = alignment_pb2.CheckSpec(model_id="vfm", dataset_id="demo", task=task, seed=seed, seeds=1, recipe=recipe)
         await self.checks.CreateCheck(alignment_pb2.CreateCheckRequest(check_id=name, spec=spec))
 
     async def get(self, name):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, TypeVar
 
 import pytest
@@ -13,6 +15,7 @@ from rich.console import Console, RenderableType
 from tests.prostate import SPECS
 
 from vfmalign.cli.__main__ import run
+from vfmalign.cli.target import Target
 from vfmalign.cli.views.output import Output
 from vfmalign.client.messages.base import ApiMessage
 from vfmalign.client.messages.checks import (
@@ -24,7 +27,9 @@ from vfmalign.client.messages.checks import (
     Curve,
     Gain,
     LayerShift,
+    SeedResult,
     Steps,
+    TrainingPlan,
 )
 from vfmalign.client.messages.common import Estimate, Interval, ObjectRef, Progress
 from vfmalign.client.messages.mmd import LayerResult, ShiftResult
@@ -63,9 +68,23 @@ def with_changes(record: M, changes: dict[str, Any]) -> M:
     return type(record).model_validate(content)
 
 
+def answer_checks(
+    monkeypatch: pytest.MonkeyPatch, create: Callable[[str, CheckSpec], tuple[Any, tuple[TrainingPlan, ...]]]
+) -> None:
+    """A deployment without a network behind it, which creates checks as told."""
+
+    async def create_with_plans(check_id: str, spec: CheckSpec) -> tuple[Any, tuple[TrainingPlan, ...]]:
+        return create(check_id, spec)
+
+    client: Any = SimpleNamespace(checks=SimpleNamespace(create_with_plans=create_with_plans))
+    monkeypatch.setattr(Target, "find", lambda directory: Target({}, None))
+    monkeypatch.setattr(Target, "run", lambda _, work: asyncio.run(work(client)))
+    monkeypatch.setattr("vfmalign.cli.commands.api.checks.find_dataset", lambda *_: None)
+
+
 @pytest.fixture
 def finished_check() -> Check:
-    """A check that succeeded, with every part of its result."""
+    """A check of one training seed that succeeded in an earlier version, with every other part of its result."""
     shifts = [
         LayerShift(
             mmd=LayerResult(
@@ -122,6 +141,25 @@ def finished_check() -> Check:
             for name, seconds in (("validate", 0.1), ("job_pretrained", 31.25))
         ],
         result=result,
+    )
+
+
+@pytest.fixture
+def decided_check(finished_check: Check) -> Check:
+    """The check with as many training seeds and test patients as verdicts need, and with both answers."""
+    result = finished_check.result
+    assert result is not None
+    gains = {
+        name: getattr(result, name).model_copy(update={"groups": 17}) for name in ("rpg_specialised", "rpg_scratch")
+    }
+    seeds = tuple(SeedResult(seed=seed, convergence=result.convergence, **gains) for seed in (7, 8, 9))
+    answers = {
+        "pretraining": "gain",
+        "pretraining_reason": "the interval lies above zero",
+        "summary": "Not shown to be better than the specialised network, but better than random weights.",
+    }
+    return finished_check.model_copy(
+        update={"result": result.model_copy(update={**gains, **answers, "seeds": seeds, "test_groups": 17})}
     )
 
 

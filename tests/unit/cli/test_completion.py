@@ -51,7 +51,7 @@ def complete(shell: str, words: str, environment: dict[str, str]) -> str:
     [
         ("vfmalign ch", {"check", "checks"}, {"doctor"}),
         ("vfmalign checks re", {"report", "retry"}, {"cancel"}),
-        ("vfmalign check --re", {"--reports", "--require"}, {"--gate"}),
+        ("vfmalign check --re", {"--reports", "--require", "--require-pretraining"}, {"--gate"}),
     ],
 )
 def test_a_shell_offers_commands_and_options(

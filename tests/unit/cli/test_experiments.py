@@ -75,6 +75,7 @@ def test_an_experiment_shows_what_was_found_and_where_the_rest_stands(
     assert "+3.50 %" in row
     assert "lesion Dice (smallest relevant difference 0.01)" in text
     assert "inconclusive" in row
+    assert "verdict: of one training of each network, which decides nothing" in text
     rest = text.split("Cells without a result")[1]
     assert [line.split()[0] for line in rest.splitlines() if line.startswith("c")][1:] == ["c1", "c2", "c3"]
     assert "status 1" in rest

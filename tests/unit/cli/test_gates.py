@@ -16,9 +16,11 @@ from vfmalign.cli.gates import (
     OPERATORS,
     QUANTITIES,
     Condition,
+    Gate,
     ObservedInterval,
     Outcome,
     evaluate_gate,
+    evaluate_verdict,
     parse_gate,
     parse_verdicts,
     passed,
@@ -197,3 +199,21 @@ def test_an_unknown_verdict_is_refused_with_the_choice(text: str) -> None:
         parse_verdicts([text])
     assert caught.value.field == "--require"
     assert caught.value.remedy == "choose from gain, equivalent, harm, inconclusive, insufficient_data"
+
+
+def test_either_answer_has_a_gate_of_its_own() -> None:
+    gate = Gate.parse(["mmd2.upper<=1"], ["gain,equivalent"], ["gain"])
+    assert gate.accepted == {"verdict": ("gain", "equivalent"), "pretraining": ("gain",)}
+    assert gate.conditions == parse_gate(["mmd2.upper<=1"])
+    assert Gate.parse(None, None, ["gain"])
+    assert not Gate.parse(None, None, None)
+    with pytest.raises(BadOption) as caught:
+        Gate.parse(None, ["gain"], ["better"])
+    assert caught.value.field == "--require-pretraining"
+
+
+@pytest.mark.parametrize(("seeds", "outcome"), [(0, "undecidable"), (2, "undecidable"), (3, "passed")])
+def test_no_answer_of_fewer_than_three_seeds_decides(seeds: int, outcome: str) -> None:
+    decision = evaluate_verdict(["gain"], "gain", seeds=seeds, question="pretraining")
+    assert (decision.question, decision.outcome) == ("pretraining", outcome)
+    assert passed([decision]) == (outcome == "passed")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NoReturn
 
 import pytest
-from tests.unit.cli.conftest import Invoke
+from tests.unit.cli.conftest import Invoke, answer_checks
 
 from vfmalign.cli import exits
 from vfmalign.cli.resources import Resource
-from vfmalign.cli.target import Target
 from vfmalign.core.domain.errors import BadOption
 
 CHECK = ("check", "d1", "--model", "m1", "--task", "segmentation")
@@ -21,15 +21,14 @@ Refuse = Callable[[str], None]
 @pytest.fixture
 def refuse(monkeypatch: pytest.MonkeyPatch) -> Refuse:
     """Lets a deployment refuse a field of what is created, retried or cancelled."""
-    monkeypatch.setattr(Target, "find", lambda directory: Target({}, None))
-    monkeypatch.setattr("vfmalign.cli.commands.api.checks.find_dataset", lambda *_: None)
 
     def set_field(field: str) -> None:
-        def call(*_: object) -> None:
+        def call(*_: object) -> NoReturn:
             raise BadOption("is wrong", field=field)
 
         for method in ("create", "retry", "get"):
             monkeypatch.setattr(Resource, method, call)
+        answer_checks(monkeypatch, call)
 
     return set_field
 
@@ -47,6 +46,7 @@ def refuse(monkeypatch: pytest.MonkeyPatch) -> Refuse:
         (CHECK, "task.parameters.class_name", "--class"),
         (CHECK, "spec.dataset_id", "DATASET"),
         (CHECK, "spec.bootstrap_resamples", "--bootstrap"),
+        (CHECK, "random_seeds", "--random-seeds"),
         (EXPERIMENT, "spec.model_ids", "--model"),
         (EXPERIMENT, "spec.tasks[1].parameters.labels", "--task"),
         (EXPERIMENT, "seeds", "--seed"),

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from tests.unit.cli.conftest import Invoke
+from tests.unit.cli.conftest import Invoke, answer_checks
 
 from vfmalign.cli import exits
 from vfmalign.cli.commands.api.experiments import parse_smallest_differences
@@ -19,7 +19,6 @@ from vfmalign.cli.options import (
     parse_shape,
 )
 from vfmalign.cli.resources import Resource
-from vfmalign.cli.target import Target
 from vfmalign.client.messages.experiments import SmallestDifference
 from vfmalign.client.messages.jobs import Recipe
 from vfmalign.client.messages.tasks import Task
@@ -138,13 +137,12 @@ def created(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """A deployment without a network behind it; holds the specifications of what was created."""
     specs: list[Any] = []
 
-    def create(resource: object, target: object, name: str, spec: object) -> SimpleNamespace:
+    def create(name: str, spec: object) -> SimpleNamespace:
         specs.append(spec)
-        return SimpleNamespace(state="queued", cells=(), to_json_dict=dict)
+        return SimpleNamespace(check_id=name, state="queued", cells=(), to_json_dict=dict)
 
-    monkeypatch.setattr(Resource, "create", create)
-    monkeypatch.setattr(Target, "find", lambda directory: Target({}, None))
-    monkeypatch.setattr("vfmalign.cli.commands.api.checks.find_dataset", lambda *_: None)
+    monkeypatch.setattr(Resource, "create", lambda resource, target, name, spec: create(name, spec))
+    answer_checks(monkeypatch, lambda name, spec: (create(name, spec), ()))
     return specs
 
 
@@ -180,3 +178,12 @@ def test_every_option_of_a_task_reaches_the_service(
     name, _, parameters = options.removeprefix("--task ").partition(" --")
     text = ",".join(part.replace(" ", "=").replace(",", "+") for part in parameters.split(" --"))
     assert str(created[0].task) == f"{name}:{text}"
+
+
+def test_a_check_has_three_seeds_and_as_many_trainings_of_random_weights_as_told(
+    invoke: Invoke, created: list[Any]
+) -> None:
+    command = ("check", "d1", "--model", "m1", "--task", "segmentation", "--no-wait")
+    assert invoke(*command)[0] == invoke(*command, "--random-seeds", "6")[0] == 0
+    assert [(spec.seeds, spec.random_seeds) for spec in created] == [(3, 0), (3, 6)]
+    assert invoke(*command, "--random-seeds", "21")[0] == exits.BAD_INPUT

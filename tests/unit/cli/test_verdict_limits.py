@@ -6,9 +6,14 @@ from typing import Any
 
 import pytest
 
-from vfmalign.cli.gates import Gate, parse_gate, parse_verdicts
-from vfmalign.cli.verdict_limits import describe_work, list_limits_of_check, list_limits_of_dataset
-from vfmalign.client.messages.checks import CheckSpec
+from vfmalign.cli.gates import Gate
+from vfmalign.cli.verdict_limits import (
+    describe_control,
+    describe_work,
+    list_limits_of_check,
+    list_limits_of_dataset,
+)
+from vfmalign.client.messages.checks import CheckSpec, TrainingPlan
 from vfmalign.client.messages.features import ClassCount, Dataset, SplitSize
 from vfmalign.client.messages.jobs import Recipe
 from vfmalign.core.domain.declarations import CaseClass, DatasetDeclaration
@@ -42,13 +47,16 @@ def make_dataset(patients: int, *, counts: tuple[int, int] = (50, 50), held_out:
     )
 
 
-def is_refused(spec: CheckSpec, dataset: Dataset | None, *, require: str = "", gate: str = "") -> bool:
-    wanted = Gate(parse_verdicts([require] if require else []), parse_gate([gate] if gate else []))
+def is_refused(
+    spec: CheckSpec, dataset: Dataset | None, *, require: str = "", gate: str = "", pretraining: str = ""
+) -> bool:
+    wanted = Gate.parse(*([text] if text else [] for text in (gate, require, pretraining)))
     try:
         for limit in list_limits_of_check(spec, dataset):
             limit.check_gate(wanted)
     except BadOption as error:
-        return error.reason == "GATE_CANNOT_PASS" and error.field.startswith("--require" if require else "--gate")
+        option = "--require " if require else "--require-pretraining " if pretraining else "--gate "
+        return error.reason == "GATE_CANNOT_PASS" and error.field.startswith(option) and bool(error.remedy)
     return False
 
 
@@ -62,9 +70,11 @@ def is_refused(spec: CheckSpec, dataset: Dataset | None, *, require: str = "", g
         (7, "", "difference_scratch.lower>=0", True),
         (8, "gain,equivalent", "", True),
         (8, "gain,inconclusive", "", False),
-        (8, "", "difference_specialised.lower>=0", False),
+        (8, "", "mmd2.upper<=1", False),
         (16, "gain", "", True),
+        (16, "", "difference_specialised.lower>=0", True),
         (17, "gain", "", False),
+        (17, "", "difference_specialised.lower>=0", False),
         (5, "", "", False),
     ],
 )
@@ -72,6 +82,26 @@ def test_a_gate_that_the_number_of_patients_keeps_from_passing_is_refused(
     patients: int, require: str, gate: str, refused: bool
 ) -> None:
     assert is_refused(make_spec(), make_dataset(patients), require=require, gate=gate) == refused
+    if require:
+        assert is_refused(make_spec(), make_dataset(patients), pretraining=require) == refused
+
+
+@pytest.mark.parametrize(
+    ("seeds", "gate", "refused"),
+    [
+        (2, {"require": "gain"}, True),
+        (2, {"require": "inconclusive"}, True),
+        (1, {"pretraining": "gain"}, True),
+        (1, {"gate": "difference_scratch.lower>=0"}, True),
+        (1, {"gate": "mmd2.upper<=1"}, False),
+        (3, {"require": "gain", "gate": "difference_scratch.lower>=0", "pretraining": "gain"}, False),
+    ],
+)
+def test_a_gate_that_the_number_of_seeds_keeps_from_passing_is_refused(
+    seeds: int, gate: dict[str, str], refused: bool
+) -> None:
+    for dataset in (None, make_dataset(100)):
+        assert is_refused(make_spec(seeds=seeds), dataset, **gate) == refused
 
 
 @pytest.mark.parametrize(
@@ -79,7 +109,7 @@ def test_a_gate_that_the_number_of_patients_keeps_from_passing_is_refused(
     [
         ("classification:class=atrophy", (9, 31), True),
         ("classification:class=atrophy", (31, 9), True),
-        ("classification:class=atrophy", (10, 30), False),
+        ("classification:class=atrophy", (17, 23), False),
         ("classification:class=present", (9, 31), False),
         ("segmentation:label=hippocampus", (9, 31), False),
     ],
@@ -92,10 +122,19 @@ def test_a_classification_needs_patients_of_both_classes(task: str, counts: tupl
     assert not is_refused(make_spec(task), dataset, gate="mmd2_std.upper<=1"), "the shift has an interval"
 
 
+def test_a_classification_with_few_patients_of_a_class_is_at_best_inconclusive() -> None:
+    spec, dataset = make_spec("classification:class=atrophy"), make_dataset(40, counts=(16, 24))
+    assert is_refused(spec, dataset, require="gain,equivalent")
+    assert is_refused(spec, dataset, gate="rpg_scratch.lower>=0")
+    assert not is_refused(spec, dataset, require="gain,inconclusive")
+    (limit,) = list_limits_of_check(spec, dataset)
+    assert "16 test patients of one class of atrophy, its classification ends as at best `inconclusive`" in limit.reason
+
+
 def test_classes_that_derive_from_label_maps_need_twice_the_patients() -> None:
     (limit,) = list_limits_of_check(make_spec("classification:class=present"), make_dataset(18))
     assert limit.reason.startswith("with at most 9 test patients of one class of present,")
-    assert list_limits_of_check(make_spec("classification:class=present"), make_dataset(20)) == []
+    assert list_limits_of_check(make_spec("classification:class=present"), make_dataset(34)) == []
 
 
 @pytest.mark.parametrize(("require", "gate"), [("insufficient_data", ""), ("gain", ""), ("", "mmd2.lower>=0")])
@@ -126,11 +165,26 @@ def test_a_dataset_names_what_each_task_lacks() -> None:
     assert ["with 12 test patients" in limits[0], "3 test patients of one class of atrophy" in limits[1]] == [True] * 2
     assert "at most 6 test patients of one class of present" in limits[2]
     assert limits[3].startswith("for more, give test a larger share")
-    assert list_limits_of_dataset(make_dataset(20, counts=(10, 10))) == []
+    assert list_limits_of_dataset(make_dataset(34, counts=(17, 17))) == []
     assert list_limits_of_dataset(make_dataset(0)) == [], "a dataset for a pretraining"
 
 
-def test_the_work_is_counted_in_steps_of_all_trainings() -> None:
-    assert describe_work(make_spec()).startswith("it trains 3 networks for 10,000 steps each, 30,000 in all;")
-    text = describe_work(make_spec(seeds=2, recipe=Recipe(preset="demo", epochs=4)))
-    assert text.startswith("it trains 3 networks × 2 seeds for 64 steps each, 384 in all;")
+def test_the_work_is_counted_in_trainings_with_the_seeds_of_the_check_and_with_one() -> None:
+    three, one = TrainingPlan(seeds=3, trainings=11, reused=7), TrainingPlan(seeds=1, trainings=5, reused=4)
+    assert describe_work(make_spec(), (three, one)).startswith(
+        "with 3 seeds it runs 4 trainings of 10,000 steps and reuses 7; "
+        "with 1 seed it runs 1 training of 10,000 steps and reuses 4; "
+    )
+    recipe = Recipe(preset="demo", epochs=4)
+    text = describe_work(make_spec(seeds=1, recipe=recipe), (one, one))
+    assert text.startswith("with 1 seed it runs 1 training of 64 steps and reuses 4; the time left"), "said once"
+
+
+@pytest.mark.parametrize(
+    ("recipe", "own"),
+    [(Recipe(), 4), (Recipe(probe_steps=(100,)), 5), (Recipe(learning_rate=1e-3), 3)],
+    ids=["two recipes are tried", "a trial without probes is not taken", "one recipe"],
+)
+def test_a_control_runs_only_the_trainings_of_the_untrained_copy(recipe: Recipe, own: int) -> None:
+    text = describe_control(make_spec(recipe=recipe), "c1")
+    assert text == f"it runs {own} trainings of the untrained copy and shares the others with check c1"

@@ -202,7 +202,8 @@ class Alignment(alignment_pb2_grpc.AlignmentServiceServicer):
 
     def CreateCheck(self, request, context):
         self.check.spec.CopyFrom(request.spec)
-        return alignment_pb2.CreateCheckResponse(check=self.check)
+        plans = [{"seeds": 3, "trainings": 11, "reused": 4}, {"seeds": 1, "trainings": 5}]
+        return alignment_pb2.CreateCheckResponse(check=self.check, plans=plans)
 
     def GetCheck(self, request, context):
         return alignment_pb2.GetCheckResponse(check=self.check)

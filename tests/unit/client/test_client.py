@@ -18,7 +18,7 @@ from vfmalign.client import (
     LabelledFeatures,
     Recipe,
 )
-from vfmalign.client.messages.checks import Check
+from vfmalign.client.messages.checks import Check, TrainingPlan
 from vfmalign.client.messages.common import ObjectRef
 from vfmalign.client.messages.experiments import Experiment
 from vfmalign.client.messages.jobs import Job
@@ -219,6 +219,15 @@ async def test_every_method_returns_records(client, name, record, spec, operatio
     assert await operations.list() == [created]
     assert [type(state) async for state in operations.watch(operation_id)][-1] is record
     assert (await operations.cancel(operation_id)).state == "cancelled"
+
+
+async def test_a_check_is_created_with_the_number_of_its_trainings(client):
+    check, plans = await client.checks.create_with_plans("c1", CHECK_SPEC)
+    assert check == await client.checks.get("c1")
+    assert plans == (
+        TrainingPlan(seeds=3, trainings=11, reused=4),
+        TrainingPlan(seeds=1, trainings=5, reused=0),
+    )
 
 
 async def test_a_list_names_the_states_and_the_limit_that_it_takes(client):

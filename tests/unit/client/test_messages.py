@@ -19,6 +19,7 @@ from vfmalign.client.messages.checks import Check, CheckSpec, VerdictLabel
 from vfmalign.client.messages.common import JOB_STATES, STATES, Estimate
 from vfmalign.client.messages.experiments import ExperimentSpec
 from vfmalign.client.messages.features import PacsReference
+from vfmalign.client.messages.jobs import JobSpec
 from vfmalign.client.messages.monitors import MonitorSpec
 from vfmalign.core.domain.errors import BadOption
 from vfmalign.core.domain.jobs import JobKind, Network
@@ -258,3 +259,17 @@ def test_ranges_of_records_lie_within_the_bounds_of_their_messages():
                         assert within(value, limit), f"{record.__name__}.{name}: {rule}, {bounds}"
                         compared += 1
     assert compared > 20
+
+
+def test_a_specification_without_later_fields_keeps_the_digest_that_it_had_before_them():
+    """With another digest, the request of a stored check or job would be refused as a different one."""
+    check = CheckSpec(model_id="m", dataset_id="d", task="segmentation", seeds=1)
+    job = JobSpec(kind="finetune", dataset_id="d", task="segmentation")
+    assert [check.digest(), job.digest()] == [
+        "503173a51366e8c57de184ce39cc1c6a91222d4126ee379eb3ba82fc0e3dc765",
+        "f4963ca515cf8821cf496363916d903daa755b6dbf6c2d38305f95c280bf80ba",
+    ]
+    for spec, later in ((check, {"random_seeds": 6}), (check, {"random_weights": True}), (job, {"initial_seed": 0})):
+        changed = spec.model_copy(update=later)
+        assert changed.digest() != spec.digest()
+        assert type(spec).model_validate_json(changed.to_json()) == changed

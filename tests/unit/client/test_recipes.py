@@ -4,7 +4,14 @@ import pytest
 
 from vfmalign.client.messages.checks import CheckSpec
 from vfmalign.client.messages.jobs import Recipe
-from vfmalign.client.recipes import MIN_SHARE, find_shortest_budget, list_budgets
+from vfmalign.client.recipes import (
+    MIN_SHARE,
+    find_shortest_budget,
+    get_random_seeds,
+    get_recipe,
+    get_second_recipe,
+    list_budgets,
+)
 
 
 def spec(**fields):
@@ -35,3 +42,37 @@ def test_the_network_that_is_trained_least_decides():
 def test_a_quarter_of_the_steps_suffices(epochs, suffices):
     assert MIN_SHARE == 0.25
     assert find_shortest_budget(spec(recipe=Recipe(epochs=epochs))).suffices == suffices
+
+
+def test_random_weights_are_trained_by_the_recipe_of_the_pretrained_network():
+    requested = spec(recipe=Recipe(preset="demo", learning_rate=1e-3, epochs=4, probe_steps=(16,)))
+    pretrained = get_recipe(requested, "pretrained")
+    assert get_recipe(requested, "scratch") == pretrained.model_copy(update={"probe_steps": ()})
+    specialised = get_recipe(requested, "specialised")
+    assert (specialised.epochs, specialised.learning_rate, specialised.encoder_rate) == (4, 5e-3, 1.0)
+
+
+def test_the_two_recipes_of_a_preset_are_tried_with_one_budget():
+    requested = spec(recipe=Recipe(preset="demo", epochs=4, probe_steps=(16,)))
+    first, second = get_recipe(requested, "pretrained", (8, 16, 16)), get_second_recipe(requested, (8, 16, 16))
+    assert second is not None
+    assert (first.learning_rate, second.learning_rate) == (8e-3, 5e-3)
+    assert first.patch_shape_dhw == second.patch_shape_dhw == (8, 16, 16)
+    assert (second.epochs, second.probe_steps) == (4, ())
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"recipe": Recipe(learning_rate=5e-4)},
+        {"recipe": Recipe(encoder_rate=1.0)},
+        {"recipe": Recipe(warmup_fraction=0.0)},
+        {"scratch_recipe": Recipe()},
+    ],
+)
+def test_a_recipe_that_is_given_is_the_only_one(fields):
+    assert get_second_recipe(spec(**fields)) is None
+
+
+def test_random_weights_are_trained_as_often_as_the_model_unless_told():
+    assert [get_random_seeds(spec(**fields)) for fields in ({}, {"seeds": 5}, {"random_seeds": 6})] == [3, 5, 6]

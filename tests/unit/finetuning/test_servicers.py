@@ -2,6 +2,7 @@
 
 import pytest
 
+from vfmalign.client.messages.checks import CheckSpec
 from vfmalign.client.messages.common import ObjectRef
 from vfmalign.client.messages.jobs import JobSpec, Recipe
 from vfmalign.client.messages.tasks import Task
@@ -11,11 +12,14 @@ from vfmalign.core.domain.jobs import TrainingRecipe, TrainingSpec
 from vfmalign.core.rpc import watching
 from vfmalign.core.rpc.watching import Watching
 from vfmalign.finetuning import servicers
+from vfmalign.finetuning.checks.reporting import all_stages
+from vfmalign.finetuning.checks.repository import CheckRepository
+from vfmalign.finetuning.checks.servicer import AlignmentServicer
 from vfmalign.finetuning.jobs.repository import JobRepository
 from vfmalign.finetuning.jobs.servicer import FineTuningServicer
 from vfmalign.finetuning.schema import open_database
 from vfmalign.finetuning.servicers import OperationServicer
-from vfmalign.v1 import common_pb2, finetuning_pb2
+from vfmalign.v1 import alignment_pb2, common_pb2, finetuning_pb2
 
 LARGE_TASK = Task(
     name="segmentation", parameters=TaskParameters(structures=tuple(f"structure_{i:022d}" for i in range(255)))
@@ -45,6 +49,25 @@ def servicer(tmp_path):
         jobs.create(request, spec)
     yield FineTuningServicer(jobs, None, log_command=str, wake=lambda: None, watching=Watching("finetuning", 1.0))
     database.close()
+
+
+async def test_a_finished_check_lists_the_stages_that_ran(database, store):
+    """Those of an earlier version are fewer."""
+    checks = CheckRepository(database)
+    checks.create("c", CheckSpec(model_id="m", dataset_id="d", task="segmentation"))
+    watching = Watching("finetuning", 1.0)
+    servicer = AlignmentServicer(checks, JobRepository(database), store, wake=lambda: None, watching=watching)
+
+    async def list_stages():
+        check = (await servicer.GetCheck(alignment_pb2.GetCheckRequest(check_id="c"), None)).check
+        return [stage.name for stage in check.stages]
+
+    checks.begin("c")
+    for stage in ("validate", "features_before"):
+        checks.begin_stage("c", stage)
+    assert len(await list_stages()) == len(all_stages(checks.get("c").request))
+    checks.fail("c", "not a volume", "BAD_VOLUME")
+    assert await list_stages() == ["validate", "features_before"]
 
 
 async def test_lists_hold_the_main_fields_of_a_specification_alone(servicer):

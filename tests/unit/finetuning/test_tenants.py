@@ -93,7 +93,7 @@ def test_checks_are_separate(tenants):
 
 
 def test_experiments_are_separate(tenants):
-    spec = ExperimentSpec(model_ids=("m",), dataset_id="d", tasks=("segmentation",))
+    spec = ExperimentSpec(model_ids=("m",), dataset_id="d", tasks=("segmentation",), seeds=(0,))
     pinned = PinnedInputs(dataset_digest="d" * 64, model_sha256=("a" * 64,), primary_metrics=("lesion_dice",))
     refs = ExperimentRefs(json_ref=REF, html_ref=REF, csv_ref=REF)
     experiments = [ExperimentRepository(tenant) for tenant in tenants]

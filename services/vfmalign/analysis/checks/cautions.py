@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 
 from vfmalign.analysis.checks.records import CheckAnalysis
@@ -28,6 +29,8 @@ def list_cautions(result: CheckAnalysis) -> tuple[Caution, ...]:
         _caution_about_phantoms(result),
         _caution_about_shortened_training(result),
         _caution_about_shuffled_labels(result),
+        _caution_about_random_weights(result),
+        _caution_about_recipes(result),
         _caution_about_cut_organs(result),
         _caution_about_reference(result),
         _caution_about_saturation(result),
@@ -78,6 +81,30 @@ def _caution_about_shuffled_labels(result: CheckAnalysis) -> Caution | None:
         title="Control",
         text="The pretrained network was fine-tuned on targets of other cases. Its shift is that of a fine-tuning that "
         "learns nothing about the task, and its gain has no meaning.",
+    )
+
+
+def _caution_about_random_weights(result: CheckAnalysis) -> Caution | None:
+    if "random_weights" not in result.settings:
+        return None
+    return Caution(
+        title="Control",
+        text="In place of the model's weights, random ones were fine-tuned. Pretraining must not appear to help: a "
+        "`gain` here is an error, which simulations show in 1 to 4 % of the controls.",
+    )
+
+
+def _caution_about_recipes(result: CheckAnalysis) -> Caution | None:
+    pretrained, scratch = (
+        json.loads(result.settings.get(f"recipe_{name}", "{}")) | {"probe_steps": []}
+        for name in ("pretrained", "scratch")
+    )
+    if pretrained == scratch:
+        return None
+    return Caution(
+        title="Different recipes",
+        text="The model and the network from random weights were trained by recipes of their own. The difference "
+        "between them may be due to the recipe and not to pretraining.",
     )
 
 

@@ -140,6 +140,7 @@ class CheckAnalysis(Record):
         phantom: True if the cases are generated and do not come from patients.
         leakage_known: False if the model card does not list the pretraining data.
         test_groups: number of patients in the test split.
+        pretraining: whether pretraining helps; None in results of versions that did not assess it.
         reference_groups: number of training patients, whose features determine scale and bandwidth of MMD²; None in
             the cells of the published evidence, which were computed before it was recorded.
         shift_ratio: by layer, MMD²(before, after) / MMD²(before, re-initialised) on standardised features.
@@ -167,6 +168,7 @@ class CheckAnalysis(Record):
     test_groups: int
     reference_groups: int | None = None
     verdict: Verdict
+    pretraining: Verdict | None = Field(default=None, exclude_if=lambda verdict: verdict is None)
     metrics: tuple[MetricSpec, ...]
     primary_metric: str
     rpg_specialised: Gain
@@ -190,6 +192,11 @@ class CheckAnalysis(Record):
     def metric(self) -> MetricSpec:
         """The primary metric."""
         return next(metric for metric in self.metrics if metric.name == self.primary_metric)
+
+    @property
+    def trainings(self) -> int:
+        """Trainings of each network."""
+        return max(1, len(self.seeds))
 
     @property
     def interval_scope(self) -> str:

@@ -1,27 +1,34 @@
-"""Verdict of a check: a label and the sentence that explains it.
+"""Answers of a check, each a label and the sentence that explains it.
 
-The verdict compares the difference of the scores (`rpg_specialised.absolute`) with 0 and with the smallest relevant
-difference of the metric. Relative gain, shift, p-values and convergence do not enter it. A label that claims something
-needs enough patients, because no test sees a subgroup that the sample does not contain.
+A check answers two questions: is the model better than the specialised network, and does pretraining help? Each answer
+compares a difference of scores (`rpg_specialised.absolute`, `rpg_scratch.absolute`) with 0 and with the smallest
+relevant difference of the metric. Relative gain, shift, p-values and convergence do not enter it. A label that claims
+something needs enough trainings, because another training gives other scores, and enough patients, because no test sees
+a subgroup that the sample does not contain.
 """
 
 from __future__ import annotations
 
 import math
 
+from scipy.special import stdtrit
+
 from vfmalign.analysis.gains.equivalence import (
     MIN_DIFFERENT,
     TWO_CLASS_METHOD,
     count_patients_for_equivalence,
 )
-from vfmalign.client.messages.checks import Gain, VerdictLabel
+from vfmalign.client.messages.checks import Gain, GainVariance, VerdictLabel
 from vfmalign.client.messages.common import Interval
 from vfmalign.client.recipes import MIN_SHARE, TrainingBudget
 from vfmalign.core.domain.jobs import MetricSpec
-from vfmalign.core.domain.patients import MIN_FOR_CLAIM, MIN_GROUPS, describe_unseen_subgroup
+from vfmalign.core.domain.patients import MIN_FOR_CLAIM, MIN_GROUPS, MIN_SEEDS, describe_unseen_subgroup
 from vfmalign.core.domain.record import Record
 from vfmalign.core.formats.documents import pluralise
 
+SPECIALISED = "the specialised network"
+SCRATCH = "the same network without pretraining"
+"""Baselines of the two answers, as sentences name them."""
 _CLAIMS: frozenset[VerdictLabel] = frozenset({"gain", "harm", "equivalent"})
 
 
@@ -38,21 +45,29 @@ class Verdict(Record):
 
 
 def decide_verdict(
-    gain: Gain, metric: MetricSpec, *, held_out: bool, shortest: TrainingBudget | None = None
+    gain: Gain,
+    metric: MetricSpec,
+    *,
+    held_out: bool,
+    seeds: int,
+    shortest: TrainingBudget | None = None,
+    baseline: str = SPECIALISED,
 ) -> Verdict:
-    """Derives the verdict from the gain over the specialised network.
+    """Derives the answer to one of the two questions from the gain over its baseline.
 
     `equivalent` if the equivalence interval lies strictly within ± the smallest relevant difference and is not marked
     (`equivalence`); else `gain` or `harm` if the interval lies strictly above or below 0; else `inconclusive`. A
     difference that is proven to be irrelevant is therefore `equivalent` even if it is also proven not to be 0. Below
-    `MIN_FOR_CLAIM` patients, all three are `inconclusive`. Networks that were hardly trained give
-    `insufficient_training`, whatever their scores.
+    `MIN_FOR_CLAIM` patients or `MIN_SEEDS` training seeds, all three are `inconclusive`. Networks that were hardly
+    trained give `insufficient_training`, whatever their scores.
 
     Args:
-        gain: gain over the specialised baseline.
+        gain: gain over the baseline.
         metric: the metric of the scores, with its smallest relevant difference; nothing is equivalent where that is 0.
         held_out: whether the test cases were kept apart from training, validation and pretraining.
+        seeds: number of training seeds.
         shortest: budget of the network that was trained least; None where none is below that of its preset.
+        baseline: its name in the reason.
     """
     if shortest is not None and not shortest.suffices:
         return Verdict(
@@ -70,11 +85,17 @@ def decide_verdict(
     if gain.absolute.value is None or (gain.absolute.interval is None and gain.equivalence_interval is None):
         return Verdict(label="insufficient_data", reason=gain.absolute.absent_reason)
     label, conclusion = _compare(gain, metric)
-    reason = f"{_describe(gain, gain.absolute.value, metric)}: {conclusion}"
-    limits = explain_limits(gain, metric)
+    reasons = [f"{_describe(gain, gain.absolute.value, metric, baseline)}: {conclusion}", explain_limits(gain, metric)]
+    if seeds < MIN_SEEDS:
+        reasons.append(
+            f"with {pluralise(seeds, 'training')} of each network, the verdict is `inconclusive`: `gain`, `equivalent` "
+            f"and `harm` need {MIN_SEEDS} training seeds"
+        )
+    elif label == "inconclusive":
+        reasons.append(explain_precision(gain, metric))
+    too_few = seeds < MIN_SEEDS or _count_patients(gain) < MIN_FOR_CLAIM
     return Verdict(
-        label="inconclusive" if label in _CLAIMS and _count_patients(gain) < MIN_FOR_CLAIM else label,
-        reason=f"{reason}; {limits}" if limits else reason,
+        label="inconclusive" if label in _CLAIMS and too_few else label, reason="; ".join(filter(None, reasons))
     )
 
 
@@ -96,6 +117,40 @@ def explain_limits(gain: Gain, metric: MetricSpec) -> str:
             bound = f"±{metric.smallest_difference:g}{_get_unit(metric)}"
             limits.append(f"`equivalent` within {bound} needs about {needed} patients of each of two equal classes")
     return "; ".join(limits)
+
+
+def explain_precision(gain: Gain, metric: MetricSpec) -> str:
+    """Returns the half-width of the interval, and what twice the seeds or patients would give; empty if unknown."""
+    variance, interval = gain.variance, gain.absolute.interval
+    if variance is None or interval is None:
+        return ""
+    now, *more = (
+        _project_half_width(gain, variance, interval.level, seeds=seeds, patients=patients)
+        for seeds, patients in ((1, 1), (2, 1), (1, 2))
+    )
+    # The projection knows neither skewness nor which components were negative: relative to itself, it is closer.
+    half = (interval.upper - interval.lower) / 2.0
+    halves = [half, *(half * one / now if now else 0.0 for one in more)]
+    width, more_seeds, more_patients = (f"±{format_score(one, metric, finer=1)}{_get_unit(metric)}" for one in halves)
+    return (
+        f"the interval is {width} wide, with twice the seeds about {more_seeds}, with twice the patients about "
+        f"{more_patients}"
+    )
+
+
+def _project_half_width(gain: Gain, variance: GainVariance, level: float, *, seeds: int, patients: int) -> float:
+    """Returns the half-width that the variance components give with multiples of the seeds and patients."""
+    n_network, n_baseline = seeds * variance.seeds, seeds * (variance.baseline_seeds or variance.seeds)
+    n_patients, draws = patients * gain.groups, 1.0 / n_baseline + (variance.another_draw > 0.0)
+    network, baseline = variance.network, variance.baseline
+    terms = [
+        ((network.seed + network.residual / n_patients) / n_network, n_network - 1),
+        ((baseline.seed + baseline.residual / n_patients) * draws, n_baseline - 1),
+        (variance.difference.patient / n_patients, patients * _count_patients(gain) - 1),
+    ]
+    total = sum(term for term, _ in terms)
+    degrees = total**2 / sum(term**2 / freedom for term, freedom in terms) if total else 1.0
+    return float(stdtrit(degrees, 0.5 + level / 2.0) * total**0.5)
 
 
 def format_score(value: float, metric: MetricSpec, sign: str = "", *, finer: int = 0) -> str:
@@ -131,7 +186,7 @@ def _compare(gain: Gain, metric: MetricSpec) -> tuple[VerdictLabel, str]:
     return "inconclusive", f"{start}, and {exceeds}"
 
 
-def _describe(gain: Gain, difference: float, metric: MetricSpec) -> str:
+def _describe(gain: Gain, difference: float, metric: MetricSpec, baseline_name: str) -> str:
     """Returns the two scores, and their difference with its interval beside the smallest relevant difference."""
     unit, name, interval = _get_unit(metric), metric.title, gain.absolute.interval
     score, baseline = (format_score(value or 0.0, metric) + unit for value in (gain.score, gain.baseline))
@@ -139,7 +194,7 @@ def _describe(gain: Gain, difference: float, metric: MetricSpec) -> str:
     bound = metric.smallest_difference
     ends = "no interval" if interval is None else _format_interval(interval, metric)
     return (
-        f"test {name} {score} against {baseline} of the specialised network: "
+        f"test {name} {score} against {baseline} of {baseline_name}: "
         f"difference {format_score(difference, metric, '+')}{unit} ({direction}{ends})"
         + (f", smallest relevant difference {bound:g}{unit}" if bound else "")
     )

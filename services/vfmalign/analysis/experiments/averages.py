@@ -13,8 +13,8 @@ import numpy as np
 from pydantic import Field
 
 from vfmalign.analysis.checks.seed_variation import summarise_estimates
-from vfmalign.analysis.checks.verdict import Verdict, decide_verdict
-from vfmalign.analysis.experiments.cells import GAIN_NETWORKS, Cell, ControlName, Flags
+from vfmalign.analysis.checks.verdict import SCRATCH, SPECIALISED, Verdict, decide_verdict
+from vfmalign.analysis.experiments.cells import Cell, ControlName, Flags
 from vfmalign.analysis.experiments.points import (
     RATIO,
     SHIFT,
@@ -27,6 +27,7 @@ from vfmalign.analysis.gains.crossed_gain import estimate_crossed_gain
 from vfmalign.analysis.gains.paired_scores import pair_seeds
 from vfmalign.client.messages.checks import Gain
 from vfmalign.client.messages.common import Estimate, absent
+from vfmalign.core.domain.jobs import Network
 from vfmalign.core.domain.models import Objective
 from vfmalign.core.domain.record import Record
 
@@ -50,6 +51,8 @@ class SeedAverage(Record):
         gain: gain over the specialised network in per cent, the mean of the seeds' gains, with its interval.
         gain_difference: gain over the specialised network in the metric's unit, with its interval; positive is better.
         verdict: of the difference, as for a check.
+        scratch_difference: gain over the same architecture from random weights, in the metric's unit.
+        pretraining: of that difference, as for a check; None where it was not assessed.
         smallest_difference: smallest relevant difference δ of the metric, in its unit; 0 where none was set.
         controls: MMD² of the cells' controls, averaged over the seeds that have one, by name.
         score: test score of the fine-tuned model.
@@ -71,6 +74,8 @@ class SeedAverage(Record):
     gain: Estimate
     gain_difference: Estimate
     verdict: Verdict
+    scratch_difference: Estimate | None = None
+    pretraining: Verdict | None = None
     smallest_difference: float = 0.0
     controls: dict[ControlName, float] = Field(default_factory=dict)
     score: float | None
@@ -92,6 +97,7 @@ def average_seeds(point: Point, level: float) -> SeedAverage:
     share = point.mean(get_step_share)
     reasons = dict.fromkeys(c.steps_to_95.absent_reason for c in point.cells if c.steps_to_95.absent_reason)
     gain, difference, verdict = _average_gain(point, level)
+    scratch_difference, pretraining = _average_scratch(point, level)
     return SeedAverage(
         model_id=point.model_id,
         task=point.task,
@@ -105,6 +111,8 @@ def average_seeds(point: Point, level: float) -> SeedAverage:
         gain=gain,
         gain_difference=difference,
         verdict=verdict,
+        scratch_difference=scratch_difference,
+        pretraining=pretraining,
         smallest_difference=first.metric.smallest_difference,
         controls=_average_controls(point),
         score=point.mean(lambda cell: cell.score),
@@ -139,12 +147,38 @@ def _average_gain(point: Point, level: float) -> tuple[Estimate, Estimate, Verdi
     first, *others = point.cells
     if not others:
         return first.gain, first.gain_difference, first.verdict
-    scores, baselines = ([cell.scores[network] for cell in point.cells] for network in GAIN_NETWORKS)
-    gain = estimate_crossed_gain(pair_seeds(scores, baselines, first.metric.name), first.metric, level=level)
-    verdict = decide_verdict(gain, first.metric, held_out=not point.flags.not_held_out)
-    if first.verdict.label == "insufficient_training":  # as all seeds have one recipe
-        verdict = first.verdict
+    gain, verdict = _compare(point, level, "specialised")
     return _average_relative([cell.gain for cell in point.cells], gain), gain.absolute, verdict
+
+
+def _average_scratch(point: Point, level: float) -> tuple[Estimate | None, Verdict | None]:
+    """Difference to the network from random weights, and whether pretraining helps; None where a cell has no scores."""
+    first, *others = point.cells
+    if not others:
+        return first.scratch_difference, first.pretraining
+    if any("scratch" not in cell.scores for cell in point.cells):
+        return None, None
+    gain, pretraining = _compare(point, level, "scratch")
+    return gain.absolute, pretraining
+
+
+def _compare(point: Point, level: float, baseline: Network) -> tuple[Gain, Verdict]:
+    """Gain over a baseline with several seeds, and its verdict."""
+    first = point.cells[0]
+    scores, baselines = ([cell.scores[network] for cell in point.cells] for network in ("pretrained", baseline))
+    of_scratch = baseline == "scratch"
+    gain = estimate_crossed_gain(
+        pair_seeds(scores, baselines, first.metric.name), first.metric, level=level, another_draw=of_scratch
+    )
+    if first.verdict.label == "insufficient_training":  # as all seeds have one recipe
+        return gain, first.verdict
+    return gain, decide_verdict(
+        gain,
+        first.metric,
+        held_out=not point.flags.not_held_out,
+        seeds=len(point.cells),
+        baseline=SCRATCH if of_scratch else SPECIALISED,
+    )
 
 
 def _average_relative(gains: Sequence[Estimate], crossed: Gain) -> Estimate:

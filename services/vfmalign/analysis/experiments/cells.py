@@ -23,8 +23,8 @@ from vfmalign.core.domain.jobs import CaseScore, MetricSpec, Network
 from vfmalign.core.domain.models import ModelCard, Objective
 from vfmalign.core.domain.record import Record
 
-GAIN_NETWORKS: tuple[Network, ...] = ("pretrained", "specialised")
-"""Networks whose test scores form the gain."""
+GAIN_NETWORKS: tuple[Network, ...] = ("pretrained", "specialised", "scratch")
+"""Networks whose test scores form the gains, the model first."""
 
 
 ControlName = Literal["shuffled_labels", "between_seeds"]
@@ -64,8 +64,10 @@ class Cell(Record):
         shift_ratio: shift in units of the shift to random weights.
         gain: relative gain over the specialised network, in per cent; absent below the metric's floor.
         gain_difference: gain in the metric's unit; above zero is better.
+        scratch_difference: gain over the same architecture with random weights in the metric's unit; None in results of
+            versions that left it out.
         gain_scratch: relative gain over the same architecture with random weights, in per cent.
-        verdict: of the check.
+        verdict, pretraining: answers of the check; the latter is None where it was not assessed.
         score: test score of the fine-tuned model.
         baseline: test score of the specialised network.
         steps_to_95: optimiser steps to 95 % of the model's own rise.
@@ -94,7 +96,9 @@ class Cell(Record):
     gain: Estimate
     gain_difference: Estimate
     gain_scratch: Estimate
+    scratch_difference: Estimate | None = None
     verdict: Verdict
+    pretraining: Verdict | None = None
     score: float | None
     baseline: float | None
     steps_to_95: Steps
@@ -166,7 +170,9 @@ def make_cell(
         gain=result.rpg_specialised.relative_percent,
         gain_difference=result.rpg_specialised.absolute,
         gain_scratch=result.rpg_scratch.relative_percent,
+        scratch_difference=result.rpg_scratch.absolute,
         verdict=result.verdict,
+        pretraining=result.pretraining,
         score=result.rpg_specialised.score,
         baseline=result.rpg_specialised.baseline,
         steps_to_95=pretrained.convergence.steps_to_95,

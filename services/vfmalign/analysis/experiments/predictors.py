@@ -206,6 +206,7 @@ def _describe(rivals: Sequence[Predictor], test: LargestCorrelation | None, mode
             f"{best.label} ranked the gain most strongly (ρ {format_correlation(best.rho)}), {lead:.2f} ahead of "
             f"{rivals[1].label}"
         )
+    ranking = f"among the predictors that every task has, {ranking}"
     if test is None:
         return f"{ranking}; {models} models with all numbers in every task are too few to determine which predicts best"
     direction = "" if rho * best.expected_sign > 0 else ", with the opposite of the expected sign"

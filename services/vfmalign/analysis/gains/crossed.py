@@ -1,8 +1,8 @@
 """Variance of a score over crossed training seeds and patients, and intervals that cover both.
 
-Every network is trained with S seeds, and each training is scored on the same G patients. A network's value of seed s
-and patient g is modelled as x_sg = μ + a_s + b_g + e_sg, with variances σ²_seed, σ²_patient and σ²_residual, so that
-its mean has the variance
+A network is trained with S seeds, and each training is scored on the same G patients. A network's value of seed s and
+patient g is modelled as x_sg = μ + a_s + b_g + e_sg, with variances σ²_seed, σ²_patient and σ²_residual, so that its
+mean has the variance
 
     σ²_seed / S + σ²_patient / G + σ²_residual / (S·G).
 
@@ -15,6 +15,10 @@ bootstrap over them would be far too narrow.
 Two networks share their patients but not their seeds: in the difference of their means, the seeds' and the residual
 variances add up, and σ²_patient is that of the patients' differences. Trainings with the same seed draw their cases in
 the same order; if this made their scores alike, the interval would be wider than necessary.
+
+Networks may have different numbers of seeds. To ask whether a network beats another draw of a baseline's random
+weights, and not only the mean of the draws that were trained, the variance between the scores of these draws is added
+once more: a further draw varies as they do (a prediction interval).
 
 Metrics of a set, such as an area under the ROC curve, have no value of a single patient. Jackknife pseudo-values
 G·θ − (G − 1)·θ₍₋g₎ take its place, as in the analysis of several readers of the same cases (Dorfman, Berbaum and Metz,
@@ -68,12 +72,14 @@ class CrossedVariance:
         variance: of the mean.
         degrees: Satterthwaite's degrees of freedom.
         skewness: λ of the mean; None where the interval is not corrected for it.
+        another_draw: part of the variance that is due to another draw of the baseline.
     """
 
     components: VarianceComponents
     variance: float
     degrees: float
     skewness: float | None = None
+    another_draw: float = 0.0
 
     @property
     def standard_error(self) -> float:
@@ -130,46 +136,62 @@ def get_mean_squares(value_SG: Array) -> MeanSquares:
 
 
 def analyse_crossed(
-    networks: Sequence[Array], patient_degrees: int | None = None, *, correct_skewness: bool = False
+    networks: Sequence[Array],
+    patient_degrees: int | None = None,
+    *,
+    correct_skewness: bool = False,
+    another_draw: bool = False,
 ) -> CrossedVariance:
     """Analyses the sum of the means of networks that were trained with seeds of their own and scored on equal patients.
 
     Args:
-        networks: values [S, G] of each network; `[x, -b]` for the difference of two.
+        networks: values [S, G] of each network; `[x, -b]` for the difference of two. S may differ between them.
         patient_degrees: degrees of freedom of the patients, where fewer than G − 1 determine the metric.
         correct_skewness: whether intervals allow for the skewness of the patients' values.
+        another_draw: whether the variance includes that of another draw of the last network, which has several seeds.
     """
-    n_seeds, n_groups = networks[0].shape
+    n_groups = networks[0].shape[1]
+    seeds = [len(value_SG) for value_SG in networks]
     squares = [get_mean_squares(value_SG) for value_SG in networks]
-    residual = sum(one.residual for one in squares)
-    seed = sum(one.seed for one in squares)
+    # Mean squares of the networks' means over their seeds.
+    residuals = [one.residual / n_seeds for one, n_seeds in zip(squares, seeds, strict=True)]
+    residual = sum(residuals)
+    seed = sum(one.seed / n_seeds for one, n_seeds in zip(squares, seeds, strict=True))
     # The patients' effects of the networks are correlated, so that their mean square is that of the sum.
     total_G = np.sum([value_SG.mean(axis=0) for value_SG in networks], axis=0)
-    patient = n_seeds * float(np.var(total_G, ddof=1))
-    has_seed, has_patient = seed > residual, patient > residual or n_seeds == 1
+    patient = float(np.var(total_G, ddof=1))
+    has_seed, has_patient = seed > residual, patient > residual or max(seeds) == 1
 
     # A component that is set to 0 takes the mean squares that it consists of out of the variance.
     patient_degrees = patient_degrees or n_groups - 1
-    residual_degrees = (n_seeds - 1) * patient_degrees
-    terms: list[tuple[float, float]] = []
-    if has_seed:
-        terms += [(one.seed, n_seeds - 1) for one in squares]
+    weights = [1.0 / n_seeds if has_seed else 0.0 for n_seeds in seeds]
+    weights[-1] += float(another_draw)
+    terms: list[tuple[float, float]] = [
+        (weight * one.seed, n_seeds - 1)
+        for weight, one, n_seeds in zip(weights, squares, seeds, strict=True)
+        if weight and n_seeds > 1
+    ]
     if has_patient:
         terms.append((patient, patient_degrees))
     if has_seed == has_patient:
         sign = -1.0 if has_seed else 1.0
-        terms += [(sign * one.residual, residual_degrees) for one in squares]
-    variance = sum(term for term, _ in terms) / (n_seeds * n_groups)
+        terms += [
+            (sign * mean_square, (n_seeds - 1) * patient_degrees)
+            for mean_square, n_seeds in zip(residuals, seeds, strict=True)
+            if n_seeds > 1
+        ]
+    variance = sum(term for term, _ in terms) / n_groups
     return CrossedVariance(
         components=VarianceComponents(
-            seed=max(0.0, seed - residual) / n_groups,
-            patient=max(0.0, patient - residual) / n_seeds,
-            residual=residual,
+            seed=max(0.0, sum(one.seed - one.residual for one in squares)) / n_groups,
+            patient=max(0.0, patient - residual),
+            residual=sum(one.residual for one in squares),
             set_to_zero=tuple(name for name, value in (("seed", seed), ("patient", patient)) if value < residual),
         ),
         variance=variance,
         degrees=_get_satterthwaite_degrees(terms),
         skewness=_get_skewness(total_G, variance) if correct_skewness else None,
+        another_draw=squares[-1].seed / n_groups if another_draw else 0.0,
     )
 
 

@@ -30,13 +30,16 @@ from vfmalign.core.domain.scores import aggregate_resamples
 Array = npt.NDArray[np.float64]
 
 
-def estimate_crossed_gain(pairs: CrossedScores, metric: MetricSpec, *, level: float) -> Gain:
+def estimate_crossed_gain(
+    pairs: CrossedScores, metric: MetricSpec, *, level: float, another_draw: bool = False
+) -> Gain:
     """Estimates the difference of the mean scores and the relative gain, with intervals over seeds and patients.
 
     Args:
         pairs: scores of one seed or several.
         metric: direction, and the floor of |baseline| below which no relative gain is computed.
         level: nominal coverage of the intervals, in (0, 1); that of the equivalence interval is `equivalence_level`.
+        another_draw: whether the intervals of several seeds are about another draw of the baseline's random weights.
 
     Returns:
         The gain. The relative gain is absent below the floor, and has no interval where the baseline may be below it.
@@ -66,17 +69,17 @@ def estimate_crossed_gain(pairs: CrossedScores, metric: MetricSpec, *, level: fl
             "absolute": Estimate(value=difference, absent_reason=reason),
         }
     else:
-        intervals = _estimate_intervals(pairs, metric, (score, baseline), level, fewest - 1)
+        values = _CrossedValues.create(metric, pairs, fewest - 1, another_draw=another_draw)
+        intervals = _estimate_intervals(pairs, metric, values, (score, baseline), level)
     return Gain(**counts | {"score": score, "baseline": baseline} | intervals)
 
 
 def _estimate_intervals(
-    pairs: CrossedScores, metric: MetricSpec, scores: tuple[float, float], level: float, degrees: int
+    pairs: CrossedScores, metric: MetricSpec, values: _CrossedValues, scores: tuple[float, float], level: float
 ) -> dict[str, Any]:
     """Returns the fields of a gain that have an interval, and the variance that these follow from."""
     score, baseline = scores
     sign = 1.0 if metric.higher_is_better else -1.0
-    values = _CrossedValues.create(metric, pairs, degrees)
     spread, difference = values.analyse(sign, -sign), sign * (score - baseline)
     absolute = Estimate(value=difference, interval=spread.get_interval(difference, level))
     absolute = without_empty_interval(absolute, scale=max(abs(score), abs(baseline)))
@@ -94,7 +97,8 @@ def _estimate_intervals(
             pairs.positive_N,
             pairs.index_N,
             difference=difference,
-            degrees=degrees,
+            degrees=values.degrees,
+            another_draw=values.another_draw,
         )
         if absolute.interval is None and metric.of_set == "mean":
             narrow = narrow.model_copy(update={"degenerate": True})
@@ -108,25 +112,32 @@ def _estimate_intervals(
 
 @dataclass(frozen=True)
 class _CrossedValues:
-    """Pseudo-values [S, G] of both networks, the patients' degrees of freedom, and whether they are means of cases."""
+    """Pseudo-values [S, G] of both networks, and how they are analysed.
+
+    Attributes:
+        degrees: degrees of freedom of the patients.
+        of_means: whether the values are means of cases.
+        another_draw: see `analyse_crossed`.
+    """
 
     score_SG: Array
     baseline_SG: Array
     degrees: int
     of_means: bool
+    another_draw: bool
 
     @classmethod
-    def create(cls, metric: MetricSpec, pairs: CrossedScores, degrees: int) -> _CrossedValues:
+    def create(cls, metric: MetricSpec, pairs: CrossedScores, degrees: int, *, another_draw: bool) -> _CrossedValues:
         score_SG, baseline_SG = (
             get_pseudo_values(metric, value_SN, pairs.positive_N, pairs.index_N)
             for value_SN in (pairs.score_SN, pairs.baseline_SN)
         )
-        return cls(score_SG, baseline_SG, degrees, metric.of_set == "mean")
+        return cls(score_SG, baseline_SG, degrees, metric.of_set == "mean", another_draw and len(pairs.baseline_SN) > 1)
 
     def analyse(self, score_factor: float, baseline_factor: float) -> CrossedVariance:
         """Analyses a linear combination of the two scores."""
         networks = [score_factor * self.score_SG, baseline_factor * self.baseline_SG]
-        return analyse_crossed(networks, self.degrees, correct_skewness=self.of_means)
+        return analyse_crossed(networks, self.degrees, correct_skewness=self.of_means, another_draw=self.another_draw)
 
     def describe(self, difference: CrossedVariance) -> GainVariance:
         """Returns the components of both networks and of their difference as a message of the API."""
@@ -137,6 +148,8 @@ class _CrossedValues:
             standard_error=difference.standard_error,
             degrees_of_freedom=difference.degrees,
             seeds=len(self.score_SG),
+            baseline_seeds=len(self.baseline_SG),
+            another_draw=difference.another_draw,
         )
 
 

@@ -49,6 +49,7 @@ def allow_for_unseen_differences(
     *,
     difference: float,
     degrees: int,
+    another_draw: bool = False,
 ) -> Interval:
     """Returns the interval that equivalence may rest on.
 
@@ -60,10 +61,12 @@ def allow_for_unseen_differences(
         index_N: patient of each case, 0 to G − 1.
         difference: of the two networks.
         degrees: degrees of freedom of the patients.
+        another_draw: see `analyse_crossed`.
     """
     score_SN, baseline_SN = networks
     if metric.of_set == "mean":
-        different = np.unique(index_N[(score_SN != baseline_SN).any(axis=0)])
+        paired = min(map(len, networks))
+        different = np.unique(index_N[(score_SN[:paired] != baseline_SN[:paired]).any(axis=0)])
         return interval.model_copy(update={"degenerate": len(different) < MIN_DIFFERENT})
     score_SN, baseline_SN = (
         np.hstack([value_SN, np.tile(added, (len(value_SN), 1))])
@@ -74,8 +77,9 @@ def allow_for_unseen_differences(
     score_SG, baseline_SG = (
         get_pseudo_values(metric, value_SN, positive_N, index_N) for value_SN in (score_SN, baseline_SN)
     )
-    adjusted = analyse_crossed([score_SG, -baseline_SG], degrees).get_interval(difference, interval.level)
-    return adjusted.model_copy(update={"method": TWO_CLASS_METHOD})
+    adjusted = analyse_crossed([score_SG, -baseline_SG], degrees, another_draw=another_draw)
+    interval = adjusted.get_interval(difference, interval.level)
+    return interval.model_copy(update={"method": TWO_CLASS_METHOD})
 
 
 def count_patients_for_equivalence(metric: MetricSpec, level: float) -> int:

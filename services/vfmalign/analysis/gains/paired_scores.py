@@ -73,7 +73,7 @@ class CrossedScores:
 
     Attributes:
         score_SN: metric of the network with each seed.
-        baseline_SN: metric of the baseline with each seed.
+        baseline_SN: metric of the baseline with each of its seeds, which may be more.
         groups: patient of each case.
         left_out: number of cases where a value is undefined.
         positive_N: class of each case; all False where the task has no classes.
@@ -100,7 +100,7 @@ def pair_seeds(
 
     Args:
         scores: of the network, with each seed.
-        baselines: of the baseline, with as many seeds.
+        baselines: of the baseline, with each of its seeds.
         metric: its name.
 
     Raises:

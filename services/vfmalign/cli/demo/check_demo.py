@@ -203,6 +203,7 @@ def _run_check(target: Target, plan: DemoPlan, output: Output) -> Check:
         dataset_id=plan.dataset,
         task=Task.parse(plan.task),
         recipe=Recipe(preset=PRESET),
+        scratch_recipe=Recipe(preset=PRESET),  # of its own: trying either recipe would double the trainings
         seed=plan.seed,
         seeds=plan.seeds,
     )

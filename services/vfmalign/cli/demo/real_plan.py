@@ -82,7 +82,7 @@ REAL_SIZES: dict[str, RealSize] = {
             patch_shape_dhw=SHAPE_DHW,
             probe_steps=(12, 48),
         ),
-        processor_hours=5.0,
+        processor_hours=13.0,
     ),
 }
 

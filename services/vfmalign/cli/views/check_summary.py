@@ -22,18 +22,18 @@ def summarise_check(check: Check, result: CheckResult, report: Path) -> list[Ren
         report: the downloaded report page.
     """
     unit = f" {result.metric.unit}" if result.metric.unit else ""
-    gain = f"gain in {result.metric.title} over"
+    name = f"{result.metric.title}, your model minus"
     convergence = result.convergence
     table = new_table("", "number", "value [interval]")
     table.show_header, table.title = False, None
-    for name, value in (
-        (f"{gain} the specialised network", to_text(result.rpg_specialised.absolute, signed=True, unit=unit)),
-        (f"{gain} random initial weights", to_text(result.rpg_scratch.absolute, signed=True, unit=unit)),
+    for label, value in (
+        (f"{name} the specialised network", to_text(result.rpg_specialised.absolute, signed=True, unit=unit)),
+        (f"{name} the same network from random weights", to_text(result.rpg_scratch.absolute, signed=True, unit=unit)),
         (f"shift: MMD² of {result.primary_layer} before and after", to_text(primary_shift(result))),
         ("  as a share of that of random weights", to_text(result.shifts[0].shift_ratio)),
         ("steps to 95 % of the rise", f"{format_steps(convergence.steps_to_95)} of {convergence.steps}"),
     ):
-        table.add_row(Text(name, style="dim"), value)
+        table.add_row(Text(label, style="dim"), value)
     reasons = list_absent_reasons([result.rpg_specialised.absolute, result.rpg_scratch.absolute])
     cautions = [Text(f"! {caution}", style="yellow") for caution in result.cautions]
     return ["", show_head(check), table, *reasons, *cautions, Text.assemble("Report: ", (str(report), "bold"))]

@@ -9,6 +9,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from vfmalign.cli.views.gate_tables import count_seeds
 from vfmalign.cli.views.seed_tables import explain_seeds, show_seeds
 from vfmalign.cli.views.tables import (
     BELOW_ERROR_BOUND,
@@ -19,6 +20,7 @@ from vfmalign.cli.views.tables import (
     list_absent_reasons,
     list_fields,
     list_top_channels_estimates,
+    name_training,
     new_table,
     separate_tables,
     show_report,
@@ -31,6 +33,7 @@ from vfmalign.client.messages.checks import Check, CheckResult
 from vfmalign.client.messages.common import Estimate
 from vfmalign.client.messages.jobs import Job
 from vfmalign.client.messages.mmd import ShiftResult
+from vfmalign.core.domain.patients import MIN_SEEDS
 from vfmalign.core.formats.documents import pluralise
 
 _STAGE_NUMBERS = ("attempts", "seconds", "without waiting")
@@ -52,6 +55,8 @@ def show_check(check: Check, report: Path | None = None, jobs: Sequence[Job] = (
         parts += [*show_seeds(result), *_show_probes(result)]
     parts.append(show_stages(check, jobs))
     if result is not None:
+        reasons = (("Verdict", result.verdict_reason), ("Pretraining", result.pretraining_reason))
+        parts += [Text(f"{name}: {reason}.") for name, reason in reasons if reason]
         parts += _show_remarks(result)
         parts.append(show_report(result.report_html, report))
     return separate_tables(parts)
@@ -100,7 +105,7 @@ def show_gains(result: CheckResult) -> Table:
     over_seeds = f", mean of {pluralise(len(result.seeds), 'seed')}" if result.seeds else ""
     table = new_table(
         f"Gain in {metric.title} on test{over_seeds} ({better}{unit}{smallest})",
-        "over",
+        "your model minus",
         "model",
         "baseline",
         f"difference [{level}]",
@@ -108,9 +113,9 @@ def show_gains(result: CheckResult) -> Table:
         numbers=["model", "baseline"],
     )
     gains = [
-        ("specialised (rpg_specialised)", result.rpg_specialised),
-        ("scratch (rpg_scratch)", result.rpg_scratch),
-        ("naive baseline" + ("¶" if result.naive_baseline_not_beaten else ""), result.gain_naive_baseline),
+        ("the specialised network", result.rpg_specialised),
+        ("the same network from random weights", result.rpg_scratch),
+        ("the naive baseline" + ("¶" if result.naive_baseline_not_beaten else ""), result.gain_naive_baseline),
     ]
     for name, gain in gains:
         table.add_row(
@@ -145,7 +150,7 @@ def show_convergence(result: CheckResult) -> Table:
 def show_stages(check: Check, jobs: Sequence[Job] = ()) -> Table:
     """Returns the duration of every stage; for a job's stage also without its wait for a free slot."""
     training_s = {
-        _to_stage(check, job): (job.end_time - job.start_time).total_seconds()
+        f"job_{name_training(job)}".replace("-", "_"): (job.end_time - job.start_time).total_seconds()
         for job in jobs
         if job.start_time is not None and job.end_time is not None
     }
@@ -157,14 +162,8 @@ def show_stages(check: Check, jobs: Sequence[Job] = ()) -> Table:
     return table
 
 
-def _to_stage(check: Check, job: Job) -> str:
-    """Returns the name of the stage that waits for a job: further seeds have a suffix."""
-    number = job.spec.seed - check.spec.seed + 1
-    return f"job_{job.spec.network}" if number == 1 else f"job_{job.spec.network}_s{number}"
-
-
 def show_head(check: Check) -> RenderableType:
-    """Returns the verdict with its reason, or the state of a check without a result."""
+    """Returns both answers in a sentence and as labels, or the state of a check without a result."""
     if check.result is None:
         text = Text.assemble(f"Check {check.check_id}: ", styled_state(check.state))
         if check.failure is not None:
@@ -172,11 +171,17 @@ def show_head(check: Check) -> RenderableType:
         elif check.progress.detail:
             text.append(f"\n{check.progress.detail}")
         return text
-    verdict = check.result.verdict
+    result = check.result
+    seeds = count_seeds(result)
+    few = f" ({pluralise(seeds, 'training')} of each network)" if seeds < MIN_SEEDS else ""
+    pretraining = result.pretraining or "not assessed"
     return Text.assemble(
-        f"Check {check.check_id} ({check.spec.task}): verdict ",
-        (verdict, _VERDICT_STYLES.get(verdict, "bold yellow")),
-        f"\n{check.result.verdict_reason}",
+        (result.summary or result.verdict_reason, "bold"),
+        f"\nCheck {check.check_id} ({check.spec.task}): verdict ",
+        (result.verdict, _VERDICT_STYLES.get(result.verdict, "bold yellow")),
+        ", pretraining ",
+        (pretraining, _VERDICT_STYLES.get(pretraining, "bold yellow")),
+        few,
     )
 
 

@@ -9,6 +9,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from vfmalign.cli.views.gate_tables import count_seeds
 from vfmalign.cli.views.tables import (
     DEGENERATE,
     SATURATED,
@@ -24,7 +25,7 @@ from vfmalign.client.formatting import format_number, format_steps
 from vfmalign.client.messages.checks import CheckResult
 from vfmalign.client.messages.experiments import Experiment
 from vfmalign.core.domain.jobs import MetricSpec
-from vfmalign.core.domain.patients import describe_unseen_subgroup
+from vfmalign.core.domain.patients import MIN_SEEDS, describe_unseen_subgroup
 from vfmalign.core.formats.documents import pluralise
 
 Results = Mapping[str, CheckResult]
@@ -143,6 +144,9 @@ def _show_remarks(results: Results) -> list[RenderableType]:
             style="dim",
         )
     ]
+    if any(count_seeds(result) < MIN_SEEDS for result in results.values()):
+        text = "verdict: of one training of each network, which decides nothing; the report has those over the seeds."
+        lines.append(Text(text, style="dim"))
     claims = [result for result in results.values() if result.verdict in {"gain", "harm", "equivalent"}]
     for patients in sorted({result.rpg_specialised.groups for result in claims}):
         text = f"gain, harm and equivalent: with {patients} test patients, {describe_unseen_subgroup(patients)}."

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, SpinnerColumn, TaskID, TextColumn, TimeElap
 from rich.progress import Progress as ProgressBars
 
 from vfmalign.cli.views.output import Output
-from vfmalign.cli.views.tables import format_control, primary_shift, to_text
+from vfmalign.cli.views.tables import format_control, name_training, primary_shift, to_text
 from vfmalign.client import AsyncClient
 from vfmalign.client.messages.checks import Check, CheckResult, CheckStage
 from vfmalign.client.messages.common import TERMINAL_STATES, Progress
@@ -150,7 +150,7 @@ class View:
         name, metric = _get_name(job), _get_metric(job)
         shown = self._points.get(job.job_id, 0)
         if job.state == "succeeded" and not job.attempts and not shown:
-            self.output.note(f"  {name:<12} {job.progress.detail}")  # the result of an equal baseline was reused
+            self.output.note(f"  {name:<14} {job.progress.detail}")  # the result of an equal training was reused
         if self.output.brief:
             self._show_ended_job(job, metric)
         else:
@@ -159,7 +159,7 @@ class View:
                 epochs = f"{point.epoch:>3}/{job.progress.total}"
                 left = estimate_time_left(point.epoch, job.progress.total, point.elapsed_seconds or 0.0)
                 score = f"{metric} {point.validation_score:.4f}"
-                self.output.note(f"  {name:<12} epoch {epochs}  {loss:<15}  {score}{left}")
+                self.output.note(f"  {name:<14} epoch {epochs}  {loss:<15}  {score}{left}")
         self._points[job.job_id] = max(len(job.curve), shown)
         descriptions = {"running": f"training: {name}", "pending": f"pending: {name}: {job.progress.detail}"}
         self.show_bar(job.job_id, descriptions.get(job.state), job.progress)
@@ -239,7 +239,7 @@ def estimate_time_left(done: int, total: int, elapsed_s: float) -> str:
 
 
 def _get_name(job: Job) -> str:
-    return "pretraining" if job.spec.kind == "pretrain" else job.spec.network
+    return "pretraining" if job.spec.kind == "pretrain" else name_training(job)
 
 
 def _get_metric(job: Job) -> str:

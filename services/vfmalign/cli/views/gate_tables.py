@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from rich.console import RenderableType
 from rich.text import Text
 
-from vfmalign.cli.gates import QUANTITIES, Decision, ObservedInterval, Outcome, VerdictDecision, passed
+from vfmalign.cli.gates import QUANTITIES, QUESTIONS, Decision, ObservedInterval, Outcome, VerdictDecision, passed
 from vfmalign.cli.views.tables import BELOW_ERROR_BOUND, DEGENERATE, SATURATED, new_table
 from vfmalign.client.formatting import ABSENT
-from vfmalign.client.messages.checks import CheckResult, LayerShift
+from vfmalign.client.messages.checks import CheckResult, Gain, LayerShift
 from vfmalign.client.messages.common import Estimate
 from vfmalign.client.messages.mmd import ShiftResult
+from vfmalign.core.domain.patients import MIN_FOR_CLAIM, MIN_SEEDS
+from vfmalign.core.formats.documents import pluralise
 
 _STYLES = {Outcome.PASSED: "green", Outcome.FAILED: "bold red", Outcome.UNDECIDABLE: "bold yellow"}
 
@@ -21,12 +23,12 @@ def observe(result: CheckResult) -> dict[str, ObservedInterval]:
     """Returns the interval of every quantity that a condition may name; no interval of a mere rehearsal counts."""
     if result.verdict == "insufficient_training":
         return dict.fromkeys(QUANTITIES, ObservedInterval(absent_reason=result.verdict_reason))
-    observed = {
-        "rpg_specialised": _to_observed(result.rpg_specialised.relative_percent),
-        "rpg_scratch": _to_observed(result.rpg_scratch.relative_percent),
-        "difference_specialised": _to_observed(result.rpg_specialised.absolute),
-        "difference_scratch": _to_observed(result.rpg_scratch.absolute),
-    }
+    observed = {}
+    for name, gain in (("specialised", result.rpg_specialised), ("scratch", result.rpg_scratch)):
+        limit = _explain_limit(result, gain)
+        for prefix, estimate in (("rpg", gain.relative_percent), ("difference", gain.absolute)):
+            interval = ObservedInterval(absent_reason=limit) if limit else _to_observed(estimate)
+            observed[f"{prefix}_{name}"] = interval
     summaries = {} if result.seed_variation is None else {one.layer: one for one in result.seed_variation.layers}
     for layer in result.shifts:
         if layer.mmd.layer == result.primary_layer:
@@ -41,15 +43,33 @@ def observe(result: CheckResult) -> dict[str, ObservedInterval]:
     return observed
 
 
+def _explain_limit(result: CheckResult, gain: Gain) -> str:
+    """Returns why the interval of a gain cannot be gated; empty where it can."""
+    if (seeds := count_seeds(result)) < MIN_SEEDS:
+        return f"{pluralise(seeds, 'training')} of each network: a gate needs {MIN_SEEDS} training seeds"
+    if (patients := gain.smaller_class or gain.groups) < MIN_FOR_CLAIM:
+        return f"{pluralise(patients, 'test patient')}: a gate on a gain needs at least {MIN_FOR_CLAIM}"
+    return ""
+
+
+def count_seeds(result: CheckResult) -> int:
+    """Returns the number of training seeds of a check."""
+    return max(1, len(result.seeds))
+
+
 def gate_to_json_dict(
-    verdict: VerdictDecision | None, decisions: Sequence[Decision], cautions: Sequence[str]
+    verdicts: Sequence[VerdictDecision], decisions: Sequence[Decision], cautions: Sequence[str]
 ) -> dict[str, object]:
-    """Returns the outcome of a gate as JSON values; `verdict` is null where any verdict is accepted."""
+    """Returns the outcome of a gate as JSON values; a question is null where any verdict is accepted."""
+    by_question = {verdict.question: verdict for verdict in verdicts}
     return {
-        "passed": passed([*_to_list(verdict), *decisions]),
-        "verdict": None
-        if verdict is None
-        else {"accepted": list(verdict.accepted), "observed": verdict.observed, "outcome": verdict.outcome.value},
+        "passed": passed([*verdicts, *decisions]),
+        **{
+            question: {"accepted": list(one.accepted), "observed": one.observed, "outcome": one.outcome.value}
+            if (one := by_question.get(question)) is not None
+            else None
+            for question in QUESTIONS
+        },
         "conditions": [
             {
                 "name": decision.condition.name,
@@ -67,18 +87,18 @@ def gate_to_json_dict(
 
 
 def show_gate(
-    verdict: VerdictDecision | None, decisions: Sequence[Decision], cautions: Sequence[str]
+    verdicts: Sequence[VerdictDecision], decisions: Sequence[Decision], cautions: Sequence[str]
 ) -> list[RenderableType]:
     """Returns the outcome of a gate for a terminal: one line per condition, with the limits of its meaning."""
-    gate_passed = passed([*_to_list(verdict), *decisions])
+    gate_passed = passed([*verdicts, *decisions])
     lines: list[RenderableType] = [""]
-    if verdict is not None:
-        lines.append(
-            Text.assemble(
-                f"Verdict {verdict.observed or ABSENT}, must be {' or '.join(verdict.accepted)}: ",
-                (verdict.outcome.value, _STYLES[verdict.outcome]),
-            )
+    lines += [
+        Text.assemble(
+            f"{verdict.question.capitalize()} {verdict.observed or ABSENT}, must be {' or '.join(verdict.accepted)}: ",
+            (verdict.outcome.value, _STYLES[verdict.outcome]),
         )
+        for verdict in verdicts
+    ]
     table = new_table("Gate", "interval end", "must be", "is", "outcome", "remarks", numbers=["must be", "is"])
     for decision in decisions:
         condition = decision.condition
@@ -97,10 +117,6 @@ def show_gate(
     # The table of the check, above, has the cautions in full.
     titles = [caution.partition(". ")[0] for caution in cautions]
     return lines + ([Text(f"! {'; '.join(titles)}: see above.", style="yellow")] if titles else [])
-
-
-def _to_list(verdict: VerdictDecision | None) -> list[VerdictDecision]:
-    return [] if verdict is None else [verdict]
 
 
 def _observe_shift(shift: ShiftResult, layer: LayerShift) -> ObservedInterval:

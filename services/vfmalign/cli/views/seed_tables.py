@@ -88,6 +88,8 @@ def _show_components(result: CheckResult) -> Table:
         if name == "specialised":
             table.add_row("pretrained", *_format_components(variance.network), "", "")
         table.add_row(name, *_format_components(variance.baseline), "", "")
+        if variance.another_draw:
+            table.add_row(f"another draw of {name}", format_number(variance.another_draw**0.5), "", "", "", "")
         table.add_row(f"difference to {name}", *_format_components(variance.difference), *error)
     return table
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -55,6 +56,12 @@ def to_text(estimate: Estimate, *, digits: int = 3, signed: bool = False, unit: 
 def format_mmd2(shift: ShiftResult) -> str:
     """Formats MMD² with its interval; ‡ marks a value below its error bound."""
     return to_text(shift.mmd2) + ("‡" if shift.below_error_bound else "")
+
+
+def name_training(job: Job) -> str:
+    """Returns the network that a job trains; a job of a check has the suffix of its seed or recipe: `scratch-s2`."""
+    suffix = re.search(rf"-{job.spec.network}(-[rs]\d+)$", job.job_id)
+    return job.spec.network + (suffix[1] if suffix else "")
 
 
 def format_share(share: Estimate) -> str:

@@ -5,8 +5,9 @@ Fields that methods use are declared for type checkers alone; the generated clas
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Self
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import SerializerFunctionWrapHandler, field_validator, model_serializer
 
@@ -95,20 +96,32 @@ class RecipeMethods(ApiMessage):
 class StoredSpec(ApiMessage):
     """A specification that is stored and addressed by its digest.
 
-    Flags that are off are left out, so that specifications of earlier versions, which had none, keep their digests.
+    Flags that are off and later fields that are unset are left out, so that specifications of earlier versions, which
+    had none, keep their digests.
     """
 
+    LATER_FIELDS: ClassVar[Mapping[str, object]] = MappingProxyType({})
+    """What fields that are no flags, and that earlier versions did not have, hold where they are unset."""
+
     @model_serializer(mode="wrap")
-    def _leave_out_flags_that_are_off(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return {name: value for name, value in handler(self).items() if value is not False}
+    def _leave_out_what_is_unset(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {
+            name: value
+            for name, value in handler(self).items()
+            if value is not False and (name not in self.LATER_FIELDS or value != self.LATER_FIELDS[name])
+        }
 
 
 class JobSpecMethods(StoredSpec):
     """A requested job is stored."""
 
+    LATER_FIELDS = MappingProxyType({"initial_seed": None})
+
 
 class CheckSpecMethods(StoredSpec):
     """A requested check is stored."""
+
+    LATER_FIELDS = MappingProxyType({"random_seeds": 0})
 
 
 class ExperimentSpecMethods(StoredSpec):

@@ -66,6 +66,7 @@ class TrainingSpec(Record):
         publish_as: model id under which the encoder is published; empty for `specialised`.
         modality_map: inputs of the model by the modality of the dataset that feeds them.
         shuffled_labels: whether targets are permuted between the training cases, and between the validation cases.
+        initial_seed: seed of the random weights that replace the model's, in a control.
         allow_cut_organs: whether the field of view may hold less than `field_of_view.REFUSE_BELOW` of a structure.
     """
 
@@ -86,6 +87,7 @@ class TrainingSpec(Record):
     # Left out where it has its default, so that specs of earlier versions keep their digests.
     shuffled_labels: bool = Field(default=False, exclude_if=lambda shuffled: not shuffled)
     allow_cut_organs: bool = Field(default=False, exclude_if=lambda allowed: not allowed)
+    initial_seed: int | None = Field(default=None, exclude_if=lambda seed: seed is None)
 
 
 class JobProgress(Record):

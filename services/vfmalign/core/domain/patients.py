@@ -1,4 +1,4 @@
-"""What the number of patients limits: intervals, verdicts, and subgroups that a sample does not contain."""
+"""What few patients and trainings limit: intervals, verdicts, and subgroups that a sample does not contain."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ MIN_GROUPS = 8
 """Patients below which no interval, p-value or verdict is given."""
 MIN_FOR_CLAIM = 17
 """Patients below which a verdict claims nothing: 0.8¹⁷ = 2.3 %, so that a subgroup of one in five is rarely missing."""
+MIN_SEEDS = 3
+"""Training seeds below which a verdict claims nothing: with fewer, the variation between trainings is hardly known."""
 MIN_WITHOUT_CAUTION = 35
 """Patients below which a subgroup of one in ten is missing more often than in 2.5 % of the test sets: 0.9³⁵ = 2.5 %."""
 MIN_PER_CLASS = 10

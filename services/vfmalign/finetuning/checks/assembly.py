@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal
 
 from vfmalign.analysis.checks.records import (
@@ -15,14 +16,14 @@ from vfmalign.analysis.checks.records import (
 )
 from vfmalign.analysis.checks.seed_variation import summarise_seeds
 from vfmalign.analysis.checks.shift import paired_similarity, shift_ratio
-from vfmalign.analysis.checks.verdict import decide_verdict
+from vfmalign.analysis.checks.verdict import SCRATCH, decide_verdict
 from vfmalign.analysis.convergence.steps import measure_convergence
 from vfmalign.analysis.gains.crossed_gain import estimate_crossed_gain
 from vfmalign.analysis.gains.gain import estimate_gain
 from vfmalign.analysis.gains.paired_scores import pair_scores, pair_seeds
 from vfmalign.client.messages.checks import CheckSpec, Gain
 from vfmalign.client.messages.common import Estimate
-from vfmalign.client.recipes import find_shortest_budget
+from vfmalign.client.recipes import find_shortest_budget, get_random_seeds
 from vfmalign.core.domain.field_of_view import list_cut
 from vfmalign.core.domain.jobs import JobResult, MetricSpec, Network
 from vfmalign.core.domain.record import canonical_json
@@ -30,7 +31,7 @@ from vfmalign.core.domain.scores import aggregate_scores
 from vfmalign.finetuning.checks.probes import TakenProbes
 from vfmalign.finetuning.checks.similarity import Measures
 from vfmalign.finetuning.checks.stages import Validated
-from vfmalign.finetuning.checks.trainings import Training, name_stage
+from vfmalign.finetuning.checks.trainings import Training, get_control_seed, name_stage
 from vfmalign.finetuning.jobs.converters import to_curve_point
 from vfmalign.finetuning.jobs.request import NETWORKS
 
@@ -51,6 +52,8 @@ def assemble(
     *,
     measures: Measures,
     probes: TakenProbes,
+    further_scratch: Sequence[JobResult] = (),
+    trials: Mapping[str, float] = MappingProxyType({}),
 ) -> CheckAnalysis:
     """Computes the results of a check from its artifacts and seeds alone.
 
@@ -61,13 +64,18 @@ def assemble(
         trained: artifacts of every training seed, in order; at least one.
         measures: of the first seed.
         probes: of the first seed.
+        further_scratch: further trainings from random weights.
+        trials: best validation score of each trial of a recipe.
 
     Raises:
         CaseOrderMismatch: the networks were not scored on the same cases.
     """
     seeds = [_analyse_seed(check_id, request, valid, trained, number=place + 1) for place in range(len(trained))]
     first = seeds[0]
-    specialised = _gain_over("specialised", trained, request) if len(seeds) > 1 else first.rpg_specialised
+    specialised, scratch = first.rpg_specialised, first.rpg_scratch
+    if len(seeds) > 1:
+        specialised = _gain_over("specialised", trained, request)
+        scratch = _gain_over("scratch", trained, request, further_scratch)
     main = trained[0].jobs["pretrained"]
     metrics = set_smallest_differences(main, request)
     metric = next(metric for metric in metrics if metric.name == main.primary_metric)
@@ -81,11 +89,14 @@ def assemble(
         leakage_known=valid.leakage_known,
         test_groups=valid.test_groups,
         reference_groups=valid.reference_groups,
-        verdict=decide_verdict(specialised, metric, held_out=valid.held_out, shortest=shortened),
+        verdict=decide_verdict(specialised, metric, held_out=valid.held_out, seeds=len(seeds), shortest=shortened),
+        pretraining=decide_verdict(
+            scratch, metric, held_out=valid.held_out, seeds=len(seeds), shortest=shortened, baseline=SCRATCH
+        ),
         metrics=metrics,
         primary_metric=main.primary_metric,
         rpg_specialised=specialised,
-        rpg_scratch=_gain_over("scratch", trained, request) if len(seeds) > 1 else first.rpg_scratch,
+        rpg_scratch=scratch,
         naive_baseline=_naive_baseline(trained, valid, request),
         networks=first.networks,
         shift=first.shift,
@@ -98,7 +109,8 @@ def assemble(
         seed_variation=summarise_seeds(seeds) if len(seeds) > 1 else None,
         cut_structures=list_cut(main.inside),
         shortened=shortened,
-        settings=_settings(request, valid, trained, probes),
+        settings=_settings(request, valid, trained, probes)
+        | {f"validation_{trial.removeprefix('job_')}": f"{score:.6g}" for trial, score in trials.items()},
     )
 
 
@@ -131,9 +143,12 @@ def set_smallest_differences(main: JobResult, request: CheckSpec) -> tuple[Metri
 
 
 def _gain_over(
-    baseline: Literal["specialised", "scratch", "naive"], trained: Sequence[SeedArtifacts], request: CheckSpec
+    baseline: Literal["specialised", "scratch", "naive"],
+    trained: Sequence[SeedArtifacts],
+    request: CheckSpec,
+    further: Sequence[JobResult] = (),
 ) -> Gain:
-    """Estimates the gain of the pretrained network with one seed or several."""
+    """Estimates the gain of the pretrained network. The baseline may have `further` trainings."""
     networks = [artifacts.jobs["pretrained"] for artifacts in trained]
     metric = next(metric for metric in networks[0].metrics if metric.name == networks[0].primary_metric)
     scores = [network.test_scores for network in networks]
@@ -142,9 +157,14 @@ def _gain_over(
         if baseline == "naive"
         else artifacts.jobs[baseline].test_scores
         for artifacts in trained
-    ]
+    ] + [result.test_scores for result in further]
     if len(trained) > 1:
-        return estimate_crossed_gain(pair_seeds(scores, baselines, metric.name), metric, level=request.interval_level)
+        return estimate_crossed_gain(
+            pair_seeds(scores, baselines, metric.name),
+            metric,
+            level=request.interval_level,
+            another_draw=baseline == "scratch",
+        )
     return estimate_gain(
         pair_scores(scores[0], baselines[0], metric.name),
         metric,
@@ -236,9 +256,11 @@ def _settings(
             "features_random": measured.reinitialised_id,
             "features_reference": measured.reference_id,
             **({"shuffled_labels": "true"} if request.shuffled_labels else {}),
+            **({"random_weights": str(get_control_seed(request))} if request.random_weights else {}),
             **({"allow_cut_organs": "true"} if request.allow_cut_organs else {}),
             "seed": str(request.seed),
             "seeds": str(request.seeds),
+            "random_seeds": str(get_random_seeds(request)),
             "permutations": str(request.permutations),
             "bootstrap_resamples": str(request.bootstrap_resamples),
             "interval_level": f"{request.interval_level:g}",

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from vfmalign.analysis.checks.cautions import list_cautions
 from vfmalign.analysis.checks.records import MEASURE_MEANINGS, CheckAnalysis, CheckReport, SeedAnalysis
 from vfmalign.analysis.checks.shift import is_saturated
+from vfmalign.analysis.checks.summary import write_summary
 from vfmalign.client.messages import checks as messages
 from vfmalign.client.messages.common import ObjectRef, Progress, SoftwareVersion
 from vfmalign.core.storage.store.object_store import ObjectStore
@@ -85,6 +86,9 @@ def _to_result(report: CheckReport, refs: ReportRefs, store: ObjectStore) -> mes
     return messages.CheckResult(
         verdict=result.verdict.label,
         verdict_reason=result.verdict.reason,
+        pretraining=None if result.pretraining is None else result.pretraining.label,
+        pretraining_reason="" if result.pretraining is None else result.pretraining.reason,
+        summary=write_summary(result),
         shifts=_to_shifts(result),
         primary_layer=result.shift.primary_layer,
         rpg_specialised=result.rpg_specialised,

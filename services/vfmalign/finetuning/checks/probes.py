@@ -59,7 +59,8 @@ class TakenProbes(Record):
 
 def probes_stage() -> Stage:
     """Returns the stage that computes the probes beside the training, which it creates where it comes first."""
-    return make_stage("probes", COMPARED, _make, TakenProbes, after=BEFORE_TRAINING, follows=(MAIN.stage,))
+    reads = (*COMPARED, "recipe")
+    return make_stage("probes", reads, _make, TakenProbes, after=BEFORE_TRAINING, follows=(MAIN.stage,))
 
 
 async def _make(context: StageContext, outputs: Outputs) -> Record:
@@ -91,7 +92,7 @@ def _compared_with(outputs: Outputs) -> tuple[str, str]:
 async def _take(context: StageContext, outputs: Outputs, step: int) -> TakenProbe:
     """Waits for the step, then extracts, compares and stores the probe."""
     valid = outputs.get("validate", Validated)
-    point = await _validation(context, valid, step)
+    point = await _validation(context, outputs, step)
     # Training publishes the encoder of a step before it stores the validation, so the model exists by now.
     model = probe_id(MAIN.encoder_id(context.check.id), step)
     with lost_as("model", model, RESTORE):
@@ -120,13 +121,13 @@ async def _take(context: StageContext, outputs: Outputs, step: int) -> TakenProb
     return taken
 
 
-async def _validation(context: StageContext, valid: Validated, step: int) -> JobProgress:
+async def _validation(context: StageContext, outputs: Outputs, step: int) -> JobProgress:
     """Waits for the point of the learning curve at a step and returns it.
 
     Raises:
         VfmalignError: the job ended without it.
     """
-    name = await ensure_job(context, valid, MAIN)
+    name = await ensure_job(context, outputs, MAIN)
     while True:
         job = await asyncio.to_thread(context.jobs.get, name)
         for point in job.curve:

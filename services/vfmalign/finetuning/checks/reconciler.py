@@ -18,6 +18,7 @@ from functools import partial
 from typing import TypeVar
 
 from vfmalign.client.async_client import AsyncClient
+from vfmalign.client.messages.checks import CheckSpec
 from vfmalign.client.messages.common import Progress
 from vfmalign.core.domain.errors import (
     Cancelled,
@@ -102,7 +103,7 @@ class Reconciler:
     """The rounds over the checks of one tenant, during one term of the leader.
 
     Args:
-        get_stages: returns the stages of a check with so many training seeds, in order.
+        get_stages: returns the stages of a requested check, in order.
         checks, jobs: repositories.
         store: holds the artifacts.
         client: calls the other services for the tenant.
@@ -112,7 +113,7 @@ class Reconciler:
     def __init__(
         self,
         *,
-        get_stages: Callable[[int], Sequence[Stage]] = all_stages,
+        get_stages: Callable[[CheckSpec], Sequence[Stage]] = all_stages,
         checks: CheckRepository,
         jobs: JobRepository,
         store: ObjectStore,
@@ -200,7 +201,7 @@ class Reconciler:
 
     async def _run_stages(self, check: StoredCheck, board: StatusBoard) -> None:
         """Runs every stage whose inputs are ready, concurrently, until all are done or one fails."""
-        outputs, stages = Outputs(), self._get_stages(check.request.seeds)
+        outputs, stages = Outputs(), self._get_stages(check.request)
         repairs = Repairs(check, {stage.name: stage for stage in stages}, self._store, self._checks, self._jobs)
         running: dict[str, asyncio.Task[Record]] = {}
         try:

@@ -16,6 +16,7 @@ from vfmalign.analysis.checks.records import (
     RunRecord,
     StageTime,
 )
+from vfmalign.client.messages.checks import CheckSpec
 from vfmalign.core.domain.errors import NotFound
 from vfmalign.core.domain.jobs import JobResult, Network
 from vfmalign.core.domain.record import Record
@@ -31,8 +32,8 @@ from vfmalign.finetuning.checks.converters import to_stages
 from vfmalign.finetuning.checks.probes import TakenProbes, probes_stage
 from vfmalign.finetuning.checks.repository import StageRun, StoredCheck
 from vfmalign.finetuning.checks.similarity import Measures, measures_stage
-from vfmalign.finetuning.checks.stages import Validated, measuring_stages
-from vfmalign.finetuning.checks.trainings import Training, list_trainings, name_stage
+from vfmalign.finetuning.checks.stages import ChosenRecipes, Validated, measuring_stages
+from vfmalign.finetuning.checks.trainings import Training, list_trainings, list_trials, name_stage
 from vfmalign.finetuning.jobs.request import NETWORKS
 from vfmalign.reports.checks.page import ExampleSlice, PageSources, render
 
@@ -55,11 +56,11 @@ def list_losses(runs: Sequence[StageRun]) -> tuple[LostArtifact, ...]:
     return tuple(LostArtifact(stage=run.stage, message=run.message) for run in runs if run.outcome == "lost")
 
 
-def report_stage(seeds: int) -> Stage:
+def report_stage(spec: CheckSpec) -> Stage:
     """Returns the stage that ends a check."""
-    comparisons = (name_stage("mmd", number) for number in range(1, seeds + 1))
-    jobs = (training.stage for training in list_trainings(seeds))
-    reads = ("validate", "features_before", *comparisons, "measures", "probes", *jobs)
+    comparisons = (name_stage("mmd", number) for number in range(1, spec.seeds + 1))
+    jobs = (training.stage for training in list_trainings(spec))
+    reads = ("validate", "recipe", "features_before", *comparisons, "measures", "probes", *jobs)
     return make_stage("report", reads, _make, CheckReport, "report.json", verify=_verify_page)
 
 
@@ -92,14 +93,14 @@ def _verify_page(context: StageContext, report: CheckReport) -> None:
         context.store.get(check_key(context.check.id, "report.html"), sha256=expected)
 
 
-def all_stages(seeds: int) -> tuple[Stage, ...]:
-    """Returns every stage of a check with so many training seeds, in order."""
-    return (*measuring_stages(seeds), measures_stage(), probes_stage(), report_stage(seeds))
+def all_stages(spec: CheckSpec) -> tuple[Stage, ...]:
+    """Returns every stage of a check, in order."""
+    return (*measuring_stages(spec), measures_stage(), probes_stage(), report_stage(spec))
 
 
 def _write_report(context: StageContext, outputs: Outputs) -> CheckReport:
     check, store = context.check, context.store
-    trainings = list_trainings(check.request.seeds)
+    trainings = list_trainings(check.request)
     jobs_results = {training: outputs.get(training.stage, JobResult) for training in trainings}
     trained = [
         SeedArtifacts(
@@ -109,11 +110,14 @@ def _write_report(context: StageContext, outputs: Outputs) -> CheckReport:
         for number in range(1, check.request.seeds + 1)
     ]
     results, measured = trained[0].jobs, trained[0].measured
+    chosen = outputs.get("recipe", ChosenRecipes)
     result = assemble(
         check.id,
         check.request,
-        outputs.get("validate", Validated),
+        outputs.get("validate", Validated).model_copy(update={"recipes": chosen.recipes}),
         trained,
+        further_scratch=[one for training, one in jobs_results.items() if training.number > check.request.seeds],
+        trials=chosen.trials,
         measures=outputs.get("measures", Measures),
         probes=outputs.get("probes", TakenProbes),
     )
@@ -128,7 +132,8 @@ def _write_report(context: StageContext, outputs: Outputs) -> CheckReport:
             stages=tuple(time for time in stage_times(runs) if time.stage != "report"),
             losses=list_losses(runs),
             job_attempts={
-                name: context.jobs.get(name).attempts for name in (one.job_id(check.id) for one in trainings)
+                job_id: context.jobs.get(job_id).attempts
+                for job_id in (one.job_id(check.id) for one in (*list_trials(check.request), *trainings))
             },
             trained_by={name_stage(one.network, one.number): result.job_id for one, result in jobs_results.items()},
             devices={

@@ -5,8 +5,8 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import dataclass
 
-from vfmalign.client.messages.checks import CheckSpec
-from vfmalign.client.recipes import get_recipe
+from vfmalign.client.messages.checks import CheckSpec, TrainingPlan
+from vfmalign.client.recipes import get_random_seeds, get_recipe
 from vfmalign.core.domain.datasets import DatasetManifest
 from vfmalign.core.domain.errors import BadOption, Unavailable
 from vfmalign.core.domain.jobs import Network, TrainingRecipe
@@ -16,6 +16,8 @@ from vfmalign.core.storage.datasets import load_dataset
 from vfmalign.core.storage.model_cards import load_card
 from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.core.storage.trainings import check_data, fit_model
+from vfmalign.finetuning.checks.trainings import count_trainings
+from vfmalign.finetuning.jobs.repository import JobRepository
 from vfmalign.finetuning.jobs.request import NETWORKS
 
 
@@ -36,9 +38,16 @@ def check_spec(spec: CheckSpec) -> None:
             )
     for network in NETWORKS:
         get_recipe(spec, network)
-    if spec.seed + spec.seeds - 1 >= 2**63:
+    random_seeds = get_random_seeds(spec)
+    if random_seeds < spec.seeds:
         raise BadOption(
-            f"{spec.seeds} seeds from {spec.seed} exceed 2^63 − 1", field="seed", remedy="choose a smaller first seed"
+            f"{random_seeds} trainings from random weights are fewer than {spec.seeds} seeds",
+            field="random_seeds",
+            remedy=f"choose at least {spec.seeds}, or leave it out",
+        )
+    if spec.seed + random_seeds - 1 >= 2**63:
+        raise BadOption(
+            f"{random_seeds} seeds from {spec.seed} exceed 2^63 − 1", field="seed", remedy="choose a smaller first seed"
         )
     if len(set(spec.layers)) != len(spec.layers):
         raise BadOption("a layer is named twice", field="layers", remedy="name each layer once")
@@ -85,15 +94,18 @@ def fit_check(spec: CheckSpec, task: TaskSpec, dataset: DatasetManifest, card: M
         card.id,
         card.preprocessing,
         modality_map=spec.modality_map,
-        recipes=tuple(recipes.values()),
+        recipes=tuple(recipes.values()),  # a second one has the same patches
     )
     return ResolvedCheck(task, choose_layers(card, spec.layers), recipes)
 
 
-def check_inputs(store: ObjectStore, spec: CheckSpec) -> None:
+def check_inputs(store: ObjectStore, jobs: JobRepository, check_id: str, spec: CheckSpec) -> tuple[TrainingPlan, ...]:
     """Checks a requested check against its dataset and its model, before anything is stored.
 
     While the store is unavailable, this is left to the stage `validate`, which waits for it.
+
+    Returns:
+        The trainings that the check needs, and those that it would need with one seed; empty without the store.
 
     Raises:
         NotFound: the model or the dataset does not exist.
@@ -103,7 +115,13 @@ def check_inputs(store: ObjectStore, spec: CheckSpec) -> None:
     with suppress(Unavailable):
         dataset = load_dataset(store, spec.dataset_id, spec.dataset_digest or None)
         card = load_card(store, spec.model_id, spec.model_sha256)
-        resolve_check(spec, dataset, card)
+        recipes = resolve_check(spec, dataset, card).recipes
+        one_seed = spec.model_copy(update={"seeds": 1, "random_seeds": 0})
+        return tuple(
+            count_trainings(jobs, check_id, planned, card, dataset_digest=dataset.digest(), recipes=recipes)
+            for planned in (spec, one_seed)
+        )
+    return ()
 
 
 def choose_layers(card: ModelCard, requested: tuple[str, ...]) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 
-from vfmalign.client.messages.checks import Check, CheckSpec
+from vfmalign.client.messages.checks import Check, CheckSpec, TrainingPlan
 from vfmalign.core.domain.errors import DataLoss
 from vfmalign.core.rpc.watching import Watching
 from vfmalign.core.runtime import logs
@@ -54,9 +54,10 @@ class AlignmentServicer(
         """Creates a check."""
         spec = CheckSpec.from_proto(request.spec, "spec")
         check_spec(spec)
-        check = await STORE.run(self._create, request.check_id, spec)
+        check, plans = await STORE.run(self._create, request.check_id, spec)
         self._wake()
-        return alignment_pb2.CreateCheckResponse(check=await self._pack(check))
+        packed = [plan.to_proto() for plan in plans]
+        return alignment_pb2.CreateCheckResponse(check=await self._pack(check), plans=packed)
 
     async def GetCheck(
         self, request: alignment_pb2.GetCheckRequest, context: Context
@@ -101,12 +102,12 @@ class AlignmentServicer(
         async for content in stream_report(self._store, f"check {item.id}", check.state, files, request.format):
             yield alignment_pb2.GetCheckReportResponse(content=content)
 
-    def _create(self, check_id: str, spec: CheckSpec) -> StoredCheck:
+    def _create(self, check_id: str, spec: CheckSpec) -> tuple[StoredCheck, tuple[TrainingPlan, ...]]:
         # An existing check is returned whatever its inputs are now: its own are pinned.
         if (check := self._checks.find(check_id, spec)) is not None:
-            return check
-        check_inputs(self._store, spec)
-        return self._checks.create(check_id, spec)
+            return check, ()
+        plans = check_inputs(self._store, self._jobs, check_id, spec)
+        return self._checks.create(check_id, spec), plans
 
     def _convert(self, item: StoredCheck, *, whole: bool = True) -> Check:
         report = None
@@ -116,11 +117,13 @@ class AlignmentServicer(
             except DataLoss as loss:
                 _log.warning("report_lost", check=item.id, error=str(loss))
                 item = self._checks.reopen(item.id, f"{loss.subject}: {loss.message}; it is created again")
-        stages = [stage.name for stage in all_stages(item.request.seeds)]
+        stages, runs = [stage.name for stage in all_stages(item.request)], self._checks.stages(item.id)
+        if item.finished:  # what an earlier version ran had other stages
+            stages = [stage for stage in stages if any(run.stage == stage for run in runs)]
         return to_check(
             item,
             self._store,
-            stages=to_stages(stages, self._checks.stages(item.id), item.stage_progress),
+            stages=to_stages(stages, runs, item.stage_progress),
             job_ids=[job.id for job in self._jobs.of_check(item.id)],
             report=report,
             whole=whole,

@@ -1,10 +1,11 @@
 """Stages of an alignment check: their order, their artifacts and how each is computed.
 
-    validate → features_reference, features_before, features_random → job_* → features_after → mmd → measures → report
-                                                                    ↘ probes, while the pretrained network trains ↗
+    validate → features_reference, features_before, features_random → job_*_r* → recipe → job_*
+             → features_after → mmd → measures → report
+             ↘ probes, while the pretrained network trains ↗
 
-With further training seeds, jobs, `features_after` and `mmd` have a stage for each of them (`trainings`). Measures and
-probes are those of the first seed.
+Only where a preset has two recipes, there are jobs that try them (`job_*_r*`). With further training seeds, jobs,
+`features_after` and `mmd` have a stage for each of them (`trainings`). Measures and probes are those of the first seed.
 
 Each stage declares what it reads and what it comes after (`artifacts.Stage`). When it begins follows from that, and
 what is invalid once a lost output differs. A stage whose artifact exists and is intact is done. The reconciler runs the
@@ -17,12 +18,14 @@ import asyncio
 from functools import partial
 from typing import Literal
 
+from pydantic import Field
+
 from vfmalign.analysis.checks.records import FeatureShift
+from vfmalign.client.messages.checks import CheckSpec
 from vfmalign.client.messages.common import Progress
 from vfmalign.client.messages.features import ExtractDatasetRequest
-from vfmalign.client.messages.jobs import JobSpec
 from vfmalign.client.messages.mmd import ComputeOptions, TestOptions
-from vfmalign.client.recipes import make_request
+from vfmalign.client.recipes import get_second_recipe
 from vfmalign.core.domain.datasets import Split
 from vfmalign.core.domain.errors import VfmalignError
 from vfmalign.core.domain.jobs import JobResult, Network, TrainingRecipe
@@ -43,9 +46,15 @@ from vfmalign.finetuning.checks.artifacts import (
 from vfmalign.finetuning.checks.clients import KERNEL, ComparisonRequest, FeatureSetRef, compare, extract
 from vfmalign.finetuning.checks.repository import StoredCheck
 from vfmalign.finetuning.checks.request import resolve_check
-from vfmalign.finetuning.checks.trainings import Training, list_trainings, name_stage
+from vfmalign.finetuning.checks.trainings import (
+    Training,
+    get_control_seed,
+    list_trainings,
+    list_trials,
+    name_stage,
+    plan_job,
+)
 from vfmalign.finetuning.jobs.repository import StoredJob
-from vfmalign.finetuning.jobs.request import baseline_digest, finetuning_spec
 from vfmalign.finetuning.jobs.results import check_encoder, check_weights
 from vfmalign.finetuning.lifecycle import NO_FREE_SLOT
 
@@ -66,6 +75,7 @@ class Validated(Record):
         test_groups: number of patients in the test split.
         reference_groups: number of patients in the training split, the reference of the comparisons.
         recipes: of the three trainings, with the presets as they were when the check began.
+        second_recipe: the one that is tried beside that of the pretrained network; None where there is one alone.
     """
 
     card: ModelCard
@@ -80,6 +90,19 @@ class Validated(Record):
     test_groups: int
     reference_groups: int
     recipes: dict[Network, TrainingRecipe]
+    second_recipe: TrainingRecipe | None = None
+
+
+class ChosenRecipes(Record):
+    """`checks/<id>/stages/recipe.json`: the recipes of all trainings.
+
+    Attributes:
+        recipes: by network.
+        trials: best validation score of each trial, by its stage; empty where there was nothing to choose.
+    """
+
+    recipes: dict[Network, TrainingRecipe]
+    trials: dict[str, float] = Field(default_factory=dict)
 
 
 # --- making -----------------------------------------------------------------------------------------------------------
@@ -114,6 +137,7 @@ def validate(store: ObjectStore, check: StoredCheck) -> Validated:
         test_groups=len({case.group for case in dataset.test}),
         reference_groups=len({case.group for case in dataset.train}),
         recipes=resolved.recipes,
+        second_recipe=get_second_recipe(request, card.preprocessing.shape_dhw),
     )
 
 
@@ -139,9 +163,9 @@ async def _make_features(
     request = extraction_request(context, valid, model, sha256, split)
     if context.repairing:
         request = request.model_copy(update={"verify": True})
-    if moment == "random":
-        update = {"initialisation": "random", "initialisation_seed": context.check.request.seed}
-        request = request.model_copy(update=update)
+    draw = context.check.request.seed if moment == "random" else get_control_seed(context.check.request)
+    if after is None and draw is not None:
+        request = request.model_copy(update={"initialisation": "random", "initialisation_seed": draw})
     detail = f"extracting features of {split} ({moment})"
     if after is not None and context.check.request.seeds > 1:
         detail += f", seed {after.seed(context.check.request)}"
@@ -166,15 +190,34 @@ def extraction_request(
     )
 
 
-async def ensure_job(context: StageContext, valid: Validated, training: Training) -> str:
+async def _choose_recipe(context: StageContext, outputs: Outputs) -> Record:
+    """Chooses the recipe by which the mean score on `val` of the pretrained and the scratch network is better."""
+    valid, trials = outputs.get("validate", Validated), list_trials(context.check.request)
+    if valid.second_recipe is None or not trials:
+        return ChosenRecipes(recipes=valid.recipes)
+    results = {trial: outputs.get(trial.stage, JobResult) for trial in trials}
+    scores = {trial: one.curve[one.selected_epoch].validation_score for trial, one in results.items()}
+    first, second = (sum(score for trial, score in scores.items() if trial.trial == number) for number in (1, 2))
+    result = results[trials[0]]
+    metric = next(metric for metric in result.metrics if metric.name == result.primary_metric)
+    recipe = valid.recipes["pretrained"]
+    if second > first if metric.higher_is_better else second < first:
+        recipe = valid.second_recipe.model_copy(update={"probe_steps": recipe.probe_steps})
+    return ChosenRecipes(
+        recipes=valid.recipes | {"pretrained": recipe, "scratch": recipe.model_copy(update={"probe_steps": ()})},
+        trials={trial.stage: score for trial, score in scores.items()},
+    )
+
+
+async def ensure_job(context: StageContext, outputs: Outputs, training: Training) -> str:
     """Creates one of the check's jobs unless it exists, and returns its id.
 
     The jobs before it are created first, so that they queue in this order whichever stage runs first: the features
     after need a pretrained network only. Jobs that ended without a result before the check was retried are retried.
     """
-    trainings = list_trainings(training.number)
+    trainings = (list_trials if training.trial else list_trainings)(context.check.request)
     for earlier in trainings[: trainings.index(training) + 1]:
-        await asyncio.to_thread(_create_job, context, valid, earlier)
+        await asyncio.to_thread(_create_job, context, outputs, earlier)
     return training.job_id(context.check.id)
 
 
@@ -186,7 +229,7 @@ def refuse_unfinished(job: StoredJob) -> None:
 
 
 async def _make_job(context: StageContext, outputs: Outputs, *, training: Training) -> Record:
-    name = await ensure_job(context, outputs.get("validate", Validated), training)
+    name = await ensure_job(context, outputs, training)
     description = training.describe(context.check.request)
     while not (job := await asyncio.to_thread(context.jobs.get, name)).finished:
         if job.progress.phase == "training" and not job.progress.reason:
@@ -200,30 +243,19 @@ async def _make_job(context: StageContext, outputs: Outputs, *, training: Traini
     return await asyncio.to_thread(read_job_result, context.store, job, training.network)
 
 
-def _create_job(context: StageContext, valid: Validated, training: Training) -> None:
-    check, network = context.check.request, training.network
-    recipe = valid.recipes[network]
-    if training.number > 1:  # only the first training is probed
-        recipe = recipe.model_copy(update={"probe_steps": ()})
-    request = JobSpec(
-        kind="finetune",
-        dataset_id=check.dataset_id,
-        dataset_digest=valid.dataset_digest,
-        network=network,
-        model_id=valid.card.id,
-        model_sha256=valid.card.checkpoint.sha256,
-        task=check.task,
-        recipe=make_request(recipe, check.recipe.preset),
-        seed=training.seed(check),
-        publish_as=training.encoder_id(context.check.id),
-        modality_map=check.modality_map,
-        shuffled_labels=check.shuffled_labels and network == "pretrained",
-        allow_cut_organs=check.allow_cut_organs,
+def _create_job(context: StageContext, outputs: Outputs, training: Training) -> None:
+    check, valid = context.check, outputs.get("validate", Validated)
+    if training.trial == 2 and valid.second_recipe is not None:
+        recipe = valid.second_recipe
+    elif training.trial:
+        recipe = valid.recipes["pretrained"]
+    else:
+        recipe = outputs.get("recipe", ChosenRecipes).recipes[training.network]
+    job = plan_job(
+        check.id, check.request, valid.card, dataset_digest=valid.dataset_digest, recipe=recipe, training=training
     )
-    spec = finetuning_spec(training.job_id(context.check.id), request, valid.card, valid.dataset_digest, recipe)
-    baseline = "" if network == "pretrained" else baseline_digest(spec, valid.card)
-    job = context.jobs.create(request, spec, context.check.id, baseline)
-    context.jobs.follow_retry(job.id, context.check.retried_at)
+    created = context.jobs.create(job.request, job.spec, check.id, job.shared)
+    context.jobs.follow_retry(created.id, check.retried_at)
 
 
 def _epochs(job: StoredJob) -> Progress | None:
@@ -288,7 +320,7 @@ def _features(moment: Moment, split: Split, after: Training | None = None) -> St
 def _job(training: Training) -> Stage:
     return Stage(
         training.stage,
-        ("validate",),
+        ("validate",) if training.trial else ("validate", "recipe"),
         partial(find_job_result, training=training),
         partial(_make_job, training=training),
         after=BEFORE_TRAINING,
@@ -302,14 +334,16 @@ def _mmd(number: int) -> Stage:
     return make_stage(name, reads, partial(_make_mmd, number=number), FeatureShift, f"{name}.json")
 
 
-def measuring_stages(seeds: int) -> tuple[Stage, ...]:
+def measuring_stages(spec: CheckSpec) -> tuple[Stage, ...]:
     """Returns the stages from the request to MMD²; `reporting.all_stages` adds measures, probes and the report."""
-    trainings = list_trainings(seeds)
+    trials, trainings = list_trials(spec), list_trainings(spec)
     return (
         make_stage("validate", (), _make_validate, Validated),
         _features("reference", "train"),
         _features("before", "test"),
         _features("random", "test"),
+        *(_job(trial) for trial in trials),
+        make_stage("recipe", ("validate", *(trial.stage for trial in trials)), _choose_recipe, ChosenRecipes),
         *(_job(training) for training in trainings),
         *(
             stage

@@ -1,16 +1,26 @@
 """Trainings of a check: three networks with each of its seeds, and the names of their jobs, encoders and stages.
 
 The first training of a network has the check's `seed`, further ones the seeds that follow it. Only the names of further
-trainings have a suffix, such as `check-pretrained-s2`.
+trainings have a suffix, such as `check-pretrained-s2`. Where the preset has two recipes, both are tried first with the
+pretrained network and with random weights: `check-pretrained-r1` and so on. The first training by the chosen recipe
+then takes the result of its trial.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from vfmalign.client.messages.checks import CheckSpec
-from vfmalign.core.domain.jobs import Network
-from vfmalign.finetuning.jobs.request import NETWORKS
+from vfmalign.client.messages.checks import CheckSpec, TrainingPlan
+from vfmalign.client.messages.jobs import JobSpec
+from vfmalign.client.recipes import get_random_seeds, get_second_recipe, make_request
+from vfmalign.core.domain.jobs import Network, TrainingRecipe, TrainingSpec
+from vfmalign.core.domain.models import ModelCard
+from vfmalign.finetuning.jobs.repository import JobRepository
+from vfmalign.finetuning.jobs.request import NETWORKS, baseline_digest, finetuning_spec
+
+_CONTROL = 2**62
+"""Distance of the seed of a control's random weights from those of the check's trainings."""
 
 
 @dataclass(frozen=True)
@@ -20,15 +30,17 @@ class Training:
     Attributes:
         network: what is trained.
         number: position of the seed, from 1.
+        trial: number of the recipe that is tried, from 1; 0 for a training by the recipe of the check.
     """
 
     network: Network
     number: int = 1
+    trial: int = 0
 
     @property
     def stage(self) -> str:
         """Name of the stage that waits for its job."""
-        return name_stage(f"job_{self.network}", self.number)
+        return name_stage(f"job_{self.network}", self.number) + (f"_r{self.trial}" if self.trial else "")
 
     def job_id(self, check_id: str) -> str:
         """Returns the id of its job."""
@@ -47,10 +59,14 @@ class Training:
         return spec.seed + self.number - 1
 
     def describe(self, spec: CheckSpec) -> str:
-        """Returns its name in sentences, with the seed where the check has several."""
-        return f"the {self.network} network" + (f" (seed {self.seed(spec)})" if spec.seeds > 1 else "")
+        """Returns its name in sentences, with the recipe that it tries, or the seed where the check has several."""
+        name = f"the {self.network} network"
+        if self.trial:
+            return f"{name} (recipe {self.trial} of 2)"
+        return name + (f" (seed {self.seed(spec)})" if get_random_seeds(spec) > 1 else "")
 
     def _add_suffix(self, name: str) -> str:
+        name = f"{name}-r{self.trial}" if self.trial else name
         return name if self.number == 1 else f"{name}-s{self.number}"
 
 
@@ -58,11 +74,129 @@ MAIN = Training("pretrained")
 """The pretrained network with the first seed, which alone is probed."""
 
 
-def list_trainings(seeds: int) -> tuple[Training, ...]:
-    """Returns all trainings in the order in which their jobs queue: by seed, then by network."""
-    return tuple(Training(network, number) for number in range(1, seeds + 1) for network in NETWORKS)
+def list_trials(spec: CheckSpec) -> tuple[Training, ...]:
+    """Returns the trainings by which a check chooses between two recipes; none where it has one."""
+    if get_second_recipe(spec) is None:
+        return ()
+    return tuple(Training(network, trial=trial) for trial in (1, 2) for network in NETWORKS[:2])
+
+
+def list_trainings(spec: CheckSpec) -> tuple[Training, ...]:
+    """Returns the trainings by the recipe of a check in the order in which their jobs queue: by seed, then network."""
+    return tuple(
+        Training(network, number)
+        for number in range(1, get_random_seeds(spec) + 1)
+        for network in NETWORKS
+        if number <= spec.seeds or network == "scratch"
+    )
 
 
 def name_stage(name: str, number: int) -> str:
     """Returns the name of a stage that runs once for each seed."""
     return name if number == 1 else f"{name}_s{number}"
+
+
+def get_control_seed(spec: CheckSpec) -> int | None:
+    """Returns the seed of the weights that replace the model's in a control; None for other checks."""
+    return (spec.seed + _CONTROL) % 2**63 if spec.random_weights else None
+
+
+@dataclass(frozen=True)
+class PlannedJob:
+    """A job of a check.
+
+    Attributes:
+        request: the requested job.
+        spec: what its process reads.
+        shared: digest of the training, by which jobs recognise that they would train the same.
+    """
+
+    request: JobSpec
+    spec: TrainingSpec
+    shared: str
+
+
+def plan_job(
+    check_id: str,
+    check: CheckSpec,
+    card: ModelCard,
+    *,
+    dataset_digest: str,
+    recipe: TrainingRecipe,
+    training: Training,
+) -> PlannedJob:
+    """Plans the job of a training.
+
+    Args:
+        check_id: the check.
+        check: its specification.
+        card: of its model.
+        dataset_digest: of its dataset.
+        recipe: of the training.
+        training: the training.
+    """
+    if training != MAIN:  # which alone is probed
+        recipe = recipe.model_copy(update={"probe_steps": ()})
+    pretrained = training.network == "pretrained"
+    request = JobSpec(
+        kind="finetune",
+        dataset_id=check.dataset_id,
+        dataset_digest=dataset_digest,
+        network=training.network,
+        model_id=card.id,
+        model_sha256=card.checkpoint.sha256,
+        task=check.task,
+        recipe=make_request(recipe, check.recipe.preset),
+        seed=training.seed(check),
+        publish_as=training.encoder_id(check_id),
+        modality_map=check.modality_map,
+        shuffled_labels=check.shuffled_labels and pretrained,
+        allow_cut_organs=check.allow_cut_organs,
+        initial_seed=get_control_seed(check) if pretrained else None,
+    )
+    spec = finetuning_spec(training.job_id(check_id), request, card, dataset_digest, recipe)
+    return PlannedJob(request, spec, baseline_digest(spec, card, check_id if pretrained else ""))
+
+
+def count_trainings(
+    jobs: JobRepository,
+    check_id: str,
+    check: CheckSpec,
+    card: ModelCard,
+    *,
+    dataset_digest: str,
+    recipes: Mapping[Network, TrainingRecipe],
+) -> TrainingPlan:
+    """Counts the trainings of a check, and those of them that other checks have run or will run.
+
+    Which of two recipes a check will choose is unknown, so that a training counts as run where it is with either.
+
+    Args:
+        jobs: all jobs of the tenant.
+        check_id: the check.
+        check: its specification.
+        card: of its model.
+        dataset_digest: of its dataset.
+        recipes: of the three networks, as `get_recipe` returns them.
+    """
+    trials, trainings = list_trials(check), list_trainings(check)
+    second = get_second_recipe(check, card.preprocessing.shape_dhw)
+    tried = [recipes["scratch"], *([] if second is None else [second])]
+    # The first trainings by the chosen recipe take the results of its trial, unless that of the model is probed.
+    taken = {Training("scratch"), *([] if recipes["pretrained"].probe_steps else [MAIN])} if trials else set()
+    planned = [training for training in (*trials, *trainings) if training not in taken]
+
+    def get_digests(training: Training) -> set[str]:
+        candidates = [tried[training.trial - 1]] if training.trial else tried
+        if training.network == "specialised":
+            candidates = [recipes["specialised"]]
+        plans = (
+            plan_job(check_id, check, card, dataset_digest=dataset_digest, recipe=recipe, training=training)
+            for recipe in candidates
+        )
+        return {plan.shared for plan in plans}
+
+    digests = [get_digests(training) for training in planned]
+    trained = jobs.find_trained(set().union(*digests))
+    reused = sum(not trained.isdisjoint(either) for either in digests)
+    return TrainingPlan(seeds=check.seeds, trainings=len(planned), reused=reused)

@@ -185,6 +185,7 @@ def _plan_cells(experiment_id: str, spec_json: bytes, pinned_json: bytes) -> tup
             task=task,
             recipe=spec.recipe.model_copy(update={"probe_steps": ()}) if shuffled else spec.recipe,
             seed=seed,
+            seeds=1,  # the seeds of an experiment are cells
             permutations=spec.permutations,
             bootstrap_resamples=spec.bootstrap_resamples,
             interval_level=spec.interval_level,

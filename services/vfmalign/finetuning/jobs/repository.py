@@ -10,7 +10,7 @@ where the platform replaces a pod of the attempt. A pending job occupies a slot:
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -150,6 +150,12 @@ class JobRepository(LifecycleRepository[JobRow, StoredJob]):
         position = (job.queued_at, job.id)
         ahead = [other for other in others if not other.finished and (other.queued_at, other.id) < position]
         return next(done, None) or min(ahead, key=lambda other: (other.queued_at, other.id), default=None)
+
+    def find_trained(self, digests: Collection[str]) -> set[str]:
+        """Returns those digests of trainings for which a job has a result, or may still get one."""
+        known = JobRow.baseline.in_(digests) & JobRow.state.not_in(("failed", "cancelled"))
+        with self._database.snapshot() as session:
+            return set(session.scalars(sa.select(JobRow.baseline).where(known)))
 
     def attempts(self, job_id: str) -> tuple[Attempt, ...]:
         """Returns every process of a job, in order."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import re
 
-from pydantic import JsonValue
+from pydantic import Field, JsonValue
 
 from vfmalign.client.messages.jobs import JobSpec
 from vfmalign.client.recipes import apply_recipe, get_preset
@@ -32,7 +32,7 @@ from vfmalign.core.storage.trainings import (
 
 DEFAULT_ARCHITECTURE = "profound_conv_micro"
 NETWORKS: tuple[Network, ...] = ("pretrained", "scratch", "specialised")
-_JOB_OF_CHECK = re.compile(rf"-({'|'.join(NETWORKS)})(-s\d+)?$")
+_JOB_OF_CHECK = re.compile(rf"-({'|'.join(NETWORKS)})(-[rs]\d+)?$")
 
 
 def check_job_id(job_id: str) -> None:
@@ -160,23 +160,32 @@ class BaselineTraining(Record):
 
     Attributes:
         version: of vfmalign.
-        spec: the job's, without its own names, without the model that is checked against it, whose weights are never
-            read, and for a specialised network without the model's architecture.
+        spec: the job's, without its own names; of a baseline also without the model that is checked against it, whose
+            weights are never read, and of a specialised network without the model's architecture.
         preprocessing: how inputs are prepared.
+        check_id: of a pretrained network, whose trainings only the jobs of one check share.
     """
 
     version: str
     spec: dict[str, JsonValue]
     preprocessing: Preprocessing
+    check_id: str = Field(default="", exclude_if=lambda check_id: not check_id)
 
 
-def baseline_digest(spec: TrainingSpec, card: ModelCard) -> str:
-    """Returns the SHA-256 digest by which checks recognise that they share a baseline."""
-    own = {"job_id", "publish_as", "model_id", "model_sha256"} | (
-        {"architecture"} if spec.network == "specialised" else set()
-    )
+def baseline_digest(spec: TrainingSpec, card: ModelCard, check_id: str = "") -> str:
+    """Returns the SHA-256 digest by which jobs recognise that they would train the same.
+
+    Args:
+        spec: of a job.
+        card: of the model, whose input preparation it shares.
+        check_id: of a pretrained network; empty for a baseline, which all checks share.
+    """
+    own = {"job_id", "publish_as"}
+    own |= set() if check_id else {"model_id", "model_sha256"}
+    own |= {"architecture"} if spec.network == "specialised" else set()
     return BaselineTraining(
         version=importlib.metadata.version("vfmalign"),
         spec=spec.model_dump(mode="json", exclude=own),
         preprocessing=card.preprocessing,
+        check_id=check_id,
     ).digest()

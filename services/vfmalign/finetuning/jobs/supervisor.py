@@ -16,6 +16,7 @@ from vfmalign.client.messages.common import Progress
 from vfmalign.core.domain.errors import (
     TERMINATED,
     Conflict,
+    DataLoss,
     NotFound,
     PreconditionFailed,
     StoreUnavailable,
@@ -31,6 +32,7 @@ from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.database.tables import now
 from vfmalign.finetuning import metrics
 from vfmalign.finetuning.jobs.repository import BASELINE_IN_TRAINING, JobRepository, StoredJob
+from vfmalign.finetuning.jobs.results import check_encoder
 from vfmalign.finetuning.jobs.retries import GivenUp, Limits, decide
 from vfmalign.finetuning.launchers.base import EventReason, Exited, JobEvent, Launcher, Origin, Running
 
@@ -143,8 +145,11 @@ class Supervisor:
         return True
 
     def _reuse_baseline(self, job: StoredJob) -> bool:
-        """Returns whether another job trains, or has trained, the same; waits for its result or copies it."""
-        other = self.jobs.same_training(job)
+        """Returns whether another job trains, or has trained, the same; waits for its result or copies it.
+
+        A pretrained network that this job has begun to train has its encoder's name from it, so that the job goes on.
+        """
+        other = None if job.attempts and job.spec.network == "pretrained" else self.jobs.same_training(job)
         if other is None:
             return False
         if not other.finished:
@@ -155,7 +160,7 @@ class Supervisor:
             return True
         try:
             self._copy_result(other, job)
-        except (NotFound, PreconditionFailed) as error:
+        except (NotFound, PreconditionFailed, DataLoss) as error:
             _log.warning("baseline_trained_again", job=job.id, error=str(error))
             artifacts_recomputed.labels("job_result").inc()
             return False
@@ -164,10 +169,18 @@ class Supervisor:
         )
 
     def _copy_result(self, other: StoredJob, job: StoredJob) -> None:
-        """Copies the learning curve and then the result, which still names the job that trained."""
+        """Copies the learning curve and then the result, which still names the job that trained.
+
+        Raises:
+            NotFound: the other job has no result, or a figure of it is lost.
+            PreconditionFailed: the result or a figure was changed.
+            DataLoss: the encoder is lost, which a check of a pretrained network goes on with.
+        """
         if other.result is None:
             raise NotFound("no result is recorded", subject=f"job {other.id}")
         result = self.store.read(other.result.key, JobResult, other.result.sha256)
+        if job.spec.network == "pretrained":
+            check_encoder(self.store, result)
         for figure in result.figures:
             self.store.get(figure.key, sha256=figure.sha256)
         for point in other.curve:

@@ -1,4 +1,4 @@
-"""The first screen of a check's report: the verdict, its figures, what is worse than no network, facts of the run."""
+"""The first screen of a check's report: both answers, figures, what is worse than no network, facts of the run."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from markupsafe import Markup
 
 from vfmalign.analysis.checks.records import CheckAnalysis, CheckReport
 from vfmalign.analysis.checks.shift import is_saturated
+from vfmalign.analysis.checks.summary import write_summary
 from vfmalign.analysis.checks.verdict import explain_limits, format_score
 from vfmalign.client.formatting import (
     format_duration,
@@ -20,21 +21,15 @@ from vfmalign.client.formatting import (
 from vfmalign.client.messages.checks import CheckSpec, Gain, VerdictLabel
 from vfmalign.client.messages.common import Estimate
 from vfmalign.core.domain.jobs import CaseScore, MetricSpec
+from vfmalign.core.domain.patients import MIN_FOR_CLAIM, MIN_SEEDS
 from vfmalign.reports.checks.case_scores import Scored
 from vfmalign.reports.checks.repeat_command import write_repeat_command
 from vfmalign.reports.checks.score_table import ScoreRow, list_score_rows
 from vfmalign.reports.drawing.charts import ForestRow, LayerCell, draw_forest, draw_layer_strip, draw_shift_scale
 
-_VERDICT_PHRASES: Mapping[VerdictLabel, str] = {
-    "gain": "Gain",
-    "harm": "Worse than the specialised network",
-    "equivalent": "No relevant difference",
-    "inconclusive": "No clear gain",
-    "insufficient_data": "Too little data for a verdict",
-    "insufficient_training": "Too little training for a verdict",
-}
+_GAIN: tuple[VerdictLabel, ...] = ("gain",)
 _ACCEPTED: tuple[tuple[str, tuple[VerdictLabel, ...]], ...] = (
-    ("shown to be better", ("gain",)),
+    ("shown to be better", _GAIN),
     ("better, or as good", ("gain", "equivalent")),
     ("no proven harm", ("gain", "equivalent", "inconclusive")),
 )
@@ -54,8 +49,9 @@ class FirstScreen:
     """What the first screen shows, as text and SVG.
 
     Attributes:
-        verdict: in one sentence.
-        limits: what the number of patients cannot show; empty where the verdict's sentence says it.
+        summary: both answers in one sentence.
+        few_trainings: whether the networks were trained too rarely for an answer; a label of an old result may be one.
+        limits: what the number of patients cannot show; empty where the sentence says it.
         scores: main metric of every network, and every metric that is worse than the naive baseline.
         worse: scores that are worse than those of the naive baseline.
         shift: the shift with its interval and its ratio, in words.
@@ -63,7 +59,8 @@ class FirstScreen:
         repeat: command that repeats the check; empty if there is none.
     """
 
-    verdict: str
+    summary: str
+    few_trainings: bool
     limits: str
     forest: Markup
     scores: tuple[ScoreRow, ...]
@@ -93,7 +90,8 @@ def make_first_screen(
     ratio = result.shift_ratio[result.shift.primary_layer].value
     text = _describe_shift(result, shift, ratio)
     return FirstScreen(
-        verdict=write_verdict(result, metric),
+        summary=write_summary(result),
+        few_trainings=result.trainings < MIN_SEEDS,
         limits=explain_limits(result.rpg_specialised, metric) if _has_intervals(result) else "",
         forest=_draw_gains(result, metric),
         scores=rows,
@@ -117,36 +115,27 @@ def make_first_screen(
     )
 
 
-def write_verdict(result: CheckAnalysis, metric: MetricSpec) -> str:
-    """The verdict in one sentence, with both scores and the interval of their difference."""
-    label, gain = result.verdict.label, result.rpg_specialised
-    interval = gain.absolute.interval
-    if not _has_intervals(result) or interval is None or gain.score is None or gain.baseline is None:
-        return f"{_VERDICT_PHRASES[label]}: {result.verdict.reason}."
-    score, baseline = (format_score(value, metric) for value in (gain.score, gain.baseline))
-    lower, upper = (format_score(value, metric, "+") for value in (interval.lower, interval.upper))
-    unit = f" {metric.unit}" if metric.unit else ""
-    return (
-        f"{_VERDICT_PHRASES[label]}: {metric.title} {score}{unit} against {baseline}{unit}, "
-        f"difference {lower} to {upper}{unit}."
-    )
-
-
 def _has_intervals(result: CheckAnalysis) -> bool:
-    """Whether the verdict's sentence shows an interval, and not the reason in its place."""
+    """Whether the sentence shows an interval, and not the reason in its place."""
     return not result.verdict.undecidable and result.rpg_specialised.absolute.interval is not None
 
 
 def list_gates(result: CheckAnalysis, metric: MetricSpec) -> tuple[GateRow, ...]:
     """What the gates of docs/gates.md would do with the check."""
-    label, undecidable = result.verdict.label, result.verdict.undecidable
+    few = result.trainings < MIN_SEEDS
     rows = []
-    for intention, accepted in _ACCEPTED:
-        outcome = "passed" if label in accepted else "undecidable" if undecidable else "failed"
-        rows.append(GateRow(intention, f"--require {','.join(accepted)}", outcome))
+    for intention, option, accepted, verdict in (
+        ("pretraining helps", "--require-pretraining", _GAIN, result.pretraining),
+        *((intention, "--require", accepted, result.verdict) for intention, accepted in _ACCEPTED),
+    ):
+        decided = verdict is not None and verdict.label in accepted and not few
+        outcome = "passed" if decided else "undecidable" if few or verdict is None or verdict.undecidable else "failed"
+        rows.append(GateRow(intention, f"{option} {','.join(accepted)}", outcome))
     if bound := metric.smallest_difference:
-        interval = result.rpg_specialised.absolute.interval
-        if label == "insufficient_training":
+        gain = result.rpg_specialised
+        interval = gain.absolute.interval
+        untrained = result.verdict.label == "insufficient_training"
+        if few or untrained or (gain.smaller_class or gain.groups) < MIN_FOR_CLAIM:
             interval = None
         outcome = "undecidable" if interval is None else "passed" if interval.lower >= -bound else "failed"
         rows.append(GateRow("at most δ worse", f"--gate 'difference_specialised.lower>=-{bound:g}'", outcome))
@@ -154,12 +143,16 @@ def list_gates(result: CheckAnalysis, metric: MetricSpec) -> tuple[GateRow, ...]
 
 
 def _draw_gains(result: CheckAnalysis, metric: MetricSpec) -> Markup:
-    gains = [("specialised network", result.rpg_specialised), ("random weights", result.rpg_scratch)]
-    rows = [ForestRow(name, gain.absolute, _describe_difference(gain, metric)) for name, gain in gains]
     naive = result.naive_baseline
-    text, label = _describe_difference(naive.gain, metric), "naive baseline"
-    rows.append(ForestRow(f"{label}, not beaten" if naive.not_beaten else label, naive.gain.absolute, text,
-                          bad=naive.not_beaten))  # fmt: skip
+    gains = [
+        ("the specialised network", result.rpg_specialised, False),
+        ("random weights", result.rpg_scratch, False),
+        ("the naive baseline", naive.gain, naive.not_beaten),
+    ]
+    rows = [  # what is long ends the second line: a telephone cuts it off
+        ForestRow(f"your model minus {name}", gain.absolute, _describe_difference(gain, metric, bad=bad), bad=bad)
+        for name, gain, bad in gains
+    ]
     name, unit = metric.title, f" in {metric.unit}" if metric.unit else ""
     return draw_forest(
         rows,
@@ -171,14 +164,16 @@ def _draw_gains(result: CheckAnalysis, metric: MetricSpec) -> Markup:
     )
 
 
-def _describe_difference(gain: Gain, metric: MetricSpec) -> str:
+def _describe_difference(gain: Gain, metric: MetricSpec, *, bad: bool) -> str:
     value, interval = gain.absolute.value, gain.absolute.interval
-    if value is None:
-        return "absent"
-    ends = "no interval" if interval is None else " to ".join(
-        format_score(end, metric, "+") for end in (interval.lower, interval.upper)
-    )  # fmt: skip
-    return f"{format_score(value, metric, '+')} ({ends})"
+    number = "absent"
+    if value is not None:
+        unit = f" {metric.unit}" if metric.unit else ""
+        ends = "no interval" if interval is None else " to ".join(
+            format_score(end, metric, "+") for end in (interval.lower, interval.upper)
+        )  # fmt: skip
+        number = f"{format_score(value, metric, '+')}{unit} ({ends})"
+    return f"{'not beaten: ' if bad else ''}{number} in {metric.title}"
 
 
 def _get_shift(result: CheckAnalysis) -> tuple[Estimate, float | None]:

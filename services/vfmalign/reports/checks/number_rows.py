@@ -60,10 +60,10 @@ def list_numbers(result: CheckAnalysis) -> list[NumberRow]:
         difference_note += f"; smallest relevant difference {metric.smallest_difference:g}{difference_unit}"
     for name, gain in gains:
         rows.append(_row(f"relative gain over {name}", gain.relative_percent, _gain_note(gain), unit=" %"))
-        rows.append(_row(f"difference to {name}", gain.absolute, difference_note, unit=difference_unit))
+        rows.append(_row(f"your model minus {name}", gain.absolute, difference_note, unit=difference_unit))
     naive = result.naive_baseline
     note = f"{naive.prediction}: {_gain_note(naive.gain)}"
-    label = f"difference to naive baseline{' ‡' if naive.not_beaten else ''}"
+    label = f"your model minus naive baseline{' ‡' if naive.not_beaten else ''}"
     rows.append(_row(label, naive.gain.absolute, note, unit=difference_unit))
     return rows
 

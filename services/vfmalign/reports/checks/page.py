@@ -107,7 +107,8 @@ def _list_reused(report: CheckReport) -> list[tuple[str, str]]:
     for number, (of_seed, networks) in enumerate(seeds, start=1):
         for network in networks:
             key = network.network if number == 1 else f"{network.network}_s{number}"
-            if (job := report.run.trained_by.get(key, network.job_id)) != network.job_id:
+            job = report.run.trained_by.get(key, network.job_id)
+            if not job.startswith(network.job_id):  # its own, or the trial of its recipe
                 reused.append((plots.NETWORK_LABELS[network.network] + of_seed, job))
     return reused
 

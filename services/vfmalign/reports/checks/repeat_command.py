@@ -18,13 +18,15 @@ def write_repeat_command(spec: CheckSpec) -> str:
     Empty where the command line has no option for what the request holds: the API takes `checks/<id>/spec.json`.
     """
     unsupported = (
-        spec.scratch_recipe, spec.specialised_recipe, spec.shuffled_labels, spec.recipe.warmup_fraction is not None,
+        spec.scratch_recipe, spec.specialised_recipe, spec.shuffled_labels, spec.random_weights,
+        spec.recipe.warmup_fraction is not None,
     )  # fmt: skip
     if any(unsupported):
         return ""
     defaults = CheckSpec(model_id=spec.model_id, dataset_id=spec.dataset_id, task=spec.task)
     numbers = {
         "--seed": spec.seed,
+        "--random-seeds": spec.random_seeds or None,
         "--seeds": None if spec.seeds == defaults.seeds else spec.seeds,
         "--permutations": None if spec.permutations == defaults.permutations else spec.permutations,
         "--bootstrap": None if spec.bootstrap_resamples == defaults.bootstrap_resamples else spec.bootstrap_resamples,

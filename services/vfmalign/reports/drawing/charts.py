@@ -16,7 +16,7 @@ from vfmalign.client.formatting import format_number, to_natural_order
 from vfmalign.client.messages.common import Estimate
 from vfmalign.reports.drawing.inline_svg import Axis, make_element, make_figure
 
-ROW_HEIGHT = 42
+ROW_HEIGHT = 58
 MAX_LAYER_LABELS = 44
 """Characters of the layers' names that fit beside each other on a telephone."""
 MAX_ZOOM = 2.5
@@ -210,8 +210,8 @@ def _draw_forest_row(axis: Axis, row: ForestRow, top: int, band: float, *, main:
     """Draws the texts of a row and, below them, its interval before the band and the line at zero."""
     style = " ".join(filter(None, ("strong" if main else "", "bad" if row.bad else ""))) or None
     yield make_element("text", row.label, x="0%", y=top + 14, class_=style)
-    yield make_element("text", row.text, x="100%", y=top + 14, class_=style, text_anchor="end")
-    upper, y, lower = top + 19, top + 29, top + 39
+    yield make_element("text", row.text, x="0%", y=top + 30, class_=style)
+    upper, y, lower = top + 35, top + 45, top + 55
     if band:
         yield make_element("rect", x=axis.place(-band), y=upper, width=axis.width(-band, band), height=lower - upper,
                            class_="band")  # fmt: skip

@@ -57,6 +57,7 @@ def _to_row(cell: Cell) -> dict[str, object]:
         "rpg_specialised_upper": cell.gain.interval.upper if cell.gain.interval else None,
         "difference_specialised": cell.gain_difference.value,
         "smallest_difference": cell.metric.smallest_difference, "verdict": cell.verdict.label,
+        "pretraining": cell.pretraining.label if cell.pretraining else None,
         "rpg_scratch": cell.gain_scratch.value,
         "steps_to_95": cell.steps_to_95.value, "censored": cell.steps_to_95.censored, "budget": cell.budget,
         "share_of_steps": None if share is None or cell.steps_to_95.censored else share,

@@ -78,7 +78,17 @@ def _check_shapes(plan: JobPlan, stride_DHW: tuple[int, int, int]) -> None:
 
 
 def _starting_encoder(store: ObjectStore, plan: JobPlan, device: torch.device) -> Encoder:
-    if plan.parent is not None:
-        return load_card_encoder(store, plan.parent, device)
-    state = random_state(plan.architecture, derive_seed(plan.spec.seed, "encoder"))
-    return build_encoder(plan.architecture, state, device)
+    if plan.spec.initial_seed is not None:  # as features of random weights are drawn
+        return build_encoder(plan.architecture, random_state(plan.architecture, plan.spec.initial_seed), device)
+    drawn = random_state(plan.architecture, derive_seed(plan.spec.seed, "encoder"))
+    if plan.parent is None:
+        return build_encoder(plan.architecture, drawn, device)
+    encoder = load_card_encoder(store, plan.parent, device)
+    if all(torch.equal(tensor.cpu(), drawn[name]) for name, tensor in encoder.state_dict().items()):
+        raise BadOption(
+            f"the weights of {plan.parent.id} are the random ones that seed {plan.spec.seed} draws",
+            field="model_id",
+            remedy="import the pretrained weights, or run the check of an untrained network with `--control "
+            "random-weights`",
+        )
+    return encoder

@@ -2,7 +2,7 @@
 
 import pytest
 
-from vfmalign.analysis.experiments.cells import get_shift_variants, make_cell, standard_error
+from vfmalign.analysis.experiments.cells import Cell, get_shift_variants, make_cell, standard_error
 from vfmalign.client.messages.common import Estimate, Interval, absent
 from vfmalign.client.messages.mmd import ShiftResult, TopChannels
 from vfmalign.core.domain.errors import InvalidInput
@@ -40,12 +40,25 @@ def test_a_cell_holds_the_check_s_numbers(cell, make_report):
     assert built.shift == result.shift.get_layer("stages.3").standardised.mmd2
     assert built.shift_ratio == result.shift_ratio["stages.3"]
     assert built.gain == result.rpg_specialised.relative_percent
+    assert (built.verdict, built.pretraining) == (result.verdict, result.pretraining)
+    assert (built.gain_difference, built.scratch_difference) == (
+        result.rpg_specialised.absolute,
+        result.rpg_scratch.absolute,
+    )
     assert built.steps_to_95 == result.network("pretrained").convergence.steps_to_95
     assert (built.budget, built.weight_change) == (120, 0.0421)
     assert [curve.network for curve in built.curves] == ["pretrained", "scratch", "specialised"]
-    assert set(built.scores) == {"pretrained", "specialised"}
+    assert set(built.scores) == {"pretrained", "specialised", "scratch"}
     assert built.scores["pretrained"][0].values == {"lesion_dice": 0.5}
     assert not any(built.flags.model_dump().values())
+
+
+def test_a_cell_of_an_earlier_version_has_no_answer_on_pretraining(cell):
+    fields = cell().model_dump(mode="json", exclude={"pretraining", "scratch_difference", "scores"})
+    scores = cell().model_dump(mode="json")["scores"]
+    read = Cell.model_validate(fields | {"scores": {name: scores[name] for name in ("pretrained", "specialised")}})
+    assert (read.pretraining, read.scratch_difference) == (None, None)
+    assert cell(pretraining=None).pretraining is None, "from the stored result of such a version"
 
 
 def test_flags_are_those_of_the_check(cell, make_report):
@@ -103,7 +116,7 @@ def test_standard_error_comes_back_from_student_s_interval():
 
 
 def test_inputs_that_do_not_match_are_rejected(cell):
-    with pytest.raises(InvalidInput, match="no test scores of specialised"):
+    with pytest.raises(InvalidInput, match="no test scores of specialised, scratch"):
         cell(scores={"pretrained": SCORES["pretrained"]})
     with pytest.raises(InvalidInput, match="is of segmentation"):
         cell(task="distortion")

@@ -29,10 +29,10 @@ def draw(mean, rng, patients=12, seeds=3):
     return values + rng.normal(0, 0.1, patients)
 
 
-def estimate(network, baseline, metric=DICE, level=0.95, **fields):
+def estimate(network, baseline, metric=DICE, level=0.95, *, another_draw=False, **fields):
     every = [[scores(row, metric.name, **fields) for row in rows] for rows in (network, baseline)]
     pairs = pair_seeds(*every, metric.name)
-    return estimate_crossed_gain(pairs, metric, level=level)
+    return estimate_crossed_gain(pairs, metric, level=level, another_draw=another_draw)
 
 
 def test_the_difference_has_the_crossed_interval_of_the_paired_networks():
@@ -70,6 +70,42 @@ def test_more_seeds_that_scatter_widen_the_interval_of_patients_alone():
     assert first.absolute.value == pytest.approx(second.absolute.value)
     assert width(second) > 2 * width(first)
     assert second.variance.network.seed > first.variance.network.seed
+
+
+def test_another_draw_widens_every_interval_and_is_stated():
+    rng = np.random.default_rng(12)
+    network, random = draw(0.6, rng), draw(0.5, rng, seeds=6)
+    narrow, wide = (estimate(network, random, another_draw=another) for another in (False, True))
+    assert (wide.variance.seeds, wide.variance.baseline_seeds) == (3, 6)
+    assert wide.baseline == pytest.approx(random.mean())
+    assert wide.absolute.value == narrow.absolute.value
+    assert wide.variance.another_draw == pytest.approx(np.var(random.mean(axis=1), ddof=1))
+    added = wide.variance.standard_error**2 - narrow.variance.standard_error**2
+    assert added == pytest.approx(wide.variance.another_draw)
+    assert narrow.variance.another_draw == 0.0
+    expected = analyse_crossed([network, -random], correct_skewness=True, another_draw=True)
+    interval = expected.get_interval(wide.absolute.value, 0.95)
+    assert (wide.absolute.interval.lower, wide.absolute.interval.upper) == pytest.approx(
+        (interval.lower, interval.upper)
+    )
+    for inner, outer in (
+        (narrow.equivalence_interval, wide.equivalence_interval),
+        (narrow.relative_percent.interval, wide.relative_percent.interval),
+    ):
+        assert outer.lower < inner.lower
+        assert inner.upper < outer.upper
+
+
+def test_another_draw_widens_the_equivalence_interval_of_two_classes():
+    rng = np.random.default_rng(13)
+    positives = np.arange(40) < 15
+    seeds = [np.array([[-0.2], [0.0], [0.2]]) * positives, 0.0]  # the random weights differ between seeds
+    random, network = (0.5 + 0.2 * positives + seed + rng.normal(0, 0.15, (3, 40)) for seed in seeds)
+    narrow, wide = (
+        estimate(network, random, AUROC, positives=positives, another_draw=another).equivalence_interval
+        for another in (False, True)
+    )
+    assert wide.upper - wide.lower > 1.2 * (narrow.upper - narrow.lower)
 
 
 def test_the_relative_gain_has_the_interval_of_the_delta_method():

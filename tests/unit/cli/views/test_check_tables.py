@@ -31,7 +31,6 @@ def row(text: str, first: str) -> str:
 
 def test_the_summary_holds_every_number_of_the_check(finished_check: Check, show: Any) -> None:
     text = show(show_check(finished_check, Path("reports/c1.html")))
-    assert "verdict inconclusive" in text
     assert "Gain in lesion Dice on test (higher is better, smallest relevant difference 0.01)" in text
     assert "the interval includes zero" in text
     assert row(text, "stages.3 *").split() == [
@@ -39,8 +38,8 @@ def test_the_summary_holds_every_number_of_the_check(finished_check: Check, show
         "0.500", "0.750",
     ]  # fmt: skip
     assert "† " in row(text, "stages.0") + " "
-    assert "+3.50 % [−2.00, +9.00]" in row(text, "specialised (rpg_specialised)")
-    assert "–" in row(text, "scratch (rpg_scratch)")
+    assert "+3.50 % [−2.00, +9.00]" in row(text, "the specialised network")
+    assert "–" in row(text, "the same network from random weights")
     assert "the baseline is under the floor" in text
     assert row(text, "steps to 95 %").split()[-1] == "72"
     assert "> 120" in row(text, "steps to the specialised")
@@ -50,13 +49,32 @@ def test_the_summary_holds_every_number_of_the_check(finished_check: Check, show
     assert "reports/c1.html" in text
 
 
+def test_an_old_result_of_one_seed_keeps_its_label_and_has_no_answer_on_pretraining(
+    finished_check: Check, show: Any
+) -> None:
+    lines = show(show_check(with_changes(finished_check, {"result.verdict": "gain"}))).splitlines()
+    assert lines[0] == "the interval includes zero"
+    assert lines[1] == ("Check c1 (segmentation): verdict gain, pretraining not assessed (1 training of each network)")
+    assert not any(line.startswith("Pretraining:") for line in lines)
+
+
+def test_both_answers_come_first_and_their_reasons_below(decided_check: Check, show: Any) -> None:
+    lines = show(show_check(decided_check)).splitlines()
+    assert decided_check.result is not None
+    assert lines[0] == decided_check.result.summary
+    assert lines[1] == "Check c1 (segmentation): verdict inconclusive, pretraining gain"
+    assert "Verdict: the interval includes zero." in lines
+    assert "Pretraining: the interval lies above zero." in lines
+
+
 def test_a_check_in_brief_has_five_numbers_its_cautions_and_its_report(finished_check: Check, show: Any) -> None:
     assert finished_check.result is not None
     lines = show(summarise_check(finished_check, finished_check.result, Path("reports/c1.html"))).splitlines()
     assert len(lines) <= 12
     text = "\n".join(lines)
     assert "verdict inconclusive" in text
-    assert row(text, "gain in lesion Dice over the specialised network").split("network")[1].strip()[0] in "+-"
+    specialised = row(text, "lesion Dice, your model minus the specialised network")
+    assert specialised.split("network")[1].strip() == "+0.0200 [−0.0100, +0.0500]"
     assert "0.250 [0.240, 0.260]" in row(text, "shift: MMD² of stages.3 before and after")
     assert row(text, "  as a share of that of random weights").split()[-1] == "0.500"
     assert "72 of" in row(text, "steps to 95 %")
@@ -71,7 +89,7 @@ def test_a_check_in_brief_says_why_a_gain_has_no_interval(finished_check: Check,
     ).result
     assert changed is not None
     text = show(summarise_check(finished_check, changed, Path("reports/c1.html")))
-    assert row(text, "gain in lesion Dice over random").split()[-1] == "+0.00"
+    assert row(text, "lesion Dice, your model minus the same network").split()[-1] == "+0.00"
     assert f"– {reason}" in text
 
 
@@ -133,11 +151,11 @@ def test_a_comparison_shows_the_caution_about_excluded_channels_that_move(show: 
 
 def test_a_naive_baseline_that_is_not_beaten_is_marked(finished_check: Check, show: Any) -> None:
     text = show(show_check(finished_check))
-    assert "+0.0500 [+0.0100, +0.0800]" in row(text, "naive baseline ")
+    assert "+0.0500 [+0.0100, +0.0800]" in row(text, "the naive baseline ")
     assert "naive baseline: each voxel's commonest class" in text
     assert "¶" not in text
     text = show(show_check(with_changes(finished_check, {"result.naive_baseline_not_beaten": True})))
-    assert row(text, "naive baseline¶")
+    assert row(text, "the naive baseline¶")
     assert "¶ the fine-tuned model does not beat the naive baseline." in text
 
 
@@ -193,26 +211,25 @@ def test_a_stage_that_did_not_end_has_no_seconds(finished_check: Check, show: An
 
 
 def test_a_job_that_waited_for_a_place_shows_its_own_time(finished_check: Check, show: Any) -> None:
-    seed = finished_check.spec.seed
-    text = show(show_check(finished_check, jobs=[job_that_took(10.5, seed)]))
+    text = show(show_check(finished_check, jobs=[job_that_took(10.5)]))
     assert row(text, "job_pretrained").split() == ["job_pretrained", "1", "31.2", "10.5"]
 
 
-def test_a_job_of_a_further_seed_belongs_to_a_stage_of_its_own(finished_check: Check, show: Any) -> None:
-    names = ("job_pretrained", "job_pretrained_s2")
+def test_a_job_of_a_further_seed_or_of_a_trial_belongs_to_a_stage_of_its_own(finished_check: Check, show: Any) -> None:
+    names = ("job_pretrained", "job_pretrained_s2", "job_pretrained_r1")
     stages = [CheckStage(name=name, attempts=1, seconds=40.0, end_time=TIME) for name in names]
-    seed = finished_check.spec.seed
-    jobs = [job_that_took(10.0, seed), job_that_took(20.0, seed + 1)]
+    jobs = [job_that_took(5.0, "-r1"), job_that_took(10.0), job_that_took(20.0, "-s2")]
     text = show([show_stages(finished_check.model_copy(update={"stages": tuple(stages)}), jobs)])
     assert row(text, "job_pretrained ").split() == ["job_pretrained", "1", "40.0", "10.0"]
     assert row(text, "job_pretrained_s2").split() == ["job_pretrained_s2", "1", "40.0", "20.0"]
+    assert row(text, "job_pretrained_r1").split() == ["job_pretrained_r1", "1", "40.0", "5.0"]
 
 
-def job_that_took(seconds: float, seed: int) -> Job:
+def job_that_took(seconds: float, suffix: str = "") -> Job:
     """A job of the pretrained network that waited for 20 s before it trained."""
     return Job(
-        job_id=f"j{seed}",
-        spec=JobSpec(kind="finetune", dataset_id="d1", network="pretrained", seed=seed),
+        job_id=f"c1-pretrained{suffix}",
+        spec=JobSpec(kind="finetune", dataset_id="d1", network="pretrained"),
         state="succeeded",
         create_time=TIME,
         start_time=TIME + timedelta(seconds=20),

@@ -60,6 +60,13 @@ def test_every_validation_is_shown_once(output: Output, said: Said) -> None:
     assert lines[2].split() == ["scratch", "epoch", "2/5", "loss", "1.0000", "validation", "Dice", "0.2000"]
 
 
+def test_trainings_of_one_network_are_told_apart(output: Output, said: Said) -> None:
+    with View(output) as view:
+        for name in ("c1-scratch-r2", "c1-scratch", "c1-scratch-s2"):
+            view.show_job(job(0).model_copy(update={"job_id": name}))
+    assert [line.split()[0] for line in said()] == ["scratch-r2", "scratch", "scratch-s2"]
+
+
 def test_in_brief_a_job_has_one_line_at_its_end_and_short_stages_have_none(output: Output, said: Said) -> None:
     times = {"start_time": TIME, "end_time": TIME + timedelta(seconds=31)}
     validate = CheckStage(name="validate", attempts=1, seconds=0.25, end_time=TIME)

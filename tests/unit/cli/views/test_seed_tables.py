@@ -92,6 +92,7 @@ def test_every_seed_their_mean_and_spread_are_shown(finished_check: Check, show:
 def test_components_are_standard_deviations_and_zeros_are_marked(finished_check: Check, show: Any) -> None:
     text = show(show_check(of_two_seeds(finished_check)))
     assert line(text, "0*", "0.200").split() == ["pretrained", "0*", "0.200", "0.100"]
+    assert "another draw" not in text
     assert line(text, "difference to specialised", "0.0310").split()[-5:] == [
         "0.0500",
         "0.0100",
@@ -99,6 +100,17 @@ def test_components_are_standard_deviations_and_zeros_are_marked(finished_check:
         "0.0310",
         "2.60",
     ]
+
+
+def test_another_draw_of_random_weights_has_a_row(finished_check: Check, show: Any) -> None:
+    check = of_two_seeds(finished_check)
+    assert check.result is not None
+    assert check.result.rpg_specialised.variance is not None
+    variance = check.result.rpg_specialised.variance.model_copy(update={"another_draw": 0.0025})
+    scratch = check.result.rpg_scratch.model_copy(update={"variance": variance})
+    result = check.result.model_copy(update={"rpg_scratch": scratch})
+    text = show(show_check(check.model_copy(update={"result": result})))
+    assert line(text, "another draw of scratch").split()[-1] == "0.0500"
 
 
 def test_a_mean_that_is_absent_has_its_reason(finished_check: Check, show: Any) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from vfmalign.client.messages.checks import CheckSpec
 from vfmalign.client.messages.jobs import Recipe
-from vfmalign.client.recipes import get_recipe
+from vfmalign.client.recipes import get_recipe, get_second_recipe
 from vfmalign.core.domain.errors import BadOption
 from vfmalign.core.domain.recipes import get_finetuning_recipe
 from vfmalign.finetuning.checks.request import check_spec
@@ -24,15 +24,27 @@ def test_a_field_that_is_set_replaces_the_presets_and_no_other():
     assert get_recipe(spec, "pretrained") == preset.model_copy(update={"learning_rate": 0.0})
 
 
-def test_baselines_share_the_budget_and_keep_their_own_rates():
+def test_both_arms_have_one_recipe_and_the_specialised_network_keeps_its_rates_within_their_budget():
     spec = make_spec(
         recipe=Recipe(preset="demo", epochs=3, batch_size=5, learning_rate=0.5, patch_shape_dhw=(8, 32, 32))
     )
-    for network in ("scratch", "specialised"):
-        own, preset = get_recipe(spec, network), get_finetuning_recipe(network, "segmentation", "demo")
-        assert (own.epochs, own.batch_size, own.patch_shape_dhw) == (3, 5, (8, 32, 32))
-        assert own.steps_per_epoch == get_recipe(spec, "pretrained").steps_per_epoch
-        assert (own.learning_rate, own.layer_decay) == (preset.learning_rate, 1.0)
+    assert get_recipe(spec, "scratch") == get_recipe(spec, "pretrained")
+    assert get_second_recipe(spec) is None
+    own, preset = get_recipe(spec, "specialised"), get_finetuning_recipe("specialised", "segmentation", "demo")
+    assert (own.epochs, own.batch_size, own.patch_shape_dhw) == (3, 5, (8, 32, 32))
+    assert own.steps_per_epoch == get_recipe(spec, "pretrained").steps_per_epoch
+    assert (own.learning_rate, own.layer_decay) == (preset.learning_rate, 1.0)
+
+
+def test_the_second_recipe_has_the_rates_of_random_weights_and_the_budget_of_the_first():
+    spec = make_spec(recipe=Recipe(preset="demo", epochs=3, batch_size=5, probe_steps=(16,)))
+    second, preset = get_second_recipe(spec), get_finetuning_recipe("scratch", "segmentation", "demo")
+    first = get_recipe(spec, "scratch")
+    assert second == preset.model_copy(update={"epochs": 3, "batch_size": 5})
+    assert (first.learning_rate, first.probe_steps) == (get_recipe(spec, "pretrained").learning_rate, ())
+    assert first.learning_rate != second.learning_rate
+    assert get_second_recipe(spec, (24, 16, 40)).patch_shape_dhw == (16, 16, 32)
+    assert get_second_recipe(make_spec(recipe=spec.recipe, scratch_recipe=Recipe())) is None
 
 
 def test_patches_of_a_preset_fit_the_models_input_and_those_of_a_request_stay():
@@ -83,17 +95,27 @@ def test_a_patch_shape_has_three_axes():
     assert caught.value.field == "spec.recipe.patch_shape_dhw"
 
 
-def test_one_seed_is_the_default():
-    assert make_spec().seeds == 1
-    message = make_spec(seeds=3).to_proto()
+def test_three_seeds_are_the_default():
+    assert make_spec().seeds == 3
+    message = make_spec(seeds=1).to_proto()
     message.ClearField("seeds")
-    assert CheckSpec.from_proto(message).seeds == 1
+    assert CheckSpec.from_proto(message).seeds == 3
 
 
 def test_seeds_beyond_the_largest_are_refused():
     check_spec(make_spec(seed=2**63 - 3, seeds=3))
     with pytest.raises(BadOption, match="3 seeds from 9223372036854775806 exceed"):
         check_spec(make_spec(seed=2**63 - 2, seeds=3))
+    with pytest.raises(BadOption, match="4 seeds from 9223372036854775805 exceed"):
+        check_spec(make_spec(seed=2**63 - 3, seeds=3, random_seeds=4))
+
+
+def test_random_weights_are_trained_at_least_as_often_as_the_model():
+    for random_seeds in (0, 3, 6):
+        check_spec(make_spec(random_seeds=random_seeds))
+    with pytest.raises(BadOption, match="2 trainings from random weights are fewer than 3 seeds") as caught:
+        check_spec(make_spec(random_seeds=2))
+    assert (caught.value.field, caught.value.remedy) == ("random_seeds", "choose at least 3, or leave it out")
 
 
 def test_a_stored_spec_without_parameters_keeps_its_content_and_digest():

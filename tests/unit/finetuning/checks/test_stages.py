@@ -1,33 +1,70 @@
-"""The graph of a check: its stages in order, what each waits for, and what is invalid when an output differs."""
+"""The graph of a check: its stages in order, what each waits for, and what is invalid when an output differs.
+
+And the stage that chooses between two recipes.
+"""
 
 import re
 from fnmatch import fnmatch
+from types import SimpleNamespace
 
 import pytest
 
+from vfmalign.client.messages.checks import CheckSpec
+from vfmalign.client.messages.jobs import Recipe
+from vfmalign.client.recipes import get_recipe, get_second_recipe
+from vfmalign.core.domain.jobs import JobProgress, JobResult, MetricSpec
 from vfmalign.finetuning.checks import stages as module
-from vfmalign.finetuning.checks.artifacts import get_readers
+from vfmalign.finetuning.checks.artifacts import Outputs, get_readers
 from vfmalign.finetuning.checks.reporting import all_stages
+from vfmalign.finetuning.checks.stages import Validated
+from vfmalign.finetuning.checks.trainings import list_trials
+from vfmalign.finetuning.jobs.request import NETWORKS
 
 SEEDS = (1, 2, 3)
 EVERY_FEATURE = ("features_reference", "features_before", "features_random")
+TRIALS = ["job_pretrained_r1", "job_scratch_r1", "job_pretrained_r2", "job_scratch_r2"]
 
 
-def get_readers_of(name, seeds):
-    readers = get_readers(all_stages(seeds), name)
+def list_stages(seeds, *, trials=False, **fields):
+    recipe = Recipe() if trials else Recipe(learning_rate=1e-3)
+    return all_stages(
+        CheckSpec(model_id="m", dataset_id="d", task="segmentation", seeds=seeds, recipe=recipe, **fields)
+    )
+
+
+def get_readers_of(name, seeds, **options):
+    readers = get_readers(list_stages(seeds, **options), name)
     assert len(set(readers)) == len(readers)
     return set(readers)
 
 
-def test_a_check_with_one_seed_has_the_same_stages_as_ever():
-    assert [stage.name for stage in all_stages(1)] == [
-        "validate", "features_reference", "features_before", "features_random", "job_pretrained", "job_scratch",
-        "job_specialised", "features_after", "mmd", "measures", "probes", "report",
+def test_the_stages_of_a_check_with_one_seed():
+    names = [stage.name for stage in list_stages(1)]
+    assert names == [
+        "validate", "features_reference", "features_before", "features_random", "recipe", "job_pretrained",
+        "job_scratch", "job_specialised", "features_after", "mmd", "measures", "probes", "report",
     ]  # fmt: skip
+    assert [stage.name for stage in list_stages(1, trials=True)] == names[:4] + TRIALS + names[4:]
+
+
+def test_a_recipe_is_chosen_after_its_trials_and_before_the_trainings():
+    stages = {stage.name: stage for stage in list_stages(1, trials=True)}
+    assert stages["recipe"].reads == ("validate", *TRIALS)
+    assert all(stages[name].reads == ("validate",) for name in TRIALS)
+    assert stages["job_pretrained"].reads == ("validate", "recipe")
+    everything_later = {"recipe", *(f"job_{network}" for network in NETWORKS), "probes", "report"}
+    assert get_readers_of("job_scratch_r1", 1, trials=True) == everything_later | {"features_after", "mmd", "measures"}
+
+
+def test_further_trainings_from_random_weights_have_no_features_and_the_report_reads_them():
+    stages = list_stages(2, random_seeds=3)
+    fewer = {stage.name for stage in list_stages(2)}
+    assert [stage.name for stage in stages if stage.name not in fewer] == ["job_scratch_s3"]
+    assert "job_scratch_s3" in stages[-1].reads
 
 
 def test_every_seed_adds_jobs_features_after_and_mmd_and_the_report_reads_them_all():
-    first, second = all_stages(1), all_stages(2)
+    first, second = list_stages(1), list_stages(2)
     added = [stage.name for stage in second if stage.name not in {stage.name for stage in first}]
     assert added == ["job_pretrained_s2", "job_scratch_s2", "job_specialised_s2", "features_after_s2", "mmd_s2"]
     assert {"mmd", "mmd_s2", "job_scratch_s2", "job_specialised_s2"} <= set(second[-1].reads)
@@ -36,9 +73,10 @@ def test_every_seed_adds_jobs_features_after_and_mmd_and_the_report_reads_them_a
     assert stages["mmd_s2"].artifact == "mmd_s2.json"
 
 
+@pytest.mark.parametrize("trials", [False, True])
 @pytest.mark.parametrize("seeds", SEEDS)
-def test_every_stage_comes_after_those_that_it_names_and_only_the_report_is_last(seeds):
-    stages, earlier = all_stages(seeds), set()
+def test_every_stage_comes_after_those_that_it_names_and_only_the_report_is_last(seeds, trials):
+    stages, earlier = list_stages(seeds, trials=trials), set()
     for stage in stages:
         assert {*stage.reads, *stage.after, *stage.follows} <= earlier, stage.name
         earlier.add(stage.name)
@@ -65,13 +103,14 @@ def test_a_lost_output_invalidates_what_was_computed_from_it_alone(seeds):
         assert get_readers_of(after, seeds) == {mmd, "report"} | first
         assert get_readers_of(mmd, seeds) == {"report"} | first
     assert get_readers_of("measures", seeds) == get_readers_of("probes", seeds) == {"report"}
-    assert get_readers_of("validate", seeds) == {stage.name for stage in all_stages(seeds)} - {"validate"}
+    assert get_readers_of("validate", seeds) == {stage.name for stage in list_stages(seeds)} - {"validate"}
     assert get_readers_of("report", seeds) == set()
 
 
+@pytest.mark.parametrize("trials", [False, True])
 @pytest.mark.parametrize("seeds", SEEDS)
-def test_jobs_and_probes_wait_for_features_and_probes_for_no_job(seeds):
-    for stage in all_stages(seeds):
+def test_jobs_and_probes_wait_for_features_and_probes_for_no_job(seeds, trials):
+    for stage in list_stages(seeds, trials=trials):
         if stage.training is not None:
             assert stage.after == EVERY_FEATURE
         if stage.name == "probes":
@@ -81,11 +120,11 @@ def test_jobs_and_probes_wait_for_features_and_probes_for_no_job(seeds):
 
 
 def test_the_drawing_shows_each_stage_in_the_column_in_which_it_can_begin():
-    columns, probes = re.findall(r"^ {4,}(?:\S.*)?(?:validate|↘).*$", module.__doc__, flags=re.MULTILINE)
-    patterns = [re.findall(r"[\w*]+", column) for column in columns.split("→")]
-    assert re.search(r"↘ probes, while the pretrained network trains ↗", probes)
+    drawing, probes = re.search(r"^ {4}(validate .*?)\n +(↘.*?)$", module.__doc__, re.MULTILINE | re.DOTALL).groups()
+    patterns = [re.findall(r"[\w*]+", column) for column in drawing.split("→")]
+    assert probes == "↘ probes, while the pretrained network trains ↗"
     levels = {}
-    for stage in all_stages(1):
+    for stage in list_stages(1, trials=True):
         levels[stage.name] = 1 + max((levels[name] for name in (*stage.reads, *stage.after)), default=-1)
     drawn = {
         name: next(level for level, column in enumerate(patterns) if any(fnmatch(name, one) for one in column))
@@ -94,3 +133,59 @@ def test_the_drawing_shows_each_stage_in_the_column_in_which_it_can_begin():
     }
     assert levels == drawn | {"probes": levels["job_pretrained"]}
     assert all(any(fnmatch(name, one) for name in levels) for column in patterns for one in column)
+
+
+SPEC = CheckSpec(model_id="m", dataset_id="d", task="segmentation", recipe=Recipe(preset="demo", probe_steps=(16,)))
+
+
+def make_trial(trial, score, metric):
+    """The result of a trial whose best validation score is not that of the last epoch."""
+    scores = (0.0, score, 0.5)
+    curve = tuple(
+        JobProgress(
+            epoch=epoch, epochs=2, step=epoch, steps=2, train_loss=None, validation_score=one, elapsed_seconds=1.0
+        )
+        for epoch, one in enumerate(scores)
+    )
+    return JobResult(
+        job_id=trial.job_id("c"), metrics=(metric,), primary_metric="m", curve=curve, selected_epoch=1, selected_step=1,
+        test_scores=(), weight_change=None, parameters=1, device="cpu", stage_seconds={}, processor_seconds=0.0,
+        software={},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("scores", "higher_is_better", "chosen"),
+    [
+        ((0.6, 0.2, 0.5, 0.4), True, 2),
+        ((0.6, 0.2, 0.5, 0.4), False, 1),
+        ((0.7, 0.4, 0.8, 0.2), True, 1),
+        ((0.7, 0.4, 0.8, 0.2), False, 2),
+        ((0.5, 0.25, 0.25, 0.5), True, 1),
+        ((0.5, 0.25, 0.25, 0.5), False, 1),
+    ],
+)
+async def test_the_recipe_with_the_better_mean_of_both_arms_is_chosen_and_a_tie_keeps_the_first(
+    scores, higher_is_better, chosen
+):
+    metric = MetricSpec(name="m", unit="", higher_is_better=higher_is_better, floor=0.1)
+    recipes = {network: get_recipe(SPEC, network) for network in NETWORKS}
+    second = get_second_recipe(SPEC)
+    valid = Validated.model_construct(recipes=recipes, second_recipe=second)
+    trials = list_trials(SPEC)
+    results = {trial.stage: make_trial(trial, score, metric) for trial, score in zip(trials, scores, strict=True)}
+    context = SimpleNamespace(check=SimpleNamespace(request=SPEC))
+    found = await module._choose_recipe(context, Outputs({"validate": valid, **results}))
+    assert found.recipes["scratch"] == (second if chosen == 2 else recipes["scratch"])
+    assert found.recipes["pretrained"] == found.recipes["scratch"].model_copy(update={"probe_steps": (16,)})
+    assert found.recipes["specialised"] == recipes["specialised"]
+    assert found.trials == {trial.stage: score for trial, score in zip(trials, scores, strict=True)}
+
+
+async def test_without_trials_the_recipes_of_the_request_are_used():
+    check = SPEC.model_copy(update={"scratch_recipe": Recipe(preset="demo")})
+    recipes = {network: get_recipe(check, network) for network in NETWORKS}
+    context = SimpleNamespace(check=SimpleNamespace(request=check))
+    found = await module._choose_recipe(context, Outputs({"validate": Validated.model_construct(recipes=recipes)}))
+    assert (found.recipes, found.trials) == (recipes, {})
+    assert found.recipes["scratch"].learning_rate != found.recipes["pretrained"].learning_rate

@@ -2,10 +2,11 @@
 
 import hashlib
 import re
+from types import SimpleNamespace
 
 import pytest
 
-from vfmalign.client.messages.checks import CheckSpec
+from vfmalign.client.messages.checks import CheckSpec, TrainingPlan
 from vfmalign.client.messages.experiments import ExperimentSpec, SmallestDifference
 from vfmalign.client.messages.jobs import JobSpec, Recipe
 from vfmalign.client.recipes import get_recipe
@@ -46,6 +47,7 @@ def make_spec(**fields):
     return ExperimentSpec(**values)
 
 
+NO_JOBS = SimpleNamespace(find_trained=lambda digests: set())
 PINNED = PinnedInputs(
     dataset_digest="d" * 64, model_sha256=("a" * 64, "b" * 64), primary_metrics=("lesion_dice", "psnr")
 )
@@ -146,7 +148,7 @@ def test_specs_that_can_never_succeed_are_rejected_with_the_field(change, field,
 def test_zero_and_empty_take_the_defaults():
     message = experiment_pb2.ExperimentSpec(model_ids=["m1"], dataset_id="d", tasks=[{"name": "segmentation"}])
     spec = ExperimentSpec.from_proto(message)
-    assert (spec.seeds, spec.max_running, spec.permutations, spec.bootstrap_resamples) == ((0,), 2, 1000, 2000)
+    assert (spec.seeds, spec.max_running, spec.permutations, spec.bootstrap_resamples) == ((0, 1, 2), 2, 1000, 2000)
     assert spec.interval_level == 0.95
 
 
@@ -281,9 +283,9 @@ def test_checks_and_jobs_with_a_wrong_map_are_refused_before_they_are_stored(sto
     stored.write(model_card_key("one-channel"), card("one-channel", modalities=("input",)))
     spec = CheckSpec(model_id="one-channel", dataset_id="d", task="segmentation")
     with pytest.raises(BadOption, match="one-channel takes input") as caught:
-        check_inputs(stored, spec)
+        check_inputs(stored, NO_JOBS, "c", spec)
     assert "--map t2w=input" in caught.value.remedy
-    check_inputs(stored, spec.model_copy(update={"modality_map": {"adc": "input"}}))
+    check_inputs(stored, NO_JOBS, "c", spec.model_copy(update={"modality_map": {"adc": "input"}}))
     job = JobSpec(kind="finetune", model_id="one-channel", dataset_id="d", task="segmentation")
     with pytest.raises(BadOption, match="one-channel takes input"):
         resolve_job(stored, "j", job)
@@ -306,9 +308,11 @@ def test_checks_and_jobs_with_a_wrong_map_are_refused_before_they_are_stored(sto
 )
 def test_checks_that_cannot_succeed_are_refused_before_they_are_stored(stored, changes, error, says):
     spec = CheckSpec(model_id="m1", dataset_id="d", task="segmentation")
-    check_inputs(stored, spec)
+    assert check_inputs(stored, NO_JOBS, "c", spec) == (
+        TrainingPlan(seeds=3, trainings=11, reused=0), TrainingPlan(seeds=1, trainings=5, reused=0)
+    )  # fmt: skip
     with pytest.raises(error, match=says):
-        check_inputs(stored, spec.model_copy(update=changes))
+        check_inputs(stored, NO_JOBS, "c", spec.model_copy(update=changes))
 
 
 def test_a_check_is_created_while_the_store_is_unavailable(stored, monkeypatch):
@@ -316,7 +320,8 @@ def test_a_check_is_created_while_the_store_is_unavailable(stored, monkeypatch):
         raise StoreUnavailable("the object store does not answer", subject="s3://b")
 
     monkeypatch.setattr(type(stored), "get", get)
-    check_inputs(stored, CheckSpec(model_id="m9", dataset_id="d", task="segmentation"))
+    spec = CheckSpec(model_id="m9", dataset_id="d", task="segmentation")
+    assert check_inputs(stored, NO_JOBS, "c", spec) == (), "how many trainings it needs is unknown"
 
 
 def test_jobs_that_cannot_succeed_are_refused_before_they_are_stored(stored):

@@ -73,6 +73,7 @@ class World:
             "model_ids": MODELS,
             "dataset_id": f"d-{uuid.uuid4().hex[:8]}",
             "tasks": TASKS,
+            "seeds": (0,),
             "max_running": 2,
         } | fields
         spec = ExperimentSpec(**values)

@@ -78,6 +78,15 @@ def test_baselines_are_the_same_whatever_model_is_checked_against_them(network):
     assert len({digest_of(network), *different.values()}) == 1 + len(different)
 
 
+def test_the_seed_of_drawn_weights_changes_the_digest_and_its_absence_does_not():
+    """Trainings that are stored keep their digests."""
+    assert digest_of("pretrained", initial_seed=7) != digest_of("pretrained")
+    assert digest_of("pretrained", initial_seed=7) != digest_of("pretrained", initial_seed=8)
+    recipe = get_finetuning_recipe("pretrained", "segmentation", "demo")
+    request = JobSpec(kind="finetune", dataset_id="demo", model_id="vfm", task="segmentation")
+    assert b"initial_seed" not in finetuning_spec("a", request, CARD, "d" * 64, recipe).to_json()
+
+
 def test_the_architecture_is_the_random_networks_own():
     larger = CARD.model_copy(update={"architecture": "profound_conv_tiny"})
     assert digest_of("scratch") != digest_of("scratch", larger)

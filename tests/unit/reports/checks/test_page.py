@@ -192,8 +192,11 @@ def test_marks_where_the_naive_baseline_is_not_beaten(make_report):
     naive_baseline = report.result.naive_baseline
     worse = naive_baseline.gain.model_copy(update={"absolute": Estimate(value=-0.01)})
     html = html_of(make_report(naive_baseline=naive_baseline.model_copy(update={"gain": worse})))
-    assert "naive baseline, not beaten" in html
-    assert "difference to naive baseline ‡" in html
+    assert re.search(
+        r">your model minus the naive baseline</text><text[^>]*>not beaten: −0\.010 \(no interval\) in lesion Dice<",
+        html,
+    )
+    assert "your model minus naive baseline ‡" in html
     assert "Naive baseline not beaten." in html
     cells = html.split("test gland Dice")[1].split("</tr>")[0]
     assert re.findall(r'class="n">([^<]*)<', cells)[3] == "0.660"
@@ -282,7 +285,34 @@ def test_the_verdict_and_the_numbers_name_the_smallest_relevant_difference(make_
     )
     notes = {row.name: row.note for row in list_numbers(report.result)}
     expected = "above zero is better; smallest relevant difference 0.01"
-    assert notes["difference to specialised network"] == notes["difference to random weights"] == expected
+    assert notes["your model minus specialised network"] == notes["your model minus random weights"] == expected
+
+
+def test_the_page_answers_both_questions(make_seeds_report):
+    gain, harm = Verdict(label="gain", reason="the first reason"), Verdict(label="harm", reason="the second reason")
+    html = html_of(make_seeds_report(verdict=gain, pretraining=harm))
+    text = " ".join(" ".join(Outline(html).text).split())
+    assert '<p class="verdict gain">Better than the specialised network (' in html
+    assert ", but worse than the same network without pretraining (" in text
+    assert "Verdict: gain. Pretraining: harm." in text
+    assert "Verdict, against the specialised network: gain. The first reason." in text
+    assert "Does pretraining help: harm. The second reason." in text
+
+
+def test_the_page_of_an_old_result_says_that_pretraining_was_not_assessed(make_seeds_report):
+    report = make_seeds_report(verdict=Verdict(label="gain", reason="why"), pretraining=None)
+    assert b"pretraining" not in report.result.to_json(), "so that its digest stays"
+    text = " ".join(" ".join(Outline(html_of(report)).text).split())
+    assert "; whether pretraining helps was not assessed." in text
+    assert "Verdict: gain. Pretraining: not assessed." in text
+    assert "Does pretraining help: not assessed." in text
+
+
+def test_an_old_gain_of_one_training_does_not_look_like_one(make_report):
+    html = html_of(make_report(verdict=Verdict(label="gain", reason="why"), pretraining=None))
+    assert '<p class="verdict undecided">1 training decides nothing:' in html
+    assert "Verdict: gain. Pretraining: not assessed." in html
+    assert "each network was trained once" in html
 
 
 def test_text_is_escaped(make_report):
@@ -338,9 +368,10 @@ def test_the_verdict_and_the_facts_come_first_and_the_rest_is_folded(make_report
     ]  # fmt: skip
     order = [
         "<h1>Segmentation", "PHANTOM", "12 test patients", "Check check-7f3a", "Phantom rehearsal.",
-        "Pretraining set unknown.", "Few test patients.", "No clear gain: lesion Dice",
+        "Pretraining set unknown.", "Few test patients.",
+        '<p class="verdict undecided">1 training on phantoms decides nothing:',
         "12 test patients are too few for `gain`, which needs at least 17", 'id="forest"', ">mean lesion Dice<",
-        "--require gain",
+        "--require-pretraining gain", "--require gain",
         "<dt>Digests", "<dt>Duration", "<dt>Device", "torch 2.13.0", "checks show check-7f3a --json", "<dt>Repeat",
         'id="shift-scale"', 'id="layer-strip"',
     ]  # fmt: skip
@@ -356,9 +387,10 @@ def test_a_shortened_training_has_a_badge_and_a_caution(make_report):
     assert "Shortened training" not in html_of(make_report())
 
 
-def test_a_rehearsal_says_so_in_place_of_its_intervals(make_report):
-    html = html_of(make_report(verdict=Verdict(label="insufficient_training", reason="4 of the recipe's 4,000 steps")))
-    assert '<p class="verdict insufficient_training">Too little training for a verdict: 4 of the recipe' in html
+def test_a_rehearsal_says_so_in_place_of_its_intervals(make_seeds_report):
+    rehearsal = Verdict(label="insufficient_training", reason="4 of the recipe's 4,000 steps")
+    html = html_of(make_seeds_report(verdict=rehearsal, pretraining=rehearsal))
+    assert '<p class="verdict insufficient_training">No verdict: 4 of the recipe' in html
     assert "12 test patients are too few for" not in html
 
 

@@ -6,7 +6,6 @@ from types import SimpleNamespace
 import pytest
 
 from vfmalign.cli.__main__ import run
-from vfmalign.cli.resources import Resource
 from vfmalign.cli.target import Target
 from vfmalign.client.messages.checks import CheckSpec
 from vfmalign.client.messages.jobs import Recipe
@@ -22,12 +21,12 @@ def read_command(monkeypatch):
     def read(command):
         requests = []
 
-        def create(resource, target, name, spec):
+        def create(name, spec):
             requests.append(spec)
-            return SimpleNamespace(state="queued", to_json_dict=dict)
+            return SimpleNamespace(check_id=name, state="queued", to_json_dict=dict), ()
 
-        monkeypatch.setattr(Resource, "create", create)
-        target = SimpleNamespace(get_command=lambda words: f"vfmalign {words}")
+        client = SimpleNamespace(checks=SimpleNamespace(create_with_plans=create))
+        target = SimpleNamespace(get_command=lambda words: f"vfmalign {words}", run=lambda call: call(client))
         monkeypatch.setattr(Target, "find", lambda home: target)
         monkeypatch.setattr("vfmalign.cli.commands.api.checks.find_dataset", lambda *_: None)
         program, *words = shlex.split(command)
@@ -42,7 +41,8 @@ def read_command(monkeypatch):
     "fields",
     [
         {},
-        {"seed": 2025, "seeds": 3, "permutations": 500, "bootstrap_resamples": 300, "interval_level": 0.9},
+        {"seed": 2025, "permutations": 500, "bootstrap_resamples": 300, "interval_level": 0.9},
+        {"seeds": 5, "random_seeds": 8},
         {"task": "segmentation:label=hippocampus,structure=anterior", "smallest_difference": 0.02},
         {"task": "translation:from=t1w+flair,to=t2w", "modality_map": {"t1w": "input", "flair": "other"}},
         {"layers": ("stages.0", "stages.3")},
@@ -63,7 +63,13 @@ def test_the_command_line_reads_the_same_request(read_command, fields):
 
 
 @pytest.mark.parametrize(
-    "fields", [{"shuffled_labels": True}, {"scratch_recipe": Recipe()}, {"recipe": Recipe(warmup_fraction=0.0)}]
+    "fields",
+    [
+        {"shuffled_labels": True},
+        {"random_weights": True},
+        {"scratch_recipe": Recipe()},
+        {"recipe": Recipe(warmup_fraction=0.0)},
+    ],
 )
 def test_there_is_no_command_where_the_command_line_lacks_an_option(fields):
     assert write_repeat_command(PLAIN.model_copy(update=fields)) == ""

@@ -31,7 +31,7 @@ def estimate_gain(rng, difference):
 
 
 @pytest.fixture
-def make_seeds_report(make_report):
+def make_two_seeds(make_report):
     """Builds a report of two seeds; the second's steps may be replaced."""
 
     def build(**steps):
@@ -58,8 +58,8 @@ def change(network, steps):
     return network.model_copy(update={"job_id": job, "convergence": network.convergence.model_copy(update=steps)})
 
 
-def test_every_seed_their_mean_and_spread_are_rows(make_seeds_report):
-    result = make_seeds_report().result
+def test_every_seed_their_mean_and_spread_are_rows(make_two_seeds):
+    result = make_two_seeds().result
     rows = list_seed_rows(result)
     assert [row.name for row in rows] == ["7", "8", "mean", "standard deviation"]
     assert rows[0].shift == "0.0830 (0.0710 to 0.0950)"
@@ -68,8 +68,8 @@ def test_every_seed_their_mean_and_spread_are_rows(make_seeds_report):
     assert rows[2].steps_to_baseline == "48.0"
 
 
-def test_components_of_both_networks_and_of_the_differences_are_rows(make_seeds_report):
-    result = make_seeds_report().result
+def test_components_of_both_networks_and_of_the_differences_are_rows(make_two_seeds):
+    result = make_two_seeds().result
     rows = list_component_rows(result)
     assert [row.name for row in rows] == [
         "foundation model", "specialised network", "difference to specialised network", "random weights",
@@ -81,16 +81,16 @@ def test_components_of_both_networks_and_of_the_differences_are_rows(make_seeds_
     assert rows[0].standard_error == ""
 
 
-def test_a_component_that_is_set_to_zero_is_marked(make_seeds_report):
-    result = make_seeds_report().result
+def test_a_component_that_is_set_to_zero_is_marked(make_two_seeds):
+    result = make_two_seeds().result
     variance = result.rpg_specialised.variance
     zero = variance.network.model_copy(update={"seed": 0.0, "set_to_zero": ("seed",)})
     gain = result.rpg_specialised.model_copy(update={"variance": variance.model_copy(update={"network": zero})})
     assert list_component_rows(result.model_copy(update={"rpg_specialised": gain}))[0].seed == "0 *"
 
 
-def test_censored_and_absent_steps_are_named(make_seeds_report):
-    result = make_seeds_report(
+def test_censored_and_absent_steps_are_named(make_two_seeds):
+    result = make_two_seeds(
         steps_to_baseline=Steps(value=120, censored=True), steps_to_95=Steps(absent_reason="the rise is within noise")
     ).result
     assert list_seed_notes(result) == [
@@ -102,8 +102,8 @@ def test_censored_and_absent_steps_are_named(make_seeds_report):
     assert deviation.steps_to_baseline == "–"
 
 
-def test_the_page_shows_seeds_and_what_the_intervals_cover(make_seeds_report):
-    report = make_seeds_report()
+def test_the_page_shows_seeds_and_what_the_intervals_cover(make_two_seeds):
+    report = make_two_seeds()
     html = render(report, PageSources()).decode()
     assert "<h2>Training seeds</h2>" in html
     assert "The interval of a gain covers patients and training." in html
@@ -122,9 +122,13 @@ def test_the_page_of_one_seed_states_that_training_is_not_covered(make_report):
     assert "Training seeds" not in html
 
 
-def test_baselines_of_other_checks_are_named_with_their_seed(make_seeds_report):
-    report = make_seeds_report()
-    run = report.run.model_copy(update={"trained_by": {"scratch": "other-scratch", "specialised_s2": "other-s2"}})
+def test_baselines_of_other_checks_are_named_with_their_seed(make_two_seeds):
+    report = make_two_seeds()
+    trained_by = {
+        "scratch": "other-scratch", "specialised_s2": "other-s2", "pretrained": "check-7f3a-pretrained-r1",
+    }  # fmt: skip
+    run = report.run.model_copy(update={"trained_by": trained_by})
     html = render(report.model_copy(update={"run": run}), PageSources()).decode()
     assert "Same architecture, random weights, seed 7: reused from job <code>other-scratch</code>" in html
     assert "Specialised network, seed 8: reused from job <code>other-s2</code>" in html
+    assert "-r1</code>" not in html, "the trial of a recipe is one of the check's own trainings"

@@ -136,6 +136,11 @@ def test_every_number_of_the_report_stands_in_its_table(folder, large):
             VERDICT_TEXTS[average.verdict.label],
             format_number(average.gain.value),
         ]
+        assert cells[15:18] == [
+            format_number(average.scratch_difference.value),
+            format_interval(average.scratch_difference),
+            VERDICT_TEXTS[average.pretraining.label],
+        ]
     for variant in large.sensitivity.variants:
         assert f"| {variant.label} | {format_correlation(variant.tau)} | " in text
     for one in large.answers.all:
@@ -143,6 +148,12 @@ def test_every_number_of_the_report_stands_in_its_table(folder, large):
     assert text.count(" | supports |") == sum(claim.verdict == "supports" for claim in large.claims)
     assert "### Controls" not in text
     assert "### Cells without results" not in text
+
+
+def test_averages_of_an_earlier_version_were_not_assessed_on_pretraining(tmp_path, large):
+    old = [one.model_copy(update={"pretraining": None, "scratch_difference": None}) for one in large.averages]
+    (tmp_path / "report.json").write_bytes(large.model_copy(update={"averages": tuple(old)}).to_json())
+    assert render_results(tmp_path).count("| – | – | not assessed | ") == len(old)
 
 
 def test_controls_are_counted_beside_the_shifts(tmp_path, large):

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 from rich.console import RenderableType
+from rich.text import Text
 
 from vfmalign.cli.commands.api.lifecycle import (
     add_lifecycle,
@@ -27,8 +28,6 @@ from vfmalign.cli.gates import (
     Gate,
     evaluate_gate,
     evaluate_verdict,
-    parse_gate,
-    parse_verdicts,
     passed,
 )
 from vfmalign.cli.local.state_directory import DEFAULT_HOME, StateDirectory
@@ -56,6 +55,7 @@ from vfmalign.cli.options import (
     PermutationsOption,
     PresetOption,
     ProbeOption,
+    RandomSeedsOption,
     RateOption,
     ReportsOption,
     SeedOption,
@@ -69,22 +69,23 @@ from vfmalign.cli.options import (
     build_recipe,
     build_task,
     new_id,
+    parse_choice,
     parse_map,
 )
 from vfmalign.cli.resources import CHECKS
 from vfmalign.cli.target import Target
-from vfmalign.cli.verdict_limits import describe_work, list_limits_of_check
-from vfmalign.cli.views.check_tables import show_check
-from vfmalign.cli.views.gate_tables import gate_to_json_dict, observe, show_gate
+from vfmalign.cli.verdict_limits import describe_control, describe_work, list_limits_of_check
+from vfmalign.cli.views.check_tables import show_check, show_head
+from vfmalign.cli.views.gate_tables import count_seeds, gate_to_json_dict, observe, show_gate
 from vfmalign.cli.views.output import Output
 from vfmalign.cli.views.tables import list_checks
 from vfmalign.client import AsyncClient
-from vfmalign.client.messages.checks import Check, CheckSpec
-from vfmalign.client.messages.common import TERMINAL_STATES
+from vfmalign.client.messages.checks import Check, CheckSpec, TrainingPlan
 from vfmalign.client.messages.features import Dataset
 from vfmalign.client.messages.jobs import Job
 from vfmalign.core.domain.errors import BadOption, NotFound, PreconditionFailed
 
+RANDOM_WEIGHTS = "random-weights"
 app = typer.Typer()
 add_lifecycle(app, CHECKS, list_checks)
 
@@ -104,6 +105,23 @@ RequireOption = Annotated[
         metavar="VERDICTS",
         help=f"Exit with code 5 unless the verdict is one of these: {', '.join(VERDICTS)}. Such as gain,equivalent. "
         "Repeatable.",
+    ),
+]
+RequirePretrainingOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--require-pretraining",
+        metavar="VERDICTS",
+        help="Exit with code 5 unless the answer on pretraining is one of these, such as gain: the model is better "
+        "than the same network from random weights. Repeatable.",
+    ),
+]
+ControlOption = Annotated[
+    str | None,
+    typer.Option(
+        "--control",
+        metavar="NAME",
+        help=f"Run the check on an untrained copy of the model as well, and show it beside: {RANDOM_WEIGHTS}.",
     ),
 ]
 
@@ -138,11 +156,14 @@ def check(
     interval_level: LevelOption = 0.95,
     smallest_difference: SmallestDifferenceOption = None,
     seed: SeedOption = 0,
-    seeds: SeedsOption = 1,
+    seeds: SeedsOption = 3,
+    random_seeds: RandomSeedsOption = None,
+    control: ControlOption = None,
     modality_map: MapOption = None,
     allow_cut_organs: AllowCutOrgansOption = False,
     gate: GateOption = None,
     require: RequireOption = None,
+    require_pretraining: RequirePretrainingOption = None,
     reports: ReportsOption = DEFAULT_REPORTS,
     no_wait: DetachOption = False,
     home: HomeOption = DEFAULT_HOME,
@@ -155,8 +176,9 @@ def check(
     --label hippocampus --structure anterior; --task classification --class NAME; --task translation --from t1w,flair
     --to t2w; --task super_resolution --modality t1w; --task distortion --modality dwi.
 
-    The recipe's options apply to the pretrained network; the two baselines share its budget and keep their own
-    learning rates. --map t1w=input feeds the dataset's t1w to a model whose input has another name.
+    The recipe's options apply to the pretrained network and to its twin from random weights; the specialised network
+    shares their budget and keeps its own learning rate. --map t1w=input feeds the dataset's t1w to a model whose input
+    has another name.
 
     A gate that the dataset or the recipe keeps from passing ends the command before anything is trained.
     """
@@ -169,9 +191,12 @@ def check(
         learning_rate=learning_rate, weight_decay=weight_decay, layer_decay=layer_decay, encoder_rate=encoder_rate,
         patch=patch, probe_steps=probe_steps,
     )  # fmt: skip
-    required = Gate(parse_verdicts(require or ()), parse_gate(gate or ()))
+    required = Gate.parse(gate, require, require_pretraining)
     if required and no_wait:
-        raise _gate_without_waiting("--gate" if gate else "--require")
+        option = "--gate" if gate else "--require" if require else "--require-pretraining"
+        raise _gate_without_waiting(option)
+    if control:
+        parse_choice(control, (RANDOM_WEIGHTS,), "--control")
     spec = CheckSpec.from_fields(
         model_id=model_id,
         dataset_id=dataset_id,
@@ -184,6 +209,7 @@ def check(
         interval_level=interval_level,
         smallest_difference=smallest_difference or 0.0,
         seeds=seeds,
+        random_seeds=random_seeds or 0,
         modality_map=parse_map(modality_map),
         allow_cut_organs=allow_cut_organs,
     )
@@ -191,27 +217,32 @@ def check(
     if not no_wait:
         create_reports_folder(reports)
     name = check_id or new_id("check")
-    created, opening = _create(target, name, spec, required, output)
-    if no_wait:
-        emit_created(target, CHECKS, name, created, output, opening=opening)
-    else:
-        finish_check(target, follow(target, CHECKS, name, output, opening), output, reports, required)
-
-
-def _create(target: Target, check_id: str, spec: CheckSpec, gate: Gate, output: Output) -> tuple[Check, str]:
-    """Creates a check and notes which verdicts it cannot reach; returns it, and a line that says what it does.
-
-    Raises:
-        BadOption: the gate cannot pass, whatever the networks score.
-    """
     limits = list_limits_of_check(spec, find_dataset(target, spec.dataset_id))
     for limit in limits:
-        limit.check_gate(gate)
-    created = CHECKS.create(target, check_id, spec)
+        limit.check_gate(required)
+    created, plans = _create(target, name, spec)
     for limit in limits:
         output.note(f"! {limit.reason}; {limit.remedy}", "yellow")
-    opening = f"check {check_id} {describe_state(created.state)}"
-    return created, opening if created.state in TERMINAL_STATES else f"{opening}; {describe_work(spec)}"
+    opening = _describe_created(created, describe_work(spec, plans) if plans else "")
+    if control:
+        untrained, plans = _create(target, f"{name}-control", spec.model_copy(update={"random_weights": True}))
+        output.note(_describe_created(untrained, describe_control(spec, name) if plans else ""))
+    if no_wait:
+        emit_created(target, CHECKS, name, created, output, opening=opening)
+        return
+    ended = follow(target, CHECKS, name, output, opening)
+    beside = follow(target, CHECKS, f"{name}-control", output) if control else None
+    finish_check(target, ended, output, reports, required, control=beside)
+
+
+def _create(target: Target, check_id: str, spec: CheckSpec) -> tuple[Check, tuple[TrainingPlan, ...]]:
+    """Creates a check; returns it, and the trainings that it needs; none where it existed, or they are not known."""
+    return target.run(lambda client: client.checks.create_with_plans(check_id, spec))
+
+
+def _describe_created(created: Check, work: str) -> str:
+    """Returns a line that says what a check that was created, or existed, does."""
+    return f"check {created.check_id} {describe_state(created.state)}" + (f"; {work}" if work else "")
 
 
 def _gate_without_waiting(option: str) -> BadOption:
@@ -225,13 +256,15 @@ def _gate_without_waiting(option: str) -> BadOption:
 @app.command()
 def show(
     check_id: CheckArgument,
+    *,
     gate: GateOption = None,
     require: RequireOption = None,
+    require_pretraining: RequirePretrainingOption = None,
     home: HomeOption = DEFAULT_HOME,
     as_json: JsonOption = False,
 ) -> None:
     """Show one check. With a gate, exit with code 5 unless it passes."""
-    required = Gate(parse_verdicts(require or ()), parse_gate(gate or ()))
+    required = Gate.parse(gate, require, require_pretraining)
     output, target = Output.to_terminal(as_json=as_json), Target.find(StateDirectory(home))
     stored = CHECKS.get(target, check_id)
     if required and stored.state != "succeeded":
@@ -278,8 +311,10 @@ def list_jobs_of_check(target: Target, check: Check) -> list[Job]:
     return target.run(call)
 
 
-def finish_check(target: Target, check: Check, output: Output, reports: Path, gate: Gate = NO_GATE) -> None:
-    """Writes a check that has ended, with its report and the outcome of its gate.
+def finish_check(
+    target: Target, check: Check, output: Output, reports: Path, gate: Gate = NO_GATE, *, control: Check | None = None
+) -> None:
+    """Writes a check that has ended, with its report, the outcome of its gate, and its control beside it.
 
     Raises:
         typer.Exit: code 1 if the check did not succeed, 5 if its gate does not pass, 2 if the report cannot be written,
@@ -289,7 +324,9 @@ def finish_check(target: Target, check: Check, output: Output, reports: Path, ga
     succeeded = check.state == "succeeded"
     gate_json, gate_lines, code = apply_gate(check, gate if succeeded else NO_GATE)
     lines = show_check(check, report.page, list_jobs_of_check(target, check))
-    output.emit({"check": check.to_json_dict(), **report.document, **gate_json}, *lines, *gate_lines)
+    control_json = {} if control is None else {"control": control.to_json_dict()}
+    lines += [] if control is None else ["", Text("Control, an untrained copy of the model:"), show_head(control)]
+    output.emit({"check": check.to_json_dict(), **control_json, **report.document, **gate_json}, *lines, *gate_lines)
     raise typer.Exit((code or report.code) if succeeded else FAILED)
 
 
@@ -299,7 +336,15 @@ def apply_gate(check: Check, gate: Gate) -> tuple[dict[str, object], list[Render
         return {}, [], OK
     result = check.result
     decisions = evaluate_gate(gate.conditions, {} if result is None else observe(result))
-    verdict = evaluate_verdict(gate.accepted, None if result is None else result.verdict) if gate.accepted else None
+    verdicts = [
+        evaluate_verdict(
+            accepted,
+            None if result is None else getattr(result, question),
+            seeds=0 if result is None else count_seeds(result),
+            question=question,
+        )
+        for question, accepted in gate.accepted.items()
+    ]
     cautions = () if result is None else result.cautions
-    code = OK if passed([*decisions, *([] if verdict is None else [verdict])]) else GATE_FAILED
-    return {"gate": gate_to_json_dict(verdict, decisions, cautions)}, show_gate(verdict, decisions, cautions), code
+    code = OK if passed([*decisions, *verdicts]) else GATE_FAILED
+    return {"gate": gate_to_json_dict(verdicts, decisions, cautions)}, show_gate(verdicts, decisions, cautions), code

@@ -38,15 +38,18 @@ __all__ = [
     "SeedVariation",
     "CheckResult",
     "Check",
+    "TrainingPlan",
     "CheckState",
     "VerdictLabel",
 ]
 CheckState = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 """State of a check."""
 VerdictLabel = Literal["gain", "equivalent", "harm", "inconclusive", "insufficient_data", "insufficient_training"]
-"""What the fine-tuning gained over the specialised network, decided on the difference of the scores
-(`rpg_specialised.absolute`) in this order: EQUIVALENT, then GAIN or HARM, else INCONCLUSIVE. With fewer than 17 test
-patients, the first three are INCONCLUSIVE: a sample that small too often holds nobody of a subgroup of patients.
+"""Answer to one of two questions, decided on a difference of scores in this order: EQUIVALENT, then GAIN or HARM, else
+INCONCLUSIVE. `CheckResult.verdict` is about the difference to the specialised network, `CheckResult.pretraining` about
+that to random initial weights. With fewer than 3 training seeds the first three are INCONCLUSIVE, because nothing is
+known about other trainings. With fewer than 17 test patients they are as well: a sample that small too often holds
+nobody of a subgroup of patients.
 """
 
 
@@ -70,9 +73,14 @@ class CheckSpec(CheckSpecMethods):
     gradient.
     """
     recipe: Recipe = Recipe()
-    """How the pretrained network is fine-tuned."""
+    """How the pretrained network and its twin from random weights are trained. Where no rate, decay or warm-up is set
+    and the preset has a recipe of its own for each, both networks are trained by both recipes with the first seed, and
+    the check uses the recipe with the higher mean of the two best scores on `val`.
+    """
     scratch_recipe: Recipe | None = None
-    """How the from-scratch twin is trained; absent means its own preset with the same budget."""
+    """How the twin from random weights is trained where its recipe differs from `recipe`. The difference between the
+    two networks then is one of recipes as well, and the report says so. Absent means the same recipe.
+    """
     specialised_recipe: Recipe | None = None
     """How the specialised network is trained; absent means its own preset with the same budget."""
     seed: int = Field(default=0, ge=0, le=9223372036854775807)
@@ -87,9 +95,9 @@ class CheckSpec(CheckSpecMethods):
     """Coverage L of intervals. The verdict's equivalence interval has the level 2·L − 1; at L of 0.5 or less there is
     none, and no verdict is EQUIVALENT.
     """
-    seeds: Annotated[int, unset_means(1)] = Field(default=1, ge=1, le=10)
-    """Times each network is trained, with the seeds `seed` to `seed` + `seeds` − 1, at most 2^63 − 1. Random weights,
-    permutations and resamples are drawn with `seed`.
+    seeds: Annotated[int, unset_means(3)] = Field(default=3, ge=1, le=10)
+    """Times each network is trained, with the seeds `seed` to `seed` + `seeds` − 1, at most 2^63 − 1. With fewer than
+    3, no verdict is GAIN, EQUIVALENT or HARM. Random weights, permutations and resamples are drawn with `seed`.
     """
     smallest_difference: float = Field(default=0.0, ge=0.0, le=1000.0, allow_inf_nan=False)
     """Smallest relevant difference of the task's primary metric, in the metric's unit: smaller differences do not
@@ -108,6 +116,14 @@ class CheckSpec(CheckSpecMethods):
     """Use cases of which less than 90 % of one of the task's structures lies in the model's field of view. Without it,
     the trainings of a dataset with such a case fail with the reason `CUT_ORGANS`; false by default. Scores are the same
     with and without it.
+    """
+    random_seeds: int = Field(default=0, ge=0, le=20)
+    """Times the network from random weights is trained, at least `seeds`: with more, the answer on pretraining is more
+    precise. 0 means as often as `seeds`.
+    """
+    random_weights: bool = False
+    """A control: in place of the model's weights, begin with random ones, which are drawn once for all seeds, as if
+    they were those of a pretrained model. `CheckResult.pretraining` must then not be GAIN.
     """
 
 
@@ -164,8 +180,8 @@ class VarianceComponents(ApiMessage):
 
 
 class GainVariance(ApiMessage):
-    """Variance of a difference of scores: σ²_seed / S + σ²_patient / n + σ²_residual / (S·n) for S seeds and n
-    patients.
+    """Variance of a difference of scores: σ²_patient / n, and σ²_seed / S + σ²_residual / (S·n) of either network, for
+    S seeds and n patients. Over random initial weights, `another_draw` is added.
     """
 
     PROTO: ClassVar[type[Message]] = alignment_pb2.GainVariance
@@ -181,7 +197,13 @@ class GainVariance(ApiMessage):
     degrees_of_freedom: float = 0.0
     """Satterthwaite's degrees of freedom of the interval."""
     seeds: int = 0
-    """Seeds of each network."""
+    """Seeds of the network."""
+    baseline_seeds: int = 0
+    """Seeds of the baseline."""
+    another_draw: float = 0.0
+    """Variance between the trainings from random weights, which the standard error includes once more: the question is
+    whether the model is better than another draw of random weights. 0 for other baselines.
+    """
 
 
 class Gain(ApiMessage):
@@ -394,7 +416,7 @@ class CheckResult(ApiMessage):
     PROTO: ClassVar[type[Message]] = alignment_pb2.CheckResult
 
     verdict: VerdictLabel
-    """Verdict."""
+    """Is the fine-tuned model better than the specialised network?"""
     verdict_reason: str = ""
     """Reason for the verdict, one sentence: both scores, the difference with its interval, and the smallest relevant
     difference.
@@ -452,6 +474,14 @@ class CheckResult(ApiMessage):
     """Structures of which less than 98 % lies in the model's field of view, the smallest share first; at most 1,000,
     `report_json` has all. Empty where nothing is cut.
     """
+    pretraining: VerdictLabel | None = None
+    """Does pretraining help: is the fine-tuned model better than the same architecture from random initial weights?
+    Unspecified in results of versions that did not assess it.
+    """
+    pretraining_reason: str = ""
+    """Reason for `pretraining`, as `verdict_reason`; empty where that is unspecified."""
+    summary: str = ""
+    """Both answers in one sentence, with the differences and their intervals."""
 
 
 class Check(ApiMessage):
@@ -476,8 +506,21 @@ class Check(ApiMessage):
     stages: tuple[CheckStage, ...] = ()
     """Stages in order."""
     job_ids: tuple[str, ...] = ()
-    """Ids of its jobs: pretrained, scratch, specialised; by seed."""
+    """Ids of its jobs: those of the trials of two recipes, then pretrained, scratch, specialised by seed."""
     failure: Failure | None = None
     """Set when it failed."""
     result: CheckResult | None = None
     """Set when it succeeded."""
+
+
+class TrainingPlan(ApiMessage):
+    """How many trainings a check needs."""
+
+    PROTO: ClassVar[type[Message]] = alignment_pb2.TrainingPlan
+
+    seeds: int = 0
+    """Training seeds."""
+    trainings: int = 0
+    """Trainings in all."""
+    reused: int = 0
+    """Trainings that are not run, because another check has trained the same baseline or is about to."""

@@ -53,8 +53,12 @@ class ExperimentSpec(ExperimentSpecMethods):
     """Expected digest of the dataset, hex; empty accepts the stored one and pins it for all checks."""
     tasks: tuple[Task, ...] = ()
     """Tasks, each once."""
-    seeds: Annotated[tuple[Annotated[int, Field(ge=0, le=9223372036854775807)], ...], unset_means((0,))] = (0,)
-    """Seeds of all random numbers, each once."""
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0, le=9223372036854775807)], ...], unset_means((0, 1, 2))] = (
+        0,
+        1,
+        2,
+    )
+    """Seeds of all random numbers, each once. With fewer than 3, no verdict is GAIN, EQUIVALENT or HARM."""
     recipe: Recipe = Recipe()
     """How the pretrained networks are fine-tuned, in every check; the baselines share its budget as in `CheckSpec`."""
     permutations: Annotated[int, unset_means(1000)] = Field(default=1000, ge=1, le=100000)

@@ -94,6 +94,10 @@ class JobSpec(JobSpecMethods):
     """
     allow_cut_organs: bool = False
     """For fine-tuning: use cases that the model's field of view cuts off, as in `CheckSpec`; false by default."""
+    initial_seed: int | None = Field(default=None, ge=0, le=9223372036854775807)
+    """For fine-tuning of the pretrained network: draw its initial weights with this seed, in place of the model's. A
+    control.
+    """
 
 
 class CurvePoint(ApiMessage):

@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import pytest
 import typer
-from tests.unit.cli.conftest import TIME, Invoke, with_changes
+from tests.unit.cli.conftest import TIME, Invoke, answer_checks, with_changes
 
 from vfmalign.cli import exits
 from vfmalign.cli.commands.api.checks import finish_check
@@ -83,10 +83,9 @@ def test_a_printed_command_works_on_the_folder_of_the_command(
 def test_who_does_not_wait_reads_how_to_go_on(
     invoke: Invoke, command: str, noun: str, state: str, said: str, next_step: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    created = SimpleNamespace(state=state, cells=(), to_json_dict=dict)
-    monkeypatch.setattr(Target, "find", lambda directory: Target({}, None))
+    created = SimpleNamespace(check_id="x1", state=state, cells=(), to_json_dict=dict)
     monkeypatch.setattr(Resource, "create", lambda *_: created)
-    monkeypatch.setattr("vfmalign.cli.commands.api.checks.find_dataset", lambda *_: None)
+    answer_checks(monkeypatch, lambda *_: (created, ()))
     option = "--job" if noun == "job" else "--id"
     arguments = (command, "d1", "--model", "m1", "--task", "segmentation", option, "x1", "--no-wait")
     code, out, err = invoke(*arguments)
@@ -199,14 +198,14 @@ def test_no_work_begins_whose_report_cannot_be_written(
     ("accepted", "code"), [((), exits.BAD_INPUT), (("inconclusive",), exits.BAD_INPUT), (("gain",), exits.GATE_FAILED)]
 )
 def test_a_result_and_its_gate_are_written_even_where_the_report_cannot_be(
-    accepted: tuple[Any, ...], code: int, finished_check: Check, capfd: pytest.CaptureFixture[str], tmp_path: Path
+    accepted: tuple[str, ...], code: int, decided_check: Check, capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     (tmp_path / "file").touch()
     check = with_changes(
-        finished_check,
+        decided_check,
         {f"result.report_{name}": refer(name, b"").model_dump(mode="json") for name in ("html", "json")},
     )
-    gate = Gate(accepted, ())
+    gate = Gate.parse(None, accepted, None)
     with pytest.raises(typer.Exit) as caught:
         finish_check(
             deploy({"html": b"", "json": b""}), check, Output.to_terminal(as_json=True), tmp_path / "file", gate

@@ -203,7 +203,8 @@ def test_what_a_field_means_where_it_is_not_set_is_a_value_of_the_field() -> Non
         if field.enum_type is not None:
             assert text in field.enum_type.values_by_name
         else:
-            assert get_bounds(field).min <= float(text) <= get_bounds(field).max
+            values = text.split(", ") if field.is_repeated else [text]
+            assert all(get_bounds(field).min <= float(value) <= get_bounds(field).max for value in values)
 
 
 def test_bytes_that_are_no_message_are_invalid() -> None:

@@ -1,0 +1,134 @@
+"""`vfmalign check` and `vfmalign checks show`: what is refused before anything is created, controls, and gates."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from tests.unit.cli.conftest import Invoke, answer_checks, with_changes
+
+from vfmalign.cli import exits
+from vfmalign.cli.commands.api import checks
+from vfmalign.cli.commands.api.lifecycle import FinalReport
+from vfmalign.cli.resources import Resource
+from vfmalign.client.messages.checks import Check, CheckSpec, TrainingPlan
+
+CHECK = ("check", "d1", "--model", "m1", "--task", "segmentation", "--id", "c1")
+PLANS = (TrainingPlan(seeds=3, trainings=11, reused=2), TrainingPlan(seeds=1, trainings=5, reused=1))
+
+
+@pytest.fixture
+def created(monkeypatch: pytest.MonkeyPatch, decided_check: Check) -> dict[str, CheckSpec]:
+    """A deployment where every check succeeds at once; holds their specifications. No control gains by pretraining."""
+    specs: dict[str, CheckSpec] = {}
+
+    def create(check_id: str, spec: CheckSpec) -> tuple[Check, tuple[TrainingPlan, ...]]:
+        specs[check_id] = spec
+        return decided_check.model_copy(update={"check_id": check_id, "state": "queued"}), PLANS
+
+    def follow(resource: object, target: object, check_id: str, output: object) -> Check:
+        answer = "inconclusive" if specs[check_id].random_weights else "gain"
+        return with_changes(decided_check, {"check_id": check_id, "result.pretraining": answer})
+
+    answer_checks(monkeypatch, create)
+    monkeypatch.setattr(Resource, "follow", follow)
+    monkeypatch.setattr(checks, "download_final_report", lambda *_, **__: FinalReport({}, {}, exits.OK))
+    return specs
+
+
+def test_a_check_says_how_many_trainings_it_runs_and_reuses(invoke: Invoke, created: dict[str, CheckSpec]) -> None:
+    code, _, err = invoke(*CHECK, "--no-wait")
+    assert (code, list(created)) == (exits.OK, ["c1"])
+    assert "check c1 is queued; with 3 seeds it runs 9 trainings of 10,000 steps and reuses 2; " in err
+    assert "with 1 seed it runs 4 trainings of 10,000 steps and reuses 1;" in " ".join(err.split())
+
+
+def test_a_control_is_a_second_check_that_is_shown_beside_the_first(
+    invoke: Invoke, created: dict[str, CheckSpec]
+) -> None:
+    code, out, err = invoke(*CHECK, "--control", "random-weights", "--seeds", "4", "--json")
+    first, control = created["c1"], created["c1-control"]
+    assert (code, first.seeds, first.random_weights) == (exits.OK, 4, False)
+    assert control == first.model_copy(update={"random_weights": True})
+    document = json.loads(out)
+    names = [(document[key]["check_id"], document[key]["result"]["pretraining"]) for key in ("check", "control")]
+    assert names == [("c1", "VERDICT_GAIN"), ("c1-control", "VERDICT_INCONCLUSIVE")]
+    assert "check c1-control is queued; it runs 5 trainings of the untrained copy and shares the others" in err
+    text = invoke(*CHECK, "--control", "random-weights")[1]
+    below = text.partition("Control, an untrained copy of the model:")[2]
+    assert "Check c1-control (segmentation): verdict inconclusive, pretraining inconclusive" in below
+
+
+def test_limits_are_named_once_beside_a_control(invoke: Invoke, created: dict[str, CheckSpec]) -> None:
+    _, _, err = invoke(*CHECK, "--control", "random-weights", "--seeds", "1", "--no-wait")
+    assert list(created) == ["c1", "c1-control"]
+    assert err.count("a verdict needs 3") == 1
+
+
+def test_an_unknown_control_is_refused_with_the_choices(invoke: Invoke, created: dict[str, CheckSpec]) -> None:
+    code, _, err = invoke(*CHECK, "--control", "shuffled-labels")
+    assert (code, created) == (exits.BAD_INPUT, {})
+    assert "--control" in err
+    assert "choose one of random-weights" in err
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--require", "gain", "--seeds", "2"),
+        ("--require-pretraining", "gain", "--seeds", "1"),
+        ("--gate", "difference_scratch.lower>=0", "--seeds", "1"),
+    ],
+)
+def test_a_gate_that_too_few_seeds_keep_from_passing_is_refused_before_anything_is_created(
+    invoke: Invoke, created: dict[str, CheckSpec], options: tuple[str, ...]
+) -> None:
+    code, out, _ = invoke(*CHECK, "--control", "random-weights", *options, "--json")
+    assert (code, created) == (exits.BAD_INPUT, {})
+    error = json.loads(out)["error"]
+    assert error["reason"] == "GATE_CANNOT_PASS"
+    assert error["subject"].startswith(" ".join(options[:2]))
+    assert error["remedy"] == "leave out --seeds, or choose at least 3"
+
+
+def test_a_gate_on_the_shift_needs_one_seed(invoke: Invoke, created: dict[str, CheckSpec]) -> None:
+    assert invoke(*CHECK, "--gate", "mmd2.upper<=0.5", "--seeds", "1")[0] == exits.OK
+    assert invoke(*CHECK, "--gate", "mmd2.upper<=0.01", "--seeds", "1")[0] == exits.GATE_FAILED
+
+
+def test_the_answer_on_pretraining_decides_the_exit_code(invoke: Invoke, created: dict[str, CheckSpec]) -> None:
+    code, out, _ = invoke(*CHECK, "--require-pretraining", "gain")
+    assert code == exits.OK
+    assert "Pretraining gain, must be gain: passed" in out
+    code, out, _ = invoke(*CHECK, "--require-pretraining", "equivalent,harm", "--json")
+    assert code == exits.GATE_FAILED
+    gate = json.loads(out)["gate"]
+    assert gate["pretraining"] == {"accepted": ["equivalent", "harm"], "observed": "gain", "outcome": "failed"}
+    assert gate["verdict"] is None
+    code, _, err = invoke(*CHECK, "--require-pretraining", "gain", "--no-wait")
+    assert code == exits.BAD_INPUT
+    assert "--require-pretraining: a gate needs a finished check" in err
+
+
+@pytest.mark.usefixtures("created")
+def test_an_old_result_keeps_its_label_and_decides_no_gate(
+    invoke: Invoke, finished_check: Check, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored = with_changes(finished_check, {"result.verdict": "gain"})
+    monkeypatch.setattr(Resource, "get", lambda *_: stored)
+
+    def run(*options: str) -> tuple[int, str, Any]:
+        code, out, _ = invoke("checks", "show", "c1", *options)
+        return code, out, json.loads(out)["gate"] if "--json" in options else None
+
+    code, out, _ = run()
+    assert code == exits.OK
+    assert "verdict gain, pretraining not assessed (1 training of each network)" in out
+    for option, question in (("--require", "verdict"), ("--require-pretraining", "pretraining")):
+        code, _, gate = run(option, "gain", "--json")
+        assert (code, gate[question]["outcome"]) == (exits.GATE_FAILED, "undecidable")
+    code, _, gate = run("--gate", "difference_specialised.lower>=-1,mmd2.upper<=1", "--json")
+    assert code == exits.GATE_FAILED
+    assert [one["outcome"] for one in gate["conditions"]] == ["undecidable", "passed"]
+    assert run("--gate", "mmd2.upper<=1")[0] == exits.OK
