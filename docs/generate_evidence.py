@@ -1,9 +1,10 @@
 """Write the results of the published experiment into docs/evidence.md from the files beside it: `make evidence`.
 
-Usage: python docs/generate_evidence.py [--check] PAGE FOLDER
+Usage: python docs/generate_evidence.py [--check] [--recompute] PAGE FOLDER
 
 The page is written by hand except for what stands between the markers. The folder holds one file for each finished
 cell in `cells/`, from which the cost is read, and `report.json` with all other numbers once the experiment has ended.
+`--recompute` first analyses the results in `report.json` anew, without trainings: after a change of the analysis.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ from statistics import median
 
 from vfmalign.analysis.experiments.answers import VERDICT_TEXTS
 from vfmalign.analysis.experiments.averages import SeedAverage
-from vfmalign.analysis.experiments.cells import ControlName
+from vfmalign.analysis.experiments.cells import GAIN_NETWORKS, ControlName
 from vfmalign.analysis.experiments.claims import CLAIM_STATEMENTS, Claim
 from vfmalign.analysis.experiments.points import FLAG_SYMBOLS, PREDICTORS, flag_symbols
-from vfmalign.analysis.experiments.report import ExperimentReport
+from vfmalign.analysis.experiments.report import ExperimentReport, analyse_cells
 from vfmalign.analysis.experiments.strata import DESIGN_LABELS
 from vfmalign.client.formatting import (
     ABSENT,
@@ -31,6 +32,7 @@ from vfmalign.client.formatting import (
     to_sentence,
 )
 from vfmalign.core.domain.errors import InvalidInput
+from vfmalign.core.domain.jobs import CaseScore
 from vfmalign.finetuning.experiments.cell_results import CellResult
 from vfmalign.finetuning.jobs.request import NETWORKS
 
@@ -59,6 +61,31 @@ def update_page(page: str, folder: Path) -> str:
     if not begin or not end or BEGIN in rest or END in after:
         raise InvalidInput(f"the page needs one line {BEGIN!r} and, below it, one line {END!r}", field="page")
     return f"{before}{BEGIN}\n\n{render_results(folder)}\n{END}{after}"
+
+
+def recompute(folder: Path) -> None:
+    """Analyses the results of the cells in `report.json` again, with the scores of every network from `cells/`."""
+    report = ExperimentReport.model_validate_json((folder / REPORT).read_bytes())
+    scores = {one.check_id: one.scores for one in _read_results(folder / CELLS)}
+    cells = [
+        cell.model_copy(
+            update={
+                "scores": {
+                    network: tuple(_select(score, cell.metric.name) for score in scores[cell.check_id][network])
+                    for network in GAIN_NETWORKS
+                }
+            }
+        )
+        for cell in report.cells
+    ]
+    analysed = analyse_cells(
+        report.experiment_id, report.title, cells, report.missing, seed=report.seed, level=report.level
+    )
+    (folder / REPORT).write_bytes(analysed.to_json())
+
+
+def _select(score: CaseScore, metric: str) -> CaseScore:
+    return score.model_copy(update={"values": {metric: score.values[metric]}})
 
 
 def render_results(folder: Path) -> str:
@@ -132,6 +159,7 @@ def _render_averages(averages: Sequence[SeedAverage]) -> str:
             format_number(one.baseline), format_value(one.gain_difference), format_interval(one.gain_difference),
             format_number(one.smallest_difference), VERDICT_TEXTS[one.verdict.label], format_value(one.gain),
             format_interval(one.gain),
+            *_format_pretraining(one),
             _format_steps(one),
             flag_symbols(one.flags),
         )
@@ -139,14 +167,24 @@ def _render_averages(averages: Sequence[SeedAverage]) -> str:
     ]  # fmt: skip
     header = (
         "task", "model", "seeds", "patients", "MMD²", "interval", "shift ratio", "score", "specialised", "difference",
-        "interval", "δ", "verdict", "gain, %", "interval", "steps to 95 %, of all", "flags",
+        "interval", "δ", "verdict", "gain, %", "interval", "model minus random weights", "interval", "pretraining",
+        "steps to 95 %, of all", "flags",
     )  # fmt: skip
     flags = "; ".join(f"{symbol} {meaning}" for symbol, meaning in FLAG_SYMBOLS.values())
     text = (
         "Scores, differences and δ are in dB for denoising and super-resolution, and between 0 and 1 otherwise. "
-        "Intervals cover seeds and patients. An end of MMD² below 0 means that no shift is shown. " + flags
+        "Intervals cover seeds and patients; those of the difference to random weights also another draw of these "
+        "weights. An end of MMD² below 0 means that no shift is shown. " + flags
     )
     return _section("Every model in every task", header, rows, text)
+
+
+def _format_pretraining(average: SeedAverage) -> tuple[str, str, str]:
+    """Difference to random weights with its interval, and the answer on pretraining."""
+    if average.scratch_difference is None or average.pretraining is None:
+        return ABSENT, ABSENT, "not assessed"
+    difference = average.scratch_difference
+    return format_value(difference), format_interval(difference), VERDICT_TEXTS[average.pretraining.label]
 
 
 def _format_steps(average: SeedAverage) -> str:
@@ -285,7 +323,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("page", type=Path)
     parser.add_argument("folder", type=Path, help="folder of report.json, or of cells/ while the experiment runs")
     parser.add_argument("--check", action="store_true", help="change nothing; exit 1 if the page is out of date")
+    parser.add_argument("--recompute", action="store_true", help="analyse the results in report.json anew")
     options = parser.parse_args(arguments)
+    if options.recompute:
+        recompute(options.folder)
     page = options.page.read_text()
     updated = update_page(page, options.folder)
     if options.check:
