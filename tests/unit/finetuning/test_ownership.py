@@ -47,7 +47,7 @@ def issuer() -> TokenIssuer:
 
 @pytest.fixture
 async def stub(checks: Any, issuer: TokenIssuer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Any]:
-    monkeypatch.setattr("vfmalign.finetuning.checks.servicer.check_inputs", lambda *_: None)  # there is no store
+    monkeypatch.setattr("vfmalign.finetuning.checks.servicer.check_inputs", lambda *_: ())  # there is no store
     servicer = AlignmentServicer(*checks, ObjectStore(STORE), wake=lambda: None, watching=Watching("finetuning", 1.0))
 
     def add(server: grpc.aio.Server) -> list[Any]:

@@ -52,6 +52,7 @@ def test_jobs_are_separate(tenants):
     with pytest.raises(NotFound):
         theirs.get("j")
     assert theirs.list(PageRequest()).items == theirs.queued() == theirs.of_check("c") == ()
+    assert (ours.find_trained({"same", "other"}), theirs.find_trained({"same"})) == ({"same"}, set())
     create_job(theirs, "j", check="c", seed=2)  # with another body
     assert theirs.begin("j").attempts == 1
     assert (ours.get("j").state, theirs.get("j").state) == ("queued", "pending")
