@@ -95,7 +95,7 @@ def describe_control(spec: CheckSpec, check_id: str) -> str:
     trials = 0 if get_second_recipe(spec) is None else 2
     reused = 1 if trials and not spec.recipe.probe_steps else 0
     own = pluralise(spec.seeds + trials - reused, "training")
-    return f"it runs {own} of the untrained copy and shares the others with check {check_id}"
+    return f"it runs {own} of the untrained copy; with the same recipe, it shares the others with check {check_id}"
 
 
 def _limit_by_seeds(spec: CheckSpec) -> VerdictLimit | None:

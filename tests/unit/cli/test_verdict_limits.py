@@ -187,4 +187,6 @@ def test_the_work_is_counted_in_trainings_with_the_seeds_of_the_check_and_with_o
 )
 def test_a_control_runs_only_the_trainings_of_the_untrained_copy(recipe: Recipe, own: int) -> None:
     text = describe_control(make_spec(recipe=recipe), "c1")
-    assert text == f"it runs {own} trainings of the untrained copy and shares the others with check c1"
+    assert text == (
+        f"it runs {own} trainings of the untrained copy; with the same recipe, it shares the others with check c1"
+    )

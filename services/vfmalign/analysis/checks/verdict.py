@@ -91,12 +91,11 @@ def decide_verdict(
             f"with {pluralise(seeds, 'training')} of each network, the verdict is `inconclusive`: `gain`, `equivalent` "
             f"and `harm` need {MIN_SEEDS} training seeds"
         )
-    elif label == "inconclusive":
+    if label in _CLAIMS and (seeds < MIN_SEEDS or _count_patients(gain) < MIN_FOR_CLAIM):
+        label = "inconclusive"
+    if label == "inconclusive":
         reasons.append(explain_precision(gain, metric))
-    too_few = seeds < MIN_SEEDS or _count_patients(gain) < MIN_FOR_CLAIM
-    return Verdict(
-        label="inconclusive" if label in _CLAIMS and too_few else label, reason="; ".join(filter(None, reasons))
-    )
+    return Verdict(label=label, reason="; ".join(filter(None, reasons)))
 
 
 def explain_limits(gain: Gain, metric: MetricSpec) -> str:

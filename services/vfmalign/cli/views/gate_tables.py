@@ -26,6 +26,8 @@ def observe(result: CheckResult) -> dict[str, ObservedInterval]:
     observed = {}
     for name, gain in (("specialised", result.rpg_specialised), ("scratch", result.rpg_scratch)):
         limit = _explain_limit(result, gain)
+        if name == "scratch" and result.pretraining is None:  # nor does the interval cover another draw
+            limit = limit or "the check did not assess whether pretraining helps: run it again"
         for prefix, estimate in (("rpg", gain.relative_percent), ("difference", gain.absolute)):
             interval = ObservedInterval(absent_reason=limit) if limit else _to_observed(estimate)
             observed[f"{prefix}_{name}"] = interval

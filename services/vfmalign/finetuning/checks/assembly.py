@@ -16,7 +16,7 @@ from vfmalign.analysis.checks.records import (
 )
 from vfmalign.analysis.checks.seed_variation import summarise_seeds
 from vfmalign.analysis.checks.shift import paired_similarity, shift_ratio
-from vfmalign.analysis.checks.verdict import SCRATCH, decide_verdict
+from vfmalign.analysis.checks.verdict import SCRATCH, Verdict, decide_verdict
 from vfmalign.analysis.convergence.steps import measure_convergence
 from vfmalign.analysis.gains.crossed_gain import estimate_crossed_gain
 from vfmalign.analysis.gains.gain import estimate_gain
@@ -81,6 +81,12 @@ def assemble(
     metric = next(metric for metric in metrics if metric.name == main.primary_metric)
     shortest = find_shortest_budget(request)
     shortened = shortest if shortest.share < 1 else None
+    pretraining = decide_verdict(
+        scratch, metric, held_out=valid.held_out, seeds=len(seeds), shortest=shortened, baseline=SCRATCH
+    )
+    if not pretraining.undecidable and not _share_recipe(valid):
+        reason = f"{pretraining.reason}; `inconclusive`, because the two networks had recipes of their own"
+        pretraining = Verdict(label="inconclusive", reason=reason)
     return CheckAnalysis(
         check_id=check_id,
         task=str(request.task),
@@ -90,9 +96,7 @@ def assemble(
         test_groups=valid.test_groups,
         reference_groups=valid.reference_groups,
         verdict=decide_verdict(specialised, metric, held_out=valid.held_out, seeds=len(seeds), shortest=shortened),
-        pretraining=decide_verdict(
-            scratch, metric, held_out=valid.held_out, seeds=len(seeds), shortest=shortened, baseline=SCRATCH
-        ),
+        pretraining=pretraining,
         metrics=metrics,
         primary_metric=main.primary_metric,
         rpg_specialised=specialised,
@@ -112,6 +116,14 @@ def assemble(
         settings=_settings(request, valid, trained, probes)
         | {f"validation_{trial.removeprefix('job_')}": f"{score:.6g}" for trial, score in trials.items()},
     )
+
+
+def _share_recipe(valid: Validated) -> bool:
+    """Whether the pretrained network and the one from random weights had one recipe."""
+    pretrained, scratch = (
+        valid.recipes[name].model_copy(update={"probe_steps": ()}) for name in ("pretrained", "scratch")
+    )
+    return pretrained == scratch
 
 
 def _analyse_seed(

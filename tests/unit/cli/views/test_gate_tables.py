@@ -125,6 +125,17 @@ def test_few_seeds_or_patients_decide_nothing_about_a_gain_and_something_about_t
     assert apply_gate(check, Gate(conditions=conditions[2:]))[2] == OK
 
 
+def test_the_difference_to_random_weights_of_an_old_result_is_undecidable(decided_check: Check) -> None:
+    conditions = parse_gate(["difference_scratch.lower>=-1"])
+    assert decided_check.result is not None
+    gain = decided_check.result.rpg_specialised.model_dump(mode="json")
+    check = with_changes(decided_check, {"result.rpg_scratch": gain})
+    assert apply_gate(check, Gate(conditions=conditions))[2] == OK
+    gated, _, code = apply_gate(with_changes(check, {"result.pretraining": None}), Gate(conditions=conditions))
+    assert code == GATE_FAILED
+    assert "did not assess whether pretraining helps" in gated["gate"]["conditions"][0]["remarks"][0]
+
+
 def test_without_standardised_features_or_a_primary_layer_or_a_result_the_gate_fails(
     finished_check: Check,
 ) -> None:

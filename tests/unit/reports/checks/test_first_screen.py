@@ -68,6 +68,7 @@ def observe_result(result):
     message = SimpleNamespace(
         verdict=result.verdict.label, verdict_reason="", rpg_specialised=result.rpg_specialised,
         rpg_scratch=result.rpg_scratch, seeds=result.seeds, seed_variation=None, shifts=(), primary_layer="",
+        pretraining=None if result.pretraining is None else result.pretraining.label,
     )  # fmt: skip
     return observe(message), count_seeds(message)
 

@@ -217,6 +217,7 @@ def check(
     if not no_wait:
         create_reports_folder(reports)
     name = check_id or new_id("check")
+    control_id = f"{name[:72]}-control"  # ids have 80 characters at most
     limits = list_limits_of_check(spec, find_dataset(target, spec.dataset_id))
     for limit in limits:
         limit.check_gate(required)
@@ -225,13 +226,13 @@ def check(
         output.note(f"! {limit.reason}; {limit.remedy}", "yellow")
     opening = _describe_created(created, describe_work(spec, plans) if plans else "")
     if control:
-        untrained, plans = _create(target, f"{name}-control", spec.model_copy(update={"random_weights": True}))
+        untrained, plans = _create(target, control_id, spec.model_copy(update={"random_weights": True}))
         output.note(_describe_created(untrained, describe_control(spec, name) if plans else ""))
     if no_wait:
         emit_created(target, CHECKS, name, created, output, opening=opening)
         return
     ended = follow(target, CHECKS, name, output, opening)
-    beside = follow(target, CHECKS, f"{name}-control", output) if control else None
+    beside = follow(target, CHECKS, control_id, output) if control else None
     finish_check(target, ended, output, reports, required, control=beside)
 
 

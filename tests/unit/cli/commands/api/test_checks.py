@@ -54,7 +54,7 @@ def test_a_control_is_a_second_check_that_is_shown_beside_the_first(
     document = json.loads(out)
     names = [(document[key]["check_id"], document[key]["result"]["pretraining"]) for key in ("check", "control")]
     assert names == [("c1", "VERDICT_GAIN"), ("c1-control", "VERDICT_INCONCLUSIVE")]
-    assert "check c1-control is queued; it runs 5 trainings of the untrained copy and shares the others" in err
+    assert "check c1-control is queued; it runs 5 trainings of the untrained copy; with the same recipe" in err
     text = invoke(*CHECK, "--control", "random-weights")[1]
     below = text.partition("Control, an untrained copy of the model:")[2]
     assert "Check c1-control (segmentation): verdict inconclusive, pretraining inconclusive" in below
