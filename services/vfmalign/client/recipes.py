@@ -126,6 +126,11 @@ def get_random_seeds(spec: CheckSpec) -> int:
     return spec.random_seeds or spec.seeds
 
 
+def get_recipe_seed(spec: CheckSpec) -> int:
+    """Returns the seed of the trainings that choose between two recipes."""
+    return spec.seed if spec.recipe_seed is None else spec.recipe_seed
+
+
 def list_budgets(spec: CheckSpec) -> tuple[TrainingBudget, ...]:
     """Returns the budgets of the three networks, whose measure is the preset of the first; raises as `get_recipe`."""
     preset = get_finetuning_recipe("pretrained", spec.task.name, get_preset(spec.recipe))

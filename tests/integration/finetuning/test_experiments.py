@@ -11,10 +11,11 @@ import time
 import pytest
 
 from vfmalign.core.domain.errors import BadOption, Conflict, NotFound, PreconditionFailed
+from vfmalign.core.domain.jobs import TrainingSpec
 from vfmalign.core.domain.models import ModelCard
 from vfmalign.core.rpc.tensors import to_array
 from vfmalign.core.storage.feature_sets import read_feature_set
-from vfmalign.core.storage.keys import model_card_key
+from vfmalign.core.storage.keys import job_key, model_card_key
 from vfmalign.v1 import alignment_pb2, common_pb2, experiment_pb2, finetuning_pb2
 
 MODELS = ("vfm", "vfm2")
@@ -152,6 +153,38 @@ async def test_a_control_trains_on_shuffled_labels_alone_and_its_shift_stands_be
     assert list(analysed["controls"]) == ["shuffled_labels"]
     page = store.get(f"checks/{control.check_id}/report.html").decode()
     assert "fine-tuned on targets of other cases" in page
+
+
+async def test_all_cells_are_trained_by_the_recipe_that_the_first_seed_chose(service, store):
+    recipe = finetuning_pb2.Recipe(preset="demo", epochs=6, steps_per_epoch=10)  # with seed 12, the second is better
+    name = await create(
+        service, "recipe", recipe=recipe, seeds=[12, 13], model_ids=MODELS[:1], tasks=TASKS[:1], shuffled_labels=True
+    )
+    experiment = await finish(service, name)
+    assert experiment.state == experiment_pb2.EXPERIMENT_STATE_SUCCEEDED, experiment
+    first, second, shuffled = (cell.check_id for cell in experiment.cells)
+    # Whichever cell begins a trial first trains for all.
+    trials = {job.rpartition("-vfm-")[2].partition("-")[2]: job for job in service.starts() if job[-3:-1] == "-r"}
+    trials = {end.removeprefix("shuffled-"): job for end, job in trials.items()}
+    assert sorted(trials) == ["pretrained-r1", "pretrained-r2", "scratch-r1", "scratch-r2"]
+    own = [f"{second}-{network}" for network in ("pretrained", "scratch", "specialised")]
+    assert sorted(set(service.starts()) - set(trials.values())) == sorted([
+        f"{first}-specialised", *own, f"{shuffled}-pretrained"
+    ])  # fmt: skip
+    assert len(service.starts()) == 9
+
+    def read_spec(job):
+        return store.read(job_key(job, "spec.json"), TrainingSpec)
+
+    chosen = read_spec(trials["pretrained-r2"]).recipe
+    assert chosen != read_spec(trials["pretrained-r1"]).recipe
+    trained = [*own[:2], f"{shuffled}-pretrained"]
+    assert [read_spec(job).recipe for job in trained] == [chosen] * 3
+    assert read_spec(trained[-1]).shuffled_labels
+    settings = [
+        store.get_json(f"checks/{check}/report.json")["result"]["settings"] for check in (first, second, shuffled)
+    ]
+    assert len({one[f"recipe_{network}"] for one in settings for network in ("pretrained", "scratch")}) == 1
 
 
 async def test_cells_that_differ_in_their_seed_alone_are_compared_with_each_other(service, store, peers):

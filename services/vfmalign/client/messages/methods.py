@@ -121,7 +121,7 @@ class JobSpecMethods(StoredSpec):
 class CheckSpecMethods(StoredSpec):
     """A requested check is stored."""
 
-    LATER_FIELDS = MappingProxyType({"random_seeds": 0})
+    LATER_FIELDS = MappingProxyType({"random_seeds": 0, "recipe_seed": None})
 
 
 class ExperimentSpecMethods(StoredSpec):

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from vfmalign.client.messages.checks import CheckSpec, TrainingPlan
 from vfmalign.client.messages.jobs import JobSpec
-from vfmalign.client.recipes import get_random_seeds, get_second_recipe, make_request
+from vfmalign.client.recipes import get_random_seeds, get_recipe_seed, get_second_recipe, make_request
 from vfmalign.core.domain.jobs import Network, TrainingRecipe, TrainingSpec
 from vfmalign.core.domain.models import ModelCard
 from vfmalign.finetuning.jobs.repository import JobRepository
@@ -56,7 +56,7 @@ class Training:
 
     def seed(self, spec: CheckSpec) -> int:
         """Returns the seed of its random numbers."""
-        return spec.seed + self.number - 1
+        return get_recipe_seed(spec) if self.trial else spec.seed + self.number - 1
 
     def describe(self, spec: CheckSpec) -> str:
         """Returns its name in sentences, with the recipe that it tries, or the seed where the check has several."""
@@ -137,7 +137,7 @@ def plan_job(
     """
     if training != MAIN:  # which alone is probed
         recipe = recipe.model_copy(update={"probe_steps": ()})
-    pretrained = training.network == "pretrained"
+    pretrained, seed = training.network == "pretrained", training.seed(check)
     request = JobSpec(
         kind="finetune",
         dataset_id=check.dataset_id,
@@ -147,15 +147,17 @@ def plan_job(
         model_sha256=card.checkpoint.sha256,
         task=check.task,
         recipe=make_request(recipe, check.recipe.preset),
-        seed=training.seed(check),
+        seed=seed,
         publish_as=training.encoder_id(check_id),
         modality_map=check.modality_map,
-        shuffled_labels=check.shuffled_labels and pretrained,
+        shuffled_labels=check.shuffled_labels and pretrained and not training.trial,
         allow_cut_organs=check.allow_cut_organs,
         initial_seed=get_control_seed(check) if pretrained else None,
     )
     spec = finetuning_spec(training.job_id(check_id), request, card, dataset_digest, recipe)
-    return PlannedJob(request, spec, baseline_digest(spec, card, check_id if pretrained else ""))
+    # The checks of an experiment share the trainings that choose their recipe, also those of the pretrained network.
+    of_check = pretrained and seed != check.recipe_seed
+    return PlannedJob(request, spec, baseline_digest(spec, card, check_id if of_check else ""))
 
 
 def count_trainings(
@@ -183,7 +185,10 @@ def count_trainings(
     second = get_second_recipe(check, card.preprocessing.shape_dhw)
     tried = [recipes["scratch"], *([] if second is None else [second])]
     # The first trainings by the chosen recipe take the results of its trial, unless that of the model is probed.
-    taken = {Training("scratch"), *([] if recipes["pretrained"].probe_steps else [MAIN])} if trials else set()
+    taken = set()
+    if trials and get_recipe_seed(check) == check.seed:
+        other = recipes["pretrained"].probe_steps or check.shuffled_labels
+        taken = {Training("scratch"), *([] if other else [MAIN])}
     planned = [training for training in (*trials, *trainings) if training not in taken]
 
     def get_digests(training: Training) -> set[str]:

@@ -186,6 +186,7 @@ def _plan_cells(experiment_id: str, spec_json: bytes, pinned_json: bytes) -> tup
             recipe=spec.recipe.model_copy(update={"probe_steps": ()}) if shuffled else spec.recipe,
             seed=seed,
             seeds=1,  # the seeds of an experiment are cells
+            recipe_seed=spec.seeds[0],
             permutations=spec.permutations,
             bootstrap_resamples=spec.bootstrap_resamples,
             interval_level=spec.interval_level,

@@ -163,7 +163,7 @@ class BaselineTraining(Record):
         spec: the job's, without its own names; of a baseline also without the model that is checked against it, whose
             weights are never read, and of a specialised network without the model's architecture.
         preprocessing: how inputs are prepared.
-        check_id: of a pretrained network, whose trainings only the jobs of one check share.
+        check_id: of a pretrained network that only the jobs of one check share.
     """
 
     version: str
@@ -178,10 +178,10 @@ def baseline_digest(spec: TrainingSpec, card: ModelCard, check_id: str = "") -> 
     Args:
         spec: of a job.
         card: of the model, whose input preparation it shares.
-        check_id: of a pretrained network; empty for a baseline, which all checks share.
+        check_id: the check whose jobs alone share the training; empty where all checks do.
     """
     own = {"job_id", "publish_as"}
-    own |= set() if check_id else {"model_id", "model_sha256"}
+    own |= set() if spec.network == "pretrained" else {"model_id", "model_sha256"}
     own |= {"architecture"} if spec.network == "specialised" else set()
     return BaselineTraining(
         version=importlib.metadata.version("vfmalign"),

@@ -19,7 +19,7 @@ def write_repeat_command(spec: CheckSpec) -> str:
     """
     unsupported = (
         spec.scratch_recipe, spec.specialised_recipe, spec.shuffled_labels, spec.random_weights,
-        spec.recipe.warmup_fraction is not None,
+        spec.recipe.warmup_fraction is not None, spec.recipe_seed not in {None, spec.seed},
     )  # fmt: skip
     if any(unsupported):
         return ""

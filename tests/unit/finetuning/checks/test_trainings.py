@@ -124,6 +124,19 @@ def test_the_first_training_by_a_recipe_equals_its_trial_unless_it_alone_is_prob
     assert plan(probed, first).shared != plan(probed, trial).shared
 
 
+def test_checks_with_one_recipe_seed_share_the_trainings_that_choose_the_recipe():
+    trial, first = Training("pretrained", trial=1), Training("pretrained")
+    one, further = (spec(seed=seed, recipe_seed=7) for seed in (7, 8))
+    assert [training.seed(further) for training in (trial, first)] == [7, 8]
+    shared = plan(one, trial, check_id="one").shared
+    assert {plan(one, first).shared, plan(further, trial).shared} == {shared}
+    assert plan(further, first).shared != plan(further, first, check_id="another").shared
+    assert plan(one, trial, card=OTHER).shared != shared, "its weights are others"
+    shuffled = spec(seed=7, recipe_seed=7, shuffled_labels=True)
+    assert plan(shuffled, trial).shared == shared, "recipes are tried on true labels"
+    assert plan(shuffled, first).shared != shared
+
+
 def test_a_control_draws_the_weights_of_the_pretrained_network_once_for_all_seeds():
     control, check = spec(seeds=3, random_weights=True), spec(seeds=3)
     assert get_control_seed(check) is None
@@ -173,6 +186,8 @@ RATED = Recipe(preset="demo", learning_rate=8e-3)
         ({"recipe": PROBED, "seeds": 1}, (6, 0), (6, 3)),
         ({"recipe": RATED}, (9, 0), (9, 6)),
         ({"random_seeds": 6}, (14, 0), (14, 10)),
+        # Trials with another seed than the first train for themselves.
+        ({"seed": 8, "recipe_seed": 7}, (13, 0), (13, 8)),
     ],
 )
 @pytest.mark.parametrize("chosen", [1, 2])

@@ -69,6 +69,7 @@ def test_the_command_line_reads_the_same_request(read_command, fields):
         {"random_weights": True},
         {"scratch_recipe": Recipe()},
         {"recipe": Recipe(warmup_fraction=0.0)},
+        {"seed": 8, "recipe_seed": 7},
     ],
 )
 def test_there_is_no_command_where_the_command_line_lacks_an_option(fields):

@@ -125,6 +125,10 @@ class CheckSpec(CheckSpecMethods):
     """A control: in place of the model's weights, begin with random ones, which are drawn once for all seeds, as if
     they were those of a pretrained model. `CheckResult.pretraining` must then not be GAIN.
     """
+    recipe_seed: int | None = Field(default=None, ge=0, le=9223372036854775807)
+    """Seed of the trainings that choose between a preset's two recipes; unset is `seed`. The checks of an experiment
+    have one in common, and with it the recipe and the trainings that chose it.
+    """
 
 
 class CheckStage(ApiMessage):
