@@ -9,11 +9,15 @@ import pytest
 
 from vfmalign.analysis.experiments.answers import VERDICT_TEXTS
 from vfmalign.analysis.experiments.report import ExperimentReport
+from vfmalign.cli.demo.real_plan import REAL_SIZES
 from vfmalign.client.formatting import format_correlation, format_interval, format_number, format_p_value
+from vfmalign.client.messages.experiments import ExperimentSpec
+from vfmalign.client.messages.tasks import Task
 from vfmalign.core.domain.errors import InvalidInput
 from vfmalign.core.domain.models import Layer, ModelCard, Preprocessing
 from vfmalign.core.domain.stored_objects import StoredObject
 from vfmalign.finetuning.experiments.cell_results import CellResult
+from vfmalign.finetuning.experiments.request import PinnedInputs, plan_cells
 
 DOCS = Path(__file__).resolve().parents[4] / "docs"
 _spec = importlib.util.spec_from_file_location("generate_evidence", DOCS / "generate_evidence.py")
@@ -34,6 +38,27 @@ def test_the_published_page_shows_the_published_report():
     """Fails after any change of a number in the page, of `report.json`, or of a finished cell: run `make evidence`."""
     page = (DOCS / "evidence.md").read_text()
     assert page == update_page(page, DOCS / "evidence")
+
+
+def test_the_published_cells_are_those_that_the_experiment_asks_for():
+    """Otherwise, `make evidence` would train them again."""
+    finetuning, modality_map = REAL_SIZES["evidence"].finetuning, {"t1w": "input"}
+    for file in sorted((DOCS / "evidence" / "cells").glob("*.json")):
+        found = CellResult.model_validate_json(file.read_bytes())
+        result, settings = found.report.result, found.report.result.settings
+        shuffled = "shuffled_labels" in settings
+        spec = ExperimentSpec(
+            model_ids=(settings["model_id"],), dataset_id=settings["dataset_id"],
+            tasks=(Task.parse(settings["task"]),), seeds=(2025, 2026, 2027), recipe=finetuning,
+            modality_map=modality_map, shuffled_labels=shuffled,
+        )  # fmt: skip
+        pinned = PinnedInputs(
+            dataset_digest=settings["dataset_digest"], model_sha256=(settings["model_sha256"],),
+            primary_metrics=(result.primary_metric,), modality_maps=(modality_map,),
+        )  # fmt: skip
+        cells = plan_cells("x", spec, pinned)
+        (cell,) = (one for one in cells if (one.seed, one.shuffled_labels) == (int(settings["seed"]), shuffled))
+        assert cell.result_digest == found.cell, file.name
 
 
 @pytest.fixture(scope="module")
