@@ -9,16 +9,24 @@ from vfmalign.client.messages.common import Estimate, Interval, absent
 from vfmalign.reports.drift.document import (
     AlarmRecord,
     ChannelShift,
+    Component,
     ComponentEvidence,
     DriftDocument,
     EvidencePoint,
     ExtremeRow,
+    Peak,
     StratumMix,
     StratumRows,
     Window,
 )
 
-THRESHOLD = math.log(375.0)
+LOG_THRESHOLD: dict[Component, float] = {
+    "rows": math.log(312.5),
+    "blocks_of_4": math.log(500.0),
+    "blocks_of_16": math.log(500.0),
+    "channels": math.log(960_000.0),
+}
+"""Of the first epoch of a monitor of 768 channels with α = 0.01."""
 
 
 def make_window(first: int, last: int, value: float, stratum: str = "", layer: str = "stages.3") -> Window:
@@ -42,12 +50,14 @@ def make_document(rows: int = 400, alarm_row: int | None = 231, **fields: Any) -
                 -0.002 * row + grown * max(0, row - 200),
                 None if row < 4 else grown * max(0, row - 210),
                 None if row < 16 else -0.001 * row,
+                2.0 + 0.5 * grown * max(0, row - 205),
             ),
         )
         for row in range(1, rows + 1)
     )
-    last = history[-1].log_evidence if history else (0.0, None, None)
-    names = ("rows", "blocks_of_4", "blocks_of_16")
+    last = history[-1].log_evidence if history else (0.0, None, None, 0.0)
+    # The evidence of rows is nearest to its threshold, at the end of a drift and at the beginning without one.
+    highest = None if not history else history[-1 if grown else 0]
     content: dict[str, Any] = {
         "title": "february, test",
         "reference": "validated, test",
@@ -62,16 +72,15 @@ def make_document(rows: int = 400, alarm_row: int | None = 231, **fields: Any) -
         if alarm_row is None
         else AlarmRecord(row=alarm_row, observation="c-5f5b865d1efe1613", components=("rows",)),
         "components": tuple(
-            ComponentEvidence(component=name, log_evidence=value, log_threshold=THRESHOLD)
-            for name, value in zip(names, last, strict=True)
+            ComponentEvidence(component=name, log_evidence=value, log_threshold=LOG_THRESHOLD[name])
+            for name, value in zip(LOG_THRESHOLD, last, strict=True)
         ),
         "history": history,
-        "peak": history[-1] if history else None,
+        "peak": None
+        if highest is None
+        else Peak(row=highest.row, component="rows", log_evidence=highest.log_evidence[0] or 0.0),
         "mix": StratumMix(
             kind="scanner",
-            log_evidence=9.0,
-            log_threshold=THRESHOLD,
-            alpha=0.01,
             strata=(
                 StratumRows(name="A", reference=100, stream=200),
                 StratumRows(name="B", reference=33, stream=200),

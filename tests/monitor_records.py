@@ -6,7 +6,7 @@ import math
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from tests.drift_documents import THRESHOLD, make_document, make_window
+from tests.drift_documents import make_document, make_window
 
 from vfmalign.client.messages import monitors as records
 from vfmalign.client.messages.monitors import Monitor, MonitorAlarm, MonitorEpoch, MonitorReference, MonitorSpec
@@ -54,7 +54,7 @@ def make_shift(
 
 def make_monitor(*, alarm: bool = True, **fields: Any) -> Monitor:
     """A monitor of two scanners with 400 rows, and an alarm unless `alarm` is false."""
-    components = make_document(alarm_row=231 if alarm else None).components
+    document = make_document(alarm_row=231 if alarm else None)
     content: dict[str, Any] = {
         "monitor_id": "prostate-3t",
         "spec": MonitorSpec(
@@ -69,7 +69,8 @@ def make_monitor(*, alarm: bool = True, **fields: Any) -> Monitor:
         "model_id": "profound",
         "channels": 768,
         "epoch": make_epoch(make_alarm() if alarm else None),
-        "components": tuple(records.ComponentEvidence(**dict(one)) for one in components),
+        "components": tuple(records.ComponentEvidence(**dict(one)) for one in document.components),
+        "peak": None if document.peak is None else records.EvidencePeak(**dict(document.peak)),
         "blocks_are_active": True,
         "outcomes": {"entered": 400, "repeated_patient": 31, "reference_patient": 4, "not_finite": 0, "paused": 12},
         "late_observations": 7,
@@ -77,8 +78,6 @@ def make_monitor(*, alarm: bool = True, **fields: Any) -> Monitor:
         "last_observation_time": NOW - timedelta(hours=3),
         "last_acquire_time": NOW - timedelta(hours=4),
         "mix": records.StratumMix(
-            log_evidence=9.0,
-            log_threshold=THRESHOLD,
             rows={"A": 200, "B": 200, "": 0},
             reference_rows={"A": 100, "B": 33},
         ),

@@ -123,13 +123,15 @@ class Monitoring(monitoring_pb2_grpc.MonitoringServiceServicer):
     def ReplaceReference(self, request, context):
         monitor = self._get(request, context)
         self._check_epoch(monitor, request, context)
+        current = monitoring_pb2.MonitorReference()
+        current.CopyFrom(monitor.epoch.reference)
         monitor.earlier_epochs.insert(0, monitor.epoch)
         monitor.epoch.CopyFrom(
             monitoring_pb2.MonitorEpoch(
                 number=monitor.epoch.number + 1,
                 start=request.start,
                 has_guarantee=request.start != monitoring_pb2.EPOCH_START_RESET,
-                reference=request.reference,
+                reference=request.reference if request.HasField("reference") else current,
                 start_time=monitor.create_time,
             )
         )

@@ -10,14 +10,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bench import environments, machine, tables
-from bench.monitoring import cost, delay, hippocampus, level, power
+from bench.monitoring import charts, cost, delay, dependent, first, hippocampus, level, power
 from bench.monitoring.jobs import Jobs
 from bench.tables import Section
 
 SECTIONS: dict[str, Callable[[Jobs], Section]] = {
     "level": level.simulate_level,
+    "dependent": dependent.simulate_dependent,
+    "first": first.simulate_first,
     "competitors": level.simulate_competitors,
     "power": power.simulate_power,
+    "charts": charts.simulate_charts,
     "delay": delay.simulate_delay,
     "cost": cost.measure_cost,
 }

@@ -1,7 +1,7 @@
 """Delay beside alibi-detect's online detector, at equal measured run lengths without a change.
 
-The competitor is set to a run length of 1,000 rows and its real one is measured. The calibrated thresholds of the
-Shiryaev–Roberts statistics are then moved together until the monitor has the same run length on the same streams.
+The competitor is set to a run length of 1,000 rows and its real one is measured. The thresholds of the Shiryaev–Roberts
+statistics are then moved together until the monitor has the same run length on the same streams.
 
 Legend: N rows.
 """
@@ -17,11 +17,11 @@ import numpy as np
 from bench.monitoring import alibi, power
 from bench.monitoring.distributions import REAL, Array, draw, draw_changed, make_rng
 from bench.monitoring.jobs import Job, Jobs
-from bench.monitoring.power import AFTER, BEFORE, CHANNELS, REFERENCE
+from bench.monitoring.power import BEFORE, CHANNELS, REFERENCE
 from bench.monitoring.trajectories import run_stream
 from bench.tables import Section, Table
 
-NULL_ROWS = 3000
+NULL_ROWS, AFTER = 3000, 400
 REFERENCES, NULL_STREAMS, STREAMS = 5, 20, 20
 """References of each distribution, and streams of each reference: the competitor takes long to prepare a reference."""
 WINDOWS = (10, 20)
@@ -124,7 +124,9 @@ def run_alibi(job: Job) -> dict[str, list[int | None]]:
 
 
 def _record(reference_ND: Array, rows_ND: Array, seed: int) -> dict[str, Any]:
-    maxima_N = np.maximum.accumulate(run_stream(reference_ND, rows_ND, seed).get_excess())
+    maxima_N = np.maximum.accumulate(
+        run_stream(reference_ND, rows_ND, seed, run_length=alibi.RUN_LENGTH).get_excess(alibi.RUN_LENGTH)
+    )
     places = np.flatnonzero(np.diff(maxima_N, prepend=-np.inf) > 0.0)
     return {"rows": (places + 1).tolist(), "values": maxima_N[places].tolist(), "length": len(rows_ND)}
 
@@ -169,13 +171,13 @@ def _make_row(
     if not all(delays.values()):
         return (change, str(window), *(f"{one:,.0f}" for one in run_lengths), "–", "–", "–", "–")
     medians = {name: power.get_quantile(found, 0.5) for name, found in delays.items()}
-    quantiles = [power.format_delay(power.get_quantile(found, 0.9)) for found in delays.values()]
+    quantiles = [power.format_delay(power.get_quantile(found, 0.9), AFTER) for found in delays.values()]
     is_slower = medians["monitor"] > medians["alibi"]
     return (
         change,
         str(window),
         *(f"{one:,.0f}" for one in run_lengths),
-        *(power.format_delay(median) for median in medians.values()),
+        *(power.format_delay(median, AFTER) for median in medians.values()),
         " and ".join(quantiles),
         ("**yes**" if change in REQUIRED else "yes") if is_slower else "no",
     )

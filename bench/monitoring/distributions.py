@@ -19,6 +19,7 @@ Array = NDArray[np.float64]
 GENERATED = ("gaussian", "t3", "log-normal")
 REAL = "hippocampus"
 SCANNERS = ("original", "contrast 0.9", "contrast 1.1")
+SPARSE_CHANNELS = 3
 NEW_SCANNER = "contrast 0.7, blur 1.5 mm"
 
 
@@ -45,8 +46,9 @@ def draw_changed(
     """Draws a reference and a stream that changes.
 
     Args:
-        change: of generated rows `shift X` of X standard deviations in every channel, `direction X` of norm X in one
-            random direction, `variance X` by this factor, or `t3 shift X`; of real features the name of a version of
+        change: of generated rows `shift X` of X standard deviations in every channel, `sparse X` in three of them,
+            `mixture X` of 1 SD in a share X of the rows, `direction X` of norm X in one random direction, `variance X`
+            by this factor, or `t3 shift X`; of real features the name of a version of
             the volumes, or `scanner X`, where three scanners are followed by a new one in a share X of the rows.
         lengths: rows of the reference, of the stream before the change, and after it.
         channels: of generated rows.
@@ -56,7 +58,7 @@ def draw_changed(
     reference, before, after = lengths
     kind, _, text = change.rpartition(" ")
     rows = reference + before + after
-    if kind in {"shift", "direction", "variance"}:
+    if kind in {"shift", "sparse", "mixture", "direction", "variance"}:
         all_ND = rng.standard_normal((rows, channels))
     elif kind == "t3 shift":
         all_ND = rng.standard_t(3.0, (rows, channels))
@@ -65,12 +67,31 @@ def draw_changed(
     amount, changed_ND = float(text), all_ND[reference + before :]
     if kind == "variance":
         changed_ND *= np.sqrt(amount)
+    elif kind == "sparse":
+        changed_ND[:, :SPARSE_CHANNELS] += amount
+    elif kind == "mixture":
+        changed_ND[rng.random(len(changed_ND)) < amount] += 1.0
     elif kind == "direction":
         direction_D = rng.standard_normal(channels)
         changed_ND += amount * direction_D / np.linalg.norm(direction_D)
     else:
         changed_ND += amount * (np.sqrt(3.0) if kind == "t3 shift" else 1.0)  # the variance of t3 is 3
     return all_ND[:reference], all_ND[reference:]
+
+
+def get_log_likelihood_ratio(change: str, rows_ND: Array) -> Array:
+    """Returns ln of the likelihood of each row after a change of generated Gaussian rows beside that before it."""
+    kind, _, text = change.rpartition(" ")
+    amount = float(text)
+    if kind == "variance":
+        squares_N = np.square(rows_ND).sum(axis=1)
+        return np.asarray(0.5 * squares_N * (1.0 - 1.0 / amount) - 0.5 * rows_ND.shape[1] * np.log(amount))
+    shift_D = np.zeros(rows_ND.shape[1])
+    shift_D[: SPARSE_CHANNELS if kind == "sparse" else None] = 1.0 if kind == "mixture" else amount
+    ratio_N = rows_ND @ shift_D - 0.5 * shift_D @ shift_D
+    if kind == "mixture":
+        return np.asarray(np.logaddexp(np.log(1.0 - amount), np.log(amount) + ratio_N))
+    return np.asarray(ratio_N)
 
 
 def _draw_real(

@@ -237,7 +237,7 @@ def observe_alone(
     parts = [read_part(store, manifest, index)[monitored.LAYER] for index in range(len(manifest.parts))]
     monitor = Monitor(MonitorOptions(alpha=ALPHA), np.concatenate(parts), manifest.groups)
     observed = monitor.observe(np.stack(rows), names, [f"g-{name}" for name in names])
-    evidence = [monitor.status.log_martingale[component] for component in Component]
+    evidence = [monitor.status.log_evidence[component] for component in Component]
     return evidence, [one.p_value for one in observed]
 
 

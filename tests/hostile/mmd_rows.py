@@ -103,6 +103,8 @@ ROWS = (
     upload("upload with a digest of 1 MiB", "file.sha256", sha256="a" * 2**20),
     Row("upload of nothing", UPLOAD, lambda _: mmd_pb2.CreateUploadRequest(), INVALID, "file"),
     compute("5.2 million labels for two rows", "x.inline.groups", x=inline(groups=["a"] * 5_200_000)),
+    compute("first groups of pairs", "first_groups", first_groups=2),
+    compute("more first groups than fit a field", "first_groups", first_groups=100_001),
     compute("three labels for two rows", "x.inline.groups", x=inline(groups=["a"] * 3)),
     compute("5.2 million cases for two rows", "y.inline.case_ids", y=inline(case_ids=["a"] * 5_200_000)),
     compute("empty label", "x.inline.groups[1]", x=inline(groups=["a", ""])),

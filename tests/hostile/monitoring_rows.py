@@ -68,6 +68,9 @@ ROWS = (
     by_id("ReplaceReference", "new epoch for no reason", "start", epoch=1, reference=REFERENCE),
     by_id("ReplaceReference", "new epoch for reason 77", "start", epoch=1, reference=REFERENCE, start=77),
     by_id("ReplaceReference", "new epoch without a reference", "reference", epoch=1, start=1),
+    by_id("ReplaceReference", "unseen epoch without a reference", "reference", epoch=1, start=2),
+    by_id("ReplaceReference", "reset of an unknown monitor", "no such monitor", NOT_FOUND, epoch=1, start=3),
+    by_id("ReplaceReference", "reset with a reference of nothing", "reference", epoch=1, reference={}, start=3),
     by_id(
         "ReplaceReference",
         "digest of letters",
@@ -94,7 +97,6 @@ ROWS = (
     create("stratum with a path", "spec.stratum", stratum="../x"),
     create("alpha of NaN", "spec.alpha", alpha=float("nan")),
     create("alpha of 1", "spec.alpha", alpha=1.0),
-    create("negative alpha of the mix", "spec.mix_alpha", mix_alpha=-1.0),
     create("run length of 99", "spec.run_length", run_length=99),
     create("run length of 2^63 - 1", "spec.run_length", run_length=2**63 - 1),
     create("negative seed", "spec.seed", seed=-1),

@@ -63,12 +63,12 @@ def test_the_page_leads_to_an_alarm_in_february(codes: tuple[Cli, Codes], both_m
     gates = {block: code for block, code in ended.items() if "--require no_alarm" in block}
     assert [code for block, code in ended.items() if block not in gates] == [0] * (len(ended) - len(gates))
     assert list(gates.values()) == [0, GATE_FAILED] * 2, "January passes the gate, by command and by service"
-    assert both_months["outcomes"] == {"entered": 75, "repeated_patient": 0, "reference_patient": 0, "not_finite": 0}
+    assert both_months["outcomes"] == {"entered": 90, "repeated_patient": 0, "reference_patient": 0, "not_finite": 0}
     row = both_months["alarm"]["row"]
-    assert 30 < row <= 75
+    assert 30 < row <= 90
     page = (cli.folder / "drift.html").read_text()
-    assert f"Alarm since row {row} of 75" in page
-    assert "The mix of scanner is not shown to differ" in page
+    assert f"Alarm since row {row} of 90" in page
+    assert "The mix raises no alarm." in page
 
 
 def test_the_scanner_that_changed_is_told_from_the_other(both_months: dict[str, Any]) -> None:
@@ -79,7 +79,9 @@ def test_the_scanner_that_changed_is_told_from_the_other(both_months: dict[str, 
         if one["layer"] == layer and one["stratum"]
     }
     assert lower["A"] > 0 > lower["B"]
-    assert both_months["mix"]["log_evidence"] < both_months["mix"]["log_threshold"]
+    shares = {one["name"]: (one["reference"] / 100, one["stream"] / 90) for one in both_months["mix"]["strata"]}
+    assert {name: stream for name, (_, stream) in shares.items()} == {"A": 60 / 90, "B": 30 / 90}
+    assert all(abs(stream - reference) < 0.03 for reference, stream in shares.values()), "as many studies as before"
     assert len({one["layer"] for one in both_months["windows"]}) == 4, "other layers are described"
 
 
@@ -115,9 +117,9 @@ def test_the_service_finds_what_the_command_finds_and_goes_on_with_a_new_referen
         both_months["alarm"]["observation"],
     )
     assert alarm["note"] == "software of scanner A was updated on 1 February"
-    assert ended["rows"] == 75
+    assert ended["rows"] == 90
     page = (cli.folder / "monitor.html").read_text()
-    assert f"Alarm since row {alarm['row']} of 75" in page
+    assert f"Alarm since row {alarm['row']} of 90" in page
     assert "Nobody has acknowledged it yet" in page
     epoch = monitor["epoch"]
     assert epoch["reference"]["feature_set_id"] == sets["march"]
@@ -129,11 +131,11 @@ def test_extract_tells_the_monitor_of_patients_as_imports_name_them(cli: Cli, en
     before = get_monitor(cli)
     assert before["epoch"]["rows"] == 1, "the study of April"
     (block,) = (one for one in read_blocks(PAGE, "bash") if "observe_study.py" in one)
-    line = "python observe_study.py patient-400 april/p400.nii.gz\n"
+    line = "python observe_study.py patient-500 april/p500.nii.gz\n"
     assert line in block
-    for patient, outcome in (("patient-100", "repeated_patient"), ("patient-300", "reference_patient")):
+    for patient, outcome in (("patient-200", "repeated_patient"), ("patient-400", "reference_patient")):
         study = (
-            f"{patient} {'january' if patient == 'patient-100' else 'march'}/{patient.replace('atient-', '')}.nii.gz"
+            f"{patient} {'january' if patient == 'patient-200' else 'march'}/{patient.replace('atient-', '')}.nii.gz"
         )
         assert run_block(block.replace(line, f"python observe_study.py {study}\n"), cli.folder, environment) == 0
         assert get_monitor(cli)["outcomes"][outcome] == 1
@@ -144,7 +146,7 @@ def test_extract_tells_the_monitor_of_patients_as_imports_name_them(cli: Cli, en
 
 def test_patients_of_the_reference_do_not_enter(cli: Cli, sets: dict[str, str]) -> None:
     document = cli.call("drift", sets["validated"], sets["validated"], "--json").document
-    assert document["outcomes"]["reference_patient"] == 66
+    assert document["outcomes"]["reference_patient"] == 150
     assert document["rows"] == 0
 
 

@@ -182,14 +182,14 @@ class AsyncMonitorsClient:
         return Monitor.from_response((await self._stub().AcknowledgeAlarm(request)).monitor)
 
     async def replace_reference(
-        self, monitor_id: str, epoch: int, reference: MonitorReference, start: EpochStart
+        self, monitor_id: str, epoch: int, reference: MonitorReference | None, start: EpochStart
     ) -> Monitor:
-        """Begins a new epoch with another reference.
+        """Begins a new epoch.
 
         Args:
             monitor_id: the monitor.
             epoch: number of the epoch that ends.
-            reference: of the new epoch.
+            reference: of the new epoch; None keeps the current one, which only a reset may.
             start: why it begins, which decides whether its bound holds.
 
         Raises:
@@ -201,7 +201,7 @@ class AsyncMonitorsClient:
         request = monitoring_pb2.ReplaceReferenceRequest(
             monitor_id=monitor_id,
             epoch=epoch,
-            reference=reference.to_proto(),
+            reference=None if reference is None else reference.to_proto(),
             start=f"EPOCH_START_{_check_choice(start, EpochStart, 'start').upper()}",
         )
         return Monitor.from_response((await self._stub().ReplaceReference(request)).monitor)

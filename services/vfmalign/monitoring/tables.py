@@ -103,7 +103,7 @@ class ObservationRow(_PartRow):
         content_digest: of everything that was observed.
         row: number of the row in the epoch, from 1; 0 if it did not enter.
         late, future: whether its acquisition was earlier than that of one before, or lay in the future.
-        log_rows, log_blocks_4, log_blocks_16: ln of the statistics after it; None where one is 0.
+        log_rows, log_blocks_4, log_blocks_16, log_channels: ln of the statistics after it; None where one is 0.
     """
 
     __tablename__ = "monitor_observations"
@@ -123,6 +123,7 @@ class ObservationRow(_PartRow):
     log_rows: Mapped[float | None] = mapped_column(sa.Double)
     log_blocks_4: Mapped[float | None] = mapped_column(sa.Double)
     log_blocks_16: Mapped[float | None] = mapped_column(sa.Double)
+    log_channels: Mapped[float | None] = mapped_column(sa.Double)
 
     @declared_attr.directive
     @classmethod

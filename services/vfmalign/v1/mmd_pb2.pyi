@@ -158,7 +158,7 @@ class TestOptions(_message.Message):
     def __init__(self, permutations: _Optional[int] = ..., seed: _Optional[int] = ..., method: _Optional[_Union[TestMethod, str]] = ..., aggregated: _Optional[bool] = ...) -> None: ...
 
 class ComputeRequest(_message.Message):
-    __slots__ = ("x", "y", "reference", "pairing", "estimator", "kernel", "layers", "primary_layer", "test", "interval_level", "projection", "precision", "frequencies", "measures")
+    __slots__ = ("x", "y", "reference", "pairing", "estimator", "kernel", "layers", "primary_layer", "test", "interval_level", "projection", "precision", "frequencies", "measures", "first_groups")
     X_FIELD_NUMBER: _ClassVar[int]
     Y_FIELD_NUMBER: _ClassVar[int]
     REFERENCE_FIELD_NUMBER: _ClassVar[int]
@@ -173,6 +173,7 @@ class ComputeRequest(_message.Message):
     PRECISION_FIELD_NUMBER: _ClassVar[int]
     FREQUENCIES_FIELD_NUMBER: _ClassVar[int]
     MEASURES_FIELD_NUMBER: _ClassVar[int]
+    FIRST_GROUPS_FIELD_NUMBER: _ClassVar[int]
     x: FeatureSource
     y: FeatureSource
     reference: FeatureSource
@@ -187,7 +188,8 @@ class ComputeRequest(_message.Message):
     precision: Precision
     frequencies: int
     measures: _containers.RepeatedScalarFieldContainer[Measure]
-    def __init__(self, x: _Optional[_Union[FeatureSource, _Mapping]] = ..., y: _Optional[_Union[FeatureSource, _Mapping]] = ..., reference: _Optional[_Union[FeatureSource, _Mapping]] = ..., pairing: _Optional[_Union[Pairing, str]] = ..., estimator: _Optional[_Union[Estimator, str]] = ..., kernel: _Optional[_Union[Kernel, _Mapping]] = ..., layers: _Optional[_Iterable[str]] = ..., primary_layer: _Optional[str] = ..., test: _Optional[_Union[TestOptions, _Mapping]] = ..., interval_level: _Optional[float] = ..., projection: _Optional[bool] = ..., precision: _Optional[_Union[Precision, str]] = ..., frequencies: _Optional[int] = ..., measures: _Optional[_Iterable[_Union[Measure, str]]] = ...) -> None: ...
+    first_groups: int
+    def __init__(self, x: _Optional[_Union[FeatureSource, _Mapping]] = ..., y: _Optional[_Union[FeatureSource, _Mapping]] = ..., reference: _Optional[_Union[FeatureSource, _Mapping]] = ..., pairing: _Optional[_Union[Pairing, str]] = ..., estimator: _Optional[_Union[Estimator, str]] = ..., kernel: _Optional[_Union[Kernel, _Mapping]] = ..., layers: _Optional[_Iterable[str]] = ..., primary_layer: _Optional[str] = ..., test: _Optional[_Union[TestOptions, _Mapping]] = ..., interval_level: _Optional[float] = ..., projection: _Optional[bool] = ..., precision: _Optional[_Union[Precision, str]] = ..., frequencies: _Optional[int] = ..., measures: _Optional[_Iterable[_Union[Measure, str]]] = ..., first_groups: _Optional[int] = ...) -> None: ...
 
 class MeasureResult(_message.Message):
     __slots__ = ("measure", "value", "dimension")

@@ -25,6 +25,7 @@ class EvidenceComponent(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     EVIDENCE_COMPONENT_ROWS: _ClassVar[EvidenceComponent]
     EVIDENCE_COMPONENT_BLOCKS_OF_4: _ClassVar[EvidenceComponent]
     EVIDENCE_COMPONENT_BLOCKS_OF_16: _ClassVar[EvidenceComponent]
+    EVIDENCE_COMPONENT_CHANNELS: _ClassVar[EvidenceComponent]
 
 class EpochStart(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -49,6 +50,7 @@ EVIDENCE_COMPONENT_UNSPECIFIED: EvidenceComponent
 EVIDENCE_COMPONENT_ROWS: EvidenceComponent
 EVIDENCE_COMPONENT_BLOCKS_OF_4: EvidenceComponent
 EVIDENCE_COMPONENT_BLOCKS_OF_16: EvidenceComponent
+EVIDENCE_COMPONENT_CHANNELS: EvidenceComponent
 EPOCH_START_UNSPECIFIED: EpochStart
 EPOCH_START_FIXED: EpochStart
 EPOCH_START_UNSEEN_REFERENCE: EpochStart
@@ -70,14 +72,13 @@ class MonitorReference(_message.Message):
     def __init__(self, feature_set_id: _Optional[str] = ..., manifest_sha256: _Optional[str] = ...) -> None: ...
 
 class MonitorSpec(_message.Message):
-    __slots__ = ("reference", "layer", "descriptive_layers", "stratum", "alpha", "run_length", "mix_alpha", "patient_window_days", "seed", "window_rows", "max_silence_hours", "title")
+    __slots__ = ("reference", "layer", "descriptive_layers", "stratum", "alpha", "run_length", "patient_window_days", "seed", "window_rows", "max_silence_hours", "title")
     REFERENCE_FIELD_NUMBER: _ClassVar[int]
     LAYER_FIELD_NUMBER: _ClassVar[int]
     DESCRIPTIVE_LAYERS_FIELD_NUMBER: _ClassVar[int]
     STRATUM_FIELD_NUMBER: _ClassVar[int]
     ALPHA_FIELD_NUMBER: _ClassVar[int]
     RUN_LENGTH_FIELD_NUMBER: _ClassVar[int]
-    MIX_ALPHA_FIELD_NUMBER: _ClassVar[int]
     PATIENT_WINDOW_DAYS_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
     WINDOW_ROWS_FIELD_NUMBER: _ClassVar[int]
@@ -89,13 +90,12 @@ class MonitorSpec(_message.Message):
     stratum: str
     alpha: float
     run_length: int
-    mix_alpha: float
     patient_window_days: int
     seed: int
     window_rows: int
     max_silence_hours: int
     title: str
-    def __init__(self, reference: _Optional[_Union[MonitorReference, _Mapping]] = ..., layer: _Optional[str] = ..., descriptive_layers: _Optional[_Iterable[str]] = ..., stratum: _Optional[str] = ..., alpha: _Optional[float] = ..., run_length: _Optional[int] = ..., mix_alpha: _Optional[float] = ..., patient_window_days: _Optional[int] = ..., seed: _Optional[int] = ..., window_rows: _Optional[int] = ..., max_silence_hours: _Optional[int] = ..., title: _Optional[str] = ...) -> None: ...
+    def __init__(self, reference: _Optional[_Union[MonitorReference, _Mapping]] = ..., layer: _Optional[str] = ..., descriptive_layers: _Optional[_Iterable[str]] = ..., stratum: _Optional[str] = ..., alpha: _Optional[float] = ..., run_length: _Optional[int] = ..., patient_window_days: _Optional[int] = ..., seed: _Optional[int] = ..., window_rows: _Optional[int] = ..., max_silence_hours: _Optional[int] = ..., title: _Optional[str] = ...) -> None: ...
 
 class FeatureOrigin(_message.Message):
     __slots__ = ("checkpoint_sha256", "preprocessing_sha256", "input_transform")
@@ -116,6 +116,16 @@ class ComponentEvidence(_message.Message):
     log_evidence: float
     log_threshold: float
     def __init__(self, component: _Optional[_Union[EvidenceComponent, str]] = ..., log_evidence: _Optional[float] = ..., log_threshold: _Optional[float] = ...) -> None: ...
+
+class EvidencePeak(_message.Message):
+    __slots__ = ("row", "component", "log_evidence")
+    ROW_FIELD_NUMBER: _ClassVar[int]
+    COMPONENT_FIELD_NUMBER: _ClassVar[int]
+    LOG_EVIDENCE_FIELD_NUMBER: _ClassVar[int]
+    row: int
+    component: EvidenceComponent
+    log_evidence: float
+    def __init__(self, row: _Optional[int] = ..., component: _Optional[_Union[EvidenceComponent, str]] = ..., log_evidence: _Optional[float] = ...) -> None: ...
 
 class MonitorAlarm(_message.Message):
     __slots__ = ("row", "observation_id", "components", "raise_time", "acknowledge_time", "acknowledged_by", "note")
@@ -186,7 +196,7 @@ class ChannelShift(_message.Message):
     def __init__(self, channel: _Optional[int] = ..., shift_sd: _Optional[float] = ..., share: _Optional[float] = ...) -> None: ...
 
 class StratumMix(_message.Message):
-    __slots__ = ("log_evidence", "log_threshold", "rows", "reference_rows")
+    __slots__ = ("rows", "reference_rows")
     class RowsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -201,18 +211,14 @@ class StratumMix(_message.Message):
         key: str
         value: int
         def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
-    LOG_EVIDENCE_FIELD_NUMBER: _ClassVar[int]
-    LOG_THRESHOLD_FIELD_NUMBER: _ClassVar[int]
     ROWS_FIELD_NUMBER: _ClassVar[int]
     REFERENCE_ROWS_FIELD_NUMBER: _ClassVar[int]
-    log_evidence: float
-    log_threshold: float
     rows: _containers.ScalarMap[str, int]
     reference_rows: _containers.ScalarMap[str, int]
-    def __init__(self, log_evidence: _Optional[float] = ..., log_threshold: _Optional[float] = ..., rows: _Optional[_Mapping[str, int]] = ..., reference_rows: _Optional[_Mapping[str, int]] = ...) -> None: ...
+    def __init__(self, rows: _Optional[_Mapping[str, int]] = ..., reference_rows: _Optional[_Mapping[str, int]] = ...) -> None: ...
 
 class Monitor(_message.Message):
-    __slots__ = ("monitor_id", "spec", "state", "origin", "model_id", "channels", "epoch", "components", "blocks_are_active", "outcomes", "late_observations", "future_observations", "last_observation_time", "last_acquire_time", "mix", "windowed_shifts", "channel_shifts", "earlier_epochs", "create_time")
+    __slots__ = ("monitor_id", "spec", "state", "origin", "model_id", "channels", "epoch", "components", "blocks_are_active", "outcomes", "late_observations", "future_observations", "last_observation_time", "last_acquire_time", "mix", "windowed_shifts", "channel_shifts", "earlier_epochs", "create_time", "peak")
     class OutcomesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -239,6 +245,7 @@ class Monitor(_message.Message):
     CHANNEL_SHIFTS_FIELD_NUMBER: _ClassVar[int]
     EARLIER_EPOCHS_FIELD_NUMBER: _ClassVar[int]
     CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
+    PEAK_FIELD_NUMBER: _ClassVar[int]
     monitor_id: str
     spec: MonitorSpec
     state: MonitorState
@@ -258,7 +265,8 @@ class Monitor(_message.Message):
     channel_shifts: _containers.RepeatedCompositeFieldContainer[ChannelShift]
     earlier_epochs: _containers.RepeatedCompositeFieldContainer[MonitorEpoch]
     create_time: _timestamp_pb2.Timestamp
-    def __init__(self, monitor_id: _Optional[str] = ..., spec: _Optional[_Union[MonitorSpec, _Mapping]] = ..., state: _Optional[_Union[MonitorState, str]] = ..., origin: _Optional[_Union[FeatureOrigin, _Mapping]] = ..., model_id: _Optional[str] = ..., channels: _Optional[int] = ..., epoch: _Optional[_Union[MonitorEpoch, _Mapping]] = ..., components: _Optional[_Iterable[_Union[ComponentEvidence, _Mapping]]] = ..., blocks_are_active: _Optional[bool] = ..., outcomes: _Optional[_Mapping[str, int]] = ..., late_observations: _Optional[int] = ..., future_observations: _Optional[int] = ..., last_observation_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., last_acquire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., mix: _Optional[_Union[StratumMix, _Mapping]] = ..., windowed_shifts: _Optional[_Iterable[_Union[WindowedShift, _Mapping]]] = ..., channel_shifts: _Optional[_Iterable[_Union[ChannelShift, _Mapping]]] = ..., earlier_epochs: _Optional[_Iterable[_Union[MonitorEpoch, _Mapping]]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    peak: EvidencePeak
+    def __init__(self, monitor_id: _Optional[str] = ..., spec: _Optional[_Union[MonitorSpec, _Mapping]] = ..., state: _Optional[_Union[MonitorState, str]] = ..., origin: _Optional[_Union[FeatureOrigin, _Mapping]] = ..., model_id: _Optional[str] = ..., channels: _Optional[int] = ..., epoch: _Optional[_Union[MonitorEpoch, _Mapping]] = ..., components: _Optional[_Iterable[_Union[ComponentEvidence, _Mapping]]] = ..., blocks_are_active: _Optional[bool] = ..., outcomes: _Optional[_Mapping[str, int]] = ..., late_observations: _Optional[int] = ..., future_observations: _Optional[int] = ..., last_observation_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., last_acquire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., mix: _Optional[_Union[StratumMix, _Mapping]] = ..., windowed_shifts: _Optional[_Iterable[_Union[WindowedShift, _Mapping]]] = ..., channel_shifts: _Optional[_Iterable[_Union[ChannelShift, _Mapping]]] = ..., earlier_epochs: _Optional[_Iterable[_Union[MonitorEpoch, _Mapping]]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., peak: _Optional[_Union[EvidencePeak, _Mapping]] = ...) -> None: ...
 
 class Observation(_message.Message):
     __slots__ = ("study", "layers")

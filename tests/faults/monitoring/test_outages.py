@@ -93,7 +93,7 @@ def read_names(url):
 def get_evidence(reference, layers):
     """What the library computes without a service."""
     library, _ = observe_alone(reference, PATIENTS, layers, "o", alpha=0.05)
-    return [library.status.log_martingale[component] for component in Component]
+    return [library.status.log_evidence[component] for component in Component]
 
 
 async def observe_row(service, layers, row):

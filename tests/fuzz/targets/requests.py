@@ -41,7 +41,7 @@ from vfmalign.finetuning.jobs.request import check_objective, resolve_job
 from vfmalign.finetuning.jobs.tables import JobRow
 from vfmalign.mmd.service.converters import to_options as to_compute_options
 from vfmalign.mmd.service.converters import to_source
-from vfmalign.monitoring.service.servicer import to_options
+from vfmalign.monitoring.service.references import make_options
 from vfmalign.monitoring.tables import MonitorRow
 from vfmalign.v1 import (
     alignment_pb2,
@@ -161,7 +161,7 @@ def _list_objects(request: Any) -> None:
 
 def _monitor(request: Any) -> None:
     spec = MonitorSpec.from_proto(request.spec, "spec")
-    to_options(spec)
+    make_options(spec)
     spec.digest()
 
 

@@ -89,7 +89,7 @@ async def test_a_database_without_the_objects_of_its_moment_is_named_and_with_th
     await observe_rows(service, database, layers, BEFORE, BEFORE + AFTER)
     monitor = await service.monitors.get("m")
     library, _ = observe_alone(reference, [f"ref-p{row}" for row in range(90)], layers, "o", alpha=0.01)
-    assert evidence_of(monitor) == [library.status.log_martingale[component] for component in Component]
+    assert evidence_of(monitor) == [library.status.log_evidence[component] for component in Component]
     assert evidence_of(monitor) == evidence_of(undisturbed)
     assert monitor.outcomes == {"entered": BEFORE + AFTER}
     assert not [line for line in service.log() if line["event"] == "replay_differs"]

@@ -137,6 +137,39 @@ async def test_an_array_is_observed_once_and_a_pause_keeps_it_out(run, reference
     assert np.load(run.folder / "may.npy").shape[1] == CHANNELS
 
 
+async def test_a_reset_without_a_reference_watches_on_after_an_alarm_and_says_that_no_bound_holds(run, reference):
+    await run("create", "m1", reference, "--by", "scanner")
+    _, err = await run("observe", "m1", *write_array(run.folder, 100, "march", 3.0))
+    assert "ALARM at row" in err
+    out, _ = await run("show", "m1")
+    assert "Highest in this epoch:" in out
+    for start in ("--fixed", "--unseen"):
+        _, err = await run("replace-reference", "m1", start, code=exits.BAD_INPUT)
+        assert "REFERENCE: it is missing" in err
+    out, _ = await run("replace-reference", "m1", "--reset")
+    assert f"epoch 2 with the reference {reference}" in out
+    assert "The bound of false alarms does not hold for this epoch." in out
+    again, err = await run("replace-reference", "m1", "--reset")
+    assert again == out
+    assert "nothing changes" in err
+
+    out, _ = await run("observe", "m1", *write_array(run.folder, 100, "march", 3.0), "--json")
+    assert json.loads(out)["observed"]["duplicates"] == 100
+    arguments = write_array(run.folder, 40, "april", 3.0)
+    table = run.folder / "april.csv"
+    table.write_text(table.read_text().replace(",A,", ",C,"))
+    _, err = await run("observe", "m1", *arguments)
+    assert "ALARM at row" in err
+    out, _ = await run("show", "m1")
+    assert "The reference has no rows of scanner C (20 rows)" in out
+    assert "no bound on false alarms in this epoch" in out
+    shown = json.loads((await run("show", "m1", "--json"))[0])["monitor"]
+    assert shown["mix"]["rows"] == {"A": 0, "B": 20, "C": 20}
+    assert (shown["epoch"]["rows"], shown["epoch"]["has_guarantee"]) == (40, False)
+    await run("replace-reference", "m1", "--reset")
+    assert json.loads((await run("show", "m1", "--json"))[0])["monitor"]["epoch"]["number"] == 3
+
+
 async def test_the_same_fixed_reference_again_spends_no_further_share_of_alpha(run, store, reference):
     new = store_set(store, draw(70, 4), name("new"))
     await run("create", "m1", reference)

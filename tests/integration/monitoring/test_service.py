@@ -26,7 +26,7 @@ from vfmalign.core.domain.errors import (
     PreconditionFailed,
     TooLarge,
 )
-from vfmalign.monitoring.sequential import Component, Monitor, MonitorOptions
+from vfmalign.monitoring.sequential import Component, EpochStart, Monitor, MonitorOptions
 from vfmalign.monitoring.service import references
 from vfmalign.monitoring.tables import InputRow, MonitorRow, ObservationRow
 
@@ -71,7 +71,7 @@ async def test_the_evidence_is_that_of_the_library_and_an_alarm_is_raised_once_a
         (one.row, one.p_value, one.raised_alarm) for one in observed
     ]
     monitor = await service.monitors.get("m")
-    assert evidence_of(monitor) == [library.status.log_martingale[component] for component in Component]
+    assert evidence_of(monitor) == [library.status.log_evidence[component] for component in Component]
     alarm = monitor.epoch.alarm
     assert (alarm.row, alarm.observation_id) == (library.status.alarm.row, library.status.alarm.observation)
     assert alarm.acknowledge_time is None
@@ -118,7 +118,7 @@ async def test_a_killed_service_goes_on_with_the_same_bits(service, store, datab
         await service.kill()
         await service.start(VFMALIGN_MONITORING__SNAPSHOT_ROWS="40")
     monitor = await service.monitors.get("m")
-    assert evidence_of(monitor) == [library.status.log_martingale[component] for component in Component]
+    assert evidence_of(monitor) == [library.status.log_evidence[component] for component in Component]
     assert monitor.epoch.rows == 130
     await service.observe("m", draw(1, seed=3), prefix="later")
     assert (await service.monitors.get("m")).epoch.rows == 131
@@ -237,7 +237,10 @@ async def test_a_new_reference_begins_an_epoch_with_its_own_share_of_alpha(servi
     )
     assert replaced == again
     assert (replaced.epoch.number, replaced.epoch.has_guarantee, replaced.epoch.rows) == (2, True, 0)
-    assert replaced.components[0].log_threshold > math.log(3 / 0.05)
+    share = 0.1 * 0.05  # the second epoch's of α
+    limits = {"rows": 1 / 0.4, "blocks_of_4": 4, "blocks_of_16": 4, "channels": CHANNELS / 0.1}
+    thresholds = {one.component: one.log_threshold for one in replaced.components}
+    assert thresholds == pytest.approx({name: math.log(limit / share) for name, limit in limits.items()})
     assert [(one.number, one.rows, one.alarm is not None) for one in replaced.earlier_epochs] == [(1, 100, True)]
     assert replaced.origin.checkpoint_sha256 == "5" * 64
     with pytest.raises(PreconditionFailed) as caught:
@@ -253,13 +256,108 @@ async def test_a_new_reference_begins_an_epoch_with_its_own_share_of_alpha(servi
     assert (await service.monitors.get("m")).epoch.rows == 20
 
 
+@both_databases
+async def test_a_reset_keeps_the_reference_watches_again_and_has_no_bound(service, store):
+    reference, drifted = draw(90, seed=1), draw(60, seed=2, shift=2.0)
+    feature_set = store_set(store, reference, "kept")
+    before = await service.create("m", feature_set, alpha=0.05, seed=3)
+    await service.observe("m", {name: array[:1] for name, array in drifted.items()}, prefix="first")
+    await service.observe("m", drifted)
+    first = (await service.monitors.get("m")).epoch
+    assert first.alarm is not None
+    for start in ("fixed", "unseen_reference"):
+        with pytest.raises(BadOption, match="only a reset keeps the current one") as caught:
+            await service.monitors.replace_reference("m", 1, None, start)
+        assert caught.value.field == "reference"
+    assert (await service.monitors.get("m")).epoch == first
+
+    reset = await service.monitors.replace_reference("m", 1, None, "reset")
+    assert await service.monitors.replace_reference("m", 1, None, "reset") == reset, "the same call again"
+    epoch = reset.epoch
+    assert (epoch.number, epoch.start, epoch.has_guarantee, epoch.rows, epoch.alarm) == (2, "reset", False, 0, None)
+    assert epoch.reference == first.reference == before.spec.reference
+    assert (reset.spec, reset.origin, reset.channels) == (before.spec, before.origin, before.channels)
+    assert [(one.number, one.rows, one.alarm) for one in reset.earlier_epochs] == [(1, 61, first.alarm)]
+    assert reset.peak is None
+    repeated = await service.observe("m", drifted, prefix="again", groups=[f"o-g{row}" for row in range(60)])
+    assert {one.outcome for one in repeated} == {"repeated_patient"}
+    assert await service.monitors.replace_reference("m", 1, None, "reset") == await service.monitors.get("m")
+
+    library = Monitor(MonitorOptions(alpha=0.05, seed=3), reference[LAYERS[0]], [f"kept-p{row}" for row in range(90)])
+    library.start_epoch(EpochStart.RESET, reference[LAYERS[0]], [f"kept-p{row}" for row in range(90)])
+    more = draw(60, seed=5, shift=2.0)
+    names = [f"more-{row}" for row in range(60)]
+    library.observe(more[LAYERS[0]], names, names)
+    await service.kill()
+    await service.start()
+    results = await service.observe("m", more, prefix="more")
+    assert sum(one.raised_alarm for one in results) == 1
+    monitor = await service.monitors.get("m")
+    assert evidence_of(monitor) == [library.status.log_evidence[component] for component in Component]
+    assert monitor.epoch.alarm.row == library.status.alarm.row
+    again = await service.monitors.replace_reference("m", 2, None, "reset")
+    assert (again.epoch.number, again.epoch.reference) == (3, first.reference)
+    with pytest.raises(PreconditionFailed, match="the current epoch is 3"):
+        await service.monitors.replace_reference("m", 1, None, "reset")
+
+
+async def test_a_stratum_that_the_reference_lacks_is_counted_by_its_name(service, store):
+    reference, patients = draw(90, seed=1), [f"a-p{row}" for row in range(90)]
+    created = await service.create("m", store_set(store, reference, "a"), stratum="scanner", alpha=0.05)
+    library = Monitor(MonitorOptions(alpha=0.05), reference[LAYERS[0]], patients, ["AB"[row % 2] for row in range(90)])
+    calibration = dict(created.mix.reference_rows)
+    assert set(calibration) == {"A", "B"}
+    assert sum(calibration.values()) == 60
+    layers = draw(40, seed=2)
+    for start, strata, expected in (
+        (0, {"scanner": "A"}, {"A": 10, "B": 0}),
+        (10, {"scanner": "C 3T"}, {"A": 10, "B": 0, "C 3T": 10}),
+        (20, {}, {"A": 10, "B": 0, "C 3T": 10, "": 10}),
+        (30, {"scanner": "C 3T"}, {"A": 10, "B": 0, "C 3T": 20, "": 10}),
+    ):
+        rows = {name: array[: start + 10] for name, array in layers.items()}
+        results = await service.observe("m", rows, start=start, strata=strata)
+        names = [f"o-{row}" for row in range(start, start + 10)]
+        observed = library.observe(
+            layers[LAYERS[0]][start : start + 10], names, names, [strata.get("scanner", "")] * 10
+        )
+        assert [(one.row, one.p_value) for one in results] == [(one.row, one.p_value) for one in observed]
+        monitor = await service.monitors.get("m")
+        assert (monitor.mix.rows, monitor.mix.reference_rows) == (expected, calibration)
+    assert evidence_of(monitor) == [library.status.log_evidence[component] for component in Component]
+    document = json.loads(await service.monitors.get_report("m", "json"))
+    assert {one["name"]: (one["reference"], one["stream"]) for one in document["mix"]["strata"]} == {
+        "A": (calibration["A"], 10), "B": (calibration["B"], 0), "C 3T": (0, 20), "": (0, 10),
+    }  # fmt: skip
+    assert "C 3T" in (await service.monitors.get_report("m")).decode()
+    await service.kill()
+    await service.start()
+    await service.observe("m", draw(1, seed=3), prefix="later", strata={"scanner": "C 3T"})
+    assert (await service.monitors.get("m")).mix.rows["C 3T"] == 21
+
+
+async def test_the_highest_evidence_of_an_epoch_is_shown_beside_what_it_fell_to(service, reference):
+    created = await service.create("m", reference, alpha=0.05)
+    assert created.peak is None
+    await service.observe("m", draw(40, seed=2, shift=2.0))
+    high = await service.monitors.get("m")
+    thresholds = {one.component: one.log_threshold for one in high.components}
+    assert high.peak.log_evidence > thresholds[high.peak.component]
+    await service.observe("m", draw(150, seed=3), prefix="calm")
+    later = await service.monitors.get("m")
+    excess = max(one.log_evidence - one.log_threshold for one in later.components)
+    assert later.peak.log_evidence - thresholds[later.peak.component] > excess
+    assert later.peak.row < 190
+    assert (await service.monitors.list())[0].peak == later.peak
+
+
 async def test_rows_of_a_feature_set_are_observed_in_slices(service, store, reference):
     await service.create("m", reference, stratum="scanner")
     stream = store_set(store, draw(150, seed=7), "stream")
     parts = [await rows_of(service, "m", stream, start, 60) for start in (0, 60, 120)]
     assert [len(part) for part in parts] == [60, 60, 30]
     assert [one.row for part in parts for one in part] == list(range(1, 151))
-    assert (await service.monitors.get("m")).mix.rows == {"A": 75, "B": 75, "": 0}
+    assert (await service.monitors.get("m")).mix.rows == {"A": 75, "B": 75}
     assert all(one.duplicate for one in await rows_of(service, "m", stream, 100))
     with pytest.raises(BadOption, match="150 rows"):
         await rows_of(service, "m", stream, 151)
@@ -395,5 +493,5 @@ async def test_specs_go_through_unchanged(service, reference):
     created = await service.monitors.create("m", spec)
     assert created.spec.run_length == 1000
     assert created.components[0].log_evidence is None, "R is 0 before the first row"
-    assert created.components[0].log_threshold == pytest.approx(math.log(3000))
+    assert created.components[0].log_threshold == pytest.approx(math.log(1000 / 0.4))
     assert (created.spec.layer, created.spec.descriptive_layers) == (LAYERS[1], (LAYERS[0],))

@@ -11,7 +11,7 @@ from tests.monitoring_service import PAGE
 
 from vfmalign.client import Client, FeatureOrigin, FeatureSetRows, MonitorReference, MonitorSpec, Observation
 from vfmalign.client.messages.common import ObjectRef, ObservedStudy
-from vfmalign.client.messages.monitors import Monitor, ObservationResult
+from vfmalign.client.messages.monitors import EvidencePeak, Monitor, ObservationResult
 from vfmalign.core.domain.errors import (
     BadOption,
     BadTensor,
@@ -173,10 +173,21 @@ async def test_an_alarm_is_acknowledged_and_its_reference_replaced(client, monit
     )
     assert (replaced.epoch.number, replaced.epoch.start, replaced.epoch.alarm) == (2, "unseen_reference", None)
     assert replaced.earlier_epochs[0].alarm.note == "coil replaced"
+    reset = await client.monitors.replace_reference("m1", 2, None, "reset")
+    assert (reset.epoch.reference, reset.epoch.has_guarantee) == (replaced.epoch.reference, False)
     with pytest.raises(PreconditionFailed, match="another epoch has begun"):
         await client.monitors.acknowledge("m1", 1)
     with pytest.raises(PreconditionFailed, match="the epoch has no alarm"):
-        await client.monitors.acknowledge("m1", 2)
+        await client.monitors.acknowledge("m1", 3)
+
+
+async def test_the_highest_evidence_is_a_record_of_its_component(client, monitoring):
+    monitoring.add("m1", peak=EvidencePeak(row=217, component="channels", log_evidence=13.0))
+    monitor = await client.monitors.get("m1")
+    assert monitor.peak == EvidencePeak(row=217, component="channels", log_evidence=13.0)
+    assert [one.component for one in monitor.components] == ["rows", "blocks_of_4", "blocks_of_16", "channels"]
+    monitoring.add("m2", peak=None)
+    assert (await client.monitors.get("m2")).peak is None
 
 
 async def test_a_report_comes_in_parts(client, monitoring):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import traceback
 from dataclasses import replace
@@ -16,12 +17,15 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
+from vfmalign.client.messages.monitors import MonitorReference, MonitorSpec
 from vfmalign.core.domain.errors import Conflict, VfmalignError
+from vfmalign.core.domain.record import canonical_json
 from vfmalign.database.lease import Lease
 from vfmalign.database.tables import LeaseRow, now
 from vfmalign.finetuning.schema import open_database as open_finetuning
 from vfmalign.monitoring import migrations
 from vfmalign.monitoring.schema import SCHEMA, open_database
+from vfmalign.monitoring.service.repository import MonitorRepository
 from vfmalign.monitoring.tables import (
     INPUTS,
     METADATA,
@@ -35,6 +39,10 @@ from vfmalign.monitoring.tables import (
 
 LARGE = 2**40
 """A number of rows that no 32-bit column holds."""
+LAST = datetime(2026, 3, 1, 7, 30, tzinfo=UTC)
+SPEC = MonitorSpec(reference=MonitorReference(feature_set_id="0" * 32), alpha=0.1 + 0.2, stratum="scanner", title="Ü")
+COMPONENTS = {"rows": [7.5, 5.9], "blocks_of_4": [-0.1, 5.9], "blocks_of_16": [None, 5.9]}
+MIX = {"rows": {"A": 2, "B": 0, "": 1}, "reference_rows": {"A": 30, "B": 14}}
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -64,6 +72,36 @@ def monitor(name, **fields):
         "snapshot": {}, "status": {}, "counts": {},
     }  # fmt: skip
     return MonitorRow(**(values | fields))
+
+
+def monitor_of_before(name):
+    """A monitor as the first two versions stored it."""
+    request = SPEC.model_dump(mode="json") | {"mix_alpha": 0.02}
+    status = {
+        "rows": 3, "has_guarantee": True, "blocks_are_active": True, "reference_rows": 66, "components": COMPONENTS,
+        "mix": MIX | {"log_evidence": 0.3, "log_threshold": 5.1}, "extreme_rows": [[1, "o", 0.5]],
+        "peak": [3, 7.5, -0.1, None],
+    }  # fmt: skip
+    digest = hashlib.sha256(canonical_json(request)).hexdigest()
+    fields = {"request": request, "request_digest": digest, "spec": request | {"layer": "b"}, "status": status}
+    return monitor(name, origin={"checkpoint_sha256": "0" * 64, "preprocessing_sha256": "1" * 64}, **fields)
+
+
+def store_before(database, revision, tenants=("default",)):
+    """Migrates a database to an earlier version, and stores a monitor of this version and its parts for each tenant."""
+    config = SCHEMA.get_config()
+    with database.engine.begin() as connection:
+        config.attributes["connection"] = connection
+        alembic.command.upgrade(config, revision)
+    with database.engine.begin() as connection:
+        for tenant in tenants:
+            row = monitor_of_before("m")
+            row.state, row.created_by, row.last_observed_at = "paused", "", LAST
+            for one in (row, *parts("m")):
+                one.tenant = tenant
+                table = sa.Table(one.__tablename__, sa.MetaData(), autoload_with=connection)
+                values = {column.key: getattr(one, column.key) for column in table.c}
+                connection.execute(sa.insert(one.__table__).values(values))
 
 
 def parts(name):
@@ -110,28 +148,39 @@ def test_migrating_again_changes_nothing_and_what_is_stored_comes_back(database)
         assert (observation.sequence, observation.p_value, observation.log_rows) == (LARGE, 0.1, -1e-300)
 
 
-def test_monitors_of_the_first_version_are_those_of_this_one(unmigrated):
-    config = SCHEMA.get_config()
-    with unmigrated.engine.begin() as connection:
-        config.attributes["connection"] = connection
-        alembic.command.upgrade(config, "0001")
-    with unmigrated.engine.begin() as connection:
-        first = sa.Table("monitors", sa.MetaData(), autoload_with=connection)
-        assert "resumed_at" not in first.c
-        values = {"tenant": "default", "created_by": "", "state": "paused", "last_observed_at": now()}
-        row = {one.key: getattr(monitor("m"), one.key) for one in MonitorRow.__table__.c if one.key in first.c}
-        connection.execute(sa.insert(MonitorRow.__table__).values(row | values))
+@pytest.mark.parametrize("revision", ["0001", "0002"])
+def test_monitors_of_earlier_versions_are_those_of_this_one(unmigrated, revision):
+    store_before(unmigrated, revision)
+    with unmigrated.engine.connect() as connection:
+        columns = {one["name"] for one in sa.inspect(connection).get_columns("monitors")}
+    assert ("resumed_at" in columns) == (revision == "0002")
     assert unmigrated.is_outdated()
-    with unmigrated.session() as session:
-        session.add_all(parts("m"))
     unmigrated.migrate()
     assert not unmigrated.is_outdated()
     with unmigrated.snapshot() as session:
         upgraded = session.get_one(MonitorRow, ("default", "m"))
-        assert (upgraded.state, upgraded.resumed_at) == ("paused", None)
-        assert upgraded.last_observed_at == values["last_observed_at"]
+        assert (upgraded.state, upgraded.resumed_at, upgraded.last_observed_at) == ("paused", None, LAST)
         for table in (EpochRow, ObservationRow, InputRow, WindowRow):
             assert len(session.scalars(sa.select(table)).all()) == 1
+
+
+def test_monitors_of_the_second_version_lose_the_test_of_the_mix_and_keep_what_was_recorded(unmigrated):
+    tenants = ("default", "ward-7")
+    store_before(unmigrated, "0002", tenants)
+    unmigrated.migrate()
+    for database in map(unmigrated.of_tenant, tenants):
+        with database.snapshot() as session:
+            upgraded = session.scalars(sa.select(MonitorRow)).one()
+            before = monitor_of_before("m")
+            assert upgraded.status == before.status | {"mix": MIX, "peak": None}
+            assert MonitorSpec.model_validate(upgraded.spec) == SPEC.model_copy(update={"layer": "b"})
+            observation = session.scalars(sa.select(ObservationRow)).one()
+            assert (observation.log_rows, observation.log_channels) == (-1e-300, None)
+            assert (upgraded.tenant, observation.tenant) == (database.tenant, database.tenant)
+        monitors = MonitorRepository(database, 1)
+        assert monitors.find("m", SPEC) == monitors.get("m"), "the same request again finds the monitor"
+        with pytest.raises(Conflict, match="it differs in seed;"):
+            monitors.find("m", SPEC.model_copy(update={"seed": 1}))
 
 
 def test_the_parts_of_a_monitor_are_deleted_with_it_and_not_those_of_another_tenant(database):
@@ -174,14 +223,14 @@ def test_two_services_share_a_database_and_each_has_its_own_leader(unmigrated, u
         with one.guarded_by(term.verify).session():
             pass
     with unmigrated.engine.connect() as connection:
-        assert [one.schema.get_version(connection) for one in (unmigrated, other)] == ["0002", "0001"]
+        assert [one.schema.get_version(connection) for one in (unmigrated, other)] == ["0003", "0001"]
     other.close()
 
 
 def test_a_later_version_migrates_the_database_which_this_version_then_refuses(database, tmp_path, monkeypatch):
     folder = shutil.copytree(Path(migrations.__file__).parent, tmp_path / "migrations")
     (folder / "versions" / "next.py").write_text(
-        "import sqlalchemy as sa\nfrom alembic import op\n\nrevision, down_revision = 'next', '0002'\n\n\n"
+        "import sqlalchemy as sa\nfrom alembic import op\n\nrevision, down_revision = 'next', '0003'\n\n\n"
         "def upgrade():\n    op.add_column('monitors', sa.Column('added', sa.Integer))\n"
     )
     with monkeypatch.context() as later:

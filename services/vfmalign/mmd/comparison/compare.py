@@ -100,6 +100,10 @@ def compare_checked(
 
     The checks are `options.check_options` and `memory_budget.check_sizes`.
     """
+    if options.first_groups:
+        for sample in (x, y):
+            samples.check(sample, engine.context)
+        x, y, reference_sample = samples.choose_first(x, y, options.first_groups)
     all_samples = [x, y] if reference_sample is None else [x, y, reference_sample]
     engine = replace(engine, precision=options.precision or engine.precision)
     names = _check_samples(all_samples, options, engine.context)

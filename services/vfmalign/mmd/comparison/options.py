@@ -21,6 +21,13 @@ def check_options(options: ComputeOptions, *, has_reference: bool) -> None:
     Raises:
         BadOption: an option out of range, or options that exclude each other; it is named as in the API.
     """
+    if options.first_groups and (has_reference or options.pairing != "independent"):
+        raise BadOption(
+            "takes scale and bandwidth from a third of x, whose groups are not those of y",
+            field="first_groups",
+            remedy="leave out `reference`, and set PAIRING_INDEPENDENT",
+        )
+    has_reference = has_reference or options.first_groups > 0
     _check_sigma(options.kernel)
     estimators.check(options.pairing, options.estimator, options.test.method)
     _check_bandwidth(options.kernel, has_reference=has_reference)

@@ -130,6 +130,50 @@ def number_groups(sample: Sample) -> Sample:
     return replace(sample, groups=tuple(f"{group:012d}" for group in group_of_N))
 
 
+def choose_first(x: Sample, y: Sample, groups: int) -> tuple[Sample, Sample, Sample]:
+    """Returns x and y with one row of each group, and a third of x as the reference.
+
+    Args:
+        x: every third of its groups becomes the reference; the others stay.
+        y: its first groups stay.
+        groups: so many.
+
+    Raises:
+        BadOption: features are streams, or y has fewer groups.
+    """
+    if x.is_streamed or y.is_streamed:
+        raise BadOption(
+            "the features do not fit into memory", field="first_groups", remedy="give the service more memory"
+        )
+    rows_x, rows_y = _list_first_rows(x), _list_first_rows(y)
+    if len(rows_y) < groups:
+        raise BadOption(
+            f"y has {len(rows_y):,} groups, fewer than {groups:,}", field="first_groups", remedy="choose fewer"
+        )
+    compared = [row for place, row in enumerate(rows_x) if place % 3]
+    return _take(x, compared), _take(y, rows_y[:groups]), replace(_take(x, rows_x[::3]), name="reference")
+
+
+def _list_first_rows(sample: Sample) -> list[int]:
+    if not sample.groups:
+        return list(range(sample.rows))
+    first: dict[str, int] = {}
+    for row, group in enumerate(sample.groups):
+        first.setdefault(group, row)
+    return list(first.values())
+
+
+def _take(sample: Sample, rows: Sequence[int]) -> Sample:
+    return replace(
+        sample,
+        layers={
+            name: features[list(rows)] for name, features in sample.layers.items() if isinstance(features, np.ndarray)
+        },
+        groups=tuple(sample.groups[row] for row in rows) if sample.groups else (),
+        case_ids=tuple(sample.case_ids[row] for row in rows) if sample.case_ids else (),
+    )
+
+
 def common_layers(samples: Sequence[Sample], selected: Sequence[str], primary: str) -> tuple[str, ...]:
     """Returns the layers to compare, the primary one first: the selected layers, or all that every sample has.
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from vfmalign.monitoring.local.history import History, finite_or_none, to_evidence_point
+from vfmalign.monitoring.local.history import History, finite_or_none
 from vfmalign.monitoring.sequential import ChannelShift, Component, Monitor
 from vfmalign.reports.drift import document as records
 from vfmalign.reports.drift.document import DriftDocument
@@ -41,7 +41,6 @@ def describe(
     """
     status, options = monitor.status, monitor.options
     uses_alpha = options.run_length is None
-    log_evidence = status.log_martingale if uses_alpha else status.log_run_length
     alarm = status.alarm
     return DriftDocument(
         title=title,
@@ -66,13 +65,13 @@ def describe(
         components=tuple(
             records.ComponentEvidence(
                 component=component.value,
-                log_evidence=finite_or_none(log_evidence[component]),
+                log_evidence=finite_or_none(status.log_evidence[component]),
                 log_threshold=status.log_threshold[component],
             )
             for component in Component
         ),
         history=history.list_points(),
-        peak=None if history.peak is None else to_evidence_point(history.peak),
+        peak=_find_peak(history, status.log_threshold),
         mix=_describe_mix(monitor, stratum) if stratum else None,
         window_rows=window_rows,
         extreme_rows=tuple(
@@ -87,15 +86,24 @@ def describe(
     )
 
 
+def _find_peak(history: History, log_threshold: Mapping[Component, float]) -> records.Peak | None:
+    if history.peak is None:
+        return None
+    row, values = history.peak
+    log_evidence = dict(zip(Component, values, strict=True))
+    component = max(Component, key=lambda name: log_evidence[name] - log_threshold[name])
+    return records.Peak(row=row, component=component.value, log_evidence=log_evidence[component])
+
+
 def _describe_mix(monitor: Monitor, stratum: str) -> records.StratumMix:
-    status, mix = monitor.status, monitor.epoch.mix
+    status = monitor.status
+    names = sorted({*status.strata, *status.reference_strata}, key=lambda name: (not name, name))
     return records.StratumMix(
         kind=stratum,
-        log_evidence=status.mix_log_evidence,
-        log_threshold=status.mix_log_threshold,
-        alpha=monitor.options.mix_alpha,
         strata=tuple(
-            records.StratumRows(name=name, reference=mix.calibration[name], stream=count)
-            for name, count in mix.stream.items()
+            records.StratumRows(
+                name=name, reference=status.reference_strata.get(name, 0), stream=status.strata.get(name, 0)
+            )
+            for name in names
         ),
     )

@@ -21,7 +21,7 @@ class History:
     Attributes:
         points: row and evidence of each component.
         alarm: the moment of the alarm; None if there was none.
-        peak: the moment of the highest evidence.
+        peak: the moment when the evidence was highest beside its threshold.
         last: the last moment.
         stride: distance of the points in rows.
     """
@@ -33,14 +33,14 @@ class History:
         self.last: Point | None = None
         self.stride = 1
 
-    def add(self, observation: Observation) -> None:
+    def add(self, observation: Observation, log_threshold: Mapping[Component, float]) -> None:
         """Adds an observation; one that did not enter changes nothing."""
         if observation.p_value is None:
             return
         self.last = (observation.row, tuple(observation.log_evidence[component] for component in Component))
         if observation.raised_alarm:
             self.alarm = self.last
-        if self.peak is None or max(self.last[1]) > max(self.peak[1]):
+        if self.peak is None or _get_excess(self.last, log_threshold) > _get_excess(self.peak, log_threshold):
             self.peak = self.last
         if (observation.row - 1) % self.stride == 0:
             self.points.append(self.last)
@@ -85,6 +85,10 @@ def to_evidence_point(point: Point) -> EvidencePoint:
 def finite_or_none(value: float) -> float | None:
     """Returns a value that JSON can hold."""
     return value if math.isfinite(value) else None
+
+
+def _get_excess(point: Point, log_threshold: Mapping[Component, float]) -> float:
+    return max(value - log_threshold[component] for value, component in zip(point[1], Component, strict=True))
 
 
 def _list(point: Point | None) -> list[Point]:

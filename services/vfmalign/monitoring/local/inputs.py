@@ -99,6 +99,10 @@ def _read_files(paths: Sequence[Path], table: str, by: str, name: str, *, needs_
     if by and by not in columns:
         problem = "there is no column of this name" if columns else "arrays have no strata"
         raise InvalidInput(problem, field="by", remedy=f"add this column to the table of `{field_name}`")
+    if by and name == "reference" and not any(columns[by]):
+        raise InvalidInput(
+            "no row of the reference has this stratum", field="by", remedy="fill its column, or leave it out"
+        )
     if needs_days and DAY not in columns:
         raise InvalidInput(
             "the days of the rows are unknown",

@@ -24,7 +24,7 @@ ROWS_BETWEEN_STATES = 5_000
 DEFAULT_MOVED_ROWS = 100
 """Last rows whose channels are compared where there are no windows."""
 _PATIENTS_ASSUMED = "later observations of a patient, after {days} days, are assumed to be independent of earlier ones"
-_BLOCKS_STOPPED = "blocks of rows stopped adding evidence after 20,000 rows; rows alone go on"
+_BLOCKS_STOPPED = "blocks of rows stopped adding evidence after 20,000 rows; rows and channels go on"
 _ORDER = (
     "the order of arrival is that of the sources; inside a feature set, rows are in the order of their generated ids"
 )
@@ -137,7 +137,7 @@ def _get_reference_digest(reference: Rows, layer: str) -> str:
 
 def _observe_new(state: DriftState, stream: Rows, layer: str, path: str, *, report: Report, announce: Announce) -> None:
     """Observes the rows that the state does not know, and stores the state from time to time and at the end."""
-    features_NC = stream.layers[layer]
+    features_NC, log_threshold = stream.layers[layer], state.monitor.status.log_threshold
     new = _find_new(state.observed, stream, features_NC)
     stored = 0
     for start in range(0, len(new), BATCH_ROWS):
@@ -152,9 +152,9 @@ def _observe_new(state: DriftState, stream: Rows, layer: str, path: str, *, repo
         )
         for (_, name, content), observation in zip(batch, observations, strict=True):
             state.observed.features[name], state.observed.rows[name] = content, observation.row
-            state.history.add(observation)
+            state.history.add(observation, log_threshold)
             if observation.raised_alarm:
-                announce(observation, state.monitor.status.log_threshold)
+                announce(observation, log_threshold)
         done = start + len(batch)
         report(done, len(new))
         if path and done - stored >= ROWS_BETWEEN_STATES:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from vfmalign.core.domain.errors import BadOption, InvalidInput, VfmalignError
 from vfmalign.core.formats.untrusted import describe_failure, read_regular_file
 from vfmalign.monitoring.local.history import History
-from vfmalign.monitoring.sequential import Monitor, from_bytes, to_bytes
+from vfmalign.monitoring.sequential import Monitor, OutdatedState, from_bytes, to_bytes
 
 MAGIC = b"vfmalign drift state 1\n"
 MAX_STATE_BYTES = 16 * 2**30
@@ -128,6 +128,12 @@ def read_state(path: Path) -> DriftState | None:
         raise _to_damaged("it is damaged: its content does not have its digest")
     try:
         return _parse(content)
+    except OutdatedState as error:
+        raise InvalidInput(
+            "another release of `vfmalign drift` wrote it, which ranks rows in another way",
+            subject=SUBJECT,
+            remedy="name a new file, and give all files or feature sets of the stream so far, in the same order",
+        ) from error
     except _UNREADABLE as error:
         raise _to_damaged("it does not hold a monitor") from error
 

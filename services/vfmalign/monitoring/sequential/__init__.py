@@ -1,9 +1,9 @@
 """Tests for drift that hold at every look: arrays in, evidence out.
 
-`Monitor` is the whole of it: rows enter one after the other, and each changes three pieces of evidence that the row's
-distribution is still that of the reference. `references` prepares what rows are compared with, `row_scores` and
-`block_scores` turn rows into ranks, `betting` turns ranks into evidence, `thresholds` says when it suffices, and
-`state` stores a monitor exactly. `stratum_mix` tests the mix of strata by itself, and `channels` describes what moved.
+`Monitor` is the whole of it: rows enter one after the other, and each changes four pieces of evidence that the row's
+distribution is no longer that of the reference. `references` prepares what rows are compared with; `row_scores`,
+`block_scores` and `strata` turn rows into ranks among those of one stratum; `betting` turns ranks into evidence,
+`thresholds` says when it suffices, and `state` stores a monitor exactly. `channels` describes what moved.
 
 docs/monitoring.md derives the guarantee and names the function of each step.
 """
@@ -21,7 +21,7 @@ from vfmalign.monitoring.sequential.records import (
     Outcome,
 )
 from vfmalign.monitoring.sequential.references import Reference, prepare_reference
-from vfmalign.monitoring.sequential.state import from_bytes, to_bytes
+from vfmalign.monitoring.sequential.state import OutdatedState, from_bytes, to_bytes
 
 __all__ = [
     "Alarm",
@@ -34,6 +34,7 @@ __all__ = [
     "MonitorStatus",
     "Observation",
     "Outcome",
+    "OutdatedState",
     "Reference",
     "from_bytes",
     "get_channel_shifts",

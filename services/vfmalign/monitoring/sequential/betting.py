@@ -2,9 +2,10 @@
 
 A bet turns a cell into the mean over it of θ·u^(θ − 1), whose integral over [0, 1] is 1: small p-values multiply the
 stake, others shrink it (Vovk et al., COPA 2021). Each statistic combines the bets of all θ, and of the mirrored cell
-where unusually small scores count as well.
+where unusually small scores count as well. A statistic holds K streams of cells, one of each channel, which advance
+together; K is 1 for rows and blocks.
 
-Legend: S bets, E schedules.
+Legend: S bets, E schedules, K streams.
 """
 
 from __future__ import annotations
@@ -12,13 +13,13 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numpy.typing import NDArray
-
-from vfmalign.monitoring.sequential.ranks import Cell
+from numpy.typing import ArrayLike, NDArray
 
 Array = NDArray[np.float64]
 
 THETAS = np.array([0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 0.85])
+CHANNEL_THETAS = np.array([0.2, 0.35, 0.5, 0.7])
+"""Of the channels, for shifts that a single value hardly shows; fewer, because each is computed for every channel."""
 CONSTANT_SHARES = (1 / 20, 1 / 100, 1 / 500)
 """Shares of the reserve that three schedules stake at every cell, for changes after about 20, 100 and 500 cells."""
 SLOW_SCHEDULE = 500.0
@@ -26,14 +27,20 @@ SLOW_SCHEDULE = 500.0
 _LARGEST_EXPONENT = 256
 
 
-def get_bets(cell: Cell, *, mirrored: bool) -> Array:
-    """Returns the mean of θ·u^(θ − 1) over a cell for each θ, then over the mirrored cell if `mirrored`."""
-    bets = _get_means(cell.lower, cell.upper)
-    return np.concatenate([bets, _get_means(1.0 - cell.upper, 1.0 - cell.lower)]) if mirrored else bets
+def get_bets(lower: ArrayLike, upper: ArrayLike, *, mirrored: bool, thetas: Array = THETAS) -> Array:
+    """Returns the means [S, K] of θ·u^(θ − 1) for each θ over the cells with these ends, one or K of them.
+
+    With `mirrored`, those over the mirrored cells follow.
+    """
+    lower_K, upper_K = np.atleast_1d(lower), np.atleast_1d(upper)
+    bets = _get_means(lower_K, upper_K, thetas)
+    return np.concatenate([bets, _get_means(1.0 - upper_K, 1.0 - lower_K, thetas)]) if mirrored else bets
 
 
-def _get_means(lower: float, upper: float) -> Array:
-    means: Array = (upper**THETAS - lower**THETAS) / (upper - lower)
+def _get_means(lower_K: Array, upper_K: Array, thetas: Array) -> Array:
+    with np.errstate(divide="ignore"):  # the logarithm of 0, whose power is 0
+        powers = [np.exp(thetas[:, None] * np.log(ends_K)) for ends_K in (upper_K, lower_K)]
+    means: Array = (powers[0] - powers[1]) / (upper_K - lower_K)
     return means
 
 
@@ -44,68 +51,69 @@ def get_shares(cells: int) -> Array:
 
 
 class Martingale:
-    """A mixture of bets that begin at every cell, by four schedules.
+    """A mixture of bets that begin at every cell, by four schedules; one for each of K streams.
 
     Of the reserve σ of a schedule, which is 1 at first, each cell stakes a share η equally among the S bets:
     a ← (a + σ·η/S)·b, σ ← σ·(1 − η). The martingale is the mean of σ + Σ a over the schedules. It is 1 at first, and
     its expectation stays 1 without drift.
 
     Attributes:
-        cells: number of cells so far.
+        cells: number of cells of each stream so far.
         reserve_E: σ of each schedule, divided by 2^exponent.
-        stakes_ES: a of each schedule and bet, divided by 2^exponent.
+        stakes_ESK: a of each schedule, bet and stream, divided by 2^exponent.
         exponent: keeps the numbers in the range of float64.
     """
 
-    def __init__(self, bets: int) -> None:
+    def __init__(self, bets: int, streams: int = 1) -> None:
         schedules = len(CONSTANT_SHARES) + 1
         self.cells = 0
         self.reserve_E = np.ones(schedules)
-        self.stakes_ES = np.zeros((schedules, bets))
+        self.stakes_ESK = np.zeros((schedules, bets, streams))
         self.exponent = 0
 
     @property
     def log_value(self) -> float:
-        """Natural logarithm of the martingale."""
+        """Natural logarithm of the largest martingale."""
         return math.log(self._get_scaled_value()) + self.exponent * math.log(2.0)
 
-    def update(self, bets_S: Array) -> None:
-        """Takes the bets of the next cell."""
+    def update(self, bets_SK: Array) -> None:
+        """Takes the bets of the next cell of each stream."""
         shares_E = get_shares(self.cells)
-        self.stakes_ES = (self.stakes_ES + (self.reserve_E * shares_E / len(bets_S))[:, None]) * bets_S
+        self.stakes_ESK += (self.reserve_E * shares_E / len(bets_SK))[:, None, None]
+        self.stakes_ESK *= bets_SK
         self.reserve_E = self.reserve_E * (1.0 - shares_E)
         self.cells += 1
         exponent = math.frexp(self._get_scaled_value())[1]
         if abs(exponent) > _LARGEST_EXPONENT:  # scaling by a power of two is exact
-            self.reserve_E, self.stakes_ES = (np.ldexp(part, -exponent) for part in (self.reserve_E, self.stakes_ES))
+            self.reserve_E, self.stakes_ESK = (np.ldexp(part, -exponent) for part in (self.reserve_E, self.stakes_ESK))
             self.exponent += exponent
 
     def _get_scaled_value(self) -> float:
-        return float((self.reserve_E + self.stakes_ES.sum(axis=1)).mean())
+        return float(self.reserve_E.mean() + self.stakes_ESK.sum(axis=(0, 1)).max() / len(self.reserve_E))
 
 
 class ShiryaevRoberts:
-    """The sum over all possible moments of change of the product of the bets since then.
+    """The sum over all possible moments of change of the product of the bets since then; one for each of K streams.
 
     R_θ ← (1 + R_θ)·b_θ; the statistic is w·mean R_θ, where w is the number of rows of a cell. Without drift, its
     expectation is the number of rows so far.
 
     Attributes:
-        log_R_S: ln R of each bet.
+        log_R_SK: ln R of each bet and stream.
     """
 
-    def __init__(self, bets: int, rows: int) -> None:
+    def __init__(self, bets: int, rows: int, streams: int = 1) -> None:
         self._log_rows = math.log(rows)
-        self.log_R_S = np.full(bets, -np.inf)
+        self.log_R_SK = np.full((bets, streams), -np.inf)
 
     @property
     def log_value(self) -> float:
-        """Natural logarithm of the statistic; −∞ before the first cell."""
-        largest = float(self.log_R_S.max())
+        """Natural logarithm of the largest statistic; −∞ before the first cell."""
+        largest = float(self.log_R_SK.max())
         if largest == -math.inf:
             return largest
-        return self._log_rows + largest + math.log(float(np.exp(self.log_R_S - largest).mean()))
+        return self._log_rows + largest + math.log(float(np.exp(self.log_R_SK - largest).mean(axis=0).max()))
 
-    def update(self, bets_S: Array) -> None:
-        """Takes the bets of the next cell."""
-        self.log_R_S = np.logaddexp(0.0, self.log_R_S) + np.log(bets_S)
+    def update(self, bets_SK: Array) -> None:
+        """Takes the bets of the next cell of each stream."""
+        self.log_R_SK = np.logaddexp(0.0, self.log_R_SK) + np.log(bets_SK)

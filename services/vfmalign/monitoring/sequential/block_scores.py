@@ -1,15 +1,20 @@
-"""Scores of blocks of 4 and 16 consecutive rows: small shifts that no single row shows.
+"""Scores of blocks of 4 and 16 rows of a stratum: small shifts that no single row shows.
+
+The rows of a block lie apart in their stratum, by 16 and by 8 rows: neighbours resemble each other where a scanner
+works in sessions, and a block of neighbours would stand out among random subsets without any drift. Rows at this
+distance form a *lane*, and a lane is divided into blocks; the lanes begin one after the other, so that their blocks end
+one after the other.
 
 A block S is scored by its MMD² with everything that it is compared with, up to a term that all subsets share:
 
     T(S) = mean k over S × S − 2 · mean k over S × (scoring rows ∪ pool)
 
-and ranked among B = 999 random subsets of the pool, which contains the block. The pool begins with the bag, which is
-the calibration rows and all earlier rows of the epoch; of a bag of more than 512 rows, with a random 512 of them that
-are drawn anew for every 16 rows. Without drift, the block is a uniform subset of the pool like the others. The cost of
-a row therefore does not grow with the bag.
+and ranked among B = 999 random subsets of the pool, which contains the block. The pool begins with the bag of this
+width, which is the calibration rows of the stratum and the rows of its earlier blocks; of a bag of more than 256 rows,
+with a random 256 of them. The blocks that follow are added to it, and after 64 rows a new pool is drawn. Without drift,
+the block is a uniform subset of the pool like the others. The cost of a row therefore does not grow with the bag.
 
-Legend: D channels, N rows of the bag, P rows of the pool, R new rows, W rows of a block, B subsets.
+Legend: D channels, N rows of a stratum, P rows of the pool, R new rows, W rows of a block, B subsets.
 """
 
 from __future__ import annotations
@@ -25,42 +30,62 @@ from vfmalign.monitoring.sequential.row_scores import RowScorer
 
 Array = NDArray[np.float64]
 
-WIDTHS = (Purpose.BLOCKS_OF_4, Purpose.BLOCKS_OF_16)
+SPACINGS = {Purpose.BLOCKS_OF_4: 16, Purpose.BLOCKS_OF_16: 8}
+"""Distance of the rows of a block, by its width."""
 SUBSETS = 999
-POOL_ROWS = 512
+POOL_ROWS = 256
+NEW_POOL_ROWS = 64
+"""Rows of blocks that are added to a pool before a new one is drawn."""
 LAST_ROW = 20_000
-"""Rows of an epoch after which blocks bet no more, and their rows are no longer kept; a multiple of 16."""
+"""Rows of an epoch after which blocks bet no more, and their rows are no longer kept."""
+
+
+def get_block(row: int, width: int, spacing: int) -> NDArray[np.intp] | None:
+    """Returns the rows of the block that a row completes, in ascending order; None if it completes none.
+
+    Args:
+        row: its number in the stratum, from 0.
+        width: rows of a block.
+        spacing: number of lanes.
+    """
+    lane, place = row % spacing, row // spacing
+    start = lane * max(1, width // spacing) % width  # the first place of the lane's blocks
+    first = place + 1 - width
+    if first < start or (first - start) % width:
+        return None
+    return lane + spacing * np.arange(first, place + 1)
 
 
 @dataclass
 class Pool:
-    """Rows that the blocks of the next 16 rows are compared with.
+    """Rows that blocks are compared with.
 
     Attributes:
         size: rows so far.
-        z_PD: standardised rows; the first `size` are set.
+        room: rows that it can hold.
+        row_P: number of each row in the stratum's rows, calibration first; the first `size` are set.
+        z_PD: standardised rows.
         kernel_PP: their kernel values.
         sums_P: sum of each row's kernel values with the scoring rows and the pool.
     """
 
     size: int
+    room: int
+    row_P: NDArray[np.intp]
     z_PD: Array
     kernel_PP: Array
     sums_P: Array
 
     @classmethod
-    def of_bag(cls, scorer: RowScorer, z_ND: Array, scoring_sums_N: Array, draws: Draws, group: int) -> Pool:
-        """Returns the pool at the beginning of a group of 16 rows, with room for them."""
-        chosen = choose_subset(draws.draw_uniforms(Purpose.POOL, group, len(z_ND)), POOL_ROWS)
-        room = len(chosen) + max(WIDTHS)
-        pool = cls(0, np.zeros((room, z_ND.shape[1])), np.zeros((room, room)), np.zeros(room))
-        pool.add(scorer, z_ND[chosen], scoring_sums_N[chosen])
-        return pool
+    def empty(cls, room: int, channels: int) -> Pool:
+        """Returns a pool without rows."""
+        rows, sums = np.zeros(room, np.intp), np.zeros(room)
+        return cls(0, room, rows, np.zeros((room, channels)), np.zeros((room, room)), sums)
 
-    def add(self, scorer: RowScorer, z_RD: Array, scoring_sums_R: Array) -> None:
+    def add(self, scorer: RowScorer, row_R: NDArray[np.intp], z_RD: Array, scoring_sums_R: Array) -> None:
         """Adds rows."""
         old, new = slice(0, self.size), slice(self.size, self.size + len(z_RD))
-        self.z_PD[new] = z_RD
+        self.row_P[new], self.z_PD[new] = row_R, z_RD
         cross_RP = scorer.get_kernel(z_RD, self.z_PD[old])
         own_RR = scorer.get_kernel(z_RD, z_RD)
         np.fill_diagonal(own_RR, 1.0)
@@ -72,10 +97,9 @@ class Pool:
     def score(self, subset_WB: NDArray[np.intp], scoring_rows: int) -> Array:
         """Returns T of each subset [B]."""
         width = len(subset_WB)
-        room = len(self.kernel_PP)
         pairs_B = np.zeros(subset_WB.shape[1])
         for member in range(1, width):
-            pairs_B += self.kernel_PP.ravel().take(subset_WB[member] * room + subset_WB[:member]).sum(axis=0)
+            pairs_B += self.kernel_PP.ravel().take(subset_WB[member] * self.room + subset_WB[:member]).sum(axis=0)
         # All terms are sums of multiples of 2⁻²⁰, and so without rounding error.
         within_B = (2.0 * pairs_B + width) / width**2
         scores: Array = within_B - 2.0 * self.sums_P[subset_WB].sum(axis=0) / (width * (scoring_rows + self.size))
@@ -83,75 +107,83 @@ class Pool:
 
 
 class BlockRanks:
-    """The bag of an epoch, and the cell of each block that it completes.
+    """The rows of a stratum in an epoch, and the cell of each block that they complete.
 
     Args:
         scorer: of the reference.
-        z_ND: standardised calibration rows.
+        z_ND: standardised calibration rows of the stratum.
         scoring_sums_N: sum of each row's kernel values with the scoring rows.
+        rows: how many of them are rows of the stream, at the end; of a stored state.
 
     Attributes:
+        calibration: number of calibration rows.
         rows: rows of the stream so far.
-        pool: of the unfinished group of 16 rows; None between groups.
+        pools: by width, while blocks are added to them.
     """
 
-    def __init__(self, scorer: RowScorer, z_ND: Array, scoring_sums_N: Array) -> None:
+    def __init__(self, scorer: RowScorer, z_ND: Array, scoring_sums_N: Array, rows: int = 0) -> None:
         self._scorer = scorer
-        self._z_ND, self._sums_N = z_ND, scoring_sums_N
-        self._size = len(z_ND)
-        self.rows = 0
-        self.pool: Pool | None = None
+        self._z_ND, self._sums_N, self._size = z_ND, scoring_sums_N, len(z_ND)
+        self.calibration, self.rows = len(z_ND) - rows, rows
+        self.pools: dict[Purpose, Pool] = {}
+        self._bags: dict[Purpose, list[int]] = {}
+        for width, spacing in SPACINGS.items():
+            blocks = (get_block(row, width, spacing) for row in range(rows))
+            self._bags[width] = list(range(self.calibration))
+            self._bags[width] += [self.calibration + int(row) for block in blocks if block is not None for row in block]
 
     @property
-    def is_active(self) -> bool:
-        """Whether blocks still bet."""
-        return self.rows < LAST_ROW
-
-    @property
-    def bag(self) -> tuple[Array, Array]:
-        """Standardised rows of the bag, and their sums of kernel values with the scoring rows."""
+    def stored_rows(self) -> tuple[Array, Array]:
+        """Standardised rows, calibration first, and their sums of kernel values with the scoring rows."""
         return self._z_ND[: self._size], self._sums_N[: self._size]
 
     @property
-    def memory_rows(self) -> int:
-        """Rows for which memory is taken, in the bag with its room to grow and in a pool."""
-        return len(self._z_ND) + (POOL_ROWS + max(WIDTHS) if self.is_active else 0)
+    def memory_bytes(self) -> int:
+        """Memory of the rows, with the room to grow, and of the pools."""
+        return self._z_ND.nbytes + sum(pool.z_PD.nbytes + pool.kernel_PP.nbytes for pool in self.pools.values())
 
-    def add(self, z_D: Array, scoring_sum: float, draws: Draws) -> dict[Purpose, Cell]:
-        """Adds the next row of the stream and returns the cells of the blocks that it completes, by their width."""
-        if not self.is_active:
-            return {}
-        if self.pool is None:
-            self.pool = Pool.of_bag(self._scorer, *self.bag, draws, self.rows // max(WIDTHS))
+    def add(self, z_D: Array, scoring_sum: float, draws: Draws, number: int) -> dict[Purpose, Cell]:
+        """Adds the next row of the stratum and returns the cells of the blocks that it completes, by their width.
+
+        Args:
+            z_D: standardised row.
+            scoring_sum: its sum of kernel values with the scoring rows.
+            draws: of the epoch.
+            number: of the row in the epoch.
+        """
         self._append(z_D, scoring_sum)
         cells = {}
-        for width in WIDTHS:
-            if self.rows % width == 0:
-                if width == min(WIDTHS):
-                    self.pool.add(self._scorer, *(part[-width:] for part in self.bag))
-                cells[width] = self._rank(self.pool, width, draws)
-        if self.rows % max(WIDTHS) == 0:
-            self.pool = None
-        if not self.is_active:
-            self._z_ND, self._sums_N, self._size = self._z_ND[:0], self._sums_N[:0], 0
+        for width, spacing in SPACINGS.items():
+            block_W = get_block(self.rows - 1, width, spacing)
+            if block_W is not None:
+                cells[width] = self._rank(width, self.calibration + block_W, draws, number)
         return cells
 
     def _append(self, z_D: Array, scoring_sum: float) -> None:
         if self._size == len(self._z_ND):
-            room = self._size + self._size // 2 + max(WIDTHS)
-            z_ND, sums_N = np.empty((room, self._z_ND.shape[1])), np.empty(room)
-            z_ND[: self._size], sums_N[: self._size] = self.bag
+            room = self._size + self._size // 2 + 16
+            z_ND, sums_N = np.empty((room, len(z_D))), np.empty(room)
+            z_ND[: self._size], sums_N[: self._size] = self.stored_rows
             self._z_ND, self._sums_N = z_ND, sums_N
         self._z_ND[self._size], self._sums_N[self._size] = z_D, scoring_sum
         self._size += 1
         self.rows += 1
 
-    def _rank(self, pool: Pool, width: Purpose, draws: Draws) -> Cell:
-        """Returns the cell of the block of the last `width` rows."""
-        uniforms = draws.draw_uniforms(width, self.rows // width, width * SUBSETS + 1)
+    def _rank(self, width: Purpose, block_W: NDArray[np.intp], draws: Draws, number: int) -> Cell:
+        """Returns the cell of a block, and adds it to pool and bag."""
+        pool = self.pools.get(width)
+        if pool is None:
+            bag = np.array(self._bags[width], np.intp)
+            chosen = bag[choose_subset(draws.draw_uniforms(Purpose.POOL + width, number, len(bag)), POOL_ROWS)]
+            pool = self.pools[width] = Pool.empty(len(chosen) + NEW_POOL_ROWS, self._z_ND.shape[1])
+            pool.add(self._scorer, chosen, self._z_ND[chosen], self._sums_N[chosen])
+        pool.add(self._scorer, block_W, self._z_ND[block_W], self._sums_N[block_W])
+        uniforms = draws.draw_uniforms(width, number, width * SUBSETS + 1)
         subsets_WB = choose_subsets(uniforms[:-1].reshape(width, SUBSETS), pool.size)
-        block_W1 = np.arange(pool.size - width, pool.size)[:, None]
+        own_W1 = np.arange(pool.size - width, pool.size)[:, None]
         scoring_rows = len(self._scorer.scoring_SD)
-        score, others_B = pool.score(block_W1, scoring_rows)[0], pool.score(subsets_WB, scoring_rows)
-        greater, equal = int((others_B > score).sum()), int((others_B == score).sum())
-        return get_cell(greater, equal, SUBSETS, float(uniforms[-1]))
+        score, others_B = pool.score(own_W1, scoring_rows)[0], pool.score(subsets_WB, scoring_rows)
+        self._bags[width] += block_W.tolist()
+        if pool.size + width > pool.room:
+            del self.pools[width]
+        return get_cell(int((others_B > score).sum()), int((others_B == score).sum()), SUBSETS, float(uniforms[-1]))

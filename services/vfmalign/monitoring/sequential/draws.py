@@ -16,13 +16,14 @@ from numpy.typing import NDArray
 
 
 class Purpose(IntEnum):
-    """What numbers are drawn for; blocks of w rows have the purpose w."""
+    """What numbers are drawn for; blocks of w rows have the purpose w, and their pools `POOL` + w."""
 
     SPLIT = 1
     TIES = 2
-    POOL = 3
+    CHANNELS = 3
     BLOCKS_OF_4 = 4
     BLOCKS_OF_16 = 16
+    POOL = 32
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Draws:
 
         Args:
             purpose: of the numbers.
-            number: of the row or block that they are drawn for.
+            number: of the row in the epoch that they are drawn for.
             count: how many.
         """
         key, counter = np.array([self.seed, self.epoch], np.uint64), np.array([0, 0, purpose, number], np.uint64)

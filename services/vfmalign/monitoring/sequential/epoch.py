@@ -3,39 +3,29 @@
 from __future__ import annotations
 
 import heapq
-from dataclasses import dataclass
+from collections import Counter
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vfmalign.monitoring.sequential.betting import THETAS, Martingale, ShiryaevRoberts, get_bets
-from vfmalign.monitoring.sequential.block_scores import BlockRanks
+from vfmalign.monitoring.sequential.betting import CHANNEL_THETAS, THETAS, Martingale, ShiryaevRoberts, get_bets
+from vfmalign.monitoring.sequential.block_scores import LAST_ROW
 from vfmalign.monitoring.sequential.draws import Draws, Purpose
-from vfmalign.monitoring.sequential.ranks import Cell, SortedScores, get_cell
 from vfmalign.monitoring.sequential.records import Alarm, Component, EpochStart, ExtremeRow
-from vfmalign.monitoring.sequential.references import Reference
-from vfmalign.monitoring.sequential.stratum_mix import StratumMix
+from vfmalign.monitoring.sequential.references import MAX_STRATA, Reference
+from vfmalign.monitoring.sequential.strata import Stratum
 
 EXTREME_ROWS = 20
-_ROWS_OF_CELLS = {Component.ROWS: 1, Component.BLOCKS_OF_4: 4, Component.BLOCKS_OF_16: 16}
+MOST_STRATA = 2 * MAX_STRATA
+"""Strata of an epoch; the rows of further ones are ranked among those of an unknown stratum."""
+UNKNOWN = ""
 _COMPONENTS_BY_WIDTH = {
     Purpose.BLOCKS_OF_4: Component.BLOCKS_OF_4,
     Purpose.BLOCKS_OF_16: Component.BLOCKS_OF_16,
 }
+_ROWS_OF_CELLS = {component: int(width) for width, component in _COMPONENTS_BY_WIDTH.items()}
 
-
-@dataclass
-class Evidence:
-    """Both statistics of one component."""
-
-    martingale: Martingale
-    run_length: ShiryaevRoberts
-
-    def update(self, cell: Cell, *, mirrored: bool) -> None:
-        """Takes the next cell."""
-        bets_S = get_bets(cell, mirrored=mirrored)
-        self.martingale.update(bets_S)
-        self.run_length.update(bets_S)
+Statistic = Martingale | ShiryaevRoberts
 
 
 class Epoch:
@@ -45,6 +35,7 @@ class Epoch:
         draws: of the epoch.
         start: why it began.
         reference: prepared.
+        by_run_length: whether the evidence is the statistic of a run length in place of α.
 
     Attributes:
         rows: that entered.
@@ -52,29 +43,57 @@ class Epoch:
         extreme_rows: a heap of the most extreme rows.
     """
 
-    def __init__(self, draws: Draws, start: EpochStart, reference: Reference) -> None:
+    def __init__(self, draws: Draws, start: EpochStart, reference: Reference, *, by_run_length: bool = False) -> None:
         self.draws, self.start, self.reference = draws, start, reference
-        scored = [reference.scorer.score(z_D) for z_D in reference.calibration_CD]
-        scores, sums = np.array(scored).T
-        self.row_scores = SortedScores(scores)
-        self.blocks = BlockRanks(reference.scorer, reference.calibration_CD, sums)
-        self.evidence = {component: make_evidence(component) for component in Component}
-        self.mix = StratumMix(reference.scoring_strata, reference.calibration_strata)
+        self.strata = {
+            name: Stratum.of_calibration(
+                reference.scorer, reference.calibration_CD[[one == name for one in reference.strata]]
+            )
+            for name in sorted(set(reference.strata))
+        }
+        channels = len(reference.scorer.mean_D)
+        self.evidence = {
+            component: make_statistic(component, channels, by_run_length=by_run_length) for component in Component
+        }
         self.rows = 0
         self.alarm: Alarm | None = None
         self.extreme_rows: list[ExtremeRow] = []
 
+    @property
+    def blocks_are_active(self) -> bool:
+        """Whether blocks still bet."""
+        return self.rows < LAST_ROW
+
+    def count_strata(self) -> tuple[dict[str, int], dict[str, int]]:
+        """Returns the calibration rows and the rows of the epoch by stratum; empty where no stratum is known."""
+        if not self.reference.is_stratified:
+            return {}, {}
+        return dict(Counter(self.reference.strata)), {name: one.rows for name, one in self.strata.items()}
+
+    @property
+    def memory_bytes(self) -> int:
+        """Roughly the memory of the rows and counts."""
+        strata = self.strata.values()
+        blocks = sum(one.blocks.memory_bytes for one in strata if one.blocks is not None)
+        return blocks + sum(one.channels.counts_DT.nbytes for one in strata)
+
     def add(self, row_D: NDArray[np.float64], observation: str, stratum: str) -> float:
         """Adds a finite row and returns its p-value."""
-        z_D = self.reference.scorer.standardise(row_D)
-        score, scoring_sum = self.reference.scorer.score(z_D)
+        scorer = self.reference.scorer
+        z_D = scorer.standardise(row_D)
+        score, scoring_sum = scorer.score(z_D)
         self.rows += 1
-        cell = self._rank(score)
-        self.row_scores.add(score)
-        self.evidence[Component.ROWS].update(cell, mirrored=True)
-        for width, block_cell in self.blocks.add(z_D, scoring_sum, self.draws).items():
-            self.evidence[_COMPONENTS_BY_WIDTH[width]].update(block_cell, mirrored=False)
-        self.mix.add(stratum)
+        ranks = self._get_stratum(stratum)
+        cell = ranks.rank_row(score, self.draws, self.rows)
+        self.evidence[Component.ROWS].update(get_bets(*cell, mirrored=True))
+        ends = ranks.rank_channels(z_D, self.draws, self.rows)
+        self.evidence[Component.CHANNELS].update(get_bets(*ends, mirrored=True, thetas=CHANNEL_THETAS))
+        if ranks.blocks is not None:
+            for width, block_cell in ranks.blocks.add(z_D, scoring_sum, self.draws, self.rows).items():
+                self.evidence[_COMPONENTS_BY_WIDTH[width]].update(get_bets(*block_cell, mirrored=False))
+        if not self.blocks_are_active:
+            for one in self.strata.values():
+                one.blocks = None
         extreme = ExtremeRow(score, self.rows, observation, cell.upper)
         if len(self.extreme_rows) < EXTREME_ROWS:
             heapq.heappush(self.extreme_rows, extreme)
@@ -82,13 +101,20 @@ class Epoch:
             heapq.heappushpop(self.extreme_rows, extreme)
         return cell.upper
 
-    def _rank(self, score: float) -> Cell:
-        greater, equal = self.row_scores.count(score)
-        uniform = float(self.draws.draw_uniforms(Purpose.TIES, self.rows, 1)[0]) if equal else 0.0
-        return get_cell(greater, equal, len(self.row_scores), uniform)
+    def _get_stratum(self, name: str) -> Stratum:
+        if not self.reference.is_stratified or (name not in self.strata and len(self.strata) >= MOST_STRATA):
+            name = UNKNOWN
+        if name not in self.strata:
+            self.strata[name] = Stratum.of_calibration(self.reference.scorer, self.reference.calibration_CD[:0])
+        return self.strata[name]
 
 
-def make_evidence(component: Component) -> Evidence:
+def make_statistic(component: Component, channels: int, *, by_run_length: bool) -> Statistic:
     """Returns the evidence of a component before its first cell."""
-    bets = len(THETAS) * (2 if component is Component.ROWS else 1)
-    return Evidence(Martingale(bets), ShiryaevRoberts(bets, _ROWS_OF_CELLS[component]))
+    bets, streams = {
+        Component.ROWS: (2 * len(THETAS), 1),
+        Component.CHANNELS: (2 * len(CHANNEL_THETAS), channels),
+    }.get(component, (len(THETAS), 1))
+    if by_run_length:
+        return ShiryaevRoberts(bets, _ROWS_OF_CELLS.get(component, 1), streams)
+    return Martingale(bets, streams)

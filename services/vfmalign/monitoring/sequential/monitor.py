@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from vfmalign.core.domain.errors import BadTensor, InvalidInput
-from vfmalign.monitoring.sequential import thresholds
 from vfmalign.monitoring.sequential.draws import Draws
 from vfmalign.monitoring.sequential.epoch import Epoch
 from vfmalign.monitoring.sequential.patients import PatientRegister
@@ -29,6 +28,7 @@ from vfmalign.monitoring.sequential.references import (
     get_patient_digest,
     prepare_reference,
 )
+from vfmalign.monitoring.sequential.thresholds import get_log_run_length_thresholds, get_log_thresholds
 
 
 class Monitor:
@@ -58,7 +58,7 @@ class Monitor:
         self.options = options
         self.outcomes = dict.fromkeys(Outcome, 0)
         self.earlier: list[EpochSummary] = []
-        self.epoch = prepare_epoch(Draws(options.seed, 1), EpochStart.FIXED, rows_ND, patients, strata)
+        self.epoch = prepare_epoch(options, 1, EpochStart.FIXED, rows_ND, patients, strata=strata)
         self.patients = PatientRegister(options.patient_window_days, reference=self.reference.patients)
 
     @property
@@ -70,22 +70,19 @@ class Monitor:
     def status(self) -> MonitorStatus:
         """The state of the monitor."""
         epoch = self.epoch
+        calibration, stream = epoch.count_strata()
         return MonitorStatus(
             epoch=epoch.draws.epoch,
             start=epoch.start,
-            has_guarantee=epoch.start is not EpochStart.RESET and not self.options.calibrated,
+            has_guarantee=epoch.start is not EpochStart.RESET,
             rows=epoch.rows,
             outcomes=dict(self.outcomes),
-            log_martingale={name: one.martingale.log_value for name, one in epoch.evidence.items()},
-            log_run_length={name: one.run_length.log_value for name, one in epoch.evidence.items()},
+            log_evidence=self._get_log_evidence(),
             log_threshold=self._get_thresholds(),
-            blocks_are_active=epoch.blocks.is_active,
+            blocks_are_active=epoch.blocks_are_active,
             alarm=epoch.alarm,
-            mix_log_evidence=epoch.mix.largest_log_evidence,
-            mix_log_threshold=thresholds.get_log_mix_threshold(
-                self.options.mix_alpha, epoch.draws.epoch, len(epoch.mix.stream)
-            ),
-            strata=dict(epoch.mix.stream),
+            strata=stream,
+            reference_strata=calibration,
             extreme_rows=sorted(epoch.extreme_rows, reverse=True),
             earlier=list(self.earlier),
         )
@@ -105,8 +102,8 @@ class Monitor:
             InvalidInput: the epoch would claim a bound that it does not have; see `begin_epoch`.
             BadTensor, InvalidInput: the reference cannot be used.
         """
-        draws = Draws(self.options.seed, self.epoch.draws.epoch + 1)
-        self.begin_epoch(prepare_epoch(draws, start, rows_ND, patients, strata))
+        number = self.epoch.draws.epoch + 1
+        self.begin_epoch(prepare_epoch(self.options, number, start, rows_ND, patients, strata=strata))
 
     def begin_epoch(self, epoch: Epoch) -> None:
         """Begins an epoch that `prepare_epoch` has prepared; see `start_epoch`.
@@ -198,33 +195,29 @@ class Monitor:
         return Observation(observation, outcome, self.epoch.rows, p_value, log_evidence, raised_alarm)
 
     def _get_log_evidence(self) -> dict[Component, float]:
-        """Returns ln of the statistic that alarms follow from."""
-        uses_alpha = self.options.run_length is None
-        return {
-            component: (one.martingale if uses_alpha else one.run_length).log_value
-            for component, one in self.epoch.evidence.items()
-        }
+        return {component: one.log_value for component, one in self.epoch.evidence.items()}
 
     def _get_thresholds(self) -> dict[Component, float]:
-        """Returns ln of the threshold of each component."""
-        options = self.options
+        options, channels = self.options, len(self.reference.scorer.mean_D)
         if options.run_length is not None:
-            return thresholds.get_log_run_length_thresholds(options.run_length, calibrated=options.calibrated)
-        limit = thresholds.get_log_martingale_threshold(options.alpha, self.epoch.draws.epoch)
-        return dict.fromkeys(Component, limit)
+            return get_log_run_length_thresholds(options.run_length, channels)
+        return get_log_thresholds(options.alpha, self.epoch.draws.epoch, channels)
 
 
 def prepare_epoch(
-    draws: Draws,
+    options: MonitorOptions,
+    number: int,
     start: EpochStart,
     rows_ND: ArrayLike,
     patients: Sequence[str],
+    *,
     strata: Sequence[str] | None = None,
 ) -> Epoch:
     """Prepares an epoch, which takes the time that a new reference takes and needs no monitor.
 
     Args:
-        draws: of the epoch.
+        options: of the monitor.
+        number: of the epoch, from 1.
         start: why it begins.
         rows_ND: features of the reference.
         patients: patient of each row.
@@ -233,4 +226,6 @@ def prepare_epoch(
     Raises:
         BadTensor, InvalidInput: the reference cannot be used; see `prepare_reference`.
     """
-    return Epoch(draws, start, prepare_reference(rows_ND, patients, draws, strata))
+    draws = Draws(options.seed, number)
+    reference = prepare_reference(rows_ND, patients, draws, strata)
+    return Epoch(draws, start, reference, by_run_length=options.run_length is not None)

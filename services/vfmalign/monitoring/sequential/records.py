@@ -7,8 +7,6 @@ from enum import StrEnum
 
 from vfmalign.core.domain.errors import BadOption
 
-CALIBRATED_RUN_LENGTH = 1000
-
 
 class Component(StrEnum):
     """A piece of evidence with ranks of its own."""
@@ -16,6 +14,7 @@ class Component(StrEnum):
     ROWS = "rows"
     BLOCKS_OF_4 = "blocks_of_4"
     BLOCKS_OF_16 = "blocks_of_16"
+    CHANNELS = "channels"
 
 
 class Outcome(StrEnum):
@@ -50,8 +49,6 @@ class MonitorOptions:
         alpha: largest probability of ever raising an alarm without drift, in (0, 0.5].
         run_length: number of rows A, 100 to 10⁹, in place of α: without drift the first alarm of an epoch comes within
             T rows with a probability of at most T/A, so after A/2 rows or more on average.
-        calibrated: whether thresholds for the run length are the measured ones, which exist for 1,000.
-        mix_alpha: α of the test of the strata's mix.
         patient_window_days: days after which a patient may enter again; None for never.
         seed: of all draws, 0 to 2⁶³ − 1.
 
@@ -61,18 +58,13 @@ class MonitorOptions:
 
     alpha: float = 0.01
     run_length: int | None = None
-    calibrated: bool = False
-    mix_alpha: float = 0.01
     patient_window_days: int | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, value in (("alpha", self.alpha), ("mix_alpha", self.mix_alpha)):
-            _check(name, value, 0.0 < value <= 0.5, "a number above 0 and up to 0.5")
+        _check("alpha", self.alpha, 0.0 < self.alpha <= 0.5, "a number above 0 and up to 0.5")
         if self.run_length is not None:
             _check("run_length", self.run_length, 100 <= self.run_length <= 10**9, "100 to 1,000,000,000 rows")
-        if self.calibrated:
-            _check("run_length", self.run_length, self.run_length == CALIBRATED_RUN_LENGTH, "1000 if `calibrated`")
         if self.patient_window_days is not None:
             _check("patient_window_days", self.patient_window_days, self.patient_window_days >= 1, "at least 1 day")
         _check("seed", self.seed, 0 <= self.seed < 2**63, "0 to 2⁶³ − 1")
@@ -101,7 +93,7 @@ class Observation:
         id: of the observation.
         outcome: whether it entered, or why not.
         row: number of the row in the epoch, from 1; 0 if it did not enter.
-        p_value: of the row among the calibration and earlier rows; None if it did not enter.
+        p_value: of the row among the calibration and earlier rows of its stratum; None if it did not enter.
         log_evidence: ln of the statistic that alarms follow from, after this observation.
         raised_alarm: whether it raised the alarm of its epoch.
     """
@@ -153,17 +145,16 @@ class MonitorStatus:
     Attributes:
         epoch: number of the current epoch, from 1.
         start: why it began.
-        has_guarantee: whether the bound covers its alarm; measured thresholds (`calibrated`) have none.
+        has_guarantee: whether the bound covers its alarm.
         rows: that entered in the epoch.
         outcomes: number of observations by outcome, of all epochs.
-        log_martingale: ln M of each component.
-        log_run_length: ln R of each component; −∞ before its first cell.
-        log_threshold: of each component, for the statistic that alarms follow from.
+        log_evidence: ln M of each component, the largest of the channels; ln R with `run_length`, −∞ before its first
+            cell.
+        log_threshold: of each component.
         blocks_are_active: whether blocks still bet; they stop after 20,000 rows of an epoch.
         alarm: the first of the epoch.
-        mix_log_evidence: largest ln E of the strata's mix in the epoch; 0 without strata.
-        mix_log_threshold: at which the mix of strata differs from the reference's.
-        strata: rows of the epoch by stratum; "" counts strata that the scoring rows do not have.
+        strata: rows of the epoch by stratum; empty without strata in the reference.
+        reference_strata: calibration rows by stratum; a stratum that it lacks is ranked among its own rows alone.
         extreme_rows: most extreme ones of the epoch, most extreme first.
         earlier: summaries of the earlier epochs.
     """
@@ -173,14 +164,12 @@ class MonitorStatus:
     has_guarantee: bool
     rows: int
     outcomes: dict[Outcome, int]
-    log_martingale: dict[Component, float]
-    log_run_length: dict[Component, float]
+    log_evidence: dict[Component, float]
     log_threshold: dict[Component, float]
     blocks_are_active: bool
     alarm: Alarm | None
-    mix_log_evidence: float
-    mix_log_threshold: float
     strata: dict[str, int]
+    reference_strata: dict[str, int]
     extreme_rows: list[ExtremeRow]
     earlier: list[EpochSummary] = field(default_factory=list)
 

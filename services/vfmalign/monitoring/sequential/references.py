@@ -1,9 +1,10 @@
 """The reference: what is fixed before the first row of an epoch arrives.
 
-One row of each patient is kept, the first in the given order, whatever its features. A seeded draw divides the patients
-into a third for scoring, which defines scale, bandwidth and scores, and the rest for calibration, among which the rows
-of the stream are ranked. Rows are standardised as for MMD² (docs/numbers.md), but no channel is left out: one that is
-constant for scoring has a tenth of the median standard deviation as its scale, so that its first movement counts.
+One row of each patient is kept, the first in the given order, whatever its features. A seeded draw takes a third of the
+patients of every stratum for scoring, which defines scale, bandwidth and scores, and the rest for calibration, among
+which the rows of the stream are ranked. Rows are standardised as for MMD² (docs/numbers.md), but no channel is left
+out: one that is constant for scoring has a tenth of the median standard deviation as its scale, so that its first
+movement counts.
 
 Legend: N rows, D channels, G patients, S scoring rows, C calibration rows.
 """
@@ -11,7 +12,6 @@ Legend: N rows, D channels, G patients, S scoring rows, C calibration rows.
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -43,15 +43,18 @@ class Reference:
         scorer: scale, bandwidth and scoring rows.
         calibration_CD: standardised calibration rows.
         patients: digest of every patient with a row in the reference.
-        scoring_strata: strata of the scoring rows in alphabetical order; empty without strata.
-        calibration_strata: number of calibration rows per stratum.
+        strata: stratum of each calibration row; empty where it is unknown.
     """
 
     scorer: RowScorer
     calibration_CD: Array
     patients: frozenset[int]
-    scoring_strata: tuple[str, ...]
-    calibration_strata: dict[str, int]
+    strata: tuple[str, ...]
+
+    @property
+    def is_stratified(self) -> bool:
+        """Whether a stratum is known; otherwise those of the stream are ignored."""
+        return any(self.strata)
 
 
 def prepare_reference(
@@ -91,18 +94,27 @@ def prepare_reference(
             field="reference.strata",
             remedy=f"Join strata until there are at most {MAX_STRATA}.",
         )
-    order = np.argsort(draws.draw_uniforms(Purpose.SPLIT, 0, len(kept)), kind="stable")
+    named = [strata[row] if strata is not None else "" for row in kept]
+    order = _order_by_stratum(draws.draw_uniforms(Purpose.SPLIT, 0, len(kept)), named)
     rows_GD = rows_ND[kept][order]
     scoring = min(len(kept) // 3, MAX_SCORING_ROWS)
     scorer = make_scorer(rows_GD[:scoring])
-    named = [strata[kept[place]] for place in order] if strata is not None else []
     return Reference(
         scorer=scorer,
         calibration_CD=np.stack([scorer.standardise(row_D) for row_D in rows_GD[scoring:]]),
         patients=frozenset(get_patient_digest(patient) for patient in first),
-        scoring_strata=tuple(sorted({name for name in named[:scoring] if name})),
-        calibration_strata=dict(Counter(name for name in named[scoring:] if name)),
+        strata=tuple(named[place] for place in order[scoring:]),
     )
+
+
+def _order_by_stratum(uniforms_G: Array, strata: Sequence[str]) -> NDArray[np.intp]:
+    """Returns a random order whose beginnings hold about the same share of every stratum."""
+    key_G = np.empty(len(strata))
+    for name in dict.fromkeys(strata):
+        place = np.flatnonzero([stratum == name for stratum in strata])
+        rank = np.argsort(np.argsort(uniforms_G[place], kind="stable"), kind="stable")
+        key_G[place] = (rank + uniforms_G[place]) / len(place)
+    return np.argsort(key_G, kind="stable")
 
 
 def make_scorer(rows_SD: Array) -> RowScorer:

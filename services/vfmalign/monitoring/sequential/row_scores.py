@@ -4,7 +4,7 @@ The kernel is k(x, y) = exp(−‖x − y‖²/h). Its values are rounded to mul
 any number of them without error: a sum does not depend on the order of its terms, and identical rows have identical
 sums.
 
-Legend: D channels, S scoring rows, M and N rows.
+Legend: D channels, S scoring rows, M and N rows, T bins.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ Array = NDArray[np.float64]
 
 LARGEST_VALUE = 1e4
 """Standardised values are clipped here, in standard deviations, so that squared distances keep their digits."""
+BINS = 32
+"""Bins of the values of a channel."""
 _STEPS = np.float32(2**20)
 
 
@@ -41,6 +43,13 @@ class RowScorer:
     @cached_property
     def _squares_S(self) -> Array:
         return get_squares(self.scoring_SD)
+
+    @cached_property
+    def edges_DT(self) -> Array:
+        """Lower ends of the bins of each channel: −∞, then quantiles of the scoring rows."""
+        quantiles_TD = np.quantile(self.scoring_SD, np.arange(1, BINS) / BINS, axis=0)
+        edges: Array = np.concatenate([np.full((1, len(self.mean_D)), -np.inf), quantiles_TD]).T
+        return np.ascontiguousarray(edges)
 
     def standardise(self, row_D: Array) -> Array:
         """Returns a row in standard deviations from the mean of the scoring rows."""

@@ -3,8 +3,8 @@
 The format is numpy's npz without pickled objects: arrays as they are in memory, and one of JSON for the rest. Scores
 are stored and never computed again, because another machine may round them in another way.
 
-Legend: D channels, S scoring rows, C calibration rows, R scores, N rows of the bag, P rows of a pool, M patients of the
-stream, A patients of all references, B patients of the present one.
+Legend: D channels, S scoring rows, C calibration rows, R scores and N rows of a stratum, P rows of a pool, E counts of
+a channel, M patients of the stream, A patients of all references, B patients of the present one.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vfmalign.core.domain.errors import InvalidInput
-from vfmalign.monitoring.sequential.block_scores import BlockRanks, Pool
-from vfmalign.monitoring.sequential.draws import Draws
-from vfmalign.monitoring.sequential.epoch import Epoch, Evidence, make_evidence
+from vfmalign.monitoring.sequential.betting import Martingale
+from vfmalign.monitoring.sequential.block_scores import NEW_POOL_ROWS, POOL_ROWS, BlockRanks, Pool
+from vfmalign.monitoring.sequential.draws import Draws, Purpose
+from vfmalign.monitoring.sequential.epoch import Epoch, Statistic, make_statistic
 from vfmalign.monitoring.sequential.monitor import Monitor
 from vfmalign.monitoring.sequential.patients import PatientRegister
 from vfmalign.monitoring.sequential.ranks import SortedScores
@@ -36,10 +37,10 @@ from vfmalign.monitoring.sequential.records import (
     Outcome,
 )
 from vfmalign.monitoring.sequential.references import Reference
-from vfmalign.monitoring.sequential.row_scores import RowScorer
-from vfmalign.monitoring.sequential.stratum_mix import StratumMix
+from vfmalign.monitoring.sequential.row_scores import BINS, RowScorer
+from vfmalign.monitoring.sequential.strata import ChannelRanks, Stratum
 
-VERSION = 1
+VERSION = 2
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -52,11 +53,10 @@ _LAYOUT = {
     "scale": (np.float64, "D"),
     "scoring": (np.float64, "SD"),
     "calibration": (np.float64, "CD"),
-    "row_scores": (np.float64, "R"),
-    "bag": (np.float64, "ND"),
-    "bag_sums": (np.float64, "N"),
 }
-_POOL_LAYOUT = {"pool.z": (np.float64, "PD"), "pool.kernel": (np.float64, "PP"), "pool.sums": (np.float64, "P")}
+_STRATUM_LAYOUT = {"scores": (np.float64, "R"), "counts": (np.uint32, "DE")}
+_BLOCKS_LAYOUT = {"rows": (np.float64, "ND"), "sums": (np.float64, "N")}
+_POOL_LAYOUT = {"row": (np.intp, "P"), "kernel": (np.float32, "PP"), "sums": (np.float64, "P")}
 """Type and axes of arrays; axes of one letter have one length."""
 _DAMAGE = (
     ArithmeticError,
@@ -73,6 +73,10 @@ _DAMAGE = (
 """What reading other bytes than those of a state may raise."""
 
 
+class OutdatedState(InvalidInput):
+    """The state of an earlier version, whose ranks are others."""
+
+
 def to_bytes(monitor: Monitor) -> bytes:
     """Returns the state of a monitor."""
     epoch = monitor.epoch
@@ -87,16 +91,15 @@ def to_bytes(monitor: Monitor) -> bytes:
         "alarm": asdict(epoch.alarm) if epoch.alarm else None,
         "extreme_rows": [asdict(row) for row in sorted(epoch.extreme_rows)],
         "bandwidth": epoch.reference.scorer.bandwidth,
-        "mix": {
-            "strata": epoch.reference.scoring_strata,
-            "calibration": epoch.reference.calibration_strata,
-            "stream": epoch.mix.stream,
-            "largest_log_evidence": epoch.mix.largest_log_evidence,
-        },
-        "block_rows": epoch.blocks.rows,
+        "calibration_strata": epoch.reference.strata,
+        "strata": [
+            {"name": name, "rows": one.rows, "pools": [] if one.blocks is None else list(one.blocks.pools)}
+            for name, one in epoch.strata.items()
+        ],
         "martingales": {
-            name: {"cells": one.martingale.cells, "exponent": one.martingale.exponent}
+            name: {"cells": one.cells, "exponent": one.exponent}
             for name, one in epoch.evidence.items()
+            if isinstance(one, Martingale)
         },
     }
     arrays = _get_arrays(monitor)
@@ -110,7 +113,8 @@ def from_bytes(data: bytes) -> Monitor:
     """Returns the monitor with a state.
 
     Raises:
-        InvalidInput: the bytes are not a state of a monitor, or one of another version.
+        OutdatedState: they are a state of an earlier version.
+        InvalidInput: they are not a state of a monitor, or one of a later version.
     """
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as stored:
@@ -118,12 +122,13 @@ def from_bytes(data: bytes) -> Monitor:
         header = json.loads(arrays["header"].tobytes())
         version = header["version"]
         if version != VERSION:
-            raise InvalidInput(
+            refusal = OutdatedState if version < VERSION else InvalidInput
+            raise refusal(
                 f"the state has version {version}, this release reads {VERSION}",
                 subject="state",
-                remedy="Use the release that wrote it, or start a new monitor.",
+                remedy="Observe all rows again with a new monitor, or use the release that wrote it.",
             )
-        _check_arrays(arrays)
+        _check_arrays(arrays, _LAYOUT)
         monitor = _to_monitor(header, arrays)
         monitor.status  # noqa: B018 -- it reads every number, so that a wrong one is found here
     except _DAMAGE as error:
@@ -131,11 +136,10 @@ def from_bytes(data: bytes) -> Monitor:
     return monitor
 
 
-def _check_arrays(arrays: Arrays) -> None:
+def _check_arrays(arrays: Arrays, layout: Mapping[str, tuple[type, str]], prefix: str = "", **lengths: int) -> None:
     """Checks types and shapes, as the arrays of a monitor are used without further checks."""
-    lengths: dict[str, int] = {}
-    for name, (dtype, axes) in (_LAYOUT | (_POOL_LAYOUT if "pool.size" in arrays else {})).items():
-        array = arrays[name]
+    for name, (dtype, axes) in layout.items():
+        array = arrays[prefix + name]
         axis_lengths = zip(axes, array.shape, strict=True)
         if array.dtype != dtype or any(lengths.setdefault(axis, length) != length for axis, length in axis_lengths):
             raise ValueError(f"{name} has the type {array.dtype} and the shape {array.shape}")
@@ -154,7 +158,7 @@ def _to_monitor(header: Mapping[str, Any], arrays: Arrays) -> Monitor:
         arrays["patient_days"],
         frozenset(map(int, arrays["reference_patients"])),
     )
-    monitor.epoch = _to_epoch(header, arrays, monitor.options.seed)
+    monitor.epoch = _to_epoch(header, arrays, monitor.options)
     return monitor
 
 
@@ -162,7 +166,6 @@ def _get_arrays(monitor: Monitor) -> Arrays:
     """Returns all arrays of a monitor by name."""
     epoch, scorer = monitor.epoch, monitor.reference.scorer
     digests, days = monitor.patients.to_arrays()
-    bag_z, bag_sums = epoch.blocks.bag
     arrays: Arrays = {
         "patient_digests": digests,
         "patient_days": days,
@@ -172,60 +175,88 @@ def _get_arrays(monitor: Monitor) -> Arrays:
         "scale": scorer.scale_D,
         "scoring": scorer.scoring_SD,
         "calibration": monitor.reference.calibration_CD,
-        "row_scores": epoch.row_scores.to_array(),
-        "bag": bag_z,
-        "bag_sums": bag_sums,
     }
-    for component, one in epoch.evidence.items():
-        arrays[f"{component}.reserve"] = one.martingale.reserve_E
-        arrays[f"{component}.stakes"] = one.martingale.stakes_ES
-        arrays[f"{component}.log_R"] = one.run_length.log_R_S
-    pool = epoch.blocks.pool
-    if pool is not None:
-        size = np.array([pool.size])
-        arrays |= {"pool.size": size, "pool.z": pool.z_PD, "pool.kernel": pool.kernel_PP, "pool.sums": pool.sums_P}
+    for component, statistic in epoch.evidence.items():
+        arrays |= {f"{component}.{name}": getattr(statistic, name) for name in _list_parts(statistic)}
+    for number, one in enumerate(epoch.strata.values()):
+        arrays |= {f"{number}.scores": one.row_scores.to_array(), f"{number}.counts": one.channels.counts_DT}
+        if one.blocks is None:
+            continue
+        arrays[f"{number}.rows"], arrays[f"{number}.sums"] = one.blocks.stored_rows
+        for width, pool in one.blocks.pools.items():
+            prefix, used = f"{number}.{width}.", slice(pool.size)
+            kernel = pool.kernel_PP[used, used].astype(np.float32)  # exact: multiples of 2⁻²⁰ up to 1
+            arrays |= {f"{prefix}row": pool.row_P[used], f"{prefix}kernel": kernel, f"{prefix}sums": pool.sums_P[used]}
+            arrays[f"{prefix}room"] = np.array([pool.room])
     return arrays
 
 
-def _to_epoch(header: Mapping[str, Any], arrays: Arrays, seed: int) -> Epoch:
+def _to_epoch(header: Mapping[str, Any], arrays: Arrays, options: MonitorOptions) -> Epoch:
     scorer = RowScorer(arrays["mean"], arrays["scale"], arrays["scoring"], header["bandwidth"])
     patients = frozenset(map(int, arrays["epoch_patients"]))
     epoch = Epoch.__new__(Epoch)  # as above
-    epoch.draws, epoch.start = Draws(seed, header["epoch"]), EpochStart(header["start"])
-    epoch.reference = Reference(
-        scorer, arrays["calibration"], patients, tuple(header["mix"]["strata"]), header["mix"]["calibration"]
-    )
-    epoch.row_scores = SortedScores(arrays["row_scores"])
-    epoch.blocks = BlockRanks(scorer, arrays["bag"], arrays["bag_sums"])
-    epoch.blocks.rows = int(header["block_rows"])
-    if "pool.size" in arrays:
-        pool = Pool(int(arrays["pool.size"][0]), arrays["pool.z"], arrays["pool.kernel"], arrays["pool.sums"])
-        if not 0 <= pool.size <= len(pool.sums_P):
-            raise ValueError(f"the pool has {pool.size} rows")
-        epoch.blocks.pool = pool
-    epoch.evidence = {component: _to_evidence(component, header, arrays) for component in Component}
-    epoch.mix = StratumMix(header["mix"]["strata"], header["mix"]["calibration"])
-    epoch.mix.stream = header["mix"]["stream"]
-    epoch.mix.largest_log_evidence = header["mix"]["largest_log_evidence"]
+    epoch.draws, epoch.start = Draws(options.seed, header["epoch"]), EpochStart(header["start"])
+    names = tuple(map(str, header["calibration_strata"]))
+    if len(names) != len(arrays["calibration"]):
+        raise ValueError(f"{len(names)} strata of {len(arrays['calibration'])} calibration rows")
+    epoch.reference = Reference(scorer, arrays["calibration"], patients, names)
     epoch.rows, epoch.alarm = int(header["rows"]), _to_alarm(header["alarm"])
+    epoch.strata = {
+        str(one["name"]): _to_stratum(one, number, scorer, arrays, has_blocks=epoch.blocks_are_active)
+        for number, one in enumerate(header["strata"])
+    }
+    epoch.evidence = {component: _to_statistic(component, header, arrays, options) for component in Component}
     epoch.extreme_rows = [ExtremeRow(**row) for row in header["extreme_rows"]]
     return epoch
 
 
-def _to_evidence(component: Component, header: Mapping[str, Any], arrays: Arrays) -> Evidence:
-    evidence = make_evidence(component)
-    evidence.martingale.cells = header["martingales"][component]["cells"]
-    evidence.martingale.exponent = header["martingales"][component]["exponent"]
-    for part, name, key in (
-        (evidence.martingale, "reserve_E", "reserve"),
-        (evidence.martingale, "stakes_ES", "stakes"),
-        (evidence.run_length, "log_R_S", "log_R"),
-    ):
-        array, new = arrays[f"{component}.{key}"], getattr(part, name)
+def _to_stratum(
+    header: Mapping[str, Any], number: int, scorer: RowScorer, arrays: Arrays, *, has_blocks: bool
+) -> Stratum:
+    channels = len(scorer.mean_D)
+    _check_arrays(arrays, _STRATUM_LAYOUT, f"{number}.", D=channels, E=BINS + 1)
+    rows, blocks = int(header["rows"]), None
+    if has_blocks:
+        _check_arrays(arrays, _BLOCKS_LAYOUT, f"{number}.", D=channels)
+        z_ND = arrays[f"{number}.rows"]
+        if not 0 <= rows <= len(z_ND):
+            raise ValueError(f"{rows} rows of {len(z_ND)}")
+        blocks = BlockRanks(scorer, z_ND, arrays[f"{number}.sums"], rows)
+        blocks.pools = {Purpose(width): _to_pool(f"{number}.{width}.", z_ND, arrays) for width in header["pools"]}
+    ranks = ChannelRanks(scorer.edges_DT, arrays[f"{number}.counts"])
+    return Stratum(SortedScores(arrays[f"{number}.scores"]), blocks, ranks, rows)
+
+
+def _to_pool(prefix: str, z_ND: NDArray[np.float64], arrays: Arrays) -> Pool:
+    _check_arrays(arrays, _POOL_LAYOUT, prefix)
+    row_P, (room,) = arrays[f"{prefix}row"], arrays[f"{prefix}room"]
+    size = len(row_P)
+    if not size <= room <= POOL_ROWS + NEW_POOL_ROWS or row_P.min(initial=0) < 0:
+        raise ValueError(f"a pool of {size} rows with room for {room}")
+    pool, used = Pool.empty(int(room), z_ND.shape[1]), slice(size)
+    pool.size, pool.row_P[used], pool.z_PD[used] = size, row_P, z_ND[row_P]
+    pool.kernel_PP[used, used], pool.sums_P[used] = arrays[f"{prefix}kernel"], arrays[f"{prefix}sums"]
+    return pool
+
+
+def _to_statistic(
+    component: Component, header: Mapping[str, Any], arrays: Arrays, options: MonitorOptions
+) -> Statistic:
+    channels = len(arrays["mean"])
+    statistic = make_statistic(component, channels, by_run_length=options.run_length is not None)
+    for name in _list_parts(statistic):
+        array, new = arrays[f"{component}.{name}"], getattr(statistic, name)
         if (array.dtype, array.shape) != (new.dtype, new.shape):
-            raise ValueError(f"{component}.{key} has the shape {array.shape}")
-        setattr(part, name, array)
-    return evidence
+            raise ValueError(f"{component}.{name} has the shape {array.shape}")
+        setattr(statistic, name, array)
+    if isinstance(statistic, Martingale):
+        statistic.cells = header["martingales"][component]["cells"]
+        statistic.exponent = header["martingales"][component]["exponent"]
+    return statistic
+
+
+def _list_parts(statistic: Statistic) -> tuple[str, ...]:
+    return ("reserve_E", "stakes_ESK") if isinstance(statistic, Martingale) else ("log_R_SK",)
 
 
 def _to_alarm(record: Mapping[str, Any] | None) -> Alarm | None:

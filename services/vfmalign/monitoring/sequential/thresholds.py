@@ -1,6 +1,6 @@
 """When evidence suffices for an alarm.
 
-The three components (rows, blocks of 4 and of 16) are bounded one by one, and their union by the sum of the bounds.
+The components are bounded one by one, and their union by the sum of the bounds; so are the channels.
 """
 
 from __future__ import annotations
@@ -9,9 +9,14 @@ import math
 
 from vfmalign.monitoring.sequential.records import Component
 
-COMPONENTS = len(Component)
-CALIBRATED_THRESHOLDS = {Component.ROWS: 7.09, Component.BLOCKS_OF_4: 7.20, Component.BLOCKS_OF_16: 6.80}
-"""ln R at which the mean run length without drift was measured to be about 1,000 rows; no theorem."""
+SHARES = {
+    Component.ROWS: 0.4,
+    Component.BLOCKS_OF_4: 0.25,
+    Component.BLOCKS_OF_16: 0.25,
+    Component.CHANNELS: 0.1,
+}
+"""Share of each component of the α of an epoch. Channels have the smallest: they see a weak dependence between rows
+first, such as a season, and need 2.3 more in ln M than rows would with their share."""
 FIRST_EPOCH_SHARE = 0.8
 
 
@@ -24,21 +29,24 @@ def get_epoch_share(epoch: int) -> float:
     return FIRST_EPOCH_SHARE if epoch == 1 else (1.0 - FIRST_EPOCH_SHARE) / (epoch * (epoch - 1))
 
 
-def get_log_martingale_threshold(alpha: float, epoch: int) -> float:
-    """Returns ln(3 / α_k), which a component's martingale reaches in epoch k with probability α_k / 3 without drift."""
-    return math.log(COMPONENTS / (alpha * get_epoch_share(epoch)))
+def get_log_thresholds(alpha: float, epoch: int, channels: int) -> dict[Component, float]:
+    """Returns the ln M of each component that raises the alarm: ln(1 / (share · α_k)), and ln(D / (share · α_k)).
 
-
-def get_log_run_length_thresholds(run_length: int, *, calibrated: bool) -> dict[Component, float]:
-    """Returns the ln R of each component that raises the alarm.
-
-    Guaranteed: ln(3·A), so that P(alarm within T rows) ≤ T / A without drift. Calibrated: as measured, for A = 1,000.
+    Args:
+        alpha: of the monitor.
+        epoch: its number k, from 1.
+        channels: D, each of which has a martingale of its own.
     """
-    if calibrated:
-        return CALIBRATED_THRESHOLDS
-    return dict.fromkeys(Component, math.log(COMPONENTS * run_length))
+    return _divide(1.0 / (alpha * get_epoch_share(epoch)), channels)
 
 
-def get_log_mix_threshold(alpha: float, epoch: int, strata: int) -> float:
-    """Returns ln(K / α_k) of the test of the mix of K strata, whose α is its own."""
-    return math.log(max(1, strata) / (alpha * get_epoch_share(epoch)))
+def get_log_run_length_thresholds(run_length: int, channels: int) -> dict[Component, float]:
+    """Returns the ln R of each component that raises the alarm: P(alarm within T rows) ≤ T / A without drift."""
+    return _divide(float(run_length), channels)
+
+
+def _divide(limit: float, channels: int) -> dict[Component, float]:
+    return {
+        component: math.log(limit * (channels if component is Component.CHANNELS else 1) / share)
+        for component, share in SHARES.items()
+    }

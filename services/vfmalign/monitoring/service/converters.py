@@ -7,6 +7,7 @@ from typing import Any
 from vfmalign.client.messages.monitors import (
     ChannelShift,
     ComponentEvidence,
+    EvidencePeak,
     Monitor,
     StratumMix,
     WindowedShift,
@@ -47,6 +48,7 @@ def to_message(monitor: StoredMonitor, *, whole: bool = True) -> Monitor:
         channel_shifts=tuple(map(ChannelShift.model_validate, monitor.channels if whole else ())),
         earlier_epochs=monitor.epochs[1:] if whole else (),
         create_time=monitor.created_at,
+        peak=None if status["peak"] is None else EvidencePeak.model_validate(status["peak"]),
     )
 
 

@@ -16,9 +16,8 @@ from vfmalign.core.domain.errors import Unavailable
 from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.database.database import Database
 from vfmalign.monitoring.sequential import EpochStart, Monitor, prepare_epoch, to_bytes
-from vfmalign.monitoring.sequential.draws import Draws
 from vfmalign.monitoring.sequential.epoch import Epoch
-from vfmalign.monitoring.service.references import LoadedReference
+from vfmalign.monitoring.service.references import LoadedReference, make_options
 from vfmalign.monitoring.service.replay import StateReader
 from vfmalign.monitoring.service.repository import StoredMonitor, check_epoch, get_epoch, get_row, make_epoch
 from vfmalign.monitoring.service.snapshots import Snapshot, delete_unused, write_snapshot
@@ -64,8 +63,9 @@ class EpochKeeper:
                 return
             check_epoch(row, epoch)
         rows_GC = next(iter(reference.layers.values()))
-        draws = Draws(int(row.spec["seed"]), epoch + 1)
-        prepared = prepare_epoch(draws, start, rows_GC, reference.patients, reference.strata)
+        prepared = prepare_epoch(
+            make_options(monitor.spec), epoch + 1, start, rows_GC, reference.patients, strata=reference.strata
+        )
         with self._states.hold(self._database.tenant, monitor.id):
             for _ in range(_ATTEMPTS):
                 if self._begin(monitor, prepared, requested, reference):

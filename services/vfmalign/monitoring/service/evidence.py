@@ -101,7 +101,7 @@ class EvidenceKeeper:
 
         Raises:
             NotFound: the monitor was deleted.
-            PreconditionFailed: it watches features of another origin.
+            PreconditionFailed: it watches features of another origin, or its state is outdated (`StateReader.warm`).
             Outdated: `watched` is not what it watches now.
             Cancelled, DeadlineExceeded: the call has ended.
             Unavailable, DataLoss: see `StateReader.warm`. Some of the observations may have been recorded.

@@ -20,7 +20,7 @@ from vfmalign.monitoring.service.states import Key
 from vfmalign.monitoring.service.status import finite_or_none
 from vfmalign.monitoring.tables import MONITORS
 
-LOG_COLUMNS = ("log_rows", "log_blocks_4", "log_blocks_16")
+LOG_COLUMNS = ("log_rows", "log_blocks_4", "log_blocks_16", "log_channels")
 """In the order of `Component`."""
 RESULT_COLUMNS = (
     "observation_id",

@@ -18,6 +18,7 @@ from vfmalign.core.formats.documents import list_differences
 from vfmalign.core.storage.feature_sets import Manifest, read_named, read_part
 from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.monitoring.feature_rows import get_first_rows, get_origin, read_strata
+from vfmalign.monitoring.sequential import MonitorOptions
 
 MAX_REFERENCE_BYTES = 2**27
 """Most bytes of the rows of one reference, of all the layers that a monitor watches: 20,000 rows of 1,677 channels.
@@ -52,6 +53,16 @@ class LoadedReference:
     def size_bytes(self) -> int:
         """Bytes of its features."""
         return sum(rows_GC.nbytes for rows_GC in self.layers.values())
+
+
+def make_options(spec: MonitorSpec) -> MonitorOptions:
+    """Returns the options of the state of a monitor."""
+    return MonitorOptions(
+        alpha=spec.alpha,
+        run_length=spec.run_length or None,
+        patient_window_days=spec.patient_window_days or None,
+        seed=spec.seed,
+    )
 
 
 def load_reference(

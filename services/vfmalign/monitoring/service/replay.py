@@ -15,13 +15,16 @@ import sqlalchemy as sa
 from safetensors.numpy import load
 from sqlalchemy.orm import Session
 
-from vfmalign.core.domain.errors import DataLoss
+from vfmalign.client.messages.monitors import MonitorSpec
+from vfmalign.core.domain.errors import DataLoss, PreconditionFailed
 from vfmalign.core.runtime import logs
+from vfmalign.core.storage.lost_objects import EXTRACT_AGAIN, lost_as
 from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.database.database import Database
 from vfmalign.monitoring import metrics
-from vfmalign.monitoring.sequential import Component
+from vfmalign.monitoring.sequential import Component, Monitor, OutdatedState
 from vfmalign.monitoring.service.log import LOG_COLUMNS, Head, read_head
+from vfmalign.monitoring.service.references import load_reference, make_options
 from vfmalign.monitoring.service.snapshots import RESTORE, Snapshot, read_snapshot
 from vfmalign.monitoring.service.states import Key, State, States
 from vfmalign.monitoring.service.status import finite_or_none
@@ -49,6 +52,7 @@ class StateReader:
         Raises:
             NotFound: the id is unknown.
             DataLoss: the snapshots are lost, or do not fit what was recorded.
+            PreconditionFailed: they are of an earlier version, and not all observations are kept.
             Unavailable: the database or the store does not answer.
             DeadlineExceeded, Cancelled: the call has ended while others read states.
         """
@@ -111,6 +115,8 @@ class StateReader:
         for place, snapshot in enumerate(snapshots):
             try:
                 monitor = read_snapshot(self._store, head.id, snapshot)
+            except OutdatedState:
+                return self._begin_again(head)
             except DataLoss:
                 if place + 1 == len(snapshots):
                     raise
@@ -119,6 +125,27 @@ class StateReader:
             if monitor.status.epoch == head.epoch:
                 return State(monitor, head.epoch, snapshot.sequence)
         return State(read_snapshot(self._store, head.id, snapshots[0]), head.epoch, snapshots[0].sequence)
+
+    def _begin_again(self, head: Head) -> State:
+        """Returns the state before the first observation, which then takes all of them, because its own is outdated.
+
+        Raises:
+            DataLoss: the reference is lost.
+            PreconditionFailed: the log no longer holds all observations, or epochs of before.
+        """
+        if head.epoch > 1 or _get_oldest(head):
+            raise PreconditionFailed(
+                "its state is of an earlier version, and not all of its observations are kept",
+                subject=head.id,
+                remedy="note its alarm, delete it, and create it again, which begins its evidence anew",
+            )
+        spec = MonitorSpec.model_validate(head.spec)
+        pinned = spec.reference
+        with lost_as("feature_set", pinned.feature_set_id, EXTRACT_AGAIN):  # the service has recorded the digest
+            loaded = load_reference(self._store, pinned, spec.layer, spec.descriptive_layers, spec.stratum)
+        rows_GC = next(iter(loaded.layers.values()))
+        _log.info("state_made_anew", monitor=head.id, observations=head.sequence)
+        return State(Monitor(make_options(spec), rows_GC, loaded.patients, loaded.strata), head.epoch, 0)
 
     def _read_inputs(self, session: Session, head: Head, state: State) -> Sequence[tuple[InputRow, ObservationRow]]:
         """Returns the next observations that a state lacks, and what they did."""
@@ -150,7 +177,7 @@ class StateReader:
         if any(one.raised_alarm for one in taken) and not any(what.raised_alarm for _, what in recorded):
             state.monitor.epoch.alarm = None  # the log has none here: the next row raises it, so that it is recorded
         last = recorded[-1][1]
-        if taken[-1].p_value is not None:
+        if taken[-1].p_value is not None and last.log_channels is not None:  # earlier versions had other evidence
             values = [getattr(last, name) for name in LOG_COLUMNS]
             if values != [finite_or_none(taken[-1].log_evidence[component]) for component in Component]:
                 # Machines of other kinds may round other scores; the last bits then differ from here on.
@@ -164,8 +191,12 @@ def can_follow(state: State, head: Head) -> bool:
     Those of the snapshot before the last are deleted (`Leader`), so a process that was not asked for long reads a
     snapshot again.
     """
-    oldest = 0 if head.earlier_snapshot is None else head.earlier_snapshot["sequence"]
-    return state.epoch == head.epoch and oldest <= state.sequence <= head.sequence
+    return state.epoch == head.epoch and _get_oldest(head) <= state.sequence <= head.sequence
+
+
+def _get_oldest(head: Head) -> int:
+    """Returns the number of the last observation whose features may be deleted."""
+    return 0 if head.earlier_snapshot is None else int(head.earlier_snapshot["sequence"])
 
 
 def _can_take_up(session: Session, head: Head, state: State) -> bool:

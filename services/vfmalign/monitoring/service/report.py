@@ -11,6 +11,7 @@ from vfmalign.core.domain.errors import BadOption
 from vfmalign.database.database import Database
 from vfmalign.database.tables import now
 from vfmalign.monitoring.service.converters import to_message
+from vfmalign.monitoring.service.log import LOG_COLUMNS
 from vfmalign.monitoring.service.repository import MonitorRepository
 from vfmalign.monitoring.tables import ObservationRow, WindowRow
 from vfmalign.reports.drift import page
@@ -41,7 +42,7 @@ def render(monitors: MonitorRepository, monitor_id: str, report_format: str) -> 
     monitor = monitors.get(monitor_id)
     epoch, rows = monitor.epoch.number, monitor.status["rows"]
     peak = monitor.status["peak"]
-    points = list_points(monitors.database, monitor_id, epoch, get_stride(rows), 0 if peak is None else peak[0])
+    points = list_points(monitors.database, monitor_id, epoch, get_stride(rows), 0 if peak is None else peak["row"])
     document = describe_monitor(
         to_message(monitor),
         [EvidencePoint(row=row, time=time, log_evidence=tuple(values)) for row, time, values in points],
@@ -65,7 +66,7 @@ def list_points(database: Database, monitor_id: str, epoch: int, stride: int, pe
     """Returns the evidence of every `stride`-th row of an epoch, of its alarm, its peak and its last."""
     table = ObservationRow
     rows = sa.select(sa.func.max(table.row)).where(table.monitor_id == monitor_id, table.epoch == epoch)
-    query = sa.select(table.row, table.received_at, table.log_rows, table.log_blocks_4, table.log_blocks_16).where(
+    query = sa.select(table.row, table.received_at, *(getattr(table, name) for name in LOG_COLUMNS)).where(
         table.monitor_id == monitor_id,
         table.epoch == epoch,
         table.row > 0,

@@ -25,13 +25,13 @@ from vfmalign.core.storage.feature_sets import read_named
 from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.database.pagination import PageRequest, parse_states
 from vfmalign.monitoring.feature_rows import get_origin, read_strata
-from vfmalign.monitoring.sequential import EpochStart, Monitor, MonitorOptions, to_bytes
+from vfmalign.monitoring.sequential import EpochStart, Monitor, to_bytes
 from vfmalign.monitoring.service import report
 from vfmalign.monitoring.service.converters import to_message, to_result
 from vfmalign.monitoring.service.epochs import EpochKeeper
 from vfmalign.monitoring.service.evidence import EvidenceKeeper, Outdated
 from vfmalign.monitoring.service.observations import read_feature_set_rows, read_inline
-from vfmalign.monitoring.service.references import load_reference
+from vfmalign.monitoring.service.references import load_reference, make_options
 from vfmalign.monitoring.service.repository import (
     ACTIVE,
     PAUSED,
@@ -170,9 +170,12 @@ class MonitoringServicer(monitoring_pb2_grpc.MonitoringServiceServicer):
         self, request: pb.ReplaceReferenceRequest, context: Context
     ) -> pb.ReplaceReferenceResponse:
         """Begins a new epoch."""
-        owned = await self._check_owner(request.monitor_id)
-        reference = MonitorReference.from_proto(request.reference, "reference")
         start = EpochStart(get_enum_label(pb.EpochStart.DESCRIPTOR, request.start) or "")
+        named = MonitorReference.from_proto(request.reference, "reference") if request.HasField("reference") else None
+        if named is None and start is not EpochStart.RESET:
+            raise BadOption("it is missing", field="reference", remedy="name one; only a reset keeps the current one")
+        owned = await self._check_owner(request.monitor_id)
+        reference = named or owned.epoch.reference
         async with self._references:
             monitor = await REFERENCES.run(self._replace_reference, owned, request.epoch, reference, start)
         return pb.ReplaceReferenceResponse(monitor=_pack(monitor))
@@ -234,7 +237,7 @@ class MonitoringServicer(monitoring_pb2_grpc.MonitoringServiceServicer):
         )
         spec = request.model_copy(update={"reference": reference.pinned, "layer": next(iter(reference.layers))})
         rows_GC = next(iter(reference.layers.values()))
-        state = Monitor(to_options(spec), rows_GC, reference.patients, reference.strata)
+        state = Monitor(make_options(spec), rows_GC, reference.patients, reference.strata)
         uid = make_uid()
         new = NewMonitor(
             uid,
@@ -290,17 +293,6 @@ def _check_text(text: str, field: str) -> None:
     """Checks what a page shows: characters that turn its direction would also turn what stands beside it."""
     if not text.isprintable():
         raise BadOption("it is not a line of printable characters", field=field, remedy="leave out what is invisible")
-
-
-def to_options(spec: MonitorSpec) -> MonitorOptions:
-    """Returns the options of the state of a monitor."""
-    return MonitorOptions(
-        alpha=spec.alpha,
-        run_length=spec.run_length or None,
-        mix_alpha=spec.mix_alpha,
-        patient_window_days=spec.patient_window_days or None,
-        seed=spec.seed,
-    )
 
 
 def _pack(monitor: StoredMonitor, *, whole: bool = True) -> pb.Monitor:

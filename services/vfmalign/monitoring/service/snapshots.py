@@ -21,7 +21,7 @@ from vfmalign.core.storage.lost_objects import lost_as
 from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.database.database import Database
 from vfmalign.monitoring import metrics
-from vfmalign.monitoring.sequential import Monitor, from_bytes, to_bytes
+from vfmalign.monitoring.sequential import Monitor, OutdatedState, from_bytes, to_bytes
 from vfmalign.monitoring.service.states import Key, States
 from vfmalign.monitoring.tables import MonitorRow
 
@@ -61,12 +61,15 @@ def read_snapshot(store: ObjectStore, monitor_id: str, snapshot: Snapshot) -> Mo
 
     Raises:
         DataLoss: it is missing or was changed.
+        OutdatedState: an earlier version stored it.
         Unavailable: the store does not answer.
     """
     try:
         with lost_as("monitor", monitor_id, RESTORE):
             data = store.get(snapshot.key, sha256=snapshot.sha256, max_bytes=snapshot.size_bytes)
         return from_bytes(data)
+    except OutdatedState:
+        raise
     except InvalidInput as error:  # it is larger than what was stored, or no state
         raise DataLoss(error.message, kind="monitor", owner=monitor_id, subject=monitor_id, remedy=RESTORE) from error
 

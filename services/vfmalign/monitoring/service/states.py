@@ -40,9 +40,9 @@ class State:
     @property
     def size_bytes(self) -> int:
         """Roughly the memory that it takes."""
-        epoch, scorer = self.monitor.epoch, self.monitor.reference.scorer
-        rows = len(scorer.scoring_SD) + len(self.monitor.reference.calibration_CD) + epoch.blocks.memory_rows
-        return int(8 * rows * len(scorer.mean_D) + 64 * self.sequence)
+        reference = self.monitor.reference
+        own = reference.scorer.scoring_SD.nbytes + reference.calibration_CD.nbytes
+        return own + self.monitor.epoch.memory_bytes + 64 * self.sequence
 
 
 class States:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from vfmalign.monitoring.sequential import Component, Monitor, Observation
@@ -11,49 +12,45 @@ EXTREME_ROWS = 10
 
 
 def describe_status(
-    monitor: Monitor, previous_peak: list[Any] | None, observations: list[Observation]
+    monitor: Monitor, previous_peak: dict[str, Any] | None, observations: list[Observation]
 ) -> dict[str, Any]:
     """Returns the status of the current epoch.
 
     Args:
         monitor: the monitor.
-        previous_peak: the row and the evidence of each component where the largest was highest; None before a row.
+        previous_peak: where the evidence was highest beside its threshold (`EvidencePeak`); None before a row.
         observations: what was observed since.
     """
-    status, mix = monitor.status, monitor.epoch.mix
-    log_evidence = status.log_martingale if monitor.options.run_length is None else status.log_run_length
+    status = monitor.status
     return {
         "rows": status.rows,
         "has_guarantee": status.has_guarantee,
         "blocks_are_active": status.blocks_are_active,
         "reference_rows": len(monitor.reference.patients),
         "components": {
-            component.value: [finite_or_none(log_evidence[component]), status.log_threshold[component]]
+            component.value: [finite_or_none(status.log_evidence[component]), status.log_threshold[component]]
             for component in Component
         },
-        "mix": {
-            "log_evidence": status.mix_log_evidence,
-            "log_threshold": status.mix_log_threshold,
-            "rows": dict(mix.stream),
-            "reference_rows": dict(mix.calibration),
-        },
+        "mix": {"rows": status.strata, "reference_rows": status.reference_strata},
         "extreme_rows": [[one.row, one.observation, one.p_value] for one in status.extreme_rows[:EXTREME_ROWS]],
-        "peak": _find_peak(previous_peak, observations),
+        "peak": _find_peak(previous_peak, observations, status.log_threshold),
     }
 
 
-def _find_peak(peak: list[Any] | None, observations: list[Observation]) -> list[Any] | None:
+def _find_peak(
+    peak: dict[str, Any] | None, observations: list[Observation], log_threshold: Mapping[Component, float]
+) -> dict[str, Any] | None:
     for one in observations:
         if one.p_value is None:
             continue
-        values = [finite_or_none(one.log_evidence[component]) for component in Component]
-        if peak is None or _get_largest(values) > _get_largest(peak[1:]):
-            peak = [one.row, *values]
+        component = max(Component, key=lambda name: one.log_evidence[name] - log_threshold[name])
+        value = one.log_evidence[component]
+        if (
+            peak is None
+            or value - log_threshold[component] > peak["log_evidence"] - log_threshold[Component(peak["component"])]
+        ):
+            peak = {"row": one.row, "component": component.value, "log_evidence": value}
     return peak
-
-
-def _get_largest(values: list[float | None]) -> float:
-    return max((value for value in values if value is not None), default=-math.inf)
 
 
 def finite_or_none(value: float) -> float | None:

@@ -17,11 +17,12 @@ from vfmalign.reports.drift.live import Acknowledgement, LiveMonitor
 MAX_POINTS = 1000
 """Largest number of moments in the history."""
 
-Component = Literal["rows", "blocks_of_4", "blocks_of_16"]
+Component = Literal["rows", "blocks_of_4", "blocks_of_16", "channels"]
 COMPONENT_LABELS: dict[Component, str] = {
     "rows": "rows",
     "blocks_of_4": "blocks of 4",
     "blocks_of_16": "blocks of 16",
+    "channels": "channels",
 }
 
 
@@ -29,7 +30,8 @@ class ComponentEvidence(Record):
     """Evidence of one component.
 
     Attributes:
-        log_evidence: natural logarithm of the statistic that alarms follow from; None before its first cell.
+        log_evidence: natural logarithm of the statistic that alarms follow from, of the channels the largest; None
+            before its first cell.
         log_threshold: natural logarithm of the value that raises the alarm.
     """
 
@@ -57,6 +59,19 @@ class EvidencePoint(Record):
     time: datetime | None = None
 
 
+class Peak(Record):
+    """The evidence of the epoch that was nearest to its threshold, or farthest above it.
+
+    Attributes:
+        row: number of the row in the epoch, from 1.
+        log_evidence: natural logarithm of the component's statistic.
+    """
+
+    row: int
+    component: Component
+    log_evidence: float
+
+
 class AlarmRecord(Record):
     """The first alarm of the epoch.
 
@@ -76,7 +91,7 @@ class AlarmRecord(Record):
 
 
 class StratumRows(Record):
-    """Rows of one stratum; the empty name stands for all that the scoring rows of the reference do not have."""
+    """Calibration rows and rows of the epoch of one stratum; the empty name stands for an unknown one."""
 
     name: str
     reference: int
@@ -84,25 +99,15 @@ class StratumRows(Record):
 
 
 class StratumMix(Record):
-    """The test of the mix of strata, which has an α of its own.
+    """The mix of strata, which describes and raises no alarm.
 
     Attributes:
         kind: what the strata are, such as `scanner`.
-        log_evidence: natural logarithm of the largest evidence so far.
-        log_threshold: at which the mix differs from that of the reference.
         strata: calibration rows of the reference and rows of the stream, by stratum.
     """
 
     kind: str
-    log_evidence: float
-    log_threshold: float
-    alpha: float
     strata: tuple[StratumRows, ...]
-
-    @property
-    def differs(self) -> bool:
-        """Whether the mix differs from that of the reference."""
-        return self.log_evidence >= self.log_threshold
 
 
 class Window(Record):
@@ -166,7 +171,7 @@ class DriftDocument(Record):
         alarm: None if there is none.
         components: evidence and threshold now.
         history: at most `MAX_POINTS` moments.
-        peak: the moment of the highest evidence; None before the first.
+        peak: the highest evidence beside its threshold; None before the first.
         mix: None without strata.
         window_rows: rows of a window; 0 for no windows.
         windows: over time, of all rows, then of the last rows by stratum.
@@ -175,7 +180,7 @@ class DriftDocument(Record):
         monitor: of the service; None for a stream without one.
     """
 
-    version: Literal[1] = 1
+    version: Literal[2] = 2
     title: str
     reference: str
     layer: str
@@ -193,7 +198,7 @@ class DriftDocument(Record):
     alarm: AlarmRecord | None = None
     components: tuple[ComponentEvidence, ...]
     history: tuple[EvidencePoint, ...] = Field(default=(), max_length=MAX_POINTS + 3)
-    peak: EvidencePoint | None = None
+    peak: Peak | None = None
     mix: StratumMix | None = None
     window_rows: int = 0
     windows: tuple[Window, ...] = ()

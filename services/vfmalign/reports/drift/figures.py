@@ -19,9 +19,9 @@ LEFT, WIDTH = 12.0, 87.0
 SCALE = 1000.0
 """Units of a line's own coordinates over the width and the height of the plot."""
 LN10 = math.log(10.0)
-LOWEST_POWER = -3.0
-"""Evidence below 10⁻³ is drawn there: it is of no use to see how far the stakes fell."""
-_STYLES = ("first", "second", "third")
+LOWEST_POWER = -6.0
+"""Evidence below 10⁻⁶ of its threshold is drawn there: it is of no use to see how far the stakes fell."""
+_STYLES = ("first", "second", "third", "fourth")
 
 
 @dataclass(frozen=True)
@@ -71,14 +71,16 @@ class _Plot:
 
 
 def draw_evidence(document: DriftDocument) -> Markup:
-    """Draws the evidence of each component over the rows, as powers of ten, with its threshold and the alarm."""
-    powers = [
-        [(point.row, _to_power(point.log_evidence[place])) for point in document.history]
-        for place in range(len(document.components))
+    """Draws the evidence of each component over the rows, divided by its threshold, as powers of ten, and the alarm."""
+    lines = [
+        [
+            (point.row, max((value - one.log_threshold) / LN10, LOWEST_POWER))
+            for point in document.history
+            if (value := point.log_evidence[place]) is not None
+        ]
+        for place, one in enumerate(document.components)
     ]
-    lines = [[(row, power) for row, power in line if power is not None] for line in powers]
-    thresholds = [one.log_threshold / LN10 for one in document.components]
-    highest = max([*thresholds, *(power for line in lines for _, power in line)])
+    highest = max([0.0, *(power for line in lines for _, power in line)])
     lowest = max(LOWEST_POWER, min([0.0, *(power for line in lines for _, power in line)]))
     plot = _Plot(_make_row_axis(document), Axis(lowest - 0.2, highest + 0.08 * (highest - lowest)), 250.0)
     ticks = [
@@ -89,16 +91,14 @@ def draw_evidence(document: DriftDocument) -> Markup:
     parts = [*plot.draw_frame(ticks)]
     shapes = [
         make_element("polyline", points=plot.list_points(line), class_=f"line {style}")
-        for line, style in zip(lines, _STYLES, strict=True)
+        for line, style in zip(lines, _STYLES, strict=False)  # an earlier version of a monitor has three components
     ]
     parts.append(plot.draw_lines(*shapes))
-    for threshold in sorted(set(thresholds)):
-        y = plot.place_y(threshold)
-        label = f"threshold {format_power(threshold * LN10)}"
-        parts += [
-            make_element("line", x1=f"{LEFT:g}%", x2=f"{LEFT + WIDTH:g}%", y1=y, y2=y, class_="threshold"),
-            make_element("text", label, x=f"{LEFT + 0.5:g}%", y=y - 4, class_="strong"),
-        ]
+    y = plot.place_y(0.0)
+    parts += [
+        make_element("line", x1=f"{LEFT:g}%", x2=f"{LEFT + WIDTH:g}%", y1=y, y2=y, class_="threshold"),
+        make_element("text", "threshold", x=f"{LEFT + 0.5:g}%", y=y - 4, class_="strong"),
+    ]
     if document.alarm is not None:
         parts += _draw_alarm(plot, document.alarm.row)
     alarm = "no alarm" if document.alarm is None else f"alarm at row {document.alarm.row:,}"
@@ -108,7 +108,7 @@ def draw_evidence(document: DriftDocument) -> Markup:
         for one in document.components
     ]
     description = f"{alarm}; after {document.rows:,} rows, {'; '.join(texts)}"
-    return make_figure("evidence", "Evidence of drift by row, with its threshold", description, 250, parts)
+    return make_figure("evidence", "Evidence of drift by row, divided by its threshold", description, 250, parts)
 
 
 def draw_windows(document: DriftDocument) -> Markup | None:
@@ -165,10 +165,6 @@ def _draw_alarm(plot: _Plot, row: int) -> Iterator[Markup]:
 
 def _make_row_axis(document: DriftDocument) -> Axis:
     return Axis(0.0, float(max(document.rows, 4)))
-
-
-def _to_power(log_value: float | None) -> float | None:
-    return None if log_value is None else max(log_value / LN10, LOWEST_POWER)
 
 
 def _list_ends(window: Window) -> list[float]:

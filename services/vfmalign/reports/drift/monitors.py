@@ -15,6 +15,7 @@ from vfmalign.reports.drift.document import (
     DriftDocument,
     EvidencePoint,
     ExtremeRow,
+    Peak,
     StratumMix,
     StratumRows,
     Window,
@@ -42,7 +43,6 @@ def describe_monitor(
         reference_rows: patients of the reference; 0 where unknown.
     """
     spec, epoch = monitor.spec, monitor.epoch
-    peak = _find_peak(history)
     alarm = None if epoch.alarm is None else _to_alarm(epoch.alarm)
     compared = _join_windows(windows, monitor.windowed_shifts)
     return DriftDocument(
@@ -67,8 +67,8 @@ def describe_monitor(
             )
             for one in monitor.components
         ),
-        history=_thin(history, {point.row for point in (alarm, peak) if point is not None}),
-        peak=peak,
+        history=_thin(history, {one.row for one in (alarm, monitor.peak) if one is not None}),
+        peak=None if monitor.peak is None else Peak.model_validate(monitor.peak.model_dump()),
         mix=_to_mix(monitor),
         window_rows=spec.window_rows,
         windows=compared,
@@ -136,12 +136,9 @@ def _to_mix(monitor: Monitor) -> StratumMix | None:
     mix = monitor.mix
     if mix is None:
         return None
-    names = sorted({*mix.rows, *mix.reference_rows}, key=lambda name: (not name, name))  # the unnamed others come last
+    names = sorted({*mix.rows, *mix.reference_rows}, key=lambda name: (not name, name))  # the unknown one comes last
     return StratumMix(
         kind=monitor.spec.stratum,
-        log_evidence=mix.log_evidence,
-        log_threshold=mix.log_threshold,
-        alpha=monitor.spec.mix_alpha,
         strata=tuple(
             StratumRows(name=name, reference=mix.reference_rows.get(name, 0), stream=mix.rows.get(name, 0))
             for name in names
@@ -179,15 +176,6 @@ def _count_moved(monitor: Monitor, windows: Sequence[Window]) -> int:
         return 0
     rows = [one.rows for one in windows if one.layer == monitor.spec.layer and not one.stratum]
     return rows[-1] if rows else min(monitor.spec.window_rows, monitor.epoch.rows)
-
-
-def _find_peak(history: Sequence[EvidencePoint]) -> EvidencePoint | None:
-    peak = max(history, key=_get_highest, default=None)
-    return None if peak is None or _get_highest(peak) == -math.inf else peak
-
-
-def _get_highest(point: EvidencePoint) -> float:
-    return max((value for value in point.log_evidence if value is not None), default=-math.inf)
 
 
 def _thin(history: Sequence[EvidencePoint], kept: set[int]) -> tuple[EvidencePoint, ...]:

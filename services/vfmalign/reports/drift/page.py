@@ -28,12 +28,14 @@ def render(document: DriftDocument) -> bytes:
         strength=wording.describe_strength(document),
         changes=wording.list_changes(document),
         limit=wording.describe_limit(document),
+        assumption=wording.describe_assumption(document),
         reached=wording.list_reached(document),
         labels=COMPONENT_LABELS,
         evidence=figures.draw_evidence(document) if document.history else None,
         moved=wording.describe_moved_rows(document),
         windows=figures.draw_windows(document),
         windows_note=wording.WINDOWS_NOTE,
+        first_note=wording.FIRST_NOTE,
         windows_age=wording.describe_windows_age(document),
     )
     return html.encode()

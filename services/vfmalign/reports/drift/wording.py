@@ -6,10 +6,10 @@ import math
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
-from vfmalign.client.formatting import ABSENT, format_interval, format_number, join_notes
+from vfmalign.client.formatting import ABSENT, format_interval, format_number
 from vfmalign.client.messages.monitors import EpochStart
 from vfmalign.core.formats.documents import pluralise
-from vfmalign.reports.drift.document import COMPONENT_LABELS, Component, DriftDocument, StratumRows, Window
+from vfmalign.reports.drift.document import COMPONENT_LABELS, Component, DriftDocument, StratumMix, Window
 from vfmalign.reports.drift.live import Acknowledgement
 
 WINDOWS_NOTE = (
@@ -21,8 +21,14 @@ EPOCH_STARTS: dict[EpochStart, str] = {
     "unseen_reference": "with a reference of patients that no earlier epoch had seen",
     "reset": "by a reset, without a guarantee",
 }
+FEW_PATIENTS = 200
+"""Patients of a reference below which a caution says what is missed."""
+FIRST_NOTE = (
+    "A stream that differs from its first row on is found late. To ask whether a site looks like the reference at all, "
+    "compare its first patients by vfmalign mmd REFERENCE SITE --independent --first 100"
+)
 _MAX_STRATA = 4
-"""Most strata of which a sentence says how far they moved; the table has all."""
+"""Most strata that a sentence names; the table has all."""
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
@@ -46,8 +52,8 @@ def name_power(exponent: int) -> str:
 
 
 def name_stratum(name: str) -> str:
-    """Names a stratum, or all that the reference does not have."""
-    return name or "others"
+    """Names a stratum, or those of rows that came without one."""
+    return name or "unknown"
 
 
 def list_reached(document: DriftDocument) -> tuple[Component, ...]:
@@ -60,10 +66,18 @@ def describe_limit(document: DriftDocument) -> str:
     if not document.has_guarantee:
         return "no bound on false alarms in this epoch"
     if document.run_length is not None:
-        return f"a false alarm within T rows with probability at most T/{document.run_length:,}"
+        bound = f"a false alarm within T rows with probability at most T/{document.run_length:,}"
+        return f"{bound}, {describe_assumption(document)}"
     earlier = () if document.monitor is None else document.monitor.earlier_epochs
     whole = "life" if all(one.has_guarantee for one in earlier) else "epochs with a guarantee"
-    return f"a false alarm with probability at most α = {document.alpha:g} over the monitor's {whole}"
+    bound = f"a false alarm with probability at most α = {document.alpha:g} over the monitor's {whole}"
+    return f"{bound}, {describe_assumption(document)}"
+
+
+def describe_assumption(document: DriftDocument) -> str:
+    """Says on which condition the bound on false alarms holds."""
+    of_stratum = "" if document.mix is None else f" of one {document.mix.kind}"
+    return f"if the studies{of_stratum} are exchangeable"
 
 
 def write_verdict(document: DriftDocument) -> str:
@@ -93,6 +107,9 @@ def list_cautions(document: DriftDocument) -> list[tuple[str, str]]:
     cautions = []
     if not document.has_guarantee:
         cautions.append(("No guarantee.", "The rate of false alarms of this epoch has no bound."))
+    if 0 < document.reference_rows < FEW_PATIENTS:
+        text = f"{document.reference_rows} patients; below {FEW_PATIENTS}, weak changes are found late or never."
+        cautions.append(("Small reference.", text))
     monitor = document.monitor
     if monitor is not None and monitor.state == "paused":
         text = "Observations are recorded and do not enter the evidence until the monitor is resumed."
@@ -147,24 +164,24 @@ def describe_strength(document: DriftDocument) -> str:
     now = document.strongest
     if now.log_evidence is None:
         return ""
-    text = f"Strongest evidence now: {COMPONENT_LABELS[now.component]}, {format_power(now.log_evidence)}"
-    if document.peak is not None:
-        log_evidence, component = max(
-            (value, one.component)
-            for value, one in zip(document.peak.log_evidence, document.components, strict=True)
-            if value is not None
-        )
-        label = COMPONENT_LABELS[component]
-        text += f". Highest so far: {label}, {format_power(log_evidence)} after row {document.peak.row:,}"
-    return f"{text}. Threshold: {format_power(now.log_threshold)}"
+    text = f"Strongest evidence now: {_describe_evidence(document, now.component, now.log_evidence)}"
+    if (peak := document.peak) is not None:
+        highest = _describe_evidence(document, peak.component, peak.log_evidence)
+        text += f". Highest in this epoch: {highest}, after row {peak.row:,}"
+    return text
+
+
+def _describe_evidence(document: DriftDocument, component: Component, log_evidence: float) -> str:
+    threshold = next(one.log_threshold for one in document.components if one.component == component)
+    return f"{COMPONENT_LABELS[component]}, {format_power(log_evidence)} (threshold {format_power(threshold)})"
 
 
 def list_changes(document: DriftDocument) -> list[str]:
     """Says what moved, in one sentence each: the mix, the last window, its strata, and the channels."""
     changes = []
     if document.mix is not None:
-        changes.append(_describe_mix(document))
-        unknown = document.rows - sum(one.stream for one in document.mix.strata)
+        changes += _describe_mix(document.mix)
+        unknown = sum(one.stream for one in document.mix.strata if not one.name)
         if unknown > 0:  # a caller that misspells the name of the stratum would otherwise not notice
             changes.append(f"{unknown:,} of {pluralise(document.rows, 'row')} came without a {document.mix.kind}")
     windows = [window for window in document.windows if window.layer == document.layer]
@@ -234,31 +251,24 @@ def _name_rows(window: Window, document: DriftDocument) -> str:
     return f"rows {window.first_row:,} to {window.last_row:,}"
 
 
-def _get_likelihood_ratio(first: int, first_total: int, second: int, second_total: int) -> float:
-    """Returns ln of the likelihood of two shares beside that of one share: large where counts are shown to differ."""
-
-    def fit(count: int, total: int) -> float:
-        return sum(part * math.log(part / total) for part in (count, total - count) if part)
-
-    return fit(first, first_total) + fit(second, second_total) - fit(first + second, first_total + second_total)
-
-
-def _describe_mix(document: DriftDocument) -> str:
-    mix = document.mix
-    if mix is None:
-        return ""
-    numbers = f"evidence {format_power(mix.log_evidence)}, threshold {format_power(mix.log_threshold)}"
-    if not mix.differs:
-        return f"The mix of {mix.kind} is not shown to differ ({numbers})"
-    reference, stream = (max(1, sum(getattr(one, side) for one in mix.strata)) for side in ("reference", "stream"))
-
-    def rank(stratum: StratumRows) -> tuple[float, float]:
-        ratio = _get_likelihood_ratio(stratum.reference, reference, stratum.stream, stream)
-        # Two strata have one ratio: the one that grew is named.
-        return round(ratio, 6), stratum.stream / stream - stratum.reference / reference
-
-    one = max(mix.strata, key=rank)
-    shares = (
-        f"{100 * one.stream / stream:.0f} % of the stream, {100 * one.reference / reference:.0f} % of the reference"
-    )
-    return join_notes(f"The mix of {mix.kind} differs: {name_stratum(one.name)} is {shares} ({numbers})")
+def _describe_mix(mix: StratumMix) -> list[str]:
+    """Names the stratum whose share has changed most, and those that the reference lacks."""
+    known = [one for one in mix.strata if one.name]
+    reference, stream = (max(1, sum(getattr(one, side) for one in known)) for side in ("reference", "stream"))
+    changes = [(one.stream / stream - one.reference / reference, one) for one in known]
+    sentences = []
+    # Of two strata, whose shares change alike, the one that grew is named.
+    change, most = max(changes, key=lambda pair: (round(abs(pair[0]), 6), pair[0]), default=(0.0, None))
+    if most is not None and abs(change) >= 0.005 and any(one.stream for one in known):
+        sentences.append(
+            f"The share of {mix.kind} {most.name} has changed most: {100 * most.stream / stream:.0f} % of the stream, "
+            f"{100 * most.reference / reference:.0f} % of the reference"
+        )
+    new = sorted((one for one in known if one.stream and not one.reference), key=lambda one: -one.stream)
+    if new:
+        names = ", ".join(f"{one.name} ({pluralise(one.stream, 'row')})" for one in new[:_MAX_STRATA])
+        more = f" and {len(new) - _MAX_STRATA} more" if len(new) > _MAX_STRATA else ""
+        sentences.append(
+            f"The reference has no rows of {mix.kind} {names}{more}: they are compared with their own earlier rows"
+        )
+    return sentences

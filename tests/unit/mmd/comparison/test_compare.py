@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from tests.mmd_options import make_options
 
+from vfmalign.client.messages.mmd import ComputeOptions, Kernel, TestOptions
 from vfmalign.core.domain.errors import BadOption, BadTensor, Cancelled, CaseOrderMismatch, Exhausted
 from vfmalign.core.runtime.work_context import WorkContext
 from vfmalign.mmd.comparison.compare import compare
@@ -273,3 +274,57 @@ def test_measures_that_cannot_be_taken_are_refused_or_absent_with_the_reason(rng
     (found,) = compare(x, y, one_row, options, ComputeConfig()).layers[0].measures
     assert found.value.value is None
     assert "the reference has one row" in found.value.absent_reason
+
+
+FIRST = ComputeOptions(
+    pairing="independent",
+    kernel=Kernel(family="gaussian", bandwidth_rule="reference_median"),
+    test=TestOptions(permutations=99, seed=1),
+    first_groups=30,
+)
+
+
+def test_the_first_groups_are_compared_with_two_thirds_of_x_on_the_scale_of_the_other_third(rng):
+    x, y = sample(rng, "x", 60, groups=tuple(f"p{i:02}" for i in range(60))), sample(rng, "y", 50)
+    found = compare(x, y, None, FIRST, ComputeConfig())
+    third, rest = list(range(0, 60, 3)), [i for i in range(60) if i % 3]
+
+    def take(one, rows, name):
+        return Sample(name, {layer: features[rows] for layer, features in one.layers.items()})
+
+    expected = compare(
+        take(x, rest, "x"), take(y, list(range(30)), "y"), take(x, third, "reference"),
+        FIRST.model_copy(update={"first_groups": 0}), ComputeConfig(),
+    )  # fmt: skip
+    assert (found.rows_x, found.rows_y) == (40, 30)
+    assert found.layers == expected.layers
+    assert found.layers[0].standardised.p_value.value is not None
+
+
+def test_one_row_of_each_group_is_compared(rng):
+    x = sample(rng, "x", 40, groups=tuple(f"p{i // 2}" for i in range(40)))
+    y = sample(rng, "y", 40, groups=tuple(f"q{i // 4}" for i in range(40)))
+    found = compare(x, y, None, FIRST.model_copy(update={"first_groups": 8}), ComputeConfig())
+    assert (found.rows_x, found.rows_y, found.groups) == (13, 8, 21)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda x, y: (x, replace(y, groups=("q",) * 40), None, FIRST), "y has 1 groups, fewer than 30"),
+        (lambda x, y: (x, y, replace(x, name="reference"), FIRST), "takes scale and bandwidth from a third of x"),
+        (lambda x, y: (x, y, None, FIRST.model_copy(update={"pairing": "paired"})), "from a third of x"),
+        (lambda x, y: (x, replace(y, layers={"a": ArrayRows(y.layers["a"], "y")}), None, FIRST), "do not fit into"),
+    ],
+    ids=["few groups", "a reference", "paired", "streams"],
+)
+def test_what_does_not_fit_the_first_groups_is_refused(rng, change, message):
+    x, y = sample(rng, "x", 60), sample(rng, "y", 40)
+    with pytest.raises(BadOption, match=message) as error:
+        compare(*change(x, y), ComputeConfig())
+    assert (error.value.field, bool(error.value.remedy)) == ("first_groups", True)
+
+
+def test_labels_that_do_not_fit_are_named_before_groups_are_chosen(rng):
+    with pytest.raises(BadTensor, match="3 case_ids for 40 rows"):
+        compare(sample(rng, "x", 60), sample(rng, "y", 40, case_ids=("a", "b", "c")), None, FIRST, ComputeConfig())

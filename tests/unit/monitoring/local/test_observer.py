@@ -12,10 +12,14 @@ import pytest
 from tests.unit.monitoring.local.conftest import Observe
 
 from vfmalign.core.domain import errors
-from vfmalign.monitoring.sequential import Monitor, MonitorOptions, Observation
+from vfmalign.monitoring.sequential import Monitor, MonitorOptions, Observation, state
 from vfmalign.reports.drift.document import MAX_POINTS, DriftDocument
 
 Save = Callable[..., str]
+
+
+def names_of(rows: int) -> list[str]:
+    return [f"q{row}" for row in range(rows)]
 
 
 def write_table(path: Path, header: str, lines: list[str]) -> str:
@@ -36,7 +40,14 @@ def test_a_shift_raises_the_alarm_that_the_library_raises(run_observer: Any, sav
     assert [point.row for point in document.history] == list(range(1, 101))
     for one, point in zip(expected, document.history, strict=True):
         assert point.log_evidence == tuple(v if np.isfinite(v) else None for v in one.log_evidence.values())
-    assert document.peak == max(document.history, key=lambda point: max(v for v in point.log_evidence if v is not None))
+    limits = monitor.status.log_threshold
+    highest = max(
+        ((one.row, name, value) for one in expected for name, value in one.log_evidence.items()),
+        key=lambda peak: peak[2] - limits[peak[1]],
+    )
+    assert document.peak is not None
+    assert (document.peak.row, document.peak.component, document.peak.log_evidence) == highest
+    assert [one.log_threshold for one in document.components] == list(limits.values())
     alarms = [said for said in run_observer.said if isinstance(said[0], Observation)]
     assert [one.row for one, _ in alarms] == [document.alarm.row]
     assert run_observer.said[-1] == (100, 100)
@@ -54,6 +65,16 @@ def test_the_document_stays_small(run_observer: Observe, save: Save) -> None:
     assert len(document.to_json()) < 200_000
 
 
+def test_a_run_length_has_evidence_once_a_component_has_a_cell(run_observer: Observe, save: Save) -> None:
+    document = run_observer(save("r.npy", 60), save("s.npy", 3), run_length=1000)
+    assert (document.alpha, document.run_length) == (None, 1000)
+    now = {one.component: one.log_evidence for one in document.components}
+    assert (now["blocks_of_4"], now["blocks_of_16"]) == (None, None)
+    assert document.peak is not None
+    assert document.peak.component in ("rows", "channels")
+    assert [point.log_evidence[1] for point in document.history] == [None] * 3
+
+
 def test_a_table_names_patients_observations_and_strata(run_observer: Observe, save: Save, tmp_path: Path) -> None:
     lines = [f"p{row},{'B' if row % 3 else 'A'}" for row in range(90)]
     reference_table = write_table(tmp_path / "r.csv", "patient,scanner", lines)
@@ -65,9 +86,62 @@ def test_a_table_names_patients_observations_and_strata(run_observer: Observe, s
     )
     assert document.outcomes == {"entered": 18, "repeated_patient": 1, "reference_patient": 1, "not_finite": 0}
     assert document.mix is not None
-    assert {one.name: one.stream for one in document.mix.strata} == {"A": 18, "B": 0, "": 0}
+    rows = {one.name: (one.stream, one.reference > 0) for one in document.mix.strata}
+    assert rows == {"A": (18, True), "B": (0, True)}
     assert document.extreme_rows[0].observation.startswith("o")
     assert not document.notes
+
+
+def test_rows_are_ranked_within_their_stratum_and_new_and_unknown_ones_are_counted(
+    run_observer: Observe, save: Save, tmp_path: Path
+) -> None:
+    strata = ["A", "B"] * 60
+    reference_table = write_table(tmp_path / "r.csv", "patient,scanner", [f"p{n},{s}" for n, s in enumerate(strata)])
+    names = ["A", "B", "C", ""] * 10
+    stream_table = write_table(tmp_path / "s.csv", "patient,scanner", [f"q{n},{s}" for n, s in enumerate(names)])
+    reference, stream = save("r.npy", 120), save("s.npy", 40, seed=1)
+    tables = {"reference_table": reference_table, "stream_table": stream_table}
+    document = run_observer(reference, stream, **tables, by="scanner")
+    assert document.mix is not None
+    assert [(one.name, one.stream) for one in document.mix.strata] == [("A", 10), ("B", 10), ("C", 10), ("", 10)]
+    assert [one.reference for one in document.mix.strata] == [40, 40, 0, 0]
+    monitor = Monitor(MonitorOptions(), np.load(reference), [f"p{n}" for n in range(120)], strata)
+    expected = monitor.observe(np.load(stream), names_of(40), names_of(40), names)
+    assert [one.log_evidence for one in document.history] == [
+        tuple(v if np.isfinite(v) else None for v in one.log_evidence.values()) for one in expected
+    ]
+    assert document.history != run_observer(reference, stream, **tables).history
+
+
+def test_a_reference_whose_strata_are_all_unknown_is_refused(run_observer: Observe, save: Save, tmp_path: Path) -> None:
+    """Its rows could not be ranked within strata, as the page would say."""
+    tables = {
+        "reference_table": write_table(tmp_path / "r.csv", "patient,scanner", [f"p{n}," for n in range(60)]),
+        "stream_table": write_table(tmp_path / "s.csv", "patient,scanner", [f"q{n},A" for n in range(5)]),
+    }
+    with pytest.raises(errors.InvalidInput, match="no row of the reference has this stratum") as caught:
+        run_observer(save("r.npy", 60), save("s.npy", 5), **tables, by="scanner")
+    assert (caught.value.subject, bool(caught.value.remedy)) == ("by", True)
+
+
+def test_a_peak_is_beside_the_threshold_of_its_component_and_stays(
+    run_observer: Observe, save: Save, tmp_path: Path
+) -> None:
+    reference, state = save("r.npy", 90), str(tmp_path / "state")
+    np.save(tmp_path / "s.npy", np.concatenate([np.load(save("a.npy", 25, 2.0)), np.load(save("b.npy", 75, seed=3))]))
+    rows = np.load(tmp_path / "s.npy")
+    documents = []
+    for cut in (40, 100):
+        np.save(tmp_path / "part.npy", rows[:cut])
+        documents.append(run_observer(reference, str(tmp_path / "part.npy"), state=state))
+    first, second = (document.peak for document in documents)
+    assert first is not None
+    assert first.row <= 40
+    assert second == first, "evidence that fell since is no peak"
+    now = documents[1].strongest
+    assert now.log_evidence is not None
+    limits = {one.component: one.log_threshold for one in documents[1].components}
+    assert first.log_evidence - limits[first.component] > now.log_evidence - now.log_threshold
 
 
 def test_a_finite_window_of_patients_needs_days_and_is_stated(
@@ -173,11 +247,11 @@ def damage(data: bytes, kind: str) -> bytes:
         "cut": data[: len(data) // 2],
         "flipped": data[:-50] + bytes([data[-50] ^ 1]) + data[-49:],
         "header alone": data[:23],
-        "other version": data.replace(b"state 1", b"state 9"),
+        "other format": data.replace(b"state 1", b"state 9"),
     }[kind]
 
 
-@pytest.mark.parametrize("kind", ["empty", "text", "cut", "flipped", "header alone", "other version"])
+@pytest.mark.parametrize("kind", ["empty", "text", "cut", "flipped", "header alone", "other format"])
 def test_a_damaged_state_is_refused_and_kept(run_observer: Observe, save: Save, tmp_path: Path, kind: str) -> None:
     state, files = tmp_path / "state", (save("r.npy", 60), save("s.npy", 5))
     run_observer(*files, state=str(state))
@@ -188,6 +262,23 @@ def test_a_damaged_state_is_refused_and_kept(run_observer: Observe, save: Save, 
     assert caught.value.subject == "state"
     assert "restore it from a backup" in caught.value.remedy
     assert state.read_bytes() == damaged
+
+
+def test_the_state_of_another_release_is_refused_and_a_new_file_takes_the_whole_stream(
+    run_observer: Observe, save: Save, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, files = tmp_path / "old", (save("r.npy", 60), save("s.npy", 50, 0.5))
+    with monkeypatch.context() as patch:
+        patch.setattr(state, "VERSION", 1)
+        expected = run_observer(*files, state=str(old))
+    stored = old.read_bytes()
+    with pytest.raises(errors.InvalidInput, match="another release of `vfmalign drift` wrote it") as caught:
+        run_observer(*files, state=str(old))
+    assert caught.value.subject == "state"
+    assert "name a new file, and give all files or feature sets of the stream so far" in caught.value.remedy
+    assert "backup" not in caught.value.remedy, "a backup would be as old"
+    assert old.read_bytes() == stored
+    assert run_observer(*files, state=str(tmp_path / "new")) == expected
 
 
 def test_a_state_that_cannot_be_written_is_an_error(run_observer: Observe, save: Save, tmp_path: Path) -> None:

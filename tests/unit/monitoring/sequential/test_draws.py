@@ -9,12 +9,18 @@ from math import comb
 import numpy as np
 import pytest
 
+from vfmalign.monitoring.sequential.block_scores import SPACINGS
 from vfmalign.monitoring.sequential.draws import Draws, Purpose, choose_subset, choose_subsets
 
 
 def test_draws_stay_the_same_in_every_version() -> None:
-    drawn = Draws(seed=7, epoch=2).draw_uniforms(Purpose.POOL, 3, 3)
+    drawn = Draws(seed=7, epoch=2).draw_uniforms(Purpose.CHANNELS, 3, 3)
     assert drawn.tolist() == [0.5873099315946427, 0.6779556137000026, 0.5363106329196671]
+
+
+def test_pools_have_draws_of_their_own() -> None:
+    pools = [Purpose.POOL + width for width in SPACINGS]
+    assert len({*pools, *Purpose}) == len(pools) + len(Purpose)
 
 
 def test_draws_do_not_depend_on_their_number_or_on_others() -> None:

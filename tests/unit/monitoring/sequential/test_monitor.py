@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from vfmalign.core.domain.errors import BadOption, BadTensor, InvalidInput
-from vfmalign.monitoring.sequential import Alarm, Component, EpochStart, MonitorOptions, Outcome, block_scores
+from vfmalign.monitoring.sequential import Alarm, Component, EpochStart, MonitorOptions, Outcome, epoch
+from vfmalign.monitoring.sequential.thresholds import get_log_run_length_thresholds, get_log_thresholds
 
 
 def get_outcomes(observations: Any) -> list[Outcome]:
@@ -40,7 +41,7 @@ def test_only_the_first_observation_of_a_patient_enters(make_monitor: Any, obser
     }
     alone = make_monitor()
     observe(alone, rows[[0, 4]], patients=["a", "b"])
-    assert alone.status.log_martingale == monitor.status.log_martingale
+    assert alone.status.log_evidence == monitor.status.log_evidence
 
 
 def test_a_window_admits_patients_again(make_monitor: Any, observe: Any) -> None:
@@ -86,7 +87,7 @@ def test_absurd_rows_are_extreme_and_do_no_harm(make_monitor: Any, observe: Any)
     monitor = make_monitor()
     observations = observe(monitor, np.full((20, 4), 1e308) * np.array([1, -1, 1, -1]))
     assert observations[0].p_value == pytest.approx(1 / 41)
-    assert np.isfinite(list(monitor.status.log_martingale.values())).all()
+    assert np.isfinite(list(monitor.status.log_evidence.values())).all()
     assert monitor.status.alarm is not None
 
 
@@ -95,30 +96,26 @@ def test_the_alarm_is_the_first_row_at_its_threshold(make_monitor: Any, observe:
     rows = np.random.default_rng(6).normal(size=(120, 4))
     rows[60:] += 3.0
     observations = observe(monitor, rows)
-    limit = math.log(3 / (0.05 * 0.8))
-    reached = [index for index, one in enumerate(observations) if max(one.log_evidence.values()) >= limit]
-    assert 60 < reached[0] < 75
-    alarm = monitor.status.alarm
-    assert alarm == Alarm(
-        row=reached[0] + 1,
-        observation=f"stream-{reached[0]}",
-        components=tuple(name for name in Component if observations[reached[0]].log_evidence[name] >= limit),
-    )
+    limits = get_log_thresholds(0.05, 1, channels=4)
+    reached = [tuple(name for name in Component if one.log_evidence[name] >= limits[name]) for one in observations]
+    first = next(row for row, names in enumerate(reached) if names)
+    assert 60 < first < 75
+    assert monitor.status.alarm == Alarm(row=first + 1, observation=f"stream-{first}", components=reached[first])
     assert [one.raised_alarm for one in observations].count(True) == 1
-    assert monitor.status.log_threshold == dict.fromkeys(Component, limit)
+    assert monitor.status.log_threshold == limits
 
 
-@pytest.mark.parametrize(("calibrated", "limits"), [(False, [math.log(3000)] * 3), (True, [7.09, 7.20, 6.80])])
-def test_a_run_length_has_its_own_thresholds(
-    make_monitor: Any, observe: Any, calibrated: bool, limits: list[float]
-) -> None:
-    monitor = make_monitor(rows=200, run_length=1000, calibrated=calibrated)
-    observations = observe(monitor, np.random.default_rng(6).normal(size=(40, 4)) + 2.5)
-    assert list(monitor.status.log_threshold.values()) == limits
-    assert observations[-1].log_evidence == monitor.status.log_run_length
+def test_a_run_length_has_its_own_thresholds(make_monitor: Any, observe: Any) -> None:
+    monitor = make_monitor(rows=200, run_length=1000)
+    assert monitor.status.log_evidence == dict.fromkeys(Component, -math.inf)
+    observations = observe(monitor, np.random.default_rng(6).normal(size=(60, 4)) + 2.5)
+    assert monitor.status.log_threshold == get_log_run_length_thresholds(1000, channels=4)
+    assert observations[-1].log_evidence == monitor.status.log_evidence
+    assert monitor.status.log_evidence[Component.BLOCKS_OF_4] > 0.0
+    assert monitor.status.log_evidence[Component.BLOCKS_OF_16] == -math.inf
     assert monitor.status.alarm is not None
     assert monitor.status.alarm.row < 20
-    assert monitor.status.has_guarantee is not calibrated
+    assert monitor.status.has_guarantee
 
 
 def test_the_most_extreme_rows_are_named(make_monitor: Any, observe: Any) -> None:
@@ -133,20 +130,51 @@ def test_the_most_extreme_rows_are_named(make_monitor: Any, observe: Any) -> Non
     assert [row.score for row in extremes] == sorted((row.score for row in extremes), reverse=True)
 
 
-def test_blocks_stop_and_rows_go_on(make_monitor: Any, observe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(block_scores, "LAST_ROW", 32)
-    monitor = make_monitor()
-    rows = np.random.default_rng(6).normal(size=(80, 4))
-    observe(monitor, rows[:31])
+@pytest.mark.parametrize("run_length", [None, 1000])
+@pytest.mark.parametrize("strata", [None, ["a", "b"] * 30])
+def test_blocks_stop_and_rows_go_on(
+    make_monitor: Any, observe: Any, monkeypatch: pytest.MonkeyPatch, strata: Any, run_length: int | None
+) -> None:
+    monkeypatch.setattr(epoch, "LAST_ROW", 150)
+    monitor = make_monitor(strata=strata, run_length=run_length)
+    rows = np.random.default_rng(6).normal(size=(220, 4))
+    names = ["a"] * 140 + ["b"] * 20 + [*"abc", ""] * 15
+    observe(monitor, rows[:149], strata=names[:149])
     assert monitor.status.blocks_are_active
-    observe(monitor, rows[31:33], first=31)
+    assert monitor.epoch.memory_bytes > 100_000
+    observe(monitor, rows[149:151], first=149, strata=names[149:151])
     stopped = monitor.status
     assert not stopped.blocks_are_active
-    observe(monitor, rows[33:] + 5.0, first=33)
+    observe(monitor, rows[151:] + 5.0, first=151, strata=names[151:])
     blocks = (Component.BLOCKS_OF_4, Component.BLOCKS_OF_16)
-    assert all(monitor.status.log_martingale[name] == stopped.log_martingale[name] for name in blocks)
-    assert all(monitor.status.log_run_length[name] == stopped.log_run_length[name] for name in blocks)
-    assert monitor.status.log_martingale[Component.ROWS] > stopped.log_martingale[Component.ROWS] + 10
+    assert all(monitor.status.log_evidence[name] == stopped.log_evidence[name] != 0.0 for name in blocks)
+    assert monitor.status.log_evidence[Component.ROWS] > stopped.log_evidence[Component.ROWS] + 10
+    assert monitor.status.log_evidence[Component.CHANNELS] > stopped.log_evidence[Component.CHANNELS] + 5
+    assert all(one.blocks is None for one in monitor.epoch.strata.values())
+    assert monitor.epoch.memory_bytes < 20_000
+
+
+def test_strata_are_counted(make_monitor: Any, observe: Any) -> None:
+    monitor = make_monitor(rows=90, strata=[*"aab"] * 30)
+    observe(monitor, np.random.default_rng(6).normal(size=(8, 4)), strata=[*"aabcc", "", "a", "c"])
+    assert monitor.status.reference_strata == {"a": 40, "b": 20}
+    assert monitor.status.strata == {"a": 3, "b": 1, "c": 3, "": 1}
+    unnamed = make_monitor(rows=90)
+    observe(unnamed, np.random.default_rng(6).normal(size=(2, 4)), strata=["a", "b"])
+    assert (unnamed.status.reference_strata, unnamed.status.strata) == ({}, {})
+
+
+def test_evidence_of_few_channels_is_that_of_the_largest(make_monitor: Any, observe: Any) -> None:
+    monitor = make_monitor(rows=200, channels=32, alpha=0.05)
+    rows = np.random.default_rng(6).normal(size=(150, 32))
+    rows[:, [3, 17]] += [1.5, -1.5]
+    observe(monitor, rows)
+    alarm = monitor.status.alarm
+    assert alarm is not None
+    assert alarm.components == (Component.CHANNELS,)
+    assert alarm.row < 60
+    values = monitor.epoch.evidence[Component.CHANNELS].stakes_ESK.sum(axis=(0, 1))
+    assert set(np.argsort(values)[-2:]) == {3, 17}
 
 
 def test_a_new_epoch_begins_anew_and_spends_its_share(make_monitor: Any, observe: Any) -> None:
@@ -159,8 +187,9 @@ def test_a_new_epoch_begins_anew_and_spends_its_share(make_monitor: Any, observe
     monitor.start_epoch(EpochStart.UNSEEN_REFERENCE, rows[100:], patients)
     status = monitor.status
     assert (status.epoch, status.rows, status.alarm, status.has_guarantee) == (2, 0, None, True)
-    assert status.log_martingale == dict.fromkeys(Component, 0.0)
-    assert status.log_threshold == dict.fromkeys(Component, pytest.approx(math.log(3 / (0.05 * 0.1))))
+    assert status.log_evidence == dict.fromkeys(Component, 0.0)
+    assert status.log_threshold == get_log_thresholds(0.05, 2, channels=4)
+    assert status.log_threshold[Component.ROWS] == pytest.approx(math.log(1 / (0.4 * 0.05 * 0.1)))
     assert status.earlier[0].alarm == first.alarm
     assert get_outcomes(observe(monitor, rows[:3], patients=["new-0", "reference-0", "stream-0"])) == [
         Outcome.REFERENCE_PATIENT,
@@ -210,10 +239,8 @@ def test_a_fixed_start_takes_any_reference_until_rows_may_have_caused_one(make_m
         {"alpha": 0.0},
         {"alpha": 0.6},
         {"alpha": math.nan},
-        {"mix_alpha": 1.0},
         {"run_length": 10},
-        {"calibrated": True},
-        {"calibrated": True, "run_length": 2000},
+        {"run_length": 2 * 10**9},
         {"patient_window_days": 0},
         {"seed": -1},
         {"seed": 2**63},

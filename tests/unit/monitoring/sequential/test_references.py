@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -42,8 +43,50 @@ def test_the_split_follows_from_the_seed_and_not_from_the_features() -> None:
 def test_the_first_row_of_each_patient_is_kept() -> None:
     rows, patients = np.concatenate([ROWS, ROWS + 100.0]), NAMES + NAMES
     np.testing.assert_array_equal(prepare(rows, patients).calibration_CD, prepare().calibration_CD)
-    named = prepare(rows, patients, ["a"] * 90 + ["b"] * 90)
-    assert (named.scoring_strata, named.calibration_strata) == (("a",), {"a": 60})
+    assert prepare(rows, patients, ["a"] * 90 + ["b"] * 90).strata == ("a",) * 60
+
+
+def count_scoring_rows(strata: list[str], seed: int) -> dict[str, int]:
+    """Counts the scoring rows of each stratum: those that are no calibration rows."""
+    rows = np.random.default_rng(seed).normal(size=(len(strata), 2))
+    reference = prepare(rows, [f"p{row}" for row in range(len(rows))], strata, seed)
+    assert len(reference.strata) == len(reference.calibration_CD) == len(rows) - len(rows) // 3
+    return dict(Counter(strata) - Counter(reference.strata))
+
+
+@pytest.mark.parametrize("sizes", [(100, 50), (117, 3), (60, 61), (31, 29), (40, 40, 40), (30, 60, 90), (25,) * 4])
+@pytest.mark.parametrize("seed", range(8))
+def test_a_third_of_every_stratum_scores(sizes: tuple[int, ...], seed: int) -> None:
+    strata = [f"s{number}" for number, size in enumerate(sizes) for _ in range(size)]
+    strata = np.random.default_rng(seed).permutation(strata).tolist()
+    scoring = count_scoring_rows(strata, seed)
+    for number, size in enumerate(sizes):
+        assert abs(scoring[f"s{number}"] - size / 3) <= 1.0
+
+
+def test_many_strata_have_about_their_share_of_the_scoring_rows() -> None:
+    strata = ["large"] * 150 + [f"s{row % 31}" for row in range(93)]
+    scoring = count_scoring_rows(strata, seed=1)
+    assert abs(scoring["large"] - 50) <= 3
+    assert all(scoring.get(f"s{number}", 0) in {0, 1, 2} for number in range(31))
+
+
+def test_each_calibration_row_has_its_stratum() -> None:
+    names = ["left" if row[0] < 0.0 else "right" for row in ROWS]
+    reference = prepare(strata=names)
+    first_D = reference.calibration_CD[:, 0] * reference.scorer.scale_D[0] + reference.scorer.mean_D[0]
+    assert reference.strata == tuple("left" if value < 0.0 else "right" for value in first_D)
+    assert reference.is_stratified
+    assert prepare(strata=names).strata == reference.strata
+    assert prepare(ROWS[:, ::-1] + 3.0, strata=names).strata == reference.strata
+    assert prepare(strata=names, seed=1).strata != reference.strata
+
+
+@pytest.mark.parametrize("strata", [None, [""] * 90])
+def test_a_reference_without_strata_is_split_as_one(strata: Any) -> None:
+    reference = prepare(strata=strata)
+    assert (reference.strata, reference.is_stratified) == (("",) * 60, False)
+    np.testing.assert_array_equal(reference.calibration_CD, prepare(strata=["a"] * 90).calibration_CD)
 
 
 def test_too_many_strata_are_refused() -> None:

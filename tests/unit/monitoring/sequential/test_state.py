@@ -4,24 +4,47 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import pytest
 
 from vfmalign.core.domain.errors import InvalidInput
-from vfmalign.monitoring.sequential import EpochStart, Monitor, block_scores, from_bytes, patients, ranks, to_bytes
+from vfmalign.monitoring.sequential import (
+    EpochStart,
+    Monitor,
+    MonitorOptions,
+    OutdatedState,
+    block_scores,
+    epoch,
+    from_bytes,
+    patients,
+    ranks,
+    to_bytes,
+)
+from vfmalign.monitoring.sequential.betting import CHANNEL_THETAS
+from vfmalign.monitoring.sequential.block_scores import SPACINGS
+from vfmalign.monitoring.sequential.draws import Purpose
 
-ROWS = 400
+ROWS = 320
+OPTIONS: dict[str, dict[str, Any]] = {
+    "alpha": {},
+    "alpha and strata": {"strata": [*"aab"] * 20},
+    "run length": {"run_length": 2000},
+    "run length and strata": {"run_length": 2000, "strata": [*"aab"] * 20},
+}
 
 
 @pytest.fixture(autouse=True)
 def small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lets merges, random pools and the end of blocks happen within the stream."""
+    """Lets merges, pools that are drawn anew and the end of blocks happen within the stream."""
     monkeypatch.setattr(ranks, "_RECENT_SCORES", 50)
     monkeypatch.setattr(patients, "_RECENT_PATIENTS", 70)
-    monkeypatch.setattr(block_scores, "POOL_ROWS", 100)
-    monkeypatch.setattr(block_scores, "LAST_ROW", 240)
+    monkeypatch.setattr(block_scores, "SUBSETS", 99)
+    monkeypatch.setattr(block_scores, "POOL_ROWS", 30)
+    monkeypatch.setattr(block_scores, "NEW_POOL_ROWS", 48)
+    monkeypatch.setattr(epoch, "LAST_ROW", 270)
 
 
 def make_stream(channels: int) -> dict[str, Any]:
@@ -30,10 +53,10 @@ def make_stream(channels: int) -> dict[str, Any]:
     rows = rng.normal(size=(ROWS, channels))
     rows[rng.integers(0, ROWS, 60)] = rows[7]
     rows[rng.integers(0, ROWS, 10), 0] = np.nan
-    rows[300:] += 0.7
+    rows[220:] += 1.2
     names = [f"patient-{name}" for name in rng.integers(0, 2000, ROWS)]
     names[50] = "reference-4"
-    strata = rng.choice(["a", "b", "c", ""], ROWS).tolist()
+    strata = rng.choice(["a", "b", "c", ""], ROWS, p=[0.7, 0.2, 0.05, 0.05]).tolist()
     return {"rows_ND": rows, "patients": names, "strata": strata, "observations": [f"o{row}" for row in range(ROWS)]}
 
 
@@ -49,20 +72,39 @@ def run(monitor: Monitor, stream: dict[str, Any], size: int, stored_at: frozense
     return [*answers, monitor.status, to_bytes(monitor)]
 
 
-def test_fifty_restarts_change_nothing(make_monitor: Any) -> None:
-    stream = make_stream(channels=24)
-    options = {"channels": 24, "strata": ["a", "b"] * 30}
-    expected = run(make_monitor(**options), stream, 1)
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_fifty_restarts_and_batches_change_nothing(make_monitor: Any, options: dict[str, Any]) -> None:
+    stream = make_stream(channels=6)
+    expected = run(make_monitor(channels=6, **options), stream, 1)
     assert expected[-2].alarm is not None
-    assert run(make_monitor(**options), stream, 1, frozenset(range(0, ROWS, 8))) == expected
-    assert run(make_monitor(**options), stream, 1, frozenset(range(3, 53))) == expected
+    for stored_at in (range(4, 304, 6), range(120, 170)):
+        assert len(stored_at) == 50
+        assert run(make_monitor(channels=6, **options), stream, 1, frozenset(stored_at)) == expected
+    for size in (7, 64):
+        assert run(make_monitor(channels=6, **options), stream, size) == expected
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_states_are_stored_in_the_middle_of_pools(make_monitor: Any, options: dict[str, Any]) -> None:
+    """The stream of the restarts has pools of both widths that begin, hold a part of their rows and end."""
+    monitor, stream = make_monitor(channels=6, **options), make_stream(channels=6)
+    sizes: dict[Purpose, list[int]] = {width: [] for width in SPACINGS}
+    for row in range(ROWS):
+        monitor.observe(**{name: values[row : row + 1] for name, values in stream.items()})
+        blocks = monitor.epoch.strata["a" if options.get("strata") else ""].blocks
+        for width, found in sizes.items():
+            pool = None if blocks is None else blocks.pools.get(width)
+            found.append(0 if pool is None else pool.size)
+    for found in sizes.values():
+        assert len({*found}) > 2
+        assert (np.diff(found) < 0).sum() >= 2  # a pool that is full, or the end of blocks
+    assert monitor.status.rows > 270
 
 
 @pytest.mark.parametrize("size", [7, 64, ROWS])
-@pytest.mark.parametrize("channels", [3, 257])
-def test_batches_of_any_size_give_the_same_bits(make_monitor: Any, size: int, channels: int) -> None:
-    stream = make_stream(channels)
-    assert run(make_monitor(channels=channels), stream, size) == run(make_monitor(channels=channels), stream, 1)
+def test_batches_of_wide_rows_give_the_same_bits(make_monitor: Any, size: int) -> None:
+    stream = make_stream(channels=257)
+    assert run(make_monitor(channels=257), stream, size) == run(make_monitor(channels=257), stream, 1)
 
 
 def test_a_later_epoch_is_stored_too(make_monitor: Any, observe: Any) -> None:
@@ -99,34 +141,82 @@ def test_other_bytes_are_refused(data: bytes) -> None:
         ("mean", lambda array: array[1:]),
         ("scoring", lambda array: array[:, 1:]),
         ("calibration", lambda array: array.astype(np.float32)),
-        ("bag_sums", lambda array: array[:, None]),
-        ("rows.stakes", lambda array: array[:, 1:]),
-        ("blocks_of_4.log_R", lambda array: array[:0]),
-        ("pool.size", lambda array: array + 10_000),
-        ("pool.kernel", lambda array: array[1:]),
+        ("calibration", lambda array: array[1:]),
+        ("0.scores", lambda array: array[:, None]),
+        ("0.counts", lambda array: array[:, 1:]),
+        ("0.counts", lambda array: array.astype(np.int64)),
+        ("0.rows", lambda array: array[:, 1:]),
+        ("0.rows", lambda array: array[:50]),
+        ("0.sums", lambda array: array[:, None]),
+        ("rows.stakes_ESK", lambda array: array[:, 1:]),
+        ("blocks_of_4.reserve_E", lambda array: array[:0]),
+        ("channels.stakes_ESK", lambda array: array[:, :, 1:]),
+        ("0.4.row", lambda array: array + 10_000),
+        ("0.4.row", lambda array: array - 10_000),
+        ("0.4.kernel", lambda array: array[1:]),
+        ("0.4.sums", lambda array: array[1:]),
+        ("0.4.room", lambda array: array - 50),
+        ("0.4.room", lambda array: array * 100),
+        ("0.4.room", lambda array: array[:0]),
         ("header", lambda array: np.frombuffer(b"[" * 100_000, np.uint8)),
         ("header", lambda array: _change_header(array, rows="many")),
         ("header", lambda array: _change_header(array, martingales={})),
         ("header", lambda array: _change_header(array, options={"alpha": []})),
+        ("header", lambda array: _change_header(array, calibration_strata=["a"])),
+        ("header", lambda array: _change_header(array, strata=[{"name": "", "rows": -1, "pools": []}])),
+        ("header", lambda array: _change_header(array, strata=[{"name": "", "rows": 60, "pools": [5]}])),
+        ("header", lambda array: _change_header(array, strata=[{"name": "", "rows": 60, "pools": [16]}])),
+        ("header", lambda array: _change_header(array, strata=[{"name": "", "rows": 60, "pools": []}] * 2)),
     ],
 )
 def test_a_state_with_one_wrong_array_is_refused(make_monitor: Any, observe: Any, name: str, change: Any) -> None:
     monitor = make_monitor()
-    observe(monitor, np.zeros((3, 4)))
-    with np.load(io.BytesIO(to_bytes(monitor)), allow_pickle=False) as stored:
-        arrays = {key: stored[key] for key in stored.files}
-    file = io.BytesIO()
-    np.savez(file, **(arrays | {name: change(arrays[name])}))
+    observe(monitor, np.zeros((60, 4)))
+    arrays = _read_arrays(to_bytes(monitor))
     with pytest.raises(InvalidInput, match="it is not the state of a monitor"):
-        from_bytes(file.getvalue())
+        from_bytes(_write_arrays(arrays | {name: change(arrays[name])}))
+
+
+@pytest.mark.parametrize("run_length", [None, 1000])
+def test_a_state_without_one_of_its_arrays_is_refused(make_monitor: Any, observe: Any, run_length: int | None) -> None:
+    monitor = make_monitor(run_length=run_length, strata=["a", "b"] * 30)
+    observe(monitor, np.zeros((60, 4)), strata=["a"] * 60)
+    arrays = _read_arrays(to_bytes(monitor))
+    assert from_bytes(_write_arrays(arrays)).status == monitor.status
+    for name in arrays:
+        with pytest.raises(InvalidInput, match="it is not the state of a monitor"):
+            from_bytes(_write_arrays({key: array for key, array in arrays.items() if key != name}))
+
+
+def test_a_state_of_another_mode_is_refused(make_monitor: Any, observe: Any) -> None:
+    monitor = make_monitor(run_length=1000)
+    observe(monitor, np.zeros((60, 4)))
+    arrays = _read_arrays(to_bytes(monitor))
+    assert arrays["channels.log_R_SK"].shape == (2 * len(CHANNEL_THETAS), 4)
+    header = _change_header(arrays["header"], options=asdict(MonitorOptions()))
+    with pytest.raises(InvalidInput, match="it is not the state of a monitor"):
+        from_bytes(_write_arrays(arrays | {"header": header}))
+
+
+def _read_arrays(state: bytes) -> dict[str, Any]:
+    with np.load(io.BytesIO(state), allow_pickle=False) as stored:
+        return {name: stored[name] for name in stored.files}
+
+
+def _write_arrays(arrays: dict[str, Any]) -> bytes:
+    file = io.BytesIO()
+    np.savez(file, allow_pickle=False, **arrays)
+    return file.getvalue()
 
 
 def _change_header(array: Any, **changes: Any) -> Any:
     return np.frombuffer(json.dumps(json.loads(array.tobytes()) | changes).encode(), np.uint8)
 
 
-def test_a_state_of_another_version_is_refused() -> None:
-    file = io.BytesIO()
-    np.savez(file, header=np.frombuffer(json.dumps({"version": 2}).encode(), np.uint8))
-    with pytest.raises(InvalidInput, match="the state has version 2, this release reads 1"):
-        from_bytes(file.getvalue())
+@pytest.mark.parametrize(("version", "refusal"), [(1, OutdatedState), (3, InvalidInput)])
+def test_a_state_of_another_version_is_refused(version: int, refusal: type[InvalidInput]) -> None:
+    header = np.frombuffer(json.dumps({"version": version}).encode(), np.uint8)
+    with pytest.raises(InvalidInput, match=f"the state has version {version}, this release reads 2") as caught:
+        from_bytes(_write_arrays({"header": header}))
+    assert caught.value.remedy == "Observe all rows again with a new monitor, or use the release that wrote it."
+    assert type(caught.value) is refusal

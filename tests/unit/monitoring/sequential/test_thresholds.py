@@ -1,4 +1,4 @@
-"""The shares of α that epochs may spend."""
+"""The shares of α that epochs and their components may spend."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from vfmalign.monitoring.sequential import thresholds
+from vfmalign.monitoring.sequential import Component, thresholds
 
 
 def test_epochs_spend_at_most_alpha() -> None:
@@ -18,5 +18,27 @@ def test_epochs_spend_at_most_alpha() -> None:
 
 
 def test_components_share_the_alpha_of_an_epoch() -> None:
-    assert thresholds.get_log_martingale_threshold(0.01, 1) == pytest.approx(math.log(3 / 0.008))
-    assert thresholds.get_log_mix_threshold(0.01, 2, strata=4) == pytest.approx(math.log(4 / 0.001))
+    assert list(thresholds.SHARES) == list(Component)
+    assert sum(thresholds.SHARES.values()) == pytest.approx(1.0, abs=1e-12)
+    assert list(thresholds.SHARES.values()) == [0.4, 0.25, 0.25, 0.1]
+
+
+@pytest.mark.parametrize("channels", [1, 32, 768])
+def test_every_channel_has_a_threshold_of_its_own(channels: int) -> None:
+    """The sum of the bounds, of D channels and the other components, is the α of the epoch."""
+    limits = thresholds.get_log_thresholds(0.01, 2, channels)
+    assert limits[Component.ROWS] == pytest.approx(math.log(1 / (0.4 * 0.001)))
+    assert limits[Component.BLOCKS_OF_4] == limits[Component.BLOCKS_OF_16] == pytest.approx(math.log(1 / 0.00025))
+    assert limits[Component.CHANNELS] == pytest.approx(math.log(channels / (0.1 * 0.001)))
+    streams = {component: channels if component is Component.CHANNELS else 1 for component in Component}
+    assert sum(streams[name] * math.exp(-limit) for name, limit in limits.items()) == pytest.approx(0.001)
+
+
+def test_a_run_length_is_shared_in_the_same_way() -> None:
+    limits = thresholds.get_log_run_length_thresholds(1000, channels=8)
+    assert limits == {
+        Component.ROWS: pytest.approx(math.log(1000 / 0.4)),
+        Component.BLOCKS_OF_4: pytest.approx(math.log(4000)),
+        Component.BLOCKS_OF_16: pytest.approx(math.log(4000)),
+        Component.CHANNELS: pytest.approx(math.log(8 * 1000 / 0.1)),
+    }

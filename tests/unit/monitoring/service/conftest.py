@@ -14,7 +14,7 @@ from vfmalign.monitoring.sequential import Monitor, MonitorOptions, to_bytes
 from vfmalign.monitoring.service.epochs import EpochKeeper
 from vfmalign.monitoring.service.evidence import EvidenceKeeper
 from vfmalign.monitoring.service.observations import IncomingObservation
-from vfmalign.monitoring.service.references import LoadedReference
+from vfmalign.monitoring.service.references import LoadedReference, make_options
 from vfmalign.monitoring.service.repository import MonitorRepository, NewMonitor, make_uid
 from vfmalign.monitoring.service.snapshots import SNAPSHOTS, write_snapshot
 from vfmalign.monitoring.service.states import States
@@ -110,7 +110,7 @@ def create(monitors, store, name, **fields):
     """Creates a monitor as the servicer does."""
     reference = make_reference()
     spec = MonitorSpec(reference=reference.pinned, layer="a", **fields)
-    state, uid = Monitor(MonitorOptions(seed=spec.seed), reference.layers["a"], reference.patients), make_uid()
+    state, uid = Monitor(make_options(spec), reference.layers["a"], reference.patients), make_uid()
     snapshot = write_snapshot(store, (name, uid), to_bytes(state), 1, 0)
     return monitors.create(name, spec, NewMonitor(uid, spec, reference, snapshot, describe_status(state, None, [])))
 

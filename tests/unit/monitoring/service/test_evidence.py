@@ -24,7 +24,7 @@ from tests.unit.monitoring.service.conftest import (
 from vfmalign.core.domain.errors import DataLoss, InvalidInput, NotFound, PreconditionFailed, Unavailable
 from vfmalign.core.runtime.work_context import WorkContext, current_work, work_within
 from vfmalign.monitoring import metrics
-from vfmalign.monitoring.sequential import EpochStart, Monitor, MonitorOptions, block_scores, to_bytes
+from vfmalign.monitoring.sequential import EpochStart, Monitor, MonitorOptions, epoch, to_bytes
 from vfmalign.monitoring.service.epochs import _ATTEMPTS
 from vfmalign.monitoring.service.evidence import CHUNK_BYTES, Outdated
 from vfmalign.monitoring.service.observations import IncomingObservation
@@ -81,11 +81,11 @@ def test_a_state_of_observations_that_the_database_has_lost_is_read_again(databa
 
 
 def test_the_size_of_a_state_is_that_of_its_arrays_also_when_blocks_have_ended(monkeypatch):
-    monkeypatch.setattr(block_scores, "LAST_ROW", 16)
+    monkeypatch.setattr(epoch, "LAST_ROW", 16)
     rows = np.random.default_rng(3).normal(size=(616, 128)).astype(np.float32)
     state = State(Monitor(MonitorOptions(), rows[:600], [f"r{row}" for row in range(600)]), 1, 0)
     for is_active in (True, False):
-        assert state.monitor.epoch.blocks.is_active == is_active
+        assert state.monitor.epoch.blocks_are_active == is_active
         assert 0.9 < state.size_bytes / len(to_bytes(state.monitor)) < 2
         ids = [f"o{row}" for row in range(16)]
         state.monitor.observe(rows[600:], ids, ids, [""] * 16, [1] * 16)

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 from safetensors.numpy import save
+from tests.outdated_states import outdate
 from tests.unit.monitoring.service.conftest import (
     Process,
     WritableStore,
@@ -33,7 +34,7 @@ from vfmalign.database.lease import Lease
 from vfmalign.monitoring import metrics
 from vfmalign.monitoring.schema import open_database
 from vfmalign.monitoring.service import leader as leader_module
-from vfmalign.monitoring.service import repository
+from vfmalign.monitoring.service import replay, repository
 from vfmalign.monitoring.service.leader import Leader, Tenancy
 from vfmalign.monitoring.settings import MonitoringOptions
 from vfmalign.monitoring.tables import INPUTS, InputRow, MonitorRow
@@ -256,6 +257,52 @@ async def test_nonsense_of_the_mmd_service_is_no_window_and_ends_no_round(databa
     await leader._compute_windows()
     assert len(mmd.rows) == 2, "it is asked again only after a while"
     assert all(not one.shifts for one in process.monitors.list_all())
+
+
+async def test_a_monitor_whose_state_is_outdated_holds_no_other_up(database, store, mmd, monkeypatch):
+    process = Process(database, store, snapshot_rows=20)
+    for name in ("lost", "whole", "other"):
+        create(process.monitors, store, name, window_rows=16)
+    observe_many(process, "lost")
+    for name in ("whole", "other"):
+        process.observe(name, draw(19))
+    for name in ("lost", "whole"):
+        outdate(database, store, name)
+    for module in (leader_module, replay):
+        monkeypatch.setattr(module, "load_reference", lambda *_: make_reference())
+    store.objects[UNUSED] = b""
+    later = Process(database, store)
+    leader = lead(database, {"default": Tenancy(database, store, later.keeper, mmd.client)})
+    failures = metrics.window_failures.labels("PRECONDITION_FAILED")._value
+    failed = failures.get()
+    try:
+        for _ in range(2):
+            await leader._compute_windows()
+        assert {one.id: bool(one.shifts) for one in later.monitors.list_all()} == {
+            "lost": False, "other": True, "whole": True,
+        }  # fmt: skip
+        assert failures.get() == failed + 1, "it is tried again only after a while"
+        leader._export()
+        for name in ("lost", "whole", "other"):
+            labels = {"tenant": "default", "monitor": name}
+            assert REGISTRY.get_sample_value("vfmalign_monitor_alarm", labels) == 0
+            shown = [
+                REGISTRY.get_sample_value("vfmalign_monitor_log_threshold", {**labels, "component": component})
+                for component in ("rows", "channels")
+            ]
+            assert [value is not None for value in shown] == [True, name == "other"], "as they were recorded"
+        later.observe("whole", draw(1, seed=9), 19)
+        leader._export()
+        labels = {"tenant": "default", "monitor": "whole", "component": "channels"}
+        assert REGISTRY.get_sample_value("vfmalign_monitor_log_threshold", labels) is not None
+    finally:
+        metrics.export_samples(())
+    await leader._clean()
+    assert UNUSED not in store.objects
+    assert Process(database, store).observe("whole", draw(1, seed=10), 20)[0]["row"] == 21
+    process.monitors.delete("lost", process.monitors.get("lost").uid)
+    await leader._delete_monitors()
+    assert [one.id for one in later.monitors.list_all()] == ["other", "whole"]
 
 
 async def test_a_window_that_does_not_fit_into_a_message_is_compared_by_fewer_rows(database, store, mmd, monkeypatch):

@@ -22,6 +22,7 @@ from tests.monitor_records import (
     make_shift,
 )
 
+from vfmalign.client.messages.monitors import EvidencePeak
 from vfmalign.reports.drift import wording
 from vfmalign.reports.drift.document import MAX_POINTS, DriftDocument, EvidencePoint
 from vfmalign.reports.drift.monitors import describe_monitor
@@ -45,8 +46,8 @@ def test_the_first_screen_says_whether_since_when_how_strong_what_moved_and_that
         "Alarm since row 231 of 400, 01 March 2026, 07:30 UTC, 169 rows ago: the stream no longer looks like",
         "Nobody has acknowledged it yet.",
         "Raised by rows, blocks of 4, observation c-5f5b865d1efe1613",
-        "Strongest evidence now: rows, 1.1 × 10¹⁷.",
-        "The mix of scanner differs: B is 50 % of the stream, 25 % of the reference",
+        "Strongest evidence now: rows, 1.1 × 10¹⁷ (threshold 313).",
+        "The share of scanner B has changed most: 50 % of the stream, 25 % of the reference.",
         "Rows 291 to 390: MMD² 0.0500 (0.0400 to 0.0600).",
         "Channels: 10 of 768 hold 90 %",
         "Compared 03 March 2026, 11:30 UTC; 10 rows entered since the last window.",
@@ -95,7 +96,7 @@ def test_epochs_times_and_outcomes_have_a_place() -> None:
         "yes 400 Row 231, 01 March 2026, 07:30 UTC. Acknowledged 01 March 2026, 07:30 UTC: scanner replaced.",
         "no 77 Row 12, 01 March 2026, 07:30 UTC. Nobody acknowledged it.",
         "yes 5 none",
-        "epochs with a guarantee · epoch 3",
+        "epochs with a guarantee, if the studies of one scanner are exchangeable · epoch 3",
         "paused 12 late: acquired before an earlier arrival 7 acquired in the future when it arrived 1",
     ):
         assert words in text
@@ -104,7 +105,7 @@ def test_epochs_times_and_outcomes_have_a_place() -> None:
 def test_a_new_monitor_has_a_page() -> None:
     monitor = make_monitor(
         alarm=False, epoch=make_epoch(rows=0), outcomes={}, windowed_shifts=(), channel_shifts=(), mix=None,
-        last_observation_time=None, last_acquire_time=None,
+        last_observation_time=None, last_acquire_time=None, peak=None,
     )  # fmt: skip
     text = read(describe_monitor(monitor, now=NOW))
     assert "No row has entered yet: nothing can be said." in text
@@ -125,7 +126,11 @@ def test_the_document_has_what_the_records_have() -> None:
     assert document.mix is not None
     assert [one.name for one in document.mix.strata] == ["A", "B", ""]
     assert document.moved_rows == 100
-    assert document.peak == make_history()[-1]
+    peak = EvidencePeak(row=301, component="channels", log_evidence=14.5)
+    other = make_live_document(make_monitor(peak=peak))
+    assert other.peak is not None
+    assert other.peak.model_dump() == peak.model_dump()
+    assert "Highest in this epoch: channels, 2.0 × 10⁶ (threshold 9.6 × 10⁵), after row 301." in read(other)
     assert DriftDocument.model_validate_json(document.to_json()) == document
     spec = make_monitor().spec.model_copy(update={"run_length": 5000, "patient_window_days": 90, "title": ""})
     other = make_live_document(make_monitor(spec=spec, windowed_shifts=()), windows=())
@@ -145,6 +150,14 @@ def test_windows_and_channels_from_before_the_alarm_do_not_pass_for_what_moved()
     assert "Means of rows 291 to 390 beside" in text
 
 
+def test_a_monitor_of_an_earlier_version_has_a_page_before_its_state_is_made_anew() -> None:
+    components = make_monitor().components[:3]
+    history = [point.model_copy(update={"log_evidence": (*point.log_evidence[:3], None)}) for point in make_history()]
+    document = make_live_document(make_monitor(components=components, peak=None), history=history)
+    assert "Strongest evidence now: rows, 1.1 × 10¹⁷ (threshold 313)." in read_first_screen(document)
+    assert render(document).count(b"<polyline") == 4, "three of the evidence, and one of the windows"
+
+
 def test_a_window_that_is_given_twice_is_shown_once() -> None:
     monitor = make_monitor(windowed_shifts=(make_shift(201, 300, 0.07),))
     document = make_live_document(monitor, windows=(make_window(101, 200, 0.01), make_window(201, 300, 0.03)))
@@ -152,10 +165,9 @@ def test_a_window_that_is_given_twice_is_shown_once() -> None:
 
 
 def test_a_long_history_is_thinned_and_keeps_its_moments() -> None:
-    history = [
-        EvidencePoint(row=row, log_evidence=(9.0 if row == 1502 else 0.0, None, None)) for row in range(1, 5_004)
-    ]
-    monitor = make_monitor(epoch=make_epoch(make_alarm(row=1_234), rows=5_003))
+    history = [EvidencePoint(row=row, log_evidence=(0.0, None, None, 0.0)) for row in range(1, 5_004)]
+    peak = EvidencePeak(row=1_502, component="channels", log_evidence=14.5)
+    monitor = make_monitor(epoch=make_epoch(make_alarm(row=1_234), rows=5_003), peak=peak)
     points = describe_monitor(monitor, history, now=NOW).history
     rows = [point.row for point in points]
     assert len(rows) <= MAX_POINTS + 3

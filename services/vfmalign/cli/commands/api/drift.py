@@ -47,7 +47,8 @@ AlphaOption = Annotated[
     float | None,
     typer.Option(
         metavar="X",
-        help=f"Largest probability of ever raising an alarm without drift, up to 0.5; {DEFAULT_ALPHA} by default.",
+        help="Largest probability of ever raising a false alarm, up to 0.5, if the studies of one stratum are "
+        f"exchangeable; {DEFAULT_ALPHA} by default.",
     ),
 ]
 RunLengthOption = Annotated[
@@ -61,7 +62,12 @@ DriftLayerOption = Annotated[
     str, typer.Option(metavar="LAYER", help="Layer that raises the alarm; the reference's first one by default.")
 ]
 ByOption = Annotated[
-    str, typer.Option(metavar="STRATUM", help="Stratum of the dataset or the tables, such as scanner.")
+    str,
+    typer.Option(
+        metavar="STRATUM",
+        help="Stratum of the dataset or the tables, such as scanner, within which rows are compared. Give it wherever "
+        "studies come from several scanners.",
+    ),
 ]
 ReferenceTableOption = Annotated[
     Path | None,
@@ -123,8 +129,10 @@ def drift(
 ) -> None:
     """Watch a stream of features for drift from a reference.
 
-    Without drift, the probability of ever raising an alarm is at most alpha, however often one looks. The monitor runs
-    in a process of this machine. Example: vfmalign drift validated.npy march.npy april.npy --local --report drift.html.
+    If the studies of one scanner are exchangeable (--by scanner), the probability of ever raising a false alarm is at
+    most alpha, however often one looks. It has no bound for autocorrelation and seasons. The monitor runs in a process
+    of this machine. Does a new site look like REFERENCE at all? See vfmalign mmd --first. Example: vfmalign drift
+    validated.npy march.npy april.npy --local --report drift.html.
     """
     if require:
         parse_choice(require, (NO_ALARM,), "--require")

@@ -34,6 +34,7 @@ from vfmalign.core.domain.errors import BadOption
 from vfmalign.core.storage.arrays import NPY
 
 TIMEOUT_S = 3600.0
+FIRST_PERMUTATIONS = 999
 _WITHOUT_BANDWIDTH = ("polynomial", "linear")
 _NAMES = {"x": "A", "y": "B", "reference": "--reference"}
 """Names of the arguments by the field of the request, for errors."""
@@ -82,6 +83,16 @@ FrequenciesOption = Annotated[
 MeasureOption = Annotated[
     str, typer.Option(metavar="NAME", help=f"Further measures, separated by commas: {', '.join(get_args(Measure))}.")
 ]
+FirstOption = Annotated[
+    int,
+    typer.Option(
+        metavar="N",
+        min=0,
+        max=int(ComputeOptions.get_bounds("first_groups").max),
+        help="Does a site look like a reference? Compare one row of each of the first N patients of B with A, of whose "
+        "patients a third fixes scale and bandwidth, by 999 permutations unless --permutations says otherwise.",
+    ),
+]
 PermutationsOption = Annotated[
     int,
     typer.Option(
@@ -118,6 +129,7 @@ def mmd(
     frequencies: FrequenciesOption = 0,
     layer: LayerOption = None,
     measure: MeasureOption = "",
+    first: FirstOption = 0,
     permutations: PermutationsOption = 0,
     wild_bootstrap: WildBootstrapOption = False,
     aggregated: AggregatedOption = False,
@@ -131,19 +143,25 @@ def mmd(
     """Compare two samples of features, layer by layer.
 
     Give either --paired or --independent, because the pairing decides which estimator is unbiased, and one of
-    --reference, --sigma and --bandwidth pooled_median. Arrays that are too large for one message are uploaded, and the
-    service deletes them after a day.
+    --reference, --sigma, --bandwidth pooled_median and --first. Arrays that are too large for one message are uploaded,
+    and the service deletes them after a day.
     """
     options = ComputeOptions.from_fields(
         pairing=_to_pairing(paired=paired, independent=independent),
         layers=tuple(layer or ()),
         interval_level=level,
         frequencies=frequencies,
-        kernel=_to_kernel(kernel, bandwidth, sigma, has_reference=reference is not None),
+        kernel=_to_kernel(kernel, bandwidth, sigma, has_reference=reference is not None or first > 0),
         measures=tuple(_choose(name, Measure, "--measure") for name in measure.split(",") if measure),
         estimator=None if estimator is None else _choose(estimator, Estimator, "--estimator"),
         precision=None if precision is None else _choose(precision, Precision, "--precision"),
-        test=_to_test(permutations, seed, aggregated=aggregated, wild_bootstrap=wild_bootstrap),
+        first_groups=first,
+        test=_to_test(
+            permutations or (FIRST_PERMUTATIONS if first else 0),
+            seed,
+            aggregated=aggregated,
+            wild_bootstrap=wild_bootstrap,
+        ),
     )
     output, samples = Output.to_terminal(as_json=as_json), {"x": a, "y": b}
     if reference is not None:

@@ -75,7 +75,14 @@ def acknowledge(
 
 def replace_reference(
     monitor_id: MonitorArgument,
-    reference: ReferenceArgument,
+    reference: Annotated[
+        str,
+        typer.Argument(
+            metavar="REFERENCE",
+            help="Feature set of the patients on whom the model was validated, as ID or ID@SHA256: 60 to 20,000 "
+            "patients. Without it, --reset keeps the current one.",
+        ),
+    ] = "",
     *,
     fixed: Annotated[
         bool,
@@ -94,21 +101,28 @@ def replace_reference(
         ),
     ] = False,
     reset: Annotated[
-        bool, typer.Option("--reset", help="Any other reason, such as after an alarm: the bound does not hold.")
+        bool,
+        typer.Option(
+            "--reset",
+            help="Any other reason, such as to watch on after an alarm: the bound does not hold. Without REFERENCE, "
+            "the current one stays.",
+        ),
     ] = False,
     home: HomeOption = DEFAULT_HOME,
     as_json: JsonOption = False,
 ) -> None:
-    """Begin a new epoch with another reference.
+    """Begin a new epoch, with another or the same reference.
 
     Its evidence begins anew and spends its own share of alpha. Say why it begins by exactly one of --fixed, --unseen
     and --reset: this decides whether the bound of false alarms holds. The same command again changes nothing: with
     --unseen at any time, otherwise until a row has entered.
     """
     output, start = Output.to_terminal(as_json=as_json), _choose_start(fixed=fixed, unseen=unseen, reset=reset)
-    new, target = parse_reference(reference), Target.find(StateDirectory(home))
+    if not reference and not reset:
+        raise BadOption("it is missing", field="REFERENCE", remedy="name a feature set; only --reset keeps the current")
+    new, target = parse_reference(reference) if reference else None, Target.find(StateDirectory(home))
     before = get_monitor(target, monitor_id)
-    repeated = _has_begun(before.epoch, new, start)
+    repeated = _has_begun(before.epoch, new or before.epoch.reference, start)
     ended = before.epoch.number - 1 if repeated else before.epoch.number
     monitor = target.run(
         lambda client: client.monitors.replace_reference(monitor_id, ended, new, start), PREPARE_TIMEOUT_S

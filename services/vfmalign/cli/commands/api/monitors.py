@@ -74,7 +74,12 @@ def create(
         typer.Option(metavar="LAYER", help="Also show MMD² of this layer, which never raises the alarm. Repeatable."),
     ] = None,
     by: Annotated[
-        str, typer.Option(metavar="STRATUM", help="Stratum of the reference's dataset, such as scanner.")
+        str,
+        typer.Option(
+            metavar="STRATUM",
+            help="Stratum of the reference's dataset, such as scanner, within which rows are compared. Give it "
+            "wherever studies come from several scanners.",
+        ),
     ] = "",
     alpha: AlphaOption = None,
     run_length: RunLengthOption = None,
@@ -95,8 +100,9 @@ def create(
 ) -> None:
     """Create a monitor of the features of one model.
 
-    What it watches stays as it is created; only its reference can be replaced. Without drift, the probability of ever
-    raising an alarm is at most alpha. Example: vfmalign monitors create prostate-3t REFERENCE --by scanner.
+    What it watches stays as it is created; only its reference can be replaced. If the studies of one stratum are
+    exchangeable, the probability of ever raising a false alarm is at most alpha; it has no bound for autocorrelation
+    and seasons. Example: vfmalign monitors create prostate-3t REFERENCE --by scanner.
     """
     output = Output.to_terminal(as_json=as_json)
     spec = MonitorSpec.from_fields(

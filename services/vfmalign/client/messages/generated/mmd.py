@@ -146,6 +146,12 @@ class ComputeOptions(ApiMessage):
     """Measures of shift beside MMD²; empty means none. They accept at most 8,192 rows per sample, and features that fit
     into memory.
     """
+    first_groups: int = Field(default=0, ge=0, le=100000)
+    """Whether a new site looks like a reference of independent groups: of y, compare the first row of each of its first
+    so many groups; of x, the first row of each group, where every third group fixes scale and bandwidth and the others
+    are compared, so that the test is exact. 0, the default, compares all rows. `reference` is then left out, and the
+    features fit into memory.
+    """
 
 
 class MeasureResult(ApiMessage):

@@ -18,6 +18,7 @@ __all__ = [
     "MonitorSpec",
     "FeatureOrigin",
     "ComponentEvidence",
+    "EvidencePeak",
     "MonitorAlarm",
     "MonitorEpoch",
     "WindowedShift",
@@ -33,7 +34,7 @@ __all__ = [
 ]
 MonitorState = Literal["active", "paused"]
 """State of a monitor."""
-EvidenceComponent = Literal["rows", "blocks_of_4", "blocks_of_16"]
+EvidenceComponent = Literal["rows", "blocks_of_4", "blocks_of_16", "channels"]
 """A piece of evidence with ranks of its own."""
 EpochStart = Literal["fixed", "unseen_reference", "reset"]
 """Why an epoch begins, which decides whether its bound holds."""
@@ -69,19 +70,19 @@ class MonitorSpec(ApiMessage):
     descriptive_layers: tuple[str, ...] = ()
     """Layers whose windowed MMD² is shown, and which never raise the alarm; the reference has them."""
     stratum: OptionalKind = ""
-    """Id of the stratum by which observations are divided, such as `scanner`; empty for none. The reference's dataset
-    has it.
+    """Id of the stratum within which observations are compared, such as `scanner`; empty for none. The reference's
+    dataset has it. An observation of a stratum that the reference lacks is compared with earlier observations of this
+    stratum alone.
     """
     alpha: Annotated[float, unset_means(0.01)] = Field(default=0.01, gt=0.0, le=0.5, allow_inf_nan=False)
     """Largest probability of ever raising an alarm without drift, over all epochs with a guarantee; ignored with
-    `run_length`.
+    `run_length`. It is exact if the studies of one stratum are exchangeable with each other and with the reference's.
+    It does not cover autocorrelation and seasons: the documentation has the rates that were measured.
     """
     run_length: Annotated[int, UNLESS_ZERO] = Field(default=0, ge=100, le=1000000000)
     """Number of rows A in place of `alpha`: without drift, the first alarm of an epoch comes within T rows with a
     probability of at most T/A. 0, the default, takes `alpha`.
     """
-    mix_alpha: Annotated[float, unset_means(0.01)] = Field(default=0.01, gt=0.0, le=0.5, allow_inf_nan=False)
-    """Alpha of the test of the mix of strata, which never raises the alarm."""
     patient_window_days: Annotated[int, UNLESS_ZERO] = Field(default=0, ge=1, le=36500)
     """Days after which a patient may enter the evidence again, and is then assumed to be independent of the earlier
     observation; 0, the default, for never. Days are those of `acquire_time` in UTC, or of the arrival where it is
@@ -121,6 +122,19 @@ class ComponentEvidence(ApiMessage):
     """Natural logarithm of its statistic; absent where the statistic is 0."""
     log_threshold: float
     """Natural logarithm of the threshold."""
+
+
+class EvidencePeak(ApiMessage):
+    """The evidence of an epoch that was nearest to its threshold, or farthest above it."""
+
+    PROTO: ClassVar[type[Message]] = monitoring_pb2.EvidencePeak
+
+    row: int
+    """Number of the row in the epoch, from 1."""
+    component: EvidenceComponent
+    """The component."""
+    log_evidence: float
+    """Natural logarithm of its statistic."""
 
 
 class MonitorAlarm(ApiMessage):
@@ -204,16 +218,12 @@ class ChannelShift(ApiMessage):
 
 
 class StratumMix(ApiMessage):
-    """The mix of strata beside that of the reference."""
+    """The mix of strata beside that of the reference. It describes, and raises no alarm."""
 
     PROTO: ClassVar[type[Message]] = monitoring_pb2.StratumMix
 
-    log_evidence: float = 0.0
-    """Natural logarithm of the largest evidence of the epoch."""
-    log_threshold: float = 0.0
-    """Natural logarithm of the threshold at which the mix differs."""
     rows: dict[str, int] = Field(default_factory=dict)
-    """Rows of the epoch by stratum; the empty stratum counts those that the reference does not have."""
+    """Rows of the epoch by stratum; the empty stratum counts those of an unknown one."""
     reference_rows: dict[str, int] = Field(default_factory=dict)
     """Calibration rows of the reference by stratum."""
 
@@ -261,6 +271,8 @@ class Monitor(ApiMessage):
     """Epochs that have ended, newest first; empty in lists."""
     create_time: Time
     """When it was created."""
+    peak: EvidencePeak | None = None
+    """Highest evidence of the current epoch beside its threshold; absent before a row has entered."""
 
 
 class FeatureSetRows(ApiMessage):

@@ -24,7 +24,9 @@ from vfmalign.cli.target import Target
 from vfmalign.cli.views.drift_tables import show_drift
 from vfmalign.core.domain.drift import DriftRequest
 from vfmalign.core.domain.errors import PreconditionFailed, Unavailable, VfmalignError
-from vfmalign.monitoring.sequential import MonitorOptions
+from vfmalign.monitoring.local.history import History
+from vfmalign.monitoring.local.state_file import DriftState, Observed, write_state
+from vfmalign.monitoring.sequential import Monitor, MonitorOptions, state
 from vfmalign.reports.drift.document import DriftDocument
 
 Invoke = Callable[..., tuple[int, str, str]]
@@ -58,7 +60,9 @@ def test_an_alarm_is_a_line_a_table_a_page_and_a_failed_gate(invoke: Invoke, fil
     assert alarm is not None
     assert 30 < alarm.row < 60
     assert f"ALARM at row {alarm.row}, observation row {alarm.row}: evidence of " in err
-    assert "(threshold 375)" in err
+    assert any(f"(threshold {limit})" in err for limit in ("313", "500", "5,000")), "of 4 channels"
+    components = [one["component"] for one in document["components"]]
+    assert components == ["rows", "blocks_of_4", "blocks_of_16", "channels"]
     assert [window["first_row"] for window in document["windows"]] == [1, 21, 41]
     assert document["windows"][-1]["p_value"]["value"] == 0.001
     assert document["windows"][-1]["mmd2"]["interval"]["lower"] > 0
@@ -156,6 +160,27 @@ def test_a_service_that_fails_is_asked_once_and_holds_nothing_up(
     assert "– the MMD service did not compare: the service does not answer" in out
 
 
+def test_a_state_of_another_release_is_refused_with_what_to_do(
+    invoke: Invoke, files: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ("drift", *files, "--window", "0", "--state")
+    with monkeypatch.context() as patch:
+        patch.setattr(state, "VERSION", 1)
+        write_state(tmp_path / "old", make_state(files[0]))
+    code, _, err = invoke(*arguments, str(tmp_path / "old"))
+    assert code == exits.BAD_INPUT
+    assert "--state: another release of `vfmalign drift` wrote it" in err
+    assert "→ name a new file, and give all files or feature sets of the stream so far" in " ".join(err.split())
+    assert invoke(*arguments, str(tmp_path / "new"))[0] == exits.OK
+
+
+def make_state(reference: str) -> DriftState:
+    """The state of a monitor before its first row."""
+    rows = np.load(reference)
+    monitor = Monitor(MonitorOptions(), rows, [f"p{row}" for row in range(len(rows))])
+    return DriftState(monitor, History(), Observed(), {})
+
+
 def test_a_process_that_dies_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(drift_process.sys, "executable", "/bin/false")
     request = DriftRequest(reference="r.npy", streams=("s.npy",))
@@ -209,7 +234,10 @@ def test_the_tables_show_the_document() -> None:
     for words in (
         "Alarm since row 231 of 400",
         "1.1 × 10¹⁷",
+        "9.6 × 10⁵",
+        "if the studies of one scanner are exchangeable.",
         "Mix of scanner",
+        "The mix raises no alarm.",
         "repeated patient",
         "301 to 400",
         "stages.1",

@@ -18,7 +18,7 @@ from tests.monitoring_service import PAGE, Monitoring
 from tests.unit.cli.conftest import Invoke
 
 from vfmalign.cli import exits
-from vfmalign.client.messages.monitors import Monitor
+from vfmalign.client.messages.monitors import EvidencePeak, Monitor
 from vfmalign.v1 import monitoring_pb2
 
 SET = "5f5b865d1efe16135f5b865d1efe1613"
@@ -70,6 +70,8 @@ def test_a_monitor_is_created_as_the_options_say(run: Invoke, monitoring: Monito
         (("report", "m1", "-o", "page.pdf"), "--output: the name ends neither in .html nor in .json"),
         (("report", "prostate-3t", "-o", "gone/page.html"), "--output: the file cannot be written"),
         (("replace-reference", "m1", SET), "the reason of the new epoch is missing → give --fixed for a change"),
+        (("replace-reference", "m1"), "the reason of the new epoch is missing → give --fixed for a change"),
+        (("replace-reference", "m1", "march.npy", "--reset"), "REFERENCE: is not the id of a feature set → extract"),
         (("replace-reference", "m1", SET, "--fixed", "--reset"), "several reasons of the new epoch are given"),
         (("observe", "m1", "march.npy"), "--table: an array does not say whose features it holds"),
         (("observe", "m1", "march.npy", "--table", "t.csv"), "--same-model: an array does not say which model made"),
@@ -140,14 +142,16 @@ def test_a_monitor_is_shown_beginning_with_its_alarm(run: Invoke, monitoring: Mo
     first, second, third, fourth = out.splitlines()[:4]
     assert first.startswith("Alarm since row 231 of 400, 01 March 2026, 07:30 UTC, 169 rows ago:")
     assert second == "Nobody has acknowledged it yet."
-    assert third.startswith("Strongest evidence now: rows, 1.1 × 10¹⁷. Threshold: 375.")
-    assert fourth.startswith("  • The mix of scanner differs: B is 50 % of the stream, 25 % of the reference")
+    assert third.startswith("Strongest evidence now: rows, 1.1 × 10¹⁷ (threshold 313). Highest in this epoch: rows,")
+    assert fourth.startswith("  • The share of scanner B has changed most: 50 % of the stream, 25 % of the reference")
     for words in (
         "Rows 291 to 390: MMD² 0.0500",
         "repeated patient",
         "stages.1",
         f"@{SHA256}",
         "Compared 03 March 2026",
+        "if the studies of one scanner are exchangeable",
+        "The mix raises no alarm.",
     ):
         assert words in out
     code, out, _ = run("show", "prostate-3t", "--require", "no_alarm", "--json")
@@ -155,6 +159,20 @@ def test_a_monitor_is_shown_beginning_with_its_alarm(run: Invoke, monitoring: Mo
     document = json.loads(out)
     assert document["gate"] == {"no_alarm": "failed"}
     assert document["monitor"]["epoch"]["alarm"]["row"] == 231
+
+
+def test_the_highest_evidence_of_the_epoch_is_shown_beside_the_current_one(run: Invoke, monitoring: Monitoring) -> None:
+    monitoring.add(alarm=False, peak=EvidencePeak(row=217, component="channels", log_evidence=13.0))
+    code, out, _ = run("show", "prostate-3t")
+    assert code == exits.OK
+    assert (
+        "Strongest evidence now: blocks of 4, 1.0 (threshold 500). "
+        "Highest in this epoch: channels, 4.4 × 10⁵ (threshold 9.6 × 10⁵), after row 217."
+    ) in " ".join(out.split())
+    document = json.loads(run("show", "prostate-3t", "--json")[1])
+    assert document["monitor"]["peak"] == {"row": 217, "component": "EVIDENCE_COMPONENT_CHANNELS", "log_evidence": 13.0}
+    monitoring.add("new", alarm=False, epoch=make_epoch(rows=0), peak=None)
+    assert "Highest in this epoch" not in run("show", "new")[1]
 
 
 def test_the_gate_passes_without_an_alarm_and_not_without_rows(run: Invoke, monitoring: Monitoring) -> None:
@@ -214,6 +232,32 @@ def test_a_new_reference_says_whether_the_bound_holds(
     assert words in " ".join(out.split())
     epoch = monitoring.monitors["prostate-3t"].epoch
     assert (epoch.start, epoch.reference.manifest_sha256) == (monitoring_pb2.EpochStart.Value(start), SHA256)
+
+
+def test_a_reset_without_a_reference_keeps_the_current_one_and_has_no_bound(
+    run: Invoke, monitoring: Monitoring
+) -> None:
+    monitoring.add()
+    reference = monitoring_pb2.MonitorReference()
+    reference.CopyFrom(monitoring.monitors["prostate-3t"].epoch.reference)
+    code, out, err = run("replace-reference", "prostate-3t", "--reset")
+    assert code == exits.OK, err
+    line = f"monitor prostate-3t: epoch 2 with the reference {reference.feature_set_id}. The bound of false alarms does"
+    assert line in " ".join(out.split())
+    monitor = monitoring.monitors["prostate-3t"]
+    assert (monitor.epoch.number, monitor.epoch.reference) == (2, reference)
+    assert (monitor.epoch.start, monitor.epoch.has_guarantee) == (monitoring_pb2.EPOCH_START_RESET, False)
+    assert not monitor.epoch.HasField("alarm"), "it watches again"
+    assert monitor.earlier_epochs[0].HasField("alarm"), "an alarm that was raised stays raised"
+
+
+@pytest.mark.parametrize("option", ["--fixed", "--unseen"])
+def test_only_a_reset_may_leave_the_reference_out(run: Invoke, monitoring: Monitoring, option: str) -> None:
+    monitoring.add()
+    code, _, err = run("replace-reference", "prostate-3t", option)
+    assert code == exits.BAD_INPUT
+    assert "REFERENCE: it is missing → name a feature set; only --reset keeps the current" in " ".join(err.split())
+    assert monitoring.monitors["prostate-3t"].epoch.number == 1
 
 
 def test_what_the_evidence_does_not_depend_on_is_updated_and_the_rest_stays(
@@ -302,7 +346,7 @@ def test_a_watch_writes_a_line_at_every_change_until_ctrl_c(
         ]
     else:
         assert (
-            "active  epoch 1      400 rows  rows 1.1 × 10¹⁷ of 375  ALARM since row 231, not acknowledged" in lines[0]
+            "active  epoch 1      400 rows  rows 1.1 × 10¹⁷ of 313  ALARM since row 231, not acknowledged" in lines[0]
         )
         assert "paused  epoch 1" in lines[1]
 

@@ -1,0 +1,92 @@
+"""What the rows of one stratum, such as a scanner, are ranked among: earlier rows of the same stratum.
+
+Rows, blocks and channels of a stratum are compared with its calibration rows and its earlier rows of the stream alone
+(a Mondrian conformal predictor: Vovk, Gammerman and Shafer, Algorithmic Learning in a Random World, 2005, chapter 4).
+Sessions of a scanner, rotas and changing mixes of scanners therefore show in no rank.
+
+A channel is ranked by which of 32 bins a value lies in, which are divided by quantiles of the scoring rows: counts
+take the place of stored values. Equal bins are ordered at random, as equal scores are.
+
+Legend: D channels, C calibration rows, T bins.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vfmalign.monitoring.sequential.block_scores import BlockRanks
+from vfmalign.monitoring.sequential.draws import Draws, Purpose
+from vfmalign.monitoring.sequential.ranks import Cell, SortedScores, get_cell
+from vfmalign.monitoring.sequential.row_scores import BINS, RowScorer
+
+Array = NDArray[np.float64]
+
+
+class ChannelRanks:
+    """Counts of the values of each channel by bin.
+
+    Args:
+        edges_DT: lower end of each bin of each channel; the first is −∞.
+        counts_DT: number of rows whose value lies in or above each bin, and a column of zeros.
+
+    Attributes:
+        counts_DT: the same, with the rows so far.
+    """
+
+    def __init__(self, edges_DT: Array, counts_DT: NDArray[np.uint32]) -> None:
+        self._edges_DT = edges_DT
+        self._every_D = np.arange(len(edges_DT))
+        self.counts_DT = counts_DT
+
+    def add(self, z_D: Array) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """Adds a standardised row, and returns of how many others the bins are greater, and of how many equal."""
+        reached_DT = z_D[:, None] >= self._edges_DT
+        bin_D = reached_DT.sum(axis=1) - 1
+        greater_D = self.counts_DT[self._every_D, bin_D + 1].astype(np.intp)
+        equal_D = self.counts_DT[self._every_D, bin_D].astype(np.intp) - greater_D
+        self.counts_DT[:, :-1] += reached_DT
+        return greater_D, equal_D
+
+
+class Stratum:
+    """The ranks of the rows of one stratum.
+
+    Args:
+        row_scores: of the calibration rows, and of the stream.
+        blocks: ranks of blocks; None once they bet no more.
+        channels: ranks of channels.
+
+    Attributes:
+        rows: rows of the stream so far.
+    """
+
+    def __init__(self, row_scores: SortedScores, blocks: BlockRanks | None, channels: ChannelRanks, rows: int = 0):
+        self.row_scores, self.blocks, self.channels, self.rows = row_scores, blocks, channels, rows
+
+    @classmethod
+    def of_calibration(cls, scorer: RowScorer, z_CD: Array) -> Stratum:
+        """Returns the stratum before the first row of the stream, of standardised calibration rows."""
+        scores, sums = np.array([scorer.score(z_D) for z_D in z_CD]).reshape(-1, 2).T
+        channels = len(scorer.mean_D)
+        ranks = ChannelRanks(scorer.edges_DT, np.zeros((channels, BINS + 1), np.uint32))
+        for z_D in z_CD:
+            ranks.add(z_D)
+        return cls(SortedScores(scores), BlockRanks(scorer, z_CD, sums), ranks)
+
+    def rank_row(self, score: float, draws: Draws, number: int) -> Cell:
+        """Returns the cell of a row's score, and adds it."""
+        greater, equal = self.row_scores.count(score)
+        uniform = float(draws.draw_uniforms(Purpose.TIES, number, 1)[0]) if equal else 0.0
+        others = len(self.row_scores)
+        self.row_scores.add(score)
+        self.rows += 1
+        return get_cell(greater, equal, others, uniform)
+
+    def rank_channels(self, z_D: Array, draws: Draws, number: int) -> tuple[Array, Array]:
+        """Returns both ends of the cell of each channel of a row, and adds it; call it after `rank_row`."""
+        greater_D, equal_D = self.channels.add(z_D)
+        uniforms_D = draws.draw_uniforms(Purpose.CHANNELS, number, len(z_D))
+        above_D = greater_D + (uniforms_D * (equal_D + 1)).astype(np.intp)
+        others = len(self.row_scores)
+        return above_D / others, (above_D + 1) / others
