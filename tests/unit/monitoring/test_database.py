@@ -74,11 +74,11 @@ def monitor(name, **fields):
     return MonitorRow(**(values | fields))
 
 
-def monitor_of_before(name):
+def monitor_of_before(name, rows=3):
     """A monitor as the first two versions stored it."""
     request = SPEC.model_dump(mode="json") | {"mix_alpha": 0.02}
     status = {
-        "rows": 3, "has_guarantee": True, "blocks_are_active": True, "reference_rows": 66, "components": COMPONENTS,
+        "rows": rows, "has_guarantee": True, "blocks_are_active": True, "reference_rows": 66, "components": COMPONENTS,
         "mix": MIX | {"log_evidence": 0.3, "log_threshold": 5.1}, "extreme_rows": [[1, "o", 0.5]],
         "peak": [3, 7.5, -0.1, None],
     }  # fmt: skip
@@ -94,8 +94,8 @@ def store_before(database, revision, tenants=("default",)):
         config.attributes["connection"] = connection
         alembic.command.upgrade(config, revision)
     with database.engine.begin() as connection:
-        for tenant in tenants:
-            row = monitor_of_before("m")
+        for rows, tenant in enumerate(tenants, 3):
+            row = monitor_of_before("m", rows)
             row.state, row.created_by, row.last_observed_at = "paused", "", LAST
             for one in (row, *parts("m")):
                 one.tenant = tenant
@@ -168,10 +168,10 @@ def test_monitors_of_the_second_version_lose_the_test_of_the_mix_and_keep_what_w
     tenants = ("default", "ward-7")
     store_before(unmigrated, "0002", tenants)
     unmigrated.migrate()
-    for database in map(unmigrated.of_tenant, tenants):
+    for rows, database in enumerate(map(unmigrated.of_tenant, tenants), 3):
         with database.snapshot() as session:
             upgraded = session.scalars(sa.select(MonitorRow)).one()
-            before = monitor_of_before("m")
+            before = monitor_of_before("m", rows)
             assert upgraded.status == before.status | {"mix": MIX, "peak": None}
             assert MonitorSpec.model_validate(upgraded.spec) == SPEC.model_copy(update={"layer": "b"})
             observation = session.scalars(sa.select(ObservationRow)).one()

@@ -176,8 +176,8 @@ def make_incomplete(database, store, how):
     rows = np.concatenate([draw(40, seed=2), draw(30, seed=3) + 5])
     if how == "epoch 2":
         new = make_reference(2, "s")
-        process.observe("m", draw(3, seed=5), prefix="first")
         process.replace_reference("m", 1, EpochStart.FIXED, new.pinned, new)
+        assert get_row(database).earlier_snapshot["sequence"] == 0, "no features were deleted"
         process.observe("m", rows)
     else:
         for start in range(0, 70, 10):

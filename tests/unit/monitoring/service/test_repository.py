@@ -15,13 +15,14 @@ from vfmalign.core.domain.errors import Conflict, Exhausted, PreconditionFailed
 from vfmalign.core.runtime.metrics import REGISTRY
 from vfmalign.database.pagination import PageRequest
 from vfmalign.monitoring import metrics
-from vfmalign.monitoring.sequential import EpochStart
+from vfmalign.monitoring.sequential import Component, EpochStart, Monitor, MonitorOptions, Observation, Outcome
 from vfmalign.monitoring.service import log, repository
 from vfmalign.monitoring.service.leader import to_sample
 from vfmalign.monitoring.service.observations import IncomingObservation
 from vfmalign.monitoring.service.references import list_changed_fields
 from vfmalign.monitoring.service.report import get_stride
 from vfmalign.monitoring.service.repository import MonitorRepository
+from vfmalign.monitoring.service.status import describe_status
 from vfmalign.monitoring.service.windows import record_window
 from vfmalign.monitoring.tables import EpochRow, ObservationRow, WindowRow
 
@@ -121,6 +122,28 @@ def test_points_of_a_report_are_bounded():
     for rows in (0, 1, 1000, 10**6, 10**9):
         assert rows / get_stride(rows) <= 2 * 1000
         assert get_stride(rows).bit_count() == 1
+
+
+def test_the_peak_of_an_epoch_is_the_evidence_nearest_to_its_own_threshold():
+    reference = make_reference()
+    monitor = Monitor(MonitorOptions(run_length=1000), reference.layers["a"], reference.patients)
+    limits = monitor.status.log_threshold
+
+    def observe(row, p_value=0.5, **below):
+        evidence = {one: limits[one] - below[one.value] if one.value in below else -np.inf for one in Component}
+        return Observation(f"o{row}", Outcome.ENTERED, row, p_value, evidence, raised_alarm=False)
+
+    def find(peak, *observations):
+        return describe_status(monitor, peak, list(observations))["peak"]
+
+    assert find(None, observe(0, None, rows=-9.0)) is None, "it did not enter"
+    rows = find(None, observe(1, rows=0.5, blocks_of_4=3.0))
+    assert rows == {"row": 1, "component": "rows", "log_evidence": limits[Component.ROWS] - 0.5}
+    assert limits[Component.CHANNELS] > limits[Component.ROWS] + 1.0
+    assert find(rows, observe(2, rows=2.0, channels=1.0)) == rows, "it is higher, and so is its threshold"
+    assert find(rows, observe(3, rows=0.5), observe(4, channels=0.4), observe(5, rows=0.45)) == {
+        "row": 4, "component": "channels", "log_evidence": limits[Component.CHANNELS] - 0.4,
+    }  # fmt: skip
 
 
 def read(name, **labels):
