@@ -70,6 +70,7 @@ class Martingale:
         self.reserve_E = np.ones(schedules)
         self.stakes_ESK = np.zeros((schedules, bets, streams))
         self.exponent = 0
+        self._scaled_value: float | None = None
 
     @property
     def log_value(self) -> float:
@@ -83,13 +84,18 @@ class Martingale:
         self.stakes_ESK *= bets_SK
         self.reserve_E = self.reserve_E * (1.0 - shares_E)
         self.cells += 1
+        self._scaled_value = None
         exponent = math.frexp(self._get_scaled_value())[1]
         if abs(exponent) > _LARGEST_EXPONENT:  # scaling by a power of two is exact
             self.reserve_E, self.stakes_ESK = (np.ldexp(part, -exponent) for part in (self.reserve_E, self.stakes_ESK))
             self.exponent += exponent
+            self._scaled_value = None
 
     def _get_scaled_value(self) -> float:
-        return float(self.reserve_E.mean() + self.stakes_ESK.sum(axis=(0, 1)).max() / len(self.reserve_E))
+        if self._scaled_value is None:  # it is asked for several times after each row, and takes long for many streams
+            sums_K = self.stakes_ESK.reshape(-1, self.stakes_ESK.shape[2]).sum(axis=0)
+            self._scaled_value = float(self.reserve_E.mean() + sums_K.max() / len(self.reserve_E))
+        return self._scaled_value
 
 
 class ShiryaevRoberts:

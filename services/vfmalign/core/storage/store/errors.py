@@ -10,7 +10,8 @@ from minio.error import InvalidResponseError, S3Error, ServerError
 from vfmalign.core.domain.errors import NotFound, PreconditionFailed, StoreRefused, StoreUnavailable, VfmalignError
 
 TRANSIENT_STATUS = frozenset({408, 429, 500, 502, 503, 504})
-TAKEN_CODES = frozenset({"BucketAlreadyOwnedByYou", "BucketAlreadyExists"})
+TAKEN_CODES = frozenset({"BucketAlreadyOwnedByYou", "BucketAlreadyExists", "NoSuchBucket"})
+"""What the creation of a bucket that another client creates at this moment may end with; SeaweedFS has the last one."""
 _MISSING_CODES = frozenset({"NoSuchKey", "NoSuchObject", "NoSuchUpload"})
 _CREDENTIAL_CODES = frozenset({"InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidTokenId"})
 _REGION_CODES = frozenset(
