@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from vfmalign.monitoring.local.history import History, finite_or_none
 from vfmalign.monitoring.sequential import ChannelShift, Component, Monitor
+from vfmalign.monitoring.sequential.thresholds import find_strongest
 from vfmalign.reports.drift import document as records
 from vfmalign.reports.drift.document import DriftDocument
 
@@ -91,7 +92,7 @@ def _find_peak(history: History, log_threshold: Mapping[Component, float]) -> re
         return None
     row, values = history.peak
     log_evidence = dict(zip(Component, values, strict=True))
-    component = max(Component, key=lambda name: log_evidence[name] - log_threshold[name])
+    component, _ = find_strongest(log_evidence, log_threshold)
     return records.Peak(row=row, component=component.value, log_evidence=log_evidence[component])
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vfmalign.monitoring.sequential import Component, Observation
+from vfmalign.monitoring.sequential.thresholds import find_strongest
 from vfmalign.reports.drift.document import MAX_POINTS, EvidencePoint
 
 Point = tuple[int, tuple[float, ...]]
@@ -88,7 +89,7 @@ def finite_or_none(value: float) -> float | None:
 
 
 def _get_excess(point: Point, log_threshold: Mapping[Component, float]) -> float:
-    return max(value - log_threshold[component] for value, component in zip(point[1], Component, strict=True))
+    return find_strongest(dict(zip(Component, point[1], strict=True)), log_threshold)[1]
 
 
 def _list(point: Point | None) -> list[Point]:

@@ -6,6 +6,7 @@ The components are bounded one by one, and their union by the sum of the bounds;
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 from vfmalign.monitoring.sequential.records import Component
 
@@ -43,6 +44,15 @@ def get_log_thresholds(alpha: float, epoch: int, channels: int) -> dict[Componen
 def get_log_run_length_thresholds(run_length: int, channels: int) -> dict[Component, float]:
     """Returns the ln R of each component that raises the alarm: P(alarm within T rows) ≤ T / A without drift."""
     return _divide(float(run_length), channels)
+
+
+def find_strongest(
+    log_evidence: Mapping[Component, float], log_threshold: Mapping[Component, float]
+) -> tuple[Component, float]:
+    """Returns the component whose evidence is highest beside its threshold, and ln of their ratio."""
+    excess = {component: log_evidence[component] - log_threshold[component] for component in Component}
+    component = max(excess, key=lambda name: excess[name])
+    return component, excess[component]
 
 
 def _divide(limit: float, channels: int) -> dict[Component, float]:

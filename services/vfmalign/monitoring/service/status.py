@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from vfmalign.monitoring.sequential import Component, Monitor, Observation
+from vfmalign.monitoring.sequential.thresholds import find_strongest
 
 EXTREME_ROWS = 10
 
@@ -43,12 +44,9 @@ def _find_peak(
     for one in observations:
         if one.p_value is None:
             continue
-        component = max(Component, key=lambda name: one.log_evidence[name] - log_threshold[name])
+        component, excess = find_strongest(one.log_evidence, log_threshold)
         value = one.log_evidence[component]
-        if (
-            peak is None
-            or value - log_threshold[component] > peak["log_evidence"] - log_threshold[Component(peak["component"])]
-        ):
+        if peak is None or excess > peak["log_evidence"] - log_threshold[Component(peak["component"])]:
             peak = {"row": one.row, "component": component.value, "log_evidence": value}
     return peak
 
