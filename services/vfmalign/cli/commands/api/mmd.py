@@ -90,7 +90,8 @@ FirstOption = Annotated[
         min=0,
         max=int(ComputeOptions.get_bounds("first_groups").max),
         help="Does a site look like a reference? Compare one row of each of the first N patients of B with A, of whose "
-        "patients a third fixes scale and bandwidth, by 999 permutations unless --permutations says otherwise.",
+        "patients a third fixes scale and bandwidth, by 999 permutations unless --permutations says otherwise. "
+        "Patients must be independent: compare those of one scanner at a time where scanners work in sessions.",
     ),
 ]
 PermutationsOption = Annotated[

@@ -149,8 +149,8 @@ class ComputeOptions(ApiMessage):
     first_groups: int = Field(default=0, ge=0, le=100000)
     """Whether a new site looks like a reference of independent groups: of y, compare the first row of each of its first
     so many groups; of x, the first row of each group, where every third group fixes scale and bandwidth and the others
-    are compared, so that the test is exact. 0, the default, compares all rows. `reference` is then left out, and the
-    features fit into memory.
+    are compared, so that the test is exact for independent groups, which those of a few sessions of different scanners
+    are not. 0, the default, compares all rows. `reference` is then left out, and the features fit into memory.
     """
 
 
