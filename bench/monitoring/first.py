@@ -1,4 +1,4 @@
-"""`mmd --first`: level and power of the comparison of a site's first patients with a reference."""
+"""Level and power of the comparison of a site's first patients with a reference: `mmd --first`, and a monitor's."""
 
 from __future__ import annotations
 
@@ -7,14 +7,17 @@ import numpy as np
 from bench.monitoring.distributions import make_rng
 from bench.monitoring.jobs import Job, Jobs
 from bench.monitoring.level import get_lower_bound, get_upper_bound
+from bench.monitoring.sessions import draw_dependent
 from bench.monitoring.trajectories import run_stream
 from bench.tables import Section, Table
+from vfmalign.monitoring.sequential import Monitor, MonitorOptions
 
 PAIRS, PAIRS_PER_JOB = 500, 50
 CHANNELS, PATIENTS = 32, 100
 SHIFTS = (0.0, 0.1, 0.2, 0.3)
 REFERENCES, MONITOR_SHIFTS = (60, 100, 200, 500), (0.3, 0.5)
 STREAMS, ROWS = 100, 1000
+KINDS, OWN_REFERENCE = ("exchangeable", "runs 8", "runs 32"), 150
 LEVEL, PERMUTATIONS = 0.05, 999
 
 
@@ -40,6 +43,7 @@ def simulate_first(jobs: Jobs) -> Section:
         f"Gaussian rows with d = {CHANNELS}; a third of the reference fixes scale and bandwidth, and {PERMUTATIONS} "
         "permutations compare the others with the site."
     )
+    section.tables.append(_measure_own_test(jobs))
     rows = []
     for shift in MONITOR_SHIFTS:
         for reference in REFERENCES:
@@ -56,6 +60,43 @@ def simulate_first(jobs: Jobs) -> Section:
     columns = ("shift of every channel", "reference", "streams", "alarm within 200 rows", f"within {ROWS:,} rows")
     section.tables.append(Table("A monitor of a stream that differs from its first row on, α = 0.05", columns, rows))
     return section
+
+
+def _measure_own_test(jobs: Jobs) -> Table:
+    """Counts the rejections of a monitor's test of its first patients, whose labels are permuted within scanners."""
+    rows = []
+    for kind in KINDS:
+        for shift, pairs in ((0.0, PAIRS), (0.3, STREAMS)):
+            count = jobs.count(pairs)
+            wanted: list[Job] = [
+                {"kind": kind, "shift": shift, "seed": jobs.seed + start, "count": min(PAIRS_PER_JOB, count - start)}
+                for start in range(0, count, PAIRS_PER_JOB)
+            ]
+            p_values = [p for found in jobs.run("first-patients", run_own_test, wanted) for p in found]
+            rejected = sum(p <= LEVEL for p in p_values)
+            lower, upper = (bound(rejected, count, 0.9995) for bound in (get_lower_bound, get_upper_bound))
+            interval = f"{lower:.1%} to {upper:.1%}"
+            rows.append((kind, f"{shift:g} SD", str(count), f"{rejected / count:.1%}", interval))
+    columns = ("rows", "shift of every channel", "streams", f"p ≤ {LEVEL:g}", "99.9 % interval")
+    title = f"A monitor's own test of its first {PATIENTS} patients, reference {OWN_REFERENCE}, strata are the scanners"
+    return Table(title, columns, rows)
+
+
+def run_own_test(job: Job) -> list[float]:
+    """Returns the p-value of the first patients of each stream."""
+    p_values = []
+    for seed in range(job["seed"], job["seed"] + job["count"]):
+        rows_ND, strata = draw_dependent(job["kind"], OWN_REFERENCE + PATIENTS, CHANNELS, make_rng(seed))
+        rows_ND[OWN_REFERENCE:] += job["shift"]
+        names = [f"{row}" for row in range(len(rows_ND))]
+        (reference_ND, *known), (stream_ND, *new) = (
+            (rows_ND[part], names[part], strata[part]) for part in (slice(OWN_REFERENCE), slice(OWN_REFERENCE, None))
+        )
+        options = MonitorOptions(alpha=0.1, first_patients=PATIENTS, seed=seed)
+        monitor = Monitor(options, reference_ND, *known)
+        monitor.observe(stream_ND, new[0], *new)
+        p_values.append(monitor.epoch.first_p_value or 1.0)
+    return p_values
 
 
 def run_monitor(job: Job) -> list[int | None]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from vfmalign.monitoring.sequential import Component, EpochStart, MonitorOptions, prepare_epoch
+from vfmalign.monitoring.sequential import SEQUENTIAL, Component, EpochStart, MonitorOptions, prepare_epoch
 from vfmalign.monitoring.sequential.thresholds import get_log_run_length_thresholds, get_log_thresholds
 
 Array = NDArray[np.float64]
@@ -41,7 +41,7 @@ class Trajectory:
         """Returns the components whose last evidence had reached its threshold."""
         limits = get_log_thresholds(alpha, 1, self.channels)
         return [
-            name.value for name, one in zip(Component, self.log_evidence_NC[-1], strict=True) if one >= limits[name]
+            name.value for name, one in zip(SEQUENTIAL, self.log_evidence_NC[-1], strict=True) if one >= limits[name]
         ]
 
     def get_excess(self, run_length: int) -> Array:
@@ -79,11 +79,11 @@ def run_stream(
     evidence = []
     for row_D, stratum in zip(rows_ND, of_stream, strict=True):
         epoch.add(row_D, "", stratum)
-        evidence.append([epoch.evidence[component].log_value for component in Component])
+        evidence.append([epoch.evidence[component].log_value for component in SEQUENTIAL])
         if (np.array(evidence[-1]) >= limit_C).any():
             break
     return Trajectory(np.array(evidence), channels)
 
 
 def _to_array(by_component: dict[Component, float]) -> Array:
-    return np.array([by_component[component] for component in Component])
+    return np.array([by_component[component] for component in SEQUENTIAL])

@@ -41,7 +41,7 @@ from vfmalign.core.storage.feature_sets import read_committed, read_part
 from vfmalign.core.storage.keys import OUTBOX
 from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.imaging.volumes import encode
-from vfmalign.monitoring.sequential import Component, Monitor, MonitorOptions
+from vfmalign.monitoring.sequential import Monitor, MonitorOptions
 from vfmalign.monitoring.tables import ObservationRow
 
 OBSERVATIONS = int(os.environ.get("FAULT_OBSERVATIONS", "60"))
@@ -237,7 +237,7 @@ def observe_alone(
     parts = [read_part(store, manifest, index)[monitored.LAYER] for index in range(len(manifest.parts))]
     monitor = Monitor(MonitorOptions(alpha=ALPHA), np.concatenate(parts), manifest.groups)
     observed = monitor.observe(np.stack(rows), names, [f"g-{name}" for name in names])
-    evidence = [monitor.status.log_evidence[component] for component in Component]
+    evidence = list(monitor.status.log_evidence.values())
     return evidence, [one.p_value for one in observed]
 
 

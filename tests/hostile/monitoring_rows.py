@@ -103,6 +103,7 @@ ROWS = (
     create("window of 2^31 - 1 rows", "spec.window_rows", window_rows=2**31 - 1),
     create("window of 15 rows", "spec.window_rows", window_rows=15),
     create("patients of -1 days", "spec.patient_window_days", patient_window_days=-1),
+    create("19 first patients", "spec.first_patients", first_patients=19),
     create("silence of 8,761 hours", "spec.max_silence_hours", max_silence_hours=8761),
     create("title right to left", "title", title="\u202ea"),
     create("title in two lines", "spec.title", title="a\nb"),

@@ -26,6 +26,7 @@ class EvidenceComponent(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     EVIDENCE_COMPONENT_BLOCKS_OF_4: _ClassVar[EvidenceComponent]
     EVIDENCE_COMPONENT_BLOCKS_OF_16: _ClassVar[EvidenceComponent]
     EVIDENCE_COMPONENT_CHANNELS: _ClassVar[EvidenceComponent]
+    EVIDENCE_COMPONENT_FIRST_PATIENTS: _ClassVar[EvidenceComponent]
 
 class EpochStart(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -51,6 +52,7 @@ EVIDENCE_COMPONENT_ROWS: EvidenceComponent
 EVIDENCE_COMPONENT_BLOCKS_OF_4: EvidenceComponent
 EVIDENCE_COMPONENT_BLOCKS_OF_16: EvidenceComponent
 EVIDENCE_COMPONENT_CHANNELS: EvidenceComponent
+EVIDENCE_COMPONENT_FIRST_PATIENTS: EvidenceComponent
 EPOCH_START_UNSPECIFIED: EpochStart
 EPOCH_START_FIXED: EpochStart
 EPOCH_START_UNSEEN_REFERENCE: EpochStart
@@ -72,7 +74,7 @@ class MonitorReference(_message.Message):
     def __init__(self, feature_set_id: _Optional[str] = ..., manifest_sha256: _Optional[str] = ...) -> None: ...
 
 class MonitorSpec(_message.Message):
-    __slots__ = ("reference", "layer", "descriptive_layers", "stratum", "alpha", "run_length", "patient_window_days", "seed", "window_rows", "max_silence_hours", "title")
+    __slots__ = ("reference", "layer", "descriptive_layers", "stratum", "alpha", "run_length", "patient_window_days", "seed", "window_rows", "max_silence_hours", "title", "first_patients")
     REFERENCE_FIELD_NUMBER: _ClassVar[int]
     LAYER_FIELD_NUMBER: _ClassVar[int]
     DESCRIPTIVE_LAYERS_FIELD_NUMBER: _ClassVar[int]
@@ -84,6 +86,7 @@ class MonitorSpec(_message.Message):
     WINDOW_ROWS_FIELD_NUMBER: _ClassVar[int]
     MAX_SILENCE_HOURS_FIELD_NUMBER: _ClassVar[int]
     TITLE_FIELD_NUMBER: _ClassVar[int]
+    FIRST_PATIENTS_FIELD_NUMBER: _ClassVar[int]
     reference: MonitorReference
     layer: str
     descriptive_layers: _containers.RepeatedScalarFieldContainer[str]
@@ -95,7 +98,8 @@ class MonitorSpec(_message.Message):
     window_rows: int
     max_silence_hours: int
     title: str
-    def __init__(self, reference: _Optional[_Union[MonitorReference, _Mapping]] = ..., layer: _Optional[str] = ..., descriptive_layers: _Optional[_Iterable[str]] = ..., stratum: _Optional[str] = ..., alpha: _Optional[float] = ..., run_length: _Optional[int] = ..., patient_window_days: _Optional[int] = ..., seed: _Optional[int] = ..., window_rows: _Optional[int] = ..., max_silence_hours: _Optional[int] = ..., title: _Optional[str] = ...) -> None: ...
+    first_patients: int
+    def __init__(self, reference: _Optional[_Union[MonitorReference, _Mapping]] = ..., layer: _Optional[str] = ..., descriptive_layers: _Optional[_Iterable[str]] = ..., stratum: _Optional[str] = ..., alpha: _Optional[float] = ..., run_length: _Optional[int] = ..., patient_window_days: _Optional[int] = ..., seed: _Optional[int] = ..., window_rows: _Optional[int] = ..., max_silence_hours: _Optional[int] = ..., title: _Optional[str] = ..., first_patients: _Optional[int] = ...) -> None: ...
 
 class FeatureOrigin(_message.Message):
     __slots__ = ("checkpoint_sha256", "preprocessing_sha256", "input_transform")

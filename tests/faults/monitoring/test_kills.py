@@ -16,7 +16,6 @@ from tests.integration.monitoring.conftest import draw, store_set
 from tests.integration.monitoring.test_service import both_databases, evidence_of, observe_alone
 
 from vfmalign.core.domain.errors import VfmalignError
-from vfmalign.monitoring.sequential import Component
 from vfmalign.monitoring.tables import ObservationRow
 
 OBSERVATIONS = int(os.environ.get("FAULT_OBSERVATIONS", "120"))
@@ -61,7 +60,7 @@ async def test_the_evidence_after_kills_is_that_of_an_undisturbed_run(service, s
         row = stop
     library, _ = observe_alone(reference, [f"k-p{row}" for row in range(90)], layers, "o", alpha=0.05)
     monitor = await service.monitors.get("m")
-    assert evidence_of(monitor) == [library.status.log_evidence[component] for component in Component]
+    assert evidence_of(monitor) == list(library.status.log_evidence.values())
     with database.snapshot() as session:
         names = session.scalars(sa.select(ObservationRow.observation_id).order_by(ObservationRow.sequence)).all()
     assert names == [f"o-{row}" for row in range(OBSERVATIONS)], "each once, and in the order in which they were sent"

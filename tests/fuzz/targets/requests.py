@@ -257,6 +257,7 @@ def make_seeds() -> Mapping[str, bytes]:
             spec={
                 "reference": reference, "layer": "a", "descriptive_layers": ["b"], "stratum": "scanner", "alpha": 0.05,
                 "seed": 2**63 - 1, "window_rows": 16, "max_silence_hours": 1, "patient_window_days": 1, "title": "t",
+                "first_patients": 20,
             },
         ),
         "ListMonitorsRequest": monitoring_pb2.ListMonitorsRequest(page_size=2, page_token="WyIyMDI2Il0=", states=[1]),

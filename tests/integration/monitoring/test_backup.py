@@ -14,7 +14,6 @@ from tests.integration.monitoring.conftest import draw, store_set
 from tests.integration.monitoring.test_service import evidence_of, observe_alone
 
 from vfmalign.core.domain.errors import DataLoss
-from vfmalign.monitoring.sequential import Component
 from vfmalign.monitoring.tables import MonitorRow
 
 BEFORE, AFTER, STEP = 100, 1_200, 100
@@ -89,7 +88,7 @@ async def test_a_database_without_the_objects_of_its_moment_is_named_and_with_th
     await observe_rows(service, database, layers, BEFORE, BEFORE + AFTER)
     monitor = await service.monitors.get("m")
     library, _ = observe_alone(reference, [f"ref-p{row}" for row in range(90)], layers, "o", alpha=0.01)
-    assert evidence_of(monitor) == [library.status.log_evidence[component] for component in Component]
+    assert evidence_of(monitor) == list(library.status.log_evidence.values())
     assert evidence_of(monitor) == evidence_of(undisturbed)
     assert monitor.outcomes == {"entered": BEFORE + AFTER}
     assert not [line for line in service.log() if line["event"] == "replay_differs"]

@@ -12,7 +12,7 @@ from tests.outdated_states import outdate
 
 from vfmalign.client import MonitorReference
 from vfmalign.core.domain.errors import PreconditionFailed
-from vfmalign.monitoring.sequential import Component, Monitor, MonitorOptions
+from vfmalign.monitoring.sequential import Monitor, MonitorOptions
 from vfmalign.monitoring.tables import MonitorRow
 
 
@@ -44,7 +44,7 @@ async def test_a_running_monitor_goes_on_and_its_alarm_stays(service, store, dat
     patients = [f"ref-p{row}" for row in range(90)]
     library = Monitor(MonitorOptions(alpha=0.05, seed=3), reference[LAYERS[0]], patients, scanners[:90])
     library.observe(layers[LAYERS[0]], names, names, scanners)
-    assert evidence_of(monitor) == [library.status.log_evidence[component] for component in Component]
+    assert evidence_of(monitor) == list(library.status.log_evidence.values())
     assert monitor.epoch.alarm == before.epoch.alarm
     assert monitor.epoch.rows == 150
     assert (monitor.mix.rows, monitor.mix.reference_rows) == ({"A": 75, "B": 75}, library.status.reference_strata)

@@ -26,7 +26,7 @@ from vfmalign.core.domain.errors import (
     PreconditionFailed,
     TooLarge,
 )
-from vfmalign.monitoring.sequential import Component, EpochStart, Monitor, MonitorOptions
+from vfmalign.monitoring.sequential import EpochStart, Monitor, MonitorOptions
 from vfmalign.monitoring.service import references
 from vfmalign.monitoring.tables import InputRow, MonitorRow, ObservationRow
 
@@ -71,7 +71,7 @@ async def test_the_evidence_is_that_of_the_library_and_an_alarm_is_raised_once_a
         (one.row, one.p_value, one.raised_alarm) for one in observed
     ]
     monitor = await service.monitors.get("m")
-    assert evidence_of(monitor) == [library.status.log_evidence[component] for component in Component]
+    assert evidence_of(monitor) == list(library.status.log_evidence.values())
     alarm = monitor.epoch.alarm
     assert (alarm.row, alarm.observation_id) == (library.status.alarm.row, library.status.alarm.observation)
     assert alarm.acknowledge_time is None
@@ -83,6 +83,24 @@ async def test_the_evidence_is_that_of_the_library_and_an_alarm_is_raised_once_a
     second = (await service.monitors.acknowledge("m", 1, "again")).epoch.alarm
     assert first.note == "coil replaced"
     assert first == second
+
+
+async def test_the_first_patients_raise_the_alarm_when_they_are_complete(service, store):
+    feature_set = store_set(store, draw(90, seed=1), "f")
+    with pytest.raises(BadOption, match=r"spec\.first_patients: the test of the first patients needs an alpha"):
+        await service.create("m", feature_set, alpha=0.0001, first_patients=20)
+    await service.create("m", feature_set, alpha=0.02, first_patients=20)
+    layers = draw(20, seed=2, shift=0.5)
+    await service.observe("m", {name: array[:19] for name, array in layers.items()})
+    monitor = await service.monitors.get("m")
+    assert monitor.epoch.alarm is None
+    assert (monitor.components[-1].component, monitor.components[-1].log_evidence) == ("first_patients", 0.0)
+    await service.kill()
+    await service.start()
+    await service.observe("m", layers)
+    monitor = await service.monitors.get("m")
+    assert (monitor.epoch.alarm.row, monitor.epoch.alarm.components) == (20, ("first_patients",))
+    assert monitor.components[-1].log_evidence == pytest.approx(np.log(2000))
 
 
 async def test_an_observation_is_recorded_once_whatever_is_sent_again(service, reference, database):
@@ -118,7 +136,7 @@ async def test_a_killed_service_goes_on_with_the_same_bits(service, store, datab
         await service.kill()
         await service.start(VFMALIGN_MONITORING__SNAPSHOT_ROWS="40")
     monitor = await service.monitors.get("m")
-    assert evidence_of(monitor) == [library.status.log_evidence[component] for component in Component]
+    assert evidence_of(monitor) == list(library.status.log_evidence.values())
     assert monitor.epoch.rows == 130
     await service.observe("m", draw(1, seed=3), prefix="later")
     assert (await service.monitors.get("m")).epoch.rows == 131
@@ -293,7 +311,7 @@ async def test_a_reset_keeps_the_reference_watches_again_and_has_no_bound(servic
     results = await service.observe("m", more, prefix="more")
     assert sum(one.raised_alarm for one in results) == 1
     monitor = await service.monitors.get("m")
-    assert evidence_of(monitor) == [library.status.log_evidence[component] for component in Component]
+    assert evidence_of(monitor) == list(library.status.log_evidence.values())
     assert monitor.epoch.alarm.row == library.status.alarm.row
     again = await service.monitors.replace_reference("m", 2, None, "reset")
     assert (again.epoch.number, again.epoch.reference) == (3, first.reference)
@@ -324,7 +342,7 @@ async def test_a_stratum_that_the_reference_lacks_is_counted_by_its_name(service
         assert [(one.row, one.p_value) for one in results] == [(one.row, one.p_value) for one in observed]
         monitor = await service.monitors.get("m")
         assert (monitor.mix.rows, monitor.mix.reference_rows) == (expected, calibration)
-    assert evidence_of(monitor) == [library.status.log_evidence[component] for component in Component]
+    assert evidence_of(monitor) == list(library.status.log_evidence.values())
     document = json.loads(await service.monitors.get_report("m", "json"))
     assert {one["name"]: (one["reference"], one["stream"]) for one in document["mix"]["strata"]} == {
         "A": (calibration["A"], 10), "B": (calibration["B"], 0), "C 3T": (0, 20), "": (0, 10),

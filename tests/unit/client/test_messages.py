@@ -205,7 +205,7 @@ def test_a_number_out_of_range_comes_with_its_limit(field, value, remedy):
     assert caught.value.remedy == remedy
 
 
-@pytest.mark.parametrize("field", ["run_length", "patient_window_days", "max_silence_hours"])
+@pytest.mark.parametrize("field", ["run_length", "patient_window_days", "first_patients", "max_silence_hours"])
 def test_a_number_that_is_not_set_has_no_range(field):
     spec = MonitorSpec.from_fields(reference={"feature_set_id": "a"})
     assert MonitorSpec.from_proto(spec.to_proto()) == spec

@@ -124,5 +124,11 @@ class CheckSpecMethods(StoredSpec):
     LATER_FIELDS = MappingProxyType({"random_seeds": 0, "recipe_seed": None})
 
 
+class MonitorSpecMethods(StoredSpec):
+    """A requested monitor is stored."""
+
+    LATER_FIELDS = MappingProxyType({"first_patients": 0})
+
+
 class ExperimentSpecMethods(StoredSpec):
     """A requested experiment is stored."""

@@ -21,7 +21,7 @@ class DriftRequest(Record):
         reference_table, stream_table: CSV files with a line for each row of .npy files; empty for none.
         layer: raises the alarm; empty for the first one of the reference.
         by: stratum, such as `scanner`; empty for none.
-        alpha, run_length, patient_window_days, seed: see `monitoring.sequential.MonitorOptions`.
+        alpha, run_length, patient_window_days, first_patients, seed: see `monitoring.sequential.MonitorOptions`.
         window_rows: rows of a window; 0 for no windows.
         state: file of the state, which is read if it exists and then written; empty for none.
     """
@@ -35,6 +35,7 @@ class DriftRequest(Record):
     alpha: float = DEFAULT_ALPHA
     run_length: int | None = None
     patient_window_days: int | None = None
+    first_patients: int | None = None
     seed: int = 0
     window_rows: int = DEFAULT_WINDOW_ROWS
     state: str = ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from vfmalign.monitoring.local.history import History, finite_or_none
-from vfmalign.monitoring.sequential import ChannelShift, Component, Monitor
+from vfmalign.monitoring.sequential import SEQUENTIAL, ChannelShift, Component, Monitor
 from vfmalign.monitoring.sequential.thresholds import find_strongest
 from vfmalign.reports.drift import document as records
 from vfmalign.reports.drift.document import DriftDocument
@@ -52,6 +52,7 @@ def describe(
         alpha=options.alpha if uses_alpha else None,
         run_length=options.run_length,
         patient_window_days=options.patient_window_days,
+        first_patients=options.first_patients,
         seed=options.seed,
         epoch=status.epoch,
         has_guarantee=status.has_guarantee,
@@ -66,10 +67,10 @@ def describe(
         components=tuple(
             records.ComponentEvidence(
                 component=component.value,
-                log_evidence=finite_or_none(status.log_evidence[component]),
+                log_evidence=finite_or_none(value),
                 log_threshold=status.log_threshold[component],
             )
-            for component in Component
+            for component, value in status.log_evidence.items()
         ),
         history=history.list_points(),
         peak=_find_peak(history, status.log_threshold),
@@ -91,7 +92,7 @@ def _find_peak(history: History, log_threshold: Mapping[Component, float]) -> re
     if history.peak is None:
         return None
     row, values = history.peak
-    log_evidence = dict(zip(Component, values, strict=True))
+    log_evidence = dict(zip(SEQUENTIAL, values, strict=True))
     component, _ = find_strongest(log_evidence, log_threshold)
     return records.Peak(row=row, component=component.value, log_evidence=log_evidence[component])
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from vfmalign.monitoring.sequential import Component, Observation
+from vfmalign.monitoring.sequential import SEQUENTIAL, Component, Observation
 from vfmalign.monitoring.sequential.thresholds import find_strongest
 from vfmalign.reports.drift.document import MAX_POINTS, EvidencePoint
 
@@ -20,7 +20,7 @@ class History:
     """Evidence after rows 1, 1 + s, 1 + 2·s, …, where the stride s is a power of two, and the moments that count.
 
     Attributes:
-        points: row and evidence of each component.
+        points: row and evidence of each sequential component.
         alarm: the moment of the alarm; None if there was none.
         peak: the moment when the evidence was highest beside its threshold.
         last: the last moment.
@@ -38,7 +38,7 @@ class History:
         """Adds an observation; one that did not enter changes nothing."""
         if observation.p_value is None:
             return
-        self.last = (observation.row, tuple(observation.log_evidence[component] for component in Component))
+        self.last = (observation.row, tuple(observation.log_evidence[component] for component in SEQUENTIAL))
         if observation.raised_alarm:
             self.alarm = self.last
         if self.peak is None or _get_excess(self.last, log_threshold) > _get_excess(self.peak, log_threshold):
@@ -57,7 +57,7 @@ class History:
     def to_arrays(self) -> dict[str, NDArray[np.float64]]:
         """Returns the history as arrays of rows [row, evidence …]."""
         named = {"points": self.points} | {name: _list(getattr(self, name)) for name in _MOMENTS}
-        width = 1 + len(Component)
+        width = 1 + len(SEQUENTIAL)
         return {
             f"history.{name}": np.array([[row, *values] for row, values in points], np.float64).reshape(-1, width)
             for name, points in named.items()
@@ -89,7 +89,7 @@ def finite_or_none(value: float) -> float | None:
 
 
 def _get_excess(point: Point, log_threshold: Mapping[Component, float]) -> float:
-    return find_strongest(dict(zip(Component, point[1], strict=True)), log_threshold)[1]
+    return find_strongest(dict(zip(SEQUENTIAL, point[1], strict=True)), log_threshold)[1]
 
 
 def _list(point: Point | None) -> list[Point]:

@@ -53,6 +53,7 @@ def observe(request: DriftRequest, folder: Path, report: Report, announce: Annou
         alpha=request.alpha,
         run_length=request.run_length,
         patient_window_days=request.patient_window_days,
+        first_patients=request.first_patients,
         seed=request.seed,
     )
     needs_days = options.patient_window_days is not None
@@ -109,6 +110,7 @@ def _open_state(request: DriftRequest, options: MonitorOptions, reference: Rows,
         "alpha": options.alpha,
         "run_length": options.run_length,
         "patient_window_days": options.patient_window_days,
+        "first_patients": options.first_patients,
         "seed": options.seed,
         "layer": layer,
         "by": request.by,

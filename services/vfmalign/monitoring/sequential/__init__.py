@@ -11,6 +11,7 @@ docs/monitoring.md derives the guarantee and names the function of each step.
 from vfmalign.monitoring.sequential.channels import ChannelShift, get_channel_shifts
 from vfmalign.monitoring.sequential.monitor import Monitor, prepare_epoch
 from vfmalign.monitoring.sequential.records import (
+    SEQUENTIAL,
     Alarm,
     Component,
     EpochStart,
@@ -24,6 +25,7 @@ from vfmalign.monitoring.sequential.references import Reference, prepare_referen
 from vfmalign.monitoring.sequential.state import OutdatedState, from_bytes, to_bytes
 
 __all__ = [
+    "SEQUENTIAL",
     "Alarm",
     "ChannelShift",
     "Component",

@@ -22,6 +22,7 @@ class Purpose(IntEnum):
     TIES = 2
     CHANNELS = 3
     BLOCKS_OF_4 = 4
+    FIRST = 5
     BLOCKS_OF_16 = 16
     POOL = 32
 

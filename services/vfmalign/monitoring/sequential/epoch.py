@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from vfmalign.monitoring.sequential.betting import CHANNEL_THETAS, THETAS, Martingale, ShiryaevRoberts, get_bets
 from vfmalign.monitoring.sequential.block_scores import LAST_ROW
 from vfmalign.monitoring.sequential.draws import Draws, Purpose
-from vfmalign.monitoring.sequential.records import Alarm, Component, EpochStart, ExtremeRow
+from vfmalign.monitoring.sequential.first_rows import get_first_p_value
+from vfmalign.monitoring.sequential.records import SEQUENTIAL, Alarm, Component, EpochStart, ExtremeRow
 from vfmalign.monitoring.sequential.references import MAX_STRATA, Reference
 from vfmalign.monitoring.sequential.strata import Stratum
 
@@ -38,6 +39,8 @@ class Epoch:
         by_run_length: whether the evidence is the statistic of a run length in place of α.
 
     Attributes:
+        evidence: of the sequential components.
+        first_p_value: of the test of the first rows; None until it was done.
         rows: that entered.
         alarm: the first one; the monitor sets it.
         extreme_rows: a heap of the most extreme rows.
@@ -53,8 +56,9 @@ class Epoch:
         }
         channels = len(reference.scorer.mean_D)
         self.evidence = {
-            component: make_statistic(component, channels, by_run_length=by_run_length) for component in Component
+            component: make_statistic(component, channels, by_run_length=by_run_length) for component in SEQUENTIAL
         }
+        self.first_p_value: float | None = None
         self.rows = 0
         self.alarm: Alarm | None = None
         self.extreme_rows: list[ExtremeRow] = []
@@ -100,6 +104,10 @@ class Epoch:
         else:
             heapq.heappushpop(self.extreme_rows, extreme)
         return cell.upper
+
+    def compare_first(self, level: float) -> None:
+        """Compares the rows so far with the calibration rows, once; see `first_rows`."""
+        self.first_p_value = get_first_p_value(self.reference.scorer, self.strata, self.draws, level)
 
     def _get_stratum(self, name: str) -> Stratum:
         if not self.reference.is_stratified or (name not in self.strata and len(self.strata) >= MOST_STRATA):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -28,7 +29,11 @@ from vfmalign.monitoring.sequential.references import (
     get_patient_digest,
     prepare_reference,
 )
-from vfmalign.monitoring.sequential.thresholds import get_log_run_length_thresholds, get_log_thresholds
+from vfmalign.monitoring.sequential.thresholds import (
+    FIRST_PATIENTS_SHARE,
+    get_log_run_length_thresholds,
+    get_log_thresholds,
+)
 
 
 class Monitor:
@@ -186,22 +191,32 @@ class Monitor:
         if outcome is not Outcome.ENTERED:
             return Observation(observation, outcome, 0, None, self._get_log_evidence(), False)
         p_value = self.epoch.add(row_D, observation, stratum)
+        if self._compares_first and self.epoch.rows == self.options.first_patients:
+            self.epoch.compare_first(self.options.alpha * FIRST_PATIENTS_SHARE)
         log_evidence = self._get_log_evidence()
         limits = self._get_thresholds()
-        reached = tuple(component for component in Component if log_evidence[component] >= limits[component])
+        reached = tuple(component for component, value in log_evidence.items() if value >= limits[component])
         raised_alarm = bool(reached) and self.epoch.alarm is None
         if raised_alarm:
             self.epoch.alarm = Alarm(self.epoch.rows, observation, reached)
         return Observation(observation, outcome, self.epoch.rows, p_value, log_evidence, raised_alarm)
 
+    @property
+    def _compares_first(self) -> bool:
+        return self.options.first_patients is not None and self.epoch.draws.epoch == 1
+
     def _get_log_evidence(self) -> dict[Component, float]:
-        return {component: one.log_value for component, one in self.epoch.evidence.items()}
+        log_evidence = {component: one.log_value for component, one in self.epoch.evidence.items()}
+        if self._compares_first:
+            log_evidence[Component.FIRST_PATIENTS] = -math.log(self.epoch.first_p_value or 1.0)
+        return log_evidence
 
     def _get_thresholds(self) -> dict[Component, float]:
         options, channels = self.options, len(self.reference.scorer.mean_D)
         if options.run_length is not None:
             return get_log_run_length_thresholds(options.run_length, channels)
-        return get_log_thresholds(options.alpha, self.epoch.draws.epoch, channels)
+        epoch = self.epoch.draws.epoch
+        return get_log_thresholds(options.alpha, epoch, channels, compares_first=self._compares_first)
 
 
 def prepare_epoch(

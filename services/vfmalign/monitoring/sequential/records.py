@@ -15,6 +15,12 @@ class Component(StrEnum):
     BLOCKS_OF_4 = "blocks_of_4"
     BLOCKS_OF_16 = "blocks_of_16"
     CHANNELS = "channels"
+    FIRST_PATIENTS = "first_patients"
+    """The first rows of the first epoch at once, where `MonitorOptions.first_patients` asks for it."""
+
+
+SEQUENTIAL = (Component.ROWS, Component.BLOCKS_OF_4, Component.BLOCKS_OF_16, Component.CHANNELS)
+"""Components that grow with every row."""
 
 
 class Outcome(StrEnum):
@@ -50,6 +56,8 @@ class MonitorOptions:
         run_length: number of rows A, 100 to 10⁹, in place of α: without drift the first alarm of an epoch comes within
             T rows with a probability of at most T/A, so after A/2 rows or more on average.
         patient_window_days: days after which a patient may enter again; None for never.
+        first_patients: rows N, 20 to 500, that are compared with the reference at once when they are complete, by a
+            test that spends 0.1 of α; None for no such test. It needs an α of at least 0.001, and no `run_length`.
         seed: of all draws, 0 to 2⁶³ − 1.
 
     Raises:
@@ -59,6 +67,7 @@ class MonitorOptions:
     alpha: float = 0.01
     run_length: int | None = None
     patient_window_days: int | None = None
+    first_patients: int | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -67,6 +76,11 @@ class MonitorOptions:
             _check("run_length", self.run_length, 100 <= self.run_length <= 10**9, "100 to 1,000,000,000 rows")
         if self.patient_window_days is not None:
             _check("patient_window_days", self.patient_window_days, self.patient_window_days >= 1, "at least 1 day")
+        if self.first_patients is not None:
+            _check("first_patients", self.first_patients, 20 <= self.first_patients <= 500, "20 to 500 patients")
+            if self.run_length is not None or self.alpha < 0.001:
+                problem = "the test of the first patients needs an alpha of at least 0.001, and no run length"
+                raise BadOption(problem, field="first_patients", remedy="Give such an alpha, or leave it out.")
         _check("seed", self.seed, 0 <= self.seed < 2**63, "0 to 2⁶³ − 1")
 
 
@@ -149,7 +163,7 @@ class MonitorStatus:
         rows: that entered in the epoch.
         outcomes: number of observations by outcome, of all epochs.
         log_evidence: ln M of each component, the largest of the channels; ln R with `run_length`, −∞ before its first
-            cell.
+            cell; of the first patients −ln p, and 0 until they are complete.
         log_threshold: of each component.
         blocks_are_active: whether blocks still bet; they stop after 20,000 rows of an epoch.
         alarm: the first of the epoch.

@@ -28,6 +28,7 @@ from vfmalign.monitoring.sequential.monitor import Monitor
 from vfmalign.monitoring.sequential.patients import PatientRegister
 from vfmalign.monitoring.sequential.ranks import SortedScores
 from vfmalign.monitoring.sequential.records import (
+    SEQUENTIAL,
     Alarm,
     Component,
     EpochStart,
@@ -88,6 +89,7 @@ def to_bytes(monitor: Monitor) -> bytes:
         "epoch": epoch.draws.epoch,
         "start": epoch.start,
         "rows": epoch.rows,
+        "first_p_value": epoch.first_p_value,
         "alarm": asdict(epoch.alarm) if epoch.alarm else None,
         "extreme_rows": [asdict(row) for row in sorted(epoch.extreme_rows)],
         "bandwidth": epoch.reference.scorer.bandwidth,
@@ -201,11 +203,13 @@ def _to_epoch(header: Mapping[str, Any], arrays: Arrays, options: MonitorOptions
         raise ValueError(f"{len(names)} strata of {len(arrays['calibration'])} calibration rows")
     epoch.reference = Reference(scorer, arrays["calibration"], patients, names)
     epoch.rows, epoch.alarm = int(header["rows"]), _to_alarm(header["alarm"])
+    first = header.get("first_p_value")  # states of before the test lack it
+    epoch.first_p_value = None if first is None else float(first)
     epoch.strata = {
         str(one["name"]): _to_stratum(one, number, scorer, arrays, has_blocks=epoch.blocks_are_active)
         for number, one in enumerate(header["strata"])
     }
-    epoch.evidence = {component: _to_statistic(component, header, arrays, options) for component in Component}
+    epoch.evidence = {component: _to_statistic(component, header, arrays, options) for component in SEQUENTIAL}
     epoch.extreme_rows = [ExtremeRow(**row) for row in header["extreme_rows"]]
     return epoch
 

@@ -162,10 +162,10 @@ class Leader:
         )
         if not read[0].layers:
             return
-        shifts = await windows.compare(client.mmd, monitor, reference, read, self._options.window_timeout_s)
         layer = next(iter(monitor.layers))
         moved = np.stack([layers[layer] for layers in read[0].layers])
         channels = await asyncio.to_thread(tenancy.keeper.get_channel_shifts, monitor.id, moved)
+        shifts = await windows.compare(client.mmd, monitor, reference, read, self._options.window_timeout_s)
         records = [ChannelShift(channel=one.channel, shift_sd=one.shift_sd, share=one.share) for one in channels]
         await asyncio.to_thread(windows.record_window, self._databases[tenant], monitor, shifts, records)
 

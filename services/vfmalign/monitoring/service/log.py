@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from safetensors.numpy import save
 from sqlalchemy.orm import Session
 
-from vfmalign.monitoring.sequential import Component, Observation
+from vfmalign.monitoring.sequential import SEQUENTIAL, Observation
 from vfmalign.monitoring.service.observations import FUTURE, IncomingObservation
 from vfmalign.monitoring.service.repository import DELETING, PAUSED, Watched, make_unknown
 from vfmalign.monitoring.service.states import Key
@@ -21,7 +21,7 @@ from vfmalign.monitoring.service.status import finite_or_none
 from vfmalign.monitoring.tables import MONITORS
 
 LOG_COLUMNS = ("log_rows", "log_blocks_4", "log_blocks_16", "log_channels")
-"""In the order of `Component`."""
+"""In the order of `SEQUENTIAL`."""
 RESULT_COLUMNS = (
     "observation_id",
     "outcome",
@@ -148,7 +148,7 @@ def add_evidence(value: Columns, observation: Observation) -> None:
         "p_value": observation.p_value,
         "raised_alarm": observation.raised_alarm,
     }
-    for name, component in zip(LOG_COLUMNS, Component, strict=True):
+    for name, component in zip(LOG_COLUMNS, SEQUENTIAL, strict=True):
         value[name] = finite_or_none(observation.log_evidence[component])
 
 

@@ -56,13 +56,21 @@ class LoadedReference:
 
 
 def make_options(spec: MonitorSpec) -> MonitorOptions:
-    """Returns the options of the state of a monitor."""
-    return MonitorOptions(
-        alpha=spec.alpha,
-        run_length=spec.run_length or None,
-        patient_window_days=spec.patient_window_days or None,
-        seed=spec.seed,
-    )
+    """Returns the options of the state of a monitor.
+
+    Raises:
+        BadOption: options exclude each other.
+    """
+    try:
+        return MonitorOptions(
+            alpha=spec.alpha,
+            run_length=spec.run_length or None,
+            patient_window_days=spec.patient_window_days or None,
+            first_patients=spec.first_patients or None,
+            seed=spec.seed,
+        )
+    except BadOption as error:
+        raise BadOption(error.message, field=f"spec.{error.field}", remedy=error.remedy) from None
 
 
 def load_reference(

@@ -22,7 +22,7 @@ from vfmalign.core.storage.lost_objects import EXTRACT_AGAIN, lost_as
 from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.database.database import Database
 from vfmalign.monitoring import metrics
-from vfmalign.monitoring.sequential import Component, Monitor, OutdatedState
+from vfmalign.monitoring.sequential import SEQUENTIAL, Monitor, OutdatedState
 from vfmalign.monitoring.service.log import LOG_COLUMNS, Head, read_head
 from vfmalign.monitoring.service.references import load_reference, make_options
 from vfmalign.monitoring.service.snapshots import RESTORE, Snapshot, read_snapshot
@@ -179,7 +179,7 @@ class StateReader:
         last = recorded[-1][1]
         if taken[-1].p_value is not None and last.log_channels is not None:  # earlier versions had other evidence
             values = [getattr(last, name) for name in LOG_COLUMNS]
-            if values != [finite_or_none(taken[-1].log_evidence[component]) for component in Component]:
+            if values != [finite_or_none(taken[-1].log_evidence[component]) for component in SEQUENTIAL]:
                 # Machines of other kinds may round other scores; the last bits then differ from here on.
                 metrics.replays_that_differ.inc()
                 _log.warning("replay_differs", monitor=head.id, sequence=state.sequence)

@@ -29,8 +29,8 @@ def describe_status(
         "blocks_are_active": status.blocks_are_active,
         "reference_rows": len(monitor.reference.patients),
         "components": {
-            component.value: [finite_or_none(status.log_evidence[component]), status.log_threshold[component]]
-            for component in Component
+            component.value: [finite_or_none(value), status.log_threshold[component]]
+            for component, value in status.log_evidence.items()
         },
         "mix": {"rows": status.strata, "reference_rows": status.reference_strata},
         "extreme_rows": [[one.row, one.observation, one.p_value] for one in status.extreme_rows[:EXTREME_ROWS]],

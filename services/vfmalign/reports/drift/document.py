@@ -17,12 +17,13 @@ from vfmalign.reports.drift.live import Acknowledgement, LiveMonitor
 MAX_POINTS = 1000
 """Largest number of moments in the history."""
 
-Component = Literal["rows", "blocks_of_4", "blocks_of_16", "channels"]
+Component = Literal["rows", "blocks_of_4", "blocks_of_16", "channels", "first_patients"]
 COMPONENT_LABELS: dict[Component, str] = {
     "rows": "rows",
     "blocks_of_4": "blocks of 4",
     "blocks_of_16": "blocks of 16",
     "channels": "channels",
+    "first_patients": "first patients",
 }
 
 
@@ -50,7 +51,8 @@ class EvidencePoint(Record):
 
     Attributes:
         row: number of the row in the epoch, from 1.
-        log_evidence: natural logarithm by component, in the order of `DriftDocument.components`.
+        log_evidence: natural logarithm by component, in the order of `DriftDocument.components`, without the first
+            patients.
         time: when the row arrived; None where unknown.
     """
 
@@ -162,6 +164,7 @@ class DriftDocument(Record):
         run_length: number of rows A, where an alarm within T rows has a probability of at most T/A without drift; None
             with `alpha`.
         patient_window_days: days after which a patient may enter again; None for never.
+        first_patients: rows that are compared with the reference at once; None for no such test.
         seed: of all draws.
         epoch: number of the epoch, from 1.
         has_guarantee: whether the bound covers the alarm.
@@ -189,6 +192,7 @@ class DriftDocument(Record):
     alpha: float | None
     run_length: int | None = None
     patient_window_days: int | None = None
+    first_patients: int | None = None
     seed: int
     epoch: int = 1
     has_guarantee: bool = True

@@ -79,6 +79,7 @@ def draw_evidence(document: DriftDocument) -> Markup:
             if (value := point.log_evidence[place]) is not None
         ]
         for place, one in enumerate(document.components)
+        if one.component != "first_patients"
     ]
     highest = max([0.0, *(power for line in lines for _, power in line)])
     lowest = max(LOWEST_POWER, min([0.0, *(power for line in lines for _, power in line)]))

@@ -54,6 +54,7 @@ def describe_monitor(
         alpha=None if spec.run_length else spec.alpha,
         run_length=spec.run_length or None,
         patient_window_days=spec.patient_window_days or None,
+        first_patients=spec.first_patients or None,
         seed=spec.seed,
         epoch=epoch.number,
         has_guarantee=epoch.has_guarantee,

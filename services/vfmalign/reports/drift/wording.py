@@ -24,8 +24,8 @@ EPOCH_STARTS: dict[EpochStart, str] = {
 FEW_PATIENTS = 200
 """Patients of a reference below which a caution says what is missed."""
 FIRST_NOTE = (
-    "A stream that differs from its first row on is found late. To ask whether a site looks like the reference at all, "
-    "compare its first patients by vfmalign mmd REFERENCE SITE --independent --first 100"
+    "A stream that differs from its first row on is found late or never, unless the monitor is created with "
+    "--first-patients 100, which compares its first 100 patients with the reference at once"
 )
 _MAX_STRATA = 4
 """Most strata that a sentence names; the table has all."""

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from vfmalign.core.domain.errors import BadOption, BadTensor, InvalidInput
-from vfmalign.monitoring.sequential import Alarm, Component, EpochStart, MonitorOptions, Outcome, epoch
+from vfmalign.monitoring.sequential import SEQUENTIAL, Alarm, Component, EpochStart, MonitorOptions, Outcome, epoch
 from vfmalign.monitoring.sequential.thresholds import get_log_run_length_thresholds, get_log_thresholds
 
 
@@ -97,7 +97,7 @@ def test_the_alarm_is_the_first_row_at_its_threshold(make_monitor: Any, observe:
     rows[60:] += 3.0
     observations = observe(monitor, rows)
     limits = get_log_thresholds(0.05, 1, channels=4)
-    reached = [tuple(name for name in Component if one.log_evidence[name] >= limits[name]) for one in observations]
+    reached = [tuple(name for name in SEQUENTIAL if one.log_evidence[name] >= limits[name]) for one in observations]
     first = next(row for row, names in enumerate(reached) if names)
     assert 60 < first < 75
     assert monitor.status.alarm == Alarm(row=first + 1, observation=f"stream-{first}", components=reached[first])
@@ -107,7 +107,7 @@ def test_the_alarm_is_the_first_row_at_its_threshold(make_monitor: Any, observe:
 
 def test_a_run_length_has_its_own_thresholds(make_monitor: Any, observe: Any) -> None:
     monitor = make_monitor(rows=200, run_length=1000)
-    assert monitor.status.log_evidence == dict.fromkeys(Component, -math.inf)
+    assert monitor.status.log_evidence == dict.fromkeys(SEQUENTIAL, -math.inf)
     observations = observe(monitor, np.random.default_rng(6).normal(size=(60, 4)) + 2.5)
     assert monitor.status.log_threshold == get_log_run_length_thresholds(1000, channels=4)
     assert observations[-1].log_evidence == monitor.status.log_evidence
@@ -187,7 +187,7 @@ def test_a_new_epoch_begins_anew_and_spends_its_share(make_monitor: Any, observe
     monitor.start_epoch(EpochStart.UNSEEN_REFERENCE, rows[100:], patients)
     status = monitor.status
     assert (status.epoch, status.rows, status.alarm, status.has_guarantee) == (2, 0, None, True)
-    assert status.log_evidence == dict.fromkeys(Component, 0.0)
+    assert status.log_evidence == dict.fromkeys(SEQUENTIAL, 0.0)
     assert status.log_threshold == get_log_thresholds(0.05, 2, channels=4)
     assert status.log_threshold[Component.ROWS] == pytest.approx(math.log(1 / (0.4 * 0.05 * 0.1)))
     assert status.earlier[0].alarm == first.alarm
@@ -242,6 +242,10 @@ def test_a_fixed_start_takes_any_reference_until_rows_may_have_caused_one(make_m
         {"run_length": 10},
         {"run_length": 2 * 10**9},
         {"patient_window_days": 0},
+        {"first_patients": 19},
+        {"first_patients": 501},
+        {"first_patients": 50, "alpha": 0.0009},
+        {"first_patients": 50, "run_length": 1000},
         {"seed": -1},
         {"seed": 2**63},
     ],

@@ -31,6 +31,7 @@ ROWS = 320
 OPTIONS: dict[str, dict[str, Any]] = {
     "alpha": {},
     "alpha and strata": {"strata": [*"aab"] * 20},
+    "first patients": {"strata": [*"aab"] * 20, "first_patients": 50},
     "run length": {"run_length": 2000},
     "run length and strata": {"run_length": 2000, "strata": [*"aab"] * 20},
 }

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vfmalign.monitoring.sequential import Component, EpochStart, block_scores, epoch
+from vfmalign.monitoring.sequential import SEQUENTIAL, Component, EpochStart, block_scores, epoch
 from vfmalign.monitoring.sequential.betting import CHANNEL_THETAS, THETAS, Martingale, get_bets
 from vfmalign.monitoring.sequential.block_scores import SPACINGS, get_block
 from vfmalign.monitoring.sequential.draws import Draws, Purpose
@@ -293,9 +293,9 @@ def test_rows_of_a_block_are_those_of_one_stratum() -> None:
     evidence: Any = one.evidence
     cells = []
     for number, z in enumerate(rng.normal(size=(280, 2))):
-        before = {name: evidence[name].cells for name in Component}
+        before = {name: evidence[name].cells for name in SEQUENTIAL}
         one.add(to_row(one.reference.scorer, z), "", "ab"[number % 2])
-        cells.append({name for name in Component if evidence[name].cells > before[name]})
+        cells.append({name for name in SEQUENTIAL if evidence[name].cells > before[name]})
     for width, component in zip(SPACINGS, (Component.BLOCKS_OF_4, Component.BLOCKS_OF_16), strict=True):
         ends = [get_block(number // 2, width, SPACINGS[width]) is not None for number in range(280)]
         assert [component in done for done in cells] == ends

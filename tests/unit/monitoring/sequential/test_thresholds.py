@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from vfmalign.monitoring.sequential import Component, thresholds
+from vfmalign.monitoring.sequential import SEQUENTIAL, Component, thresholds
 
 
 def test_epochs_spend_at_most_alpha() -> None:
@@ -18,7 +18,8 @@ def test_epochs_spend_at_most_alpha() -> None:
 
 
 def test_components_share_the_alpha_of_an_epoch() -> None:
-    assert list(thresholds.SHARES) == list(Component)
+    assert tuple(thresholds.SHARES) == SEQUENTIAL
+    assert {*Component} - {*SEQUENTIAL} == {Component.FIRST_PATIENTS}
     assert sum(thresholds.SHARES.values()) == pytest.approx(1.0, abs=1e-12)
     assert list(thresholds.SHARES.values()) == [0.4, 0.25, 0.25, 0.1]
 
@@ -30,8 +31,16 @@ def test_every_channel_has_a_threshold_of_its_own(channels: int) -> None:
     assert limits[Component.ROWS] == pytest.approx(math.log(1 / (0.4 * 0.001)))
     assert limits[Component.BLOCKS_OF_4] == limits[Component.BLOCKS_OF_16] == pytest.approx(math.log(1 / 0.00025))
     assert limits[Component.CHANNELS] == pytest.approx(math.log(channels / (0.1 * 0.001)))
-    streams = {component: channels if component is Component.CHANNELS else 1 for component in Component}
+    streams = {component: channels if component is Component.CHANNELS else 1 for component in SEQUENTIAL}
     assert sum(streams[name] * math.exp(-limit) for name, limit in limits.items()) == pytest.approx(0.001)
+
+
+def test_the_test_of_the_first_patients_takes_its_share_from_the_first_epoch() -> None:
+    limits = thresholds.get_log_thresholds(0.01, 1, 32, compares_first=True)
+    assert limits[Component.FIRST_PATIENTS] == pytest.approx(math.log(1 / 0.001))
+    assert limits[Component.ROWS] == pytest.approx(math.log(1 / (0.4 * 0.007)))
+    streams = {component: 32 if component is Component.CHANNELS else 1 for component in Component}
+    assert sum(streams[name] * math.exp(-limit) for name, limit in limits.items()) == pytest.approx(0.008)
 
 
 def test_a_run_length_is_shared_in_the_same_way() -> None:

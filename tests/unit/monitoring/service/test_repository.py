@@ -15,7 +15,15 @@ from vfmalign.core.domain.errors import Conflict, Exhausted, PreconditionFailed
 from vfmalign.core.runtime.metrics import REGISTRY
 from vfmalign.database.pagination import PageRequest
 from vfmalign.monitoring import metrics
-from vfmalign.monitoring.sequential import Component, EpochStart, Monitor, MonitorOptions, Observation, Outcome
+from vfmalign.monitoring.sequential import (
+    SEQUENTIAL,
+    Component,
+    EpochStart,
+    Monitor,
+    MonitorOptions,
+    Observation,
+    Outcome,
+)
 from vfmalign.monitoring.service import log, repository
 from vfmalign.monitoring.service.leader import to_sample
 from vfmalign.monitoring.service.observations import IncomingObservation
@@ -130,7 +138,7 @@ def test_the_peak_of_an_epoch_is_the_evidence_nearest_to_its_own_threshold():
     limits = monitor.status.log_threshold
 
     def observe(row, p_value=0.5, **below):
-        evidence = {one: limits[one] - below[one.value] if one.value in below else -np.inf for one in Component}
+        evidence = {one: limits[one] - below[one.value] if one.value in below else -np.inf for one in SEQUENTIAL}
         return Observation(f"o{row}", Outcome.ENTERED, row, p_value, evidence, raised_alarm=False)
 
     def find(peak, *observations):

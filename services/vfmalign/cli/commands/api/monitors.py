@@ -17,6 +17,7 @@ from vfmalign.cli.commands.api.drift import (
     NO_ALARM,
     AlphaOption,
     DriftLayerOption,
+    FirstPatientsOption,
     PatientWindowOption,
     RequireOption,
     RunLengthOption,
@@ -84,6 +85,7 @@ def create(
     alpha: AlphaOption = None,
     run_length: RunLengthOption = None,
     patient_window_days: PatientWindowOption = None,
+    first_patients: FirstPatientsOption = None,
     window: Annotated[
         int, typer.Option(metavar="ROWS", help="Rows of a window of MMD², which only describes.")
     ] = DEFAULT_WINDOW_ROWS,
@@ -113,6 +115,7 @@ def create(
         alpha=choose_alpha(alpha, run_length),
         run_length=_to_field(run_length, "run_length"),
         patient_window_days=_to_field(patient_window_days, "patient_window_days"),
+        first_patients=_to_field(first_patients, "first_patients"),
         window_rows=window,
         max_silence_hours=_to_field(max_silence_hours, "max_silence_hours"),
         seed=seed,

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from vfmalign.client.messages.base import UNLESS_ZERO, ApiMessage, Time, unset_means
 from vfmalign.client.messages.generated.common import Estimate
+from vfmalign.client.messages.methods import MonitorSpecMethods
 from vfmalign.core.domain.declarations import OptionalKind
 from vfmalign.core.domain.record import Id, OptionalSha256, Sha256
 from vfmalign.v1 import monitoring_pb2
@@ -34,7 +35,7 @@ __all__ = [
 ]
 MonitorState = Literal["active", "paused"]
 """State of a monitor."""
-EvidenceComponent = Literal["rows", "blocks_of_4", "blocks_of_16", "channels"]
+EvidenceComponent = Literal["rows", "blocks_of_4", "blocks_of_16", "channels", "first_patients"]
 """A piece of evidence with ranks of its own."""
 EpochStart = Literal["fixed", "unseen_reference", "reset"]
 """Why an epoch begins, which decides whether its bound holds."""
@@ -56,7 +57,7 @@ class MonitorReference(ApiMessage):
     """
 
 
-class MonitorSpec(ApiMessage):
+class MonitorSpec(MonitorSpecMethods):
     """What a monitor watches; fixed when it is created, except that its reference can be replaced, and title and hours
     updated.
     """
@@ -96,6 +97,12 @@ class MonitorSpec(ApiMessage):
     """Hours without an observation after which the alert VfmalignMonitorSilent fires; 0, the default, for never."""
     title: str = ""
     """Title of the report; empty means the monitor's id. It must not identify a patient."""
+    first_patients: Annotated[int, UNLESS_ZERO] = Field(default=0, ge=20, le=500)
+    """Patients whose rows, the first of the monitor, are compared with the reference at once when they are complete; 0,
+    the default, for no such test. It finds a stream that differs from its first row on, which the other components find
+    late or never. Labels are permuted within strata. The test spends 0.1 of `alpha`, which the other components then
+    lack; it needs an `alpha` of at least 0.001 and excludes `run_length`.
+    """
 
 
 class FeatureOrigin(ApiMessage):

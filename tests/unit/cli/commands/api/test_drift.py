@@ -45,7 +45,7 @@ def files(tmp_path: Path) -> list[str]:
 
 def test_the_defaults_of_the_command_and_of_the_library_are_the_same() -> None:
     request, options = DriftRequest(reference="r", streams=("s",)), MonitorOptions()
-    for name in ("alpha", "run_length", "patient_window_days", "seed"):
+    for name in ("alpha", "run_length", "patient_window_days", "first_patients", "seed"):
         assert getattr(request, name) == getattr(options, name)
 
 

@@ -27,7 +27,8 @@ SET = "5f5b865d1efe16135f5b865d1efe1613"
 def test_a_monitor_is_created_as_the_options_say(run: Invoke, monitoring: Monitoring) -> None:
     code, out, err = run(
         "create", "m1", f"{SET}@{SHA256}", "--layer", "stages.3", "--descriptive-layer", "stages.1", "--by", "scanner",
-        "--alpha", "0.05", "--patient-window-days", "90", "--window", "50", "--max-silence-hours", "24", "--seed", "7",
+        "--alpha", "0.05", "--patient-window-days", "90", "--first-patients", "100", "--window", "50",
+        "--max-silence-hours", "24", "--seed", "7",
         "--title", "Prostate, 3 T",
     )  # fmt: skip
     assert code == exits.OK, err
@@ -37,6 +38,7 @@ def test_a_monitor_is_created_as_the_options_say(run: Invoke, monitoring: Monito
     assert (spec.reference.feature_set_id, spec.reference.manifest_sha256) == (SET, SHA256)
     assert (spec.layer, spec.descriptive_layers, spec.stratum) == ("stages.3", ("stages.1",), "scanner")
     assert (spec.alpha, spec.run_length, spec.patient_window_days, spec.window_rows) == (0.05, 0, 90, 50)
+    assert spec.first_patients == 100
     assert (spec.max_silence_hours, spec.seed, spec.title) == (24, 7, "Prostate, 3 T")
     code, out, _ = run("create", "m2", SET, "--run-length", "5000", "--json")
     assert json.loads(out)["monitor"]["spec"]["run_length"] == 5000
@@ -101,6 +103,7 @@ def test_a_wrong_argument_is_named(run: Invoke, monitoring: Monitoring, argument
         ("spec.stratum", "--by"),
         ("spec.window_rows", "--window"),
         ("spec.patient_window_days", "--patient-window-days"),
+        ("spec.first_patients", "--first-patients"),
         ("spec.title", "--title"),
     ],
 )
