@@ -28,7 +28,7 @@ def summarise_check(check: Check, result: CheckResult, report: Path) -> list[Ren
     table.show_header, table.title = False, None
     for label, value in (
         (f"{name} the specialised network", to_text(result.rpg_specialised.absolute, signed=True, unit=unit)),
-        (f"{name} the same network from random weights", to_text(result.rpg_scratch.absolute, signed=True, unit=unit)),
+        (f"{name} the same network without pretraining", to_text(result.rpg_scratch.absolute, signed=True, unit=unit)),
         (f"shift: MMD² of {result.primary_layer} before and after", to_text(primary_shift(result))),
         ("  as a share of that of random weights", to_text(result.shifts[0].shift_ratio)),
         ("steps to 95 % of the rise", f"{format_steps(convergence.steps_to_95)} of {convergence.steps}"),

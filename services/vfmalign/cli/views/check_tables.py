@@ -114,7 +114,7 @@ def show_gains(result: CheckResult) -> Table:
     )
     gains = [
         ("the specialised network", result.rpg_specialised),
-        ("the same network from random weights", result.rpg_scratch),
+        ("the same network without pretraining", result.rpg_scratch),
         ("the naive baseline" + ("¶" if result.naive_baseline_not_beaten else ""), result.gain_naive_baseline),
     ]
     for name, gain in gains:

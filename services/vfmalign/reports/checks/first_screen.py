@@ -10,7 +10,7 @@ from markupsafe import Markup
 from vfmalign.analysis.checks.records import CheckAnalysis, CheckReport
 from vfmalign.analysis.checks.shift import is_saturated
 from vfmalign.analysis.checks.summary import write_summary
-from vfmalign.analysis.checks.verdict import explain_limits, format_score
+from vfmalign.analysis.checks.verdict import SCRATCH, SPECIALISED, explain_limits, format_score
 from vfmalign.client.formatting import (
     format_duration,
     format_interval,
@@ -145,8 +145,8 @@ def list_gates(result: CheckAnalysis, metric: MetricSpec) -> tuple[GateRow, ...]
 def _draw_gains(result: CheckAnalysis, metric: MetricSpec) -> Markup:
     naive = result.naive_baseline
     gains = [
-        ("the specialised network", result.rpg_specialised, False),
-        ("random weights", result.rpg_scratch, False),
+        (SPECIALISED, result.rpg_specialised, False),
+        (SCRATCH, result.rpg_scratch, False),
         ("the naive baseline", naive.gain, naive.not_beaten),
     ]
     rows = [  # what is long ends the second line: a telephone cuts it off

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from vfmalign.analysis.checks.records import MEASURE_MEANINGS, MEASURE_TITLES, CheckAnalysis
+from vfmalign.analysis.checks.verdict import SCRATCH, SPECIALISED
 from vfmalign.client.formatting import (
     ABSENT,
     format_interval,
@@ -51,8 +52,8 @@ def list_numbers(result: CheckAnalysis) -> list[NumberRow]:
         ),
     ]
     gains: tuple[tuple[str, Gain], ...] = (
-        ("specialised network", result.rpg_specialised),
-        ("random weights", result.rpg_scratch),
+        (SPECIALISED, result.rpg_specialised),
+        (SCRATCH, result.rpg_scratch),
     )
     difference_unit = f" {metric.unit}" if metric.unit else ""
     difference_note = "above zero is better"

@@ -39,7 +39,7 @@ def test_the_summary_holds_every_number_of_the_check(finished_check: Check, show
     ]  # fmt: skip
     assert "† " in row(text, "stages.0") + " "
     assert "+3.50 % [−2.00, +9.00]" in row(text, "the specialised network")
-    assert "–" in row(text, "the same network from random weights")
+    assert "–" in row(text, "the same network without pretraining")
     assert "the baseline is under the floor" in text
     assert row(text, "steps to 95 %").split()[-1] == "72"
     assert "> 120" in row(text, "steps to the specialised")

@@ -268,8 +268,8 @@ def test_absent_numbers_show_their_reason(make_report):
     gain = report.result.rpg_specialised.model_copy(update={"relative_percent": below_floor})
     result = report.result.model_copy(update={"rpg_specialised": gain})
     rows = {row.name: row for row in list_numbers(result)}
-    assert rows["relative gain over specialised network"].value == "–"
-    assert rows["relative gain over specialised network"].note.endswith(
+    assert rows["relative gain over the specialised network"].value == "–"
+    assert rows["relative gain over the specialised network"].note.endswith(
         "12 patients, 1 left out; the baseline is under the floor"
     )
     assert "under the floor" in html_of(CheckReport(result_digest="x", result=result, run=report.run))
@@ -285,7 +285,11 @@ def test_the_verdict_and_the_numbers_name_the_smallest_relevant_difference(make_
     )
     notes = {row.name: row.note for row in list_numbers(report.result)}
     expected = "above zero is better; smallest relevant difference 0.01"
-    assert notes["your model minus specialised network"] == notes["your model minus random weights"] == expected
+    assert (
+        notes["your model minus the specialised network"]
+        == notes["your model minus the same network without pretraining"]
+        == expected
+    )
 
 
 def test_the_page_answers_both_questions(make_seeds_report):
