@@ -20,6 +20,9 @@ POLICY, BINDING = yaml.safe_load_all((K8S / "admission" / "training-jobs.yaml").
 POD, BOX = "/spec/template/spec", "/spec/template/spec/containers/0"
 OTHER = {"name": "more", "image": "busybox:1"}
 EXEC = {"command": ["sh", "-c", "env > /tmp/keys"]}
+LAUNCH = ["python", "-m", "vfmalign.training.launch"]
+URI = "s3://b/default/jobs/job-1/spec.json"
+KEY = "$(AWS_SECRET_ACCESS_KEY)"
 
 REFUSED: dict[str, tuple[str, Any, str]] = {
     "another image": (f"{BOX}/image", "busybox:1", "images"),
@@ -59,6 +62,59 @@ REFUSED: dict[str, tuple[str, Any, str]] = {
     "no security context of the pod": (f"{POD}/securityContext", GONE, "security context"),
     "another runtime": (f"{POD}/runtimeClassName", "privileged", "runtime class"),
     "a node of its choice": (f"{POD}/nodeName", "control-plane", "node"),
+    "users of the node": (f"{POD}/hostUsers", True, "user namespace"),
+    "a host name": (f"{POD}/hostname", "s3", "host name"),
+    "another host name": (f"{POD}/hostnameOverride", "s3.hospital.example", "host name"),
+    "a full host name": (f"{POD}/setHostnameAsFQDN", True, "host name"),
+    "another subdomain": (f"{POD}/subdomain", "vfmalign-mmd", "subdomain"),
+    "another scheduler": (f"{POD}/schedulerName", "mine", "scheduler"),
+    "a pull secret": (f"{POD}/imagePullSecrets", [{"name": "vfmalign-database"}], "pull secrets"),
+    "a claim of a device": (f"{POD}/resourceClaims", [{"name": "gpu", "resourceClaimName": "x"}], "claims of devices"),
+    "a claim of a container": (f"{BOX}/resources/claims", [{"name": "gpu"}], "claims of devices"),
+    "restarts": (f"{POD}/restartPolicy", "OnFailure", "never restarted"),
+    "restarts of a container": (f"{BOX}/restartPolicy", "Always", "no restart rules"),
+    "restart rules": (f"{BOX}/restartPolicyRules", [{"action": "Restart"}], "no restart rules"),
+    "a port of the node": (f"{BOX}/ports", [{"containerPort": 80, "hostPort": 80}], "ports"),
+    "another termination message": (f"{BOX}/terminationMessagePath", "/tmp/keys", "termination message"),
+    "the log as termination message": (f"{BOX}/terminationMessagePolicy", "FallbackToLogsOnError", "termination"),
+}
+
+EXPANDED: dict[str, list[str]] = {
+    "the reported one": ["--processes", "1", "--master", "$(AWS_ACCESS_KEY_ID).$(AWS_SECRET_ACCESS_KEY):443", URI],
+    "a key as the spec": [KEY],
+    "the other key": ["$(AWS_ACCESS_KEY_ID)"],
+    "a key in a path": [f"s3://b/{KEY}/spec.json"],
+    "a key at the end": [URI + KEY],
+    "a key twice": [KEY + KEY],
+    "a key as the host": ["--master", f"{KEY}:443", URI],
+    "a key as the port": ["--master", f"h:{KEY}", URI],
+    "a key after `=`": [f"--master={KEY}:443", URI],
+    "a key as a number": ["--nodes", KEY, URI],
+    "a key as an option": [f"--{KEY}", URI],
+    "a key in the last of many": ["--nodes", "1", "--processes", "1", "--timeout-s", KEY, URI],
+    "an escaped reference": ["$$(AWS_SECRET_ACCESS_KEY)"],
+    "an escape before a reference": ["$$$(AWS_SECRET_ACCESS_KEY)"],
+    "two escapes": ["$$$$(AWS_SECRET_ACCESS_KEY)"],
+    "an escaped and another": ["$$(HOME)$(AWS_SECRET_ACCESS_KEY)"],
+    "a reference in a reference": ["$($(AWS_SECRET_ACCESS_KEY))"],
+    "an unclosed reference": ["$(AWS_SECRET_ACCESS_KEY"],
+    "an empty reference": ["$()"],
+    "a variable without a secret": ["$(HOME)"],
+    "a variable of the Job controller": ["--node-rank", "$(JOB_COMPLETION_INDEX)", URI],
+    "a setting": ["$(VFMALIGN_BUCKET)"],
+    "a line before it": ["--master\n$(AWS_SECRET_ACCESS_KEY)"],
+    "spaces in it": ["$( AWS_SECRET_ACCESS_KEY )"],
+    "letters around it": [f"ä{KEY}ö"],
+}
+ELSEWHERE: dict[str, tuple[str, Any]] = {
+    "a command": (f"{BOX}/command", [*LAUNCH, KEY]),
+    "the program": (f"{BOX}/command", [KEY]),
+    "a variable": (f"{BOX}/env/-", {"name": "HTTPS_PROXY", "value": f"http://{KEY}.example:80"}),
+    "a path of a mount": (f"{BOX}/volumeMounts/0/subPathExpr", KEY),
+    "an argument of an init container": (f"{POD}/initContainers", [OTHER | {"args": [KEY]}]),
+    "a command of an init container": (f"{POD}/initContainers", [OTHER | {"command": ["sh", KEY]}]),
+    "a variable of an init container": (f"{POD}/initContainers", [OTHER | {"env": [{"name": "X", "value": KEY}]}]),
+    "an argument of a second container": (f"{POD}/containers/-", OTHER | {"args": [KEY]}),
 }
 
 
@@ -80,19 +136,61 @@ def review(job: Object, template: Object) -> list[str]:
 
 @pytest.mark.parametrize("options", [Options(), Options(nodes=2, processes_per_node=2), Options(queue="vfmalign")])
 def test_the_launcher_s_jobs_are_admitted(template: Object, options: Options) -> None:
-    job = manifest(
-        template, "job-1", 1, "s3://b/default/jobs/job-1/spec.json", options, origin=Origin("c", "scratch", "r")
-    )
+    job = manifest(template, "job-1", 1, URI, options, origin=Origin("c", "scratch", "r"))
     assert review(job, template) == []
 
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_other_jobs_are_refused(name: str, template: Object) -> None:
     pointer, value, words = REFUSED[name]
-    job = manifest(template, "job-1", 1, "s3://b/default/jobs/job-1/spec.json", Options())
+    job = manifest(template, "job-1", 1, URI, Options())
     put(job, pointer, value)
     messages = review(job, template)
     assert any(words in message for message in messages), messages
+
+
+@pytest.mark.parametrize("name", EXPANDED)
+def test_arguments_that_the_kubelet_expands_are_refused(name: str, template: Object) -> None:
+    job = manifest(template, "job-1", 1, URI, Options(nodes=2, processes_per_node=2))
+    put(job, f"{BOX}/args", EXPANDED[name])
+    assert [message for message in review(job, template) if "`$(`" in message] == review(job, template) != []
+
+
+@pytest.mark.parametrize("name", ELSEWHERE)
+def test_nothing_else_that_the_kubelet_expands_is_admitted(name: str, template: Object) -> None:
+    job = manifest(template, "job-1", 1, URI, Options())
+    put(job, *ELSEWHERE[name])
+    assert any("`$(`" in message for message in review(job, template))
+
+
+@pytest.mark.parametrize("pointer", ["/template/spec/containers/0/env/-", "/template/spec/containers/0/command"])
+def test_a_template_with_references_is_no_excuse(pointer: str, template: Object) -> None:
+    put(template, pointer, {"name": "X", "value": KEY} if pointer.endswith("-") else ["python", KEY])
+    job = manifest(template, "job-1", 1, URI, Options())
+    assert any("`$(`" in message for message in review(job, template))
+
+
+@pytest.mark.parametrize("argument", ["$HOME", "${HOME}", "$", "$$", "(HOME)", "$ (HOME)", ""])
+def test_arguments_that_the_kubelet_leaves_alone_are_admitted(argument: str, template: Object) -> None:
+    job = manifest(template, "job-1", 1, URI, Options())
+    put(job, f"{BOX}/args", [argument])
+    assert review(job, template) == []
+
+
+def test_a_job_may_have_what_its_template_has(template: Object) -> None:
+    """The API server fills in defaults of both alike, and a platform team patches the template."""
+    pod, container = template["template"]["spec"], template["template"]["spec"]["containers"][0]
+    pod |= {
+        "schedulerName": "default-scheduler", "hostUsers": False, "hostname": "a", "setHostnameAsFQDN": False,
+        "imagePullSecrets": [{"name": "registry"}], "resourceClaims": [{"name": "gpu", "resourceClaimName": "g"}],
+    }  # fmt: skip
+    container |= {"terminationMessagePath": "/dev/termination-log", "terminationMessagePolicy": "File"}
+    container |= {"ports": [{"containerPort": 29400, "protocol": "TCP"}]}
+    container["resources"]["claims"] = [{"name": "gpu"}]
+    assert review(manifest(template, "job-1", 1, URI, Options()), template) == []
+    job = manifest(template, "job-1", 1, URI, Options())
+    put(job, f"{POD}/schedulerName", GONE)
+    assert review(job, template) != []
 
 
 def test_the_binding_covers_the_namespace_of_jobs_and_denies_without_its_template() -> None:

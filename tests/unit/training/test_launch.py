@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from torch.distributed.launcher import api
 
+from vfmalign.finetuning.launchers.kubernetes.manifest import Options, manifest
 from vfmalign.training import launch
 
 
@@ -27,3 +28,11 @@ def test_the_launcher_leaves_no_folder_when_it_is_killed(
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
     assert launch.main(["--processes", "2", "s3://bucket/jobs/j/spec.json"]) == 0
     assert folders == [[]]
+
+
+def test_a_pod_of_a_job_takes_its_rank_from_the_job_controller(monkeypatch: pytest.MonkeyPatch) -> None:
+    template = {"template": {"spec": {"containers": [{"name": "training"}]}}}
+    job = manifest(template, "j", 1, "s3://bucket/jobs/j/spec.json", Options(nodes=3, processes_per_node=2))
+    monkeypatch.setenv("JOB_COMPLETION_INDEX", "2")
+    parsed = launch._parse(job["spec"]["template"]["spec"]["containers"][0]["args"])
+    assert (parsed.node_rank, parsed.nodes, parsed.processes) == (2, 3, 2)

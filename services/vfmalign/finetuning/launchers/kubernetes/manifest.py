@@ -180,7 +180,7 @@ def _command(spec: Json, name: str, spec_uri: str, options: Options) -> None:
     container["command"] = ["python", "-m", "vfmalign.training.launch"]
     container["args"] = [
         *("--nodes", str(options.nodes), "--processes", str(options.processes_per_node)),
-        *("--node-rank", "$(JOB_COMPLETION_INDEX)", "--master", f"{name}-0.{SUBDOMAIN}:{RENDEZVOUS_PORT}"),
+        *("--master", f"{name}-0.{SUBDOMAIN}:{RENDEZVOUS_PORT}"),
         spec_uri,
     ]
 

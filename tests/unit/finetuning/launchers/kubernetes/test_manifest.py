@@ -168,8 +168,7 @@ def test_several_processes_train_one_job() -> None:
     assert spec["template"]["spec"]["subdomain"] == "vfmalign-training"
     assert training(job)["command"] == ["python", "-m", "vfmalign.training.launch"]
     assert training(job)["args"] == [
-        *("--nodes", "2", "--processes", "4", "--node-rank", "$(JOB_COMPLETION_INDEX)"),
-        *("--master", f"{name}-0.vfmalign-training:29400", URI),
+        *("--nodes", "2", "--processes", "4", "--master", f"{name}-0.vfmalign-training:29400", URI),
     ]
     assert "command" not in training(make()), "one process is the image's own entry point"
 
