@@ -129,7 +129,6 @@ class Supervisor:
         job = self.jobs.begin(job.id)
         if job.state != "pending":
             return False
-        _log.info("job_launched", job=job.id, attempt=job.attempts)
         try:
             spec_uri = self.store.uri(job_key(job.id, "spec.json"))
             seen = self.launcher.launch(
@@ -219,7 +218,7 @@ class Supervisor:
         return True
 
     def _record(self, job: StoredJob, seen: Running, progress: Progress) -> None:
-        """Records a change of an attempt, and at the first start how long the job waited in the queue."""
+        """Records a change of an attempt; logs once that it exists, and observes how long the job waited to start."""
         handle = seen.handle if seen.handle is not None else job.handle
         state = {True: "running", False: "pending", None: job.state}[seen.started]
         changed = not job.cancel_requested and job.progress != progress
@@ -227,6 +226,8 @@ class Supervisor:
             wait_s = self.jobs.record(job.id, handle, progress, started=seen.started)
             if wait_s is not None:
                 metrics.job_queue_wait_seconds.observe(wait_s)
+            if job.handle is None and handle is not None:
+                _log.info("job_launched", job=job.id, attempt=job.attempts)
             if state == "running" and job.state != "running":
                 self._announce(job, "Started", f"all processes of attempt {job.attempts} have started")
 

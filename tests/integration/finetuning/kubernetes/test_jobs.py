@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from structlog.testing import capture_logs
 from tests.integration.finetuning.kubernetes.emulator import JOBS
 from tests.integration.finetuning.kubernetes.world import World
 
@@ -24,6 +25,21 @@ def test_a_job_runs_to_its_result(world: World) -> None:
     ended = world.finish(supervisor, name)
     assert (ended.state, len(ended.curve)) == ("succeeded", 1)
     assert world.outcomes(name) == [(0, "succeeded")]
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_the_log_says_once_that_a_job_is_launched_however_often_it_is_refused(world: World, lost: bool) -> None:
+    supervisor, name = world.supervisor(), world.add("refused")
+    world.api.refuse("POST", "/jobs", 422, "ValidatingAdmissionPolicy denied request", times=3)
+    with capture_logs() as logged:
+        world.until(supervisor, name, lambda _: [line["event"] for line in logged].count("job_not_started") == 3)
+        assert "job_launched" not in {line["event"] for line in logged}
+        if lost:  # the Job exists, and the launcher learns it later
+            world.api.lose_answer("POST", "/jobs", do=True)
+        world.until(supervisor, name, lambda one: one.handle is not None)
+        supervisor.reconcile()
+    launched = [line for line in logged if line["event"] == "job_launched"]
+    assert [(line["job"], line["attempt"]) for line in launched] == [(name, 1)]
 
 
 def test_why_a_pod_waits_is_in_the_job_s_status(world: World) -> None:
