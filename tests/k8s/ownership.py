@@ -30,6 +30,7 @@ FILES = (
     "examples/connection-limit.yaml",
     "examples/dimse-service.yaml",
     "examples/grpc-route.yaml",
+    "examples/prometheus.yaml",
 )
 """Files that are applied by themselves."""
 

@@ -19,6 +19,12 @@ SERVERS = ("features", "mmd", "finetuning", "monitoring")
 PORTS = {"grpc": 8001, "metrics": 8002, "health": 8003}
 _DEFAULT_DRAIN_S = 30.0
 _PROCESS_BYTES = 512 * 2**20
+_LOG_BYTES = 100 * 2**20
+"""The kubelet keeps five files of 10 MiB for each container by default."""
+_RESOURCES = [
+    *(("requests", name) for name in ("cpu", "memory", "ephemeral-storage")),
+    *(("limits", name) for name in ("memory", "ephemeral-storage")),
+]
 _SAFE_VOLUMES = {"configMap", "emptyDir", "persistentVolumeClaim", "projected", "secret", "downwardAPI"}
 
 Rule = Callable[[Sequence[Object]], Iterator[str]]
@@ -75,13 +81,26 @@ def _restricted_container(pod: Pod, container: dict[str, Any]) -> Iterator[str]:
 
 
 def resourced(objects: Sequence[Object]) -> Iterator[str]:
-    """Every container requests CPU and memory and limits memory."""
+    """Every container requests CPU, memory and disk, and limits memory and disk."""
     for pod in pods(objects):
         for container in pod.containers:
             resources = container.get("resources", {})
-            for kind, name in (("requests", "cpu"), ("requests", "memory"), ("limits", "memory")):
+            for kind, name in _RESOURCES:
                 if not resources.get(kind, {}).get(name):
                     yield f"{pod.name}, container {container['name']}: {kind} have no {name}"
+
+
+def disks_fit(objects: Sequence[Object]) -> Iterator[str]:
+    """A pod may fill its volumes on the node's disk, and still write its log, before it is evicted."""
+    for pod in pods(objects):
+        volumes = [volume["emptyDir"] or {} for volume in pod.spec.get("volumes", ()) if "emptyDir" in volume]
+        sizes = [parse_quantity(one.get("sizeLimit", "0")) for one in volumes if one.get("medium") != "Memory"]
+        limits = [
+            parse_quantity(container.get("resources", {}).get("limits", {}).get("ephemeral-storage", "0"))
+            for container in pod.spec["containers"]
+        ]
+        if sum(sizes) + _LOG_BYTES > sum(limits):
+            yield f"{pod.name}: its volumes and log do not fit into the limit of ephemeral-storage"
 
 
 def budgets_fit(objects: Sequence[Object]) -> Iterator[str]:
@@ -170,6 +189,7 @@ POD_RULES: tuple[Rule, ...] = (
     images_are_pinned,
     restricted,
     resourced,
+    disks_fit,
     budgets_fit,
     probed,
     ends_in_order,

@@ -14,8 +14,10 @@ import pytest
 import yaml
 from tests.integration.finetuning.kubernetes.emulator import PODS, Api
 from tests.k8s.network import Caller, may_call
+from tests.k8s.pod_policy import disks_fit, resourced
 from tests.k8s.policy import LABELS
 from tests.k8s.rendering import K8S, NAMESPACE, pods, render
+from tests.k8s.test_schemas import VERSIONS, list_errors
 
 import vfmalign
 from vfmalign.core.runtime.auth_settings import AuthSettings
@@ -57,10 +59,35 @@ def add_pod(api: Api, name: str, labels: dict[str, str], container: dict[str, An
     })  # fmt: skip
 
 
+@pytest.fixture
+def prometheus() -> dict[str, dict[str, Any]]:
+    return {one["kind"]: one for one in yaml.safe_load_all((EXAMPLES / "prometheus.yaml").read_text())}
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_prometheus_example_is_valid(prometheus: dict[str, dict[str, Any]], version: str) -> None:
+    assert [error for item in prometheus.values() if (error := list_errors(item, version))] == []
+    assert all(item["metadata"]["labels"].keys() == set(LABELS) for item in prometheus.values())
+
+
+def test_prometheus_may_find_pods_of_the_services_and_nothing_else(prometheus: dict[str, dict[str, Any]]) -> None:
+    config = yaml.safe_load(prometheus["ConfigMap"]["data"]["prometheus.yml"])
+    (discovery,) = config["scrape_configs"][0]["kubernetes_sd_configs"]
+    role, binding = prometheus["Role"], prometheus["RoleBinding"]
+    assert discovery["namespaces"]["names"] == [NAMESPACE] == [role["metadata"]["namespace"]]
+    assert role["rules"] == [{"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch"]}]
+    assert binding["roleRef"]["name"] == role["metadata"]["name"]
+    assert (binding["metadata"]["namespace"], binding["subjects"][0]["namespace"]) == (NAMESPACE, "monitoring")
+
+
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed (Debian package promtool)")
-def test_prometheus_discovers_the_services_pods_without_the_operator(api: Api, tmp_path: Path) -> None:
+def test_prometheus_discovers_the_services_pods_without_the_operator(
+    api: Api, prometheus: dict[str, dict[str, Any]], tmp_path: Path
+) -> None:
     run_pods(api)
-    config = yaml.safe_load((EXAMPLES / "prometheus.yaml").read_text())
+    config = yaml.safe_load(prometheus["ConfigMap"]["data"]["prometheus.yml"])
+    for file in config["rule_files"]:
+        shutil.copy(K8S.parent / "deploy" / "prometheus" / file, tmp_path)
     (job,) = config["scrape_configs"]
     (discovery,) = job["kubernetes_sd_configs"]
     discovery["kubeconfig_file"] = str(api.kubeconfig(tmp_path))
@@ -134,6 +161,7 @@ def test_the_client_is_admitted_and_may_do_no_more_than_its_token_says() -> None
     (mount,) = (mount for mount in container["volumeMounts"] if mount["name"] == "token")
     assert variables["VFMALIGN_TOKEN_FILE"] == f"{mount['mountPath']}/{token['serviceAccountToken']['path']}"
     assert container["image"] == f"vfmalign/cli:{vfmalign.__version__}"
+    assert [*resourced([client]), *disks_fit([client])] == []
     others = {other.component: other for other in pods(objects)}
     for name in OBSERVED:
         assert may_call(objects, Caller(client["metadata"]["labels"]), others[name], 8001)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
+from tests.k8s.pod_policy import disks_fit, images_are_pinned, resourced
 from tests.k8s.rendering import K8S
 from tests.k8s.test_schemas import VERSIONS, list_errors
 
@@ -55,6 +56,8 @@ def test_the_bridge_has_its_settings_and_a_token_and_hears_the_model_alone(objec
     labels = pod["metadata"]["labels"]
     selected = (objects["Service"]["spec"]["selector"], objects["NetworkPolicy"]["spec"]["podSelector"]["matchLabels"])
     assert all(selector == labels for selector in selected)
+    for rule in (resourced, disks_fit, images_are_pinned):
+        assert list(rule([objects["Deployment"]])) == []
     (rule,) = objects["NetworkPolicy"]["spec"]["ingress"]
     assert rule["from"] == [
         {

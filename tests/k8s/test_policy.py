@@ -278,6 +278,38 @@ def test_the_readme_s_overlay_follows_the_policy() -> None:
     assert any(item["kind"] == "PrometheusRule" for item in objects)
 
 
+def test_an_overlay_pins_images_by_digest() -> None:
+    site, digest = read_example(1), f"sha256:{'0' * 64}"
+    names = ("features", "mmd", "finetuning", "monitoring", "training", "dicom-gateway")
+    site["images"] = [{"name": f"vfmalign/{name}", "newName": f"r.example/{name}", "digest": digest} for name in names]
+    objects = kustomize(site | {"components": ["components/dicom-gateway"]})
+    images = {container["image"] for pod in pods(objects) for container in pod.containers}
+    assert images == {f"r.example/{name}@{digest}" for name in names}
+    assert violations(objects) == []
+
+
+def test_the_readme_s_overlay_sets_the_devices_of_the_gateway() -> None:
+    objects = kustomize(read_example(4))
+    assert violations(objects) == []
+    settings = settings_maps(objects)
+    (name,) = (name for name in settings if name.startswith("vfmalign-dicom-gateway"))
+    gateway = next(pod for pod in pods(objects) if pod.component == "dicom-gateway")
+    assert gateway.containers[0]["envFrom"] == [{"configMapRef": {"name": name}}], "a changed list rolls the pod"
+    assert name not in settings_maps(render("cpu-with-dicom-gateway"))
+    hosts = [device.partition("@")[2] for device in settings[name]["DICOM_DEVICES"].split()]
+    assert hosts == ["10.1.2.3", "10.1.2.4"]
+    reached = [host for host in (*hosts, "192.0.2.7", "10.1.2.5") if may_be_reached(objects, gateway, host, 4242)]
+    assert reached == hosts
+
+
+def test_a_generator_of_the_overlay_cannot_set_the_devices() -> None:
+    site = read_example(4)
+    del site["patches"]
+    merge = {"name": "vfmalign-dicom-gateway", "behavior": "merge", "literals": ["DICOM_DEVICES=MR1"]}
+    with pytest.raises(AssertionError, match="does not exist; cannot merge or replace"):
+        kustomize(site | {"configMapGenerator": [merge]})
+
+
 def test_the_readme_s_roles_of_pods_follow_the_policy() -> None:
     objects = kustomize(read_example(3))
     assert violations(objects) == []
