@@ -31,6 +31,15 @@ import (
 	"example.com/first/pb"
 )
 
+// serviceConfig sends calls to all replicas, and repeats those that end in UNAVAILABLE.
+const serviceConfig = `{
+  "loadBalancingConfig": [{"round_robin": {}}],
+  "methodConfig": [{"name": [{}], "retryPolicy": {
+    "maxAttempts": 4, "initialBackoff": "0.2s", "maxBackoff": "2s", "backoffMultiplier": 2,
+    "retryableStatusCodes": ["UNAVAILABLE"]
+  }}]
+}`
+
 // toSource packs rows × channels as little-endian float32.
 func toSource(rows [][]float32) *pb.FeatureSource {
 	var data bytes.Buffer
@@ -52,7 +61,8 @@ func main() {
 		log.Fatal(err)
 	}
 	connection, err := grpc.NewClient(os.Getenv("VFMALIGN_MMD_ADDRESS"),
-		grpc.WithTransportCredentials(insecure.NewCredentials()))
+		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithDefaultServiceConfig(serviceConfig))
 	if err != nil {
 		log.Fatal(err)
 	}

@@ -15,8 +15,9 @@ const retryPolicy = {
   backoffMultiplier: 2,
   retryableStatusCodes: ["UNAVAILABLE"],
 };
+const serviceConfig = { loadBalancingConfig: [{ round_robin: {} }], methodConfig: [{ name: [{}], retryPolicy }] };
 const client = new MmdService(process.env.VFMALIGN_MMD_ADDRESS, grpc.credentials.createInsecure(), {
-  "grpc.service_config": JSON.stringify({ methodConfig: [{ name: [{}], retryPolicy }] }),
+  "grpc.service_config": JSON.stringify(serviceConfig),
   "grpc.max_send_message_length": 16 << 20,
   "grpc.max_receive_message_length": 16 << 20,
   // Finds the pods of a new version in time; 30 s by default.

@@ -20,8 +20,9 @@ const retryPolicy = {
   backoffMultiplier: 2,
   retryableStatusCodes: ["UNAVAILABLE"],
 };
+const serviceConfig = { loadBalancingConfig: [{ round_robin: {} }], methodConfig: [{ name: [{}], retryPolicy }] };
 const client = new MonitoringService(process.env.VFMALIGN_MONITORING_ADDRESS, grpc.credentials.createInsecure(), {
-  "grpc.service_config": JSON.stringify({ methodConfig: [{ name: [{}], retryPolicy }] }),
+  "grpc.service_config": JSON.stringify(serviceConfig),
   "grpc.dns_min_time_between_resolutions_ms": 1_000,
 });
 const metadata = new grpc.Metadata();
