@@ -9,6 +9,7 @@ import re
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -268,6 +269,29 @@ async def test_the_bridge_refuses_what_it_cannot_observe_and_goes_on(service, st
     assert "the monitor watches features of other weights" in refused[1]
     assert recorded == (200, "entered")
     assert (await service.monitors.get("m")).outcomes == {"entered": 1}
+
+
+async def test_the_bridge_says_nothing_of_connections_that_end_early(service, start_bridge):
+    """A traceback would quote the event that could not be answered."""
+    bridge = await start_bridge()
+    body = make_event("r-1", ["Anna Muster"])
+
+    def leave():
+        message = to_binary_event(body)
+        head = "".join(f"{name}: {value}\r\n" for name, value in message.headers.items())
+        request = f"POST / HTTP/1.1\r\n{head}Content-Length: {len(message.body)}\r\n\r\n".encode() + message.body
+        for sent in (b"", request[:20], request):
+            with socket.create_connection(("127.0.0.1", bridge.port)) as connection:
+                connection.sendall(sent)
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # a reset
+        return bridge.send(make_event("r-2", [0.0] * CHANNELS))
+
+    assert await asyncio.to_thread(leave) == (200, "entered")
+    bridge.close()
+    log = bridge.log.read_text()
+    assert "Traceback" not in log
+    assert "Exception" not in log
+    assert "Muster" not in log
 
 
 async def test_the_log_of_the_bridge_says_why_an_event_is_not_recorded(service, start_bridge):
