@@ -43,6 +43,7 @@ WRITTEN = {
     "Preprocessing": "vfmalign.core.domain.models",
     "Split": "vfmalign.core.domain.datasets",
     "Task": "vfmalign.client.messages.tasks",
+    "TakenSeries": "vfmalign.core.domain.datasets",
     "TaskParameters": "vfmalign.core.domain.declarations",
 }
 """Modules of the records and choices that are written by hand."""
@@ -61,7 +62,10 @@ class Part(NamedTuple):
     required: tuple[str, ...] = ()
 
 
-PARTS = {"ComputeRequest": Part("ComputeOptions", omitted=("reference", "x", "y"), required=("pairing",))}
+PARTS = {
+    "ComputeRequest": Part("ComputeOptions", omitted=("reference", "x", "y"), required=("pairing",)),
+    "ExtractResponse": Part("ExtractedStudy", omitted=("layers",), required=("cost",)),
+}
 WITHOUT_RECORD = re.compile(
     r"Bounds|LabelMap|CaseClass|ComputeBatchResponse|(Get|List)(Model|Dataset)s?Request|Get(Model|Dataset)Response"
     r"|(Create|Get|List|Cancel|Retry|Watch)(Job|Check|Experiment)s?(Request|Response)|Get\w+ReportRequest"

@@ -19,6 +19,7 @@ from vfmalign.client.messages.features import (
     DeliveredObservation,
     ExtractDatasetRequest,
     ExtractDatasetResponse,
+    ExtractedStudy,
     FeatureSet,
     ListDatasetsResponse,
     ListModelsResponse,
@@ -30,6 +31,7 @@ from vfmalign.client.messages.features import (
 from vfmalign.client.responses import OnProgress, fetch_pages, read_last_event
 from vfmalign.client.samples import Array
 from vfmalign.client.uploader import Uploader
+from vfmalign.core.domain.datasets import TakenSeries
 from vfmalign.core.domain.declarations import Unit
 from vfmalign.core.domain.errors import BadOption, Internal
 from vfmalign.core.rpc.tensors import to_array
@@ -61,6 +63,7 @@ class StudyFeatures:
         cost: of the call.
         preprocessing_sha256: digest of the preprocessing, for `FeatureOrigin`.
         observation: what became of the observation; None where the call asked for none.
+        series: what each modality of the model was read from; empty without `dicom`.
     """
 
     layers: dict[str, Array]
@@ -69,6 +72,7 @@ class StudyFeatures:
     cost: Cost
     preprocessing_sha256: str = ""
     observation: DeliveredObservation | None = None
+    series: tuple[TakenSeries, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -171,14 +175,15 @@ class AsyncFeaturesClient:
                 stored[layer.layer] = ObjectRef.from_response(layer.stored)
             else:
                 arrays[layer.layer] = to_array(layer.tensor, layer.layer)
-        delivered = response.observation if response.HasField("observation") else None
+        answer = ExtractedStudy.from_response(response)
         return StudyFeatures(
             arrays,
             stored,
-            response.checkpoint_sha256,
-            Cost.from_response(response.cost),
-            response.preprocessing_sha256,
-            None if delivered is None else DeliveredObservation.from_response(delivered),
+            answer.checkpoint_sha256,
+            answer.cost,
+            answer.preprocessing_sha256,
+            answer.observation,
+            answer.series,
         )
 
     async def upload_study(self, archive: bytes) -> ObjectRef:

@@ -256,16 +256,26 @@ def to_stored_layers(stored: Mapping[str, StoredFile], to_uri: ToUri) -> list[fe
 
 
 def to_observed(
-    observation: messages.StudyObservation, features: Features, card: ModelCard, input_transform: str
+    observation: messages.StudyObservation,
+    features: Features,
+    card: ModelCard,
+    input_transform: str,
+    b_values: Mapping[VolumeKind, str],
 ) -> Observed:
-    """Describes the pooled features of a study for a monitor."""
+    """Describes the pooled features of a study for a monitor.
+
+    The b-values that its DICOM states join the strata of the request, as far as there is room; those come first.
+    """
+    strata = {**observation.study.strata, **b_values, **observation.study.strata}
+    room = observation.study.get_bounds("strata").max_count
+    study = observation.study.model_copy(update={"strata": dict(list(strata.items())[:room])})
     origin = FeatureOrigin(
         checkpoint_sha256=card.checkpoint.sha256,
         preprocessing_sha256=card.preprocessing.content_digest(),
         input_transform=input_transform,
     )
     layers = {layer: tensor.numpy() for layer, tensor in features.items()}
-    return Observed(observation.monitor_id, origin, Observation(observation.study, layers))
+    return Observed(observation.monitor_id, origin, Observation(study, layers))
 
 
 def to_progress(done: int, total: int, elapsed_s: float) -> messages.ExtractDatasetResponse:

@@ -29,6 +29,7 @@ from vfmalign.core.storage.store.access import STORE_ACCESS
 from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.features import converters, listing, metrics
 from vfmalign.features.dicom.reader import DicomReader, DicomRequest
+from vfmalign.features.dicom.reading import ReadStudy
 from vfmalign.features.dicom.uploads import StudyUploads
 from vfmalign.features.extraction.cache import ModelCache
 from vfmalign.features.extraction.dataset_extraction import extract_dataset
@@ -133,12 +134,13 @@ class FeatureServicer(features_pb2_grpc.FeatureServiceServicer):
             encoder, card = await STORE.run(self._models.get, request.model, request.model_sha256)
         layers = request.layers or (card.primary_layer,)
         check_layers(encoder, layers)
+        read = ReadStudy([], (), {})
         if dicom is None:
             study = await self._prepare(request, request.sources, card, stages)
         else:
             async with self._workers.dicom_slots:
-                sources = await self._workers.dicom.run(self._dicom.read, dicom, card, stages, current_work.get())
-                study = await self._prepare(request, sources, card, stages)
+                read = await self._workers.dicom.run(self._dicom.read, dicom, card, stages, current_work.get())
+                study = await self._prepare(request, read.sources, card, stages)
 
         def forward() -> Features:
             metrics.batch_size.observe(1)
@@ -153,7 +155,9 @@ class FeatureServicer(features_pb2_grpc.FeatureServiceServicer):
         delivered = None
         if request.observation is not None:
             with stages.stage("observe"):
-                observed = converters.to_observed(request.observation, features, card, request.input_transform)
+                observed = converters.to_observed(
+                    request.observation, features, card, request.input_transform, read.b_values
+                )
                 delivered = (await self._outbox.deliver(observed, look)).to_proto()
         if stored is not None:
             packed = converters.to_stored_layers(stored, self._store.uri)
@@ -166,6 +170,7 @@ class FeatureServicer(features_pb2_grpc.FeatureServiceServicer):
             cost=cost.to_proto(),
             preprocessing_sha256=card.preprocessing.content_digest(),
             observation=delivered,
+            series=[pb.TakenSeries(**taken.model_dump(exclude_none=True)) for taken in read.series],
         )
 
     async def _prepare(

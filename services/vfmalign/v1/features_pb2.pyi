@@ -379,19 +379,39 @@ class LayerFeatures(_message.Message):
     stored: _common_pb2.ObjectRef
     def __init__(self, layer: _Optional[str] = ..., tensor: _Optional[_Union[_common_pb2.Tensor, _Mapping]] = ..., stored: _Optional[_Union[_common_pb2.ObjectRef, _Mapping]] = ...) -> None: ...
 
+class TakenSeries(_message.Message):
+    __slots__ = ("modality", "number", "b_value", "calculated", "echo_time_ms", "orientation", "spacing_mm")
+    MODALITY_FIELD_NUMBER: _ClassVar[int]
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    B_VALUE_FIELD_NUMBER: _ClassVar[int]
+    CALCULATED_FIELD_NUMBER: _ClassVar[int]
+    ECHO_TIME_MS_FIELD_NUMBER: _ClassVar[int]
+    ORIENTATION_FIELD_NUMBER: _ClassVar[int]
+    SPACING_MM_FIELD_NUMBER: _ClassVar[int]
+    modality: str
+    number: int
+    b_value: float
+    calculated: bool
+    echo_time_ms: float
+    orientation: str
+    spacing_mm: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, modality: _Optional[str] = ..., number: _Optional[int] = ..., b_value: _Optional[float] = ..., calculated: _Optional[bool] = ..., echo_time_ms: _Optional[float] = ..., orientation: _Optional[str] = ..., spacing_mm: _Optional[_Iterable[float]] = ...) -> None: ...
+
 class ExtractResponse(_message.Message):
-    __slots__ = ("layers", "checkpoint_sha256", "cost", "preprocessing_sha256", "observation")
+    __slots__ = ("layers", "checkpoint_sha256", "cost", "preprocessing_sha256", "observation", "series")
     LAYERS_FIELD_NUMBER: _ClassVar[int]
     CHECKPOINT_SHA256_FIELD_NUMBER: _ClassVar[int]
     COST_FIELD_NUMBER: _ClassVar[int]
     PREPROCESSING_SHA256_FIELD_NUMBER: _ClassVar[int]
     OBSERVATION_FIELD_NUMBER: _ClassVar[int]
+    SERIES_FIELD_NUMBER: _ClassVar[int]
     layers: _containers.RepeatedCompositeFieldContainer[LayerFeatures]
     checkpoint_sha256: str
     cost: _common_pb2.Cost
     preprocessing_sha256: str
     observation: DeliveredObservation
-    def __init__(self, layers: _Optional[_Iterable[_Union[LayerFeatures, _Mapping]]] = ..., checkpoint_sha256: _Optional[str] = ..., cost: _Optional[_Union[_common_pb2.Cost, _Mapping]] = ..., preprocessing_sha256: _Optional[str] = ..., observation: _Optional[_Union[DeliveredObservation, _Mapping]] = ...) -> None: ...
+    series: _containers.RepeatedCompositeFieldContainer[TakenSeries]
+    def __init__(self, layers: _Optional[_Iterable[_Union[LayerFeatures, _Mapping]]] = ..., checkpoint_sha256: _Optional[str] = ..., cost: _Optional[_Union[_common_pb2.Cost, _Mapping]] = ..., preprocessing_sha256: _Optional[str] = ..., observation: _Optional[_Union[DeliveredObservation, _Mapping]] = ..., series: _Optional[_Iterable[_Union[TakenSeries, _Mapping]]] = ...) -> None: ...
 
 class ExtractDatasetRequest(_message.Message):
     __slots__ = ("model_id", "checkpoint_sha256", "dataset_id", "dataset_digest", "split", "layers", "pooling", "input_transform", "initialisation", "initialisation_seed", "verify", "modality_map", "allow_cut_organs")

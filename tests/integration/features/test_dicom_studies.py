@@ -80,9 +80,11 @@ def test_a_study_has_the_features_of_its_import_however_it_arrives(
     assert imported.selections
     with open_client(service) as client:
         expected = client.features.extract("micro", get_stored(imported, store)).layers
-        inline = client.features.extract("micro", dicom=study, rules_dataset_id=RULES).layers
+        answer = client.features.extract("micro", dicom=study, rules_dataset_id=RULES)
         uploaded = client.features.extract("micro", dicom=archive, rules_dataset_id=RULES).layers
-    (layer,) = expected
+    (layer,), inline = expected, answer.layers
+    assert {taken.modality for taken in answer.series} == {"t2w", "dwi", "adc"}
+    assert answer.series == imported.train[0].series
     np.testing.assert_array_equal(inline[layer], expected[layer])
     np.testing.assert_array_equal(uploaded[layer], expected[layer])
     monkeypatch.setattr(features, "_MAX_INLINE_BYTES", 2**16)  # the client uploads what is larger

@@ -138,7 +138,7 @@ def test_a_message_survives_a_round_trip(record):
     message = filled(record.PROTO)
     result = record.from_proto(message).to_proto()
     for name in record.OMITTED:
-        assert not result.HasField(name)
+        assert name not in {field.name for field, _ in result.ListFields()}
         message.ClearField(name)
     assert result == message
 

@@ -42,6 +42,20 @@ def test_extract_with_defaults():
     assert (asked.pooling, asked.input_transform, asked.layers, asked.store_as) == ("mean", "identity", (), "")
 
 
+@pytest.mark.parametrize(
+    ("sent", "kept"), [({}, 1), ({"dwi_b_value": "low"}, 1), ({f"s{n}": "x" for n in range(16)}, 16)]
+)
+def test_a_monitor_is_told_the_b_values_that_the_request_does_not_name(store, card, sent, kept):
+    study = common_pb2.ObservedStudy(observation_id="o", group="g", strata=sent)
+    request = extract_request(observation=pb.StudyObservation(monitor_id="m", study=study))
+    observation = converters.to_study_request(request, key_of).observation
+    b_values = {"dwi_b_value": "800 s/mm²"}
+    observed = converters.to_observed(observation, {"l": torch.zeros(2)}, card, "identity", b_values)
+    strata = observed.observation.study.strata
+    assert len(strata) == kept
+    assert strata == (sent or b_values)
+
+
 def test_extract_in_full():
     stored = common_pb2.ObjectRef(uri="s3://bucket/a/b", sha256=SHA)
     study = pb.Study(

@@ -67,6 +67,8 @@ class ApiMessage(Record):
         if cls.OMITTED:
             message = _without(message, cls.OMITTED)
         content = MessageToDict(message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
+        for name in cls.OMITTED:  # repeated ones are printed as empty
+            content.pop(name, None)
         _map_enums(cast(Descriptor, message.DESCRIPTOR), content, _to_label)
         try:
             return cls.model_validate(content, context=VIA_PROTO)

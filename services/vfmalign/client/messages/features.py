@@ -1,6 +1,7 @@
 """Messages of `FeatureService` (`features.proto`).
 
-`Extract` has no records: its volumes and feature maps are too large for a detour through JSON.
+Of `Extract`, the answer without its features has a record: volumes and feature maps are too large for a detour through
+JSON.
 """
 
 from vfmalign.client.messages.generated.features import *

@@ -49,6 +49,28 @@ Number = Annotated[float, Field(ge=-1e15, le=1e15, allow_inf_nan=False)]
 """Number of a case. The bound leaves whole numbers exact and squares finite."""
 
 
+class TakenSeries(Record):
+    """The DICOM series that a modality was read from.
+
+    Attributes:
+        modality: id of the modality.
+        number: SeriesNumber; None where it has none, or one that may identify.
+        b_value: in s/mm²; None where the images state none.
+        calculated: whether the images say that their diffusion weighting was calculated from that of others.
+        echo_time_ms: EchoTime; None where the images state none.
+        orientation: `transverse`, `coronal`, `sagittal` or `oblique`.
+        spacing_mm: distance between columns, rows and slices.
+    """
+
+    modality: VolumeKind
+    number: int | None = Field(default=None, ge=0, le=99_999)
+    b_value: float | None = Field(default=None, ge=0, le=1e6)
+    calculated: bool = False
+    echo_time_ms: float | None = Field(default=None, ge=0, le=1e6)
+    orientation: str = Field(max_length=16)
+    spacing_mm: tuple[Number, Number, Number]
+
+
 class Case(Record):
     """One examination of one patient.
 
@@ -60,6 +82,7 @@ class Case(Record):
             and without those that are unknown of the case.
         numbers: numbers of the case, such as an age in years, by id.
         strata: how the case was acquired, such as `scanner`, `field_strength` or `site`, by id.
+        series: what its modalities were read from; empty where that was not DICOM.
     """
 
     id: Id
@@ -68,6 +91,7 @@ class Case(Record):
     classes: dict[VolumeKind, bool] = Field(default_factory=dict, max_length=MAX_CLASSES)
     numbers: dict[VolumeKind, Number] = Field(default_factory=dict, max_length=MAX_NUMBERS)
     strata: dict[VolumeKind, StratumValue] = Field(default_factory=dict, max_length=MAX_STRATA)
+    series: tuple[TakenSeries, ...] = Field(default=(), max_length=MAX_MODALITIES, exclude_if=lambda taken: not taken)
 
 
 class DatasetManifest(Record):

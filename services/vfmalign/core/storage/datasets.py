@@ -216,11 +216,13 @@ def _to_item(dataset: DatasetManifest, case: Case) -> dict[str, object]:
     }
     if keys:
         item["label"] = list(keys.values())[-1]
+    if case.series:
+        item["series"] = [taken.model_dump(mode="json") for taken in case.series]
     return item | {name: values for name in _FACTS if (values := getattr(case, name))}
 
 
 def _from_item(item: dict[str, Any]) -> dict[str, object]:
     keys: dict[str, str] = dict(zip(item["modality"], item["image"], strict=True)) | item["label_maps"]
     volumes = {kind: {"key": key, "sha256": item["sha256"][kind]} for kind, key in keys.items()}
-    facts: dict[str, object] = {name: item[name] for name in _FACTS if name in item}
+    facts: dict[str, object] = {name: item[name] for name in (*_FACTS, "series") if name in item}
     return {"id": item["case"], "group": item["group"], "volumes": volumes, **facts}

@@ -26,9 +26,8 @@ from vfmalign.core.runtime.work_context import WorkContext
 from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.features import metrics
 from vfmalign.features.dicom.folders import PrivateFolders
-from vfmalign.features.dicom.reading import FIELD, InlineSource, about_study, read_study
+from vfmalign.features.dicom.reading import FIELD, InlineSource, ReadStudy, about_study, read_study
 from vfmalign.features.dicom.rules import load_rules
-from vfmalign.features.extraction.study import Source
 from vfmalign.features.settings import FeaturesOptions
 from vfmalign.imaging.dicom.pacs.client import PacsClient, PacsLimits
 from vfmalign.imaging.dicom.pacs.servers import PacsServer
@@ -76,7 +75,7 @@ class DicomReader:
         self._store, self._servers, self._folders, self._options = store, servers, folders, options
         metrics.register_pacs(servers)
 
-    def read(self, request: DicomRequest, card: ModelCard, stages: Stages, context: WorkContext) -> list[Source]:
+    def read(self, request: DicomRequest, card: ModelCard, stages: Stages, context: WorkContext) -> ReadStudy:
         """Reads the volumes that a model takes.
 
         Raises:
@@ -98,10 +97,10 @@ class DicomReader:
             error.remedy = f"ask an operator to raise VFMALIGN_FEATURES__DICOM_TIMEOUT_S, which is {limit_s:g} s"
             raise
 
-    def _read(self, request: DicomRequest, card: ModelCard, stages: Stages, context: WorkContext) -> list[Source]:
+    def _read(self, request: DicomRequest, card: ModelCard, stages: Stages, context: WorkContext) -> ReadStudy:
         rules, content = load_rules(self._store, request.rules_dataset_id, card), request.content
 
-        def read_from(source: DicomSource, expected: PacsReference | None = None) -> list[Source]:
+        def read_from(source: DicomSource, expected: PacsReference | None = None) -> ReadStudy:
             try:
                 return read_study(source, rules, needed_kinds(card.preprocessing), stages, context, expected=expected)
             finally:

@@ -4,26 +4,42 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from vfmalign.client.messages.features import PacsReference
+from vfmalign.core.domain.datasets import TakenSeries
 from vfmalign.core.domain.declarations import VolumeKind
 from vfmalign.core.domain.errors import BadDataset, BadPacsAnswer, BadVolume, InvalidInput
 from vfmalign.core.runtime.metrics import Stages
 from vfmalign.core.runtime.work_context import WorkContext, work_within
 from vfmalign.features.extraction.study import Source
 from vfmalign.imaging.datasets.layouts.derivation import DeclarationFile
-from vfmalign.imaging.datasets.layouts.dicom import list_volumes
+from vfmalign.imaging.datasets.layouts.dicom import Rules, describe_outcome, list_volumes
 from vfmalign.imaging.dicom.examinations import Study
 from vfmalign.imaging.dicom.scanning import scan
 from vfmalign.imaging.dicom.selection import Choice, choose
 from vfmalign.imaging.dicom.sources import DicomSource, OversizedZip
+from vfmalign.imaging.dicom.strata import get_b_values
 from vfmalign.imaging.volumes import check_study_size, encode
 
 FIELD = "study.dicom"
 _ZIP_AGAIN = "zip the DICOM files of the study, without a password, and upload the zip"
+
+
+class ReadStudy(NamedTuple):
+    """What was read of a study.
+
+    Attributes:
+        sources: volumes and gland mask, as NIfTI bytes.
+        series: what the modalities among them were read from.
+        b_values: by stratum, see `strata.get_b_values`.
+    """
+
+    sources: list[Source]
+    series: tuple[TakenSeries, ...]
+    b_values: Mapping[VolumeKind, str]
 
 
 class InlineSource:
@@ -50,7 +66,7 @@ def read_study(
     context: WorkContext,
     *,
     expected: PacsReference | None = None,
-) -> list[Source]:
+) -> ReadStudy:
     """Reads the volumes of a study.
 
     Args:
@@ -86,7 +102,9 @@ def read_study(
             # The bytes of an import, compressed less: features must not depend on how a study arrives.
             unit = rules.declaration.units.get(kind, "")
             volumes.append(Source(kind, FIELD, encode(volume, level=0), unit))
-        return volumes
+        outcome = describe_outcome(study, choice, Rules(*rules, allowed=(), is_default=False))
+        series = tuple(taken for taken in outcome.series if taken.modality in kinds)
+        return ReadStudy(volumes, series, get_b_values(outcome.classes, kinds))
 
 
 def _scan(source: DicomSource, context: WorkContext) -> Study:

@@ -392,4 +392,5 @@ def _check_case(
         classes=dict(source.classes),
         numbers=dict(source.numbers),
         strata={**source.strata, **acquired},
+        series=source.series,
     )

@@ -45,6 +45,8 @@ def _has_overlay(header: Dataset) -> bool:
 
 
 FRAMES_OF_REFERENCE = "frames_of_reference"
+DEFECTIVE = "defective"
+"""Recorded with cases that `--accept-defective` lets in: a series that the rules prefer cannot be used."""
 REFUSALS: Mapping[str, Refusal] = {
     "burned_in_annotation": Refusal("its pixels contain annotation (BurnedInAnnotation is YES)", _is_burned_in),
     "secondary_capture": Refusal("it is a secondary capture, such as a screenshot", _is_secondary_capture),

@@ -189,11 +189,11 @@ class _Scanner:
         if self._is_repeated(key.series_uid, str(header.SOPInstanceUID), number, series):
             return
         self._add_identity(header, study)
-        if not read.has_pixels and (not is_segmentation or label_maps.has_pixels(header)):
-            series.problems["cut off before its pixels"] += 1
-        elif is_segmentation:
+        is_cut_off = not read.has_pixels and (not is_segmentation or label_maps.has_pixels(header))
+        series.problems += Counter({"cut off before its pixels": int(is_cut_off)})
+        if is_segmentation and not is_cut_off:
             self._add_segmentation(header, file, series)
-        else:
+        elif not is_segmentation:  # the frames of a cut-off image say which rules would take the series
             self._add_image(header, file, study, series)
 
     def _add_identity(self, header: Dataset, study: _ScannedStudy) -> None:

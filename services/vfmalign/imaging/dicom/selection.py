@@ -14,7 +14,7 @@ from typing import Generic, NamedTuple, TypeVar
 from vfmalign.core.domain.declarations import DatasetDeclaration, LabelMap, VolumeKind
 from vfmalign.imaging.dicom.examinations import Segmentation, Series, Study
 from vfmalign.imaging.dicom.frames import DERIVED, KEYWORDS, AttributeValue
-from vfmalign.imaging.dicom.refusals import FRAMES_OF_REFERENCE, REFUSALS
+from vfmalign.imaging.dicom.refusals import DEFECTIVE, FRAMES_OF_REFERENCE, REFUSALS
 from vfmalign.imaging.dicom.rules import Preference, Selection
 from vfmalign.imaging.dicom.rules.conditions import Attributes, Conditions, find_unmet, format_value
 from vfmalign.imaging.dicom.screening import HIDDEN, PrivateWords, names_somebody, screen_attributes, screen_text
@@ -93,6 +93,7 @@ class Choice:
         reasons: by selection and label of a candidate, why it is not taken; empty for the one that is.
         images, segmentations: the candidates, in order.
         allowed: refusals that would apply to what is taken, and that the user lifted; see `refusals`.
+        notes: what is taken in place of a series that cannot be used, in sentences without names.
     """
 
     stacks: Mapping[VolumeKind, Stack]
@@ -103,6 +104,7 @@ class Choice:
     images: Sequence[Candidate[Stack]]
     segmentations: Sequence[Candidate[Segmentation]]
     allowed: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def choose(
@@ -114,14 +116,20 @@ def choose(
         study: the study.
         declaration: what it should hold.
         selections: those that `rules.check_selections` accepts for the declaration, or none, which takes nothing.
-        allowed: names of `refusals.REFUSALS` that are lifted, as of the scan.
+        allowed: names of `refusals.REFUSALS` that are lifted, as of the scan, and `DEFECTIVE`, with which a usable
+            volume takes the place of a defective one that is preferred.
     """
+    accepts_defective = DEFECTIVE in allowed
     by_name = {selection.name: selection for selection in selections}
     images = [candidate for series in study.series for candidate in _list_stacks(series, study.private_words)]
     segmentations = [Candidate(item.label, item, study.private_words) for item in study.segmentations]
-    matches = {name: _match_stacks(by_name[name], images) for name in declaration.modalities if name in by_name}
+    matches = {
+        name: _match_stacks(by_name[name], images, accepts_defective)
+        for name in declaration.modalities
+        if name in by_name
+    }
     drawn = {
-        label.name: _match_segmentations(by_name[label.name], label, segmentations)
+        label.name: _match_segmentations(by_name[label.name], label, segmentations, accepts_defective)
         for label in declaration.labels
         if label.name in by_name
     }
@@ -138,6 +146,9 @@ def choose(
     displaced = _find_displaced(stacks | {name: drawn.reference for name, drawn in label_maps.items()})
     is_allowed = FRAMES_OF_REFERENCE in allowed
     lifted = [FRAMES_OF_REFERENCE] if displaced and is_allowed else []
+    notes = *(match.note for match in matches.values()), *(match.note for match in drawn.values())
+    notes = tuple(filter(None, notes))
+    lifted += [DEFECTIVE] if notes else []
     return Choice(
         stacks=stacks,
         label_maps=label_maps,
@@ -152,6 +163,7 @@ def choose(
         images=images,
         segmentations=segmentations,
         allowed=tuple(sorted({*lifted, *_list_allowed(study, stacks.values())})),
+        notes=notes,
     )
 
 
@@ -191,6 +203,7 @@ class _Match(Generic[T]):
         problem: why nothing is taken; empty otherwise.
         reasons: as of `Choice`.
         values: of the chosen segmentation, as of `ChosenLabelMap`; empty for a stack.
+        note: as of `Choice`; empty where nothing defective is preferred.
     """
 
     chosen: Candidate[T] | None
@@ -198,21 +211,27 @@ class _Match(Generic[T]):
     problem: str
     reasons: Mapping[str, str]
     values: Mapping[int, int] = field(default_factory=dict)
+    note: str = ""
 
     def lose(self, reason: str) -> _Match[T]:
         """Returns it without what was chosen, for a reason that the study has a problem for already."""
         if self.chosen is None:
             return self
-        return replace(self, chosen=None, reasons={**self.reasons, self.chosen.label: reason})
+        return replace(self, chosen=None, note="", reasons={**self.reasons, self.chosen.label: reason})
 
 
-def _match_stacks(selection: Selection, candidates: Sequence[Candidate[Stack]]) -> _Match[Stack]:
+def _match_stacks(
+    selection: Selection, candidates: Sequence[Candidate[Stack]], accepts_defective: bool
+) -> _Match[Stack]:
     reasons = {candidate.label: candidate.find_unmet(selection.conditions) for candidate in candidates}
-    return _match(selection, candidates, reasons)
+    return _match(selection, candidates, reasons, accepts_defective)
 
 
 def _match_segmentations(
-    selection: Selection, label_map: LabelMap, candidates: Sequence[Candidate[Segmentation]]
+    selection: Selection,
+    label_map: LabelMap,
+    candidates: Sequence[Candidate[Segmentation]],
+    accepts_defective: bool,
 ) -> _Match[Segmentation]:
     reasons: dict[str, str] = {}
     values: dict[str, Mapping[int, int]] = {}
@@ -224,7 +243,7 @@ def _match_segmentations(
             values[candidate.label], problem = _assign_segments(selection, item)
             reasons[candidate.label] = "" if problem else _find_missing(label_map, values[candidate.label])
         checked.append(replace(candidate, problem=problem))
-    match = _match(selection, checked, reasons)
+    match = _match(selection, checked, reasons, accepts_defective)
     return match if match.chosen is None else replace(match, values=values[match.chosen.label])
 
 
@@ -248,22 +267,33 @@ def _find_missing(label_map: LabelMap, values: Mapping[int, int]) -> str:
     return ""
 
 
-def _match(selection: Selection, candidates: Sequence[Candidate[T]], reasons: dict[str, str]) -> _Match[T]:
+def _match(
+    selection: Selection, candidates: Sequence[Candidate[T]], reasons: dict[str, str], accepts_defective: bool
+) -> _Match[T]:
     """Chooses among the candidates that have no reason against them."""
-    matching = [candidate for candidate in candidates if not reasons[candidate.label]]
-    reasons |= {candidate.label: candidate.problem for candidate in matching}
-    usable = [candidate for candidate in matching if not candidate.problem]
-    for preference in selection.prefer:
-        usable = _narrow(preference, usable, reasons)
-    if len(usable) == 1:
-        return _Match(usable[0], True, "", reasons)
     name = selection.name
-    if usable:
-        problem = f"{len(usable)} volumes meet the selection of {name} equally well: {_tell_apart(usable)}; "
+    matching = [candidate for candidate in candidates if not reasons[candidate.label]]
+    usable = [candidate for candidate in matching if not candidate.problem]
+    preferred = _prefer(selection, matching, reasons)
+    defective = [candidate for candidate in preferred if candidate.problem]
+    causes = [f"{candidate.label}: {candidate.problem}" for candidate in (defective if usable else matching)]
+    if usable and defective and accepts_defective:
+        reasons |= {candidate.label: "" for candidate in usable}
+        preferred = _prefer(selection, usable, reasons)
+    reasons |= {candidate.label: candidate.problem for candidate in matching if candidate.problem}
+    if usable and defective and not accepts_defective:
+        reasons |= {c.label: "a series that meets the rule as well cannot be used" for c in preferred if not c.problem}
+        problem = f"a series that the selection of {name} prefers, or takes equally well, cannot be used: "
+        problem += f"{_list_some(causes, len(causes))}; export it again, select another, or import the case without it "
+        problem += "with --accept-defective"
+    elif usable and len(preferred) == 1:
+        note = f"{name} takes {preferred[0].label}, because others cannot be used: {_list_some(causes, len(causes))}"
+        return _Match(preferred[0], True, "", reasons, note=note if defective else "")
+    elif usable:
+        problem = f"{len(preferred)} volumes meet the selection of {name} equally well: {_tell_apart(preferred)}; "
         problem += "add a condition or a preference that tells them apart"
-        reasons |= {candidate.label: f"as good as {len(usable) - 1} more" for candidate in usable}
+        reasons |= {candidate.label: f"as good as {len(preferred) - 1} more" for candidate in preferred}
     elif matching:
-        causes = [f"{candidate.label}: {candidate.problem}" for candidate in matching]
         problem = f"what meets the selection of {name} cannot be used: {_list_some(causes, len(causes))}; "
         problem += "export the series again, or select another"
     elif reasons:
@@ -272,6 +302,13 @@ def _match(selection: Selection, candidates: Sequence[Candidate[T]], reasons: di
     else:
         problem = f"nothing meets the selection of {name}: the study holds no image; export it again"
     return _Match(None, bool(matching), problem, reasons)
+
+
+def _prefer(selection: Selection, candidates: list[Candidate[T]], reasons: dict[str, str]) -> list[Candidate[T]]:
+    """The candidates that all preferences leave; the others get their reason."""
+    for preference in selection.prefer:
+        candidates = _narrow(preference, candidates, reasons)
+    return candidates
 
 
 def _narrow(preference: Preference, candidates: list[Candidate[T]], reasons: dict[str, str]) -> list[Candidate[T]]:

@@ -1,9 +1,9 @@
 """Strata: how the images of a case were acquired, as far as a dataset may say it.
 
-This list is all that enters a dataset beside voxels and geometry. Numbers are rounded to the classes in which protocols
-differ (field strength as sold, echo times to 10 ms, repetition times to 1 s), because a repetition time of 4,183 ms may
-be one patient's, and 4 s is that of a protocol. Text is what a scanner writes of itself; a text that one patient alone
-has, or that may name somebody, is left out.
+These lists and `describe_series` are all that enters a dataset beside voxels and geometry. Numbers of strata are
+rounded to the classes in which protocols differ (field strength as sold, echo times to 10 ms, repetition times to 1 s),
+because a repetition time of 4,183 ms may be one patient's, and 4 s is that of a protocol. Text is what a scanner writes
+of itself; a text that one patient alone has, or that may name somebody, is left out.
 """
 
 from __future__ import annotations
@@ -15,16 +15,19 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from vfmalign.core.domain.datasets import MAX_STRATA, MAX_STRATUM_VALUES
+import numpy as np
+
+from vfmalign.core.domain.datasets import MAX_STRATA, MAX_STRATUM_VALUES, TakenSeries
 from vfmalign.core.domain.declarations import VolumeKind
 from vfmalign.core.domain.record import VOLUME_KIND
 from vfmalign.imaging.dicom.frames import AttributeValue
-from vfmalign.imaging.dicom.screening import PrivateWords, screen_text
+from vfmalign.imaging.dicom.screening import PrivateWords, screen_number, screen_text
+from vfmalign.imaging.dicom.stacks import Stack
 
 ALLOWED = "allowed"
 """Stratum of cases whose images a lifted refusal lets in: the names of these refusals."""
 _MAX_VALUE = 64
-"""Most characters of a value. The names of all refusals have 66; the last stays recognisable without its end."""
+"""Most characters of a value. The names of all refusals have 76; without the end, four of them stay recognisable."""
 OTHER = "other"
 """Stands for the rarest values of a stratum that has more than a dataset may have."""
 _VENDORS = ("siemens", "ge", "philips", "canon", "toshiba", "hitachi", "fujifilm", "united imaging", "agfa", "esaote",
@@ -32,6 +35,8 @@ _VENDORS = ("siemens", "ge", "philips", "canon", "toshiba", "hitachi", "fujifilm
 _FIELD_STRENGTHS_T = (0.2, 0.25, 0.35, 0.4, 0.5, 0.55, 0.7, 1.0, 1.2, 1.5, 3.0, 4.7, 7.0, 9.4, 10.5, 11.7)
 _MAX_NUMBER = 50_000
 """Larger numbers are those of no protocol: they may be made of identifiers."""
+_CALCULATED = re.compile(r"(?i)calc|synth|computed|(^|[^a-z])c-?dwi")
+"""How Siemens, GE and Philips name images of a b-value that was not acquired, in ImageType or SeriesDescription."""
 _TEXT = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._/+()-]{0,47}")
 
 
@@ -124,6 +129,31 @@ def classify(case: CaseAcquisition, modalities: Sequence[VolumeKind]) -> dict[Vo
     classes = {ALLOWED: "+".join(case.allowed)[:_MAX_VALUE]}
     classes |= {name: _get_value(case, kinds, stratum) for name, kinds, stratum in _list_strata(modalities)}
     return {name: text for name, text in classes.items() if text}
+
+
+def get_b_values(classes: Mapping[VolumeKind, str], modalities: Sequence[VolumeKind]) -> dict[VolumeKind, str]:
+    """Returns the b-values among the classes of a case, by stratum, such as `dwi_b_value`."""
+    return {name: classes[name] for kind in modalities if (name := f"{kind}_b_value") in classes}
+
+
+def describe_series(kind: VolumeKind, stack: Stack, private_words: PrivateWords) -> TakenSeries:
+    """Returns what a dataset and the answer of `Extract` say of the series that a modality takes."""
+    if stack.affine is None:
+        raise ValueError("the stack is no volume")
+    attributes = stack.attributes
+    numbers = {name: _get_number(attributes.get(name, "")) for name in ("SeriesNumber", "b_value", "EchoTime")}
+    shown = {name: None if n is None or screen_number(n, private_words) else n for name, n in numbers.items()}
+    number = shown["SeriesNumber"]
+    written = (attributes.get(name, "") for name in ("ImageType", "SeriesDescription"))
+    return TakenSeries(
+        modality=kind,
+        number=None if number is None else int(number),
+        b_value=shown["b_value"],
+        calculated="b_value" in attributes and any(_CALCULATED.search(str(text)) for text in written),
+        echo_time_ms=shown["EchoTime"],
+        orientation=str(attributes["orientation"]),
+        spacing_mm=tuple(np.linalg.norm(stack.affine[:3, :3], axis=0).round(6).tolist()),
+    )
 
 
 def make_strata(

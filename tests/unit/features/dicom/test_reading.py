@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from pydicom import Dataset, dcmread
-from tests.dicom_files import make_array, make_enhanced, make_series, write_prostate
+from tests.dicom_files import Examination, make_array, make_enhanced, make_series, write_prostate
 from tests.hostile.client import SPEC
 from tests.hostile.dicom_rows import to_bytes
 from tests.integration.features.dicom_service import make_declaration
@@ -41,8 +41,8 @@ def read(
     files: list[bytes], kinds: tuple[str, ...] = KINDS, context: WorkContext = UNLIMITED, study_uid: str = ""
 ) -> dict[str, Source]:
     expected = PacsReference(server="main", study_uid=study_uid) if study_uid else None
-    sources = read_study(InlineSource(files), RULES, kinds, Stages(), context, expected=expected)
-    return {source.kind: source for source in sources}
+    read = read_study(InlineSource(files), RULES, kinds, Stages(), context, expected=expected)
+    return {source.kind: source for source in read.sources}
 
 
 def list_files(study: Path, *, without_adc: bool = False) -> list[bytes]:
@@ -70,6 +70,28 @@ def test_the_volumes_are_those_that_an_import_stores(study: Path, tmp_path: Path
         np.testing.assert_array_equal(volumes[0].array_XYZ, volumes[1].array_XYZ)
         np.testing.assert_array_equal(volumes[0].affine, volumes[1].affine)
         assert volumes[0].array_XYZ.dtype == volumes[1].array_XYZ.dtype
+
+
+def test_the_series_that_were_read_are_described(study: Path) -> None:
+    sources, series, b_values = read_study(InlineSource(list_files(study)), RULES, ("dwi", "t2w"), Stages(), UNLIMITED)
+    dwi = next(taken for taken in series if taken.modality == "dwi")
+    assert {taken.modality: taken.number for taken in series} == {"t2w": 4, "dwi": 6}
+    assert (dwi.b_value, dwi.calculated, dwi.echo_time_ms, dwi.orientation) == (800, False, 63, "transverse")
+    assert isinstance(sources[0].content, bytes)
+    affine = decode(sources[0].content, "dwi", "dwi").affine
+    assert dwi.spacing_mm == pytest.approx(np.linalg.norm(affine[:3, :3], axis=0), abs=1e-5)
+    assert b_values == {"dwi_b_value": "800 s/mm²"}
+
+
+def test_a_defective_series_is_not_replaced_by_another(study: Path) -> None:
+    header = dcmread(next(study.rglob("*.dcm")), stop_before_pixels=True)
+    examination = Examination(study_uid=header.StudyInstanceUID, patient_id="PID-4711")
+    better = make_series(
+        make_array((40, 34, 5)), examination=examination, number=8, b_values=(1400,), heights=(0, 1, 2, 4, 5)
+    )
+    with pytest.raises(BadVolume, match=r"series 8: 1 slice missing between others") as refused:
+        read([*list_files(study), *to_bytes(better)])
+    assert refused.value.remedy.startswith("export it again")
 
 
 def test_what_the_model_does_not_take_may_be_missing(study: Path) -> None:

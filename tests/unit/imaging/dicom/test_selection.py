@@ -22,6 +22,7 @@ from tests.unit.imaging.dicom.made_studies import (
 
 from vfmalign.core.domain.declarations import DatasetDeclaration, get_declaration
 from vfmalign.imaging.dicom.examinations import Segment, Segmentation, Series, Study
+from vfmalign.imaging.dicom.refusals import DEFECTIVE
 from vfmalign.imaging.dicom.rules import Selections, check_selections, get_selections
 from vfmalign.imaging.dicom.selection import Choice, choose, summarise_reasons
 
@@ -34,11 +35,16 @@ def make_segmentation(number: int, *labels: str, references: tuple[str, ...] = (
     return Segmentation(f"series {number}", "secret.dcm", header, references, segments)
 
 
-def choose_by(study: Study, *selections: Mapping[str, Any], labels: Sequence[Mapping[str, Any]] = ()) -> Choice:
+def choose_by(
+    study: Study,
+    *selections: Mapping[str, Any],
+    labels: Sequence[Mapping[str, Any]] = (),
+    allowed: Sequence[str] = (),
+) -> Choice:
     declaration = DatasetDeclaration.model_validate({"name": "d", "modalities": ["t2w"], "labels": labels})
     rules = Selections.model_validate({"selections": selections}).selections
     check_selections(declaration, rules)
-    return choose(study, declaration, rules)
+    return choose(study, declaration, rules, allowed)
 
 
 def test_each_modality_takes_its_volume() -> None:
@@ -142,11 +148,42 @@ def test_preferences_decide_in_order(prefer: Sequence[Mapping[str, Any]], taken:
     assert all(reason.startswith("another is preferred: ") for reason in others)
 
 
-def test_a_volume_with_a_problem_is_not_taken() -> None:
-    broken = make_stack(T2W, "1.2.5", problem="2 slices missing between others that lie 3 mm apart")
-    choice = choose_by(make_study(make_series(4, T2W), make_series(5, broken)), ANY_MR)
+MISSING = "2 slices missing between others that lie 3 mm apart"
+BROKEN = make_stack(T2W | {"EchoTime": 80.0}, "1.2.5", problem=MISSING)
+
+
+@pytest.mark.parametrize("prefer", [[], [{"smallest": "EchoTime"}]])
+def test_a_volume_with_a_problem_never_changes_what_is_taken(prefer: Sequence[Mapping[str, Any]]) -> None:
+    rule = ANY_MR | {"prefer": prefer}
+    study = make_study(make_series(4, T2W), make_series(5, BROKEN))
+    choice = choose_by(study, rule)
+    assert choice.problems == (
+        "a series that the selection of t2w prefers, or takes equally well, cannot be used: series 5: "
+        f"{MISSING}; export it again, select another, or import the case without it with --accept-defective",
+    )
+    assert list_taken(choice) == {"t2w": []}
+    assert not choice.lacks
+    assert choice.reasons["t2w"]["series 5"] == MISSING
+    accepted = choose_by(study, rule, allowed=(DEFECTIVE,))
+    assert list_taken(accepted) == {"t2w": ["series 4"]}
+    assert (accepted.problems, accepted.allowed) == ((), (DEFECTIVE,))
+    assert accepted.notes == (f"t2w takes series 4, because others cannot be used: series 5: {MISSING}",)
+    assert accepted.reasons["t2w"]["series 5"] == MISSING
+
+
+def test_a_volume_with_a_problem_that_is_not_preferred_does_not_matter() -> None:
+    study = make_study(make_series(4, T2W), make_series(5, BROKEN))
+    choice = choose_by(study, ANY_MR | {"prefer": [{"largest": "EchoTime"}]}, allowed=(DEFECTIVE,))
     assert list_taken(choice) == {"t2w": ["series 4"]}
-    assert choice.reasons["t2w"]["series 5"] == broken.problem
+    assert (choice.problems, choice.notes, choice.allowed) == ((), (), ())
+    assert choice.reasons["t2w"]["series 5"] == MISSING
+
+
+def test_accepted_defects_do_not_decide_between_others() -> None:
+    study = make_study(make_series(3, T2W), make_series(4, T2W), make_series(5, BROKEN))
+    choice = choose_by(study, ANY_MR | {"prefer": [{"smallest": "EchoTime"}]}, allowed=(DEFECTIVE,))
+    assert "2 volumes meet the selection of t2w equally well" in choice.problems[0]
+    assert list_taken(choice) == {"t2w": []}
 
 
 def test_a_problem_of_the_only_match_is_told() -> None:

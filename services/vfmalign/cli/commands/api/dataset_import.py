@@ -101,6 +101,14 @@ AllowOption = Annotated[
         "separated by commas. Look at the images first. It is recorded with their cases.",
     ),
 ]
+AcceptDefectiveOption = Annotated[
+    bool,
+    typer.Option(
+        "--accept-defective",
+        help="Where a DICOM series that the rules prefer cannot be used, such as with a missing slice, take the next "
+        "one. It is noted, and recorded with the cases.",
+    ),
+]
 MappingOption = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Local file that maps ids to folders [<home>/private/mapping.csv].")
 ]
@@ -152,6 +160,7 @@ def import_(
     patients: PatientsOption = None,
     only_with: OnlyWithOption = None,
     allow: AllowOption = None,
+    accept_defective: AcceptDefectiveOption = False,
     mapping: MappingOption = None,
     model_id: ForModelOption = None,
     modality_map: MapOption = None,
@@ -189,7 +198,11 @@ def import_(
     options = ImportOptions(
         layout=layout,
         declaration=None if declared is None else declared.declaration,
-        dicom=DicomOptions(() if declared is None else declared.selections, split_list(allow)),
+        dicom=DicomOptions(
+            () if declared is None else declared.selections,
+            split_list(allow),
+            accepts_defective=accept_defective,
+        ),
         shares=parse_shares(share) if share else None,
         splits=read_splits(splits) if splits is not None else None,
         patients=read_patients(patients) if patients is not None else None,

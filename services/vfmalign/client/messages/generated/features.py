@@ -9,7 +9,7 @@ from pydantic import Field
 
 from vfmalign.client.messages.base import ApiMessage, Time
 from vfmalign.client.messages.generated.common import Cost, FileContent, FileUpload, ObjectRef, ObservedStudy, Progress
-from vfmalign.core.domain.datasets import Split
+from vfmalign.core.domain.datasets import Split, TakenSeries
 from vfmalign.core.domain.declarations import DatasetDeclaration, VolumeKind
 from vfmalign.core.domain.modality_map import ModalityMap
 from vfmalign.core.domain.models import Layer, Objective, Preprocessing
@@ -30,6 +30,7 @@ __all__ = [
     "PacsReference",
     "StudyObservation",
     "DeliveredObservation",
+    "ExtractedStudy",
     "ExtractDatasetRequest",
     "FeatureSet",
     "ExtractDatasetResponse",
@@ -261,6 +262,24 @@ class DeliveredObservation(ApiMessage):
     """
     detail: str = ""
     """The same in a sentence, with what to do about it."""
+
+
+class ExtractedStudy(ApiMessage):
+    """Response of Extract."""
+
+    PROTO: ClassVar[type[Message]] = features_pb2.ExtractResponse
+    OMITTED: ClassVar[frozenset[str]] = frozenset(("layers",))
+
+    checkpoint_sha256: str = ""
+    """Digest of the weights that were used, hex."""
+    cost: Cost
+    """What it cost."""
+    preprocessing_sha256: str = ""
+    """Digest of the preprocessing, hex, without the names of the modalities: for FeatureOrigin of Observe."""
+    observation: DeliveredObservation | None = None
+    """What became of the observation; absent where the request names none."""
+    series: tuple[TakenSeries, ...] = ()
+    """The series that each modality of the model was read from, where the study was sent as DICOM."""
 
 
 class ExtractDatasetRequest(ApiMessage):

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from pydantic import Field
 
+from vfmalign.core.domain.datasets import TakenSeries
 from vfmalign.core.domain.declarations import (
     DEFAULT_DECLARATION,
     SUVBW,
@@ -27,12 +28,12 @@ from vfmalign.imaging.dicom.labels.label_maps import read_label_map
 from vfmalign.imaging.dicom.packing import PackedStack
 from vfmalign.imaging.dicom.pet.suv import read_suv
 from vfmalign.imaging.dicom.pixels import read_stack
-from vfmalign.imaging.dicom.refusals import check_allowed
+from vfmalign.imaging.dicom.refusals import DEFECTIVE, check_allowed
 from vfmalign.imaging.dicom.rules import Selection, check_selections, encode_selections, get_selections
 from vfmalign.imaging.dicom.scanning import scan
 from vfmalign.imaging.dicom.selection import Choice, choose
 from vfmalign.imaging.dicom.sources import DicomSource, digest_file, open_source
-from vfmalign.imaging.dicom.strata import CaseAcquisition, classify
+from vfmalign.imaging.dicom.strata import CaseAcquisition, classify, describe_series
 from vfmalign.imaging.volumes import Volume
 
 
@@ -84,7 +85,7 @@ class Rules:
     Attributes:
         declaration: what a case holds.
         selections: which series and segmentations it takes.
-        allowed: names of `refusals.REFUSALS` that are lifted.
+        allowed: names of `refusals.REFUSALS` that are lifted, and perhaps `refusals.DEFECTIVE`.
         is_default: whether the user named no declaration.
     """
 
@@ -102,6 +103,8 @@ class StudyOutcome(Record):
         patient, problems, lacks: see `CaseSource`.
         kinds: modalities and label maps that were chosen.
         classes: see `strata.classify`.
+        series: see `core.domain.datasets.Case`.
+        notes: see `Choice`.
         undrawn: label maps that no segmentation gives; None for a study without segmentations.
     """
 
@@ -111,6 +114,8 @@ class StudyOutcome(Record):
     lacks: tuple[VolumeKind, ...] = ()
     kinds: tuple[VolumeKind, ...] = ()
     classes: dict[VolumeKind, str] = Field(default_factory=dict)
+    series: tuple[TakenSeries, ...] = ()
+    notes: tuple[str, ...] = ()
     undrawn: tuple[VolumeKind, ...] | None = None
 
 
@@ -123,7 +128,8 @@ def get_rules(declaration: DatasetDeclaration | None, options: DicomOptions) -> 
     chosen = declaration or get_declaration(DEFAULT_DECLARATION)
     selections = options.selections or get_selections(chosen)
     check_selections(chosen, selections)
-    return Rules(chosen, selections, tuple(sorted(check_allowed(options.allowed))), declaration is None)
+    allowed = check_allowed(options.allowed) | ({DEFECTIVE} if options.accepts_defective else set())
+    return Rules(chosen, selections, tuple(sorted(allowed)), declaration is None)
 
 
 def read(path: Path, declaration: DatasetDeclaration | None, options: DicomOptions) -> SourceDataset:
@@ -165,6 +171,8 @@ def describe_outcome(study: Study, choice: Choice, rules: Rules) -> StudyOutcome
         lacks=choice.lacks,
         kinds=(*choice.stacks, *choice.label_maps),
         classes=classify(acquisition, rules.declaration.modalities),
+        series=tuple(describe_series(kind, stack, study.private_words) for kind, stack in choice.stacks.items()),
+        notes=choice.notes,
         undrawn=undrawn if choice.segmentations else None,
     )
 
@@ -206,10 +214,12 @@ def to_dataset(
             lacks=outcome.lacks,
             place=f"case {number} of {len(outcomes)}",
             acquired=outcome.classes,
+            series=outcome.series,
         )
         for number, (outcome, volumes) in enumerate(zip(outcomes, files, strict=True), start=1)
     ]
     listed = [*notes, *_list_undrawn(outcomes, rules)]
+    listed += [f"{case.place}: {note}" for case, outcome in zip(cases, outcomes, strict=True) for note in outcome.notes]
     if rules.is_default and cases:
         listed.append(f"without --declaration, DICOM is read by the rules of {DEFAULT_DECLARATION}")
     return SourceDataset(rules.declaration, cases, tuple(listed), encode_selections(rules.selections))

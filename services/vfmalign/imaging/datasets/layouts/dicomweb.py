@@ -49,7 +49,7 @@ MAX_FAILURES = 3
 """Studies one after the other that cannot be fetched because the server is away or rejects the credentials, after which
 the import stops: an account may be locked after a few attempts.
 """
-_FORMAT = 1
+_FORMAT = 2
 """Version of what a staging folder holds; another one is not read."""
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from pydantic import JsonValue
 
-from vfmalign.core.domain.datasets import Split
+from vfmalign.core.domain.datasets import Split, TakenSeries
 from vfmalign.core.domain.declarations import DatasetDeclaration, VolumeKind
 from vfmalign.core.domain.errors import BadDataset, BadVolume
 from vfmalign.core.formats.untrusted import read_json, read_regular_file
@@ -96,6 +96,7 @@ class CaseSource:
         place: where a table describes the case, such as `line 7`; empty elsewhere.
         acquired: strata that DICOM states, see `imaging.dicom.strata.classify`; the dataset takes those of several
             patients. None without DICOM.
+        series: see `core.domain.datasets.Case`.
     """
 
     name: str
@@ -109,6 +110,7 @@ class CaseSource:
     lacks: tuple[VolumeKind, ...] = ()
     place: str = ""
     acquired: Mapping[VolumeKind, str] | None = None
+    series: tuple[TakenSeries, ...] = ()
 
     def is_without(self, kinds: Collection[VolumeKind]) -> bool:
         """Whether the case has no file of one of these kinds, and no other problem than what it lacks."""
@@ -152,11 +154,13 @@ class DicomOptions:
         selections: which series a modality and which segmentation a label map takes; none for those that come along
             with the declaration.
         allowed: names of `imaging.dicom.refusals.REFUSALS` that are lifted.
+        accepts_defective: whether a usable series takes the place of a defective one that is preferred.
         progress: called after every file that is scanned.
     """
 
     selections: tuple[Selection, ...] = ()
     allowed: tuple[str, ...] = ()
+    accepts_defective: bool = False
     progress: ProgressCallback = ignore_progress
 
 

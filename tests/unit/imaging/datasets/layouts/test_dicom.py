@@ -16,12 +16,13 @@ from tests.dicom_files import Examination, make_affine, make_array, make_segment
 
 from vfmalign.core.domain.declarations import DatasetDeclaration, LabelMap
 from vfmalign.core.domain.errors import BadDataset, BadOption
+from vfmalign.core.storage.datasets import from_datalist, to_datalist
 from vfmalign.imaging.datasets.identities import add_to_mapping
 from vfmalign.imaging.datasets.importer import prepare_import
 from vfmalign.imaging.datasets.layouts.registry import detect_layout, read_source
 from vfmalign.imaging.datasets.layouts.sources import DicomOptions
 from vfmalign.imaging.datasets.preparation import DiscoveredDataset, ImportOptions, PreparedDataset, discover, prepare
-from vfmalign.imaging.dicom.rules import SegmentRule, Selections
+from vfmalign.imaging.dicom.rules import Preference, SegmentRule, Selections
 from vfmalign.imaging.dicom.rules.conditions import Conditions
 
 DECLARATION = DatasetDeclaration(
@@ -40,8 +41,8 @@ SHAPE = (40, 34, 5)
 
 def make_options(*allowed: str, **options: object) -> ImportOptions:
     """Half of the patients train, and half test."""
-    dicom, shares = DicomOptions(SELECTIONS, allowed), {"train": 0.5, "test": 0.5}
-    return ImportOptions(declaration=DECLARATION, dicom=dicom, shares=shares, **options)  # type: ignore[arg-type]
+    dicom, shares = DicomOptions(SELECTIONS, allowed), {"shares": {"train": 0.5, "test": 0.5}}
+    return ImportOptions(declaration=DECLARATION, dicom=dicom, **shares | options)  # type: ignore[arg-type]
 
 
 def write_study(folder: Path, number: int = 0, *, labelled: bool = True, **attributes: object) -> Examination:
@@ -90,6 +91,32 @@ def test_a_study_becomes_a_case(tmp_path: Path) -> None:
         "t2w_echo_time": "100 ms",
         "t2w_repetition_time": "4 s",
     }
+
+
+def test_a_defective_series_is_replaced_only_where_it_is_accepted(tmp_path: Path) -> None:
+    examination = write_study(tmp_path / "d")
+    better = {"examination": examination, "number": 8, "description": "t2", "attributes": {"EchoTime": "140"}}
+    paths = write_series(tmp_path / "d/0/again", make_array(SHAPE), **better)
+    selection = SELECTIONS[0].model_copy(update={"prefer": (Preference(largest="EchoTime"),)})
+    options = make_options(shares=None)
+    options = replace(options, dicom=replace(options.dicom, selections=(selection, SELECTIONS[1])))
+    data = paths[2].read_bytes()
+    pixels = data.index(b"\xe0\x7f\x10\x00")
+    for damage in (lambda: paths[2].write_bytes(data[:pixels]), paths[2].unlink):
+        damage()
+        _, refused = run(tmp_path / "d", options)
+        (problem,) = refused.problems
+        assert "prefers, or takes equally well, cannot be used: series 8: 1 " in problem.text
+        accepted = replace(options, dicom=replace(options.dicom, accepts_defective=True))
+        _, prepared = run(tmp_path / "d", accepted)
+        assert not prepared.problems
+        (case,) = prepared.dataset.train
+        assert case.strata["allowed"] == "defective"
+        assert [(taken.modality, taken.number, taken.echo_time_ms) for taken in case.series] == [("t2w", 4, 101)]
+        assert any(note.startswith("case 1 of 1: t2w takes series 4, because") for note in prepared.notes)
+        stored = from_datalist(to_datalist(prepared.dataset), "d")
+        assert stored.digest() == prepared.dataset.digest()
+        assert stored.train[0].series == case.series
 
 
 def test_the_file_that_cannot_be_read_may_have_a_name_that_is_no_text(tmp_path: Path) -> None:
