@@ -35,6 +35,10 @@ _USUAL = (
 """Attributes that are shown where no rule names others."""
 _MAX_COLUMNS = 9
 _MAX_TEXT = 26
+_MAX_VALUES = 3
+"""Most values of an attribute, and volumes with one reason, of a series that are listed one by one."""
+_MAX_REASONS = 8
+"""Most reasons of a rule that are listed."""
 _ANY_WIDTH = 1_000
 """Columns of a screen that every table fits on."""
 
@@ -121,15 +125,17 @@ def show_study(shown: ShownStudy) -> list[RenderableType]:
     if choice.reasons:
         parts.append(_list_reasons(choice))
     # A series without images, such as of truncated files alone, has no volume that would name its problem.
-    unusable = {series.label: series.problem for series in study.series}
+    unusable = {series.label: series.problem for series in study.series if not series.stacks}
     unusable |= {candidate.label: candidate.problem for candidate in choice.images}
-    parts += [Text(f"{label}: {problem}", style="yellow") for label, problem in unusable.items() if problem]
+    for problem, labels in _group_by_reason(unusable).items():
+        text = _join_labels(labels)
+        parts.append(Text(f"{'series ' if text[0].isdigit() else ''}{text}: {problem}", style="yellow"))
     return [*parts, *(Text(f"problem: {problem}", style="red") for problem in shown.problems)]
 
 
 @dataclass(frozen=True)
 class _Volumes:
-    """The table of a study's volumes, without the attributes for which the screen is too narrow."""
+    """The table of a study's series, without the attributes for which the screen is too narrow."""
 
     shown: ShownStudy
 
@@ -158,12 +164,26 @@ def _list_volumes(shown: ShownStudy, columns: Sequence[str]) -> Table:
         is_number = all(isinstance(image.item.attributes.get(name, 0.0), float) for image in images)
         column.justify = "right" if is_number else "left"
         column.no_wrap, column.overflow, column.max_width = True, "ellipsis", _MAX_TEXT
-    for image in images:
-        # What divides a series stands in columns of its own.
-        series = re.sub(r" \(.*\)", "", _shorten(image.label))
-        values = [image.show(name) if name in image.item.attributes else ABSENT for name in columns]
-        table.add_row(series, *map(Text, values), Text(", ".join(shown.list_taking(image.label)), "green"))
+    for series, members in _group_by_series(images).items():
+        values = [_join_values(members, name) for name in columns]
+        taken = dict.fromkeys(name for image in members for name in shown.list_taking(image.label))
+        label = f"{series} ×{len(members)}" if len(members) > 1 else series
+        table.add_row(label, *map(Text, values), Text(", ".join(taken), "green"))
     return table
+
+
+def _group_by_series(images: Sequence[Candidate[Stack]]) -> dict[str, list[Candidate[Stack]]]:
+    groups: dict[str, list[Candidate[Stack]]] = {}
+    for image in images:
+        groups.setdefault(_get_series(image.label), []).append(image)
+    return groups
+
+
+def _join_values(images: Sequence[Candidate[Stack]], name: str) -> str:
+    """The values of an attribute in the volumes of a series, of many the first and the last."""
+    shown = (image.show(name) if name in image.item.attributes else ABSENT for image in images)
+    values = list(dict.fromkeys(shown))
+    return ", ".join(values) if len(values) <= _MAX_VALUES else f"{values[0]} … {values[-1]}"
 
 
 def _choose_columns(images: Sequence[Candidate[Stack]], tested: Iterable[str]) -> list[str]:
@@ -196,24 +216,41 @@ def _list_reasons(choice: Choice) -> Table:
     table.title = None
     for name, reasons in choice.reasons.items():
         taken = [_shorten(label) for label, reason in reasons.items() if not reason]
-        others = [f"{', '.join(labels)}: {reason}" for reason, labels in _group_by_reason(reasons).items()]
+        others = [f"{_join_labels(labels)}: {reason}" for reason, labels in _group_by_reason(reasons).items()]
+        if len(others) > _MAX_REASONS:
+            others[_MAX_REASONS:] = [f"and {len(others) - _MAX_REASONS} more reasons, which --json lists"]
         why = "; ".join(others) if reasons else f"the study holds no {'segmentation' if choice.images else 'image'}"
         table.add_row(name, ", ".join(taken) or Text("nothing", style="yellow"), Text(why))
     return table
 
 
 def _group_by_reason(reasons: Mapping[str, str]) -> dict[str, list[str]]:
-    """Candidates by the reason against them; volumes of a series that share it are named by their series alone."""
-    by_series: dict[str, dict[str, str]] = {}
+    """Candidates by the reason against them; volumes of a series that share it are named or counted together."""
+    by_series: dict[str, dict[str, list[str]]] = {}
     for label, reason in reasons.items():
-        by_series.setdefault(_shorten(label).partition(" (")[0], {})[_shorten(label)] = reason
+        by_series.setdefault(_get_series(label), {}).setdefault(reason, []).append(_shorten(label))
     groups: dict[str, list[str]] = {}
-    for series, volumes in by_series.items():
-        shared = len(set(volumes.values())) == 1
-        for label, reason in [(series, next(iter(volumes.values())))] if shared else volumes.items():
+    for series, by_reason in by_series.items():
+        for reason, labels in by_reason.items():
+            counted = f"{series} ({len(labels)} volumes)" if len(by_reason) > 1 else series
+            is_short = len(by_reason) > 1 and len(labels) <= _MAX_VALUES
             if reason:
-                groups.setdefault(reason, []).append(label)
+                groups.setdefault(reason, []).extend(labels if is_short else [counted])
     return groups
+
+
+def _join_labels(labels: Sequence[str]) -> str:
+    """Lists candidates, series of consecutive numbers as `10–33`."""
+    runs: list[list[str]] = []
+    for label in labels:
+        follows = runs and label.isdecimal() and runs[-1][-1].isdecimal() and int(label) == int(runs[-1][-1]) + 1
+        runs[-1].append(label) if follows else runs.append([label])
+    return ", ".join(f"{run[0]}–{run[-1]}" if len(run) > _MAX_VALUES else ", ".join(run) for run in runs)
+
+
+def _get_series(label: str) -> str:
+    """The series of a candidate, such as `6` of `series 6 (b_value 800)`; what divides it stands in columns."""
+    return re.sub(r"( \(.*\))?(, volume \d+)?$", "", _shorten(label))
 
 
 def _shorten(label: str) -> str:

@@ -149,7 +149,7 @@ def _build(frames: Sequence[Frame], divided_by: tuple[str, ...], *, is_weighted:
     order = np.argsort(_get_heights(placed), kind="stable")
     ordered = tuple(frames[index] for index in order)
     placed = [placed[index] for index in order]
-    problem = _find_repetition(ordered) or _find_irregularity(placed)
+    problem = _find_mosaic(attributes) or _find_repetition(ordered) or _find_irregularity(placed)
     if not problem and len({frame.frame_of_reference_uid for frame in frames}) > 1:
         problem = "images of several frames of reference, so that their places to each other are unknown"
     return Stack(ordered, attributes, None if problem else _to_affine(placed), divided_by, problem)
@@ -160,6 +160,14 @@ def _is_echo_planar(attributes: Mapping[str, AttributeValue]) -> bool:
     return "EP" in (sequence if isinstance(sequence, tuple) else (sequence,)) or (
         attributes.get("EchoPlanarPulseSequence") == "YES"
     )
+
+
+def _find_mosaic(attributes: Mapping[str, AttributeValue]) -> str:
+    """Says that each image holds all slices of a volume side by side; nothing where that is not so."""
+    kinds = attributes.get("ImageType")
+    if isinstance(kinds, tuple) and "MOSAIC" in kinds:
+        return "Siemens mosaic: not supported (export it as enhanced MR, or convert it to NIfTI with dcm2niix)"
+    return ""
 
 
 def _find_repetition(frames: Sequence[Frame]) -> str:

@@ -45,7 +45,8 @@ def test_a_study_is_shown_with_what_each_rule_takes(tmp_path: Path, invoke: Invo
     code, out, err = invoke("dicom", "show", str(tmp_path / "export"))
     assert code == 0, err
     assert "Study 1: 4 series, 5 volumes" in out
-    assert [line.split()[-1] for line in out.splitlines()[3:8]] == ["t2_tse_sag", "t2w", "ep2d_diff", "dwi", "adc"]
+    assert [line.split()[-1] for line in out.splitlines()[3:7]] == ["t2_tse_sag", "t2w", "dwi", "adc"]
+    assert out.splitlines()[5].split()[:6] == ["6", "×2", "transverse", "5", "50,", "800"]
     assert "3: orientation is sagittal, not transverse" in out
     assert "6 (b_value 50): b_value is 50, below 500" in out
     assert "left out: 1 file (not DICOM)" in err
@@ -251,6 +252,36 @@ def test_a_wrong_option_or_declaration_is_an_error(tmp_path: Path, invoke: Invok
     code, _, err = invoke("dicom", "show", str(tmp_path), "--declaration", str(rules))
     assert code == 2
     assert "declaration.selections[0].conditions: no condition" in err
+
+
+def test_thirty_series_with_a_mosaic_fit_a_screen(
+    tmp_path: Path, invoke: Invoke, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    examination = write_study(tmp_path / "export")
+    common: dict[str, Any] = {"array": make_array((40, 34, 2)), "examination": examination}
+    for number in range(10, 34):
+        options: dict[str, Any] = {"description": f"series of kind {number}", "attributes": {"EchoTime": str(number)}}
+        write_series(tmp_path / f"export/{number}", number=number, **common | options)
+    mosaic = {"ImageType": ["ORIGINAL", "PRIMARY", "DIFFUSION", "NONE", "MOSAIC"], "AcquisitionNumber": lambda i: i}
+    b_values = (0, *[1000] * 64)
+    write_series(
+        tmp_path / "export/40", make_array((40, 34, 1, 65)), examination=examination, number=40,
+        description="ep2d_diff_mddw_64", b_values=b_values, directionality="DIRECTIONAL", attributes=mosaic,
+    )  # fmt: skip
+    dynamic = {"TemporalPositionIdentifier": lambda index: index // 2}
+    many = {"b_values": [None] * 40, "array": make_array((40, 34, 2, 40))}
+    write_series(tmp_path / "export/41", number=41, description="dynamic", attributes=dynamic, **common | many)
+    monkeypatch.setattr("vfmalign.cli.views.output.PIPE_WIDTH", 120)
+    code, out, err = invoke("dicom", "show", str(tmp_path / "export"))
+    assert code == 0
+    assert "30 series, 134 volumes" in out
+    lines = [*out.splitlines(), *err.splitlines()]
+    assert len(lines) <= 60
+    assert max(map(len, lines)) <= 120
+    assert [line.split()[1] for line in lines if line.startswith(("40 ", "41 "))] == ["×65", "×40"]
+    assert "series 40: Siemens mosaic: not supported" in out
+    assert "7, 10–33, 41: no b_value" in " ".join(out.split())
+    assert "40 (64 volumes): diffusion is direction, which is excluded" in " ".join(out.split())
 
 
 def test_many_studies_are_cut_to_a_screenful(tmp_path: Path, invoke: Invoke) -> None:
