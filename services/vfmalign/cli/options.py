@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -329,6 +330,26 @@ def parse_map(pairs: list[str] | None) -> dict[str, str]:
             )
         modality_map[modality] = model_input
     return modality_map
+
+
+def parse_choices(texts: list[str] | None) -> dict[int, dict[str, str]]:
+    """Parses `--choose`: number of the series by number of the study and by modality or label map.
+
+    Raises:
+        BadOption: a text has another form, or chooses twice.
+    """
+    choices: dict[int, dict[str, str]] = {}
+    for text in texts or ():
+        parts = re.fullmatch(r"(\d{1,6}):([a-z][a-z0-9_]{0,31})=(\d{1,10}(?:\.\d{1,5})?)", text, re.ASCII)
+        if parts is None or parts[2] in choices.setdefault(int(parts[1]), {}):
+            raise BadOption(
+                f"{text[:64]!r} does not choose a series, or is the second choice",
+                field="--choose",
+                remedy="use N:NAME=SERIES, such as --choose 3:t2w=10, with the numbers that `vfmalign dicom show` "
+                "prints",
+            )
+        choices[int(parts[1])][parts[2]] = parts[3]
+    return choices
 
 
 def parse_choice(text: str, choices: Sequence[T], option: str) -> T:

@@ -37,7 +37,7 @@ _MAX_COLUMNS = 9
 _MAX_TEXT = 26
 _MAX_VALUES = 3
 """Most values of an attribute, and volumes with one reason, of a series that are listed one by one."""
-_MAX_REASONS = 8
+_MAX_REASONS = 6
 """Most reasons of a rule that are listed."""
 _ANY_WIDTH = 1_000
 """Columns of a screen that every table fits on."""

@@ -94,6 +94,22 @@ class Case(Record):
     series: tuple[TakenSeries, ...] = Field(default=(), max_length=MAX_MODALITIES, exclude_if=lambda taken: not taken)
 
 
+class Curation(Record):
+    """What the user of an import decided about single studies.
+
+    Attributes:
+        excluded: cases that were left out by their number (`--exclude`).
+        unusable: cases that were left out because they have problems (`--skip-unusable`).
+        chosen: number of the series that the user named (`--choose`), by case and by modality or label map.
+    """
+
+    excluded: tuple[Id, ...] = Field(default=(), max_length=MAX_CASES)
+    unusable: tuple[Id, ...] = Field(default=(), max_length=MAX_CASES)
+    chosen: dict[Id, dict[VolumeKind, Annotated[str, Field(max_length=32)]]] = Field(
+        default_factory=dict, max_length=MAX_CASES
+    )
+
+
 class DatasetManifest(Record):
     """Cases by split.
 
@@ -103,6 +119,7 @@ class DatasetManifest(Record):
         phantom: True where the cases are generated: results on them are a rehearsal, not evidence.
         selections: which DICOM series its volumes came from: the JSON of the member `selections` of a declaration's
             file, which `imaging.dicom.rules` reads and writes; empty where they came from other files.
+        curation: which studies its import left out, and which series its user chose.
     """
 
     id: Id
@@ -111,6 +128,7 @@ class DatasetManifest(Record):
     phantom: bool = False
     declaration: DatasetDeclaration = Field(default_factory=lambda: get_declaration("prostate_mpmri"))
     selections: str = Field(default="", max_length=MAX_RULES_LENGTH, exclude_if=lambda text: not text)
+    curation: Curation = Field(default_factory=Curation, exclude_if=lambda curation: curation == Curation())
     pretrain: tuple[Case, ...] = Field(default=(), max_length=MAX_CASES)
     train: tuple[Case, ...] = Field(default=(), max_length=MAX_CASES)
     val: tuple[Case, ...] = Field(default=(), max_length=MAX_CASES)

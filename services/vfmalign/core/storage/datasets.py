@@ -2,7 +2,8 @@
 
 `datasets/<id>/dataset.json` is a datalist in the format of the Medical Segmentation Decathlon, which MONAI reads, with
 ids, groups, digests, label maps, classes, numbers and strata added to each item. Its key `declaration` says what the
-cases hold; a datalist without it holds prostate mpMRI. `selections` says which DICOM series they came from.
+cases hold; a datalist without it holds prostate mpMRI. `selections` says which DICOM series they came from, and
+`curation` what the user of the import decided about single studies.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from vfmalign.core.domain.datasets import SPLITS, Case, DatasetManifest, Split
+from vfmalign.core.domain.datasets import SPLITS, Case, Curation, DatasetManifest, Split
 from vfmalign.core.domain.declarations import DatasetDeclaration, get_declaration
 from vfmalign.core.domain.errors import BadDataset, Conflict, Leakage, NotFound, PreconditionFailed
 from vfmalign.core.domain.models import PretrainingDataset
@@ -106,6 +107,8 @@ def to_datalist(dataset: DatasetManifest) -> dict[str, object]:
         content["declaration"] = declaration.model_dump(mode="json")
     if dataset.selections:
         content["selections"] = dataset.selections
+    if dataset.curation != Curation():
+        content["curation"] = dataset.curation.model_dump(mode="json")
     for split in SPLITS:
         content[_LISTS[split]] = [_to_item(dataset, case) for case in dataset.split(split)]
         content[f"num{_LISTS[split].capitalize()}"] = len(dataset.split(split))
@@ -123,8 +126,7 @@ def from_datalist(content: Any, dataset_id: str) -> DatasetManifest:
         fields |= {"id": dataset_id, "held_out": content["held_out"], "phantom": content["phantom"]}
         if "declaration" in content:
             fields["declaration"] = DatasetDeclaration.model_validate(content["declaration"])
-        if "selections" in content:
-            fields["selections"] = content["selections"]
+        fields |= {name: content[name] for name in ("selections", "curation") if name in content}
         return DatasetManifest.model_validate(fields)
     except (LookupError, TypeError, AttributeError, ValueError) as error:
         detail = f": {describe_invalid(error)}" if isinstance(error, ValidationError) else ""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vfmalign.core.domain.datasets import SPLITS, DatasetManifest
@@ -108,4 +108,5 @@ def prepare_discovered(
     prepared = prepare(discovered, dataset_id, options, progress or ignore_progress)
     if prepared.problems:
         raise UnusableCases(dataset_id, prepared.problems)
-    return DatasetToImport(prepared.dataset, discovered, prepared.notes, prepared.inside)
+    used = tuple(case for case in discovered.cases if case.id not in prepared.dataset.curation.unusable)
+    return DatasetToImport(prepared.dataset, replace(discovered, cases=used), prepared.notes, prepared.inside)

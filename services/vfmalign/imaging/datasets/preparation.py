@@ -13,7 +13,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from vfmalign.client.messages.base import to_bad_option
-from vfmalign.core.domain.datasets import Case, DatasetManifest, Split
+from vfmalign.core.domain.datasets import Case, Curation, DatasetManifest, Split
 from vfmalign.core.domain.declarations import DatasetDeclaration, VolumeKind
 from vfmalign.core.domain.errors import BadDataset, BadOption, VfmalignError
 from vfmalign.core.domain.field_of_view import CaseInside
@@ -56,6 +56,8 @@ class ImportOptions:
         splits: split of each case by name, in place of `shares`; see `assignments.read_splits`.
         patients: patient of each case by name, where the layout does not tell; see `assignments.read_patients`.
         only_with: modalities and label maps without which a case is left out.
+        exclude: numbers of the cases that are left out, from 1.
+        skips_unusable: leave out the cases that have problems.
         show_names: name cases by what their folder, file or cell is called as well, which may be a patient's name.
         dicom: options of the layout `dicom`.
         seed: seed of the split.
@@ -68,6 +70,8 @@ class ImportOptions:
     splits: Mapping[str, Split] | None = None
     patients: Mapping[str, str] | None = None
     only_with: tuple[VolumeKind, ...] = ()
+    exclude: frozenset[int] = frozenset()
+    skips_unusable: bool = False
     show_names: bool = False
     dicom: DicomOptions = field(default_factory=DicomOptions)
     seed: int = 0
@@ -106,13 +110,15 @@ class DiscoveredDataset:
         layout: name of the layout.
         source: what the layout found; its cases carry patients' names.
         cases: in order of the source.
-        left_out: cases without a file that the user requires of every case.
+        left_out: cases without a file that the user requires of every case, or that the user left out.
+        curation: see `DatasetManifest`.
     """
 
     layout: str
     source: SourceDataset
     cases: tuple[PseudonymousCase, ...]
     left_out: tuple[PseudonymousCase, ...] = ()
+    curation: Curation = field(default_factory=Curation)
 
 
 @dataclass(frozen=True)
@@ -139,7 +145,8 @@ def discover(
 
     Raises:
         BadDataset: no case can be found or would be left, or the patient table names unknown cases.
-        BadOption: the layout is unknown, or `only_with` names something that is not declared.
+        BadOption: the layout is unknown, `only_with` names something that is not declared, or a number of a case is
+            that of none.
     """
     layout, source = read_source(path, options.layout, options.declaration, replace(options.dicom, progress=report))
     return name_cases(layout, source, dataset_id, salt, options)
@@ -168,10 +175,44 @@ def name_cases(
         if options.show_names and case.name:
             place += f" ({case.name.encode(errors='replace').decode()})"
         cases.append(PseudonymousCase(case_id, "g-" + keyed_id(salt, "group", patient), patient, case, place))
-    return _leave_out(DiscoveredDataset(layout, source, tuple(cases)), options.only_with)
+    numbers = {n: case.id for n, case in enumerate(cases, start=1) if case.place.startswith(f"case {n} ")}
+    for option, named in (("--exclude", options.exclude), ("--choose", options.dicom.choices)):
+        known = numbers if layout == "dicom" or option == "--exclude" else {}
+        if unlisted := [n for n in named if n not in known]:
+            raise BadOption(
+                f"there is no study {unlisted[0]}",
+                field=option,
+                remedy=f"use numbers from 1 to {len(numbers)}, as `vfmalign dicom show` and `--dry-run` print them"
+                if known
+                else "leave it out: it is for DICOM",
+            )
+    curation = Curation(
+        excluded=tuple(numbers[n] for n in sorted(options.exclude)),
+        chosen={case.id: dict(case.source.chosen) for case in cases if case.source.chosen},
+    )
+    discovered = DiscoveredDataset(layout, source, tuple(cases), curation=curation)
+    discovered = _leave_out(discovered, dict.fromkeys(curation.excluded, "as --exclude says"), "exclude")
+    discovered = _leave_out_without(discovered, options.only_with)
+    if not options.skips_unusable:
+        return discovered
+    unusable = {case.id: "; ".join(case.source.problems) for case in discovered.cases if case.source.problems}
+    curation = curation.model_copy(update={"unusable": tuple(unusable)})
+    return replace(_leave_out(discovered, unusable, "skip_unusable"), curation=curation)
 
 
-def _leave_out(discovered: DiscoveredDataset, kinds: Sequence[VolumeKind]) -> DiscoveredDataset:
+def _leave_out(discovered: DiscoveredDataset, reasons: Mapping[str, str], option: str) -> DiscoveredDataset:
+    """Leaves out some cases, by id, and notes which and why."""
+    cases = tuple(case for case in discovered.cases if case.id not in reasons)
+    left_out = [case for case in discovered.cases if case.id in reasons]
+    if left_out and not cases:
+        raise BadDataset("no case would be left", field=option, remedy="leave out fewer cases, or correct them")
+    notes = (f"left out: {case.label}: {reasons[case.id]}" for case in left_out)
+    source = discovered.source
+    source = replace(source, cases=[case.source for case in cases], notes=(*source.notes, *notes))
+    return replace(discovered, source=source, cases=cases, left_out=(*discovered.left_out, *left_out))
+
+
+def _leave_out_without(discovered: DiscoveredDataset, kinds: Sequence[VolumeKind]) -> DiscoveredDataset:
     """Leaves out the cases that lack a file of one of these kinds, and notes which."""
     declaration = discovered.source.declaration
     declared = (*declaration.modalities, *declaration.label_names)
@@ -191,7 +232,7 @@ def _leave_out(discovered: DiscoveredDataset, kinds: Sequence[VolumeKind]) -> Di
     note = f"left out: {pluralise(len(left_out), 'case')} without {' or '.join(kinds)} ({listed})"
     source = replace(discovered.source, cases=[case.source for case in cases])
     source = replace(source, notes=(*source.notes, note))
-    return DiscoveredDataset(discovered.layout, source, tuple(cases), tuple(left_out))
+    return replace(discovered, source=source, cases=tuple(cases), left_out=(*discovered.left_out, *left_out))
 
 
 def select_cases(discovered: DiscoveredDataset, groups: Collection[str]) -> DiscoveredDataset:
@@ -212,32 +253,43 @@ def prepare(
     """
     declaration = discovered.source.declaration
     cut_organs = None if options.model is None else CutOrgansCheck(options.model, declaration)
+    unassigned: tuple[str, ...] = ()
     try:
         assigned = _assign_splits(discovered, options)
-    except BadDataset:
+    except BadDataset as error:
         if not any(case.source.problems for case in discovered.cases):
             raise
+        unassigned = (f"no case is in a split: {error.message}; {error.remedy}",)
         assigned = {}  # what is wrong with the cases comes first: without them, the splits would be others
-    strata = _make_strata(discovered)
     records: dict[str, Case] = {}
     problems: list[Problem] = []
+    unread: dict[str, str] = {}
     for done, case in enumerate(discovered.cases, start=1):
         problems += [Problem(text, case.label) for text in case.source.problems]
         if not case.source.problems:
             try:
                 volumes = read_volumes(case, declaration)
-                records[case.id] = _check_case(case, volumes, dataset_id, declaration, strata.get(case.id, {}))
+                records[case.id] = _check_case(case, volumes, dataset_id, declaration)
                 if cut_organs is not None:
                     cut_organs.measure(case.id, volumes)
             except VfmalignError as error:
-                problems.append(_to_problem(error, case))
+                problem = _to_problem(error, case)
+                unread[case.id] = problem.text
+                problems += [] if options.skips_unusable else [problem]
         report("validate", done, len(discovered.cases))
+    if options.skips_unusable:
+        discovered = _leave_out(discovered, unread, "skip_unusable")
+        unusable = (*discovered.curation.unusable, *unread)
+        discovered = replace(discovered, curation=discovered.curation.model_copy(update={"unusable": unusable}))
+    for case_id, strata in _make_strata(discovered).items():
+        if case_id in records:
+            records[case_id] = records[case_id].model_copy(update={"strata": {**records[case_id].strata, **strata}})
     lists = {name: [records[case.id] for case in members if case.id in records] for name, members in assigned.items()}
     # Only a single patient's cases are in several splits; a case with a problem may be in none.
     held_out = sum(map(len, assigned.values())) <= len(discovered.cases)
     labels = {case.id: case.label for case in discovered.cases}
     content: dict[str, object] = {"id": dataset_id, "held_out": held_out, "declaration": declaration}
-    content["selections"] = discovered.source.selections
+    content |= {"selections": discovered.source.selections, "curation": discovered.curation}
     try:
         dataset = DatasetManifest.model_validate(content | lists)
         check_splits(dataset, labels)
@@ -245,7 +297,7 @@ def prepare(
         raise BadDataset(to_bad_option(error).message, subject=f"dataset {dataset_id}") from None
     except BadDataset as error:
         problems.append(Problem(f"{error.message}; {error.remedy}"))
-    notes = (*discovered.source.notes, *_describe_gaps(records.values(), declaration, assigned, labels))
+    notes = (*discovered.source.notes, *unassigned, *_describe_gaps(records.values(), declaration, assigned, labels))
     if cut_organs is None:
         return PreparedDataset(dataset, tuple(problems), notes)
     notes = (*notes, *cut_organs.list_notes(dataset, labels))
@@ -374,7 +426,6 @@ def _check_case(
     volumes: Mapping[VolumeKind, Volume],
     dataset_id: str,
     declaration: DatasetDeclaration,
-    acquired: Mapping[VolumeKind, str],
 ) -> Case:
     check_study(volumes, declaration.modalities[0], case.id)
     for label in declaration.labels:
@@ -391,6 +442,6 @@ def _check_case(
         volumes=refs,
         classes=dict(source.classes),
         numbers=dict(source.numbers),
-        strata={**source.strata, **acquired},
+        strata=dict(source.strata),
         series=source.series,
     )

@@ -23,6 +23,8 @@ class Series:
         stacks: the volumes that it holds or was meant to hold; each says why it is none.
         problem: why nothing of the series is used, such as annotation in the pixels; empty otherwise.
         allowed: refusals that would apply to its images, and that the user lifted; see `refusals`.
+        acquired_s: time of day of its first image, in seconds; None where the images state none. Private: only
+            differences are printed.
     """
 
     label: str
@@ -30,6 +32,7 @@ class Series:
     stacks: tuple[Stack, ...]
     problem: str = ""
     allowed: tuple[str, ...] = ()
+    acquired_s: float | None = None
 
 
 @dataclass(frozen=True)

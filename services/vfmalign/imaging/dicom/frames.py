@@ -8,6 +8,7 @@ Only the attributes of `KEYWORDS` are read. Free text among them may name a pati
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -19,7 +20,7 @@ from pydicom.dataset import Dataset
 from vfmalign.core.domain.errors import BadVolume
 from vfmalign.core.domain.models import MAX_SPACING_MM, MIN_SPACING_MM
 from vfmalign.imaging.dicom.diffusion import read_diffusion
-from vfmalign.imaging.dicom.headers import MULTIPLE, cut_text, find, refuse_damage
+from vfmalign.imaging.dicom.headers import MULTIPLE, cut_text, find, refuse_damage, to_first_text
 from vfmalign.imaging.headers import MAX_POSITION_MM
 
 AttributeValue = str | float | tuple[str, ...] | tuple[float, ...]
@@ -73,6 +74,7 @@ MAX_FRAMES = 100_000
 """Most frames of one instance."""
 _MAX_TEXT = 256
 _MAX_VALUES = 32
+_TIME = re.compile(r"([01]\d|2[0-3])([0-5]\d)([0-5]\d)?", re.ASCII)
 
 _IN_GROUPS = {
     "FrameType": "ImageType",
@@ -155,6 +157,13 @@ def list_frames(header: Dataset, file: str) -> list[Frame]:
             )
             for index, datasets in enumerate(list_descriptions(header))
         ]
+
+
+def read_time_of_day(header: Dataset) -> float | None:
+    """Returns when an instance was acquired, in seconds since midnight; None where it does not say so."""
+    texts = to_first_text(find([header], "AcquisitionTime")), to_first_text(find([header], "AcquisitionDateTime"))[8:]
+    stated = next(filter(None, map(_TIME.match, texts)), None)
+    return None if stated is None else 3600.0 * int(stated[1]) + 60 * int(stated[2]) + int(stated[3] or 0)
 
 
 def _check_size(attributes: dict[str, AttributeValue]) -> dict[str, AttributeValue]:

@@ -19,7 +19,7 @@ from pydicom.dataset import Dataset
 from vfmalign.core.domain.errors import BadDataset, VfmalignError
 from vfmalign.core.formats.documents import pluralise
 from vfmalign.imaging.dicom.examinations import Segmentation, Series, Study
-from vfmalign.imaging.dicom.frames import Frame, list_frames
+from vfmalign.imaging.dicom.frames import Frame, list_frames, read_time_of_day
 from vfmalign.imaging.dicom.headers import silence_libraries
 from vfmalign.imaging.dicom.instances import Header, has_preamble, is_zip, may_be_dicom, read_header, read_start
 from vfmalign.imaging.dicom.labels import label_maps
@@ -80,6 +80,7 @@ class _ScannedSeries:
     segmentations: list[Segmentation] = field(default_factory=list)
     refusals: frozenset[str] = frozenset()
     problems: Counter[str] = field(default_factory=Counter)
+    acquired_s: float | None = None
 
 
 @dataclass(slots=True)
@@ -213,6 +214,8 @@ class _Scanner:
     def _add_image(self, header: Dataset, file: str, study: _ScannedStudy, series: _ScannedSeries) -> None:
         if refusals := list_refusals(header):
             series.refusals |= refusals
+        if (time := read_time_of_day(header)) is not None:
+            series.acquired_s = time if series.acquired_s is None else min(series.acquired_s, time)
         try:
             for frame in list_frames(header, file):
                 study.frames.append(len(self._frames))
@@ -323,6 +326,7 @@ def _to_series(
         stacks=tuple(stacks),
         problem="; ".join(problems),
         allowed=tuple(sorted(scanned.refusals & allowed)),
+        acquired_s=scanned.acquired_s,
     )
 
 

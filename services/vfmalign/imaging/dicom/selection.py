@@ -6,17 +6,26 @@ lists them with the attributes that tell them apart.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Generic, NamedTuple, TypeVar
 
 from vfmalign.core.domain.declarations import DatasetDeclaration, LabelMap, VolumeKind
+from vfmalign.core.domain.errors import BadOption
 from vfmalign.imaging.dicom.examinations import Segmentation, Series, Study
 from vfmalign.imaging.dicom.frames import DERIVED, KEYWORDS, AttributeValue
 from vfmalign.imaging.dicom.refusals import DEFECTIVE, FRAMES_OF_REFERENCE, REFUSALS
 from vfmalign.imaging.dicom.rules import Preference, Selection
-from vfmalign.imaging.dicom.rules.conditions import Attributes, Conditions, find_unmet, format_value
+from vfmalign.imaging.dicom.rules.conditions import (
+    ACQUISITION_TIME,
+    Attributes,
+    Conditions,
+    find_unmet,
+    format_value,
+)
 from vfmalign.imaging.dicom.screening import HIDDEN, PrivateWords, names_somebody, screen_attributes, screen_text
 from vfmalign.imaging.dicom.stacks import Stack
 
@@ -38,12 +47,18 @@ class Candidate(Generic[T]):
         item: the stack or segmentation.
         private_words: of its study; see `Study`.
         problem: why it cannot be used; empty otherwise.
+        acquired_s: as of a series.
     """
 
     label: str
     item: T
     private_words: PrivateWords
     problem: str = ""
+    acquired_s: float | None = None
+
+    def is_of(self, series: str) -> bool:
+        """Returns whether it belongs to the series of a number, as tables print it."""
+        return re.sub(r" \(.*\)|, (volume|object) \d+", "", self.label) == f"series {series}"
 
     def find_unmet(self, conditions: Conditions) -> str:
         """Returns why its attributes do not meet conditions; empty where they do."""
@@ -108,7 +123,11 @@ class Choice:
 
 
 def choose(
-    study: Study, declaration: DatasetDeclaration, selections: Sequence[Selection], allowed: Collection[str] = ()
+    study: Study,
+    declaration: DatasetDeclaration,
+    selections: Sequence[Selection],
+    allowed: Collection[str] = (),
+    chosen: Mapping[VolumeKind, str] = MappingProxyType({}),
 ) -> Choice:
     """Chooses what each modality and label map takes.
 
@@ -118,18 +137,25 @@ def choose(
         selections: those that `rules.check_selections` accepts for the declaration, or none, which takes nothing.
         allowed: names of `refusals.REFUSALS` that are lifted, as of the scan, and `DEFECTIVE`, with which a usable
             volume takes the place of a defective one that is preferred.
+        chosen: number of the series, as tables print it, in which alone the volume of a modality or label map is
+            looked for.
+
+    Raises:
+        BadOption: the study has no such series.
     """
     accepts_defective = DEFECTIVE in allowed
     by_name = {selection.name: selection for selection in selections}
     images = [candidate for series in study.series for candidate in _list_stacks(series, study.private_words)]
     segmentations = [Candidate(item.label, item, study.private_words) for item in study.segmentations]
     matches = {
-        name: _match_stacks(by_name[name], images, accepts_defective)
+        name: _match_stacks(by_name[name], _find_chosen(images, name, chosen), accepts_defective)
         for name in declaration.modalities
         if name in by_name
     }
     drawn = {
-        label.name: _match_segmentations(by_name[label.name], label, segmentations, accepts_defective)
+        label.name: _match_segmentations(
+            by_name[label.name], label, _find_chosen(segmentations, label.name, chosen), accepts_defective
+        )
         for label in declaration.labels
         if label.name in by_name
     }
@@ -167,6 +193,20 @@ def choose(
     )
 
 
+def _find_chosen(
+    candidates: Sequence[Candidate[T]], kind: VolumeKind, chosen: Mapping[VolumeKind, str]
+) -> Sequence[Candidate[T]]:
+    """The candidates of the series that the user names, or all."""
+    named = [candidate for candidate in candidates if kind not in chosen or candidate.is_of(chosen[kind])]
+    if kind in chosen and not named:
+        raise BadOption(
+            f"a study has no series {chosen[kind]} that {kind} could take",
+            field="--choose",
+            remedy="name a series by its number, as `vfmalign dicom show` prints it",
+        )
+    return named
+
+
 def show_attribute(attributes: Attributes, name: str, private_words: PrivateWords) -> str:
     """Returns an attribute as a short text that may be printed."""
     return format_value(screen_attributes({name: attributes[name]}, private_words)[name])
@@ -181,7 +221,7 @@ def _list_stacks(series: Series, private_words: PrivateWords) -> Iterable[Candid
         label = f"{series.label} ({divided})" if divided else series.label
         labels[label] += 1
         numbered = label if labels[label] == 1 else f"{label}, volume {labels[label]}"
-        yield Candidate(numbered, stack, private_words, series.problem or stack.problem)
+        yield Candidate(numbered, stack, private_words, series.problem or stack.problem, series.acquired_s)
 
 
 def summarise_reasons(reasons: Mapping[str, str]) -> list[str]:
@@ -291,7 +331,7 @@ def _match(
         return _Match(preferred[0], True, "", reasons, note=note if defective else "")
     elif usable:
         problem = f"{len(preferred)} volumes meet the selection of {name} equally well: {_tell_apart(preferred)}; "
-        problem += "add a condition or a preference that tells them apart"
+        problem += "add a condition or a preference that tells them apart, or name one with --choose"
         reasons |= {candidate.label: f"as good as {len(preferred) - 1} more" for candidate in preferred}
     elif matching:
         problem = f"what meets the selection of {name} cannot be used: {_list_some(causes, len(causes))}; "
@@ -332,13 +372,15 @@ def _compare(preference: Preference, candidates: Sequence[Candidate[T]]) -> dict
     ranks: dict[str, float] = {}
     for candidate in candidates:
         value = candidate.item.attributes.get(keyword, ())
+        if keyword == ACQUISITION_TIME and candidate.acquired_s is not None:
+            value = candidate.acquired_s
         numbers = [sign * part for part in (value if isinstance(value, tuple) else (value,)) if isinstance(part, float)]
         ranks |= {candidate.label: max(numbers)} if numbers else {}
     best = max(ranks.values(), default=0.0)
     return {
         candidate.label: ""
         if ranks.get(candidate.label) == best
-        else f"{keyword} is {candidate.show(keyword)}, not the {extreme}"
+        else f"{keyword} is {'' if keyword == ACQUISITION_TIME else f'{candidate.show(keyword)}, '}not the {extreme}"
         if candidate.label in ranks
         else f"no {keyword}"
         for candidate in candidates
@@ -351,8 +393,24 @@ def _tell_apart(candidates: Sequence[Candidate[T]]) -> str:
     differing = [name for name in _TELLING if len({values.get(name) for values in attributes}) > 1]
     differing = [name for name in differing if name != "SeriesNumber"]  # it is part of the label
     texts = [_describe(candidate, differing[:_MAX_DIFFERENCES]) for candidate in candidates[:_MAX_LISTED]]
-    same = "" if differing else "; no attribute differs, as where a series is stored twice"
+    times = [candidate.acquired_s for candidate in candidates]
+    stated = [time for time in times if time is not None]
+    if differing:
+        same = ""
+    elif len(stated) == len(times) and max(stated) > min(stated):
+        texts = [
+            f"{text}{f', acquired {_format_span(time - min(stated))} later' if time > min(stated) else ''}"
+            for text, time in zip(texts, stated, strict=False)
+        ]
+        same = "; no attribute differs: the series is repeated, and `prefer` can name the largest or smallest "
+        same += "AcquisitionTime or SeriesNumber"
+    else:
+        same = "; no attribute differs, as where a series is stored twice"
     return _list_some(texts, len(candidates)) + same
+
+
+def _format_span(seconds: float) -> str:
+    return f"{seconds / 60:.0f} min" if seconds >= 60 else f"{seconds:.0f} s"
 
 
 def _describe(candidate: Candidate[T], names: Iterable[str]) -> str:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 from tests.unit.imaging.dicom.made_studies import (
     ADC,
     DWI,
@@ -21,12 +22,14 @@ from tests.unit.imaging.dicom.made_studies import (
 )
 
 from vfmalign.core.domain.declarations import DatasetDeclaration, get_declaration
+from vfmalign.core.domain.errors import BadOption
 from vfmalign.imaging.dicom.examinations import Segment, Segmentation, Series, Study
 from vfmalign.imaging.dicom.refusals import DEFECTIVE
 from vfmalign.imaging.dicom.rules import Selections, check_selections, get_selections
 from vfmalign.imaging.dicom.selection import Choice, choose, summarise_reasons
 
 ANY_MR: Mapping[str, Any] = {"name": "t2w", "conditions": {"Modality": "MR"}}
+ANY_TRANSVERSE: Mapping[str, Any] = {"name": "t2w", "conditions": {"orientation": "transverse"}}
 
 
 def make_segmentation(number: int, *labels: str, references: tuple[str, ...] = ()) -> Segmentation:
@@ -39,12 +42,12 @@ def choose_by(
     study: Study,
     *selections: Mapping[str, Any],
     labels: Sequence[Mapping[str, Any]] = (),
-    allowed: Sequence[str] = (),
+    **options: Any,
 ) -> Choice:
     declaration = DatasetDeclaration.model_validate({"name": "d", "modalities": ["t2w"], "labels": labels})
     rules = Selections.model_validate({"selections": selections}).selections
     check_selections(declaration, rules)
-    return choose(study, declaration, rules, allowed)
+    return choose(study, declaration, rules, **options)
 
 
 def test_each_modality_takes_its_volume() -> None:
@@ -93,7 +96,7 @@ def test_two_equal_volumes_are_a_problem_that_tells_them_apart() -> None:
         "2 volumes meet the selection of t2w equally well: "
         "series 4: SeriesDescription t2_tse_tra, EchoTime 104, no Rows; "
         "series 9: SeriesDescription t2_tse_tra_pelvis, EchoTime 90, Rows 512; "
-        "add a condition or a preference that tells them apart",
+        "add a condition or a preference that tells them apart, or name one with --choose",
     )
     assert not choice.stacks
     assert not choice.lacks  # it is there, so that `--only-with` does not leave the case out
@@ -103,6 +106,38 @@ def test_two_equal_volumes_are_a_problem_that_tells_them_apart() -> None:
 def test_a_repeated_series_says_that_nothing_tells_it_apart() -> None:
     choice = choose_by(make_study(make_series(4, T2W), make_series(5, T2W)), ANY_MR)
     assert "series 4; series 5; no attribute differs, as where a series is stored twice" in choice.problems[0]
+
+
+def make_repeated(*times: float) -> Study:
+    return make_study(*(replace(make_series(4 + n, T2W), acquired_s=time) for n, time in enumerate(times)))
+
+
+def test_a_series_that_was_acquired_again_is_told_by_its_time() -> None:
+    study = make_repeated(43_260.0, 43_800.0)
+    (problem,) = choose_by(study, ANY_MR).problems
+    assert "series 4; series 5, acquired 9 min later; no attribute differs: the series is repeated, and" in problem
+    assert "43" not in problem  # a time of day may identify
+    for prefer, taken in (("largest", "series 5"), ("smallest", "series 4")):
+        choice = choose_by(study, ANY_MR | {"prefer": [{prefer: "AcquisitionTime"}]})
+        assert list_taken(choice) == {"t2w": [taken]}
+        assert f"AcquisitionTime is not the {prefer}" in " ".join(choice.reasons["t2w"].values())
+
+
+def test_a_time_of_day_is_no_condition() -> None:
+    with pytest.raises(ValidationError, match="not an attribute that rules know"):
+        choose_by(make_repeated(1.0), ANY_MR | {"conditions": {"AcquisitionTime": {"min": 0}}})
+
+
+def test_the_user_chooses_a_series() -> None:
+    study = make_study(make_series(4, T2W), make_series(10, T2W), make_series(5, BROKEN))
+    for series in ("4", "10"):
+        choice = choose_by(study, ANY_MR, chosen={"t2w": series})
+        assert (list_taken(choice), choice.problems) == ({"t2w": [f"series {series}"]}, ())
+    assert MISSING in choose_by(study, ANY_MR, chosen={"t2w": "5"}).problems[0]
+    sagittal = choose_by(make_study(make_series(3, SAGITTAL)), ANY_TRANSVERSE, chosen={"t2w": "3"})
+    assert "orientation is sagittal, not transverse: series 3" in sagittal.problems[0]
+    with pytest.raises(BadOption, match="--choose: a study has no series 1 that t2w could take"):
+        choose_by(study, ANY_MR, chosen={"t2w": "1"})
 
 
 def test_a_list_of_candidates_is_bounded() -> None:
@@ -314,7 +349,8 @@ def test_two_equal_segmentations_are_a_problem() -> None:
     choice = choose_label(GLAND, select_label("gland", v1={"label": "Prostate"}), *drawn)
     assert choice.problems == (
         "2 volumes meet the selection of gland equally well: series 100: SeriesDescription drawn 100; "
-        "series 101: SeriesDescription drawn 101; add a condition or a preference that tells them apart",
+        "series 101: SeriesDescription drawn 101; add a condition or a preference that tells them apart, or name one "
+        "with --choose",
     )
     assert not choice.label_maps
 

@@ -27,6 +27,7 @@ from vfmalign.cli.options import (
     QueryOption,
     SeedOption,
     new_id,
+    parse_choices,
     parse_map,
     parse_shares,
     split_list,
@@ -109,6 +110,23 @@ AcceptDefectiveOption = Annotated[
         "one. It is noted, and recorded with the cases.",
     ),
 ]
+ExcludeOption = Annotated[
+    list[int] | None,
+    typer.Option(
+        metavar="N", min=1, help="Leave out the study of this number, as `vfmalign dicom show` prints it. Repeatable."
+    ),
+]
+ChooseOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="N:NAME=SERIES",
+        help="Take a modality or label map of study N from this series alone, such as 3:t2w=10, by the numbers that "
+        "`vfmalign dicom show` prints. Repeatable.",
+    ),
+]
+SkipUnusableOption = Annotated[
+    bool, typer.Option("--skip-unusable", help="Leave out the cases that have problems, and list them.")
+]
 MappingOption = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Local file that maps ids to folders [<home>/private/mapping.csv].")
 ]
@@ -161,6 +179,9 @@ def import_(
     only_with: OnlyWithOption = None,
     allow: AllowOption = None,
     accept_defective: AcceptDefectiveOption = False,
+    exclude: ExcludeOption = None,
+    choose: ChooseOption = None,
+    skip_unusable: SkipUnusableOption = False,
     mapping: MappingOption = None,
     model_id: ForModelOption = None,
     modality_map: MapOption = None,
@@ -201,12 +222,15 @@ def import_(
         dicom=DicomOptions(
             () if declared is None else declared.selections,
             split_list(allow),
+            choices=parse_choices(choose),
             accepts_defective=accept_defective,
         ),
         shares=parse_shares(share) if share else None,
         splits=read_splits(splits) if splits is not None else None,
         patients=read_patients(patients) if patients is not None else None,
         only_with=split_list(only_with),
+        exclude=frozenset(exclude or ()),
+        skips_unusable=skip_unusable,
         show_names=show_names,
         seed=seed,
         model=_find_model(state_directory, model_id, modality_map, allow_cut=allow_cut_organs),

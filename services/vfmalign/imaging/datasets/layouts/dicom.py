@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pydantic import Field
@@ -21,6 +21,7 @@ from vfmalign.core.domain.declarations import (
     VolumeKind,
     get_declaration,
 )
+from vfmalign.core.domain.errors import BadOption
 from vfmalign.core.domain.record import Record
 from vfmalign.imaging.datasets.layouts.sources import CaseSource, DicomOptions, SourceDataset, VolumeSource
 from vfmalign.imaging.dicom.examinations import Segmentation, Study
@@ -87,12 +88,18 @@ class Rules:
         selections: which series and segmentations it takes.
         allowed: names of `refusals.REFUSALS` that are lifted, and perhaps `refusals.DEFECTIVE`.
         is_default: whether the user named no declaration.
+        choices: see `DicomOptions`.
     """
 
     declaration: DatasetDeclaration
     selections: Sequence[Selection]
     allowed: tuple[str, ...]
     is_default: bool
+    choices: Mapping[int, Mapping[VolumeKind, str]] = field(default_factory=dict)
+
+    def choose(self, study: Study, number: int) -> Choice:
+        """Chooses the volumes of a study, which is counted from 1; raises as `selection.choose`."""
+        return choose(study, self.declaration, self.selections, self.allowed, self.choices.get(number, {}))
 
 
 class StudyOutcome(Record):
@@ -105,6 +112,7 @@ class StudyOutcome(Record):
         classes: see `strata.classify`.
         series: see `core.domain.datasets.Case`.
         notes: see `Choice`.
+        chosen: see `CaseSource`.
         undrawn: label maps that no segmentation gives; None for a study without segmentations.
     """
 
@@ -116,6 +124,7 @@ class StudyOutcome(Record):
     classes: dict[VolumeKind, str] = Field(default_factory=dict)
     series: tuple[TakenSeries, ...] = ()
     notes: tuple[str, ...] = ()
+    chosen: dict[VolumeKind, str] = Field(default_factory=dict)
     undrawn: tuple[VolumeKind, ...] | None = None
 
 
@@ -123,13 +132,19 @@ def get_rules(declaration: DatasetDeclaration | None, options: DicomOptions) -> 
     """Returns the rules of an import; without a declaration, those of prostate mpMRI.
 
     Raises:
-        BadOption: the declaration does not say which series a modality takes, or a refusal is unknown.
+        BadOption: the declaration does not say which series a modality takes, or a refusal is unknown, or a series is
+            chosen for something that has no rule.
     """
     chosen = declaration or get_declaration(DEFAULT_DECLARATION)
     selections = options.selections or get_selections(chosen)
     check_selections(chosen, selections)
     allowed = check_allowed(options.allowed) | ({DEFECTIVE} if options.accepts_defective else set())
-    return Rules(chosen, selections, tuple(sorted(allowed)), declaration is None)
+    names = [selection.name for selection in selections]
+    if unknown := {kind for kinds in options.choices.values() for kind in kinds}.difference(names):
+        raise BadOption(
+            f"{min(unknown)[:64]!r} has no rule", field="--choose", remedy=f"choose a series for {', '.join(names)}"
+        )
+    return Rules(chosen, selections, tuple(sorted(allowed)), declaration is None, options.choices)
 
 
 def read(path: Path, declaration: DatasetDeclaration | None, options: DicomOptions) -> SourceDataset:
@@ -146,9 +161,9 @@ def read(path: Path, declaration: DatasetDeclaration | None, options: DicomOptio
     examinations = scan(source, rules.allowed, options.progress)
     outcomes: list[StudyOutcome] = []
     files: list[Mapping[VolumeKind, VolumeSource]] = []
-    for study in examinations.studies:
-        choice = choose(study, rules.declaration, rules.selections, rules.allowed)
-        outcomes.append(describe_outcome(study, choice, rules))
+    for number, study in enumerate(examinations.studies, start=1):
+        choice = rules.choose(study, number)
+        outcomes.append(describe_outcome(study, choice, rules, number))
         files.append(list_volumes(source, choice, rules.declaration.units))
     dataset = to_dataset(rules, outcomes, files, examinations.notes)
     unusable = [
@@ -158,7 +173,7 @@ def read(path: Path, declaration: DatasetDeclaration | None, options: DicomOptio
     return replace(dataset, cases=(*dataset.cases, *unusable))
 
 
-def describe_outcome(study: Study, choice: Choice, rules: Rules) -> StudyOutcome:
+def describe_outcome(study: Study, choice: Choice, rules: Rules, number: int = 1) -> StudyOutcome:
     """Returns what a dataset takes of a study."""
     attributes = {kind: stack.attributes for kind, stack in choice.stacks.items()}
     acquisition = CaseAcquisition(attributes, study.private_words, choice.allowed)
@@ -173,6 +188,7 @@ def describe_outcome(study: Study, choice: Choice, rules: Rules) -> StudyOutcome
         classes=classify(acquisition, rules.declaration.modalities),
         series=tuple(describe_series(kind, stack, study.private_words) for kind, stack in choice.stacks.items()),
         notes=choice.notes,
+        chosen=dict(rules.choices.get(number, {})),
         undrawn=undrawn if choice.segmentations else None,
     )
 
@@ -215,6 +231,7 @@ def to_dataset(
             place=f"case {number} of {len(outcomes)}",
             acquired=outcome.classes,
             series=outcome.series,
+            chosen=outcome.chosen,
         )
         for number, (outcome, volumes) in enumerate(zip(outcomes, files, strict=True), start=1)
     ]

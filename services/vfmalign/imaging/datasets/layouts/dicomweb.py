@@ -41,7 +41,6 @@ from vfmalign.imaging.dicom.pacs.client import ByteProgress, FoundStudy, PacsCli
 from vfmalign.imaging.dicom.pacs.downloads import get_file_name
 from vfmalign.imaging.dicom.pacs.servers import PacsServer
 from vfmalign.imaging.dicom.scanning import scan
-from vfmalign.imaging.dicom.selection import choose
 from vfmalign.imaging.dicom.sources import open_source
 from vfmalign.imaging.volumes import encode
 
@@ -121,7 +120,8 @@ def read(
         try:
             for done, (study, fetched) in enumerate(_fetch_ahead(reader, found, downloads), start=1):
                 try:
-                    read_study = reader.read(study, fetched.result())
+                    number = 1 + sum(one.outcome is not None for one in staged)
+                    read_study = reader.read(study, fetched.result(), number)
                     failures = 0
                     notes.update(read_study.notes)
                 except (PacsUnavailable, PacsRefused, StudyNotFound, StudyTooLarge, BadPacsAnswer) as error:
@@ -166,15 +166,19 @@ class _PacsReader:
                     file.unlink()
         return listing
 
-    def read(self, study: FoundStudy, listing: str) -> StagedStudy:
+    def read(self, study: FoundStudy, listing: str, number: int) -> StagedStudy:
         """Reads a study that was fetched, and stages its volumes; one that is staged is read from there."""
         staged = self.staging.read(study.study_uid, listing)
+        chosen = self.rules.choices.get(number, {})
+        if staged is not None and staged.outcome is not None and staged.outcome.chosen != chosen:
+            self.staging.forget([study.study_uid])
+            listing, staged = self.fetch(study), None
         if staged is None:
-            staged = self._read_instances(study, listing)
+            staged = self._read_instances(study, listing, number)
             self.staging.write(study.study_uid, staged)
         return staged
 
-    def _read_instances(self, found: FoundStudy, listing: str) -> StagedStudy:
+    def _read_instances(self, found: FoundStudy, listing: str, number: int) -> StagedStudy:
         with closing(open_source(self.staging.get_download_folder(found.study_uid))) as source:
             examinations = scan(source, self.rules.allowed)
             studies = list(examinations.studies)
@@ -188,8 +192,8 @@ class _PacsReader:
                 outcome = StudyOutcome(study_uid=found.study_uid, patient=patient, problems=tuple(damaged))
                 return StagedStudy(listing=listing, outcome=outcome if damaged else None, notes=examinations.notes)
             (study,) = studies
-            choice = choose(study, self.rules.declaration, self.rules.selections, self.rules.allowed)
-            outcome = describe_outcome(study, choice, self.rules)
+            choice = self.rules.choose(study, number)
+            outcome = describe_outcome(study, choice, self.rules, number)
             problems = [*outcome.problems, *damaged]
             if not problems:
                 problems += self._stage_volumes(

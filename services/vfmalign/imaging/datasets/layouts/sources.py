@@ -97,6 +97,7 @@ class CaseSource:
         acquired: strata that DICOM states, see `imaging.dicom.strata.classify`; the dataset takes those of several
             patients. None without DICOM.
         series: see `core.domain.datasets.Case`.
+        chosen: number of the series that the user named, by modality or label map.
     """
 
     name: str
@@ -111,6 +112,7 @@ class CaseSource:
     place: str = ""
     acquired: Mapping[VolumeKind, str] | None = None
     series: tuple[TakenSeries, ...] = ()
+    chosen: Mapping[VolumeKind, str] = field(default_factory=dict)
 
     def is_without(self, kinds: Collection[VolumeKind]) -> bool:
         """Whether the case has no file of one of these kinds, and no other problem than what it lacks."""
@@ -154,12 +156,14 @@ class DicomOptions:
         selections: which series a modality and which segmentation a label map takes; none for those that come along
             with the declaration.
         allowed: names of `imaging.dicom.refusals.REFUSALS` that are lifted.
+        choices: number of the series that the user names, by number of the study and by modality or label map.
         accepts_defective: whether a usable series takes the place of a defective one that is preferred.
         progress: called after every file that is scanned.
     """
 
     selections: tuple[Selection, ...] = ()
     allowed: tuple[str, ...] = ()
+    choices: Mapping[int, Mapping[VolumeKind, str]] = field(default_factory=dict)
     accepts_defective: bool = False
     progress: ProgressCallback = ignore_progress
 

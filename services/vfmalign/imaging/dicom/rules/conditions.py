@@ -20,6 +20,8 @@ MAX_CONDITIONS = 256
 MAX_TEXT = 256
 """Most characters of a value or of a regular expression."""
 MAX_VALUES = 64
+ACQUISITION_TIME = "AcquisitionTime"
+"""The time of day of a series' first image, which preferences alone may name: it is never printed."""
 NUMBERS = frozenset((*NUMBER_KEYWORDS, "slices", "b_value"))
 """Attributes that are numbers; all others are text."""
 WORDS = {
@@ -56,7 +58,7 @@ def _check_keyword(keyword: str) -> str:
 
 
 def _check_number_keyword(keyword: str) -> str:
-    if keyword not in NUMBERS:
+    if keyword not in NUMBERS and keyword != ACQUISITION_TIME:
         raise _refuse("not an attribute that is a number", "choose one such as b_value, slices or SeriesNumber")
     return keyword
 

@@ -75,3 +75,23 @@ def test_what_is_no_zip_is_bad_input(invoke, tmp_path: Path, content: bytes) -> 
     assert code == exits.BAD_INPUT
     assert "the file is not a zip, or cut off" in err
     assert "Müller" not in err
+
+
+@pytest.mark.parametrize("text", ["t1w=10", "1:t1w", "0x1:t1w=3", "1:t1w=3 1:t1w=4"])
+def test_a_choice_in_another_form_is_refused(invoke, tmp_path: Path, text: str) -> None:
+    write_brain(tmp_path / "d")
+    options = [part for choice in text.split() for part in ("--choose", choice)]
+    code, _, err = invoke("dataset", "import", "d", "--declaration", "brain_t1w", "--dry-run", *options)
+    assert code == exits.BAD_INPUT
+    assert "use N:NAME=SERIES, such as --choose 3:t2w=10" in " ".join(err.split())
+
+
+def test_unusable_studies_are_left_out_by_the_command(invoke, tmp_path: Path) -> None:
+    for number in range(4):
+        write_brain(tmp_path / "d", number, BurnedInAnnotation="YES" if number == 1 else "NO")
+    command = ("dataset", "import", "d", "--declaration", "brain_t1w", "--dry-run", "--json")
+    assert invoke(*command)[0] == exits.BAD_INPUT
+    code, out, err = invoke(*command, "--skip-unusable")
+    assert code == exits.OK, err
+    assert sum(split["cases"] for split in json.loads(out)["splits"].values()) == 3
+    assert [note for note in json.loads(out)["notes"] if "its pixels contain annotation" in note]

@@ -14,6 +14,7 @@ from pydicom import uid
 from tests.dicom_contours import make_structure_set, to_contour
 from tests.dicom_files import Examination, make_affine, make_array, make_segmentation, make_series, save, write_series
 
+from vfmalign.core.domain.datasets import Curation
 from vfmalign.core.domain.declarations import DatasetDeclaration, LabelMap
 from vfmalign.core.domain.errors import BadDataset, BadOption
 from vfmalign.core.storage.datasets import from_datalist, to_datalist
@@ -117,6 +118,77 @@ def test_a_defective_series_is_replaced_only_where_it_is_accepted(tmp_path: Path
         stored = from_datalist(to_datalist(prepared.dataset), "d")
         assert stored.digest() == prepared.dataset.digest()
         assert stored.train[0].series == case.series
+
+
+def test_studies_are_left_out_and_series_chosen_by_number(tmp_path: Path) -> None:
+    """Study 1 has two equal series, and in study 2 a slice is missing; 3 and 4 are sound."""
+    for number in range(4):
+        examination = write_study(tmp_path / "d", number, AcquisitionTime="115343.65")
+        if number == 0:
+            again = {"AcquisitionTime": "120243"}
+            write_series(
+                tmp_path / "d/0/again", make_array(SHAPE), number=10, description="t2", attributes=again,
+                examination=examination,
+            )  # fmt: skip
+    next((tmp_path / "d/1/t2").glob("*2.dcm")).unlink()
+    discovered, prepared = run(tmp_path / "d", make_options())
+    assert [problem.case for problem in prepared.problems] == [case.label for case in discovered.cases[:2]]
+    assert "series 10, acquired 9 min later" in prepared.problems[0].text
+    ids = [case.id for case in discovered.cases]
+
+    options = make_options(exclude=frozenset({2}))
+    options = replace(options, dicom=replace(options.dicom, choices={1: {"t2w": "10"}}))
+    checked = prepare_import(tmp_path / "d", "d", options, mapping_path=tmp_path / "m.csv", salt=bytes(32))
+    assert checked.dataset.curation == Curation(excluded=(ids[1],), chosen={ids[0]: {"t2w": "10"}})
+    assert {case.id for case in (*checked.dataset.train, *checked.dataset.test)} == {ids[0], ids[2], ids[3]}
+    assert f"left out: case 2 of 4, {ids[1]}: as --exclude says" in checked.notes
+    assert len(list(checked.encode_cases())) == 3
+    stored = from_datalist(to_datalist(checked.dataset), "d")
+    assert (stored.curation, stored.digest()) == (checked.dataset.curation, checked.dataset.digest())
+    assert stored.digest() != stored.model_copy(update={"curation": Curation()}).digest()
+
+
+def test_unusable_cases_are_left_out_and_listed(tmp_path: Path) -> None:
+    for number in range(4):
+        write_study(tmp_path / "d", number, ManufacturerModelName="Vida" if number < 2 else "Skyra")
+    paths = sorted((tmp_path / "d").rglob("t2/*.dcm"))
+    paths[2].unlink()
+    (tmp_path / "d/broken.dcm").write_bytes(bytes(128) + b"DICM")
+    late = paths[6].read_bytes()
+    paths[6].write_bytes(late[:-1000])  # its pixels are read after all headers
+    options = make_options(skips_unusable=True)
+    checked = prepare_import(tmp_path / "d", "d", options, mapping_path=tmp_path / "m.csv", salt=bytes(32))
+    cases = (*checked.dataset.train, *checked.dataset.test)
+    assert len(cases) == len(list(checked.encode_cases())) == 2
+    assert len(checked.dataset.curation.unusable) == 3
+    assert {case.strata["scanner"] for case in cases} == {"Skyra"}
+    notes = "\n".join(note for note in checked.notes if note.startswith("left out: "))
+    for reason in ("case 1 of 4", "1 slice missing", "case 2 of 4", "damaged or truncated", "begins like DICOM"):
+        assert reason in notes
+    for folder in ("2", "3"):
+        next((tmp_path / f"d/{folder}/t2").glob("*2.dcm")).unlink()
+    with pytest.raises(BadDataset, match="no case would be left"):
+        run(tmp_path / "d", options)
+
+
+@pytest.mark.parametrize(
+    ("exclude", "choices", "message"),
+    [
+        ({3}, {}, "--exclude: there is no study 3; use numbers from 1 to 2"),
+        ({1, 2}, {}, "exclude: no case would be left"),
+        ((), {3: {"t2w": "4"}}, "--choose: there is no study 3"),
+        ((), {1: {"t2w": "9"}}, "--choose: a study has no series 9 that t2w could take; name a series"),
+        ((), {1: {"adc": "4"}}, "--choose: 'adc' has no rule; choose a series for t2w, gland"),
+    ],
+)
+def test_wrong_numbers_are_refused(tmp_path: Path, exclude: object, choices: object, message: str) -> None:
+    for number in range(2):
+        write_study(tmp_path / "d", number, labelled=False)
+    options = make_options(exclude=frozenset(exclude))
+    options = replace(options, dicom=replace(options.dicom, choices=choices))
+    with pytest.raises((BadOption, BadDataset)) as refused:
+        discover(tmp_path / "d", "d", bytes(32), options)
+    assert message in f"{refused.value}"
 
 
 def test_the_file_that_cannot_be_read_may_have_a_name_that_is_no_text(tmp_path: Path) -> None:
