@@ -32,6 +32,7 @@ def list_cautions(result: CheckAnalysis) -> tuple[Caution, ...]:
         _caution_about_random_weights(result),
         _caution_about_recipes(result),
         _caution_about_cut_organs(result),
+        _caution_about_mixed_series(result),
         _caution_about_reference(result),
         _caution_about_saturation(result),
         _caution_about_top_channels(result),
@@ -117,6 +118,16 @@ def _caution_about_cut_organs(result: CheckAnalysis) -> Caution | None:
         text=f"Less than {format_share(CAUTION_BELOW)} of a structure lies in the model's field of view in "
         f"{pluralise(count_cases(cut), 'case')}, {tested} of them in test: {describe_cut(cut)}. The model does not see "
         "the rest, and the scores of a segmentation count it as missed.",
+    )
+
+
+def _caution_about_mixed_series(result: CheckAnalysis) -> Caution | None:
+    if not result.mixed_series:
+        return None
+    return Caution(
+        title="Mixed diffusion weightings",
+        text=f"The cases do not have the same images: {'; '.join(result.mixed_series)}. Their contrast differs, and "
+        "gain and shift may be due to it.",
     )
 
 

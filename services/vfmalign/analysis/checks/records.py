@@ -157,6 +157,7 @@ class CheckAnalysis(Record):
         cut_structures: structures of which less than `field_of_view.CAUTION_BELOW` lies in the model's field of view,
             the smallest share first.
         shortened: budget of the network that was trained least, where that is below the recipe's; else None.
+        mixed_series: see `DatasetManifest.list_mixed_series`.
         settings: the request, and the digests of its inputs.
     """
 
@@ -183,9 +184,10 @@ class CheckAnalysis(Record):
     probes: tuple[Probe, ...] = ()
     seeds: tuple[SeedAnalysis, ...] = ()
     seed_variation: SeedVariation | None = None
-    # These two are left out where they say nothing, so that equal results have the digests that they had without them.
+    # These are left out where they say nothing, so that equal results have the digests that they had without them.
     cut_structures: tuple[CutStructure, ...] = Field(default=(), exclude_if=lambda cut: not cut)
     shortened: TrainingBudget | None = Field(default=None, exclude_if=lambda budget: budget is None)
+    mixed_series: tuple[str, ...] = Field(default=(), exclude_if=lambda mixed: not mixed)
     settings: dict[str, str]
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
@@ -21,12 +21,16 @@ from vfmalign.core.domain.declarations import (
 from vfmalign.core.domain.errors import Conflict
 from vfmalign.core.domain.record import Id, Record, canonical_json
 from vfmalign.core.domain.stored_objects import StoredObject
+from vfmalign.core.formats.documents import pluralise
 
 Split = Literal["pretrain", "train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("pretrain", "train", "val", "test")
 MAX_CASES = 100_000
 """Largest number of cases in a split, and of cases that one import reads."""
 MAX_NUMBERS = 64
+_B_VALUE_STEP = 50
+"""b-values that are equal up to this, in s/mm², are those of one protocol."""
+_MAX_LISTED = 8
 MAX_STRATA = 16
 MAX_STRATUM_VALUES = 64
 """Largest number of different values of one stratum. A column with more values, such as accession numbers, tells
@@ -164,6 +168,20 @@ class DatasetManifest(Record):
     def label_maps(self, case: Case) -> dict[VolumeKind, StoredObject]:
         """Returns a case's label maps in the declared order."""
         return {kind: case.volumes[kind] for kind in self.declaration.label_names if kind in case.volumes}
+
+    def list_mixed_series(self) -> tuple[str, ...]:
+        """Returns the modalities whose b-values differ between cases, or are calculated in some, in sentences."""
+        cases = {case.id: case for split in SPLITS for case in self.split(split)}
+        counts: defaultdict[Modality, Counter[str]] = defaultdict(Counter)
+        for taken in (taken for case in cases.values() for taken in case.series if taken.b_value is not None):
+            b_value = f"{round((taken.b_value or 0.0) / _B_VALUE_STEP) * _B_VALUE_STEP:g} s/mm²"
+            counts[taken.modality][f"{b_value}, {'calculated' if taken.calculated else 'acquired'}"] += 1
+        mixed: list[str] = []
+        for kind, found in counts.items():
+            texts = [f"{text} in {pluralise(count, 'case')}" for text, count in found.most_common(_MAX_LISTED)]
+            texts += [f"and {len(found) - _MAX_LISTED} more kinds"] if len(found) > _MAX_LISTED else []
+            mixed += [f"{kind} has {'; '.join(texts)}"] if len(found) > 1 else []
+        return tuple(mixed)
 
     def digest(self) -> str:
         """Returns the SHA-256 of the canonical JSON, in hex.

@@ -113,6 +113,7 @@ def assemble(
         seed_variation=summarise_seeds(seeds) if len(seeds) > 1 else None,
         cut_structures=list_cut(main.inside),
         shortened=shortened,
+        mixed_series=valid.mixed_series,
         settings=_settings(request, valid, trained, probes)
         | {f"validation_{trial.removeprefix('job_')}": f"{score:.6g}" for trial, score in trials.items()},
     )

@@ -76,6 +76,7 @@ class Validated(Record):
         reference_groups: number of patients in the training split, the reference of the comparisons.
         recipes: of the three trainings, with the presets as they were when the check began.
         second_recipe: the one that is tried beside that of the pretrained network; None where there is one alone.
+        mixed_series: see `DatasetManifest.list_mixed_series`.
     """
 
     card: ModelCard
@@ -91,6 +92,7 @@ class Validated(Record):
     reference_groups: int
     recipes: dict[Network, TrainingRecipe]
     second_recipe: TrainingRecipe | None = None
+    mixed_series: tuple[str, ...] = Field(default=(), exclude_if=lambda mixed: not mixed)
 
 
 class ChosenRecipes(Record):
@@ -138,6 +140,7 @@ def validate(store: ObjectStore, check: StoredCheck) -> Validated:
         reference_groups=len({case.group for case in dataset.train}),
         recipes=resolved.recipes,
         second_recipe=get_second_recipe(request, card.preprocessing.shape_dhw),
+        mixed_series=dataset.list_mixed_series(),
     )
 
 

@@ -41,6 +41,7 @@ from vfmalign.imaging.volumes import Volume, check_study_size, encode
 
 _MAX_IN_LINE = 10
 _NO_PATIENT = "the files state no patient (PatientID); name the patients of the cases with --patients"
+_UNLIKE = "their contrast differs, so that features may tell cases apart by it; prefer one kind in the selection"
 _CHECK_SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 
@@ -298,6 +299,7 @@ def prepare(
     except BadDataset as error:
         problems.append(Problem(f"{error.message}; {error.remedy}"))
     notes = (*discovered.source.notes, *unassigned, *_describe_gaps(records.values(), declaration, assigned, labels))
+    notes += tuple(f"{mixed}: {_UNLIKE}" for mixed in dataset.list_mixed_series())
     if cut_organs is None:
         return PreparedDataset(dataset, tuple(problems), notes)
     notes = (*notes, *cut_organs.list_notes(dataset, labels))

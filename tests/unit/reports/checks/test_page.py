@@ -167,6 +167,15 @@ def test_a_check_whose_organs_lie_inside_has_them_neither_in_its_record_nor_on_i
     assert "Organs cut off" not in html_of(report)
 
 
+def test_mixed_diffusion_weightings_have_a_caution(make_report):
+    assert b"mixed_series" not in make_report().result.to_json()
+    mixed = ("dwi has 1000 s/mm², acquired in 3 cases; 1400 s/mm², calculated in 2 cases",)
+    report = make_report(mixed_series=mixed)
+    (caution,) = [one for one in list_cautions(report.result) if one.title == "Mixed diffusion weightings"]
+    assert mixed[0] in caution.text
+    assert "Mixed diffusion weightings" in html_of(report)
+
+
 def test_marks_saturated_layers(make_report):
     similarity = make_report().result.paired_similarity | {"stages.3": Estimate(value=0.0123)}
     html = html_of(make_report(paired_similarity=similarity))

@@ -5,6 +5,7 @@ Neither names of files nor identifiers are printed, and text of headers is scree
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -85,6 +86,24 @@ def show(
     _write(shown, examinations, declared.name, output)
     if declaration is None:
         output.note(f"the rules are those of {DEFAULT_DECLARATION}; --declaration names others")
+
+
+@app.command()
+def rules(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Declaration that comes with vfmalign, or a JSON file.")],
+) -> None:
+    """Print a declaration with its rules, as a file to start from.
+
+    Example: vfmalign dicom rules prostate_mpmri > mine.json
+    """
+    with needs_extra("dicom", "reading DICOM"):
+        from vfmalign.imaging.datasets.layouts.derivation import read_declaration
+        from vfmalign.imaging.dicom.rules import check_selections, encode_selections
+    declared, selections = read_declaration(name)
+    check_selections(declared, selections)
+    content = declared.model_dump(mode="json", exclude_defaults=True)
+    document = content | {"selections": json.loads(encode_selections(selections))}
+    typer.echo(json.dumps(document, indent=2, ensure_ascii=False))
 
 
 def _scan(

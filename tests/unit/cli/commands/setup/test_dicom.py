@@ -22,6 +22,8 @@ from tests.dicom_files import (
 )
 from tests.unit.cli.conftest import Invoke
 
+from vfmalign.imaging.datasets.layouts.derivation import read_declaration
+
 ADC = {"ImageType": ["DERIVED", "PRIMARY", "DIFFUSION", "ADC"]}
 
 
@@ -160,6 +162,20 @@ def test_without_rules_the_attributes_are_shown(tmp_path: Path, invoke: Invoke) 
     assert "t2_tse_sag" in out
     assert "why not the others" not in out
     assert 'hippocampus does not say which series t1w takes; add such as "selections"' in err
+
+
+def test_rules_are_printed_as_a_file_to_start_from(tmp_path: Path, invoke: Invoke) -> None:
+    for name in ("prostate_mpmri", "brain_t1w"):
+        code, out, err = invoke("dicom", "rules", name)
+        assert code == 0, err
+        mine = tmp_path / f"{name}.json"
+        mine.write_text(out)
+        assert read_declaration(str(mine)) == read_declaration(name)
+    code, _, err = invoke("dicom", "rules", "hippocampus")
+    assert code == 2
+    assert "does not say which series t1w takes" in " ".join(err.split())
+    code, _, err = invoke("dicom", "rules", "nothing")
+    assert code == 2
 
 
 def test_problems_are_shown_with_their_studies(tmp_path: Path, invoke: Invoke) -> None:

@@ -148,6 +148,29 @@ def test_studies_are_left_out_and_series_chosen_by_number(tmp_path: Path) -> Non
     assert stored.digest() != stored.model_copy(update={"curation": Curation()}).digest()
 
 
+def test_b_values_that_differ_between_cases_are_noted(tmp_path: Path) -> None:
+    kinds = [(800, "t2"), (800, "t2"), (1400, "t2"), (800, "t2 CALC_BVAL")]
+    options = make_options()
+    rule = Selections.model_validate(
+        {"selections": [{"name": "t2w", "conditions": {"SeriesDescription": {"contains": "t2"}}}]}
+    ).selections
+    options = replace(options, dicom=replace(options.dicom, selections=rule))
+    for number, (b_value, description) in enumerate(kinds):
+        examination = Examination(patient_id=f"PID-{number}", study_uid=f"1.2.3.{number}")
+        write_series(
+            tmp_path / f"d/{number}", make_array((*SHAPE, 1), seed=number), examination=examination, number=6,
+            description=description, b_values=(b_value,),
+        )  # fmt: skip
+    _, prepared = run(tmp_path / "d", options)
+    (mixed,) = prepared.dataset.list_mixed_series()
+    assert mixed.startswith("t2w has 800 s/mm², acquired in 2 cases; ")
+    assert "; 1400 s/mm², acquired in 1 case" in mixed
+    assert "; 800 s/mm², calculated in 1 case" in mixed
+    assert [note for note in prepared.notes if note.startswith(f"{mixed}: their contrast differs")]
+    _, alike = run(tmp_path / "d", replace(options, exclude=frozenset({3, 4})))
+    assert alike.dataset.list_mixed_series() == ()
+
+
 def test_unusable_cases_are_left_out_and_listed(tmp_path: Path) -> None:
     for number in range(4):
         write_study(tmp_path / "d", number, ManufacturerModelName="Vida" if number < 2 else "Skyra")
