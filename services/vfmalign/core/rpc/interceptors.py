@@ -19,7 +19,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NoReturn, TypeAlias
 
 import grpc
 from google.protobuf.message import Message
@@ -38,7 +38,7 @@ from vfmalign.core.rpc.access.authorisation import check_access, choose_tenant, 
 from vfmalign.core.rpc.access.identity import current_identity, current_tenant
 from vfmalign.core.rpc.call_log import CallLog
 from vfmalign.core.rpc.call_metrics import Method
-from vfmalign.core.rpc.limits.admission import Context
+from vfmalign.core.rpc.limits.admission import Context, Reservation
 from vfmalign.core.rpc.limits.bounds import parse_request
 from vfmalign.core.rpc.limits.holds import Hold, Holds
 from vfmalign.core.rpc.status_mapping import (
@@ -98,6 +98,28 @@ class Gate:
         )
 
 
+@dataclass
+class _Ending:
+    """How a failed call is aborted: after its handler, and without its error.
+
+    gRPC keeps the frames through which an abort passes until the garbage collector runs, which may be minutes later.
+    They refer neither to the request nor to an error, through which they would refer to the frames of the handler.
+
+    Attributes:
+        code, message, trailers: of the status.
+        identifying: whether the caller is being identified.
+    """
+
+    code: grpc.StatusCode = grpc.StatusCode.INTERNAL
+    message: str = ""
+    trailers: tuple[tuple[str, str | bytes], ...] = ()
+    identifying: bool = False
+
+    async def abort(self, context: Context) -> NoReturn:
+        """Ends the call."""
+        await context.abort(self.code, self.message, self.trailers)
+
+
 class CallInterceptor(grpc.aio.ServerInterceptor):
     """Wraps every call.
 
@@ -144,44 +166,51 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         return grpc.stream_stream_rpc_method_handler(self._streaming(handler.unary_stream, method, parse, serialise))
 
     def _unary(self, function: _Unary, method: Method, parse: _Parse, serialise: _Serialise) -> _Wrapped:
+        async def serve(context: Context, hold: Hold) -> bytes:
+            async with self._request(context, parse, hold) as request:
+                answer = serialise(await function(request, context))
+            await hold.send(answer)
+            return answer
+
         async def call(_: object, context: Context) -> bytes:
-            async with self._around(context, method):
-                hold = self._holds.begin(context, method.path)
-                async with self._request(context, parse, hold) as request:
-                    answer = serialise(await function(request, context))
-                await hold.send(answer)
-                return answer
+            async with self._around(context, method) as ending:
+                return await serve(context, await self._admit(context, method, ending))
+            return await ending.abort(context)
 
         return call
 
     def _streaming(self, function: _Streaming, method: Method, parse: _Parse, serialise: _Serialise) -> _Wrapped:
-        async def call(_: object, context: Context) -> AsyncIterator[bytes]:
-            async with self._around(context, method):
-                hold = self._holds.begin(context, method.path)
-                async with (
-                    self._request(context, parse, hold) as request,
-                    aclosing(function(request, context)) as responses,
-                ):
-                    async for response in responses:
-                        answer = serialise(response)
-                        await hold.send(answer)
-                        yield answer
-                        hold.taken()
+        async def serve(context: Context, hold: Hold) -> AsyncGenerator[bytes, None]:
+            async with (
+                self._request(context, parse, hold) as request,
+                aclosing(function(request, context)) as responses,
+            ):
+                async for response in responses:
+                    yield serialise(response)
 
-        return call
+        return self._stream(serve, method)
 
     def _conversation(self, function: _Conversation, method: Method, parse: _Parse, serialise: _Serialise) -> _Wrapped:
         """Wraps a handler of a stream of requests."""
 
+        async def serve(context: Context, hold: Hold) -> AsyncGenerator[bytes, None]:
+            async with aclosing(function(self._requests(context, parse, hold), context)) as responses:
+                async for response in responses:
+                    yield serialise(response)
+
+        return self._stream(serve, method)
+
+    def _stream(self, serve: Callable[[Context, Hold], AsyncGenerator[bytes, None]], method: Method) -> _Wrapped:
         async def call(_: object, context: Context) -> AsyncIterator[bytes]:
-            async with self._around(context, method):
-                hold = self._holds.begin(context, method.path)
-                async with aclosing(function(self._requests(context, parse, hold), context)) as responses:
-                    async for response in responses:
-                        answer = serialise(response)
+            async with self._around(context, method) as ending:
+                hold = await self._admit(context, method, ending)
+                async with aclosing(serve(context, hold)) as answers:
+                    async for answer in answers:
                         await hold.send(answer)
                         yield answer
                         hold.taken()
+                return
+            await ending.abort(context)
 
         return call
 
@@ -189,32 +218,41 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     async def _request(self, context: Context, parse: _Parse, hold: Hold) -> AsyncIterator[Message]:
         """Reads and checks the request of a call. The end of its work frees its memory."""
         async with hold.admission.reserve(hold.caller) as reservation:
-            data = await hold.admission.read(context, reservation)
-            if data is not None:
-                with limit_work(context.time_remaining()):
-                    yield await self._parse(parse, data, hold.caller)
-                return
+            with limit_work(context.time_remaining()):
+                request = await self._read(context, parse, hold, reservation)
+                if request is not None:
+                    yield request
+                    return
         await _refuse_missing_message(context, hold.admission.message_bytes)
 
-    async def _parse(self, parse: _Parse, data: bytes, caller: str) -> Message:
-        """Parses and checks a request.
+    async def _read(self, context: Context, parse: _Parse, hold: Hold, reservation: Reservation) -> Message | None:
+        """Reads, parses and checks the next request of a call; None where there is no further one.
 
-        A large one takes a while, for which other calls should not wait. One of each caller waits for the thread, so
-        that no other caller waits behind all of its messages.
+        Parsing a large one takes a while, for which other calls should not wait. One of each caller waits for the
+        thread, so that no other caller waits behind all of its messages.
         """
-        if len(data) <= _LARGE_MESSAGE_BYTES:
-            return parse_request(parse, data)
-        async with self._turns.get(caller):
+        data = await hold.admission.read(context, reservation)
+        if data is None or len(data) <= _LARGE_MESSAGE_BYTES:
+            return None if data is None else parse_request(parse, data)
+        async with self._turns.get(hold.caller):
             return await MESSAGES.run(parse_request, parse, data)
 
     async def _requests(self, context: Context, parse: _Parse, hold: Hold) -> AsyncIterator[Message]:
         """Yields the requests of a call, each with memory of its own."""
         while True:
             async with hold.admission.reserve(hold.caller) as reservation:
-                data = await hold.admission.read(context, reservation)
-                if data is None:
+                request = await self._read(context, parse, hold, reservation)
+                if request is None:
                     return
-                yield await self._parse(parse, data, hold.caller)
+                yield request
+
+    async def _admit(self, context: Context, method: Method, ending: _Ending) -> Hold:
+        """Admits and identifies a call, and returns what it holds."""
+        self._gate.check(method.service)
+        ending.identifying = True
+        await self._identify(context, method)
+        ending.identifying = False
+        return self._holds.begin(context, method.path)
 
     async def _identify(self, context: Context, method: Method) -> None:
         """Makes caller and tenant known to the running context, and checks that the caller may make this call.
@@ -236,11 +274,11 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             method.count_caller(tenant, check_access(identity, path))
 
     @asynccontextmanager
-    async def _around(self, context: Context, method: Method) -> AsyncIterator[None]:
-        """Admits and identifies a call, runs its handler as the body of the context, and accounts for how it ended.
+    async def _around(self, context: Context, method: Method) -> AsyncIterator[_Ending]:
+        """Runs a call as the body of the context, and accounts for how it ended.
 
         Binds the request id to the running context, turns exceptions into a status that carries the request id, and
-        counts, times and logs the call, however it ended.
+        counts, times and logs the call, however it ended. Where the body fails, the caller aborts the call afterwards.
         """
         offered = dict(context.invocation_metadata() or ()).get(logs.REQUEST_ID_HEADER)
         request_id = logs.accept_request_id(offered if isinstance(offered, str) else None)
@@ -249,16 +287,12 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         started = time.perf_counter()
         code = grpc.StatusCode.OK
         failure: VfmalignError | None = None
-        identifying = False
+        ending = _Ending()
         try:
-            self._gate.check(method.service)
-            identifying = True
-            await self._identify(context, method)
-            identifying = False
-            yield
+            yield ending
         except VfmalignError as error:
-            failure = error
-            if identifying or isinstance(error, Forbidden):
+            failure = error.with_traceback(None)  # which refers to this frame, and to those of the handler
+            if ending.identifying or isinstance(error, Forbidden):
                 metrics.calls_denied.labels(method.service, method.name, error.reason).inc()
                 key_id = get_key_id(context.invocation_metadata() or ())
                 self._log.log_denial(method.path[1:], error, context.peer(), key_id)
@@ -288,8 +322,12 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             status = to_status(failure, request_id)
             # The service has made its attempts at the PACS, which retries of the client's gRPC would multiply.
             no_retry = (NO_RETRY,) if isinstance(failure, PacsUnavailable) else ()
-            trailers = ((DETAILS_KEY, status.SerializeToString()), (logs.REQUEST_ID_HEADER, request_id), *no_retry)
-            await context.abort(get_status_code(failure), status.message, trailers)
+            ending.trailers = (
+                (DETAILS_KEY, status.SerializeToString()),
+                (logs.REQUEST_ID_HEADER, request_id),
+                *no_retry,
+            )
+            ending.code, ending.message = get_status_code(failure), status.message
 
 
 async def _refuse_missing_message(context: Context, message_bytes: int) -> None:
