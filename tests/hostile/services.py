@@ -42,6 +42,7 @@ from vfmalign.finetuning.jobs.repository import JobRepository
 from vfmalign.finetuning.jobs.servicer import FineTuningServicer
 from vfmalign.finetuning.schema import open_database
 from vfmalign.finetuning.settings import FinetuningSettings
+from vfmalign.mmd.service.pipelines import Pipelines
 from vfmalign.mmd.service.servicer import MmdServicer
 from vfmalign.mmd.service.uploads import Uploads
 from vfmalign.mmd.settings import MmdSettings, to_compute_config
@@ -100,12 +101,12 @@ def serve_features() -> tuple[ServiceSettings, AddServices]:
 def serve_mmd() -> tuple[ServiceSettings, AddServices]:
     """Returns the settings and the servicer of the MMD service."""
     settings = load(MmdSettings)
-    queue = WorkQueue(settings.mmd.queue_size, "mmd")
+    pipelines = Pipelines(settings.mmd.queue_size)
     cache_bytes = settings.mmd.cache_mib * 2**20
     engine = to_compute_config(settings.mmd)
     store = ObjectStore(settings.store)
     uploads = Uploads(store, Presigner(settings.store), settings.mmd)
-    servicer = MmdServicer(store, uploads, engine, queue, cache_bytes=cache_bytes)
+    servicer = MmdServicer(store, uploads, engine, pipelines, cache_bytes=cache_bytes)
 
     def add(server: grpc.aio.Server) -> Sequence[ServiceDescriptor]:
         mmd_pb2_grpc.add_MmdServiceServicer_to_server(servicer, server)

@@ -22,7 +22,6 @@ from vfmalign.core.rpc.watching import Watching
 from vfmalign.core.runtime import logs
 from vfmalign.core.runtime.settings import LogSettings, ServerSettings, ServiceSettings, StoreSettings
 from vfmalign.core.runtime.threads import STORE
-from vfmalign.core.runtime.work_queue import WorkQueue
 from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.finetuning.checks.repository import CheckRepository
 from vfmalign.finetuning.checks.servicer import AlignmentServicer
@@ -30,6 +29,7 @@ from vfmalign.finetuning.jobs.repository import JobRepository
 from vfmalign.finetuning.jobs.servicer import FineTuningServicer
 from vfmalign.finetuning.schema import open_database
 from vfmalign.mmd.engine.compute_config import ComputeConfig
+from vfmalign.mmd.service.pipelines import Pipelines
 from vfmalign.mmd.service.servicer import MmdServicer
 from vfmalign.v1 import (
     alignment_pb2,
@@ -96,10 +96,10 @@ async def test_the_log_names_what_a_call_waited_for_at_its_deadline(
     stalled: StalledStore, connect_to: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     logs.configure("test", LogSettings())
-    queue, store = WorkQueue(4, "stalled"), ObjectStore(stalled.settings)
+    pipelines, store = Pipelines(4), ObjectStore(stalled.settings)
 
     def add(server: grpc.aio.Server) -> Any:
-        servicer = MmdServicer(store, None, ComputeConfig(), queue, cache_bytes=0)
+        servicer = MmdServicer(store, None, ComputeConfig(), pipelines, cache_bytes=0)
         mmd_pb2_grpc.add_MmdServiceServicer_to_server(servicer, server)
         return [mmd_pb2.DESCRIPTOR.services_by_name["MmdService"]]
 
@@ -118,15 +118,15 @@ async def test_the_log_names_what_a_call_waited_for_at_its_deadline(
     assert (line["level"], line["code"], line["reason"]) == ("warning", "DEADLINE_EXCEEDED", "DEADLINE_EXCEEDED")
     assert "object store: get" in line["waited_for"] or "object store: head" in line["waited_for"]
     await assert_nobody_asks_again(stalled)
-    queue.close()
+    pipelines.close()
 
 
 async def test_large_inline_comparisons_go_on(stalled: StalledStore, connect_to: Any) -> None:
-    queue = WorkQueue(4, "stalled")
+    pipelines = Pipelines(4)
     store = ObjectStore(stalled.settings)
 
     def add(server: grpc.aio.Server) -> Any:
-        servicer = MmdServicer(store, None, ComputeConfig(), queue, cache_bytes=0)
+        servicer = MmdServicer(store, None, ComputeConfig(), pipelines, cache_bytes=0)
         mmd_pb2_grpc.add_MmdServiceServicer_to_server(servicer, server)
         return [mmd_pb2.DESCRIPTOR.services_by_name["MmdService"]]
 
@@ -143,7 +143,7 @@ async def test_large_inline_comparisons_go_on(stalled: StalledStore, connect_to:
     inline = mmd_pb2.FeatureSource(inline=mmd_pb2.InlineFeatures(layers=[layer]))
     assert (await stub.Compute(compare(inline), timeout=TIMEOUT_S)).layers
     await assert_nobody_asks_again(stalled)
-    queue.close()
+    pipelines.close()
 
 
 async def test_what_needs_the_database_alone_goes_on(stalled: StalledStore, connect_to: Any, tmp_path: Path) -> None:

@@ -45,6 +45,7 @@ from vfmalign.features.settings import FeaturesOptions
 from vfmalign.features.workers import Workers
 from vfmalign.imaging.volumes import Volume, encode
 from vfmalign.mmd.engine.compute_config import ComputeConfig
+from vfmalign.mmd.service.pipelines import Pipelines
 from vfmalign.mmd.service.servicer import MmdServicer
 from vfmalign.mmd.service.uploads import Uploads
 from vfmalign.mmd.settings import MmdOptions
@@ -91,7 +92,7 @@ async def open_api(
 ) -> AsyncIterator[Callable[..., Any]]:
     """Returns stubs of a caller with these roles and claims, who names a tenant or none."""
     options, settings = FeaturesOptions(), store_settings
-    workers, imports, comparisons = Workers(options), WorkQueue(4, "imports"), WorkQueue(4, "mmd")
+    workers, imports, comparisons = Workers(options), WorkQueue(4, "imports"), Pipelines(4)
     models = ModelCache(stores["default"], torch.device("cpu"), 2**30)
 
     folders = PrivateFolders(tmp_path / "dicom")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from concurrent.futures import wait
 from functools import partial
 from typing import Any, TypeVar
@@ -113,11 +113,11 @@ class FeatureServicer(features_pb2_grpc.FeatureServiceServicer):
         is_reference = request.study.dicom.WhichOneof("source") == "reference"
         check_extraction(current_identity.get(), by_reference=is_reference and not request.store_as)
         is_dicom = request.study.HasField("dicom")
-        with (self._workers.dicom_admission if is_dicom else self._workers.admission).admit():
+        async with (self._workers.dicom_gate if is_dicom else self._workers.gate).enter() as leave:
             to_key = partial(self._store.key, prefixes=STORE_ACCESS["features"].read)
             to_upload_key = partial(self._store.key, prefixes=(self._uploads.get_prefix(),))
             dicom = converters.to_dicom_request(request.study, to_upload_key)
-            return await self._extract(converters.to_study_request(request, to_key), dicom)
+            return await self._extract(converters.to_study_request(request, to_key), dicom, leave)
 
     async def CreateStudyUpload(
         self, request: pb.CreateStudyUploadRequest, context: Context
@@ -127,7 +127,10 @@ class FeatureServicer(features_pb2_grpc.FeatureServiceServicer):
         response: pb.CreateStudyUploadResponse = (await STORE.run(self._uploads.create, record.file)).to_proto()
         return response
 
-    async def _extract(self, request: StudyRequest, dicom: DicomRequest | None) -> pb.ExtractResponse:
+    async def _extract(
+        self, request: StudyRequest, dicom: DicomRequest | None, leave: Callable[[], None]
+    ) -> pb.ExtractResponse:
+        """Extracts the features of a study, and leaves the gate once no thread of a pipeline is needed any more."""
         stages, meter = Stages(), MemoryMeter(self._models.device)
         look = None if request.observation is None else self._outbox.look(request.observation.monitor_id)
         with stages.stage("load_model"):
@@ -148,6 +151,7 @@ class FeatureServicer(features_pb2_grpc.FeatureServiceServicer):
                 return meter.run(lambda: _extract_one(encoder, study, layers, request.pooling))
 
         features = _without_batch(await self._workers.device.run(forward))
+        leave()
         stored = None
         if request.store_as:
             with stages.stage("write"):

@@ -16,7 +16,6 @@ from vfmalign.core.rpc.access.tenants import by_tenant
 from vfmalign.core.rpc.server import serve
 from vfmalign.core.runtime import logs
 from vfmalign.core.runtime.settings import EXIT_BAD_SETTINGS, parse_args
-from vfmalign.core.runtime.work_queue import WorkQueue
 from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.core.storage.store.presigning import Presigner
 from vfmalign.core.storage.store.probe import StoreProbe
@@ -24,6 +23,7 @@ from vfmalign.mmd.comparison.compare import compare
 from vfmalign.mmd.comparison.samples import Sample
 from vfmalign.mmd.engine import products
 from vfmalign.mmd.engine.compute_config import ComputeConfig
+from vfmalign.mmd.service.pipelines import Pipelines
 from vfmalign.mmd.service.servicer import MmdServicer
 from vfmalign.mmd.service.uploads import Uploads
 from vfmalign.mmd.settings import MmdSettings, to_compute_config
@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 async def _serve(settings: MmdSettings, engine: ComputeConfig) -> None:
-    queue, probe = WorkQueue(settings.mmd.queue_size, "mmd"), StoreProbe(settings.store)
+    pipelines, probe = Pipelines(settings.mmd.queue_size), StoreProbe(settings.store)
     stores: dict[str, ObjectStore] = {}
     uploads: dict[str, Uploads] = {}
     if settings.store.endpoint:
@@ -52,7 +52,7 @@ async def _serve(settings: MmdSettings, engine: ComputeConfig) -> None:
 
     def create(tenant: str) -> MmdServicer:
         cache_bytes = settings.mmd.cache_mib * 2**20
-        return MmdServicer(stores.get(tenant), uploads.get(tenant), engine, queue, cache_bytes=cache_bytes)
+        return MmdServicer(stores.get(tenant), uploads.get(tenant), engine, pipelines, cache_bytes=cache_bytes)
 
     servicer = by_tenant({tenant: create(tenant) for tenant in settings.auth.tenants})
 
@@ -66,13 +66,13 @@ async def _serve(settings: MmdSettings, engine: ComputeConfig) -> None:
         probe.start()
         for one in uploads.values():
             one.start()
-        await queue.run(_warm_up, engine)
+        await pipelines.long.run(_warm_up, engine)
 
     async def stop() -> None:
         probe.close()
         for one in uploads.values():
             one.close()
-        queue.close()
+        pipelines.close()
 
     await serve("mmd", settings, add_services, ready=ready, stop=stop)
 

@@ -28,7 +28,11 @@ class MmdOptions(BaseModel, frozen=True):
     )
     memory_mib: int = Field(default=4096, ge=16, le=4_194_304, description="memory limit of one comparison, in MiB")
     queue_size: int = Field(
-        default=32, ge=1, le=10_000, description="comparisons that may wait; further ones are rejected"
+        default=32,
+        ge=1,
+        le=10_000,
+        description="comparisons that may wait, short and long ones each; beyond that, the tenant with most of them "
+        "loses one",
     )
     cache_mib: int = Field(
         default=512, ge=0, le=4_194_304, description="memory for samples that the pairs of a batch share, in MiB"

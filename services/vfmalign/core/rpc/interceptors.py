@@ -60,6 +60,8 @@ _DEADLINE_SLACK_S = 0.1
 _LARGE_MESSAGE_BYTES = 2**18
 _CANCELLATION_S = 1.0
 """Time within which gRPC cancels a call after the end of its requests; milliseconds as a rule."""
+_REFUSAL_S = 1.0
+"""For which a call without a place is held before it ends, so that callers who repeat it at once take little time."""
 _QUIET = frozenset({"grpc.health.v1.Health"})
 _ALWAYS_OPEN = "grpc."
 """Prefix of the services that answer while the process starts and shuts down: health and reflection."""
@@ -107,16 +109,19 @@ class _Ending:
 
     Attributes:
         code, message, trailers: of the status.
+        delay_s: until the call ends.
         identifying: whether the caller is being identified.
     """
 
     code: grpc.StatusCode = grpc.StatusCode.INTERNAL
     message: str = ""
     trailers: tuple[tuple[str, str | bytes], ...] = ()
+    delay_s: float = 0.0
     identifying: bool = False
 
     async def abort(self, context: Context) -> NoReturn:
         """Ends the call."""
+        await asyncio.sleep(self.delay_s)
         await context.abort(self.code, self.message, self.trailers)
 
 
@@ -228,13 +233,13 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     async def _read(self, context: Context, parse: _Parse, hold: Hold, reservation: Reservation) -> Message | None:
         """Reads, parses and checks the next request of a call; None where there is no further one.
 
-        Parsing a large one takes a while, for which other calls should not wait. One of each caller waits for the
-        thread, so that no other caller waits behind all of its messages.
+        Parsing a large one takes a while, for which other calls should not wait. One of each tenant, and
+        within it one of each caller, waits for the thread, so that nobody waits behind all messages of another one.
         """
         data = await hold.admission.read(context, reservation)
         if data is None or len(data) <= _LARGE_MESSAGE_BYTES:
             return None if data is None else parse_request(parse, data)
-        async with self._turns.get(hold.caller):
+        async with self._turns.get(*hold.caller), self._turns.get(hold.caller.tenant):
             return await MESSAGES.run(parse_request, parse, data)
 
     async def _requests(self, context: Context, parse: _Parse, hold: Hold) -> AsyncIterator[Message]:
@@ -328,6 +333,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 *no_retry,
             )
             ending.code, ending.message = get_status_code(failure), status.message
+            ending.delay_s = _REFUSAL_S if failure.reason == "QUEUE_FULL" else 0.0
 
 
 async def _refuse_missing_message(context: Context, message_bytes: int) -> None:

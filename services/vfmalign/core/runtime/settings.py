@@ -158,7 +158,7 @@ class ServerSettings(BaseModel, frozen=True):
         le=2**36,
         validate_default=True,
         description="memory for requests that are received or wait, and for answers that are sent, in bytes; one "
-        "caller may use half of it",
+        "caller may use half of it, and all callers of one tenant three quarters",
     )
     message_timeout_s: float = Field(
         default=30.0, gt=0.0, le=3600.0, description="seconds within which a request must be received"

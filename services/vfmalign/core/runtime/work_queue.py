@@ -1,7 +1,6 @@
-"""Worker threads behind a bounded queue: heavy work runs one call at a time, and calls beyond the bound are refused.
+"""A worker thread behind a bounded queue: heavy work runs one call at a time, and calls beyond the bound are refused.
 
-Short calls have a thread of their own, so that they do not wait for a long call that computes for minutes. (gRPC's
-`maximum_concurrent_rpcs` does not replace this, as it refuses health checks as well.)
+(gRPC's `maximum_concurrent_rpcs` does not replace this, as it refuses health checks as well.)
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ import asyncio
 import signal
 import threading
 from collections.abc import Callable
-from functools import partial
 from typing import ParamSpec, TypeVar
 
 from vfmalign.core.domain.errors import Cancelled, Exhausted, Unavailable
@@ -52,11 +50,11 @@ class ShutdownRequest:
 
 
 class WorkQueue:
-    """Runs functions one after another in a thread of its own, and short ones in a second thread.
+    """Runs functions one after another, in the order of arrival, in a thread of its own.
 
     Args:
-        size: calls that may wait beside the one that runs, short ones included.
-        name: of the queue, for its metric and its threads.
+        size: calls that may wait beside the one that runs.
+        name: of the queue, for its metric and its thread.
     """
 
     def __init__(self, size: int, name: str) -> None:
@@ -65,7 +63,6 @@ class WorkQueue:
         self._depth = 0
         self._lock = threading.Lock()
         self._thread = Threads(1, name)
-        self._short_thread = Threads(1, f"{name}-short")
         self._gauge = metrics.queue_depth.labels(name)
         self._gauge.set(0)
 
@@ -85,21 +82,9 @@ class WorkQueue:
             Exhausted: the queue is full.
             Unavailable: the queue was closed.
         """
-        return await self._run(self._thread, partial(function, *args, **kwargs))
-
-    async def run_short(self, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
-        """Like `run`, for a function that takes so little time and memory that it may run beside a long one."""
-        return await self._run(self._short_thread, partial(function, *args, **kwargs))
-
-    def close(self) -> None:
-        """Refuses new work, drops waiting work, and lets running functions finish."""
-        for thread in (self._thread, self._short_thread):
-            thread.shutdown(wait=False, cancel_futures=True)
-
-    async def _run(self, thread: Threads, function: Callable[[], _T]) -> _T:
         self._enter()
         try:
-            future = thread.submit(function)
+            future = self._thread.submit(function, *args, **kwargs)
         except RuntimeError:
             self._leave()
             raise Unavailable(
@@ -111,6 +96,10 @@ class WorkQueue:
         future.add_done_callback(self._leave)
         with current_work.get().waiting_for(f"queue: {self._name}"):
             return await asyncio.wrap_future(future)
+
+    def close(self) -> None:
+        """Refuses new work, drops waiting work, and lets a running function finish."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
 
     def _enter(self) -> None:
         with self._lock:

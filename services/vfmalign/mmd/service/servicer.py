@@ -1,4 +1,4 @@
-"""MmdService over gRPC: converts messages and submits comparisons to the work queue."""
+"""MmdService over gRPC: converts messages and submits comparisons to their pipeline."""
 
 from __future__ import annotations
 
@@ -14,30 +14,29 @@ from vfmalign.core.domain.errors import BadOption, Exhausted, VfmalignError
 from vfmalign.core.rpc.status_mapping import get_status_code
 from vfmalign.core.runtime.threads import MESSAGES, STORE
 from vfmalign.core.runtime.work_context import current_work
-from vfmalign.core.runtime.work_queue import WorkQueue
 from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.mmd.engine.compute_config import ComputeConfig
 from vfmalign.mmd.engine.lru_cache import SizedLruCache
 from vfmalign.mmd.service import comparison_job, converters
 from vfmalign.mmd.service.comparison_job import ComparisonJob
 from vfmalign.mmd.service.feature_reader import FeatureReader, get_missing_store
+from vfmalign.mmd.service.pipelines import Pipelines
 from vfmalign.mmd.service.uploads import Uploads
 from vfmalign.v1 import mmd_pb2, mmd_pb2_grpc
 
 MAX_PAIRS = 1000
-_BATCH_RETRY_S = 0.2
 
 Context = grpc.aio.ServicerContext[Message, Message]
 
 
 class MmdServicer(mmd_pb2_grpc.MmdServiceServicer):
-    """Servicer of MmdService. One long and one short comparison run at a time; others wait in the queue.
+    """Servicer of MmdService. One long and one short comparison run at a time; others wait.
 
     Args:
         store: holds stored and uploaded features of the tenant that it serves; None accepts inline features alone.
         uploads: of this tenant; None without a store.
         engine: device, precision and memory limit.
-        queue: runs the comparisons.
+        pipelines: run the comparisons of all tenants.
         cache_bytes: memory for samples that the pairs of one batch share.
     """
 
@@ -46,11 +45,11 @@ class MmdServicer(mmd_pb2_grpc.MmdServiceServicer):
         store: ObjectStore | None,
         uploads: Uploads | None,
         engine: ComputeConfig,
-        queue: WorkQueue,
+        pipelines: Pipelines,
         *,
         cache_bytes: int,
     ) -> None:
-        self._store, self._uploads, self._engine, self._queue = store, uploads, engine, queue
+        self._store, self._uploads, self._engine, self._pipelines = store, uploads, engine, pipelines
         self._cache_bytes = cache_bytes
 
     async def Compute(self, request: mmd_pb2.ComputeRequest, context: Context) -> mmd_pb2.ComputeResponse:
@@ -105,8 +104,8 @@ class MmdServicer(mmd_pb2_grpc.MmdServiceServicer):
             if job.is_inline
             else await STORE.run(comparison_job.prepare, job, engine)
         )
-        submit = self._queue.run_short if prepared.short else self._queue.run
-        response = await submit(comparison_job.run, prepared, engine)
+        pipeline = self._pipelines.short if prepared.short else self._pipelines.long
+        response = await pipeline.run(comparison_job.run, prepared, engine)
         if response.projection is None:
             return _to_proto(response)
         # A projection has up to 200,000 points, and other calls should not wait for their conversion.
@@ -115,14 +114,15 @@ class MmdServicer(mmd_pb2_grpc.MmdServiceServicer):
     async def _compute_with_retry(
         self, request: mmd_pb2.ComputeRequest, reader: FeatureReader, engine: ComputeConfig
     ) -> mmd_pb2.ComputeResponse:
-        """Runs a comparison of a batch that has begun: if the queue is full, it waits instead of failing."""
+        """Runs a comparison of a batch that has begun: if there is no place for it, it waits instead of failing."""
         while True:
             try:
                 return await self._compute(request, reader, engine)
             except Exhausted as error:
-                if error.reason != "QUEUE_FULL":
+                if error.reason != "QUEUE_FULL" or error.retry_after_s is None:
                     raise
-            await asyncio.sleep(_BATCH_RETRY_S)
+                delay_s = error.retry_after_s
+            await asyncio.sleep(delay_s)
 
 
 def _to_proto(response: ComputeResponse) -> mmd_pb2.ComputeResponse:

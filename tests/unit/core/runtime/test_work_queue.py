@@ -23,13 +23,6 @@ async def queue() -> AsyncIterator[WorkQueue]:
     result.close()
 
 
-@pytest.fixture
-async def roomy() -> AsyncIterator[WorkQueue]:
-    result = WorkQueue(size=20, name="roomy")
-    yield result
-    result.close()
-
-
 async def started(event: threading.Event) -> None:
     assert await asyncio.to_thread(event.wait, 5)
 
@@ -126,57 +119,6 @@ async def test_a_closed_queue_is_unavailable_and_drops_what_waits() -> None:
         await second
     with pytest.raises(Unavailable, match="accepts no more work"):
         await queue.run(lambda: None)
-
-
-async def test_short_work_runs_beside_long_work(roomy: WorkQueue) -> None:
-    release, running = threading.Event(), threading.Event()
-
-    def work() -> str:
-        running.set()
-        release.wait(5)
-        return "long"
-
-    long = asyncio.ensure_future(roomy.run(work))
-    await started(running)
-    other = asyncio.ensure_future(roomy.run(lambda: release.is_set()))
-    token = logs.request_id.set("short-1")
-    assert await roomy.run_short(lambda a, *, b: (a, b, logs.request_id.get()), 1, b=2) == (1, 2, "short-1")
-    logs.request_id.reset(token)
-    with pytest.raises(ZeroDivisionError):
-        await roomy.run_short(lambda: 1 / 0)
-    assert not long.done()
-    assert not other.done(), "long work waits for long work"
-    release.set()
-    assert (await long, await other) == ("long", True)
-    assert roomy.depth == 0
-
-
-async def test_short_work_runs_one_at_a_time(roomy: WorkQueue) -> None:
-    running: list[int] = []
-    most = 0
-
-    def work(number: int) -> str:
-        nonlocal most
-        running.append(number)
-        most = max(most, len(running))
-        threading.Event().wait(0.01)
-        running.remove(number)
-        return threading.current_thread().name
-
-    names = await asyncio.gather(*(roomy.run_short(work, number) for number in range(3)))
-    assert most == 1
-    assert set(names) == {"roomy-short_0"}
-
-
-async def test_short_work_counts_for_the_bound(queue: WorkQueue) -> None:
-    release = threading.Event()
-    calls = [asyncio.ensure_future(queue.run_short(release.wait, 5)) for _ in range(3)]
-    await asyncio.sleep(0)
-    for run in (queue.run, queue.run_short):
-        with pytest.raises(Exhausted, match="queue test: 3 calls"):
-            await run(lambda: None)
-    release.set()
-    await asyncio.gather(*calls)
 
 
 async def test_a_call_that_was_left_does_not_keep_its_arguments(queue: WorkQueue) -> None:

@@ -4,8 +4,9 @@ gRPC reads the message of a unary call before its handler runs, so stalled sende
 memory. Here a call reserves the largest message first, reads, and keeps the size of what it read while it works. Its
 answer occupies memory until the caller has read it, which may be never, so a call counts until gRPC is done with it.
 
-A call that finds no room waits. The oldest unfinished message or answer is then given up, because one that is still
-incomplete after some time is probably stalled.
+A call that finds no room waits, and memory goes to the tenant that holds least, and there to the caller that holds
+least. The oldest unfinished message or answer is then given up, because one that is still incomplete after some time is
+probably stalled.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Protocol
 import grpc
 
 from vfmalign.core.domain.errors import Exhausted, TooLarge
+from vfmalign.core.runtime.fair_gate import Caller
 
 GRACE_S = 2.0
 WAIT_S = 5.0
@@ -63,7 +65,7 @@ class _AnswerTimer:
 
 
 class ShareExhausted(Exhausted):
-    """The calls of one caller hold its share of the memory, which is no fault of the server."""
+    """The calls of one caller or tenant hold its share of the memory, which is no fault of the server."""
 
 
 @dataclass(eq=False)
@@ -78,7 +80,7 @@ class Reservation:
         deadline: ends a transfer that takes too long; None while nothing is received or sent.
     """
 
-    caller: str
+    caller: Caller
     size_bytes: int
     granted: asyncio.Future[None]
     started: float = 0.0
@@ -89,7 +91,8 @@ class Reservation:
 class Admission:
     """Calls of one process, and memory for their requests and answers.
 
-    One caller may use a part of the calls and half of the memory, so that it cannot lock out the others.
+    One caller may use a part of the calls and half of the memory, and all callers of one tenant three quarters of it,
+    so that they cannot lock out the others.
 
     Attributes:
         calls_per_caller: calls of one caller at once.
@@ -114,13 +117,13 @@ class Admission:
     accepted_bytes: int | None = None
     is_shared: bool = False
     used_bytes: int = 0
-    _calls_of: Counter[str] = field(default_factory=Counter)
-    _used_by: Counter[str] = field(default_factory=Counter)
+    _calls_of: Counter[Caller] = field(default_factory=Counter)
+    _used_by: Counter[str | Caller] = field(default_factory=Counter)
     _transfers: dict[Reservation, None] = field(default_factory=dict)
     _waiting: list[Reservation] = field(default_factory=list)
 
     @contextmanager
-    def count(self, caller: str) -> Iterator[None]:
+    def count(self, caller: Caller) -> Iterator[None]:
         """Counts a call until it is done.
 
         Args:
@@ -152,7 +155,7 @@ class Admission:
                 del self._calls_of[caller]
 
     @asynccontextmanager
-    async def reserve(self, caller: str) -> AsyncIterator[Reservation]:
+    async def reserve(self, caller: Caller) -> AsyncIterator[Reservation]:
         """Reserves memory for the message of a call while the call works.
 
         Args:
@@ -201,7 +204,7 @@ class Admission:
         self._resize(reservation, min(len(data), self.message_bytes))
         return data
 
-    async def send(self, caller: str, size_bytes: int, give_up: Callable[[], None]) -> Callable[[], None]:
+    async def send(self, caller: Caller, size_bytes: int, give_up: Callable[[], None]) -> Callable[[], None]:
         """Reserves memory for an answer that gRPC is about to send.
 
         Args:
@@ -227,7 +230,7 @@ class Admission:
 
         return end
 
-    async def _acquire(self, caller: str, size_bytes: int) -> Reservation:
+    async def _acquire(self, caller: Caller, size_bytes: int) -> Reservation:
         granted = asyncio.get_running_loop().create_future()
         reservation = Reservation(caller, size_bytes, granted)
         self._waiting.append(reservation)
@@ -246,51 +249,58 @@ class Admission:
         """Memory for one caller."""
         return max(self.total_bytes // 2, self.message_bytes)
 
+    @property
+    def _tenant_bytes(self) -> int:
+        """Memory for the callers of one tenant."""
+        return max(self.total_bytes * 3 // 4, self._share_bytes)
+
     async def _wait(self, reservation: Reservation) -> None:
         try:
             async with asyncio.timeout(self.wait_s):
                 await reservation.granted
         except TimeoutError:
-            kind, whose = (
-                (ShareExhausted, "the caller's share of ") if self._is_at_limit(reservation) else (Exhausted, "")
-            )
-            raise kind(
-                f"{whose}the memory for requests and answers is in use",
+            limited = self._get_limited(reservation)
+            raise (Exhausted if limited is None else ShareExhausted)(
+                f"{'' if limited is None else 'your share of '}the memory for requests and answers is in use",
                 subject="server",
                 remedy="take the answers of your other calls, and repeat the call later; send large data by reference",
                 reason="REQUESTS_EXHAUSTED",
             ) from None
 
     def _grant(self) -> None:
-        """Grants memory to waiting calls in their order; a caller at its limit does not keep the others waiting."""
-        for reservation in list(self._waiting):
-            if reservation.granted.done():  # cancelled: its call has left, and removes it in a moment
-                continue
+        """Grants memory to waiting calls; a caller or tenant at its limit does not keep the others waiting."""
+        while waiting := [one for one in self._waiting if not one.granted.done() and self._get_limited(one) is None]:
+            reservation = min(waiting, key=lambda one: (self._used_by[one.caller.tenant], self._used_by[one.caller]))
             if self.used_bytes + reservation.size_bytes > self.total_bytes:
                 return
-            if not self._is_at_limit(reservation):
-                self._waiting.remove(reservation)
-                self._account(reservation.caller, reservation.size_bytes)
-                reservation.granted.set_result(None)
+            self._waiting.remove(reservation)
+            self._account(reservation.caller, reservation.size_bytes)
+            reservation.granted.set_result(None)
 
     def _make_room(self, waiting: Reservation) -> None:
-        """Shortens the oldest transfer of a caller that is at its limit, else of the one that holds most."""
-        heaviest = waiting.caller if self._is_at_limit(waiting) else self._used_by.most_common(1)[0][0]
+        """Shortens the oldest transfer of the caller that holds most, in a tenant at its limit or the one with most."""
+        limited = self._get_limited(waiting)
+        callers = [one.caller for one in self._transfers if limited in (None, one.caller, one.caller.tenant)]
+        heaviest = max(callers, key=lambda one: (self._used_by[one.tenant], self._used_by[one]), default=None)
         for transfer in self._transfers:  # in the order in which they began
             deadline, until = transfer.deadline, transfer.started + self.grace_s
             if transfer.caller == heaviest and deadline is not None and (deadline.when() or 0) > until:
                 deadline.reschedule(until)
                 return
 
-    def _is_at_limit(self, waiting: Reservation) -> bool:
-        """Returns whether the caller's own calls hold what a reservation waits for."""
-        return self._used_by[waiting.caller] + waiting.size_bytes > self._share_bytes
+    def _get_limited(self, waiting: Reservation) -> Caller | str | None:
+        """Returns the caller or tenant if its own calls hold the memory that a reservation waits for."""
+        caller = waiting.caller
+        if self._used_by[caller] + waiting.size_bytes > self._share_bytes:
+            return caller
+        return caller.tenant if self._used_by[caller.tenant] + waiting.size_bytes > self._tenant_bytes else None
 
-    def _account(self, caller: str, change_bytes: int) -> None:
+    def _account(self, caller: Caller, change_bytes: int) -> None:
         self.used_bytes += change_bytes
-        self._used_by[caller] += change_bytes
-        if not self._used_by[caller]:
-            del self._used_by[caller]
+        for key in (caller.tenant, caller):
+            self._used_by[key] += change_bytes
+            if not self._used_by[key]:
+                del self._used_by[key]
 
     def _resize(self, reservation: Reservation, size_bytes: int) -> None:
         self._account(reservation.caller, size_bytes - reservation.size_bytes)

@@ -12,12 +12,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vfmalign.core.rpc.access.authorisation import SERVICES, needs_identity
-from vfmalign.core.rpc.access.identity import current_identity
+from vfmalign.core.rpc.access.identity import current_identity, current_tenant
 from vfmalign.core.rpc.limits.admission import Admission, Context
 from vfmalign.core.rpc.limits.connections import Connections
 from vfmalign.core.runtime import logs, metrics
+from vfmalign.core.runtime.fair_gate import Caller, current_caller
 
-_STRANGERS = "callers without identity"
+_STRANGERS = Caller("", "callers without identity")
 _LOG = logs.get("rpc")
 
 
@@ -34,7 +35,7 @@ class Hold:
         resources: released when gRPC is done with the call.
     """
 
-    caller: str
+    caller: Caller
     admission: Admission
     path: str
     peer: str
@@ -92,13 +93,13 @@ class Holds:
         identity, peer = current_identity.get(), context.peer()
         if not needs_identity(path):
             hold = Hold(_STRANGERS, self.strangers, path, peer, self.connections)
-        elif identity is not None and identity.issuer:
-            hold = Hold(identity.key, self.identified, path, peer, self.connections)
-        else:  # mode `off`: all that calls from one address
-            hold = Hold(peer.rpartition(":")[0], self.identified, path, peer, self.connections)
+        else:  # in mode `off`, a caller is all that calls from one address
+            key = identity.key if identity is not None and identity.issuer else peer.rpartition(":")[0]
+            hold = Hold(Caller(current_tenant.get(), key), self.identified, path, peer, self.connections)
+        current_caller.set(hold.caller)
         if identity is None or identity.roles.isdisjoint(SERVICES):
             hold.resources.enter_context(hold.admission.count(hold.caller))
-        hold.resources.enter_context(self.connections.joined(peer, hold.caller))
+        hold.resources.enter_context(self.connections.joined(peer, hold.caller.key))
         close: Any = lambda _: hold.close()  # noqa: E731 - its stub names a class that callbacks cannot have
         context.add_done_callback(close)
         return hold

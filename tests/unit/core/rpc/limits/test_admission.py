@@ -10,9 +10,11 @@ import pytest
 
 from vfmalign.core.domain.errors import Exhausted
 from vfmalign.core.rpc.limits.admission import Admission, ShareExhausted
+from vfmalign.core.runtime.fair_gate import Caller
 
 MESSAGE = 10
-ME, OTHER = "ipv4:10.0.0.1", "ipv4:10.0.0.2"
+ME, OTHER, THIRD = Caller("clinic", "ada"), Caller("lab", "bob"), Caller("ward", "eve")
+COLLEAGUE = Caller("clinic", "cy")
 
 
 def create(**changes: Any) -> Admission:
@@ -71,9 +73,45 @@ async def test_one_caller_gets_half_of_the_memory() -> None:
             assert admission.used_bytes == 3 * MESSAGE
             async with admission.reserve(OTHER):
                 with pytest.raises(Exhausted) as full:
-                    async with admission.reserve("third"):
+                    async with admission.reserve(THIRD):
                         pass
                 assert (full.value.reason, type(full.value)) == ("REQUESTS_EXHAUSTED", Exhausted)
+    assert admission.used_bytes == 0
+
+
+async def test_the_callers_of_one_tenant_get_three_quarters_of_the_memory() -> None:
+    admission = create()
+    async with admission.reserve(ME), admission.reserve(ME), admission.reserve(COLLEAGUE):
+        with pytest.raises(ShareExhausted, match="your share of the memory"):
+            async with admission.reserve(COLLEAGUE):
+                pass
+        async with admission.reserve(OTHER):
+            assert admission.used_bytes == 4 * MESSAGE
+
+
+async def test_memory_goes_to_the_tenant_and_the_caller_that_hold_least() -> None:
+    admission, order = create(wait_s=60.0, total_bytes=8 * MESSAGE), list[Caller]()
+    ends = {caller: asyncio.Event() for caller in (ME, COLLEAGUE, OTHER, THIRD)}
+
+    async def hold(caller: Caller) -> None:
+        async with admission.reserve(caller):
+            order.append(caller)
+            await ends[caller].wait()
+
+    callers = (ME, ME, ME, ME, COLLEAGUE, OTHER, OTHER, OTHER)
+    calls = [asyncio.create_task(hold(caller)) for caller in callers]
+    await asyncio.sleep(0)
+    waiting = [asyncio.create_task(hold(caller)) for caller in (OTHER, COLLEAGUE, THIRD)]
+    await asyncio.sleep(0)
+    order.clear()
+    for _ in range(2):  # the first two of ME end, one after the other
+        calls.pop(0).cancel()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+    assert order == [THIRD, COLLEAGUE]
+    for end in ends.values():
+        end.set()
+    await asyncio.gather(*calls, *waiting)
     assert admission.used_bytes == 0
 
 
