@@ -1,17 +1,21 @@
 """Channels to vfmalign's services with deadlines, retries, request ids and typed errors.
 
 gRPC itself retries a call while the service answers UNAVAILABLE (service config, gRFC A6). Retries are safe because all
-RPCs are idempotent: creations take an id that the client chooses, all others compute or read.
+RPCs are idempotent: creations take an id that the client chooses, all others compute or read. A unary call for which a
+service has no place is repeated after the delay that the service states, which gRPC does not know.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TypeVar
 
 import grpc
 
+from vfmalign.core.domain.errors import VfmalignError
 from vfmalign.core.rpc import tls
 from vfmalign.core.rpc.access.credentials import TENANT, BearerToken
 from vfmalign.core.rpc.status_mapping import from_rpc_error
@@ -111,6 +115,12 @@ def _target(details: grpc.aio.ClientCallDetails) -> str:
     return text.split("/")[1].rsplit(".", 1)[-1]
 
 
+def _get_delay_s(failure: VfmalignError) -> float:
+    """Returns the seconds after which a service without a place may have one; infinite for other failures."""
+    is_full = failure.reason == "QUEUE_FULL" and failure.retry_after_s is not None
+    return failure.retry_after_s or 0.0 if is_full else math.inf
+
+
 class _Unary(_Interceptor, grpc.aio.UnaryUnaryClientInterceptor):
     async def intercept_unary_unary(
         self,
@@ -120,12 +130,22 @@ class _Unary(_Interceptor, grpc.aio.UnaryUnaryClientInterceptor):
         client_call_details: grpc.aio.ClientCallDetails,
         request: _Request,
     ) -> grpc.aio.UnaryUnaryCall[_Request, _Response]:
-        call = await continuation(self._prepare(client_call_details), request)
-        try:
-            await call
-        except grpc.aio.AioRpcError as error:
-            raise from_rpc_error(error, _target(client_call_details)) from None
-        return call
+        details, loop = self._prepare(client_call_details), asyncio.get_running_loop()
+        end_s = loop.time() + (details.timeout or 0.0)
+        while True:
+            call = await continuation(details, request)
+            try:
+                await call
+            except grpc.aio.AioRpcError as error:
+                delay_s = _get_delay_s(from_rpc_error(error, ""))
+                if loop.time() + delay_s >= end_s:
+                    raise from_rpc_error(error, _target(client_call_details)) from None
+            else:
+                return call
+            await asyncio.sleep(delay_s)
+            details = grpc.aio.ClientCallDetails(
+                details.method, end_s - loop.time(), details.metadata, details.credentials, details.wait_for_ready
+            )
 
 
 class _Stream(_Interceptor, grpc.aio.UnaryStreamClientInterceptor):

@@ -16,6 +16,7 @@ class Misbehaving(mmd_pb2_grpc.MmdServiceServicer):
     """Raises what a test asks for by the name of the primary layer."""
 
     slow = asyncio.Event()
+    refusals = 0
 
     async def Compute(self, request: mmd_pb2.ComputeRequest, context: Any) -> mmd_pb2.ComputeResponse:
         if request.primary_layer == "fault":
@@ -28,6 +29,13 @@ class Misbehaving(mmd_pb2_grpc.MmdServiceServicer):
             error = errors.Exhausted("too much", subject="object x", remedy="mend it")
             error.retry_after_s = 12.5 if request.primary_layer == "later" else None
             raise error
+        if request.primary_layer.startswith("full ") and Misbehaving.refusals:
+            Misbehaving.refusals -= 1
+            full = errors.Exhausted("no place", subject="queue", remedy="wait", reason="QUEUE_FULL")
+            full.retry_after_s = float(request.primary_layer.removeprefix("full "))
+            raise full
+        if request.primary_layer.startswith("full "):
+            return mmd_pb2.ComputeResponse(primary_layer="done")
         if request.primary_layer.startswith("long "):
             text = request.primary_layer[-1] * 3000
             raise errors.BadVolume(text, field="study.dicom", remedy=text)

@@ -8,7 +8,7 @@ from typing import Any
 import grpc
 import pytest
 from google.rpc import error_details_pb2, status_pb2
-from tests.unit.core.rpc.misbehaving_server import Running, plain
+from tests.unit.core.rpc.misbehaving_server import Misbehaving, Running, plain
 
 from vfmalign.core.domain import errors
 from vfmalign.core.rpc.channels import connect
@@ -92,6 +92,21 @@ async def test_the_client_learns_when_a_call_may_be_repeated(running: Running) -
             with pytest.raises(errors.Exhausted) as caught:
                 await stub.Compute(mmd_pb2.ComputeRequest(primary_layer=layer))
             assert caught.value.retry_after_s == seconds
+
+
+async def test_the_client_waits_for_a_place_as_it_is_told_and_not_beyond_its_deadline(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Misbehaving, "refusals", 3)
+    async with connect(f"127.0.0.1:{running.ports['grpc']}") as channel:
+        stub: Any = mmd_pb2_grpc.MmdServiceStub(channel)
+        answer = await stub.Compute(mmd_pb2.ComputeRequest(primary_layer="full 0.01"))
+        assert answer.primary_layer == "done"
+        monkeypatch.setattr(Misbehaving, "refusals", 1)
+        with pytest.raises(errors.Exhausted) as caught:
+            await stub.Compute(mmd_pb2.ComputeRequest(primary_layer="full 30"), timeout=20)
+        assert (caught.value.reason, caught.value.retry_after_s) == ("QUEUE_FULL", 30.0)
+        assert Misbehaving.refusals == 0
 
 
 async def test_the_store_s_refusal_is_not_the_caller_s_fault(running: Running) -> None:
