@@ -220,6 +220,7 @@ CASE_MODULES = {
     "stream": "bench.stream",
     "endpoint": "bench.endpoint.measurements",
     "load": "bench.endpoint.load",
+    "shares": "bench.endpoint.shares",
     "dicom": "bench.dicom_import",
     "dicom_extract": "bench.dicom_extract",
     "observe": "bench.observe",

@@ -1,1 +1,1 @@
-"""The MMD service as its clients see it: latency, CPU time, queueing and load."""
+"""The services as their clients see them: latency, CPU time, queueing, load, and shares of tenants."""
