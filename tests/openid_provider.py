@@ -16,6 +16,14 @@ import urllib3
 from vfmalign.cli.local.ports import free_ports
 
 _REDIRECT = "http://127.0.0.1:9/callback"
+# Access tokens of this provider are no JSON Web Tokens. Its ID tokens, without the hash of these, are like the access
+# tokens of others.
+_PROGRAM = """
+import runpy
+from authlib.oidc.core.grants import code
+code.create_half_hash = lambda *_: None
+runpy.run_module("oidc_provider_mock", run_name="__main__", alter_sys=True)
+"""
 
 
 class OpenIdProvider:
@@ -34,7 +42,7 @@ class OpenIdProvider:
 
     def start(self, *options: str) -> None:
         """Starts it and waits until it answers."""
-        command = [sys.executable, "-W", "ignore", "-m", "oidc_provider_mock", "--port", str(self._port), *options]
+        command = [sys.executable, "-W", "ignore", "-c", _PROGRAM, "--port", str(self._port), *options]
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
         for _ in range(600):

@@ -76,6 +76,8 @@ async def test_roles_and_tenants_of_the_provider_count(provider: OpenIdProvider)
     async with serve(provider.issuer, tenants=("ward-7",), roles_claim="realm_access.roles") as address:
         researcher = {"realm_access": {"roles": ["researcher"]}, "tenant": "ward-7"}
         assert await call(address, provider.log_in("ada", **researcher)) == "ada"
+        id_token = provider.log_in("ada", at_hash="x", **researcher)
+        assert await refuse(address, id_token, Unauthenticated) == "WRONG_TYPE"
         viewer = {"realm_access": {"roles": ["viewer"]}, "tenant": "ward-7"}
         assert await refuse(address, provider.log_in("bob", **viewer), Forbidden) == "MISSING_ROLE"
         for tenant in ({"tenant": "ward-8"}, {"tenant": None}):

@@ -110,6 +110,10 @@ class Authenticator:
         claims = self._decode(token, await self._keys[issuer].get(key_id), issuer)
         if not all(isinstance(claims.get(name, 0), int | float) for name in _TIMES):  # PyJWT reads texts as well
             raise _invalid("INVALID_TOKEN", f"one of the claims {', '.join(_TIMES)} is not a number")
+        # An ID token tells a client who logged in; it has a hash of its access token, or the type that Keycloak writes.
+        if "at_hash" in claims or claims.get("typ") == "ID":
+            remedy = "send the access token of the same login, such as the one that `vfmalign login` keeps"
+            raise _invalid("WRONG_TYPE", "the token is an ID token, not an access token", remedy)
         return self._to_identity(claims), min(int(claims["exp"]) + LEEWAY_S, self._clock() + REFRESH_S)
 
     def _decode(self, token: str, key: jwt.PyJWK, issuer: str) -> dict[str, Any]:

@@ -134,6 +134,23 @@ async def test_a_token_of_another_purpose_is_no_credential(
         assert (await refuse(authenticator, token)).reason == "WRONG_TYPE"
 
 
+@pytest.mark.parametrize("claims", [{"at_hash": "x"}, {"at_hash": ""}, {"typ": "ID"}], ids=str)
+async def test_an_id_token_is_refused_and_told_what_to_send(
+    issuer: TokenIssuer, tmp_path: Path, claims: dict[str, Any]
+) -> None:
+    error = await refuse(create(issuer, tmp_path), issuer.sign("admin", **claims))
+    assert error.reason == "WRONG_TYPE"
+    assert "the token is an ID token" in str(error)
+    assert "send the access token" in str(error)
+
+
+@pytest.mark.parametrize("claims", [{"typ": "Bearer"}, {"typ": ["ID"]}, {"nonce": "x"}], ids=str)
+async def test_an_access_token_may_have_other_claims(
+    issuer: TokenIssuer, tmp_path: Path, claims: dict[str, Any]
+) -> None:
+    assert await create(issuer, tmp_path).authenticate(bearer(issuer.sign("admin", **claims)))
+
+
 async def test_a_token_may_be_valid_for_longer_than_a_float_can_tell(issuer: TokenIssuer, tmp_path: Path) -> None:
     assert await create(issuer, tmp_path).authenticate(bearer(issuer.sign(exp=10**400)))
 
