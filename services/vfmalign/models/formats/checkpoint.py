@@ -107,8 +107,12 @@ def read_tensors(data: bytes, subject: str) -> tuple[StateDict, list[str]]:
             or tensor.layout != torch.strided
             or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes()
         ):
+            shown = repr(name[:64]) if isinstance(name, str) else "an entry"
+            saved = f"checkpoint[{shown}]" if isinstance(tensor, dict) else "model.state_dict()"
             raise BadCheckpoint(
-                f"{str(name)[:64]!r} is not a plain dense tensor", subject=subject, remedy="save the state dict alone"
+                f"{shown} is not a plain dense tensor",
+                subject=subject,
+                remedy=f"save the tensors alone: torch.save({saved}, FILE)",
             )
     return dict(content), other_entries
 

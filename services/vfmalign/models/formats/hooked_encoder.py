@@ -80,6 +80,12 @@ def as_map(output: object, layer: str) -> Tensor:
             return output.transpose(1, 2)[..., None, None]
         if output.ndim == 2:
             return output[..., None, None, None]
+    if output is None:
+        raise BadOption(
+            f"layer {layer[:64]!r} has no output: the network does not call it, or it returns nothing",
+            field="layers",
+            remedy="name a submodule that forward() calls, such as the last block of the encoder",
+        )
     kind = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
     raise BadOption(
         f"layer {layer[:64]!r} returns {kind}, expected features of (N, C, D, H, W), (N, L, C) or (N, C)",
