@@ -139,3 +139,13 @@ def test_a_real_examination_equals_its_files(orthanc: Orthanc, tmp_path: Path, m
     assert done.document["digest"] == by_files.digest()
     assert find_marks_in_files(tmp_path / "home", ["ProstateX-0000"]) == {}
     assert json.loads(done.out)["problems"] == []
+
+
+def test_studies_are_left_out_and_series_chosen_by_number(hospital: Hospital, run: Run) -> None:
+    query = ("--query", "PatientID=PID-*")
+    done = run(*query, "--exclude", "1", "--choose", "2:t2w=1", "--share", "train=1", "--json")
+    assert done.document["splits"]["train"]["cases"] == 2
+    assert [note for note in done.document["notes"] if note.startswith("left out: case 1 of 3")]
+    assert done.document["digest"] != run(*query, "--exclude", "1", "--share", "train=1", "--json").document["digest"]
+    refused = run(*query, "--choose", "2:t2w=99", code=exits.BAD_INPUT)
+    assert "a study has no series 99 that t2w could take" in refused.err

@@ -171,6 +171,13 @@ def test_b_values_that_differ_between_cases_are_noted(tmp_path: Path) -> None:
     assert alike.dataset.list_mixed_series() == ()
 
 
+def test_a_dry_run_says_why_no_case_is_in_a_split(tmp_path: Path) -> None:
+    for number in range(2):
+        write_study(tmp_path / "d", number, BurnedInAnnotation="YES" if number else "NO")
+    _, prepared = run(tmp_path / "d", make_options(shares=None))
+    assert "no case is in a split: 2 patients cannot fill 3 disjoint splits" in "\n".join(prepared.notes)
+
+
 def test_unusable_cases_are_left_out_and_listed(tmp_path: Path) -> None:
     for number in range(4):
         write_study(tmp_path / "d", number, ManufacturerModelName="Vida" if number < 2 else "Skyra")
