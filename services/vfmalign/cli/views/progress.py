@@ -1,7 +1,8 @@
-"""Progress bars of commands that work through many files or cases."""
+"""Progress of commands that work through many files or cases: bars on a terminal, and elsewhere lines."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -9,12 +10,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from vfmalign.cli.views.output import Output
 
+LINE_S = 30.0
+"""Seconds between two lines of progress where the output is not a terminal."""
 _UNITS = {"scan": "files", "download": "studies"}
 
 
 @contextmanager
 def progress_bar(output: Output) -> Iterator[Callable[[str, int, int], None]]:
-    """Shows a progress bar for `progress(stage, done, total)`.
+    """Shows a progress bar for `progress(stage, done, total)`, or a line every `LINE_S` where there is no terminal.
 
     It counts files where they are scanned, studies where they are downloaded, and cases otherwise. The stage `receive`,
     in bytes, is shown beside the downloaded studies. A stage that begins without a total is shown by its name alone.
@@ -33,4 +36,27 @@ def progress_bar(output: Output) -> Iterator[Callable[[str, int, int], None]]:
             else:
                 bars.update(tasks[name], completed=done, total=total or None)
 
-        yield show_progress
+        with _printing_lines(bars, output):
+            yield show_progress
+
+
+@contextmanager
+def _printing_lines(bars: Progress, output: Output) -> Iterator[None]:
+    """Prints how far the last stage is while the block runs, also while nothing is reported; nothing on a terminal."""
+    ended = threading.Event()
+
+    def print_lines() -> None:
+        while not ended.wait(LINE_S):
+            for task in bars.tasks[-1:]:
+                count = f": {task.completed:,.0f} of {task.total:,.0f}" if task.total else ""
+                output.note(f"{task.description}{count}, after {task.elapsed or 0:,.0f} s")
+
+    thread = threading.Thread(target=print_lines, daemon=True)
+    if bars.disable:
+        thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        if bars.disable:
+            thread.join()
