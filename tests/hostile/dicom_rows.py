@@ -14,6 +14,7 @@ from typing import Any
 from google.protobuf.message import Message
 from pydicom import Dataset
 from tests.dicom_files import make_array, make_series
+from tests.hostile.heavy_headers import FILES as HEAVY
 from tests.hostile.row import Inputs, Row
 from tests.hostile.test_dicom import BYTES
 from tests.hostile.test_dicom import ROWS as FILES
@@ -144,6 +145,7 @@ VALID = {f"{number}.dcm": content for number, content in enumerate(make_files())
 ROWS = (
     *(inline(name, "study.dicom", lambda make=make: to_bytes(make())) for name, make in FILES.items()),  # type: ignore[misc]
     *(inline(name, "study.dicom", lambda pair=pair: replace_bytes(*pair)) for name, pair in BYTES.items()),  # type: ignore[misc]
+    *(inline(name, "study.dicom", lambda make=make: [make()]) for name, make in HEAVY.items()),  # type: ignore[misc]
     inline("one slice", "study.dicom", lambda: make_files()[:1]),
     inline("files that end early", "study.dicom", lambda: [file[:-200] for file in make_files()]),
     inline("files that end in their header", "study.dicom", lambda: [file[:500] for file in make_files()]),

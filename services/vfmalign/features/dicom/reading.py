@@ -109,7 +109,7 @@ def read_study(
 
 def _scan(source: DicomSource, context: WorkContext) -> Study:
     """The study that the files hold."""
-    examinations = scan(source, progress=lambda stage, done, total: context.checkpoint())
+    examinations = scan(source, progress=lambda stage, done, total: context.checkpoint(), hide_text=True)
     if examinations.unusable:
         unusable = examinations.unusable[0]
         raise _refuse(f"{unusable.place}: {unusable.problem}")

@@ -19,6 +19,7 @@ from pydicom.dataset import Dataset
 
 from vfmalign.core.domain.errors import BadVolume
 from vfmalign.core.domain.models import MAX_SPACING_MM, MIN_SPACING_MM
+from vfmalign.core.runtime.work_context import current_work
 from vfmalign.imaging.dicom.diffusion import read_diffusion
 from vfmalign.imaging.dicom.headers import MULTIPLE, cut_text, find, refuse_damage, to_first_text
 from vfmalign.imaging.headers import MAX_POSITION_MM
@@ -72,6 +73,9 @@ DERIVED = ("orientation", "slices", "b_value", "diffusion")
 """Attributes that are derived: words of `stacks.name_orientation`, a number, s/mm², and words of `diffusion`."""
 MAX_FRAMES = 100_000
 """Most frames of one instance."""
+_MAX_SHARED = 256
+"""Most functional groups that all frames share, in which each attribute of each frame is looked for; a dozen is usual.
+"""
 _MAX_TEXT = 256
 _MAX_VALUES = 32
 _TIME = re.compile(r"([01]\d|2[0-3])([0-5]\d)([0-5]\d)?", re.ASCII)
@@ -140,23 +144,27 @@ def list_frames(header: Dataset, file: str) -> list[Frame]:
 
     Raises:
         BadVolume: the header is damaged, or a geometry or a number of frames cannot be used.
+        Cancelled, DeadlineExceeded: see `WorkContext`.
     """
     with refuse_damage("instance"):
         series_uid, instance_uid, frame_of_reference_uid = (
             str(header.get(f"{level}UID") or "") for level in ("SeriesInstance", "SOPInstance", "FrameOfReference")
         )
-        return [
-            Frame(
-                file=file,
-                index=index,
-                series_uid=series_uid,
-                instance_uid=instance_uid,
-                geometry=read_geometry(datasets),
-                attributes=_check_size(read_attributes(datasets)) | read_diffusion(datasets),
-                frame_of_reference_uid=frame_of_reference_uid,
+        frames: list[Frame] = []
+        for index, datasets in enumerate(list_descriptions(header)):
+            current_work.get().checkpoint()
+            frames.append(
+                Frame(
+                    file=file,
+                    index=index,
+                    series_uid=series_uid,
+                    instance_uid=instance_uid,
+                    geometry=read_geometry(datasets),
+                    attributes=_check_size(read_attributes(datasets)) | read_diffusion(datasets),
+                    frame_of_reference_uid=frame_of_reference_uid,
+                )
             )
-            for index, datasets in enumerate(list_descriptions(header))
-        ]
+        return frames
 
 
 def read_time_of_day(header: Dataset) -> float | None:
@@ -176,7 +184,7 @@ def list_descriptions(header: Dataset) -> list[list[Dataset]]:
     """Returns the datasets that describe each frame, the most specific first.
 
     Raises:
-        BadVolume: there are several frames without functional groups, or not one group for each.
+        BadVolume: there are several frames without functional groups, not one group for each, or too many groups.
     """
     per_frame = header.get("PerFrameFunctionalGroupsSequence")
     count = int(header.get("NumberOfFrames") or 1)
@@ -195,6 +203,12 @@ def list_descriptions(header: Dataset) -> list[list[Dataset]]:
             remedy="export the series again",
         )
     shared = [item for groups in header.get("SharedFunctionalGroupsSequence", []) for item in _list_items(groups)]
+    if len(shared) > _MAX_SHARED:
+        raise BadVolume(
+            f"it has more than {_MAX_SHARED} shared functional groups",
+            subject="instance",
+            remedy="export the series again",
+        )
     return [[*_list_items(groups), *shared, header] for groups in per_frame]
 
 

@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import io
 import logging
+import math
 import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 from pydicom import config
 from pydicom.charset import default_encoding
-from pydicom.datadict import tag_for_keyword
-from pydicom.dataelem import RawDataElement
+from pydicom.datadict import dictionary_VR, tag_for_keyword
+from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_sequence
 from pydicom.hooks import hooks, raw_element_value
@@ -24,7 +26,7 @@ from pydicom.multival import MultiValue
 from pydicom.tag import BaseTag
 from pydicom.valuerep import FLOAT_VR, INT_VR, STR_VR, VR
 
-from vfmalign.core.domain.errors import BadVolume, VfmalignError
+from vfmalign.core.domain.errors import BadVolume, Cancelled, DeadlineExceeded, VfmalignError
 from vfmalign.core.runtime.work_context import current_work
 
 MULTIPLE = (MultiValue, list)
@@ -33,20 +35,108 @@ MAX_VALUE_BYTES = 2**16
 """Most bytes of text or numbers, of all values of an attribute, that are converted. Most types have a length of 16
 bits, unless the transfer syntax leaves types out.
 """
+MAX_CHARACTER_SETS = 8
+"""Most values of SpecificCharacterSet, of a header or an item. The standard has more; nobody writes in all of them."""
+MAX_ELEMENTS_PER_ITEM = 100
+"""Most elements of a header, with those of its sequences, for each item that it may have."""
+_CHECK_INTERVAL = 256
+"""Elements between two checks of whether somebody waits for the result."""
 _CONVERTED = STR_VR | INT_VR | FLOAT_VR
+_ITEMS = (b"\xfe\xff\x00\xe0", b"\xff\xfe\xe0\x00")
+"""How an item begins, in little-endian and big-endian files."""
+_CHARACTER_SET = 0x00080005
+_CHARACTER_SETS = (b"\x08\x00\x05\x00", b"\x00\x08\x00\x05")
+"""How SpecificCharacterSet begins in them."""
+_START_BYTES = 8
+"""What pydicom reads first of an element or an item."""
+
+
+class Reading:
+    """What is counted while a header is read, with all of its sequences.
+
+    Args:
+        max_items: most items; it may grow while the header is read.
+    """
+
+    def __init__(self, max_items: float) -> None:
+        self.max_items = max_items
+        self._elements = self._items = 0
+        self._ended: VfmalignError | None = None
+
+    def count(self, start: bytes) -> None:
+        """Counts an element or item that begins so.
+
+        Raises:
+            BadVolume: there are too many.
+            Cancelled, DeadlineExceeded: see `WorkContext`.
+        """
+        self._elements += 1
+        self._items += start in _ITEMS
+        try:
+            if self._elements % _CHECK_INTERVAL == 0:
+                current_work.get().checkpoint()
+            if self._items > self.max_items:
+                raise refuse_header(f"has more than {self.max_items:,} items in its sequences")
+            if self._elements > self.max_items * MAX_ELEMENTS_PER_ITEM:
+                raise refuse_header(f"has more than {self.max_items * MAX_ELEMENTS_PER_ITEM:,} elements")
+        except VfmalignError as error:
+            self._ended = error
+            raise
+
+    def check(self) -> None:
+        """Raises again what `count` has raised: pydicom makes another error of what is raised before an item."""
+        if self._ended is not None:
+            raise self._ended
+
+
+_reading: ContextVar[Reading | None] = ContextVar("vfmalign_dicom_reading", default=None)
+"""The header that is read. What is parsed later, because it was damaged, has no limit, and ends with the call."""
+
+
+@contextmanager
+def count_reading(max_items: int) -> Iterator[Reading]:
+    """Counts what is read in the block."""
+    reading = Reading(max_items)
+    token = _reading.set(reading)
+    try:
+        yield reading
+    finally:
+        _reading.reset(token)
 
 
 class CheckedBytes(io.BytesIO):
-    """Bytes that pydicom parses, one element after the other, as long as somebody waits for the result."""
+    """Bytes that pydicom parses, one element after the other, within the limits of the header that is read."""
+
+    def __init__(self, content: bytes) -> None:
+        super().__init__(content)
+        self._reading = _reading.get() or Reading(math.inf)
+        self._names_character_sets = False
 
     def read(self, size: int | None = -1, /) -> bytes:
         """See `io.BytesIO`.
 
         Raises:
+            BadVolume: there are too many elements, items or character sets.
             Cancelled, DeadlineExceeded: see `WorkContext`.
         """
-        current_work.get().checkpoint()
-        return super().read(size)
+        content = super().read(size)
+        if self._names_character_sets:  # before pydicom looks each of them up
+            _check_character_sets(content)
+        if size == _START_BYTES:
+            start = content[:4]
+            self._names_character_sets = start in _CHARACTER_SETS
+            self._reading.count(start)
+        return content
+
+
+def _check_character_sets(value: bytes) -> None:
+    if value.count(b"\\") >= MAX_CHARACTER_SETS:
+        raise refuse_header(f"names more than {MAX_CHARACTER_SETS} character sets (SpecificCharacterSet)")
+
+
+def refuse_header(message: str) -> BadVolume:
+    """Returns the error for a header that is not read."""
+    return BadVolume(message, subject="file", remedy="export it again, or move it away")
 
 
 @contextmanager
@@ -85,17 +175,16 @@ def silence_libraries() -> None:
 def _convert_value(raw: RawDataElement, data: dict[str, Any], **options: Any) -> None:
     """Converts a value as pydicom does, which makes objects of every two bytes of text or numbers.
 
-    Sequences are parsed as long as somebody waits for the result.
+    Sequences are parsed within the limits of the header that is read.
 
     Raises:
-        BadVolume: it has more than `MAX_VALUE_BYTES`.
+        BadVolume: it has more than `MAX_VALUE_BYTES`, or more than `MAX_CHARACTER_SETS`.
+        Cancelled, DeadlineExceeded: see `WorkContext`.
     """
     if data["VR"] in _CONVERTED and raw.value is not None and len(raw.value) > MAX_VALUE_BYTES:
-        raise BadVolume(
-            f"has an attribute with more than {MAX_VALUE_BYTES // 2**10} KiB of text or numbers",
-            subject="file",
-            remedy="export it again, or move it away",
-        )
+        raise refuse_header(f"has an attribute with more than {MAX_VALUE_BYTES // 2**10} KiB of text or numbers")
+    if raw.tag == _CHARACTER_SET and raw.value:
+        _check_character_sets(raw.value)
     if data["VR"] == VR.SQ and raw.value:
         encoding = options.get("encoding") or [default_encoding]
         file = CheckedBytes(raw.value)
@@ -103,6 +192,39 @@ def _convert_value(raw: RawDataElement, data: dict[str, Any], **options: Any) ->
         data["value"] = read_sequence(file, raw.is_implicit_VR, raw.is_little_endian, len(raw.value), encoding, offset)
     else:
         raw_element_value(raw, data, **options)
+
+
+def get_representation(element: DataElement | RawDataElement) -> str | None:
+    """Returns the type of a value; that of an attribute of the standard where a transfer syntax leaves it out."""
+    if element.VR not in (None, VR.UN) or element.tag >> 16 & 1:
+        return element.VR
+    try:
+        return dictionary_VR(element.tag)
+    except KeyError:
+        return element.VR
+
+
+def list_items(dataset: Dataset, reading: Reading) -> list[Dataset]:
+    """Returns the items of the sequences of a dataset; those of a damaged one count as absent.
+
+    Args:
+        dataset: a header, or an item of it.
+        reading: counts them.
+
+    Raises:
+        BadVolume: they exceed a limit of the header that is read.
+        Cancelled, DeadlineExceeded: see `WorkContext`.
+    """
+    items: list[Dataset] = []
+    for element in dataset.elements():
+        if get_representation(element) == VR.SQ:
+            try:
+                items += dataset[element.tag].value or ()
+            except VfmalignError:
+                raise
+            except Exception:  # pydicom raises many types
+                reading.check()
+    return items
 
 
 def find(datasets: Sequence[Dataset], keyword: str) -> Any:
@@ -119,6 +241,8 @@ def find(datasets: Sequence[Dataset], keyword: str) -> Any:
         if tag in dataset:
             try:
                 value = dataset[tag].value
+            except (Cancelled, DeadlineExceeded):
+                raise
             except Exception:  # noqa: S112 - see above
                 continue
             if isinstance(value, MULTIPLE) and not value:
@@ -133,6 +257,8 @@ def find_private(datasets: Sequence[Dataset], creator: str, group: int, element:
     for dataset in datasets:
         try:
             return dataset.private_block(group, creator)[element].value
+        except (Cancelled, DeadlineExceeded):
+            raise
         except Exception:  # noqa: S112 - KeyError without the block, others for a value that cannot be read
             continue
     return None

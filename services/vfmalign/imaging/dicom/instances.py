@@ -7,16 +7,23 @@ import re
 import zlib
 from dataclasses import dataclass
 from itertools import count
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.filebase import DicomBytesIO
 from pydicom.filereader import read_dataset, read_partial
 from pydicom.filewriter import write_file_meta_info
-from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, RTStructureSetStorage
 
-from vfmalign.core.domain.errors import BadVolume, VfmalignError
-from vfmalign.imaging.dicom.headers import MAX_VALUE_BYTES, CheckedBytes, refuse_damage
+from vfmalign.core.domain.errors import VfmalignError
+from vfmalign.imaging.dicom.headers import (
+    CheckedBytes,
+    Reading,
+    count_reading,
+    list_items,
+    refuse_damage,
+    refuse_header,
+)
 
 MAX_HEADER_BYTES = 64 * 2**20
 """Largest header. Ten thousand frames of an enhanced instance have about 15 MiB."""
@@ -26,10 +33,16 @@ MAX_INFLATED_BYTES = 256 * 2**20
 """Largest content of a file that is compressed as a whole."""
 MAX_INFLATION = 100
 """Largest ratio of this content to the file, where it has more than `_SMALL_BYTES`."""
-MAX_ITEMS = 1_000_000
-"""Most items of sequences in a header, each of which takes about 1 KiB once it is parsed. A frame has 10 to 20."""
-_ITEMS = (b"\xfe\xff\x00\xe0", b"\xff\xfe\xe0\x00")
-"""How an item begins, in little-endian and big-endian files."""
+MAX_ITEMS = 10_000
+"""Most items of sequences in a header, each of which takes about 1 KiB once it is parsed."""
+ITEMS_PER_FRAME = 30
+"""Most items beside these for each frame, which has 10 to 20."""
+MAX_ITEMS_OF_FRAMES = 1_000_000
+"""Most items, however many frames a header states."""
+MAX_ITEMS_OF_CONTOURS = 200_000
+"""Most items of a structure set, which has no frames. A hundred organs in 500 slices have two for each contour."""
+MAX_DEPTH = 32
+"""Most sequences that lie in each other; those of an image have up to six."""
 _FIRST_BYTES = 2**18
 """Read at first; a classic header has 5 to 150 KiB."""
 _GROWTH = 4
@@ -42,8 +55,26 @@ _ZIP_MAGIC = b"PK\x03\x04"
 _PLAUSIBLE = re.compile(
     rb"(\x02\x00[\x00-\x16]\x00|\x08\x00[\x00-\x18]\x00)([A-Z]{2}|[\x00-\x40]\x00\x00\x00)", re.DOTALL
 )
-_CHARACTER_SET = 0x00080005
-_PIXEL_TAGS = frozenset({0x7FE00008, 0x7FE00009, 0x7FE00010})
+_NUMBER_BYTES = 12
+"""Most bytes of a number as text."""
+_SOP_CLASS, _NUMBER_OF_FRAMES = 0x00080016, 0x00280008
+_PIXEL_KEYWORDS = {0x7FE00008: "FloatPixelData", 0x7FE00009: "DoubleFloatPixelData", 0x7FE00010: "PixelData"}
+
+
+class Pixels(NamedTuple):
+    """The element that holds the pixels.
+
+    Attributes:
+        keyword: of the attribute.
+        representation: its type; None where the transfer syntax leaves it out.
+        start: where its value begins in the file, inflated where it is deflated.
+        length: what it states, in bytes; 2³² - 1 where it states none.
+    """
+
+    keyword: str
+    representation: str | None
+    start: int
+    length: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,11 +83,11 @@ class Header:
 
     Attributes:
         dataset: the elements before the pixels.
-        has_pixels: whether pixels follow.
+        pixels: where they are; None where there are none.
     """
 
     dataset: Dataset
-    has_pixels: bool
+    pixels: Pixels | None
 
 
 def is_zip(start: bytes) -> bool:
@@ -89,7 +120,7 @@ def read_header(file: BinaryIO) -> Header:
     with refuse_damage("file"):
         header = read_elements(file, MAX_ITEMS)
         if not header.dataset.get("SOPClassUID"):
-            raise _refuse("begins like DICOM, and is cut off or damaged")
+            raise refuse_header("begins like DICOM, and is cut off or damaged")
     return header
 
 
@@ -107,13 +138,13 @@ def read_elements(file: BinaryIO, max_items: int) -> Header:
     data, size = b"", _FIRST_BYTES
     while True:
         data += plain.read(size - len(data))
-        if max(map(data.count, _ITEMS)) > max_items:
-            raise _refuse(f"has more than {max_items:,} items in its sequences")
-        header = _parse(data)
-        if header.has_pixels or len(data) < size:
-            return header
+        with count_reading(max_items) as reading:
+            header = _parse(data, reading)
+            if header.pixels or len(data) < size:
+                _parse_items(header.dataset, reading)
+                return header
         if size >= MAX_HEADER_BYTES:
-            raise _refuse(f"has more than {MAX_HEADER_BYTES // 2**20} MiB before its pixels")
+            raise refuse_header(f"has more than {MAX_HEADER_BYTES // 2**20} MiB before its pixels")
         size *= _GROWTH
 
 
@@ -127,7 +158,7 @@ def to_plain(file: BinaryIO) -> BinaryIO:
     """
     file.seek(0)
     # From a copy of the beginning, because pydicom allocates as many bytes as an element says that it has.
-    start = io.BytesIO(file.read(_FIRST_BYTES))
+    start = CheckedBytes(file.read(_FIRST_BYTES))
     if not has_preamble(read_start(start)):
         start.seek(0)
     meta = FileMetaDataset(read_dataset(start, False, True, stop_when=lambda tag, *_: tag >> 16 != 2))
@@ -148,32 +179,45 @@ def _inflate(compressed: bytes) -> bytes:
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     content = inflater.decompress(compressed, limit)
     if inflater.unconsumed_tail:
-        raise _refuse(f"holds more than {limit // 2**20} MiB that are compressed as a whole")
+        raise refuse_header(f"holds more than {limit // 2**20} MiB that are compressed as a whole")
     return content
 
 
-def _parse(data: bytes) -> Header:
+def _parse(data: bytes, reading: Reading) -> Header:
     """Parses as much of a header as there is; pydicom returns nothing of one that ends within an element."""
-    stopped: list[int] = []
-    elements = count(1)
+    stream, elements, max_items = CheckedBytes(data), count(1), reading.max_items
+    pixels: Pixels | None = None
 
     def is_pixels(tag: int, representation: str | None, length: int) -> bool:
+        nonlocal pixels
         if next(elements) > MAX_ELEMENTS:
-            raise _refuse(f"has more than {MAX_ELEMENTS:,} elements")
-        if tag == _CHARACTER_SET and length > MAX_VALUE_BYTES:  # pydicom converts it at once
-            raise _refuse("names more character sets than are read")
-        if tag in _PIXEL_TAGS:
-            stopped.append(tag)
-        return bool(stopped)
+            raise refuse_header(f"has more than {MAX_ELEMENTS:,} elements")
+        start = stream.tell()
+        if tag == _SOP_CLASS and data[start : start + length].rstrip(b"\0 ") == RTStructureSetStorage.encode():
+            reading.max_items = MAX_ITEMS_OF_CONTOURS
+        elif (
+            tag == _NUMBER_OF_FRAMES and (frames := data[start : start + min(length, _NUMBER_BYTES)].strip()).isdigit()
+        ):
+            reading.max_items = min(max_items + ITEMS_PER_FRAME * int(frames), MAX_ITEMS_OF_FRAMES)
+        elif tag in _PIXEL_KEYWORDS:
+            pixels = Pixels(_PIXEL_KEYWORDS[tag], representation, start, length)
+        return pixels is not None
 
     try:
-        dataset: Dataset = read_partial(CheckedBytes(data), stop_when=is_pixels, force=True)
+        dataset: Dataset = read_partial(stream, stop_when=is_pixels, force=True)
     except VfmalignError:
         raise
     except Exception:  # of many types, where the data end within an element or are damaged
+        reading.check()
         dataset = Dataset()
-    return Header(dataset, bool(stopped))
+    return Header(dataset, pixels)
 
 
-def _refuse(message: str) -> BadVolume:
-    return BadVolume(message, subject="file", remedy="export it again, or move it away")
+def _parse_items(dataset: Dataset, reading: Reading) -> None:
+    """Parses all sequences, which pydicom would do when they are looked at, so that no limit depends on who looks."""
+    level = [dataset]
+    for _ in range(MAX_DEPTH + 1):
+        level = [item for parent in level for item in list_items(parent, reading)]
+        if not level:
+            return
+    raise refuse_header(f"has more than {MAX_DEPTH} sequences that lie in each other")

@@ -10,18 +10,20 @@ Legend: X, Y, Z are columns, rows and slices.
 from __future__ import annotations
 
 import io
+import math
 import os
 from collections.abc import Container, Generator, Sequence
 from contextlib import closing
-from typing import BinaryIO, cast
+from typing import BinaryIO
 from zipfile import ZipExtFile
 
 import numpy as np
 from numpy.typing import NDArray
-from pydicom import dcmread, uid
+from pydicom import uid
 from pydicom.dataset import Dataset
+from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.processing import apply_modality_lut
-from pydicom.pixels.utils import as_pixel_options, iter_pixels, pixel_dtype
+from pydicom.pixels.utils import as_pixel_options, pixel_dtype
 
 from vfmalign.core.domain.declarations import VolumeKind
 from vfmalign.core.domain.errors import BadVolume
@@ -30,8 +32,8 @@ from vfmalign.imaging.dicom.decoding.client import Request, get_decoders
 from vfmalign.imaging.dicom.decoding.encapsulation import read_frame
 from vfmalign.imaging.dicom.frames import list_descriptions
 from vfmalign.imaging.dicom.headers import refuse_damage
-from vfmalign.imaging.dicom.instances import read_header, to_plain
-from vfmalign.imaging.dicom.sources import DicomSource
+from vfmalign.imaging.dicom.instances import Pixels, read_header, to_plain
+from vfmalign.imaging.dicom.sources import DicomSource, name_file
 from vfmalign.imaging.dicom.stacks import Stack
 from vfmalign.imaging.headers import check_affine, check_shape
 from vfmalign.imaging.volumes import Volume, Voxels, check_values
@@ -56,8 +58,6 @@ Chosen explicitly, because pydicom would try every plugin that is installed, Pil
 MONOCHROME = ("MONOCHROME1", "MONOCHROME2")
 _Frames = Generator[NDArray[np.generic], None, None]
 _RESCALE = ("RescaleSlope", "RescaleIntercept")
-_PIXEL_DATA_HEADER = 12
-"""Bytes of the tag, the type and the length of encapsulated pixel data."""
 
 
 def read_stack(source: DicomSource, stack: Stack, name: str, kind: VolumeKind) -> Volume:
@@ -87,7 +87,12 @@ def read_stack(source: DicomSource, stack: Stack, name: str, kind: VolumeKind) -
     array_XYZ: Voxels = np.empty(shape_XYZ, np.int16)
     for file, slices in places.items():
         indices = sorted(slices)
-        with refuse_damage(name), source.open(file) as stream, closing(decode_frames(stream, indices, name)) as frames:
+        with (
+            name_file(source, file),
+            refuse_damage(name),
+            source.open(file) as stream,
+            closing(decode_frames(stream, indices, name)) as frames,
+        ):
             for index, frame_YX in zip(indices, frames, strict=True):
                 if frame_YX.shape != (rows, columns):
                     raise _refuse("an image has changed its size since the headers were read", name)
@@ -130,21 +135,22 @@ def decode_frames(
         Cancelled, DeadlineExceeded: see `WorkContext`.
     """
     with refuse_damage(name):
-        if isinstance(stream, ZipExtFile) and len(indices) > 1:
+        if isinstance(stream, ZipExtFile):
             stream.seek(0)
             # In memory, because a member of a zip seeks back by reading it from its beginning.
             stream = io.BytesIO(stream.read())
         plain = to_plain(stream)
-        header = read_header(plain).dataset
+        read = read_header(plain)
+        header = read.dataset
         plugin = _choose_plugin(header, name, photometric)
         descriptions = list_descriptions(header)
+        if read.pixels is None:
+            raise _refuse_cut_off(name)
         if header.file_meta.TransferSyntaxUID.is_encapsulated:
+            plain.seek(read.pixels.start)
             stored = _decode_encapsulated(plain, header, indices, plugin, name)
         else:
-            if header.get("BitsAllocated") == 1:
-                _check_length(plain, name)
-            plain.seek(0)
-            stored = cast(_Frames, iter_pixels(plain, indices=indices, raw=True))
+            stored = _read_uncompressed(plain, header, read.pixels, indices, name)
         with closing(stored) as decoded:
             for index, stored_YX in zip(indices, decoded, strict=True):
                 current_work.get().checkpoint()
@@ -173,9 +179,7 @@ def _choose_plugin(header: Dataset, name: str, photometric: Container[str]) -> s
 def _decode_encapsulated(stream: BinaryIO, header: Dataset, indices: Sequence[int], plugin: str, name: str) -> _Frames:
     """Decodes frames that are compressed one by one, in another process."""
     check_shape((header.Columns, header.Rows, 1), name)
-    stream.seek(0)
-    dcmread(stream, stop_before_pixels=True, force=True)  # leaves the stream before the pixels
-    start = stream.seek(_PIXEL_DATA_HEADER, os.SEEK_CUR)
+    start = stream.tell()
     dtype = pixel_dtype(header)
     options = as_pixel_options(header, number_of_frames=1, pixel_keyword="PixelData")
     options.pop("extended_offsets", None)  # the places of all frames in the file; one frame goes out alone
@@ -192,15 +196,18 @@ def _decode_encapsulated(stream: BinaryIO, header: Dataset, indices: Sequence[in
         yield get_decoders().decode(request, name)
 
 
-def _check_length(stream: BinaryIO, name: str) -> None:
-    """Refuses packed bits that are cut off, in whose place pydicom would return zeros."""
-    stream.seek(0)
-    header = dcmread(stream, stop_before_pixels=True, force=True)
-    bits = header.Rows * header.Columns * int(header.get("NumberOfFrames") or 1)
-    stream.seek(8 if header.original_encoding[0] else _PIXEL_DATA_HEADER, os.SEEK_CUR)
-    last = stream.tell() + -(-bits // 8) - 1
-    if stream.seek(last) != last or not stream.read(1):
-        raise _refuse("damaged or truncated DICOM: pixels are missing", name)
+def _read_uncompressed(stream: BinaryIO, header: Dataset, pixels: Pixels, indices: Sequence[int], name: str) -> _Frames:
+    """Reads frames whose size the header states; refuses pixels of another length, which would be sheared or cut."""
+    sizes = (header.Rows, header.Columns, header.get("SamplesPerPixel", 1), header.BitsAllocated)
+    size_bytes = -(-math.prod(sizes) * int(header.get("NumberOfFrames") or 1) // 8)
+    if pixels.length not in (size_bytes, size_bytes + size_bytes % 2):
+        raise _refuse("its pixels have another length than its rows, columns, bits and frames take", name)
+    if stream.seek(0, os.SEEK_END) < pixels.start + size_bytes:
+        raise _refuse_cut_off(name)
+    stream.seek(pixels.start)
+    options = as_pixel_options(header, pixel_keyword=pixels.keyword, pixel_vr=pixels.representation)
+    decoded = get_decoder(header.file_meta.TransferSyntaxUID).iter_array(stream, indices=indices, raw=True, **options)
+    yield from (stored_YX for stored_YX, _ in decoded)
 
 
 def _has_transformation(dataset: Dataset) -> bool:
@@ -212,6 +219,10 @@ def _transform(stored_YX: NDArray[np.generic], transformation: Dataset, name: st
     if not transformation.get("ModalityLUTSequence") and not all(keyword in transformation for keyword in _RESCALE):
         raise _refuse("it states a rescale slope without an intercept, or an intercept without a slope", name)
     return apply_modality_lut(stored_YX, transformation)
+
+
+def _refuse_cut_off(name: str) -> BadVolume:
+    return _refuse("damaged or truncated DICOM: pixels are missing", name)
 
 
 def _refuse(cause: str, name: str) -> BadVolume:

@@ -25,8 +25,14 @@ from vfmalign.imaging.dicom.instances import Header, has_preamble, is_zip, may_b
 from vfmalign.imaging.dicom.labels import label_maps
 from vfmalign.imaging.dicom.packing import PackedFrame, PackedList, pack_frame, unpack_frames
 from vfmalign.imaging.dicom.refusals import describe_refusals, is_image, list_refusals, name_kind
-from vfmalign.imaging.dicom.screening import MAX_PRIVATE_WORDS, PrivateWords, list_private_words, screen_number
-from vfmalign.imaging.dicom.sources import DicomSource, digest_file
+from vfmalign.imaging.dicom.screening import (
+    MAX_PRIVATE_WORDS,
+    PrivateWords,
+    hide_every_word,
+    list_private_words,
+    screen_number,
+)
+from vfmalign.imaging.dicom.sources import DicomSource, digest_file, place_file
 from vfmalign.imaging.dicom.stacks import divide
 
 _DICOMDIR_CLASS = "1.2.840.10008.1.3.10"
@@ -81,6 +87,19 @@ class _ScannedSeries:
     refusals: frozenset[str] = frozenset()
     problems: Counter[str] = field(default_factory=Counter)
     acquired_s: float | None = None
+    places: dict[str, str] = field(default_factory=dict)
+
+    def add_problem(self, text: str, place: str) -> None:
+        """Adds a problem of an image; `place` is kept of the first file that has it."""
+        self.problems[text] += 1
+        self.places.setdefault(text, place)
+
+    def list_problems(self) -> list[str]:
+        """Returns each problem once, with its images."""
+        return [
+            f"{pluralise(count, 'image')} ({'' if count == 1 else 'the first is '}{self.places[text]}): {text}"
+            for text, count in sorted(self.problems.items())
+        ]
 
 
 @dataclass(slots=True)
@@ -100,6 +119,7 @@ def scan(
     progress: ScanProgress = lambda stage, done, total: None,
     *,
     show_names: bool = False,
+    hide_text: bool = False,
 ) -> Examinations:
     """Reads the header of every file.
 
@@ -108,8 +128,9 @@ def scan(
         allowed: names of `refusals.REFUSALS` that are lifted.
         progress: called after every file.
         show_names: whether what the studies say may be printed as it is; see `screening`.
+        hide_text: whether no text of headers is printed, so that their names are not collected.
     """
-    scanner = _Scanner(source)
+    scanner = _Scanner(source, hide_text=hide_text)
     total = len(source.files)
     silence_libraries()
     for number, file in enumerate(source.files):
@@ -140,8 +161,8 @@ class _FirstFiles:
 class _Scanner:
     """Collects what files say, one after the other."""
 
-    def __init__(self, source: DicomSource) -> None:
-        self._source = source
+    def __init__(self, source: DicomSource, *, hide_text: bool) -> None:
+        self._source, self._hide_text = source, hide_text
         self._frames: PackedList[PackedFrame] = PackedList()
         self._studies: dict[str, _ScannedStudy] = {}
         self._first_files = _FirstFiles()
@@ -150,7 +171,7 @@ class _Scanner:
 
     def add(self, file: str, number: int) -> None:
         """Reads one file, whose number counts from 0."""
-        place = f"file {number + 1} of {len(self._source.files)}"
+        place = place_file(self._source, number)
         start = b""
         try:
             with self._source.open(file) as opened:
@@ -190,20 +211,22 @@ class _Scanner:
         if self._is_repeated(key.series_uid, str(header.SOPInstanceUID), number, series):
             return
         self._add_identity(header, study)
-        is_cut_off = not read.has_pixels and (not is_segmentation or label_maps.has_pixels(header))
-        series.problems += Counter({"cut off before its pixels": int(is_cut_off)})
+        is_cut_off = read.pixels is None and (not is_segmentation or label_maps.has_pixels(header))
+        if is_cut_off:
+            series.add_problem("cut off before its pixels", place_file(self._source, number))
         if is_segmentation and not is_cut_off:
             self._add_segmentation(header, file, series)
         elif not is_segmentation:  # the frames of a cut-off image say which rules would take the series
-            self._add_image(header, file, study, series)
+            self._add_image(header, number, study, series)
 
     def _add_identity(self, header: Dataset, study: _ScannedStudy) -> None:
         # An object that leaves one of them out, such as a segmentation made elsewhere, contradicts no other.
-        for values, keyword in ((study.patients, "PatientID"), (study.issuers, "IssuerOfPatientID")):
-            if value := str(header.get(keyword) or "").strip():
-                values.add(value)
+        identifiers = [str(header.get(keyword) or "").strip() for keyword in ("PatientID", "IssuerOfPatientID")]
+        study.patients.update(filter(None, identifiers[:1]))
+        study.issuers.update(filter(None, identifiers[1:]))
         if len(study.private_words) <= MAX_PRIVATE_WORDS:
-            study.private_words |= list_private_words(header)
+            words = hide_every_word(identifiers) if self._hide_text else list_private_words(header)
+            study.private_words |= words
 
     def _add_segmentation(self, header: Dataset, file: str, series: _ScannedSeries) -> None:
         try:
@@ -211,17 +234,17 @@ class _Scanner:
         except VfmalignError as error:
             self._left_out["segmentation", error.message] += 1
 
-    def _add_image(self, header: Dataset, file: str, study: _ScannedStudy, series: _ScannedSeries) -> None:
+    def _add_image(self, header: Dataset, number: int, study: _ScannedStudy, series: _ScannedSeries) -> None:
         if refusals := list_refusals(header):
             series.refusals |= refusals
         if (time := read_time_of_day(header)) is not None:
             series.acquired_s = time if series.acquired_s is None else min(series.acquired_s, time)
         try:
-            for frame in list_frames(header, file):
+            for frame in list_frames(header, self._source.files[number]):
                 study.frames.append(len(self._frames))
                 self._frames.append(pack_frame(frame))
         except VfmalignError as error:
-            series.problems[error.message] += 1
+            series.add_problem(error.message, place_file(self._source, number))
 
     def _is_repeated(self, series_uid: str, instance_uid: str, number: int, series: _ScannedSeries) -> bool:
         """Whether the instance was read before; a problem of its series where it was another one."""
@@ -231,7 +254,8 @@ class _Scanner:
         if len({digest_file(self._source, self._source.files[place]) for place in (first, number)}) == 1:
             self._left_out["file", "copy of another"] += 1
         else:
-            series.problems["same identifier (SOPInstanceUID) as another image, and other content"] += 1
+            text = "same identifier (SOPInstanceUID) as another image, and other content"
+            series.add_problem(text, place_file(self._source, number))
         return True
 
     def finish(self, allowed: frozenset[str], *, show_names: bool) -> Examinations:
@@ -312,7 +336,7 @@ class _Studies(Sequence[Study]):
 def _to_series(
     label: str, uid: str, scanned: _ScannedSeries, frames: Sequence[Frame], allowed: frozenset[str]
 ) -> Series:
-    problems = [f"{pluralise(count, 'image')}: {text}" for text, count in sorted(scanned.problems.items())]
+    problems = scanned.list_problems()
     if refused := scanned.refusals - allowed:
         problems.append(describe_refusals(refused))
     try:

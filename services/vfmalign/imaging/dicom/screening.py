@@ -10,18 +10,18 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any
 
-from pydicom.datadict import dictionary_VR, tag_for_keyword
-from pydicom.dataelem import DataElement, RawDataElement
+from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence
 
-from vfmalign.core.domain.errors import BadVolume
+from vfmalign.core.domain.errors import VfmalignError
 from vfmalign.imaging.dicom.frames import AttributeValue
+from vfmalign.imaging.dicom.headers import get_representation
 
 HIDDEN = "…"
 """Stands in place of what is hidden."""
@@ -29,6 +29,8 @@ PrivateWords = frozenset[str] | None
 """Words that are hidden, in lower case and without diacritics; None where nothing is hidden, because the user said so.
 All text and all numbers are hidden where there are more than `MAX_PRIVATE_WORDS`.
 """
+EVERY_WORD = ""
+"""The private word that stands for every other one, where none was collected; numbers are shown beside it."""
 MAX_PRIVATE_WORDS = 1_024
 """Most private words of one study that are collected."""
 IDENTIFYING_KEYWORDS = (
@@ -184,12 +186,12 @@ def list_private_words(header: Dataset) -> frozenset[str]:
     items = [(header, _TAGS)]
     for item, tags in items:  # it grows by the items of their sequences
         for element in item.elements():
-            representation = _get_representation(element)
+            representation = get_representation(element)
             if representation not in ("PN", "SQ") and element.tag not in tags:
                 continue
             try:
                 value = item[element.tag].value
-            except BadVolume:  # a long value, which may hold a name
+            except VfmalignError:  # a long value, which may hold a name, or nobody waits any more
                 raise
             except Exception:  # noqa: S112 - pydicom raises many types for a value that cannot be read
                 continue
@@ -203,14 +205,9 @@ def list_private_words(header: Dataset) -> frozenset[str]:
     return frozenset(words)
 
 
-def _get_representation(element: DataElement | RawDataElement) -> str | None:
-    """The type of a value; that of an attribute of the standard where an implicit transfer syntax leaves it out."""
-    if element.VR is not None or element.tag >> 16 & 1:
-        return element.VR
-    try:
-        return dictionary_VR(element.tag)
-    except KeyError:
-        return None
+def hide_every_word(identifiers: Iterable[str]) -> frozenset[str]:
+    """Returns the private words by which all text is hidden, and of the numbers those that are in identifiers."""
+    return frozenset({EVERY_WORD}).union(*map(_split, identifiers))
 
 
 def _split(value: Any) -> set[str]:
@@ -240,7 +237,7 @@ def names_somebody(text: str, private_words: PrivateWords) -> bool:
     """Returns whether a word of a text is private, or contains a private one."""
     if private_words is None:
         return False
-    if len(private_words) > MAX_PRIVATE_WORDS:
+    if EVERY_WORD in private_words or len(private_words) > MAX_PRIVATE_WORDS:
         return True
     parts = [word for word in private_words if len(word) >= _MIN_PART or not word.isascii()]
     for word in _find_words(text):

@@ -11,7 +11,8 @@ import os
 import stat
 import zipfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import BinaryIO, Protocol, cast
@@ -191,6 +192,22 @@ def open_source(path: Path) -> DicomSource:
     if not path.is_file():
         raise _refuse("it is neither a folder nor a file", "give a folder, a zip or a DICOMDIR")
     return ZipSource(path)
+
+
+def place_file(source: DicomSource, number: int) -> str:
+    """Returns what a file is called by its number, from 0: its name may hold a patient's."""
+    return f"file {number + 1} of {len(source.files)}"
+
+
+@contextmanager
+def name_file(source: DicomSource, name: str) -> Iterator[None]:
+    """Says in errors of the block which file they are about."""
+    try:
+        yield
+    except BadVolume as error:
+        if name in source.files:  # a source that was opened again may have lost it
+            error.args = (f"{place_file(source, source.files.index(name))}: {error.message}",)
+        raise
 
 
 def digest_file(source: DicomSource, name: str) -> bytes:

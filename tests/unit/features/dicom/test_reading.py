@@ -115,6 +115,17 @@ def test_a_file_that_cannot_be_used_is_told_from_the_others(study: Path) -> None
     assert caught.value.remedy == "export it again, or move it away"
 
 
+def test_a_file_whose_pixels_are_cut_off_is_named_by_its_place_and_series(study: Path) -> None:
+    files = list_files(study)
+    numbers = [dcmread(path, stop_before_pixels=True).SeriesNumber for path in sorted(study.rglob("*.dcm"))]
+    place = numbers.index(4) + 1
+    files[place] = files[place][:-100]
+    with pytest.raises(BadVolume) as caught:
+        read(files)
+    start = f"study.dicom/t2w (series 4): file {place + 1} of {len(files)}: damaged or truncated DICOM"
+    assert str(caught.value).startswith(start)
+
+
 def test_a_pacs_that_answers_with_another_study_is_refused(study: Path) -> None:
     files = list_files(study)
     uid = dcmread(next(study.rglob("*.dcm"))).StudyInstanceUID

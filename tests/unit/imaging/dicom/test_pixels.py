@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import itertools
+import math
 import struct
 import zipfile
+from io import BytesIO
 
 import numpy as np
 import pytest
@@ -123,7 +126,7 @@ def test_frames_of_other_volumes_are_not_decoded(scan_series, read_volume):
     low, high = scan_series(dataset).stacks
 
     np.testing.assert_array_equal(read_volume(high).array_XYZ, array_XYZV[..., 1])
-    with pytest.raises(BadVolume, match="case c1: damaged or truncated DICOM"):
+    with pytest.raises(BadVolume, match=r"case c1: file \d of \d: damaged or truncated DICOM"):
         read_volume(low)
 
 
@@ -151,7 +154,7 @@ def test_truncated_pixels_are_refused(share, scan_series, read_volume, tmp_path)
     pixels_bytes = 40 * 34 * 2
     path.write_bytes(content[: len(content) - round(pixels_bytes * (1 - share)) - 1])
 
-    with pytest.raises(BadVolume, match="case c1: damaged or truncated DICOM"):
+    with pytest.raises(BadVolume, match=r"case c1: file \d of \d: damaged or truncated DICOM"):
         read_volume(stack)
 
 
@@ -262,6 +265,49 @@ def test_values_in_the_upper_bits_are_refused(scan_series, read_volume):
         read_volume(stack)
 
 
+LENGTHS = {
+    "Rows": (34, 17, 33, 35, 68),
+    "Columns": (40, 20, 39, 41, 80),
+    "BitsAllocated": (16, 1, 8, 15, 17, 32),
+    "NumberOfFrames": (1, 2),
+}
+
+
+@pytest.mark.parametrize("syntax", [uid.ExplicitVRLittleEndian, uid.ImplicitVRLittleEndian, uid.ExplicitVRBigEndian])
+def test_uncompressed_pixels_of_another_length_than_the_header_states_are_refused(syntax):
+    (dataset,) = make_series(make_array((40, 34, 1)), syntax=syntax)
+    dataset.PerFrameFunctionalGroupsSequence = [Dataset()]
+    accepted, refused = [], 0
+    for values in itertools.product(*LENGTHS.values()):
+        dataset.Rows, dataset.Columns, dataset.BitsAllocated, dataset.NumberOfFrames = values
+        dataset.BitsStored = min(dataset.BitsAllocated, 12)
+        dataset.HighBit = dataset.BitsStored - 1
+        dataset.PerFrameFunctionalGroupsSequence = [Dataset()] * dataset.NumberOfFrames
+        file = BytesIO()
+        dataset.save_as(file, enforce_file_format=True)
+        try:
+            list(decode_frames(file, [0], "case c1"))
+            accepted.append(values)
+        except BadVolume as error:
+            refused += "its pixels have another length than its rows, columns, bits and frames take" in str(error)
+    assert {math.prod(values) for values in accepted} == {34 * 40 * 16}
+    assert (34, 40, 16, 1) in accepted
+    assert refused > 250
+
+
+@pytest.mark.parametrize("padding", [0, 1, 2])
+def test_pixels_of_an_odd_length_may_have_one_byte_more(padding):
+    (dataset,) = make_series(make_array((35, 33, 1)).astype(np.uint8))
+    dataset.PixelData = dataset.PixelData[: 35 * 33] + bytes(padding)
+    file = BytesIO()
+    dataset.save_as(file, enforce_file_format=True)  # which pads an odd length
+    if padding == 2:
+        with pytest.raises(BadVolume, match="another length"):
+            list(decode_frames(file, [0], "case c1"))
+    else:
+        assert [frame.shape for frame in decode_frames(file, [0], "case c1")] == [(33, 35)]
+
+
 @pytest.mark.parametrize("runs", [2**20 - 100, 2**20])
 def test_more_runs_than_an_image_has_are_refused(runs, scan_series, read_volume):
     # 128 MiB in 2 MiB: more than its decoder may take, or else than is read for an image of 40 × 34.
@@ -270,7 +316,7 @@ def test_more_runs_than_an_image_has_are_refused(runs, scan_series, read_volume)
     datasets[2].PixelData = encapsulate([offsets + b"\x81\x00" * runs + bytes(5000)])
     (stack,) = scan_series(datasets).stacks
 
-    with pytest.raises(BadVolume, match="case c1: damaged or truncated DICOM"):
+    with pytest.raises(BadVolume, match=r"case c1: file \d of \d: damaged or truncated DICOM"):
         read_volume(stack)
 
 

@@ -33,6 +33,7 @@ REFUSED = {
     "colours": ["*SC_*", "US1_*", "OBXXXX1A*", "OT-PAL*", "color-p*", "gdcm-US*", "*/ExplVR_BigEnd.dcm",
                 "*/GDCMJ2K*", "*/examples_jpeg2k.dcm", "*/examples_palette.dcm", "*/examples_rgb*"],
     "transfer syntax is not read: JPEG Extended": ["*/JPEG-lossy.dcm", "*/JPGExtended.dcm"],
+    "another length": ["*/MR_small_padded.dcm"],
     "damaged or truncated": ["*/MR_truncated.dcm", "*/JPEG2000-embedded-sequence-delimiter.dcm"],
 }  # fmt: skip
 """Patterns of paths by what their refusal says; the first that matches counts."""

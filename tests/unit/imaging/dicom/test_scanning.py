@@ -28,7 +28,7 @@ from vfmalign.imaging.dicom import instances, packing, stacks
 from vfmalign.imaging.dicom.examinations import Study
 from vfmalign.imaging.dicom.refusals import REFUSALS, check_allowed
 from vfmalign.imaging.dicom.scanning import Examinations, scan
-from vfmalign.imaging.dicom.screening import screen_text
+from vfmalign.imaging.dicom.screening import screen_number, screen_text
 from vfmalign.imaging.dicom.sources import open_source
 
 
@@ -71,6 +71,14 @@ def test_files_become_studies_series_and_stacks(tmp_path: Path) -> None:
     assert {"zauberberg", "walpurga", "davos", "behrens"} <= study.private_words
 
 
+def test_where_no_names_are_collected_all_text_is_hidden_and_numbers_are_shown(tmp_path: Path) -> None:
+    write_series(tmp_path, examination=Examination(patient_id="PID-4711"), number=3)
+    (study,) = scan(open_source(tmp_path), hide_text=True).studies
+    assert study.series[0].label == "series 3"
+    assert screen_text("Zauberberg t2", study.private_words) == "… …"
+    assert [screen_number(number, study.private_words) for number in (4711, 800)] == ["…", ""]
+
+
 def test_more_private_words_than_are_collected_hide_all_text(tmp_path: Path) -> None:
     first, second = make_series(make_array((40, 34, 2)), examination=Examination())
     first.PatientName, first.OtherPatientIDs = "", [f"id{number:04}x" for number in range(1_100)]
@@ -98,7 +106,7 @@ def test_several_sizes_of_one_image_are_a_problem_of_its_series(tmp_path: Path) 
     series[0].add_new(0x00280010, "IS", ["40", "40"])
     save(series, tmp_path)
     (study,) = scan_folder(tmp_path).studies
-    assert study.series[0].problem == "1 image: it states several sizes"
+    assert study.series[0].problem == "1 image (file 1 of 5): it states several sizes"
 
 
 def test_a_series_of_very_many_planes_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,7 +196,8 @@ def test_copies_are_left_out_and_other_content_under_an_identifier_is_refused(tm
     changed.EchoTime = 60
     changed.save_as(tmp_path / "b" / paths[0].name)
     (series,) = scan_folder(tmp_path).studies[0].series
-    assert series.problem == "1 image: same identifier (SOPInstanceUID) as another image, and other content"
+    problem = "1 image (file 6 of 10): same identifier (SOPInstanceUID) as another image, and other content"
+    assert series.problem == problem
 
 
 def test_a_repeated_series_stays_two_candidates(tmp_path: Path) -> None:
@@ -275,7 +284,7 @@ def test_files_that_are_cut_off_are_named_by_their_place(tmp_path: Path) -> None
 
     paths[1].write_bytes(data[: data.index(b"\xe0\x7f\x10\x00")])
     (series,) = scan_study(tmp_path).series
-    assert series.problem == "1 image: cut off before its pixels"
+    assert series.problem == "1 image (file 2 of 5): cut off before its pixels"
 
 
 def test_a_file_compressed_as_a_whole_is_inflated_within_bounds(

@@ -44,12 +44,13 @@ class DicomImage:
 
     source: DicomSource
     stack: PackedStack
+    label: str
     unit: str = ""
 
     def read(self, case: str, kinds: Sequence[VolumeKind], labels: Collection[VolumeKind]) -> dict[VolumeKind, Volume]:
-        """See `VolumeSource`."""
+        """See `VolumeSource`; errors name the series."""
         read_image, stack = read_suv if self.unit == SUVBW else read_stack, self.stack.unpack()
-        return {kind: read_image(self.source, stack, f"{case}/{kind}", kind) for kind in kinds}
+        return {kind: read_image(self.source, stack, f"{case}/{kind} ({self.label})", kind) for kind in kinds}
 
     def digest(self) -> bytes:
         """See `VolumeSource`."""
@@ -68,9 +69,9 @@ class DicomLabelMap:
 
     def read(self, case: str, kinds: Sequence[VolumeKind], labels: Collection[VolumeKind]) -> dict[VolumeKind, Volume]:
         """See `VolumeSource`."""
-        reference = self.reference.unpack()
+        reference, drawn = self.reference.unpack(), self.segmentation
         return {
-            kind: read_label_map(self.source, self.segmentation, reference, self.values, f"{case}/{kind}")
+            kind: read_label_map(self.source, drawn, reference, self.values, f"{case}/{kind} ({drawn.label})")
             for kind in kinds
         }
 
@@ -199,8 +200,10 @@ def list_volumes(
     """Returns what each modality, in its declared unit, and each label map that was chosen is read from."""
     stacks = {*choice.stacks.values(), *(drawn.reference for drawn in choice.label_maps.values())}
     packed = {stack: PackedStack(stack) for stack in stacks}
+    labels = {image.item: image.label for image in choice.images}
     files: dict[VolumeKind, VolumeSource] = {
-        kind: DicomImage(source, packed[stack], units.get(kind, "")) for kind, stack in choice.stacks.items()
+        kind: DicomImage(source, packed[stack], labels[stack], units.get(kind, ""))
+        for kind, stack in choice.stacks.items()
     }
     for kind, drawn in choice.label_maps.items():
         files[kind] = DicomLabelMap(source, drawn.segmentation, drawn.values, packed[drawn.reference])
