@@ -18,7 +18,7 @@ import numpy as np
 from pydicom import dcmread
 from tests.dataset_imports import import_dataset
 from tests.dicom_files import write_prostate
-from tests.orthanc import Orthanc, run_orthanc
+from tests.orthanc import run_orthanc
 from tests.pacs_proxy import run_proxy, trickle
 
 from bench import tables
@@ -66,8 +66,8 @@ def run(settings: MeasurementSettings) -> Section:
                 "features",
                 folder,
                 environment
-                | _to_settings("bench", orthanc)
-                | _to_settings("slow", orthanc, proxy.port)
+                | orthanc.to_environment("bench")
+                | orthanc.to_environment("slow", proxy.port)
                 | {"VFMALIGN_FEATURES__DEVICE": "cpu", "VFMALIGN_FEATURES__DICOM_FOLDER": str(folder / "dicom")},
                 settings.threads,
             ) as service,
@@ -102,13 +102,6 @@ def _import(folder: Path, store: ObjectStore) -> dict[str, bytes]:
     dataset = import_dataset(folder / "study", store, RULES, options, mapping_path=mapping, salt=bytes(32))
     (case,) = dataset.test
     return {kind: store.get(case.volumes[kind].key) for kind in MODALITIES}
-
-
-def _to_settings(name: str, orthanc: Orthanc, port: int | None = None) -> dict[str, str]:
-    """Settings of the service by which it knows the PACS, or a proxy before it, under a name."""
-    server = orthanc.make_server(port or orthanc.port)
-    values = {"URL": server.url, "USERNAME": server.username, "PASSWORD_FILE": str(server.password_file)}
-    return {f"VFMALIGN_DICOMWEB__{name.upper()}__{key}": value for key, value in values.items()}
 
 
 def _measure(calls: Mapping[str, Call]) -> Figures:

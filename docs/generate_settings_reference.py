@@ -49,7 +49,8 @@ SECTIONS: dict[str, tuple[type[BaseSettings], str]] = {
     ),
     "Clients and command line": (
         ClientSettings,
-        "The Python client and `vfmalign` read these. `--help` of a command names the variables of its options.",
+        "The Python client and `vfmalign` read these. `--help` of a command names the variables of its options.\n"
+        "With `--dicomweb`, `vfmalign` reads `VFMALIGN_DICOMWEB__<NAME>__*` as [features](#features) does.",
     ),
 }
 

@@ -53,14 +53,11 @@ class Orthanc:
         credentials = {"username": _USER, "password_file": self.password_file}
         return PacsServer(name="orthanc", url=url, **(credentials | options))
 
-    def write_configuration(self, path: Path, port: int | None = None, **options: Any) -> None:
-        """Writes the user's file of servers, with this one as `orthanc`."""
-        server = self.make_server(port or self.port, **options)
-        content = json.loads(server.model_dump_json(exclude={"name"}, exclude_defaults=True))
-        lines = [f"{name} = {json.dumps(value)}" for name, value in content.items()]
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        path.write_text("\n".join(["[orthanc]", *lines, ""]))
-        path.chmod(0o600)
+    def to_environment(self, name: str = "orthanc", port: int | None = None, **options: str) -> dict[str, str]:
+        """Variables by which commands and services know it, perhaps through a proxy on another port, under a name."""
+        server = self.make_server(port or self.port)
+        settings = {"URL": server.url, "USERNAME": _USER, "PASSWORD_FILE": str(self.password_file), **options}
+        return {f"VFMALIGN_DICOMWEB__{name.upper()}__{key}": value for key, value in settings.items()}
 
     def store(self, files: Iterable[Path]) -> None:
         """Stores instances."""

@@ -129,7 +129,8 @@ def test_an_import_from_a_pacs_equals_that_of_its_files(
     by_files = call("dataset", "import", str(path), "--id", "clinic", *SHARES, *home)
     with run_orthanc() as orthanc:
         orthanc.store(sorted(path.parent.rglob("*.dcm")))
-        orthanc.write_configuration(tmp_path / "XDG_CONFIG_HOME/vfmalign/dicomweb.toml")
+        for variable, value in orthanc.to_environment().items():
+            monkeypatch.setenv(variable, value)
         query = ["--dicomweb", "orthanc", "--query", "PatientID=MRN-*"]
         # Another dataset of the same id would be refused.
         by_query = call("dataset", "import", *query, "--id", "clinic", *SHARES, *home)

@@ -28,8 +28,8 @@ def hospital(make_hospital: Callable[..., Hospital], monkeypatch: pytest.MonkeyP
     home = hospital.folder / "home/private"
     home.mkdir(parents=True, mode=0o700)
     (home / "salt").write_bytes(SALT)
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(hospital.folder / "configuration"))
-    hospital.orthanc.write_configuration(hospital.folder / "configuration/vfmalign/dicomweb.toml", hospital.proxy.port)
+    for variable, value in hospital.orthanc.to_environment(port=hospital.proxy.port).items():
+        monkeypatch.setenv(variable, value)
     return hospital
 
 
@@ -91,8 +91,8 @@ def test_studies_of_the_server_are_shown_as_those_of_files(hospital: Hospital, m
         assert text in call("dicom", "show", *arguments, code=exits.BAD_INPUT).err
 
 
-def test_a_server_that_refuses_the_credentials_is_refused(hospital: Hospital, run: Run) -> None:
-    hospital.orthanc.write_configuration(hospital.folder / "configuration/vfmalign/dicomweb.toml", username="nobody")
+def test_a_server_that_refuses_the_credentials_is_refused(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VFMALIGN_DICOMWEB__ORTHANC__USERNAME", "nobody")
     done = run("--query", "PatientID=PID-*", "--json", code=exits.REFUSED)
     assert done.document["error"]["reason"] == "PACS_REFUSED"
     assert done.document["error"]["subject"] == "PACS orthanc"
@@ -130,8 +130,8 @@ def test_a_real_examination_equals_its_files(orthanc: Orthanc, tmp_path: Path, m
     try:
         (tmp_path / "home/private").mkdir(parents=True)
         (tmp_path / "home/private/salt").write_bytes(SALT)
-        monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "configuration"))
-        orthanc.write_configuration(tmp_path / "configuration/vfmalign/dicomweb.toml")
+        for variable, value in orthanc.to_environment().items():
+            monkeypatch.setenv(variable, value)
         query = ["--dicomweb", "orthanc", "--query", "PatientID=ProstateX-*", "--id", "d", "--dry-run", "--json"]
         done = call("dataset", "import", *query, "--home", str(tmp_path / "home"))
     finally:

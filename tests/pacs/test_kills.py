@@ -62,13 +62,12 @@ class Command:
         self.home = hospital.folder / home
         (self.home / "private").mkdir(parents=True, mode=0o700)
         (self.home / "private/salt").write_bytes(SALT)
-        configuration = hospital.folder / "configuration"
-        hospital.orthanc.write_configuration(configuration / "vfmalign/dicomweb.toml", hospital.proxy.port)
+        environment = hospital.orthanc.to_environment(port=hospital.proxy.port)
         query = ["--dicomweb", "orthanc", "--query", "PatientID=PID-*", "--declaration", str(hospital.declaration)]
         arguments = ["dataset", "import", *query, "--id", "d", "--dry-run", "--home", str(self.home), "--json"]
         self._start = lambda: python(
             ["python", "-m", "vfmalign.cli", *arguments],
-            env={**os.environ, "XDG_CONFIG_HOME": str(configuration)},
+            env={**os.environ, **environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -74,7 +74,7 @@ def test_another_host_than_that_of_the_certificate_is_refused(proxy: PacsProxy, 
 @pytest.mark.parametrize("name", ["ca_file", "certificate_file", "key_file"])
 def test_a_file_that_cannot_be_read_is_named(proxy: PacsProxy, files: dict[str, Path], name: str) -> None:
     files[name].write_text("no PEM")
-    with pytest.raises(PacsRefused, match="ca_file, certificate_file or key_file"):
+    with pytest.raises(PacsRefused, match="CA_FILE, CERTIFICATE_FILE or KEY_FILE"):
         search(proxy, **files)
 
 

@@ -99,7 +99,7 @@ DicomwebOption = Annotated[
     typer.Option(
         "--dicomweb",
         metavar="NAME",
-        help="Read studies of this PACS, which ~/.config/vfmalign/dicomweb.toml describes, in place of files.",
+        help="Read studies of this PACS, which the variables VFMALIGN_DICOMWEB__NAME__* describe, in place of files.",
     ),
 ]
 QueryOption = Annotated[

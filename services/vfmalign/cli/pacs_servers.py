@@ -1,58 +1,40 @@
-"""The PACS servers of this user: their configuration, queries to them, and a few studies of one.
-
-`dicomweb.toml` in the folder of the configuration describes them.
-"""
+"""The PACS servers of this user, queries to them, and a few studies of one."""
 
 from __future__ import annotations
 
+import re
 import signal
-import tomllib
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from pydantic import TypeAdapter, ValidationError
-
-from vfmalign.cli.private_files import get_configuration_folder, read_private
 from vfmalign.core.domain.errors import BadOption
+from vfmalign.core.runtime.settings import parse
 
 if TYPE_CHECKING:
     from vfmalign.imaging.dicom.pacs.servers import PacsServer
 
-FILE = "dicomweb.toml"
-
 
 def find_server(name: str) -> PacsServer:
-    """Returns a server by name.
+    """Returns the server of this name that the variables `VFMALIGN_DICOMWEB__NAME__*` describe.
 
     Raises:
-        BadOption: there is none of this name, or the file is wrong.
-        PreconditionFailed: others can read or change the file.
+        BadOption: there is none of this name, or a variable is wrong.
     """
-    from vfmalign.imaging.dicom.pacs.servers import PacsServers
+    from vfmalign.imaging.dicom.pacs.servers import NAME_PATTERN, PacsSettings
 
-    path = get_configuration_folder() / FILE
-    remedy = f"describe the server in {path}, as docs/dicom.md shows"
-    try:
-        # Who can change it can send queries, with patients' numbers, and credentials to another host.
-        content = tomllib.loads(read_private(path, "the addresses of servers", "").decode())
-        servers: dict[str, PacsServer] = TypeAdapter(PacsServers).validate_python(content)
-    except OSError:
-        raise BadOption("no server is configured", field="--dicomweb", remedy=remedy) from None
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        place = ".".join(str(part) for part in first["loc"] if part != "[key]")
-        cause = first["msg"].removeprefix("Value error, ")
-        raise BadOption(f"{FILE}: {place}: {cause}", field="--dicomweb", remedy=f"correct {path}") from None
-    except tomllib.TOMLDecodeError as error:
-        raise BadOption(f"{FILE} is not TOML: {error}", field="--dicomweb", remedy=f"correct {path}") from None
-    except UnicodeError:
-        raise BadOption(f"{FILE} is not text in UTF-8", field="--dicomweb", remedy=f"correct {path}") from None
+    servers = parse(PacsSettings).dicomweb
     if name not in servers:
-        listed = f", or choose one of {', '.join(servers)}" if servers else ""
-        raise BadOption("there is no server of this name", field="--dicomweb", remedy=f"{remedy}{listed}")
+        choose = f"choose one of {', '.join(sorted(servers))}, or " if servers else ""
+        shown = name.upper() if re.fullmatch(NAME_PATTERN, name) else "NAME"
+        raise BadOption(
+            "no server of this name is configured",
+            field="--dicomweb",
+            remedy=f"{choose}set VFMALIGN_DICOMWEB__{shown}__URL, and beside it TOKEN_FILE, or USERNAME and "
+            "PASSWORD_FILE (docs/dicom.md)",
+        )
     return servers[name]
 
 

@@ -24,13 +24,8 @@ def get_configuration_folder() -> Path:
     return (Path(base) if Path(base).is_absolute() else Path.home() / ".config") / "vfmalign"
 
 
-def read_private(path: Path, what: str = "a token", before: str = "revoke the token at its issuer, then ") -> bytes:
-    """Reads a file.
-
-    Args:
-        path: the file.
-        what: what it holds, as errors say it.
-        before: what to do before others are kept from reading it.
+def read_private(path: Path) -> bytes:
+    """Reads a file of a token.
 
     Raises:
         FileNotFoundError: there is none.
@@ -40,9 +35,9 @@ def read_private(path: Path, what: str = "a token", before: str = "revoke the to
         info = os.fstat(file.fileno())
         if info.st_uid != os.getuid() or stat.S_IMODE(info.st_mode) & 0o077:
             raise PreconditionFailed(
-                f"other users can read or change this file, which holds {what}",
+                "other users can read or change this file, which holds a token",
                 subject=str(path),
-                remedy=f"{before}run `chmod 600 {path}` or delete the file",
+                remedy=f"revoke the token at its issuer, then run `chmod 600 {path}` or delete the file",
                 reason="NOT_PRIVATE",
             )
         return file.read()

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
 from pydantic import BaseModel, Field, ValidationInfo, field_validator
-from pydantic_settings import NoDecode
 
-from vfmalign.core.runtime.auth_settings import split_names
 from vfmalign.core.runtime.settings import ServiceClientSettings, ServiceSettings
-from vfmalign.imaging.dicom.pacs.servers import PacsServer, ServerName
+from vfmalign.imaging.dicom.pacs.servers import PacsServer, PacsServers
 
 
 class FeaturesOptions(BaseModel, frozen=True):
@@ -126,25 +123,6 @@ class OutboxOptions(BaseModel, frozen=True):
     )
 
 
-class ServicePacs(PacsServer, frozen=True):
-    """`VFMALIGN_DICOMWEB__<NAME>__*`: a PACS that requests of Extract may name; NAME is of letters, digits and `_`."""
-
-    name: ServerName = Field(default="", exclude=True)
-    timeout_seconds: float = Field(  # several attempts fit into a call, whose deadline is 60 s by default
-        default=10.0, ge=1.0, le=3_600.0, description=PacsServer.model_fields["timeout_seconds"].description
-    )
-    tenants: Annotated[tuple[str, ...], NoDecode] = Field(
-        default=(),
-        description="tenants whose callers may read from it, separated by commas, or a JSON list; required where the "
-        "deployment has several",
-    )
-
-    @field_validator("tenants", mode="before")
-    @classmethod
-    def _split(cls, value: object) -> object:
-        return split_names(value) if isinstance(value, str) else value
-
-
 class FeaturesSettings(ServiceSettings, ServiceClientSettings):
     """All settings of the feature service."""
 
@@ -155,11 +133,11 @@ class FeaturesSettings(ServiceSettings, ServiceClientSettings):
         "dropped",
     )
     outbox: OutboxOptions = OutboxOptions()
-    dicomweb: dict[ServerName, ServicePacs] = Field(default_factory=dict)
+    dicomweb: PacsServers = Field(default_factory=dict)
 
     @field_validator("dicomweb")
     @classmethod
-    def _states_tenants(cls, servers: dict[str, ServicePacs], info: ValidationInfo) -> dict[str, ServicePacs]:
+    def _states_tenants(cls, servers: dict[str, PacsServer], info: ValidationInfo) -> dict[str, PacsServer]:
         tenants = info.data["auth"].tenants if "auth" in info.data else ()
         for name, server in servers.items():
             if unknown := set(server.tenants) - set(tenants):
@@ -173,7 +151,5 @@ class FeaturesSettings(ServiceSettings, ServiceClientSettings):
     def get_servers(self, tenant: str) -> dict[str, PacsServer]:
         """Returns the PACS that a tenant's callers may read from, by name."""
         return {
-            name: server.model_copy(update={"name": name})
-            for name, server in self.dicomweb.items()
-            if not server.tenants or tenant in server.tenants
+            name: server for name, server in self.dicomweb.items() if not server.tenants or tenant in server.tenants
         }

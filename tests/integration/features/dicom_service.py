@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from tests.integration.features.callers import ISSUER
-from tests.orthanc import Orthanc
 
 from vfmalign.client import Client
 from vfmalign.client.messages.common import ObjectRef
@@ -49,15 +48,3 @@ def read_metrics(service: Any) -> str:
 def list_scratch(folder: Path) -> list[str]:
     """Files of studies that the service has left."""
     return [path.name for path in folder.rglob("*") if path.is_file() and path.name != "lock"]
-
-
-def get_pacs_settings(orthanc: Orthanc, port: int | None = None, **options: str) -> dict[str, str]:
-    """Settings of a service that knows Orthanc, perhaps behind a proxy, as `main`."""
-    server = orthanc.make_server(port or orthanc.port)
-    settings = {
-        "URL": server.url,
-        "USERNAME": server.username,
-        "PASSWORD_FILE": str(server.password_file),
-        **options,
-    }
-    return {f"VFMALIGN_DICOMWEB__MAIN__{name}": value for name, value in settings.items()}

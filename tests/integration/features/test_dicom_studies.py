@@ -16,7 +16,6 @@ from tests.integration.features.dicom_service import (
     MALLORY,
     ROUTER,
     RULES,
-    get_pacs_settings,
     get_stored,
     list_scratch,
     make_declaration,
@@ -102,7 +101,7 @@ def test_a_study_at_a_pacs_has_the_features_of_its_import(
 ) -> None:  # fmt: skip
     service = start_server(
         **caller_settings,
-        **get_pacs_settings(orthanc),
+        **orthanc.to_environment("main"),
         VFMALIGN_FEATURES__DICOM_FOLDER=str(tmp_path / "dicom"),
     )
     header = dcmread(next(study.rglob("*.dcm")), stop_before_pixels=True)

@@ -20,7 +20,6 @@ from tests.integration.features.conftest import Server
 from tests.integration.features.dicom_service import (
     EVE,
     RULES,
-    get_pacs_settings,
     list_scratch,
     open_client,
     read_metrics,
@@ -89,7 +88,7 @@ def service(
 ) -> Iterator[Server]:  # fmt: skip
     settings = {
         **caller_settings,
-        **get_pacs_settings(orthanc, proxy.port, TIMEOUT_SECONDS="4"),
+        **orthanc.to_environment("main", proxy.port, TIMEOUT_SECONDS="4"),
         "VFMALIGN_FEATURES__DICOM_FOLDER": str(scratch),
         "VFMALIGN_FEATURES__DICOM_READERS": str(READERS),
         "VFMALIGN_FEATURES__DICOM_TIMEOUT_S": "1000",
@@ -230,7 +229,7 @@ def test_files_of_a_service_that_was_killed_are_removed_when_the_next_one_starts
     folder = tmp_path / "dicom"
     settings = {
         **caller_settings,
-        **get_pacs_settings(orthanc, proxy.port),
+        **orthanc.to_environment("main", proxy.port),
         "VFMALIGN_FEATURES__DICOM_FOLDER": str(folder),
     }
     proxy.fault = stop_after_the_first_series()

@@ -5,16 +5,18 @@ Secrets are read from their files at each use, so that a token may be renewed, a
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, BeforeValidator, Field, ValidationInfo, field_validator
+from pydantic_settings import NoDecode
 
 from vfmalign.core.domain.errors import PacsRefused
 from vfmalign.core.formats.untrusted import describe_failure, read_regular_file
+from vfmalign.core.runtime.auth_settings import MAX_TENANTS, is_loopback, split_names
+from vfmalign.core.runtime.settings import Settings
 
 NAME_PATTERN = r"^[a-z][a-z0-9_]{0,31}$"
 MAX_SECRET_BYTES = 64 * 2**10
@@ -25,13 +27,13 @@ ServerName = Annotated[str, Field(pattern=NAME_PATTERN)]
 
 
 class PacsServer(BaseModel, frozen=True, extra="forbid"):
-    """One server, as its operator configures it.
+    """`VFMALIGN_DICOMWEB__<NAME>__*`: a PACS that `--dicomweb` and Extract may name; NAME has letters, digits and `_`.
 
     Attributes:
         name: see `ServerName`.
     """
 
-    name: ServerName = ""
+    name: ServerName = Field(default="", exclude=True)
     allow_http: bool = Field(
         default=False,
         description="whether the address may be http:// beyond loopback: images and credentials travel unencrypted",
@@ -52,12 +54,23 @@ class PacsServer(BaseModel, frozen=True, extra="forbid"):
         default=None,
         description="PEM file of the authorities that the server's certificate comes from; public ones by default",
     )
-    timeout_seconds: float = Field(
-        default=60.0,
+    timeout_seconds: float = Field(  # several attempts fit into a call of Extract, whose deadline is 60 s by default
+        default=10.0,
         ge=1.0,
         le=3_600.0,
         description="seconds in which an answer must begin; it must then bring 16 KiB in every span of them, or end",
     )
+    tenants: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        max_length=MAX_TENANTS,
+        description="tenants whose callers may read from it, separated by commas, or a JSON list; required where the "
+        "deployment has several; commands ignore it",
+    )
+
+    @field_validator("tenants", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return split_names(value) if isinstance(value, str) else value
 
     @field_validator("token_file", "password_file", "certificate_file", "key_file", "ca_file")
     @classmethod
@@ -67,29 +80,33 @@ class PacsServer(BaseModel, frozen=True, extra="forbid"):
     @field_validator("url")
     @classmethod
     def _is_address(cls, url: str, info: ValidationInfo) -> str:
-        parts = urlsplit(url)  # a ValueError for a wrong port or address
-        if parts.scheme not in {"http", "https"} or not parts.hostname or parts.port == 0:
+        try:
+            parts = urlsplit(url)
+            is_valid = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
+        except ValueError:  # its text quotes the address
+            is_valid = False
+        if not is_valid:
             raise ValueError("it must be https://HOST/PATH")
         if "@" in parts.netloc or parts.query or parts.fragment:
             raise ValueError("it must have no user, query or fragment")
-        if parts.scheme == "http" and not _is_loopback(parts.hostname) and not info.data.get("allow_http"):
-            raise ValueError("it must be https://; allow_http permits unencrypted traffic")
+        if parts.scheme == "http" and not is_loopback(parts.hostname or "") and not info.data.get("allow_http"):
+            raise ValueError("it must be https://; ALLOW_HTTP permits unencrypted traffic")
         return url.rstrip("/")
 
     @field_validator("password_file")
     @classmethod
     def _belongs_to_username(cls, path: Path | None, info: ValidationInfo) -> Path | None:
         if (path is None) != (not info.data.get("username")):
-            raise ValueError("username and password_file must be set together")
+            raise ValueError("it belongs to USERNAME: set both or neither")
         if path is not None and info.data.get("token_file") is not None:
-            raise ValueError("set either token_file or username and password_file")
+            raise ValueError("it excludes TOKEN_FILE: set one of them")
         return path
 
     @field_validator("key_file")
     @classmethod
     def _belongs_to_certificate(cls, path: Path | None, info: ValidationInfo) -> Path | None:
         if (path is None) != (info.data.get("certificate_file") is None):
-            raise ValueError("certificate_file and key_file must be set together")
+            raise ValueError("it belongs to CERTIFICATE_FILE: set both or neither")
         return path
 
     def read_secret(self, path: Path) -> str:
@@ -114,13 +131,6 @@ class PacsServer(BaseModel, frozen=True, extra="forbid"):
         return text
 
 
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
 def _add_names(servers: Any) -> Any:
     """Gives each server the name that it is listed under."""
     if not isinstance(servers, Mapping):
@@ -131,4 +141,10 @@ def _add_names(servers: Any) -> Any:
 
 
 PacsServers: TypeAlias = Annotated[dict[ServerName, PacsServer], BeforeValidator(_add_names)]
-"""Servers by name: a field of settings, or the content of a file."""
+"""Servers by name: a field of settings."""
+
+
+class PacsSettings(Settings):
+    """The servers that the environment describes, for a command."""
+
+    dicomweb: PacsServers = Field(default_factory=dict)

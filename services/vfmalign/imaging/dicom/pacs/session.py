@@ -36,7 +36,7 @@ _PLAIN = "!$'()*,/:;?@"
 """Characters of a query that stay as they are: Orthanc takes their escapes literally."""
 _TRANSIENT = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS}
 _LATER = "try again later, or ask its operator"
-_CHECK_URL = "check that its url is the address of DICOMweb, and what it supports"
+_CHECK_URL = "check that its URL is the address of DICOMweb, and what it supports"
 
 
 def to_subject(server: PacsServer) -> str:
@@ -85,7 +85,7 @@ class Answer:
                 data = self._raw.read1(_CHUNK_BYTES, decode_content=False) or b""
         except (TimeoutError, ReadTimeoutError):
             self._context.checkpoint()
-            raise to_unavailable(self._server, "it sends its answer too slowly") from None
+            raise to_unavailable(self._server, "it sends its answer too slowly (TIMEOUT_SECONDS)") from None
         except (HTTPError, OSError):
             self._context.checkpoint()
             raise to_unavailable(self._server, "it broke off its answer") from None
@@ -141,12 +141,14 @@ class PacsSession:
             )
         except SSLError:
             raise self._refuse(
-                "the TLS handshake with it fails", "correct its url, ca_file, certificate_file or key_file"
+                "the TLS handshake with it fails", "correct its URL, CA_FILE, CERTIFICATE_FILE or KEY_FILE"
             ) from None
         except (HTTPError, OSError):
             if timeout_s < self._server.timeout_seconds:  # the deadline may have ended the wait, and not the server
                 context.checkpoint()
-            raise to_unavailable(self._server, "it cannot be reached, or does not answer in time") from None
+            raise to_unavailable(
+                self._server, "it cannot be reached, or does not answer in time (TIMEOUT_SECONDS)"
+            ) from None
         watch = cast(_Watched, raw.connection).watch
         try:
             self._check(raw, accept)
@@ -182,7 +184,7 @@ class PacsSession:
             refused.may_permit_others = True
             raise refused
         if status == HTTPStatus.NOT_FOUND:
-            remedy = "check the study, and that the url in its configuration is the address of DICOMweb"
+            remedy = "check the study, and that its URL is the address of DICOMweb"
             raise StudyNotFound("it does not have it (404)", subject=to_subject(self._server), remedy=remedy)
         if status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in _TRANSIENT:
             error = to_unavailable(self._server, f"it answers with status {status}")
@@ -220,7 +222,7 @@ def _load_certificates(server: PacsServer) -> ssl.SSLContext:
             context.load_cert_chain(server.certificate_file, server.key_file, password="")
     except OSError:  # ssl.SSLError is one
         raise PacsRefused(
-            "its ca_file, certificate_file or key_file cannot be read as PEM, or key and certificate differ",
+            "its CA_FILE, CERTIFICATE_FILE or KEY_FILE cannot be read as PEM, or key and certificate differ",
             subject=to_subject(server),
             remedy="correct the files that its configuration names; the key must be unencrypted",
         ) from None
