@@ -182,7 +182,7 @@ async def test_too_many_calls_are_refused_at_once_and_may_be_repeated(start_serv
         refused = [answer for answer in answers if isinstance(answer, grpc.aio.AioRpcError)]
         assert 1 <= len(refused) < 12
         assert {error.code() for error in refused} == {grpc.StatusCode.RESOURCE_EXHAUSTED}
-        assert "2 studies are being processed already; repeat the call later" in refused[0].details()
+        assert "queue extract: 2 calls run or wait already; repeat the call after the delay" in refused[0].details()
         assert (await service.Extract(request)).layers
 
 

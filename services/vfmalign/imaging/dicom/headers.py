@@ -47,6 +47,7 @@ _ITEMS = (b"\xfe\xff\x00\xe0", b"\xff\xfe\xe0\x00")
 _CHARACTER_SET = 0x00080005
 _CHARACTER_SETS = (b"\x08\x00\x05\x00", b"\x00\x08\x00\x05")
 """How SpecificCharacterSet begins in them."""
+_UNDEFINED_LENGTH = 0xFFFFFFFF
 _START_BYTES = 8
 """What pydicom reads first of an element or an item."""
 
@@ -204,8 +205,17 @@ def get_representation(element: DataElement | RawDataElement) -> str | None:
         return element.VR
 
 
+def is_cut_off(element: DataElement | RawDataElement) -> bool:
+    """Whether the file ended within the value of an element; pydicom returns what is there of it."""
+    if not isinstance(element, RawDataElement) or element.value is None or element.length == _UNDEFINED_LENGTH:
+        return False
+    return len(element.value) < element.length
+
+
 def list_items(dataset: Dataset, reading: Reading) -> list[Dataset]:
     """Returns the items of the sequences of a dataset; those of a damaged one count as absent.
+
+    A sequence that is cut off stays as it is, so that `is_cut_off` can still tell.
 
     Args:
         dataset: a header, or an item of it.
@@ -217,7 +227,7 @@ def list_items(dataset: Dataset, reading: Reading) -> list[Dataset]:
     """
     items: list[Dataset] = []
     for element in dataset.elements():
-        if get_representation(element) == VR.SQ:
+        if get_representation(element) == VR.SQ and not is_cut_off(element):
             try:
                 items += dataset[element.tag].value or ()
             except VfmalignError:

@@ -14,12 +14,11 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 
 from vfmalign.core.domain.errors import BadVolume
 from vfmalign.imaging.dicom.examinations import Segment
-from vfmalign.imaging.dicom.headers import cut_text, list_texts
+from vfmalign.imaging.dicom.headers import cut_text, is_cut_off, list_texts
 from vfmalign.imaging.dicom.labels.codes import read_codes
 from vfmalign.imaging.dicom.labels.contours import fill, find_edges
 from vfmalign.imaging.dicom.labels.drawing import (
@@ -82,9 +81,9 @@ def list_segments(header: Dataset) -> Iterator[Segment]:
 
 
 def _check_end(header: Dataset) -> None:
-    """Refuses a file that ends within its last element; pydicom returns what is there of it."""
+    """Refuses a file that ends within its last element."""
     last = header.get_item(max(header.keys()))
-    if isinstance(last, RawDataElement) and last.value is not None and len(last.value) < last.length:
+    if last is not None and is_cut_off(last):
         raise BadVolume("the structure set is cut off", subject="segmentation", remedy=_EXPORT_AGAIN)
 
 
