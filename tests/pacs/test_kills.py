@@ -16,11 +16,11 @@ from tests.integration.cli.commands import INTERRUPTED
 from tests.pacs.conftest import SALT, Hospital
 from tests.pacs_proxy import Handler, drop
 
-KILLS = 30
-STUDIES = 40
+KILLS = 12
+STUDIES = 20
 
 
-def test_thirty_kills_leave_the_same_dataset_and_no_third_download(
+def test_kills_leave_the_same_dataset_and_no_third_download(
     make_hospital: Callable[..., Hospital], python: Callable[..., subprocess.Popen[str]], tmp_path: Path
 ) -> None:
     hospital = make_hospital(STUDIES)

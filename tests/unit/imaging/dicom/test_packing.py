@@ -17,7 +17,7 @@ from vfmalign.imaging.dicom.frames import KEYWORDS, AttributeValue, Frame, Frame
 from vfmalign.imaging.dicom.packing import CHUNK, PackedList, PackedStack, pack_frame, unpack_frames
 from vfmalign.imaging.dicom.stacks import Stack
 
-FRAMES, SERIES = 20_000, 100
+FRAMES, SERIES = 4_000, 20
 REPEATS = CHUNK // 3
 
 numbers = st.floats(allow_nan=False, allow_infinity=False)
