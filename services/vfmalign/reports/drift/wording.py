@@ -165,7 +165,7 @@ def describe_strength(document: DriftDocument) -> str:
     if now.log_evidence is None:
         return ""
     text = f"Strongest evidence now: {_describe_evidence(document, now.component, now.log_evidence)}"
-    if (peak := document.peak) is not None:
+    if (peak := document.peak) is not None and now.component != "first_patients":  # whose evidence stays
         highest = _describe_evidence(document, peak.component, peak.log_evidence)
         text += f". Highest in this epoch: {highest}, after row {peak.row:,}"
     return text

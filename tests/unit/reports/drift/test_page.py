@@ -130,6 +130,22 @@ def test_the_condition_of_the_bound_names_the_stratum_where_there_is_one() -> No
     )
 
 
+def test_the_evidence_of_the_first_patients_is_no_line_and_has_no_later_peak() -> None:
+    components = [
+        ComponentEvidence(component=name, log_evidence=0.0, log_threshold=limit)
+        for name, limit in LOG_THRESHOLD.items()
+    ]
+    first = ComponentEvidence(component="first_patients", log_evidence=8.0, log_threshold=6.9)
+    peak = Peak(row=17, component="channels", log_evidence=3.0)
+    document = make_document(components=[*components, first], peak=peak, first_patients=100)
+    assert wording.describe_strength(document) == "Strongest evidence now: first patients, 2,981 (threshold 992)"
+    html = render(document).decode()
+    assert "first patients: 2,981, threshold 992" in html
+    assert "the first 100 patients, which are compared with the reference once" in html
+    assert "--first-patients 100" not in html
+    assert "--first-patients 100" in render(make_document()).decode()
+
+
 def test_the_strength_has_the_threshold_of_each_component() -> None:
     document = make_document(
         components=[
