@@ -33,6 +33,7 @@ from bench.tables import Section, Table
 from vfmalign.core.rpc.access.credentials import TENANT
 from vfmalign.core.rpc.status_mapping import DETAILS_KEY
 from vfmalign.core.runtime.auth_settings import LOCAL_ISSUER
+from vfmalign.core.storage.store.object_store import ObjectStore
 from vfmalign.imaging.phantoms.rendering import generate_case
 from vfmalign.imaging.volumes import encode
 from vfmalign.models.cards import publish
@@ -178,14 +179,7 @@ def run(settings: MeasurementSettings) -> Section:
                     )
                     lines.append((f"Compute, {kind}", *line))
         store, environment = resources.enter_context(running_store(folder))
-        for tenant in TENANTS:
-            publish(
-                store.of_tenant(tenant),
-                MODEL,
-                random_state(ARCHITECTURES[MODEL], 0),
-                architecture=MODEL,
-                objective="random",
-            )
+        publish_models(store)
         study = create_study()
         with running_tenants("features", folder, environment, settings.threads) as (service, issuer):
             lines.append(
@@ -207,6 +201,13 @@ def run(settings: MeasurementSettings) -> Section:
     )
     section.tables.append(Table("Two tenants", columns, lines))
     return section
+
+
+def publish_models(store: ObjectStore) -> None:
+    """Publishes the model of the studies for every tenant."""
+    for tenant in TENANTS:
+        state = random_state(ARCHITECTURES[MODEL], 0)
+        publish(store.of_tenant(tenant), MODEL, state, architecture=MODEL, objective="random")
 
 
 def _measure(

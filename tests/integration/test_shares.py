@@ -9,21 +9,18 @@ from pathlib import Path
 from bench.endpoint.shares import (
     COMPUTE,
     EXTRACT,
-    MODEL,
     TENANTS,
     Crowd,
     Served,
     call,
     create_comparison,
     create_study,
+    publish_models,
     running_tenants,
 )
 from tests.token_issuer import TokenIssuer
 
 from vfmalign.core.storage.store.object_store import ObjectStore
-from vfmalign.models.cards import publish
-from vfmalign.models.registry import ARCHITECTURES
-from vfmalign.models.weights import random_state
 
 SECONDS = 3.0
 PLACES = 4
@@ -57,14 +54,7 @@ async def test_a_small_client_of_mmd_is_served_beside_a_crowd(tmp_path: Path) ->
 async def test_a_small_client_of_features_is_served_beside_a_crowd(
     store: ObjectStore, store_environment: dict[str, str], tmp_path: Path
 ) -> None:
-    for tenant in TENANTS:
-        publish(
-            store.of_tenant(tenant),
-            MODEL,
-            random_state(ARCHITECTURES[MODEL], 0),
-            architecture=MODEL,
-            objective="random",
-        )
+    publish_models(store)
     environment = {**os.environ, **store_environment, "VFMALIGN_FEATURES__QUEUE_SIZE": str(PLACES)}
     with running_tenants("features", tmp_path, environment, 1) as (service, issuer):
         port = int(service.address.rpartition(":")[2])
