@@ -2,7 +2,7 @@
 
 Pages are plain Markdown without directives, so that they also read well on a code host, and another theme is one line
 here. Their links become the navigation. The source folder is the root of the repository, because pages link to files
-outside docs/.
+outside docs/. docs/api-reference.md is not committed: `make site` generates it from the protos before it runs Sphinx.
 
 Sphinx builds without network, and CPython and the Linux kernel depend on it. The last stable release of MkDocs, on
 which Material for MkDocs builds, is of August 2024; Docusaurus and VitePress need Node.js.

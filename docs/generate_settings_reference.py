@@ -62,7 +62,7 @@ def render() -> str:
 
 
 def _render_section(title: str) -> Iterator[str]:
-    """Yields a section with the variables that do not stand among those of all services already."""
+    """Yields a section with the variables that are not in the section of all services."""
     settings, summary = SECTIONS[title]
     shared = set() if settings is ServiceSettings else {_render_row(one) for one in list_variables(ServiceSettings)}
     yield from (f"## {title}", "", summary, "")

@@ -67,7 +67,7 @@ class Sender:
         return f"g-{self.get_id(number)}"
 
     def send(self, number: int) -> None:
-        """Sends an observation until it is recorded or queued."""
+        """Sends an observation until it is queued."""
         answers = self.answers[number] = []
         for _ in range(1000):
             if (answer := self._ask(number)) is not None:

@@ -1,1 +1,1 @@
-"""What scores and shifts mean: gain, convergence, verdict, transferability, experiments. Records in, records out."""
+"""Analysis of scores and shifts: gain, convergence, verdict, transferability, experiments. Records in, records out."""

@@ -37,7 +37,7 @@ def import_dataset(target: Target, checked: DatasetToImport, on_cases: OnCases =
         Conflict: the dataset exists with different content.
         VfmalignError: the upload or the publication failed.
     """
-    # An import of the same content has the same id, so that what was uploaded before is found again.
+    # An import of the same content has the same id, so that earlier uploads are found again.
     import_id = f"dataset-{hashlib.sha256(to_stored_datalist(checked.dataset)).hexdigest()[:32]}"
     total = len(checked.discovered.cases)
 
@@ -73,14 +73,14 @@ async def _publish(client: AsyncClient, import_id: str, dataset: DatasetManifest
 
 
 def to_stored_datalist(dataset: DatasetManifest) -> bytes:
-    """Returns the bytes that are stored for a dataset, which are the last file that is uploaded."""
+    """Returns the bytes that are stored for a dataset. They are uploaded last."""
     from vfmalign.core.storage.datasets import to_datalist  # with the S3 client, which takes long to import
 
     return canonical_json(to_datalist(dataset))
 
 
 async def _check_id_is_free(client: AsyncClient, target: Target, dataset: DatasetManifest) -> None:
-    """Spares the upload where the service would refuse the dataset in the end."""
+    """Checks before the upload that no other dataset has this id, which the service would reject in the end."""
     try:
         stored = await client.features.get_dataset(dataset.id)
     except (NotFound, PreconditionFailed):
@@ -104,7 +104,7 @@ def import_model(
         target: the deployment.
         model_id: id to publish under; derived from architecture and weights where empty.
         imported: the model.
-        objective: what the weights were trained by.
+        objective: objective that the weights were trained by.
         source: origin and licence of the weights.
         primary_layer: layer of the main result; the architecture's own where empty.
         declaration: rules for DICOM, see `ModelCard`.

@@ -25,7 +25,7 @@ def get_configuration_folder() -> Path:
 
 
 def read_private(path: Path) -> bytes:
-    """Reads a file of a token.
+    """Reads a file that holds a token; refuses a file that other users can read or write.
 
     Raises:
         FileNotFoundError: there is none.

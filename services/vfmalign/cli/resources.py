@@ -19,7 +19,7 @@ from vfmalign.client.operations import AsyncOperationsClient, AsyncReportedClien
 
 @dataclass(frozen=True)
 class Resource(Generic[SpecT, OperationT]):
-    """One kind of resource, and the sub-client with its calls.
+    """One kind of resource, with the sub-client that makes its calls.
 
     Attributes:
         noun: `job`, `check` or `experiment`.
@@ -32,7 +32,7 @@ class Resource(Generic[SpecT, OperationT]):
     show_progress: Callable[[AsyncClient, str, View], Awaitable[OperationT]]
 
     def create(self, target: Target, resource_id: str, spec: SpecT) -> OperationT:
-        """Creates a resource. The same id and spec again return the existing one."""
+        """Creates a resource; if the id exists with the same spec, returns the existing resource."""
         return target.run(lambda client: self.select(client).create(resource_id, spec))
 
     def get(self, target: Target, resource_id: str) -> OperationT:
@@ -45,11 +45,11 @@ class Resource(Generic[SpecT, OperationT]):
             return target.run(lambda client: self.show_progress(client, resource_id, view))
 
     def cancel(self, target: Target, resource_id: str) -> OperationT:
-        """Requests that a resource stops. One that has ended stays as it is."""
+        """Requests that a resource stops. A resource that has ended stays as it is."""
         return target.run(lambda client: self.select(client).cancel(resource_id))
 
     def retry(self, target: Target, resource_id: str) -> OperationT:
-        """Queues a resource again that failed or was cancelled."""
+        """Queues a failed or cancelled resource again."""
         return target.run(lambda client: self.select(client).retry(resource_id))
 
     def list(self, target: Target, states: Sequence[JobState], limit: int) -> list[OperationT]:

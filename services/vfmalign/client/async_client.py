@@ -40,7 +40,7 @@ class _OpenChannel:
     opened_s: float
 
     def is_stuck(self) -> bool:
-        """Whether the channel has had time to find a server, and has not."""
+        """Returns whether the channel has had time to find a server, but has not found one."""
         is_failing = self.channel.get_state() is grpc.ChannelConnectivity.TRANSIENT_FAILURE
         return is_failing and time.monotonic() - self.opened_s >= RENEW_AFTER_S
 
@@ -52,8 +52,8 @@ class AsyncClient:
     `VFMALIGN_FEATURES_ADDRESS`, `VFMALIGN_MMD_ADDRESS`, `VFMALIGN_FINETUNING_ADDRESS`, `VFMALIGN_MONITORING_ADDRESS`,
     `VFMALIGN_CA_FILE`, `VFMALIGN_CERT_FILE`, `VFMALIGN_KEY_FILE`, `VFMALIGN_TENANT`, and `VFMALIGN_TOKEN` or
     `VFMALIGN_TOKEN_FILE`. The first call to a service opens its channel; gRPC reconnects it and repeats calls that the
-    service could not take (UNAVAILABLE). A call after a channel lost every server opens a new one, which looks the name
-    up at once. A client belongs to the event loop of its first call.
+    service could not take (UNAVAILABLE). If a channel has lost every server, the next call opens a new channel, which
+    looks up the name at once. A client belongs to the event loop of its first call.
 
     Args:
         features_address: `host:port` of the feature service.
@@ -64,7 +64,7 @@ class AsyncClient:
         cert_file: PEM file of the certificate chain that the client presents to services that ask for one (mutual TLS).
             A channel is opened anew after one of the three files was replaced.
         key_file: PEM file of that certificate's unencrypted private key.
-        tenant: for which calls act; a caller with one tenant need not name it.
+        tenant: tenant for which calls act; a caller with one tenant need not name it.
         token: the caller's access token, sent with every call: the token itself, the path of a file that holds it (read
             again when it changes), or a function that returns it (called before every call, on the event loop).
         call_timeout_s: deadline of calls with one response, in seconds.
@@ -72,7 +72,7 @@ class AsyncClient:
         wait_for_ready: calls wait, up to their deadline, for a service that is not reachable yet.
 
     Attributes:
-        features: studies and datasets to features; lists of models and datasets.
+        features: features of studies and datasets; lists of models and datasets.
         datasets: imports of datasets.
         models: imports of models.
         mmd: comparisons of features.

@@ -10,7 +10,7 @@ from vfmalign.core.domain.datasets import SPLITS, Case, DatasetManifest
 
 
 def describe_dataset(dataset: DatasetManifest) -> Dataset:
-    """Describes a dataset. A case that stands in several splits counts once, except in the sizes of the splits."""
+    """Describes a dataset. A case in several splits counts once, except in the sizes of the splits."""
     rows = {split: dataset.split(split) for split in SPLITS}
     cases = list({case.id: case for split in SPLITS for case in rows[split]}.values())
     kinds = set.intersection(*(set(case.volumes) for case in cases)) if cases else set()

@@ -12,7 +12,7 @@ ABSENT = "–"
 
 
 def format_number(value: float | None, digits: int = 3, *, signed: bool = False) -> str:
-    """Significant digits with a true minus sign; powers of ten for very small and very large values."""
+    """Formats a number with significant digits and a true minus sign; uses powers of ten if very small or large."""
     if value is None or not math.isfinite(value):
         return ABSENT
     sign = "+" if signed else ""
@@ -24,19 +24,19 @@ def format_number(value: float | None, digits: int = 3, *, signed: bool = False)
 
 
 def to_natural_order(name: str) -> list[str | int]:
-    """Returns a key by which names sort with their numbers in order: `stages.2` before `stages.10`."""
+    """Returns a sort key that compares the numbers in names as numbers: `stages.2` comes before `stages.10`."""
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
 
 
 def format_correlation(value: float | None, digits: int = 2) -> str:
-    """A number of a known range, such as a correlation, with a sign and a fixed number of decimals."""
+    """Formats a number of a known range, such as a correlation, with a sign and a fixed number of decimals."""
     if value is None:
         return ABSENT
     return f"{round(value, digits) + 0.0:{'+' if round(value, digits) else ''}.{digits}f}".replace("-", "\u2212")
 
 
 def format_p_value(value: float | None) -> str:
-    """Two significant digits; powers of ten for very small values."""
+    """Formats a p-value with two significant digits; very small values as powers of ten."""
     if value is None:
         return ABSENT
     mantissa, _, exponent = f"{value:#.2g}".partition("e")
@@ -44,25 +44,25 @@ def format_p_value(value: float | None) -> str:
 
 
 def format_value(estimate: Estimate) -> str:
-    """The value of an estimate."""
+    """Formats the value of an estimate."""
     return format_number(estimate.value)
 
 
 def format_interval(estimate: Estimate) -> str:
-    """The interval of an estimate."""
+    """Formats the interval of an estimate."""
     interval = estimate.interval
     return ABSENT if interval is None else f"{format_number(interval.lower)} to {format_number(interval.upper)}"
 
 
 def format_steps(steps: Steps | None) -> str:
-    """A number of steps, preceded by `>` where it is censored."""
+    """Formats a number of steps; puts `>` before a censored number."""
     if steps is None or steps.value is None:
         return ABSENT
     return f"> {steps.value}" if steps.censored else str(steps.value)
 
 
 def format_duration(seconds: float) -> str:
-    """A duration in its two largest units."""
+    """Formats a duration in its two largest units."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -71,7 +71,7 @@ def format_duration(seconds: float) -> str:
 
 
 def to_text(name: str) -> str:
-    """An identifier as text, with spaces in place of underscores; of a task's short form, the values of parameters."""
+    """Converts an identifier to text: underscores become spaces, and a task's parameters lose their names."""
     kind, separator, parameters = name.replace("_", " ").partition(":")
     if not separator:
         return kind
@@ -79,10 +79,10 @@ def to_text(name: str) -> str:
 
 
 def to_sentence(text: str) -> str:
-    """Text with an initial capital and a full stop."""
+    """Converts a text to a sentence, with an initial capital and a full stop."""
     return f"{text[:1].upper()}{text[1:]}" + ("" if text.endswith(".") else ".")
 
 
 def join_notes(*notes: str) -> str:
-    """Notes that are not empty, each once."""
+    """Joins notes; leaves out empty and repeated notes."""
     return "; ".join(dict.fromkeys(filter(None, notes)))

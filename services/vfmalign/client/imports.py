@@ -1,4 +1,4 @@
-"""Clients of `DatasetService` and `ModelService`: upload files to presigned URLs, then publish them."""
+"""Clients of `DatasetService` and `ModelService`: they upload files to presigned URLs, then publish the result."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from vfmalign.v1 import imports_pb2_grpc
 
 
 class AsyncDatasetsClient:
-    """Imports datasets. What identifies patients must be removed before; `vfmalign dataset import` does.
+    """Imports datasets. Remove everything that identifies patients first, as `vfmalign dataset import` does.
 
     Args:
         open_channel: returns the channel to the feature service.
@@ -40,7 +40,7 @@ class AsyncDatasetsClient:
 
         Args:
             import_id: chosen by the caller; an interrupted import continues under the same id.
-            contents: at most 256 files. Those that the store has already are not sent again.
+            contents: at most 256 files. Files that the store already has are not sent again.
 
         Returns:
             The digest of each file.
@@ -58,7 +58,7 @@ class AsyncDatasetsClient:
         return await self._uploader.upload(contents, sign)
 
     async def publish(self, request: PublishDatasetRequest, on_progress: OnProgress | None = None) -> Dataset:
-        """Publishes a dataset whose files are uploaded; repeating the call returns the same dataset.
+        """Publishes a dataset after its files were uploaded; repeating the call returns the same dataset.
 
         Args:
             request: names the import, the dataset and the datalist.
@@ -103,7 +103,7 @@ class AsyncModelsClient:
         return sha256
 
     async def publish(self, request: PublishModelRequest, on_progress: OnProgress | None = None) -> Model:
-        """Publishes a model whose weights are uploaded; repeating the call returns the same model.
+        """Publishes a model after its weights were uploaded; repeating the call returns the same model.
 
         Args:
             request: names the import, and describes the model.

@@ -33,18 +33,18 @@ _MAX_PAGE_SIZE = 1000
 
 @dataclass(frozen=True)
 class Observation:
-    """The features of a study.
+    """The features of one study, for a monitor to observe.
 
     Attributes:
-        study: what is observed.
-        layers: pooled features (C) by layer, or where they are stored, as `StudyFeatures` has them.
+        study: id, patient, strata and time of the study.
+        layers: by layer, pooled features (C) or the reference to stored ones, as in `StudyFeatures`.
     """
 
     study: ObservedStudy
     layers: Mapping[str, Array | ObjectRef]
 
     def to_proto(self) -> monitoring_pb2.Observation:
-        """Converts to a message; values that are not finite are sent, and recorded as such."""
+        """Converts to a message. Non-finite values are sent, and the service records them as non-finite."""
         return monitoring_pb2.Observation(
             study=self.study.to_proto(),
             layers=[
@@ -69,7 +69,7 @@ class AsyncMonitorsClient:
         self._open_channel = open_channel
 
     async def create(self, monitor_id: str, spec: MonitorSpec) -> Monitor:
-        """Creates a monitor; the same id with the same spec returns the first one.
+        """Creates a monitor; if the id exists with the same spec, returns the existing monitor.
 
         Raises:
             BadOption: the spec is wrong; the error names the field.
@@ -83,7 +83,7 @@ class AsyncMonitorsClient:
         return Monitor.from_response((await self._stub().CreateMonitor(request)).monitor)
 
     async def get(self, monitor_id: str) -> Monitor:
-        """Returns a monitor as it stands.
+        """Returns the current state of a monitor.
 
         Raises:
             NotFound: there is none of this id.
@@ -120,12 +120,12 @@ class AsyncMonitorsClient:
     async def observe(
         self, monitor_id: str, observations: Sequence[Observation], origin: FeatureOrigin
     ) -> tuple[ObservationResult, ...]:
-        """Records observations in this order; one that was recorded before is not recorded again.
+        """Records observations in this order; an observation that was recorded before is not recorded again.
 
         Args:
             monitor_id: the monitor.
             observations: at most 1,000.
-            origin: what produced the features.
+            origin: model and processing that produced the features.
 
         Raises:
             BadOption, BadTensor: an observation is wrong; none is then recorded.
@@ -161,7 +161,7 @@ class AsyncMonitorsClient:
         Args:
             monitor_id: the monitor.
             reconnect_s: seconds that the service may be unreachable.
-            on_disconnect: called once for every time that the service is lost.
+            on_disconnect: called once each time that the connection to the service is lost.
 
         Raises:
             NotFound: there is none of this id, or it was deleted.
@@ -184,17 +184,17 @@ class AsyncMonitorsClient:
     async def replace_reference(
         self, monitor_id: str, epoch: int, reference: MonitorReference | None, start: EpochStart
     ) -> Monitor:
-        """Begins a new epoch.
+        """Begins a new epoch of a monitor.
 
         Args:
             monitor_id: the monitor.
             epoch: number of the epoch that ends.
-            reference: of the new epoch; None keeps the current one, which only a reset may.
-            start: why it begins, which decides whether its bound holds.
+            reference: reference of the new epoch; None keeps the current one, which only a reset may.
+            start: reason for the new epoch, which decides whether its bound holds.
 
         Raises:
             BadOption: there is no such start.
-            InvalidInput: an earlier epoch has seen patients of the reference, with which `start` has no bound.
+            InvalidInput: an earlier epoch has seen patients of the reference, so that the bound would not hold.
             NotFound: the monitor or the reference does not exist.
             PreconditionFailed: another epoch has begun meanwhile.
         """
@@ -209,12 +209,12 @@ class AsyncMonitorsClient:
     async def update(
         self, monitor_id: str, *, max_silence_hours: int | None = None, title: str | None = None
     ) -> Monitor:
-        """Changes what the evidence does not depend on; what is None stays.
+        """Changes settings that do not affect the evidence; None leaves a setting unchanged.
 
         Args:
             monitor_id: the monitor.
             max_silence_hours: see `MonitorSpec`; 0 for never.
-            title: of the report; empty for the monitor's id.
+            title: title of the report; empty for the monitor's id.
 
         Raises:
             BadOption: a value is out of range, or nothing is given.
@@ -246,7 +246,7 @@ class AsyncMonitorsClient:
         await self._stub().DeleteMonitor(monitoring_pb2.DeleteMonitorRequest(monitor_id=monitor_id))
 
     async def get_report(self, monitor_id: str, report_format: ReportFormat = "html") -> bytes:
-        """Returns the report of a monitor as it stands.
+        """Returns the current report of a monitor.
 
         Raises:
             BadOption: there is no such format.

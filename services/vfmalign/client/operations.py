@@ -52,7 +52,7 @@ class AsyncOperationsClient(ABC, Generic[SpecT, OperationT]):
         self._open_channel = open_channel
 
     async def create(self, operation_id: str, spec: SpecT) -> OperationT:
-        """Creates an operation and returns at once; the same id with the same spec returns the first one.
+        """Creates an operation and returns at once; if the id exists with the same spec, returns the existing one.
 
         Raises:
             BadOption: the spec is wrong; the error names the field.
@@ -62,7 +62,7 @@ class AsyncOperationsClient(ABC, Generic[SpecT, OperationT]):
         return await self._create(operation_id, spec)
 
     async def get(self, operation_id: str) -> OperationT:
-        """Returns an operation as it stands.
+        """Returns the current state of an operation.
 
         Raises:
             NotFound: there is none of this id.
@@ -98,7 +98,7 @@ class AsyncOperationsClient(ABC, Generic[SpecT, OperationT]):
                 return operations
 
     async def cancel(self, operation_id: str) -> OperationT:
-        """Asks an operation to stop; one that has ended stays as it is.
+        """Asks an operation to stop; an operation that has ended stays as it is.
 
         Raises:
             NotFound: there is none of this id.
@@ -106,7 +106,7 @@ class AsyncOperationsClient(ABC, Generic[SpecT, OperationT]):
         return await self._cancel(operation_id)
 
     async def retry(self, operation_id: str) -> OperationT:
-        """Queues an operation again that failed or was cancelled; it continues from what it has stored.
+        """Queues a failed or cancelled operation again; the operation continues from what it has stored.
 
         One that is queued or running stays as it is, and one that is being cancelled goes on.
 
@@ -128,7 +128,7 @@ class AsyncOperationsClient(ABC, Generic[SpecT, OperationT]):
         Args:
             operation_id: the operation.
             reconnect_s: seconds that the service may be unreachable.
-            on_disconnect: called once for every time that the service is lost.
+            on_disconnect: called once each time that the connection to the service is lost.
 
         Raises:
             NotFound: there is none of this id.
@@ -199,7 +199,7 @@ class AsyncOperationsClient(ABC, Generic[SpecT, OperationT]):
 
 
 class AsyncReportedClient(AsyncOperationsClient[SpecT, OperationT]):
-    """Operations that end in a report."""
+    """Client of operations that end in a report."""
 
     async def get_report(self, operation_id: str, report_format: ReportFormat = "html") -> bytes:
         """Returns a file of an operation's report.
@@ -264,9 +264,9 @@ class AsyncChecksClient(AsyncReportedClient[CheckSpec, Check]):
     STATES = STATES
 
     async def create_with_plans(self, check_id: str, spec: CheckSpec) -> tuple[Check, tuple[TrainingPlan, ...]]:
-        """Creates a check as `create`, and returns with it how many trainings it needs, and would need with one seed.
+        """Creates a check as `create` does. Also returns how many trainings it needs, and how many one seed would need.
 
-        The plans are empty where the check exists.
+        The plans are empty if the check exists.
         """
         request = alignment_pb2.CreateCheckRequest(check_id=check_id, spec=spec.to_proto())
         response = await self._stub().CreateCheck(request)
@@ -308,7 +308,7 @@ class AsyncChecksClient(AsyncReportedClient[CheckSpec, Check]):
 
 
 class AsyncExperimentsClient(AsyncReportedClient[ExperimentSpec, Experiment]):
-    """Experiments: models × tasks × seeds."""
+    """Client of experiments: models × tasks × seeds."""
 
     NOUN = "experiment"
     STATES = STATES

@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 
 async def fetch_pages(fetch: Callable[[str], Awaitable[PageT]]) -> list[PageT]:
-    """Fetches every page of a list; `fetch` takes the token of a page, which is empty for the first one."""
+    """Fetches every page of a list; `fetch` takes the token of a page, which is empty for the first page."""
     pages = [await fetch("")]
     while token := pages[-1].next_page_token:
         pages.append(await fetch(token))
@@ -49,7 +49,7 @@ async def read_last_event(
         on_progress: called with every progress; may be a coroutine function.
 
     Returns:
-        The last message, which holds the result; None where there was none.
+        The last message, which holds the result; None if there was none.
     """
     event: EventT | None = None
     try:
@@ -60,19 +60,19 @@ async def read_last_event(
                 if inspect.isawaitable(pending):
                     await pending
     finally:
-        call.cancel()  # the service goes on for a stream whose reader has left
+        call.cancel()  # otherwise the service goes on after the reader has left
     return event
 
 
 async def read_stream(
     call: grpc.aio.UnaryStreamCall[RequestT, MessageT], unpack: Callable[[MessageT], T]
 ) -> AsyncGenerator[T, None]:
-    """Yields what the messages of a stream hold, and ends the call when its reader leaves."""
+    """Yields the unpacked messages of a stream, and ends the call when its reader leaves."""
     try:
         async for message in call:
             yield unpack(message)
     finally:
-        call.cancel()  # gRPC keeps a stream open whose reader has left
+        call.cancel()  # otherwise gRPC keeps the stream open after its reader has left
 
 
 async def reconnect(
@@ -80,12 +80,12 @@ async def reconnect(
     reconnect_s: float,
     on_disconnect: Callable[[Unavailable], None] | None,
 ) -> AsyncGenerator[T, None]:
-    """Yields what a watching call streams until the service ends it, and calls again when the service restarts.
+    """Yields the messages of a watching call until the service ends the call; calls again when the service restarts.
 
     Args:
         open_stream: calls the service.
         reconnect_s: seconds that the service may be unreachable.
-        on_disconnect: called once for every time that the service is lost.
+        on_disconnect: called once each time that the connection to the service is lost.
 
     Raises:
         Unavailable: the service stayed unreachable.
@@ -99,7 +99,7 @@ async def reconnect(
                     yield state
             return
         except DeadlineExceeded:
-            continue  # the stream's own deadline: what is watched goes on
+            continue  # only the stream has reached its deadline: the watched operation goes on
         except Unavailable as error:
             if lost_at is None:
                 lost_at = time.monotonic()

@@ -1,4 +1,4 @@
-"""Samples of features as callers have them, and the message that carries them.
+"""Samples of features as callers pass them, and their conversion to a message.
 
 Legend: N rows, C channels.
 """
@@ -28,7 +28,7 @@ class LabelledFeatures:
     Attributes:
         layers: one (N, C) array, or one per layer, all with the same number of rows.
         groups: patient of each row; empty means that every row is a group of its own.
-        case_ids: case of each row; empty where unknown. Paired samples that name cases must name the same ones.
+        case_ids: case of each row; empty if unknown. Paired samples that name cases must name the same ones.
     """
 
     layers: Array | Mapping[str, Array]
@@ -38,7 +38,7 @@ class LabelledFeatures:
 
 @dataclass(frozen=True)
 class StoredFeatureSet:
-    """A stored feature set in the version whose manifest has this digest."""
+    """One version of a stored feature set, identified by the digest of its manifest."""
 
     feature_set_id: str
     manifest_sha256: str
@@ -49,10 +49,10 @@ Sample = str | FeatureSet | StoredFeatureSet | UploadedFeatures | LabelledFeatur
 
 
 def to_feature_source(sample: Sample, field: str) -> mmd_pb2.FeatureSource:
-    """Packs a sample.
+    """Converts a sample to a message.
 
     Args:
-        sample: float16, float32 or float64 where it holds arrays.
+        sample: the sample; its arrays, if any, are float16, float32 or float64.
         field: name of the sample in the request, for errors.
 
     Raises:

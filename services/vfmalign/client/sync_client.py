@@ -1,4 +1,4 @@
-"""Synchronous client of a deployment: the asynchronous one on an event loop of its own."""
+"""Synchronous client of a deployment: runs the asynchronous client on an event loop of its own."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class EventLoopThread:
         self._thread.start()
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Runs a coroutine to its end; it is cancelled where this thread is interrupted meanwhile."""
+        """Runs a coroutine to its end; cancels it if this thread is interrupted meanwhile."""
         future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
         try:
             return future.result()
@@ -87,7 +87,7 @@ def _iterating(
                     return
                 yield item
         finally:
-            # Ends the call on the server where the caller stops early.
+            # Ends the call on the server if the caller stops early.
             self._thread.run(generator.aclose())
 
     return call
@@ -153,7 +153,7 @@ class ChecksClient(_SubClient[AsyncChecksClient]):
 
 
 class ExperimentsClient(_SubClient[AsyncExperimentsClient]):
-    """Experiments: models × tasks × seeds."""
+    """Client of experiments: models × tasks × seeds."""
 
     create = _blocking(AsyncExperimentsClient.create)
     get = _blocking(AsyncExperimentsClient.get)
@@ -186,7 +186,7 @@ class MonitorsClient(_SubClient[AsyncMonitorsClient]):
 class Client:
     """Calls the services of a deployment and waits for their answers.
 
-    Takes the arguments of `AsyncClient` and has the same sub-clients, whose methods block. Threads may share a client;
+    Takes the arguments of `AsyncClient` and has the same sub-clients with blocking methods. Threads may share a client;
     callbacks such as `on_progress` are called in a thread of the client's own.
     """
 

@@ -1,1 +1,1 @@
-"""What every process needs: errors, artifacts, settings, logs, metrics, the gRPC server and the object store."""
+"""Foundations of every process: errors, artifacts, settings, logs, metrics, the gRPC server and the object store."""

@@ -1,1 +1,1 @@
-"""What a service with a database needs: tenants, pages, migrations, and one leader among its processes."""
+"""Databases of services: tenants, pages, migrations, and one leader among the processes of a service."""

@@ -1,14 +1,14 @@
 """Lease of the leader: of all processes of a service that share a database, one acts at a time.
 
-The lease is one row of each service: holder, epoch, and expiry by the database's clock. A process acquires it where it
+The lease is one row of each service: holder, epoch, and expiry by the database's clock. A process acquires it when it
 is free or expired, which increments the epoch, and renews it while it leads. A process that was paused does not notice
-that its lease has expired, so its writes are checked where they happen:
+that its lease has expired, so every write is checked:
 
 - Every transaction of the leader that may write runs on `database.guarded_by(term.verify)`. It locks the row and
   compares holder and epoch, so that a takeover comes either before the transaction, which then fails, or after it.
 - Writes to the object store cannot be part of a transaction. They run on `store.guarded_by(term.check_deadline)`, which
-  compares a clock of this process with the start of the last successful renewal. What a pause right after this check
-  lets through is harmless: artifacts are deterministic, and the database remembers their digests.
+  compares a clock of this process with the start of the last successful renewal. A write that a pause right after this
+  check lets through is harmless: artifacts are deterministic, and the database remembers their digests.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class Term:
         return self._deadline - _clock_s()
 
     def renew(self) -> None:
-        """Extends the lease. One that has expired is extended as well, unless another process has taken it over.
+        """Extends the lease. An expired lease is extended as well, unless another process has taken it over.
 
         Raises:
             LeaseLost: another process holds it.
@@ -177,19 +177,19 @@ def migrate_unused(database: Database) -> None:
 
 
 def get_scope(database: Database) -> str:
-    """Returns the random id of a database, which names what its orchestrators lock outside of it."""
+    """Returns the random id of a database, which names the locks that its orchestrators take outside of it."""
     with database.snapshot() as session:
         return session.get_one(LeaseRow, database.schema.lease).scope
 
 
 def _has_expired(session: Session, row: LeaseRow) -> bool:
     time = _database_time(session)
-    # No lease lasts so long: the clock of the database was set back since, and would need hours or years to get there.
+    # No lease lasts that long: the database's clock was set back, and might need hours or years to reach this expiry.
     return row.expires_at <= time or row.expires_at > time + timedelta(seconds=2 * LONGEST_TTL_S)
 
 
 def _database_time(session: Session) -> datetime:
-    """Returns the database's current time; `now()` of PostgreSQL would be that of the transaction's begin."""
+    """Returns the database's current time; `now()` of PostgreSQL would be the start of the transaction."""
     if session.get_bind().dialect.name == "postgresql":
         clock: sa.Function[datetime] = sa.func.clock_timestamp(type_=UtcDateTime)
     else:

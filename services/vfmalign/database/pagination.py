@@ -32,7 +32,7 @@ RowType = TypeVar("RowType", bound=OwnedRow)
 
 @dataclass(frozen=True)
 class Page(Generic[Item]):
-    """Items and the token of the next page, empty on the last."""
+    """Items of one page, and the token of the next page, which is empty on the last page."""
 
     items: tuple[Item, ...]
     next_token: str
@@ -40,7 +40,7 @@ class Page(Generic[Item]):
 
 @dataclass(frozen=True)
 class PageRequest:
-    """Which page of which rows.
+    """The requested page of a list.
 
     Attributes:
         size: rows per page, 1 to 1,000; 0 means 100.
@@ -125,7 +125,7 @@ def _bad_token() -> BadOption:
 
 
 def parse_states(states: Sequence[int], enum: EnumDescriptor) -> tuple[str, ...]:
-    """Returns the labels of the states of a list's filter.
+    """Returns the labels of the states by which a list is filtered.
 
     Raises:
         BadOption: a state is unspecified or unknown.

@@ -44,7 +44,7 @@ class Schema:
         return config
 
     def get_version(self, connection: Connection) -> str | None:
-        """Returns the version of a database's schema; None where it was never migrated."""
+        """Returns the version of a database's schema; None if it was never migrated."""
         return MigrationContext.configure(connection, opts={"version_table": self.version_table}).get_current_revision()
 
     def is_earlier(self, connection: Connection) -> bool:

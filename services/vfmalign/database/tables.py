@@ -14,7 +14,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, declared_attr, mapped_column
 
 
 def now() -> datetime:
-    """Current time in UTC."""
+    """Returns the current time in UTC."""
     return datetime.now(UTC)
 
 
@@ -55,11 +55,11 @@ class TenantRow(Base):
 
 
 class OwnedRow(TenantRow):
-    """Columns of what clients create and list.
+    """Columns of objects that clients create and list.
 
     Attributes:
         request: as the client sent it; its digest makes creation idempotent.
-        created_by: key of the identity that created it; empty for what the service created itself.
+        created_by: key of the identity that created it; empty if the service itself did.
     """
 
     __abstract__ = True
@@ -81,11 +81,11 @@ class OwnedRow(TenantRow):
 
 
 class LifecycleRow(OwnedRow):
-    """Columns of every table whose rows are created once, run, and end: jobs, checks and experiments.
+    """Columns of operations that are created once, run and end: jobs, checks and experiments.
 
     Attributes:
         progress: `Progress` as JSON.
-        failure: `Failure` as JSON, where the state is `failed`.
+        failure: `Failure` as JSON, if the state is `failed`.
         retries, retried_at: how often, and when last, it was queued again by a client.
     """
 
@@ -101,7 +101,7 @@ class LifecycleRow(OwnedRow):
 
 
 def belongs_to(table: str, column: str) -> sa.ForeignKeyConstraint:
-    """Returns the constraint that a row belongs to a row of another table, with which it is deleted."""
+    """Returns the constraint that a row belongs to a row of another table; deleting that row deletes this row, too."""
     return sa.ForeignKeyConstraint(["tenant", column], [f"{table}.tenant", f"{table}.id"], ondelete="CASCADE")
 
 
@@ -112,7 +112,7 @@ class LeaseRow(Base):
         holder: the process that holds it, or held it last.
         epoch: how often it was acquired.
         expires_at: by the database's clock.
-        scope: random id of this database. It names what holders lock outside of it.
+        scope: random id of this database. It names the locks that holders take outside of it.
     """
 
     __tablename__ = "leases"

@@ -76,7 +76,7 @@ def main() -> None:
             return [features_pb2.DESCRIPTOR.services_by_name["FeatureService"], *add_import_services(imports, server)]
 
         async def ready() -> None:
-            await workers.device.run(warm_up, device)  # loads its libraries on the thread that owns it
+            await workers.device.run(warm_up, device)  # loads the device's libraries on the thread that owns it
             probe.start()
             outboxes.start()
             for one in sweeps:

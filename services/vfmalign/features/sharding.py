@@ -1,8 +1,9 @@
 """`python -m vfmalign.features.sharding extract|wait|reduce REQUEST --shards N`: extract a set on several machines.
 
-Each machine extracts one shard: every N-th part of the set. `reduce` then commits the set, and `wait` returns once it
-can. All commands are idempotent and reuse stored parts. REQUEST is an ExtractDatasetRequest as JSON, in a file or at an
-s3:// URI. Id, parts and manifest of the set equal those of a single call of ExtractDataset (docs/scale.md).
+Each machine extracts one shard: every N-th part of the set. `wait` returns when all parts are stored, and `reduce` then
+commits the set. All commands are idempotent and reuse stored parts. REQUEST is an ExtractDatasetRequest as JSON, in a
+file or at an s3:// URI. The result is the same set, with the same id, parts and manifest, as with a single call of
+ExtractDataset (docs/scale.md).
 
 Exit codes: 0 done, 1 internal error, 2 bad request, 3 bad data, 75 try again later (reduce: shards are missing),
 143 stopped on request.
@@ -81,7 +82,7 @@ def read_request(store: ObjectStore, location: str) -> ExtractDatasetRequest:
     """Reads a request from a file or from the store.
 
     Raises:
-        BadOption: the file does not exist, or does not hold a request.
+        BadOption: the file does not exist, or does not contain a request.
         NotFound: the object does not exist.
     """
     try:
@@ -128,7 +129,7 @@ def _extract(
 
 
 def _wait(store: ObjectStore, request: ExtractDatasetRequest, settings: FeaturesOptions, stop: ShutdownRequest) -> None:
-    """Returns once every part is stored. An object store that does not answer is waited for as well."""
+    """Returns once every part is stored. Also waits while the object store does not answer."""
 
     def is_done() -> bool:
         try:

@@ -1,7 +1,7 @@
 """Orchestrator: the loops over the jobs, checks and experiments of all tenants during one term of the leader.
 
-Everything that the loops write is fenced: transactions verify the term, and writes to the object store its deadline.
-Repositories and store of the API's servicers are not, because a standby serves the API as well.
+All writes of the loops are fenced: transactions verify the term, and writes to the object store verify its deadline.
+The repositories and the store of the API's servicers are not fenced, because a standby also serves the API.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ _log = logs.get(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Tenancy:
-    """What the service has for one tenant.
+    """Resources of one tenant.
 
     Attributes:
-        database: its jobs, checks and experiments.
-        store: its objects.
-        client: calls the other services for it.
+        database: database of its jobs, checks and experiments.
+        store: object store of the tenant.
+        client: client that calls other services for the tenant.
     """
 
     database: Database
@@ -56,7 +56,7 @@ class _TenantLoops:
     """Checks and experiments of one tenant.
 
     Args:
-        tenancy: guarded by the term.
+        tenancy: resources of the tenant; the term guards its writes.
         settings: limits and intervals.
     """
 
@@ -86,7 +86,7 @@ class _TenantLoops:
         )
 
     def measure_quotas(self) -> dict[str, float]:
-        """Returns the shares of the quotas that the callers with the most unfinished work use, by quota."""
+        """Returns the used share of each quota, for the caller with the most unfinished work."""
         used = {
             "jobs": self._stored_jobs.count_of_busiest_caller(),
             "checks": self.stored_checks.count_of_busiest_caller(),
@@ -101,19 +101,19 @@ class _TenantLoops:
         await self.experiments.run()
 
     def _compare_seeds(self, one: CellFeatures | None, other: CellFeatures | None, level: float) -> Estimate:
-        """Computes a control from the thread that writes a report; the client belongs to the loop."""
+        """Computes a control, called from the thread that writes a report. The client belongs to the event loop."""
         if self._loop is None:
             raise RuntimeError("reports are written while the loops run")
         return asyncio.run_coroutine_threadsafe(compare_seeds(self._client.mmd, one, other, level), self._loop).result()
 
 
 class Orchestrator:
-    """The work of `Leadership`.
+    """Work of the leader among the replicas; see `Leadership`.
 
     Args:
         term: fences every write.
-        tenancies: by tenant, its jobs, checks, experiments and objects.
-        launcher: runs the jobs of all tenants; it outlives the term.
+        tenancies: resources by tenant.
+        launcher: runs the jobs of all tenants. It outlives the term.
         settings: limits and intervals.
     """
 
@@ -157,12 +157,12 @@ class Orchestrator:
         self._wake.set()
 
     async def hand_over(self) -> None:
-        """Lets running jobs checkpoint and end, where the settings say that they stop with the service."""
+        """Lets running jobs write a checkpoint and end, if the settings say that they stop with the service."""
         if self._stops_jobs:
             await asyncio.to_thread(self._jobs.stop_all)
 
     async def _run_rounds(self) -> None:
-        """Runs rounds over jobs and checks until `stop`, then ends the checks' drivers. Jobs go on."""
+        """Runs rounds over jobs and checks until `stop`, then ends the checks' drivers. Jobs continue."""
         while not self._stopping:
             self._wake.clear()
             await _try(lambda: asyncio.to_thread(self._jobs.reconcile))
@@ -186,7 +186,7 @@ class Orchestrator:
 
 
 async def _try(reconcile: Callable[[], Awaitable[None]]) -> None:
-    """Runs a part of a round; what fails is tried again in the next one, and holds up no other tenant."""
+    """Runs a part of a round. If it fails, the next round tries it again, and other tenants are not delayed."""
     try:
         await reconcile()
     except VfmalignError as error:

@@ -100,8 +100,8 @@ def _edge_origins(displacement_DEW: Tensor) -> Tensor:
 def _mass_between_edges(signal_DHW: Tensor, edges_DEW: Tensor) -> Tensor:
     """Integrates a non-negative signal between consecutive edges.
 
-    The result is the difference of the cumulative sum at the edges. The cumulative sum is interpolated by cubics whose
-    slope at each voxel edge is the mean of both neighbours, limited so that the interpolant never decreases (Fritsch &
+    The result is the difference of the cumulative sum at the edges. The cumulative sum is interpolated by cubics. Their
+    slope at a voxel edge is the mean of both neighbours, limited so that the interpolant never decreases (Fritsch &
     Carlson, SIAM J Numer Anal 17 (1980)).
     """
     value_DHW = signal_DHW.double()

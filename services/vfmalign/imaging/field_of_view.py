@@ -33,7 +33,7 @@ Window = tuple[slice, slice, slice]
 
 @dataclass(frozen=True, eq=False)
 class WholeLabels:
-    """Label maps of a case whose structures reach beyond the field of view.
+    """Label maps of a case in which structures extend beyond the field of view.
 
     Attributes:
         labels: by id, (D, H, W) uint8, on the model's grid continued as far as the structures reach.
@@ -46,12 +46,12 @@ class WholeLabels:
 
 @dataclass(frozen=True, eq=False)
 class FieldOfView:
-    """What a model sees of a case's structures.
+    """The visible part of a case's structures.
 
     Attributes:
-        inside: share of each structure's voxels that lie in the field of view, by name, from 0 to 1. Structures that
-            the case lacks are left out.
-        whole: None where every structure lies in the field of view.
+        inside: share of each structure's voxels in the field of view, by name, from 0 to 1. Structures that the case
+            lacks are left out.
+        whole: None if every structure lies in the field of view.
     """
 
     inside: dict[VolumeKind, float]
@@ -69,7 +69,7 @@ def measure_field_of_view(
     Args:
         volumes: the reference volume, and the label maps that the case has.
         preprocessing: the model's input.
-        structures: the structures; those of label maps that the case lacks are left out.
+        structures: the structures; structures of label maps that the case lacks are left out.
         subject: name of the case in errors.
 
     Raises:
@@ -106,7 +106,7 @@ def _by_name(shares: Mapping[Structure, float]) -> dict[VolumeKind, float]:
 
 
 def mask_structure(structure: Structure, labels: Mapping[VolumeKind, Tensor]) -> Tensor:
-    """Voxels of a structure in its label map, of any shape."""
+    """Returns a mask of the voxels of a structure in its label map, which may have any shape."""
     label = labels[structure.label]
     if not structure.values:
         return label > 0

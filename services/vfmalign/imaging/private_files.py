@@ -1,4 +1,4 @@
-"""Folders and files with patients' data, which nobody but their owner may read."""
+"""Private folders and files for patients' data, which only their owner can read."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import BinaryIO
 
 
 def make_private_folder(path: Path) -> None:
-    """Creates a folder and its missing parents with mode 0700; `mkdir` gives its mode to the last of them alone."""
+    """Creates a folder and its missing parents with mode 0700; `mkdir` applies its mode only to the last folder."""
     for folder in (*reversed(path.parents), path):
         folder.mkdir(mode=0o700, exist_ok=True)
 

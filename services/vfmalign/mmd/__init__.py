@@ -1,4 +1,4 @@
-"""MMD: how far two samples of features lie apart, with the uncertainty of that number.
+"""Maximum mean discrepancy (MMD) between two samples of features, with its uncertainty.
 
     from vfmalign.mmd import mmd2, mmd_test
 

@@ -78,7 +78,7 @@ async def _serve(settings: MmdSettings, engine: ComputeConfig) -> None:
 
 
 def _warm_up(engine: ComputeConfig) -> None:
-    """Makes the device and its libraries load before the first call pays for it."""
+    """Loads the device and its libraries, so that the first call does not wait for them."""
     x, y = (Sample(name, {"warm": np.eye(8, dtype=np.float32)}) for name in ("x", "y"))
     options = ComputeOptions(pairing="paired", kernel=Kernel(fixed_sigma=1.0), test=TestOptions(permutations=1))
     compare(x, y, None, options, engine)

@@ -1,4 +1,4 @@
-"""Prometheus metrics of the MMD service alone."""
+"""Prometheus metrics that only the MMD service has."""
 
 from __future__ import annotations
 

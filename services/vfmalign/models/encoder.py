@@ -1,7 +1,7 @@
 """The interface of all encoders, and pooling of a layer to one row per study.
 
 An input may hold padded slices beyond its volume, or a part of the volume's slices. Encoders that read single slices
-need to know which; `slices_N2` says it for each study of a batch: the index in the volume of the input's first slice
+need to know them; `slices_N2` states for each study of a batch the index in the volume of the input's first slice
 (negative where slices were padded before it), and the number of slices of the volume.
 
 Axes: N batch, C channels, D H W depth, height, width of a map. A token model returns its patch tokens as the map that
@@ -41,7 +41,7 @@ class Encoder(nn.Module, ABC):
 
     @abstractmethod
     def dense_layers(self) -> dict[str, Stride]:
-        """The layers whose maps a dense head reads, shallow to deep, with their strides along D, H, W."""
+        """The layers that a dense head reads, shallow to deep, with their strides along D, H, W."""
 
     def input_multiple(self) -> Stride:
         """The stride of the deepest dense layer; D, H and W of an input must be multiples of it."""
@@ -65,7 +65,7 @@ class Encoder(nn.Module, ABC):
         return self.feature_maps(input_NCDHW, slices_N2)[POOLED_LAYER]
 
     def padded_slices(self, map_NCDHW: Tensor, slices_N2: Tensor | None) -> Tensor | None:
-        """Returns where a map is padding, bool (N, 1, D, 1, 1); None if its slices are not the input's."""
+        """Returns where a map is padding, bool (N, 1, D, 1, 1); None if the map's slices are not those of the input."""
         return None
 
 
@@ -75,7 +75,7 @@ def whole_volumes(count: int, depth: int) -> Tensor:
 
 
 def pool_volume(encoder: Encoder, map_NCDHW: Tensor, slices_N2: Tensor | None) -> Tensor:
-    """Mean of a layer over space without padded slices: (N, C, D, H, W) to (N, C). A layer (N, C) is unchanged."""
+    """Averages a layer over space, without padded slices: (N, C, D, H, W) to (N, C). A layer (N, C) is unchanged."""
     padded = None if map_NCDHW.ndim == 2 else encoder.padded_slices(map_NCDHW, slices_N2)
     if padded is None:
         return pool(map_NCDHW)

@@ -1,1 +1,1 @@
-"""Pages for people: the HTML reports of checks and experiments."""
+"""HTML reports of checks, experiments and drift monitors."""

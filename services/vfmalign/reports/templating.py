@@ -1,4 +1,4 @@
-"""The Jinja environment of every HTML report, with the filters that format numbers."""
+"""The Jinja environment of all HTML reports, with the filters that format numbers."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ _FILTERS: Mapping[str, Callable[..., Any]] = {
 
 
 def _clean(value: Any) -> Any:
-    """Escapes what could reorder or hide text; markup stays markup."""
+    """Escapes characters that could reorder or hide text; leaves markup unchanged."""
     return type(value)(to_printable(value)) if isinstance(value, str) else value
 
 
 def load_template(name: str, filters: Mapping[str, Callable[..., Any]] | None = None) -> jinja2.Template:
     """Loads a report's template.
 
-    Undefined variables raise an error, all values are escaped, and none can reorder or hide text.
+    Undefined variables raise an error. All values are escaped, and cannot reorder or hide text.
 
     Args:
         name: file in `reports/templates`.
@@ -65,5 +65,5 @@ def load_template(name: str, filters: Mapping[str, Callable[..., Any]] | None = 
 
 
 def to_data_url(media_type: str, data: bytes) -> str:
-    """A `data:` URL that contains its own data."""
+    """Returns a `data:` URL that contains the data."""
     return f"data:{media_type};base64,{base64.b64encode(data).decode()}"

@@ -27,7 +27,7 @@ _log = logs.get(__name__)
 
 
 def get_exit_code(error: VfmalignError) -> int:
-    """Returns the exit code of a training process that ends with an error.
+    """Returns the exit code for a training process that ends with this error.
 
     An unavailable store and a lost process have codes of their own: the training did not fail, and while the store is
     unavailable, the exit code is all that a process can leave.
@@ -40,7 +40,7 @@ def get_exit_code(error: VfmalignError) -> int:
 def report(store: ObjectStore, spec_uri: str, error: VfmalignError) -> int:
     """Writes `failure.json` for an error that would occur again, and returns the exit code.
 
-    A job that was stopped on request, or whose failure is transient, has not failed and gets no such file.
+    A stop on request or a transient failure does not count as a failure of the job, and writes no such file.
     """
     code = get_exit_code(error)
     match = _SPEC_URI.fullmatch(spec_uri)
@@ -48,7 +48,7 @@ def report(store: ObjectStore, spec_uri: str, error: VfmalignError) -> int:
         message = f"{error.subject}: {error.message}" if error.subject else error.message
         failure = JobFailure(exit_code=code, reason=error.reason, message=message, remedy=error.remedy)
         try:
-            store.key(spec_uri)  # raises for a spec in another bucket, whose job id means nothing here
+            store.key(spec_uri)  # raises for a spec in another bucket: its job id means nothing here
             store.write(job_key(match[1], "failure.json"), failure)
         except VfmalignError as storage_error:
             _log.warning("failure_not_stored", job=match[1], error=str(storage_error))

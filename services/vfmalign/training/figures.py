@@ -18,7 +18,7 @@ _COLOURS = ("#19c3c3", "#ff5a36", "#f2c53d", "#8f7ee7", "#6cc644", "#e86eb7")
 
 @dataclass(frozen=True)
 class Panel:
-    """One image in a row.
+    """One image of a row of images.
 
     Attributes:
         title: title above the image.
@@ -58,6 +58,6 @@ def draw_panels(panels: Sequence[Panel], title: str) -> bytes:
 
 
 def grey_limits(image_HW: NDArray[np.float32]) -> tuple[float, float]:
-    """1st and 99th percentile, as common grey limits of images to be compared."""
+    """Returns the 1st and 99th percentile, used as common grey limits of images to be compared."""
     low, high = np.percentile(image_HW, (1, 99))
     return float(low), float(high) if high > low else float(low) + 1.0

@@ -1,8 +1,9 @@
 """`python -m vfmalign.training.launch … SPEC_URI`: start the processes of one job on this machine.
 
 The same command runs on every machine of the job, each with its own node rank. Together the processes train like a
-single one, in less time (docs/scale.md). The exit codes are those of `vfmalign.training`; the code is that of the
-process that caused the end. On SIGTERM, all processes of the job on all machines store their state and end with 143.
+single one, in less time (docs/scale.md). The exit codes are the codes of `vfmalign.training`; the launcher ends with
+the code of the process that caused the end. On SIGTERM, all processes of the job on all machines store their state and
+end with 143.
 Nothing is restarted here: run the commands again to continue the job.
 """
 
@@ -69,9 +70,9 @@ def await_master(host: str, port: int, timeout_s: float) -> None:
 
 
 def root_cause(failures: Mapping[int, ProcessFailure]) -> int:
-    """Exit code of the process that caused the others to end.
+    """Returns the exit code of the process that caused the others to end.
 
-    A process that lost another one ends with 76, and one that the launcher stopped ends with 143, often before the
+    A process that lost another one ends with 76, and a process that the launcher stopped with 143, often before the
     process that caused it. Any other code therefore takes precedence, the final ones first. A process that was killed
     (out of memory) counts if it ended first.
     """

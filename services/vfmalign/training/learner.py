@@ -52,7 +52,7 @@ class Learner(Protocol):
         """The selecting metric on the validation cases; `check` is called between cases and raises to stop."""
 
     def score(self, cases: Sequence[PreparedCase], check: Callable[[], None]) -> list[dict[str, float | None]]:
-        """Every metric of every test case, in order."""
+        """Scores every test case with every metric, in the order of the cases."""
 
     def panels(self, case: PreparedCase) -> list[Panel]:
         """Images of one case; empty where the objective has none."""
@@ -112,7 +112,7 @@ class FineTuning:
 def predictions(
     network: nn.Module, cases: Sequence[PreparedCase], device: torch.device, check: Callable[[], None]
 ) -> Iterator[Tensor]:
-    """Outputs without axis N, one per case, in order, on the CPU; `check` is called between batches."""
+    """Yields the output for each case, in the order of `cases`, without axis N, on the CPU; calls `check` per batch."""
     network.eval()
     for batch, indices in evaluation_batches(cases, device, check):
         with torch.no_grad():
@@ -123,7 +123,7 @@ def predictions(
 def evaluation_batches(
     cases: Sequence[PreparedCase], device: torch.device, check: Callable[[], None]
 ) -> Iterator[tuple[Batch, slice]]:
-    """Batches of all cases in order, each with the slice of `cases` that it contains; `check` is called before each."""
+    """Yields batches in the order of `cases`, each with its slice of `cases`; calls `check` before each batch."""
     for start in range(0, len(cases), EVALUATION_BATCH):
         check()
         members = list(cases[start : start + EVALUATION_BATCH])

@@ -41,11 +41,11 @@ def parameter_groups(
 
     In an encoder with layers 0…S−1 (stages with their downsampling, or a transformer's blocks), layer i gets the share
     `encoder_rate · layer_decay ** (S − i)`, the parts of a transformer before its blocks get `encoder_rate ·
-    layer_decay ** (S + 1)`, and the final norm gets `encoder_rate`. Everything outside the encoder gets 1. An encoder
-    whose layers are not recognised by name gets `encoder_rate` as a whole. Frozen parameters are in no group.
+    layer_decay ** (S + 1)`, and the final norm gets `encoder_rate`. Everything outside the encoder gets 1. If the names
+    of an encoder's layers are not recognised, the whole encoder gets `encoder_rate`. Frozen parameters are in no group.
 
     Args:
-        network: a network whose encoder, if it has one, is its attribute `encoder`.
+        network: a network; its encoder, if it has one, is the attribute `encoder`.
         weight_decay: decay of matrices and kernels; biases, norms and other one-dimensional parameters, tokens and
             position embeddings get none.
         layer_decay: factor per layer towards the input; 1 for none.
@@ -82,7 +82,7 @@ def build_optimiser(network: nn.Module, recipe: TrainingRecipe) -> torch.optim.A
 
 
 def learning_rate_at(step: int, recipe: TrainingRecipe) -> float:
-    """Learning rate of a 0-based step: linear warm-up to the peak, then half a cosine towards 0."""
+    """Returns the learning rate of a 0-based step: linear warm-up to the peak, then half a cosine towards 0."""
     steps = recipe.steps
     warmup = round(recipe.warmup_fraction * steps)
     if step < warmup:
@@ -91,7 +91,7 @@ def learning_rate_at(step: int, recipe: TrainingRecipe) -> float:
 
 
 def set_learning_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
-    """Sets the learning rate of every group to its share."""
+    """Sets the learning rate of every parameter group: `rate` times the group's share `lr_scale`."""
     for group in optimiser.param_groups:
         group["lr"] = rate * group["lr_scale"]
 

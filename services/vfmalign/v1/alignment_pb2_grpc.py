@@ -77,8 +77,8 @@ class AlignmentServiceServicer:
     """
 
     def CreateCheck(self, request, context):
-        """Creates a check and returns at once. The same id with the same body returns the first check; with another body
-        ALREADY_EXISTS.
+        """Creates a check and returns immediately. If the call is repeated with the same id and body, it returns the existing check; with
+        the same id and a different body, it fails with ALREADY_EXISTS.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -99,29 +99,29 @@ class AlignmentServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CancelCheck(self, request, context):
-        """Asks a check and its jobs to stop; a check that has ended stays as it is.
+        """Asks a check and its jobs to stop; does not change a check that has ended.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RetryCheck(self, request, context):
-        """Queues a check again that failed or was cancelled, with its jobs. Finished stages are not repeated. A check that is queued or
-        running stays as it is, and one that is being cancelled goes on; one that succeeded is FAILED_PRECONDITION.
+        """Queues a failed or cancelled check again, with its jobs. Finished stages are not repeated. A check that is queued or running does
+        not change, and a check that is being cancelled continues. Fails with FAILED_PRECONDITION if the check succeeded.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def WatchCheck(self, request, context):
-        """Streams the check at every change until it has ended. One that is retried can be watched again.
+        """Streams the check at every change until it ends. A retried check can be watched again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetCheckReport(self, request, context):
-        """Streams a file of a check's report, as `CheckResult` refers to it. FAILED_PRECONDITION where the check has no report.
+        """Streams a file of a check's report (see `CheckResult`). Fails with FAILED_PRECONDITION if the check has no report.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

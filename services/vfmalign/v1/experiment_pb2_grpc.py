@@ -26,8 +26,8 @@ if _version_not_supported:
 
 
 class ExperimentServiceStub:
-    """Runs experiments: creates their checks under a limit, waits for them, and analyses over all of them whether the shift goes
-    with the gain.
+    """Runs experiments: creates a limited number of checks at a time, waits for them, and analyses over all checks whether shift and gain
+    are related.
     """
 
     def __init__(self, channel):
@@ -74,13 +74,14 @@ class ExperimentServiceStub:
 
 
 class ExperimentServiceServicer:
-    """Runs experiments: creates their checks under a limit, waits for them, and analyses over all of them whether the shift goes
-    with the gain.
+    """Runs experiments: creates a limited number of checks at a time, waits for them, and analyses over all checks whether shift and gain
+    are related.
     """
 
     def CreateExperiment(self, request, context):
-        """Creates an experiment and returns at once. The same id with the same body returns the first experiment; with another body
-        ALREADY_EXISTS. Models and dataset must exist, and every model's input must have the channels that every task requires.
+        """Creates an experiment and returns immediately. Repeating the call with the same id and body returns the existing experiment; another
+        body fails with ALREADY_EXISTS. Models and dataset must exist, and every model's input must have the channels that every task
+        requires.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -101,30 +102,30 @@ class ExperimentServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CancelExperiment(self, request, context):
-        """Asks an experiment and its checks to stop; an experiment that has ended stays as it is.
+        """Asks an experiment and its checks to stop; does not change an experiment that has ended.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RetryExperiment(self, request, context):
-        """Queues an experiment again that has ended, with those of its checks that failed or were cancelled, and writes its report anew.
-        An experiment that is queued or running stays as it is, and one that is being cancelled goes on; FAILED_PRECONDITION where
-        every cell has its result in the report.
+        """Queues an ended experiment again, with its failed and cancelled checks, and rewrites its report. An experiment that is queued or
+        running does not change, and an experiment that is being cancelled continues. Fails with FAILED_PRECONDITION if the report has the
+        results of all cells.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def WatchExperiment(self, request, context):
-        """Streams the experiment at every change until it has ended. One that is retried can be watched again.
+        """Streams the experiment at every change until it ends. A retried experiment can be watched again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetExperimentReport(self, request, context):
-        """Streams a file of an experiment's report, as `Experiment` refers to it. FAILED_PRECONDITION where the experiment has no report.
+        """Streams a file of an experiment's report (see `Experiment`). Fails with FAILED_PRECONDITION if the experiment has no report.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -177,8 +178,8 @@ def add_ExperimentServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ExperimentService:
-    """Runs experiments: creates their checks under a limit, waits for them, and analyses over all of them whether the shift goes
-    with the gain.
+    """Runs experiments: creates a limited number of checks at a time, waits for them, and analyses over all checks whether shift and gain
+    are related.
     """
 
     @staticmethod

@@ -77,7 +77,7 @@ class FeatureServiceServicer:
     """
 
     def ListModels(self, request, context):
-        """Lists the models in object storage and the architectures this server can build.
+        """Lists the models in object storage and the architectures that this server can build.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -112,16 +112,16 @@ class FeatureServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ExtractDataset(self, request, context):
-        """Extracts the features of a dataset's split into a feature set; streams progress, then the feature set. Idempotent: the
-        same request names the same feature set, and intact stored parts are not computed again; lost or damaged ones are.
+        """Extracts the features of a dataset's split into a feature set; streams progress, then the feature set. Idempotent: the same request
+        always refers to the same feature set. Stored parts are reused; only missing or damaged parts are computed again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CreateStudyUpload(self, request, context):
-        """Returns the URL to which a zip of a study's DICOM files is uploaded that is too large for a message. Idempotent; a file that is
-        there already is marked as complete. The caller alone can use it, and the service deletes it after some time.
+        """Returns a URL to upload a zip of a study's DICOM files to, for studies that are too large for a message. Idempotent; a file that
+        has already been uploaded is marked as complete. Only the caller can use the file, and the service deletes it after some time.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -72,7 +72,8 @@ class FineTuningServiceServicer:
     """
 
     def CreateJob(self, request, context):
-        """Creates a job and returns at once. The same id with the same body returns the first job; with another body ALREADY_EXISTS.
+        """Creates a job and returns immediately. If the call is repeated with the same id and body, it returns the existing job; with the
+        same id and a different body, it fails with ALREADY_EXISTS.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -93,23 +94,23 @@ class FineTuningServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CancelJob(self, request, context):
-        """Asks a job to stop; a job that has ended stays as it is.
+        """Asks a job to stop; does not change a job that has ended.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RetryJob(self, request, context):
-        """Queues a job again that failed or was cancelled. It continues from its checkpoint, and its attempts are counted further. A job
-        that is queued or running stays as it is, and one that is being cancelled goes on; one that succeeded is FAILED_PRECONDITION,
-        unless its result or the encoder that it published was lost, which it then creates again.
+        """Queues a failed or cancelled job again. It continues from its checkpoint, and the count of its attempts continues. A job that is
+        queued or running does not change, and a job that is being cancelled continues. Fails with FAILED_PRECONDITION if the job
+        succeeded, unless its result or published encoder was lost; the job then creates it again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def WatchJob(self, request, context):
-        """Streams the job at every change until it has ended. One that is retried can be watched again.
+        """Streams the job at every change until it ends. A retried job can be watched again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

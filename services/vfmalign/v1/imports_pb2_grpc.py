@@ -26,8 +26,8 @@ if _version_not_supported:
 
 
 class DatasetServiceStub:
-    """Imports datasets. The client removes what identifies patients, uploads every file to a URL of its own, and publishes. The server checks
-    and stores what was uploaded: nothing is visible before it is published, and the caller alone can use its uploads.
+    """Imports datasets. The client removes everything that identifies patients, uploads each file to its own URL, and publishes the dataset.
+    The server checks and stores the files. Nothing is visible before it is published, and only the caller can use its uploads.
     """
 
     def __init__(self, channel):
@@ -49,12 +49,12 @@ class DatasetServiceStub:
 
 
 class DatasetServiceServicer:
-    """Imports datasets. The client removes what identifies patients, uploads every file to a URL of its own, and publishes. The server checks
-    and stores what was uploaded: nothing is visible before it is published, and the caller alone can use its uploads.
+    """Imports datasets. The client removes everything that identifies patients, uploads each file to its own URL, and publishes the dataset.
+    The server checks and stores the files. Nothing is visible before it is published, and only the caller can use its uploads.
     """
 
     def CreateDatasetUploads(self, request, context):
-        """Returns URLs to which files of a dataset are uploaded: volumes, and the datalist. Idempotent; a file that is there already is
+        """Returns URLs to upload the files of a dataset to: the volumes and the datalist. Idempotent; a file that has already been uploaded is
         marked as complete. An interrupted import continues with the same id.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -63,7 +63,7 @@ class DatasetServiceServicer:
 
     def PublishDataset(self, request, context):
         """Checks every file that the datalist names and publishes the dataset; streams progress, then the dataset. Idempotent: it can be
-        repeated whenever it was interrupted, and returns a dataset that it published before. The uploads are deleted in the end.
+        repeated after any interruption, and returns a dataset that was already published. Finally deletes the uploads.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -91,8 +91,8 @@ def add_DatasetServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class DatasetService:
-    """Imports datasets. The client removes what identifies patients, uploads every file to a URL of its own, and publishes. The server checks
-    and stores what was uploaded: nothing is visible before it is published, and the caller alone can use its uploads.
+    """Imports datasets. The client removes everything that identifies patients, uploads each file to its own URL, and publishes the dataset.
+    The server checks and stores the files. Nothing is visible before it is published, and only the caller can use its uploads.
     """
 
     @staticmethod
@@ -151,7 +151,7 @@ class DatasetService:
 
 
 class ModelServiceStub:
-    """Imports models. The client converts a checkpoint to safetensors, uploads them, and publishes the model.
+    """Imports models. The client converts a checkpoint to safetensors, uploads the file, and publishes the model.
     """
 
     def __init__(self, channel):
@@ -173,11 +173,11 @@ class ModelServiceStub:
 
 
 class ModelServiceServicer:
-    """Imports models. The client converts a checkpoint to safetensors, uploads them, and publishes the model.
+    """Imports models. The client converts a checkpoint to safetensors, uploads the file, and publishes the model.
     """
 
     def CreateModelUploads(self, request, context):
-        """Returns the URL to which weights are uploaded. Idempotent, as CreateDatasetUploads.
+        """Returns the URL to upload weights to. Idempotent, as CreateDatasetUploads.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -212,7 +212,7 @@ def add_ModelServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ModelService:
-    """Imports models. The client converts a checkpoint to safetensors, uploads them, and publishes the model.
+    """Imports models. The client converts a checkpoint to safetensors, uploads the file, and publishes the model.
     """
 
     @staticmethod

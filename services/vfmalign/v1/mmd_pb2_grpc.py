@@ -64,17 +64,17 @@ class MmdServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ComputeBatch(self, request, context):
-        """Compares many pairs; streams one response per pair, in order, and continues after a pair that fails: features that are not
-        there, are not finite or do not fit together, or options that do not fit them. A field out of its bounds in any pair, such as an
-        interval level of 1.5 or an unknown enum value, fails the whole batch with INVALID_ARGUMENT, whose subject begins with
-        `requests[INDEX]`, before the first response. The limit of 16 MiB applies to the batch as a whole.
+        """Compares many pairs; streams one response per pair, in order. It continues after a pair that fails because its features are missing,
+        not finite or inconsistent, or because its options do not match them. If a field of any pair is out of bounds, such as an interval
+        level of 1.5 or an unknown enum value, the whole batch fails with INVALID_ARGUMENT before the first response; the subject of the
+        error begins with `requests[INDEX]`. The limit of 16 MiB applies to the batch as a whole.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CreateUpload(self, request, context):
-        """Returns the URL to which a file is uploaded whose arrays are too large for a message. Idempotent; a file that is there already is
+        """Returns the URL to upload a file of arrays to that are too large for a message. Idempotent; a file that has already been uploaded is
         marked as complete. The service deletes the file after some time.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

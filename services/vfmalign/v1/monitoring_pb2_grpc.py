@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class MonitoringServiceStub:
-    """Watches the features of a model in use with tests that hold at every look. An alarm stops nothing by itself.
+    """Watches the features of a model in use with tests that are valid at any time. An alarm does not stop anything.
     """
 
     def __init__(self, channel):
@@ -98,11 +98,12 @@ class MonitoringServiceStub:
 
 
 class MonitoringServiceServicer:
-    """Watches the features of a model in use with tests that hold at every look. An alarm stops nothing by itself.
+    """Watches the features of a model in use with tests that are valid at any time. An alarm does not stop anything.
     """
 
     def CreateMonitor(self, request, context):
-        """Creates a monitor and returns it. The same id with the same body returns the first monitor; with another body ALREADY_EXISTS.
+        """Creates a monitor and returns it. If the call is repeated with the same id and body, it returns the existing monitor; with the same id
+        and a different body, it fails with ALREADY_EXISTS.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -123,68 +124,68 @@ class MonitoringServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Observe(self, request, context):
-        """Records observations in the order of the request, which is the order of the evidence. Idempotent by observation id: one that is
-        sent again is recorded once. After an error, some may have been recorded: send the request again.
+        """Records observations in the order of the request, which is the order of the evidence. Idempotent by observation id: an observation
+        that is sent again is not recorded twice. After an error, some may have been recorded, so repeat the request.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def WatchMonitor(self, request, context):
-        """Streams the monitor at every change until the caller leaves or the monitor is deleted.
+        """Streams the monitor at every change until the caller disconnects or the monitor is deleted.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def AcknowledgeAlarm(self, request, context):
-        """Records that somebody has seen the alarm of the current epoch; the evidence goes on. An alarm that was acknowledged before keeps
-        its first acknowledgement. FAILED_PRECONDITION where there is no alarm.
+        """Acknowledges the alarm of the current epoch; the evidence continues. An alarm keeps its first acknowledgement. Fails with
+        FAILED_PRECONDITION if there is no alarm.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ReplaceReference(self, request, context):
-        """Begins a new epoch with another reference: its evidence begins anew and spends its own share of alpha. The same request again
-        changes nothing.
+        """Begins a new epoch with another reference: its evidence starts from the beginning and spends its own share of alpha. Repeating the
+        request changes nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UpdateMonitor(self, request, context):
-        """Changes what the evidence does not depend on. What the request does not set stays. CreateMonitor with the body of the first call still
-        returns the monitor, as it is now.
+        """Changes fields that do not affect the evidence. Unset fields do not change. CreateMonitor with the body of the first call still
+        returns the monitor, in its current state.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def PauseMonitor(self, request, context):
-        """Keeps observations out of the evidence until the monitor is resumed; they are recorded as paused.
+        """Excludes observations from the evidence until the monitor is resumed; they are recorded as paused.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ResumeMonitor(self, request, context):
-        """Lets observations enter the evidence again.
+        """Includes observations in the evidence again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteMonitor(self, request, context):
-        """Deletes a monitor with its observations and its evidence. No call sees it any more. Its id is free once its rows are deleted, which
-        takes seconds for many observations: until then, CreateMonitor answers FAILED_PRECONDITION.
+        """Deletes a monitor with its observations and its evidence. It disappears immediately, but its id is only free after its rows are
+        deleted, which takes seconds for many observations. Until then, CreateMonitor fails with FAILED_PRECONDITION.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetMonitorReport(self, request, context):
-        """Streams the report of a monitor as it stands: the page, or the same content as JSON.
+        """Streams the current report of a monitor: the page, or the same content as JSON.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -262,7 +263,7 @@ def add_MonitoringServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class MonitoringService:
-    """Watches the features of a model in use with tests that hold at every look. An alarm stops nothing by itself.
+    """Watches the features of a model in use with tests that are valid at any time. An alarm does not stop anything.
     """
 
     @staticmethod

@@ -51,13 +51,13 @@ def _get_deviation(gains: Sequence[Gain]) -> float | None:
 def summarise_estimates(estimates: Sequence[Estimate]) -> SeedSummary:
     """Averages a number over the seeds, with an interval that covers patients and training.
 
-    All seeds are measured on the same patients, so that averaging does not reduce what the patients contribute. The
-    squared half-width is therefore the sum of two: that of Student's t over the seeds, with S − 1 degrees of freedom,
-    and the mean square of the seeds' own half-widths, which cover patients. What patients contribute to the differences
-    between seeds is part of both, which makes the interval wider than necessary.
+    All seeds are measured on the same patients, so averaging does not reduce the variation between patients. The
+    squared half-width is therefore the sum of two terms: the squared half-width of Student's t over the seeds, with
+    S − 1 degrees of freedom, and the mean square of the seeds' own half-widths, which cover patients. Both terms
+    include the contribution of patients to differences between seeds, so the interval is wider than necessary.
 
     Args:
-        estimates: of each seed, with intervals over patients that have the same level.
+        estimates: estimate of each seed, with intervals over patients of the same level.
     """
     values = [estimate.value for estimate in estimates if estimate.value is not None]
     if len(values) < len(estimates):
@@ -82,11 +82,11 @@ def summarise_estimates(estimates: Sequence[Estimate]) -> SeedSummary:
 
 
 def summarise_steps(seeds: Sequence[int], steps: Sequence[Steps]) -> StepsSummary:
-    """Averages steps over the seeds. One that is censored makes the mean a lower bound, an absent one makes it absent.
+    """Averages steps over the seeds. One censored value makes the mean a lower bound; one absent value makes it absent.
 
     Args:
-        seeds: of the trainings, to name those without a value.
-        steps: of each training, in the same order.
+        seeds: seeds of the trainings, to name the ones without a value.
+        steps: steps of each training, in the same order.
     """
     missing = [f"seed {seed}: {one.absent_reason}" for seed, one in zip(seeds, steps, strict=True) if one.value is None]
     values = [one.value for one in steps if one.value is not None]

@@ -1,4 +1,4 @@
-"""Both answers of a check in one sentence, which begins its page, its lines in a terminal and its result in the API."""
+"""One sentence with both answers of a check, shown first on its page, in the terminal and in the API."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _RELATIONS: Mapping[VerdictLabel, str] = {
 
 
 def write_summary(result: CheckAnalysis) -> str:
-    """Returns the sentence; without enough trainings it claims nothing and gives the differences alone."""
+    """Returns a sentence with both answers of a check. With too few trainings, it only states the differences."""
     metric, verdict, pretraining = result.metric, result.verdict, result.pretraining
     differences = {
         name: f"{name} ({_format_difference(gain, metric)})"

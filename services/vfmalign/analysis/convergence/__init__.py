@@ -1,1 +1,1 @@
-"""Convergence speed, and the learning curves that it is read from."""
+"""Convergence speed, measured on learning curves."""

@@ -14,23 +14,23 @@ from vfmalign.client.messages.checks import Convergence, Steps
 from vfmalign.core.domain.jobs import JobProgress
 
 RISE_FRACTION = 0.95
-_ROUNDING = 1e-9  # of the scale of the scores: the fit of a plateau reproduces it up to rounding
+_ROUNDING = 1e-9  # share of the scale of the scores: the fit reproduces a plateau up to rounding
 
 
 def measure_convergence(
     curve: Sequence[JobProgress], baseline: Sequence[JobProgress] = (), *, higher_is_better: bool
 ) -> Convergence:
-    """Measures how fast a curve reached its own best score, and a baseline's.
+    """Measures how fast a curve reached its own best score and a baseline's best score.
 
     Both numbers of steps are read from fitted curves (`learning_curves.fit_curve`). The highest of many noisy scores
-    exceeds the curve behind them, and steps to 95 % of that score would be late. `steps_to_95` is the first
+    exceeds the underlying curve, so the steps to 95 % of that score would be too late. `steps_to_95` is the first
     validation t with f_t ≥ f_0 + 0.95·(max f − f_0) for the fit f; it is absent if the rise is within noise
     (`learning_curves.is_rise`). The noise describes the curve on fixed validation cases, not the sampling error of
-    those cases.
+    these cases.
 
     Args:
         curve: validations at step 0 and after every epoch, in order.
-        baseline: validations of the network whose best score is to be reached; empty leaves `steps_to_baseline` absent.
+        baseline: validations of the baseline; without them, `steps_to_baseline` is absent.
         higher_is_better: direction of the score.
     """
     scores_T = _to_oriented_scores(curve, higher_is_better)
@@ -51,13 +51,13 @@ def measure_convergence(
 def steps_to_baseline(
     curve: Sequence[JobProgress], baseline: Sequence[JobProgress], *, higher_is_better: bool
 ) -> Steps:
-    """First validation at which the fit of `curve` is as good as the best point of the baseline's fit.
+    """Finds the first validation at which the fit of `curve` is as good as the best point of the baseline's fit.
 
-    Censored if there is none. Curves below `MIN_VALIDATIONS` are not fitted; their scores are compared.
+    Censored if there is none. Curves with fewer than `MIN_VALIDATIONS` are not fitted; their scores are compared.
     """
     baseline_fit_T = fit_curve(_to_oriented_scores(baseline, higher_is_better))
     fit_T = fit_curve(_to_oriented_scores(curve, higher_is_better))
-    # A flat curve has no range that rounding could be compared with; the baseline's scores have a scale.
+    # Rounding is relative to the size of the baseline's scores, because the range of a flat curve is 0.
     index = _first_at_least(fit_T, float(baseline_fit_T.max()), float(np.abs(baseline_fit_T).max()))
     return Steps(value=curve[-1].step, censored=True) if index is None else Steps(value=curve[index].step)
 
@@ -81,7 +81,7 @@ def _steps_to_95(curve: Sequence[JobProgress], scores_T: Array) -> Steps:
 
 
 def _first_at_least(fit_T: Array, target: float, scale: float) -> int | None:
-    """Index of the first point at or above a score, up to rounding at a scale; None if all lie below."""
+    """Index of the first point at or above a score, up to rounding relative to `scale`; None if all are below."""
     reached = np.flatnonzero(fit_T >= target - _ROUNDING * scale)
     return int(reached[0]) if reached.size else None
 

@@ -1,1 +1,1 @@
-"""Statistics of an experiment: rank correlations, claims, predictors and early prediction."""
+"""Statistics of an experiment: rank correlations, claims and predictors."""

@@ -1,6 +1,7 @@
 """Averages over seeds: the numbers of one model and task, with intervals and a verdict.
 
-With several seeds, intervals cover seeds and patients (ADR 0081). Those of one seed are the check's and cover patients.
+With several seeds, intervals cover seeds and patients (ADR 0081). With one seed, they are the check's intervals and
+cover patients.
 """
 
 from __future__ import annotations
@@ -45,15 +46,15 @@ class SeedAverage(Record):
     Attributes:
         seeds: number of seeds.
         patients: number of patients in the test split.
-        flags: flags that are set for any seed.
+        flags: flags that are set for at least one seed.
         shift: MMD² with its interval.
         shift_ratio: shift in units of the shift to random weights, without an interval.
         gain: gain over the specialised network in per cent, the mean of the seeds' gains, with its interval.
         gain_difference: gain over the specialised network in the metric's unit, with its interval; positive is better.
-        verdict: of the difference, as for a check.
+        verdict: verdict on this difference, as in a check.
         scratch_difference: gain over the same architecture from random weights, in the metric's unit.
-        pretraining: of that difference, as for a check; None where it was not assessed.
-        smallest_difference: smallest relevant difference δ of the metric, in its unit; 0 where none was set.
+        pretraining: verdict on `scratch_difference`, as in a check; None if it was not assessed.
+        smallest_difference: smallest relevant difference δ of the metric, in its unit; 0 if none was set.
         controls: MMD² of the cells' controls, averaged over the seeds that have one, by name.
         score: test score of the fine-tuned model.
         baseline: test score of the specialised network.
@@ -141,8 +142,8 @@ def _control_getter(name: ControlName) -> GetNumber:
 def _average_gain(point: Point, level: float) -> tuple[Estimate, Estimate, Verdict]:
     """Relative gain, difference of the scores, and verdict.
 
-    Correlations rank the mean of the seeds' relative gains. The crossed analysis divides the means instead, which
-    differs in the second order alone, so that the distances of its ends hold for either.
+    Correlations rank the mean of the seeds' relative gains. The crossed analysis divides the means instead. The two
+    only differ in the second order, so the interval of the latter, moved to the former, is valid for both.
     """
     first, *others = point.cells
     if not others:
@@ -152,7 +153,7 @@ def _average_gain(point: Point, level: float) -> tuple[Estimate, Estimate, Verdi
 
 
 def _average_scratch(point: Point, level: float) -> tuple[Estimate | None, Verdict | None]:
-    """Difference to the network from random weights, and whether pretraining helps; None where a cell has no scores."""
+    """Difference to the network from random weights, and whether pretraining helps; None if a cell has no scores."""
     first, *others = point.cells
     if not others:
         return first.scratch_difference, first.pretraining
@@ -170,7 +171,7 @@ def _compare(point: Point, level: float, baseline: Network) -> tuple[Gain, Verdi
     gain = estimate_crossed_gain(
         pair_seeds(scores, baselines, first.metric.name), first.metric, level=level, another_draw=of_scratch
     )
-    if first.verdict.label == "insufficient_training":  # as all seeds have one recipe
+    if first.verdict.label == "insufficient_training":  # all seeds have the same recipe
         return gain, first.verdict
     return gain, decide_verdict(
         gain,
@@ -201,7 +202,7 @@ def _average_shift(point: Point) -> Estimate:
 
 
 def _average(estimates: Sequence[Estimate], without_interval: str) -> Estimate:
-    """Mean of those that have a value, and why there is no interval; absent if none has one."""
+    """Mean of the estimates that have a value, with the reason for the missing interval; absent if there are none."""
     values = [estimate.value for estimate in estimates if estimate.value is not None]
     if not values:
         return absent("; ".join(dict.fromkeys(estimate.absent_reason for estimate in estimates)))

@@ -1,6 +1,7 @@
-"""The paper's two claims, each evaluated in two designs: ρ, permutation test, verdict, and what changes ρ.
+"""The paper's two claims, each evaluated in two designs: ρ, permutation test, verdict, and sensitivity of ρ.
 
-A mean ρ has no interval: no method that was tried covers with few seeds (ADR 0081). Axis: N units of one stratum.
+A mean ρ has no interval: with few seeds, no method that was tried has the nominal coverage (ADR 0081).
+Axis: N units of one stratum.
 """
 
 from __future__ import annotations
@@ -51,13 +52,13 @@ class Claim(Record):
     """One claim in one design.
 
     Attributes:
-        shift_measure: `mmd2_std`, which has a verdict, or a measure that is shown beside it without one.
+        shift_measure: `mmd2_std`, which has a verdict, or another measure, which has none.
         units: number of models (or tasks) with both numbers in every stratum that is used; 0 without ρ.
         rho: mean of the strata's ρ over these units; None if it is not defined.
         rho_unflagged: mean of the strata's ρ, with weights N − 1, without points that do not beat the naive baseline
             or are saturated.
         rho_common_baselines: ρ with gains over one specialised network per task and seed.
-        reversal: few units that decide the sign of ρ; None if there are none.
+        reversal: the few units that determine the sign of ρ; None if there are none.
         points_without_value: number of points that lack one of the two numbers.
         test: test that permutes the units jointly in all strata; None for fewer than `MIN_UNITS` units.
         verdict: None for `shift_ratio`.
@@ -80,7 +81,7 @@ class Claim(Record):
 
 
 class PooledCorrelation(Record):
-    """ρ over all points; descriptive, because it mixes differences between tasks with those between models."""
+    """ρ over all points; descriptive, because it mixes differences between tasks and differences between models."""
 
     claim: ClaimName
     shift_measure: str
@@ -89,7 +90,7 @@ class PooledCorrelation(Record):
 
 
 def evaluate_claims(points: Sequence[Point], *, seed: int) -> tuple[tuple[Claim, ...], tuple[PooledCorrelation, ...]]:
-    """Evaluates both claims in both designs, with every measure of shift.
+    """Evaluates both claims in both designs, for every measure of shift.
 
     Args:
         points: the points.
@@ -151,7 +152,7 @@ def decide_claim(
     *,
     held_out: bool = True,
 ) -> tuple[ClaimVerdict, str]:
-    """Decides the verdict and its sentence by the two-sided p, so that both directions need the same evidence.
+    """Determines the verdict and its sentence by the two-sided p, so that both directions need the same evidence.
 
     Args:
         claim: the claim.
@@ -159,7 +160,7 @@ def decide_claim(
         units: number of models (or tasks) with both numbers in every stratum.
         rho: mean ρ over these units; None if it is not defined.
         test: joint permutation test; None for fewer than `MIN_UNITS` units.
-        held_out: no cell lacks a held-out case.
+        held_out: whether every cell has held-out cases.
     """
     unit = "model" if design == "within_task" else "task"
     cannot: ClaimVerdict = "cannot support or contradict"

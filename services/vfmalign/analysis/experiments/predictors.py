@@ -1,4 +1,4 @@
-"""Comparison of numbers as predictors of the gain within tasks, and how likely the best one's lead is by chance.
+"""Compares numbers as predictors of the gain within tasks, and tests if chance explains the lead of the best one.
 
 Axes: P permutations, N models, S tasks, K predictors.
 """
@@ -37,10 +37,10 @@ class Predictor(Record):
 
     Attributes:
         expected_sign: expected sign of ρ.
-        rho: mean over tasks, of the models that have the gain and this number in every task. Predictors that compete
-            share their models.
-        absent_reason: why the number is absent, and in how many tasks; empty where it exists everywhere.
-        competes: whether the number can be compared in as many tasks as any other. A mean over fewer tasks reaches
+        rho: mean over tasks, for the models with the gain and this number in every task. Competing predictors use the
+            same models.
+        absent_reason: why the number is absent, and in how many tasks; empty if it is never absent.
+        competes: whether the number is available in the largest number of tasks. A mean over fewer tasks reaches
             extreme values more easily.
     """
 
@@ -55,17 +55,17 @@ class Predictor(Record):
 
 
 class PredictorComparison(Record):
-    """All predictors, and the comparison of those that compete.
+    """All predictors of the gain, and the comparison of those that compete.
 
     Attributes:
         best: predictor with the largest |ρ|; None if fewer than two compete.
         runner_up: predictor with the second largest |ρ|; None if fewer than two compete.
         lead: difference between their |ρ|.
         models: number of models that have the gain and all competing numbers in every task.
-        p_best: probability under joint permutation of the models that the largest of all |ρ| is as large as the best
-            one's; None for fewer than `MIN_UNITS` models, as are the following.
-        p_lead: probability that the lead is as large.
-        threshold: 95 % point of the largest |ρ| under permutation.
+        p_best: probability, under joint permutation of the models, that the largest of all |ρ| is at least as large as
+            observed; None for fewer than `MIN_UNITS` models.
+        p_lead: probability that the lead is at least as large as observed; None like `p_best`.
+        threshold: 95 % point of the largest |ρ| under permutation; None like `p_best`.
         permutations: number of permutations; 0 without a test.
         sentence: the conclusion.
     """
@@ -84,7 +84,7 @@ class PredictorComparison(Record):
 
 @dataclass(frozen=True)
 class LargestCorrelation:
-    """Test of the largest |ρ| and of its lead; the attributes are those of `PredictorComparison`."""
+    """Test of the largest |ρ| and of its lead over the second; for the attributes, see `PredictorComparison`."""
 
     p_best: float
     p_lead: float
@@ -93,7 +93,7 @@ class LargestCorrelation:
 
 
 def compare_predictors(points: Sequence[Point], *, seed: int) -> PredictorComparison:
-    """Compares all predictors of the gain; they share the permutations of the models."""
+    """Compares all predictors of the gain. All of them are tested with the same permutations of the models."""
     strata = {quantity.name: make_strata(points, "within_task", quantity.get, get_gain) for quantity in PREDICTORS}
     used, competing = _select_competing(strata)
     predictors = tuple(
@@ -124,9 +124,10 @@ def compare_predictors(points: Sequence[Point], *, seed: int) -> PredictorCompar
 
 
 def _select_competing(strata: Mapping[str, Sequence[Stratum]]) -> tuple[dict[str, list[Stratum]], set[str]]:
-    """Strata of every predictor that enter its mean, and the predictors that compete.
+    """Strata that enter the mean of each predictor, and the competing predictors.
 
-    These have a ρ in the same, largest set of tasks. Their strata are restricted to the models that all of them have.
+    Predictors compete if they have a ρ in the same, largest set of tasks. Their strata are restricted to the models
+    that all of them have.
     """
     defined = {name: with_defined_rho(candidates) for name, candidates in strata.items()}
     tasks = max(([stratum.name for stratum in candidates] for candidates in defined.values()), key=len)
@@ -159,7 +160,7 @@ def _make_predictor(
 
 
 def _explain_absence(points: Sequence[Point], name: str) -> str:
-    """The reasons why cells lack a measure, each with the number of tasks."""
+    """Reasons why cells lack a measure, each with the number of tasks."""
     tasks: dict[str, set[str]] = {}
     for point in points:
         for cell in point.cells:
@@ -170,14 +171,14 @@ def _explain_absence(points: Sequence[Point], name: str) -> str:
 
 
 def _run_test(compared: Sequence[Sequence[Stratum]], seed: int) -> LargestCorrelation:
-    """Tests the strata of the predictors, which have the same tasks and models and therefore the same gains."""
+    """Tests the strata of competing predictors. They have the same tasks and models, and therefore the same gains."""
     x_KNS = np.stack([np.stack([stratum.x_N for stratum in strata], axis=1) for strata in compared])
     y_NS = np.stack([stratum.y_N for stratum in compared[0]], axis=1)
     return find_largest_correlation(x_KNS, y_NS, JointPermutations.create(len(y_NS), seed))
 
 
 def find_largest_correlation(x_KNS: Array, y_NS: Array, orders: JointPermutations) -> LargestCorrelation:
-    """Tests whether the largest mean |ρ| of K ≥ 2 numbers with y, and its lead over the second, arise by chance.
+    """Tests if chance explains the largest mean |ρ| of K ≥ 2 numbers with y, and the lead of this |ρ| over the second.
 
     Args:
         x_KNS: the numbers of every model in every task.

@@ -14,7 +14,7 @@ Array = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Stratum:
-    """Units that are comparable with each other: the models of one task, or the tasks of one model."""
+    """Two numbers for each of several comparable units: the models of one task, or the tasks of one model."""
 
     name: str
     units: tuple[str, ...]
@@ -34,7 +34,7 @@ class Stratum:
 
 
 def rank_correlations(x_PN: Array, y_PN: Array) -> Array:
-    """Spearman's ρ along the last axis; the other axes are broadcast.
+    """Computes Spearman's ρ along the last axis; the other axes are broadcast.
 
     Infinite values rank last. NaN where all values of one side are tied.
     """
@@ -45,7 +45,7 @@ def rank_correlations(x_PN: Array, y_PN: Array) -> Array:
 
 
 def get_centred_ranks(value_PN: Array) -> Array:
-    """Mid-ranks along the last axis minus their mean: half of the values below minus half of those above.
+    """Mid-ranks along the last axis minus their mean: half the number of smaller values minus half of larger ones.
 
     Several times as fast as `scipy.stats.rankdata` for the many short rows of a permutation test.
     """
@@ -57,12 +57,12 @@ def get_centred_ranks(value_PN: Array) -> Array:
 
 
 def with_defined_rho(strata: Sequence[Stratum]) -> list[Stratum]:
-    """Selects the strata in which the rank correlation is defined."""
+    """Selects the strata in which ρ is defined."""
     return [stratum for stratum in strata if stratum.rho is not None]
 
 
 def mean_correlation(strata: Sequence[Stratum]) -> float | None:
-    """Mean of the strata's ρ with weights N − 1; None if ρ is defined in no stratum."""
+    """Averages the strata's ρ with weights N − 1; None if ρ is defined in no stratum."""
     defined = with_defined_rho(strata)
     if not defined:
         return None

@@ -1,7 +1,7 @@
 """Gain of a fine-tuned network over a baseline by the crossed analysis of seeds and patients.
 
-Scores are means over the seeds. The intervals cover patients and, with several seeds, training (`crossed`); that of the
-relative gain follows by the delta method. Legend: S seeds, N cases, G groups (patients).
+Scores are means over the seeds. The intervals cover patients and, with several seeds, training (`crossed`). The
+interval of the relative gain uses the delta method. Legend: S seeds, N cases, G groups (patients).
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ def estimate_crossed_gain(
     Args:
         pairs: scores of one seed or several.
         metric: direction, and the floor of |baseline| below which no relative gain is computed.
-        level: nominal coverage of the intervals, in (0, 1); that of the equivalence interval is `equivalence_level`.
-        another_draw: whether the intervals of several seeds are about another draw of the baseline's random weights.
+        level: nominal coverage of the intervals, in (0, 1); the equivalence interval has `equivalence_level`.
+        another_draw: whether the intervals of several seeds refer to another draw of the baseline's random weights.
 
     Returns:
-        The gain. The relative gain is absent below the floor, and has no interval where the baseline may be below it.
-        Intervals are absent for few patients (`domain.patients`), and where the patients show no variation. For the
+        The gain. The relative gain is absent below the floor, and has no interval if the baseline may be below it.
+        Intervals are absent if there are few patients (`domain.patients`) or no variation between patients. For the
         equivalence interval, see `equivalence`.
     """
     counts: dict[str, Any] = {
@@ -77,7 +77,7 @@ def estimate_crossed_gain(
 def _estimate_intervals(
     pairs: CrossedScores, metric: MetricSpec, values: _CrossedValues, scores: tuple[float, float], level: float
 ) -> dict[str, Any]:
-    """Returns the fields of a gain that have an interval, and the variance that these follow from."""
+    """Returns the fields of a gain that have an interval, and the underlying variance."""
     score, baseline = scores
     sign = 1.0 if metric.higher_is_better else -1.0
     spread, difference = values.analyse(sign, -sign), sign * (score - baseline)
@@ -86,7 +86,7 @@ def _estimate_intervals(
     relative = absent_below_floor(metric, abs(baseline))
     if relative is None:
         relative = _estimate_relative(metric, values, score, baseline, level)
-        if absolute.interval is None:  # it varies with the baseline, where the difference shows no variation
+        if absolute.interval is None:  # without variation of the difference, only the baseline varies
             relative = Estimate(value=relative.value, absent_reason=absolute.absent_reason)
     narrow, narrow_level = None, equivalence_level(level)
     if narrow_level > 0.0:
@@ -135,7 +135,7 @@ class _CrossedValues:
         return cls(score_SG, baseline_SG, degrees, metric.of_set == "mean", another_draw and len(pairs.baseline_SN) > 1)
 
     def analyse(self, score_factor: float, baseline_factor: float) -> CrossedVariance:
-        """Analyses a linear combination of the two scores."""
+        """Analyses the sum of both networks' scores, each multiplied by its factor."""
         networks = [score_factor * self.score_SG, baseline_factor * self.baseline_SG]
         return analyse_crossed(networks, self.degrees, correct_skewness=self.of_means, another_draw=self.another_draw)
 

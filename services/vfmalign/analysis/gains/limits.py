@@ -1,4 +1,4 @@
-"""Limits of what a gain can tell: why an interval or a relative gain is absent."""
+"""Reasons why a gain has no interval, or why a relative gain is absent."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def equivalence_level(level: float) -> float:
 
 
 def absent_below_floor(metric: MetricSpec, baseline: float) -> Estimate | None:
-    """Returns an absent relative gain where |baseline| is under the metric's floor, else None."""
+    """Returns an absent relative gain if |baseline| is below the metric's floor, else None."""
     if baseline >= metric.floor and baseline > 0.0:
         return None
     return absent(
@@ -31,7 +31,7 @@ def absent_below_floor(metric: MetricSpec, baseline: float) -> Estimate | None:
 
 
 def explain_floor(metric: MetricSpec, lower: float, level: float) -> str:
-    """Returns why a relative gain has no interval whose baseline's interval begins under the floor."""
+    """Explains why a relative gain has no interval: the baseline's interval begins below the metric's floor."""
     return (
         f"the {100 * level:g} % interval of the baseline's {metric.title} begins at {lower:.4g}, under "
         f"the floor of {metric.floor:.4g}: the relative gain has no bounds; use the difference"
@@ -39,11 +39,11 @@ def explain_floor(metric: MetricSpec, lower: float, level: float) -> str:
 
 
 def without_empty_interval(estimate: Estimate, *, scale: float) -> Estimate:
-    """Removes an interval without width: it would promise that no other patient differs from those of the test set.
+    """Removes an interval of zero width: such an interval claims that no other patient differs from the test patients.
 
     Args:
         estimate: a value with or without an interval.
-        scale: magnitude of the numbers that the value was computed from, whose rounding errors do not count as a width.
+        scale: magnitude of the numbers that the value was computed from; their rounding errors do not count as a width.
     """
     interval = estimate.interval
     if interval is None or interval.upper - interval.lower > 1e-9 * scale:

@@ -16,14 +16,14 @@ Array = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class PairedScores:
-    """One metric of a network and of a baseline on the same cases, restricted to cases where both are defined.
+    """One metric of a network and of a baseline on the same cases, restricted to cases with both values.
 
     Attributes:
         score_N: metric of the network per case.
         baseline_N: metric of the baseline per case.
         groups: patient of each case.
-        left_out: number of cases where either value is undefined.
-        positive_N: class of each case; all False where the task has no classes.
+        left_out: number of cases without one of the values.
+        positive_N: class of each case; all False if the task has no classes.
     """
 
     score_N: Array
@@ -69,14 +69,14 @@ def pair_scores(scores: Sequence[CaseScore], baseline: Sequence[CaseScore], metr
 
 @dataclass(frozen=True)
 class CrossedScores:
-    """One metric of a network and of a baseline with every seed, on the cases where all of them are defined.
+    """One metric of a network and of a baseline with every seed, restricted to cases with all values.
 
     Attributes:
         score_SN: metric of the network with each seed.
         baseline_SN: metric of the baseline with each of its seeds, which may be more.
         groups: patient of each case.
-        left_out: number of cases where a value is undefined.
-        positive_N: class of each case; all False where the task has no classes.
+        left_out: number of cases without one of the values.
+        positive_N: class of each case; all False if the task has no classes.
     """
 
     score_SN: Array
@@ -87,7 +87,7 @@ class CrossedScores:
 
     @property
     def index_N(self) -> npt.NDArray[np.intp]:
-        """Patient of each case, numbered in the order of their ids."""
+        """Number of each case's patient; patients are numbered in the order of their ids."""
         return np.unique(np.array(self.groups), return_inverse=True)[1]
 
 
@@ -96,12 +96,12 @@ def pair_seeds(
 ) -> CrossedScores:
     """Pairs the test scores of two networks with every seed, case by case.
 
-    A case that is undefined with one seed of either network is left out of all: the crossed analysis is balanced.
+    The crossed analysis must be balanced: a case that is undefined with any seed of either network is left out of all.
 
     Args:
-        scores: of the network, with each seed.
-        baselines: of the baseline, with each of its seeds.
-        metric: its name.
+        scores: scores of the network with each seed.
+        baselines: scores of the baseline with each of its seeds.
+        metric: name of the metric.
 
     Raises:
         CaseOrderMismatch, InvalidInput: see `pair_scores`.
@@ -112,7 +112,7 @@ def pair_seeds(
         np.array([[case.values[metric] for case in one] for one in network], dtype=np.float64)
         for network in (scores, baselines)
     )
-    # Scores are finite or None, which is NaN in an array.
+    # Scores are finite or None; None becomes NaN in an array.
     defined_N: npt.NDArray[np.bool_] = np.logical_and.reduce(~np.isnan(np.vstack([value_SN, base_SN])))
     cases = [case for case, defined in zip(scores[0], defined_N, strict=True) if defined]
     value_SN, base_SN = value_SN[:, defined_N], base_SN[:, defined_N]

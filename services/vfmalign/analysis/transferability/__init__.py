@@ -1,1 +1,1 @@
-"""Scores of features by the classes of their cases."""
+"""Transferability scores: how well features predict the classes of their cases."""

@@ -1,10 +1,10 @@
-"""H-score: how much of the variation of the features lies between the classes of the cases.
+"""H-score: the part of the features' variation that lies between the classes of the cases.
 
 Source: Bao et al., "An Information-Theoretic Approach to Transferability in Task Transfer Learning" (ICIP 2019):
-H(f) = tr(cov(f)⁻¹ cov(E[f | y])). The covariance is singular where there are fewer cases than channels, and H is then
-the number of classes minus one for every model. It is therefore shrunk as by Ibrahim, Ponomareva and Mazumder, "Newer
-is not always better" (ECML PKDD 2022): H_α = tr(cov_α⁻¹ (1 − α) cov(E[f | y])) with cov_α = (1 − α) cov + α μ I, where
-μ is the mean variance of a channel and α that of Ledoit and Wolf (J. Multivariate Anal. 88, 2004).
+H(f) = tr(cov(f)⁻¹ cov(E[f | y])). With fewer cases than channels, the covariance is singular, and H is the number of
+classes minus one for every model. The covariance is therefore shrunk as by Ibrahim, Ponomareva and Mazumder, "Newer is
+not always better" (ECML PKDD 2022): H_α = tr(cov_α⁻¹ (1 − α) cov(E[f | y])) with cov_α = (1 − α) cov + α μ I, where μ
+is the mean variance of a channel and α the shrinkage of Ledoit and Wolf (J. Multivariate Anal. 88, 2004).
 All arithmetic is in float64.
 
 Legend: N cases, C channels, K classes, R principal axes of the centred features.
@@ -19,7 +19,7 @@ from vfmalign.analysis.transferability.logme import Array, check_features, get_p
 
 
 def h_score(features_NC: NDArray[np.floating], class_N: NDArray[np.generic]) -> float:
-    """Shrunk H-score in [0, classes − 1]; higher means easier to predict.
+    """Computes the shrunk H-score in [0, classes − 1]; higher means that the classes are easier to predict.
 
     The value is invariant to rotation, translation and a common scale of the features.
 
@@ -31,7 +31,7 @@ def h_score(features_NC: NDArray[np.floating], class_N: NDArray[np.generic]) -> 
         BadTensor: the shapes do not match, a value is not finite, or all cases have the same class.
     """
     rows_NC, classes = check_features(features_NC, class_N)
-    rows_NC = rows_NC - rows_NC[0]  # exact zeros in channels that do not vary; their mean may be off by rounding
+    rows_NC = rows_NC - rows_NC[0]  # exact zeros in constant channels; subtracting the mean alone may leave rounding
     rows_NC = rows_NC - rows_NC.mean(axis=0)
     axes_NR, power_R = get_principal_axes(rows_NC)
     if not len(power_R):
@@ -48,15 +48,15 @@ def h_score(features_NC: NDArray[np.floating], class_N: NDArray[np.generic]) -> 
 def _get_shrinkage(rows_NC: Array, power_R: Array) -> float:
     """Ledoit and Wolf's share of the scaled identity, in [0, 1], for centred rows.
 
-    It has no scale, so that the eigenvalues of the covariance may have one of their own. It is 0 where the covariance
-    is a multiple of the identity, which shrinkage leaves as it is: always in one channel, where rounding alone would
-    otherwise decide between 0 and 1.
+    The share does not depend on the scale of the covariance. It is set to 0 if the covariance is a multiple of the
+    identity, because shrinkage then changes nothing. This is always so with one channel, where rounding would otherwise
+    decide between 0 and 1.
     """
     cases, channels = rows_NC.shape
     norms_N = np.square(rows_NC).sum(axis=1)
     variance_R = power_R / power_R.sum()
     mean = 1.0 / channels
-    # From the deviations: the difference of the sums of squares would cancel.
+    # Computed from the deviations, because a difference of the sums of squares would lose digits to cancellation.
     distance = float(np.square(variance_R - mean).sum()) + (channels - len(variance_R)) * mean**2
     if distance <= np.finfo(np.float64).eps:
         return 0.0

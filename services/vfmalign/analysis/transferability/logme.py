@@ -6,8 +6,8 @@ All arithmetic is in float64.
 For each class with indicator y, the model is y = Fw + ε, w ~ N(0, I/α), ε ~ N(0, I/β). As in the paper, there is no
 intercept and the features are not centred. The evidence p(y | F, α, β) is the density of y ~ N(0, (I + FFᵀ/δ)/β) with
 δ = α/β. For a given δ the best β has a closed form, so only δ has to be searched. The evidence may have several maxima,
-such as one for each group of channels of like scale. MacKay's fixed point, which the paper iterates, ends at any of
-them. The evidence is therefore evaluated at δ over its whole range, and the best point is refined.
+such as one for each group of channels of similar scale. MacKay's fixed-point iteration, used in the paper, may end at
+any of them. The evidence is therefore evaluated at values of δ over its whole range, and the best point is refined.
 
 Legend: N cases, C channels, S = min(N, C), R principal axes of F about zero, D values of log δ.
 """
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from vfmalign.core.domain.errors import BadTensor
 
 _MAX_RATIO = 1e12  # bound of δ / λ_max and of its inverse; beyond it the evidence does not change
-# Four values in every decade: a channel's part of the evidence changes over a decade or more.
+# Four values per decade: the evidence of a channel changes over a decade or more.
 _LOG_RATIO_D = np.linspace(-np.log(_MAX_RATIO), np.log(_MAX_RATIO), 97)
 
 Array = NDArray[np.float64]
@@ -65,10 +65,10 @@ def check_features(
 
 
 def get_principal_axes(rows_NC: Array) -> tuple[Array, Array]:
-    """Orthonormal axes of FFᵀ, [N, R], and their eigenvalues divided by the largest, so that δ has no scale.
+    """Returns orthonormal axes of FFᵀ, [N, R], and their eigenvalues divided by the largest one, so that δ is unitless.
 
     The smaller of FFᵀ and FᵀF is decomposed, which takes much less time than an SVD of F. Directions below about 1e-6
-    of the largest extent are lost; in float32 features they hold rounding errors only.
+    of the largest extent are lost; in float32 features, they only contain rounding errors.
     """
     wide = rows_NC.shape[0] < rows_NC.shape[1]
     power_R, vectors_SR = scipy.linalg.eigh(rows_NC @ rows_NC.T if wide else rows_NC.T @ rows_NC)

@@ -1,1 +1,1 @@
-"""The commands, one module per group: options in, calls, documents or tables out."""
+"""The commands, one module per group: they read options, call services, and write documents or tables."""

@@ -1,1 +1,1 @@
-"""The demo and the rehearsal on phantoms."""
+"""The demo on phantoms."""

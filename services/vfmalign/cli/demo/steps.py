@@ -1,4 +1,4 @@
-"""Steps that the demo and the rehearsal share. Every step can be repeated: existing results are not computed again."""
+"""Steps of the demo and of `bench.evidence`. Every step can be repeated: existing results are not computed again."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ class PretrainingRun:
 
 
 def handle_sigterm_as_interrupt() -> None:
-    """Lets SIGTERM interrupt the command like Ctrl-C, which asyncio turns into an orderly end of a call."""
+    """Lets SIGTERM interrupt the command as Ctrl-C does: asyncio then cancels the running call."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background commands start with SIGINT ignored
     signal.signal(signal.SIGTERM, _request_shutdown)
     sys.unraisablehook = _record_interrupt
@@ -128,7 +128,7 @@ def generate_phantoms(target: Target, dataset_id: str, seed: int, counts: Mappin
 def pretrain(
     target: Target, models: Sequence[PretrainingRun], output: Output, directory: StateDirectory | None
 ) -> None:
-    """Pretrains models, as many at the same time as the service runs, and follows them one by one.
+    """Pretrains models, as many at a time as the service runs, and follows their jobs one by one.
 
     Raises:
         VfmalignError: a job did not succeed.

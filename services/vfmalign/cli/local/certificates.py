@@ -24,7 +24,7 @@ class Identity(NamedTuple):
 
 
 def issue(host: str = "") -> Identity:
-    """Returns an identity of a new CA, for servers and clients on 127.0.0.1, or on a host if one is named.
+    """Creates a CA and returns an identity that it issued, for servers and clients on a host, by default 127.0.0.1.
 
     The key of the CA is discarded, so that nobody can issue another certificate.
     """
@@ -59,7 +59,7 @@ def _to_name(common_name: str) -> x509.Name:
 
 
 def _allow(**usages: bool) -> x509.KeyUsage:
-    """Returns what a key may be used for. Clients of Python 3.13 refuse certificates that leave this open."""
+    """Returns the permitted usages of a key. Clients of Python 3.13 reject certificates that do not state them."""
     names = (
         "digital_signature content_commitment key_encipherment data_encipherment key_agreement key_cert_sign crl_sign"
     )

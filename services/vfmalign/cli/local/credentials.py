@@ -1,9 +1,9 @@
-"""Credentials of a trial stack in containers, in one volume of which each container mounts its own folder.
+"""Credentials of a trial stack in containers, in one volume. Each container mounts its own folder of the volume.
 
 The folder of a holder, `owner` or a service, has its token, the public key of all tokens, and its keys of the S3 server
-as an AWS credentials file. The folder `s3` has what the S3 server reads: the identities that these keys belong to, and
-certificates, without which nobody reaches its internal ports. The folder `dicom-gateway` has the certificate of the
-DICOM gateway and the password that it asks for; `features` has the same password, and the CA's certificate.
+as an AWS credentials file. The folder `s3` has the files of the S3 server: the identities that these keys belong to,
+and certificates, which are required at its internal ports. The folder `dicom-gateway` has the certificate of the DICOM
+gateway and the password that it asks for; `features` has the same password, and the CA's certificate.
 """
 
 from __future__ import annotations

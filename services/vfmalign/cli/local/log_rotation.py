@@ -12,10 +12,10 @@ MAX_LOG_BYTES = 16 * 2**20
 
 
 def rotate(folders: Iterable[Path], max_bytes: int = MAX_LOG_BYTES) -> None:
-    """Copies and empties every log of these folders that exceeds a size.
+    """Copies, then empties, every log in these folders that exceeds a size.
 
     Processes keep writing to the file that they hold open, as with `copytruncate` of logrotate: they append to it, so
-    that they continue at its new end. What is written between the two steps is lost.
+    that they continue at its new end. Lines that are written between the two steps are lost.
     """
     for folder in folders:
         for log in folder.glob("*.log"):

@@ -16,18 +16,18 @@ ADDRESS_IN_USE = "ADDRESS_IN_USE"
 
 @dataclass(frozen=True)
 class PortChoice:
-    """How a start of a stack chooses ports. By default services keep theirs, and new ones get free ports.
+    """How a start of a stack chooses ports. By default, services keep their ports, and new services get free ones.
 
     Attributes:
         first: number the services' ports from this one, whatever they kept; 0 does not.
-        any: use free ports for a service whose ports are taken, in this start alone.
+        any: use free ports for a service if its ports are taken, only for this start.
     """
 
     first: int = 0
     any: bool = False
 
     def choose(self, services: Collection[str], kept: Mapping[str, ServicePorts]) -> dict[str, ServicePorts]:
-        """Returns the ports of some services. The APIs' come first, then those of metrics, then those of health.
+        """Returns, for each service, the ports of its API, its metrics and its health checks.
 
         Raises:
             Unavailable: a port is taken.
@@ -57,7 +57,7 @@ KEEP_PORTS = PortChoice()
 
 
 def number_ports(services: Collection[str], first: int) -> dict[str, ServicePorts]:
-    """Returns consecutive ports: those of the services' APIs, then those of metrics, then those of health."""
+    """Returns consecutive ports: those of the services' APIs, then those of metrics, then those of health checks."""
     count = len(services)
     return {
         name: ServicePorts(grpc=first + place, metrics=first + count + place, health=first + 2 * count + place)
@@ -66,7 +66,7 @@ def number_ports(services: Collection[str], first: int) -> dict[str, ServicePort
 
 
 def free_ports(count: int, reserved: Collection[int] = ()) -> list[int]:
-    """Returns ports that are free now, beside reserved ones.
+    """Returns ports that are free now and not reserved.
 
     They are below the ephemeral range, so that no outgoing connection takes one while a service restarts.
     """
@@ -79,7 +79,7 @@ def free_ports(count: int, reserved: Collection[int] = ()) -> list[int]:
 
 
 def port_is_free(port: int) -> bool:
-    """Whether no process listens on a port of the loopback interface."""
+    """Returns whether no process listens on a port of the loopback interface."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # ignore connections in TIME_WAIT
         try:

@@ -1,4 +1,4 @@
-"""The stacks of this user on this machine, so that a command in another folder can name the one that was meant.
+"""The stacks of this user on this machine. A command that finds no stack can therefore name those that run.
 
 A stack that runs has a file with the path of its state folder. The file of a stack that was killed is ignored.
 """
@@ -18,7 +18,7 @@ FOLDER = "$XDG_STATE_HOME/vfmalign or ~/.local/state/vfmalign"
 
 
 def register(directory: StateDirectory) -> None:
-    """Records a stack that runs.
+    """Records that a stack runs.
 
     Raises:
         OSError: the file cannot be written.
@@ -47,10 +47,10 @@ def list_running() -> list[StateDirectory]:
 
 
 def describe_running(other_than: StateDirectory | None = None) -> str:
-    """Returns which stacks run and how to name one, as the rest of a sentence; empty without any.
+    """Returns a clause that names the running stacks and the option that chooses one; empty if no stack runs.
 
     Args:
-        other_than: the state folder of a stack that is not meant, because the command uses it.
+        other_than: state folder of a stack to leave out, because the command already uses it.
     """
     paths = [str(folder.path) for folder in list_running() if other_than is None or folder.path != other_than.path]
     if not paths:

@@ -1,8 +1,8 @@
 """The local stack: the S3 server and the services, started, supervised and stopped by one process.
 
 A stack of the MMD service alone has no S3 server: its callers send their features.
-A service that dies is restarted on the same ports, after a pause that grows with every restart; one whose data are
-damaged stays down.
+A service that dies is restarted on the same ports, after a pause that grows with every restart. A service with damaged
+data stays down.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Stack:
         directory: the state folder.
         notify: called with one sentence for every event.
         settings: environment variables of the services, instead of the defaults for this machine.
-        services: the services to run. The S3 server is started where one of them needs it.
+        services: the services to run. The S3 server is started if one of them needs it.
         port_choice: how to choose the services' ports.
     """
 
@@ -115,7 +115,7 @@ class Stack:
         return self.get_state()
 
     def reconcile(self) -> None:
-        """Checks every process once: restarts those that died, records those that serve, rotates logs now and then."""
+        """Checks every process once: restarts dead ones, records serving ones, and rotates logs now and then."""
         now = time.monotonic()
         if now >= self._rotate_logs_at:
             rotate((self._directory.logs, self._directory.job_logs, self._directory.s3))
@@ -316,7 +316,7 @@ def running_stack(
 ) -> Iterator[StackState]:
     """Runs a stack during a block. It holds the folder's lock, is supervised by a thread, and is always stopped.
 
-    Nobody else calls it, so it may take any port.
+    It has no other callers, so it may take any port.
     """
     with directory.single_instance_lock():
         stack = Stack(directory, notify, settings, port_choice=PortChoice(any=True))

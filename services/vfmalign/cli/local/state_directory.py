@@ -6,8 +6,8 @@ s3/             data of the S3 server
 state/          the databases of finetuning and monitoring, and the jobs' locks
 logs/           one file per process; state/logs/ has one per job
 tokens/         tokens of the owner and of each service (mode 0700); delete the folder for new ones
-private/        who is who in imported datasets, and what imports from a PACS have read so far (mode 0700); never leaves
-                this machine
+private/        the patients behind the ids of imported datasets, and data of unfinished imports from a PACS (mode
+                0700); never leaves this machine
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class ServicePorts(Record):
 
 
 class ServiceState(Record):
-    """One service.
+    """State of one service.
 
     Attributes:
         ports: kept for the life of the stack and across restarts, so that clients find the service again.
@@ -64,7 +64,7 @@ class ServiceState(Record):
 
 
 class StoreState(Record):
-    """The S3 server.
+    """State of the S3 server.
 
     Attributes:
         access_key, secret_key: keys of the stack's owner.
@@ -80,7 +80,7 @@ class StoreState(Record):
     restarts: int = 0
 
     def to_settings(self) -> StoreSettings:
-        """Returns how to reach the server; environment variables do not change it."""
+        """Returns the settings with which a process reaches the server; environment variables do not change them."""
         return StoreSettings.model_validate(
             {
                 "bucket": self.bucket,
@@ -95,7 +95,7 @@ class StoreState(Record):
         """Returns the environment variables with which a process reaches the server.
 
         Args:
-            service: whose keys; empty for the owner's.
+            service: service that the keys belong to; empty for the owner.
         """
         access_key, secret_key = self.service_keys[service] if service else (self.access_key, self.secret_key)
         return {
@@ -108,7 +108,7 @@ class StoreState(Record):
 
 
 class StackState(Record):
-    """`state.json`: a running stack, or what is known of one that was stopped.
+    """Content of `state.json`: a running stack, or the last state of a stopped stack.
 
     Attributes:
         token_file: the owner's token, with which commands call the services.
@@ -167,7 +167,7 @@ class StateDirectory:
         self._ports_file = self.path / "ports.json"
 
     def get_command(self, arguments: str) -> str:
-        """Returns a command for users to copy: it names this folder unless that is the default one."""
+        """Returns a command for users to copy, which names this folder unless it is the default folder."""
         home = "" if self.path == DEFAULT_HOME.absolute() else f" --home {shlex.quote(str(self.path))}"
         return f"`vfmalign {arguments}{home}`"
 
@@ -186,7 +186,7 @@ class StateDirectory:
             ) from None
 
     def read(self) -> StackState:
-        """Returns the state that was written last; an empty one if there is none.
+        """Returns the state that was written last; an empty state if none was written.
 
         Raises:
             BadOption: the path is not a folder, or the file does not hold a state.
@@ -226,7 +226,7 @@ class StateDirectory:
             ) from None
 
     def write_ports(self, ports: Mapping[str, ServicePorts]) -> None:
-        """Keeps the ports of some services for later starts; those of others stay as they are."""
+        """Stores the ports of some services for later starts; the ports of others stay the same."""
         write_private(self._ports_file, _PORTS.dump_json(self.read_ports() | dict(ports), indent=2))
 
     @contextlib.contextmanager

@@ -21,8 +21,8 @@ class Credential:
 
     Attributes:
         token: the token, its file, or a function that returns it.
-        source: where it comes from.
-        remedy: what to do when a service refuses it.
+        source: origin of the token, in words.
+        remedy: remedy if a service refuses it.
     """
 
     token: Token = field(repr=False)
@@ -36,7 +36,7 @@ class Credential:
 
     @classmethod
     def find(cls, settings: ClientSettings) -> Credential | None:
-        """Returns the token that the environment names, else that of this user's login; None without either.
+        """Returns the token that the environment names, else the token of this user's login; None if neither exists.
 
         Raises:
             PreconditionFailed: others can read the file of the login.
@@ -52,7 +52,7 @@ class Credential:
         return cls(file.get_access_token, f"login at {login.client.issuer}", "run `vfmalign login` again")
 
     def read_claims(self) -> Mapping[str, object] | None:
-        """Returns the claims of the token, which are not verified here; None where it is not a JWT.
+        """Returns the claims of the token, which are not verified here; None if it is not a JWT.
 
         Raises:
             Unauthenticated: there is no token, or it cannot be renewed.
@@ -62,7 +62,7 @@ class Credential:
 
 
 def get_claim(claims: Mapping[str, object], path: str) -> object:
-    """Returns a claim; dots lead into objects, as in `realm_access.roles`. None where it is absent."""
+    """Returns the claim at a path, in which dots lead into objects (`realm_access.roles`); None if it is absent."""
     value: object = claims.get(path)
     if value is None:
         value = claims

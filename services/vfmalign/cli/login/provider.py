@@ -30,7 +30,7 @@ _Model = TypeVar("_Model", bound=BaseModel)
 
 
 class DeviceAuthorization(BaseModel, frozen=True):
-    """What the user confirms in a browser, on any device."""
+    """A login that the user confirms in a browser, on any device."""
 
     device_code: str = Field(min_length=1, max_length=4096)
     user_code: str = Field(min_length=1, max_length=64)
@@ -55,7 +55,7 @@ class ProviderClient(Record):
         issuer: URL of the provider.
         client_id: id under which the provider knows this program, as a public client.
         scope: scopes to ask for, separated by spaces.
-        resource: deployment for which the token is meant (RFC 8707); empty where the provider does not need it.
+        resource: deployment for which the token is meant (RFC 8707); empty if the provider does not need it.
     """
 
     issuer: str
@@ -71,7 +71,7 @@ class Provider:
         client: this program at the provider.
 
     Raises:
-        BadOption: the issuer is not a URL, not encrypted, or not that of the provider.
+        BadOption: the issuer is not a URL, not encrypted, or not the provider's issuer.
         Unavailable: the provider does not answer.
     """
 
@@ -153,7 +153,7 @@ class Provider:
         return tokens if tokens.refresh_token else tokens.model_copy(update={"refresh_token": refresh_token})
 
     def revoke(self, token: str) -> bool:
-        """Ends a login at the provider; returns False where it has no such endpoint or refuses.
+        """Ends a login at the provider; returns False if the provider refuses or has no endpoint for this.
 
         Raises:
             Unavailable: the provider does not answer.

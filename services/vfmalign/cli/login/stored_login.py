@@ -19,13 +19,13 @@ _MARGIN_S = 60.0
 
 
 class Login(Record):
-    """A login.
+    """A login at a provider, with its tokens.
 
     Attributes:
         client: the client and provider of the login.
         access_token: the token to send.
-        refresh_token: exchanged for new tokens; empty where the provider gave none.
-        expires_at: when the access token expires, in seconds since 1970; None where the provider did not say.
+        refresh_token: exchanged for new tokens; empty if the provider gave none.
+        expires_at: when the access token expires, in seconds since 1970; None if the provider did not say.
     """
 
     client: ProviderClient
@@ -58,7 +58,7 @@ class LoginFile:
         self.path = self._folder / "login.json"
 
     def read(self) -> Login | None:
-        """Returns the login; None without one.
+        """Returns the stored login; None if there is none.
 
         Raises:
             PreconditionFailed: others can read the file, or it does not hold a login.
@@ -82,7 +82,7 @@ class LoginFile:
         self.path.unlink(missing_ok=True)
 
     def get_access_token(self) -> str:
-        """Returns a valid access token; renews it first where it is about to expire.
+        """Returns a valid access token; renews it first if it is about to expire.
 
         Raises:
             Unauthenticated: there is no login, or it has ended.

@@ -111,7 +111,7 @@ def _choose_columns(shifts: Sequence[ShiftResult]) -> list[Column]:
 
 
 def _list_estimates(response: ComputeResponse, shifts: Sequence[ShiftResult]) -> list[Estimate]:
-    """Returns the estimates whose missing values or intervals need a reason."""
+    """Returns the estimates that need a reason for a missing value or interval."""
     estimates = [estimate for s in shifts for estimate in (s.mmd2, s.p_value, s.p_value_max_t)]
     if any(shift.aggregated_p_value.value is not None for shift in shifts):
         estimates += [shift.aggregated_p_value for shift in shifts]

@@ -20,7 +20,7 @@ _STYLES = {Outcome.PASSED: "green", Outcome.FAILED: "bold red", Outcome.UNDECIDA
 
 
 def observe(result: CheckResult) -> dict[str, ObservedInterval]:
-    """Returns the interval of every quantity that a condition may name; no interval of a mere rehearsal counts."""
+    """Returns the interval of every quantity that a condition may name; a mere rehearsal has no intervals."""
     if result.verdict == "insufficient_training":
         return dict.fromkeys(QUANTITIES, ObservedInterval(absent_reason=result.verdict_reason))
     observed = {}
@@ -46,7 +46,7 @@ def observe(result: CheckResult) -> dict[str, ObservedInterval]:
 
 
 def _explain_limit(result: CheckResult, gain: Gain) -> str:
-    """Returns why the interval of a gain cannot be gated; empty where it can."""
+    """Returns why the interval of a gain cannot be gated; empty if it can."""
     if (seeds := count_seeds(result)) < MIN_SEEDS:
         return f"{pluralise(seeds, 'training')} of each network: a gate needs {MIN_SEEDS} training seeds"
     if (patients := gain.smaller_class or gain.groups) < MIN_FOR_CLAIM:
@@ -62,7 +62,7 @@ def count_seeds(result: CheckResult) -> int:
 def gate_to_json_dict(
     verdicts: Sequence[VerdictDecision], decisions: Sequence[Decision], cautions: Sequence[str]
 ) -> dict[str, object]:
-    """Returns the outcome of a gate as JSON values; a question is null where any verdict is accepted."""
+    """Returns the outcome of a gate as JSON values; a question for which the gate accepts any verdict is null."""
     by_question = {verdict.question: verdict for verdict in verdicts}
     return {
         "passed": passed([*verdicts, *decisions]),

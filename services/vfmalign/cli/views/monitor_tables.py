@@ -40,7 +40,7 @@ _GUARANTEES: dict[EpochStart, str] = {
 
 
 def list_monitors(monitors: Sequence[Monitor]) -> Table:
-    """Returns a table of monitors, whose ids can be copied where 80 columns have room for them."""
+    """Returns a table of monitors. Ids are not folded if 80 columns have room for them, so that they can be copied."""
     longest = max((len(monitor.monitor_id) for monitor in monitors), default=0)
     table = new_table(
         "Monitors", "monitor", "alarm", "state", "epoch", "rows", "last observation",
@@ -60,7 +60,7 @@ def list_monitors(monitors: Sequence[Monitor]) -> Table:
 
 
 def show_monitor(document: DriftDocument, gate: Mapping[str, Outcome]) -> list[RenderableType]:
-    """Returns the alarm, its strength, its acknowledgement and what changed, then the tables."""
+    """Returns a monitor for a terminal: its alarm, with acknowledgement and strength, what changed, and its tables."""
     monitor = document.monitor
     lines: list[RenderableType] = [show_verdict(document)]
     if document.alarm is not None:
@@ -82,7 +82,7 @@ def show_monitor(document: DriftDocument, gate: Mapping[str, Outcome]) -> list[R
 
 
 def describe_change(monitor: Monitor, now: datetime) -> Text:
-    """Returns a line about a monitor as it stands, for those who watch it."""
+    """Returns a line about the current state of a monitor, for `monitors watch`."""
     document = describe_monitor(monitor, now=now)
     strongest, alarm = document.strongest, monitor.epoch.alarm
     line = Text(f"{format_time(now)}  {monitor.state:<6}  epoch {monitor.epoch.number}")
@@ -96,7 +96,7 @@ def describe_change(monitor: Monitor, now: datetime) -> Text:
 
 
 def describe_epoch(monitor: Monitor) -> str:
-    """Says which epoch has begun, and whether its bound holds, or what a new monitor watches."""
+    """Says which epoch of a monitor has begun and whether its bound holds; for a new monitor, says what it watches."""
     epoch = monitor.epoch
     reference = f"with the reference {epoch.reference.feature_set_id}"
     if epoch.number == 1:

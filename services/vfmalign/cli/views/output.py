@@ -37,7 +37,7 @@ class Output:
 
     @classmethod
     def to_terminal(cls, *, as_json: bool = False, brief: bool = False) -> Output:
-        """Returns the process's stdout and stderr."""
+        """Returns an output to the process's stdout and stderr."""
         return cls(as_json, _console(stderr=False), _console(stderr=True), brief)
 
     def emit(self, document: object, *renderables: RenderableType) -> None:
@@ -61,14 +61,14 @@ class Output:
 
         Args:
             error: the error.
-            document: what is known nevertheless; written with `--json`.
+            document: partial result; written with `--json`.
             renderables: the same as tables.
         """
         self.emit({**(document or {}), **_to_document(error)}, *renderables)
         self.explain(error)
 
     def explain(self, error: VfmalignError) -> dict[str, object]:
-        """Writes an error to stderr; returns it as a field of the document."""
+        """Writes an error to stderr; returns the error as a field of the document."""
         subject = f"{error.subject}: " if error.subject else ""
         message = to_printable(f"{subject}{error.message}")
         self.err.print(Text.assemble(("error: ", "bold red"), message), soft_wrap=True)
@@ -81,11 +81,11 @@ class _PrintableConsole(Console):
     """A console that escapes control characters in foreign text, which could send commands or reorder a line."""
 
     def render_str(self, text: str, **options: Any) -> Text:
-        """Converts a string, escaped before its width is measured."""
+        """Escapes a string before its width is measured, and converts it to a text."""
         return super().render_str(to_printable(text), **options)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """Renders an object, with what controls a terminal escaped in its texts."""
+        """Renders an object, and escapes characters in its texts that control a terminal."""
         for text, style, control in super().render(renderable, options):
             yield Segment(text if control else to_printable(text), style, control)
 

@@ -31,7 +31,7 @@ _STYLES = {
 
 
 def new_table(title: str, *columns: str, numbers: Iterable[str] = (), whole: Iterable[str] = ()) -> Table:
-    """Returns an empty table; the columns in `numbers` are right-aligned, and those in `whole` never folded."""
+    """Returns an empty table; the columns in `numbers` are right-aligned, and the columns in `whole` never folded."""
     table = Table(title=title, title_justify="left", title_style="bold", header_style="dim", box=None, pad_edge=False)
     table.min_width = max(map(len, title.split()), default=0)  # or a word of the title is cut at the table's width
     right, unfolded = set(numbers), set(whole)
@@ -59,7 +59,7 @@ def format_mmd2(shift: ShiftResult) -> str:
 
 
 def name_training(job: Job) -> str:
-    """Returns the network that a job trains; a job of a check has the suffix of its seed or recipe: `scratch-s2`."""
+    """Returns the network that a job trains; adds the suffix of a check's seed or recipe, as in `scratch-s2`."""
     suffix = re.search(rf"-{job.spec.network}(-[rs]\d+)$", job.job_id)
     return job.spec.network + (suffix[1] if suffix else "")
 
@@ -95,7 +95,7 @@ def list_fields(title: str, pairs: Mapping[str, object] | Sequence[tuple[str, ob
 
 
 def separate_tables(parts: Sequence[RenderableType]) -> list[RenderableType]:
-    """Puts a blank line before every table but the first part."""
+    """Puts a blank line before every table, unless it is the first part."""
     lines: list[RenderableType] = []
     for part in parts:
         if isinstance(part, Table) and lines:
@@ -124,7 +124,7 @@ def primary_shift(result: CheckResult) -> Estimate:
 
 
 def show_top_channels(layers: Sequence[LayerResult]) -> list[RenderableType]:
-    """Returns the share of the displacement that the top channels of paired samples hold, and MMD² without them."""
+    """Returns the top channels' share of the displacement of paired samples, and MMD² without these channels."""
     rows = [
         (layer, layer.top_channels) for layer in layers if layer.top_channels is not None and layer.top_channels.count
     ]
@@ -151,7 +151,7 @@ def show_top_channels(layers: Sequence[LayerResult]) -> list[RenderableType]:
 
 
 def list_top_channels_estimates(layers: Sequence[LayerResult]) -> list[Estimate]:
-    """Returns the missing values of `show_top_channels`, which need a reason."""
+    """Returns the estimates without a value in `show_top_channels`, which need a reason."""
     without = [
         layer.top_channels.shift_without.mmd2
         for layer in layers
@@ -161,7 +161,7 @@ def list_top_channels_estimates(layers: Sequence[LayerResult]) -> list[Estimate]
 
 
 def show_report(page: ObjectRef, downloaded: Path | None) -> Text:
-    """Returns where the page of a report is stored, and its downloaded copy if there is one."""
+    """Returns the stored location of a report's page, and its downloaded copy if there is one."""
     text = Text.assemble("Report: ", (page.uri, "bold"))
     if downloaded is not None:
         text.append(f"\n        {downloaded}", style="bold")
@@ -302,5 +302,5 @@ def show_model(model: Model) -> Table:
 
 
 def format_control(cell: ExperimentCell) -> str:
-    """Returns what tells a control apart from its cell, after the cell's name; empty for other cells."""
+    """Returns the suffix that distinguishes a control from its cell; empty for other cells."""
     return ", shuffled labels" if cell.shuffled_labels else ""

@@ -18,5 +18,5 @@ TERMINAL_STATES: frozenset[State] = frozenset({"succeeded", "failed", "cancelled
 
 
 def absent(reason: str) -> Estimate:
-    """An estimate without value or interval."""
+    """Returns an estimate without value or interval."""
     return Estimate(absent_reason=reason)

@@ -1,7 +1,6 @@
 """Messages of `FeatureService` (`features.proto`).
 
-Of `Extract`, the answer without its features has a record: volumes and feature maps are too large for a detour through
-JSON.
+For `Extract`, only the answer without its features has a record: volumes and feature maps are too large for JSON.
 """
 
 from vfmalign.client.messages.generated.features import *

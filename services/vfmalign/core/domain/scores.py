@@ -32,7 +32,7 @@ def aggregate_resamples(
         weight_RN: number of times each case counts, such as in a bootstrap resample.
 
     Returns:
-        R numbers; NaN where there are no cases, or where a metric of two classes lacks a class.
+        R numbers; NaN if there are no cases, or where a metric of two classes lacks a class.
     """
     with np.errstate(invalid="ignore"):
         if metric.of_set == "mean":
@@ -52,7 +52,7 @@ def aggregate_resamples(
 
 
 def aggregate(metric: MetricSpec, values: Sequence[float | None], positives: Sequence[bool | None]) -> float | None:
-    """Aggregates the cases that have a value; None where the aggregate is undefined."""
+    """Aggregates the values, leaving out cases without a value; returns None if the aggregate is undefined."""
     scored = [(value, bool(truth)) for value, truth in zip(values, positives, strict=True) if value is not None]
     value_N = np.array([value for value, _ in scored], dtype=np.float64)
     positive_N = np.array([truth for _, truth in scored], dtype=np.bool_)

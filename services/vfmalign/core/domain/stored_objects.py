@@ -1,4 +1,4 @@
-"""References to stored objects: key and digest, and what some of them add."""
+"""References to stored objects: key and digest, with the size of files and the caption of figures."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Bounds, JSON and text of what comes from outside, for records and readers."""
+"""Bounds, JSON and text of untrusted input, for records and readers."""

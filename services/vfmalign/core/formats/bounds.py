@@ -1,6 +1,6 @@
 """Bounds of the API's fields, as the protos state them (`bounds.proto`).
 
-Servers check requests against them (`core.rpc.limits.bounds`). What else has the bound of a field takes it from here.
+Servers check requests against them (`core.rpc.limits.bounds`). Records and command-line options use the same bounds.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ REALS = frozenset({FieldDescriptor.CPPTYPE_DOUBLE, FieldDescriptor.CPPTYPE_FLOAT
 
 @cache
 def get_bounds(field: FieldDescriptor) -> bounds_pb2.Bounds:
-    """Returns the bound that the proto states for a field; an empty one where it states none."""
+    """Returns the bound that the proto states for a field; an empty bound if it states none."""
     extension: Any = bounds_pb2.bounds  # the stubs of protobuf give it two types
     result: bounds_pb2.Bounds = field.GetOptions().Extensions[extension]
     return result
@@ -40,22 +40,22 @@ def get_field(message: type[Message], name: str) -> FieldDescriptor:
 
 
 def get_range(message: type[Message], field: str) -> Interval:
-    """Returns the range of a number as a constraint of pydantic."""
+    """Returns the range of a message's numeric field, as a constraint of pydantic."""
     return to_range(get_field(message, field))
 
 
 def get_max_count(message: type[Message], field: str) -> int:
-    """Returns the most entries of a list or map."""
+    """Returns the maximum number of entries of a list or map."""
     return get_bounds(get_field(message, field)).max_count
 
 
 def get_max_length(message: type[Message], field: str) -> int:
-    """Returns the most characters of a string."""
+    """Returns the maximum number of characters of a string."""
     return get_bounds(get_field(message, field)).max_length
 
 
 def to_range(field: FieldDescriptor) -> Interval:
-    """Returns the range of a number as a constraint of pydantic."""
+    """Converts the bounds of a numeric field to a constraint of pydantic."""
     bounds = get_bounds(field)
     low, high = bounds.min, bounds.max
     if field.cpp_type in INTEGERS:  # as a double, the largest 64-bit integer is rounded up

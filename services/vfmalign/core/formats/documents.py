@@ -1,4 +1,4 @@
-"""Messages of the API as JSON, in what two of them differ, and nouns in the singular or plural."""
+"""Messages of the API as JSON, differences between JSON documents, and nouns in the singular or plural."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def list_differences(first: object, second: object, path: str = "") -> list[str]
 
 
 def pluralise(count: int, noun: str) -> str:
-    """Returns `1 patient`, `2 patients`; for nouns whose plural ends in s."""
+    """Returns `1 patient`, `2 patients`; only for nouns that take a plural s."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
@@ -62,7 +62,7 @@ def _with_numbers(message: Message, content: dict[str, JsonValue]) -> dict[str, 
 
 def _map_with_numbers(kind: int, nested: Mapping[object, Any], content: dict[str, JsonValue]) -> dict[str, JsonValue]:
     """Converts the values of a map field, which are of type `kind`; its keys are strings in JSON."""
-    # Keys in JSON are strings; those of bools are in lower case, unlike str().
+    # Keys in JSON are strings; bools are in lower case there, unlike with str().
     values = {str(key).lower() if isinstance(key, bool) else str(key): value for key, value in nested.items()}
     if kind == FieldDescriptor.TYPE_MESSAGE:
         return {key: _nested(values[key], value) for key, value in content.items()}

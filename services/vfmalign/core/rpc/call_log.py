@@ -1,7 +1,7 @@
-"""Log of calls: one line for each that succeeded, and a bounded number of lines for those that failed.
+"""Log of calls: one line for each successful call, and a bounded number of lines for failed calls.
 
-A client that fails in a loop would fill the disk with its failures and hide those of others. The counters of calls by
-status code count all of them.
+A client that fails in a loop would fill the disk with its failures and hide the failures of others. The metrics count
+every call by its status code.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class _Lines:
 class CallLog:
     """Writes the lines of one server's calls, on its event loop.
 
-    A caller is named by the subject of its token. What an invalid token claims is not logged.
+    A caller is named by the subject of its token. The claims of an invalid token are not logged.
     """
 
     _lines: dict[tuple[str, str, str], _Lines] = field(default_factory=dict)

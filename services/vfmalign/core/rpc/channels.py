@@ -1,8 +1,8 @@
 """Channels to vfmalign's services with deadlines, retries, request ids and typed errors.
 
 gRPC itself retries a call while the service answers UNAVAILABLE (service config, gRFC A6). Retries are safe because all
-RPCs are idempotent: creations take an id that the client chooses, all others compute or read. A unary call for which a
-service has no place is repeated after the delay that the service states, which gRPC does not know.
+RPCs are idempotent: creations take an id that the client chooses, all others compute or read. A unary call that a full
+service rejects is repeated here after the delay that the service states, because gRPC does not know this delay.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def connect(
         wait_for_ready: calls wait, up to their deadline, for a service that is not reachable yet.
         files: the caller's files for TLS; without them, calls are not encrypted.
         token: the token that calls carry; without it, they carry none.
-        tenant: for which calls act; empty for the caller's only one.
+        tenant: tenant for which calls act; empty for the caller's only tenant.
 
     Raises:
         OSError: one of the files cannot be read.
@@ -116,7 +116,7 @@ def _target(details: grpc.aio.ClientCallDetails) -> str:
 
 
 def _get_delay_s(failure: VfmalignError) -> float:
-    """Returns the seconds after which a service without a place may have one; infinite for other failures."""
+    """Returns the seconds after which a full service may accept the call; infinite for other failures."""
     is_full = failure.reason == "QUEUE_FULL" and failure.retry_after_s is not None
     return failure.retry_after_s or 0.0 if is_full else math.inf
 

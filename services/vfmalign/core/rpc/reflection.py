@@ -1,4 +1,4 @@
-"""Server reflection as v1 and v1alpha: clients try either first.
+"""Server reflection in its versions v1 and v1alpha, because clients try either version first.
 
 The messages of both are the same on the wire. grpcio-reflection has v1alpha only, so its servicer also serves v1, with
 the description that clients ask for.
@@ -17,7 +17,7 @@ _FILE = "grpc/reflection/v1/reflection.proto"
 
 
 def enable_reflection(names: Iterable[str], server: grpc.aio.Server) -> None:
-    """Adds both services to a server.
+    """Adds both versions of server reflection to a server.
 
     Args:
         names: full names of the server's other services.

@@ -1,7 +1,7 @@
 """TLS of servers and channels: certificates that are reloaded when their files change, and trusted authorities.
 
-TLS encrypts calls and authenticates the server. Where the server names authorities for its callers, a caller has to
-present a certificate of one of them (mutual TLS), besides its token.
+TLS encrypts calls and authenticates the server. If the server names authorities for its callers, a caller must present
+a certificate of one of them (mutual TLS), besides its token.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _log = logs.get(__name__)
 
 @dataclass(frozen=True)
 class TlsFiles:
-    """PEM files of a caller.
+    """PEM files that a caller needs for TLS.
 
     Attributes:
         ca_file: the authorities that sign servers' certificates.
@@ -33,7 +33,7 @@ class TlsFiles:
     key_file: Path | None = None
 
     def get_version(self) -> tuple[tuple[int, int], ...]:
-        """Returns what changes whenever one of the files is replaced.
+        """Returns a value that changes whenever one of the files is replaced.
 
         Raises:
             OSError: a file is missing.
@@ -42,7 +42,7 @@ class TlsFiles:
         return tuple((stat.st_ino, stat.st_mtime_ns) for stat in (file.stat() for file in files))
 
     def to_credentials(self) -> grpc.ChannelCredentials:
-        """Reads the files.
+        """Reads the files and returns them as credentials of a channel.
 
         Raises:
             OSError: a file cannot be read.
@@ -60,7 +60,7 @@ def server_credentials(certificate: Path, key: Path, client_ca: Path | None = No
     Args:
         certificate: the server's own certificate chain.
         key: its unencrypted private key.
-        client_ca: authorities whose certificates callers have to present; None asks callers for no certificate.
+        client_ca: authorities for the certificates that callers must present; None asks callers for no certificate.
 
     Raises:
         OSError: a file cannot be read.
@@ -96,7 +96,7 @@ def server_credentials(certificate: Path, key: Path, client_ca: Path | None = No
 
 
 def open_channel(address: str, files: TlsFiles | None, **options: Any) -> grpc.aio.Channel:
-    """Opens a channel that trusts only the authorities of a file; without files, a plaintext channel.
+    """Opens a channel that trusts only the authorities in `files`; without files, opens a plaintext channel.
 
     Raises:
         OSError: a file cannot be read.

@@ -12,7 +12,7 @@ _PART_BYTES = 2**20
 
 
 class Watching:
-    """The pause between two polls of a watching call, and the end of all such calls when the service drains.
+    """Pauses watching calls between two polls, and ends all of them when the service drains.
 
     Args:
         service: its name, for errors.

@@ -1,1 +1,1 @@
-"""What every process needs: settings, logs, metrics, the work queue and the health probe."""
+"""Foundations of every process: settings, logs, metrics, the work queue and the health probe."""

@@ -1,4 +1,4 @@
-"""Locks of asyncio by key."""
+"""asyncio locks by key."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from weakref import WeakValueDictionary
 
 
 class KeyLocks:
-    """A lock for each key, which exists as long as somebody has it. It belongs to the event loop."""
+    """One lock per key, kept while it is in use. It belongs to the event loop."""
 
     def __init__(self) -> None:
         self._locks: WeakValueDictionary[tuple[str, ...], asyncio.Lock] = WeakValueDictionary()

@@ -33,7 +33,7 @@ class MetricsServer:
         self._thread = Threads(1, "metrics")
 
     async def start(self, host: str, port: int) -> int:
-        """Listens; returns the port.
+        """Starts to listen; returns the port.
 
         Raises:
             OSError: the port cannot be bound.

@@ -41,12 +41,12 @@ class Variable:
 
     @property
     def description(self) -> str:
-        """Its meaning, as one clause."""
+        """Meaning of the variable, as one clause."""
         return self.field.description or ""
 
     @property
     def default(self) -> str | None:
-        """Its default as one would set it: empty where it has none, None where it is required."""
+        """Default of the variable, as one would set it: empty if there is none, None if the variable is required."""
         value = self.field.get_default(call_default_factory=False)
         if value is PydanticUndefined:
             return None
@@ -58,7 +58,7 @@ class Variable:
 
     @property
     def type(self) -> str:
-        """Its type and bounds in words."""
+        """Type and bounds of the variable, in words."""
         bounds = {type(one): one for one in self.field.metadata}
         parts = [_describe_type(self.field.annotation)]
         if Gt in bounds:

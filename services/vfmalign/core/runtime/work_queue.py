@@ -21,7 +21,7 @@ _T = TypeVar("_T")
 
 
 class ShutdownRequest:
-    """Tells work that it is to stop: records SIGTERM and SIGINT for the work to check where it can stop."""
+    """Records SIGTERM and SIGINT as a request to stop, which work checks wherever it can stop."""
 
     def __init__(self) -> None:
         self._requested = threading.Event()
@@ -36,11 +36,11 @@ class ShutdownRequest:
         self._requested.set()
 
     def is_requested(self) -> bool:
-        """Whether a shutdown was requested."""
+        """Returns whether a shutdown was requested."""
         return self._requested.is_set()
 
     def wait(self, timeout_s: float) -> None:
-        """Sleeps until a shutdown is requested, but at most this long."""
+        """Sleeps until a shutdown is requested, but at most `timeout_s` seconds."""
         self._requested.wait(timeout_s)
 
     def check(self) -> None:
@@ -114,7 +114,7 @@ class WorkQueue:
             self._gauge.set(self._depth)
 
     def _leave(self, _: object = None) -> None:
-        """Accounts for a call that ended, or whose caller left while it waited."""
+        """Accounts for a call that ended, or was given up by its caller while it waited."""
         with self._lock:
             self._depth -= 1
             self._gauge.set(self._depth)

@@ -1,1 +1,1 @@
-"""Object storage and what it holds: datasets, feature sets and arrays."""
+"""Object storage, with its datasets, feature sets and arrays."""

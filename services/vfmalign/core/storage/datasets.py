@@ -1,9 +1,9 @@
 """Datasets in object storage: reading, writing, and checks for overlapping splits and leakage.
 
 `datasets/<id>/dataset.json` is a datalist in the format of the Medical Segmentation Decathlon, which MONAI reads, with
-ids, groups, digests, label maps, classes, numbers and strata added to each item. Its key `declaration` says what the
-cases hold; a datalist without it holds prostate mpMRI. `selections` says which DICOM series they came from, and
-`curation` what the user of the import decided about single studies.
+ids, groups, digests, label maps, classes, numbers and strata added to each item. Its key `declaration` lists the
+modalities, label maps and classes of the cases; without it, they are prostate mpMRI. `selections` holds the rules that
+chose the DICOM series, and `curation` the decisions of the import's user about individual studies.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def load_dataset(store: ObjectStore, dataset_id: str, digest: str | None = None)
 
 
 def list_datasets(store: ObjectStore) -> Iterator[str]:
-    """Ids of all stored datasets, in order."""
+    """Returns the ids of all stored datasets, in alphabetical order."""
     for key in store.list(_FOLDER):
         if key.endswith(_FILE):
             yield key.removeprefix(_FOLDER).removesuffix(_FILE)
@@ -89,7 +89,7 @@ def save_dataset(store: ObjectStore, dataset: DatasetManifest) -> str:
 
 
 def to_datalist(dataset: DatasetManifest) -> dict[str, object]:
-    """Converts a dataset to a datalist whose paths are keys of the bucket.
+    """Converts a dataset to a datalist, in which paths are keys of the bucket.
 
     `label` of an item is the last label map that the case has, which a segmentation draws over the others.
     """
@@ -103,7 +103,7 @@ def to_datalist(dataset: DatasetManifest) -> dict[str, object]:
         "labels": {"0": "background"} | {str(value): name for value, name in sorted(values.items())},
     }
     if declaration != get_declaration(_PROSTATE):
-        # Datasets of the declaration that comes along name it by omission: their digests outlive changes of its file.
+        # Omitted for the built-in prostate declaration, so that a change of its file does not change stored digests.
         content["declaration"] = declaration.model_dump(mode="json")
     if dataset.selections:
         content["selections"] = dataset.selections

@@ -1,7 +1,7 @@
 """Addresses of the artifacts in object storage.
 
-A step whose artifact exists is done, so addresses are deterministic and must not change. They are relative to the
-tenant, whose name `ObjectStore` puts before them.
+A step is done once its artifact exists, so addresses are deterministic and must not change. They are relative to the
+tenant; `ObjectStore` puts its name before them.
 """
 
 from __future__ import annotations
@@ -12,32 +12,32 @@ from vfmalign.core.domain.declarations import VolumeKind
 
 
 def volume_key(dataset: str, case: str, kind: VolumeKind) -> str:
-    """Address of one volume."""
+    """Returns the address of one volume."""
     return f"volumes/{dataset}/{case}/{kind}.nii.gz"
 
 
 def dataset_key(dataset: str) -> str:
-    """Address of a dataset's datalist, which is written last: it commits the dataset."""
+    """Returns the address of a dataset's datalist, which is written last and thereby commits the dataset."""
     return f"datasets/{dataset}/dataset.json"
 
 
 def model_card_key(model: str) -> str:
-    """Address of a model card, which is written last: it commits the model."""
+    """Returns the address of a model card, which is written last and thereby commits the model."""
     return f"models/{model}/model.json"
 
 
 def weights_key(model: str, sha256: str) -> str:
-    """Address of a model's weights."""
+    """Returns the address of a model's weights."""
     return f"models/{model}/{sha256}.safetensors"
 
 
 def features_prefix(feature_set: str) -> str:
-    """Prefix of a feature set's parts and manifest."""
+    """Returns the prefix of a feature set's parts and manifest."""
     return f"features/{feature_set}/"
 
 
 def manifest_key(feature_set: str) -> str:
-    """Address of a feature set's manifest, which is written last: it commits the set."""
+    """Returns the address of a feature set's manifest, which is written last and thereby commits the set."""
     return f"{features_prefix(feature_set)}manifest.json"
 
 
@@ -46,32 +46,32 @@ UPLOADS = "uploads/features/"
 
 
 def upload_key(sha256: str) -> str:
-    """Address of a safetensors file that a client uploads for a comparison, by the digest of its bytes."""
+    """Returns the address of a safetensors file that a client uploads for a comparison; `sha256` is its digest."""
     return f"{UPLOADS}{sha256}.safetensors"
 
 
 def job_key(job: str, name: str) -> str:
-    """Address of one of a job's artifacts, such as `spec.json`, `result.json` or `progress/0003.json`."""
+    """Returns the address of one of a job's artifacts, such as `spec.json`, `result.json` or `progress/0003.json`."""
     return f"jobs/{job}/{name}"
 
 
 def check_key(check: str, name: str) -> str:
-    """Address of one of a check's artifacts, such as `report.json`."""
+    """Returns the address of one of a check's artifacts, such as `report.json`."""
     return f"checks/{check}/{name}"
 
 
 def cell_key(cell: str) -> str:
-    """Address of the result of an experiment's cell, by the digest of what was computed."""
+    """Returns the address of the result of an experiment's cell; `cell` is the digest of the cell's specification."""
     return f"cells/{cell}.json"
 
 
 def experiment_key(experiment: str, name: str) -> str:
-    """Address of one of an experiment's artifacts, such as `report.json`."""
+    """Returns the address of one of an experiment's artifacts, such as `report.json`."""
     return f"experiments/{experiment}/{name}"
 
 
 def monitor_key(monitor: str, uid: str, name: str) -> str:
-    """Address of one of a monitor's artifacts; `uid` tells it from earlier ones of the same id."""
+    """Returns the address of a monitor's artifact; `uid` tells the monitor from earlier ones with the same id."""
     return f"monitors/{monitor}/{uid}/{name}"
 
 
@@ -80,7 +80,7 @@ INCOMING = "incoming/"
 
 
 def incoming_prefix(owner: str, import_id: str) -> str:
-    """Prefix of the files of one import; `owner` is a text without slashes that stands for the caller."""
+    """Returns the prefix of one import's files; `owner` is a text without slashes that identifies the caller."""
     return f"{INCOMING}{owner}/{import_id}/"
 
 
@@ -89,7 +89,7 @@ STUDY_UPLOADS = f"{INCOMING}studies/"
 
 
 def study_upload_prefix(owner: str) -> str:
-    """Prefix of the zips of one caller; see `incoming_prefix`."""
+    """Returns the prefix of one caller's zips; see `incoming_prefix`."""
     return f"{STUDY_UPLOADS}{owner}/"
 
 
@@ -98,7 +98,7 @@ OUTBOX = "outbox/"
 
 
 def outbox_prefix(monitor: str) -> str:
-    """Prefix of the observations that wait for a monitor."""
+    """Returns the prefix of the observations that wait for a monitor."""
     return f"{OUTBOX}{monitor}/"
 
 
@@ -106,23 +106,23 @@ _OUTBOX_KEY = re.compile(rf"{OUTBOX}([^/]+)/(\d{{20}})-[0-9a-f]{{8}}-([0-9a-f]{{
 
 
 def outbox_key(monitor: str, time_ns: int, writer: str, sha256: str) -> str:
-    """Address of an observation that waits; those of a monitor sort by time.
+    """Returns the address of a waiting observation; the addresses of one monitor's observations sort by time.
 
     Args:
         monitor: id of the monitor.
-        time_ns: nanoseconds since 1970, which the writer gives to one observation alone.
-        writer: 8 hexadecimal digits that no other writing process has.
-        sha256: digest of the object, which stands for the ids in it.
+        time_ns: nanoseconds since 1970, unique among the observations of the writer.
+        writer: 8 hexadecimal digits, unique to the writing process.
+        sha256: digest of the object, used in place of the ids in it.
     """
     return f"{outbox_prefix(monitor)}{time_ns:020d}-{writer}-{sha256}.pb"
 
 
 def is_outbox_key(key: str) -> bool:
-    """Returns whether a key is that of an observation that waits."""
+    """Returns whether a key belongs to a waiting observation."""
     return _OUTBOX_KEY.fullmatch(key) is not None
 
 
 def parse_outbox_key(key: str) -> tuple[str, int, str] | None:
-    """Returns monitor, time and digest of an observation that waits; None for the key of anything else."""
+    """Returns the monitor, time and digest of a waiting observation; None if the key belongs to anything else."""
     match = _OUTBOX_KEY.fullmatch(key)
     return None if match is None else (match[1], int(match[2]), match[3])

@@ -59,7 +59,7 @@ def load_card(store: ObjectStore, model_id: str, sha256: str | None = None) -> M
 
 
 def list_model_ids(store: ObjectStore) -> Iterator[str]:
-    """Iterates over the ids of all published models, in order."""
+    """Iterates over the ids of all published models, in alphabetical order."""
     for key in store.list("models/"):
         if key.endswith(_CARD_SUFFIX):
             yield key.removeprefix("models/").removesuffix(_CARD_SUFFIX)

@@ -1,4 +1,4 @@
-"""The user's own tables of rows: patients, observations, days and strata of .npy files.
+"""Tables that users write about the rows of .npy files: patients, observations, days and strata.
 
 Errors quote nothing of these tables, which may contain patients' names.
 """
@@ -28,8 +28,8 @@ def read_table(path: Path, rows: int, field: str) -> dict[str, list[str]]:
         field: its name in errors.
 
     Raises:
-        BadOption: it cannot be read.
-        InvalidInput: it is not such a table, or a cell is empty or too long where it may not be.
+        BadOption: the file cannot be read.
+        InvalidInput: the file is not such a table, or a cell is too long or must not be empty.
     """
     remedy = f"write a header with `{PATIENT}`, and a line for each row in the same order"
     try:

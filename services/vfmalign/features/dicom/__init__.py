@@ -1,1 +1,1 @@
-"""Studies as DICOM: received, downloaded and read, so that Extract sees the volumes that an import would store."""
+"""Studies as DICOM: receives, downloads and reads them, so that Extract sees the same volumes as an import."""

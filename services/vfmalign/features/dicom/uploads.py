@@ -1,4 +1,4 @@
-"""Uploads of zips of DICOM files that are too large for a message."""
+"""Uploads of zips with DICOM files that are too large for a message."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from vfmalign.features.settings import FeaturesOptions
 
 
 class StudyUploads:
-    """Uploads of one tenant. A caller reaches its own alone, because they identify patients.
+    """Uploads of one tenant. Callers have access only to their own uploads, because these identify patients.
 
     Args:
-        store: objects of the tenant.
-        presigner: signs the uploads.
-        quota: of all that is uploaded to the feature service.
-        options: of the feature service.
+        store: object store of the tenant.
+        presigner: signs upload URLs.
+        quota: quota of all uploads to the feature service.
+        options: options of the feature service.
     """
 
     def __init__(self, store: ObjectStore, presigner: Presigner, quota: StorageQuota, options: FeaturesOptions) -> None:
@@ -32,15 +32,15 @@ class StudyUploads:
         self.start, self.close = self._files.start, self._files.close
 
     def get_prefix(self) -> str:
-        """Returns the prefix of the keys of the caller's uploads."""
+        """Returns the key prefix of the caller's uploads."""
         identity = current_identity.get()
         return study_upload_prefix(digest_caller("" if identity is None else identity.key))
 
     def create(self, file: FileContent) -> CreateStudyUploadResponse:
-        """Returns where a file of the caller is uploaded.
+        """Returns the destination for an upload of the caller.
 
         Raises:
-            TooLarge: no study may have its size, or it does not fit into the quota.
+            TooLarge: the file exceeds the maximum size of a study, or the quota.
         """
         if file.size_bytes > self._limit_bytes:
             raise too_large(self._limit_bytes, "file.size_bytes")

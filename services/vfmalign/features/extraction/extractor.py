@@ -1,6 +1,6 @@
 """Runs an encoder over prepared studies.
 
-Float32 throughout, with deterministic kernels and without autocast or TF32, so that features before and after
+Computes in float32, with deterministic kernels and without autocast or TF32, so that features before and after
 fine-tuning differ only because of the weights.
 
 Legend: N studies, C channels, D H W depth, height, width of a feature map.
@@ -45,10 +45,10 @@ def extract(
     `Encoder.studies_at_once` studies.
 
     Args:
-        encoder: in evaluation mode; its device computes.
+        encoder: encoder in evaluation mode; its device computes.
         input_NCDHW: prepared studies, float32.
         layers: names of `Encoder.layer_channels`.
-        pooling: `mean` over space without padded slices, or `none` for the whole maps.
+        pooling: `mean` over space without padded slices, or `none` for whole feature maps.
         slices_N2: first slice and number of slices of each study, see `models.encoder`; None for whole volumes without
             padding.
 

@@ -41,8 +41,8 @@ class ExtractionOptions:
 
     Attributes:
         batch_size: studies per forward pass on an accelerator (on a CPU, see `Encoder.studies_at_once`).
-        part_cases: rows per stored part, which are at most lost when the process is killed.
-        readers: threads that read, decode and prepare studies.
+        part_cases: rows per stored part. A killed process loses at most one part.
+        readers: number of threads that read, decode and prepare studies.
     """
 
     batch_size: int
@@ -57,7 +57,7 @@ class Hooks:
     Attributes:
         compute: runs a function on the thread that owns the device and returns its result.
         stages: collects the time of each stage.
-        report: called with the finished cases and all cases, at the start and after every part.
+        report: called with the numbers of finished and of all cases, at the start and after every part.
         cancelled: called between batches; True stops the extraction.
     """
 
@@ -72,7 +72,7 @@ class ExtractionPlan:
     """A resolved request: the model's card, the cases in row order, and everything that determines the features.
 
     Attributes:
-        allow_cut_organs: whether a mask that normalises the input may lie outside the field of view.
+        allow_cut_organs: whether a mask that normalises the input may be outside the field of view.
     """
 
     card: ModelCard
@@ -83,7 +83,7 @@ class ExtractionPlan:
 
 @dataclass(frozen=True)
 class Shard:
-    """One machine's share of a set: the parts whose number, from 0, modulo `count` is `index`."""
+    """One machine's share of a feature set: the parts whose number, from 0, equals `index` modulo `count`."""
 
     index: int = 0
     count: int = 1
@@ -94,7 +94,7 @@ WHOLE = Shard()
 
 @dataclass(frozen=True)
 class Computed:
-    """Work that an extraction did: parts that it computed, and their cases."""
+    """Work done by an extraction: how many parts were computed, and how many cases these parts contain."""
 
     parts: int = 0
     cases: int = 0
@@ -111,7 +111,7 @@ def extract_missing(
     shard: Shard = WHOLE,
     manifest: Manifest | None = None,
 ) -> Computed:
-    """Computes and stores the missing parts of a shard; intact parts of the damaged set with this manifest stay."""
+    """Computes and stores the missing parts of a shard. Keeps the intact parts of a damaged set with this manifest."""
     parts = split_rows(plan, options)[shard.index :: shard.count]
     total = sum(len(rows) for rows in parts)
     stored = writer.parts_done(options.part_cases, manifest)

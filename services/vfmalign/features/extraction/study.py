@@ -27,7 +27,7 @@ class Source:
         kind: modality or label map.
         field: field of the request, for errors.
         content: the NIfTI bytes, or the stored object.
-        unit: `HU`, or empty for an arbitrary one.
+        unit: `HU`, or empty for arbitrary units.
     """
 
     kind: VolumeKind
@@ -43,11 +43,11 @@ class StudyRequest:
     Attributes:
         model: id of a published model.
         model_sha256: expected digest of its weights; empty accepts any.
-        sources: the study's volumes; none where it is DICOM.
-        layers: empty means the card's primary layer.
+        sources: volumes of the study; none if it is sent as DICOM.
+        layers: requested layers; empty means the card's primary layer.
         pooling: `mean`, or `none` for whole feature maps.
         input_transform: name in `imaging.input_transforms.INPUT_TRANSFORMS`.
-        store_as: id to store the features under; empty returns them.
+        store_as: id under which the features are stored; empty returns them in the response.
         observation: names the monitor that observes the features; None for none.
     """
 
@@ -81,11 +81,11 @@ def prepare_sources(
         context: checked before every volume and while it is decompressed.
 
     Raises:
-        BadVolume: a volume is missing, sent twice, cannot be decoded, or does not overlap the others, or all of them
-            are too large together.
+        BadVolume: a volume is missing, sent twice, cannot be decoded or does not overlap the others, or the volumes are
+            too large together.
         BadOption: the input transform is unknown, or the unit of a volume does not fit the model's normalisation.
         NotFound: a stored volume does not exist.
-        DigestMismatch: the digest of a stored volume is not the expected one.
+        DigestMismatch: the digest of a stored volume differs from the expected one.
         Cancelled, DeadlineExceeded: see `WorkContext`.
     """
     needed = needed_kinds(preprocessing)
@@ -102,7 +102,7 @@ def prepare_sources(
 
 
 def _check_kinds(kinds: Sequence[VolumeKind], sources: Sequence[Source], needed: Sequence[VolumeKind]) -> None:
-    """Checks that a study has every volume that the model takes, and none twice."""
+    """Checks that a study has every volume that the model needs, and none twice."""
     for place, source in enumerate(sources):
         if source.kind in kinds[:place]:
             raise BadVolume(f"{source.kind} is sent twice", field=source.field, remedy="send each volume once")

@@ -1,6 +1,6 @@
 """Stores the features of one study below `features/<id>/`, one safetensors file per layer.
 
-Stored features are immutable: storing other features under the same id is a conflict.
+Stored features are immutable: storing different features under the same id is a conflict.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Thread pools whose threads have their own number of torch threads.
+"""Thread pools in which each thread has its own number of torch threads.
 
-torch keeps a global number of intra-op threads, set by the latest `set_num_threads` of any thread, and a number per
-thread, which a thread copies from the global one when it first uses it.
+torch has a global number of intra-op threads, set by the last `set_num_threads` call of any thread, and a number per
+thread. A thread copies the global number when it first uses its own.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def open_thread_pool(count: int, torch_threads: int, name: str) -> Iterator[Thre
 
     Args:
         count: number of threads.
-        torch_threads: torch threads of each; the calling thread keeps its own number.
+        torch_threads: torch threads per thread; the calling thread keeps its own number.
         name: prefix of the threads' names.
 
     Raises:
@@ -41,7 +41,7 @@ def open_thread_pool(count: int, torch_threads: int, name: str) -> Iterator[Thre
             for _ in range(count):
                 pool.submit(int)  # a pool starts its threads with the first work
             started.wait()
-        except BaseException:  # a thread could not be started: release those that wait at the barrier
+        except BaseException:  # a thread could not be started: release the threads that wait at the barrier
             started.abort()
             raise
         finally:

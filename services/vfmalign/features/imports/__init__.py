@@ -1,1 +1,1 @@
-"""Imports: datasets and models that clients upload, checked and published."""
+"""Imports: checks and publishes datasets and models that clients upload."""

@@ -1,1 +1,1 @@
-"""Observations of Extract on their way to monitors: told at once, or stored durably and sent in order (ADR 0107)."""
+"""Queue of observations from Extract to monitors: stored durably, and sent in order (ADR 0107)."""

@@ -35,12 +35,12 @@ class FeatureSetRef(Record):
     stage_seconds: dict[str, float]
 
     def to_sample(self) -> StoredFeatureSet:
-        """Returns the set in the version that this stage has committed."""
+        """Returns the feature set as a sample, in the version that this stage committed."""
         return StoredFeatureSet(self.feature_set, self.manifest_sha256)
 
 
 class ComparisonRequest(Record):
-    """A comparison of two stored feature sets, on the scale of a third one."""
+    """A comparison of two stored feature sets, standardised by a third one."""
 
     before: StoredFeatureSet
     after: StoredFeatureSet
@@ -48,7 +48,7 @@ class ComparisonRequest(Record):
     options: ComputeOptions
 
     def with_options(self, **changes: object) -> Self:
-        """Returns the request with other values of some options."""
+        """Returns a copy of the request in which some options have other values."""
         return self.model_copy(update={"options": self.options.model_copy(update=changes)})
 
 
@@ -75,6 +75,6 @@ async def compare(mmd: AsyncMmdClient, request: ComparisonRequest) -> tuple[Comp
 
 
 async def measure(mmd: AsyncMmdClient, request: ComparisonRequest, name: Measure) -> Estimate:
-    """Computes a measure of the primary layer beside MMD²."""
+    """Computes a measure of the primary layer other than MMD²."""
     response, _ = await compare(mmd, request.with_options(measures=(name,)))
     return response.layers[0].measures[0].value

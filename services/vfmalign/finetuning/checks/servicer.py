@@ -103,7 +103,7 @@ class AlignmentServicer(
             yield alignment_pb2.GetCheckReportResponse(content=content)
 
     def _create(self, check_id: str, spec: CheckSpec) -> tuple[StoredCheck, tuple[TrainingPlan, ...]]:
-        # An existing check is returned whatever its inputs are now: its own are pinned.
+        # An existing check is returned even if its inputs have changed since: the check has pinned its own.
         if (check := self._checks.find(check_id, spec)) is not None:
             return check, ()
         plans = check_inputs(self._store, self._jobs, check_id, spec)
@@ -118,7 +118,7 @@ class AlignmentServicer(
                 _log.warning("report_lost", check=item.id, error=str(loss))
                 item = self._checks.reopen(item.id, f"{loss.subject}: {loss.message}; it is created again")
         stages, runs = [stage.name for stage in all_stages(item.request)], self._checks.stages(item.id)
-        if item.finished:  # what an earlier version ran had other stages
+        if item.finished:  # an earlier version may have run other stages
             stages = [stage for stage in stages if any(run.stage == stage for run in runs)]
         return to_check(
             item,

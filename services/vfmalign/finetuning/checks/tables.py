@@ -12,7 +12,7 @@ from vfmalign.database.tables import LifecycleRow, TenantRow, belongs_to
 
 
 class CheckRow(LifecycleRow):
-    """One alignment check; the fields are those of `checks.repository.StoredCheck`."""
+    """One alignment check; see `checks.repository.StoredCheck` for the fields."""
 
     __tablename__ = "checks"
 
@@ -21,7 +21,7 @@ class CheckRow(LifecycleRow):
 
 
 class StageRow(TenantRow):
-    """One run of a stage of a check, so that it is known that no finished stage ran twice."""
+    """One run of a stage of a check. The runs show that no finished stage ran twice."""
 
     __tablename__ = "stage_runs"
     __table_args__ = (belongs_to("checks", "check_id"),)

@@ -24,7 +24,7 @@ def to_message(
         cells: status of every cell.
         whole: False for lists, which leave out the cells and most of the specification.
     """
-    report = experiment.report if experiment.state == "succeeded" else None  # else it is created again
+    report = experiment.report if experiment.state == "succeeded" else None  # otherwise it is created again
     return messages.Experiment(
         experiment_id=experiment.id,
         spec=experiment.spec if whole else _outline(experiment.spec),
@@ -64,8 +64,8 @@ def _to_cell(status: CellStatus) -> messages.ExperimentCell:
 
 
 def _to_progress(experiment: StoredExperiment, cells: Sequence[CellStatus]) -> Progress:
-    # Elapsed time is counted to the end of the last finished check. An experiment that only waits thus does not change,
-    # and watchers receive no message.
+    # Elapsed time is counted up to the end of the last finished check. An experiment that only waits therefore does not
+    # change, and watchers receive no message.
     ends = [cell.finished_at for cell in cells if cell.finished and cell.finished_at is not None]
     elapsed_s = (
         (max(ends) - experiment.started_at).total_seconds() if ends and experiment.started_at is not None else 0.0

@@ -35,12 +35,12 @@ _MEDIA_TYPES = {
 
 
 class ReportWriter:
-    """Writes reports of experiments whose cells have all ended.
+    """Writes reports of experiments after all of their cells have ended.
 
     Args:
         results: results of the cells.
         store: object store of the report.
-        compare_seeds: computes the control of two cells that differ in their seed alone, at a level of the interval.
+        compare_seeds: computes the control for two cells that differ only in their seed, at a given interval level.
     """
 
     def __init__(self, results: CellResults, store: ObjectStore, compare_seeds: CompareSeeds) -> None:
@@ -52,12 +52,12 @@ class ReportWriter:
         """Stores the report unless it exists, and returns references to its files.
 
         Raises:
-            DataLoss: an artifact of a finished check is missing or was changed; its owner is the check.
+            DataLoss: an artifact of a finished check is missing or was changed; the error's owner is the check.
         """
         try:
             refs = self._get_refs(experiment)
             if experiment.report in (None, refs):
-                return refs  # otherwise it was damaged after it had been recorded
+                return refs  # otherwise it was damaged after it was recorded
         except NotFound:
             pass
         spec = experiment.spec
@@ -91,7 +91,7 @@ class ReportWriter:
             if (model, task, seed) in shuffled:
                 controls["shuffled_labels"] = get_primary_shift(shuffled[model, task, seed].report.result)
             seeds = [one[2] for one in plain if one[:2] == (model, task)]
-            if len(seeds) > 1:  # against the next seed, and the last against the first: all are in as many pairs
+            if len(seeds) > 1:  # next seed; last against first: all seeds have as many pairs
                 following = plain[model, task, seeds[(seeds.index(seed) + 1) % len(seeds)]]
                 controls["between_seeds"] = self._compare_seeds(result.features, following.features, level)
             cells.append(
@@ -111,7 +111,7 @@ class ReportWriter:
         return self._results.read(status.cell) if status.restored else self._results.assemble(status.cell)
 
     def _get_refs(self, experiment: StoredExperiment) -> ExperimentRefs:
-        # report.json is read first: without it, the other files are left over from an interrupted attempt.
+        # report.json is read first: without it, the other files remain from an interrupted attempt.
         json_ref = self._get_ref(experiment, REPORT)
         return ExperimentRefs(
             json_ref=json_ref,
@@ -125,7 +125,7 @@ class ReportWriter:
 
 
 def _get_key(experiment: StoredExperiment, name: str) -> str:
-    """Returns the key of a report's file; every retry has a report of its own, since objects are written once."""
+    """Returns the key of a report's file. Every retry has its own report, because objects are never overwritten."""
     return experiment_key(experiment.id, f"retry-{experiment.retries}/{name}" if experiment.retries else name)
 
 

@@ -1,4 +1,4 @@
-"""Repository of experiments: requests, pinned inputs and states. The states of the cells are those of their checks."""
+"""Repository of experiments: requests, pinned inputs and states. A cell has the state of its check."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ class ExperimentRefs(Record):
 
 @dataclass(frozen=True)
 class StoredExperiment(Operation):
-    """An experiment as the database holds it.
+    """An experiment as stored in the database.
 
     Attributes:
         state: never `pending`.
         spec: the request, with defaults filled in.
         pinned: digests of the inputs of its checks.
-        restored: ids of the checks that need not run, because the results of their cells were there before.
-        report: set when it succeeded.
+        restored: ids of the checks that need not run, because the results of their cells existed before.
+        report: the report; None unless the experiment succeeded.
     """
 
     state: State
@@ -46,7 +46,7 @@ class StoredExperiment(Operation):
 
     @property
     def cells(self) -> tuple[PlannedCell, ...]:
-        """Its cells, in the order in which they begin."""
+        """Cells of the experiment, in the order in which they begin."""
         return plan_cells(self.id, self.spec, self.pinned)
 
 
@@ -58,10 +58,10 @@ class ExperimentRepository(LifecycleRepository[ExperimentRow, StoredExperiment])
     stopping = "cancelling: waiting for its checks to end"
 
     def create(self, experiment_id: str, spec: ExperimentSpec, pinned: PinnedInputs) -> StoredExperiment:
-        """Adds an experiment; the same id and spec again returns the first, with the inputs pinned then.
+        """Adds an experiment, or returns the existing one, with its pinned inputs, if the id and the spec are the same.
 
         Raises:
-            Conflict: the id was used with another request.
+            Conflict: the id is taken by an experiment with a different request.
         """
         row = ExperimentRow(id=experiment_id, pinned_inputs=pinned.model_dump(mode="json"))
         return self._insert(row, spec, "waiting to begin")
@@ -84,7 +84,7 @@ class ExperimentRepository(LifecycleRepository[ExperimentRow, StoredExperiment])
             return self._to_item(row)
 
     def restore_cell(self, experiment_id: str, check_id: str) -> None:
-        """Records that the result of a cell is there, so that its check need not run."""
+        """Records that the result of a cell exists, so that its check need not run."""
         with self._database.session() as session:
             row = self._row(session, experiment_id)
             row.restored_cells = sorted({*row.restored_cells, check_id})
@@ -96,7 +96,7 @@ class ExperimentRepository(LifecycleRepository[ExperimentRow, StoredExperiment])
             row.restored_cells = [cell for cell in row.restored_cells if cell != check_id]
 
     def succeed(self, experiment_id: str, report: ExperimentRefs, detail: str) -> None:
-        """Ends an experiment whose report is stored, unless it was cancelled meanwhile."""
+        """Ends an experiment after its report was stored, unless it was cancelled meanwhile."""
         with self._database.session() as session:
             row = self._row(session, experiment_id)
             if row.finished_at is None:
@@ -104,7 +104,7 @@ class ExperimentRepository(LifecycleRepository[ExperimentRow, StoredExperiment])
                 self._end(session, row, "succeeded", detail)
 
     def _may_retry(self, session: Session, row: ExperimentRow) -> bool:
-        """A report may lack cells, whose checks failed then; one that lacks none stays."""
+        """Allows the retry of a report that lacks cells because their checks failed. A complete report stays."""
         if row.state != "succeeded":
             return True
         ids = [cell.check_id for cell in self._to_item(row).cells if cell.check_id not in row.restored_cells]

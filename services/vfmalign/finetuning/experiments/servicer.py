@@ -98,7 +98,7 @@ class ExperimentServicer(
             yield experiment_pb2.GetExperimentReportResponse(content=content)
 
     def _create(self, experiment_id: str, spec: ExperimentSpec) -> StoredExperiment:
-        # Look for the experiment first: its inputs are already pinned, and a model may have changed since.
+        # Look for the experiment first: its inputs are pinned already, and a model may have changed since.
         return self._experiments.find(experiment_id, spec) or self._experiments.create(
             experiment_id, spec, pin_inputs(self._store, spec)
         )

@@ -10,12 +10,12 @@ from vfmalign.finetuning import metrics
 from vfmalign.finetuning.jobs.retries import Limits
 from vfmalign.finetuning.jobs.supervisor import Supervisor
 
-# After the grace period processes are killed; the launcher needs a moment to observe that they ended.
+# Processes are killed after the grace period; the launcher needs a moment to observe their end.
 _KILL_OBSERVATION_S = 30.0
 
 
 class JobRounds:
-    """Lets the supervisors of all tenants work in turn; not thread-safe: call it from one thread at a time.
+    """Runs the supervisors of all tenants in turn; not thread-safe: call it from one thread at a time.
 
     Args:
         supervisors: one for each tenant.
@@ -29,7 +29,7 @@ class JobRounds:
     def reconcile(self) -> None:
         """Takes one action per job.
 
-        A free slot goes to the tenant with the fewest launched jobs; of several, to the job that waits longest.
+        A free slot goes to the tenant with the fewest launched jobs; among equals, to the job that waits longest.
         """
         launched = {supervisor: supervisor.monitor() for supervisor in self._supervisors}
         waiting = {supervisor: deque(supervisor.find_startable()) for supervisor in self._supervisors}
@@ -44,9 +44,10 @@ class JobRounds:
         metrics.export_longest_wait([supervisor.jobs.find_longest_wait() for supervisor in self._supervisors])
 
     def stop_all(self, poll_s: float = 0.1) -> None:
-        """Lets every launched job checkpoint and end, and queues it for the next start of the service.
+        """Lets every launched job write a checkpoint and end, and queues it for the next start of the service.
 
-        A job whose end is not observed in time keeps its state; the next start of the service looks for its process.
+        If the end of a job is not observed in time, it keeps its state, and the service looks for its process at the
+        next start.
         """
         end = time.monotonic() + self._limits.stop_grace_s
         while time.monotonic() < end + _KILL_OBSERVATION_S:

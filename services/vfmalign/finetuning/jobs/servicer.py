@@ -89,7 +89,7 @@ class FineTuningServicer(
             yield finetuning_pb2.WatchJobResponse(job=job)
 
     def _create(self, job_id: str, spec: JobSpec) -> StoredJob:
-        # An existing job is returned without resolving its spec: the model may have changed in the store since.
+        # An existing job is returned without resolving its spec: the stored model may have changed since.
         return self._jobs.find(job_id, spec) or self._jobs.create(spec, resolve_job(self._store, job_id, spec))
 
     def _convert(self, item: StoredJob, *, whole: bool = True) -> Job:

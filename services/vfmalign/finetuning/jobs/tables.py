@@ -12,7 +12,7 @@ from vfmalign.database.tables import LifecycleRow, TenantRow, belongs_to
 
 
 class JobRow(LifecycleRow):
-    """One job; the fields are those of `jobs.repository.StoredJob`."""
+    """One job; see `jobs.repository.StoredJob` for the fields."""
 
     __tablename__ = "jobs"
 
@@ -33,7 +33,7 @@ class JobRow(LifecycleRow):
 
 
 class AttemptRow(TenantRow):
-    """One attempt of a job, so that it is known what ran how often."""
+    """One attempt of a job. The attempts show how often the job ran."""
 
     __tablename__ = "job_attempts"
     __table_args__ = (belongs_to("jobs", "job_id"),)

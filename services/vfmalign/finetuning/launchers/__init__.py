@@ -1,1 +1,1 @@
-"""Launchers: how a training process is started, watched and stopped."""
+"""Launchers: start, observe and stop training processes."""

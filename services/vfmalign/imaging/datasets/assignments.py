@@ -1,7 +1,7 @@
-"""The user's own tables: which cases belong to one patient, which split a case belongs to, and which studies to import.
+"""Tables supplied by the user: the patient of each case, the split of each case, and the studies to import.
 
-A case is named as the layout names it: by its folder, by the stem of its file, by its name in a CSV, or by its
-StudyInstanceUID. Errors quote nothing of these tables, which contain patients' names.
+The layout determines the name of a case: its folder, the stem of its file, its name in a CSV, or its StudyInstanceUID.
+Errors never quote these tables, because they contain patients' names.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _UID = re.compile(r"[0-9][0-9.]{0,63}")
 
 
 def read_patients(path: Path) -> dict[str, str]:
-    """Reads the user's table of patients: CSV with the columns `folder,patient` (`case` or `study` for `folder`).
+    """Reads the user's table of patients: CSV with the columns `folder,patient` (or `case` or `study` for `folder`).
 
     Raises:
         BadDataset: the table cannot be read or a row is incomplete.
@@ -33,7 +33,7 @@ def read_patients(path: Path) -> dict[str, str]:
 def read_splits(path: Path) -> dict[str, Split]:
     """Reads the user's own splits.
 
-    They are CSV with the columns `folder,split` (`case` or `study` for `folder`), or JSON `{"train": [folder]}`.
+    The file is CSV with the columns `folder,split` (or `case` or `study` for `folder`), or JSON `{"train": [folder]}`.
 
     Raises:
         BadDataset: the table cannot be read, names an unknown split, or names a folder twice.
@@ -65,10 +65,10 @@ def read_splits(path: Path) -> dict[str, Split]:
 
 
 def read_studies(path: Path) -> tuple[str, ...]:
-    """Reads the user's list of studies: CSV with the column `study`, their StudyInstanceUID.
+    """Reads the user's list of studies: CSV with StudyInstanceUIDs in the column `study`.
 
     Raises:
-        BadDataset: the table cannot be read, names a study twice, or has something else in its place.
+        BadDataset: the table cannot be read, repeats a study, or contains something other than a StudyInstanceUID.
     """
     remedy = "name each study once in the column study, by its StudyInstanceUID"
     uids: dict[str, None] = {}
@@ -100,7 +100,7 @@ def _read_rows(path: Path, field: str, columns: str) -> list[dict[str, str]]:
 
 
 def _get_name(row: dict[str, str]) -> str:
-    """What a row calls its case."""
+    """Name of the case in a row."""
     return (row.get("folder") or row.get("case") or row.get("study") or "").strip().rstrip("/")
 
 

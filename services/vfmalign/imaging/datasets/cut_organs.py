@@ -1,4 +1,4 @@
-"""Organs that a model's field of view cuts off in a dataset that is imported for this model."""
+"""Checks, when a dataset is imported for a model, whether the model's field of view cuts off organs."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class ImportingModel:
     """A model that a dataset is imported for.
 
     Attributes:
-        id: its id.
-        preprocessing: its input.
-        modality_map: its inputs by modality of the dataset.
-        allow_cut_organs: whether less than `REFUSE_BELOW` of a structure may lie in its field of view.
+        id: id of the model.
+        preprocessing: input of the model.
+        modality_map: the model's inputs by modality of the dataset.
+        allow_cut_organs: whether cases with less than `REFUSE_BELOW` of a structure in the field of view are accepted.
     """
 
     id: str
@@ -33,11 +33,11 @@ class ImportingModel:
 
 
 class CutOrgansCheck:
-    """Measures what a model sees of the structures of cases, one after the other.
+    """Measures how much of each structure lies in a model's field of view, case by case.
 
     Args:
         model: the model.
-        declaration: of the dataset.
+        declaration: declaration of the dataset.
 
     Raises:
         BadOption: the dataset lacks an input of the model.
@@ -50,11 +50,11 @@ class CutOrgansCheck:
         self._inside: dict[str, dict[VolumeKind, float]] = {}
 
     def measure(self, case_id: str, volumes: Mapping[VolumeKind, Volume]) -> None:
-        """Measures one case; raises as `measure_field_of_view`."""
+        """Measures one case; raises like `measure_field_of_view`."""
         self._inside[case_id] = measure_field_of_view(volumes, self._input, self._structures, case_id).inside
 
     def list_shares(self, dataset: DatasetManifest) -> tuple[CaseInside, ...]:
-        """Returns the shares of the dataset's cases that have a structure."""
+        """Returns the shares of structures in the field of view, for each case of the dataset that has a structure."""
         return tuple(
             CaseInside(case=case.id, split=split, inside=self._inside[case.id])
             for split in SPLITS
@@ -63,12 +63,12 @@ class CutOrgansCheck:
         )
 
     def list_notes(self, dataset: DatasetManifest, labels: Mapping[str, str]) -> list[str]:
-        """Names the cases that the field of view cuts, by what `labels` calls them."""
+        """Returns a note about structures that the field of view cuts, if any; the note names cases by `labels`."""
         note = report_cut(self.list_shares(dataset), CAUTION_BELOW, self._model.id, labels)
         return [note] if note else []
 
     def list_problems(self, dataset: DatasetManifest, labels: Mapping[str, str]) -> list[str]:
-        """Names the cases for which the dataset is refused."""
+        """Returns the problem because of which the dataset is refused, if any; the problem names cases by `labels`."""
         problem = report_cut(self.list_shares(dataset), REFUSE_BELOW, self._model.id, labels)
         if not problem or self._model.allow_cut_organs:
             return []

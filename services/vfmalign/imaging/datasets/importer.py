@@ -1,4 +1,4 @@
-"""Import of a dataset from disk, without patients' names: what the client does before anything is uploaded.
+"""Import of a dataset from disk under pseudonyms: the steps of the client before anything is uploaded.
 
 Volumes are decoded, checked and encoded again, which drops every text field of their headers. Nothing is uploaded
 before every case has passed validation.
@@ -32,8 +32,8 @@ class DatasetToImport:
     """A checked dataset on disk.
 
     Attributes:
-        dataset: as it will be stored.
-        discovered: its cases, with patients' names.
+        dataset: manifest to store.
+        discovered: cases of the dataset, with patients' names.
         notes, inside: see `preparation.PreparedDataset`.
     """
 
@@ -46,7 +46,7 @@ class DatasetToImport:
         """Reads the files again; yields the volumes of each case as they are stored.
 
         Raises:
-            BadDataset: a file is no longer the one that was checked.
+            BadDataset: a file has changed since it was checked.
         """
         cases = (case for name in SPLITS for case in self.dataset.split(name))
         expected = {(case.id, kind): ref.sha256 for case in cases for kind, ref in case.volumes.items()}
@@ -81,7 +81,7 @@ def prepare_import(
         progress: called after every DICOM file that is scanned, and after every case.
 
     Returns:
-        The dataset. A single patient is placed in train, val and test alike, and the dataset is marked as not held out.
+        The dataset. If there is only one patient, train, val and test share its cases and nothing is held out.
 
     Raises:
         UnusableCases: cases cannot be used.
@@ -103,7 +103,7 @@ def prepare_discovered(
     """Reads and checks cases that were discovered; see `prepare_import`."""
     cases = (*discovered.cases, *discovered.left_out)
     rows = [(dataset_id, case.id, case.group, case.source.name, case.patient) for case in cases]
-    # Written before validation: its problems name cases by id, and the user looks the folder up in this file.
+    # Written before validation, because problems name cases by id and the user looks up the folder in this file.
     add_to_mapping(mapping_path, rows)
     prepared = prepare(discovered, dataset_id, options, progress or ignore_progress)
     if prepared.problems:

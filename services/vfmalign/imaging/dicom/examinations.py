@@ -1,4 +1,4 @@
-"""Examinations: what a source holds, as studies, series and stacks.
+"""Examinations: the content of a source as studies, series and stacks.
 
 A study is one case. Everything that identifies a patient stays in the fields that are marked as private.
 """
@@ -18,12 +18,12 @@ class Series:
     """One series.
 
     Attributes:
-        label: how problems and tables name it, such as `series 6`; unique in its study.
+        label: name in problems and tables, such as `series 6`; unique in its study.
         uid: private.
-        stacks: the volumes that it holds or was meant to hold; each says why it is none.
-        problem: why nothing of the series is used, such as annotation in the pixels; empty otherwise.
-        allowed: refusals that would apply to its images, and that the user lifted; see `refusals`.
-        acquired_s: time of day of its first image, in seconds; None where the images state none. Private: only
+        stacks: the volumes of the series; a stack that does not form a volume states its problem.
+        problem: reason why the series cannot be used, such as annotation in the pixels; empty otherwise.
+        allowed: refusals that apply to its images, but that the user lifted; see `refusals`.
+        acquired_s: time of day of its first image, in seconds; None if the images state none. Private: only
             differences are printed.
     """
 
@@ -37,10 +37,10 @@ class Series:
 
 @dataclass(frozen=True)
 class Segment:
-    """One segment of a segmentation, or region of interest of a structure set.
+    """One segment of a segmentation, or one region of interest of a structure set.
 
     Attributes:
-        number: from 1; those of regions may begin at 0.
+        number: counts from 1; the numbers of regions may begin at 0.
         label: free text; it may hold a name.
         codes: concepts of its category and type, each as `scheme:value`, such as `SCT:41216001`.
     """
@@ -55,11 +55,11 @@ class Segmentation:
     """An object that shows structures: a segmentation (DICOM SEG), or a structure set (RTSTRUCT) with its contours.
 
     Attributes:
-        label: as of a series.
+        label: see `Series`.
         file: its file in the source; private.
-        attributes: of its header.
+        attributes: attributes in its header.
         references: identifiers of the series that it was drawn on; private.
-        segments: what its segments are called, in order of number.
+        segments: its segments, in order of number.
     """
 
     label: str
@@ -74,14 +74,13 @@ class Study:
     """One examination of one patient.
 
     Attributes:
-        patient: identifier of the patient with its issuer; private. Empty where the files state none, and one of them
-            where they state several, which is a problem.
+        patient: identifier of the patient with its issuer; private. Empty if the files state none. If they state
+            several, which is a problem, it is one of them.
         uid: private.
         series: in order of number.
         segmentations: in order of number.
-        private_words: words of names, identifiers and places in the headers; text that contains one is not printed.
-            Private.
-        problems: why the study cannot be used, such as a series that belongs to several studies.
+        private_words: see `screening`. Private.
+        problems: reasons why the study cannot be used, such as a series that belongs to several studies.
     """
 
     patient: str

@@ -67,7 +67,7 @@ class Positions:
 
     @classmethod
     def from_coordinates(cls, x: NDArray[np.float32], y: NDArray[np.float32], z: NDArray[np.float32]) -> Positions:
-        """Positions of a grid whose axes run approximately along x, y and z."""
+        """Returns the positions of a grid with axes approximately along x, y and z."""
         others = ((1, 2), (0, 2), (0, 1))
         low = tuple(p.min(axis=axes) for p, axes in zip((x, y, z), others, strict=True))
         return cls((x, y, z), low, tuple(p.max(axis=axes) for p, axes in zip((x, y, z), others, strict=True)))
@@ -78,7 +78,7 @@ class Positions:
         return np.broadcast_shapes(*(p.shape for p in self.xyz))
 
     def box(self, centre_mm: tuple[float, float, float], radius_mm: float) -> Box:
-        """The part of the grid that may lie within `radius_mm` of a point along every axis."""
+        """Returns the part of the grid that may lie within `radius_mm` of a point along every axis."""
         spans = []
         for low, high, centre in zip(self.low, self.high, centre_mm, strict=True):
             overlapping = np.flatnonzero((high >= centre - radius_mm) & (low <= centre + radius_mm))
@@ -86,7 +86,7 @@ class Positions:
         return spans[0], spans[1], spans[2]
 
     def crop(self, box: Box) -> Positions:
-        """Positions of a part of the grid."""
+        """Returns the positions in a part of the grid."""
         x, y, z = (
             p[tuple(part if p.shape[axis] > 1 else slice(None) for axis, part in enumerate(box))] for p in self.xyz
         )
@@ -109,7 +109,7 @@ class Blob:
     """Plane waves (amplitude, angle, phase) that deform the outline."""
 
     def level(self, positions: Positions) -> NDArray[np.float32]:
-        """Distance from the centre in units of the radius: below 1 inside."""
+        """Returns the distance from the centre in units of the radius, which is below 1 inside."""
         x, y, z = (p - np.float32(c) for p, c in zip(positions.xyz, self.centre_mm, strict=True))
         cos, sin = np.float32(np.cos(self.angle)), np.float32(np.sin(self.angle))
         u, v, w = (
@@ -123,7 +123,7 @@ class Blob:
         return level
 
     def box(self, positions: Positions) -> Box:
-        """Part of the grid that may contain the blob; with oblique grids this can be the whole grid."""
+        """Returns the part of the grid that may contain the blob; with oblique grids this can be the whole grid."""
         return positions.box(self.centre_mm, 1.4 * max(self.radii_mm))
 
 
@@ -143,7 +143,7 @@ class Gland:
     waves: tuple[tuple[float, int, float], ...]
 
     def level(self, positions: Positions) -> NDArray[np.float32]:
-        """Below 1 inside; (level - 1) * mean radius is about the distance from the surface in mm."""
+        """Returns a level: below 1 inside; (level - 1) * mean radius is about the distance from the surface in mm."""
         x, y, z = (p - np.float32(c) for p, c in zip(positions.xyz, self.centre_mm, strict=True))
         a, b, c = (np.float32(h) for h in self.half_mm)
         w = np.clip(z / c, -1.6, 1.6)
@@ -159,7 +159,7 @@ class Gland:
         return level
 
     def transition_level(self, positions: Positions) -> NDArray[np.float32]:
-        """Below 1 in the transition zone: an egg in the front of the gland, from mid-gland to the base."""
+        """Returns a level below 1 in the transition zone: an egg in the gland's front, from mid-gland to the base."""
         a, b, c = self.half_mm
         share = self.transition_share
         shift = 1.0 - share

@@ -47,7 +47,7 @@ class PhantomDataset:
         self._cases: dict[Split, list[Case]] = {}
 
     def generate(self) -> Iterator[dict[str, bytes]]:
-        """Generates all cases; yields the volumes of each as they are stored, by key."""
+        """Generates all cases; for each case, yields its volumes as they are stored, by key."""
         self._cases = {}
         for place, name in enumerate(SPLITS):
             for number in range(self._counts.get(name, 0)):

@@ -188,7 +188,7 @@ class _Body:
         self._adc_scale = np.exp(rng.normal(0.0, 0.05, len(Tissue))).astype(np.float32)
 
     def maps(self, positions: Positions, *, diffusion: bool) -> _Maps:
-        """Tissue values at the positions; ADC and the unsuppressed share only if `diffusion` is set."""
+        """Returns the tissue values at the positions; ADC and the unsuppressed share only if `diffusion` is set."""
         tissue, gland, grade = self.anatomy.tissues(positions)
         texture = _TABLE["texture"][tissue]
         grain = texture * _sample(self._relaxation, positions)
@@ -244,7 +244,7 @@ def _rician(signal: Array, noise: float, rng: Generator, smooth: tuple[float, ..
 
 
 def _coil_bias(positions: Positions, rng: Generator) -> Array:
-    """Smooths receive sensitivity: the exponential of a quadratic polynomial, drawn for each modality."""
+    """Smooth receive sensitivity: the exponential of a quadratic polynomial, drawn for each modality."""
     x, y, z = (p / np.float32(60.0) for p in positions.xyz)
     c = rng.normal(0.0, 0.10, 6).astype(np.float32)
     bias: Array = np.exp(c[0] * x + c[1] * y + 0.7 * c[2] * z + c[3] * x * x + c[4] * y * y + c[5] * x * y)
@@ -252,7 +252,7 @@ def _coil_bias(positions: Positions, rng: Generator) -> Array:
 
 
 def _texture(rng: Generator, octaves: tuple[tuple[float, float], ...]) -> Array:
-    """Smooths unit-variance noise on the texture lattice: a weighted sum of (sigma in lattice steps, weight)."""
+    """Smooth unit-variance noise on the texture lattice: a weighted sum of (sigma in lattice steps, weight)."""
     shape = tuple(int(2 * extent / step) + 1 for extent, step in zip(TEXTURE_EXTENT_MM, TEXTURE_STEP_MM, strict=True))
     total = np.zeros(shape, dtype=np.float32)
     for sigma, weight in octaves:

@@ -1,6 +1,6 @@
-"""MMD² by random Fourier features, which read the rows once, as a result in the form of the exact ones.
+"""MMD² by random Fourier features, converted to the same result as the exact estimators.
 
-The estimator itself is in `single_pass`.
+The estimator itself, which reads the rows once, is in `single_pass`.
 
 Legend: I rows of a block.
 """
@@ -67,8 +67,8 @@ def approximate_shift(
         groups_y: group of each row of y.
 
     Raises:
-        BadOption: an option that the estimator rejects.
-        BadTensor: features that the estimator rejects.
+        BadOption: the estimator does not support an option.
+        BadTensor: the estimator does not support the features.
         Cancelled, DeadlineExceeded: see `WorkContext`.
     """
     if scaled.absent_reason:
@@ -100,7 +100,7 @@ def approximate_shift(
 
 
 def absent_shift(reason: str, sigma: float, precision: PrecisionName) -> ShiftResult:
-    """Returns a result whose values are all absent for one reason."""
+    """Returns a result in which all values are absent for the same reason."""
     return ShiftResult(
         mmd2=absent(reason),
         sigma=sigma,
@@ -112,6 +112,6 @@ def absent_shift(reason: str, sigma: float, precision: PrecisionName) -> ShiftRe
 
 
 def _choose_precision(x: RowStream, y: RowStream, engine: ComputeConfig) -> PrecisionName:
-    """Chooses float64 on request or if there are few products, else float32."""
-    rows = int((x.rows + y.rows) ** 0.5)  # whose pairs are as many products as the rows have with one frequency
+    """Chooses float64 if it is requested or there are few products, else float32."""
+    rows = int((x.rows + y.rows) ** 0.5)  # pairs of so many rows are as many products as all rows with one frequency
     return precision.choose("exact" if engine.precision == "exact" else "high", rows, x.channels, engine.device)

@@ -22,14 +22,14 @@ class ComputeConfig:
 
     Attributes:
         precision: minimum precision: `fast` rounds rows to bfloat16 on CUDA and equals `high` on a CPU, `high` is
-            float32, `exact` float64. Small comparisons, and those that would lose digits, always use float64.
-        backend: backend that sums kernel matrices; `auto`: triton on CUDA if available, else torch.
+            float32, `exact` float64. A comparison always uses float64 if it is small or would lose digits otherwise.
+        backend: backend that sums kernel matrices; `auto` is torch on every device.
         memory_bytes: memory limit of one comparison, checked before it starts.
         tile_shape: largest tile, rows × columns; None for the default of the device.
-        context: checked before every tile, or every few milliseconds where several threads form tiles; raises
+        context: checked before every tile, or every few milliseconds if several threads compute tiles; raises
             Cancelled or DeadlineExceeded to stop.
-        cache: prepared rows that several comparisons share. By default none.
-        communicator: processes that share the work of one comparison. By default this one alone.
+        cache: cache of prepared rows that several comparisons share; by default no cache.
+        communicator: processes that share the work of one comparison; by default only this process.
     """
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))

@@ -1,7 +1,7 @@
-"""Processes that share one comparison: which part of the work each takes, and how their sums are combined.
+"""Distribution of one comparison over several processes.
 
 Every process runs the same program on the same rows, evaluates the kernel on its shard of all pairs, and all-reduces
-its sums, so that every process arrives at the same result.
+its sums. All processes therefore have the same result.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor, distributed
 
 @dataclass(frozen=True)
 class Communicator:
-    """The processes that share the work, seen from this one; a single process by default.
+    """Rank of this process among the processes that share the work; by default a single process.
 
     Attributes:
         rank: number of this process, from 0.
@@ -34,7 +34,7 @@ class Communicator:
 
     @property
     def shard(self) -> tuple[int, int]:
-        """(index, count): this process takes the numbered pieces of work with number % count = index."""
+        """Pair (index, count): this process does the work items whose number modulo count is index."""
         return self.rank, self.world_size
 
     def all_reduce(self, *tensors: Tensor) -> None:

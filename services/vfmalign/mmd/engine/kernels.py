@@ -1,7 +1,7 @@
 """Kernels as functions of a squared distance or of a product of rows.
 
-A kernel is bound to its bandwidth once and then evaluated tile by tile, in memory that the caller owns. Its argument is
-multiplied by a scale first, so that code that computes the argument can include the scale at no cost.
+A kernel is bound to its bandwidth once and then evaluated tile by tile, in memory that the caller owns. A kernel first
+multiplies its argument by a scale. Code that computes the argument can include this scale at no cost.
 
 Legend: I, J rows of one tile.
 """
@@ -33,11 +33,11 @@ class BoundKernel:
         scale: s.
         profile: f; overwrites a tile of scaled arguments with kernel values and returns it.
         slope: |∂k/∂u|, u the argument without the scale; it bounds the error of a kernel value by that of the argument.
-            For distances it is the largest in the range where kernel values matter, for products that at |k| = 1.
-        gaussian_sigmas: σ of the Gaussians that the kernel is the mean of; empty for other families.
-        sigma: bandwidth, for backends that evaluate the kernel themselves; 0 where it has none.
-        sqrt_slope: c where |k(u + ε) − k(u)| grows as c·√ε near u = 0, which no slope bounds; 0 for smooth kernels.
-        degree: p of a kernel of products, a p-th power; its slope is `slope`·|k|^(1 − 1/p).
+            For distances, it is the largest slope in the range where kernel values matter; for products, at |k| = 1.
+        gaussian_sigmas: σ of each Gaussian if the kernel is a mean of Gaussians; empty for other families.
+        sigma: bandwidth, for backends that evaluate the kernel themselves; 0 if the kernel has none.
+        sqrt_slope: c if |k(u + ε) − k(u)| grows as c·√ε near u = 0, which no slope bounds; 0 for smooth kernels.
+        degree: p of a kernel of products that is a p-th power; its slope is `slope`·|k|^(1 − 1/p).
     """
 
     name: str
@@ -51,7 +51,7 @@ class BoundKernel:
     degree: int = 1
 
     def evaluate(self, argument_IJ: Tensor, out_IJ: Tensor) -> Tensor:
-        """Writes kernel values of squared distances or products into `out_IJ`, which may be the same tile."""
+        """Writes kernel values of a tile of squared distances or products into `out_IJ`, which may be that tile."""
         return self.profile(torch.mul(argument_IJ, self.scale, out=out_IJ))
 
 

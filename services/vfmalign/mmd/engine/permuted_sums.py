@@ -1,6 +1,6 @@
-"""wᵀTw for the weights w of every permutation, tile by tile: statistics of permuted samples without storing T.
+"""Statistics of permuted samples: wᵀTw for the weights w of every permutation, tile by tile, without storing T.
 
-Legend: N rows, I and J the rows and columns of one tile, G groups, B permutations, b some of them.
+Legend: N rows, I and J the rows and columns of one tile, G groups, B permutations, b a range of permutations.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ _PERMUTATIONS_AT_ONCE = 2048
 
 
 class QuadraticForms(threading.local):
-    """Evaluates wᵀTw over tiles of T; every thread caches converted weights of its own.
+    """Evaluates wᵀTw over tiles of T; every thread caches its own converted weights.
 
     Args:
         weights_GB: weight of each group's rows in each permutation (−1, 0 or 1), int8.
         group_of_N: index of each row's group.
-        dtype: of the tiles.
+        dtype: data type of the tiles.
     """
 
     def __init__(self, weights_GB: Tensor, group_of_N: Tensor, dtype: torch.dtype) -> None:
@@ -47,7 +47,7 @@ class QuadraticForms(threading.local):
     def _get_column_weights(self, columns: slice, span: slice) -> Tensor:
         """Returns the weights of a tile's columns in the dtype of the tiles.
 
-        The last ones are cached: tiles are visited column by column, so that many have the same columns.
+        The last weights are cached, because tiles are visited column by column and many have the same columns.
         """
         key = (columns.start, columns.stop, span.start)
         if self._column_weights is None or self._column_weights[0] != key:

@@ -1,7 +1,7 @@
-"""Rows of features that are read block by block: arrays, `.npy` files and stored feature sets.
+"""Streams of feature rows, read block by block from arrays, `.npy` files and stored feature sets.
 
-A stream can be read any number of times, returns the same rows each time, checks that they are finite, and holds only
-the blocks that are in use.
+A stream can be read any number of times. It returns the same rows each time, checks that they are finite, and keeps
+only the blocks in use in memory.
 
 Legend: N rows of a stream, R rows of a block, C channels.
 """
@@ -38,7 +38,7 @@ class RowStream(Protocol):
         """C."""
 
     def blocks(self, size: int) -> Iterator[Tensor]:
-        """Yields all rows in order, `size` at a time (the last block may be shorter), floating point [R, C]."""
+        """Yields all rows in order, in blocks of `size` rows (the last may be shorter), floating point [R, C]."""
 
     def read(self, start: int, stop: int) -> Tensor:
         """Reads rows `start` to `stop − 1`, floating point [R, C]."""
@@ -49,10 +49,10 @@ class ArrayRows:
 
     Args:
         features_NC: floating-point numbers, on any device.
-        name: of the sample in errors.
+        name: name of the sample in errors.
 
     Raises:
-        BadTensor: not two axes, an empty axis, or not floating point.
+        BadTensor: the array does not have two non-empty axes, or is not floating point.
     """
 
     def __init__(self, features_NC: Tensor | NDArray[np.generic], name: str = "x") -> None:
@@ -77,14 +77,14 @@ class ArrayRows:
 
 
 class NpyRows:
-    """A `.npy` file, mapped for each block anew, so that pages that were read do not count as memory of the process.
+    """A `.npy` file. Each block maps it again, so that pages already read do not count as memory of the process.
 
     Args:
         path: the file; nothing in it is ever unpickled.
-        name: of the sample in errors, which do not name the path because it may identify a patient.
+        name: name of the sample in errors. They do not contain the path, because it may identify a patient.
 
     Raises:
-        BadTensor: not a `.npy` file of numbers, not two axes, an empty axis, or not floating point.
+        BadTensor: the file is not a `.npy` file of numbers, does not have two non-empty axes, or is not floating point.
     """
 
     def __init__(self, path: Path, name: str = "x") -> None:
@@ -117,11 +117,11 @@ class NpyRows:
 class StoredRows:
     """One layer of a stored feature set, read part by part and verified by digest; the last part stays in memory.
 
-    A part is one object with all layers of its rows, so that reading one layer transfers the others as well.
+    A part is one object with all layers of its rows, so reading one layer transfers the other layers as well.
 
     Args:
-        store: of the feature set.
-        manifest: of the feature set, which has the sizes; features are read later.
+        store: object storage that contains the feature set.
+        manifest: manifest of the feature set, which states the sizes; features are read later.
         layer: name of the layer.
 
     Raises:
@@ -158,7 +158,7 @@ class StoredRows:
         return _check_finite(to_tensor(np.concatenate(pieces)), start, self._name)
 
     def _part(self, index: int) -> Features:
-        last = self._last_part  # a local reference, because another thread may replace the attribute
+        last = self._last_part  # local reference: another thread may replace the attribute
         if last is None or last[0] != index:
             last = self._last_part = None  # release the memory of one part before reading the next
             last = self._last_part = (index, read_part(self._store, self._manifest, index)[self._layer])
@@ -166,7 +166,7 @@ class StoredRows:
 
 
 def read_ahead(blocks: Iterator[Block]) -> Iterator[Block]:
-    """Yields the same blocks, reading the next one in a thread while the caller works on the current one."""
+    """Yields the same blocks, but reads the next block in a thread while the caller processes the current block."""
     with Threads(1, "read-ahead") as pool:
         upcoming = pool.submit(next, blocks, None)
         while (block := upcoming.result()) is not None:
@@ -180,7 +180,7 @@ def read_rows(stream: RowStream, rows: Sequence[int]) -> Tensor:
 
 
 def to_stream(features: FeatureArray | RowStream, name: str) -> RowStream:
-    """Wraps an array as a stream; returns a stream as it is."""
+    """Wraps an array as a stream; returns a stream unchanged."""
     return ArrayRows(features, name) if isinstance(features, np.ndarray) else features
 
 
@@ -191,7 +191,7 @@ def to_numpy(block_RC: Tensor) -> NDArray[Any]:
 
 
 def check_group_count(groups: Sequence[str], rows: int, name: str) -> None:
-    """Raises BadTensor unless there is one group per row of the sample that `name` denotes."""
+    """Raises BadTensor unless sample `name` has one group per row."""
     if len(groups) != rows:
         raise BadTensor(
             f"expected one group per row, got {len(groups)} groups for {rows} rows",
@@ -204,7 +204,7 @@ def check_compatible(x: RowStream, y: RowStream, *, paired: bool) -> None:
     """Checks that two streams can be compared.
 
     Raises:
-        BadTensor: the numbers of channels differ, or those of paired rows.
+        BadTensor: the numbers of channels differ, or paired samples have different numbers of rows.
     """
     if x.channels != y.channels:
         raise BadTensor(
@@ -244,13 +244,13 @@ def to_tensor(block_RC: NDArray[np.generic]) -> Tensor:
     native = block_RC.dtype.newbyteorder("=")
     usable = native if native.itemsize <= 8 else np.dtype(np.float64)
     block_RC = block_RC.astype(usable, copy=False)
-    # torch has no tensors with negative strides, such as those of x[::-1].
+    # torch does not support negative strides, as in x[::-1].
     shareable = block_RC.flags.writeable and min(block_RC.strides) >= 0
     return torch.from_numpy(block_RC if shareable else block_RC.copy())
 
 
 def _check_finite(block_RC: Tensor, start: int, name: str) -> Tensor:
-    # The sum is finite unless an entry is not, or it overflows; it takes a fraction of the time of checking each entry.
+    # A finite sum proves that all entries are finite, in a fraction of the time of checking each entry.
     if not bool(block_RC.sum().isfinite()):
         finite_R = block_RC.isfinite().all(dim=1)
         if not bool(finite_R.all()):

@@ -1,10 +1,10 @@
 """Sums over a symmetric kernel matrix, tile by tile, without storing the matrix.
 
-Only tiles on and above the diagonal are computed, in a single pass. Each tile is a matrix product that becomes kernel
-values in place. While it is still in the cache, it is reduced to row sums, sums within groups and products with the
-permutations' weights; then the next tile overwrites it. Kernel values have the precision of the rows. The rows of a
-tile are summed in that precision (pairwise, at most a few thousand terms), and all further sums are in float64: a
-float64 reduction of every tile would take longer than its exponentials.
+Only tiles on and above the diagonal are computed, in a single pass. Each tile is a matrix product, converted to kernel
+values in place. While the tile is still in the cache, it is reduced to row sums, sums within groups and products with
+the permutations' weights; then the next tile overwrites it. Kernel values have the precision of the rows. The rows of a
+tile are summed in that precision (pairwise, at most a few thousand terms), because a float64 reduction of every tile
+would take longer than its exponentials. All further sums are in float64.
 
 Legend: N rows, K channels, I and J the rows and columns of one tile, P blocks of rows, G groups, B permutations.
 """
@@ -38,7 +38,7 @@ _TILE_SHAPES: dict[str, TileShape] = {"cpu": (512, 2048), "cuda": (4096, 8192)}
 
 @dataclass(frozen=True)
 class Layout:
-    """How rows form blocks and groups, and the weights of the groups in each permutation.
+    """Division of the rows into blocks and groups, and the weights of the groups in each permutation.
 
     Attributes:
         block_sizes: rows of each block, in order; row sums are split by block.
@@ -53,14 +53,14 @@ class Layout:
 
 @dataclass(frozen=True)
 class Sums:
-    """Sums over a symmetric matrix T from which statistics follow, in float64.
+    """Sums over a symmetric matrix T in float64, from which all statistics are computed.
 
     Attributes:
         rows_NP: Σ_j T_ij over the columns j of each block, diagonal included.
         diagonal_N: T_ii.
         within_G: Σ T_ij over i and j of one group, diagonal included.
         quadratic_B: w_bᵀ T w_b for each permutation b.
-        squares: Σ k² over all ordered pairs of different pooled rows; 0 where it was not requested.
+        squares: Σ k² over all ordered pairs of different pooled rows; 0 if it was not requested.
     """
 
     rows_NP: FloatArray
@@ -70,7 +70,7 @@ class Sums:
     squares: float = 0.0
 
     def __add__(self, other: Sums) -> Sums:
-        """Returns the sums over the tiles of both."""
+        """Adds two sums over different tiles."""
         return Sums(
             self.rows_NP + other.rows_NP,
             self.diagonal_N + other.diagonal_N,
@@ -100,7 +100,7 @@ class Matrix(Protocol):
         Args:
             rows: I.
             columns: J, equal to `rows` or disjoint from them.
-            kernels: to evaluate.
+            kernels: kernels to evaluate.
             squares: one entry per kernel, to which Σ k² over the rectangle without its diagonal is added; or empty.
             context: checked before every product, and between kernels.
         """
@@ -134,7 +134,7 @@ class PooledMatrix:
 class PairedMatrix:
     """h(z_i, z_j) = k(x_i, x_j) + k(y_i, y_j) − k(x_i, y_j) − k(x_j, y_i) over pairs z_i = (x_i, y_i).
 
-    Its four terms cancel within each entry, before entries are summed: identical samples give exactly 0 instead of the
+    The four terms cancel within each entry, before entries are summed, so identical samples give exactly 0 instead of a
     difference of large sums.
     """
 
@@ -166,7 +166,7 @@ class PairedMatrix:
 
 
 def _buffer_count(kernels: Sequence[BoundKernel]) -> int:
-    """Returns the tiles that kernel values need: their own, and one for an argument that several kernels share."""
+    """Returns the number of tiles to allocate: one for kernel values, and one for an argument that kernels share."""
     return min(len(kernels), 2)
 
 
@@ -179,9 +179,9 @@ def _kernel_values(
     *,
     context: WorkContext,
 ) -> Iterator[tuple[int, Tensor]]:
-    """Yields the values of each kernel in turn, in the last buffer; kernels share their argument, in the first.
+    """Yields the values of each kernel in turn, in the last buffer; kernels share the argument in the first buffer.
 
-    Distances for a single kernel are scaled while they are formed, which saves one pass over the tile.
+    Distances for a single kernel are scaled while they are computed, which saves one pass over the tile.
     """
     (a, b), computed_argument, argument_IJ = pair, "", buffers[0]
     for index, kernel in enumerate(kernels):
@@ -194,7 +194,7 @@ def _kernel_values(
             else:
                 scale = kernel.scale if prescaled else 1.0
                 products.squared_distances(a, b, rows, columns, argument_IJ, scale=scale, context=context)
-                if rows == columns:  # the product form loses the small distances on the diagonal to cancellation
+                if rows == columns:  # the product form would lose small distances on the diagonal to cancellation
                     diagonal_I = torch.zeros_like(a.norms_N[rows]) if a is b else products.pair_distances(a, b, rows)
                     argument_IJ.diagonal().copy_(diagonal_I.mul_(scale))
             computed_argument = kernel.argument
@@ -210,9 +210,9 @@ def _add_squares(squares: list[float], index: int, value_IJ: Tensor, on_diagonal
 
 
 class _TileBuffers(threading.local):
-    """Tiles that are reused, because allocating and faulting in fresh memory takes longer than filling it.
+    """Reusable tiles: allocating and faulting in fresh memory takes longer than filling it.
 
-    Every thread has buffers of its own.
+    Every thread has its own buffers.
     """
 
     def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
@@ -220,7 +220,7 @@ class _TileBuffers(threading.local):
         self._buffers: list[Tensor] = []
 
     def get(self, rows: slice, columns: slice, count: int) -> list[Tensor]:
-        """Returns `count` tiles of the rectangle's size, whose contents are undefined."""
+        """Returns `count` tiles of the rectangle's size with undefined contents."""
         height, width = rows.stop - rows.start, columns.stop - columns.start
         if len(self._buffers) < count or self._buffers[0].numel() < height * width:
             size = max(height * width, self._buffers[0].numel() if self._buffers else 0)
@@ -233,10 +233,10 @@ class TileSums:
     """Sums of one tile of one kernel.
 
     Attributes:
-        rows_I: over the columns.
-        columns_J: over the rows; None for a tile on the diagonal, which is its own mirror image.
-        diagonal_I: entries on the diagonal; None for a tile elsewhere.
-        within_I: over the columns in the row's group; None where no group has both rows and columns in the tile.
+        rows_I: sums over the columns.
+        columns_J: sums over the rows; None for a tile on the diagonal, which is its own mirror image.
+        diagonal_I: entries on the diagonal; None for other tiles.
+        within_I: sums over the columns in the row's group; None if no group has both rows and columns in the tile.
         quadratic_B: Σ w_i T_ij w_j, float64; None without permutations.
     """
 
@@ -324,13 +324,13 @@ def accumulate(
         matrix: the matrix.
         kernels: evaluated on the same distances.
         layout: blocks, groups and permutations of its rows.
-        tile_shape: largest tile, rows × columns; None for what suits the device.
-        context: checked by every thread that computes a tile before each of its products, kernels and few thousand
-            permutations, and by the caller every few milliseconds where several threads compute tiles.
+        tile_shape: largest tile, rows × columns; None for the default of the device.
+        context: checked by every thread that computes a tile, before each product, kernel and few thousand
+            permutations, and by the caller every few milliseconds if several threads compute tiles.
         squares: whether to sum k² as well.
         shard: (index, count): only the tiles with number % count = index, for processes that all-reduce their sums.
-        threads: that compute tiles at once; None for what suits the device and the number of tiles. The sums depend on
-            it only as far as products round differently in one thread and in several.
+        threads: number of threads that compute tiles; None to choose it by the device and the number of tiles. It
+            changes the sums only if products round differently in one thread and in several.
     """
     accumulator = Accumulator(layout, kernels, matrix)
     height, width = tile_shape or default_tile_shape(matrix.device)
@@ -357,15 +357,15 @@ def accumulate(
 
 
 def default_tile_shape(device: torch.device) -> TileShape:
-    """Returns the largest tile that suits the device, rows × columns."""
+    """Returns the default tile of the device, rows × columns."""
     return _TILE_SHAPES.get(device.type, _TILE_SHAPES["cuda"])
 
 
 def upper_tiles(block_sizes: Sequence[int], height: int, width: int) -> Iterator[Tile]:
-    """Yields rectangles that cover a symmetric matrix on and above its diagonal once: rows, columns and their blocks.
+    """Yields rectangles that cover a symmetric matrix on and above its diagonal once: their rows, columns and blocks.
 
-    Rectangles above the diagonal are wide and come column by column from the top, so that consecutive ones share their
-    columns; those on the diagonal are squares. None spans two blocks. Widths are rounded down to a multiple of the
+    Rectangles on the diagonal are squares. Rectangles above it are wide and come column by column from the top, so that
+    consecutive ones share their columns. No rectangle spans two blocks. Widths are rounded down to a multiple of the
     height.
     """
     width = max(height, width - width % height)
@@ -381,7 +381,7 @@ def upper_tiles(block_sizes: Sequence[int], height: int, width: int) -> Iterator
 
 
 def _spans(block_sizes: Sequence[int], size: int) -> Iterator[tuple[int, slice]]:
-    """Yields consecutive ranges of at most `size` rows with their blocks; none spans two blocks."""
+    """Yields consecutive ranges of at most `size` rows with their blocks; no range spans two blocks."""
     start = 0
     for block, rows in enumerate(block_sizes):
         for offset in range(0, rows, size):

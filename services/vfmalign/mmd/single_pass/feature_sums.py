@@ -1,6 +1,6 @@
 """Sums of random Fourier features over the rows of two streams, by bucket of groups, in one pass and bounded memory.
 
-The statistic, its permutations and its values without each bucket all follow from these sums.
+The statistic, its permutations and its leave-one-bucket-out values are all computed from these sums.
 
 Legend: N and M rows of x and y, I rows of a block, C channels, R frequencies, F = 2R features (cosines, then sines),
 G buckets, B permutations.
@@ -31,7 +31,7 @@ from vfmalign.mmd.statistics.permutations import Permutations
 class RandomFeatureMap:
     """Maps rows to random Fourier features, and sums the rows and phases that the control variate needs.
 
-    Rows are centred first, which changes no estimate and keeps phases, and therefore their rounding errors, small.
+    Rows are centred first. This does not change estimates, but keeps phases and their rounding errors small.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class RandomFeatureMap:
         for start, read_IC in zip(starts, read_ahead(reads), strict=True):
             block_IC = read_IC.to(self.device)
             block_IC = block_IC.to(torch.promote_types(block_IC.dtype, self.dtype))
-            # Subtracted in the wider of both types: float16 would round the differences.
+            # Subtract in the wider of both types, because float16 would round the differences.
             wide_IC = block_IC.to(torch.promote_types(block_IC.dtype, self.dtype))
             centred_IC = (wide_IC - self._centre_C.to(wide_IC.dtype)).to(self.dtype)
             total_C += centred_IC.sum(dim=0)
@@ -88,7 +88,7 @@ class RandomFeatureMap:
         self._sums[sample_index] = total_C
 
     def all_reduce(self, *sums: Tensor) -> None:
-        """Replaces sums of this process, and those of the map itself, by their sums over all processes."""
+        """Adds the given sums, and the sums of this object, over all processes, in place."""
         self._communicator.all_reduce(*sums, self.phases_2R, *self._sums.values(), self._squares)
 
     def mean_phase_difference(self, x: RowStream, y: RowStream) -> FloatArray:
@@ -106,12 +106,12 @@ class RandomFeatureMap:
 
 @dataclass(frozen=True)
 class Buckets:
-    """Partition of the rows of a sample into buckets of whole groups, or of contiguous rows where there are no groups.
+    """Partition of the rows of a sample into buckets of whole groups, or of contiguous rows if there are no groups.
 
     Attributes:
-        rows: of the sample.
-        count: of the buckets.
-        bucket_of_N: bucket of each row; None where buckets are ranges of rows.
+        rows: number of rows of the sample.
+        count: number of buckets.
+        bucket_of_N: bucket of each row; None if buckets are ranges of rows.
         has_large_groups: whether a group has several rows.
     """
 
@@ -134,7 +134,7 @@ class Buckets:
         return np.diff(edges).astype(np.float64)
 
     def pairs_across(self) -> float:
-        """Returns the number of ordered pairs of rows of different buckets, and therefore of different groups."""
+        """Returns the number of ordered pairs of rows from different buckets, and therefore from different groups."""
         return float(self.rows**2 - np.square(self.sizes()).sum())
 
 
@@ -165,7 +165,7 @@ def make_proportional_buckets(
 def _add_by_bucket(sums_GF: Tensor, values_IF: Tensor, bucket_I: Tensor, offset: int = 0) -> None:
     """Adds rows to their buckets in float64.
 
-    Runs of rows of one bucket are summed first where they are long, because `index_add_` is much slower than a sum.
+    Long runs of rows of the same bucket are summed first, because `index_add_` is much slower than a sum.
     """
     starts = [0, *(torch.nonzero(torch.diff(bucket_I))[:, 0] + 1).tolist(), len(bucket_I)]
     if len(starts) <= 64:
@@ -192,7 +192,7 @@ def _mean(terms_R: FloatArray) -> FloatArray:
 
 
 class PairSums:
-    """Σ (φ(x_i) − φ(y_i)) by bucket; swapping the pairs of a bucket flips the sign of its sum."""
+    """Sums of φ(x_i) − φ(y_i) over each bucket of pairs; swapping the pairs of a bucket flips the sign of its sum."""
 
     def __init__(self, buckets: Buckets, feature_map: RandomFeatureMap) -> None:
         self._buckets, self._feature_map = buckets, feature_map
@@ -230,7 +230,7 @@ class PairSums:
         return self._buckets.has_large_groups
 
     def across_buckets(self) -> float:
-        """Returns `uncorrected` over pairs of rows of different buckets, without the bias of those within a group."""
+        """Returns `uncorrected` over pairs of rows from different buckets, without the bias of pairs within a group."""
         across_R = _across_R(self._sums_GF) / self._buckets.pairs_across()
         return float(across_R.mean())
 
@@ -239,7 +239,7 @@ class PairSums:
         return permutations.draw_swaps(self.groups, count, seed, context)
 
     def permuted_B(self, weights_GB: Tensor, context: WorkContext = UNLIMITED) -> FloatArray:
-        """Returns `uncorrected` under permutations with weights in float64."""
+        """Returns `uncorrected` under each permutation, given the permutations' weights in float64."""
         return self._estimate(
             _squared_modulus(multiply(weights_GB.T, self._sums_GF, context)).mean(dim=-1),
             self._diagonal_R.mean(),
@@ -260,7 +260,7 @@ class PairSums:
 
 
 class SampleSums:
-    """Σ φ by bucket over both samples; a permutation chooses which buckets belong to x."""
+    """Sums of φ over each bucket of either sample; a permutation chooses which buckets belong to x."""
 
     def __init__(self, x: Buckets, y: Buckets, feature_map: RandomFeatureMap) -> None:
         self._x, self._y, self._feature_map = x, y, feature_map
@@ -292,7 +292,7 @@ class SampleSums:
         return self._x.has_large_groups or self._y.has_large_groups
 
     def across_buckets(self) -> float:
-        """Returns `uncorrected` over pairs of rows of different buckets, without the bias of those within a group."""
+        """Returns `uncorrected` over pairs of rows from different buckets, without the bias of pairs within a group."""
         x_GF, y_GF = self._sums_GF[: self._x.count], self._sums_GF[self._x.count :]
         within_R = _across_R(x_GF) / self._x.pairs_across() + _across_R(y_GF) / self._y.pairs_across()
         xy_F = (x_GF.sum(dim=0) / self._x.rows) * (y_GF.sum(dim=0) / self._y.rows)
@@ -307,7 +307,7 @@ class SampleSums:
         return permutations.draw_permutations(self._x.count, self._y.count, count, seed, context)
 
     def permuted_B(self, weights_GB: Tensor, context: WorkContext = UNLIMITED) -> FloatArray:
-        """Returns `uncorrected` under permutations with weights in float64."""
+        """Returns `uncorrected` under each permutation, given the permutations' weights in float64."""
         x_BF = multiply(weights_GB.T, self._sums_GF, context)
         rows_B = (weights_GB.T @ self._rows_G)[:, None]
         total = float(self._x.rows + self._y.rows)

@@ -59,18 +59,18 @@ class FourierEstimate:
 
     Attributes:
         mmd2: the estimate, with an interval that covers the randomness of both rows and frequencies.
-        p_value: of the test on the features, which is exact at any number of frequencies.
+        p_value: p-value of the test on the features, which is exact at any number of frequencies.
         approximation_error: half-width of Student's t interval over frequencies at 99 %, for 256 frequencies or more
             (coverage: `python -m bench.statistics --only fourier`).
         rounding_error: bound on the effect of rounding phases, six standard deviations.
-        uncorrected: the estimate without control variate, the one that `permuted_B` and `left_out` refer to.
+        uncorrected: the estimate without control variate, to which `permuted_B` and `left_out` refer.
         permuted_B: `uncorrected` under each permutation.
         left_out: `uncorrected` without each bucket, per sample that is resampled independently; empty without interval.
-        tie_bound: difference between `uncorrected` and `permuted_B` that rounding can cause.
-        permutations: of the buckets.
-        frequencies: R.
-        buckets: G over both samples.
-        precision: of the phases.
+        tie_bound: largest difference between `uncorrected` and `permuted_B` that rounding can cause.
+        permutations: permutations of the buckets.
+        frequencies: number of frequencies, R.
+        buckets: number of buckets of both samples, G.
+        precision: precision of the phases.
     """
 
     mmd2: Estimate
@@ -100,24 +100,24 @@ def fourier_mmd2(
 ) -> FourierEstimate:
     """Estimates MMD² by random Fourier features in one pass.
 
-    The U-statistic subtracts k(x_i, x_i) = |φ_r(x_i)|² = 1 from the sums at each frequency, which gives JMLR 2012,
-    eq. (3), or eq. (4) for pairs, of the approximated kernel.
+    The U-statistic subtracts k(x_i, x_i) = |φ_r(x_i)|² = 1 from the sums at each frequency. This gives JMLR 2012,
+    eq. (3), or eq. (4) for pairs, with the approximated kernel.
 
     Args:
         x: first sample.
-        y: second sample; where paired, row i of both is one case.
+        y: second sample; if paired, row i of both samples is the same case.
         options: pairing, kernel, frequencies, test and level of the interval. The time is proportional to the number R
             of frequencies and the error to 1/√R. The test of pairs swaps within pairs instead of permuting rows.
         engine: device, memory, context and the processes that share the blocks of rows. The memory determines the size
             of blocks and the number of buckets; at most 1 GiB is used.
         sigma: bandwidth in feature units.
-        precision: of the phases, float32 or float64; kernels with very high frequencies always use float64.
-        groups_x: group of each row of x, or of each pair; None where each is a group of its own.
+        precision: precision of the phases, float32 or float64; kernels with very high frequencies always use float64.
+        groups_x: group of each row of x, or of each pair; None if each is its own group.
         groups_y: group of each row of y; unused for pairs.
 
     Raises:
-        BadOption: a kernel without a spectrum.
-        BadTensor: channels, rows or groups that do not match, or too few rows.
+        BadOption: the kernel has no spectrum.
+        BadTensor: channels, rows or groups do not match, or there are too few rows.
         Cancelled, DeadlineExceeded: see `WorkContext`.
     """
     paired, test = options.pairing == "paired", options.test
@@ -150,7 +150,7 @@ def _create_sums(
     *,
     paired: bool,
 ) -> PairSums | SampleSums:
-    """Returns the sums of features over buckets of groups, which are still to be filled."""
+    """Returns empty sums of features over buckets of groups; call `fill` next."""
     if paired:
         return PairSums(make_buckets(x.rows, groups[0], max_buckets, "x"), feature_map)
     pair = make_proportional_buckets(x.rows, y.rows, *groups, max_buckets)
@@ -159,7 +159,7 @@ def _create_sums(
 
 @dataclass(frozen=True)
 class _FrequencyMean:
-    """Mean over frequencies: its value, its standard error, and the degrees of freedom of that."""
+    """Mean over frequencies: its value, its standard error, and the degrees of freedom of the error."""
 
     value: float
     error: float
@@ -174,10 +174,10 @@ def _apply_control_variate(terms_R: FloatArray, phase_R: FloatArray, expected: f
     """Returns the mean over frequencies with the control variate 1 − cos(ω_r·(x̄ − ȳ)).
 
     Lavenberg and Welch (1981), eqs. (10)–(14) with one control: the regression line, evaluated at the control's known
-    mean. Where samples differ little, few frequencies carry both the slope and the error, so that neither equal
-    variances nor R − 2 degrees of freedom would hold. The standard error is therefore HC3 (MacKinnon and White,
-    J. Econometrics 29, 1985), and the degrees of freedom are those of a variance with the kurtosis of its terms,
-    2R/(kurtosis − 1) (Satterthwaite, Biometrics Bull. 2, 1946).
+    mean. If samples differ little, few frequencies determine both the slope and the error, so neither equal variances
+    nor R − 2 degrees of freedom may be assumed. The standard error is therefore HC3 (MacKinnon and White,
+    J. Econometrics 29, 1985), and the degrees of freedom follow from the kurtosis of the terms, 2R/(kurtosis − 1)
+    (Satterthwaite, Biometrics Bull. 2, 1946).
     """
     count = terms_R.size
     control_R = 2.0 * np.sin(0.5 * phase_R) ** 2
@@ -201,11 +201,11 @@ def _apply_control_variate(terms_R: FloatArray, phase_R: FloatArray, expected: f
 
 
 def _rounding_bound(uncorrected: float, norm: float, spectrum: Spectrum, rows: int, precision: PrecisionName) -> float:
-    """Returns a bound on rounding errors, which are taken as independent between rows.
+    """Returns a bound on rounding errors, assuming that they are independent between rows.
 
     A phase errs by about u·‖x‖‖ω‖, and a feature by 2u more.
 
-    |mean φ(x) − mean φ(y)|² is at most 4/n more than the estimate, from which the diagonal was taken.
+    |mean φ(x) − mean φ(y)|² exceeds the estimate, which excludes the diagonal, by at most 4/n.
     """
     unit = UNIT_ROUNDOFF[precision]
     feature_error = unit * (norm * float(np.median(np.linalg.norm(spectrum.omega_RC, axis=1))) + 2.0)
@@ -257,7 +257,7 @@ def _result(
 def _left_out(
     samples: PairSums | SampleSums, uncorrected: float, rounding: float
 ) -> tuple[tuple[FloatArray, ...], str]:
-    """Returns the estimates without each bucket; or none, and why there is no interval."""
+    """Returns the estimates without each bucket, or none and the reason why there is no interval."""
     too_few = f"{samples.groups} buckets of groups are too few for an interval; it needs {MIN_GROUPS} per sample"
     if samples.groups < MIN_GROUPS:
         return (), too_few
@@ -271,7 +271,7 @@ def _left_out(
 
 
 def _draw_permutations(samples: PairSums | SampleSums, count: int, seed: int, context: WorkContext) -> Permutations:
-    """Draws permutations of buckets, or returns why there are none."""
+    """Draws permutations of buckets, or returns none with the reason."""
     if count == 0:
         return permutations.no_permutations(samples.groups, "no test was requested")
     if samples.groups < MIN_GROUPS:

@@ -14,7 +14,7 @@ from vfmalign.core.runtime.work_context import WorkContext
 from vfmalign.mmd.engine.products import squared_distances
 from vfmalign.mmd.engine.rows import LARGEST_SQUARED_NORM, FloatArray, IntArray, Rows
 
-# Up to this many rows the median is over all pairs; of more rows, a subset of this size is drawn with a fixed seed.
+# Up to this many rows, the median is over all pairs. From more rows, a subset of this size is drawn with a fixed seed.
 EXACT_ROWS = 4096
 _TILE = 1024
 # Squared distances below this fraction of the rows' squared norms are rounding errors between equal rows.
@@ -22,9 +22,9 @@ _RELATIVE_ROUNDING = 1e-13
 
 
 def sample_rows(rows: int) -> IntArray | None:
-    """Chooses the rows that represent all, in ascending order; None for all rows.
+    """Chooses a representative subset of the rows, in ascending order; None for all rows.
 
-    The choice depends only on the number of rows, so that it does not change when labels are permuted.
+    The choice depends only on the number of rows, so permuting labels does not change it.
     """
     if rows <= EXACT_ROWS:
         return None
@@ -52,7 +52,7 @@ def pairwise_distances(rows: Rows, context: WorkContext) -> FloatArray:
 
 
 def median_distance(rows: Rows, layer: str, context: WorkContext) -> float:
-    """Returns σ, the median of ‖x_i − x_j‖ over i < j (the mean of the middle two of an even number).
+    """Returns σ, the median of ‖x_i − x_j‖ over i < j (with an even number of pairs, the mean of the middle two).
 
     Raises:
         BadOption: fewer than 2 rows, or σ = 0.
@@ -61,7 +61,7 @@ def median_distance(rows: Rows, layer: str, context: WorkContext) -> float:
     """
     if rows.count < 2:
         raise BadOption("a bandwidth needs at least 2 rows", field="reference", remedy="send a larger reference")
-    # A squared distance is at most twice the sum of both squared norms. Infinite ones would compare as equal rows.
+    # A squared distance is at most twice the sum of both squared norms. Infinite distances would look like equal rows.
     if not float(rows.norms_N.max()) <= LARGEST_SQUARED_NORM["float64"]:
         raise BadTensor(
             f"features of layer `{layer}` are too large to square", field="layers", remedy="scale them down"
@@ -79,7 +79,7 @@ def median_distance(rows: Rows, layer: str, context: WorkContext) -> float:
 def bandwidth_grid(rows: Rows, count: int, context: WorkContext) -> tuple[float, ...]:
     """Returns evenly spaced bandwidths from half the 5 % quantile to twice the 95 % quantile of the distances.
 
-    The grid of MMD-FUSE (Biggs, Schrab, Gretton, NeurIPS 2023, sec. 5); empty where all rows are equal.
+    This is the grid of MMD-FUSE (Biggs, Schrab, Gretton, NeurIPS 2023, sec. 5). It is empty if all rows are equal.
     """
     low, high = np.quantile(pairwise_distances(rows, context), (0.05, 0.95))
     if high <= 0.0:

@@ -1,8 +1,8 @@
 """Permutations of groups: swaps of pairs, and reassignments of independent samples.
 
-Random permutations come from a counter-based generator (Philox; Salmon et al., SC 2011), drawn on the CPU in a fixed
-order. They depend only on the seed and the number of groups, not on tile size, device or layer, and the first B of a
-longer run are the same.
+Random permutations come from a counter-based generator (Philox; Salmon et al., SC 2011) and are drawn on the CPU in a
+fixed order. They depend only on the seed and the number of groups, not on tile size, device or layer. The first B
+permutations are the same however many are drawn.
 
 Legend: G groups, B permutations.
 """
@@ -32,11 +32,11 @@ class Permutations:
     """Weights of groups in each permutation, and how a p-value counts them.
 
     Attributes:
-        weights_GB: ±1 per group for swaps; for reassignments 1 for a group labelled x and 0 for one labelled y.
+        weights_GB: for swaps, ±1 per group; for reassignments, 1 for groups labelled x and 0 for groups labelled y.
         count: number of permutations that the columns represent.
         enumerated: whether these are all permutations, including the identity.
-        multiplicity: permutations per column; 2 where s and −s give the same statistic.
-        absent_reason: why there is no test; empty where there is one.
+        multiplicity: number of permutations per column; 2 if s and −s give the same statistic.
+        absent_reason: why there is no test; empty if there is one.
     """
 
     weights_GB: SignArray
@@ -47,15 +47,15 @@ class Permutations:
 
 
 def no_permutations(groups: int, reason: str) -> Permutations:
-    """Returns no permutations, with the reason for their absence."""
+    """Returns an empty set of permutations with the reason for their absence."""
     return Permutations(np.zeros((groups, 0), np.int8), 0, False, absent_reason=reason)
 
 
 def draw_swaps(groups: int, permutations: int, seed: int, context: WorkContext = UNLIMITED) -> Permutations:
-    """Draws swaps of x and y within groups: all 2^G of up to 12 groups, else `permutations` random ones.
+    """Draws swaps of x and y within groups: all 2^G swaps for up to 12 groups, else `permutations` random ones.
 
-    Where all are enumerated, group 0 is never swapped and each column counts twice. `context` is checked before every
-    few permutations.
+    If all swaps are enumerated, group 0 is never swapped and each column counts twice. `context` is checked before
+    every few permutations.
     """
     if groups <= MAX_ENUMERATED_GROUPS:
         codes_B = np.arange(2 ** (groups - 1), dtype=np.int64)
@@ -76,10 +76,10 @@ def draw_swaps(groups: int, permutations: int, seed: int, context: WorkContext =
 def draw_permutations(
     groups_x: int, groups_y: int, permutations: int, seed: int, context: WorkContext = UNLIMITED
 ) -> Permutations:
-    """Draws random choices of the `groups_x` groups that are labelled x; unlike swaps they are never enumerated.
+    """Draws random choices of the `groups_x` groups that are labelled x; unlike swaps, choices are never enumerated.
 
     Each group draws a key of 32 bits, and the groups with the smallest keys are labelled x. `context` is checked
-    again and again while threads draw, and may raise to stop.
+    every few milliseconds while threads draw, and may raise to stop.
     """
     groups = groups_x + groups_y
     weights_GB = np.empty((groups, permutations), np.int8)
@@ -105,7 +105,7 @@ def draw_permutations(
 def _keys(groups: int, seed: int, start: int, size: int) -> NDArray[np.uint32]:
     """Draws the keys of some permutations, [B, G].
 
-    Permutation b reads the generator from block b·⌈G/8⌉ on, 8 keys per block, so that threads can draw any range.
+    Permutation b reads the generator from block b·⌈G/8⌉, 8 keys per block, so that threads can draw any range.
     """
     blocks = -(-groups // 8)
     generator = _philox(seed)
@@ -115,7 +115,7 @@ def _keys(groups: int, seed: int, start: int, size: int) -> NDArray[np.uint32]:
 
 
 def _smallest(keys_BG: NDArray[np.uint32], count: int) -> NDArray[np.bool_]:
-    """Returns which keys are among the `count` smallest of their row; of equal keys the first counts as smaller."""
+    """Returns a mask of the `count` smallest keys of each row; of equal keys, the first counts as smaller."""
     last_B = np.partition(keys_BG, count - 1, axis=1)[:, count - 1]
     chosen_BG = keys_BG <= last_B[:, None]
     for row in np.flatnonzero(chosen_BG.sum(axis=1) > count):  # equal keys at the threshold, about once in 10⁵ rows
@@ -127,7 +127,7 @@ def _smallest(keys_BG: NDArray[np.uint32], count: int) -> NDArray[np.bool_]:
 def weighted_sums(
     values_VG: NDArray[np.float64], permutations: Permutations, context: WorkContext = UNLIMITED
 ) -> NDArray[np.float64]:
-    """Sums values over groups with the weights of each permutation, [V, B]; a few weights at a time become float64.
+    """Sums values over groups, weighted by each permutation, [V, B]; converts few weights at a time to float64.
 
     `context` is checked before every few groups.
     """
@@ -142,5 +142,5 @@ def weighted_sums(
 
 
 def _philox(seed: int) -> np.random.Philox:
-    """Returns the generator that is keyed by the seed alone."""
+    """Returns the generator; its key is the seed."""
     return np.random.Philox(key=seed)

@@ -14,18 +14,18 @@ from vfmalign.models.encoder import Encoder
 
 @dataclass(frozen=True)
 class Architecture:
-    """One architecture.
+    """An architecture: how its encoder is built, which input it takes, and which layers a check may compare.
 
     Attributes:
         name: its key in `ARCHITECTURES`.
         build: builds the encoder with random weights drawn from torch's global generator.
         preprocessing: the encoder's input unless a model card states another.
-        layers: layers that a check may compare, which are those that every head's gradient passes through. The
-            encoder's
+        layers: layers that a check may compare: the layers that the gradient of every head reaches. The encoder's
             `pooled` feature is not among them, because a dense head sends no gradient through the final norm.
         primary_layer: the layer declared in advance for a check's main result.
         convert: converts upstream's state dicts.
-        files: contents of the files of a foreign checkpoint, in order; one unless the encoder joins several networks.
+        files: contents of the files of a foreign checkpoint, in order; one file unless the encoder joins several
+            networks.
     """
 
     name: str

@@ -31,7 +31,7 @@ class ProFoundViT(Encoder):
     """The encoder: class token and patch tokens through the blocks and a final norm.
 
     Args:
-        shape_DHW: size of the largest input, to which the position embedding belongs.
+        shape_DHW: size of the largest input, for which the position embedding is built.
         patch_DHW: size of a patch.
         size: size of the transformer.
         in_channels: channels of the input, one per MRI sequence.
@@ -53,8 +53,8 @@ class ProFoundViT(Encoder):
         self.grid_DHW = patch_grid(shape_DHW, patch_DHW)
         self.patch_embed = PatchEmbed3D(in_channels, patch_DHW, size.dim)
         self.cls_token = nn.Parameter(torch.empty(1, 1, size.dim))
-        # Fixed, not learned. A checkpoint replaces it by upstream's own, whose `xy` meshgrid scrambles the axes: patch
-        # (d, h, w) of a 4×8×8 grid has the coordinates (h mod 4, 2d + h // 4, w) there.
+        # Fixed, not learned. A checkpoint replaces it by upstream's embedding. Upstream's `xy` meshgrid scrambles the
+        # axes: patch (d, h, w) of a 4×8×8 grid has the coordinates (h mod 4, 2d + h // 4, w) there.
         self.pos_embed = nn.Parameter(position_embedding(self.grid_DHW, size.dim), requires_grad=False)
         self.blocks = build_blocks(size, eps)
         self.norm = nn.LayerNorm(size.dim, eps=eps)
@@ -119,7 +119,7 @@ class ProFoundViT(Encoder):
 
 
 class PatchEmbed3D(nn.Module):
-    """Embed patches as tokens by a convolution whose stride equals its kernel."""
+    """Patch embedding by a convolution with a stride equal to its kernel."""
 
     def __init__(self, in_channels: int, patch_DHW: Stride, dim: int) -> None:
         super().__init__()
@@ -134,7 +134,7 @@ class MaeDecoder(nn.Module):
     """The decoder of the masked autoencoder: from the tokens of the visible patches to the voxels of all patches.
 
     Args:
-        encoder: the encoder whose tokens it reads.
+        encoder: the encoder that provides the tokens.
         size: size of its own transformer.
     """
 
@@ -172,7 +172,7 @@ class MaeDecoder(nn.Module):
 
 
 def to_volume(patches_NLP: Tensor, grid_DHW: Stride, patch_DHW: Stride) -> Tensor:
-    """Put the patches that `MaeDecoder` returns in their places: (N, C, D, H, W)."""
+    """Arranges the patches that `MaeDecoder` returns as a volume: (N, C, D, H, W)."""
     (d, h, w), (p, q, r) = grid_DHW, patch_DHW
     tiles = patches_NLP.reshape(len(patches_NLP), d, h, w, p, q, r, -1).permute(0, 7, 1, 4, 2, 5, 3, 6)
     return tiles.reshape(len(patches_NLP), -1, d * p, h * q, w * r)

@@ -79,7 +79,7 @@ class DinoBackbone(nn.Module):
 
 
 class PatchEmbed2D(nn.Module):
-    """Embed patches as tokens by a convolution whose stride equals its kernel."""
+    """Patch embedding by a convolution with a stride equal to its kernel."""
 
     def __init__(self, patch: int, dim: int) -> None:
         super().__init__()
@@ -91,7 +91,7 @@ class PatchEmbed2D(nn.Module):
 
 
 class SliceWiseEncoder(Encoder):
-    """An encoder whose maps have one slice for each slice of the input."""
+    """An encoder that preserves slices: its maps have one slice for each slice of the input."""
 
     def padded_slices(self, map_NCDHW: Tensor, slices_N2: Tensor | None) -> Tensor | None:
         """Returns where a map belongs to padded slices, bool (N, 1, D, 1, 1)."""
@@ -210,7 +210,7 @@ class FusionEncoder(SliceWiseEncoder):
 
 
 def slice_indices(slices_N2: Tensor, depth: int) -> tuple[Tensor, Tensor]:
-    """Returns the index in its volume of each slice of the input, (N, D), and the number of slices, (N, 1)."""
+    """Returns each input slice's index in its volume, (N, D), and the volume's number of slices, (N, 1)."""
     return slices_N2[:, :1] + torch.arange(depth, device=slices_N2.device), slices_N2[:, 1:]
 
 

@@ -108,7 +108,7 @@ def resample_position_embedding(table_1LC: Tensor, rows: int, columns: int) -> T
     """Resamples a square table of position embeddings to another grid of patches.
 
     Args:
-        table_1LC: the class token's embedding, then those of the patches by row, (1, 1 + side², C).
+        table_1LC: the class token's embedding, then the patches' by row, (1, 1 + side², C).
         rows: patches along H.
         columns: patches along W.
 

@@ -1,7 +1,7 @@
 """Conversion of upstream's state dicts to an encoder's weights.
 
 The result gives the reason for every tensor that is dropped or initialised. There is one function per family, and each
-architecture of the registry names the one that converts its checkpoints. The formats are those of ProFound (branch
+architecture of the registry names the function that converts its checkpoints. The formats come from ProFound (branch
 `demo`) and ProViCNet.
 """
 
@@ -21,7 +21,7 @@ ENCODER = "encoder."
 TASK_HEAD = "a task's head; every check trains its own"
 SEGMENTATION_DECODER = "a segmentation decoder; every check trains its own"
 
-# Prefixes of the modules beside `encoder` in ProFound's segmentation networks: UperNet around the convolutional
+# Prefixes of the modules other than `encoder` in ProFound's segmentation networks: UperNet around the convolutional
 # encoder, UNETR around the transformer.
 UPERNET_PARTS = ("decode_head.", "auxiliary_head.", "hidden_norm.")
 UNETR_PARTS = ("decoder.", "norm1.", "norm2.", "norm3.")
@@ -53,9 +53,9 @@ Converter = Callable[[Sequence[StateDict], str], Conversion]
 
 
 def convert_dense(files: Sequence[StateDict], subject: str) -> Conversion:
-    """Converts one file with the encoder's own names, or a fine-tuned network, whose encoder is `encoder.*`.
+    """Converts one file with the encoder's own names, or a fine-tuned network that has the encoder as `encoder.*`.
 
-    Beside the encoder, a network for classification has `head.*`, and one for segmentation the parts of a UperNet or of
+    Besides an encoder, a network for classification has `head.*`, and one for segmentation the parts of a UperNet or of
     a UNETR. These are dropped. Any other tensor stays, so that the check against the architecture reports it.
     """
     (tensors,) = files
@@ -106,7 +106,7 @@ def convert_provicnet(files: Sequence[StateDict], subject: str) -> Conversion:
 
 
 def convert_provicnet_fusion(streams: Sequence[str]) -> Converter:
-    """Converter of several sequences: one file each, in the order of the streams, or one dense file."""
+    """Creates a converter for several sequences. It reads one file per stream, in their order, or one dense file."""
 
     def convert(files: Sequence[StateDict], subject: str) -> Conversion:
         if len(files) == 1:
@@ -124,13 +124,13 @@ def convert_provicnet_fusion(streams: Sequence[str]) -> Converter:
 
 
 def split_state(tensors: Mapping[str, Tensor], removed: Callable[[str], bool]) -> tuple[StateDict, StateDict]:
-    """Splits a state dict into the tensors that remain and those that `removed` selects by name."""
+    """Splits a state dict in two: the tensors that remain, and the tensors whose names `removed` selects."""
     remaining = {name: tensor for name, tensor in tensors.items() if not removed(name)}
     return remaining, {name: tensor for name, tensor in tensors.items() if name not in remaining}
 
 
 def _get_segmentation_format(decoder: Mapping[str, Tensor]) -> str:
-    """Name of the segmentation network that the tensors beside an encoder belong to; empty if there are none."""
+    """Name of the segmentation network that the tensors other than the encoder's belong to; empty if there are none."""
     if not decoder:
         return ""
     return "UperNet" if any(name.startswith(UPERNET_PARTS) for name in decoder) else "UNETR"

@@ -40,7 +40,7 @@ class ConvertedCheckpoint:
     initialised: dict[str, list[str]]
 
     def report(self) -> str:
-        """Reports to the user what was read, dropped and initialised, and why."""
+        """Reports to the user which tensors were read, dropped and initialised, and why."""
         parts = [f"{self.source_format} checkpoint: {len(self.state)} tensors kept"]
         parts += [f"dropped {format_names(names)} ({why})" for why, names in self.dropped.items()] or [
             "nothing dropped"
@@ -57,7 +57,7 @@ def import_checkpoint(
     """Converts a foreign checkpoint (`.pth` or safetensors) to the state dict of an architecture.
 
     Args:
-        files: the bytes of its files; more than one only where the architecture joins several networks.
+        files: the bytes of its files; more than one only if the architecture joins several networks.
         architecture: architecture of the weights.
         subject: name of the checkpoint in errors: an id or URI, never a local path.
 
@@ -100,7 +100,7 @@ def read_tensors(data: bytes, subject: str) -> tuple[StateDict, list[str]]:
             "the file holds no state dict", subject=subject, remedy="save a dict of tensors, bare or under `model`"
         )
     for name, tensor in content.items():
-        # A tensor larger than its storage is a view that repeats elements, by which a small file could fill the memory.
+        # A tensor larger than its storage is a view that repeats elements: a small file could fill the memory.
         if (
             not isinstance(name, str)
             or not isinstance(tensor, Tensor)
@@ -121,7 +121,7 @@ def _read_weights_only(data: bytes, subject: str) -> object:
     try:
         # ProFound's checkpoints store their command line as a Namespace, which only holds attributes and runs no code.
         with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
-            # Torch warns about how the file was written; the error says what is wrong.
+            # Torch warns about how the file was written; the error below states the problem.
             warnings.simplefilter("ignore", UserWarning)
             return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # the parser raises many types on foreign bytes; each means that the file is unusable

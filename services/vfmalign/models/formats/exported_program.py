@@ -22,7 +22,7 @@ ARCHITECTURE = "torch_export"
 
 
 class ExportedEncoder(Encoder):
-    """A program as an encoder: values of its graph are the layers, and `pooled` is the mean of the last layer.
+    """Encoder that runs an exported program: values of its graph are the layers; `pooled` averages the last one.
 
     Args:
         graph: the program's graph, which `check_program` accepted with these weights.
@@ -53,7 +53,7 @@ class ExportedEncoder(Encoder):
         return [layer for layer, _ in self._graph.layers]
 
     def dense_layers(self) -> dict[str, Stride]:
-        """The layers that are maps whose sides divide the input's."""
+        """The layers that are maps whose sides divide the sides of the input."""
         return dict(self._graph.strides)
 
     def feature_maps(self, input_NCDHW: Tensor, slices_N2: Tensor | None = None) -> dict[str, Tensor]:
@@ -82,6 +82,6 @@ def build_exported(state: StateDict, subject: str, device: torch.device | str = 
     """Checks a stored program and builds its encoder on `device`.
 
     Raises:
-        BadCheckpoint: the program is not one that may run; see `check_program`.
+        BadCheckpoint: the program may not run; see `check_program`.
     """
     return ExportedEncoder(check_program(state, subject), state, subject).to(device).eval()

@@ -16,7 +16,7 @@ from vfmalign.models.encoder import POOLED_LAYER, Encoder, Stride, pool
 
 
 class HookedEncoder(Encoder):
-    """A network whose submodules' outputs are the layers.
+    """Encoder that runs a network: the outputs of its named submodules are the layers.
 
     The network runs as a whole, and its own output is ignored. Maps (N, C, D, H, W) are used unchanged, tokens (N, L,
     C) as maps of L × 1 × 1, vectors (N, C) as maps of one voxel. `pooled` is the mean of the last layer.
@@ -42,7 +42,7 @@ class HookedEncoder(Encoder):
         return {**self._channels, POOLED_LAYER: self._channels[self.layers[-1]]}
 
     def dense_layers(self) -> dict[str, Stride]:
-        """The layers that are maps whose sides divide the input's."""
+        """The layers that are maps whose sides divide the sides of the input."""
         return dict(self._strides)
 
     def feature_maps(self, input_NCDHW: Tensor, slices_N2: Tensor | None = None) -> dict[str, Tensor]:
@@ -117,7 +117,7 @@ def outputs_on_meta(encoder: HookedEncoder, shape_DHW: Stride) -> dict[str, obje
 
 
 class _Outputs(nn.Module):
-    """Adapter whose `forward` is `outputs`: `functional_call` can only call `forward`."""
+    """Adapter with `outputs` as its `forward`: `functional_call` can only call `forward`."""
 
     def __init__(self, encoder: HookedEncoder) -> None:
         super().__init__()

@@ -63,7 +63,7 @@ class ProgramGraph(Record):
         input_shape: shape of the image: N, C, D, H, W.
         weights: pairs of a value's name in the graph and a weight's name in the file.
         nodes: operators in the order in which they run.
-        layers: pairs of a layer's name and the value that it is.
+        layers: pairs of a layer's name and the name of its value.
         channels: channels of every layer.
         strides: strides along D, H, W of the layers that are maps.
     """
@@ -78,7 +78,7 @@ class ProgramGraph(Record):
 
 
 def parse_graph(state: StateDict, subject: str) -> ProgramGraph:
-    """Reads the graph that is stored beside a program's weights.
+    """Reads the graph that is stored with a program's weights.
 
     Raises:
         BadCheckpoint: there is none, or it exceeds the bounds of `ProgramGraph`.

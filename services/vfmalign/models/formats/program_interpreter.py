@@ -14,7 +14,7 @@ from vfmalign.models.formats.program_graph import Argument, Node, ProgramGraph, 
 
 
 class ProgramInterpreter:
-    """Runs a graph whose operators are all allowed.
+    """Runs a graph in which all operators are allowed.
 
     Args:
         graph: the graph.
@@ -51,7 +51,7 @@ class ProgramInterpreter:
     def run_node(
         self, number: int, values: dict[str, Tensor], device: torch.device
     ) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
-        """Runs one operator, adds its results to `values`, and returns the tensors that it takes and makes."""
+        """Runs one operator and adds its results to `values`; returns the operator's input and output tensors."""
         _, _, encoded, results = node = self._graph.nodes[number]
         arguments = {name: _decode(argument, values) for name, argument in encoded}
         inputs = _list_tensors(list(arguments.values()))

@@ -1,1 +1,1 @@
-"""Monitors without a service: stored features in, a document out (`python -m vfmalign.monitoring.local`)."""
+"""Monitors without a service: take features, return a document."""

@@ -26,18 +26,18 @@ def describe(
     window_rows: int = 0,
     notes: Sequence[str] = (),
 ) -> DriftDocument:
-    """Describes a monitor in its current epoch, without windows, which another package computes.
+    """Describes a monitor in its current epoch. Leaves out windows, because another package computes them.
 
     Args:
         monitor: the monitor.
-        history: its evidence over time.
-        title: names the stream.
-        reference: names the reference.
-        layer: raises the alarm.
-        stratum: what the strata are, such as `scanner`; empty for none.
-        channel_shifts: of the last rows.
+        history: evidence of the monitor over time.
+        title: name of the stream.
+        reference: name of the reference.
+        layer: layer that raises the alarm.
+        stratum: kind of the strata, such as `scanner`; empty for none.
+        channel_shifts: shifts of the last rows.
         moved_rows: number of these rows.
-        window_rows: rows of a window.
+        window_rows: number of rows in a window.
         notes: assumptions and limits, each one sentence.
     """
     status, options = monitor.status, monitor.options

@@ -1,4 +1,4 @@
-"""Evidence over time, thinned by dropping every second moment whenever there are too many."""
+"""Evidence over time. When there are too many points, every second one is dropped."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _MOMENTS = ("alarm", "peak", "last")
 
 
 class History:
-    """Evidence after rows 1, 1 + s, 1 + 2·s, …, where the stride s is a power of two, and the moments that count.
+    """Evidence after rows 1, 1 + s, 1 + 2·s, …, where the stride s is a power of two, and at special moments.
 
     Attributes:
         points: row and evidence of each sequential component.
         alarm: the moment of the alarm; None if there was none.
-        peak: the moment when the evidence was highest beside its threshold.
+        peak: the moment when the evidence was highest relative to its threshold.
         last: the last moment.
-        stride: distance of the points in rows.
+        stride: number of rows between two points.
     """
 
     def __init__(self) -> None:
@@ -35,7 +35,7 @@ class History:
         self.stride = 1
 
     def add(self, observation: Observation, log_threshold: Mapping[Component, float]) -> None:
-        """Adds an observation; one that did not enter changes nothing."""
+        """Adds an observation, if it entered the evidence."""
         if observation.p_value is None:
             return
         self.last = (observation.row, tuple(observation.log_evidence[component] for component in SEQUENTIAL))
@@ -50,7 +50,7 @@ class History:
             self.points = [point for point in self.points if (point[0] - 1) % self.stride == 0]
 
     def list_points(self) -> tuple[EvidencePoint, ...]:
-        """Returns all moments in order."""
+        """Returns all moments, in ascending order of rows."""
         kept = (*self.points, self.alarm, self.peak, self.last)
         return tuple(to_evidence_point(point) for point in sorted({point for point in kept if point is not None}))
 
@@ -65,7 +65,7 @@ class History:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[np.float64]], stride: int) -> History:
-        """Returns the history that was stored."""
+        """Builds a history from stored arrays."""
         history = cls()
         history.stride = stride
         named = {
@@ -78,13 +78,13 @@ class History:
 
 
 def to_evidence_point(point: Point) -> EvidencePoint:
-    """Returns a moment as it is shown."""
+    """Returns a moment in the form for display."""
     row, values = point
     return EvidencePoint(row=row, log_evidence=tuple(map(finite_or_none, values)))
 
 
 def finite_or_none(value: float) -> float | None:
-    """Returns a value that JSON can hold."""
+    """Returns a finite value, or None, because JSON has no infinity or NaN."""
     return value if math.isfinite(value) else None
 
 

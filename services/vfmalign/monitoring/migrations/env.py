@@ -1,4 +1,4 @@
-"""What alembic runs: the migrations of this folder."""
+"""Entry point of alembic: runs the migrations in this folder."""
 
 from vfmalign.database.schema import run_migrations
 

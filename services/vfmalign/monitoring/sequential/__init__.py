@@ -1,11 +1,11 @@
-"""Tests for drift that hold at every look: arrays in, evidence out.
+"""Sequential tests for drift, valid at every look: they take arrays and return evidence.
 
-`Monitor` is the whole of it: rows enter one after the other, and each changes four pieces of evidence that the row's
-distribution is no longer that of the reference. `references` prepares what rows are compared with; `row_scores`,
-`block_scores` and `strata` turn rows into ranks among those of one stratum; `betting` turns ranks into evidence,
-`thresholds` says when it suffices, and `state` stores a monitor exactly. `channels` describes what moved.
+`Monitor` is the entry point. Rows enter one after the other, and each updates four pieces of evidence that the rows no
+longer follow the distribution of the reference. `references` prepares the reference; `row_scores`, `block_scores` and
+`strata` rank rows within one stratum; `betting` turns ranks into evidence, `thresholds` decides when it suffices for an
+alarm, and `state` stores a monitor exactly. `channels` describes which channels moved.
 
-docs/monitoring.md derives the guarantee and names the function of each step.
+docs/monitoring-mathematics.md derives the guarantee and names the function of each step.
 """
 
 from vfmalign.monitoring.sequential.channels import ChannelShift, get_channel_shifts

@@ -1,4 +1,4 @@
-"""Which channels moved: descriptive, without test or interval.
+"""Describes which channels moved, without test or interval.
 
 Legend: N rows, D channels.
 """
@@ -20,7 +20,7 @@ class ChannelShift:
 
     Attributes:
         channel: index.
-        shift_sd: mean of the rows minus that of the calibration rows, in standard deviations of the reference.
+        shift_sd: mean of the rows minus mean of the calibration rows, in standard deviations of the reference.
         share: shift² divided by its sum over all channels, in [0, 1].
     """
 
@@ -33,12 +33,12 @@ def get_channel_shifts(reference: Reference, rows_ND: ArrayLike, top: int = 10) 
     """Returns the channels with the largest shares of the shift of the mean, largest first.
 
     Args:
-        reference: of the epoch.
-        rows_ND: such as the last rows of the stream; rows that are not finite are left out.
+        reference: reference of the epoch.
+        rows_ND: rows, such as the last rows of the stream; rows that are not finite are left out.
         top: number of channels.
 
     Raises:
-        BadTensor: no row is finite, or their width is not that of the reference.
+        BadTensor: no row is finite, or the number of channels differs from the reference.
     """
     rows_ND = check_rows(rows_ND, "rows")
     channels = len(reference.scorer.mean_D)

@@ -1,7 +1,7 @@
-"""Random numbers that depend on nothing but the seed, the epoch, their purpose and a number.
+"""Random numbers that depend only on the seed, the epoch, their purpose and a number.
 
-They come from the counter-based generator Philox (Salmon et al., SC 2011). Its raw output is used, which is the same in
-every version of numpy, so that a monitor continues with the draws that it would have made without a restart.
+They come from the counter-based generator Philox (Salmon et al., SC 2011). Its raw output is used, because it is the
+same in every version of numpy. A monitor therefore continues after a restart with the same draws.
 
 Legend: B subsets, W members of a subset.
 """
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 
 class Purpose(IntEnum):
-    """What numbers are drawn for; blocks of w rows have the purpose w, and their pools `POOL` + w."""
+    """Purpose of random numbers. Blocks of w rows have the purpose w, and their pools `POOL` + w."""
 
     SPLIT = 1
     TIES = 2
@@ -32,8 +32,8 @@ class Draws:
     """The draws of one epoch of a monitor.
 
     Attributes:
-        seed: of the monitor, 0 to 2⁶³ − 1.
-        epoch: from 1.
+        seed: seed of the monitor, 0 to 2⁶³ − 1.
+        epoch: number of the epoch, from 1.
     """
 
     seed: int
@@ -43,9 +43,9 @@ class Draws:
         """Draws numbers in [0, 1).
 
         Args:
-            purpose: of the numbers.
-            number: of the row in the epoch that they are drawn for.
-            count: how many.
+            purpose: purpose of the numbers.
+            number: number of the row in the epoch.
+            count: how many numbers to draw.
         """
         key, counter = np.array([self.seed, self.epoch], np.uint64), np.array([0, 0, purpose, number], np.uint64)
         raw = np.random.Philox(key=key, counter=counter).random_raw(count)
@@ -61,7 +61,7 @@ def choose_subset(uniforms: NDArray[np.float64], size: int) -> NDArray[np.intp]:
 
 
 def choose_subsets(uniforms_WB: NDArray[np.float64], members: int) -> NDArray[np.intp]:
-    """Returns B independent uniform subsets [W, B] of `members` indices, by Floyd's algorithm (CACM 30 (1987), 754)."""
+    """Draws B independent uniform W-subsets of `members` indices, [W, B] (Floyd's algorithm, CACM 30 (1987), 754)."""
     size, subsets = uniforms_WB.shape
     chosen_WB = np.empty((size, subsets), np.intp)
     for index in range(size):

@@ -1,4 +1,4 @@
-"""Whose observations may enter the evidence: one per patient, and none of the reference's patients."""
+"""Decides which observations may enter the evidence: one per patient, and none of the reference's patients."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ _RECENT_PATIENTS = 4096
 
 
 class PatientRegister:
-    """The patients that have entered, at 16 bytes each, and those of the references.
+    """The patients that have entered the evidence, at 16 bytes each, and the patients of the references.
 
     Args:
         window_days: days after which a patient may enter again; None for never.
-        digests: of the patients that have entered, in ascending order.
-        days: day on which each entered last.
+        digests: digests of the patients that have entered, in ascending order.
+        days: day on which each patient last entered.
         reference: digests of the patients of all references so far.
     """
 
@@ -34,7 +34,7 @@ class PatientRegister:
         self.reference = reference
 
     def enter(self, digest: int, day: int) -> Outcome:
-        """Returns whether an observation of a patient may enter, and registers it if so."""
+        """Returns whether an observation of a patient may enter, and registers the patient if so."""
         if digest in self.reference:
             return Outcome.REFERENCE_PATIENT
         last = self._get_last_day(digest)
@@ -51,7 +51,7 @@ class PatientRegister:
         return sum(one in self.reference or self._get_last_day(one) is not None for one in digests)
 
     def to_arrays(self) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
-        """Returns the digests in ascending order, and the day on which each entered last."""
+        """Returns the digests in ascending order, and the day on which each patient last entered."""
         digests = np.concatenate([np.array(list(self._recent), np.uint64), self._digests])
         days = np.concatenate([np.array(list(self._recent.values()), np.int64), self._days])
         unique, first = np.unique(digests, return_index=True)  # a recent day replaces an earlier one

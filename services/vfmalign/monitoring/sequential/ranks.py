@@ -1,9 +1,9 @@
 """Ranks of scores as cells of a p-value, and stored scores at 8 bytes each.
 
-A cell is the interval (lower, upper) that a conformal p-value lies in: a score that `greater` of N scores exceed, its
-own included in N, has the cell (greater / N, (greater + 1) / N). Equal scores are ordered at random, because the bound
-of docs/monitoring.md needs ranks that are independent of one another: a cell as wide as the equal scores would show
-which earlier scores were equal to later ones.
+A cell is the interval (lower, upper) that contains a conformal p-value: if `greater` of N scores (including the score
+itself) exceed a score, its cell is (greater / N, (greater + 1) / N). Equal scores are ordered at random, because the
+bound of docs/monitoring-mathematics.md needs independent ranks: a wider cell for all equal scores would show which
+earlier scores are equal to later ones.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _RECENT_SCORES = 2048
 
 
 class Cell(NamedTuple):
-    """The interval of a p-value in [0, 1]: small where the score is unusually large."""
+    """Interval of a p-value in [0, 1]: small if the score is unusually large."""
 
     lower: float
     upper: float
@@ -31,19 +31,19 @@ def get_cell(greater: int, equal: int, others: int, uniform: float) -> Cell:
         greater: number of other scores that are greater.
         equal: number of other scores that are equal.
         others: number of other scores.
-        uniform: draw in [0, 1) that orders the equal ones.
+        uniform: draw in [0, 1) that orders equal scores.
     """
     above = greater + int(uniform * (equal + 1))
     return Cell(above / (others + 1), (above + 1) / (others + 1))
 
 
 class SortedScores:
-    """Scores in order, to which single ones are added in logarithmic time.
+    """Sorted list of scores that takes a new score in logarithmic time.
 
     A small sorted list takes new scores and is merged into the sorted array when it is full.
 
     Args:
-        scores: the first ones, in any order.
+        scores: initial scores, in any order.
     """
 
     def __init__(self, scores: NDArray[np.float64]) -> None:
@@ -54,7 +54,7 @@ class SortedScores:
         return len(self._merged) + len(self._recent)
 
     def count(self, score: float) -> tuple[int, int]:
-        """Returns how many scores are greater than a score, and how many equal it."""
+        """Returns how many stored scores are greater than a score, and how many are equal to it."""
         left, right = np.searchsorted(self._merged, score, "left"), np.searchsorted(self._merged, score, "right")
         recent_left, recent_right = bisect_left(self._recent, score), bisect_right(self._recent, score)
         return len(self) - int(right) - recent_right, int(right - left) + recent_right - recent_left

@@ -1,11 +1,11 @@
-"""What the rows of one stratum, such as a scanner, are ranked among: earlier rows of the same stratum.
+"""Ranks the rows of one stratum, such as a scanner, among earlier rows of the same stratum.
 
-Rows, blocks and channels of a stratum are compared with its calibration rows and its earlier rows of the stream alone
-(a Mondrian conformal predictor: Vovk, Gammerman and Shafer, Algorithmic Learning in a Random World, 2005, chapter 4).
-Sessions of a scanner, rotas and changing mixes of scanners therefore show in no rank.
+Rows, blocks and channels of a stratum are compared only with its calibration rows and its earlier rows of the stream (a
+Mondrian conformal predictor: Vovk, Gammerman and Shafer, Algorithmic Learning in a Random World, 2005, chapter 4).
+Sessions of a scanner, rotas and changing mixes of scanners therefore do not affect ranks.
 
-A channel is ranked by which of 32 bins a value lies in, which are divided by quantiles of the scoring rows: counts
-take the place of stored values. Equal bins are ordered at random, as equal scores are.
+A channel is ranked by the bin of its value. The 32 bins are divided by quantiles of the scoring rows, so that counts
+replace stored values. Equal bins are ordered at random, like equal scores.
 
 Legend: D channels, C calibration rows, T bins.
 """
@@ -28,10 +28,10 @@ class ChannelRanks:
 
     Args:
         edges_DT: lower end of each bin of each channel; the first is −∞.
-        counts_DT: number of rows whose value lies in or above each bin, and a column of zeros.
+        counts_DT: number of rows with a value in or above each bin, and a column of zeros.
 
     Attributes:
-        counts_DT: the same, with the rows so far.
+        counts_DT: the same, including the rows so far.
     """
 
     def __init__(self, edges_DT: Array, counts_DT: NDArray[np.uint32]) -> None:
@@ -40,7 +40,7 @@ class ChannelRanks:
         self.counts_DT = counts_DT
 
     def add(self, z_D: Array) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-        """Adds a standardised row, and returns of how many others the bins are greater, and of how many equal."""
+        """Adds a standardised row; returns how many other rows have a greater and an equal bin, by channel."""
         reached_DT = z_D[:, None] >= self._edges_DT
         bin_D = reached_DT.sum(axis=1) - 1
         greater_D = self.counts_DT[self._every_D, bin_D + 1].astype(np.intp)
@@ -53,8 +53,8 @@ class Stratum:
     """The ranks of the rows of one stratum.
 
     Args:
-        row_scores: of the calibration rows, and of the stream.
-        blocks: ranks of blocks; None once they bet no more.
+        row_scores: scores of the calibration rows and of the stream.
+        blocks: ranks of blocks; None once blocks have stopped betting.
         channels: ranks of channels.
 
     Attributes:
@@ -66,7 +66,7 @@ class Stratum:
 
     @classmethod
     def of_calibration(cls, scorer: RowScorer, z_CD: Array) -> Stratum:
-        """Returns the stratum before the first row of the stream, of standardised calibration rows."""
+        """Builds a stratum from standardised calibration rows, before the first row of the stream."""
         scores, sums = np.array([scorer.score(z_D) for z_D in z_CD]).reshape(-1, 2).T
         channels = len(scorer.mean_D)
         ranks = ChannelRanks(scorer.edges_DT, np.zeros((channels, BINS + 1), np.uint32))
@@ -75,7 +75,7 @@ class Stratum:
         return cls(SortedScores(scores), BlockRanks(scorer, z_CD, sums), ranks)
 
     def rank_row(self, score: float, draws: Draws, number: int) -> Cell:
-        """Returns the cell of a row's score, and adds it."""
+        """Adds the score of a row, and returns its cell."""
         greater, equal = self.row_scores.count(score)
         uniform = float(draws.draw_uniforms(Purpose.TIES, number, 1)[0]) if equal else 0.0
         others = len(self.row_scores)
@@ -84,7 +84,7 @@ class Stratum:
         return get_cell(greater, equal, others, uniform)
 
     def rank_channels(self, z_D: Array, draws: Draws, number: int) -> tuple[Array, Array]:
-        """Returns both ends of the cell of each channel of a row, and adds it; call it after `rank_row`."""
+        """Adds a row; returns both ends of the cell of each channel. Call it after `rank_row`."""
         greater_D, equal_D = self.channels.add(z_D)
         uniforms_D = draws.draw_uniforms(Purpose.CHANNELS, number, len(z_D))
         above_D = greater_D + (uniforms_D * (equal_D + 1)).astype(np.intp)

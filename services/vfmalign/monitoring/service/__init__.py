@@ -1,1 +1,1 @@
-"""`MonitoringService`: monitors in a database, their evidence, and what the leader adds to it."""
+"""`MonitoringService`: monitors in a database, their evidence, and the work of the leader."""

@@ -53,7 +53,7 @@ def to_message(monitor: StoredMonitor, *, whole: bool = True) -> Monitor:
 
 
 def to_result(result: dict[str, Any]) -> monitoring_pb2.ObservationResult:
-    """Converts what one observation did; see `EvidenceKeeper.record`."""
+    """Converts the result of one observation; see `EvidenceKeeper.record`."""
     return monitoring_pb2.ObservationResult(
         observation_id=result["observation_id"],
         outcome=f"OBSERVATION_OUTCOME_{result['outcome'].upper()}",

@@ -1,4 +1,4 @@
-"""What a monitor's state shows of itself, as JSON that is stored beside it: reading a monitor needs no state."""
+"""Status of a monitor's state, stored as JSON so that reading a monitor does not load the state."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def describe_status(
 
     Args:
         monitor: the monitor.
-        previous_peak: where the evidence was highest beside its threshold (`EvidencePeak`); None before a row.
-        observations: what was observed since.
+        previous_peak: previous maximum of the evidence relative to its threshold (`EvidencePeak`); None before a row.
+        observations: observations since then.
     """
     status = monitor.status
     return {
@@ -52,5 +52,5 @@ def _find_peak(
 
 
 def finite_or_none(value: float) -> float | None:
-    """Returns a value that JSON can hold."""
+    """Returns a finite value, or None, because JSON has no infinity or NaN."""
     return value if math.isfinite(value) else None

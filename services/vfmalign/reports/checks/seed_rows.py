@@ -1,4 +1,4 @@
-"""Rows of a check's report about its training seeds: results of each, their mean and spread, variance components."""
+"""Rows about the training seeds in a check's report: results per seed, mean and spread, variance components."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class ComponentRow:
 
 
 def list_seed_rows(result: CheckAnalysis) -> list[SeedRow]:
-    """Rows of every seed, of the mean and of the standard deviation; empty with one seed."""
+    """Lists one row per seed, one of the mean and one of the standard deviation; empty for a single seed."""
     if (variation := result.seed_variation) is None:
         return []
     primary = variation.layers[0].standardised or variation.layers[0].raw
@@ -59,7 +59,7 @@ def list_seed_rows(result: CheckAnalysis) -> list[SeedRow]:
 
 
 def list_component_rows(result: CheckAnalysis) -> list[ComponentRow]:
-    """Rows of both networks of a gain, and of their difference; empty with one seed."""
+    """Lists variance components: a row for each network of the gains and each difference; empty for a single seed."""
     rows: list[ComponentRow] = []
     gains = (("specialised network", result.rpg_specialised), ("random weights", result.rpg_scratch))
     for name, gain in gains:
@@ -74,7 +74,7 @@ def list_component_rows(result: CheckAnalysis) -> list[ComponentRow]:
 
 
 def list_seed_notes(result: CheckAnalysis) -> list[str]:
-    """Why means over the seeds are absent or bounds."""
+    """Explains which means over the seeds are absent or only bounds."""
     if (variation := result.seed_variation) is None:
         return []
     notes = []

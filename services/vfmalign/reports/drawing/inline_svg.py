@@ -1,4 +1,4 @@
-"""SVG elements that stand in the page itself: they take its colours, and their text keeps its size at every width.
+"""Inline SVG elements: they use the colours of the page, and their text keeps its size at every width.
 
 Horizontal positions are percentages of the width, vertical ones pixels.
 """
@@ -13,7 +13,7 @@ from markupsafe import Markup, escape
 
 
 def make_element(name: str, *children: str, **attributes: object) -> Markup:
-    """Returns an element. Children and values are escaped; `class_` is `class`, and underscores become hyphens.
+    """Returns an element. Children and values are escaped; `class_` becomes `class`, and underscores become hyphens.
 
     Attributes that are None or False are left out.
     """
@@ -31,7 +31,7 @@ def make_figure(identifier: str, title: str, description: str, height: int, part
 
     Args:
         identifier: id of the element, unique in its page.
-        title: what the figure shows.
+        title: title of the figure.
         description: its numbers in words.
         height: in pixels.
         parts: its elements.
@@ -55,7 +55,7 @@ class Axis:
     margin: float = 2.0
 
     def place(self, value: float) -> str:
-        """Position of a value; that of the nearer end where the axis does not reach it."""
+        """Position of a value; if it is beyond the axis, the position of the nearer end."""
         return f"{self._percent(value):.2f}%"
 
     def width(self, low: float, high: float) -> str:
@@ -63,7 +63,7 @@ class Axis:
         return f"{self._percent(high) - self._percent(low):.2f}%"
 
     def holds(self, value: float) -> bool:
-        """Whether the axis reaches a value."""
+        """Whether a value is within the axis."""
         return self.low <= value <= self.high
 
     def ticks(self) -> list[float]:

@@ -1,6 +1,6 @@
-"""What a monitor shows: one document, from which the page, the table and the JSON are made.
+"""Document about the state of a monitor. Its page, table and JSON are made from this document.
 
-It is small, whatever the length of the stream: evidence is thinned, and windows, extreme rows and channels are few.
+Its size does not grow with the stream: evidence is thinned, and windows, extreme rows and channels are limited.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ class ComponentEvidence(Record):
     """Evidence of one component.
 
     Attributes:
-        log_evidence: natural logarithm of the statistic that alarms follow from, of the channels the largest; None
-            before its first cell.
-        log_threshold: natural logarithm of the value that raises the alarm.
+        log_evidence: natural logarithm of the statistic that raises the alarm (for channels, of the largest); None
+            before its first value.
+        log_threshold: natural logarithm of the threshold of the alarm.
     """
 
     component: Component
@@ -53,7 +53,7 @@ class EvidencePoint(Record):
         row: number of the row in the epoch, from 1.
         log_evidence: natural logarithm by component, in the order of `DriftDocument.components`, without the first
             patients.
-        time: when the row arrived; None where unknown.
+        time: when the row arrived; None if unknown.
     """
 
     row: int = Field(ge=1)
@@ -62,7 +62,7 @@ class EvidencePoint(Record):
 
 
 class Peak(Record):
-    """The evidence of the epoch that was nearest to its threshold, or farthest above it.
+    """Peak evidence of the epoch, relative to the threshold.
 
     Attributes:
         row: number of the row in the epoch, from 1.
@@ -80,9 +80,9 @@ class AlarmRecord(Record):
     Attributes:
         row: number of the row in the epoch, from 1.
         observation: id of the row's observation.
-        components: whose evidence had reached its threshold.
-        time: when the row arrived; None where unknown.
-        acknowledged: None if nobody has, or where there is no service.
+        components: components that had reached their thresholds.
+        time: when the row arrived; None if unknown.
+        acknowledged: acknowledgement of the alarm; None if there is none, or for a stream without a service.
     """
 
     row: int
@@ -93,7 +93,7 @@ class AlarmRecord(Record):
 
 
 class StratumRows(Record):
-    """Calibration rows and rows of the epoch of one stratum; the empty name stands for an unknown one."""
+    """Number of calibration rows and of the epoch's rows in one stratum; the empty name is the unknown stratum."""
 
     name: str
     reference: int
@@ -101,10 +101,10 @@ class StratumRows(Record):
 
 
 class StratumMix(Record):
-    """The mix of strata, which describes and raises no alarm.
+    """The mix of strata. It is descriptive and raises no alarm.
 
     Attributes:
-        kind: what the strata are, such as `scanner`.
+        kind: kind of the strata, such as `scanner`.
         strata: calibration rows of the reference and rows of the stream, by stratum.
     """
 
@@ -113,16 +113,16 @@ class StratumMix(Record):
 
 
 class Window(Record):
-    """MMD² of some rows of the stream with the reference, which describes: α does not cover it.
+    """MMD² between a window of the stream's rows and the reference. It is descriptive: α does not cover it.
 
     Attributes:
-        layer: empty for an array without layers.
-        stratum: both sides hold rows of this stratum alone; empty for all rows.
+        layer: name of the layer; empty for an array without layers.
+        stratum: stratum of all rows of both samples; empty for all strata.
         first_row, last_row: numbers of the first and last row in the epoch.
         rows: number of rows of the stream.
         reference_rows: number of rows of the reference.
         mmd2: unbiased estimate with its interval.
-        p_value: of the permutation test; it is not adjusted for other windows, layers and strata.
+        p_value: p-value of the permutation test, not adjusted for other windows, layers and strata.
     """
 
     layer: str
@@ -136,7 +136,7 @@ class Window(Record):
 
 
 class ExtremeRow(Record):
-    """A row that is far from the reference, with its p-value among the rows before it."""
+    """A row far from the reference, with its p-value among the previous rows."""
 
     row: int
     observation: str
@@ -144,7 +144,7 @@ class ExtremeRow(Record):
 
 
 class ChannelShift(Record):
-    """How far the mean of a channel moved, in SD of the reference, and its share of the squared shift in [0, 1]."""
+    """Shift of a channel's mean in SD of the reference, and the channel's share of the squared shift, in [0, 1]."""
 
     channel: int
     shift_sd: float
@@ -155,32 +155,32 @@ class DriftDocument(Record):
     """State of a monitor.
 
     Attributes:
-        title: names the stream.
-        reference: names the reference.
-        layer: whose features raise the alarm; empty for an array without layers.
-        reference_rows: patients of the reference, each with one row; 0 where unknown.
+        title: name of the stream.
+        reference: name of the reference.
+        layer: layer that raises the alarm; empty for an array without layers.
+        reference_rows: number of patients of the reference, each with one row; 0 if unknown.
         channels: number of channels of the layer.
         alpha: largest probability of ever raising an alarm without drift; None with `run_length`.
-        run_length: number of rows A, where an alarm within T rows has a probability of at most T/A without drift; None
-            with `alpha`.
+        run_length: number of rows A: without drift, an alarm within T rows has a probability of at most T/A; None with
+            `alpha`.
         patient_window_days: days after which a patient may enter again; None for never.
-        first_patients: rows that are compared with the reference at once; None for no such test.
-        seed: of all draws.
+        first_patients: number of first rows that are compared with the reference in one test; None for no such test.
+        seed: seed of all random draws.
         epoch: number of the epoch, from 1.
         has_guarantee: whether the bound covers the alarm.
         outcomes: number of observations by outcome.
-        rows: that entered in the epoch.
+        rows: number of rows that entered in the epoch.
         blocks_are_active: whether blocks of rows still add evidence.
-        alarm: None if there is none.
-        components: evidence and threshold now.
+        alarm: first alarm of the epoch; None if there is none.
+        components: current evidence and threshold.
         history: at most `MAX_POINTS` moments.
-        peak: the highest evidence beside its threshold; None before the first.
-        mix: None without strata.
+        peak: peak evidence of the epoch; None before the first evidence.
+        mix: mix of strata; None without strata.
         window_rows: rows of a window; 0 for no windows.
-        windows: over time, of all rows, then of the last rows by stratum.
-        moved_rows: number of the last rows whose channels are compared.
-        notes: assumptions and limits, each one sentence.
-        monitor: of the service; None for a stream without one.
+        windows: windows of all rows over time, then of the last rows by stratum.
+        moved_rows: number of the last rows in the comparison of channels.
+        notes: assumptions and limits, one sentence each.
+        monitor: monitor of the service; None for a stream without a service.
     """
 
     version: Literal[2] = 2
@@ -214,7 +214,7 @@ class DriftDocument(Record):
 
     @property
     def strongest(self) -> ComponentEvidence:
-        """The component whose evidence is nearest to its threshold, or farthest above it."""
+        """The component with the strongest evidence relative to its threshold."""
         return max(self.components, key=_get_excess)
 
 

@@ -1,4 +1,4 @@
-"""What the page of a monitor of the service shows beside its evidence: state, acknowledgement, times and epochs."""
+"""Records about a monitor of the service, in addition to its evidence: state, acknowledgement, times and epochs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from vfmalign.core.domain.record import Record
 
 
 class Acknowledgement(Record):
-    """That somebody has seen an alarm, and what they wrote; the page does not say who."""
+    """Acknowledgement of an alarm, with its note. It does not name the person."""
 
     time: datetime
     note: str = ""
@@ -19,15 +19,15 @@ class EarlierEpoch(Record):
     """An epoch that has ended.
 
     Attributes:
-        number: from 1.
+        number: number of the epoch, from 1.
         start: why it began.
         has_guarantee: whether the bound covers its alarm.
         reference: id of its reference.
         start_time: when it began.
-        rows: that entered.
-        alarm_row: number of the row of its first alarm; None if there was none.
-        alarm_time: when it was raised.
-        acknowledged: None if nobody has.
+        rows: number of rows that entered.
+        alarm_row: number of the row that raised its first alarm; None if there was no alarm.
+        alarm_time: when the alarm was raised.
+        acknowledged: acknowledgement of the alarm; None if there is none.
     """
 
     number: int
@@ -46,21 +46,21 @@ class LiveMonitor(Record):
 
     Attributes:
         monitor_id: its id.
-        model_id: the model whose features it watches.
+        model_id: model that computes the features.
         state: whether observations enter the evidence.
         write_time: when the document was written.
         create_time: when the monitor was created.
         reference_sha256: digest of the manifest of the current epoch's reference.
         epoch_start: why the current epoch began.
         epoch_start_time: when it began.
-        first_row_time: when its first row arrived; None where unknown.
-        last_observation_time: when the last observation arrived, of all epochs; None if none has.
-        last_acquire_time: the latest acquisition; None where unknown.
-        late_observations: number of those whose acquisition was earlier than that of one before.
-        future_observations: number of those whose acquisition lay in the future when they arrived.
-        max_silence_hours: hours without an observation that are too many; None for any number.
-        window_time: when the last window was compared; None before there is one.
-        earlier_epochs: newest first.
+        first_row_time: when its first row arrived; None if unknown.
+        last_observation_time: when the last observation of any epoch arrived; None if there is none.
+        last_acquire_time: the latest time of acquisition; None if unknown.
+        late_observations: number of observations that were acquired earlier than one that had already arrived.
+        future_observations: number of observations with a time of acquisition after their arrival.
+        max_silence_hours: longest acceptable time without an observation, in hours; None for no limit.
+        window_time: when the last window was compared; None before the first.
+        earlier_epochs: earlier epochs, newest first.
     """
 
     monitor_id: str
@@ -82,7 +82,7 @@ class LiveMonitor(Record):
 
     @property
     def is_silent(self) -> bool:
-        """Whether an active monitor has had no observation for more hours than may pass."""
+        """Whether an active monitor has had no observation for longer than `max_silence_hours`."""
         if self.max_silence_hours is None or self.state == "paused":
             return False
         silence = self.write_time - (self.last_observation_time or self.create_time)

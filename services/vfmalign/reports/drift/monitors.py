@@ -1,4 +1,4 @@
-"""The document of a monitor of the service, from the records of the API."""
+"""Creates the document of a monitor of the service from the records of the API."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ def describe_monitor(
     """Describes a monitor in its current epoch.
 
     Args:
-        monitor: the monitor, with what lists leave out.
-        history: evidence of the current epoch after each row or after some rows, in order; thinned where it is long.
-        extreme_rows: of the current epoch, the farthest first.
-        windows: earlier windows of the current epoch, oldest first; those that the monitor holds come after them.
-        now: when the document is written.
-        reference_rows: patients of the reference; 0 where unknown.
+        monitor: the complete monitor, not an entry of a list.
+        history: evidence of the current epoch after each row or after some rows, in order; a long history is thinned.
+        extreme_rows: extreme rows of the current epoch, the farthest first.
+        windows: earlier windows of the current epoch, oldest first; the windows in `monitor` follow them.
+        now: time of writing the document.
+        reference_rows: number of patients of the reference; 0 if unknown.
     """
     spec, epoch = monitor.spec, monitor.epoch
     alarm = None if epoch.alarm is None else _to_alarm(epoch.alarm)
@@ -137,7 +137,7 @@ def _to_mix(monitor: Monitor) -> StratumMix | None:
     mix = monitor.mix
     if mix is None:
         return None
-    names = sorted({*mix.rows, *mix.reference_rows}, key=lambda name: (not name, name))  # the unknown one comes last
+    names = sorted({*mix.rows, *mix.reference_rows}, key=lambda name: (not name, name))  # the unknown stratum is last
     return StratumMix(
         kind=monitor.spec.stratum,
         strata=tuple(
@@ -148,7 +148,7 @@ def _to_mix(monitor: Monitor) -> StratumMix | None:
 
 
 def _join_windows(windows: Sequence[Window], last: Sequence[WindowedShift]) -> tuple[Window, ...]:
-    """Returns the earlier windows, then the last ones of all rows and those of strata, each once."""
+    """Returns the earlier windows, then the last window of all rows and the windows of strata, without duplicates."""
     shown = {_get_place(window): window for window in windows}
     shown |= {_get_place(shift): _to_window(shift) for shift in sorted(last, key=lambda shift: bool(shift.stratum))}
     return tuple(shown.values())
@@ -172,7 +172,7 @@ def _to_window(shift: WindowedShift) -> Window:
 
 
 def _count_moved(monitor: Monitor, windows: Sequence[Window]) -> int:
-    """Returns the number of rows whose channels are compared: those of the last window, where there is one."""
+    """Returns the number of rows in the comparison of channels: the rows of the last window, if there is one."""
     if not monitor.channel_shifts:
         return 0
     rows = [one.rows for one in windows if one.layer == monitor.spec.layer and not one.stratum]
@@ -180,7 +180,7 @@ def _count_moved(monitor: Monitor, windows: Sequence[Window]) -> int:
 
 
 def _thin(history: Sequence[EvidencePoint], kept: set[int]) -> tuple[EvidencePoint, ...]:
-    """Returns at most `MAX_POINTS` moments at equal distances, and those that are kept."""
+    """Returns at most `MAX_POINTS` evenly spaced moments, and the moments of the rows in `kept`."""
     stride = max(1, math.ceil(len(history) / MAX_POINTS))
     last = len(history) - 1
     return tuple(

@@ -28,12 +28,12 @@ _ENDS: dict[ClaimName, tuple[str, str]] = {
 
 @dataclass(frozen=True)
 class FirstScreen:
-    """What the first screen shows beside the answers.
+    """Content of the first screen, in addition to the answers.
 
     Attributes:
-        gain, convergence: correlations of the shift with each, about zero.
-        shares: models, counted in every task, by their verdict over the specialised network; None if there is none.
-        not_beaten: of how many pairs of model and task the naive baseline is not beaten, in words; empty for none.
+        gain, convergence: correlation of the shift with the gain and with convergence, about zero.
+        shares: pairs of model and task by their verdict over the specialised network; None if there is none.
+        not_beaten: number of pairs of model and task that do not beat the naive baseline, in words; empty for none.
     """
 
     cautions: tuple[Caution, ...]
@@ -65,7 +65,7 @@ def make_first_screen(report: ExperimentReport) -> FirstScreen:
 
 
 def list_cautions(report: ExperimentReport) -> tuple[Caution, ...]:
-    """Lists the limits to the meaning of all numbers."""
+    """Lists the cautions that apply to all numbers of the report."""
     cautions = []
     if report.phantom:
         cautions.append(

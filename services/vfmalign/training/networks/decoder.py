@@ -52,7 +52,7 @@ class MergeBlock(nn.Module):
 
 
 class FullResolutionBlock(nn.Module):
-    """Reads a map that has the input's resolution, beside the input itself.
+    """Reads the input together with a map of the same resolution.
 
     Map and input are normalised, because nothing bounds the scale of the last map of a stack of convolutions. Beside
     it, an input in [0, 1] has about a hundredth of the variance, and the network does not learn to use its detail.
@@ -198,7 +198,7 @@ class DenseDecoder(nn.Module):
 
 
 def group_norm(channels: int = GROUPS) -> tuple[str, dict[str, int]]:
-    """MONAI's name and arguments of the norm of a block; fewer groups where they do not divide the channels."""
+    """MONAI's name and arguments of the norm of a block; fewer groups if they do not divide the channels."""
     return ("group", {"num_groups": math.gcd(GROUPS, channels)})
 
 

@@ -58,7 +58,7 @@ def _fine_tuning(plan: JobPlan, encoder: Encoder | None, device: torch.device) -
 def build_network(
     task: TrainableTask, encoder: Encoder | None, preprocessing: Preprocessing
 ) -> CaseClassifier | EncoderDecoder | SpecialisedClassifier | SpecialisedUNet:
-    """Builds the task's head on the encoder, or its specialised network where there is none."""
+    """Builds the task's head on the encoder, or its specialised network if there is no encoder."""
     modalities, shape_DHW = preprocessing.modalities, preprocessing.shape_dhw
     if task.classifies_cases:
         return CaseClassifier(encoder) if encoder else SpecialisedClassifier(len(modalities), shape_DHW)

@@ -92,7 +92,7 @@ class MaskedReconstruction:
         return masked_error(restored_NCDHW, batch.clean_NCDHW, hidden_N1DHW)
 
     def hidden(self, shape_NCDHW: Sequence[int], draw: torch.Generator) -> Tensor:
-        """Draws what is hidden: units of the volume, or patches of the transformer."""
+        """Draws which part is hidden: units of the volume, or patches if the encoder is the transformer."""
         if isinstance(self.encoder, ProFoundViT):
             grid_DHW = patch_grid(tuple(shape_NCDHW[2:]), self.encoder.patch_DHW)
             return hidden_units(shape_NCDHW, draw, grid_DHW, MASKED_PATCHES)

@@ -2,7 +2,7 @@
 
 A case states its class, or the class derives from a label map: the highest value of the map is at least a threshold. Of
 prostate mpMRI, a cancer is significant from ISUP grade group 2, where the grade is the value of the lesion map. A
-dataset whose maps never exceed 1 has masks instead of grades, and any voxel counts.
+dataset with maps that never exceed 1 has masks instead of grades, and any voxel counts.
 
 Axes: N batch, D H W.
 """
@@ -49,7 +49,7 @@ class Classification:
     case_class: CaseClass
 
     def prepare(self, cases: Sequence[PreparedCase]) -> list[PreparedCase]:
-        """Cases with their class. It is known for all splits together: it depends on the dataset's largest grade."""
+        """Adds the class to each case. It needs all splits: the class depends on the dataset's largest grade."""
         positives = get_positives(cases, self.case_class)
         return [replace(case, positive=positive) for case, positive in zip(cases, positives, strict=True)]
 
@@ -60,15 +60,15 @@ class Classification:
         return functional.binary_cross_entropy_with_logits(output_N1[:, 0], batch.positive_N)
 
     def probability(self, output_1: Tensor, case: PreparedCase) -> float | None:
-        """Predicted probability that the case is positive, from which the metrics of the set are computed."""
+        """Returns the predicted probability that the case is positive. Metrics over a set of cases use it."""
         return float(output_1.sigmoid())
 
     def score(self, output_1: Tensor, case: PreparedCase) -> dict[str, float | None]:
-        """Predicted probability under the name of every metric of the set."""
+        """Returns the predicted probability, once under the name of each metric over a set of cases."""
         return {metric.name: self.probability(output_1, case) for metric in self.spec.metrics}
 
     def positive_share(self, train: Sequence[PreparedCase]) -> Callable[[PreparedCase], Tensor]:
-        """The naive baseline: the share of positive training cases as a logit, the same for every case.
+        """Fits the naive baseline, which predicts the share of positive training cases, as a logit, for every case.
 
         Raises:
             BadDataset: all training cases have the same class, so that nothing can be learned of the other.

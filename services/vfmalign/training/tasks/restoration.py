@@ -1,4 +1,4 @@
-"""Shared parts of the tasks whose output is an image: restored channels, loss, PSNR, SSIM and panels.
+"""Shared parts of the tasks that output an image: restored channels, loss, PSNR, SSIM and panels.
 
 Axes: N batch, C channels, D H W.
 """
@@ -94,7 +94,7 @@ class Restoration:
 
 
 def make_restoration(spec: TaskSpec) -> TrainableTask:
-    """Returns a task whose network predicts a residual over the degraded modalities."""
+    """Returns a task with a network that predicts a residual over the degraded modalities."""
     restoration = Restoration(spec.restores)
     return TrainableTask(
         spec=spec,

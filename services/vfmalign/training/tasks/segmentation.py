@@ -1,6 +1,6 @@
 """Segmentation: background and every structure as one softmax.
 
-Scores are those of whole structures: what the field of view cuts off is missed (docs/numbers.md).
+Scores are computed for whole structures: parts that the field of view cuts off count as missed (docs/numbers.md).
 
 Structures are drawn in order, a later one over an earlier one. Of prostate mpMRI, these are gland and lesion, and the
 Dice of the lesion is the primary metric. The gland is learned as well because it tells the network where a lesion can
@@ -53,14 +53,14 @@ class Segmentation:
         return self.spec.structures
 
     def draw(self, labels: Mapping[VolumeKind, Tensor]) -> Tensor:
-        """Class of every voxel: the structure drawn last, otherwise background."""
+        """Assigns a class to every voxel: the last of `structures` that contains it, otherwise background."""
         classes = torch.zeros_like(labels[self.structures[0].label], dtype=torch.int64)
         for number, structure in enumerate(self.structures, start=1):
             classes = torch.where(mask_structure(structure, labels), number, classes)
         return classes
 
     def get_region(self, classes_DHW: Tensor, structure: Structure) -> Tensor:
-        """Voxels of a structure, with those of the structures within it."""
+        """Voxels of a structure, including the structures within it."""
         region_DHW = torch.zeros_like(classes_DHW, dtype=torch.bool)
         for number, other in enumerate(self.structures, start=1):
             if other == structure or self._is_within(other, structure):
@@ -98,13 +98,13 @@ class Segmentation:
         return value
 
     def class_frequencies(self, train: Sequence[PreparedCase]) -> Callable[[PreparedCase], Tensor]:
-        """The naive baseline: frequency of each class at each voxel of the training cases, the same for every case."""
+        """Fits the naive baseline: it predicts each class's frequency at each voxel over all training cases."""
         one_hot_labels = [one_hot(self.draw(case.labels), len(self.structures) + 1) for case in train]
         mean_CDHW = torch.stack(one_hot_labels).double().mean(0).movedim(-1, 0)
         return lambda case: mean_CDHW
 
     def primary(self, output_CDHW: Tensor, case: PreparedCase) -> float | None:
-        """The Dice that comes first in the metrics; None where the reference has no structure that it needs."""
+        """Returns the primary metric, a Dice; None if the reference has no structure that this Dice covers."""
         predicted_DHW, true_DHW = self._get_classes(output_CDHW, case)
         name = self.spec.primary_metric.name
         if name == MEAN_DICE:
@@ -113,7 +113,7 @@ class Segmentation:
         return self._dice(predicted_DHW, true_DHW, structure)
 
     def score(self, output_CDHW: Tensor, case: PreparedCase) -> dict[str, float | None]:
-        """Dice and HD95 of every structure, and the predicted volume of one that the reference may lack and lacks."""
+        """Returns Dice and HD95 per structure, and the predicted volume of optional ones that the reference lacks."""
         predicted_DHW, true_DHW = self._get_classes(output_CDHW, case)
         values: dict[str, float | None] = {}
         for structure in self.structures:
@@ -128,7 +128,7 @@ class Segmentation:
         return {metric.name: values[metric.name] for metric in self.spec.metrics}
 
     def panels(self, output_CDHW: Tensor, case: PreparedCase) -> list[Panel]:
-        """Slice with most of the last structure (otherwise of all): every channel, then reference and prediction."""
+        """Draws the slice with most of the last structure (otherwise of all): all channels, reference, prediction."""
         predicted_DHW, true_DHW = output_CDHW.argmax(0), self.draw(case.labels)
         last_D = (true_DHW == len(self.structures)).sum((1, 2))
         d = int((last_D * true_DHW[0].numel() + (true_DHW > 0).sum((1, 2))).argmax())
@@ -160,7 +160,7 @@ class Segmentation:
 
 
 def dice(prediction: Tensor, reference: Tensor) -> float | None:
-    """Dice of two masks of one shape; None where the reference is empty."""
+    """Computes the Dice of two masks of one shape; None if the reference is empty."""
     value = float(compute_dice(prediction[None, None], reference[None, None], ignore_empty=True))
     return None if math.isnan(value) else value
 
@@ -169,7 +169,7 @@ def hd95_mm(prediction: Tensor, reference: Tensor, spacing_mm: tuple[float, floa
     """95th percentile of the distance between the surfaces of two masks, the larger of both directions, in mm.
 
     Returns:
-        None where the reference is empty; the diagonal of the volume where the prediction is empty.
+        None if the reference is empty; the diagonal of the volume if the prediction is empty.
     """
     if not bool(reference.any()):
         return None

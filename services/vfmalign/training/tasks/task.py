@@ -1,4 +1,4 @@
-"""What training needs of a task: the head's shape, the loss and the metrics.
+"""The interface of a task for training: the head's shape, the loss and the metrics.
 
 Axes: N batch, C channels, D H W.
 """
@@ -22,7 +22,7 @@ def _keep_cases(cases: Sequence[PreparedCase]) -> list[PreparedCase]:
 
 @dataclass(frozen=True)
 class TrainableTask:
-    """One task on one dataset. An output is (C, D, H, W), or one logit where cases are classified.
+    """One task on one dataset. A network's output is (C, D, H, W), or one logit for tasks that classify cases.
 
     Attributes:
         spec: name, input transform, labels, metrics and description of the naive baseline.
@@ -34,7 +34,7 @@ class TrainableTask:
         prepare: completes all cases of a dataset once they are loaded, in order, such as with their classes.
         classes: channels of a head that classifies voxels; 0 for other tasks.
         restores: modalities that the head predicts, as far as the model's input has them.
-        residual: whether the prediction is added to those channels of the input.
+        residual: whether the prediction is added to these channels of the input.
         classifies_cases: whether the head predicts one logit per case.
     """
 

@@ -1,7 +1,7 @@
 """Translation: one modality from others, such as the ADC map from T2W and one high-b DWI volume.
 
 The hidden channel of the target keeps its own units (see `imaging.preprocessing`). The target is therefore the quantity
-itself rather than a z-score, whose level would be unknown: ADC in 1e-3 mm²/s. The scale of any other modality differs
+itself: the level of a z-score would be unknown. ADC is in 1e-3 mm²/s. The scale of any other modality differs
 from scan to scan and cannot be predicted either; such a target is divided by the mean of its nonzero voxels.
 
 The naive baseline is fitted to the training cases by least squares. For ADC it is a closed form. ADC = ln(S0 / Sb) / b
@@ -53,11 +53,11 @@ class Translation:
         return Restoration((self.target,), UNITS.get(self.target, 1.0))
 
     def prepare(self, cases: Sequence[PreparedCase]) -> list[PreparedCase]:
-        """Cases whose target is divided by its own mean, unless it is quantitative."""
+        """Divides the target of each case by its own mean, unless it is quantitative."""
         return list(cases) if self.target in QUANTITATIVE else [self._normalise(case) for case in cases]
 
     def fit(self, train: Sequence[PreparedCase]) -> Callable[[PreparedCase], Tensor]:
-        """Fits the target by least squares as the naive baseline; where an input has no signal, it is 0.
+        """Fits the naive baseline, a least-squares prediction of the target; voxels where an input has no signal get 0.
 
         Raises:
             BadDataset: an ADC map is not in 1e-6 mm²/s.
@@ -109,7 +109,7 @@ class Translation:
 
 
 def check_adc_unit(case: PreparedCase) -> None:
-    """Rejects a map whose values cannot be in 1e-6 mm²/s, since a model cannot learn from mixed units.
+    """Rejects an ADC map that cannot be in 1e-6 mm²/s, since a model cannot learn from mixed units.
 
     Raises:
         BadDataset: with the id of the case.

@@ -20,5 +20,5 @@ def running(launcher: Any, job: str = "a", attempt: int = 1) -> str:
 
 
 def ended(launcher: Any, job: str = "a", attempt: int = 1, handle: dict | None = None) -> Exited:
-    """How a job ended, once the watch has heard of it."""
+    """How a job ended, once the list shows it."""
     return until(lambda: isinstance(seen := launcher.observe(job, attempt, handle), Exited) and seen)

@@ -1,4 +1,4 @@
-"""Failed calls count for the side that has to act."""
+"""Failed calls count for the side at fault."""
 
 from __future__ import annotations
 

@@ -62,8 +62,8 @@ def extract(
 ) -> None:
     """Extract the features of a dataset's split.
 
-    Cases whose features are stored and intact are not computed again. Example: vfmalign extract hippocampus --model
-    sae --map t1w=input.
+    Cases with stored, intact features are not computed again. Example: vfmalign extract hippocampus --model sae --map
+    t1w=input.
     """
     output = Output.to_terminal(as_json=as_json)
     request = ExtractDatasetRequest.from_fields(

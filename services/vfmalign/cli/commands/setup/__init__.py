@@ -1,1 +1,1 @@
-"""Commands that set up and look after an installation, and those that show it at work."""
+"""Commands that set up, check and demonstrate an installation."""

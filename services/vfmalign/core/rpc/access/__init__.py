@@ -1,1 +1,1 @@
-"""Who calls and what it may do: tokens, keys, roles and tenants."""
+"""Authentication and authorisation: tokens, keys, roles and tenants."""

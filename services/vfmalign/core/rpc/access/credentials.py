@@ -1,8 +1,8 @@
 """Bearer tokens of outgoing calls: fixed, from a file that others may rewrite, or from a function.
 
 A token works like a password: it is sent only over encrypted channels and to this machine, unless a setting allows
-more. Calls over synchronous and asynchronous channels carry it as metadata, because gRPC's own call credentials are
-refused on every plaintext channel, also on the loopback interface.
+more. Calls over synchronous and asynchronous channels carry it as metadata, because gRPC rejects its own call
+credentials on every plaintext channel, even on the loopback interface.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class BearerToken:
 
     @classmethod
     def from_settings(cls, settings: AuthSettings) -> BearerToken | None:
-        """Returns the token of a service's own calls; None where it has none."""
+        """Returns the token for a service's own calls; None if the service has no token."""
         if settings.token_file is None:
             return None
         return cls(file=settings.token_file, allow_plaintext=settings.allow_plaintext)
@@ -98,7 +98,7 @@ class BearerToken:
             self._value = _check(self._function())
             return
         if self._file is None:
-            value, self._value = self._value, ""  # what is no token is not sent
+            value, self._value = self._value, ""  # an invalid token is not sent
             self._value = _check(value)
             return
         info = self._file.stat()
@@ -110,7 +110,7 @@ class BearerToken:
 
 
 def _check(token: str) -> str:
-    """Returns a token that can be sent; the error does not repeat what else was read."""
+    """Returns a token if it is well-formed; the error does not repeat the text."""
     if len(token) > MAX_TOKEN_CHARACTERS or not _TOKEN.fullmatch(token):
         raise ValueError(f"a token has 1 to {MAX_TOKEN_CHARACTERS} letters, digits and -._~+/=")
     return token

@@ -11,10 +11,10 @@ class Identity:
     """A caller.
 
     Attributes:
-        subject: who it is, unique within its issuer.
-        issuer: who says so.
-        tenants: those of the deployment's tenants for which the caller may act.
-        roles: what the caller may do (`core.rpc.access.authorisation`).
+        subject: identifier of the caller, unique within its issuer.
+        issuer: issuer of the caller's token.
+        tenants: tenants of the deployment for which the caller may act.
+        roles: roles that permit the caller's RPCs (`core.rpc.access.authorisation`).
     """
 
     subject: str
@@ -24,7 +24,7 @@ class Identity:
 
     @property
     def key(self) -> str:
-        """Text that identifies the caller among those of all issuers."""
+        """Caller identifier, unique across issuers."""
         return f"{self.issuer}#{self.subject}"
 
 

@@ -1,4 +1,4 @@
-"""One servicer for each tenant, behind one registration: a servicer cannot reach what belongs to another tenant."""
+"""One servicer per tenant behind one registration: a servicer cannot reach another tenant's data."""
 
 from __future__ import annotations
 

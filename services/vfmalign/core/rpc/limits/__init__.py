@@ -1,1 +1,1 @@
-"""What a call may take: bounds of its request, memory, and the calls and connections of one caller."""
+"""Limits of calls: bounds of a request, memory, and the calls and connections of one caller."""

@@ -2,8 +2,8 @@
 
 A server checks a request before anything else looks at it, so no servicer sees a text, a list or a number beyond its
 bound, a text of another format, a control character, a number that is not finite, or an enum value that this version
-does not know, and none misses a required field. Counts are checked before entries are read. What a bound cannot state,
-such as how fields fit together, is checked by the message's record.
+does not know, and none misses a required field. Counts are checked before entries are read. Rules that a bound cannot
+express, such as how fields fit together, are checked by the message's record.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def parse_request(parse: Callable[[bytes], Message], data: bytes) -> Message:
         data: the encoded request.
 
     Raises:
-        InvalidInput: the bytes are no such message.
+        InvalidInput: the bytes cannot be parsed as this message.
         BadOption: a field is beyond its bound, or is required and missing; the error names it.
     """
     try:
@@ -62,7 +62,7 @@ def check_request(message: Message, path: str = "") -> None:
 
     Args:
         message: the request, or a part of it.
-        path: of the message within the request, as errors name it.
+        path: path of the message within the request, as errors name it.
 
     Raises:
         BadOption: a field is beyond its bound; the error names it.

@@ -19,9 +19,9 @@ _WEB_IDENTITY = "AWS_WEB_IDENTITY_TOKEN_FILE"
 def get_credential_provider(settings: StoreSettings) -> Provider:
     """Returns the provider of the credentials that sign requests.
 
-    The first of these that is configured counts:
+    Uses the first of these sources that is configured:
 
-    1. `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`, with `AWS_SESSION_TOKEN` where they are temporary.
+    1. `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`, with `AWS_SESSION_TOKEN` if they are temporary.
     2. The profile `AWS_PROFILE` of the file `AWS_SHARED_CREDENTIALS_FILE` (default `~/.aws/credentials`).
     3. A web identity: `AWS_WEB_IDENTITY_TOKEN_FILE` and `AWS_ROLE_ARN`, exchanged at `AWS_ENDPOINT_URL_STS`.
     4. The IAM role of the container (`AWS_CONTAINER_CREDENTIALS_FULL_URI` or `_RELATIVE_URI`) or of the EC2 instance.

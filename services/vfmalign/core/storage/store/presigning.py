@@ -1,4 +1,4 @@
-"""Presigned URLs: one request to the object storage for somebody who holds no keys."""
+"""Presigned URLs, each of which permits one request to the object storage without keys."""
 
 from __future__ import annotations
 

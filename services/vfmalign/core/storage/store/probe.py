@@ -1,4 +1,4 @@
-"""Probe of the object store: asks it regularly whether it answers, whatever the service does meanwhile.
+"""Probe of the object store: checks regularly that it answers, independently of the service's own calls.
 
 The service's own calls do not suffice: a call to a store that hangs neither fails nor ends for minutes, and a service
 without calls would not notice an outage.
@@ -20,10 +20,10 @@ _LOG = logs.get("store")
 
 
 class StoreProbe:
-    """Exports when the object store last answered, and logs when it is lost and when it is back.
+    """Exports when the object store last answered, and logs when the store is lost and when it is back.
 
     Args:
-        settings: of the store; does nothing where they name none.
+        settings: settings of the store; if they name none, the probe does nothing.
         period_s: pause between two probes.
     """
 
@@ -44,7 +44,7 @@ class StoreProbe:
         self._thread.shutdown(wait=False)
 
     async def _run(self) -> None:
-        # Connections and a thread of its own, because those of the service may be occupied by calls that hang.
+        # Connections and a thread of its own, because hanging calls may occupy the connections of the service.
         store = ObjectStore(self._settings, attempts=1, timeout_s=TIMEOUT_S)
         last_success = metrics.store_last_success.labels(store.bucket)
         last_success.set_to_current_time()

@@ -1,4 +1,4 @@
-"""Quota of storage: what objects of one tenant may take before uploads are refused."""
+"""Storage quota: bytes that objects of one tenant may use before uploads are rejected."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _MAX_ANNOUNCED = 200_000
 
 @dataclass(frozen=True, slots=True)
 class _Announcement:
-    """A file that may arrive until its URLs expire, any number of times; the size is that of the largest URL."""
+    """A file that may arrive any number of times until its URLs expire; its size is the largest announced one."""
 
     size_bytes: int
     expire_s: float
@@ -27,13 +27,13 @@ class _Announcement:
 
 @dataclass
 class StorageQuota:
-    """Counts objects of a tenant, and the uploads that were announced.
+    """Counts the bytes of a tenant's objects and of announced uploads.
 
     A URL accepts its file until it expires, even again after the file was published or deleted. Until then the file
     counts with the size of its largest announcement, or with that of its object if this is larger.
 
-    Each process counts the announcements that it received, so that several of them may together exceed the quota by
-    those of one hour. Methods may be called from any thread.
+    Each process counts only the announcements that it received, so several processes together may exceed the quota by
+    the announcements of one hour. Methods may be called from any thread.
 
     Attributes:
         store: objects of the tenant.

@@ -1,4 +1,4 @@
-"""Keys of one tenant's objects: where they are in the bucket, and which URIs name them."""
+"""Keys of one tenant's objects, with their names in the bucket and their URIs."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ class TenantKeys:
 
     Attributes:
         bucket: name of the bucket.
-        tenant: whose objects these are; `default` unless `of_tenant` says otherwise.
+        tenant: owner of the objects; `default` unless `of_tenant` sets another one.
     """
 
     bucket: str
     tenant: str = DEFAULT_TENANT
 
     def of_tenant(self, tenant: str) -> Self:
-        """Returns a view of this bucket with the objects of a tenant alone."""
+        """Returns a view of this bucket with the objects of one tenant."""
         view = copy.copy(self)
         view.tenant = tenant
         return view
 
     def of_uri(self, uri: str) -> Self:
-        """Returns the view of the tenant that a URI names, for programs that are told by it whom they work for.
+        """Returns the view of the tenant that a URI names, for programs that learn their tenant from a URI.
 
-        `key` of the view refuses the URI where it names no tenant.
+        `key` of the view rejects a URI that names no tenant.
         """
         match = _TENANT_OF_URI.match(uri)
         return self if match is None else self.of_tenant(match[1])
 
     def name(self, key: str) -> str:
-        """Returns the name in the bucket of the object at a key."""
+        """Returns the name that the object at a key has in the bucket."""
         return f"{self.tenant}/{key}"
 
     def uri(self, key: str) -> str:
@@ -51,12 +51,12 @@ class TenantKeys:
 
         Args:
             uri: names the object.
-            prefixes: of the keys that the program may read; all by default. The store answers a request for another key
-                like one with wrong credentials.
+            prefixes: prefixes of the keys that the program may read; all by default. The store answers a request for
+                another key like one with wrong credentials.
 
         Raises:
-            InvalidInput: the URI names another bucket or tenant, no object by its canonical key, or one below none of
-                the prefixes.
+            InvalidInput: the URI names another bucket or tenant, a key that is not canonical, or a key outside the
+                prefixes.
         """
         root = self.uri("")
         try:

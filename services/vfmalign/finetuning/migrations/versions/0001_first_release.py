@@ -18,7 +18,7 @@ _TIME = sa.DateTime(timezone=True)
 
 
 def upgrade() -> None:
-    """Creates the tables, and the one lease, which has expired."""
+    """Creates the tables, with one lease that has expired."""
     _create_lifecycle_table(
         "jobs",
         sa.Column("check_id", sa.String(128), nullable=False),

@@ -1,4 +1,4 @@
-"""Coded concepts of what is drawn, such as `SCT:41216001` for the prostate."""
+"""Coded concepts of drawn structures, such as `SCT:41216001` for the prostate."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ _MODIFIERS = "SegmentedPropertyTypeModifierCodeSequence"
 
 
 def read_codes(items: Iterable[Dataset], keywords: Sequence[str]) -> tuple[str, ...]:
-    """Returns the concepts of some sequences of the items, with those that modify them, each as `scheme:value`.
+    """Returns the coded concepts in sequences of the items, including modifiers, each as `scheme:value`.
 
     Args:
         items: datasets that describe one structure.
-        keywords: of the sequences of concepts.
+        keywords: keywords of the sequences of concepts.
     """
     concepts = list(_list_items(items, keywords))
     concepts += _list_items(concepts, (_MODIFIERS,))
@@ -38,9 +38,9 @@ def _read_code(concept: Dataset) -> str:
 
 
 def has_code(segment: Segment, code: str) -> bool:
-    """Whether a segment is described by a coded concept.
+    """Returns whether a segment is described by a coded concept.
 
-    The codes of SNOMED that older objects hold (`SRT:T-92000`) are equal to those that replaced them.
+    Codes of SNOMED in older objects (`SRT:T-92000`) are equal to the codes that replaced them.
     """
     return any(_to_code(code) == _to_code(own) for own in segment.codes)
 

@@ -1,4 +1,4 @@
-"""Objects that show structures, segmentations and structure sets: what their structures are called, and label maps."""
+"""Segmentations and structure sets: description of their structures, and conversion to label maps."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ SOP_CLASSES = (*segmentations.SOP_CLASSES, structure_sets.SOP_CLASS)
 
 
 def has_pixels(header: Dataset) -> bool:
-    """Whether an object of one of `SOP_CLASSES` holds voxels rather than contours."""
+    """Returns whether an object of one of `SOP_CLASSES` holds voxels rather than contours."""
     return bool(header.get("SOPClassUID") != structure_sets.SOP_CLASS)
 
 
 def read_segmentation(header: Dataset, file: str, label: str) -> Segmentation:
-    """Reads what an object says of itself.
+    """Reads the description of an object.
 
     Args:
-        header: everything before the pixels; of a structure set, everything.
+        header: everything before the pixels; for a structure set, everything.
         file: name of the file in its source.
-        label: how problems and tables name it.
+        label: its name in problems and tables.
 
     Raises:
         BadVolume: it describes no segments, or cannot be read.
@@ -58,19 +58,19 @@ def read_segmentation(header: Dataset, file: str, label: str) -> Segmentation:
 def read_label_map(
     source: DicomSource, segmentation: Segmentation, reference: Stack, values: Mapping[int, int], name: str
 ) -> Volume:
-    """Reads segments as one label map, on the grid of an image or, where they do not lie on its voxels, on their own.
+    """Reads segments as one label map, on the image's grid or, if its voxels do not match, on the segments' own grid.
 
     Args:
-        source: what holds the files.
+        source: source of the files.
         segmentation: the object.
         reference: the image that it was drawn on, or another in the same frame of reference.
-        values: voxel value, from 1 to 255, by number of segment. Segments that are not named are left out.
-        name: name of the label map in errors: a generated id and what the map shows.
+        values: voxel value, from 1 to 255, by number of segment. Segments without a value are left out.
+        name: name of the label map in errors: a generated id and the kind of the map.
 
     Raises:
         BadVolume: the object cannot be read or placed, or segments of different values overlap.
     """
-    # Numbers that no scanner writes overflow; what comes of them lies on no grid.
+    # Implausible numbers may overflow; the resulting positions lie on no grid.
     with refuse_damage(name), np.errstate(all="ignore"), source.open(segmentation.file) as stream:
         header = read_header(stream).dataset
         if has_pixels(header):

@@ -1,12 +1,12 @@
 """Sums over kernel matrices on a CUDA device, by a Triton program that never writes kernel values to device memory.
 
-The sums are those of `tiles.accumulate`: distances, kernel values and the sums of a tile are in float32, sums of tiles
-in float64. Products run on bfloat16 matrix units: rows that were rounded to bfloat16 are used as they are, float32 rows
-as sums of three bfloat16 components, which keep float32's 24 bits. The sums of each tile have a place of their own and
-are added in a fixed order, so that results on one device are reproducible bit for bit.
+It computes the same sums as `tiles.accumulate`. Distances, kernel values and the sums of a tile are in float32, sums of
+tiles in float64. Products run on bfloat16 matrix units: rows rounded to bfloat16 are used unchanged, float32 rows as
+sums of three bfloat16 components, which keep float32's 24 bits. The sums of each tile are stored separately and added
+in a fixed order, so that results on one device are reproducible bit for bit.
 
-`triton` is imported late, and `unavailable_reason` reports where it or a device for it is missing. With
-TRITON_INTERPRET=1 the program runs on the CPU, slowly.
+`triton` is imported late; `unavailable_reason` reports if it or a suitable device is missing. With TRITON_INTERPRET=1
+the program runs on the CPU, slowly.
 
 Legend: N rows, F kernels of one family, T tiles, P blocks of rows, G groups, B permutations.
 """
@@ -34,11 +34,11 @@ from vfmalign.mmd.engine.triton.operands import COMPONENTS, Operands
 from vfmalign.mmd.engine.triton.tile_plan import PanelChunk, plan_chunks
 
 _LOG2_E = math.log2(math.e)
-# bfloat16 components of a kernel value in its product with the weights of permutations, by the components of a row.
+# bfloat16 components of a kernel value that is multiplied by permutation weights, by the components of a row.
 VALUE_COMPONENTS = {1: 2, 3: 3}
 _MIN_CAPABILITY = (8, 0)
-_LAUNCH_TILES = 16_384  # a launch takes milliseconds, so that a cancelled comparison stops soon
-_PARTIAL_BYTES = 128 * 2**20  # of the partial sums of one chunk
+_LAUNCH_TILES = 16_384  # such a launch takes milliseconds, so that a cancelled comparison stops soon
+_PARTIAL_BYTES = 128 * 2**20  # size of the partial sums of one chunk
 _BLOCK_ROWS = 8_192
 
 Coefficients = list[tuple[float, float]]
@@ -49,7 +49,7 @@ def _gaussians(kernel: BoundKernel) -> Coefficients:
     return [(-0.5 * _LOG2_E / scale**2, 1.0 / len(kernel.gaussian_sigmas)) for scale in kernel.gaussian_sigmas]
 
 
-# By name of the kernel: the formula that the program evaluates, and its pairs of a scale of the distance and a weight.
+# By kernel name: the formula that the program evaluates, and its coefficients, pairs of a distance scale and a weight.
 _FAMILIES: dict[str, tuple[str, Callable[[BoundKernel], Coefficients]]] = {
     "gaussian": ("gaussian", _gaussians),
     "gaussian_mixture": ("gaussian", _gaussians),
@@ -60,7 +60,7 @@ _FAMILIES: dict[str, tuple[str, Callable[[BoundKernel], Coefficients]]] = {
 
 
 def unavailable_reason(device: torch.device, precision: PrecisionName, kernels: Sequence[BoundKernel]) -> str:
-    """Returns why the Triton program cannot sum these kernels on this device; empty where it can."""
+    """Returns why the Triton program cannot sum these kernels on this device; empty if it can."""
     if find_spec("triton") is None:
         return "triton is not installed"
     if precision not in COMPONENTS:
@@ -76,7 +76,7 @@ def unavailable_reason(device: torch.device, precision: PrecisionName, kernels: 
 
 
 def errors() -> tuple[type[Exception], ...]:
-    """Returns the errors that triton raises where its program cannot be compiled or does not fit on the device."""
+    """Returns the errors that triton raises if its program cannot be compiled or does not fit on the device."""
     from triton.errors import TritonError
 
     return (TritonError,)
@@ -96,10 +96,10 @@ def accumulate(
     """Sums the matrix for each kernel, as `tiles.accumulate` does, in one pass per family of kernels.
 
     Args:
-        matrix: the matrix, of rows in bfloat16 or float32.
-        kernels: of distances; call `unavailable_reason` first.
+        matrix: the matrix, with rows in bfloat16 or float32.
+        kernels: kernels of distances; call `unavailable_reason` first.
         layout: blocks, groups and permutations of its rows.
-        tile_shape: largest tile, at least 16 × 16; None for what suits the device.
+        tile_shape: largest tile, at least 16 × 16; None for the default of the device.
         context: checked before every launch.
         squares: whether to sum k² as well.
         shard: (index, count): only the tiles with number % count = index, for processes that all-reduce their sums.
@@ -117,7 +117,7 @@ def accumulate(
             family_pass = _FamilyPass(operands, layout, family, [coefficients[index] for index in indices], squares)
             family_pass.run(context, shard, launch_tiles)
             members = [kernels[index] for index in indices]
-            # The diagonal is not part of any tile; one process alone adds it.
+            # The diagonal is not part of any tile; only one process adds it.
             family_sums = family_pass.sums(matrix, members, with_diagonal=shard[0] == 0)
             sums.update(zip(indices, family_sums, strict=True))
     return [sums[index] for index in range(len(kernels))]
@@ -146,7 +146,7 @@ class _FamilyPass:
     def run(self, context: WorkContext, shard: tuple[int, int], launch_tiles: int) -> None:
         """Launches the program on all tiles of a shard, never more than one launch ahead of the device.
 
-        Waiting for the launch before last keeps the device busy without queueing work that a cancellation cannot stop.
+        Waiting for the launch before the last one keeps the device busy without queueing work that cannot be cancelled.
         """
         per_tile = 4 * self._count * max(1, self._permutations)
         launch_tiles = max(1, min(launch_tiles, _PARTIAL_BYTES // per_tile))
@@ -174,7 +174,7 @@ class _FamilyPass:
             self._add(chunk, partial)
 
     def _launch(self, tiles: np.ndarray, chunk: PanelChunk, partial: _PartialSums) -> None:
-        """Sums some tiles; sums of permutations and squares are added at once, the others once per chunk."""
+        """Sums some tiles; sums of permutations and squares are added immediately, other sums once per chunk."""
         from vfmalign.mmd.engine.triton import kernels
 
         operands, config = self._operands, self._operands.config
@@ -262,7 +262,7 @@ class _FamilyPass:
         return kernel_sums
 
     def _diagonal(self, matrix: Matrix, kernel: BoundKernel) -> Sums:
-        """Returns the contributions of the diagonal, whose distances are formed directly."""
+        """Returns the contributions of the diagonal, computing its distances directly."""
         rows, blocks = sum(self._layout.block_sizes), len(self._layout.block_sizes)
         at_zero = float(_evaluate(kernel, torch.zeros(1))[0])
         diagonal_N, squares = np.full(rows, at_zero), 0.0

@@ -2,14 +2,14 @@
 
 It needs `triton`, so `backend` imports it late. `tile_plan` chooses the tiles and `backend` combines their sums.
 
-Only entries right of the diagonal (j > i) are counted: the matrix is symmetric, and `backend` adds the diagonal, which
-it computes more accurately than a product of rows can.
+Only entries right of the diagonal (j > i) are counted. The matrix is symmetric, and `backend` adds the diagonal, which
+it computes more accurately than a product of rows.
 
 Legend: I, J rows and columns of a tile, K channels, P kernels, C Gaussians of a mixture, b some of B permutations.
 """
 
-# The compiler takes arguments by position, and resolves conditions on `tl.constexpr` before those on values: hence the
-# many positional arguments and the nested conditions.
+# Many arguments are positional and conditions are nested, because the compiler takes arguments by position and resolves
+# conditions on `tl.constexpr` before conditions on values.
 # ruff: noqa: D417, PLR0917, SIM102
 
 import triton
@@ -45,10 +45,10 @@ def _distances(
 ):
     """Computes ‖left_i − right_j‖² of rows that are sums of bfloat16 components.
 
-    Each component is 8 bits below the one before, so that three of them hold float32's 24 bits. Of their nine products
-    the six above 2^-24 are formed, the smallest first. Matrix units truncate their sums towards 0 instead of rounding
-    them, an error that would grow with the channels; they therefore sum one step of channels only, and the steps are
-    summed in ordinary float32.
+    Each component is 8 bits below the previous one, so three components keep float32's 24 bits. Of their nine products,
+    the six above 2^-24 are computed, the smallest first. Matrix units truncate their sums towards 0 instead of rounding
+    them, and this error would grow with the channels. Matrix units therefore only sum one step of channels, and the
+    steps are summed in ordinary float32.
     """
     at_K = tl.arange(0, BLOCK_K)
     left += row_I.to(tl.int64)[:, None] * channels + at_K[None, :]
@@ -75,7 +75,7 @@ def _distances(
 
 @triton.jit
 def _kernel_values(distance2_IJ, coefficients, C: tl.constexpr, FAMILY: tl.constexpr):
-    """Evaluates one kernel, whose coefficients are C pairs of a scale of the distance and a weight."""
+    """Evaluates one kernel; its coefficients are C pairs of a distance scale and a weight."""
     value_IJ = tl.zeros_like(distance2_IJ)
     for c in tl.static_range(C):
         scale = tl.load(coefficients + 2 * c)
@@ -110,8 +110,8 @@ def _add_quadratic(
     """Writes wᵀTw of this tile for each permutation.
 
     The weights are exact in bfloat16. T is split into its mean and a sum of bfloat16 components of the remainder: three
-    hold float32's 24 bits, two err by 2^-18 of the deviations of T from its mean. Taking out the mean keeps the
-    truncation error of the matrix units small, because it is relative to the magnitude of what they sum. The mean's
+    components keep float32's 24 bits, two err by 2^-18 of the deviations of T from its mean. The truncation error of
+    the matrix units is relative to the magnitude of the summands, so subtracting the mean keeps it small. The mean's
     contribution is the mean times a product of two integers, which is exact.
     """
     mean = tl.sum(tl.sum(tile_IJ, axis=1), axis=0) / entries
@@ -138,7 +138,7 @@ def _add_quadratic(
         tl.store(out + at_b, sum_b)
 
 
-# Sizes that differ between chunks. Triton would otherwise compile a variant for each of their divisibilities.
+# Sizes that differ between chunks. Without this list, Triton would compile a variant for each of their divisibilities.
 _CHUNK_SIZES = ["first_row", "panel_rows", "column_tiles", "panels", "all_columns", "within_slots"]
 
 

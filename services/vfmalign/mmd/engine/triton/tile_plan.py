@@ -1,7 +1,8 @@
 """Size and order of the tiles that the Triton program sums.
 
-Rows form panels and columns form tiles; neither spans two blocks. A chunk is a run of panels whose partial sums fit in
-memory. Its tiles are visited eight panels at a time, column by column, so that those panels stay in the L2 cache.
+Rows form panels and columns form tiles; neither spans two blocks. A chunk is a run of consecutive panels; the partial
+sums of all its panels fit into memory. Its tiles are visited eight panels at a time, column by column, so that these
+panels stay in the L2 cache.
 
 Legend: I, J rows and columns of one tile.
 """
@@ -26,10 +27,10 @@ class TileConfig:
     """Size of a tile and launch options of the program.
 
     Attributes:
-        rows, columns, channels: of the tile and of one step of its product, powers of two.
-        permutations: in one product with the tile.
-        warps: of 32 threads.
-        stages: of the product that are loaded ahead (software pipelining).
+        rows, columns, channels: size of the tile, and channels of one step of its product; powers of two.
+        permutations: number of permutations in one product with the tile.
+        warps: number of warps of 32 threads.
+        stages: number of steps of the product that are loaded ahead (software pipelining).
     """
 
     rows: int
@@ -43,7 +44,7 @@ class TileConfig:
 def choose_tile_config(shared_bytes: int, *, components: int, paired: bool) -> TileConfig:
     """Chooses the tile for a CUDA device: as large as its registers allow, with as many stages as shared memory allows.
 
-    The sizes are those for which the compiler spills no register of a program with one kernel; no times were measured.
+    With these sizes, the compiler spills no register of a program with one kernel. They were not chosen by timing.
 
     Args:
         shared_bytes: shared memory that one program may use.
@@ -68,13 +69,13 @@ class RowRange:
 
 @dataclass(frozen=True)
 class PanelChunk:
-    """Panels whose partial sums are in memory together.
+    """Panels whose partial sums are in memory at the same time.
 
     Attributes:
         panels: consecutive ranges of rows.
         columns: column ranges of all tiles, from the first one that any panel needs.
         tiles: one row per tile: first row and end, first column and end, panel and column tile within the chunk, and
-            the slot of the sums within groups, or −1 where no group has both rows and columns in the tile.
+            the slot of the sums within groups, or −1 if no group has both rows and columns in the tile.
         within_slots: number of slots.
     """
 
@@ -108,10 +109,10 @@ def plan_chunks(
     Args:
         block_sizes: rows of each block.
         group_of_N: ascending group of each row.
-        config: of a tile.
+        config: size of a tile.
         grouped: whether to plan sums within groups.
-        max_tiles: of a chunk, unless one panel has more.
-        max_sums: partial sums of rows and columns of a chunk, unless one panel has more.
+        max_tiles: largest number of tiles of a chunk, unless one panel has more.
+        max_sums: largest number of partial sums of rows and columns of a chunk, unless one panel has more.
     """
     panels, columns = list(_spans(block_sizes, config.rows)), list(_spans(block_sizes, config.columns))
     stops = np.array([span.stop for span in columns])
@@ -129,7 +130,7 @@ def plan_chunks(
 
 
 def _spans(block_sizes: Sequence[int], side: int) -> Iterator[RowRange]:
-    """Yields ranges of at most `side` rows, none of which spans two blocks."""
+    """Yields ranges of at most `side` rows; no range spans two blocks."""
     end = 0
     for block, size in enumerate(block_sizes):
         start, end = end, end + size

@@ -17,7 +17,7 @@ _TIME = sa.DateTime(timezone=True)
 
 
 def upgrade() -> None:
-    """Creates the tables, and the one lease, which has expired."""
+    """Creates the tables, with one lease that has expired."""
     op.create_table(
         "monitors",
         sa.Column("tenant", sa.String(40), primary_key=True),

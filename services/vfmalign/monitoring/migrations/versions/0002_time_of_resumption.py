@@ -1,4 +1,4 @@
-"""When a monitor was last resumed."""
+"""Adds the time when a monitor was last resumed."""
 
 from __future__ import annotations
 
@@ -12,5 +12,5 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Adds the column; of a monitor that was resumed before, the time is unknown."""
+    """Adds the column. For monitors that were resumed before, the time is unknown."""
     op.add_column("monitors", sa.Column("resumed_at", sa.DateTime(timezone=True)))

@@ -1,6 +1,6 @@
 """Evidence of channels, ranks within strata, and no test of the mix of strata.
 
-States of before cannot be read; `service.replay` makes them anew from the observations, where all are still there.
+Earlier states cannot be read. `service.replay` computes them again from the observations, if all are still stored.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _MONITORS = sa.table(
 
 
 def upgrade() -> None:
-    """Adds the column, and takes out of requests, specs and statuses what monitors have no more."""
+    """Adds the column, and removes fields that monitors no longer have from requests, specs and statuses."""
     op.add_column("monitor_observations", sa.Column("log_channels", sa.Double()))
     connection = op.get_bind()
     for row in connection.execute(sa.select(_MONITORS)).all():
@@ -33,7 +33,7 @@ def upgrade() -> None:
         mix = {name: row.status["mix"][name] for name in ("rows", "reference_rows")}
         changed = {
             "request": request,
-            "request_digest": hashlib.sha256(canonical_json(request)).hexdigest(),  # the same request again is the same
+            "request_digest": hashlib.sha256(canonical_json(request)).hexdigest(),  # as of a repeated request
             "spec": spec,
             "status": row.status | {"peak": None, "mix": mix},
         }
